@@ -1,0 +1,141 @@
+"""What decides every bit of a cache: the recipe. Its canonical JSON is part of the plan's digest.
+
+Places (folders, weight files, devices) are not here: they are `records.Where`. A field that changes
+one stored bit belongs here; a field that changes none does not.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ConfigError
+from .text import show
+
+Triple = tuple[float, float, float]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class GridConfig(_Frozen):
+    """SAM grid prompting and the FMA-WSSS selection; every parameter of the published table.
+
+    Source: HAL-42/FMA-WSSS configs/sam_auto_seg/patterns/mask_gen_ini.py (`l2_nmsf_s1_rsw3`) and
+    facebookresearch/segment-anything automatic_mask_generator.py. Triples are per SAM output level
+    (sub-part, part, whole).
+    """
+
+    points_per_side: Annotated[int, Field(ge=1, le=128)] = 32
+    crop_n_layers: Annotated[int, Field(ge=0, le=3)] = 0
+    crop_overlap_ratio: Share = 512 / 1500
+    crop_n_points_downscale_factor: Annotated[int, Field(ge=1, le=8)] = 2
+    pred_iou_thresh: Share = 0.86
+    stability_score_thresh: Share = 0.92
+    stability_score_offset: Annotated[float, Field(gt=0)] = 1.0
+    box_nms_thresh: Share = 0.7
+    crop_nms_thresh: Share = 0.7
+    min_mask_region_area: Annotated[int, Field(ge=0)] = 100
+    score_thresh_offset: Triple = (0.0, 0.0, 0.1)
+    score_nms_offset: Triple = (0.0, 0.0, 1.0)
+    stability_score_bias: Triple = (0.0, 0.0, 0.0)
+    rock_sand_water_thresh: Share = 0.3
+
+
+GRID_PRESETS: dict[str, GridConfig] = {
+    "svp": GridConfig(),
+    "fma": GridConfig(crop_n_layers=1),
+}
+
+
+class SlicConfig(_Frozen):
+    """scikit-image SLIC; the defaults give a mean of 40 labels on photographs (method spec 10.5)."""
+
+    n_segments: Annotated[int, Field(ge=1, le=4096)] = 57
+    compactness: Annotated[float, Field(gt=0)] = 10.0
+    sigma: Annotated[float, Field(ge=0)] = 0.0
+
+
+class SuperpixelConfig(_Frozen):
+    """Where superpixels come from."""
+
+    source: Literal["sam", "mobile_sam", "slic"] = "sam"
+    model: Literal["tiny", "vit_b", "vit_l", "vit_h", "vit_t"] = "tiny"
+    package: Literal["segment-anything", "transformers"] = "segment-anything"
+    weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
+    mode: Literal["exact", "fast"] = "exact"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    preset: Literal["svp", "fma", "custom"] = "svp"
+    grid: GridConfig = GridConfig()
+    points_per_batch: Annotated[int, Field(ge=1, le=4096)] = 256
+    slic: SlicConfig = SlicConfig()
+    max_superpixels: Annotated[int, Field(ge=1, le=1024)] = 256
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SuperpixelConfig":
+        if self.mode == "exact" and self.dtype != "float32":
+            raise ValueError(f"mode=exact needs dtype=float32, got {self.dtype}: set mode=fast")
+        if (self.source == "mobile_sam") != (self.model == "vit_t"):
+            raise ValueError(f"source={self.source} does not go with model={self.model}")
+        if self.preset != "custom" and self.grid != GRID_PRESETS[self.preset]:
+            raise ValueError(f"grid differs from preset={self.preset}: set preset=custom")
+        return self
+
+
+class FeatureConfig(_Frozen):
+    """The frozen vision encoder whose patch features are stored."""
+
+    encoder: Literal[
+        "tiny", "dinov2-small", "dinov2-base", "dinov2-large", "clip-large-336", "clip-tiny"
+    ] = "tiny"
+    weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
+    view: Literal["squash", "center_crop", "pad"] = "squash"
+    size: Annotated[int, Field(ge=14, le=1024)] = 128
+    layers: tuple[int, ...] = ()  # extra 1-based block outputs, stored beside the last
+    cls: bool = False
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    stored: Literal["float16", "int8"] = "float16"
+
+
+class MaskGridConfig(_Frozen):
+    """Resolution of the masks the SSPE encoder reads (method spec 3.3, `per_mask`)."""
+
+    budget: Annotated[int, Field(ge=16, le=65536)] = 4096
+
+
+class Recipe(_Frozen):
+    """Everything that decides the stored bits, beside the images themselves."""
+
+    superpixels: SuperpixelConfig = SuperpixelConfig()
+    features: FeatureConfig = FeatureConfig()
+    sspe: MaskGridConfig = MaskGridConfig()
+    store_sam_embeddings: bool = False
+    batch: Annotated[int, Field(ge=1, le=64)] = 8
+    libraries: dict[str, str] = {}  # versions of the packages that affect bits
+
+    def canonical(self) -> str:
+        """Canonical JSON: sorted keys, no spaces; equal recipes give equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """sha256 of `canonical()`, hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def parse_recipe(raw: object, where: str) -> Recipe:
+    """A `Recipe` from untrusted data; every wrong field is named in one `ConfigError`."""
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    def line(item: Any) -> str:
+        name = ".".join(str(part) for part in item["loc"]) or "recipe"
+        return f"{name}={show(item.get('input'))}: {item['msg'].removeprefix('Value error, ')}"
+
+    return "; ".join(line(item) for item in error.errors())

@@ -1,0 +1,129 @@
+"""What passes between rooms: frozen records, no loose dicts.
+
+Letters: N superpixels, P patches, C channels, H W pixels, G cells of the SSPE mask grid.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUB_PART, PART, WHOLE = 0, 1, 2  # index of SAM's multimask output (spec of FMA-WSSS)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One photograph. `path` is relative to its source's image root and already checked."""
+
+    image_id: int
+    path: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rle:
+    """COCO compressed run-length mask: column-major runs, first run counts zeros."""
+
+    height: int
+    width: int
+    counts: bytes
+
+    def coco(self) -> dict[str, object]:
+        """The dict form pycocotools takes."""
+        return {"size": [self.height, self.width], "counts": self.counts}
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One sentence about one object; `mask` is the union of the object's polygons."""
+
+    sent_id: int
+    ref_id: int
+    ann_id: int
+    image_id: int
+    text: str
+    mask: Rle
+
+
+@dataclass(frozen=True, slots=True)
+class Superpixels:
+    """Semantic superpixels of one image, in the filter's order. Never empty; may overlap.
+
+    rles           N COCO compressed RLEs (counts bytes) at H x W, the original image size
+    level          (N,) uint8, 0 sub-part, 1 part, 2 whole
+    predicted_iou  (N,) float32, SAM's own estimate, no offset added (SLIC: 1.0)
+    stability      (N,) float32 (SLIC: 1.0)
+    area           (N,) int32, pixels
+    box            (N,4) int32, x1 y1 x2 y2 with INCLUSIVE maxima
+    point          (N,2) float32, the prompt in image pixels, x y
+    crop           (N,4) int32, the crop box the mask came from, exclusive maxima
+    fallback       True if nothing survived and the one superpixel is the whole image
+    survivors      masks left after each selection step, by step name, for the statistics
+    """
+
+    height: int
+    width: int
+    rles: tuple[bytes, ...]
+    level: NDArray[np.uint8]
+    predicted_iou: NDArray[np.float32]
+    stability: NDArray[np.float32]
+    area: NDArray[np.int32]
+    box: NDArray[np.int32]
+    point: NDArray[np.float32]
+    crop: NDArray[np.int32]
+    fallback: bool = False
+    survivors: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def masks(self) -> tuple[Rle, ...]:
+        """The superpixels as `Rle` records."""
+        return tuple(Rle(self.height, self.width, counts) for counts in self.rles)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """All that the cache stores of one good image.
+
+    patches     (P,C) float16 patch features, raster order of the patch grid
+    cover       (N,P) float16, share of each patch covered by each superpixel (method spec 3.2)
+    sspe_masks  (N,ceil(G/8)) uint8, superpixels on the SSPE grid, bit-packed, high bit first
+    cls         (C,) float16 or None
+    layers      (L,P,C) float16 extra encoder layers or None
+    sam         (256,64,64) float16 SAM image embedding or None
+    """
+
+    image_id: int
+    superpixels: Superpixels
+    patches: NDArray[np.float16]
+    cover: NDArray[np.float16]
+    sspe_masks: NDArray[np.uint8]
+    cls: NDArray[np.float16] | None = None
+    layers: NDArray[np.float16] | None = None
+    sam: NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An image that could not be processed: a stable reason code and one line of detail."""
+
+    image_id: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where things lie on this machine: never part of a digest, so a cache can be moved.
+
+    `images` is the image root; `sam` and `encoder` are weight files or folders, or None for the
+    shipped tiny weights (or random ones, where the recipe says so).
+    """
+
+    images: Path
+    sam: Path | None = None
+    encoder: Path | None = None
