@@ -1,0 +1,117 @@
+"""One axis of the field of view: which source interval lands where, in exact integers.
+
+The invariant: image resize, mask coverage and point mapping all derive from the four integers of
+an `Axis`, so they cannot disagree.
+"""
+
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A grid along one axis, in units of 1/`pixel` source pixels.
+
+    Source pixel i covers [i*pixel, (i+1)*pixel); cell j covers [first + j*length, +length).
+    """
+
+    pixels: int  # source pixels on this axis
+    count: int  # grid cells on this axis
+    pixel: int
+    first: int
+    length: int
+
+    def matrix(self) -> NDArray[np.int64]:
+        """(count, pixels) overlap of every cell with every pixel, in units."""
+        filled = self.cumulative()
+        overlap: NDArray[np.int64] = filled[:, 1:] - filled[:, :-1]
+        return overlap
+
+    def cumulative(self) -> NDArray[np.int64]:
+        """(count, pixels + 1): how much of each cell the pixels before each edge fill, in units."""
+        edges = self.pixel * np.arange(self.pixels + 1, dtype=np.int64)
+        starts = self.first + self.length * np.arange(self.count, dtype=np.int64)
+        filled: NDArray[np.int64] = np.clip(edges - starts[:, None], 0, self.length)
+        filled -= filled[:, :1].copy()  # what lies before pixel 0 is padding
+        return filled
+
+    def touched(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The cells each pixel meets, (pixels + 1, K), and the overlaps, in units.
+
+        Rows are filled up with overlap 0; so is the last row, which stands for "after the end".
+        """
+        edges = self.pixel * np.arange(self.pixels + 1, dtype=np.int64)
+        low = (edges - self.first) // self.length
+        high = (edges + self.pixel - 1 - self.first) // self.length
+        cells = low[:, None] + np.arange(int((high - low).max()) + 1)
+        start = self.first + self.length * cells
+        stop = np.minimum(start + self.length, edges[:, None] + self.pixel)
+        overlap = np.maximum(stop - np.maximum(start, edges[:, None]), 0)
+        overlap[(cells < 0) | (cells >= self.count)] = 0
+        overlap[-1] = 0
+        return np.clip(cells, 0, self.count - 1), overlap
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Source interval `[start2, start2 + length2]` half pixels to `[offset, offset + extent]`.
+
+    Half pixels, because the crop of an odd margin starts between two pixels.
+    """
+
+    pixels: int
+    start2: int
+    length2: int
+    offset: int
+    extent: int
+    size: int  # of the view
+
+    @classmethod
+    def full(cls, pixels: int, size: int) -> "Axis":
+        """All pixels onto the whole view."""
+        return cls(pixels, 0, 2 * pixels, 0, size, size)
+
+    @classmethod
+    def crop(cls, pixels: int, side: int, size: int) -> "Axis":
+        """The centred `side` pixels onto the whole view."""
+        return cls(pixels, pixels - side, 2 * side, 0, size, size)
+
+    @classmethod
+    def fit(cls, pixels: int, longest: int, size: int) -> "Axis":
+        """All pixels, scaled by size/longest to a whole number of view pixels, centred."""
+        extent = max(1, (2 * pixels * size + longest) // (2 * longest))  # round half up
+        return cls(pixels, 0, 2 * pixels, (size - extent) // 2, extent, size)
+
+    @property
+    def start(self) -> float:
+        """First source coordinate in the view."""
+        return self.start2 / 2
+
+    @property
+    def stop(self) -> float:
+        """Last source coordinate in the view."""
+        return (self.start2 + self.length2) / 2
+
+    def forward(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Source coordinates to view coordinates."""
+        return self.offset + (np.asarray(x, np.float64) - self.start) * (
+            2 * self.extent / self.length2
+        )
+
+    def inverse(self, v: NDArray[np.floating]) -> NDArray[np.float64]:
+        """View coordinates to source coordinates."""
+        return self.start + (np.asarray(v, np.float64) - self.offset) * (
+            self.length2 / (2 * self.extent)
+        )
+
+    def cells(self, count: int) -> Cells:
+        """`count` equal cells over the view, in the smallest unit that makes all edges integers."""
+        # In units of 1/(2*extent*count) source pixels; cell j starts at view j*size/count.
+        pixel = 2 * self.extent * count
+        first = self.start2 * self.extent * count - self.offset * count * self.length2
+        length = self.size * self.length2
+        unit = gcd(pixel, first, length)
+        return Cells(self.pixels, count, pixel // unit, first // unit, length // unit)

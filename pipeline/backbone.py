@@ -1,0 +1,61 @@
+"""What the feature encoder asks of a vision transformer: patch tokens, CLS, some earlier layers.
+
+One adapter per family (`dinov2`, `clip`) hides which of the transformer's outputs those are; the
+choice is the method's, not the library's (method spec 11).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Outputs for B images.
+
+    patches  (B,P,C), raster order
+    cls      (B,C), of the same layer as `patches`
+    layers   one (B,P,C) per layer asked for, in that order
+    """
+
+    patches: "Tensor"
+    cls: "Tensor"
+    layers: "tuple[Tensor, ...]"
+
+
+class Backbone(Protocol):
+    """A model and how to read it. Layers are 1-based block outputs, `depth` of them."""
+
+    model: "nn.Module"
+    patch: int
+    dim: int
+    depth: int
+    mean: ClassVar[Colour]
+    std: ClassVar[Colour]
+
+    def require_size(self, size: int) -> None:
+        """ConfigError unless the model takes `size` x `size` pixels."""
+        ...
+
+    def tokens(self, pixels: "Tensor", layers: tuple[int, ...]) -> Tokens:
+        """Normalised `pixels` (B,3,size,size) through the model."""
+        ...
+
+    @staticmethod
+    def from_original(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """A published layout of the weights in the model's own names."""
+        ...
+
+
+def multiple_of(patch: int, size: int) -> str:
+    """What is wrong with `size`, and the nearest sizes that fit; empty if nothing is wrong."""
+    if size >= patch and size % patch == 0:
+        return ""
+    below = max(size // patch, 1) * patch
+    near = f"{below} or {below + patch}" if size > patch else f"{below}"
+    return f"features.size={size}: need a multiple of the patch, {patch} (for example {near})"
