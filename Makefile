@@ -1,0 +1,86 @@
+# Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup superpixels test test-all lint type wheel check bench build clean distclean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TESTED := $(VENV)/.tested
+SVP := $(BIN)/svp
+
+# One OpenMP thread per process: two processes with two threads each are far slower on two cores.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+# What `make superpixels` runs on; set DATA (and SAM, ENCODER) for your own photographs.
+DATA ?=
+SAM ?=
+ENCODER ?=
+SPLIT ?= train
+IMAGES ?= 200
+SCENES := data/scenes
+NAME := $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),scenes)
+CACHE ?= caches/$(NAME)-$(SPLIT)
+PAGE ?= runs/pages/$(NAME)-$(SPLIT)
+WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
+FLAGS := $(if $(SAM),--sam-weights '$(SAM)') $(if $(ENCODER),--encoder-weights '$(ENCODER)')
+
+SOURCES := $(shell find . -path ./$(VENV) -prune -o -path ./.typing -prune -o -path ./data -prune \
+	-o -path ./caches -prune -o -path ./runs -prune -o -path ./.git -prune -o -type f \
+	\( -name '*.py' -o -name '*.cfg' -o -name '*.toml' -o -name '*.yaml' -o -name '*.j2' \
+	-o -name '*.npz' -o -name '*.tsv' -o -name '*.safetensors' -o -name 'constraints.txt' \
+	-o -path './tests/fixtures/*' \) -print | grep -v -e __pycache__ -e '/\.')
+
+help:   ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
+
+setup: $(READY)   ## virtual environment with everything, pinned by constraints.txt
+$(READY): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=24'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	mkdir -p .typing && ln -sfn .. .typing/svp
+	touch $@
+
+superpixels: $(READY)   ## photographs -> superpixel cache -> page (DATA=folder SAM=checkpoint ENCODER=weights)
+ifeq ($(DATA),)
+	$(SVP) data synth $(SCENES) --images $(IMAGES) --seed 0
+	$(SVP) precompute --split $(SPLIT) --dataset $(SCENES) --out $(CACHE) --workers $(WORKERS)
+else
+	$(SVP) precompute --split $(SPLIT) --dataset '$(DATA)' --out '$(CACHE)' $(FLAGS)
+endif
+	$(SVP) cache browse '$(CACHE)' --out '$(PAGE)'
+
+test: $(TESTED)   ## the test suite (does nothing if no file changed since it last passed)
+$(TESTED): $(READY) $(SOURCES)
+	$(BIN)/python -m pytest -q -m 'not slow and not gpu'
+	@touch $@
+	@echo "tests passed; 'make test' runs them again once a file changes (make -B test: now)"
+
+test-all: $(READY)   ## every test, slow ones too
+	$(BIN)/python -m pytest -q -m 'not gpu'
+
+lint: $(READY)   ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+type: $(READY)   ## mypy strict on the package
+	$(BIN)/python -m mypy
+
+wheel: $(READY)   ## build the wheel and check what is in it
+	$(BIN)/python -m pytest -q tests/test_package.py -m slow
+
+check: lint type test wheel   ## all of the above
+
+bench: $(READY)   ## the measurements quoted in the documentation
+	$(SVP) bench tiny && $(SVP) bench superpixels && $(SVP) bench store && $(SVP) bench memory
+
+build: clean $(READY)   ## wheel and sdist from a clean tree
+	$(BIN)/python -m build
+
+clean:   ## remove build outputs
+	rm -rf build dist *.egg-info
+
+distclean: clean   ## also the environment, generated data, caches and pages
+	rm -rf $(VENV) .typing data caches runs

@@ -1,0 +1,76 @@
+"""The command line is a contract: its surface is a snapshot, its exit codes and errors are fixed."""
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from svp.cli import main
+
+SNAPSHOT = Path(__file__).with_name("cli.json")
+
+
+def surface(command: click.Command, name: str = "svp") -> dict[str, list[str]]:
+    """Every command with its options and arguments, sorted."""
+    if isinstance(command, click.Group):
+        found: dict[str, list[str]] = {}
+        for key, sub in command.commands.items():
+            found |= surface(sub, f"{name} {key}")
+        return found
+    names = (opt for param in command.params for opt in (*param.opts, *param.secondary_opts))
+    return {name: sorted(names)}
+
+
+def svp(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_surface_is_the_snapshot() -> None:
+    """On a wanted change: python -m pytest tests/contracts/test_cli.py, then copy the left side."""
+    assert surface(main) == json.loads(SNAPSHOT.read_text())
+
+
+def test_every_command_explains_itself() -> None:
+    for name in surface(main):
+        result = svp(*name.split()[1:], "--help")
+        assert result.exit_code == 0
+        assert result.output.splitlines()[2].strip(), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("precompute", "--bogus"), 2, "No such option"),
+        (("precompute", "--shards", "5:2"), 2, "A:B"),
+        (("precompute", "--dataset", "nowhere/at/all"), 3, "nowhere/at/all"),
+        (("cache", "info", "nowhere"), 3, "not a cache"),
+        (("cache", "verify", "nowhere"), 3, "not a cache"),
+        (("data", "export", "nowhere", "--out", "x"), 3, "nowhere"),
+        (("fetch", "sam_vit_x"), 2, "sam_vit_x"),
+        (("precompute", "--price", "a100", "100", "--set", "batch=0"), 2, "batch=0"),
+    ],
+)
+def test_exit_codes_and_messages(
+    arguments: tuple[str, ...], code: int, message: str, tmp_path: Path
+) -> None:
+    with CliRunner().isolated_filesystem(tmp_path):
+        result = svp(*arguments)
+    assert result.exit_code == code, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_price_of_the_papers_setting_needs_nothing() -> None:
+    result = svp("precompute", "--size", "paper", "--price", "a100", "82783", "--json")
+    assert result.exit_code == 0, result.output
+    price = json.loads(result.output)
+    assert price["shards"] == 1294
+    assert price["bytes"]["dino"] == 82783 * (576 * 1024 * 2 + 4) + 1294 * (64 * 16 + 4)
+    with_sam = svp(
+        "precompute", "--size", "paper", "--price", "a100", "82783", "--json",
+        "--store-sam-embeddings",
+    )  # fmt: skip
+    extra = json.loads(with_sam.output)["bytes"]["sam"]
+    assert extra == 82783 * (256 * 64 * 64 * 2 + 4) + 1294 * (64 * 16 + 4)

@@ -1,0 +1,70 @@
+"""Guards for the `svp = .` layout: import direction, light imports, doctests, wheel contents."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import svp
+
+ROOT = Path(svp.__file__).parent
+LAYERS = ["pipeline", "model", "train", "cli"]  # each may import itself and those to its left
+SOURCES = [ROOT / "cli.py", *(p for d in LAYERS[:3] for p in sorted((ROOT / d).rglob("*.py")))]
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute dotted names of everything `path` imports."""
+    here, names = ("svp", *path.relative_to(ROOT).with_suffix("").parts), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [*here[: -node.level]] if node.level else []
+            names |= {".".join([*base, *filter(None, [node.module]), a.name]) for a in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_import_direction(path: Path) -> None:
+    own = LAYERS.index(path.relative_to(ROOT).with_suffix("").parts[0])
+    for name in imports(path):
+        head, *rest = name.split(".")
+        assert head not in LAYERS, f"bare import {name}: write svp.{name}"
+        if head == "svp" and rest and rest[0] in LAYERS:
+            assert LAYERS.index(rest[0]) <= own, f"{name} points up the stack"
+
+
+def test_root_import_is_light() -> None:
+    code = "import sys, svp; print([m for m in sys.modules if m[:4] == 'svp.' or m == 'torch'])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_command_line_imports_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "zarr", "transformers", "ray", "dask", "skimage", "PIL", "pydantic"}
+    code = "import sys, svp.cli; print(' '.join(sys.modules))"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not heavy & set(loaded)
+
+
+def test_doctests_and_one_identity() -> None:
+    for info in pkgutil.walk_packages(svp.__path__, "svp."):
+        if info.name.split(".")[1] in LAYERS:
+            assert doctest.testmod(importlib.import_module(info.name)).failed == 0, info.name
+    assert not set(LAYERS) & set(sys.modules)
+
+
+@pytest.mark.slow
+def test_wheel_contents(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "build", "-o", str(tmp_path), str(ROOT)], check=True)
+    got = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    paths = [ROOT / "__init__.py", ROOT / "__main__.py", ROOT / "py.typed", *SOURCES]
+    paths += (ROOT / "pipeline").rglob("*.j2")
+    paths += filter(Path.is_file, (ROOT / "workflows").rglob("*"))
+    want = {f"svp/{p.relative_to(ROOT)}" for p in paths if "__pycache__" not in p.parts}
+    assert {n for n in got if ".dist-info/" not in n} == want
