@@ -1,0 +1,192 @@
+"""Reading one photograph: bounded, by content, always (H,W,3) uint8 RGB, never rotated.
+
+Only JPEG, PNG and WEBP are opened (Pillow's other decoders are attack surface), the size is taken
+from the header and capped before a pixel is decoded, and every failure is an `ImageError` whose
+`reason` is one of `REASONS`: the codes of the quarantine list. Decisions:
+
+| input               | result                                                                  |
+|---------------------|-------------------------------------------------------------------------|
+| wrong extension     | decoded by content; `mislabelled` lets `svp data check` report it       |
+| grey, 1 bit         | the value in all three channels                                         |
+| palette             | its colours                                                             |
+| alpha               | dropped, stored colours kept (as cv2.imread and LISA's loader see them) |
+| CMYK, YCCK JPEG     | Pillow's conversion, which undoes Adobe's inversion; no colour profile  |
+| 16 bit, grey or RGB | the high byte: 65535 -> 255, an 8-bit value times 257 comes back exactly|
+| EXIF orientation    | NOT applied: COCO's annotations refer to stored pixels                  |
+| animated            | refused: an annotation cannot say which frame it means                  |
+"""
+
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from .errors import DataError, ImageError
+from .paths import safe_join
+from .records import ImageRecord
+from .rle_codec import MAX_SIDE
+from .text import show
+
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 512 << 20
+
+REASONS = {
+    "missing": "there is no such file",
+    "unsafe-path": "the path leads outside the image folder or to something that is no file",
+    "unreadable": "the file exists but the system will not read it",
+    "empty": "the file has no bytes",
+    "not-an-image": "the content is not JPEG, PNG or WEBP",
+    "too-large": f"more than {MAX_PIXELS} pixels, or a side over {MAX_SIDE}, or over {MAX_BYTES} B",
+    "truncated": "the file ends before the image does",
+    "corrupt": "the decoder refuses the content",
+    "wrong-size": "height and width differ from what the annotations say",
+    "unsupported-mode": "a pixel format with no sound conversion to 8-bit RGB",
+    "animated": "more than one frame",
+}
+
+_MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"RIFF": "WEBP"}
+_SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+IMAGE_SUFFIXES = frozenset(_SUFFIX)
+_RGB_BY_PILLOW = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+# What Pillow's three decoders raise on bad bytes, found by fuzzing; others are bugs and propagate.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError)
+
+
+def read_record(root: Path, record: ImageRecord) -> NDArray[np.uint8]:
+    """The record's pixels (H,W,3) uint8 RGB; every failure, the path's too, is an ImageError."""
+    try:
+        path = safe_join(root, record.path, f"image {record.image_id}")
+    except DataError as error:
+        raise ImageError("unsafe-path", str(error)) from None
+    return read_image(path, record)
+
+
+def read_image(path: Path, record: ImageRecord | None = None) -> NDArray[np.uint8]:
+    """Pixels (H,W,3) uint8 RGB as stored. ImageError with a code of `REASONS`.
+
+    With a `record` of known size (height > 0) the decoded size must equal it.
+    """
+    with _opened(path) as image:
+        _check_record(image, record, path)
+        pixels = _to_rgb(image, path)
+    return pixels
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) as stored, from the header alone. ImageError as `read_image`."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def mislabelled(path: Path) -> str | None:
+    """The true format where the extension claims another, or None. Does not decode."""
+    claimed = _SUFFIX.get(path.suffix.lower())
+    with path.open("rb") as file:
+        actual = _format(file.read(16))
+    return actual if actual and claimed and actual != claimed else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A Pillow image of checked format and header size; its decoding errors become ImageErrors."""
+    head, size = _examine(path)
+    try:
+        with Image.open(path, formats=(_require_format(head, path),)) as image:
+            _check_header(image, path)
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _error("too-large", path, str(error)) from None
+    except UnidentifiedImageError:
+        raise _broken(path, size, "the header cannot be read") from None
+    except (*_DECODER_ERRORS, struct.error, zlib.error) as error:
+        raise _broken(path, size, str(error)) from None
+
+
+def _examine(path: Path) -> tuple[bytes, int]:
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for ever
+            raise _error("unsafe-path", path, "is not a regular file")
+        if info.st_size > MAX_BYTES:
+            raise _error("too-large", path, f"{info.st_size} bytes; at most {MAX_BYTES}")
+        with path.open("rb") as file:
+            head = file.read(16)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _error("missing", path, "no such file") from None
+    except OSError as error:
+        raise _error("unreadable", path, error.strerror or "cannot be read") from None
+    if not head:
+        raise _error("empty", path, "the file has no bytes")
+    return head, info.st_size
+
+
+def _require_format(head: bytes, path: Path) -> str:
+    found = _format(head)
+    if found is None:
+        raise _error("not-an-image", path, "the content is not JPEG, PNG or WEBP")
+    return found
+
+
+def _format(head: bytes) -> str | None:
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic) and (name != "WEBP" or head[8:12] == b"WEBP"):
+            return name
+    return None
+
+
+def _check_header(image: Image.Image, path: Path) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        detail = f"{height}x{width}; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side"
+        raise _error("too-large", path, detail)
+    if getattr(image, "n_frames", 1) > 1:
+        raise _error("animated", path, "more than one frame; save the one that is annotated")
+
+
+def _check_record(image: Image.Image, record: ImageRecord | None, path: Path) -> None:
+    if record is None or record.height == 0:
+        return
+    found, wanted = (image.height, image.width), (record.height, record.width)
+    if found != wanted:
+        hint = "; rotated by 90 degrees it would match" if found == wanted[::-1] else ""
+        detail = f"{found[0]}x{found[1]}, the annotations say {wanted[0]}x{wanted[1]}{hint}"
+        raise _error("wrong-size", path, detail)
+
+
+def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    if image.mode in _RGB_BY_PILLOW:
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+    if image.mode.startswith("I;16"):  # Pillow itself takes the high byte of 16-bit RGB
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    raise _error("unsupported-mode", path, f"mode {image.mode}; save it as 8-bit RGB")
+
+
+def _broken(path: Path, size: int, detail: str) -> ImageError:
+    cut = "truncat" in detail.lower() or _ends_early(path, size)
+    return _error("truncated" if cut else "corrupt", path, detail)
+
+
+def _ends_early(path: Path, size: int) -> bool:
+    """Whether the container says it is longer than the file (PNG end chunk, RIFF length)."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        file.seek(max(0, size - 64))
+        tail = file.read()
+    match _format(head + b"\0" * 4):
+        case "PNG":
+            return b"IEND" not in tail
+        case "WEBP":
+            return int.from_bytes(head[4:8], "little") + 8 > size
+    return b"\xff\xd9" not in tail
+
+
+def _error(reason: str, path: Path, detail: str) -> ImageError:
+    return ImageError(reason, f"image {show(str(path), 160)}: {reason}: {show(detail, 160)}")

@@ -1,0 +1,111 @@
+"""Sources of photographs and expressions: COCO, REFER, hub parquet, JSONL, plain folders.
+
+Whatever the files look like, later code sees a `Source`. `open_source` finds out what a path is;
+`check`, `convert` and `export_jsonl` are `svp data`'s commands.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..text import show
+from . import leaks
+from .check import CheckReport, check
+from .convert import ConvertReport, write_tables
+from .detect import Options, held_out, load
+from .export import export_jsonl
+from .layouts import image_root
+from .tables import Annotation, Dataset, ImageEntry, Sentence, Source, assemble
+
+__all__ = [
+    "Annotation",
+    "CheckReport",
+    "ConvertReport",
+    "Dataset",
+    "ImageEntry",
+    "Options",
+    "Sentence",
+    "Source",
+    "check",
+    "convert",
+    "export_jsonl",
+    "load",
+    "open_source",
+]
+
+
+def open_source(
+    where: Path | str,
+    *,
+    images: Path | None = None,
+    split: str | None = None,
+    root: Path | None = None,
+    split_by: str | None = None,
+    allow_google: bool = False,
+    allow_counts: bool = False,
+    allow_empty: bool = False,
+    exclude_eval_images: bool = False,
+    masks: bool = False,
+) -> Source:
+    """The images of one split (None: all), each once, sorted by id, with their expressions.
+
+    `where` is a path (REFER set or a folder of several, COCO root or instances file, parquet file
+    or folder, JSONL, plain image folder, converted tables), or names of REFER sets under `root`
+    such as `refcoco,refcoco+/unc,refcocog`. `images` is the photographs' folder; without it the
+    usual layouts around the annotations are tried. `exclude_eval_images` drops from
+    `train` every image of a val or test split of any RefCOCO set there. `masks` checks all masks now instead of on first use.
+
+    Raises MissingError (nothing there, no image found), ConfigError (google without
+    `allow_google`), DataError (anything wrong in a file; its `problems` has the single lines).
+    """
+    if exclude_eval_images and split != "train":
+        raise ConfigError(f"exclude_eval_images is for --split train, not {show(split)}")
+    options = Options(
+        root=root or Path("."),
+        images=images,
+        split=split,
+        split_by=split_by,
+        allow_google=allow_google,
+        allow_counts=allow_counts,
+        allow_empty=allow_empty,
+    )
+    datasets = load(where, options)
+    source = assemble(datasets, split)
+    found = image_root(datasets, images, [record.path for record in source.images])
+    source = replace(source, image_root=found.root)
+    source.notices.append(f"images: {show(str(found.root), 300)} ({found.layout})")
+    source.notices.extend(leaks.describe(leaks.overlaps(datasets)))
+    if exclude_eval_images:
+        source = leaks.without_images(source, *held_out(datasets, options))
+    if masks:
+        _ = source.masks
+    return source
+
+
+def convert(
+    where: Path | str,
+    out: Path,
+    *,
+    images: Path | None = None,
+    split: str | None = None,
+    root: Path | None = None,
+    split_by: str | None = None,
+    allow_google: bool = False,
+    allow_counts: bool = False,
+) -> ConvertReport:
+    """Write the normalised tables of a source, all its splits, to the new folder `out`.
+
+    `split` only picks the instances file of a COCO root. Raises as `open_source`, except that the
+    photographs need not be there.
+    """
+    options = Options(
+        root=root or Path("."),
+        images=images,
+        split=split,
+        split_by=split_by,
+        allow_google=allow_google,
+        allow_counts=allow_counts,
+        allow_empty=True,
+        annotations=True,
+    )
+    return write_tables(load(where, options), out)

@@ -1,0 +1,195 @@
+"""The normalised tables on disk: what `svp data convert` writes, itself a source.
+
+A folder of `images.jsonl`, `sentences.jsonl`, `masks.jsonl` (one row per line, sorted keys, sorted
+rows: equal data gives equal bytes) and `tables.json` with the sha256 of the three and of the files
+they came from. The folder appears complete or not at all.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..paths import check_name
+from ..rle import area
+from ..text import show
+from .counts import Count, count
+from .jsonfile import Fingerprint, fingerprint, parse_line, read_json
+from .problems import Problems
+from .tables import Annotation, Dataset, ImageEntry, Sentence, build_masks, order_of
+
+FORMAT, VERSION = "svp-tables", 1
+META = "tables.json"
+FILES = ("images", "masks", "sentences")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertReport:
+    """What was written: rows per table, objects with an empty mask, sizes per set and split."""
+
+    out: Path
+    rows: dict[str, int]
+    empty_masks: int
+    counts: dict[str, dict[str, Count]]
+    notices: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return {**asdict(self), "out": str(self.out), "notices": list(self.notices)}
+
+    def lines(self) -> list[str]:
+        """The report as text."""
+        rows = ", ".join(f"{number} {name}" for name, number in self.rows.items())
+        return [f"wrote {self.out}: {rows}; {self.empty_masks} empty masks", *self.notices]
+
+
+def write_tables(datasets: Sequence[Dataset], out: Path) -> ConvertReport:
+    """Write the tables of the datasets to the new folder `out`.
+
+    DataError lists every annotation whose mask is bad, or says that `out` is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{show(str(out), 300)} exists and is not empty: choose another name")
+    rows, empty = _rows(datasets)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        for name in FILES:
+            _write_lines(partial / f"{name}.jsonl", rows[name])
+        _write_lines(partial / META, [_meta(datasets, partial, rows)])
+        partial.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return ConvertReport(
+        out=out,
+        rows={name: len(rows[name]) for name in FILES},
+        empty_masks=empty,
+        counts={dataset.title: count(dataset) for dataset in datasets},
+        notices=tuple(notice for dataset in datasets for notice in dataset.notices),
+    )
+
+
+def is_tables(folder: Path) -> bool:
+    """Whether the folder was written by `write_tables`."""
+    return (folder / META).is_file()
+
+
+def read_tables(folder: Path) -> list[Dataset]:
+    """The datasets of a converted folder. DataError if a file was changed since."""
+    where = show(str(folder / META), 300)
+    meta = read_json(folder / META, max_bytes=64 << 20)
+    if not isinstance(meta, dict) or (meta.get("format"), meta.get("version")) != (FORMAT, VERSION):
+        raise DataError(f"{where}: not tables of version {VERSION}: convert the source again")
+    try:
+        _check_digests(folder, meta["files"])
+        sources = {name: Fingerprint(**file) for name, file in meta["sources"].items()}
+        tables = {name: _read_lines(folder / f"{name}.jsonl") for name in FILES}
+        return [_dataset(folder, head, tables, sources) for head in meta["datasets"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{where}: a field is missing or wrong ({show(str(error))})") from None
+
+
+def _rows(datasets: Sequence[Dataset]) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    problems = Problems(", ".join(dataset.title for dataset in datasets))
+    annotations = {(a.dataset, a.ann_id): a for d in datasets for a in d.annotations.values()}
+    masks = build_masks((a for a in annotations.values() if a.height), problems)
+    problems.raise_if_any()
+    sentences = sorted((row for d in datasets for row in d.sentences), key=order_of)
+    table = {
+        "images": [asdict(entry) for entry in sorted({e for d in datasets for e in d.images})],
+        "masks": [
+            _mask_row(annotations[key], mask.counts.decode("ascii"))
+            for key, mask in sorted(masks.items(), key=lambda item: item[0])
+        ],
+        "sentences": [asdict(row) for row in sentences],
+    }
+    return table, sum(area(mask) == 0 for mask in masks.values())
+
+
+def _mask_row(item: Annotation, counts: str) -> dict[str, Any]:
+    ids = {"dataset": item.dataset, "ann_id": item.ann_id, "image_id": item.image_id}
+    return {**ids, "height": item.height, "width": item.width, "rle": counts}
+
+
+def _meta(
+    datasets: Sequence[Dataset], folder: Path, rows: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    files = {
+        name: {"sha256": fingerprint(folder / f"{name}.jsonl").sha256, "rows": len(rows[name])}
+        for name in FILES
+    }
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "datasets": [
+            {"name": d.name, "split_by": d.split_by, "notices": list(d.notices)} for d in datasets
+        ],
+        "files": files,
+        "sources": {name: asdict(file) for d in datasets for name, file in d.files.items()},
+    }
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_digests(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    for name in FILES:
+        path = folder / f"{name}.jsonl"
+        if not path.is_file() or fingerprint(path).sha256 != files[name]["sha256"]:
+            raise DataError(f"{show(str(path), 300)}: missing or changed since it was converted")
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            row = parse_line(line, f"{show(str(path), 300)} line {number}")
+            if not isinstance(row, dict):
+                raise DataError(f"{show(str(path), 300)} line {number}: not an object")
+            rows.append(row)
+    return rows
+
+
+def _dataset(
+    folder: Path,
+    head: dict[str, Any],
+    tables: dict[str, list[dict[str, Any]]],
+    sources: dict[str, Fingerprint],
+) -> Dataset:
+    name, split_by = head["name"], head["split_by"]
+    own = {table: [row for row in rows if row["dataset"] == name] for table, rows in tables.items()}
+    images = tuple(ImageEntry(**row) for row in own["images"])
+    for entry in images:
+        check_name(entry.file_name, f"{show(str(folder), 300)}: image {entry.image_id}")
+    sentences = (Sentence(**row) for row in own["sentences"])
+    return Dataset(
+        kind="tables",
+        name=name,
+        split_by=split_by,
+        root=folder,
+        images=tuple(sorted(images, key=lambda entry: entry.image_id)),
+        sentences=tuple(sorted((s for s in sentences if s.split_by == split_by), key=order_of)),
+        annotations={row["ann_id"]: _annotation(row) for row in own["masks"]},
+        notices=tuple(head["notices"]),
+        files=sources,
+    )
+
+
+def _annotation(row: dict[str, Any]) -> Annotation:
+    height, width = row["height"], row["width"]
+    segmentation = {"size": [height, width], "counts": row["rle"]}
+    return Annotation(row["dataset"], row["ann_id"], row["image_id"], height, width, segmentation)

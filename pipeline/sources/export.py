@@ -1,0 +1,44 @@
+"""`svp data export`: expressions of one split as JSONL with compressed RLE, for local use.
+
+Read back with the same image folder it gives equal masks and sentences; ids are the lines' own.
+The result derives from its source and carries that source's licence: it is not for redistribution.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from .tables import Source
+
+_JSONL_SPLIT = {"testA": "test", "testB": "test"}
+
+
+def export_jsonl(source: Source, out: Path) -> int:
+    """Write the source's expressions to `out`, whole or not at all; returns the number of lines."""
+    paths = {record.image_id: record.path for record in source.images}
+    partial = out.with_name(f".{out.name}.partial")
+    written = 0
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            for row in source.sentences:
+                mask = source.masks.get((row.dataset, row.ann_id))
+                if mask is None:
+                    continue
+                rle = {"size": [mask.height, mask.width], "counts": mask.counts.decode("ascii")}
+                record = {
+                    "image": paths[row.image_id],
+                    "expression": row.sent,
+                    "mask": rle,
+                    "id": f"{row.dataset}/{row.split_by}/{row.sent_id}",
+                    "object": str(row.ann_id),
+                    "split": _JSONL_SPLIT.get(row.split, row.split),
+                    "dataset": row.dataset,
+                }
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                written += 1
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return written

@@ -1,0 +1,210 @@
+"""The three tables every source becomes, and the `Source` that later code reads.
+
+Readers (refer, hub, coco, jsonl, folder, convert) each give a `Dataset` with all its splits;
+`assemble` picks a split and unites datasets. Order is always (dataset, image_id, ref_id, sent_id)
+and never depends on hashing or on the order in a file.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import DataError
+from ..records import Expression, ImageRecord, Rle
+from ..rle import area, from_segmentation
+from ..text import quote, show
+from .jsonfile import Fingerprint
+from .problems import Problems
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ImageEntry:
+    """Row of the images table. Height and width 0: the file could not be examined."""
+
+    dataset: str
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Row of the sentences table; (dataset, split_by, sent_id) is its key."""
+
+    dataset: str
+    split_by: str
+    split: str
+    image_id: int
+    ann_id: int
+    ref_id: int
+    sent_id: int
+    sent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An object as the file gives it; `segmentation` is untrusted until `mask` has checked it."""
+
+    dataset: str
+    ann_id: int
+    image_id: int
+    height: int
+    width: int
+    segmentation: object
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return f"{self.dataset} annotation {self.ann_id}"
+
+    def mask(self) -> Rle:
+        """The union of its parts at (height, width). DataError for a bad polygon or RLE."""
+        return from_segmentation(self.segmentation, self.height, self.width, self.where)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One loaded set with all its splits. `root` is the folder images are looked for around."""
+
+    kind: str
+    name: str
+    split_by: str
+    root: Path
+    images: tuple[ImageEntry, ...] = field(repr=False)
+    sentences: tuple[Sentence, ...] = field(default=(), repr=False)
+    annotations: Mapping[int, Annotation] = field(default_factory=dict, repr=False)
+    notices: tuple[str, ...] = ()
+    files: Mapping[str, Fingerprint] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """`refcoco/unc`, or the name alone where there is one way to split."""
+        return f"{self.name}/{self.split_by}" if self.split_by else self.name
+
+    def splits(self) -> dict[str, list[Sentence]]:
+        """Sentences by split, in table order."""
+        found: dict[str, list[Sentence]] = {}
+        for sentence in self.sentences:
+            found.setdefault(sentence.split, []).append(sentence)
+        return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """What later code reads: the images of one split, each once, sorted by id, and its expressions.
+
+    An image that could not be examined is listed all the same, with height = width = 0 (unknown):
+    reading it at precompute time raises the ImageError that quarantines it. It is never dropped.
+    `sentences` and `annotations` are the normalised tables; `expressions` joins them. sent_id and
+    ref_id are unique within one dataset only.
+    """
+
+    name: str
+    kind: str
+    split: str | None
+    image_root: Path
+    images: tuple[ImageRecord, ...] = field(repr=False)
+    sentences: tuple[Sentence, ...] = field(default=(), repr=False)
+    annotations: Mapping[tuple[str, int], Annotation] = field(default_factory=dict, repr=False)
+    notices: list[str] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def masks(self) -> dict[tuple[str, int], Rle]:
+        """Union mask per (dataset, ann_id), built on first use. DataError listing bad ones."""
+        problems = Problems(self.name)
+        known = [item for _, item in sorted(self.annotations.items()) if item.height]
+        made = build_masks(known, problems)
+        problems.raise_if_any()
+        if empty := sum(area(mask) == 0 for mask in made.values()):
+            self.notices.append(f"{empty} objects have an empty mask: kept for evaluation only")
+        if lost := len(self.annotations) - len(known):
+            self.notices.append(f"{lost} objects have no expression: their images cannot be read")
+        return made
+
+    @cached_property
+    def expressions(self) -> tuple[Expression, ...]:
+        """Expressions in the order of `sentences`, less those of images of unknown size."""
+        joined = ((row, self.masks.get((row.dataset, row.ann_id))) for row in self.sentences)
+        return tuple(
+            Expression(row.sent_id, row.ref_id, row.ann_id, row.image_id, row.sent, mask)
+            for row, mask in joined
+            if mask is not None
+        )
+
+
+def build_masks(
+    annotations: Iterable[Annotation], problems: Problems
+) -> dict[tuple[str, int], Rle]:
+    """Masks of the good annotations by (dataset, ann_id); the bad ones go to `problems`."""
+    made: dict[tuple[str, int], Rle] = {}
+    for item in annotations:
+        try:
+            made[item.dataset, item.ann_id] = item.mask()
+        except DataError as error:
+            problems.add(error)
+    return made
+
+
+def order_of(row: Sentence) -> tuple[str, int, int, int]:
+    """The sort key of the sentences table."""
+    return row.dataset, row.image_id, row.ref_id, row.sent_id
+
+
+def assemble(datasets: Sequence[Dataset], split: str | None) -> Source:
+    """The union of the datasets' images in `split` (None: all), each once, sorted by image id.
+
+    `image_root` is not known yet: the first dataset's own folder stands in.
+    DataError if no dataset has the split, or if two disagree about one image.
+    """
+    notices = [notice for dataset in datasets for notice in dataset.notices]
+    chosen = [_choose(dataset, split, notices) for dataset in datasets]
+    if split is not None and not any(sentences or images for sentences, images in chosen):
+        raise DataError(f"no split {quote(split)}: {_describe_splits(datasets)}")
+    images = _unite(entry for _, entries in chosen for entry in entries)
+    sentences = sorted((row for rows, _ in chosen for row in rows), key=order_of)
+    used = {(row.dataset, row.ann_id) for row in sentences}
+    annotations = {(d.name, a.ann_id): a for d in datasets for a in d.annotations.values()}
+    return Source(
+        name=",".join(dataset.title for dataset in datasets),
+        kind=datasets[0].kind,
+        split=split,
+        image_root=datasets[0].root,
+        images=images,
+        sentences=tuple(sentences),
+        annotations={key: annotations[key] for key in sorted(used)},
+        notices=notices,
+        sha256={name: file.sha256 for d in datasets for name, file in d.files.items()},
+    )
+
+
+def _choose(
+    dataset: Dataset, split: str | None, notices: list[str]
+) -> tuple[Sequence[Sentence], Sequence[ImageEntry]]:
+    if not dataset.sentences:  # a folder or COCO file: the split was chosen by the file
+        return (), dataset.images
+    by_split = dataset.splits()
+    rows = dataset.sentences if split is None else by_split.get(split, [])
+    if not rows:
+        notices.append(f"{dataset.title} has no split {show(split)}: it adds nothing")
+    wanted = {row.image_id for row in rows}
+    return rows, [entry for entry in dataset.images if entry.image_id in wanted]
+
+
+def _describe_splits(datasets: Sequence[Dataset]) -> str:
+    return "; ".join(f"{d.title} has {', '.join(sorted(d.splits()))}" for d in datasets)
+
+
+def _unite(entries: Iterable[ImageEntry]) -> tuple[ImageRecord, ...]:
+    found: dict[int, ImageRecord] = {}
+    for entry in entries:
+        record = ImageRecord(entry.image_id, entry.file_name, entry.height, entry.width)
+        other = found.setdefault(entry.image_id, record)
+        if other != record:
+            raise DataError(
+                f"image {entry.image_id} is {show(other.path)} {other.height}x{other.width} in one "
+                f"set and {show(record.path)} {record.height}x{record.width} in {entry.dataset}"
+            )
+    return tuple(found[image_id] for image_id in sorted(found))

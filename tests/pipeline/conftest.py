@@ -1,0 +1,22 @@
+"""Makes tests/fixtures/run importable by name, in this process and in the workers it spawns."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).parents[1] / "fixtures" / "run"
+sys.path.insert(0, str(RUN))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with 40 small PNGs in `images` and, in `clean`, their cache made undisturbed."""
+    import fake_run
+
+    root = tmp_path_factory.mktemp("world")
+    fake_run.write_images(root / "images", 40)
+    with pytest.MonkeyPatch.context() as patch:
+        fake_run.install(patch)
+        fake_run.run(root / "clean", root / "images")
+    return root

@@ -1,0 +1,218 @@
+"""Own data as JSONL: the schema, ids, and every rule with its line number."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from svp.pipeline import rle
+from svp.pipeline.errors import DataError, ImageError, MissingError
+from svp.pipeline.images import read_record
+from svp.pipeline.sources import Source, open_source
+from svp.pipeline.sources import jsonl as module
+
+SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]]
+GOOD = {"image": "images/a.png", "expression": "red cup", "mask": SQUARE}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        Image.new("RGB", (16, 12)).save(tmp_path / "images" / f"{name}.png")
+    return tmp_path
+
+
+def write(root: Path, *records: object) -> Path:
+    path = root / "mine.jsonl"
+    lines = [r if isinstance(r, str) else json.dumps(r) for r in records]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def opened(root: Path, *records: object, **options: Any) -> Source:
+    return open_source(write(root, *records), **options)
+
+
+def test_both_mask_forms_give_the_same_expression(root: Path) -> None:
+    mask = np.zeros((12, 16), bool)
+    mask[2:8, 2:8] = True
+    made = rle.encode(mask)
+    compressed = {"size": [12, 16], "counts": made.counts.decode()}
+    listed = {"size": [12, 16], "counts": rle.from_string(made.counts).tolist()}
+    source = opened(root, GOOD, {**GOOD, "mask": compressed}, "", {**GOOD, "mask": listed})
+    assert [e.mask for e in source.expressions] == [made] * 3
+    assert [(e.sent_id, e.ref_id, e.ann_id) for e in source.expressions] == [
+        (1, 1, 1),
+        (2, 2, 2),
+        (4, 4, 4),  # the line number, blank lines counted
+    ]
+    assert [(r.path, r.height, r.width) for r in source.images] == [("images/a.png", 12, 16)]
+    assert source.image_root == root and source.name == "mine"
+
+
+def test_objects_splits_and_datasets(root: Path) -> None:
+    records = [
+        {**GOOD, "object": "cup", "id": "x"},
+        {**GOOD, "object": "cup", "expression": " the cup  ", "unknown": 1},
+        {**GOOD, "image": "./images/b.png", "object": "cup", "split": "val"},
+        {**GOOD, "dataset": "other"},
+    ]
+    source = opened(root, *records)
+    assert source.name == "mine,other"
+    assert [(r.dataset, r.ann_id, r.sent_id) for r in source.sentences if r.split == "train"] == [
+        ("mine", 1, 1),
+        ("mine", 1, 2),
+        ("other", 4, 4),
+    ]
+    assert source.expressions[1].text in ("the cup", "red cup")
+    assert any("unknown fields are ignored: unknown" in notice for notice in source.notices)
+    train = opened(root, *records, split="train")
+    assert [record.path for record in train.images] == ["images/a.png"]
+
+
+def test_image_ids_do_not_depend_on_order_or_spelling(root: Path) -> None:
+    b = {**GOOD, "image": "images/b.png"}
+    one = opened(root, GOOD, b)
+    two = opened(root, b, {**GOOD, "image": "./images//a.png"})
+    assert one.images == two.images
+
+
+def test_images_can_lie_elsewhere(root: Path) -> None:
+    record = {**GOOD, "image": "a.png"}
+    assert opened(root, record, images=root / "images").images[0].height == 12
+
+
+def test_unreadable_images_are_listed_and_fail_later(root: Path) -> None:
+    (root / "images" / "c.png").write_bytes(b"")
+    counts = {"size": [12, 16], "counts": [192]}
+    records = [
+        {**GOOD, "image": "images/c.png"},
+        {**GOOD, "image": "gone.png", "split": "val", "mask": counts},
+        GOOD,
+    ]
+    source = opened(root, *records, allow_empty=True)
+    sizes = {record.path: (record.height, record.width) for record in source.images}
+    assert sizes == {"images/c.png": (0, 0), "gone.png": (12, 16), "images/a.png": (12, 16)}
+    reasons = {}
+    for record in source.images:
+        try:
+            read_record(source.image_root, record)
+        except ImageError as error:
+            reasons[record.path] = error.reason
+    assert reasons == {"images/c.png": "empty", "gone.png": "missing"}
+    assert len(source.expressions) == 2  # a polygon without an image has no size
+    assert sum("will be quarantined" in notice for notice in source.notices) == 2
+    assert any("1 objects have no expression" in notice for notice in source.notices)
+
+
+RULES: dict[str, tuple[object, str]] = {
+    "syntax": ('{"image": ', "not JSON at column 11"),
+    "array": ("[1]", "is not an object"),
+    "NaN": ('{"image": NaN}', "NaN is not allowed"),
+    "infinity": ('{"image": -Infinity}', "-Infinity is not allowed"),
+    "deep": ('{"mask": ' + "[" * 40 + "]" * 40 + "}", "more than 16 levels"),
+    "very deep": ("[" * 100_000, "nested too deeply"),
+    "key twice": ('{"image": "a", "image": "b"}', "key image is given twice"),
+    "nested key twice": ('{"mask": {"size": 1, "size": 2}}', "key size is given twice"),
+    "long number": ('{"image": ' + "9" * 5000 + "}", "line 2: "),
+    "missing": ({"image": "images/a.png"}, "expression, mask missing"),
+    "image type": ({**GOOD, "image": 3}, "image 3 is not a string"),
+    "image empty": ({**GOOD, "image": ""}, "image '' is not a string of 1"),
+    "traversal": ({**GOOD, "image": "../a.png"}, "is refused: it holds a .. component"),
+    "absolute": ({**GOOD, "image": "/etc/passwd"}, "is refused: it is an absolute path"),
+    "blank": ({**GOOD, "expression": "  "}, "expression '  ' is empty"),
+    "expression type": ({**GOOD, "expression": None}, "expression None is not a string"),
+    "long": ({**GOOD, "expression": "x" * 513}, "has 513 characters; at most 512"),
+    "control": ({**GOOD, "expression": "a\x1b[31mb"}, "holds a control character"),
+    "special": ({**GOOD, "expression": "the [SEG] cup"}, "holds the special token [SEG]"),
+    "image token": ({**GOOD, "expression": "<image> cup"}, "special token <image>"),
+    "end": ({**GOOD, "expression": "cup </s>"}, "special token </s>"),
+    "split": ({**GOOD, "split": "testA"}, "split 'testA' is not one of train, val, test"),
+    "id type": ({**GOOD, "id": 7}, "id 7 is not a string"),
+    "id of a line": ({**GOOD, "id": "1"}, "id '1' is that of line 1"),
+    "mask type": ({**GOOD, "mask": "x"}, "mask: x is neither polygons nor an RLE"),
+    "polygon": ({**GOOD, "mask": [[1, 2, 3]]}, "mask, polygon 0: 3 numbers"),
+    "runs": ({**GOOD, "mask": {"size": [12, 16], "counts": [5]}}, "runs sum to 5"),
+    "size": ({**GOOD, "mask": {"size": [16, 12], "counts": [192]}}, "differs from the image's"),
+    "empty mask": ({**GOOD, "mask": []}, "mask is empty"),
+    "empty in val": ({**GOOD, "mask": [], "split": "val"}, "allowed in val and test with"),
+    "other mask": ({**GOOD, "object": "o", "mask": SQUARE * 2}, "object 'o' has another mask"),
+}
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_rules_name_file_line_and_value(case: str, root: Path) -> None:
+    record, rule = RULES[case]
+    with pytest.raises(DataError) as caught:
+        opened(root, {**GOOD, "object": "o"}, record)
+    (problem,) = caught.value.problems
+    assert problem.startswith("line 2: ") and rule in problem
+    assert "mine.jsonl: 1 problem" in str(caught.value) and problem.isprintable()
+
+
+def test_bad_utf_8(root: Path) -> None:
+    path = write(root, GOOD)
+    path.write_bytes(path.read_bytes() + b'{"image": "\xff"}\n')
+    with pytest.raises(DataError, match="line 2: byte 11 is not UTF-8"):
+        open_source(path)
+
+
+def test_all_errors_are_listed(root: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        opened(root, *(case[0] for case in RULES.values()), *["{"] * 200)
+    assert len(caught.value.problems) == 100
+    assert "problems (the first 100 shown)" in str(caught.value)
+
+
+def test_empty_masks_may_be_allowed_in_evaluation(root: Path) -> None:
+    record = {**GOOD, "mask": [], "split": "test"}
+    assert len(opened(root, record, allow_empty=True).expressions) == 1
+    with pytest.raises(DataError, match="mask is empty"):
+        opened(root, {**record, "split": "train"}, allow_empty=True)
+
+
+def test_over_long_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LINE", 150)
+    with pytest.raises(DataError, match="line 2: longer than 150 bytes"):
+        opened(root, GOOD, {**GOOD, "expression": "x" * 200})
+
+
+def test_empty_file_missing_file_and_split(root: Path) -> None:
+    with pytest.raises(DataError, match="holds no record"):
+        opened(root, "")
+    with pytest.raises(MissingError):
+        open_source(root / "none.jsonl")
+    with pytest.raises(DataError, match="no split 'val': mine has train"):
+        opened(root, GOOD, split="val")
+
+
+def test_train_images_in_an_evaluation_split_are_leaks(root: Path) -> None:
+    b = {**GOOD, "image": "images/b.png"}
+    records = [GOOD, b, {**b, "split": "val"}]
+    source = opened(root, *records, split="train")
+    assert len(source.images) == 2
+    assert "leak: mine train shares 1 images (1 refs) with mine val" in source.notices
+    source = opened(root, *records, split="train", exclude_eval_images=True)
+    assert [record.path for record in source.images] == ["images/a.png"]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(module.FIELDS), VALUES))
+def test_any_object_is_a_record_or_a_data_error(root: Path, changes: dict[str, Any]) -> None:
+    try:
+        opened(root, {**GOOD, **changes})
+    except (DataError, MissingError):
+        pass

@@ -1,0 +1,73 @@
+"""Where photographs are found: the layouts of COCO, GLaMM and LISA, and one given folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svp.pipeline.errors import MissingError
+from svp.pipeline.sources import open_source
+from svp.pipeline.sources.layouts import LAYOUTS
+
+# annotations' folder, photographs' folder, what is opened: relative to one root
+TREES = {
+    "sample": ("refcoco", "images", "."),
+    "beside": ("refcoco", "train2014", "refcoco"),
+    "one above": ("annotations/refcoco", "train2014", "annotations"),
+    "GLaMM": ("Refer_Segm/refcoco", "coco_2014/train2014", "."),
+    "GLaMM, its set": ("Refer_Segm/refcoco", "coco_2014/train2014", "Refer_Segm/refcoco"),
+    "GLaMM as its code resolves": (
+        "Refer_Segm/refcoco",
+        "Refer_Segm/coco_2014/train2014",
+        "Refer_Segm",
+    ),
+    "LISA": ("refer_seg/refcoco", "refer_seg/images/mscoco/images/train2014", "."),
+    "LISA, its set": (
+        "refer_seg/refcoco",
+        "refer_seg/images/mscoco/images/train2014",
+        "refer_seg/refcoco",
+    ),
+    "in the set": ("refcoco", "refcoco", "refcoco"),
+}
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_found_without_being_told(tree: str, world: Any, tmp_path: Path) -> None:
+    annotations, photos, where = TREES[tree]
+    world.write_refer(tmp_path / annotations, photos="")
+    world.draw(tmp_path / photos)
+    source = open_source(tmp_path / where, split="train")
+    assert source.image_root.resolve() == (tmp_path / photos).resolve()
+    layout = next(notice for notice in source.notices if notice.startswith("images: "))
+    assert any(label in layout for label in LAYOUTS.values())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_given_folder_is_searched_in_every_layout(layout: str, world: Any, tmp_path: Path) -> None:
+    folder = world.write_refer(tmp_path / "a" / "refcoco", photos="")
+    world.draw(tmp_path / "b" / layout)
+    source = open_source(folder, images=tmp_path / "b")
+    assert source.image_root.resolve() == (tmp_path / "b" / layout).resolve()
+
+
+def test_the_folder_with_most_of_the_images_wins(world: Any, tmp_path: Path) -> None:
+    folder = world.write_refer(tmp_path / "refcoco", photos="train2014")
+    (tmp_path / "images").mkdir()
+    name = f"{world.images[0]['file_name']}"
+    (tmp_path / "images" / name).write_bytes(b"x")
+    assert open_source(folder).image_root.name == "train2014"
+
+
+def test_some_missing_images_are_listed(world: Any, tmp_path: Path) -> None:
+    folder = world.write_refer(tmp_path / "refcoco")
+    for image in world.images[1:]:
+        (tmp_path / "images" / image["file_name"]).unlink()
+    assert len(open_source(folder).images) == 5
+
+
+def test_no_image_at_all_says_where_it_looked(world: Any, tmp_path: Path) -> None:
+    folder = world.write_refer(tmp_path / "refcoco", photos="")
+    with pytest.raises(MissingError, match=r"none of 5 images .*coco_2014/train2014.*--images"):
+        open_source(folder)
+    with pytest.raises(MissingError, match="no image folder"):
+        open_source(folder, images=tmp_path / "none")
