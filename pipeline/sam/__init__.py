@@ -1,0 +1,90 @@
+"""Segment Anything behind one small contract: images -> features, features + points -> logits.
+
+Adapters: `segment-anything` (any `modeling.Sam`), MobileSAM (timm TinyViT under the same class)
+and Hugging Face `SamModel`. All grid prompting, filtering and storage works on this contract only.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..recipe import SuperpixelConfig
+from ..records import Where
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..keyreport import KeyReport
+
+
+class SamBackend(Protocol):
+    """A loaded SAM in eval mode. All tensors it returns are float32 on its own device.
+
+    image_size  S: longest side of the resized image in pixels, side of the padded square
+    report      what the strict weight loader found, or None for random weights
+    """
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def report(self) -> "KeyReport | None": ...
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> "Tensor":
+        """Images (H,W,3) uint8 RGB of any sizes -> (B,C,h,w); official SAM: C=256, h=w=64.
+
+        In `exact` mode each image passes the encoder alone, so its features never depend on which
+        other images are in the batch.
+        """
+        ...
+
+    def decode(self, features: "Tensor", points: "Tensor") -> "tuple[Tensor, Tensor]":
+        """One foreground click per mask triple.
+
+        features (C,h,w) of one image; points (P,2) float, x y in pixels of the RESIZED frame (keep
+        float64: the published mask generator divides in float64 before it rounds to float32).
+        Returns low-res logits (P,3,4h,4w) and predicted IoU (P,3); axis 1 is sub-part, part, whole.
+        """
+        ...
+
+
+def build_backend(config: SuperpixelConfig, where: Where, device: str = "cpu") -> SamBackend:
+    """The backend of a recipe, weights loaded and checked.
+
+    Raises `MissingError` (no weights at `where.sam`), `WeightsError` (wrong digest, keys, shapes
+    or an unsafe file), `ConfigError` (model and package do not go together) or
+    `MissingPackageError`.
+    """
+    builder = BACKENDS.get((config.source, config.package))
+    if builder is None:
+        known = ", ".join(f"{source} with {package}" for source, package in BACKENDS)
+        raise ConfigError(
+            f"superpixels.source={config.source}, package={config.package}: SAM backends are {known}"
+        )
+    return builder(config, where, device)
+
+
+def _segment_anything(config: SuperpixelConfig, where: Where, device: str) -> SamBackend:
+    from .load import load_sam
+    from .package import SamPackage
+
+    sam, report = load_sam(config, where)
+    return SamPackage(sam, mode=config.mode, dtype=config.dtype, device=device, report=report)
+
+
+def _transformers(config: SuperpixelConfig, where: Where, device: str) -> SamBackend:
+    from .huggingface import load_huggingface
+
+    return load_huggingface(config, where, device)
+
+
+Builder = Callable[[SuperpixelConfig, Where, str], SamBackend]
+
+BACKENDS: dict[tuple[str, str], Builder] = {
+    ("sam", "segment-anything"): _segment_anything,
+    ("mobile_sam", "segment-anything"): _segment_anything,
+    ("sam", "transformers"): _transformers,
+}

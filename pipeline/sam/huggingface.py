@@ -1,0 +1,208 @@
+"""Adapter for Hugging Face `SamModel`: a second implementation of the same network.
+
+Takes a hub folder (safetensors) or an original SA state dict, renamed. It is no bit-equal twin of
+segment-anything (agreement about 1e-5), so the package is part of the recipe. The configuration is
+ours, never the folder's, and the weights come through `weights.load_state_dict`:
+`from_pretrained` is not called.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..keyreport import KeyReport
+from ..model_folder import check_config
+from ..recipe import SuperpixelConfig
+from ..records import Where
+from ..weights import load_into
+from .architecture import OFFICIAL, PIXEL_MEAN, PIXEL_STD, check_type
+from .load import find_sam, random_seed, read_recipe_weights
+from .package import Dtype, Precision, require_finite
+from .preprocess import to_input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """Size of a SAM image encoder, in the names of `SamVisionConfig`; the decoder never varies."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    global_attn_indexes: tuple[int, ...]
+    image_size: int = 1024
+
+    def vision(self) -> dict[str, object]:
+        """Keyword arguments for `SamVisionConfig`, and what a folder's config must agree with."""
+        return {
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "global_attn_indexes": list(self.global_attn_indexes),
+            "image_size": self.image_size,
+        }
+
+
+_BLOCKS = {
+    "vit_b": (12, (2, 5, 8, 11)),
+    "vit_l": (16, (5, 11, 17, 23)),
+    "vit_h": (16, (7, 15, 23, 31)),
+}
+GEOMETRY: dict[str, Geometry] = {
+    name: Geometry(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=_BLOCKS[name][0],
+        global_attn_indexes=_BLOCKS[name][1],
+    )
+    for name, (width, depth) in OFFICIAL.items()
+}
+
+
+def load_huggingface(config: SuperpixelConfig, where: Where, device: str) -> "HuggingFaceSam":
+    """The backend of a recipe with `package=transformers`; raises as `build_backend`."""
+    if config.model not in GEOMETRY:
+        raise ConfigError(
+            f"package=transformers: model={config.model} is not one of {', '.join(GEOMETRY)}; "
+            "set package=segment-anything"
+        )
+    geometry = GEOMETRY[config.model]
+    model, report = _load(config, where, geometry)
+    return HuggingFaceSam(model, mode=config.mode, dtype=config.dtype, device=device, report=report)
+
+
+def build_model(geometry: Geometry, *, attention: Literal["eager", "sdpa"] = "eager") -> Any:
+    """An untrained `SamModel` on the current default device."""
+    from transformers import SamConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+
+    sizes: Any = geometry.vision()
+    config = SamConfig(
+        vision_config=SamVisionConfig(**sizes),
+        prompt_encoder_config=SamPromptEncoderConfig(image_size=geometry.image_size),
+    )
+    config._attn_implementation = attention
+    model: Any = SamModel(config)
+    return model.eval()
+
+
+def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A segment-anything state dict under `SamModel`'s names; a hub state dict passes through.
+
+    Source: transformers src/models/sam/convert_sam_to_hf.py. The positional matrix is held twice.
+    """
+    # `iou_prediction_head.layers.0` exists in both layouts and means different tensors.
+    original = any(name.startswith("image_encoder.") for name in state)
+    renamed = {_rename(name) if original else name: value for name, value in state.items()}
+    for kept, twin in (_TWINS, _TWINS[::-1]):
+        if kept in renamed:
+            renamed.setdefault(twin, renamed[kept])
+    return renamed
+
+
+class HuggingFaceSam:
+    """`SamBackend` over a `SamModel`. exact: float32, one image at a time; fast: batch, autocast."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        mode: Literal["exact", "fast"] = "exact",
+        dtype: Dtype = "float32",
+        device: str | torch.device = "cpu",
+        report: KeyReport | None = None,
+    ) -> None:
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.mode, self.report = mode, report
+        self.device = torch.device(device)
+        self._precision = Precision(self.device, dtype, exact=mode == "exact")
+        self._mean = torch.tensor(PIXEL_MEAN, device=device).view(-1, 1, 1)
+        self._std = torch.tensor(PIXEL_STD, device=device).view(-1, 1, 1)
+        with torch.no_grad():
+            self._image_pe: Tensor = self.model.get_image_wide_positional_embeddings()
+
+    @property
+    def image_size(self) -> int:
+        return int(self.model.config.vision_config.image_size)
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """See `SamBackend.embed`."""
+        batch = to_input(images, self.image_size, self._mean, self._std)
+        with self._precision():
+            parts = [image[None] for image in batch] if self.mode == "exact" else [batch]
+            features = torch.cat([self.model.get_image_embeddings(part) for part in parts])
+        return require_finite(features.float())
+
+    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SamBackend.decode`. Prompt codes stay float32 in every mode."""
+        points = points.to(self.device)[None, :, None]  # (1,P,1,2)
+        labels = torch.ones(points.shape[:3], dtype=torch.int, device=self.device)
+        with torch.no_grad():
+            sparse, dense = self.model.get_prompt_embeddings(points, labels)
+            with self._precision():
+                logits, iou = self.model.mask_decoder(
+                    image_embeddings=features.to(self.device)[None],
+                    image_positional_embeddings=self._image_pe,
+                    sparse_prompt_embeddings=sparse,
+                    dense_prompt_embeddings=dense,
+                    multimask_output=True,
+                )
+        return logits[0].float(), iou[0].float()
+
+
+def _load(
+    config: SuperpixelConfig, where: Where, geometry: Geometry
+) -> tuple[Any, KeyReport | None]:
+    attention: Literal["eager", "sdpa"] = "eager" if config.mode == "exact" else "sdpa"
+    if config.weights.startswith("random:"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_seed(config.weights))
+            return build_model(geometry, attention=attention), None
+    path = find_sam(config, where)
+    if path is not None and path.is_dir():
+        check_config(path, geometry.vision(), "vision_config")
+    state, name = read_recipe_weights(config, where)
+    check_type(state, config.model, name)
+    with torch.device("meta"):
+        model = build_model(geometry, attention=attention)
+    advice = f"Give a {config.model} checkpoint of segment-anything or its hub folder"
+    return model, load_into(model, from_original(state), name, advice)
+
+
+_TWINS = (
+    "prompt_encoder.shared_embedding.positional_embedding",
+    "shared_image_embedding.positional_embedding",
+)
+_MLP = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}
+_RULES: tuple[tuple[str, str], ...] = (
+    (r"^image_encoder\.", "vision_encoder."),
+    (r"^vision_encoder\.blocks\.", "vision_encoder.layers."),
+    (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
+    (r"\.neck\.0\.", ".neck.conv1."),
+    (r"\.neck\.1\.", ".neck.layer_norm1."),
+    (r"\.neck\.2\.", ".neck.conv2."),
+    (r"\.neck\.3\.", ".neck.layer_norm2."),
+    (r"\.norm(\d|_final_attn)\.", r".layer_norm\1."),
+    (r"\.pe_layer\.positional_encoding_gaussian_matrix$", ".shared_embedding.positional_embedding"),
+    (r"\.point_embeddings\.", ".point_embed."),
+    (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."),
+    (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
+    (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."),
+    (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
+    (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
+    (r"\.output_upscaling\.0\.", ".upscale_conv1."),
+    (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
+    (r"\.output_upscaling\.3\.", ".upscale_conv2."),
+)
+_HEADS = re.compile(r"\.(iou_prediction_head|output_hypernetworks_mlps\.\d+)\.layers\.([012])\.")
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return _HEADS.sub(lambda m: f".{m[1]}.{_MLP[m[2]]}.", name)

@@ -1,0 +1,83 @@
+"""From a recipe to a `modeling.Sam` with checked weights: shipped, random, or a file on disk."""
+
+import importlib.resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, WeightsError
+from ..keyreport import KeyReport
+from ..locate import find_weights
+from ..recipe import SuperpixelConfig
+from ..records import Where
+from ..text import show
+from ..weights import load_into, load_state_dict, require_digest
+from .architecture import build_sam, check_type, random_sam
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLAG = "--sam-weights"
+SHIPPED = "workflows/tiny/sam.safetensors"
+
+
+def load_sam(config: SuperpixelConfig, where: Where) -> tuple[Any, KeyReport | None]:
+    """The `segment_anything.modeling.Sam` of a recipe on the CPU in eval mode, and the key report.
+
+    The report is None for random weights. Raises as `build_backend`.
+    """
+    if config.weights.startswith("random:"):
+        return random_sam(config.model, random_seed(config.weights)), None
+    state, name = read_recipe_weights(config, where)
+    check_type(state, config.model, name)
+    if "vision_encoder.pos_embed" in state:
+        raise WeightsError(
+            f"{show(name, 200)}: the layout of transformers' SamModel: set package=transformers"
+        )
+    unused: tuple[str, ...] = ()
+    if config.model == "vit_t":
+        from .mobile import map_keys
+
+        state, unused = map_keys(state)
+    advice = f"This is no complete {config.model} checkpoint; give the published one"
+    sam = build_sam(config.model)
+    return sam, load_into(sam, state, name, advice, unused=unused)
+
+
+def random_seed(weights: str) -> int:
+    """7 from "random:7"; `ConfigError` for anything that is no seed."""
+    kind, _, value = weights.partition(":")
+    if kind != "random" or not (value.isascii() and value.isdigit() and len(value) <= 18):
+        raise ConfigError(f"weights={show(weights)}: write random:<seed>, e.g. random:0")
+    return int(value)
+
+
+def find_sam(config: SuperpixelConfig, where: Where) -> Path | None:
+    """Where the recipe's weights lie on this machine; None for shipped and random ones."""
+    if not config.weights.startswith("sha256:"):
+        return None
+    return where.sam or find_weights(config.model, FLAG)
+
+
+def read_recipe_weights(config: SuperpixelConfig, where: Where) -> "tuple[dict[str, Tensor], str]":
+    """The state dict a recipe names, as it is in the file, and a name for messages."""
+    kind, _, value = config.weights.partition(":")
+    if kind == "shipped":
+        return _read_shipped(config.model)
+    if kind != "sha256":
+        raise ConfigError(
+            f"weights={show(config.weights)}: write shipped, random:<seed> or sha256:<hex>"
+        )
+    path = find_sam(config, where)
+    assert path is not None
+    require_digest(path, value, f"the recipe ({config.model})")
+    return load_state_dict(path), str(path)
+
+
+def _read_shipped(model: str) -> "tuple[dict[str, Tensor], str]":
+    if model != "tiny":
+        raise ConfigError(
+            f"weights=shipped: only model=tiny is shipped, not {model}; get the file with "
+            f"`svp fetch {model}` and give it with {FLAG}"
+        )
+    with importlib.resources.as_file(importlib.resources.files("svp") / SHIPPED) as path:
+        return load_state_dict(path), SHIPPED

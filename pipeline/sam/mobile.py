@@ -1,0 +1,110 @@
+"""MobileSAM: timm's TinyViT with one stride changed, SAM's neck, prompt encoder and mask decoder.
+
+The published checkpoint (439 tensors) maps onto it name by name; agreement with the original code
+is 8e-6 on values up to 4. Invariant: attention biases are never read before the weights are in
+(timm caches them in eval mode, MobileSAM's own builder runs with stale ones; `load_into` calls
+`eval()` after loading, which drops the cache).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import MissingPackageError
+
+IMAGE_SIZE = 1024
+_PREFIX = "image_encoder."
+# In the file, but no forward pass of MobileSAM reads them (modeling/tiny_vit_sam.py:616-620).
+_UNUSED = (f"{_PREFIX}norm_head.", f"{_PREFIX}head.")
+
+
+def build_mobile_sam(image_size: int = IMAGE_SIZE) -> Any:
+    """An untrained MobileSAM as `segment_anything.modeling.Sam`, in memory, eval mode.
+
+    Source: ChaoningZhang/MobileSAM mobile_sam/build_sam.py:53-92. `image_size` is 1024 in the
+    checkpoint; no tensor depends on it, so tests may use a smaller one (a multiple of 16).
+    """
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    grid = image_size // 16
+    transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
+    sam = Sam(
+        image_encoder=TinyVitEncoder(image_size),
+        prompt_encoder=PromptEncoder(
+            embed_dim=256,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(transformer_dim=256, transformer=transformer),
+    )
+    return sam.eval()
+
+
+class TinyVitEncoder(nn.Module):
+    """(B,3,S,S) normalised -> (B,256,S/16,S/16); `img_size` is what `modeling.Sam` reads."""
+
+    def __init__(self, image_size: int = IMAGE_SIZE) -> None:
+        from segment_anything.modeling.common import LayerNorm2d
+
+        super().__init__()
+        self.img_size = image_size
+        self.vit = _tiny_vit()
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, 256, kernel_size=1, bias=False),
+            LayerNorm2d(256),
+            nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(256),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.neck(self.vit.forward_features(images))
+        return features
+
+
+def map_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A published MobileSAM state dict under our names, and the names no forward pass reads.
+
+    Names that fit no rule are kept, so that the strict check reports them as unexpected.
+    """
+    mapped = {
+        _map_key(name): value for name, value in state.items() if not name.startswith(_UNUSED)
+    }
+    return mapped, tuple(name for name in state if name.startswith(_UNUSED))
+
+
+def _map_key(name: str) -> str:
+    inner = name.removeprefix(_PREFIX)
+    if inner == name or inner.startswith("neck."):
+        return name
+    inner = inner.replace("patch_embed.seq.0.", "patch_embed.conv1.")
+    inner = inner.replace("patch_embed.seq.2.", "patch_embed.conv2.")
+    parts = inner.split(".")
+    if parts[0] == "layers" and len(parts) > 2 and parts[1].isdigit():
+        # MobileSAM merges patches at the end of a stage, timm at the start of the next.
+        moved = parts[2] == "downsample"
+        parts[:2] = ["stages", str(int(parts[1]) + moved)]
+    if parts[-2:] == ["c", "weight"]:
+        parts[-2] = "conv"
+    return f"{_PREFIX}vit.{'.'.join(parts)}"
+
+
+def _tiny_vit() -> Any:
+    try:
+        from timm.models.tiny_vit import TinyVit
+    except ImportError:
+        raise MissingPackageError("timm", "mobile", "MobileSAM") from None
+
+    vit: Any = TinyVit(
+        embed_dims=(64, 128, 160, 320),
+        depths=(2, 2, 6, 2),
+        num_heads=(2, 4, 5, 10),
+        window_sizes=(7, 7, 14, 7),
+        drop_path_rate=0.0,
+        num_classes=0,
+        global_pool="",
+    )
+    vit.stages[3].downsample.conv2.conv.stride = (1, 1)  # keeps 64x64 at 1024 px
+    vit.head = nn.Identity()  # its norm is in no checkpoint and in no forward pass
+    return vit

@@ -1,0 +1,53 @@
+"""Photograph to SAM input: longest side to S pixels, normalise, zero-pad right and bottom to S x S.
+
+Bit-equal to segment-anything's `ResizeLongestSide.apply_image` + `Sam.preprocess` (PIL bilinear on
+uint8, which is what the model was trained with), without needing torchvision. One deliberate
+difference: a side never becomes 0, so 1 x 3000 images work.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def target_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(h, w) after resizing so that the longer side is `longest` pixels; rounds half up, min 1.
+
+    Source: segment_anything/utils/transforms.py `get_preprocess_shape`.
+
+    >>> target_size(480, 640, 1024)
+    (768, 1024)
+    """
+    scale = longest * 1.0 / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_longest(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """`image` (H,W,3) uint8 resized to `target_size`, PIL bilinear (antialiased when shrinking)."""
+    from PIL import Image
+
+    height, width = target_size(image.shape[0], image.shape[1], longest)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(resized)
+
+
+def to_input(
+    images: Sequence[NDArray[np.uint8]], longest: int, mean: "Tensor", std: "Tensor"
+) -> "Tensor":
+    """Images (H,W,3) uint8 RGB of any sizes -> (B,3,S,S) float32 on the device of `mean`.
+
+    `mean`, `std` (3,1,1) float32 in units of 0..255. Padding is 0 *after* normalisation.
+    """
+    import torch
+
+    batch = torch.zeros((len(images), 3, longest, longest), device=mean.device)
+    for slot, image in zip(batch, images, strict=True):
+        pixels = torch.from_numpy(resize_longest(image, longest)).to(mean.device)
+        height, width = pixels.shape[:2]
+        slot[:, :height, :width] = (pixels.permute(2, 0, 1) - mean) / std
+    return batch
