@@ -1,0 +1,212 @@
+"""`svp bench superpixels`: our path from decoder outputs to superpixels against the published one.
+
+Both get the same stored low-resolution logits (see `blobs`), run one after the other in this
+process, and are timed in CPU seconds by stage, so other load on the machine hardly matters. The
+results must be the same masks, levels and order, or the report says so.
+"""
+
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..crops import Crop
+from ..grid import GridPrompter
+from ..recipe import GridConfig
+from ..records import Superpixels
+from .blobs import LOW, DecoderOutputs, decoder_outputs
+from .published import Found, Watch, published_superpixels
+
+GOALS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`lines` for people, `figures` for `--json`; `ok` if every goal is met and results agree."""
+
+    lines: tuple[str, ...]
+    figures: dict[str, Any]
+    ok: bool
+
+
+def run(*, prompts: int = 1024, size: tuple[int, int] = (480, 640), seed: int = 0) -> Report:
+    """Measures both paths on `prompts` (a square number) stored outputs for an image of `size`.
+
+    Takes about 2 minutes of CPU and 3 GB at the default; goals are meant for the default.
+    """
+    side = round(prompts**0.5)
+    config = GridConfig(points_per_side=side)
+    with _one_thread():
+        outputs = decoder_outputs(side, *size, seed)
+        ours, watch = _measure(outputs, size, config, "exact")
+        fast, fast_watch = _measure(outputs, size, config, "fast")
+        rival_watch = Watch()
+        rival = published_superpixels(outputs, size, config, rival_watch)
+    figures: dict[str, Any] = {
+        "prompts": side * side,
+        "size": list(size),
+        "survivors": dict(ours.survivors),
+        "superpixels": len(ours),
+        "published": _stages(rival_watch),
+        "exact": _stages(watch),
+        "fast": _stages(fast_watch),
+        "same": _same(ours, rival),
+        "fast_difference": difference(ours, fast),
+        "decoder_flops": _decoder_flops(side * side),
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+    return _report(figures)
+
+
+def difference(exact: Superpixels, other: Superpixels) -> dict[str, float]:
+    """How far `other` is from `exact`, superpixels matched by prompt, crop and level.
+
+    missing, added: superpixels without a partner; changed: partners with any other pixel;
+    pixels_flipped: their differing pixels as a share of the matched pixels.
+    """
+    from pycocotools import mask as coco
+
+    first, second = _by_prompt(exact), _by_prompt(other)
+    both = first.keys() & second.keys()
+    flipped = total = changed = 0
+    for key in both:
+        pair = [m.masks()[i].coco() for m, i in ((exact, first[key]), (other, second[key]))]
+        areas = coco.area(pair).astype(np.int64)
+        shared = int(coco.area(coco.merge(pair, intersect=True)))
+        flips = int(areas.sum()) - 2 * shared
+        flipped, total, changed = flipped + flips, total + int(areas[0]), changed + (flips > 0)
+    return {
+        "superpixels": len(exact),
+        "missing": len(first) - len(both),
+        "added": len(second) - len(both),
+        "changed": changed,
+        "pixels_flipped": flipped / max(total, 1),
+    }
+
+
+class _Stored:
+    """A `SamBackend` that hands out stored outputs in order."""
+
+    image_size = 4 * LOW
+    report = None
+
+    def __init__(self, outputs: DecoderOutputs) -> None:
+        self._outputs, self._next = outputs, 0
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        return torch.zeros(len(images), 1, 1, 1)
+
+    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        rows = slice(self._next, self._next + len(points))
+        self._next = rows.stop
+        return self._outputs.low[rows].float(), self._outputs.iou[rows]
+
+
+class _Timed(GridPrompter):
+    """Our prompter with a stopwatch at the decoder and the up-scaling."""
+
+    watch: Watch
+
+    def _upscale(
+        self, low: Tensor, chosen: NDArray[np.int64], crop: Crop
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        chunks = super()._upscale(low, chosen, crop)
+        step = self.watch.timed("upscale", lambda: next(chunks, None))
+        while (chunk := step()) is not None:
+            yield chunk
+
+
+def _measure(
+    outputs: DecoderOutputs, size: tuple[int, int], config: GridConfig, mode: Any
+) -> tuple[Superpixels, Watch]:
+    backend, watch = _Stored(outputs), Watch()
+    backend.decode = watch.timed("decode", backend.decode)  # type: ignore[method-assign]
+    prompter = _Timed(backend, config=config, mode=mode)
+    prompter.watch = watch
+    image = np.zeros((*size, 3), np.uint8)
+    found: Superpixels = watch.timed("total", prompter.generate)(image)
+    return found, watch
+
+
+def _stages(watch: Watch) -> dict[str, float]:
+    """decode (handing out), upscale, selection (all the rest), total, in CPU seconds."""
+    seconds = watch.seconds
+    rest = seconds["total"] - seconds["decode"] - seconds.get("upscale", 0.0)
+    return {
+        "decode": seconds["decode"],
+        "upscale": seconds.get("upscale", 0.0),
+        "selection": rest,
+        "total": seconds["total"],
+    }
+
+
+def _same(ours: Superpixels, rival: Found) -> bool:
+    return ours.rles == rival.counts and ours.level.tolist() == rival.level.tolist()
+
+
+def _by_prompt(found: Superpixels) -> dict[tuple[Any, ...], int]:
+    keys = zip(found.crop.tolist(), found.point.tolist(), found.level.tolist(), strict=True)
+    return {(*crop, *point, level): i for i, (crop, point, level) in enumerate(keys)}
+
+
+def _decoder_flops(prompts: int) -> dict[str, float]:
+    from ..sam.architecture import build_sam
+    from ..sam.decoder import decoder_flops
+
+    published, ours = decoder_flops(build_sam("vit_b"), prompts)
+    return {"published": published, "ours": ours, "saved": 1 - ours / published}
+
+
+def _report(figures: dict[str, Any]) -> Report:
+    rival, exact, fast = figures["published"], figures["exact"], figures["fast"]
+    ratios = {
+        "selection": rival["selection"] / exact["selection"],
+        "whole": rival["total"] / exact["total"],
+        "whole_fast": rival["total"] / fast["total"],
+        "decoder": figures["decoder_flops"]["saved"],
+    }
+    ok = figures["same"] and all(ratios[name] >= goal for name, goal in GOALS.items())
+    return Report(tuple(_lines(figures, ratios)), {**figures, "ratios": ratios, "ok": ok}, ok)
+
+
+def _lines(figures: dict[str, Any], ratios: dict[str, float]) -> Iterator[str]:
+    height, width = figures["size"]
+    steps = " > ".join(f"{name} {count}" for name, count in figures["survivors"].items())
+    yield f"{figures['prompts']} prompts, image {width} x {height}, masks: {steps}"
+    yield f"{'CPU seconds, one thread':26}{'published':>10}{'exact':>10}{'fast':>10}"
+    for stage in ("decode", "upscale", "selection", "total"):
+        times = (figures[path][stage] for path in ("published", "exact", "fast"))
+        yield f"  {stage:24}" + "".join(f"{seconds:10.3f}" for seconds in times)
+    yield f"selection after up-sampling {ratios['selection']:.1f}x (goal {GOALS['selection']:.0f}x)"
+    yield (
+        f"logits to superpixels {ratios['whole']:.1f}x exact (goal {GOALS['whole']:.0f}x), "
+        f"{ratios['whole_fast']:.1f}x fast"
+    )
+    flops = figures["decoder_flops"]
+    yield (
+        f"decoder {flops['ours'] / 1e12:.2f} TFLOP, published {flops['published'] / 1e12:.2f}: "
+        f"{flops['saved']:.0%} fewer (goal {GOALS['decoder']:.0%})"
+    )
+    yield f"exact and published superpixels are {'the same' if figures['same'] else 'DIFFERENT'}"
+    other = figures["fast_difference"]
+    yield (
+        f"fast up-sampling: {other['changed']} of {other['superpixels']} superpixels differ, "
+        f"{other['pixels_flipped']:.2e} of their pixels; {other['missing']} missing, "
+        f"{other['added']} added"
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

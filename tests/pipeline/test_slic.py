@@ -1,0 +1,84 @@
+"""SLIC: a tiling of the image, calibrated, deterministic."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from svp.pipeline import rle
+from svp.pipeline.errors import ConfigError, DataError, MissingPackageError
+from svp.pipeline.recipe import SlicConfig, SuperpixelConfig
+from svp.pipeline.records import WHOLE, Where
+from svp.pipeline.slic import calibrate, slic_labels, slic_superpixels
+from svp.pipeline.superpixels import build_source
+
+data = pytest.importorskip("skimage.data")
+
+
+def photographs() -> list[NDArray[np.uint8]]:
+    return [data.astronaut()[::2, ::2], data.coffee()[::2, ::2], data.chelsea()[::2, ::2]]
+
+
+def test_the_superpixels_tile_the_photograph() -> None:
+    image = photographs()[1]
+    found = slic_superpixels(image)
+    masks = np.stack([rle.decode(mask) for mask in found.masks()])
+    assert (masks.sum(0) == 1).all()
+    labels = slic_labels(image, SlicConfig())
+    for number, mask in enumerate(masks):
+        np.testing.assert_array_equal(mask, labels == number)
+    assert found.area.tolist() == masks.sum((1, 2)).tolist()
+    ys, xs = np.nonzero(masks[3])
+    np.testing.assert_allclose(found.point[3], [xs.mean(), ys.mean()], rtol=1e-6)
+    assert found.box[3].tolist() == [xs.min(), ys.min(), xs.max(), ys.max()]
+    assert set(found.level.tolist()) == {WHOLE}
+    assert not found.fallback
+
+
+def test_same_image_same_bytes() -> None:
+    image = photographs()[0]
+    assert slic_superpixels(image).rles == slic_superpixels(image.copy()).rles
+
+
+def test_calibration_reaches_a_mean_of_forty_on_photographs() -> None:
+    config, mean = calibrate(photographs())
+    counts = [len(slic_superpixels(image, config)) for image in photographs()]
+    assert np.mean(counts) == pytest.approx(mean)
+    assert mean == pytest.approx(40, abs=1.5)
+
+
+def test_the_default_gives_about_forty() -> None:
+    counts = [len(slic_superpixels(image)) for image in photographs()]
+    assert 30 <= np.mean(counts) <= 50
+
+
+def test_the_cap_drops_the_smallest() -> None:
+    image = photographs()[2]
+    full = slic_superpixels(image)
+    found = slic_superpixels(image, max_superpixels=10)
+    assert sorted(found.area) == sorted(full.area)[-10:]
+    assert found.survivors == {"labels": len(full), "kept": 10}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (7, 9)])
+def test_thin_images_work(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    assert slic_superpixels(image).area.sum() == size[0] * size[1]
+
+
+def test_source_from_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SuperpixelConfig(source="slic", slic=SlicConfig(n_segments=20))
+    source = build_source(config, Where(images=Path()), "cpu")
+    images = photographs()
+    found, embeddings = source.generate_batch(images)
+    assert [len(one) for one in found] == [len(slic_superpixels(i, config.slic)) for i in images]
+    assert embeddings is None
+    with pytest.raises(ConfigError, match="no SAM embedding"):
+        source.generate_batch(images, embeddings=True)
+    with pytest.raises(DataError, match=r"\(5, 5\) uint8"):
+        source.generate_batch([np.zeros((5, 5), np.uint8)])
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(MissingPackageError, match=r"svp\[slic\]"):
+        build_source(config, Where(images=Path()), "cpu")
