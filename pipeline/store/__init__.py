@@ -1,0 +1,27 @@
+"""The cache: a plan, sharded Zarr v3 arrays, manifests; written once, read by offset."""
+
+from .create import create_cache
+from .index import finalize
+from .manifest import Manifest, committed, missing_shards
+from .plan import Plan, PlanImage
+from .reader import CacheReader
+from .verify import ShardReport, VerifyReport, repair, uncommit, verify, verify_shard
+from .writer import write_shard
+
+__all__ = [
+    "CacheReader",
+    "Manifest",
+    "Plan",
+    "PlanImage",
+    "ShardReport",
+    "VerifyReport",
+    "committed",
+    "create_cache",
+    "finalize",
+    "missing_shards",
+    "repair",
+    "uncommit",
+    "verify",
+    "verify_shard",
+    "write_shard",
+]

@@ -1,0 +1,196 @@
+"""Atomic durable writes: temp file, fsync, rename, fsync of the folder.
+
+A name in the cache either holds complete bytes or does not exist. Temp files end in `.partial` and
+carry their writer's host and process, so that the leftovers of a dead writer can be told from the
+work of a living one.
+
+Fault injection for the tests: `SVP_CRASH_AT=<label>:<stage>` kills the process (SIGKILL) at that
+point; `SVP_CRASH_AT=<label>:<stage>@<shard>` only in that shard. Stages are `STAGES`, in order;
+labels are the array names, `manifest`, `plan`, `index`, `complete` and `log`.
+"""
+
+import errno
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import xxhash
+
+from ..errors import CacheError
+from ..text import show
+from .layout import refuse_links
+
+STAGES = ("before-temp", "after-temp", "before-rename", "after-rename")
+PARTIAL = ".partial"
+FOREIGN_TEMP_AGE = 24 * 3600.0  # seconds; another host's temp file this old has no writer left
+
+_serial = count()
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def crash_point(label: str, stage: str, shard: int | None = None) -> None:
+    """Kill this process if the environment asks for it here (tests of crash safety)."""
+    wanted = os.environ.get("SVP_CRASH_AT")
+    if wanted and wanted in (f"{label}:{stage}", f"{label}:{stage}@{shard}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class TempFile:
+    """A written but not yet durable file: `commit` gives it its name, `discard` drops it."""
+
+    path: Path
+    temp: Path
+    fd: int
+    label: str
+    shard: int | None
+    bytes: int = 0
+    xxh3: str = ""
+
+    def commit(self) -> None:
+        """fsync and rename; durable once the folder is synced. Raises CacheError, temp removed."""
+        try:
+            crash_point(self.label, "after-temp", self.shard)
+            os.fsync(self.fd)
+            crash_point(self.label, "before-rename", self.shard)
+            os.replace(self.temp, self.path)
+            crash_point(self.label, "after-rename", self.shard)
+        except OSError as error:
+            raise _explain(error, self.path) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Close and remove the temp file if it is still there. Safe to repeat."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+            self.temp.unlink(missing_ok=True)
+
+
+def write_temp(
+    path: Path, buffers: Sequence[bytes | memoryview], *, label: str, shard: int | None = None
+) -> TempFile:
+    """`buffers`, one after another, in a temp file beside `path`; its folder must exist.
+
+    Raises CacheError if the disk is full or refuses; the temp file is removed.
+    """
+    temp = path.with_name(f"{path.name}.{_writer()}-{next(_serial)}{PARTIAL}")
+    crash_point(label, "before-temp", shard)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        file = TempFile(path, temp, os.open(temp, flags, 0o644), label, shard)
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        file.bytes, file.xxh3 = _write_all(file.fd, buffers)
+    except OSError as error:
+        file.discard()
+        raise _explain(error, path) from error
+    except BaseException:
+        file.discard()
+        raise
+    return file
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """fsync folders, so that the names in them survive a power loss."""
+    for folder in folders:
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync one folder. Raises CacheError."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _explain(error, folder) from error
+
+
+def make_folder(folder: Path, root: Path) -> None:
+    """Create `folder` under `root`; a symbolic link on the way out of `root` is refused."""
+    refuse_links(root, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explain(error, folder) from error
+
+
+def write_file(path: Path, data: bytes, *, label: str, shard: int | None = None) -> None:
+    """One small file, atomic and durable on return."""
+    write_temp(path, [data], label=label, shard=shard).commit()
+    sync_folders([path.parent])
+
+
+def remove_stale(root: Path) -> list[Path]:
+    """Delete temp files under `root` whose writer is gone; returns what was deleted.
+
+    Call it from the planner only. Another living run on the same cache keeps its files.
+    """
+    stale = [path for path in root.rglob(f"*{PARTIAL}") if not path.is_dir() and _is_stale(path)]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale
+
+
+def _write_all(fd: int, buffers: Sequence[bytes | memoryview]) -> tuple[int, str]:
+    digest, size = xxhash.xxh3_64(), 0
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        digest.update(view)
+        size += len(view)
+        while view:
+            view = view[os.write(fd, view) :]
+    return size, digest.hexdigest()
+
+
+def _writer() -> str:
+    return f"{_host()}-{os.getpid()}"
+
+
+def _host() -> str:
+    # Containers may share a host name: the process id only means something in its own namespace.
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = 0
+    return xxhash.xxh3_64_hexdigest(f"{platform.node()}/{space}".encode())[:8]
+
+
+def _is_stale(path: Path) -> bool:
+    parts = path.name.removesuffix(PARTIAL).rsplit(".", 1)[-1].split("-")
+    if len(parts) == 3 and parts[0] == _host() and parts[1].isdecimal():
+        return not _alive(int(parts[1]))
+    try:
+        return time.time() - path.lstat().st_mtime > FOREIGN_TEMP_AGE
+    except FileNotFoundError:
+        return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _explain(error: OSError, path: Path) -> CacheError:
+    where = show(str(path), 300)
+    if error.errno in _NO_SPACE:
+        return CacheError(
+            f"{where}: {error.strerror}: this shard was not committed; free some space and "
+            "run the same command again, it continues where it stopped"
+        )
+    return CacheError(f"{where}: cannot be written: {error.strerror}")
