@@ -14,7 +14,12 @@ class SvpError(Exception):
 
 
 class DataError(SvpError):
-    """A record or file of a data source is wrong; the message names it and the rule it breaks."""
+    """A record or file of a data source is wrong; the message names it and the rule it breaks.
+
+    `problems` holds the single lines where one error stands for many.
+    """
+
+    problems: tuple[str, ...] = ()
 
 
 class ImageError(DataError):
@@ -68,6 +73,18 @@ class MissingPackageError(SvpError, ImportError):
 
     def __reduce__(self) -> tuple[type["MissingPackageError"], tuple[str, str, str]]:
         return type(self), (self.package, self.extra, self.use)
+
+
+class Interrupted(SvpError):
+    """A signal stopped the run cleanly; the message is the line that resumes it."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum  # 130 for SIGINT, 143 for SIGTERM
+
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
+        return type(self), (self.signum, str(self))
 
 
 def describe(error: BaseException) -> str:

@@ -1,6 +1,11 @@
 """Untrusted text made safe to print: file names and expressions may hold terminal codes."""
 
 import unicodedata
+from reprlib import Repr
+
+_BOUNDED = Repr()
+_BOUNDED.maxlist = _BOUNDED.maxtuple = _BOUNDED.maxdict = 20
+_BOUNDED.maxstring = _BOUNDED.maxother = 2000
 
 
 def escape(text: str) -> str:
@@ -18,7 +23,7 @@ def shorten(text: str, limit: int = 120) -> str:
     >>> shorten("abcdefghij", 7)
     'abc...j'
     """
-    safe = escape(text)
+    safe = escape(text if len(text) <= 2 * limit else text[:limit] + text[-limit:])
     if len(safe) <= limit:
         return safe
     tail = (limit - 3) // 4
@@ -27,7 +32,24 @@ def shorten(text: str, limit: int = 120) -> str:
 
 def show(value: object, limit: int = 80) -> str:
     """`repr` of any untrusted value, bounded and printable, for use in an error message."""
-    return shorten(value if isinstance(value, str) else repr(value), limit)
+    return shorten(value if isinstance(value, str) else _repr(value), limit)
+
+
+def quote(value: object, limit: int = 80) -> str:
+    """`show`, with a string in quotes, so that blanks and empty ones are seen.
+
+    >>> quote(""), quote(7)
+    ("''", '7')
+    """
+    return f"'{show(value, limit)}'" if isinstance(value, str) else show(value, limit)
+
+
+def _repr(value: object) -> str:
+    """A bounded repr: data may be huge, nested past the stack, or an int too long to print."""
+    try:
+        return _BOUNDED.repr(value)
+    except (ValueError, RecursionError):
+        return f"<{type(value).__name__}>"
 
 
 def _printable(char: str) -> bool:

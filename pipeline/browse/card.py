@@ -1,0 +1,133 @@
+"""One card of the page: what is said about one image, ready for the template."""
+
+from dataclasses import dataclass
+
+from ..records import PART, SUB_PART, WHOLE, Superpixels
+from ..store.plan import PlanImage
+from ..text import shorten
+from .overlay import Overlay, Shape, draw
+
+LEVELS = {WHOLE: "whole", PART: "part", SUB_PART: "sub-part"}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Where a card's photograph lies, relative to the page; `size` is (width, height)."""
+
+    large: str
+    small: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Everything the template prints about one image. All text is printable but not yet HTML."""
+
+    anchor: int  # place on the page: ids may be negative or too long for a fragment
+    image_id: int
+    name: str
+    height: int
+    width: int
+    fallback: bool
+    overlay: Overlay
+    photo: Picture | None
+    missing: str  # why there is no photograph, or ""
+
+    @property
+    def picture(self) -> str:
+        """Address of the photograph, or ""."""
+        return self.photo.large if self.photo else ""
+
+    @property
+    def small(self) -> str:
+        """Address of the small photograph, or ""."""
+        return self.photo.small if self.photo else ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the photograph on the page."""
+        return self.photo.size if self.photo else (0, 0)
+
+    @property
+    def count(self) -> str:
+        """How many superpixels, in words."""
+        return many(len(self.overlay.shapes))
+
+    @property
+    def tall(self) -> bool:
+        """Whether the image is so tall that it should not fill the width."""
+        return self.height > 1.1 * self.width
+
+    @property
+    def painted(self) -> list[Shape]:
+        """Shapes from large to small, so that a small one is never hidden under a large one."""
+        return sorted(self.overlay.shapes, key=lambda shape: -shape.area)
+
+    @property
+    def layers(self) -> list[tuple[str, str, str]]:
+        """(key, label, figure) of each layer that can be switched; `overlap` starts switched off."""
+        counts = {level: 0 for level in LEVELS} | _count(self.overlay)
+        return [
+            *((str(level), LEVELS[level], str(counts[level])) for level in LEVELS),
+            ("bare", "uncovered", share(self.overlay.uncovered_share)),
+            ("over", "overlap", share(self.overlay.overlap_share)),
+            ("photo", "photo", ""),
+        ]
+
+    @property
+    def text(self) -> str:
+        """One sentence that says what the picture shows."""
+        counts = _count(self.overlay)
+        parts = ", ".join(f"{counts[level]} {LEVELS[level]}" for level in LEVELS if level in counts)
+        bare, over = share(self.overlay.uncovered_share), share(self.overlay.overlap_share)
+        return (
+            f"{self.count} ({parts}); "
+            f"{bare} of the picture uncovered, {over} covered more than once."
+        )
+
+    def readout(self, shape: Shape) -> str:
+        """One line about one superpixel."""
+        return (
+            f"Superpixel {shape.number}: {LEVELS[shape.level]}, {shape.area:,} px "
+            f"({share(shape.share)}), score {shape.score:.3f}, stability {shape.stability:.3f}"
+        )
+
+
+def make_card(
+    anchor: int, image: PlanImage, found: Superpixels, photo: Picture | None, missing: str
+) -> Card:
+    """The card of one image. DataError if a stored RLE is malformed."""
+    return Card(
+        anchor=anchor,
+        image_id=image.image_id,
+        name=shorten(image.path.rpartition("/")[2] or image.path, 60),
+        height=found.height,
+        width=found.width,
+        fallback=found.fallback,
+        overlay=draw(found),
+        photo=photo,
+        missing=missing,
+    )
+
+
+def share(value: float | None) -> str:
+    """A share 0 to 1 as percent; small but non-zero ones are not rounded to nothing.
+
+    >>> share(0.5), share(0.0004), share(0.0), share(None)
+    ('50.0 %', '< 0.1 %', '0 %', 'not recorded')
+    """
+    if value is None:
+        return "not recorded"
+    if 0 < value < 0.0005:
+        return "< 0.1 %"
+    return f"{value:.1%}".replace("%", " %") if value else "0 %"
+
+
+def many(count: int) -> str:
+    """`1 superpixel`, `40 superpixels`."""
+    return f"{count:,} superpixel{'' if count == 1 else 's'}"
+
+
+def _count(overlay: Overlay) -> dict[int, int]:
+    levels = [shape.level for shape in overlay.shapes]
+    return {level: levels.count(level) for level in LEVELS if level in levels}

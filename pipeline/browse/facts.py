@@ -1,0 +1,99 @@
+"""The words and figures at the head of the page."""
+
+from dataclasses import dataclass
+
+from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
+from ..store.plan import Plan
+from ..store.stats import StatsReport
+from ..text import shorten
+from .card import share
+
+SOURCES = {"sam": "SAM", "mobile_sam": "MobileSAM", "slic": "SLIC (scikit-image)"}
+VIEWS = {"squash": "squashed", "center_crop": "centre crop", "pad": "padded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure: what it is, its value, and one line under it."""
+
+    name: str
+    value: str
+    note: str
+    link: str = ""
+
+
+def tiles(found: StatsReport) -> list[Tile]:
+    """The figures of a cache, most asked for first."""
+    bad = sum(found.quarantined.values())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in found.quarantined.items())
+    where = f"measured on {found.sampled:,} images"
+    return [
+        Tile("Images", f"{found.ok:,}", f"of {found.images:,} planned"),
+        Tile(
+            "Superpixels",
+            f"{found.tokens.mean:.1f}",
+            f"per image; 95 % have ≤ {found.tokens.p95:g}",
+        ),
+        Tile("Coverage", share(found.coverage.mean), f"of the pixels, {where}"),
+        Tile("Overlap", share(found.overlap.mean), "of the pixels, covered twice or more"),
+        Tile(
+            "Quarantined",
+            f"{bad:,}",
+            shorten(reasons, 90) or "every image could be used",
+            "#quarantined" if bad else "",
+        ),
+        Tile("Fallback", f"{found.fallback:,}", "images kept whole: nothing survived"),
+    ]
+
+
+def facts(plan: Plan) -> list[tuple[str, str]]:
+    """What made the cache, as (name, value) pairs a person can read."""
+    recipe = plan.recipe
+    return [
+        ("Split", plan.split or "not named"),
+        ("Superpixels", _source(recipe.superpixels)),
+        ("Features", _features(recipe.features)),
+        ("Patch grid", f"{plan.grid[0]} × {plan.grid[1]}, {plan.channels} channels"),
+        ("SAM embedding", "stored" if recipe.store_sam_embeddings else "not stored"),
+    ]
+
+
+def libraries(recipe: Recipe) -> list[tuple[str, str]]:
+    """Versions of the packages that affect bits, by name."""
+    return sorted(recipe.libraries.items())
+
+
+def steps(found: StatsReport) -> list[tuple[str, str]]:
+    """Masks left after each selection step, mean per image, in the order of the steps."""
+    return [
+        (shorten(name), f"{left / max(1, found.ok):,.1f}") for name, left in found.survivors.items()
+    ]
+
+
+def notices(found: StatsReport, photographs: bool) -> list[str]:
+    """What a reader must know before trusting the page."""
+    lines = []
+    if found.missing:
+        lines.append(
+            f"This cache is not complete: {found.missing:,} of {found.images:,} images are still "
+            "to be done. Run the same svp precompute again; it goes on where it stopped."
+        )
+    if not photographs:
+        lines.append("The photographs are not available here: superpixels are shown without them.")
+    return lines
+
+
+def _source(config: SuperpixelConfig) -> str:
+    name = SOURCES[config.source]
+    if config.source == "slic":
+        slic = config.slic
+        return f"{name}, {slic.n_segments} segments, compactness {slic.compactness:g}"
+    grid = config.grid
+    points = f"{grid.points_per_side} × {grid.points_per_side} points"
+    crops = f", {grid.crop_n_layers} crop layer(s)" if grid.crop_n_layers else ""
+    model = config.model if config.source == "sam" else "vit_t"
+    return f"{name} {model}, preset {config.preset}: {points}{crops}, {config.mode} mode"
+
+
+def _features(config: FeatureConfig) -> str:
+    return f"{config.encoder}, {VIEWS[config.view]} to {config.size} px, stored as {config.stored}"

@@ -1,0 +1,64 @@
+"""What the page reads of a cache, gathered once: plan, rows that can be shown, and statistics."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..records import Quarantined, Superpixels
+from ..store.plan import Plan
+from ..store.reader import CacheReader
+from ..store.stats import StatsReport, stats
+
+MEASURED = 400  # images behind coverage, overlap and levels: enough for a page, quick to decode
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """A cache as the page sees it. Rows are places in `plan.images`.
+
+    good  rows that hold superpixels, in order
+    bad   row -> why it is in quarantine
+    """
+
+    plan: Plan
+    good: tuple[int, ...]
+    bad: dict[int, Quarantined]
+    stats: StatsReport
+    superpixels: Callable[[int], Superpixels]
+
+    def choose(self, limit: int, ids: Sequence[int] | None) -> list[int]:
+        """Rows of the wanted image ids, or `limit` good rows spread evenly over the cache."""
+        if ids is None:
+            return spread_over(self.good, limit)
+        rows = {self.plan.images[row].image_id: row for row in self.good}
+        absent = [image_id for image_id in ids if image_id not in rows]
+        if absent:
+            raise ConfigError(f"image {absent[0]}: not in this cache, not done yet or quarantined")
+        return [rows[image_id] for image_id in dict.fromkeys(ids)]
+
+
+def open_view(cache: Path) -> CacheView:
+    """The cache in folder `cache`; MissingError or CacheError if it is none or damaged."""
+    reader = CacheReader(cache)
+    rows = reader.index_of
+    return CacheView(
+        plan=reader.plan,
+        good=tuple(row for row in range(len(reader)) if reader.status(row) == "ok"),
+        bad={rows[item.image_id]: item for item in reader.quarantined},
+        stats=stats(cache, MEASURED),
+        superpixels=reader.superpixels,
+    )
+
+
+def spread_over(items: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of `items`, evenly spaced, first and last included, in order.
+
+    >>> spread_over(range(10), 4), spread_over([5, 6], 4), spread_over([1, 2], 0)
+    ([0, 3, 6, 9], [5, 6], [])
+    """
+    if len(items) <= limit:
+        return list(items)
+    return [items[int(at)] for at in np.linspace(0, len(items) - 1, limit)]

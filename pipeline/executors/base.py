@@ -1,0 +1,149 @@
+"""What an executor is: the shapes that pass between a run, its scheduler and its workers.
+
+A backend (`local`, `ray`, `dask`) only moves jobs to workers and reports what became of them; it
+decides nothing. Retries, timeouts, poison images and parking live in `drive`, once for all three.
+Invariant: a job is a pure function of (task, job), so running one twice is harmless.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Reason = Literal["worker_died", "worker_timeout", "worker_error"]
+EventKind = Literal[
+    "started",  # result: {"shards": int, "workers": int}
+    "worker_ready",
+    "worker_died",
+    "worker_hung",
+    "shard_done",  # result: what the task returned
+    "shard_failed",
+    "shard_hunt",
+    "image_poison",  # result: {"row": int, "reason": str}
+    "shard_parked",
+    "tick",  # a few times a second: lets the listener redraw, or raise to stop the run
+    "finished",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One thing a worker does.
+
+    shard   number of the shard
+    rows    None: compute the shard and commit it. (a, b): compute rows a..b-1, store nothing; the
+            search for a poison image is made of such probes
+    poison  rows that kill their worker, with the reason: quarantined without being touched
+    """
+
+    shard: int
+    rows: tuple[int, int] | None = None
+    poison: tuple[tuple[int, Reason], ...] = ()
+
+
+class Task(Protocol):
+    """Picklable description of the work. `open` loads the models, once per worker process."""
+
+    def open(self) -> Callable[[Job], dict[str, object]]:
+        """Load the models; the result does one job and returns a small dict."""
+
+    def rows(self, shard: int) -> int:
+        """How many images shard `shard` has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened. `on_event` may raise to stop the run: workers are ended first."""
+
+    kind: EventKind
+    shard: int | None = None
+    worker: int | None = None
+    detail: str = ""
+    result: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What became of the shards of one run.
+
+    done    committed shards, in order of completion
+    parked  shards given up, with the last cause; none of their images is in the cache
+    poison  (shard, row, reason) of images quarantined because they kill their worker
+    tries   attempts per shard that needed more than one
+    """
+
+    done: tuple[int, ...]
+    parked: Mapping[int, str]
+    poison: tuple[tuple[int, int, Reason], ...]
+    tries: Mapping[int, int]
+    deaths: int
+    timeouts: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pool reports about one of its workers.
+
+    ready   it can take a job       done    `value` is what the job returned
+    raised  `error` (an SvpError) or `detail` (any other exception's traceback)
+    died    the process is gone     refused `error` or `detail`: the models did not load
+    """
+
+    worker: int
+    kind: Literal["ready", "done", "raised", "died", "refused"]
+    value: Mapping[str, object] = field(default_factory=dict)
+    detail: str = ""
+    error: Exception | None = None
+
+
+class Pool(Protocol):
+    """The workers of one backend, numbered 0..size-1, each holding at most one job."""
+
+    size: int
+
+    def submit(self, worker: int, job: Job) -> None:
+        """Give `job` to a worker that reported `ready` or `done`."""
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """What happened since the last call; waits at most `timeout` seconds for something."""
+
+    def restart(self, worker: int) -> None:
+        """End the worker, whatever it is doing, and start a fresh one under the same number."""
+
+    def close(self) -> None:
+        """End all workers and whatever else this pool started; leave nothing running."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorOptions:
+    """How to run; nothing here changes a stored bit.
+
+    workers         None: one per GPU, else one per usable core; 0: in this process (debugging)
+    device          "cpu", "cuda" or "cuda:<i>", as the task gets it
+    threads         threads of one worker
+    ray_address     join this Ray cluster instead of starting one on this machine
+    dask_scheduler  join this Dask scheduler instead of starting one on this machine
+    memory_mb       Ray's object store; our results are a few kB
+    """
+
+    workers: int | None = None
+    device: str = "cpu"
+    threads: int = 1
+    ray_address: str | None = None
+    dask_scheduler: str | None = None
+    memory_mb: int = 100
+
+
+class Executor(Protocol):
+    """One way to run shards. All give byte-identical shards."""
+
+    def run(
+        self,
+        task: Task,
+        shards: Sequence[int],
+        on_event: Callable[[Event], None],
+        *,
+        max_tries: int = 3,
+        shard_timeout_s: float | None = None,
+    ) -> Summary:
+        """Do all `shards`; see `drive.drive` for what happens to those that fail."""

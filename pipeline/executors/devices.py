@@ -1,0 +1,62 @@
+"""How many workers, and which device each one sees.
+
+A worker sees one GPU and calls it `cuda`; which one is decided here through its environment, so
+that the same task runs under every executor.
+"""
+
+import os
+
+from ..errors import ConfigError
+from ..text import show
+from .base import ExecutorOptions
+
+
+def usable_devices(options: ExecutorOptions) -> list[dict[str, str]]:
+    """Environment additions of each worker on this machine, at least one.
+
+    Raises ConfigError for a device that is not there.
+    """
+    check_device(options)
+    if options.device == "cpu":
+        return [{} for _ in range(options.workers or usable_cores(options.threads))]
+    wanted = _visible_gpus()
+    if options.device != "cuda":
+        index = int(options.device.partition(":")[2])
+        if index >= len(wanted):
+            raise ConfigError(f"device={options.device}: {len(wanted)} CUDA devices found")
+        wanted = [wanted[index]]
+    if not wanted:
+        raise ConfigError("device=cuda: no CUDA device found; use --device cpu")
+    count = options.workers or len(wanted)
+    return [{"CUDA_VISIBLE_DEVICES": wanted[i % len(wanted)]} for i in range(count)]
+
+
+def check_device(options: ExecutorOptions) -> None:
+    """Refuse options no executor can follow. Raises ConfigError."""
+    name, colon, index = options.device.partition(":")
+    if name not in ("cpu", "cuda") or (colon and not (name == "cuda" and index.isdecimal())):
+        raise ConfigError(f"device={show(options.device)}: allowed are cpu, cuda, cuda:<number>")
+    if options.threads < 1:
+        raise ConfigError(f"threads={options.threads}: need >= 1")
+    if options.workers is not None and options.workers < 0:
+        raise ConfigError(f"workers={options.workers}: need >= 0")
+
+
+def task_device(options: ExecutorOptions) -> str:
+    """The device's name inside a worker: `cuda:3` is that worker's only GPU, `cuda`."""
+    return options.device.partition(":")[0] if options.workers != 0 else options.device
+
+
+def usable_cores(threads: int = 1) -> int:
+    """How many workers of `threads` threads the cores this process may use can feed."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // threads)
+
+
+def _visible_gpus() -> list[str]:
+    """Names of the GPUs as CUDA_VISIBLE_DEVICES takes them; no CUDA context is made."""
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return given.split(",")[:count] if given else [str(i) for i in range(count)]

@@ -1,0 +1,129 @@
+"""Workers on this machine: one spawned process and one pipe each. The default; needs no package.
+
+Not multiprocessing.Pool (waits for ever after a worker's `kill -9`) and not ProcessPoolExecutor
+(fails all pending work). The parent waits on the pipes and on the processes themselves, so a dead
+worker is noticed at once. Processes are spawned, never forked: libraries hold threads and locks.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from .base import Event, ExecutorOptions, Job, Outcome, Pool, Summary, Task
+from .devices import usable_devices
+from .drive import drive
+from .inline import InlinePool
+from .worker import environment, serve, thread_environment
+
+GRACE_S = 5.0
+
+
+class LocalExecutor:
+    """One process per GPU, or per usable core without one; `workers=0` runs in this process."""
+
+    def __init__(self, options: ExecutorOptions) -> None:
+        self.options = options
+
+    def run(
+        self,
+        task: Task,
+        shards: Sequence[int],
+        on_event: Callable[[Event], None],
+        *,
+        max_tries: int = 3,
+        shard_timeout_s: float | None = None,
+    ) -> Summary:
+        """See `drive.drive`."""
+        return drive(
+            self._pool(task, len(shards)),
+            task,
+            shards,
+            on_event,
+            max_tries=max_tries,
+            shard_timeout_s=shard_timeout_s,
+        )
+
+    def _pool(self, task: Task, shards: int) -> Pool:
+        devices = usable_devices(self.options)
+        if self.options.workers == 0:
+            return InlinePool(task, self.options.threads)
+        return LocalPool(task, devices[: max(1, shards)], self.options.threads)
+
+
+class LocalPool:
+    """`Pool` of spawned processes; `devices` holds one environment per worker."""
+
+    def __init__(self, task: Task, devices: Sequence[dict[str, str]], threads: int) -> None:
+        self.size = len(devices)
+        self._task, self._devices, self._threads = task, devices, threads
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        for worker in range(self.size):
+            self._start(worker)
+
+    def submit(self, worker: int, job: Job) -> None:
+        """See `Pool`. A worker that died meanwhile is reported by the next `wait`."""
+        try:
+            self._workers[worker][1].send(job)
+        except OSError:
+            pass
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """See `Pool`."""
+        pipes = {conn: worker for worker, (_, conn) in self._workers.items()}
+        ends = {process.sentinel: worker for worker, (process, _) in self._workers.items()}
+        ready = wait([*pipes, *ends], timeout)
+        # A dead worker's pipe is readable too: its last message, or the end of file.
+        found = {pipes[r] if isinstance(r, Connection) else ends[r] for r in ready}  # type: ignore[index]
+        return [self._receive(worker) for worker in sorted(found)]
+
+    def restart(self, worker: int) -> None:
+        """See `Pool`."""
+        self._end(worker)
+        self._start(worker)
+
+    def close(self) -> None:
+        """Kill all workers: a job not committed is dropped, files under way stay temporary."""
+        for process, _ in self._workers.values():
+            process.kill()
+        for worker in list(self._workers):
+            self._end(worker)
+
+    def _start(self, worker: int) -> None:
+        parent, child = self._context.Pipe()
+        process = self._context.Process(
+            target=serve,
+            args=(child, self._task, worker, self._threads),
+            name=f"svp-worker-{worker}",
+            daemon=True,
+        )
+        with environment(thread_environment(self._threads) | self._devices[worker]):
+            process.start()
+        child.close()  # else the pipe would stay open when the worker dies
+        self._workers[worker] = process, parent
+
+    def _receive(self, worker: int) -> Outcome:
+        process, conn = self._workers[worker]
+        try:
+            if conn.poll():
+                outcome = conn.recv()
+                assert isinstance(outcome, Outcome)
+                return outcome
+        except (EOFError, OSError):
+            pass
+        process.join(GRACE_S)
+        code = process.exitcode
+        return Outcome(worker, "died", detail=f"worker ended by {_cause(code)}")
+
+    def _end(self, worker: int) -> None:
+        process, conn = self._workers.pop(worker)
+        process.kill()
+        process.join(GRACE_S)
+        conn.close()
+
+
+def _cause(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}"
+    return f"exit code {code}"

@@ -1,0 +1,6 @@
+"""The generated world of the embedded default: scenes with exact masks and expressions."""
+
+from .make import SIZE, SPLITS, MadeScene, make_scene
+from .write import object_masks, write_scenes
+
+__all__ = ["SIZE", "SPLITS", "MadeScene", "make_scene", "object_masks", "write_scenes"]

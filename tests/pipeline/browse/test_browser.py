@@ -1,0 +1,360 @@
+"""The page in a real Chromium, driven through its DevTools pipe: keyboard, mouse, phone, policy."""
+
+import base64
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svp.pipeline.browse.page import browse
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+FLAGS = (
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+# The pipe must be on descriptors 3 and 4; copies above 9 first, so that neither hits the other.
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+KEYS = {"Tab": 9, "Escape": 27, " ": 32, "End": 35, "Home": 36, "ArrowUp": 38, "ArrowDown": 40}
+
+
+class Browser:
+    """One tab. Messages are JSON ended by NUL on descriptors 3 and 4 of the browser."""
+
+    def __init__(self, profile: Path) -> None:
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        command = [str(CHROMIUM), *FLAGS, *sandbox, f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-Sc", LAUNCH, str(theirs_in), str(theirs_out), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(theirs_in, theirs_out),
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._buffer, self._next, self._session = b"", 0, ""
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
+            self.call(f"{domain}.enable")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, AssertionError):
+            self._session = ""
+            self.call("Browser.close")
+        self._process.kill()
+        self._process.wait()
+        os.close(self._in)
+        os.close(self._out)
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._next += 1
+        message = {"id": self._next, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            reply = self._read()
+            if reply.get("id") == self._next:
+                assert "error" not in reply, reply
+                result: dict[str, Any] = reply["result"]
+                return result
+            self.events.append(reply)
+
+    def _read(self, seconds: float = 60.0) -> dict[str, Any]:
+        end = time.monotonic() + seconds
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._in], [], [], max(0.0, end - time.monotonic()))
+            assert ready, "Chromium does not answer"
+            data = os.read(self._in, 1 << 20)
+            assert data, "Chromium ended"
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def open(self, page: Path, fragment: str = "", width: int = 1280, height: int = 900) -> None:
+        self._go("about:blank")  # else another fragment of the same page would load nothing
+        self.events.clear()
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        self._go(page.as_uri() + fragment)
+
+    def _go(self, url: str) -> None:
+        done = len(self.events)
+        self.call("Page.navigate", url=url)
+        while not any(e.get("method") == "Page.loadEventFired" for e in self.events[done:]):
+            self.events.append(self._read())
+
+    def js(self, expression: str) -> Any:
+        reply = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
+
+    def press(self, key: str, shift: bool = False) -> None:
+        code = {"key": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": 8 if shift else 0}
+        text = {"text": " "} if key == " " else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **code, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **code)
+
+    def point_at(self, selector: str) -> None:
+        """Move the mouse to a point inside the first match that nothing else covers."""
+        x, y = self.js(
+            f"""(() => {{ const e = document.querySelector({selector!r});
+            e.scrollIntoView({{block: "center", behavior: "instant"}});
+            const b = e.getBoundingClientRect();
+            for (let i = 1; i < 40; i++) for (let j = 1; j < 40; j++) {{
+              const p = [b.left + b.width * i / 40, b.top + b.height * j / 40];
+              if (document.elementFromPoint(...p) === e) return p; }}
+            return [0, 0]; }})()"""
+        )
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def shot(self, target: Path) -> None:
+        target.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    def complaints(self) -> list[str]:
+        """Console messages, log entries and uncaught errors since the page was opened."""
+        wanted = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+        return [json.dumps(event) for event in self.events if event.get("method") in wanted]
+
+    def requests(self) -> list[str]:
+        """Addresses asked for since the page was opened."""
+        return [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    running = Browser(tmp_path_factory.mktemp("profile"))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def page(
+    make_cache: Callable[..., Path],
+    images_root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    cache = make_cache(bad={"bad/<b>.jpg": ("truncated", "ends early")}, unfinished=2)
+    return browse(cache, tmp_path_factory.mktemp("page") / "out", images_root=images_root)
+
+
+FOCUS = "document.activeElement"
+FIRST = "document.querySelector('#image-1')"
+
+
+def test_quiet_and_offline(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.js(
+        "for (const i of document.images) i.loading = 'eager';"
+        "Promise.all([...document.images].map(i => i.decode())).then(() => 0)"
+    )
+    assert browser.complaints() == []
+    base = page.parent.as_uri()
+    assert len(browser.requests()) == 1 + 6  # the page; two sizes of three photographs
+    assert all(url.startswith(base) for url in browser.requests())
+    assert browser.js("[...document.images].every(i => i.naturalWidth > 0)")
+    assert browser.js("document.querySelectorAll('.card').length") == 3
+
+
+def test_the_policy_stops_foreign_script_style_and_pictures(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.js(
+        """window.seen = []; document.addEventListener("securitypolicyviolation",
+        (e) => seen.push(e.effectiveDirective));
+        const s = document.createElement("script"); s.textContent = "window.ran = 1";
+        document.body.append(s);
+        document.body.insertAdjacentHTML("beforeend",
+          "<p style='color:red' onclick='window.ran=1'></p><img src='http://127.0.0.1:9/x.png'>");
+        document.body.lastElementChild.previousElementSibling.click();"""
+    )
+    seen = browser.js("new Promise(r => setTimeout(() => r(window.seen), 200))")
+    assert {"script-src-elem", "script-src-attr", "style-src-attr", "img-src"} <= set(seen)
+    assert browser.js("window.ran") is None
+
+
+def test_tab_reaches_everything_and_focus_is_seen(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.press("Tab")
+    assert browser.js(f"{FOCUS}.className") == "skip"
+    assert browser.js(f"{FOCUS}.getBoundingClientRect().top >= 0 || 'still sliding in'")
+    reached = []
+    for _ in range(120):
+        browser.press("Tab")
+        what = browser.js(f"{FOCUS}.closest('.card')?.id + ' ' + {FOCUS}.tagName")
+        if browser.js(f"{FOCUS} === document.body"):
+            break
+        reached.append(what)
+        assert browser.js(
+            f"""(() => {{ const e = {FOCUS}.closest('.chip') ?? {FOCUS};
+            return getComputedStyle(e).outlineStyle !== 'none' || {FOCUS}.matches('.scroll'); }})()"""
+        ), what
+    # Each card: six switches, then its list as one stop.
+    for card in ("image-1", "image-2", "image-3"):
+        assert reached.count(f"{card} INPUT") == 6
+        assert reached.count(f"{card} TR") == 1
+
+
+def test_skip_link_leads_to_the_pictures(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.press("Tab")
+    browser.js(f"{FOCUS}.click()")
+    assert browser.js("location.hash") == "#pictures"
+    assert browser.js(f"{FOCUS}.id") == "pictures"
+
+
+def test_switches_hide_levels_by_keyboard(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image-1")
+    shown = "getComputedStyle(document.querySelector('#image-1 .layer-{0}')).display !== 'none'"
+    rows = "[...document.querySelectorAll('#image-1 tr.l{0}')].some(r => r.offsetParent)"
+    for level in "210":
+        browser.js(f"{FIRST}.querySelector('[data-layer=\"{level}\"]').focus()")
+        browser.press(" ")
+        assert not browser.js(shown.format(level)) and not browser.js(rows.format(level))
+        browser.press(" ")
+        assert browser.js(shown.format(level)) and browser.js(rows.format(level))
+    assert not browser.js(shown.format("over"))
+    # The bar over all pictures sets every card's switch.
+    browser.js("document.querySelector('[data-all=over]').focus()")
+    browser.press(" ")
+    boxes = "[...document.querySelectorAll('.card [data-layer=over]')]"
+    assert browser.js(f"{boxes}.every(box => box.checked)") and browser.js(shown.format("over"))
+
+
+def test_arrows_walk_the_list_and_light_up_the_picture(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image-1")
+    picked = "document.querySelector('#image-1 .sp.on')?.dataset.n"
+    mark = "document.querySelector('#image-1 .mark').getAttribute('d')"
+    last = browser.js(f"{FIRST}.querySelectorAll('tbody tr').length")
+    browser.js(f"{FIRST}.querySelector('tbody tr').focus()")
+    for key, row in (("ArrowDown", 2), ("ArrowDown", 3), ("ArrowUp", 2), ("End", last)):
+        browser.press(key)
+        assert browser.js(picked) == str(row) == browser.js(f"{FOCUS}.dataset.n")
+        assert browser.js(mark) == browser.js(
+            f"document.querySelector('#image-1 .sp[data-n=\"{row}\"]').getAttribute('d')"
+        )
+        assert browser.js(f"{FOCUS}.getAttribute('aria-selected')") == "true"
+        said = browser.js(f"{FIRST}.querySelector('.readout').textContent")
+        assert said.startswith(f"Superpixel {row}: ")
+    assert browser.js("document.querySelectorAll('.sp.on').length") == 1
+    browser.press("Escape")
+    assert browser.js(picked) is None and browser.js(mark) == ""
+    # A hidden level is stepped over.
+    browser.js(f"{FIRST}.querySelector('[data-layer=\"2\"]').click()")
+    browser.press("Home")
+    assert browser.js(f"{FOCUS}.className.includes('l1')")
+
+
+def test_mouse_links_picture_and_list(browser: Browser, page: Path) -> None:
+    browser.open(page, "#image-2")
+    browser.point_at('#image-2 .sp[data-n="4"]')
+    assert browser.js("document.querySelector('#image-2 tr.on').dataset.n") == "4"
+    browser.point_at("#image-2 h3")
+    assert browser.js("document.querySelector('#image-2 tr.on')") is None
+    browser.point_at('#image-2 tr[data-n="3"] td')
+    assert browser.js("document.querySelector('#image-2 .sp.on').dataset.n") == "3"
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_overflows_sideways(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width, height=844)
+    assert browser.js("document.scrollingElement.scrollWidth") <= width
+    outside = browser.js(
+        f"""[...document.querySelectorAll("body *")].filter(e =>
+        !e.closest(".jump, svg, .vh, .skip") && e.getBoundingClientRect().right > {width} + 1)
+        .map(e => e.outerHTML.slice(0, 80))"""
+    )
+    assert outside == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(browser: Browser, page: Path, scheme: str) -> None:
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
+    browser.call("Emulation.setEmulatedMedia", features=features)
+    browser.open(page)
+    ratios = browser.js(
+        """(() => {
+        const paint = document.createElement("canvas").getContext("2d");
+        const light = (name) => {
+          paint.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name);
+          const hex = paint.fillStyle.match(/[0-9a-f]{2}/g).map(h => parseInt(h, 16) / 255)
+            .map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+          return .2126 * hex[0] + .7152 * hex[1] + .0722 * hex[2]; };
+        const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+          return (x + .05) / (y + .05); };
+        return [["--ink", "--card"], ["--soft", "--card"], ["--soft", "--paper"],
+          ["--soft", "--well"], ["--accent", "--card"], ["--warn", "--warn-paper"]]
+          .map(pair => ratio(...pair)); })()"""
+    )
+    assert min(ratios) >= 4.5  # WCAG 2.2, 1.4.3
+    assert browser.js("getComputedStyle(document.querySelector('.sp')).transitionDuration") == "0s"
+    browser.call("Emulation.setEmulatedMedia", features=[])
+
+
+def test_everything_that_can_be_used_has_a_name(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    used = {"link", "checkbox", "grid", "image", "group", "heading", "DisclosureTriangle"}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node.get("ignored") and node.get("role", {}).get("value") in used
+    ]
+    assert {"link", "checkbox", "grid", "image", "heading"} <= {role for role, _ in named}
+    assert [role for role, name in named if not name and role != "group"] == []
+
+
+def test_page_without_photographs(
+    browser: Browser, make_cache: Callable[..., Path], tmp_path: Path
+) -> None:
+    browser.open(browse(make_cache(), tmp_path / "bare"), width=390, height=844)
+    assert browser.complaints() == [] and len(browser.requests()) == 1
+    height = browser.js(f"{FIRST}.querySelector('.frame svg').getBoundingClientRect().height")
+    assert height > 200
+    assert browser.js("document.scrollingElement.scrollWidth") <= 390

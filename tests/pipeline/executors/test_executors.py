@@ -1,0 +1,136 @@
+"""One fault suite for all executors: whatever happens to workers, the shards come out the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mock_task import MockTask
+
+from svp.pipeline.errors import CacheError, ConfigError, WeightsError
+from svp.pipeline.executors import EXECUTORS, Event, ExecutorOptions, Summary, build
+
+MakeTask = Callable[..., MockTask]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> MakeTask:
+    def make(name: str = "out", **options: object) -> MockTask:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / "marks").mkdir(exist_ok=True)
+        return MockTask(str(tmp_path / name), str(tmp_path / "marks"), **options)  # type: ignore[arg-type]
+
+    return make
+
+
+def run(
+    task: MockTask, executor: str = "local", workers: int = 2, **limits: float
+) -> tuple[Summary, list[Event]]:
+    events: list[Event] = []
+    how = build(executor, ExecutorOptions(workers=workers))
+    return how.run(task, task.shards, events.append, **limits), events  # type: ignore[arg-type]
+
+
+def files(task: MockTask) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path(task.out).iterdir())}
+
+
+@pytest.fixture
+def clean(make: MakeTask) -> dict[str, bytes]:
+    """The shards with images 5 and 14 left out, computed in this process."""
+    task = make("clean", faults={5: "raise", 14: "raise"})
+    run(task, workers=0)
+    return files(task)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_every_fault_at_once(executor: str, make: MakeTask, clean: dict[str, bytes]) -> None:
+    """Killed and failing workers, a hung one, two poison images: nothing lost, nothing twice."""
+    faults = {5: "kill", 14: "raise", 9: "exit_once", 17: "kill_once", 22: "hang_once"}
+    task = make(faults=faults)
+    summary, events = run(task, executor, shard_timeout_s=4.0)
+    assert files(task) == clean
+    assert sorted(summary.done) == list(task.shards)
+    assert len(summary.done) == len(set(summary.done)), "a shard was reported twice"
+    assert sorted(summary.poison) == [(1, 1, "worker_died"), (3, 2, "worker_error")]
+    assert not summary.parked
+    assert summary.timeouts == 1
+    assert summary.tries[2] == 2, "a shard whose worker died once is tried once more"
+    assert {e.result["host_threads"]["OMP_NUM_THREADS"] for e in events if e.kind == "shard_done"} == {"1"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_worker_count_changes_nothing(
+    workers: int, make: MakeTask, clean: dict[str, bytes]
+) -> None:
+    task = make(faults={5: "raise", 14: "raise"})
+    run(task, workers=workers)
+    assert files(task) == clean
+
+
+def test_too_many_poison_images_park_the_shard_and_the_run_goes_on(make: MakeTask) -> None:
+    task = make(images=24, per_shard=8, faults=dict.fromkeys(range(8, 14), "raise"))
+    summary, _ = run(task)
+    assert set(summary.done) == {0, 2}
+    assert list(summary.parked) == [1]
+    assert "images stop their worker" in summary.parked[1]
+    assert not Path(task.out, "1.bin").exists()
+
+
+def test_nothing_works_stops_the_run(make: MakeTask) -> None:
+    task = make(images=40, faults=dict.fromkeys(range(40), "raise"), per_shard=6)
+    with pytest.raises(CacheError, match=r"first 3 shards all failed.*IndexError|images stop"):
+        run(task)
+
+
+def test_error_of_ours_ends_the_run_at_once(make: MakeTask) -> None:
+    task = make(faults={0: "full"}, delay=0.01)
+    with pytest.raises(CacheError, match="disk full"):
+        run(task)
+
+
+def test_workers_that_cannot_load_their_models(make: MakeTask) -> None:
+    with pytest.raises(WeightsError, match="wrong checkpoint"):
+        run(make(load="weights"))
+    with pytest.raises(CacheError, match="6 in a row.*no memory for the model"):
+        run(make(load="raise"))
+    with pytest.raises(CacheError, match="exit code 7"):
+        run(make(load="die"))
+
+
+def test_listener_may_stop_the_run(make: MakeTask) -> None:
+    """Raising in `on_event` ends the workers, also one that hangs, and comes out of `run`."""
+    import psutil
+
+    def listen(event: Event) -> None:
+        if event.kind == "shard_done":
+            raise KeyboardInterrupt
+
+    task = make(faults={0: "hang"})
+    with pytest.raises(KeyboardInterrupt):
+        build("local", ExecutorOptions(workers=2)).run(task, task.shards, listen)
+    lines = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not [line for line in lines if "spawn_main" in line]
+
+
+def test_more_workers_than_shards(make: MakeTask) -> None:
+    task = make(images=3)
+    summary, events = run(task, workers=4)
+    assert summary.done == (0,)
+    assert events[0].result == {"shards": 1, "workers": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("slurm", {}, "executor=slurm: allowed are local, ray, dask"),
+        ("local", {"ray_address": "auto"}, "ray_address goes with executor=ray"),
+        ("ray", {"dask_scheduler": "tcp://x:1"}, "dask_scheduler goes with executor=dask"),
+        ("local", {"device": "tpu"}, "device=tpu"),
+        ("local", {"device": "cpu:1"}, "device=cpu:1"),
+        ("local", {"threads": 0}, "threads=0"),
+        ("local", {"workers": -1}, "workers=-1"),
+    ],
+)
+def test_wrong_options(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(name, ExecutorOptions(**options))  # type: ignore[arg-type]
