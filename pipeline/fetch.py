@@ -67,30 +67,6 @@ def offers(dest: Path | None = None) -> list[Offer]:
     return [_offer(remote, dest) for remote in REMOTES.values()]
 
 
-def _offer(remote: Remote, dest: Path | None) -> Offer:
-    return Offer(
-        name=remote.name,
-        about=remote.about,
-        size=remote.size,
-        exact=remote.exact,
-        verified=remote.verified,
-        licence=remote.licence,
-        urls=tuple(file.url for file in remote.files),
-        present=dest is not None and all(_present(file, dest) for file in remote.files),
-    )
-
-
-def _present(file: RemoteFile, dest: Path) -> bool:
-    path = dest / file.path
-    return path.is_file() and (not file.exact or path.stat().st_size == file.size)
-
-
-def _mirrored(file: RemoteFile, base_url: str | None) -> str | None:
-    if base_url is None:
-        return None
-    return f"{base_url.rstrip('/')}/{quote(Path(file.path).name)}"
-
-
 def offer_lines(dest: Path | None = None) -> list[str]:
     """The list as text: name, size, licence, what it is; what lies in `dest` is marked."""
     found = offers(dest)
@@ -102,10 +78,6 @@ def offer_lines(dest: Path | None = None) -> list[str]:
     ]
     here = [] if dest is None else [f"* = complete in {shorten(str(dest))}"]
     return [*lines, *here, "Sizes marked ~ are estimates. Nothing is downloaded without a name."]
-
-
-def _size_text(offer: Offer) -> str:
-    return f"{'' if offer.exact else '~'}{human_bytes(offer.size)}"
 
 
 def human_bytes(size: int) -> str:
@@ -142,3 +114,31 @@ def progress_bars() -> Iterator[Callable[[RemoteFile], Progress]]:
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield on_file
+
+
+def _size_text(offer: Offer) -> str:
+    return f"{'' if offer.exact else '~'}{human_bytes(offer.size)}"
+
+
+def _offer(remote: Remote, dest: Path | None) -> Offer:
+    return Offer(
+        name=remote.name,
+        about=remote.about,
+        size=remote.size,
+        exact=remote.exact,
+        verified=remote.verified,
+        licence=remote.licence,
+        urls=tuple(file.url for file in remote.files),
+        present=dest is not None and all(_present(file, dest) for file in remote.files),
+    )
+
+
+def _present(file: RemoteFile, dest: Path) -> bool:
+    path = dest / file.path
+    return path.is_file() and (not file.exact or path.stat().st_size == file.size)
+
+
+def _mirrored(file: RemoteFile, base_url: str | None) -> str | None:
+    if base_url is None:
+        return None
+    return f"{base_url.rstrip('/')}/{quote(Path(file.path).name)}"

@@ -42,8 +42,8 @@ class GridPrompter:
     backend           see `sam.SamBackend`
     preset            "svp" (whole image only) or "fma" (with one layer of crops)
     config            overrides the preset
-    mode              "exact": two-step up-sampling, TF32 off; "fast": fused up-sampling. What the
-                      backend may change in fast mode (dtype, compile) is its own matter
+    mode              "exact": two-step up-sampling; "fast": fused up-sampling. What the backend
+                      changes in fast mode (dtype, compile) is its own matter
     points_per_batch  prompts per decoder call; bounds memory, changes rounding in the decoder only
     max_superpixels   the smallest above that many are dropped and counted in `survivors`
     encoder_batch     crops per encoder call
@@ -85,7 +85,7 @@ class GridPrompter:
         """
         for image in images:
             _check(image)
-        with torch.inference_mode(), _full_precision(not self.fused):
+        with torch.inference_mode(), _full_precision():
             return self._run(images, return_embeddings)
 
     def _run(
@@ -204,12 +204,11 @@ def _check(image: Image) -> None:
 
 
 @contextmanager
-def _full_precision(exact: bool) -> Iterator[None]:
-    """TF32 off while `exact`; the caller's setting comes back."""
+def _full_precision() -> Iterator[None]:
+    """TF32 off, so that no product here loses 13 bits; the caller's setting comes back."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    if exact:
-        matmul.allow_tf32 = cudnn.allow_tf32 = False
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:
         yield
     finally:

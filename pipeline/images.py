@@ -13,7 +13,8 @@ from the header and capped before a pixel is decoded, and every failure is an `I
 | CMYK, YCCK JPEG     | Pillow's conversion, which undoes Adobe's inversion; no colour profile  |
 | 16 bit, grey or RGB | the high byte: 65535 -> 255, an 8-bit value times 257 comes back exactly|
 | EXIF orientation    | NOT applied: COCO's annotations refer to stored pixels                  |
-| animated            | refused: an annotation cannot say which frame it means                  |
+| animated PNG, WEBP  | refused: an annotation cannot say which frame it means                  |
+| several in a JPEG   | the first (MPO: telephones embed previews and depth maps)               |
 """
 
 import os
@@ -48,7 +49,7 @@ REASONS = {
     "corrupt": "the decoder refuses the content",
     "wrong-size": "height and width differ from what the annotations say",
     "unsupported-mode": "a pixel format with no sound conversion to 8-bit RGB",
-    "animated": "more than one frame",
+    "animated": "a PNG or WEBP of more than one frame",
 }
 
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"RIFF": "WEBP"}
@@ -146,7 +147,8 @@ def _check_header(image: Image.Image, path: Path) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         detail = f"{height}x{width}; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side"
         raise _error("too-large", path, detail)
-    if getattr(image, "n_frames", 1) > 1:
+    # A JPEG with a second picture inside is no animation: telephones embed previews and depth maps.
+    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
         raise _error("animated", path, "more than one frame; save the one that is annotated")
 
 

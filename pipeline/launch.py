@@ -6,12 +6,15 @@ Without a dataset the embedded default is used: scenes are generated beside the 
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .calibrate import calibrate
 from .cost import Estimate, estimate
+from .doctor import DoctorReport, doctor
 from .executors.devices import usable_devices
 from .planning import Content, sized_plan
 from .precompute import PrecomputeReport, RunOptions, limited, precompute
+from .records import Where
 from .settings import Flags, resolve
 from .sources import Source, open_source
 from .store.atomic import write_file
@@ -114,6 +117,25 @@ def price(request: Request, device: str, images: int) -> Estimate:
     )
     workers = request.run.executor_options.workers or 1
     return estimate(sized_plan(recipe), images, device=device, workers=workers)
+
+
+def examine(
+    flags: dict[str, Any],
+    size: str,
+    recipe_file: Path | None,
+    overrides: tuple[str, ...],
+    cache: Path | None,
+) -> DoctorReport:
+    """`svp doctor` for the recipe these options name; missing weights are a finding, no error."""
+    given = {name: flags[name] for name in ("sam_weights", "encoder_weights")}
+    # Random weights stand in while the recipe is built: nothing has to be found or hashed for it.
+    stand_in = Flags(**(flags | {"sam_weights": "random", "encoder_weights": "random"}))
+    recipe, _ = resolve(size, recipe_file, stand_in, overrides, Path())
+    sam, encoder = (Path(path) if path else None for path in given.values())
+    pixels = recipe.superpixels.model_copy(update={"weights": given["sam_weights"] or "auto"})
+    features = recipe.features.model_copy(update={"weights": given["encoder_weights"] or "auto"})
+    needed = recipe.model_copy(update={"superpixels": pixels, "features": features})
+    return doctor(recipe=needed, where=Where(Path(), sam, encoder), folder=Path(), cache=cache)
 
 
 def image_root_of(cache: Path) -> Path | None:

@@ -6,18 +6,19 @@ Order, later wins: the size's recipe in `workflows/precompute/`, a recipe file, 
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .errors import ConfigError, MissingError, PlanMismatchError
+from .errors import ConfigError, MissingError, PlanMismatchError, WeightsError
 from .locate import find_weights
 from .recipe import GRID_PRESETS, Recipe, parse_recipe
 from .records import Where
+from .sam.architecture import detect_type
 from .text import show
-from .weights import weights_digest
+from .weights import load_state_dict, weights_digest
 
 SIZES = ("tiny", "small", "paper")
 MAX_RECIPE_BYTES = 1 << 20
@@ -50,7 +51,7 @@ def resolve(
     raw = load_recipe_file(recipe_file) if recipe_file else shipped_recipe(size)
     raw.setdefault("superpixels", {})
     raw.setdefault("features", {})
-    _apply_flags(raw, flags)
+    _apply_flags(raw, _with_sam_type(flags))
     for assignment in overrides:
         _assign(raw, assignment)
     where = _place_weights(raw, flags, images)
@@ -94,22 +95,36 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse_yaml(text: str, where: str) -> dict[str, Any]:
-    loader = _Loader(text)
     try:
-        raw = loader.get_single_data()
+        raw = _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"recipe {show(where)}: {show(str(error), 300)}") from None
-    finally:
-        loader.dispose()
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigError(f"recipe {show(where)}: want a mapping of fields, got {show(raw)}")
     return raw
+
+
+def _with_sam_type(flags: Flags) -> Flags:
+    """A checkpoint given without its type says itself what it is, by its tensors' names."""
+    given = flags.sam_weights
+    if given is None or flags.sam_model or flags.superpixels == "slic" or given[:6] == "random":
+        return flags
+    found = detect_type(load_state_dict(Path(given).expanduser()))
+    if found is None:
+        raise WeightsError(
+            f"{show(given)}: neither SAM vit_b, vit_l, vit_h nor MobileSAM by its tensors: "
+            "name the architecture with --sam-model"
+        )
+    return replace(flags, sam_model=found)
 
 
 def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
     pixels, features = raw["superpixels"], raw["features"]
     if flags.superpixels and flags.superpixels != pixels.get("source", "sam"):
         _switch_source(pixels, flags.superpixels)
+    if flags.sam_model:
+        pixels["model"] = flags.sam_model
+        pixels["source"] = "mobile_sam" if flags.sam_model == "vit_t" else "sam"
     if flags.encoder and flags.encoder != features.get("encoder"):
         features.update(encoder=flags.encoder, size=_ENCODER_SIZE[flags.encoder])
     if flags.preset:
@@ -121,7 +136,6 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         grid |= pixels.get("grid") or {}
         pixels.update(preset="custom", grid=grid | {"points_per_side": flags.points_per_side})
     given = {
-        "model": flags.sam_model,
         "mode": flags.mode,
         "dtype": flags.dtype,
         "max_superpixels": flags.max_superpixels,

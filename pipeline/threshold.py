@@ -67,7 +67,8 @@ class _OnDevice:
 
 def _window(bits: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Rows and columns of the bounding box of `bits` (H,W); empty slices if there is none."""
-    return _extent(bits.any(axis=1)), _extent(bits.any(axis=0))
+    any_of = np.logical_or.reduce
+    return _extent(any_of(bits, axis=1)), _extent(any_of(bits, axis=0))
 
 
 def _extent(line: NDArray[np.bool_]) -> slice:

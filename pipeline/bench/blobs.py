@@ -13,87 +13,100 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-LOW = 256  # side of SAM's low-resolution logits; its padded input is four times that
-OBJECTS = 80
+SAM_LOW = 256  # side of SAM's low-resolution logits; its padded input is four times that
+ROWS = 12  # objects stand in about as many rows
 SLOPE = 12.0  # logits per low-res pixel at a border: a blob of radius 8 is 0.96 stable
 WOBBLE = 5.0  # logits; moves borders by about half a low-res pixel
 LOWEST = (0.6, 0.6, 0.3)  # of the scores: sub-parts, parts, wholes
 SPECKS = 3e-4  # share of low-res pixels in and around a blob that have the wrong sign
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderOutputs:
-    """low (P,3,256,256) float16 logits and iou (P,3) float32 of a square grid of P points."""
+    """low (P,3,L,L) float16 logits and iou (P,3) float32 of a square grid of P points."""
 
     low: Tensor
     iou: Tensor
 
+    @property
+    def image_size(self) -> int:
+        """Side of the padded model input, four times L as in SAM."""
+        return 4 * self.low.shape[-1]
 
-def decoder_outputs(side: int, height: int, width: int, seed: int = 0) -> DecoderOutputs:
-    """Outputs for `side` x `side` prompts (x fastest) on a height x width image."""
+
+def decoder_outputs(
+    side: int, height: int, width: int, seed: int = 0, low: int = SAM_LOW
+) -> DecoderOutputs:
+    """Outputs for `side` x `side` prompts (x fastest) on a height x width image.
+
+    low  side L of the logits; a smaller one has fewer objects of the same size in pixels
+    """
     rng = np.random.default_rng(seed)
-    extent = LOW * np.array([width, height]) / max(width, height)  # the un-padded region, x y
-    centre = _spread(extent, rng)
-    radius = rng.choice([9.0, 13.0, 20.0, 50.0], OBJECTS, p=[0.35, 0.4, 0.2, 0.05])
-    whole = radius
-    fields = [_blobs(centre, radius, rng)]
+    objects = max(8, 80 * low**2 // SAM_LOW**2)
+    extent = low * np.array([width, height]) / max(width, height)  # the un-padded region, x y
+    centre = _spread(objects, extent, rng)
+    radius = whole = rng.choice([9.0, 13.0, 20.0, 50.0], objects, p=[0.35, 0.4, 0.2, 0.05])
+    fields = [_blobs(low, centre, radius, rng)]
     for share in (0.7, 0.65):  # parts, then sub-parts, each inside its parent
         radius = radius * share
-        angle = rng.uniform(0, 2 * np.pi, OBJECTS)
-        away = 0.35 * radius[:, None] * np.stack((np.cos(angle), np.sin(angle)), axis=1)
-        centre = centre + away
-        fields.insert(0, _blobs(centre, radius, rng))
-    nested = torch.stack(fields, dim=1)  # (OBJECTS,3,256,256): sub-part, part, whole
-    return _answers(nested, whole, _grid(side, extent), rng)
+        angle = rng.uniform(0, 2 * np.pi, objects)
+        centre = centre + 0.35 * radius[:, None] * np.stack((np.cos(angle), np.sin(angle)), axis=1)
+        fields.insert(0, _blobs(low, centre, radius, rng))
+    nested = torch.stack(fields, dim=1)  # (K,3,L,L): sub-part, part, whole
+    x, y = np.clip(_grid(side, extent).round().astype(int), 0, low - 1).T
+    inside = nested[:, 2, y, x]  # (K,P) how deep each point lies in each object
+    small_first = 1000 - torch.from_numpy(whole).float()[:, None]
+    owner = torch.where(inside > 0, small_first, inside).argmax(0)
+    return _answers(nested, owner, inside.amax(0), rng)
 
 
 def _answers(
-    nested: Tensor,
-    radius: NDArray[np.float64],
-    points: NDArray[np.float64],
-    rng: np.random.Generator,
+    nested: Tensor, owner: Tensor, depth: Tensor, rng: np.random.Generator
 ) -> DecoderOutputs:
-    x, y = np.clip(points.round().astype(int), 0, LOW - 1).T
-    inside = nested[:, 2, y, x]  # (OBJECTS,P) how deep each point lies in each object
-    small_first = 1000 - torch.from_numpy(radius).float()[:, None]
-    owner = torch.where(inside > 0, small_first, inside).argmax(0).numpy()
+    """What each prompt says about the object `owner` (P,) it stands `depth` (P,) logits deep in."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    low = torch.empty((len(points), 3, LOW, LOW), dtype=torch.float16)
-    for i, which in enumerate(owner):
+    count, shape = len(owner), nested.shape[-2:]
+    low = torch.empty((count, 3, *shape), dtype=torch.float16)
+    for answer, which in zip(low, owner.tolist(), strict=True):
+        field = nested[which][None]
         noise = torch.randn((1, 3, 24, 24), generator=generator) * WOBBLE
-        smooth = F.interpolate(noise, (LOW, LOW), mode="bicubic", align_corners=False)[0]
-        specks = torch.rand((3, LOW, LOW), generator=generator) < SPECKS
-        specks &= nested[which] > -4 * SLOPE
-        low[i] = torch.where(specks, -nested[which], nested[which] + smooth).clamp(-20, 20)
-    depth = inside.amax(0)[:, None].clamp(-10, 10) / 10  # points at borders score lower
+        smooth = F.interpolate(noise, shape, mode="bicubic", align_corners=False)
+        specks = torch.rand((1, 3, *shape), generator=generator) < SPECKS
+        specks &= field > -4 * SLOPE
+        answer[:] = torch.where(specks, -field, field + smooth)[0].clamp(-20, 20)
     # Some objects are no whole, some no part: SAM scores them low at that level everywhere.
-    quality = torch.from_numpy(rng.uniform(LOWEST, 1.0, (OBJECTS, 3))).float()[owner]
-    scatter = torch.randn((len(points), 3), generator=generator) * 0.04
-    return DecoderOutputs(low, quality + 0.08 * depth + scatter)
+    quality = torch.from_numpy(rng.uniform(LOWEST, 1.0, (len(nested), 3))).float()[owner]
+    scatter = torch.randn((count, 3), generator=generator) * 0.04
+    border = depth[:, None].clamp(-10, 10) / 10  # points at borders score lower
+    return DecoderOutputs(low, quality + 0.08 * border + scatter)
 
 
-def _blobs(
-    centre: NDArray[np.float64], radius: NDArray[np.float64], rng: np.random.Generator
-) -> Tensor:
-    """(K,256,256) logits of wobbly discs: positive inside, SLOPE per pixel at the border."""
-    y, x = np.mgrid[:LOW, :LOW]
-    dx, dy = x - centre[:, 0, None, None], y - centre[:, 1, None, None]
-    angle, away = np.arctan2(dy, dx), np.hypot(dx, dy)
-    edge = radius[:, None, None] * np.ones_like(away)
-    for wave in (2, 3, 5):
-        size, phase = rng.uniform(0, 0.15, len(radius)), rng.uniform(0, 2 * np.pi, len(radius))
-        edge = edge * (1 + size[:, None, None] * np.cos(wave * angle + phase[:, None, None]))
-    return torch.from_numpy((edge - away) * SLOPE).float()
+def _blobs(low: int, centre: Floats, radius: Floats, rng: np.random.Generator) -> Tensor:
+    """(K,L,L) logits of wobbly discs: positive inside, SLOPE per pixel at the border."""
+    y, x = np.mgrid[:low, :low].astype(np.float32)
+    fields = []
+    for (x0, y0), size in zip(centre.astype(np.float32), radius.astype(np.float32), strict=True):
+        angle, edge = np.arctan2(y - y0, x - x0), np.full_like(x, size)
+        for wave in (2, 3, 5):
+            swing, phase = rng.uniform(0, 0.15), rng.uniform(0, 2 * np.pi)
+            edge *= 1 + np.float32(swing) * np.cos(wave * angle + np.float32(phase))
+        fields.append(torch.from_numpy((edge - np.hypot(x - x0, y - y0)) * np.float32(SLOPE)))
+    return torch.stack(fields)
 
 
-def _spread(extent: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """(OBJECTS,2) centres x y, one in each cell of an even grid."""
-    cells = 12 * (np.arange(OBJECTS) + 0.5) / OBJECTS
-    place = np.stack((cells % 1, (np.floor(cells) + 0.5) / 12), axis=1)
-    return (place + rng.uniform(-0.03, 0.03, (OBJECTS, 2))) * extent
+def _spread(objects: int, extent: Floats, rng: np.random.Generator) -> Floats:
+    """(K,2) centres x y, one in each cell of an even grid."""
+    rows = min(ROWS, max(1, round(objects**0.5)))
+    cells = rows * (np.arange(objects) + 0.5) / objects
+    place = np.stack((cells % 1, (np.floor(cells) + 0.5) / rows), axis=1)
+    centre: Floats = (place + rng.uniform(-0.03, 0.03, (objects, 2))) * extent
+    return centre
 
 
-def _grid(side: int, extent: NDArray[np.float64]) -> NDArray[np.float64]:
+def _grid(side: int, extent: Floats) -> Floats:
+    """(P,2) prompt points x y in low-res pixels, x fastest."""
     centres = (np.arange(side) + 0.5) / side
     x, y = np.meshgrid(centres * extent[0], centres * extent[1])
     return np.stack((x.ravel(), y.ravel()), axis=1)

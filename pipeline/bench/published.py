@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import MissingPackageError
 from ..recipe import GridConfig
-from .blobs import LOW, DecoderOutputs
+from .blobs import DecoderOutputs
 
 CHUNK = 50  # masks per broadcast in the published filter
 POINTS_PER_BATCH = 64  # the package's default
@@ -88,7 +88,7 @@ def level_filter(rles: list[dict[str, Any]], levels: NDArray[np.int64], limit: f
 
 def _shared(wanted: Tensor, kept: Tensor) -> Tensor:
     """(N1,N2) common pixels of (N1,H,W) and (N2,H,W) bool."""
-    parts = [(part[:, None] & kept[None]).sum(dim=(2, 3)) for part in wanted.split(CHUNK)]
+    parts = [(part[:, None] & kept[None]).sum(dim=(2, 3)) for part in torch.split(wanted, CHUNK)]
     return torch.cat(parts)
 
 
@@ -114,14 +114,20 @@ def _generator(outputs: DecoderOutputs, config: GridConfig, watch: Watch) -> Any
 def _canned_sam(outputs: DecoderOutputs, config: GridConfig, watch: Watch) -> Any:
     from segment_anything.modeling import Sam
 
-    sam = Sam(_Encoder(), _Prompts(), _Decoder(outputs.low, _scores(outputs.iou, config)))
+    sam = Sam(
+        _Encoder(outputs.image_size),
+        _Prompts(),
+        _Decoder(outputs.low, _scores(outputs.iou, config)),
+    )
     sam.mask_decoder.forward = watch.timed("decode", sam.mask_decoder.forward)
     sam.postprocess_masks = watch.timed("upscale", sam.postprocess_masks)
     return sam
 
 
 class _Encoder(nn.Module):
-    img_size = 4 * LOW
+    def __init__(self, img_size: int) -> None:
+        super().__init__()
+        self.img_size = img_size
 
     def forward(self, image: Tensor) -> Tensor:
         return image.new_zeros(1, 1, 1, 1)

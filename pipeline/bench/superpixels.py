@@ -5,7 +5,6 @@ process, and are timed in CPU seconds by stage, so other load on the machine har
 results must be the same masks, levels and order, or the report says so.
 """
 
-import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..crops import Crop
+from ..errors import ConfigError
 from ..grid import GridPrompter
 from ..recipe import GridConfig
 from ..records import Superpixels
-from .blobs import LOW, DecoderOutputs, decoder_outputs
+from .blobs import SAM_LOW, DecoderOutputs, decoder_outputs
+from .modes import compare_modes, difference
 from .published import Found, Watch, published_superpixels
 
 GOALS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
@@ -35,15 +36,27 @@ class Report:
     ok: bool
 
 
-def run(*, prompts: int = 1024, size: tuple[int, int] = (480, 640), seed: int = 0) -> Report:
-    """Measures both paths on `prompts` (a square number) stored outputs for an image of `size`.
+def run(
+    *,
+    prompts: int = 1024,
+    size: tuple[int, int] = (480, 640),
+    seed: int = 0,
+    low: int = SAM_LOW,
+    scenes: int = 20,
+) -> Report:
+    """Measures both paths on stored outputs; the goals are meant for the defaults.
 
-    Takes about 2 minutes of CPU and 3 GB at the default; goals are meant for the default.
+    prompts  a square number; low: side of the logits (SAM: 256); size: (H,W) of the image
+    scenes   generated scenes on which the modes are compared with the tiny SAM; 0: not at all
+    Takes 2 to 3 minutes of CPU and 4 GB. Raises ConfigError if `prompts` is no square, and
+    MissingPackageError without OpenCV, which segment-anything's clean-up needs.
     """
     side = round(prompts**0.5)
+    if side < 1 or side * side != prompts:
+        raise ConfigError(f"prompts={prompts}: need a square number, such as 256 or 1024")
     config = GridConfig(points_per_side=side)
     with _one_thread():
-        outputs = decoder_outputs(side, *size, seed)
+        outputs = decoder_outputs(side, *size, seed, low)
         ours, watch = _measure(outputs, size, config, "exact")
         fast, fast_watch = _measure(outputs, size, config, "fast")
         rival_watch = Watch()
@@ -57,47 +70,21 @@ def run(*, prompts: int = 1024, size: tuple[int, int] = (480, 640), seed: int = 
         "exact": _stages(watch),
         "fast": _stages(fast_watch),
         "same": _same(ours, rival),
-        "fast_difference": difference(ours, fast),
+        "fast_difference": difference([ours], [fast]),
+        "models": compare_modes(scenes) if scenes else {},
         "decoder_flops": _decoder_flops(side * side),
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
     return _report(figures)
-
-
-def difference(exact: Superpixels, other: Superpixels) -> dict[str, float]:
-    """How far `other` is from `exact`, superpixels matched by prompt, crop and level.
-
-    missing, added: superpixels without a partner; changed: partners with any other pixel;
-    pixels_flipped: their differing pixels as a share of the matched pixels.
-    """
-    from pycocotools import mask as coco
-
-    first, second = _by_prompt(exact), _by_prompt(other)
-    both = first.keys() & second.keys()
-    flipped = total = changed = 0
-    for key in both:
-        pair = [m.masks()[i].coco() for m, i in ((exact, first[key]), (other, second[key]))]
-        areas = coco.area(pair).astype(np.int64)
-        shared = int(coco.area(coco.merge(pair, intersect=True)))
-        flips = int(areas.sum()) - 2 * shared
-        flipped, total, changed = flipped + flips, total + int(areas[0]), changed + (flips > 0)
-    return {
-        "superpixels": len(exact),
-        "missing": len(first) - len(both),
-        "added": len(second) - len(both),
-        "changed": changed,
-        "pixels_flipped": flipped / max(total, 1),
-    }
 
 
 class _Stored:
     """A `SamBackend` that hands out stored outputs in order."""
 
-    image_size = 4 * LOW
     report = None
 
     def __init__(self, outputs: DecoderOutputs) -> None:
         self._outputs, self._next = outputs, 0
+        self.image_size = outputs.image_size
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.zeros(len(images), 1, 1, 1)
@@ -150,11 +137,6 @@ def _same(ours: Superpixels, rival: Found) -> bool:
     return ours.rles == rival.counts and ours.level.tolist() == rival.level.tolist()
 
 
-def _by_prompt(found: Superpixels) -> dict[tuple[Any, ...], int]:
-    keys = zip(found.crop.tolist(), found.point.tolist(), found.level.tolist(), strict=True)
-    return {(*crop, *point, level): i for i, (crop, point, level) in enumerate(keys)}
-
-
 def _decoder_flops(prompts: int) -> dict[str, float]:
     from ..sam.architecture import build_sam
     from ..sam.decoder import decoder_flops
@@ -194,11 +176,16 @@ def _lines(figures: dict[str, Any], ratios: dict[str, float]) -> Iterator[str]:
         f"{flops['saved']:.0%} fewer (goal {GOALS['decoder']:.0%})"
     )
     yield f"exact and published superpixels are {'the same' if figures['same'] else 'DIFFERENT'}"
-    other = figures["fast_difference"]
-    yield (
-        f"fast up-sampling: {other['changed']} of {other['superpixels']} superpixels differ, "
-        f"{other['pixels_flipped']:.2e} of their pixels; {other['missing']} missing, "
-        f"{other['added']} added"
+    yield f"fused up-sampling: {_changes(figures['fast_difference'])}"
+    for name, change in figures["models"].items():
+        yield f"tiny SAM, {name}: {_changes(change)}"
+
+
+def _changes(change: dict[str, float]) -> str:
+    return (
+        f"of {change['superpixels']} superpixels {change['changed']} differ in some pixel, "
+        f"{change['missing']} are missing, {change['added']} are new; "
+        f"{change['pixels_flipped']:.1e} of the pixels flipped"
     )
 
 

@@ -110,17 +110,16 @@ def make_card(
     )
 
 
-def share(value: float | None) -> str:
-    """A share 0 to 1 as percent; small but non-zero ones are not rounded to nothing.
+def share(value: float) -> str:
+    """A share 0 to 1 as percent; only nothing is rounded to nothing, only all to all.
 
-    >>> share(0.5), share(0.0004), share(0.0), share(None)
-    ('50.0 %', '< 0.1 %', '0 %', 'not recorded')
+    >>> share(0.5), share(0.0004), share(0.0), share(0.9997), share(1.0)
+    ('50.0 %', '< 0.1 %', '0 %', '> 99.9 %', '100 %')
     """
-    if value is None:
-        return "not recorded"
-    if 0 < value < 0.0005:
-        return "< 0.1 %"
-    return f"{value:.1%}".replace("%", " %") if value else "0 %"
+    if value in (0.0, 1.0):
+        return f"{value:.0%}".replace("%", " %")
+    sign = "< " if value < 0.0005 else "> " if value > 0.9995 else ""
+    return sign + f"{min(0.999, max(0.001, value)):.1%}".replace("%", " %")
 
 
 def many(count: int) -> str:

@@ -32,7 +32,7 @@ def tiles(found: StatsReport) -> list[Tile]:
         Tile(
             "Superpixels",
             f"{found.tokens.mean:.1f}",
-            f"per image; 95 % have ≤ {found.tokens.p95:g}",
+            f"per image; 95 % have ≤ {found.tokens.p95:.0f}",
         ),
         Tile("Coverage", share(found.coverage.mean), f"of the pixels, {where}"),
         Tile("Overlap", share(found.overlap.mean), "of the pixels, covered twice or more"),
@@ -64,15 +64,19 @@ def libraries(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def steps(found: StatsReport) -> list[tuple[str, str]]:
-    """Masks left after each selection step, mean per image, in the order of the steps."""
-    return [
-        (shorten(name), f"{left / max(1, found.ok):,.1f}") for name, left in found.survivors.items()
-    ]
+    """Masks left after each selection step, mean per image, most first: a step only removes."""
+    ordered = sorted(found.survivors.items(), key=lambda step: -step[1])
+    return [(shorten(name), f"{left / max(1, found.ok):,.1f}") for name, left in ordered]
 
 
-def notices(found: StatsReport, photographs: bool) -> list[str]:
+def notices(found: StatsReport, recipe: Recipe, photographs: bool) -> list[str]:
     """What a reader must know before trusting the page."""
     lines = []
+    if recipe.superpixels.source != "slic" and recipe.superpixels.weights.startswith("random"):
+        lines.append(
+            "These superpixels come from random weights: they test the machinery and show nothing "
+            "about the method."
+        )
     if found.missing:
         lines.append(
             f"This cache is not complete: {found.missing:,} of {found.images:,} images are still "
@@ -92,8 +96,16 @@ def _source(config: SuperpixelConfig) -> str:
     points = f"{grid.points_per_side} × {grid.points_per_side} points"
     crops = f", {grid.crop_n_layers} crop layer(s)" if grid.crop_n_layers else ""
     model = config.model if config.source == "sam" else "vit_t"
-    return f"{name} {model}, preset {config.preset}: {points}{crops}, {config.mode} mode"
+    weights = shorten(config.weights, 30)
+    return (
+        f"{name} {model} ({weights} weights), preset {config.preset}: {points}{crops}, "
+        f"{config.mode} mode"
+    )
 
 
 def _features(config: FeatureConfig) -> str:
-    return f"{config.encoder}, {VIEWS[config.view]} to {config.size} px, stored as {config.stored}"
+    weights = shorten(config.weights, 30)
+    return (
+        f"{config.encoder} ({weights} weights), {VIEWS[config.view]} to {config.size} px, "
+        f"stored as {config.stored}"
+    )

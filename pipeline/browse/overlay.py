@@ -69,7 +69,7 @@ def draw(found: Superpixels) -> Overlay:
         shapes=tuple(shapes),
         uncovered=svg_path(small == 0, step, SPECK),
         overlap=svg_path(small > 1, step, SPECK),
-        uncovered_share=1.0 - covered,
+        uncovered_share=max(0.0, 1.0 - covered),
         overlap_share=overlapped,
     )
 

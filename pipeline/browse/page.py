@@ -72,7 +72,7 @@ def browse(
         cards = [
             _card(view, row, anchor, folder, images_root) for anchor, row in enumerate(rows, 1)
         ]
-        (folder / INDEX).write_text(_render(view, cards, ids is not None), encoding="utf-8")
+        (folder / INDEX).write_text(_render(view, cards), encoding="utf-8")
     return out / INDEX
 
 
@@ -98,11 +98,12 @@ def _photo(image: PlanImage, anchor: int, folder: Path, images_root: Path) -> Pi
     return Picture(*names, size)
 
 
-def _render(view: CacheView, cards: list[Card], chosen: bool) -> str:
+def _render(view: CacheView, cards: list[Card]) -> str:
     plan, found = view.plan, view.stats
     style, script = _source("style.css"), _source("page.js")
     bad = [_bad(plan.images[row], item) for row, item in sorted(view.bad.items())]
-    shown = f"{len(cards):,} pictures" if chosen else f"{len(cards):,} of {found.ok:,} images"
+    every = len(cards) == found.ok
+    shown = f"All {found.ok:,} images" if every else f"{len(cards):,} of {found.ok:,} images"
     template = _environment().get_template("page.html.j2")
     return template.render(
         version=__version__,
@@ -111,7 +112,7 @@ def _render(view: CacheView, cards: list[Card], chosen: bool) -> str:
         script=script,
         title=shorten(plan.split or plan.id[:12], 60),
         cache_id=plan.id,
-        notices=notices(found, any(card.photo for card in cards) or not cards),
+        notices=notices(found, plan.recipe, any(card.photo for card in cards) or not cards),
         tiles=tiles(found),
         facts=[(shorten(name), shorten(value)) for name, value in facts(plan)],
         digests=[(shorten(name), shorten(value)) for name, value in sorted(plan.digests.items())],

@@ -14,7 +14,7 @@ from contextlib import closing
 from ..errors import CacheError, SvpError
 from ..text import shorten
 from .base import Event, EventKind, Job, Outcome, Pool, Reason, Summary, Task
-from .hunt import MAX_POISON, Hunt
+from .hunt import Hunt
 
 TICK_S = 0.2
 HOPELESS = 3  # shards parked before the first one succeeded: stop, nothing works
@@ -164,7 +164,7 @@ class _Run:
         if job.shard in self.parked or not hunt.over:
             return
         if hunt.hopeless:
-            self._park(job.shard, f"more than {MAX_POISON} of its images stop their worker")
+            self._park(job.shard, "too many of its images stop their worker: it is not the images")
         else:
             self.queue.appendleft(hunt.verdict())
 

@@ -52,8 +52,8 @@ class Hunt:
 
     @property
     def hopeless(self) -> bool:
-        """Too many culprits to be the images' fault."""
-        return len(self.found) > MAX_POISON
+        """Too many culprits to be the images' fault: more than half of them, or MAX_POISON."""
+        return len(self.found) > max(1, min(MAX_POISON, self.rows // 2))
 
     def verdict(self) -> Job:
         """The job that commits the shard without its culprits (maybe none were found)."""

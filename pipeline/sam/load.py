@@ -80,4 +80,6 @@ def _read_shipped(model: str) -> "tuple[dict[str, Tensor], str]":
             f"`svp fetch {model}` and give it with {FLAG}"
         )
     with importlib.resources.as_file(importlib.resources.files("svp") / SHIPPED) as path:
-        return load_state_dict(path), SHIPPED
+        half = load_state_dict(path)
+    # Stored as float16 to keep the package small; training ended on values that float16 holds.
+    return {name: tensor.float() for name, tensor in half.items()}, SHIPPED

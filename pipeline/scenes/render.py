@@ -15,6 +15,7 @@ from .vocab import COLOURS, REGIONS
 from .world import Scene, Thing, region_map, stamp, window
 
 _NOISE = 4  # largest change of a channel by the noise tile
+_TILE = 64  # its side
 Colour = NDArray[np.int16]
 
 
@@ -43,7 +44,7 @@ def draw(scene: Scene) -> tuple[NDArray[np.uint8], Labels]:
     for k, thing in enumerate(scene.things, len(scene.regions) + 1):
         _draw_thing(image, labels, thing, k)
     image += np.asarray(scene.tint, np.int16)
-    image += _noise_tile(scene.height, scene.width, *scene.noise)[..., None]
+    image += _noise(scene.height, scene.width, *scene.noise)[..., None]
     return image.clip(0, 255).astype(np.uint8), labels
 
 
@@ -90,9 +91,13 @@ def _pattern(texture: str, radius: int) -> Mask:
     return np.zeros((2 * radius + 1, 2 * radius + 1), np.bool_)
 
 
+def _noise(height: int, width: int, top: int, left: int) -> Colour:
+    tile = np.roll(_noise_tile(), (top, left), (0, 1))
+    return np.tile(tile, (-(-height // _TILE), -(-width // _TILE)))[:height, :width]
+
+
 @cache
-def _noise_tile(height: int, width: int, top: int, left: int) -> Colour:
+def _noise_tile() -> Colour:
     rng = Rng(20250913)
-    tile = np.array([rng.between(-_NOISE, _NOISE) for _ in range(64 * 64)], np.int16)
-    tile = np.roll(tile.reshape(64, 64), (top, left), (0, 1))
-    return np.tile(tile, (-(-height // 64), -(-width // 64)))[:height, :width]
+    values = [rng.between(-_NOISE, _NOISE) for _ in range(_TILE * _TILE)]
+    return np.array(values, np.int16).reshape(_TILE, _TILE)

@@ -43,5 +43,14 @@ def outline(mask: Mask) -> Mask:
     return mask & ~inner
 
 
+def grown(mask: Mask, steps: int) -> Mask:
+    """The mask and its 8-neighbours, `steps` times, within the array."""
+    for _ in range(steps):
+        wide = np.pad(mask, 1)
+        rows = wide[:-2] | wide[1:-1] | wide[2:]
+        mask = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+    return mask
+
+
 def _box(u: NDArray[np.float64], v: NDArray[np.float64], half_w: float, half_h: float) -> Mask:
     return np.asarray((np.abs(u) <= half_w) & (np.abs(v) <= half_h))

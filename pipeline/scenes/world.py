@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .rng import Rng
-from .shapes import Mask, shape_mask
+from .shapes import Mask, grown, shape_mask
 from .vocab import COLOURS, REGIONS, SHAPES, SIZE_AREAS, SIZES, TEXTURES
 
 _MIN_SHOWN_PX, _MIN_SHOWN_SHARE, _MIN_REGION_PX = 110, 0.6, 200
+_MAX_THINGS = 90  # labels are uint8, annotation ids leave two digits
+_GAP = 2  # px between things that do not hide each other
 _TRIES = 24  # positions tried per thing before it is left out
 
 
@@ -71,12 +73,16 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Masks of one thing on a square of side 2r+1 around its centre; nested: sub in part in whole."""
+    """Masks of one thing on a square of side 2r+1 around its centre; nested: sub in part in whole.
+
+    near   the whole and `_GAP` pixels around it
+    """
 
     radius: int
     whole: Mask
     part: Mask
     sub: Mask
+    near: Mask
 
 
 def sample_scene(rng: Rng, height: int, width: int) -> Scene:
@@ -110,7 +116,7 @@ def region_map(regions: tuple[Region, ...], height: int, width: int) -> NDArray[
 
 def stamp(thing: Thing) -> Stamp:
     """The masks of a thing, independent of where it stands."""
-    radius = _reach(thing)
+    radius = _reach(thing) + _GAP
     axis = np.arange(-radius, radius + 1, dtype=np.float64)
     u, v = axis[None, :], axis[:, None]
     whole = shape_mask(thing.shape, thing.area, u, v)
@@ -120,7 +126,8 @@ def stamp(thing: Thing) -> Stamp:
         if p.sub is not None:
             dx, dy = p.dx + p.sub.dx, p.dy + p.sub.dy
             sub = part & shape_mask(p.sub.shape, p.sub.area, u - dx, v - dy)
-    return Stamp(radius, whole | part, part, sub)
+    whole |= part
+    return Stamp(radius, whole, part, sub, grown(whole, _GAP))
 
 
 def _reach(thing: Thing) -> int:
@@ -164,45 +171,74 @@ def _region_shapes(rng: Rng, h: int, w: int) -> list[tuple[str, tuple[int, ...]]
     return out
 
 
+class _Table:
+    """What shows where while things are put down, and how much of each thing may still vanish."""
+
+    def __init__(self, ground: NDArray[np.uint8], regions: int) -> None:
+        self.regions = regions
+        self.wholes, self.parts = ground.copy(), np.zeros_like(ground)
+        self.shown = np.bincount(ground.ravel(), minlength=256)
+        self.parts_shown = np.zeros(256, np.int64)
+        self.least = np.full(256, _MIN_REGION_PX, np.float64)
+        self.least_part = np.zeros(256)
+        self.count = regions
+
+    def put(self, mark: Stamp, x: int, y: int, crowded: bool) -> bool:
+        """Draw the thing in front of all others there, unless an invariant would break."""
+        rows, cols, inner = window(mark, x, y, *self.wholes.shape)
+        whole, part = mark.whole[inner], mark.part[inner]
+        if whole.sum() < mark.whole.sum():
+            return False  # it would leave the image
+        wholes, parts = self.wholes[rows, cols], self.parts[rows, cols]
+        lost = np.bincount(wholes[whole], minlength=256)
+        lost_parts = np.bincount(parts[whole], minlength=256)
+        lost_parts[0] = 0
+        if not crowded and self._touches(mark, x, y):
+            return False
+        if (self.shown - lost < self.least)[1 : self.count + 1].any():
+            return False
+        if (self.parts_shown - lost_parts < self.least_part)[1 : self.count + 1].any():
+            return False
+        self.count += 1
+        wholes[whole], parts[whole] = self.count, 0
+        parts[part] = self.count
+        self._note(lost, lost_parts, int(whole.sum()), int(part.sum()))
+        return True
+
+    def _touches(self, mark: Stamp, x: int, y: int) -> bool:
+        """Whether another thing shows within `_GAP` pixels, along rows, columns or diagonals."""
+        rows, cols, inner = window(mark, x, y, *self.wholes.shape)
+        near = mark.near[inner] & (self.wholes[rows, cols] > self.regions)
+        return bool(near.any())
+
+    def _note(
+        self, lost: NDArray[np.int64], lost_parts: NDArray[np.int64], whole: int, part: int
+    ) -> None:
+        k = self.count
+        self.shown, self.parts_shown = self.shown - lost, self.parts_shown - lost_parts
+        self.shown[k], self.parts_shown[k] = whole, part
+        self.least[k] = max(_MIN_SHOWN_PX, _MIN_SHOWN_SHARE * whole)
+        self.least_part[k] = 0.7 * part
+
+
 def _place(rng: Rng, ground: NDArray[np.uint8], regions: int) -> list[Thing]:
     """Things put down one by one, each new one in front, as long as the invariants hold."""
     height, width = ground.shape
-    wholes, parts = ground.copy(), np.zeros_like(ground)
-    wanted = rng.between(4, 24) * height * width // (128 * 128)
+    table = _Table(ground, regions)
+    wanted = min(rng.between(4, 26) * height * width // (128 * 128), _MAX_THINGS)
     kinds = _family(rng)
     things: list[Thing] = []
-    full: list[tuple[int, int]] = []  # whole and part pixels of each placed thing
     for _ in range(wanted):
-        crowded = rng.chance(30)  # may hide some of an earlier thing
+        crowded = rng.chance(25)  # may hide some of an earlier thing
         thing = _sample_thing(rng, kinds)
         mark = stamp(thing)
-        edge = mark.radius * 2 // 3
+        edge = (mark.radius - _GAP) * 2 // 3
         for _try in range(_TRIES):
             x, y = rng.between(edge, width - 1 - edge), rng.between(edge, height - 1 - edge)
-            new = _paint(wholes, parts, mark, x, y, regions + len(things) + 1)
-            if new is None:
-                continue
-            if _acceptable(new, wholes, mark, full, regions, crowded):
-                wholes, parts = new
+            if table.put(mark, x, y, crowded):
                 things.append(_moved(thing, x, y))
-                full.append((int(mark.whole.sum()), int(mark.part.sum())))
                 break
     return things
-
-
-def _paint(
-    wholes: NDArray[np.uint8], parts: NDArray[np.uint8], mark: Stamp, x: int, y: int, index: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
-    """Copies with the stamp painted, or None where it would leave the image."""
-    rows, cols, inner = window(mark, x, y, *wholes.shape)
-    whole, part = mark.whole[inner], mark.part[inner]
-    if whole.sum() < mark.whole.sum():
-        return None
-    wholes, parts = wholes.copy(), parts.copy()
-    wholes[rows, cols][whole] = index
-    parts[rows, cols][whole] = 0
-    parts[rows, cols][part] = index
-    return wholes, parts
 
 
 def window(mark: Stamp, x: int, y: int, h: int, w: int) -> tuple[slice, slice, tuple[slice, slice]]:
@@ -211,29 +247,6 @@ def window(mark: Stamp, x: int, y: int, h: int, w: int) -> tuple[slice, slice, t
     rows, cols = slice(max(0, top), min(h, top + r)), slice(max(0, left), min(w, left + r))
     inner = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
     return rows, cols, inner
-
-
-def _acceptable(
-    new: tuple[NDArray[np.uint8], NDArray[np.uint8]],
-    old: NDArray[np.uint8],
-    mark: Stamp,
-    full: list[tuple[int, int]],
-    regions: int,
-    crowded: bool,
-) -> bool:
-    wholes, parts = new
-    size = regions + len(full) + 2
-    shown = np.bincount(wholes.ravel(), minlength=size)
-    if shown[1 : regions + 1].min() < _MIN_REGION_PX:
-        return False
-    before = np.bincount(old.ravel(), minlength=size)
-    if not crowded and (before[regions + 1 :] > shown[regions + 1 :]).any():
-        return False
-    part_shown = np.bincount(parts.ravel(), minlength=size)
-    for k, (whole, part) in enumerate(full, regions + 1):
-        if shown[k] < max(_MIN_SHOWN_PX, _MIN_SHOWN_SHARE * whole) or part_shown[k] < 0.7 * part:
-            return False
-    return True
 
 
 def _family(rng: Rng) -> tuple[list[str], list[str]]:

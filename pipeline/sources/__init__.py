@@ -52,8 +52,9 @@ def open_source(
     `where` is a path (REFER set or a folder of several, COCO root or instances file, parquet file
     or folder, JSONL, plain image folder, converted tables), or names of REFER sets under `root`
     such as `refcoco,refcoco+/unc,refcocog`. `images` is the photographs' folder; without it the
-    usual layouts around the annotations are tried. `exclude_eval_images` drops from
-    `train` every image of a val or test split of any RefCOCO set there. `masks` checks all masks now instead of on first use.
+    usual layouts around the annotations are tried. `exclude_eval_images` drops from `train` every
+    image of a val or test split of any RefCOCO set there. `masks` checks all masks now instead of
+    on first use.
 
     Raises MissingError (nothing there, no image found), ConfigError (google without
     `allow_google`), DataError (anything wrong in a file; its `problems` has the single lines).
@@ -72,7 +73,7 @@ def open_source(
     datasets = load(where, options)
     source = assemble(datasets, split)
     found = image_root(datasets, images, [record.path for record in source.images])
-    source = replace(source, image_root=found.root)
+    source = replace(source, image_root=found.root.absolute())
     source.notices.append(f"images: {show(str(found.root), 300)} ({found.layout})")
     source.notices.extend(leaks.describe(leaks.overlaps(datasets)))
     if exclude_eval_images:

@@ -15,7 +15,7 @@ from ..images import image_size, mislabelled, read_record
 from ..paths import safe_join
 from ..records import ImageRecord, Rle
 from ..rle import area, overlap, parts, union
-from ..text import quote, show
+from ..text import escape, quote, show
 from .counts import compare, count
 from .detect import Options, load
 from .layouts import image_root
@@ -24,10 +24,12 @@ from .problems import LIMIT
 from .tables import Annotation, Dataset, Sentence, assemble
 from .wording import expression_problem
 
+_ARCHIVE = "https://web.archive.org/web"
+_REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
 MIRRORS = {
-    "refcoco": "https://web.archive.org/web/20220413011718/https://bvisionweb1.cs.unc.edu/licheng/referit/data/refcoco.zip",
-    "refcoco+": "https://web.archive.org/web/20220413011656/https://bvisionweb1.cs.unc.edu/licheng/referit/data/refcoco+.zip",
-    "refcocog": "https://web.archive.org/web/20220413012904/https://bvisionweb1.cs.unc.edu/licheng/referit/data/refcocog.zip",
+    "refcoco": f"{_ARCHIVE}/20220413011718/{_REFER}/refcoco.zip",
+    "refcoco+": f"{_ARCHIVE}/20220413011656/{_REFER}/refcoco+.zip",
+    "refcocog": f"{_ARCHIVE}/20220413012904/{_REFER}/refcocog.zip",
     "images": "images.cocodataset.org/zips/train2014.zip",
 }
 """Where the files can be had (GLaMM docs/datasets.md, LISA README); no licence is implied."""
@@ -82,7 +84,8 @@ class CheckReport:
             more = f", the first {LIMIT} shown" if self.found > LIMIT else ""
             out.append(f"errors ({self.found}{more}):")
             out += [f"  {line}" for line in self.errors]
-        return out + [f"note: {line}" for line in self.notices]
+        out += [f"note: {line}" for line in self.notices]
+        return [escape(line) for line in out]
 
 
 def check(

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import DataError
 from ..paths import check_name
 from ..rle import area
-from ..text import show
+from ..text import escape, show
 from .counts import Count, count
 from .jsonfile import Fingerprint, fingerprint, parse_line, read_json
 from .problems import Problems
@@ -45,7 +45,8 @@ class ConvertReport:
     def lines(self) -> list[str]:
         """The report as text."""
         rows = ", ".join(f"{number} {name}" for name, number in self.rows.items())
-        return [f"wrote {self.out}: {rows}; {self.empty_masks} empty masks", *self.notices]
+        first = f"wrote {show(str(self.out), 300)}: {rows}; {self.empty_masks} empty masks"
+        return [first, *map(escape, self.notices)]
 
 
 def write_tables(datasets: Sequence[Dataset], out: Path) -> ConvertReport:

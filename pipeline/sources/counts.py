@@ -77,8 +77,8 @@ def compare(dataset: Dataset) -> tuple[list[str], list[str]]:
     found = count(dataset)
     have, want = _total(found), _total(published)
     if 2 * have.refs < want.refs or 2 * have.images < want.images:
-        size = f"{have.images} of {want.images} images, {have.refs} of {want.refs} refs"
-        return [], [f"{dataset.title} is a sample: {size}; counts are not checked"]
+        part = f"{have.images} of {want.images} images, {have.refs} of {want.refs} refs"
+        return [], [f"{dataset.title} is a sample: {part}; counts are not checked"]
     errors: list[str] = []
     notices: list[str] = []
     for split, size in published.items():

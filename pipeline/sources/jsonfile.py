@@ -29,7 +29,7 @@ def parse_json(data: bytes, where: str) -> object:
 
 
 def parse_line(data: bytes, where: str) -> object:
-    """`parse_json` of one line of JSONL that also refuses a key given twice and nesting beyond 16 levels."""
+    """`parse_json` of one line of JSONL, which also refuses keys given twice and deep nesting."""
     decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
     value = _parse(data.rstrip(b"\r\n"), where, decoder, one_line=True)
     if _too_deep(value):

@@ -14,7 +14,7 @@ from ..errors import DataError, MissingError
 from ..paths import check_name
 from ..records import Rle
 from ..rle import area, from_segmentation
-from ..text import quote, show
+from ..text import escape, quote, show
 from .folder import examine, path_id
 from .jsonfile import Fingerprint, fingerprint, parse_line
 from .problems import Problems
@@ -121,6 +121,8 @@ def _text(record: dict[str, object], name: str, where: str) -> str | None:
         return None
     if not isinstance(value, str) or (name != "expression" and (not value or len(value) > 4096)):
         raise DataError(f"{where}: {name} {quote(value)} is not a string of 1..4096 characters")
+    if name in ("id", "object", "dataset") and escape(value) != value:
+        raise DataError(f"{where}: {name} {quote(value)} holds a control character")
     return value
 
 

@@ -42,7 +42,7 @@ def is_set(folder: Path) -> bool:
 
 def split_files(folder: Path) -> dict[str, Path]:
     """The refs files of a folder by splitBy."""
-    matches = ((_FILE.fullmatch(child.name), child) for child in sorted(folder.iterdir()))
+    matches = ((_FILE.fullmatch(child.name), child) for child in sorted(folder.glob("refs(*).p")))
     return {match[1]: child for match, child in matches if match}
 
 
@@ -64,8 +64,8 @@ def read_refer(
     split_by = path.name[5:-3]
     if split_by == "google" and not allow_google:
         raise ConfigError(
-            f"{name}/google divides objects, not images: the same image is in train and val, so "
-            f"its numbers mean little. Use {DEFAULT_SPLIT_BY.get(name, 'another')} or --allow-google"
+            f"{name}/google divides objects, not images: the same image is in train and val, so its "
+            f"numbers mean little. Use {DEFAULT_SPLIT_BY.get(name, 'another')} or --allow-google"
         )
     refs, notices = load_refs(path)
     instances = folder / "instances.json"

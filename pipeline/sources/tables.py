@@ -183,7 +183,9 @@ def assemble(datasets: Sequence[Dataset], split: str | None) -> Source:
 def _choose(
     dataset: Dataset, split: str | None, notices: list[str]
 ) -> tuple[Sequence[Sentence], Sequence[ImageEntry]]:
-    if not dataset.sentences:  # a folder or COCO file: the split was chosen by the file
+    if not dataset.sentences:
+        if split is not None and dataset.kind != "coco":  # there the file was chosen by split
+            notices.append(f"{dataset.title} has no splits: all its images are taken")
         return (), dataset.images
     by_split = dataset.splits()
     rows = dataset.sentences if split is None else by_split.get(split, [])

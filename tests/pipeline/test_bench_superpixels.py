@@ -8,52 +8,63 @@ import pytest
 from svp.pipeline import runs as rl
 from svp.pipeline.bench import superpixels as bench
 from svp.pipeline.bench.blobs import decoder_outputs
+from svp.pipeline.bench.modes import difference
+from svp.pipeline.errors import ConfigError
 from svp.pipeline.recipe import GridConfig
 
 pytest.importorskip("cv2")
 
 
-@pytest.mark.parametrize(("size", "seed"), [((96, 128), 0), ((130, 90), 1)])
-def test_our_path_equals_the_package_and_the_published_filter(
-    size: tuple[int, int], seed: int
-) -> None:
-    report = bench.run(prompts=64, size=size, seed=seed)
+@pytest.fixture(scope="module")
+def report() -> bench.Report:
+    return bench.run(prompts=100, size=(90, 130), low=128, scenes=2)
+
+
+def test_our_path_equals_the_package_and_the_published_filter(report: bench.Report) -> None:
     figures = report.figures
     assert figures["same"], report.lines
-    assert figures["survivors"]["decoded"] == 3 * 64
-    # The comparison means something: every step had masks to drop or keep.
-    assert figures["survivors"]["stability"] > figures["survivors"]["clean"] > len(report.lines)
-    assert figures["superpixels"] >= 5
+    # The comparison means something: every step had masks to drop and to keep.
+    steps = [figures["survivors"][name] for name in ("decoded", "score", "box_nms", "filter")]
+    assert steps[0] == 300
+    assert steps == sorted(set(steps), reverse=True) and steps[-1] >= 5
     assert figures["fast_difference"]["missing"] == figures["fast_difference"]["added"] == 0
     assert figures["fast_difference"]["pixels_flipped"] < 1e-4
     assert figures["decoder_flops"]["saved"] >= 0.15
-    assert report.figures["ok"] == report.ok
+    assert figures["models"]["fast float32"]["superpixels"] > 2
     assert any("the same" in line for line in report.lines)
 
 
-def test_the_report_fails_when_results_differ() -> None:
-    figures = bench.run(prompts=16, size=(64, 64)).figures
-    assert not bench._report({**figures, "same": False}).ok
+def test_a_report_whose_results_differ_is_not_ok(report: bench.Report) -> None:
+    assert not bench._report({**report.figures, "same": False}).ok
 
 
 def test_difference_counts_changed_missing_and_added() -> None:
-    outputs = decoder_outputs(8, 96, 128)
+    outputs = decoder_outputs(8, 96, 128, low=128)
     found, _ = bench._measure(outputs, (96, 128), GridConfig(points_per_side=8), "exact")
-    same = bench.difference(found, found)
+    same = difference([found], [found])
     assert same["changed"] == same["missing"] == same["added"] == same["pixels_flipped"] == 0
     point = found.point.copy()
     point[0] += 1
-    moved = bench.difference(found, replace(found, point=point))
+    moved = difference([found], [replace(found, point=point)])
     assert moved["missing"] == moved["added"] == 1
-    masks = np.stack([mask for mask in rl.to_masks(rl.from_labels(np.zeros((96, 128), int)))])
-    full = rl.encode(rl.from_masks(masks))
-    grown = bench.difference(found, replace(found, rles=(*full, *found.rles[1:])))
+    full = rl.encode(rl.from_masks(np.ones((1, 96, 128), np.bool_)))
+    other = replace(found, rles=(*full, *found.rles[1:]))
+    grown = difference([found, found], [other, found])
+    assert grown["images"] == 1
     assert grown["changed"] == 1
-    expected = (96 * 128 - int(found.area[0])) / int(found.area.sum())
+    expected = (96 * 128 - int(found.area[0])) / (2 * int(found.area.sum()))
     assert grown["pixels_flipped"] == pytest.approx(expected)
 
 
+def test_prompts_must_be_a_square() -> None:
+    with pytest.raises(ConfigError, match="prompts=1000"):
+        bench.run(prompts=1000)
+
+
 def test_stored_outputs_are_deterministic() -> None:
-    first, second = decoder_outputs(4, 48, 64, seed=3), decoder_outputs(4, 48, 64, seed=3)
+    first, second = (
+        decoder_outputs(4, 48, 64, seed=3, low=64),
+        decoder_outputs(4, 48, 64, seed=3, low=64),
+    )
     assert first.low.equal(second.low) and first.iou.equal(second.iou)
-    assert not first.iou.equal(decoder_outputs(4, 48, 64, seed=4).iou)
+    assert not first.iou.equal(decoder_outputs(4, 48, 64, seed=4, low=64).iou)

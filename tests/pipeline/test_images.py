@@ -201,6 +201,14 @@ def test_animations_are_refused(format: str, tmp_path: Path) -> None:
     assert reason_of(path) == "animated"
 
 
+def test_a_jpeg_with_an_embedded_second_picture_is_its_first(tmp_path: Path) -> None:
+    first, second = Image.fromarray(picture()), Image.fromarray(255 - picture())
+    path = tmp_path / "phone.jpg"
+    first.save(path, "MPO", save_all=True, append_images=[second], quality=95)
+    first.save(tmp_path / "plain.jpg", quality=95)
+    assert np.array_equal(read_image(path), read_image(tmp_path / "plain.jpg"))
+
+
 def test_devices_pipes_and_folders_are_never_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path / "pipe.jpg", tmp_path, Path("/dev/zero")):

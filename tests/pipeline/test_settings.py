@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
 from svp.pipeline.recipe import GRID_PRESETS, Recipe, parse_recipe
 from svp.pipeline.settings import SIZES, Flags, load_recipe_file, resolve
 
@@ -96,7 +96,7 @@ def test_a_pinned_digest_must_be_the_files(tmp_path: Path) -> None:
     path = tmp_path / "pinned.yaml"
     path.write_text("superpixels: {model: vit_b, preset: svp, weights: 'sha256:00'}")
     with pytest.raises(PlanMismatchError, match=r"sha256:00.*--sam-weights"):
-        resolve("tiny", path, Flags(sam_weights=str(weights)), (), Path("."))
+        resolve("tiny", path, Flags(sam_weights=str(weights), sam_model="vit_b"), (), Path())
 
 
 def test_digest_is_of_the_values_not_of_their_order() -> None:
@@ -110,3 +110,17 @@ def test_digest_is_of_the_values_not_of_their_order() -> None:
 def test_every_size_is_complete(size: str) -> None:
     recipe = make(size, sam_weights="random", encoder_weights="random")
     assert parse_recipe(recipe.model_dump(mode="json"), size) == recipe
+
+
+def test_a_checkpoint_says_which_sam_it_is(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "mine.safetensors"
+    save_file({"image_encoder.patch_embed.seq.0.c.weight": torch.zeros(1)}, path)
+    recipe, where = resolve("tiny", None, Flags(sam_weights=str(path)), (), Path())
+    assert (recipe.superpixels.source, recipe.superpixels.model) == ("mobile_sam", "vit_t")
+    assert where.sam == path
+    save_file({"something.else": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="--sam-model"):
+        resolve("tiny", None, Flags(sam_weights=str(path)), (), Path())

@@ -26,7 +26,8 @@ def even_odd(loops: list[NDArray[np.int64]], height: int, width: int) -> NDArray
             assert x1 == x2 or y1 == y2  # along pixel edges
             if x1 == x2:
                 inside[min(y1, y2) : max(y1, y2), :x1] += 1
-    return inside % 2 == 1
+    odd: NDArray[np.bool_] = inside % 2 == 1
+    return odd
 
 
 @given(MASKS)

@@ -69,7 +69,7 @@ def test_worker_count_changes_nothing(
 
 def test_too_many_poison_images_park_the_shard_and_the_run_goes_on(make: MakeTask) -> None:
     task = make(images=24, per_shard=8, faults=dict.fromkeys(range(8, 14), "raise"))
-    summary, _ = run(task)
+    summary, _ = run(task, workers=0)
     assert set(summary.done) == {0, 2}
     assert list(summary.parked) == [1]
     assert "images stop their worker" in summary.parked[1]
@@ -78,8 +78,8 @@ def test_too_many_poison_images_park_the_shard_and_the_run_goes_on(make: MakeTas
 
 def test_nothing_works_stops_the_run(make: MakeTask) -> None:
     task = make(images=40, faults=dict.fromkeys(range(40), "raise"), per_shard=6)
-    with pytest.raises(CacheError, match=r"first 3 shards all failed.*IndexError|images stop"):
-        run(task)
+    with pytest.raises(CacheError, match="first 3 shards all failed.*it is not the images"):
+        run(task, workers=0)
 
 
 def test_error_of_ours_ends_the_run_at_once(make: MakeTask) -> None:
@@ -91,10 +91,10 @@ def test_error_of_ours_ends_the_run_at_once(make: MakeTask) -> None:
 def test_workers_that_cannot_load_their_models(make: MakeTask) -> None:
     with pytest.raises(WeightsError, match="wrong checkpoint"):
         run(make(load="weights"))
-    with pytest.raises(CacheError, match="6 in a row.*no memory for the model"):
-        run(make(load="raise"))
-    with pytest.raises(CacheError, match="exit code 7"):
-        run(make(load="die"))
+    with pytest.raises(CacheError, match="3 in a row.*no memory for the model"):
+        run(make(load="raise"), workers=0)
+    with pytest.raises(CacheError, match="3 in a row.*exit code 7"):
+        run(make(load="die"), workers=1)
 
 
 def test_listener_may_stop_the_run(make: MakeTask) -> None:

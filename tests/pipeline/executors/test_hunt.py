@@ -24,7 +24,7 @@ def search(rows: int, poison: set[int], strays: set[int]) -> tuple[Hunt, list[Jo
 
 @given(st.integers(1, 64), st.sets(st.integers(0, 63), max_size=MAX_POISON))
 def test_finds_exactly_the_poison(rows: int, wanted: set[int]) -> None:
-    poison = {row for row in wanted if row < rows}
+    poison = set(sorted(row for row in wanted if row < rows)[: max(1, rows // 2)])
     hunt, asked = search(rows, poison, set())
     assert set(hunt.found) == poison
     assert hunt.over

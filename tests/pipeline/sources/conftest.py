@@ -1,4 +1,4 @@
-"""Small datasets drawn and written by the tests: COCO, REFER, parquet and JSONL of the same data."""
+"""Small datasets drawn and written by the tests: COCO, REFER and parquet forms of one world."""
 
 import json
 import pickle

@@ -25,6 +25,14 @@ def test_subfolders_and_extensions(tmp_path: Path) -> None:
     assert [r.image_id for r in source.images] == sorted(r.image_id for r in source.images)
     assert {(r.height, r.width) for r in source.images} == {(4, 6)}
     assert source.kind == "folder" and source.image_root == tmp_path
+    train = open_source(tmp_path, split="train")
+    assert train.images == source.images and "has no splits" in train.notices[0]
+
+
+def test_the_image_root_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path / "photos", "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert open_source("photos").image_root == tmp_path / "photos"
 
 
 def test_adding_a_photograph_keeps_all_ids(tmp_path: Path) -> None:

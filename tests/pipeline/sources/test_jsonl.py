@@ -135,6 +135,7 @@ RULES: dict[str, tuple[object, str]] = {
     "end": ({**GOOD, "expression": "cup </s>"}, "special token </s>"),
     "split": ({**GOOD, "split": "testA"}, "split 'testA' is not one of train, val, test"),
     "id type": ({**GOOD, "id": 7}, "id 7 is not a string"),
+    "dataset": ({**GOOD, "dataset": "a\x1b[2J"}, "dataset 'a\\x1b[2J' holds a control"),
     "id of a line": ({**GOOD, "id": "1"}, "id '1' is that of line 1"),
     "mask type": ({**GOOD, "mask": "x"}, "mask: x is neither polygons nor an RLE"),
     "polygon": ({**GOOD, "mask": [[1, 2, 3]]}, "mask, polygon 0: 3 numbers"),

@@ -23,11 +23,12 @@ def summary(raw: dict[str, Any]) -> list[Any]:
 
 def test_snapshot(planner: Callable[..., Plan], tmp_path: Path) -> None:
     found: dict[str, dict[str, Any]] = {}
-    for name, options in {
+    recipes: dict[str, dict[str, Any]] = {
         "float16": {},
         "int8": {"stored": "int8"},
         "all": {"layers": (3, 4), "cls": True},
-    }.items():
+    }
+    for name, options in recipes.items():
         create_cache(tmp_path / name, planner(**options))
         found[name] = {
             str(path.parent.name): summary(json.loads(path.read_bytes()))

@@ -1,0 +1,62 @@
+"""A recipe in, a source of superpixels out; and what the modes of the shipped SAM have in common."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svp.pipeline import rle
+from svp.pipeline.bench.modes import difference
+from svp.pipeline.grid import GridPrompter
+from svp.pipeline.recipe import GridConfig, SuperpixelConfig
+from svp.pipeline.records import Where
+from svp.pipeline.sam import build_backend
+from svp.pipeline.scenes import make_scene
+from svp.pipeline.superpixels import build_source
+
+PURE = "candidates cleanup crops fma nms runs selection"
+IMAGES = [make_scene(9000, index, "testA").image for index in range(2)]
+CONFIG = SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=8))
+
+
+def test_the_selection_needs_no_torch() -> None:
+    names = ", ".join(f"svp.pipeline.{name}" for name in PURE.split())
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sam_source_equals_its_prompter_and_hands_on_the_embedding() -> None:
+    source = build_source(CONFIG, Where(images=Path()), "cpu")
+    found, embeddings = source.generate_batch(IMAGES, embeddings=True)
+    backend = build_backend(CONFIG, Where(images=Path()), "cpu")
+    for image, one in zip(IMAGES, found, strict=True):
+        alone = GridPrompter(backend, config=CONFIG.grid).generate(image)
+        assert one.rles == alone.rles and len(one) > 2
+        assert difference([one], [alone])["changed"] == 0
+    assert embeddings is not None
+    expected = backend.embed(IMAGES).numpy().astype(np.float16)
+    np.testing.assert_array_equal(np.stack(embeddings), expected)
+    assert source.generate_batch(IMAGES)[1] is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fast_mode_finds_nearly_the_same(dtype: str) -> None:
+    fast = SuperpixelConfig.model_validate({**CONFIG.model_dump(), "mode": "fast", "dtype": dtype})
+    found, expected = (
+        build_source(config, Where(images=Path()), "cpu").generate_batch(IMAGES)[0]
+        for config in (fast, CONFIG)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        union = [sum(rle.decode(m).astype(int) for m in one.masks()) > 0 for one in (ours, theirs)]
+        assert (union[0] != union[1]).mean() < 0.05
+    change = difference(expected, found)
+    assert change["missing"] <= (0 if dtype == "float32" else 0.2 * change["superpixels"])
+
+
+def test_random_weights_run_and_fall_back() -> None:
+    config = CONFIG.model_copy(update={"weights": "random:0"})
+    found, _ = build_source(config, Where(images=Path()), "cpu").generate_batch(IMAGES[:1])
+    assert len(found[0]) >= 1
+    assert found[0].fallback == (found[0].survivors["kept"] == 0)

@@ -1,0 +1,1 @@
+"""The online half: cache to two-stage fine-tune to evaluation."""
