@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .cost import Calibration
+from .cost import Calibration, seconds_per_image
 from .errors import CacheError
 from .executors.base import Event, ExecutorOptions, Job
 from .executors.devices import task_device, usable_devices
 from .executors.local import LocalExecutor
-from .planning import Content, build_plan
+from .planning import Content, build_plan, sized_plan
 from .recipe import Recipe
 from .records import ImageRecord, Where
 from .stage import ShardTask
@@ -26,11 +26,12 @@ from .store.plan import Plan
 from .store.schema import array_specs
 
 IMAGES = 16  # per worker, after the first batch, which warms everything up
+BUDGET_S = 20.0  # what the images of one worker may take, as far as one can tell
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """The shard task twice in each worker: the first time to warm up, the second is timed."""
+    """The shard task, in each worker after `warm` images that are not timed."""
 
     inner: ShardTask
     warm: int
@@ -39,7 +40,8 @@ class _Probe:
         do = self.inner.open()
 
         def timed(job: Job) -> dict[str, object]:
-            do(Job(job.shard, rows=(0, self.warm)))
+            if self.warm:
+                do(Job(job.shard, rows=(0, self.warm)))
             return do(job)
 
         return timed
@@ -54,14 +56,18 @@ def calibrate(
     where: Where,
     options: ExecutorOptions,
     *,
-    images: int = IMAGES,
+    images: int | None = None,
     workers: int | None = None,
 ) -> Calibration | None:
-    """Compute up to `images` images per worker, spread over `content`, in a temporary cache.
+    """Compute a few images per worker, spread over `content`, in a temporary cache.
+
+    images  per worker; None: as many as may take 20 s, at most 16
 
     None if there is no image to measure. Raises what the models raise when they are loaded.
     """
     count = workers or len(usable_devices(options))
+    expected = seconds_per_image(sized_plan(recipe), "core") if options.device == "cpu" else 1.0
+    images = images or min(IMAGES, max(1, int(BUDGET_S / expected)))
     sample = _spread(content.images, count * images)
     if not sample:
         return None
@@ -71,10 +77,11 @@ def calibrate(
         plan = replace(plan, shard_size=-(-len(sample) // count))
         create_cache(Path(folder), plan)
         task = ShardTask(folder, where, task_device(options), options.threads)
-        return _measure(Path(folder), plan, task, replace(options, workers=count))
+        probe = _Probe(task, min(plan.recipe.batch, plan.shard_size) if images > 1 else 0)
+        return _measure(Path(folder), plan, probe, replace(options, workers=count))
 
 
-def _measure(cache: Path, plan: Plan, task: ShardTask, options: ExecutorOptions) -> Calibration:
+def _measure(cache: Path, plan: Plan, probe: _Probe, options: ExecutorOptions) -> Calibration:
     began = time.monotonic()
     ready: list[float] = []
     results: list[Mapping[str, object]] = []
@@ -85,7 +92,6 @@ def _measure(cache: Path, plan: Plan, task: ShardTask, options: ExecutorOptions)
         if event.kind == "shard_done":
             results.append(event.result)
 
-    probe = _Probe(task, min(plan.recipe.batch, plan.shard_size))
     summary = LocalExecutor(options).run(probe, range(plan.num_shards), listen)
     if summary.parked:
         raise CacheError(f"no estimate: {next(iter(summary.parked.values()))}")

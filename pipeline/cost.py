@@ -100,7 +100,7 @@ class Estimate:
         """Bytes on disk."""
         return sum(self.bytes.values())
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """For `--json`."""
         return {
             "images": self.images,
@@ -153,7 +153,7 @@ def estimate(
     if calibration:
         image_s, start_s = sum(calibration.image_s.values()), calibration.start_s
     else:
-        image_s, start_s = _seconds(plan, DEVICES[device]), 30.0
+        image_s, start_s = seconds_per_image(plan, device), 30.0
     gpu = device != "core" and not calibration
     return Estimate(
         images=images,
@@ -230,9 +230,9 @@ def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
     return min(spec.row_bytes, SUPERPIXELS * each.get(spec.name, SMALL_EACH))
 
 
-def _seconds(plan: Plan, device: Device) -> float:
-    """Seconds per image; each part at the speed of its own precision."""
-    parts = tflop(plan)
+def seconds_per_image(plan: Plan, name: str) -> float:
+    """Seconds per image on device `name` of `DEVICES`, each part at its own precision."""
+    device, parts = DEVICES[name], tflop(plan)
     precise = {
         "features": plan.recipe.features.dtype,
         "sam encoder": plan.recipe.superpixels.dtype,

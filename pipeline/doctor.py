@@ -57,7 +57,7 @@ class DoctorReport:
             lines.append(finding.line())
         return lines
 
-    def json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """For `--json`: plain values only."""
         return {"exit_code": self.exit_code, "findings": [asdict(f) for f in self.findings]}
 

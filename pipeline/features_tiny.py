@@ -5,7 +5,7 @@ workflows/tiny/train_encoder.py; a stand-in, of no use on photographs.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from transformers import Dinov2WithRegistersModel
@@ -43,7 +43,8 @@ def build_tiny_dinov2() -> "Dinov2WithRegistersModel":
         layer_norm_eps=1e-6,
         qkv_bias=True,
     )
-    model = Dinov2WithRegistersModel(config).eval()
-    patches = model.embeddings.patch_embeddings
+    model: Dinov2WithRegistersModel = Dinov2WithRegistersModel(config)
+    patches: Any = model.embeddings.patch_embeddings
     patches.projection = PatchStem(patches.projection)
+    model.train(False)
     return model

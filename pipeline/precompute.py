@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .cost import Estimate, estimate
@@ -87,6 +87,15 @@ class PrecomputeReport:
     failed: bool
     seconds: float
     stage_seconds: dict[str, float]
+
+    @property
+    def exit_code(self) -> int:
+        """What the command exits with."""
+        return int(self.failed)
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return asdict(self) | {"exit_code": self.exit_code}
 
     def lines(self) -> list[str]:
         """The report for people."""

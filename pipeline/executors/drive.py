@@ -7,17 +7,44 @@ full, wrong weights) is nobody's bad luck: it ends the run at once.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 
 from ..errors import CacheError, SvpError
 from ..text import shorten
-from .base import Event, EventKind, Job, Outcome, Pool, Reason, Summary, Task
+from .base import Event, EventKind, ExecutorOptions, Job, Outcome, Pool, Reason, Summary, Task
 from .hunt import Hunt
 
 TICK_S = 0.2
 HOPELESS = 3  # shards parked before the first one succeeded: stop, nothing works
+
+
+class DrivenExecutor(ABC):
+    """An `Executor` that is a way to get a pool: the rest is `drive`."""
+
+    def __init__(self, options: ExecutorOptions) -> None:
+        self.options = options
+
+    @abstractmethod
+    def connect(self, task: Task, shards: int) -> AbstractContextManager[Pool]:
+        """A pool for `shards` shards; leaving the context ends what was started, and only that."""
+
+    def run(
+        self,
+        task: Task,
+        shards: Sequence[int],
+        on_event: Callable[[Event], None],
+        *,
+        max_tries: int = 3,
+        shard_timeout_s: float | None = None,
+    ) -> Summary:
+        """See `Executor` and `drive`."""
+        with self.connect(task, len(shards)) as pool:
+            return drive(
+                pool, task, shards, on_event, max_tries=max_tries, shard_timeout_s=shard_timeout_s
+            )
 
 
 def drive(

@@ -6,49 +6,29 @@ worker is noticed at once. Processes are spawned, never forked: libraries hold t
 """
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from .base import Event, ExecutorOptions, Job, Outcome, Pool, Summary, Task
+from .base import Job, Outcome, Pool, Task
 from .devices import usable_devices
-from .drive import drive
+from .drive import DrivenExecutor
 from .inline import InlinePool
 from .worker import environment, serve, thread_environment
 
 GRACE_S = 5.0
 
 
-class LocalExecutor:
+class LocalExecutor(DrivenExecutor):
     """One process per GPU, or per usable core without one; `workers=0` runs in this process."""
 
-    def __init__(self, options: ExecutorOptions) -> None:
-        self.options = options
-
-    def run(
-        self,
-        task: Task,
-        shards: Sequence[int],
-        on_event: Callable[[Event], None],
-        *,
-        max_tries: int = 3,
-        shard_timeout_s: float | None = None,
-    ) -> Summary:
-        """See `drive.drive`."""
-        return drive(
-            self._pool(task, len(shards)),
-            task,
-            shards,
-            on_event,
-            max_tries=max_tries,
-            shard_timeout_s=shard_timeout_s,
-        )
-
-    def _pool(self, task: Task, shards: int) -> Pool:
+    def connect(self, task: Task, shards: int) -> AbstractContextManager[Pool]:
+        """See `DrivenExecutor`."""
         devices = usable_devices(self.options)
         if self.options.workers == 0:
-            return InlinePool(task, self.options.threads)
-        return LocalPool(task, devices[: max(1, shards)], self.options.threads)
+            return nullcontext(InlinePool(task, self.options.threads))
+        return nullcontext(LocalPool(task, devices[: max(1, shards)], self.options.threads))
 
 
 class LocalPool:
@@ -64,10 +44,8 @@ class LocalPool:
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`. A worker that died meanwhile is reported by the next `wait`."""
-        try:
+        with suppress(OSError):
             self._workers[worker][1].send(job)
-        except OSError:
-            pass
 
     def wait(self, timeout: float) -> list[Outcome]:
         """See `Pool`."""
@@ -105,13 +83,11 @@ class LocalPool:
 
     def _receive(self, worker: int) -> Outcome:
         process, conn = self._workers[worker]
-        try:
+        with suppress(EOFError, OSError):
             if conn.poll():
                 outcome = conn.recv()
                 assert isinstance(outcome, Outcome)
                 return outcome
-        except (EOFError, OSError):
-            pass
         process.join(GRACE_S)
         code = process.exitcode
         return Outcome(worker, "died", detail=f"worker ended by {_cause(code)}")

@@ -7,7 +7,7 @@ things. Comparisons keep a margin, so that no phrase hangs on a pixel.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Final
 
 import numpy as np
@@ -115,7 +115,7 @@ class _Speaker:
         for noun in crowds:
             for axis, first, last in (("x", "leftmost", "rightmost"), ("y", "top", "bottom")):
                 order = sorted((getattr(self.things[i], axis), i) for i in self.groups[noun])
-                gaps = [b[0] - a[0] for a, b in zip(order, order[1:], strict=False)]
+                gaps = [b[0] - a[0] for a, b in pairwise(order)]
                 rank, n = [i for _, i in order].index(target), len(order)
                 if rank == 0 and gaps[0] >= _CLEAR:
                     yield _phrase(f"{first} {noun.text()}", target, noun, "position")

@@ -145,7 +145,7 @@ def _add(tables: _Tables, made: MadeScene, split: str, index: int, name: str) ->
     height, width = made.labels.whole.shape
     tables.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
     names = [r.name for r in made.scene.regions] + [t.shape for t in made.scene.things]
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for k, category in enumerate(names, 1):
         mask = made.labels.whole == k
         annotations.append({

@@ -164,7 +164,7 @@ def _content_size(frame: bytearray) -> int | None:
     Ours has the size, a checksum and no dictionary. Without this check a hostile frame with less
     content than the row would leave the rest of the caller's buffer as it was.
     """
-    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd" or frame[4] & 0b1111 != 0b0100:
+    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd" or frame[4] & 0b11111 != 0b00100:
         return None
     single = bool(frame[4] & 0b100000)
     code = frame[4] >> 6

@@ -6,7 +6,7 @@ and taken from at most `sample` images spread evenly over the cache; the report 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ SAMPLE = 2000
 BLOCK = 16  # images held in memory per task of a whole-cache reduction
 
 
+# The selection's steps in order, as `Superpixels.survivors` names them.
+STEPS = ("decoded", "score", "stability", "edge", "box_nms", "crop_nms", "clean", "filter", "kept")
+
+
 @dataclass(frozen=True)
 class Spread:
     """Mean and quantiles of one quantity."""
@@ -37,6 +41,13 @@ class Spread:
     p50: float
     p95: float
     max: float
+
+    def line(self, digits: int) -> str:
+        """`mean 16.2, median 16.0, 95 % 22.0, most 25.0`."""
+        mean, p50, p95, most = (
+            f"{value:.{digits}f}" for value in (self.mean, self.p50, self.p95, self.max)
+        )
+        return f"mean {mean}, median {p50}, 95 % {p95}, most {most}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,26 @@ class StatsReport:
     overlap: Spread
     area: Spread
     levels: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        bad = sum(self.quarantined.values())
+        lines = [
+            f"cache {self.cache[:12]}: {self.ok} of {self.images} images, {bad} quarantined, "
+            + f"{self.missing} not made yet, {self.fallback} with the whole image as one",
+            f"superpixels per image: {self.tokens.line(1)}",
+            f"covered share of an image: {self.coverage.line(3)} ({self.sampled} images looked at)",
+            f"share under more than one: {self.overlap.line(3)}",
+            f"area of a superpixel, share: {self.area.line(4)}",
+            "levels: " + ", ".join(f"{n} {name}" for name, n in self.levels.items()),
+            "left after each step: " + ", ".join(f"{k} {self.survivors.get(k, 0)}" for k in STEPS),
+            "bytes: " + ", ".join(f"{name} {n:,}" for name, n in self.bytes.items()),
+        ]
+        return lines + [f"quarantined: {n} x {why}" for why, n in sorted(self.quarantined.items())]
 
 
 def stats(path: Path, sample: int = SAMPLE) -> StatsReport:

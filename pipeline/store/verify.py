@@ -4,12 +4,14 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from ..errors import CacheError
+from ..text import show
 from .atomic import make_folder, remove_stale, sync_folders
 from .create import write_metadata
 from .index import column_files, finalize, read_index
@@ -59,6 +61,28 @@ class VerifyReport:
     def ok(self) -> bool:
         """No damage found."""
         return not self.problems
+
+    @property
+    def exit_code(self) -> int:
+        """0 sound (maybe not complete), 1 damaged."""
+        return 0 if self.ok else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return {**asdict(self), "ok": self.ok}
+
+    def lines(self) -> list[str]:
+        """The report for people: counts, each damaged file, what to do."""
+        how = "every byte" if self.full else "sizes and records"
+        state = "complete" if self.complete else f"{len(self.missing)} shards not made yet"
+        lines = [
+            f"cache {self.cache[:12]}: {self.files} files, {self.bytes / 1e6:.1f} MB, {how} read",
+            f"{self.shards} shards, {len(self.bad_shards)} damaged, {state}",
+            *(f"{show(name, 200)}: {show(why, 300)}" for name, why in self.problems),
+        ]
+        if not self.ok:
+            lines.append("run `svp cache repair`, then the same `svp precompute` again")
+        return lines
 
 
 def verify(path: Path, full: bool = False, run: Map = map) -> VerifyReport:

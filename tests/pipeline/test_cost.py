@@ -49,16 +49,20 @@ def test_gpu_hours_of_the_paper_lie_in_the_published_range() -> None:
 
 def test_calibration_replaces_assumptions() -> None:
     seen = Calibration(
-        images=32, workers=2, start_s=5.0, image_s={"a": 0.1, "b": 0.3}, bytes={"rle": 1000.0},
+        images=32,
+        workers=2,
+        start_s=5.0,
+        image_s={"a": 0.1, "b": 0.3},
+        bytes={"rle": 1000.0},
         peak_rss=10**9,
     )
     found = estimate(paper(), 200, calibration=seen, workers=2)
     assert found.wall_s == pytest.approx(128 * 0.4 + 5.0), "128 images on the busier of two workers"
     assert found.worker_hours == pytest.approx(200 * 0.4 / 3600)
     assert found.bytes["rle"] == 200 * 1000 + 4 * (16 * 64 + 4)
-    assert found.memory["host"] == 10**9 + round(32 * 1_179_648)
+    assert found.memory["host"] == 10**9 + 32 * 1_179_648
     assert "measured here" in found.lines()[-2]
-    assert found.as_json()["total_bytes"] == found.total_bytes
+    assert found.to_json()["total_bytes"] == found.total_bytes
 
 
 @given(st.integers(0, 2000), st.integers(1, 128), st.integers(1, 9))

@@ -41,7 +41,7 @@ def test_all_areas_report() -> None:
 
 def test_json_is_plain_and_complete() -> None:
     report = doctor(recipe=EASY)
-    again = json.loads(json.dumps(report.json()))
+    again = json.loads(json.dumps(report.to_json()))
     assert again["exit_code"] == 0
     assert len(again["findings"]) == len(report.findings)
     assert set(again["findings"][0]) == {"area", "name", "status", "detail"}

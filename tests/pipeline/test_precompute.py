@@ -121,9 +121,7 @@ def test_a_bad_image_does_not_change_its_neighbours(
         assert good.features(row).tobytes() == bad.features(row).tobytes()
 
 
-def test_retry_heals_to_the_bytes_of_a_clean_run(
-    world: Path, images: Path, tmp_path: Path
-) -> None:
+def test_retry_heals_to_the_bytes_of_a_clean_run(world: Path, images: Path, tmp_path: Path) -> None:
     cache = tmp_path / "c"
     (images / "3.png").write_bytes(b"")
     (images / "17.png").unlink()
@@ -171,6 +169,7 @@ def test_retry_interrupted_half_way(
 ) -> None:
     """Some manifests name the new plan, plan.json the old one: the next retry finishes it."""
     from svp.pipeline import retry
+    from svp.pipeline.store.atomic import write_file as real
 
     cache = tmp_path / "c"
     (images / "3.png").write_bytes(b"")
@@ -184,7 +183,6 @@ def test_retry_interrupted_half_way(
         written.append(path)
         real(path, data, label=label)
 
-    real = retry.write_file
     monkeypatch.setattr(retry, "write_file", fail_third)
     with pytest.raises(KeyboardInterrupt):
         fake_run.run(cache, images, options(retry_quarantined=True))

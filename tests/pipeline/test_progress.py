@@ -78,7 +78,11 @@ def test_log_files(tmp_path: Path) -> None:
         log.update(event)
     log.update(Event("finished"))
     lines = (tmp_path / "logs/events.jsonl").read_text().splitlines()
-    assert [json.loads(line)["kind"] for line in lines] == ["shard_done", "shard_failed", "finished"]
+    assert [json.loads(line)["kind"] for line in lines] == [
+        "shard_done",
+        "shard_failed",
+        "finished",
+    ]
     assert "\\u001b" not in lines[1], "escaped in the text itself, not only by JSON"
     status = json.loads((tmp_path / "logs/status.json").read_text())
     assert (status["state"], status["images"], status["failures"]) == ("finished", 4, {"empty": 1})

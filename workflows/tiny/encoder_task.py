@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from svp.pipeline.features_tiny import MEAN, PATCH, STD
 from svp.pipeline.scenes.attributes import ATTRIBUTES
+from svp.pipeline.scenes.vocab import LEVELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,15 @@ def batch(data: SceneArrays, picks: Any, flips: Any) -> Batch:
         extents.append(_extent(cover > 0)[:, owner, np.arange(cover.shape[1])])
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    as_tensor = lambda rows: torch.from_numpy(np.stack(rows))  # noqa: E731
     return Batch(
-        pixels, as_tensor(owners), as_tensor(shares), as_tensor(levels),
+        pixels, _stacked(owners), _stacked(shares), _stacked(levels),
         torch.from_numpy(np.concatenate(covers)), torch.tensor(image_of),
-        torch.from_numpy(np.concatenate(labels)), as_tensor(extents),
+        torch.from_numpy(np.concatenate(labels)), _stacked(extents),
     )  # fmt: skip
+
+
+def _stacked(rows: list[Any]) -> Tensor:
+    return torch.from_numpy(np.stack(rows))
 
 
 def patch_cover(whole: Any) -> Any:
@@ -78,7 +82,10 @@ def _levels(maps: Any, owner: Any, regions: int) -> Any:
     """(P,) int64: 0 region, else the level of most of the owner's pixels in the patch."""
     whole, part, sub = maps
     h, w = whole.shape[0] // PATCH, whole.shape[1] // PATCH
-    tiles = lambda m: m.reshape(h, PATCH, w, PATCH).transpose(0, 2, 1, 3).reshape(h * w, -1)  # noqa: E731
+
+    def tiles(m: Any) -> Any:
+        return m.reshape(h, PATCH, w, PATCH).transpose(0, 2, 1, 3).reshape(h * w, -1)
+
     mine = tiles(whole) == owner[:, None]
     in_sub = (mine & (tiles(sub) > 0)).sum(1)
     in_part = (mine & (tiles(part) > 0)).sum(1) - in_sub
@@ -109,6 +116,9 @@ def loss_terms(patches: Tensor, extent: nn.Module, read: nn.ModuleDict, data: Ba
     for a, name in enumerate(ATTRIBUTES):
         single = data.level.flatten() if name == "level" else data.labels[rows, a]
         keep = clear & (single >= 0)
+        if name.startswith("part_"):
+            # A patch of the body need not know the part; the mean over the thing must.
+            keep &= (single == 0) | (data.level.flatten() >= LEVELS.index("part"))
         loss = loss + 0.5 * F.cross_entropy(read[name](flat[keep]), single[keep])
         if name == "level":
             answer, truth = read[name](flat[keep]), single[keep]

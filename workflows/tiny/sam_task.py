@@ -51,7 +51,7 @@ def batch(
 def _turn(image: Any, labels: Any, rng: np.random.Generator) -> tuple[Any, Any]:
     """One of 8 flips and turns, and one of 6 orders of the colour channels."""
     flip, turn = rng.integers(2), rng.integers(4)
-    image, labels = image[..., rng.permutation(3)], labels
+    image = image[..., rng.permutation(3)]
     if flip:
         image, labels = image[:, ::-1], labels[:, :, ::-1]
     image, labels = np.rot90(image, turn, (0, 1)), np.rot90(labels, turn, (1, 2))

@@ -41,9 +41,7 @@ def _make(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
     rows = [scene_attributes(m.scene) for m in made]
     return {
         "images": np.stack([m.image for m in made]),
-        "labels": np.stack(
-            [np.stack([m.labels.whole, m.labels.part, m.labels.sub]) for m in made]
-        ),
+        "labels": np.stack([np.stack([m.labels.whole, m.labels.part, m.labels.sub]) for m in made]),
         "regions": np.array([len(m.scene.regions) for m in made]),
         "objects": np.array([len(r) for r in rows]),
         "attributes": np.concatenate(rows),

@@ -50,9 +50,7 @@ def main(
     clock, ema = time.monotonic(), None
     for step in range(start, stop):
         for group in optimiser.param_groups:
-            group["lr"] = rate * rate_factor(
-                step, horizon=horizon, stop=stop, warm=50, decay=decay
-            )
+            group["lr"] = rate * rate_factor(step, horizon=horizon, stop=stop, warm=50, decay=decay)
         pictures, xy, targets, boxes = batch(data, step_rng(seed, step), images, points)
         embedding, logits, iou = forward(sam, pictures, xy)
         loss, quality = loss_terms(logits, iou, targets.flatten(0, 1))

@@ -71,19 +71,15 @@ def test_signal(
     run.send_signal(number)
     found, _, err = finish(run)
     assert found == code
-    assert err.splitlines() == [
-        f"error: stopped by {number.name}: committed shards are kept. "
-        "To go on: svp precompute --resume"
-    ]
+    kept = f"error: stopped by {number.name}: committed shards are kept. "
+    assert err.splitlines() == [f"{kept}To go on: svp precompute --resume"]
     assert orphans(group) == 0
     assert json.loads((tmp_path / "c/logs/status.json").read_text())["state"] == "stopped"
     assert 0 < rerun(tmp_path / "c", world)["computed"] < 40  # type: ignore[operator]
     assert tree(tmp_path / "c") == clean
 
 
-def test_ctrl_c_reaches_the_whole_group(
-    world: Path, tmp_path: Path, clean: dict[str, str]
-) -> None:
+def test_ctrl_c_reaches_the_whole_group(world: Path, tmp_path: Path, clean: dict[str, str]) -> None:
     """A terminal signals the workers too: they leave it to the run."""
     import os
 
@@ -113,7 +109,9 @@ def test_worker_crashes_at_a_write_point(
     assert tree(tmp_path / "c") == clean
 
 
-@pytest.mark.parametrize("point", ["plan:after-temp", "index:before-rename", "complete:before-temp"])
+@pytest.mark.parametrize(
+    "point", ["plan:after-temp", "index:before-rename", "complete:before-temp"]
+)
 def test_driver_crashes_at_a_write_point(
     point: str, world: Path, tmp_path: Path, clean: dict[str, str]
 ) -> None:

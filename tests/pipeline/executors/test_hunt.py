@@ -12,7 +12,7 @@ def search(rows: int, poison: set[int], strays: set[int]) -> tuple[Hunt, list[Jo
     as when somebody kills its worker.
     """
     hunt = Hunt(0, rows)
-    queue, asked = hunt.start(), []
+    queue, asked = hunt.start(), list[Job]()
     while queue and not hunt.over:
         job = queue.pop(0)
         assert job.rows is not None

@@ -115,9 +115,7 @@ def test_other_contents_are_never_overwritten(folder: Path, tmp_path: Path) -> N
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
-def test_an_interrupted_run_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 

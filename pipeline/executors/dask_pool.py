@@ -1,0 +1,142 @@
+"""Dask processes as a pool of workers.
+
+The futures carry a job and return a few hundred bytes. Models are loaded by a process's first job,
+so a time limit includes that.
+"""
+
+import os
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+from ..errors import CacheError
+from ..text import shorten
+from .base import ExecutorOptions, Job, Outcome, Task
+from .worker import Life
+
+START_S = 60  # for a process to come, or to come back
+
+
+def distributed_package() -> Any:
+    """The package; it has no types."""
+    import distributed
+
+    return distributed
+
+
+class DaskPool:
+    """`Pool` whose workers are Dask processes by address; each holds at most one job of ours.
+
+    A job is pinned to its process: Dask would otherwise queue two jobs behind each other while a
+    nanny brings a process back, and the second would be blamed for the first one's crash.
+    """
+
+    def __init__(self, client: Any, task: Task, size: int, options: ExecutorOptions) -> None:
+        self.size = size
+        self._client, self._task, self._threads = client, task, options.threads
+        self._run, self._count = f"svp-{os.urandom(4).hex()}", 0
+        self._waiting = dict.fromkeys(range(size), time.monotonic())  # for a process, since when
+        self._address: dict[int, str] = {}
+        self._futures: dict[Any, int] = {}
+
+    def submit(self, worker: int, job: Job) -> None:
+        """See `Pool`."""
+        self._count += 1
+        future = self._client.submit(
+            _do,
+            self._run,
+            self._task,
+            worker,
+            self._threads,
+            job,
+            key=f"{self._run}-{self._count}-shard{job.shard}",
+            workers=[self._address[worker]],
+            pure=False,
+            retries=0,
+        )
+        self._futures[future] = worker
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """See `Pool`. Raises CacheError when the scheduler is gone."""
+        distributed = distributed_package()
+        try:
+            alive = set(self._client.nthreads())
+            outcomes = self._place(alive) + self._abandoned(alive)
+            if outcomes or not self._futures:
+                time.sleep(0 if outcomes else timeout)
+                return outcomes
+            found = distributed.wait(list(self._futures), timeout, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            return []
+        except OSError as error:  # distributed's CommClosedError is one
+            raise CacheError(f"the Dask scheduler is gone: {shorten(str(error))}") from error
+        return [self._receive(future) for future in found.done]
+
+    def restart(self, worker: int) -> None:
+        """See `Pool`: end the process if it still holds a job; its nanny starts another."""
+        for future in [f for f, w in self._futures.items() if w == worker]:
+            del self._futures[future]
+            self._client.restart_workers(
+                [self._address[worker]], timeout=START_S, raise_for_error=False
+            )
+            future.cancel()
+        self._address.pop(worker, None)
+        self._waiting[worker] = time.monotonic()
+
+    def close(self) -> None:
+        """See `Pool`; the processes end with the cluster."""
+        for future in self._futures:
+            future.cancel()
+        self._futures.clear()
+
+    def _place(self, alive: set[str]) -> list[Outcome]:
+        """Give processes nobody uses to the workers that wait for one."""
+        free = sorted(alive - set(self._address.values()))
+        new = dict(zip(sorted(self._waiting), free, strict=False))
+        self._address |= new
+        for worker in new:
+            del self._waiting[worker]
+        late = [w for w, since in self._waiting.items() if time.monotonic() - since > START_S]
+        return [Outcome(worker, "ready") for worker in new] + [
+            Outcome(worker, "died", detail=f"no Dask worker within {START_S} s") for worker in late
+        ]
+
+    def _abandoned(self, alive: set[str]) -> list[Outcome]:
+        """Jobs pinned to a process that ended before it got them: Dask would wait for ever."""
+        lost = [f for f, w in self._futures.items() if self._address[w] not in alive]
+        lost = [future for future in lost if not future.done()]
+        return [Outcome(self._drop(f), "died", detail="its Dask worker is gone") for f in lost]
+
+    def _drop(self, future: Any) -> int:
+        future.cancel()
+        return self._futures.pop(future)
+
+    def _receive(self, future: Any) -> Outcome:
+        distributed = distributed_package()
+        worker = self._futures.pop(future)
+        try:
+            outcome = future.result()
+        except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError) as why:
+            return Outcome(worker, "died", detail=shorten(str(why), 500))
+        finally:
+            future.release()
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+
+_lock = threading.Lock()
+_lives: dict[str, Life] = {}  # in a Dask worker: the models of the run it works for
+
+
+def _do(run: str, task: Task, worker: int, threads: int, job: Job) -> Outcome:
+    """A job inside a Dask worker; the lock keeps a worker of many threads to one job."""
+    with _lock:
+        if run not in _lives:
+            _lives.clear()
+            life = Life(task, worker, threads)
+            loaded = life.load()
+            if not life.loaded:
+                return loaded
+            _lives[run] = life
+        return replace(_lives[run].do(job), worker=worker)
