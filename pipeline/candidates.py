@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from . import runs as rl
 from .crops import Crop
 from .records import WHOLE, Superpixels
-from .runs import Ints, Runs
+from .runs import Ints, Pieces, Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class Prompted:
     iou: NDArray[np.float32]  # (3P,)
 
     def with_masks(
-        self, index: Ints, masks: Runs, stability: NDArray[np.float32], size: tuple[int, int]
+        self, index: Ints, masks: Pieces, stability: NDArray[np.float32], size: tuple[int, int]
     ) -> Candidates:
-        """Outputs `index` with their masks (at crop size), moved into an image of `size`."""
+        """Outputs `index` with their masks, pieces in the crop, moved into an image of `size`."""
         corner = self.crop.box[:2]
-        runs = rl.placed(masks, height=size[0], width=size[1], x=corner[0], y=corner[1])
+        runs = rl.join(rl.moved(masks, x=corner[0], y=corner[1]), len(index), *size)
         return Candidates(
             runs=runs,
             level=self.level[index],

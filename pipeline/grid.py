@@ -153,20 +153,21 @@ class GridPrompter:
         config = self.config
         low, outputs = self._decode(features, points, crop)
         chosen = np.flatnonzero(selection.passes_score(outputs.iou, outputs.level, config))
-        found, masks, scores = [chosen[:0]], [rl.empty(*crop.size)], [np.zeros(0, np.float32)]
-        for index, logits in self._upscale(low, chosen, crop):
-            seen = thresholded(logits, config.stability_score_offset)
+        shape = self._shape(crop)
+        found, masks, scores = [chosen[:0]], [rl.no_pieces()], [np.zeros(0, np.float32)]
+        for index, small, logits in self._upscale(low, chosen, shape):
+            seen = thresholded(logits, small, shape, config.stability_score_offset)
             stability = selection.stability_score(seen.high, seen.low)
             stable = selection.passes_stability(stability, outputs.level[index], config)
             good = np.flatnonzero(stable)
+            masks.append(rl.moved(seen.pieces(good), mask=sum(map(len, found))))
             found.append(index[good])
-            masks.append(seen.runs(good))
             scores.append(stability[good])
         survivors["decoded"] += len(outputs.iou)
         survivors["score"] += len(chosen)
         index = np.concatenate(found)
         survivors["stability"] += len(index)
-        return outputs.with_masks(index, rl.concat(masks), np.concatenate(scores), size)
+        return outputs.with_masks(index, rl.concat_pieces(masks), np.concatenate(scores), size)
 
     def _decode(
         self, features: Tensor, points: NDArray[np.float64], crop: Crop
@@ -179,17 +180,20 @@ class GridPrompter:
         outputs = Prompted(crop, points.repeat(3, axis=0), level, iou.flatten().cpu().numpy())
         return low.flatten(0, 1), outputs
 
-    def _upscale(
-        self, low: Tensor, chosen: NDArray[np.int64], crop: Crop
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """(indices, logits (K,H,W) at crop size), chunk by chunk, for the outputs `chosen`."""
+    def _shape(self, crop: Crop) -> UpsampleShape:
         side = self.backend.image_size
-        shape = UpsampleShape(side, target_size(*crop.size, side), crop.size)
+        return UpsampleShape(side, target_size(*crop.size, side), crop.size)
+
+    def _upscale(
+        self, low: Tensor, chosen: NDArray[np.int64], shape: UpsampleShape
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+        """(indices, their low-res logits, logits (K,H,W) at crop size), chunk by chunk."""
         scale = upsampler(shape, low, fused=self.fused)
         step = shape.chunk(low.device, self.fused)
         for first in range(0, len(chosen), step):
             index = chosen[first : first + step]
-            yield index, scale(low[torch.from_numpy(index).to(low.device)])
+            small = low[torch.from_numpy(index).to(low.device)]
+            yield index, small, scale(small)
 
 
 def _size(image: Image) -> tuple[int, int]:

@@ -126,13 +126,15 @@ def join(parts: Pieces, count: int, height: int, width: int) -> Runs:
     return merged(count, height, width, parts.mask, offset + parts.top, offset + parts.bottom)
 
 
-def placed(runs: Runs, *, height: int, width: int, x: int, y: int) -> Runs:
-    """The masks padded to height x width, their top left pixel at column `x`, row `y`."""
-    if (runs.height, runs.width, x, y) == (height, width, 0, 0):
-        return runs
-    parts = pieces(runs)
-    moved = Pieces(parts.mask, parts.column + x, parts.top + y, parts.bottom + y)
-    return join(moved, runs.count, height, width)
+def moved(parts: Pieces, *, mask: int = 0, x: int = 0, y: int = 0) -> Pieces:
+    """The pieces `x` columns and `y` rows further, their mask numbers raised by `mask`."""
+    return Pieces(parts.mask + mask, parts.column + x, parts.top + y, parts.bottom + y)
+
+
+def concat_pieces(parts: Sequence[Pieces]) -> Pieces:
+    """All pieces of `parts` (at least one), in order."""
+    rows = ([p.mask, p.column, p.top, p.bottom] for p in parts)
+    return Pieces(*map(np.concatenate, zip(*rows, strict=True)))
 
 
 def areas(runs: Runs) -> Ints:
@@ -192,6 +194,12 @@ def encode(runs: Runs) -> tuple[bytes, ...]:
     size = [runs.height, runs.width]
     counts = [{"size": size, "counts": row} for row in _counts(runs)]
     return tuple(rle["counts"] for rle in coco.frPyObjects(counts, *size))
+
+
+def no_pieces() -> Pieces:
+    """None at all."""
+    none = np.zeros(0, np.int64)
+    return Pieces(none, none, none, none)
 
 
 def ragged(lengths: Ints) -> tuple[Ints, Ints]:

@@ -35,8 +35,8 @@ def passes_score(iou: Scores, level: Levels, config: GridConfig) -> NDArray[np.b
 
 def stability_score(high: Ints, low: Ints) -> Scores:
     """(N,) pixels surely inside / pixels possibly inside; 0/0 is NaN."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.divide(high.astype(np.float32), low.astype(np.float32), dtype=np.float32)
+    score = np.full(len(low), np.nan, np.float32)
+    return np.divide(high, low, out=score, where=low > 0, dtype=np.float32)
 
 
 def passes_stability(score: Scores, level: Levels, config: GridConfig) -> NDArray[np.bool_]:

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..crops import Crop
 from ..errors import ConfigError
 from ..grid import GridPrompter
 from ..recipe import GridConfig
 from ..records import Superpixels
+from ..upsample import UpsampleShape
 from .blobs import SAM_LOW, DecoderOutputs, decoder_outputs
 from .modes import compare_modes, difference
 from .published import Found, Watch, published_superpixels
@@ -101,9 +101,9 @@ class _Timed(GridPrompter):
     watch: Watch
 
     def _upscale(
-        self, low: Tensor, chosen: NDArray[np.int64], crop: Crop
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        chunks = super()._upscale(low, chosen, crop)
+        self, low: Tensor, chosen: NDArray[np.int64], shape: UpsampleShape
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+        chunks = super()._upscale(low, chosen, shape)
         step = self.watch.timed("upscale", lambda: next(chunks, None))
         while (chunk := step()) is not None:
             yield chunk

@@ -25,9 +25,8 @@ class InlinePool:
         """See `Pool`; takes as long as the job."""
         if not self._life.loaded:
             return [self._life.load()]
-        assert self._job is not None
         job, self._job = self._job, None
-        return [self._life.do(job)]
+        return [self._life.do(job)] if job else []
 
     def restart(self, worker: int) -> None:
         """See `Pool`: load the models again."""

@@ -36,6 +36,6 @@ REGIONS: Final[dict[str, tuple[int, int, int]]] = {
 # Area of the body in pixels of a scene of any size; the gaps keep the size words beyond doubt.
 SIZE_AREAS: Final[dict[str, tuple[int, int]]] = {
     "small": (170, 220),
-    "medium": (380, 480),
-    "large": (820, 1060),
+    "medium": (360, 440),
+    "large": (720, 900),
 }

@@ -16,7 +16,7 @@ from .vocab import COLOURS, REGIONS, SHAPES, SIZE_AREAS, SIZES, TEXTURES
 
 _MIN_SHOWN_PX, _MIN_SHOWN_SHARE, _MIN_REGION_PX = 110, 0.6, 200
 _MAX_THINGS = 90  # labels are uint8, annotation ids leave two digits
-_GAP = 2  # px between things that do not hide each other
+_GAP = 3  # px between things that do not hide each other
 _TRIES = 24  # positions tried per thing before it is left out
 
 
@@ -229,7 +229,7 @@ def _place(rng: Rng, ground: NDArray[np.uint8], regions: int) -> list[Thing]:
     kinds = _family(rng)
     things: list[Thing] = []
     for _ in range(wanted):
-        crowded = rng.chance(25)  # may hide some of an earlier thing
+        crowded = rng.chance(15)  # may hide some of an earlier thing
         thing = _sample_thing(rng, kinds)
         mark = stamp(thing)
         edge = (mark.radius - _GAP) * 2 // 3

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import CacheError, PlanMismatchError
 from ..text import show
 from .atomic import make_folder, remove_stale, write_file
-from .layout import LOGS, MANIFESTS, META, PLAN
+from .layout import COMPLETE, LOGS, MANIFESTS, META, PLAN
 from .metadata import array_metadata, check_array, group_metadata
 from .plan import Plan
 from .schema import array_specs, column_specs
@@ -26,7 +26,8 @@ def create_cache(cache: Path, plan: Plan) -> None:
         _check_empty(cache)
         make_folder(cache, cache)
         plan.save(cache / PLAN)
-    remove_stale(cache)
+    if not (cache / COMPLETE).exists():  # walking a complete cache would be most of a rerun
+        remove_stale(cache)
     for folder in (MANIFESTS, LOGS):
         make_folder(cache / folder, cache)
     write_metadata(cache, plan)

@@ -18,7 +18,7 @@ from pydantic import Field
 from ..errors import CacheError
 from ..text import show
 from .atomic import make_folder, write_file
-from .jsonfile import JsonFile, canonical, parse_model, read_bounded
+from .jsonfile import JsonFile, canonical, parse_checked, parse_model, read_bounded
 from .layout import COMPLETE, INDEX, PLAN
 from .manifest import OK, Count, Hex64, Manifest, committed, read_manifest
 from .plan import SCHEMA, Plan
@@ -111,7 +111,7 @@ def read_index(cache: Path, plan: Plan) -> Rows:
         raise CacheError(
             f"{show(str(path), 300)}: is not the one {COMPLETE} names: run `svp cache repair`"
         )
-    index = parse_model(_Index, data, path)
+    index = parse_checked(_Index, data, path)
     n = len(plan.images)
     rows = [row for row, _, _ in index.bad]
     fits = len(index.k) == n and len(index.manifests) == plan.num_shards and index.cache == plan.id

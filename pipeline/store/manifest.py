@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..errors import CacheError
 from ..text import show
-from .jsonfile import JsonFile, canonical, parse_model, read_bounded
+from .jsonfile import JsonFile, canonical, parse_checked, read_bounded
 from .layout import MANIFESTS, manifest_path, shard_path
 from .plan import Plan
 from .schema import array_specs
@@ -50,7 +50,10 @@ class ImageEntry(JsonFile):
 
 
 class Manifest(JsonFile):
-    """The record of shard `shard` of cache `cache`; `check` is the xxh3_64 of the rest."""
+    """The record of shard `shard` of cache `cache`.
+
+    `check` is the xxh3_64 of the file's bytes with an empty `check`.
+    """
 
     schema_version: Literal[1] = 1
     cache: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -61,19 +64,12 @@ class Manifest(JsonFile):
 
     def sealed(self) -> "Manifest":
         """The same record with its `check` filled in."""
-        return self.model_copy(update={"check": self._digest()})
+        blank = self.model_copy(update={"check": ""})
+        return self.model_copy(update={"check": xxhash.xxh3_64_hexdigest(blank.data())})
 
     def data(self) -> bytes:
         """The bytes of the file."""
         return canonical(self.model_dump(mode="json"))
-
-    def is_sealed(self) -> bool:
-        """Whether `check` is right."""
-        return self.check == self._digest()
-
-    def _digest(self) -> str:
-        body = self.model_dump(mode="json", exclude={"check"})
-        return xxhash.xxh3_64_hexdigest(canonical(body))
 
 
 def read_manifest(cache: Path, plan: Plan, shard: int) -> Manifest:
@@ -83,8 +79,10 @@ def read_manifest(cache: Path, plan: Plan, shard: int) -> Manifest:
     plan's arrays and images.
     """
     path = manifest_path(cache, shard)
-    found = parse_model(Manifest, read_bounded(path, MAX_MANIFEST_BYTES), path)
-    if not found.is_sealed():
+    data = read_bounded(path, MAX_MANIFEST_BYTES)
+    found = parse_checked(Manifest, data, path)
+    blank = data.replace(f'"check":"{found.check}"'.encode(), b'"check":""', 1)
+    if xxhash.xxh3_64_hexdigest(blank) != found.check:
         raise CacheError(f"{show(str(path), 300)}: damaged: fails its checksum")
     if found.cache != plan.id:
         raise CacheError(
@@ -147,9 +145,9 @@ def _disagreement(found: Manifest, plan: Plan, shard: int) -> str:
         (i.image_id, i.height, i.width) for i in images
     ]:
         return "its images are others"
+    k = plan.k
     for entry in found.images:
-        if (entry.status == OK) != (1 <= entry.k <= plan.k) or (entry.status == OK) == bool(
-            entry.reason
-        ):
+        good = entry.status == OK
+        if good != (1 <= entry.k <= k) or good == bool(entry.reason):
             return f"image {entry.id} is {entry.status} with k={entry.k}"
     return ""

@@ -79,14 +79,16 @@ def test_select_and_concat(masks: Masks, data: st.DataObject) -> None:
 
 
 @given(mask_sets(), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
-def test_placed_pads_to_the_image(
+def test_moved_pieces_pad_to_the_image(
     masks: Masks, left: int, right: int, top: int, bottom: int
 ) -> None:
     padded = np.pad(masks, ((0, 0), (top, bottom), (left, right)))
     height, width = padded.shape[1:]
-    moved = rl.placed(rl.from_masks(masks), height=height, width=width, x=left, y=top)
-    check(moved)
-    np.testing.assert_array_equal(rl.to_masks(moved), padded)
+    parts = rl.moved(rl.pieces(rl.from_masks(masks)), x=left, y=top)
+    both = rl.concat_pieces([parts, rl.moved(parts, mask=len(masks)), rl.no_pieces()])
+    joined = rl.join(both, 2 * len(masks), height, width)
+    check(joined)
+    np.testing.assert_array_equal(rl.to_masks(joined), np.concatenate((padded, padded)))
 
 
 @given(hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 3)))

@@ -119,12 +119,13 @@ def loss_terms(patches: Tensor, extent: nn.Module, read: nn.ModuleDict, data: Ba
         if name.startswith("part_"):
             # A patch of the body need not know the part; the mean over the thing must.
             keep &= (single == 0) | (data.level.flatten() >= LEVELS.index("part"))
-        loss = loss + 0.5 * F.cross_entropy(read[name](flat[keep]), single[keep])
+        weight = 3.0 if name == "part_shape" else 1.0  # by far the slowest to learn
+        loss = loss + 0.5 * weight * F.cross_entropy(read[name](flat[keep]), single[keep])
         if name == "level":
             answer, truth = read[name](flat[keep]), single[keep]
         else:
             mine = data.labels[:, a] >= 0
             answer, truth = read[name](pooled[mine]), data.labels[mine, a]
-            loss = loss + F.cross_entropy(answer, truth)
+            loss = loss + weight * F.cross_entropy(answer, truth)
         right[name] = (answer.argmax(1) == truth).float().mean().item()
     return loss, right

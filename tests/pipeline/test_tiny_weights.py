@@ -1,0 +1,92 @@
+"""The shipped tiny weights: complete, small, what their cards say, and good on unseen scenes.
+
+The floors here are loose; `svp bench tiny` measures against the acceptance bars on 200 scenes.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from svp.pipeline import features_tiny
+from svp.pipeline.bench.tiny import (
+    HELD_OUT,
+    SPLIT,
+    TinyReport,
+    measure_attributes,
+    measure_masks,
+    read_probe,
+)
+from svp.pipeline.features import build_encoder
+from svp.pipeline.recipe import FeatureConfig, SuperpixelConfig
+from svp.pipeline.records import Where
+from svp.pipeline.sam import build_backend, tiny
+from svp.pipeline.scenes import MadeScene, make_scene
+from svp.pipeline.scenes.attributes import ATTRIBUTES
+
+WEIGHTS = {tiny.WEIGHTS: 2_500_000, features_tiny.WEIGHTS: 2_000_000, features_tiny.PROBE: 20_000}
+HERE = Where(images=Path())
+
+
+@pytest.fixture(scope="module")
+def made() -> list[MadeScene]:
+    return [make_scene(HELD_OUT, index, SPLIT) for index in range(12)]
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda p: p.name)
+def test_files_are_small_finite_float16(path: Path) -> None:
+    assert path.stat().st_size < WEIGHTS[path]
+    for name, tensor in load_file(path).items():
+        assert tensor.dtype == torch.float16 and tensor.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("path", "build"),
+    [(tiny.WEIGHTS, tiny.build_tiny_sam), (features_tiny.WEIGHTS, features_tiny.build_tiny_dinov2)],
+    ids=["sam", "dinov2"],
+)
+def test_cards_tell_the_truth_and_weights_load_strictly(path: Path, build: object) -> None:
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert callable(build)
+    model = build()
+    model.load_state_dict(load_file(path))
+    assert card["parameters"] == sum(p.numel() for p in model.parameters())
+    assert 300_000 < card["parameters"] < 1_200_000
+
+
+def test_sam_finds_wholes_parts_and_regions(made: list[MadeScene]) -> None:
+    torch.set_num_threads(1)
+    backend = build_backend(SuperpixelConfig(), HERE)
+    found = measure_masks(backend, made, points_per_side=16)
+    assert found["body"] > @@BODY@@, found
+    assert found["part"] > 0.5, found
+    assert found["coverage"] > @@COVER@@, found
+    assert 8 < found["superpixels"] < 24, found
+
+
+def test_encoder_tells_the_attributes(made: list[MadeScene]) -> None:
+    torch.set_num_threads(1)
+    accuracy, chance = measure_attributes(build_encoder(FeatureConfig(), HERE, "cpu"), made)
+    assert set(accuracy) == set(ATTRIBUTES)
+    for name in ("kind", "colour", "texture", "size", "level"):
+        assert accuracy[name] > 0.8 > chance[name], (name, accuracy, chance)
+
+
+def test_probe_is_linear_and_fits_the_attributes() -> None:
+    probe = read_probe()
+    for name, values in ATTRIBUTES.items():
+        assert probe[name][0].shape == (len(values), features_tiny.WIDTH)
+        assert probe[name][1].shape == (len(values),)
+
+
+def test_report_compares_with_the_bars_and_corrects_for_chance() -> None:
+    good = TinyReport(1, 32, 0.9, 0.8, 0.7, 0.5, 0.96, 16.0, {"kind": 0.95}, {"kind": 0.5})
+    assert good.ok and good.corrected["kind"] == pytest.approx(0.9)
+    assert any("0.950" in line and "0.900" in line for line in good.lines())
+    low = TinyReport(1, 32, 0.9, 0.8, 0.7, 0.5, 0.94, 16.0, {"kind": 0.95}, {"kind": 0.5})
+    weak = TinyReport(1, 32, 0.9, 0.8, 0.7, 0.5, 0.96, 16.0, {"kind": 0.89}, {"kind": 0.5})
+    assert not low.ok and not weak.ok
