@@ -155,13 +155,15 @@ class GridPrompter:
         chosen = np.flatnonzero(selection.passes_score(outputs.iou, outputs.level, config))
         shape = self._shape(crop)
         found, masks, scores = [chosen[:0]], [rl.no_pieces()], [np.zeros(0, np.float32)]
+        count = 0
         for index, small, logits in self._upscale(low, chosen, shape):
             seen = thresholded(logits, small, shape, config.stability_score_offset)
             stability = selection.stability_score(seen.high, seen.low)
             stable = selection.passes_stability(stability, outputs.level[index], config)
             good = np.flatnonzero(stable)
-            masks.append(rl.moved(seen.pieces(good), mask=sum(map(len, found))))
+            masks.append(rl.moved(seen.pieces(good), mask=count))
             found.append(index[good])
+            count += len(good)
             scores.append(stability[good])
         survivors["decoded"] += len(outputs.iou)
         survivors["score"] += len(chosen)

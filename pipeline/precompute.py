@@ -8,7 +8,7 @@ the cache holds whole committed shards and the same command finishes it to the s
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -212,7 +212,8 @@ def _run(
             shard_timeout_s=options.shard_timeout_s,
         )
     except BaseException:
-        log.status("stopped")
+        with suppress(OSError):  # a full disk must not hide why the run stopped
+            log.status("stopped")
         raise
 
 

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from .errors import CacheError
 from .executors.base import Event
 from .progress import Tally
-from .text import escape
+from .text import escape, show
 
 STATUS_EVERY_S = 1.0
 
@@ -30,7 +31,16 @@ class RunLog:
         self._written = 0.0
 
     def update(self, event: Event) -> None:
-        """Append `event` (ticks only refresh the status)."""
+        """Append `event` (ticks only refresh the status). Raises CacheError if the disk refuses."""
+        try:
+            self._update(event)
+        except OSError as error:
+            raise CacheError(
+                f"{show(str(self._folder), 300)}: cannot write the log: {error.strerror}: free "
+                "some space and run the same command again, it continues where it stopped"
+            ) from error
+
+    def _update(self, event: Event) -> None:
         if event.kind != "tick":
             with open(self._folder / "events.jsonl", "a", encoding="ascii") as file:
                 file.write(_line(event))  # one write of one line: whole also with two writers
@@ -38,7 +48,7 @@ class RunLog:
             self.status("finished" if event.kind == "finished" else "running")
 
     def status(self, state: str) -> None:
-        """Replace status.json; `state` is running, finished, interrupted or failed."""
+        """Replace status.json; `state` is running, finished or stopped."""
         self._written = time.monotonic()
         tally = self._tally
         record = {

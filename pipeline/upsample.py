@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CPU_CHUNK_BYTES = 4 << 20  # one 1024 x 1024 fp32 intermediate: stays in cache
+CPU_CHUNK_BYTES = 16 << 20  # four 1024 x 1024 fp32 intermediates; 4 to 16 MiB measured best
 GPU_CHUNK_BYTES = 1 << 30
 
 

@@ -36,6 +36,28 @@ class DecoderOutputs:
         return 4 * self.low.shape[-1]
 
 
+class Replay:
+    """Hands out stored outputs in order, (n,3,L,L) and (n,3) fp32, as a decoder would.
+
+    The logits live in one buffer that the next call overwrites, so that neither path is charged
+    for allocating and freeing what a decoder leaves behind.
+    """
+
+    def __init__(self, outputs: DecoderOutputs) -> None:
+        self._outputs, self._next = outputs, 0
+        self._buffer = torch.empty(0)
+
+    def next(self, count: int) -> tuple[Tensor, Tensor]:
+        """The next `count` prompts' outputs."""
+        rows = slice(self._next, self._next + count)
+        self._next = rows.stop
+        stored = self._outputs.low[rows]
+        if len(self._buffer) < len(stored):
+            self._buffer = torch.empty(stored.shape)
+        low = self._buffer[: len(stored)]
+        return low.copy_(stored), self._outputs.iou[rows]
+
+
 def decoder_outputs(
     side: int, height: int, width: int, seed: int = 0, low: int = SAM_LOW
 ) -> DecoderOutputs:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import MissingPackageError
 from ..recipe import GridConfig
-from .blobs import DecoderOutputs
+from .blobs import DecoderOutputs, Replay
 
 CHUNK = 50  # masks per broadcast in the published filter
 POINTS_PER_BATCH = 64  # the package's default
@@ -117,7 +117,7 @@ def _canned_sam(outputs: DecoderOutputs, config: GridConfig, watch: Watch) -> An
     sam = Sam(
         _Encoder(outputs.image_size),
         _Prompts(),
-        _Decoder(outputs.low, _scores(outputs.iou, config)),
+        _Decoder(DecoderOutputs(outputs.low, _scores(outputs.iou, config))),
     )
     sam.mask_decoder.forward = watch.timed("decode", sam.mask_decoder.forward)
     sam.postprocess_masks = watch.timed("upscale", sam.postprocess_masks)
@@ -142,14 +142,12 @@ class _Prompts(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, low: Tensor, iou: Tensor) -> None:
+    def __init__(self, outputs: DecoderOutputs) -> None:
         super().__init__()
-        self.low, self.iou, self.next = low, iou, 0
+        self._replay = Replay(outputs)
 
     def forward(self, *, sparse_prompt_embeddings: Tensor, **_: object) -> tuple[Tensor, Tensor]:
-        rows = slice(self.next, self.next + len(sparse_prompt_embeddings))
-        self.next = rows.stop
-        return self.low[rows].float(), self.iou[rows]
+        return self._replay.next(len(sparse_prompt_embeddings))
 
 
 def _scores(iou: Tensor, config: GridConfig) -> Tensor:

@@ -20,7 +20,7 @@ from ..grid import GridPrompter
 from ..recipe import GridConfig
 from ..records import Superpixels
 from ..upsample import UpsampleShape
-from .blobs import SAM_LOW, DecoderOutputs, decoder_outputs
+from .blobs import SAM_LOW, DecoderOutputs, Replay, decoder_outputs
 from .modes import compare_modes, difference
 from .published import Found, Watch, published_superpixels
 
@@ -48,7 +48,7 @@ def run(
 
     prompts  a square number; low: side of the logits (SAM: 256); size: (H,W) of the image
     scenes   generated scenes on which the modes are compared with the tiny SAM; 0: not at all
-    Takes 2 to 3 minutes of CPU and 4 GB. Raises ConfigError if `prompts` is no square, and
+    Takes 2 to 3 minutes of CPU and up to 10 GB (the published path). Raises ConfigError if `prompts` is no square, and
     MissingPackageError without OpenCV, which segment-anything's clean-up needs.
     """
     side = round(prompts**0.5)
@@ -83,16 +83,14 @@ class _Stored:
     report = None
 
     def __init__(self, outputs: DecoderOutputs) -> None:
-        self._outputs, self._next = outputs, 0
+        self._replay = Replay(outputs)
         self.image_size = outputs.image_size
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.zeros(len(images), 1, 1, 1)
 
     def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        rows = slice(self._next, self._next + len(points))
-        self._next = rows.stop
-        return self._outputs.low[rows].float(), self._outputs.iou[rows]
+        return self._replay.next(len(points))
 
 
 class _Timed(GridPrompter):

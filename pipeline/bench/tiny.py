@@ -5,7 +5,7 @@ are those that a cache of such scenes has. Bars: the acceptance figures of the e
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -66,6 +66,15 @@ class TinyReport:
             and min(self.accuracy.values()) >= BARS["attribute"]
         )
 
+    @property
+    def exit_code(self) -> int:
+        """1 if a bar is missed."""
+        return 0 if self.ok else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures and the bars, for programs."""
+        return {**asdict(self), "bars": dict(BARS), "ok": self.ok}
+
     def lines(self) -> tuple[str, ...]:
         """The report for people."""
         side = self.points_per_side
@@ -97,16 +106,16 @@ def measure(
     backend = build_backend(SuperpixelConfig(), here, device)
     encoder = build_encoder(FeatureConfig(), here, device)
     made = [make_scene(seed, index, SPLIT) for index in range(scenes)]
-    masks = measure_masks(backend, made, points_per_side)
+    masks = measure_masks(backend, made, GridConfig(points_per_side=points_per_side))
     accuracy, chance = measure_attributes(encoder, made)
     return TinyReport(scenes, points_per_side, **masks, accuracy=accuracy, chance=chance)
 
 
 def measure_masks(
-    backend: SamBackend, made: list[MadeScene], points_per_side: int
+    backend: SamBackend, made: list[MadeScene], config: GridConfig
 ) -> dict[str, float]:
     """The figures of `TinyReport` that depend on the SAM."""
-    prompter = GridPrompter(backend, config=GridConfig(points_per_side=points_per_side))
+    prompter = GridPrompter(backend, config=config)
     scores: dict[str, list[float]] = {"body": [], "region": [], "part": [], "sub-part": []}
     coverage, counts = [], []
     for scene in made:
@@ -117,7 +126,7 @@ def measure_masks(
         for _, level, truth in object_masks(scene):
             if level in ("body", "region"):
                 scores[level].append(_best_iou(tokens, truth))
-        for level, best in _part_scores(backend, scene, points_per_side):
+        for level, best in _part_scores(backend, scene, config.points_per_side):
             scores[level].append(best)
     parts = scores["part"] + scores["sub-part"]
     return {"body": _mean(scores["body"]), "region": _mean(scores["region"]),

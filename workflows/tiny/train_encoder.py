@@ -16,12 +16,12 @@ from svp.pipeline.scenes.attributes import ATTRIBUTES
 @click.command(help=__doc__)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
 @click.option("--horizon", default=4500, show_default=True, help="Length of the cosine, steps.")
-@click.option("--stop", default=3000, show_default=True, help="Steps done.")
+@click.option("--stop", default=3900, show_default=True, help="Steps done.")
 @click.option("--decay", default=600, show_default=True, help="Last steps, down to rate 0.")
 @click.option("--scenes", default=6000, show_default=True)
 @click.option("--seed", default=2, show_default=True)
 @click.option("--images", default=12, show_default=True, help="Images per step.")
-@click.option("--stem-from", default=750, show_default=True, help="Convolutions learn from here.")
+@click.option("--stem-from", default=0, show_default=True, help="Convolutions learn from here.")
 @click.option("--rate", default=1e-3, show_default=True, help="Peak learning rate.")
 def main(
     work: Path, horizon: int, stop: int, decay: int, scenes: int, seed: int, images: int,

@@ -15,14 +15,14 @@ from svp.pipeline.sam.tiny import EMBED_DIM, build_tiny_sam
 
 @click.command(help=__doc__)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
-@click.option("--horizon", default=5000, show_default=True, help="Length of the cosine, steps.")
-@click.option("--stop", default=3600, show_default=True, help="Steps done.")
+@click.option("--horizon", default=7500, show_default=True, help="Length of the cosine, steps.")
+@click.option("--stop", default=7450, show_default=True, help="Steps done.")
 @click.option("--decay", default=600, show_default=True, help="Last steps, down to rate 0.")
 @click.option("--scenes", default=4000, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--images", default=8, show_default=True, help="Images per step.")
 @click.option("--points", default=10, show_default=True, help="Points per image.")
-@click.option("--stem-from", default=1750, show_default=True, help="Convolutions learn from here.")
+@click.option("--stem-from", default=0, show_default=True, help="Convolutions learn from here.")
 @click.option("--rate", default=1e-3, show_default=True, help="Peak learning rate.")
 def main(
     work: Path, horizon: int, stop: int, decay: int, scenes: int, seed: int,
