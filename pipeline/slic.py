@@ -79,7 +79,7 @@ def calibrate(
         counts = [len(np.unique(slic_labels(image, config))) for image in images]
         return means.setdefault(segments, sum(counts) / len(counts))
 
-    low, high = 1, 4096
+    low, high = 1, max(1, min(4096, int(8 * target)))  # photographs need 1.2 to 1.6 times
     while low < high:
         middle = (low + high) // 2
         if mean(middle) < target:

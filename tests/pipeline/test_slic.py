@@ -18,7 +18,7 @@ data = pytest.importorskip("skimage.data")
 
 
 def photographs() -> list[NDArray[np.uint8]]:
-    return [data.astronaut()[::2, ::2], data.coffee()[::2, ::2], data.chelsea()[::2, ::2]]
+    return [data.astronaut()[::3, ::3], data.coffee()[::3, ::3], data.chelsea()[::3, ::3]]
 
 
 def test_the_superpixels_tile_the_photograph() -> None:

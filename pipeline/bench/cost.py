@@ -1,0 +1,80 @@
+"""How good the cost model is: predict a local run of generated scenes, then do it and compare.
+
+Prediction and run follow each other on the same machine; on one whose other load changes meanwhile
+the comparison says little.
+"""
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..calibrate import calibrate
+from ..cost import estimate, size
+from ..executors import ExecutorOptions
+from ..executors.devices import usable_devices
+from ..planning import Content, sized_plan
+from ..precompute import RunOptions, precompute
+from ..recipe import Recipe
+from ..records import Where
+from ..scenes import write_scenes
+from ..sources import open_source
+
+TOLERANCE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class CostReport:
+    """Seconds and bytes of one run, predicted and measured; the prediction read `sampled` images."""
+
+    scenes: int
+    workers: int
+    sampled: int
+    predicted_s: float
+    measured_s: float
+    predicted_bytes: int
+    measured_bytes: int
+
+    @property
+    def exit_code(self) -> int:
+        """1 if the time was missed by more than 25 %."""
+        return int(abs(self.predicted_s / self.measured_s - 1) > TOLERANCE)
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return asdict(self) | {"exit_code": self.exit_code}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        time, room = self.predicted_s / self.measured_s, self.predicted_bytes / self.measured_bytes
+        disk = f"predicted {size(self.predicted_bytes)}, measured {size(self.measured_bytes)}"
+        return [
+            f"{self.scenes} scenes, {self.workers} workers, predicted from {self.sampled} images",
+            f"time: predicted {self.predicted_s:.1f} s, measured {self.measured_s:.1f} s, {time:.2f}x",
+            f"disk: {disk}, {room:.3f}x",
+        ]
+
+
+def run(scenes: int = 200, recipe: Recipe | None = None, workers: int | None = None) -> CostReport:
+    """Predict and measure a run over `scenes` generated scenes, in a temporary folder."""
+    recipe, options = recipe or Recipe(), ExecutorOptions(workers=workers)
+    count = len(usable_devices(options))
+    with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
+        source = open_source(write_scenes(Path(folder) / "scenes", images=scenes, seed=2))
+        content, where = Content(source.images), Where(source.image_root)
+        seen = calibrate(content, recipe, where, options)
+        assert seen is not None
+        plan = sized_plan(recipe)
+        predicted = estimate(plan, len(content.images), calibration=seen, workers=count)
+        cache = Path(folder) / "cache"
+        how = RunOptions(executor_options=options)
+        done = precompute(content, recipe, where, cache, how, quiet=True)
+        files = (path.stat().st_size for path in cache.rglob("*") if path.is_file())
+        return CostReport(
+            scenes=len(content.images),
+            workers=count,
+            sampled=seen.images,
+            predicted_s=predicted.wall_s,
+            measured_s=done.seconds,
+            predicted_bytes=predicted.total_bytes,
+            measured_bytes=sum(files),
+        )
