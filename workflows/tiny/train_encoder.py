@@ -15,8 +15,8 @@ from svp.pipeline.scenes.attributes import ATTRIBUTES
 
 @click.command(help=__doc__)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
-@click.option("--horizon", default=4500, show_default=True, help="Length of the cosine, steps.")
-@click.option("--stop", default=3900, show_default=True, help="Steps done.")
+@click.option("--horizon", default=5000, show_default=True, help="Length of the cosine, steps.")
+@click.option("--stop", default=5000, show_default=True, help="Steps done.")
 @click.option("--decay", default=600, show_default=True, help="Last steps, down to rate 0.")
 @click.option("--scenes", default=6000, show_default=True)
 @click.option("--seed", default=2, show_default=True)

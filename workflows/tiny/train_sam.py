@@ -15,8 +15,8 @@ from svp.pipeline.sam.tiny import EMBED_DIM, build_tiny_sam
 
 @click.command(help=__doc__)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
-@click.option("--horizon", default=7500, show_default=True, help="Length of the cosine, steps.")
-@click.option("--stop", default=7450, show_default=True, help="Steps done.")
+@click.option("--horizon", default=8700, show_default=True, help="Length of the cosine, steps.")
+@click.option("--stop", default=8700, show_default=True, help="Steps done.")
 @click.option("--decay", default=600, show_default=True, help="Last steps, down to rate 0.")
 @click.option("--scenes", default=4000, show_default=True)
 @click.option("--seed", default=1, show_default=True)
