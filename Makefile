@@ -14,18 +14,19 @@ SVP := $(BIN)/svp
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-# What `make superpixels` runs on; set DATA (and SAM, ENCODER) for your own photographs.
+# What `make superpixels` runs on. For your own photographs set DATA (a folder), SAM (a checkpoint)
+# and ENCODER (a name such as dinov2-large, whose weights lie where `svp doctor` says).
 DATA ?=
 SAM ?=
 ENCODER ?=
-SPLIT ?= train
+SPLIT ?= $(if $(DATA),,train)
 IMAGES ?= 200
 SCENES := data/scenes
-NAME := $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),scenes)
-CACHE ?= caches/$(NAME)-$(SPLIT)
-PAGE ?= runs/pages/$(NAME)-$(SPLIT)
+NAME := $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),scenes)$(if $(SPLIT),-$(SPLIT))
+CACHE ?= caches/$(NAME)
+PAGE ?= runs/pages/$(NAME)
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
-FLAGS := $(if $(SAM),--sam-weights '$(SAM)') $(if $(ENCODER),--encoder-weights '$(ENCODER)')
+FLAGS := $(if $(SAM),--sam-weights '$(SAM)' --preset svp) $(if $(ENCODER),--encoder $(ENCODER))
 
 SOURCES := $(shell find . -path ./$(VENV) -prune -o -path ./.typing -prune -o -path ./data -prune \
 	-o -path ./caches -prune -o -path ./runs -prune -o -path ./.git -prune -o -type f \
@@ -44,12 +45,12 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	mkdir -p .typing && ln -sfn .. .typing/svp
 	touch $@
 
-superpixels: $(READY)   ## photographs -> superpixel cache -> page (DATA=folder SAM=checkpoint ENCODER=weights)
+superpixels: $(READY)   ## photographs -> superpixel cache -> page (DATA=folder SAM=checkpoint)
 ifeq ($(DATA),)
 	$(SVP) data synth $(SCENES) --images $(IMAGES) --seed 0
 	$(SVP) precompute --split $(SPLIT) --dataset $(SCENES) --out $(CACHE) --workers $(WORKERS)
 else
-	$(SVP) precompute --split $(SPLIT) --dataset '$(DATA)' --out '$(CACHE)' $(FLAGS)
+	$(SVP) precompute $(if $(SPLIT),--split $(SPLIT)) --dataset '$(DATA)' --out '$(CACHE)' $(FLAGS)
 endif
 	$(SVP) cache browse '$(CACHE)' --out '$(PAGE)'
 
@@ -74,7 +75,11 @@ wheel: $(READY)   ## build the wheel and check what is in it
 check: lint type test wheel   ## all of the above
 
 bench: $(READY)   ## the measurements quoted in the documentation
-	$(SVP) bench tiny && $(SVP) bench superpixels && $(SVP) bench store && $(SVP) bench memory
+	-$(SVP) bench tiny
+	-$(SVP) bench superpixels
+	-$(SVP) bench store --mosaic
+	-$(SVP) bench cost
+	-$(SVP) bench memory
 
 build: clean $(READY)   ## wheel and sdist from a clean tree
 	$(BIN)/python -m build

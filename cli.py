@@ -383,3 +383,14 @@ def bench_memory_command(scenes: tuple[int, int], as_json: bool) -> None:
     from .pipeline.bench.memory import run
 
     report(run(scenes), as_json)
+
+
+@bench.command("cost")
+@click.option("--scenes", type=click.IntRange(min=8), default=200, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), help="Default: one per core.")
+@as_json
+def bench_cost_command(scenes: int, workers: int | None, as_json: bool) -> None:
+    """The dry run's prediction against the run itself; they must agree within 25 %."""
+    from .pipeline.bench.cost import run
+
+    report(run(scenes, workers=workers), as_json)

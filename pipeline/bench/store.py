@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,15 @@ class StoreBench:
     def passed(self) -> bool:
         """Whether every goal that was measured is met."""
         return all(goal.passed for goal in self.goals)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a goal was missed."""
+        return 0 if self.passed else 1
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for --json."""
+        return asdict(self) | {"passed": self.passed}
 
     def lines(self) -> list[str]:
         """The printable report."""

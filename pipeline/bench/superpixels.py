@@ -29,11 +29,24 @@ GOALS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`lines` for people, `figures` for `--json`; `ok` if every goal is met and results agree."""
+    """What was measured; `ok` if every goal is met and the results agree."""
 
-    lines: tuple[str, ...]
+    text: tuple[str, ...]
     figures: dict[str, Any]
     ok: bool
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a goal was missed or a result differs."""
+        return 0 if self.ok else 1
+
+    def lines(self) -> tuple[str, ...]:
+        """The report for people."""
+        return self.text
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return self.figures
 
 
 def run(

@@ -53,10 +53,14 @@ def test_every_command_explains_itself() -> None:
     ],
 )
 def test_exit_codes_and_messages(
-    arguments: tuple[str, ...], code: int, message: str, tmp_path: Path
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with CliRunner().isolated_filesystem(tmp_path):
-        result = svp(*arguments)
+    monkeypatch.chdir(tmp_path)
+    result = svp(*arguments)
     assert result.exit_code == code, result.output
     assert message in result.output
     assert "Traceback" not in result.output

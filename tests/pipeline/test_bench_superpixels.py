@@ -22,7 +22,7 @@ def report() -> bench.Report:
 
 def test_our_path_equals_the_package_and_the_published_filter(report: bench.Report) -> None:
     figures = report.figures
-    assert figures["same"], report.lines
+    assert figures["same"], report.lines()
     # The comparison means something: every step had masks to drop and to keep.
     steps = [figures["survivors"][name] for name in ("decoded", "score", "box_nms", "filter")]
     assert steps[0] == 300
@@ -31,7 +31,7 @@ def test_our_path_equals_the_package_and_the_published_filter(report: bench.Repo
     assert figures["fast_difference"]["pixels_flipped"] < 1e-4
     assert figures["decoder_flops"]["saved"] >= 0.15
     assert figures["models"]["fast float32"]["superpixels"] >= 2
-    assert any("the same" in line for line in report.lines)
+    assert any("the same" in line for line in report.lines())
 
 
 def test_a_report_whose_results_differ_is_not_ok(report: bench.Report) -> None:
