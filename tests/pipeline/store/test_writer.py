@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,25 +142,28 @@ def test_rows_of_another_shard_or_shape_are_refused(made: Any) -> None:
     assert missing_shards(made.path, made.plan) == [0, 1, 2]
 
 
-@pytest.fixture
-def tiny_limit() -> Iterator[None]:
-    """No file may grow beyond 600 bytes: the write fails with EFBIG, like a full disk."""
+@contextmanager
+def tiny_files() -> Iterator[None]:
+    """No file may grow beyond 600 bytes: the write fails with EFBIG, like a full disk.
+
+    Only around the call: the test runner's own output may be a file, too.
+    """
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_refused_write_commits_nothing_and_leaves_the_cache_usable(
-    made: Any, request: pytest.FixtureRequest, tree_of: Tree
-) -> None:
+def test_a_refused_write_commits_nothing_and_leaves_the_cache_usable(made: Any) -> None:
     made.write([0])
     before = CacheReader(made.path).features(0)
-    request.getfixturevalue("tiny_limit")
-    with pytest.raises(CacheError, match="not committed; free some space"):
-        write_shard(made.path, made.plan, 1, made.shard_rows(1), {})
+    rows = made.shard_rows(1)
+    with pytest.raises(CacheError, match="not committed; free some space"), tiny_files():
+        write_shard(made.path, made.plan, 1, rows, {})
     assert missing_shards(made.path, made.plan) == [1, 2]
     assert not list(made.path.rglob("*.partial"))
     np.testing.assert_array_equal(CacheReader(made.path).features(0), before)
