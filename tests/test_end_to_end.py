@@ -75,8 +75,8 @@ def test_tiny_sam_on_photographs_and_everything_after(photographs: Path, tmp_pat
     info = json.loads(svp("cache", "info", out, "--json").stdout)
     assert info["complete"] and info["recipe"]["superpixels"]["weights"] == "shipped"
     assert (page / "index.html").as_uri() in svp("cache", "browse", out, "--out", page).output
-    other = svp(*command, "--preset", "svp", "--out", out, *FAST, code=2)
-    assert "points_per_side" in other.output and info["cache_id"][:12] in other.output
+    other = svp(*command, "--preset", "fma", "--out", out, *FAST, code=2)
+    assert "crop_n_layers" in other.output and info["cache_id"][:12] in other.output
 
 
 def test_a_damaged_cache_is_found_repaired_and_finished(photographs: Path, tmp_path: Path) -> None:
