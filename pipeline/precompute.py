@@ -25,6 +25,7 @@ from .records import Where
 from .retry import adopt, quarantined, reopen
 from .runlog import RunLog, write_failures
 from .stage import ShardTask
+from .store.atomic import remove_stale
 from .store.create import create_cache
 from .store.index import finalize, load_rows
 from .store.layout import COMPLETE, LOGS, PLAN
@@ -222,6 +223,7 @@ def _finish(
 ) -> PrecomputeReport:
     complete = not missing_shards(out, plan)
     if complete and (tally.shards or not (out / COMPLETE).exists()):
+        remove_stale(out)  # of workers killed in the middle of a write
         finalize(out)
     rows = load_rows(out, plan)
     failures: dict[str, int] = {}

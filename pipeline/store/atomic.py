@@ -134,7 +134,8 @@ def write_file(path: Path, data: bytes, *, label: str, shard: int | None = None)
 def remove_stale(root: Path) -> list[Path]:
     """Delete temp files under `root` whose writer is gone; returns what was deleted.
 
-    Call it from the planner only. Another living run on the same cache keeps its files.
+    Call it from the driver only, before and after a run. Another living run on the same cache
+    keeps its files.
     """
     found = (
         Path(folder, name)
