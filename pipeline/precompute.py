@@ -22,7 +22,7 @@ from .planning import Content, build_plan
 from .progress import Progress, Tally
 from .recipe import Recipe
 from .records import Where
-from .retry import adopt, quarantined, reopen
+from .retry import adopt, quarantined
 from .runlog import RunLog, write_failures
 from .stage import ShardTask
 from .store.atomic import remove_stale
@@ -31,6 +31,7 @@ from .store.index import finalize, load_rows
 from .store.layout import COMPLETE, LOGS, PLAN
 from .store.manifest import missing_shards
 from .store.plan import Plan
+from .store.verify import uncommit
 from .text import show
 
 SPARE_BYTES = 256 << 20  # free space to leave: logs, other programs, the file system itself
@@ -175,7 +176,7 @@ def _prepare(
     plan = build_plan(content, recipe, where.images, known=old, distrust=distrust, stop=stop)
     if old and options.retry_quarantined:
         adopt(out, old, plan)
-        reopen(out, bad)
+        uncommit(out, bad)
     try:
         create_cache(out, plan)
     except PlanMismatchError as error:

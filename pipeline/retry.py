@@ -6,15 +6,15 @@ shards over to the new plan by rewriting their manifests (the data files do not 
 Invariant: an interrupted `adopt` is finished by running it again; until then nothing is lost.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from .errors import CacheError, PlanMismatchError
-from .store.atomic import sync_folders, write_file
-from .store.layout import COMPLETE, INDEX, MANIFESTS, PLAN, manifest_path
+from .store.atomic import write_file
+from .store.layout import PLAN, manifest_path
 from .store.manifest import QUARANTINED, Manifest, committed, read_manifest
 from .store.plan import Plan
+from .store.verify import uncommit
 from .text import show
 
 
@@ -26,15 +26,6 @@ def quarantined(cache: Path, plan: Plan) -> dict[int, set[int]]:
         if manifest and (bad := _bad_ids(manifest)):
             found[shard] = bad
     return found
-
-
-def reopen(cache: Path, shards: Iterable[int]) -> None:
-    """Take back the commit of `shards`: the next run computes them again."""
-    _unfinish(cache)
-    for shard in shards:
-        manifest_path(cache, shard).unlink(missing_ok=True)
-    if (cache / MANIFESTS).is_dir():
-        sync_folders([cache / MANIFESTS])
 
 
 def adopt(cache: Path, old: Plan, new: Plan) -> None:
@@ -59,7 +50,7 @@ def adopt(cache: Path, old: Plan, new: Plan) -> None:
             raise _refusal(cache, old, new, lines)
         if not touched:
             keep.append(manifest)
-    _unfinish(cache)
+    uncommit(cache, ())
     for manifest in keep:
         moved = manifest.model_copy(update={"cache": new.id}).sealed()
         write_file(manifest_path(cache, manifest.shard), moved.data(), label="manifest")
@@ -79,14 +70,6 @@ def _manifest(cache: Path, shard: int, plan: Plan) -> Manifest | None:
 
 def _bad_ids(manifest: Manifest) -> set[int]:
     return {entry.id for entry in manifest.images if entry.status == QUARANTINED}
-
-
-def _unfinish(cache: Path) -> None:
-    """COMPLETE first: while it exists readers trust the index and look no further."""
-    for name in (COMPLETE, INDEX):
-        (cache / name).unlink(missing_ok=True)
-        if cache.is_dir():
-            sync_folders([cache])
 
 
 def _refusal(cache: Path, old: Plan, new: Plan, lines: list[str]) -> PlanMismatchError:

@@ -139,9 +139,9 @@ def uncommit(cache: Path, shards: Iterable[int]) -> None:
 
     The order matters: a crash in between leaves a cache that is merely incomplete.
     """
-    for path in (cache / COMPLETE, cache / INDEX):
+    for path in (cache / COMPLETE, cache / INDEX):  # while COMPLETE exists the index is trusted
         path.unlink(missing_ok=True)
-    sync_folders([cache])
+        sync_folders([cache])
     folder = manifest_path(cache, 0).parent
     make_folder(folder, cache)
     for shard in shards:
