@@ -188,7 +188,7 @@ def precompute_command(
     dry_run: bool, price: tuple[str, int] | None, as_json: bool, **options: Any
 ) -> None:
     """Photographs in, a cache of superpixels and features out. Give it again to go on."""
-    from .pipeline import launch
+    from .pipeline.run import launch
 
     request = _request(options)
     if price:
@@ -203,9 +203,9 @@ def precompute_command(
 def _request(options: dict[str, Any]) -> Any:
     """The options of `precompute` as the records the pipeline takes."""
     from .pipeline.executors import ExecutorOptions
-    from .pipeline.launch import Request, pick_device
-    from .pipeline.precompute import RunOptions
-    from .pipeline.settings import Flags
+    from .pipeline.run.launch import Request, pick_device
+    from .pipeline.run.precompute import RunOptions
+    from .pipeline.run.settings import Flags
 
     flags = Flags(**{name: options.pop(name) for name in RECIPE_FLAGS})
     run = {name: options.pop(name) for name in RUN_FLAGS}
@@ -290,7 +290,7 @@ def browse_command(
 ) -> None:
     """Write a static page that shows superpixels, levels, gaps, overlaps and counts."""
     from .pipeline.browse.page import browse
-    from .pipeline.launch import image_root_of
+    from .pipeline.run.launch import image_root_of
 
     root = images or image_root_of(path)
     out = out or Path("runs/pages") / path.resolve().name
@@ -307,7 +307,7 @@ def browse_command(
 @as_json
 def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> None:
     """Versions, devices, disk and memory, and which weights a recipe needs and where they are."""
-    from .pipeline.launch import examine
+    from .pipeline.run.launch import examine
 
     flags = {name: options.pop(name) for name in RECIPE_FLAGS}
     report(examine(flags, cache=cache_path, **options), as_json)
@@ -320,7 +320,7 @@ def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> No
 @click.option("--no-unpack", is_flag=True)
 def fetch_command(name: str | None, dest: Path, mirror: str | None, no_unpack: bool) -> None:
     """Official weights and annotation files by NAME; without it, the list."""
-    from .pipeline.fetch import fetch, offer_lines, progress_bars
+    from .pipeline.fetch.get import fetch, offer_lines, progress_bars
 
     if name is None:
         click.echo("\n".join(offer_lines(dest)))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from . import runs as rl
 from .crops import Crop
+from .masks import runs as rl
+from .masks.runs import Ints, Pieces, Runs
 from .records import WHOLE, Superpixels
-from .runs import Ints, Pieces, Runs
 
 
 @dataclass(frozen=True, slots=True)

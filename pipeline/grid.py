@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import runs as rl
 from . import selection
 from .candidates import Candidates, Prompted, concat, no_candidates
 from .crops import Crop, crop_boxes, crop_points, to_resized
 from .errors import ConfigError, DataError
+from .masks import runs as rl
+from .masks.threshold import thresholded
+from .masks.upsample import UpsampleShape, upsampler
 from .recipe import GRID_PRESETS, GridConfig
 from .records import Superpixels
 from .sam.preprocess import target_size
-from .threshold import thresholded
-from .upsample import UpsampleShape, upsampler
 
 if TYPE_CHECKING:
     from .sam import SamBackend

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError, ImageError
+from .masks.rle_codec import MAX_SIDE
 from .paths import safe_join
 from .records import ImageRecord
-from .rle_codec import MAX_SIDE
 from .text import show
 
 MAX_PIXELS = 64_000_000

@@ -12,15 +12,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from . import runs as rl
 from .candidates import Candidates, concat, full_image, largest, to_superpixels
-from .cleanup import clean
 from .crops import Crop, near_crop_edge
 from .fma import keep_superpixels
-from .nms import nms
+from .masks import runs as rl
+from .masks.cleanup import clean
+from .masks.nms import nms
+from .masks.runs import Ints
 from .recipe import GridConfig
 from .records import Rle, Superpixels
-from .runs import Ints
 
 Levels = NDArray[np.uint8]
 Scores = NDArray[np.float32]

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from . import runs as rl
 from .candidates import largest
 from .errors import DataError, MissingPackageError
+from .masks import runs as rl
+from .masks.runs import Runs
 from .recipe import SlicConfig
 from .records import WHOLE, Superpixels
-from .runs import Runs
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.int64]

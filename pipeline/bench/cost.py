@@ -8,14 +8,14 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..calibrate import calibrate
-from ..cost import estimate, size
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
-from ..planning import Content, sized_plan
-from ..precompute import RunOptions, precompute
 from ..recipe import Recipe
 from ..records import Where
+from ..run.calibrate import calibrate
+from ..run.cost import estimate, size
+from ..run.planning import Content, sized_plan
+from ..run.precompute import RunOptions, precompute
 from ..scenes import write_scenes
 from ..sources import open_source
 

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..cost import size
+from ..run.cost import size
 
 POINTS = 4  # per side
 TOLERANCE = 0.05  # allocators do not return every page
@@ -76,12 +76,12 @@ def run(scenes: tuple[int, int] = (200, 2000)) -> MemoryReport:
 def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     """(worker's, this process's) peak resident bytes for `count` scenes."""
     from ..executors import Event, ExecutorOptions
-    from ..planning import Content
-    from ..precompute import RunOptions, precompute
     from ..recipe import GridConfig, Recipe, SuperpixelConfig
     from ..records import Where
+    from ..run.planning import Content
+    from ..run.precompute import RunOptions, precompute
+    from ..run.stage import peak_rss
     from ..sources import open_source
-    from ..stage import peak_rss
 
     peaks = [0]
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..grid import GridPrompter
+from ..masks.upsample import UpsampleShape
 from ..recipe import GridConfig
 from ..records import Superpixels
-from ..upsample import UpsampleShape
 from .blobs import SAM_LOW, DecoderOutputs, Replay, decoder_outputs
 from .modes import compare_modes, difference
 from .published import Found, Watch, published_superpixels

@@ -11,16 +11,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..features import Encoder, build_encoder
-from ..features_tiny import PROBE, WIDTH
+from ..encoders.encoder import Encoder, build_encoder
+from ..encoders.tiny import PROBE, WIDTH
 from ..grid import GridPrompter
+from ..masks.rle import decode
 from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from ..records import Rle, Superpixels, Where
-from ..rle import decode
 from ..sam import SamBackend, build_backend
 from ..scenes import MadeScene, make_scene, object_masks
 from ..scenes.attributes import ATTRIBUTES, scene_attributes
-from ..weights import load_state_dict
+from ..weights.load import load_state_dict
 
 HELD_OUT: Final = 9000  # seed; the recipes train on seeds 1 and 2, split `train`
 SPLIT: Final = "testA"
@@ -212,7 +212,7 @@ def read_probe() -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
 
 def _cover(scene: MadeScene, encoder: Encoder) -> NDArray[np.float64]:
     """(K,P) share of each patch that each region and thing covers."""
-    from ..rle import encode
+    from ..masks.rle import encode
 
     whole = scene.labels.whole
     rles = [encode((whole == k).astype(np.uint8)) for k in range(1, int(whole.max()) + 1)]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import rle
+from ..masks import rle
 from ..records import Superpixels
 from ..store.stats import cover_and_overlap
 from .outline import svg_path

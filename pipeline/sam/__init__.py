@@ -17,7 +17,7 @@ from ..records import Where
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..keyreport import KeyReport
+    from ..weights.keyreport import KeyReport
 
 
 class SamBackend(Protocol):

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..encoders.folder import check_config
 from ..errors import ConfigError
-from ..keyreport import KeyReport
-from ..model_folder import check_config
 from ..recipe import SuperpixelConfig
 from ..records import Where
-from ..weights import load_into
+from ..weights.keyreport import KeyReport
+from ..weights.load import load_into
 from .architecture import OFFICIAL, PIXEL_MEAN, PIXEL_STD, check_type
 from .load import find_sam, random_seed, read_recipe_weights
 from .package import Dtype, Precision, require_finite

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, WeightsError
-from ..keyreport import KeyReport
-from ..locate import find_weights
 from ..recipe import SuperpixelConfig
 from ..records import Where
 from ..text import show
-from ..weights import load_into, load_state_dict, require_digest
+from ..weights.keyreport import KeyReport
+from ..weights.load import load_into, load_state_dict, require_digest
+from ..weights.locate import find_weights
 from .architecture import build_sam, check_type, random_sam
 
 if TYPE_CHECKING:

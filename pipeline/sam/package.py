@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..keyreport import KeyReport
+from ..weights.keyreport import KeyReport
 from .decoder import decode_shared
 from .preprocess import to_input
 

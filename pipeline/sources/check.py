@@ -12,9 +12,9 @@ from typing import Any
 
 from ..errors import DataError, ImageError, MissingError, SvpError
 from ..images import image_size, mislabelled, read_record
+from ..masks.rle import area, overlap, parts, union
 from ..paths import safe_join
 from ..records import ImageRecord, Rle
-from ..rle import area, overlap, parts, union
 from ..text import escape, quote, show
 from .counts import compare, count
 from .detect import Options, load

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..masks.rle import area
 from ..paths import check_name
-from ..rle import area
 from ..text import escape, show
 from .counts import Count, count
 from .jsonfile import Fingerprint, fingerprint, parse_line, read_json

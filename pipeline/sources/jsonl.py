@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, MissingError
+from ..masks.rle import area, from_segmentation
 from ..paths import check_name
 from ..records import Rle
-from ..rle import area, from_segmentation
 from ..text import escape, quote, show
 from .folder import examine, path_id
 from .jsonfile import Fingerprint, fingerprint, parse_line

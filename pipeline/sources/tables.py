@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import DataError
+from ..masks.rle import area, from_segmentation
 from ..records import Expression, ImageRecord, Rle
-from ..rle import area, from_segmentation
 from ..text import quote, show
 from .jsonfile import Fingerprint
 from .problems import Problems

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..encoders.quantise import dequantise
 from ..errors import CacheError, ConfigError
-from ..quantise import dequantise
 from ..records import Quarantined, Superpixels
 from ..text import show
 from .files import OpenFiles

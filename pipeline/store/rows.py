@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..encoders.quantise import quantise
 from ..errors import CacheError, ImageError
-from ..quantise import quantise
 from ..records import ImageRow, Superpixels
 from .plan import Plan, PlanImage
 

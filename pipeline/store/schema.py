@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..encoders.quantise import GROUP
 from ..errors import CacheError
-from ..quantise import GROUP
 from ..text import show
 
 if TYPE_CHECKING:

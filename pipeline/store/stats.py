@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CacheError, MissingPackageError
+from ..masks.rle_codec import check_runs
 from ..records import Superpixels
-from ..rle_codec import check_runs
 from .index import BAD, GOOD
 from .layout import META
 from .manifest import committed, read_manifest

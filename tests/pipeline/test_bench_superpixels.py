@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from svp.pipeline import runs as rl
 from svp.pipeline.bench import superpixels as bench
 from svp.pipeline.bench.blobs import decoder_outputs
 from svp.pipeline.bench.modes import difference
 from svp.pipeline.errors import ConfigError
+from svp.pipeline.masks import runs as rl
 from svp.pipeline.recipe import GridConfig
 
 pytest.importorskip("cv2")

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from svp.pipeline import runs as rl
 from svp.pipeline import selection
 from svp.pipeline.candidates import Candidates
 from svp.pipeline.errors import DataError
 from svp.pipeline.fma import keep_superpixels
+from svp.pipeline.masks import runs as rl
 from svp.pipeline.recipe import GridConfig
 from svp.pipeline.records import Rle
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from svp.pipeline import rle
 from svp.pipeline.crops import crop_boxes
 from svp.pipeline.errors import ConfigError, DataError
 from svp.pipeline.grid import GridPrompter
+from svp.pipeline.masks import rle
 from svp.pipeline.recipe import GridConfig
 from svp.pipeline.records import Superpixels
 

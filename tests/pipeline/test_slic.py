@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from svp.pipeline import rle
 from svp.pipeline.errors import ConfigError, DataError, MissingPackageError
+from svp.pipeline.masks import rle
 from svp.pipeline.recipe import SlicConfig, SuperpixelConfig
 from svp.pipeline.records import WHOLE, Where
 from svp.pipeline.slic import calibrate, slic_labels, slic_superpixels

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svp.pipeline import rle
 from svp.pipeline.bench.modes import difference
 from svp.pipeline.grid import GridPrompter
+from svp.pipeline.masks import rle
 from svp.pipeline.recipe import GridConfig, SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend
 from svp.pipeline.scenes import make_scene
 from svp.pipeline.superpixels import build_source
 
-PURE = "candidates cleanup crops fma nms runs selection"
+PURE = "candidates masks.cleanup crops fma masks.nms masks.runs selection"
 IMAGES = [make_scene(9000, index, "testA").image for index in range(2)]
 # Low thresholds: these tests are about the machinery, not about how good the weights are.
 GRID = GridConfig(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.3)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from svp.pipeline import features_tiny
 from svp.pipeline.bench.tiny import (
     HELD_OUT,
     SPLIT,
@@ -20,7 +19,8 @@ from svp.pipeline.bench.tiny import (
     measure_masks,
     read_probe,
 )
-from svp.pipeline.features import build_encoder
+from svp.pipeline.encoders import tiny as features_tiny
+from svp.pipeline.encoders.encoder import build_encoder
 from svp.pipeline.recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend, tiny

@@ -13,7 +13,7 @@ from scene_arrays import SceneArrays
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from svp.pipeline.features_tiny import MEAN, PATCH, STD
+from svp.pipeline.encoders.tiny import MEAN, PATCH, STD
 from svp.pipeline.scenes.attributes import ATTRIBUTES
 from svp.pipeline.scenes.vocab import LEVELS
 

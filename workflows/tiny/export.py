@@ -11,8 +11,8 @@ import click
 import torch
 from safetensors.torch import save_file
 
-from svp.pipeline import features_tiny
 from svp.pipeline.bench.tiny import HELD_OUT, SPLIT, measure
+from svp.pipeline.encoders import tiny as features_tiny
 from svp.pipeline.sam import tiny
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ from encoder_task import batch, heads, loss_terms
 from scene_arrays import SceneArrays, step_rng
 from schedule import rate_factor, resume, save
 
-from svp.pipeline.features_tiny import REGISTERS, WIDTH, build_tiny_dinov2
+from svp.pipeline.encoders.tiny import REGISTERS, WIDTH, build_tiny_dinov2
 from svp.pipeline.scenes.attributes import ATTRIBUTES
 
 

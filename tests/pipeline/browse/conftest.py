@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.segmentation import slic
 
-from svp.pipeline import rle
+from svp.pipeline.masks import rle
 from svp.pipeline.recipe import Recipe
 from svp.pipeline.records import ImageRow, Quarantined, Superpixels
 from svp.pipeline.store.create import create_cache

@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from svp.pipeline import rle
 from svp.pipeline.browse.outline import TOLERANCE, simplify, svg_path, trace
 from svp.pipeline.browse.overlay import SIDE, draw, thumbnail
+from svp.pipeline.masks import rle
 from svp.pipeline.records import Superpixels
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))

@@ -13,7 +13,7 @@ from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam.tiny import build_tiny_sam
-from svp.pipeline.weights import sha256_file
+from svp.pipeline.weights.load import sha256_file
 
 NOWHERE = Where(Path())
 

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from svp.pipeline.errors import ConfigError, WeightsError
-from svp.pipeline.keyreport import check_keys, expected_of, load_into
 from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam import huggingface as hf
 from svp.pipeline.sam.architecture import build_sam
 from svp.pipeline.sam.package import SamPackage
+from svp.pipeline.weights.keyreport import check_keys, expected_of, load_into
 
 SMALL = hf.Geometry(
     hidden_size=64,
@@ -95,7 +95,7 @@ def test_tiny_needs_the_other_package() -> None:
 def test_a_folder_that_could_run_code_is_refused(tmp_path: Path, extra: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    from svp.pipeline.weights import weights_digest
+    from svp.pipeline.weights.load import weights_digest
 
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam", **extra}))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from svp.pipeline.keyreport import load_into
 from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam.mobile import build_mobile_sam, map_keys
 from svp.pipeline.sam.package import SamPackage
-from svp.pipeline.weights import sha256_file
+from svp.pipeline.weights.keyreport import load_into
+from svp.pipeline.weights.load import sha256_file
 
 KEYS = Path(__file__).parents[2] / "fixtures" / "keys" / "mobile_sam_vit_t.tsv"
 Spread = float

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from svp.pipeline.errors import ConfigError, DataError
+from svp.pipeline.masks.rle import decode
 from svp.pipeline.records import Rle
-from svp.pipeline.rle import decode
 from svp.pipeline.scenes import make_scene, write_scenes
 from svp.pipeline.scenes.language import CLASSES
 from svp.pipeline.sources import open_source

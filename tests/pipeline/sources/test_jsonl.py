@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svp.pipeline import rle
 from svp.pipeline.errors import DataError, ImageError, MissingError
 from svp.pipeline.images import read_record
+from svp.pipeline.masks import rle
 from svp.pipeline.sources import Source, open_source
 from svp.pipeline.sources import jsonl as module
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from svp.pipeline.masks.rle import encode
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRow, Quarantined, Superpixels
-from svp.pipeline.rle import encode
 from svp.pipeline.store import Plan, PlanImage, create_cache, finalize, write_shard
 
 SIZE = (12, 10)  # height, width of every image

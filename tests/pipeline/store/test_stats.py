@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from svp.pipeline.errors import DataError
+from svp.pipeline.masks.rle import decode
 from svp.pipeline.records import ImageRow
-from svp.pipeline.rle import decode
 from svp.pipeline.store.stats import cover_and_overlap, feature_stats, stats
 
 

@@ -1,0 +1,1 @@
+"""`svp doctor`: what this machine has and what a recipe needs."""

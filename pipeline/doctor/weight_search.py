@@ -1,0 +1,118 @@
+"""Which weight files a recipe needs, how large they are, and where they were found.
+
+Users of such systems ask first which of many files they need (users spec 3). Sizes of published
+files are known to the byte, so a cut-off download is seen here without reading it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..encoders.tiny import WEIGHTS as encoder_tiny
+from ..errors import SvpError, describe
+from ..fetch.catalogue import REMOTES
+from ..recipe import Recipe
+from ..records import Where
+from ..sam.tiny import WEIGHTS as sam_tiny
+from ..text import show
+from ..weights.locate import WEIGHT_FILES, search_weights, weight_folders
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One model of a recipe.
+
+    found   the file or folder is there, or none is needed
+    fault   what is wrong with it, or ""
+    detail  one line: what, size, where found or where it was looked for
+    """
+
+    name: str
+    found: bool
+    detail: str
+    fault: str = ""
+
+
+def needed_weights(recipe: Recipe, where: Where | None = None) -> list[Need]:
+    """The superpixel model's and the encoder's weights; SLIC needs none."""
+    pixels, features = recipe.superpixels, recipe.features
+    needs = []
+    if pixels.source != "slic":
+        asked = _Asked(pixels.model, pixels.weights, "--sam-weights", sam_tiny)
+        needs.append(_need(f"superpixels {pixels.model}", asked, where.sam if where else None))
+    asked = _Asked(features.encoder, features.weights, "--encoder-weights", encoder_tiny)
+    needs.append(_need(f"encoder {features.encoder}", asked, where.encoder if where else None))
+    return needs
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    model: str
+    weights: str
+    flag: str
+    shipped: Path  # where the tiny model of this kind lies in the package
+
+
+def _need(name: str, asked: _Asked, given: Path | None) -> Need:
+    if asked.weights.startswith("random:"):
+        return Need(name, True, f"random weights (seed {show(asked.weights[7:])}): no file needed")
+    place = given or _find(asked)
+    if place is None or not place.exists():
+        return Need(name, False, _advice(asked, given))
+    try:
+        size = sum(file.stat().st_size for file in _weight_files(place))
+    except (SvpError, OSError) as error:
+        fault = describe(error)
+        return Need(name, True, fault, fault)
+    detail = f"{size / 1e6:,.1f} MB, found at {show(str(place), 300)}"
+    wanted = _published_size(asked.model, place)
+    if wanted and size != wanted:
+        fault = f"{size:,} bytes, the published file has {wanted:,}"
+        return Need(name, True, f"{detail}: {fault}: `svp fetch {asked.model}` again", fault)
+    return Need(name, True, detail)
+
+
+def _find(asked: _Asked) -> Path | None:
+    if asked.model == "tiny":
+        return asked.shipped
+    return search_weights(asked.model) or _in_hub_cache(asked.model)
+
+
+def _weight_files(place: Path) -> list[Path]:
+    from ..weights.files import shards
+
+    return sorted(shards(place)) if place.is_dir() else [place]
+
+
+def _published_size(name: str, place: Path) -> int:
+    """Exact bytes of the published file of that name, 0 where unknown."""
+    if name not in REMOTES:
+        return 0
+    for file in REMOTES[name].files:
+        if file.exact and Path(file.path).name == place.name:
+            return file.size
+    return 0
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    from ..encoders.folder import HUB, hub_folder
+
+    if name not in HUB:
+        return None
+    try:
+        return hub_folder(name, allow_download=False)
+    except SvpError:
+        return None
+
+
+def _advice(asked: _Asked, given: Path | None) -> str:
+    """What is missing, how large it is, where it was looked for, and how to get it."""
+    model = asked.model
+    size = f" ({REMOTES[model].size / 1e6:,.0f} MB)" if model in REMOTES else ""
+    if given:
+        return f"not found{size}: {show(str(given), 300)}, given with {asked.flag}, is not there"
+    if model == "tiny":
+        return f"not found: {show(str(asked.shipped), 300)} belongs to this package: install again"
+    names = " or ".join(WEIGHT_FILES.get(model, ("(no known file name)",)))
+    folders = ", ".join(show(str(folder), 200) for folder in weight_folders())
+    fetch = f"`svp fetch {model}`, or " if model in REMOTES else ""
+    return f"not found{size}: looked for {names} in {folders}. {fetch}{asked.flag} PATH"

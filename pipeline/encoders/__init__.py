@@ -1,0 +1,1 @@
+"""The frozen vision encoders: DINOv2 with registers, CLIP, and their tiny forms."""

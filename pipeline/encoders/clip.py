@@ -1,0 +1,98 @@
+"""CLIP ViT-L/14-336, layer -2: the encoder of GLaMM and LLaVA (336 px gives 24 x 24 x 1024).
+
+Patches are `hidden_states[-2]` without CLS: the output of the last block but one, no LayerNorm
+after it (mbzuai-oryx/groundingLMM, clip_encoder.py). The position table is never resized: published
+weights know one input size.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import ConfigError
+from .backbone import Colour, Tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LARGE = {"hidden": 1024, "blocks": 24, "heads": 16, "patch": 14, "size": 336}
+TINY = {"hidden": 64, "blocks": 3, "heads": 4, "patch": 8}  # for tests: random weights only
+
+_PREFIX = "vision_model."
+_DROPPED = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+
+
+class Clip:
+    """Adapter of a `transformers.CLIPVisionModel`."""
+
+    mean: ClassVar[Colour] = (0.48145466, 0.4578275, 0.40821073)
+    std: ClassVar[Colour] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __init__(self, model: "nn.Module") -> None:
+        config: Any = model.config
+        self.model = model
+        self.patch = int(config.patch_size)
+        self.dim = int(config.hidden_size)
+        self.depth = int(config.num_hidden_layers)
+        self._size = int(config.image_size)
+
+    def require_size(self, size: int) -> None:
+        """ConfigError unless `size` is the size the position table was trained for."""
+        if size != self._size:
+            raise ConfigError(f"features.size={size}: this CLIP model takes {self._size} only")
+
+    def tokens(self, pixels: "Tensor", layers: tuple[int, ...]) -> Tokens:
+        """Normalised (B,3,S,S) to tokens. `hidden_states[i]` is the output of block i."""
+        states = self.model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        earlier = tuple(states[i][:, 1:] for i in layers)
+        return Tokens(states[-2][:, 1:], states[-2][:, 0], earlier)
+
+    @staticmethod
+    def from_original(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """The vision part of a whole CLIP, or of a file with the `vision_model.` prefix.
+
+        Dropped: the text part, both projections and the `position_ids` buffer of old files.
+        """
+        bare = {name.removeprefix(_PREFIX): t for name, t in state.items()}
+        return {
+            name: tensor
+            for name, tensor in bare.items()
+            if not name.startswith(_DROPPED) and name != "embeddings.position_ids"
+        }
+
+
+def build_clip(hidden: int, blocks: int, heads: int, patch: int, size: int) -> "nn.Module":
+    """An untrained `CLIPVisionModel`; random weights come from torch's generator."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        image_size=size,
+        patch_size=patch,
+        hidden_act="quick_gelu",
+    )
+    model: nn.Module = CLIPVisionModel(config)
+    return model.eval()
+
+
+def fill_buffers(model: "nn.Module") -> None:
+    """Give a model that was built on the meta device the one buffer no file holds."""
+    import torch
+
+    embeddings: Any = model.embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions).expand((1, -1))
+
+
+def expected_config() -> dict[str, object]:
+    """What the (vision part of the) config.json of a model folder must say."""
+    return {
+        "hidden_size": LARGE["hidden"],
+        "intermediate_size": 4 * LARGE["hidden"],
+        "num_hidden_layers": LARGE["blocks"],
+        "num_attention_heads": LARGE["heads"],
+        "patch_size": LARGE["patch"],
+        "image_size": LARGE["size"],
+        "hidden_act": "quick_gelu",
+    }

@@ -1,0 +1,131 @@
+"""DINOv2 with registers: the paper's encoder (ViT-L/14; 336 px gives 24 x 24 x 1024).
+
+Patches are `last_hidden_state[:, 1 + registers:]`, after the final LayerNorm: the original's
+`x_norm_patchtokens`. Earlier layers pass the same LayerNorm (facebookresearch/dinov2
+vision_transformer.py, `get_intermediate_layers(norm=True)`). Invariant: the original .pth, a 4.x
+and a 5.x file of transformers give the same numbers.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import ConfigError
+from .backbone import Colour, Tokens, multiple_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PATCH, REGISTERS, TRAINED_SIZE = 14, 4, 518
+SHAPES = {  # hidden size, blocks, heads
+    "dinov2-small": (384, 12, 6),
+    "dinov2-base": (768, 12, 12),
+    "dinov2-large": (1024, 24, 16),
+}
+
+# Substitutions in order; the first group is the original's layout, the second transformers 4.x.
+_RENAMES = (
+    (r"^(cls_token|mask_token|register_tokens)$", r"embeddings.\1"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^norm\.", "layernorm."),
+    (r"^blocks\.", "encoder.layer."),
+    (r"^(encoder\.layer\.\d+\.)attn\.proj\.", r"\1attention.o_proj."),
+    (r"^(encoder\.layer\.\d+\.)ls([12])\.gamma$", r"\1layer_scale\2.lambda1"),
+    (r"^(encoder\.layer\.\d+\.attention\.)attention\.query\.", r"\1q_proj."),
+    (r"^(encoder\.layer\.\d+\.attention\.)attention\.key\.", r"\1k_proj."),
+    (r"^(encoder\.layer\.\d+\.attention\.)attention\.value\.", r"\1v_proj."),
+    (r"^(encoder\.layer\.\d+\.attention\.)output\.dense\.", r"\1o_proj."),
+)
+_QKV = re.compile(r"^(encoder\.layer\.\d+\.)attn\.qkv\.(weight|bias)$")
+
+
+class Dinov2:
+    """Adapter of a `transformers.Dinov2WithRegistersModel`."""
+
+    mean: ClassVar[Colour] = (0.485, 0.456, 0.406)  # ImageNet, as dinov2/data/transforms.py
+    std: ClassVar[Colour] = (0.229, 0.224, 0.225)
+
+    def __init__(self, model: "nn.Module") -> None:
+        config: Any = model.config
+        self.model = model
+        self.patch = int(config.patch_size)
+        self.dim = int(config.hidden_size)
+        self.depth = int(config.num_hidden_layers)
+        self._skip = 1 + int(config.num_register_tokens)
+
+    def require_size(self, size: int) -> None:
+        """ConfigError unless `size` is a multiple of the patch; transformers would floor it."""
+        if fault := multiple_of(self.patch, size):
+            raise ConfigError(fault)
+
+    def tokens(self, pixels: "Tensor", layers: tuple[int, ...]) -> Tokens:
+        """Normalised (B,3,S,S) to tokens. `hidden_states[i]` is block i before the LayerNorm."""
+        out = self.model(pixel_values=pixels, output_hidden_states=bool(layers))
+        last = out.last_hidden_state
+        norm: Any = self.model.layernorm
+        earlier = tuple(norm(out.hidden_states[i][:, self._skip :]) for i in layers)
+        return Tokens(last[:, self._skip :], last[:, 0], earlier)
+
+    @staticmethod
+    def from_original(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """Names of the original .pth or of transformers 4.x to those of transformers 5.
+
+        Unknown names pass through: the strict load names them.
+        """
+        renamed: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            for pattern, replacement in _RENAMES:
+                name = re.sub(pattern, replacement, name)
+            if found := _QKV.match(name):
+                for part, rows in zip("qkv", tensor.chunk(3, dim=0), strict=True):
+                    renamed[f"{found[1]}attention.{part}_proj.{found[2]}"] = rows
+            else:
+                renamed[name] = tensor
+        return renamed
+
+
+def build_dinov2(
+    hidden: int,
+    blocks: int,
+    heads: int,
+    *,
+    patch: int = PATCH,
+    registers: int = REGISTERS,
+    trained_size: int = TRAINED_SIZE,
+) -> "nn.Module":
+    """An untrained `Dinov2WithRegistersModel`; random weights come from torch's generator.
+
+    Patch and size are always given: the class defaults are another model's (16 and 224).
+    """
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=hidden,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        mlp_ratio=4,
+        layer_norm_eps=1e-6,
+        patch_size=patch,
+        image_size=trained_size,
+        num_register_tokens=registers,
+    )
+    model: nn.Module = Dinov2WithRegistersModel(config)
+    return model.eval()
+
+
+def expected_config(name: str) -> dict[str, object]:
+    """What the config.json of a model folder must say for the model called `name`."""
+    hidden, blocks, heads = SHAPES[name]
+    return {
+        "model_type": "dinov2_with_registers",
+        "hidden_size": hidden,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "mlp_ratio": 4,
+        "patch_size": PATCH,
+        "image_size": TRAINED_SIZE,
+        "num_register_tokens": REGISTERS,
+        "use_swiglu_ffn": False,
+        "hidden_act": "gelu",
+    }

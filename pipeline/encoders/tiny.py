@@ -1,0 +1,50 @@
+"""The tiny encoder: transformers' DINOv2 with registers at a size that a CPU trains in an hour.
+
+Trained on the generated scenes to tell their attributes patch by patch, by
+workflows/tiny/train_encoder.py; a stand-in, of no use on photographs.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from transformers import Dinov2WithRegistersModel
+
+VIEW: Final = 128  # pixels of the square view
+PATCH: Final = 8  # 16x16 patches
+WIDTH: Final = 96  # C
+REGISTERS: Final = 4
+# ImageNet's constants, as for the real encoder: pixels / 255, minus MEAN, over STD.
+MEAN: Final = (0.485, 0.456, 0.406)
+STD: Final = (0.229, 0.224, 0.225)
+_TINY: Final = Path(__file__).parents[2] / "workflows" / "tiny"
+WEIGHTS: Final = _TINY / "dinov2.safetensors"
+PROBE: Final = _TINY / "attributes.safetensors"  # linear heads that read the attributes
+
+
+def build_tiny_dinov2() -> "Dinov2WithRegistersModel":
+    """An untrained tiny encoder in evaluation mode, on the CPU, about 0.9 M parameters.
+
+    Patches are `last_hidden_state[:, 5:]`, (B,256,96), after the final LayerNorm.
+    """
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    from ..stem import PatchStem
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        mlp_ratio=4,
+        image_size=VIEW,
+        patch_size=PATCH,
+        num_register_tokens=REGISTERS,
+        layerscale_value=1.0,
+        layer_norm_eps=1e-6,
+        qkv_bias=True,
+    )
+    model: Dinov2WithRegistersModel = Dinov2WithRegistersModel(config)
+    patches: Any = model.embeddings.patch_embeddings
+    patches.projection = PatchStem(patches.projection)
+    model.train(False)
+    return model

@@ -1,0 +1,1 @@
+"""`svp fetch`: official weights and annotation files, by name."""

@@ -1,0 +1,213 @@
+"""Official weights and annotation files: address, size, digest where one is known, licence.
+
+Nothing here touches the network. Sizes marked exact are refused when the server offers another
+one; the others are estimates and only bound the download. A digest that no publisher states but
+that independent projects report for the same file is kept: it detects damage and swaps. Weight
+names are those of `locate.WEIGHT_FILES`.
+
+Sources: facebookresearch/segment-anything README (the file names carry the first digits of the
+md5), ChaoningZhang/MobileSAM, facebookresearch/dinov2 README, the hub's openai/clip pages,
+cocodataset.org (its bucket, by the address that has a valid certificate), archived REFER files.
+"""
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from ..text import show
+
+META = "https://dl.fbaipublicfiles.com"
+COCO = "https://s3.amazonaws.com/images.cocodataset.org"
+CLIP = (
+    "https://huggingface.co/openai/clip-vit-large-patch14-336/resolve/"
+    "ce19dc912ca5cd21c8a653c79e251e808ccabcd1"
+)
+MOBILE = (
+    "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/"
+    "f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt"
+)
+REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"  # the host is gone; archived below
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file. `path` is relative to the destination folder.
+
+    size    bytes; exact if `exact`, else an estimate that bounds the download (times `SLACK`)
+    digest  "sha256:<hex>", "md5:<hex>" or "" where none is known
+    unpack  the file is an archive whose members belong beside it
+    """
+
+    url: str
+    path: str
+    size: int
+    digest: str = ""
+    exact: bool = True
+    unpack: bool = False
+
+    SLACK = 1.5
+
+    @property
+    def limit(self) -> int:
+        """Most bytes that may arrive."""
+        return self.size if self.exact else int(self.size * self.SLACK)
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """What `svp fetch NAME` brings."""
+
+    name: str
+    about: str
+    licence: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes to download, all files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every file's size is known to the byte."""
+        return all(file.exact for file in self.files)
+
+    @property
+    def verified(self) -> bool:
+        """Whether every file's digest is known."""
+        return all(file.digest for file in self.files)
+
+
+def find_remote(name: str) -> Remote:
+    """The entry called `name`, or a ConfigError that lists the names."""
+    if name not in REMOTES:
+        raise ConfigError(f"nothing to fetch called {show(name)}; known: {', '.join(REMOTES)}")
+    return REMOTES[name]
+
+
+def _sam(name: str, stem: str, size: int, sha256: str) -> Remote:
+    file = RemoteFile(f"{META}/segment_anything/{stem}.pth", f"{stem}.pth", size, sha256)
+    return Remote(name, f"Segment Anything, {name}", "Apache-2.0", (file,))
+
+
+def _dino(name: str, code: str, size: int, exact: bool) -> Remote:
+    path = f"dinov2_{code}_reg4_pretrain.pth"
+    url = f"{META}/dinov2/dinov2_{code}/{path}"
+    file = RemoteFile(url, path, size, exact=exact)
+    return Remote(name, f"DINOv2 with registers, {code}", "Apache-2.0", (file,))
+
+
+def _coco(name: str, about: str, path: str, size: int, digest: str) -> Remote:
+    file = RemoteFile(f"{COCO}/{path}", path.rpartition("/")[2], size, digest, unpack=True)
+    licence = "Flickr terms of use" if path.startswith("zips") else "CC-BY-4.0 (unchecked)"
+    return Remote(name, about, licence, (file,))
+
+
+def _refer(name: str, stamp: str, size: int, sha256: str) -> Remote:
+    url = f"https://web.archive.org/web/{stamp}id_/{REFER}/{name}.zip"
+    file = RemoteFile(url, f"{name}.zip", size, sha256, unpack=True)
+    about = f"{name}: expressions and instances (REFER)"
+    return Remote(name, about, "none stated; the rules of the original data apply", (file,))
+
+
+_ALL = (
+    _sam(
+        "vit_b",
+        "sam_vit_b_01ec64",
+        375_042_383,
+        "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    _sam(
+        "vit_l",
+        "sam_vit_l_0b3195",
+        1_249_524_607,
+        "sha256:3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    _sam(
+        "vit_h",
+        "sam_vit_h_4b8939",
+        2_564_550_879,
+        "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    Remote(
+        "vit_t",
+        "MobileSAM",
+        "Apache-2.0",
+        (
+            RemoteFile(
+                MOBILE,
+                "mobile_sam.pt",
+                40_728_226,
+                "sha256:6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            ),
+        ),
+    ),
+    _dino("dinov2-small", "vits14", 88_300_000, exact=False),
+    _dino("dinov2-base", "vitb14", 346_400_000, exact=False),
+    _dino("dinov2-large", "vitl14", 1_217_607_321, exact=True),
+    Remote(
+        "clip-large-336",
+        "CLIP ViT-L/14 at 336 px (hub folder)",
+        "MIT (OpenAI CLIP)",
+        (
+            RemoteFile(
+                f"{CLIP}/config.json",
+                "clip-vit-large-patch14-336/config.json",
+                4_757,
+                "sha256:51b1c14aabcdf639c4a0370eeda1010b773bbe1df78319c7d0f5882c22ac0ac0",
+            ),
+            RemoteFile(
+                f"{CLIP}/preprocessor_config.json",
+                "clip-vit-large-patch14-336/preprocessor_config.json",
+                316,
+                "sha256:d253881f65322dc546df59cf925a408e5538b8ecb5a1b496cdd36af9992686d4",
+            ),
+            RemoteFile(
+                f"{CLIP}/pytorch_model.bin",
+                "clip-vit-large-patch14-336/pytorch_model.bin",
+                1_711_974_081,
+                "sha256:c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801",
+            ),
+        ),
+    ),
+    _coco(
+        "coco2014-annotations",
+        "COCO 2014 train and val annotations",
+        "annotations/annotations_trainval2014.zip",
+        252_872_794,
+        "md5:0a379cfc70b0e71301e0f377548639bd",
+    ),
+    _coco(
+        "coco2017-annotations",
+        "COCO 2017 train and val annotations",
+        "annotations/annotations_trainval2017.zip",
+        252_907_541,
+        "md5:f4bbac642086de4f52a3fdda2de5fa2c",
+    ),
+    _coco(
+        "coco2014-images",
+        "COCO train2014 photographs: all that RefCOCO, + and g use",
+        "zips/train2014.zip",
+        13_510_573_713,
+        "md5:0da8c0bd3d6becc4dcb32757491aca88",
+    ),
+    _refer(
+        "refcoco",
+        "20220413011718",
+        53_993_993,
+        "sha256:7f924bb7ed8dc4568058e4ff626281918d56e5206f4c868c5a80f088f38c8bf0",
+    ),
+    _refer(
+        "refcoco+",
+        "20220413011656",
+        45_613_210,
+        "sha256:5f1238112d63199e68da54a28f201471909b21ded7ed79a57d51b4c1443c6b45",
+    ),
+    _refer(
+        "refcocog",
+        "20220413012904",
+        56_712_951,
+        "sha256:3d1f7e5b2ff2205940bf59de55f861f5f2cc1403fb980669933a7f9af1aa8211",
+    ),
+)
+
+REMOTES: dict[str, Remote] = {remote.name: remote for remote in _ALL}

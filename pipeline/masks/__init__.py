@@ -1,0 +1,1 @@
+"""Masks as runs: encoding, clean-up, suppression, and their way into the field of view."""

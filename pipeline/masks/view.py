@@ -1,0 +1,125 @@
+"""The encoder's field of view: one affine map per axis, used for images and for masks alike.
+
+If photographs and masks went through different resizes, a superpixel would be pooled from patches
+beside it (method spec 3.1). So both read the same `Axis`. Coordinates are continuous: pixel i
+covers [i, i+1). Coverage of a cell is the exact share of its area, counted in integers, so the
+result is the same bit for bit whatever the batch, the threads or the order of summation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, DataError
+from ..records import Rle
+from ..text import show
+from .area import cell_areas
+from .axis import Axis, Cells
+
+Kind = Literal["squash", "center_crop", "pad"]
+KINDS: tuple[Kind, ...] = ("squash", "center_crop", "pad")
+PAD_COLOUR = (124, 116, 104)  # ImageNet mean x 255: near zero after either encoder's normalisation
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How an image of any size becomes the encoder's `size` x `size` input.
+
+    | kind          | what is seen                                                              |
+    |---------------|---------------------------------------------------------------------------|
+    | `squash`      | everything, aspect ratio lost (the default: superpixels cover the image)  |
+    | `center_crop` | the largest centred square; what lies outside has zero coverage           |
+    | `pad`         | everything, aspect kept, centred on a plain ground that nothing covers    |
+    """
+
+    kind: Kind
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"view={show(self.kind)}: allowed are {', '.join(KINDS)}")
+        if self.size < 1:
+            raise ConfigError(f"view size={self.size}: need >= 1")
+
+    def axes(self, height: int, width: int) -> tuple[Axis, Axis]:
+        """The maps of y and x for an image of `height` x `width` pixels."""
+        if self.kind == "center_crop":
+            side = min(height, width)
+            return Axis.crop(height, side, self.size), Axis.crop(width, side, self.size)
+        if self.kind == "pad":
+            longest = max(height, width)
+            return Axis.fit(height, longest, self.size), Axis.fit(width, longest, self.size)
+        return Axis.full(height, self.size), Axis.full(width, self.size)
+
+    def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H,W,3) uint8 to (size,size,3) uint8: PIL bicubic, which is antialiased.
+
+        An image that already has the view's shape comes back unchanged.
+        """
+        from PIL import Image
+
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise DataError(f"image is {image.dtype} {image.shape}, expected uint8 (H,W,3)")
+        y, x = self.axes(*image.shape[:2])
+        box = (x.start, y.start, x.stop, y.stop)
+        seen = Image.fromarray(image).resize((x.extent, y.extent), Image.Resampling.BICUBIC, box)
+        canvas = np.empty((self.size, self.size, 3), dtype=np.uint8)
+        canvas[:] = PAD_COLOUR
+        rows = slice(y.offset, y.offset + y.extent)
+        canvas[rows, x.offset : x.offset + x.extent] = np.asarray(seen)
+        return canvas
+
+    def matrices(
+        self, height: int, width: int, grid: tuple[int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ry (gh,H) and Rx (gw,W) such that `Ry @ mask @ Rx.T` is the mask's coverage.
+
+        Entry (cell, pixel) is the share of the cell that the pixel fills. Rows sum to 1, but for
+        cells in the padding.
+        """
+        y, x = self._cells(height, width, grid)
+        return y.matrix() / y.length, x.matrix() / x.length
+
+    def resize_masks(self, masks: Sequence[Rle], grid: tuple[int, int]) -> NDArray[np.float64]:
+        """Exact coverage (N,gh,gw) in [0,1] of N masks of one image on a grid over the view.
+
+        Equal to `matrices` applied to the decoded masks, and to adaptive average pooling where the
+        sizes divide; computed from the runs. A partition of the image stays a partition: the sum
+        over N is 1 (0 in the padding). Raises DataError for bad runs or masks of several sizes.
+        """
+        if not masks:
+            return np.zeros((0, *grid))
+        height, width = masks[0].height, masks[0].width
+        for mask in masks:
+            if (mask.height, mask.width) != (height, width):
+                raise DataError(
+                    f"masks of one image differ in size: {mask.height}x{mask.width} "
+                    f"and {height}x{width}"
+                )
+        y, x = self._cells(height, width, grid)
+        return cell_areas(masks, y, x) / float(y.length * x.length)
+
+    def cover(self, masks: Sequence[Rle], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """`resize_masks` rounded once to float32, (N,gh,gw)."""
+        return self.resize_masks(masks, grid).astype(np.float32)
+
+    def points(self, xy: NDArray[np.floating], height: int, width: int) -> NDArray[np.float64]:
+        """Image coordinates (...,2), x y, to coordinates of the view. Outside stays outside."""
+        y, x = self.axes(height, width)
+        return np.stack((x.forward(xy[..., 0]), y.forward(xy[..., 1])), axis=-1)
+
+    def inverse_points(
+        self, xy: NDArray[np.floating], height: int, width: int
+    ) -> NDArray[np.float64]:
+        """View coordinates (...,2), x y, back to image coordinates."""
+        y, x = self.axes(height, width)
+        return np.stack((x.inverse(xy[..., 0]), y.inverse(xy[..., 1])), axis=-1)
+
+    def _cells(self, height: int, width: int, grid: tuple[int, int]) -> tuple[Cells, Cells]:
+        if min(grid) < 1:
+            raise ConfigError(f"grid={grid}: need at least one cell per side")
+        y, x = self.axes(height, width)
+        return y.cells(grid[0]), x.cells(grid[1])

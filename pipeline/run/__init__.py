@@ -1,0 +1,1 @@
+"""A precompute run: settings, plan, shard task, progress, cost."""

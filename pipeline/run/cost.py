@@ -1,0 +1,281 @@
+"""What a run will cost before it is started: images, files, bytes, hours, memory.
+
+Bytes of uncompressed arrays are exact. Time comes from a calibration (a few images computed on this
+machine: `calibrate`) or, for a machine that is not here, from operation counts and a stated
+throughput. Compressed arrays are measured by the calibration too, else assumed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig
+from ..store.plan import Plan
+from ..store.schema import ArraySpec, array_specs
+from .progress import duration
+
+MANIFEST_BYTES = 140  # per image, in its manifest, the log and the index
+SHARD_INDEX = 16  # bytes per chunk in a shard file's index, plus its crc32c
+
+# TFLOP of one image encoder pass and GFLOP of one decoder prompt: torch's FlopCounter, 2 per
+# multiply-add (superpixel spec 2; tiny: the shipped architecture).
+ENCODER_TFLOP = {"vit_b": 0.97, "vit_l": 2.99, "vit_h": 5.96, "vit_t": 0.078, "tiny": 0.0004}
+PROMPT_GFLOP = {"tiny": 0.0192}
+PROMPT_GFLOP_OFFICIAL = 3.62
+SAM_GB = {"vit_b": 0.36, "vit_l": 1.19, "vit_h": 2.45, "vit_t": 0.04, "tiny": 0.003}
+# Patch features: TFLOP of one view at 336 px (2 per multiply-add, attention included), GB of fp32.
+FEATURES = {
+    "tiny": (0.0005, 0.003),
+    "clip-tiny": (0.0005, 0.003),
+    "dinov2-small": (0.031, 0.09),
+    "dinov2-base": (0.113, 0.35),
+    "dinov2-large": (0.386, 1.22),
+    "clip-large-336": (0.382, 1.22),
+}
+# Assumed where nothing was measured: superpixels per image (the paper), bytes each in every array.
+SUPERPIXELS = 40
+RLE_EACH, COVER_EACH, MASK_EACH, SMALL_EACH = 300, 220, 120, 22
+HOST_S = 0.10  # decoding, run-length work and writing of one 480x640 photograph, one core
+PROCESS_GB = 0.9  # interpreter, torch and the other libraries
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A machine that is not here: TFLOP/s that this code is assumed to reach, not the data sheet.
+
+    exact  float32 without TF32          fast  bfloat16
+    """
+
+    name: str
+    exact: float
+    fast: float
+
+
+# 60 % of the fp32 peak (19.5 and 67 TFLOP/s), 30 % of the dense bf16 peak (312 and 989).
+DEVICES = {
+    "a100": Device("NVIDIA A100", 11.7, 94.0),
+    "h100": Device("NVIDIA H100 or H200", 40.0, 297.0),
+    "core": Device("one CPU core, fp32", 0.05, 0.05),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A few images computed on this machine, all workers at once.
+
+    start_s   from starting a worker until its models are loaded
+    image_s   seconds per image by stage, in one worker while the others work too
+    bytes     stored bytes per image by compressed array
+    peak_rss  most memory of one worker, bytes
+    """
+
+    images: int
+    workers: int
+    start_s: float
+    image_s: Mapping[str, float]
+    bytes: Mapping[str, float]
+    peak_rss: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The price of a run. `basis` says where the figures come from; bytes are exact or rounded up.
+
+    worker_hours  hours of one device (GPU, or CPU worker); wall_s  for `workers` of them
+    memory        bytes per worker: host memory, and device memory if there is a GPU
+    """
+
+    images: int
+    shards: int
+    files: int
+    bytes: Mapping[str, int]
+    device: str
+    workers: int
+    worker_hours: float
+    wall_s: float
+    memory: Mapping[str, int]
+    basis: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(self.bytes.values())
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return {
+            "images": self.images,
+            "shards": self.shards,
+            "files": self.files,
+            "bytes": dict(self.bytes),
+            "total_bytes": self.total_bytes,
+            "device": self.device,
+            "workers": self.workers,
+            "worker_hours": round(self.worker_hours, 4),
+            "wall_s": round(self.wall_s, 1),
+            "memory": dict(self.memory),
+            "basis": list(self.basis),
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        arrays = "  ".join(f"{name} {size(value)}" for name, value in self.bytes.items())
+        memory = ", ".join(f"{size(value)} {name}" for name, value in self.memory.items())
+        total, wall = size(self.total_bytes), duration(self.wall_s)
+        return [
+            f"{self.images} images, {self.shards} shards, {self.files} files, {total}",
+            f"bytes: {arrays}",
+            f"time: {self.worker_hours:.2f} hours of {self.device}; {wall} with {self.workers}",
+            f"memory per worker: {memory}",
+            *(f"basis: {line}" for line in self.basis),
+        ]
+
+
+def estimate(
+    plan: Plan,
+    images: int,
+    *,
+    calibration: Calibration | None = None,
+    device: str = "core",
+    workers: int = 1,
+) -> Estimate:
+    """The price of `images` images under `plan` (its own image list is not looked at).
+
+    device   a key of `DEVICES`, for figures without a `calibration`
+    """
+    shards = -(-images // plan.shard_size)
+    specs = array_specs(plan)
+    sizes = {
+        spec.name: round(_row_bytes(spec, calibration) * images)
+        + shards * (SHARD_INDEX * plan.shard_size + 4)
+        for spec in specs
+    }
+    sizes["manifests"] = MANIFEST_BYTES * images + 2000 * (shards + len(specs))
+    if calibration:
+        image_s, start_s = sum(calibration.image_s.values()), calibration.start_s
+    else:
+        image_s, start_s = seconds_per_image(plan, device), 30.0
+    gpu = device != "core" and not calibration
+    return Estimate(
+        images=images,
+        shards=shards,
+        files=shards * (len(specs) + 2) + len(specs) + 16,
+        bytes=sizes,
+        device="a CPU core" if calibration or not gpu else DEVICES[device].name,
+        workers=workers,
+        worker_hours=images * image_s / 3600,
+        wall_s=makespan(images, plan.shard_size, workers) * image_s + (start_s if images else 0.0),
+        memory=_memory(plan, calibration, gpu),
+        basis=_basis(plan, calibration, DEVICES[device]),
+    )
+
+
+def makespan(images: int, shard_size: int, workers: int) -> int:
+    """Images the busiest of `workers` workers computes: shards are whole, the last one is short.
+
+    >>> makespan(200, 64, 2), makespan(64, 64, 8)
+    (128, 64)
+    """
+    load = [0] * workers
+    for start in range(0, images, shard_size):
+        load[load.index(min(load))] += min(shard_size, images - start)
+    return max(load)
+
+
+def prompts(grid: GridConfig) -> tuple[int, int]:
+    """(encoder passes, decoder prompts) of one image under SAM grid prompting."""
+    passes = points = 0
+    for layer in range(grid.crop_n_layers + 1):
+        crops = 4**layer
+        passes += crops
+        points += (
+            crops * int(grid.points_per_side / grid.crop_n_points_downscale_factor**layer) ** 2
+        )
+    return passes, points
+
+
+def tflop(plan: Plan) -> dict[str, float]:
+    """TFLOP of one image by part."""
+    pixels, features = plan.recipe.superpixels, plan.recipe.features
+    parts = {"features": FEATURES[features.encoder][0] * _view_scale(features)}
+    if pixels.source != "slic":
+        passes, points = prompts(pixels.grid)
+        parts["sam encoder"] = passes * ENCODER_TFLOP[pixels.model]
+        parts["sam decoder"] = points * PROMPT_GFLOP.get(pixels.model, PROMPT_GFLOP_OFFICIAL) / 1e3
+    return parts
+
+
+def size(count: float) -> str:
+    """Bytes as people read them.
+
+    >>> size(1_234_000), size(97_700_000_000)
+    ('1.2 MB', '97.7 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _view_scale(config: FeatureConfig) -> float:
+    return 1.0 if "tiny" in config.encoder else (config.size / 336) ** 2
+
+
+def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
+    if spec.level is None:
+        return spec.row_bytes + 4  # crc32c
+    if calibration and spec.name in calibration.bytes:
+        return calibration.bytes[spec.name]
+    each = {"rle": RLE_EACH, "cover": COVER_EACH, "sspe_masks": MASK_EACH}
+    return min(spec.row_bytes, SUPERPIXELS * each.get(spec.name, SMALL_EACH))
+
+
+def seconds_per_image(plan: Plan, name: str) -> float:
+    """Seconds per image on device `name` of `DEVICES`, each part at its own precision."""
+    device, parts = DEVICES[name], tflop(plan)
+    precise = {
+        "features": plan.recipe.features.dtype,
+        "sam encoder": plan.recipe.superpixels.dtype,
+        "sam decoder": plan.recipe.superpixels.dtype,
+    }
+    speeds = {"float32": device.exact, "bfloat16": device.fast, "float16": device.fast}
+    return HOST_S + sum(parts[name] / speeds[precise[name]] for name in parts)
+
+
+def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str, int]:
+    rows = plan.shard_size * sum(s.row_bytes for s in array_specs(plan) if s.level is None)
+    if calibration:
+        left = max(0, plan.shard_size - calibration.images) / plan.shard_size
+        return {"host": round(calibration.peak_rss + rows * left)}
+    pixels: SuperpixelConfig = plan.recipe.superpixels
+    models = FEATURES[plan.recipe.features.encoder][1]
+    work = 0.2
+    if pixels.source != "slic":
+        models += SAM_GB[pixels.model]
+        official = pixels.model != "tiny"
+        # 3 masks of 1024^2 fp32 per prompt, and about 5 copies of the decoder's 4 MiB keys.
+        work += pixels.points_per_batch * (0.0126 + 0.021) if official else 0.3
+        work += plan.recipe.batch * 0.35 if official else 0.0
+    if not gpu:
+        return {"host": round((PROCESS_GB + models + work) * 1e9 + 2 * rows)}
+    return {
+        "host": round((PROCESS_GB + 2.0 + models) * 1e9 + 2 * rows),
+        "device": round((0.6 + models + work) * 1e9),
+    }
+
+
+def _basis(plan: Plan, calibration: Calibration | None, device: Device) -> list[str]:
+    if calibration:
+        stages = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in calibration.image_s.items())
+        count, workers = calibration.images, calibration.workers
+        return [
+            f"measured here on {count} images, {workers} workers at once: {stages}",
+            f"models ready after {calibration.start_s:.1f} s",
+        ]
+    work = ", ".join(f"{name} {value:.3g} TFLOP" for name, value in tflop(plan).items())
+    speed = f"{device.exact:g} TFLOP/s in float32 (no TF32), {device.fast:g} in bfloat16"
+    return [
+        f"per image: {work}; {HOST_S} s of one core for decoding, runs and writing",
+        f"{device.name} assumed to do {speed}",
+        f"{SUPERPIXELS} superpixels per image assumed for the compressed arrays",
+    ]

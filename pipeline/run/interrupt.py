@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM end a run cleanly: the handler only takes a note, the run looks at it.
+
+Nothing is torn out of the middle of a write, and workers are ended before the command is. A second
+signal of the same kind acts at once, as without this module.
+"""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+from ..errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """`with Stop(hint) as stop:` ... `stop.check()` raises Interrupted once a signal came.
+
+    hint  the command that resumes the run; it ends the error's message
+    """
+
+    def __init__(self, hint: str) -> None:
+        self._hint = hint
+        self._received: int | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came."""
+        if self._received is not None:
+            name = signal.Signals(self._received).name
+            raise Interrupted(
+                self._received,
+                f"stopped by {name}: committed shards are kept. To go on: {self._hint}",
+            )
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else 0)

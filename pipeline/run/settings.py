@@ -1,0 +1,207 @@
+"""From flags and recipe files to one `Recipe` and one `Where`.
+
+Order, later wins: the size's recipe in `workflows/precompute/`, a recipe file, single flags,
+`--set a.b=c`. Weights given as a file enter the recipe as their sha256, never as a path.
+"""
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import ConfigError, MissingError, PlanMismatchError, WeightsError
+from ..recipe import GRID_PRESETS, Recipe, parse_recipe
+from ..records import Where
+from ..sam.architecture import detect_type
+from ..text import show
+from ..weights.load import load_state_dict, weights_digest
+from ..weights.locate import find_weights
+
+SIZES = ("tiny", "small", "paper")
+MAX_RECIPE_BYTES = 1 << 20
+MAX_DEPTH = 16
+SHIPPED = ("tiny",)  # models whose weights are in this package
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The single flags of `svp precompute` that change the recipe; None = not given."""
+
+    superpixels: str | None = None
+    sam_model: str | None = None
+    sam_weights: str | None = None
+    encoder: str | None = None
+    encoder_weights: str | None = None
+    preset: str | None = None
+    points_per_side: int | None = None
+    mode: str | None = None
+    dtype: str | None = None
+    max_superpixels: int | None = None
+    features: str | None = None
+    store_sam_embeddings: bool | None = None
+
+
+def resolve(
+    size: str, recipe_file: Path | None, flags: Flags, overrides: Sequence[str], images: Path
+) -> tuple[Recipe, Where]:
+    """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError."""
+    raw = load_recipe_file(recipe_file) if recipe_file else shipped_recipe(size)
+    raw.setdefault("superpixels", {})
+    raw.setdefault("features", {})
+    _apply_flags(raw, _with_sam_type(flags))
+    for assignment in overrides:
+        _assign(raw, assignment)
+    where = _place_weights(raw, flags, images)
+    return parse_recipe(raw, str(recipe_file or f"--size {size}")), where
+
+
+def shipped_recipe(size: str) -> dict[str, Any]:
+    """The raw recipe of one size, from the package."""
+    if size not in SIZES:
+        raise ConfigError(f"--size {show(size)}: allowed are {', '.join(SIZES)}")
+    text = importlib.resources.files("svp").joinpath(f"workflows/precompute/{size}.yaml")
+    return _parse_yaml(text.read_text("utf-8"), f"workflows/precompute/{size}.yaml")
+
+
+def load_recipe_file(path: Path) -> dict[str, Any]:
+    """A recipe from an untrusted YAML file: safe tags only, no aliases, bounded size and depth."""
+    if not path.is_file():
+        raise MissingError(f"recipe {show(str(path))} is not a file")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise ConfigError(f"recipe {show(str(path))}: larger than {MAX_RECIPE_BYTES} bytes")
+    try:
+        return _parse_yaml(path.read_text("utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe {show(str(path))}: not UTF-8 ({error.reason})") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without aliases (they allow exponential blow-up) and with bounded depth."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH}")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        raw = _Loader(text).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"recipe {show(where)}: {show(str(error), 300)}") from None
+    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        raise ConfigError(f"recipe {show(where)}: want a mapping of fields, got {show(raw)}")
+    return raw
+
+
+def _with_sam_type(flags: Flags) -> Flags:
+    """A checkpoint given without its type says itself what it is, by its tensors' names."""
+    given = flags.sam_weights
+    if given is None or flags.sam_model or flags.superpixels == "slic" or given[:6] == "random":
+        return flags
+    found = detect_type(load_state_dict(Path(given).expanduser()))
+    if found is None:
+        raise WeightsError(
+            f"{show(given)}: neither SAM vit_b, vit_l, vit_h nor MobileSAM by its tensors: "
+            "name the architecture with --sam-model"
+        )
+    return replace(flags, sam_model=found)
+
+
+def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
+    pixels, features = raw["superpixels"], raw["features"]
+    if flags.superpixels and flags.superpixels != pixels.get("source", "sam"):
+        _switch_source(pixels, flags.superpixels)
+    if flags.sam_model:
+        pixels["model"] = flags.sam_model
+        pixels["source"] = "mobile_sam" if flags.sam_model == "vit_t" else "sam"
+    if flags.encoder and flags.encoder != features.get("encoder"):
+        features.update(encoder=flags.encoder, size=_ENCODER_SIZE[flags.encoder])
+    if flags.preset:
+        pixels.update(preset=flags.preset, grid={})
+    if pixels.get("preset") in GRID_PRESETS:
+        pixels["grid"] = GRID_PRESETS[pixels["preset"]].model_dump() | (pixels.get("grid") or {})
+    if flags.points_per_side:
+        grid = GRID_PRESETS.get(pixels.get("preset", "svp"), GRID_PRESETS["svp"]).model_dump()
+        grid |= pixels.get("grid") or {}
+        pixels.update(preset="custom", grid=grid | {"points_per_side": flags.points_per_side})
+    given = {
+        "mode": flags.mode,
+        "dtype": flags.dtype,
+        "max_superpixels": flags.max_superpixels,
+    }
+    pixels.update({name: value for name, value in given.items() if value is not None})
+    if flags.features:
+        features["stored"] = flags.features
+    if flags.store_sam_embeddings is not None:
+        raw["store_sam_embeddings"] = flags.store_sam_embeddings
+
+
+_ENCODER_SIZE = {
+    "tiny": 128,
+    "clip-tiny": 128,
+    "dinov2-small": 336,
+    "dinov2-base": 336,
+    "dinov2-large": 336,
+    "clip-large-336": 336,
+}
+
+
+def _switch_source(pixels: dict[str, Any], source: str) -> None:
+    model = {"mobile_sam": "vit_t", "sam": "vit_h", "slic": "tiny"}.get(source)
+    if model is None:
+        raise ConfigError(f"--superpixels {show(source)}: allowed are sam, mobile_sam, slic")
+    pixels.update(source=source, model=model)
+
+
+def _assign(raw: dict[str, Any], assignment: str) -> None:
+    name, equals, text = assignment.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {show(assignment)}: want a.b=value")
+    *parents, leaf = name.split(".")
+    node: Any = raw
+    for part in parents:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {show(assignment)}: {show(part)} is not a group of fields")
+    node[leaf] = _parse_yaml(f"value: {text}", f"--set {assignment}")["value"]
+    if parents[:2] == ["superpixels", "grid"]:
+        raw["superpixels"]["preset"] = "custom"
+
+
+def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:
+    sam = encoder = None
+    if raw["superpixels"].get("source", "sam") != "slic":
+        sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
+    encoder = _one_weight(raw["features"], flags.encoder_weights, "encoder", "--encoder-weights")
+    return Where(images=images, sam=sam, encoder=encoder)
+
+
+def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -> Path | None:
+    """Fill `part["weights"]` and say where the file is. The tiny models are in the package."""
+    name, asked = str(part.get(kind, "tiny")), str(part.get("weights", "auto"))
+    if given and given.split(":")[0] == "random":
+        part["weights"] = given if ":" in given else "random:0"
+        return None
+    if given is None and (asked.startswith("random:") or name in SHIPPED):
+        part["weights"] = asked if asked.startswith("random:") else "shipped"
+        return None
+    path = Path(given).expanduser() if given else find_weights(name, flag)
+    found = f"sha256:{weights_digest(path)}"
+    if asked.startswith("sha256:") and asked != found:
+        raise PlanMismatchError(
+            f"{show(str(path))} has {found}, but the recipe asks for {show(asked)}: "
+            f"give that file with {flag}, or take the line out of the recipe"
+        )
+    part["weights"] = found
+    return path

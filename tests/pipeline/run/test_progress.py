@@ -1,0 +1,88 @@
+"""Counts, rate and what is printed: plain lines, nothing of a terminal's control codes."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from svp.pipeline.executors.base import Event
+from svp.pipeline.run import progress
+from svp.pipeline.run.progress import Progress, Tally
+from svp.pipeline.run.runlog import RunLog
+
+EVIL = "a\x1b[31m[red]b\n\u202ec"
+
+
+def done(images: int, **quarantined: int) -> Event:
+    return Event("shard_done", 0, 0, result={"images": images, "quarantined": quarantined})
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_rate_and_time_left(clock: Clock) -> None:
+    tally = Tally(total=200, before=40)
+    assert tally.left_s is None
+    clock.now += 8
+    tally.update(done(32, truncated=2))
+    assert tally.rate == 4.0
+    assert tally.left_s == (200 - 40 - 32) / 4
+    assert tally.line() == "72/200 images  4.0/s  ETA 0:32  truncated=2"
+
+
+def test_failures_are_counted_by_cause() -> None:
+    tally = Tally(10)
+    for event in (done(4, empty=1), done(4, empty=1, missing=3), Event("worker_died")):
+        tally.update(event)
+    assert tally.failures == {"empty": 2, "missing": 3}
+    assert tally.line().endswith("empty=2  missing=3  worker_died=1")
+
+
+def test_plain_lines_now_and_then(clock: Clock) -> None:
+    tally, stream = Tally(10), io.StringIO()
+    with Progress(tally, stream, every_s=10) as show:
+        for second in range(25):
+            clock.now = 100.0 + second
+            show.update(Event("tick"))
+    assert len(stream.getvalue().splitlines()) == 3, "after 10 s, after 20 s, at the end"
+
+
+def test_nothing_controls_the_terminal() -> None:
+    stream = io.StringIO()
+    with Progress(Tally(10), stream) as show:
+        show.update(Event("shard_failed", 3, 0, EVIL, {"reason": EVIL}))
+        show.update(Event("image_poison", 3, 0, "", {"reason": EVIL}))
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\\x1b[31m[red]b" in text
+
+
+def test_log_files(tmp_path: Path) -> None:
+    tally = Tally(10)
+    log = RunLog(tmp_path / "logs", tally)
+    for event in (Event("tick"), done(4, empty=1), Event("shard_failed", 1, 0, EVIL)):
+        tally.update(event)
+        log.update(event)
+    log.update(Event("finished"))
+    lines = (tmp_path / "logs/events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == [
+        "shard_done",
+        "shard_failed",
+        "finished",
+    ]
+    assert "\\u001b" not in lines[1], "escaped in the text itself, not only by JSON"
+    status = json.loads((tmp_path / "logs/status.json").read_text())
+    assert (status["state"], status["images"], status["failures"]) == ("finished", 4, {"empty": 1})
