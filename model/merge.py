@@ -1,0 +1,51 @@
+"""Visual tokens take the place of <image> in the text, by index: no constant number of tokens.
+
+With <image> at text index s and n visual tokens, text index p lands at p if p < s, else p - 1 + n
+(n = 576 gives GLaMM's p + 575). Padding stays on the right, *after* merging, so causal attention
+alone keeps it away from every real position and no attention mask is needed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A batch of merged sequences.
+
+    embeds   (B,L,D), zero on padding
+    lengths  (B,) real positions: text - 1 + visual tokens
+    slot     (B,) where the visual tokens start
+    visual   (B,) how many there are
+    """
+
+    embeds: Tensor
+    lengths: Tensor
+    slot: Tensor
+    visual: Tensor
+
+    def index(self, row: Tensor, col: Tensor) -> Tensor:
+        """Merged index of text index `col` of image `row`, int64; not for <image> itself."""
+        return torch.where(col < self.slot[row], col, col - 1 + self.visual[row])
+
+
+def merge(text: Tensor, lengths: Tensor, slot: Tensor, tokens: Tensor, valid: Tensor) -> Merged:
+    """Put `tokens` into `text` at `slot`.
+
+    text (B,T,D), lengths (B,), slot (B,), tokens (B,K,D), valid (B,K) bool with the real tokens
+    first. Tokens are cast to the text's dtype.
+    """
+    visual = valid.sum(1)
+    total = lengths - 1 + visual
+    place = torch.arange(int(total.max()), device=text.device)[None]  # (1,L)
+    start, count = slot[:, None], visual[:, None]
+    within = (place >= start) & (place < start + count)
+    from_text = torch.where(place < start, place, place + 1 - count).clamp(0, text.shape[1] - 1)
+    from_tokens = text.shape[1] + (place - start).clamp(0, tokens.shape[1] - 1)
+    pool = torch.cat([text, tokens.to(text.dtype)], 1)  # (B,T+K,D)
+    index = torch.where(within, from_tokens, from_text)
+    embeds = pool.gather(1, index[..., None].expand(-1, -1, pool.shape[2]))
+    real = place < total[:, None]
+    return Merged(embeds * real[..., None], total, slot, visual)

@@ -1,0 +1,129 @@
+"""The referring model: indices, independence from padding and order, SAM parity, generation."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from svp.model.batch import IGNORE, Batch
+from svp.model.losses import Weights
+from svp.model.maskhead import MaskHead, upscale
+from svp.model.ris import RisModel
+
+Model = Callable[..., RisModel]
+Batches = Callable[..., Batch]
+
+
+def one(batch: Batch, row: int) -> Batch:
+    """Image `row` of a batch alone, without its padding."""
+    n = int(batch.lengths[row])
+    mine = batch.seg_row == row
+    visual = batch.visual.map(lambda x: x[row : row + 1])
+    assert batch.packed is not None
+    return replace(
+        batch,
+        visual=visual,
+        ids=batch.ids[row : row + 1, :n],
+        lengths=batch.lengths[row : row + 1],
+        labels=batch.labels[row : row + 1, :n],
+        slot=batch.slot[row : row + 1],
+        seg_row=batch.seg_row[mine] * 0,
+        seg_col=batch.seg_col[mine],
+        sam=batch.sam[row : row + 1],
+        sizes=(batch.sizes[row],),
+        packed=(batch.packed[row],),
+        sent_ids=(batch.sent_ids[row],),
+    )
+
+
+def test_a_batch_gives_what_its_images_give_alone(micro: Model, batch: Batches) -> None:
+    model, both = micro().eval(), batch((3, 1), sizes=((20, 32), (31, 17)))
+    together = model.predict(both)
+    assert [x.shape for x in together] == [(3, 20, 32), (1, 31, 17)]
+    for row, masks in enumerate(together):
+        (alone,) = model.predict(one(both, row))
+        torch.testing.assert_close(masks, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_losses_add_up_over_images(micro: Model, batch: Batches) -> None:
+    model, both = micro().eval(), batch((2, 1))
+    whole, parts = model(both), [model(one(both, row)) for row in (0, 1)]
+    assert whole.tokens == sum(p.tokens for p in parts) == 12
+    assert whole.masks == 3
+    for name in ("ce", "bce", "dice"):
+        total = sum(float(getattr(p, name).detach()) for p in parts)
+        assert float(getattr(whole, name).detach()) == pytest.approx(total, rel=1e-5)
+
+
+def test_cross_entropy_is_that_of_transformers(micro: Model, batch: Batches) -> None:
+    """The head sees supervised positions only; the loss is as if it saw all of them."""
+    model, (only,) = micro().eval(), [one(batch((2,)), 0)]
+    merged = model.merged(only)
+    labels = torch.full(merged.embeds.shape[:2], IGNORE)
+    row, col = (only.labels != IGNORE).nonzero(as_tuple=True)
+    labels[row, merged.index(row, col)] = only.labels[row, col]
+    wanted = model.lm(inputs_embeds=merged.embeds, labels=labels).loss
+    got = model(only)
+    assert float((got.ce / got.tokens).detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("state", "seen"), [("predicting", False), ("at_seg", True)])
+def test_which_state_prompts_the_mask(micro: Model, batch: Batches, state: str, seen: bool) -> None:
+    """Only `at_seg` can see what stands at [SEG]; neither sees what follows."""
+    model, first = micro().eval(), batch((1,))
+    model.mask_state = state  # type: ignore[assignment]
+    at = int(first.seg_col[0])
+    for offset, matters in ((0, seen), (1, False), (-1, True)):
+        ids = first.ids.clone()
+        ids[0, at + offset] = 33
+        changed = not torch.equal(
+            model.predict(replace(first, ids=ids))[0], model.predict(first)[0]
+        )
+        assert changed == matters
+
+
+def test_the_mask_head_is_sam_s_decoder(micro: Model) -> None:
+    """All masks of two images at once = segment_anything's decoder, image by image."""
+    head = micro().mask_head
+    prompts, sam, row = torch.randn(3, 8), torch.randn(2, 8, 4, 4), torch.tensor([0, 1, 1])
+    low = head(prompts, row, sam)
+    for k, image in enumerate(row.tolist()):
+        dense = head.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(1, -1, 4, 4)
+        wanted, _ = head.decoder(
+            image_embeddings=sam[image : image + 1],
+            image_pe=head.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=prompts[k].view(1, 1, -1),
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        torch.testing.assert_close(low[k], wanted[0, 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (1, 300), (1500, 1000)])
+def test_upscaling_is_sam_s_postprocessing(size: tuple[int, int]) -> None:
+    from segment_anything.modeling import Sam
+    from segment_anything.utils.transforms import ResizeLongestSide
+
+    low = torch.randn(2, 16, 16)
+    resized = ResizeLongestSide.get_preprocess_shape(*size, 64)
+
+    class Encoder(torch.nn.Module):
+        img_size = 64
+
+    sam = Sam(Encoder(), torch.nn.Identity(), torch.nn.Identity())
+    if 0 in resized:  # SAM itself cannot
+        assert upscale(low, 64, size).shape == (2, *size)
+        return
+    wanted = sam.postprocess_masks(low[:, None], resized, size)[:, 0]
+    assert torch.equal(upscale(low, 64, size), wanted)
+
+
+def test_gradients_reach_every_trained_part(micro: Model, batch: Batches) -> None:
+    model = micro().train()
+    model(batch((2, 1))).total(Weights()).backward()
+    silent = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    unused = ("mask_head.decoder.iou_", "mask_head.decoder.output_hypernetworks_mlps.")
+    assert {n for n in silent if not n.startswith(unused)} == set()
+    assert not any(p.requires_grad for p in model.mask_head.prompt_encoder.parameters())
+    assert isinstance(model.mask_head, MaskHead)
