@@ -1,0 +1,57 @@
+"""Every projector of the comparison, by name. A new one is a file and a line here."""
+
+from inspect import signature
+from typing import Any
+
+from ...pipeline.errors import ConfigError
+from .base import MaskInput, Projector
+from .c_abstractor import CAbstractor
+from .d_abstractor import DAbstractor
+from .deco import DeCo
+from .fusion import Fusion
+from .ldpv2 import LDPv2
+from .mlp import MLP
+from .pixel_shuffle import PixelShuffle
+from .pvtc import PVTC
+from .qformer import QFormer
+from .svp import SVP
+from .tokenpacker import TokenPacker
+
+__all__ = ["PROJECTORS", "MaskInput", "Projector", "build"]
+
+PROJECTORS: dict[str, type[Projector]] = {
+    "mlp": MLP,
+    "pixel_shuffle": PixelShuffle,
+    "c_abstractor": CAbstractor,
+    "d_abstractor": DAbstractor,
+    "deco": DeCo,
+    "ldpv2": LDPv2,
+    "tokenpacker": TokenPacker,
+    "pvtc": PVTC,
+    "qformer": QFormer,
+    "svp": SVP,
+    "fusion": Fusion,
+}
+
+
+def build(
+    name: str, *, in_dim: int, llm_dim: int, grid: tuple[int, int] | None = None, **options: Any
+) -> Projector:
+    """The projector `name` from C = `in_dim` channels to D = `llm_dim`.
+
+    `grid` (h,w) goes to the projectors that have tables tied to it, and is ignored by others. Pairs
+    may come as lists, as YAML has them. Raises ConfigError for an unknown name or option, or for
+    values that do not fit.
+    """
+    if name not in PROJECTORS:
+        raise ConfigError(f"projector {name!r}: need one of {', '.join(sorted(PROJECTORS))}")
+    kind = PROJECTORS[name]
+    if wrong := sorted(options.keys() - kind.options()):
+        allowed = ", ".join(sorted(kind.options())) or "none"
+        raise ConfigError(f"projector {name} has no option {', '.join(wrong)}; it has {allowed}")
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+    if "grid" in signature(kind).parameters:
+        if grid is None:
+            raise ConfigError(f"projector {name} needs the patch grid")
+        given["grid"] = grid
+    return kind(in_dim=in_dim, llm_dim=llm_dim, **given)

@@ -1,0 +1,149 @@
+"""One interface for everything that turns patch features into visual tokens of an LLM.
+
+A projector says which extra inputs it needs, how many tokens it makes of a grid, and under which
+names its published weights come. The grid is always given: no code takes a square root of P.
+Source: spec/projectors.md 1. Inputs are never modified.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...pipeline.errors import ConfigError, WeightsError
+from ...pipeline.text import show
+from ..batch import Visual
+
+
+@dataclass(frozen=True, slots=True)
+class MaskInput:
+    """Superpixels as the cache stores them, zero on padding.
+
+    cover (B,N,P) float, share of each patch that each superpixel covers
+    small (B,N,h',w') uint8 in {0,1} on the SSPE grid (floating: soft masks in [0,1])
+    """
+
+    cover: Tensor
+    small: Tensor
+
+
+class Rename(NamedTuple):
+    """Keys that match `old` as a whole become `new`, a template of re.Match.expand; None: dropped."""
+
+    old: str
+    new: str | None = r"\g<0>"
+
+
+class Projector(nn.Module):
+    """Patches (B,P,C) -> visual tokens (B,K,D). Subclasses write `project` and `num_tokens`.
+
+    `needs` holds the extra inputs among "cls", "multi" and "masks"; without "masks" every token is
+    valid. `prefixes` and `renames` say which published names `from_original` accepts.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    prefixes: ClassVar[tuple[str, ...]] = ()
+    renames: ClassVar[tuple[Rename, ...]] = ()
+
+    def __init__(self, *, in_dim: int, llm_dim: int) -> None:
+        super().__init__()
+        self.in_dim, self.llm_dim = in_dim, llm_dim
+
+    @property
+    def multi_dim(self) -> int:
+        """Channels of `multi`: four encoder layers side by side, unless a projector says more."""
+        return 4 * self.in_dim
+
+    def num_tokens(self, grid: tuple[int, int]) -> int | None:
+        """Visual tokens K for this grid; None where K varies by image. Raises ConfigError."""
+        raise NotImplementedError
+
+    def project(self, x: Visual) -> Tensor:
+        """Checked inputs, features in the module's dtype -> tokens (B,K,D)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        patches: Tensor,
+        grid: tuple[int, int],
+        *,
+        cls: Tensor | None = None,
+        multi: Tensor | None = None,
+        masks: MaskInput | None = None,
+        mask_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (B,K,D) and which of them are real, (B,K) bool.
+
+        patches (B,P,C) in raster order, without CLS and registers; grid (h,w); cls (B,C); multi
+        (B,P,4C); mask_valid (B,N) bool. What the projector does not need is ignored. Raises
+        ConfigError (a ValueError) on a missing input or on shapes that do not fit.
+        """
+        cover, small = (masks.cover, masks.small) if masks is not None else (None, None)
+        x = Visual(patches, grid, cover, small, mask_valid, cls, multi)
+        self._check(x)
+        tokens = self.project(self._native(x))
+        if "masks" in self.needs and mask_valid is not None:
+            return tokens, mask_valid
+        return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+    @classmethod
+    def options(cls) -> frozenset[str]:
+        """Names of the constructor's keywords beside in_dim, llm_dim and grid."""
+        return frozenset(signature(cls).parameters) - {"in_dim", "llm_dim", "grid"}
+
+    @classmethod
+    def from_original(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Published names -> this module's names; shapes unchanged. Raises WeightsError.
+
+        Keys come bare or all under one of `prefixes`. Missing keys show in the strict load.
+        """
+        bare = cls._strip(state)
+        unknown = [key for key in bare if not any(re.fullmatch(r.old, key) for r in cls.renames)]
+        if unknown:
+            names = ", ".join(show(key) for key in sorted(unknown)[:8])
+            raise WeightsError(f"{cls.__name__} knows no weights named {names}: wrong projector?")
+        named = ((cls._rename(key), value) for key, value in bare.items())
+        return {key: value for key, value in named if key is not None}
+
+    @classmethod
+    def _strip(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        for prefix in cls.prefixes:
+            if state and all(key.startswith(prefix) for key in state):
+                return {key.removeprefix(prefix): value for key, value in state.items()}
+        return state
+
+    @classmethod
+    def _rename(cls, key: str) -> str | None:
+        for old, new in cls.renames:
+            if match := re.fullmatch(old, key):
+                return match.expand(new) if new is not None else None
+        raise AssertionError(key)
+
+    def _native(self, x: Visual) -> Visual:
+        """Features in the module's dtype; `cover` stays as exact as it came."""
+        kind = next(self.parameters()).dtype
+        cls = None if x.cls is None else x.cls.to(kind)
+        multi = None if x.multi is None else x.multi.to(kind)
+        return replace(x, patches=x.patches.to(kind), cls=cls, multi=multi)
+
+    def _check(self, x: Visual) -> None:
+        name, (h, w) = type(self).__name__, x.grid
+        if x.patches.shape[1:] != (h * w, self.in_dim):
+            got = tuple(x.patches.shape[1:])
+            raise ConfigError(f"{name}: patches {got} do not fit grid {h}x{w} x {self.in_dim}")
+        self.num_tokens(x.grid)
+        have = {"cls": x.cls, "multi": x.multi, "masks": x.cover if x.valid is not None else None}
+        if missing := sorted(need for need in self.needs if have[need] is None):
+            raise ConfigError(f"{name} needs {', '.join(missing)}: the cache or caller gives none")
+        if "multi" in self.needs and x.multi is not None and x.multi.shape[2] != self.multi_dim:
+            raise ConfigError(
+                f"{name}: multi has {x.multi.shape[2]} channels, not {self.multi_dim}"
+            )
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Linear, exact GELU, Linear: the head of most projectors."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))

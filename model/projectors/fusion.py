@@ -1,0 +1,76 @@
+"""Embedding fusion, COMM style (Table 7): the same superpixels over several sources of features.
+
+    X = sum_k alpha_k SVP_k(F_k)
+
+Each source, a layer or an encoder, has its own SSA and MLP. The SSPE is shared, as it sees masks
+only. The alphas are free scalars that start at 1/K. (spec method.md 10.4)
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...pipeline.errors import ConfigError
+from ..batch import Visual
+from ..packing import Packing
+from .base import Projector
+from .svp import SVP
+
+
+class Fusion(Projector):
+    """Needs `multi` (B,P,K*C), `sources` = K feature maps side by side; `patches` are not used.
+
+    `svp` holds the options of `SVP`, the same for every source. Raises ConfigError.
+    """
+
+    needs = frozenset({"masks", "multi"})
+
+    def __init__(
+        self, *, in_dim: int, llm_dim: int, sources: int = 4, svp: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(in_dim=in_dim, llm_dim=llm_dim)
+        given = dict(svp or {})
+        if sources < 1:
+            raise ConfigError(f"fusion: sources={sources}: need >= 1")
+        if wrong := sorted(given.keys() - SVP.options()):
+            raise ConfigError(f"fusion: svp has no option {', '.join(wrong)}")
+        first = SVP(in_dim=in_dim, llm_dim=llm_dim, **given)
+        rest = {**given, "sspe_variant": "none"}  # the first one's SSPE serves all
+        others = (SVP(in_dim=in_dim, llm_dim=llm_dim, **rest) for _ in range(sources - 1))
+        self.parts = nn.ModuleList([first, *others])
+        self.alpha = nn.Parameter(torch.full((sources,), 1 / sources))
+
+    @property
+    def add_sspe(self) -> bool:
+        """As `SVP.add_sspe`, for all sources."""
+        return bool(self.parts[0].add_sspe)
+
+    @add_sspe.setter
+    def add_sspe(self, value: bool) -> None:
+        for part in self.parts:
+            part.add_sspe = value  # type: ignore[assignment]
+
+    @property
+    def multi_dim(self) -> int:
+        """K*C."""
+        return len(self.parts) * self.in_dim
+
+    def num_tokens(self, grid: tuple[int, int]) -> int | None:
+        """As many as the image has superpixels."""
+        return None
+
+    def project(self, x: Visual) -> Tensor:
+        """multi, cover, masks, valid -> (B,N,D), zero on padding."""
+        assert x.multi is not None and x.masks is not None and x.valid is not None
+        real = Packing.of(x.valid)
+        first, *_ = parts = [part for part in self.parts if isinstance(part, SVP)]
+        sspe = first.positions(x.masks, real)
+        feats = x.multi.chunk(len(parts), dim=2)
+        tokens = [
+            part.tokens(replace(x, patches=f), sspe, real)
+            for part, f in zip(parts, feats, strict=True)
+        ]
+        return torch.einsum("k,kbnd->bnd", self.alpha, torch.stack(tokens))
