@@ -71,14 +71,17 @@ class Batch:
     sent_ids: tuple[tuple[int, ...], ...]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
-        """A copy on `device`; floating-point tensors become `dtype` if given."""
+        """A copy on `device`; floating-point tensors but `cover` become `dtype` if given."""
 
         def move(x: Tensor) -> Tensor:
             kind = dtype if dtype is not None and x.is_floating_point() else x.dtype
             return x.to(device, kind, non_blocking=True)
 
         packed = self.packed and tuple(move(x) for x in self.packed)
-        return replace(_map(self, move), visual=self.visual.map(move), packed=packed)
+        visual, cover = self.visual.map(move), self.visual.cover
+        if cover is not None:  # Eq. 2 and 3 are computed in float32: bfloat16 would round its input
+            visual = replace(visual, cover=cover.to(device, non_blocking=True))
+        return replace(_map(self, move), visual=visual, packed=packed)
 
     def targets(self) -> list[Tensor]:
         """Per image (n,H,W) uint8 in {0,1}. Raises ValueError if the batch holds no targets."""

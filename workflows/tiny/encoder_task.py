@@ -106,13 +106,26 @@ def _extent(present: Any) -> Any:
     return out / side
 
 
-def loss_terms(patches: Tensor, extent: nn.Module, read: nn.ModuleDict, data: Batch) -> Any:
+def places(patches: int) -> Tensor:
+    """(P,16) waves of each patch's row and column: linear in features that say where they are."""
+    side = round(patches**0.5)
+    y, x = np.divmod(np.arange(patches), side)
+    turns = np.pi * np.stack([x, y]) / (side - 1) * np.arange(1, 5)[:, None, None]
+    waves = np.concatenate([np.sin(turns), np.cos(turns)]).reshape(16, patches)
+    return torch.from_numpy(waves.T.astype(np.float32))
+
+
+def loss_terms(
+    patches: Tensor, extent: nn.Module, place: nn.Module, read: nn.ModuleDict, data: Batch
+) -> Any:
     """The loss, and the share of right answers per attribute for things (level: for patches)."""
+    # DINOv2's features tell the place; without it no language model could read "leftmost".
+    where = F.mse_loss(place(patches), places(patches.shape[1]).expand(len(patches), -1, -1))
     rows = data.owner.flatten()
     clear = data.share.flatten() > 0.4
     flat = patches.flatten(0, 1)
     pooled = torch.einsum("kp,kpc->kc", data.cover, patches[data.image_of])
-    loss, right = 0.5 * F.l1_loss(extent(patches).transpose(1, 2), data.extent), {}
+    loss, right = 0.5 * F.l1_loss(extent(patches).transpose(1, 2), data.extent) + 10 * where, {}
     for a, name in enumerate(ATTRIBUTES):
         single = data.level.flatten() if name == "level" else data.labels[rows, a]
         keep = clear & (single >= 0)
@@ -128,4 +141,5 @@ def loss_terms(patches: Tensor, extent: nn.Module, read: nn.ModuleDict, data: Ba
             answer, truth = read[name](pooled[mine]), data.labels[mine, a]
             loss = loss + weight * F.cross_entropy(answer, truth)
         right[name] = (answer.argmax(1) == truth).float().mean().item()
+    right["place error"] = where.item()
     return loss, right

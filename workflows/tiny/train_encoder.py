@@ -35,6 +35,7 @@ def main(
         "heads": heads(WIDTH),
         # Thrown away later: where the owner of a patch ends, to teach shape and size faster.
         "extent": torch.nn.Linear(WIDTH, 4),
+        "place": torch.nn.Linear(WIDTH, 16),
     })  # fmt: skip
     weights = list(parts.parameters())
     optimiser = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
@@ -55,7 +56,9 @@ def main(
         rng = step_rng(seed, step)
         chosen = batch(data, rng.integers(scenes, size=images), rng.integers(2, size=images))
         out = parts["encoder"](pixel_values=chosen.images).last_hidden_state
-        loss, right = loss_terms(out[:, 1 + REGISTERS :], parts["extent"], parts["heads"], chosen)
+        loss, right = loss_terms(
+            out[:, 1 + REGISTERS :], parts["extent"], parts["place"], parts["heads"], chosen
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if step < stem_from:
@@ -68,7 +71,7 @@ def main(
         if (step + 1) % 50 == 0 or step + 1 == stop:
             pace = (time.monotonic() - clock) / (step + 1 - start)
             figures = " ".join(f"{v:.3f}" for v in ema.tolist())
-            click.echo(f"{step + 1} loss {' '.join(ATTRIBUTES)}: {figures}  {pace:.2f} s")
+            click.echo(f"{step + 1} loss {' '.join(right)}: {figures}  {pace:.2f} s")
         if (step + 1) % 250 == 0 or step + 1 == stop:
             state = {"parts": parts.state_dict(), "optimiser": optimiser.state_dict()}
             save(work / "encoder.pt", state | {"step": step + 1})
