@@ -6,7 +6,7 @@ of visual tokens. Letters: B images, N superpixels, P patches, C channels, T tex
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -106,5 +106,6 @@ def pack_bits(masks: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
 
 
 def _map(value: Self, change: Callable[[Tensor], Tensor]) -> Self:
-    tensors = {f.name: getattr(value, f.name) for f in fields(value)}
-    return replace(value, **{k: change(x) for k, x in tensors.items() if isinstance(x, Tensor)})
+    found: dict[str, Any] = {f.name: getattr(value, f.name) for f in fields(value)}
+    changed: dict[str, Any] = {k: change(x) for k, x in found.items() if isinstance(x, Tensor)}
+    return replace(value, **changed)

@@ -43,21 +43,24 @@ class Attention(nn.Module):
 
         `allowed` is bool, broadcast to (B,heads,Q,K); False forbids. A row must allow something.
         """
-        heads = F.scaled_dot_product_attention(
-            self.project(q, QUERY), self.project(k, KEY), self.project(v, VALUE), attn_mask=allowed
-        )
-        return self.merge(heads)
+        # Split once: the gradient of a slice is a whole matrix, zero but for the slice.
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        parts = zip((q, k, v), weights, biases, strict=True)
+        query, key, value = (self._by_head(F.linear(x, w, b)) for x, w, b in parts)
+        return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=allowed))
 
     def project(self, x: Tensor, part: int) -> Tensor:
         """(...,L,d) -> (...,heads,L,d/heads) as `QUERY`, `KEY` or `VALUE`."""
         rows = slice(part * self.dim, (part + 1) * self.dim)
-        y = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
-        return y.view(*y.shape[:-1], self.heads, -1).transpose(-3, -2)
+        return self._by_head(F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows]))
 
     def merge(self, heads: Tensor) -> Tensor:
         """Output projection: (...,heads,L,d/heads) -> (...,L,d)."""
         out: Tensor = self.out_proj(heads.transpose(-3, -2).flatten(-2))
         return out
+
+    def _by_head(self, y: Tensor) -> Tensor:
+        return y.view(*y.shape[:-1], self.heads, -1).transpose(-3, -2)
 
 
 # How a block looks at what it attends to: (the layer's weights, queries with their positions) ->

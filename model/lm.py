@@ -4,7 +4,6 @@ Weights come in through the one guarded loader, never through a pickle: a folder
 layout (`config.json` + safetensors or .bin shards) or random values from a seed.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..pipeline.encoders.folder import MAX_CONFIG, check_config
 from ..pipeline.errors import MissingError, MissingPackageError, WeightsError
 from ..pipeline.text import show
+from ..pipeline.weights.files import read_json
 from ..pipeline.weights.load import load_into, load_state_dict
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def load_lm(folder: Path, dtype: torch.dtype = torch.float32) -> "LlamaForCausal
     config = read_config(folder)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model: LlamaForCausalLM = LlamaForCausalLM(config).to(dtype)
+        model: LlamaForCausalLM = LlamaForCausalLM(config)
+        model.to(dtype)  # type: ignore[arg-type]
     state = {
         name: value.to(dtype)
         for name, value in load_state_dict(folder).items()
@@ -75,14 +77,12 @@ def read_config(folder: Path) -> "LlamaConfig":
     path = folder / "config.json"
     if not path.is_file():
         raise MissingError(f"{show(str(folder), 200)}: no config.json: not a model folder")
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-        kind = raw.pop("model_type", "llama")
-    except (ValueError, AttributeError) as error:
-        raise WeightsError(f"{show(str(path), 200)}: not a model config: {error}") from None
+    check_config(folder, {})  # a config.json has run code in transformers before
+    raw = read_json(path, MAX_CONFIG)
+    kind = raw.pop("model_type", "llama")
     if ALIASES.get(str(kind).lower(), kind) not in FAMILY:
         raise WeightsError(f"{show(str(path), 200)}: model_type {show(kind)}: need a LLaMA family")
-    return LlamaConfig(**raw)
+    return LlamaConfig(**raw)  # type: ignore[arg-type]
 
 
 def add_lora(lm: "LlamaForCausalLM", lora: Lora) -> None:

@@ -75,6 +75,10 @@ class MissingPackageError(SvpError, ImportError):
         return type(self), (self.package, self.extra, self.use)
 
 
+class NonFiniteError(SvpError):
+    """A loss or gradient is not finite: the step was not taken; the message names the batch."""
+
+
 class Interrupted(SvpError):
     """A signal stopped the run cleanly; the message is the line that resumes it."""
 

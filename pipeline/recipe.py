@@ -17,11 +17,13 @@ Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """Base of a recipe's groups: immutable, no unknown fields, no NaN or infinity."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class GridConfig(_Frozen):
+class GridConfig(Frozen):
     """SAM grid prompting and the FMA-WSSS selection; every parameter of the published table.
 
     Source: HAL-42/FMA-WSSS configs/sam_auto_seg/patterns/mask_gen_ini.py (`l2_nmsf_s1_rsw3`) and
@@ -51,7 +53,7 @@ GRID_PRESETS: dict[str, GridConfig] = {
 }
 
 
-class SlicConfig(_Frozen):
+class SlicConfig(Frozen):
     """scikit-image SLIC; the defaults give a mean of 40 labels on photographs (method spec 10.5)."""
 
     n_segments: Annotated[int, Field(ge=1, le=4096)] = 57
@@ -59,7 +61,7 @@ class SlicConfig(_Frozen):
     sigma: Annotated[float, Field(ge=0)] = 0.0
 
 
-class SuperpixelConfig(_Frozen):
+class SuperpixelConfig(Frozen):
     """Where superpixels come from."""
 
     source: Literal["sam", "mobile_sam", "slic"] = "sam"
@@ -85,7 +87,7 @@ class SuperpixelConfig(_Frozen):
         return self
 
 
-class FeatureConfig(_Frozen):
+class FeatureConfig(Frozen):
     """The frozen vision encoder whose patch features are stored."""
 
     encoder: Literal[
@@ -100,13 +102,13 @@ class FeatureConfig(_Frozen):
     stored: Literal["float16", "int8"] = "float16"
 
 
-class MaskGridConfig(_Frozen):
+class MaskGridConfig(Frozen):
     """Resolution of the masks the SSPE encoder reads (method spec 3.3, `per_mask`)."""
 
     budget: Annotated[int, Field(ge=16, le=65536)] = 4096
 
 
-class Recipe(_Frozen):
+class Recipe(Frozen):
     """Everything that decides the stored bits, beside the images themselves."""
 
     superpixels: SuperpixelConfig = SuperpixelConfig()
@@ -130,10 +132,12 @@ def parse_recipe(raw: object, where: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from None
+        raise ConfigError(f"{where}: {explain(error)}") from None
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """Every wrong field with its value and the rule it breaks, on one line."""
+
     def line(item: Any) -> str:
         name = ".".join(str(part) for part in item["loc"]) or "recipe"
         return f"{name}={show(item.get('input'))}: {item['msg'].removeprefix('Value error, ')}"

@@ -26,8 +26,9 @@ def run_mosaic(
     reps: int,
     environment: Path | None,
     say: Callable[[str], None],
+    script: Path = SCRIPT,
 ) -> dict[str, dict[str, float]] | str:
-    """Images per second of `ds[i]` (seq, shuffled) and of iteration; or why there is none."""
+    """Images per second by name and order, as `script` prints them; or why there are none."""
     home = environment or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / (
         "svp/mosaic-venv"
     )
@@ -35,7 +36,7 @@ def run_mosaic(
         python = _environment(home, say)
         say("MosaicML: writing and reading")
         done = subprocess.run(
-            [python, SCRIPT, work / "mds", work / "features.npy", str(reps)],
+            [python, script, work / "mds", work / "features.npy", str(reps)],
             check=True,
             capture_output=True,
             text=True,

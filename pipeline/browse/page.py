@@ -1,37 +1,26 @@
 """`svp cache browse`: a folder with one static page that shows what a cache holds.
 
-Untrusted text (file names, reasons) reaches the page only through `text.shorten` and jinja2's
-autoescape; the policy in the page's head allows its own style and script by digest, pictures beside
-it, and nothing else. The folder appears by rename, so it is whole or absent, and it can be moved.
+Untrusted text (file names, reasons) is made safe as static.py says. The folder appears by rename,
+so it is whole or absent, and it can be moved.
 """
 
-import base64
-import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from ... import __version__
-from ..errors import ConfigError, ImageError
+from ..errors import ImageError
 from ..images import read_record
 from ..records import ImageRecord, Quarantined
 from ..store.plan import PlanImage
-from ..text import shorten, show
-from .card import LEVELS, Card, Picture, make_card, share
+from ..text import shorten
+from .card import LEVELS, Card, Picture, make_card
 from .facts import facts, libraries, notices, steps, tiles
 from .overlay import thumbnail
 from .plot import plot
 from .source import CacheView, open_view
+from .static import ASSETS, HERE, INDEX, check_replaceable, environment, inline, page_folder, policy
 
-HERE = Path(__file__).parent
-INDEX, ASSETS = "index.html", "assets"
 SMALL = 184  # pixels, long side of the pictures in the index
 MAX_LISTED = 200  # quarantined images named on the page
 LAYERS = [*((str(key), name) for key, name in LEVELS.items()), ("bare", "uncovered")]
@@ -64,10 +53,10 @@ def browse(
     An earlier page at `out` is replaced. ConfigError if `out` holds anything else or an id is not
     in the cache; MissingError, CacheError if the cache cannot be read.
     """
-    _check_replaceable(out)
+    check_replaceable(out)
     view = open_view(cache)
     rows = view.choose(limit, ids)
-    with _folder(out) as folder:
+    with page_folder(out) as folder:
         (folder / ASSETS).mkdir()
         cards = [
             _card(view, row, anchor, folder, images_root) for anchor, row in enumerate(rows, 1)
@@ -100,14 +89,14 @@ def _photo(image: PlanImage, anchor: int, folder: Path, images_root: Path) -> Pi
 
 def _render(view: CacheView, cards: list[Card]) -> str:
     plan, found = view.plan, view.stats
-    style, script = _source("style.css"), _source("page.js")
+    style, script = inline(HERE / "style.css"), inline(HERE / "page.js")
     bad = [_bad(plan.images[row], item) for row, item in sorted(view.bad.items())]
     every = len(cards) == found.ok
     shown = f"All {found.ok:,} images" if every else f"{len(cards):,} of {found.ok:,} images"
-    template = _environment().get_template("page.html.j2")
+    template = environment().get_template("page.html.j2")
     return template.render(
         version=__version__,
-        csp=_policy(style, script),
+        csp=policy(style, script),
         style=style,
         script=script,
         title=shorten(plan.split or plan.id[:12], 60),
@@ -131,72 +120,3 @@ def _render(view: CacheView, cards: list[Card]) -> str:
 
 def _bad(image: PlanImage, item: Quarantined) -> BadImage:
     return BadImage(shorten(image.path, 80), shorten(item.reason), shorten(item.detail, 300))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["share"] = share
-    return environment
-
-
-def _source(name: str) -> Markup:
-    """Our own style or script, to stand in the page as it is."""
-    text = (HERE / name).read_text(encoding="utf-8")
-    assert "</" not in text, f"{name} would end its element"
-    return Markup(text)
-
-
-def _policy(style: str, script: str) -> str:
-    """Content-Security-Policy: this style, this script, pictures from here; nothing else.
-
-    `file:` is what 'self' means for a page opened from a disk, where browsers disagree on 'self'.
-    """
-    return (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "img-src 'self' file:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `out` when the body ends without an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
-        fresh.chmod(0o755)
-        yield fresh
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(fresh, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _check_replaceable(out: Path) -> None:
-    """ConfigError unless `out` is absent, empty, or a page written by this module."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ConfigError(f"{show(str(out))} is not a folder: give another --out")
-    if not out.exists():
-        return
-    names = {entry.name for entry in out.iterdir()}
-    if not names:
-        return
-    page = out / INDEX
-    ours = names == {INDEX, ASSETS} and b'name="generator" content="svp ' in _head(page)
-    if not ours:
-        raise ConfigError(f"{show(str(out))} holds other files: give an empty or new folder")
-
-
-def _head(page: Path) -> bytes:
-    with page.open("rb") as handle:
-        return handle.read(4096)

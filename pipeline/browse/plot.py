@@ -67,14 +67,13 @@ def plot(found: StatsReport) -> Plot | None:
     """The histogram, or None for an empty cache."""
     if not found.histogram:
         return None
-    counted = bins(found.histogram)
-    step = WIDTH / len(counted)
-    most = max(bar.images for bar in counted)
-    first, wide = counted[0].low, counted[0].high - counted[0].low + 1
+    bars, ticks = place(found.histogram)
+    step = WIDTH / len(bars)
+    first, wide = bars[0].low, bars[0].high - bars[0].low + 1
     mean_x = round((found.tokens.mean - first + 0.5) / wide * step, 1)
     return Plot(
-        bars=tuple(_place(bar, at, step, most) for at, bar in enumerate(counted)),
-        ticks=tuple(_ticks(counted, step)),
+        bars=bars,
+        ticks=ticks,
         mean=f"{found.tokens.mean:.1f}",
         mean_x=mean_x,
         mean_anchor="start" if mean_x < 60 else "end" if mean_x > WIDTH - 60 else "middle",
@@ -85,6 +84,15 @@ def plot(found: StatsReport) -> Plot | None:
             f"{found.tokens.mean:.1f}, the median {found.tokens.p50:g}, over {found.ok:,} images."
         ),
     )
+
+
+def place(histogram: Mapping[int, int]) -> tuple[tuple[Bar, ...], tuple[Tick, ...]]:
+    """Bars of a histogram that is not empty, in view box units, and the numbers under them."""
+    counted = bins(histogram)
+    step = WIDTH / len(counted)
+    most = max(bar.images for bar in counted)
+    bars = tuple(_place(bar, at, step, most) for at, bar in enumerate(counted))
+    return bars, tuple(_ticks(counted, step))
 
 
 def bins(histogram: Mapping[int, int]) -> list[Bar]:

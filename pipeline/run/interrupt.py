@@ -18,10 +18,11 @@ class Stop:
     """`with Stop(hint) as stop:` ... `stop.check()` raises Interrupted once a signal came.
 
     hint  the command that resumes the run; it ends the error's message
+    kept  what the stop does not lose
     """
 
-    def __init__(self, hint: str) -> None:
-        self._hint = hint
+    def __init__(self, hint: str, kept: str = "committed shards are kept") -> None:
+        self._hint, self._kept = hint, kept
         self._received: int | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -40,14 +41,20 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @property
+    def received(self) -> int | None:
+        """The number of the signal that came, if one did."""
+        return self._received
+
     def check(self) -> None:
         """Raise Interrupted if a signal came."""
         if self._received is not None:
-            name = signal.Signals(self._received).name
-            raise Interrupted(
-                self._received,
-                f"stopped by {name}: committed shards are kept. To go on: {self._hint}",
-            )
+            raise self.error(self._received)
+
+    def error(self, number: int) -> Interrupted:
+        """What a stop by signal `number` is told as."""
+        name = signal.Signals(number).name
+        return Interrupted(number, f"stopped by {name}: {self._kept}. To go on: {self._hint}")
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self._received = number

@@ -4,25 +4,21 @@ Order, later wins: the size's recipe in `workflows/precompute/`, a recipe file, 
 `--set a.b=c`. Weights given as a file enter the recipe as their sha256, never as a path.
 """
 
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import ConfigError, MissingError, PlanMismatchError, WeightsError
+from ..errors import ConfigError, PlanMismatchError, WeightsError
 from ..recipe import GRID_PRESETS, Recipe, parse_recipe
 from ..records import Where
 from ..sam.architecture import detect_type
 from ..text import show
 from ..weights.load import load_state_dict, weights_digest
 from ..weights.locate import find_weights
+from ..yamlfile import assign, load_yaml, shipped_yaml
 
 SIZES = ("tiny", "small", "paper")
-MAX_RECIPE_BYTES = 1 << 20
-MAX_DEPTH = 16
 SHIPPED = ("tiny",)  # models whose weights are in this package
 
 
@@ -48,60 +44,16 @@ def resolve(
     size: str, recipe_file: Path | None, flags: Flags, overrides: Sequence[str], images: Path
 ) -> tuple[Recipe, Where]:
     """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError."""
-    raw = load_recipe_file(recipe_file) if recipe_file else shipped_recipe(size)
+    raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("precompute", size)
     raw.setdefault("superpixels", {})
     raw.setdefault("features", {})
     _apply_flags(raw, _with_sam_type(flags))
     for assignment in overrides:
-        _assign(raw, assignment)
+        assign(raw, assignment)
+        if assignment.startswith("superpixels.grid."):
+            raw["superpixels"]["preset"] = "custom"
     where = _place_weights(raw, flags, images)
     return parse_recipe(raw, str(recipe_file or f"--size {size}")), where
-
-
-def shipped_recipe(size: str) -> dict[str, Any]:
-    """The raw recipe of one size, from the package."""
-    if size not in SIZES:
-        raise ConfigError(f"--size {show(size)}: allowed are {', '.join(SIZES)}")
-    text = importlib.resources.files("svp").joinpath(f"workflows/precompute/{size}.yaml")
-    return _parse_yaml(text.read_text("utf-8"), f"workflows/precompute/{size}.yaml")
-
-
-def load_recipe_file(path: Path) -> dict[str, Any]:
-    """A recipe from an untrusted YAML file: safe tags only, no aliases, bounded size and depth."""
-    if not path.is_file():
-        raise MissingError(f"recipe {show(str(path))} is not a file")
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise ConfigError(f"recipe {show(str(path))}: larger than {MAX_RECIPE_BYTES} bytes")
-    try:
-        return _parse_yaml(path.read_text("utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe {show(str(path))}: not UTF-8 ({error.reason})") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader without aliases (they allow exponential blow-up) and with bounded depth."""
-
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed")
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH}")
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-def _parse_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        raw = _Loader(text).get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"recipe {show(where)}: {show(str(error), 300)}") from None
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        raise ConfigError(f"recipe {show(where)}: want a mapping of fields, got {show(raw)}")
-    return raw
 
 
 def _with_sam_type(flags: Flags) -> Flags:
@@ -162,21 +114,6 @@ def _switch_source(pixels: dict[str, Any], source: str) -> None:
     if model is None:
         raise ConfigError(f"--superpixels {show(source)}: allowed are sam, mobile_sam, slic")
     pixels.update(source=source, model=model)
-
-
-def _assign(raw: dict[str, Any], assignment: str) -> None:
-    name, equals, text = assignment.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"--set {show(assignment)}: want a.b=value")
-    *parents, leaf = name.split(".")
-    node: Any = raw
-    for part in parents:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {show(assignment)}: {show(part)} is not a group of fields")
-    node[leaf] = _parse_yaml(f"value: {text}", f"--set {assignment}")["value"]
-    if parents[:2] == ["superpixels", "grid"]:
-        raw["superpixels"]["preset"] = "custom"
 
 
 def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:

@@ -116,17 +116,21 @@ class CacheReader:
         rows = self._read("sspe_masks", i)
         return rows[: self._n(i)].copy()
 
+    def areas(self, i: int) -> NDArray[np.int32]:
+        """(n,) int32 pixels of each superpixel."""
+        return self._read("area", i)[: self._n(i)].copy()
+
     def layers(self, i: int) -> NDArray[np.float16]:
         """(L,P,C) float16 extra encoder layers."""
         return self._read("layers", i)
 
-    def cls(self, i: int) -> NDArray[np.float16]:
-        """(C,) float16 CLS token."""
-        return self._read("cls", i)
+    def cls(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """(C,) float16 CLS token, into `out` if given (C-contiguous)."""
+        return self._read("cls", i, out)
 
-    def sam(self, i: int) -> NDArray[np.float16]:
-        """SAM image embedding, float16, of shape `plan.sam`."""
-        return self._read("sam", i)
+    def sam(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """SAM image embedding, float16, of shape `plan.sam`, into `out` if given (C-contiguous)."""
+        return self._read("sam", i, out)
 
     def superpixels(self, i: int) -> Superpixels:
         """The superpixels of row `i`: RLE strings (not decoded, not checked) and scores."""
@@ -139,9 +143,11 @@ class CacheReader:
         if len(rles) != n:
             raise self._blame(i, f"{len(rles)} RLEs, the manifest says {n} superpixels")
         small = {name: self._read(name, i)[:n].copy() for name in SMALL}
-        survivors = self._manifest(i).images[i % self.plan.shard_size].survivors
         size = (image.height, image.width)
-        return superpixels_of(rles, small, size, i in self._rows.fallback, survivors)
+        return superpixels_of(rles, small, size, i in self._rows.fallback, self._survivors(i))
+
+    def _survivors(self, i: int) -> Mapping[str, int]:
+        return self._manifest(i).images[i % self.plan.shard_size].survivors
 
     def _manifest(self, i: int) -> Manifest:
         last = self._last  # one attribute read: another thread may replace it

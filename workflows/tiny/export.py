@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import torch
+from ris_task import TOKENIZER, build
 from safetensors.torch import save_file
 
 from svp.pipeline.bench.tiny import HELD_OUT, SPLIT, measure
@@ -68,6 +69,26 @@ def export_encoder(work: Path, note: str) -> None:
     _card(features_tiny.WEIGHTS, model, steps=state["step"], note=note,
           command="python workflows/tiny/train_encoder.py --work DIR && "
                   "python workflows/tiny/export.py encoder --work DIR")  # fmt: skip
+
+
+@main.command("ris")
+@click.option("--work", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--note", default="", help="How the run was made, for the card.")
+def export_ris(work: Path, note: str) -> None:
+    """workflows/tiny/lm/ris.safetensors and its config.json from WORK/ris.pt."""
+    state = torch.load(work / "ris.pt", weights_only=True)
+    weights = {
+        k.removeprefix("model."): v for k, v in state["parts"].items() if k.startswith("model.")
+    }
+    model = build(0).model
+    path = TOKENIZER.with_name("ris.safetensors")
+    _write(path, weights, model)
+    config = model.lm.config.to_diff_dict()
+    config["architectures"] = ["LlamaForCausalLM"]
+    path.with_name("config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    _card(path, model, steps=state["step"], note=note,
+          command="python workflows/tiny/train_ris.py --work DIR && "
+                  "python workflows/tiny/export.py ris --work DIR")  # fmt: skip
 
 
 @main.command("measure")

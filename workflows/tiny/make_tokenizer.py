@@ -3,6 +3,7 @@
 python workflows/tiny/make_tokenizer.py     (no options, the same file each time)
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,8 +43,12 @@ def main() -> None:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-         decoders.Strip(" ", 1, 0)]  # fmt: skip
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     trainer = trainers.BpeTrainer(
         vocab_size=SIZE,
@@ -51,8 +56,11 @@ def main() -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
+    raw = json.loads(tokenizer.to_str())
+    # Bytes are ordinary entries, found by fallback: as special ones, decoding would drop them.
+    raw["added_tokens"] = [t for t in raw["added_tokens"] if t["content"] in SPECIAL]
     OUT.parent.mkdir(exist_ok=True)
-    tokenizer.save(str(OUT))
+    OUT.write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

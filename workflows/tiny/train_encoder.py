@@ -10,7 +10,6 @@ from scene_arrays import SceneArrays, step_rng
 from schedule import rate_factor, resume, save
 
 from svp.pipeline.encoders.tiny import REGISTERS, WIDTH, build_tiny_dinov2
-from svp.pipeline.scenes.attributes import ATTRIBUTES
 
 
 @click.command(help=__doc__)

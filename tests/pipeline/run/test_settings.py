@@ -6,7 +6,8 @@ import pytest
 
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
 from svp.pipeline.recipe import GRID_PRESETS, Recipe, parse_recipe
-from svp.pipeline.run.settings import SIZES, Flags, load_recipe_file, resolve
+from svp.pipeline.run.settings import SIZES, Flags, resolve
+from svp.pipeline.yamlfile import load_yaml
 
 
 def make(size: str = "tiny", overrides: tuple[str, ...] = (), **flags: object) -> Recipe:
@@ -85,9 +86,9 @@ def test_recipe_file_limits(tmp_path: Path) -> None:
     big = tmp_path / "big.yaml"
     big.write_text("a: " + "x" * (1 << 20))
     with pytest.raises(ConfigError, match="larger than"):
-        load_recipe_file(big)
+        load_yaml(big)
     with pytest.raises(MissingError, match=r"none\.yaml"):
-        load_recipe_file(tmp_path / "none.yaml")
+        load_yaml(tmp_path / "none.yaml")
 
 
 def test_a_pinned_digest_must_be_the_files(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""A GLaMM or LISA state dict sorted into the parts of our model, strictly and with a report.
+
+No tensor is copied here: groups refer to the (memory-mapped) tensors of the file, so a 17 GB
+checkpoint costs no memory until `build_imported` casts its parts one by one. The exception are linears into
+which LoRA matrices are merged. Invariant: every tensor of the file is loaded, dropped by a named
+rule or merged; anything else is an error that lists all such tensors.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...pipeline.errors import ConfigError, WeightsError
+from ...pipeline.text import show
+from . import rules
+from .expected import expected_shapes
+from .layouts import LLAMA_VOCAB, Layout, choose_layout
+from .lora import merge_lora
+from .report import ImportReport, Part, count_by
+from .shape import LlamaShape
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_FLOATS = {"float32", "bfloat16", "float16"}
+Groups = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The parts of a checkpoint under the names of the modules that take them.
+
+    lm                 `LlamaForCausalLM`; vocab rows in the order of `layout.ids()`
+    to_prompt          L-P projector: linears "0" and "2"
+    mask_decoder       `segment_anything` MaskDecoder
+    prompt_encoder     `segment_anything` PromptEncoder
+    mm_projector       CLIP's projector: "0.*" and "2.*", or LISA's single "weight" and "bias"
+    sam_image_encoder  `segment_anything` ImageEncoderViT (ViT-H)
+
+    The last two are empty unless asked for. Tensors have the dtypes of the file.
+    """
+
+    layout: Layout
+    shape: LlamaShape
+    report: ImportReport
+    lm: dict[str, Tensor]
+    to_prompt: dict[str, Tensor]
+    mask_decoder: dict[str, Tensor]
+    prompt_encoder: dict[str, Tensor]
+    mm_projector: dict[str, Tensor]
+    sam_image_encoder: dict[str, Tensor]
+
+
+def import_ris_checkpoint(
+    state: Mapping[str, Tensor],
+    shape: LlamaShape,
+    *,
+    layout: str = "auto",
+    keep: Collection[str] = (),
+    lora_alpha: float = 16.0,
+    base_vocab: int = LLAMA_VOCAB,
+    where: str = "checkpoint",
+) -> Imported:
+    """Sort `state` into an `Imported`.
+
+    shape       of the language model, from its config.json
+    layout      "auto", "glamm" or "lisa"
+    keep        optional groups to load: "mm_projector", "sam_image_encoder"
+    lora_alpha  scale of unmerged LoRA matrices, if the checkpoint has any
+    where       name of the checkpoint in messages
+
+    Raises ConfigError (layout, keep) and WeightsError (missing, unknown, misshapen tensors,
+    another vocabulary, rows of added tokens that were never trained).
+    """
+    if unknown := set(keep) - rules.OPTIONAL.keys():
+        raise ConfigError(f"keep={show(sorted(unknown))}: allowed are {', '.join(rules.OPTIONAL)}")
+    chosen = choose_layout(state, layout)
+    groups, report = _sort(state, shape, chosen.name, keep, lora_alpha)
+    report.require(where)
+    chosen.check_vocabulary(shape.vocab, base_vocab)
+    _check_added_rows(groups[rules.LM], chosen, base_vocab, where)
+    return Imported(
+        chosen,
+        shape,
+        report,
+        groups[rules.LM],
+        groups[rules.TO_PROMPT],
+        groups[rules.DECODER],
+        groups[rules.PROMPT_ENCODER],
+        groups.get(rules.MM_PROJECTOR, {}),
+        groups.get(rules.IMAGE_ENCODER, {}),
+    )
+
+
+def _sort(
+    state: Mapping[str, Tensor],
+    shape: LlamaShape,
+    layout: str,
+    keep: Collection[str],
+    alpha: float,
+) -> tuple[Groups, ImportReport]:
+    """Groups of tensors, and the report on them with all faults."""
+    groups, dropped, faults = _by_rule(state, keep)
+    lora = groups.pop(rules.LORA, {})
+    expected = expected_shapes(shape, groups)
+    missing, unknown, wrong = [], list(faults["unknown"]), list(faults["wrong"])
+    for group, wanted in expected.items():
+        found = groups.setdefault(group, {})
+        missing += [f"{group}: {name}" for name in wanted if name not in found]
+        unknown += [f"{group}: {name}" for name in found if name not in wanted]
+        wrong += _misfits(group, found, wanted)
+    parts = tuple(_part(group, groups[group], expected[group]) for group in expected)
+    lost, unfit = merge_lora(groups[rules.LM], lora, alpha)
+    return groups, ImportReport(
+        layout,
+        len(state),
+        parts,
+        count_by(dropped),
+        len(lora),
+        (*missing, *lost),
+        tuple(unknown),
+        (*wrong, *unfit),
+    )
+
+
+def _by_rule(
+    state: Mapping[str, Tensor], keep: Collection[str]
+) -> tuple[Groups, list[str], dict[str, list[str]]]:
+    groups: Groups = {}
+    dropped: list[str] = []
+    faults: dict[str, list[str]] = {"unknown": [], "wrong": []}
+    for name, tensor in state.items():
+        found = rules.find(name)
+        if found is None:
+            faults["unknown"].append(name)
+            continue
+        rule, inner = found
+        why = rule.why if rule.group in {"", *keep} else rules.OPTIONAL.get(rule.group, rule.why)
+        if why:
+            dropped.append(why)
+        elif inner in groups.setdefault(rule.group, {}):
+            faults["wrong"].append(f"{name}: a second tensor for {rule.group}: {inner}")
+        else:
+            groups[rule.group][inner] = tensor
+    return groups, dropped, faults
+
+
+def _misfits(
+    group: str, found: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Tensors whose shape or dtype does not fit; any floating dtype does, `build_imported` casts."""
+    bad = []
+    for name, tensor in found.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        sizes = "x".join(map(str, tensor.shape))
+        if name in wanted and (tuple(tensor.shape) != wanted[name] or dtype not in _FLOATS):
+            needed = "x".join(map(str, wanted[name]))
+            bad.append(f"{group}: {name}: has {sizes} {dtype}, needs {needed} float")
+    return bad
+
+
+def _part(group: str, found: Mapping[str, Tensor], wanted: Collection[str]) -> Part:
+    tensors = [tensor for name, tensor in found.items() if name in wanted]
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
+    numbers = sum(tensor.numel() for tensor in tensors)
+    return Part(group, len(tensors), numbers, tuple(sorted(dtypes)))
+
+
+def _check_added_rows(lm: Mapping[str, Tensor], layout: Layout, base: int, where: str) -> None:
+    """Rows of the added tokens were trained: a zero or non-finite one means ids do not line up."""
+    for part in (EMBEDDING, HEAD):
+        for token, row in layout.ids(base).items():
+            norm = float(lm[part][row].float().norm())
+            if not 0 < norm < float("inf"):
+                raise WeightsError(
+                    f"{show(where, 200)}: {part} row {row} ({token}) has norm {norm}: untrained or "
+                    f"damaged, or this is not layout {layout.name}"
+                )

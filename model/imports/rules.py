@@ -1,0 +1,68 @@
+"""Where a tensor of a checkpoint goes, decided by the end of its name.
+
+Rules are tried in order and the first match wins; parts with inner names like LLaMA's (SAM's
+decoder has `layers.0.self_attn.q_proj`, too) come first. What precedes the matched end is free, so
+`module.`, `base_model.model.` and unknown wrappers do not matter; two names that end alike are an
+error of the caller's. Invariant: a tensor is kept, dropped by a named rule, or unknown.
+"""
+
+import re
+from dataclasses import dataclass
+
+LM, TO_PROMPT, LORA = "lm", "to_prompt", "lora"
+DECODER, PROMPT_ENCODER = "mask_decoder", "prompt_encoder"
+IMAGE_ENCODER, MM_PROJECTOR = "sam_image_encoder", "mm_projector"
+OPTIONAL = {  # groups a caller has to ask for, and why they are dropped otherwise
+    IMAGE_ENCODER: "SAM's image encoder: frozen, its output is in the cache",
+    MM_PROJECTOR: "CLIP's projector: this model has another one",
+}
+
+_SAM = r"(?:grounding_encoder|visual_model)\."
+_LINEAR = r"(?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj"
+_NORM = r"(?:input|post_attention)_layernorm"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`pattern` matches the end of a name; its groups, joined, are the new name in `group`.
+
+    With `group` empty the tensor is dropped and `why` says so in the report.
+    """
+
+    pattern: re.Pattern[str]
+    group: str = ""
+    why: str = ""
+
+
+def _keep(group: str, pattern: str) -> Rule:
+    return Rule(re.compile(rf"(?:^|\.){pattern}$"), group)
+
+
+def _drop(why: str, pattern: str) -> Rule:
+    return Rule(re.compile(rf"(?:^|\.){pattern}$"), why=why)
+
+
+RULES: tuple[Rule, ...] = (
+    _drop("region encoder: not part of referring segmentation", r"region_encoder\..+"),
+    _drop("vision tower: comes from its own file", r"vision_tower\..+"),
+    _keep(DECODER, _SAM + r"mask_decoder\.(.+)"),
+    _keep(PROMPT_ENCODER, _SAM + r"prompt_encoder\.(.+)"),
+    _keep(IMAGE_ENCODER, _SAM + r"image_encoder\.(.+)"),
+    _keep(TO_PROMPT, r"text_hidden_fcs\.0\.([02]\.(?:weight|bias))"),
+    _keep(MM_PROJECTOR, r"mm_projector\.((?:[02]\.)?(?:weight|bias))"),
+    _drop("rotary inv_freq: computed", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
+    # peft calls the matrices lora_A.<adapter>.weight, in its adapter files lora_A.weight.
+    _keep(LORA, rf"(model\.layers\.\d+\.{_LINEAR}\.lora_[AB])(?:\.\w+)?\.weight"),
+    _keep(LM, rf"(model\.layers\.\d+\.{_LINEAR})(?:\.base_layer)?(\.weight)"),
+    _keep(LM, rf"(model\.layers\.\d+\.{_NORM}\.weight)"),
+    _keep(LM, r"(model\.(?:embed_tokens|norm)\.weight)"),
+    _keep(LM, r"(lm_head\.weight)"),
+)
+
+
+def find(name: str) -> tuple[Rule, str] | None:
+    """The rule for a tensor and its new name (empty if dropped), or None if no rule knows it."""
+    for rule in RULES:
+        if match := rule.pattern.search(name):
+            return rule, "".join(match.groups())
+    return None

@@ -1,0 +1,73 @@
+"""`svp bench`: the measurements of the offline half."""
+
+from pathlib import Path
+
+import click
+
+from .console import PATH, as_json, report
+
+
+@click.group()
+def bench() -> None:
+    """Measurements behind the documentation's figures; ratios are of one run."""
+
+
+@bench.command("tiny")
+@click.option("--scenes", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option("--points-per-side", type=click.IntRange(1, 64), default=32, show_default=True)
+@as_json
+def bench_tiny_command(scenes: int, points_per_side: int, as_json: bool) -> None:
+    """Quality of the shipped tiny SAM and encoder on scenes they never saw."""
+    from ..bench.tiny import measure
+
+    report(measure(scenes, points_per_side=points_per_side), as_json)
+
+
+@bench.command("superpixels")
+@click.option("--prompts", type=click.IntRange(min=1), default=1024, show_default=True)
+@click.option("--size", type=(int, int), default=(480, 640), help="Height and width.")
+@click.option("--scenes", type=click.IntRange(min=0), default=20, help="For exact against fast.")
+@as_json
+def bench_superpixels_command(
+    prompts: int, size: tuple[int, int], scenes: int, as_json: bool
+) -> None:
+    """From low-resolution logits to superpixels, against the published code, in one run."""
+    from ..bench.superpixels import run
+
+    report(run(prompts=prompts, size=size, scenes=scenes), as_json)
+
+
+@bench.command("store")
+@click.option("--images", type=click.IntRange(min=64), default=384, show_default=True)
+@click.option("--reps", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--mosaic", is_flag=True, help="Also MosaicML, in an environment made for it.")
+@click.option("--folder", type=PATH, help="Where the files go; default the temporary folder.")
+@as_json
+def bench_store_command(
+    images: int, reps: int, mosaic: bool, folder: Path | None, as_json: bool
+) -> None:
+    """The cache's reader and writer against memmap, zarr-python and MosaicML, in one run."""
+    from ..bench.store import run
+
+    report(run(images=images, reps=reps, mosaic=mosaic, folder=folder), as_json)
+
+
+@bench.command("memory")
+@click.option("--scenes", type=(int, int), default=(200, 2000), show_default=True)
+@as_json
+def bench_memory_command(scenes: tuple[int, int], as_json: bool) -> None:
+    """Peak memory of a run of few and of many images; they must be the same."""
+    from ..bench.memory import run
+
+    report(run(scenes), as_json)
+
+
+@bench.command("cost")
+@click.option("--scenes", type=click.IntRange(min=8), default=200, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), help="Default: one per core.")
+@as_json
+def bench_cost_command(scenes: int, workers: int | None, as_json: bool) -> None:
+    """The dry run's prediction against the run itself; they must agree within 25 %."""
+    from ..bench.cost import run
+
+    report(run(scenes, workers=workers), as_json)

@@ -1,0 +1,107 @@
+"""`svp precompute`: photographs in, a cache out."""
+
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from .console import PATH, as_json, report, several
+from .data import source_options
+
+recipe_options = several(
+    click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="tiny"),
+    click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size."),
+    click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field."),
+    click.option("--superpixels", type=click.Choice(["sam", "mobile_sam", "slic"])),
+    click.option("--sam-model", type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h", "vit_t"])),
+    click.option("--sam-weights", metavar="PATH|random[:SEED]"),
+    click.option("--preset", type=click.Choice(["svp", "fma"]), help="Grid prompting preset."),
+    click.option("--points-per-side", type=click.IntRange(1, 128)),
+    click.option("--mode", type=click.Choice(["exact", "fast"])),
+    click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"])),
+    click.option("--max-superpixels", type=click.IntRange(1, 1024)),
+    click.option("--encoder", metavar="NAME", help="tiny, dinov2-large, clip-large-336, ..."),
+    click.option("--encoder-weights", metavar="PATH|random[:SEED]"),
+    click.option("--features", type=click.Choice(["float16", "int8"]), help="As stored."),
+    click.option("--store-sam-embeddings/--no-store-sam-embeddings", default=None),
+)
+RECIPE_FLAGS = ("superpixels", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
+                "dtype", "max_superpixels", "encoder", "encoder_weights", "features",
+                "store_sam_embeddings")  # fmt: skip
+run_options = several(
+    click.option("--executor", type=click.Choice(["local", "ray", "dask"]), default="local"),
+    click.option("--workers", type=click.IntRange(min=0), help="Default: GPUs, else cores."),
+    click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
+    click.option("--threads", type=click.IntRange(min=1), default=1, help="Of one worker."),
+    click.option("--ray-address", help="Join this Ray cluster."),
+    click.option("--dask-scheduler", help="Join this Dask scheduler."),
+    click.option("--shards", metavar="A:B", help="Only these shards, for a static split."),
+    click.option("--limit", type=click.IntRange(min=1), help="Only the first N images."),
+    click.option("--resume/--no-resume", default=True, help="Continue a cache that is there."),
+    click.option("--retry-quarantined", is_flag=True, help="Try bad images again."),
+    click.option("--max-failures", type=click.IntRange(min=0), help="More bad images: exit 1."),
+    click.option("--max-tries", type=click.IntRange(min=1), default=3),
+    click.option("--shard-timeout", type=float, help="Seconds before a hung worker is ended."),
+)
+RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_scheduler", "shards",
+             "limit", "resume", "retry_quarantined", "max_failures", "max_tries",
+             "shard_timeout")  # fmt: skip
+
+
+@click.command("precompute")
+@click.option("--split", help="train, val, testA, ...; a plain folder has none.")
+@click.option("--dataset", help="Path or REFER names; without it scenes are generated.")
+@click.option("--out", type=PATH, help="Cache folder; default caches/<dataset>-<split>.")
+@click.option("--exclude-eval-images", is_flag=True, help="Drop train images of any val or test.")
+@source_options
+@recipe_options
+@run_options
+@click.option("--dry-run", is_flag=True, help="Print images, shards, GB, hours, memory; stop.")
+@click.option("--price", type=(click.Choice(["a100", "h100", "core"]), int), metavar="DEVICE N",
+              help="Dry run for N images on another machine; needs no data or weights.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="No progress.")
+@as_json
+def precompute_command(
+    dry_run: bool, price: tuple[str, int] | None, as_json: bool, **options: Any
+) -> None:
+    """Photographs in, a cache of superpixels and features out. Give it again to go on."""
+    from ..run import launch
+
+    request = _request(options)
+    if price:
+        return report(launch.price(request, *price), as_json)
+    opened = launch.open_request(request)
+    for notice in opened.source.notices:
+        click.echo(notice, err=True)
+    run = launch.dry_run if dry_run else launch.launch
+    report(run(request, opened), as_json)
+
+
+def _request(options: dict[str, Any]) -> Any:
+    """The options of `precompute` as the records the pipeline takes."""
+    from ..executors import ExecutorOptions
+    from ..run.launch import Request, pick_device
+    from ..run.precompute import RunOptions
+    from ..run.settings import Flags
+
+    flags = Flags(**{name: options.pop(name) for name in RECIPE_FLAGS})
+    run = {name: options.pop(name) for name in RUN_FLAGS}
+    run["device"] = pick_device(run["device"])
+    places = ("workers", "device", "threads", "ray_address", "dask_scheduler")
+    how = ExecutorOptions(**{name: run.pop(name) for name in places})
+    shards, timeout = _shards(run.pop("shards")), run.pop("shard_timeout")
+    hint = shlex.join(["svp", *sys.argv[1:]])
+    settings = RunOptions(
+        executor_options=how, shards=shards, shard_timeout_s=timeout, hint=hint, **run
+    )
+    return Request(flags=flags, run=settings, **options)
+
+
+def _shards(text: str | None) -> range | None:
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise click.BadParameter(f"{text!r}: want A:B with A < B", param_hint="--shards")
+    return range(int(first), int(last))

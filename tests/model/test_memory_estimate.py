@@ -1,0 +1,144 @@
+"""The memory estimate against what torch allocates and autograd keeps."""
+
+import pytest
+import torch
+from micro_ris import VOCAB, micro_batch, micro_model
+from torch import nn
+
+from svp.model.activations import LanguageModel, saved_bytes, tensors_of
+from svp.model.imports.shape import LlamaShape
+from svp.model.lm import Lora
+from svp.model.losses import Weights
+from svp.model.memory import CONTEXT, MemoryEstimate, estimate_memory
+from svp.model.ris import RisModel
+from svp.model.trainable import STAGE1, STAGE2, set_trainable
+
+
+def staged(stage: tuple[str, ...], dropout: float = 0.05) -> RisModel:
+    lora = Lora(rank=4, dropout=dropout) if "lora" in stage else None
+    model = micro_model("svp", lora=lora).train()
+    set_trainable(model, stage)
+    return model
+
+
+def sizes(estimate: MemoryEstimate) -> dict[str, int]:
+    return {item.what: item.bytes for item in estimate.items}
+
+
+@pytest.mark.parametrize("stage", [STAGE1, STAGE2])
+def test_weights_gradients_and_adamw_are_exact(stage: tuple[str, ...]) -> None:
+    model, batch = staged(stage), micro_batch()
+    found = sizes(estimate_memory(model, batch))
+    assert found["weights"] == sum(p.nbytes for p in model.parameters())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = torch.optim.AdamW(trained)
+    optimizer.step()
+    grads = sum(p.grad.nbytes for p in trained if p.grad is not None)
+    moments = sum(
+        value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim
+    )
+    assert found["gradients"] == grads
+    assert found["optimizer"] == moments
+    assert found["batch"] == sum(x.nbytes for x in tensors_of(batch))
+
+
+@pytest.mark.parametrize(
+    ("stage", "dropout"), [(STAGE1, 0.0), (STAGE2, 0.0), (STAGE2, 0.05)], ids=str
+)
+def test_the_formula_is_what_the_language_model_keeps(
+    stage: tuple[str, ...], dropout: float
+) -> None:
+    model, batch = staged(stage, dropout), micro_batch((3, 3, 2, 3))
+    merged = model.merged(batch)
+    places = merged.embeds.shape[0] * merged.embeds.shape[1]
+    _, kept = saved_bytes(lambda: model.states(merged), model, batch)
+    expected, _ = LanguageModel.of(model.lm, None).kept(places, checkpointing=False)
+    if "lora" in stage and dropout:
+        # On the CPU the dropout mask is float32 instead of bool.
+        expected += 3 * places * 2 * (6 * 32 + 48)
+    elif "lora" in stage:
+        # Without dropout q, k, v share their input, so do gate and up; o's is attention's output.
+        expected -= 4 * places * 2 * (4 * 32)
+    assert kept == pytest.approx(expected, rel=0.04)
+
+
+def test_with_checkpointing_only_the_inputs_of_layers_are_kept() -> None:
+    model, batch = staged(STAGE2), micro_batch()
+    model.lm.gradient_checkpointing_enable()
+    merged = model.merged(batch)
+    places = merged.embeds.shape[0] * merged.embeds.shape[1]
+    _, kept = saved_bytes(lambda: model.states(merged), model, batch)
+    sizes_of = LanguageModel.of(model.lm, None)
+    peak, _ = sizes_of.kept(places, checkpointing=True)
+    recomputed = places * (sizes_of.layer + sizes_of.adapted // 2)
+    assert kept == pytest.approx(peak - recomputed, rel=0.04)
+
+
+def test_everything_kept_by_a_step_is_in_the_estimate() -> None:
+    """Of the whole forward pass; the vocabulary line is a peak and holds more than is kept."""
+    model, batch = staged(STAGE1), micro_batch((3, 3, 2, 3))
+    _, kept = saved_bytes(lambda: model(batch).total(Weights()), model, batch)
+    found = sizes(estimate_memory(model, batch, checkpointing=False))
+    parts = ("projector", "language model", "vocabulary", "mask decoder, losses")
+    total = sum(found[part] for part in parts)
+    answers = int((batch.labels != -100).sum())
+    total -= answers * VOCAB * 12  # of 16 bytes, the log-softmax is kept
+    assert kept == pytest.approx(total, rel=0.08)
+
+
+def test_saved_bytes_of_a_known_module() -> None:
+    """A linear keeps its input, a ReLU its output; weights and batch are there anyway."""
+    batch = micro_batch()
+    module = nn.Sequential(nn.Linear(24, 7), nn.ReLU())
+    x = torch.ones(5, 24)
+    _, kept = saved_bytes(lambda: module(x), module, batch)
+    assert kept == x.nbytes + 5 * 7 * 4
+    _, kept = saved_bytes(lambda: module(batch.visual.patches), module, batch)
+    assert kept == 2 * 16 * 7 * 4
+
+
+def test_meta_models_are_estimated_alike() -> None:
+    model, batch = staged(STAGE1), micro_batch()
+    real = sizes(estimate_memory(model, batch))
+    assert sizes(estimate_memory(model.to("meta"), batch)) == real
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "device", "host"),
+    [("adamw", 8, 0), ("adamw8bit", 2.03125, 0), ("offload", 0, 12)],
+)
+def test_optimizers(optimizer: str, device: float, host: float) -> None:
+    model, batch = staged(STAGE1), micro_batch()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    estimate = estimate_memory(model, batch, optimizer=optimizer)  # type: ignore[arg-type]
+    found = sizes(estimate)
+    assert found.get("optimizer", 0) == int(device * trained)
+    assert estimate.host == int(host * trained)
+    assert estimate.device == sum(found.values()) - estimate.host > CONTEXT
+
+
+def test_autocast_counts_copies_of_trained_weights() -> None:
+    model, batch = staged(STAGE1), micro_batch()
+    found = sizes(estimate_memory(model, batch, autocast=torch.bfloat16))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found["autocast copies"] == 2 * (trained - model.lm.model.embed_tokens.weight.numel())
+
+
+def test_llama_7b_by_hand() -> None:
+    """8d + c(2d + 2d) + 4h + 3cf at d 4096, f 11008, h 32, c 2."""
+    with torch.device("meta"):
+        from transformers import LlamaForCausalLM
+
+        lm = LlamaForCausalLM(LlamaShape().config()).bfloat16()
+    found = LanguageModel.of(lm, None)
+    assert found.layer == 32768 + 32768 + 128 + 66048
+    assert found.kept(100, checkpointing=False)[0] == 100 * (32 * 131712 + 16384)
+
+
+def test_lines_show_formulas_and_sum() -> None:
+    lines = estimate_memory(staged(STAGE1), micro_batch(), optimizer="offload").lines()
+    assert any("8d + c(2d + 2dk/h) + 4h + 3cf" in line for line in lines)
+    assert lines[-2].startswith("device, in all")
+    assert lines[-1].startswith("host, in all")

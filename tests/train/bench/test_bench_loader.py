@@ -1,0 +1,69 @@
+"""`svp bench loader`: what is compared is the same, and the report says what was measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import svp
+from svp.model.batch import Batch
+from svp.train.bench.loader import DENSE, FEATURES, OURS, RUNS, LoaderBench, run
+from svp.train.bench.loader_data import SENTENCES, SUPERPIXELS, paper_source, write_paper_cache
+from svp.train.bench.loader_rival import RleTable, RleVisuals
+from svp.train.fill import CachedVisuals
+from svp.train.loader import Draws, Loader, Share
+from svp.train.table import ExpressionTable
+from svp.train.table_build import open_table
+from svp.train.tokens import load_vocabulary
+
+
+@pytest.mark.slow
+def test_rivals_make_the_same_batches(tmp_path: Path) -> None:
+    cache = write_paper_cache(tmp_path / "cache", 16)
+    source = paper_source(cache)
+    table = open_table(tmp_path / "t", [source], [cache], training=True)
+    slow = RleTable(table.path, {ann: mask for (_, ann), mask in source.masks.items()})
+    vocab = load_vocabulary(Path(svp.__file__).parent / "workflows/tiny/lm")
+
+    def first(table: ExpressionTable, visuals: CachedVisuals) -> Batch:
+        loader = Loader(table, visuals, vocab, Draws(seed=0, global_batch=4), Share(micro_batch=4))
+        stream = loader.steps(loader.start())
+        batch = next(stream).batches[0]
+        stream.close()
+        return batch
+
+    ours = first(table, CachedVisuals([cache], {"masks"}))
+    runs = first(slow, RleVisuals([cache], "runs"))
+    dense = first(slow, RleVisuals([cache], "dense"))
+    assert torch.equal(ours.ids, runs.ids) and torch.equal(ours.ids, dense.ids)
+    assert ours.packed and runs.packed and dense.packed and ours.visual.valid is not None
+    for rival, exact in ((runs, True), (dense, False)):
+        for a, b in zip(ours.packed, rival.packed or (), strict=True):
+            assert torch.equal(a, b)
+        mine, other = ours.visual, rival.visual
+        assert mine.cover is not None and other.cover is not None
+        assert mine.masks is not None and other.masks is not None
+        assert torch.equal(mine.patches, other.patches)
+        if exact:
+            assert torch.equal(mine.cover, other.cover) and torch.equal(mine.masks, other.masks)
+        else:  # torch's area bins overlap where 640 / 24 is not whole
+            assert (mine.cover - other.cover).abs().mean() < 1e-3
+            assert (mine.masks != other.masks).float().mean() < 1e-3
+    assert ours.visual.valid.sum() == 4 * SUPERPIXELS
+    assert len(table.sentences(0)) == SENTENCES
+
+
+@pytest.mark.slow
+def test_a_small_run_measures_everything() -> None:
+    made = run(images=32, reps=1)
+    assert set(made.rates) == {OURS, FEATURES, DENSE, RUNS} and all(made.rates.values())
+    assert [g.goal for g in made.goals] == [500, 10, 50, 100]
+    assert any("MosaicML not measured" in line for line in made.lines())
+    assert made.to_json()["passed"] == made.passed == (made.exit_code == 0)
+
+
+def test_a_missed_goal_is_said() -> None:
+    from svp.pipeline.bench.store import Goal
+
+    made = LoaderBench(8, 2, {OURS: 100.0}, {OURS: 3.0}, [Goal("speed", 100.0, ">=", 500)])
+    assert made.exit_code == 1 and any(line.startswith("SHORT") for line in made.lines())

@@ -1,0 +1,235 @@
+"""The speed comparison: the cut step is the real step, nothing is counted twice, tables add up."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from svp.model.lm import Lora, add_lora
+from svp.model.losses import Weights
+from svp.pipeline.errors import ConfigError, SvpError
+from svp.train.bench import speed
+from svp.train.bench.flops import llm_flops, matrices, peak_flops
+from svp.train.bench.inputs import LiveEncoders, cached_batch
+from svp.train.bench.memory import peak_memory
+from svp.train.bench.models import build_llm
+from svp.train.bench.presets import PRESETS, Preset, preset
+from svp.train.bench.report import Measured, SpeedReport
+from svp.train.bench.runner import Case, Runner
+from svp.train.bench.stack import Meter, borders, counts_of, train_batch
+
+CPU = torch.device("cpu")
+MICRO = Preset(
+    name="micro", hidden=64, layers=2, heads=4, intermediate=176, vocab=64, encoder="tiny",
+    view=128, grid=16, channels=96, sam="tiny", points=8, embedding=(64, 16, 16),
+    dtype="float32", images=2, micro={"mlp": 1, "svp": 2}, photo=(120, 160),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    yield Runner(MICRO, ["mlp", "svp"], "cpu")
+    torch.set_num_threads(threads)
+
+
+def test_every_reading_belongs_to_the_part_that_made_it() -> None:
+    ticks = iter([10.0, 11.0, 14.0, 14.5, 20.0])
+    meter = Meter(lambda: next(ticks))
+    meter.start()
+    for part in ("a", "b", "a", "c"):
+        meter.lap(part)
+    assert meter.parts == {"a": 1.5, "b": 3.0, "c": 5.5}
+
+
+@pytest.mark.parametrize("projector", ["mlp", "svp"])
+def test_the_cut_step_has_the_gradients_of_the_uncut_one(runner: Runner, projector: str) -> None:
+    runner.enter(1)
+    model = runner.models[projector].eval()
+    batch = cached_batch(MICRO, projector, 2, sentences=3).to("cpu", torch.float32)
+    weights, counts = Weights(0.7, 2.0, 0.5), (50, 9)
+    model(batch).total(weights, tokens=50, masks=9).backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+    wanted = {n: p.grad.clone() for n, p in trained.items() if p.grad is not None}
+    model.zero_grad()
+    train_batch(model, batch, lambda part: None, weights, counts)
+    assert sum(float(g.abs().sum()) > 0 for g in wanted.values()) > 40
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(trained[name].grad, gradient, rtol=1e-4, atol=1e-7, msg=name)
+    assert not model.projector._forward_hooks
+    model.zero_grad()
+
+
+def test_operations_by_part_are_those_of_the_uncut_step(runner: Runner) -> None:
+    runner.enter(1)
+    model = runner.models["svp"]
+    batch = cached_batch(MICRO, "svp", 2, sentences=3).to("cpu", torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        model(batch).total(Weights()).backward()
+        whole = counter.get_total_flops()
+        meter = Meter(lambda: float(counter.get_total_flops()))
+        meter.start()
+        train_batch(model, batch, meter.lap, Weights(), counts_of([batch]))
+    assert sum(meter.parts.values()) == whole
+    assert set(meter.parts) == {"projector", "LLM", "mask decoder"}
+    assert min(meter.parts.values()) > 0
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_formula_is_what_torch_counts(rank: int) -> None:
+    wide = replace(MICRO, hidden=256, heads=8, intermediate=688, vocab=512)
+    lm = build_llm(wide, CPU).requires_grad_(False)
+    if rank:
+        add_lora(lm, Lora(rank=rank, dropout=0.0))
+    lm.lm_head.requires_grad_(True)
+    length, words, rows = 100, 24, 2
+    embeds = torch.randn(rows, length, 256, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        states = lm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        loss = lm.lm_head(states.flatten(0, 1)[:words]).sum()
+        forward = counter.get_total_flops()
+        loss.backward()
+        both = counter.get_total_flops()
+    assert llm_flops(lm, [length] * rows, words, training=False) == forward
+    again = flash_again([length] * rows) * wide.hidden // MICRO.hidden
+    assert llm_flops(lm, [length] * rows, words, training=True) + again == both
+    assert again < 0.02 * both
+    assert matrices(lm)[1] == sum(p.numel() for p in lm.parameters() if p.requires_grad) - 512 * 256
+
+
+def test_the_paper_preset_is_llama_7b() -> None:
+    with torch.device("meta"):
+        lm = build_llm(replace(PRESETS["paper"], layers=1), torch.device("meta"))
+    per_layer, _ = matrices(lm)
+    embeddings = 2 * 32007 * 4096
+    assert 32 * (per_layer + 2 * 4096) + embeddings + 4096 == 6_738_472_960
+
+
+def test_live_inputs_have_the_shapes_of_cached_ones(runner: Runner) -> None:
+    laps: list[str] = []
+    live = LiveEncoders(MICRO, CPU, laps.append)
+    cached = cached_batch(MICRO, "svp", 2, sentences=1)
+    made = live.into(cached)
+    for name in ("patches", "cover", "masks", "valid"):
+        assert getattr(made.visual, name).shape == getattr(cached.visual, name).shape, name
+    assert made.sam.shape == cached.sam.shape
+    assert made.visual.cover is not None and cached.visual.cover is not None
+    # The cells of both are the same up to the borders.
+    torch.testing.assert_close(
+        made.visual.cover.float().sum(2).sort().values,
+        cached.visual.cover.float().sum(2).sort().values, rtol=0.1, atol=0.1,
+    )  # fmt: skip
+    assert laps == ["vision encoder", "superpixels", "SAM encoder", "superpixels"]
+    laps.clear()
+    assert live.into(cached_batch(MICRO, "mlp", 1, sentences=1)).visual.cover is None
+    assert laps == ["vision encoder", "SAM encoder"]
+
+
+def test_inference_tells_prefill_from_decode_and_ends_with_a_mask(runner: Runner) -> None:
+    case = Case("generate", "svp", live=False)
+    runner.prepare(case)
+    laps: list[str] = []
+    assert runner.run(case, laps.append) == [40]
+    assert laps[:4] == ["copy", "projector", "LLM prefill", "LLM prefill"]
+    assert laps[4:] == ["LLM decode"] * (2 * (MICRO.answer - 1)) + ["mask decoder"]
+    counted, _ = speed._counted(runner, case)
+    assert counted["mask decoder"] > 0
+    laps = []
+    runner.run(Case("forward", "mlp", live=False), laps.append)
+    assert laps == ["copy", "projector", "LLM", "mask decoder"]
+
+
+def test_a_comparison_adds_up(runner: Runner) -> None:
+    runner.enter(2)
+    cached = [Case("train", name, False, 2) for name in ("mlp", "svp")]
+    cases = [*cached, Case("train", "svp", True, 2)]
+    found = speed.measure(runner, cases, 1, dict.fromkeys(cases, 10**9))
+    assert [one.tokens for one in found] == [(256, 256), (40, 40), (40, 40)]
+    parts = {"copy", "projector", "LLM", "mask decoder", "optimizer"}
+    live = {"vision encoder", "SAM encoder", "superpixels"}
+    assert [set(one.median) for one in found] == [parts, parts, parts | live]
+    for one in found:
+        length = 2 * [128 - 1 + one.tokens[0]]
+        assert one.formula is not None and one.whole == sum(one.median.values())
+        assert one.formula + flash_again(length) == one.flops["LLM"]
+    report = SpeedReport(replace(MICRO, goals={"stage 2, from cache": 1e-3}), "x", None, (*found,))
+    text = "\n".join(report.lines())
+    for wanted in ("| stage 2, one step | MLP from cache | SVP from cache | SVP live |",
+                   "| visual tokens per image | 256 | 40 | 40 |", "2 P T",
+                   "- goal met: stage 2, from cache"):  # fmt: skip
+        assert wanted in text
+    assert report.exit_code == 0
+    assert json.loads(json.dumps(report.to_json()))["ratios"].keys() == report.ratios().keys()
+
+
+@pytest.mark.slow
+def test_both_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "peak_memory", lambda preset, case, device: 10**9)
+    trained = speed.bench_train(MICRO, repeats=2)
+    assert len(trained.cases) == 8 and len(trained.ratios()) == 6
+    inferred = speed.bench_infer(MICRO, repeats=2)
+    assert len(inferred.cases) == 6 and len(inferred.ratios()) == 4
+    assert any(line.startswith("| LLM decode per id, ms |") for line in inferred.lines())
+
+
+def flash_again(lengths: list[int]) -> int:
+    """What flash attention's backward pass computes twice; the formula does not count it."""
+    return 2 * MICRO.layers * MICRO.hidden * sum(length**2 for length in lengths)
+
+
+def fake(projector: str, live: bool, *runs: float) -> Measured:
+    seconds = tuple({"LLM": run * 0.75, "projector": run * 0.25} for run in runs)
+    return Measured(Case("forward", projector, live), seconds, {"LLM": 1.0}, None, (40, 44), 5)
+
+
+def test_ratios_are_of_medians_and_a_missed_goal_fails() -> None:
+    cases = (fake("mlp", False, 4, 9, 8), fake("svp", False, 2, 1, 5),
+             fake("mlp", True, 12), fake("svp", True, 6))  # fmt: skip
+    report = SpeedReport(replace(MICRO, goals={"forward, live": 2.5}), "x", 100.0, cases)
+    assert report.ratios() == {
+        "forward, from cache": 4.0, "forward, live": 2.0, "forward, SVP from cache, MLP live": 6.0,
+    }  # fmt: skip
+    assert report.exit_code == 1 and report.missed == ["forward, live"]
+    lines = report.lines()
+    assert "- GOAL MISSED: forward, live >= 2.5" in lines
+    assert any(line.startswith("| model FLOPs utilisation | ") for line in lines)
+    assert any("42.0 (40 to 44)" in line for line in lines)
+
+
+def test_what_cannot_be_run_is_refused() -> None:
+    for options in ({"repeats": 0}, {"device": "tpu"}, {"device": "cuda:9"}):
+        with pytest.raises(ConfigError):
+            speed.bench_infer(MICRO, **options)
+    with pytest.raises(ConfigError, match="need one of cpu, paper"):
+        preset("huge")
+    with pytest.raises(ConfigError, match="layers=0"):
+        preset("cpu", 0)
+    assert preset("cpu", 3).layers == 3
+
+
+def test_a_gpu_s_peak_is_looked_up_by_its_name() -> None:
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("one CPU thread") is None
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own() -> None:
+    small = peak_memory(MICRO, Case("train", "mlp", False, 1), "cpu")
+    large = peak_memory(replace(MICRO, vocab=100_000), Case("train", "mlp", False, 1), "cpu")
+    # 100,000 rows of 64 in float32, in embedding and head: weight, gradient, two moments.
+    assert large - small > 0.8 * 2 * 4 * 4 * 64 * 100_000
+    with pytest.raises(SvpError, match="did not finish: .*tpu"):
+        peak_memory(MICRO, Case("forward", "mlp", False), "tpu")
+
+
+def test_hooks_are_gone_after_an_error(runner: Runner) -> None:
+    model = runner.models["mlp"]
+    with pytest.raises(RuntimeError), borders(model, lambda part: None):
+        raise RuntimeError
+    assert not model.projector._forward_hooks and not model.lm.lm_head._forward_hooks

@@ -1,0 +1,166 @@
+"""`svp eval` and `svp predict` from end to end: a checkpoint, three generated scenes, live encoders."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.masks.rle import decode
+from svp.pipeline.records import Rle
+from svp.pipeline.run.planning import Content, build_plan
+from svp.pipeline.run.settings import Flags, resolve
+from svp.pipeline.scenes import write_scenes
+from svp.pipeline.sources import open_source
+from svp.pipeline.store import create_cache
+from svp.pipeline.store.plan import Plan
+from svp.train.assemble import assemble
+from svp.train.checkpoint import State, save_checkpoint
+from svp.train.eval_run import EvalRequest, eval_command, free_name, report_command
+from svp.train.metrics import metrics
+from svp.train.opening import DataRequest
+from svp.train.predict import PredictRequest, overlay, predict_command
+from svp.train.recipe import TrainRecipe, parse_train_recipe
+from svp.train.results import read_results
+from svp.train.settings import Places
+from svp.train.stage import make_ready
+
+RECIPE = parse_train_recipe(
+    {
+        "model": {
+            "init": "none", "lm": "random:0", "sam_decoder": "shipped", "dtype": "float32",
+            "shape": {"hidden": 16, "intermediate": 24, "layers": 1, "heads": 2, "kv_heads": 2},
+            "vision": {"encoder": "tiny", "size": 128},
+            "projector": {"name": "svp", "options": {
+                "num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1, "sspe_ffn": 16,
+                "ssa_heads": 2, "ssa_blocks": 1, "ssa_ffn": 16, "mlp_hidden": 16}},
+        },
+        "stages": [{"name": "one", "steps": 2, "warmup": 0, "add_sspe": False},
+                   {"name": "two", "steps": 2, "warmup": 0, "lora": True}],
+    },
+    "test",
+)  # fmt: skip
+
+
+def save(folder: Path, recipe: TrainRecipe, plan: Plan) -> None:
+    """A checkpoint after step 3, with trained values that are not those of the start."""
+    made = assemble(recipe, plan, Places())
+    make_ready(made.model, recipe, 1, made.new_rows)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        made.model.to_prompt.get_parameter("2.bias").normal_()
+        for name, parameter in made.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    trained = {n: p.detach() for n, p in made.model.named_parameters() if p.requires_grad}
+    state = State(
+        schema_version=1, step=3, stage=1, stage_step=1, recipe=json.loads(recipe.canonical()),
+        data={}, cursor={}, world=1, micro_batch=1,
+    )  # fmt: skip
+    save_checkpoint(folder / "run" / "checkpoints", state, trained, {})
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> EvalRequest:
+    """Three val scenes, the plan of their cache without rows, and a run with a checkpoint."""
+    root = tmp_path_factory.mktemp("eval")
+    scenes = write_scenes(root / "scenes", images=4, seed=9, splits={"train": 1, "val": 3})
+    source = open_source(scenes, split="val")
+    flags = Flags(points_per_side=4, store_sam_embeddings=True)
+    recipe, _ = resolve("tiny", None, flags, (), source.image_root)
+    plan = build_plan(Content(source.images, "val", source.sha256), recipe, source.image_root)
+    create_cache(root / "cache", plan)
+    save(root / "runs", RECIPE, plan)
+    data = DataRequest(dataset=str(scenes), images=source.image_root)
+    return EvalRequest(
+        data=data, caches=(root / "cache",), runs=root / "runs", live=True, device="cpu", batch=1,
+        say=lambda line: None,
+    )  # fmt: skip
+
+
+def test_evaluate_then_recompute_then_predict(request_: EvalRequest, tmp_path: Path) -> None:
+    report = eval_command(request_)
+    (found,) = report.splits
+    assert (found.size.images, found.size.dataset) == (3, "refcoco") and not found.published
+    out = request_.runs / "run" / "eval" / "val-full-1.jsonl"
+    results = read_results(out)
+    assert {n: v.value for n, v in found.values.items()} == metrics(results.counts)
+    assert report_command(out).splits[0].values == found.values
+    assert (out.with_suffix("") / "index.html").read_text("utf-8").count("<img") >= 3
+    assert results.header.digests.keys() >= {"recipe", "checkpoint", "cache 0"}
+    assert all(row.bounds is not None and row.bounds.point is not None for row in results.rows)
+    assert {c for row in results.rows for c in row.classes} <= {
+        "attribute", "size", "position", "relation",
+    }  # fmt: skip
+
+    row = results.rows[len(results.rows) // 2]
+    asked = PredictRequest(
+        image=request_.data.images / row.path if request_.data.images else Path(),
+        expressions=(row.text, "red disc"), cache=request_.caches[0], runs=request_.runs,
+        out=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    predicted = predict_command(asked)
+    mask = np.asarray(Image.open(predicted.files[0]))
+    # Two dialogues in one batch instead of one: rounding may move a pixel of the border.
+    assert mask.shape == (row.height, row.width) and set(np.unique(mask)) <= {0, 255}
+    assert ((mask > 0) != decode(row.mask)).sum() <= 5 and row.tokens == predicted.tokens
+    record = json.loads(predicted.files[-1].read_text())
+    height, width = record["predictions"][0]["mask"]["size"]
+    counts = record["predictions"][0]["mask"]["counts"].encode()
+    assert (decode(Rle(height, width, counts)) == (mask > 0)).all()
+    assert len(predicted.files) == 5 and all(path.is_file() for path in predicted.files)
+
+
+def test_generated_answers_are_part_of_the_record(request_: EvalRequest, tmp_path: Path) -> None:
+    assert request_.data.images is not None
+    photo = min(request_.data.images.glob("val*"))
+    report = predict_command(
+        PredictRequest(
+            image=photo, expressions=("red disc",), cache=request_.caches[0], generate=True,
+            runs=request_.runs, out=tmp_path, device="cpu",
+        )
+    )  # fmt: skip
+    (found,) = report.predictions
+    assert found.answer is not None and (found.has_seg or found.area == 0)
+
+
+def test_results_get_new_names(request_: EvalRequest, tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        path = free_name(tmp_path, replace(request_, generate=True, protocol="glamm"))
+        path.touch()
+        names.append(path.name)
+    assert names == [f"val-glamm-generated-{n}.jsonl" for n in (1, 2, 3)]
+
+
+def test_what_does_not_belong_together_is_refused(request_: EvalRequest, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"no trained model in .*svp train"):
+        eval_command(replace(request_, runs=tmp_path))
+    with pytest.raises(MissingError, match=r"no such cache.*--split val"):
+        eval_command(replace(request_, caches=(tmp_path / "none",)))
+    vision = RECIPE.model.vision.model_copy(update={"view": "pad"})
+    other = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"vision": vision})})
+    plan = Plan.load(request_.caches[0] / "plan.json")
+    features = plan.recipe.features.model_copy(update={"view": "pad"})
+    padded = replace(plan, recipe=plan.recipe.model_copy(update={"features": features}))
+    save(tmp_path / "runs", other, padded)
+    with pytest.raises(PlanMismatchError, match="view squash.*wants tiny, view pad"):
+        eval_command(replace(request_, runs=tmp_path / "runs"))
+    for wrong in ({"repeats": 2}, {"protocol": "glamm", "shuffle_orders": 1}, {"batch": 0}):
+        with pytest.raises(ConfigError, match="--"):
+            replace(request_, **wrong)
+    with pytest.raises(ConfigError, match="expression"):
+        PredictRequest(image=Path("x.png"), expressions=())
+
+
+def test_overlay_marks_the_mask_and_nothing_else() -> None:
+    photo = np.full((9, 9, 3), 100, np.uint8)
+    mask = np.zeros((9, 9), np.bool_)
+    mask[2:7, 2:7] = True
+    drawn = overlay(photo, mask)
+    assert (drawn[~mask] == 100).all() and (drawn[2, 2] == 255).all()
+    assert (drawn[4, 4] != 100).any() and (photo == 100).all()

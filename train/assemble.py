@@ -1,0 +1,226 @@
+"""From a recipe, a cache's plan and the places of weights to the model before its first step.
+
+What does not belong together is refused here, before anything is read that takes minutes: a cache
+of another encoder or view, a projector whose inputs the cache lacks, a frozen [SEG].
+"""
+
+import importlib.resources
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..model.imports.files import open_ris_checkpoint
+from ..model.imports.place import build_imported, fill
+from ..model.imports.shape import LlamaShape, read_shape
+from ..model.lm import load_lm, random_lm, read_config
+from ..model.maskhead import MaskHead
+from ..model.projectors import PROJECTORS, Projector, build
+from ..model.ris import RisModel
+from ..model.trainable import require_trained_seg
+from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from ..pipeline.records import Where
+from ..pipeline.sam.architecture import build_sam
+from ..pipeline.sam.load import load_sam, random_seed
+from ..pipeline.store.plan import Plan
+from ..pipeline.text import show
+from ..pipeline.weights.load import load_state_dict
+from .hashing import key_of
+from .recipe import TrainRecipe
+from .settings import SHIPPED, Places
+from .tokens import Vocabulary, load_vocabulary
+
+TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A model on the CPU, frozen parts in the recipe's dtype, and its words.
+
+    new_rows  ids of the special tokens the dialogues use
+    """
+
+    model: RisModel
+    vocab: Vocabulary
+
+    @property
+    def new_rows(self) -> tuple[int, ...]:
+        """Ids of the special tokens the dialogues use."""
+        return (self.vocab.im_start, self.vocab.im_end, self.vocab.seg)
+
+
+def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
+    """The model and vocabulary of a recipe on caches with this plan.
+
+    Raises PlanMismatchError (a cache of another encoder), ConfigError (inputs the cache lacks, a
+    [SEG] that can never be learned), MissingError and WeightsError (weights).
+    """
+    require_cache(recipe, plan)
+    config, init = recipe.model, recipe.model.init
+    dtype = getattr(torch, config.dtype)
+    fresh = init == "none"
+    if init.startswith(SHIPPED):
+        model, vocab = _shipped(recipe, plan, dtype)
+    elif init == "none":
+        model, vocab = _from_parts(recipe, plan, places, dtype)
+    else:
+        assert places.init is not None, "settings place what a recipe names by digest"
+        imported = open_ris_checkpoint(places.init)
+        projector = _projector(recipe, plan, imported.shape.hidden)
+        model = build_imported(imported, projector, dtype=dtype, mask_state=config.mask_state)
+        vocab = load_vocabulary(places.init)
+    if (rows := model.lm.get_input_embeddings().num_embeddings) < vocab.size:
+        raise ConfigError(f"the model has {rows} rows of words, its tokenizer {vocab.size}")
+    parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
+    require_trained_seg(model, parts, vocab.seg, fresh=fresh)
+    _require_embedding(model, plan)
+    model.requires_grad_(False)
+    return Assembled(model, vocab)
+
+
+def outline(recipe: TrainRecipe, plan: Plan | None, shape: LlamaShape) -> RisModel:
+    """The model on the meta device: names and sizes without weights or memory.
+
+    Without a plan the sizes are those of the paper's cache: 1024 channels, SAM ViT-H.
+    """
+    from transformers import LlamaForCausalLM
+
+    with torch.device("meta"):
+        lm: Any = LlamaForCausalLM(shape.config()).to(getattr(torch, recipe.model.dtype))
+        projector = build(
+            recipe.model.projector.name, in_dim=plan.channels if plan else 1024,
+            llm_dim=shape.hidden, **_options(recipe),
+        )  # fmt: skip
+        sam = build_sam(plan.recipe.superpixels.model if plan else "vit_h")
+        return RisModel(lm, projector, MaskHead(sam.prompt_encoder, sam.mask_decoder))
+
+
+def require_cache(recipe: TrainRecipe, plan: Plan) -> None:
+    """Refuse a cache that the recipe's model cannot read, with both named."""
+    want, have = recipe.model.vision, plan.recipe.features
+    if (want.encoder, want.view, want.size) != (have.encoder, have.view, have.size):
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} was made with {have.encoder}, view {have.view}, {have.size} px; "
+            f"the recipe {show(recipe.name)} (digest {recipe.digest()[:12]}) wants {want.encoder}, "
+            f"view {want.view}, {want.size} px: make the cache again with "
+            f"`svp precompute --encoder {want.encoder}`, or take a recipe for this cache with "
+            f"--set model.vision.encoder={have.encoder} --set model.vision.size={have.size}"
+        )
+    name = recipe.model.projector.name
+    if name not in PROJECTORS:
+        raise ConfigError(f"projector {show(name)}: allowed are {', '.join(sorted(PROJECTORS))}")
+    holds = {"masks": True, "cls": plan.cls, "multi": plan.layers == 4}
+    lacks = [need for need in sorted(PROJECTORS[name].needs) if not holds.get(need, False)]
+    if lacks or plan.sam is None:
+        missing = ", ".join([*lacks, *([] if plan.sam else ["the SAM image embedding"])])
+        raise ConfigError(
+            f"projector {name} needs {missing}, which cache {plan.id[:12]} does not hold: "
+            "make the cache again with --store-sam-embeddings, --set features.cls=true or "
+            "--set features.layers=[..4 blocks..], whichever is named"
+        )
+
+
+def _shipped(recipe: TrainRecipe, plan: Plan, dtype: torch.dtype) -> tuple[RisModel, Vocabulary]:
+    """The tiny stand-in for GLaMM: everything but the projector."""
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
+        weights = folder / "ris.safetensors"
+        if not weights.is_file():
+            raise MissingError(f"{TINY}/ris.safetensors is not in this package: reinstall svp")
+        state = {name: value.float() for name, value in load_state_dict(weights).items()}
+        vocab, config = load_vocabulary(folder), read_config(folder)
+    lm = random_lm(config)
+    sam = build_sam("tiny")
+    head = MaskHead(sam.prompt_encoder, sam.mask_decoder.train())
+    model = RisModel(
+        lm, _projector(recipe, plan, config.hidden_size), head, mask_state=recipe.model.mask_state
+    )
+    for part in ("lm", "to_prompt", "mask_head"):
+        prefix = f"{part}."
+        own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        fill(model.get_submodule(part), own, f"{TINY}: {part}")
+    model.lm.to(dtype)
+    return model, vocab
+
+
+def _from_parts(
+    recipe: TrainRecipe, plan: Plan, places: Places, dtype: torch.dtype
+) -> tuple[RisModel, Vocabulary]:
+    """A language model of its own; L-P projector random, mask decoder from SAM."""
+    config = recipe.model
+    if config.lm.startswith("random:"):
+        vocab = shipped_words()
+        shape = llama_shape(recipe, vocab.size)
+        lm: Any = random_lm(shape.config(), random_seed(config.lm))
+        lm.to(dtype)
+    else:
+        assert places.lm is not None
+        vocab = load_vocabulary(places.lm)
+        lm = load_lm(places.lm, dtype)
+        if lm.config.vocab_size < vocab.size:
+            lm.resize_token_embeddings(vocab.size, mean_resizing=True)
+    projector = _projector(recipe, plan, lm.config.hidden_size)
+    head = _mask_head(recipe, plan, places)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key_of(recipe.seed, "to_prompt"))
+        return RisModel(lm, projector, head, mask_state=config.mask_state), vocab
+
+
+def shipped_words() -> Vocabulary:
+    """The tokenizer of the tiny model, which random language models use too."""
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
+        return load_vocabulary(folder)
+
+
+def shipped_shape() -> LlamaShape:
+    """Sizes of the tiny language model."""
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
+        return read_shape(folder)
+
+
+def llama_shape(recipe: TrainRecipe, vocab: int | None = None) -> LlamaShape:
+    """The recipe's `model.shape` over LLaMA-7B's. Raises ConfigError for a field it has not."""
+    fields = {"vocab": vocab} if vocab else {}
+    try:
+        values = {n: v if n in ("eps", "theta") else int(v) for n, v in recipe.model.shape.items()}
+        return LlamaShape(**{**values, **fields})  # type: ignore[arg-type]
+    except TypeError:
+        allowed = ", ".join(LlamaShape.__slots__)
+        raise ConfigError(
+            f"model.shape={show(recipe.model.shape)}: allowed are {allowed}"
+        ) from None
+
+
+def _projector(recipe: TrainRecipe, plan: Plan, llm_dim: int) -> Projector:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key_of(recipe.seed, "projector"))
+        return build(
+            recipe.model.projector.name,
+            in_dim=plan.channels,
+            llm_dim=llm_dim,
+            grid=plan.grid,
+            **_options(recipe),
+        )
+
+
+def _options(recipe: TrainRecipe) -> dict[str, Any]:
+    return dict(recipe.model.projector.options)
+
+
+def _mask_head(recipe: TrainRecipe, plan: Plan, places: Places) -> MaskHead:
+    """SAM's decoder of the type that made the cache's embeddings."""
+    source = plan.recipe.superpixels.model_copy(update={"weights": recipe.model.sam_decoder})
+    sam, _ = load_sam(source, Where(images=Path(), sam=places.sam_decoder))
+    return MaskHead(sam.prompt_encoder, sam.mask_decoder.train())
+
+
+def _require_embedding(model: RisModel, plan: Plan) -> None:
+    """The cache's SAM embedding must be what the mask decoder eats."""
+    head = model.mask_head
+    side = tuple(head.prompt_encoder.image_embedding_size)
+    if plan.sam != (head.width, *side):
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds SAM embeddings {plan.sam} of "
+            f"{plan.recipe.superpixels.model}; the recipe's mask decoder wants "
+            f"{(head.width, *side)}: use a cache and a decoder of one SAM"
+        )

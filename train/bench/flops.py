@@ -1,0 +1,56 @@
+"""Floating-point operations of a LLaMA by formula, 2 per multiply-add.
+
+Per sequence of T tokens, with P numbers in the layers' matrices, r in the adapters, H layers of
+width D:
+
+    forward    2 P T + 2 r T + 4 H D T^2
+    backward   2 P T + 4 r T + 8 H D T^2      inputs only for the frozen P; inputs and weights for r
+
+The head, 2 V D per supervised token and three times that in training, is added. The T^2 term counts
+the whole square, as `torch.utils.flop_counter` does; causal kernels skip half of it. These are model
+FLOPs: what checkpointing or flash attention computes twice counts once.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+FORMULA = (
+    "LLM forward 2 P T + 2 r T + 4 H D T^2, backward 2 P T + 4 r T + 8 H D T^2 "
+    "(P frozen, r adapters, T tokens, H layers of width D), head 2 V D (x3 in training) per "
+    "supervised token"
+)
+# Dense bfloat16 TFLOP/s of the data sheets.
+PEAK = {"H200": 989, "H100": 989, "A100": 312, "RTX 3090": 71}
+
+
+def llm_flops(lm: "LlamaForCausalLM", tokens: Sequence[int], head: int, *, training: bool) -> float:
+    """FLOPs of sequences of `tokens` lengths, `head` states reaching the vocabulary.
+
+    training: with the backward pass of a model whose layers are frozen up to their adapters, and
+    whose head trains.
+    """
+    frozen, adapters = matrices(lm)
+    config: Any = lm.config
+    square = 4 * config.num_hidden_layers * config.hidden_size * sum(t * t for t in tokens)
+    words = 2 * head * config.vocab_size * config.hidden_size
+    forward = 2 * (frozen + adapters) * sum(tokens) + square + words
+    if not training:
+        return float(forward)
+    return float(forward + (2 * frozen + 4 * adapters) * sum(tokens) + 2 * square + 2 * words)
+
+
+def matrices(lm: "LlamaForCausalLM") -> tuple[int, int]:
+    """Numbers in the layers' own matrices, and in their adapters."""
+    model: Any = lm.model
+    sizes = [(name, p.numel()) for name, p in model.layers.named_parameters() if p.ndim == 2]
+    adapters = sum(n for name, n in sizes if ".lora_" in name)
+    return sum(n for _, n in sizes) - adapters, adapters
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Peak FLOP/s of a GPU in bfloat16; None for one that is not listed."""
+    found = (1e12 * peak for name, peak in PEAK.items() if name in device_name)
+    return next(found, None)

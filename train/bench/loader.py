@@ -1,0 +1,216 @@
+"""`svp bench loader`: how fast training data arrive, against rivals in the same run.
+
+Method: all files are freshly written in this run and read warm, checksums on; whole training
+samples of the paper's shapes (features, SAM embedding, superpixels, targets, tokenised dialogues)
+in batches of 16. Start-up is not timed, turns alternate, best of `reps`. Only ratios within a run
+mean something.
+"""
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...pipeline.bench.mosaic import run_mosaic
+from ...pipeline.bench.store import Goal
+from ...pipeline.store import CacheReader
+from .. import hashing
+from ..fill import CachedVisuals
+from ..loader import AHEAD, Draws, Loader, Share
+from ..memory import Memory
+from ..order import Order
+from ..table_build import open_table
+from ..tokens import load_vocabulary
+from .loader_data import paper_source, write_paper_cache
+from .loader_rival import RleTable, RleVisuals
+
+BATCH = 16
+COCO_TRAIN = 118_287  # images of train2017
+REFCOCO = (16_994, 16_992, 21_899)  # train entries of the three sets
+OURS, FEATURES = "ours, whole samples", "ours, features alone"
+DENSE, RUNS = "RLE decoded, resized dense", "RLE resized by runs"
+MOSAIC = "MosaicML StreamingDataLoader, features alone"
+_TOKENIZER = Path(__file__).parents[2] / "workflows" / "tiny" / "lm"
+_SCRIPT = Path(__file__).with_name("mosaic_loader_script.py")
+
+LONG, SHORT = 48, 8  # batches that are timed: of the fast loaders, of the slow ones
+
+Run = Callable[[], Generator[object]]  # an endless stream of batches of BATCH images
+
+
+@dataclass
+class LoaderBench:
+    """The outcome: images per second and CPU milliseconds per image by name, and goals."""
+
+    images: int
+    threads: int
+    rates: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+    goals: list[Goal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every goal that was measured is met."""
+        return all(goal.passed for goal in self.goals)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a goal was missed."""
+        return 0 if self.passed else 1
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for --json."""
+        return asdict(self) | {"passed": self.passed}
+
+    def lines(self) -> list[str]:
+        """The printable report."""
+        head = (
+            f"{self.images} images: 576x1024 features, 256x64x64 embedding, 40 superpixels and 3 "
+            f"targets at 480x640; {self.threads} threads, checksums on"
+        )
+        rows = [
+            f"  {name:46} {rate:8.0f} img/s"
+            + (f"  {self.cpu[name]:8.2f} ms of CPU per image" if name in self.cpu else "")
+            for name, rate in self.rates.items()
+        ]
+        return [head, *rows, *(goal.line() for goal in self.goals), *self.notes]
+
+
+def run(
+    *,
+    images: int = 256,
+    reps: int = 3,
+    threads: int = 2,
+    mosaic: bool = False,
+    mosaic_venv: Path | None = None,
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> LoaderBench:
+    """Measure everything; `mosaic` makes (or reuses) a virtual environment for MosaicML.
+
+    folder: where the files go (default: the temp folder); about 4 MB per image are used.
+    """
+    bench = LoaderBench(images, threads)
+    with tempfile.TemporaryDirectory(prefix="svp-bench-", dir=folder) as work:
+        say(f"writing {images} images")
+        cache = write_paper_cache(Path(work) / "cache", images)
+        runs = _runs(cache, Path(work), threads)
+        say(f"loading: {len(runs)} loaders, best of {reps}")
+        _measure(bench, runs, reps)
+        if mosaic:
+            features = np.stack([cache.features(row) for row in range(images)])
+            np.save(Path(work) / "features.npy", features)
+            found = run_mosaic(Path(work), features, reps, mosaic_venv, say, _SCRIPT)
+            if isinstance(found, str):
+                bench.notes.append(f"MosaicML not measured: {found}")
+            else:
+                bench.rates[MOSAIC] = found[MOSAIC]["shuffled"]
+        else:
+            bench.notes.append("MosaicML not measured: use --mosaic (makes its own environment)")
+    bench.goals = _goals(bench)
+    return bench
+
+
+def _runs(cache: CacheReader, work: Path, threads: int) -> dict[str, Run]:
+    source = paper_source(cache)
+    table = open_table(work / "tables", [source], [cache], training=True)
+    slow = RleTable(table.path, {ann: mask for (_, ann), mask in source.masks.items()})
+    vocab = load_vocabulary(_TOKENIZER)
+    draws = Draws(seed=0, global_batch=BATCH)
+    share = Share(micro_batch=BATCH, threads=threads)
+    ours = Loader(table, CachedVisuals([cache], {"masks"}), vocab, draws, share)
+    dense = Loader(slow, RleVisuals([cache], "dense"), vocab, draws, share)
+    by_runs = Loader(slow, RleVisuals([cache], "runs"), vocab, draws, share)
+    return {
+        OURS: lambda: ours.steps(ours.start()),
+        FEATURES: lambda: _features_alone(cache, threads),
+        DENSE: lambda: dense.steps(dense.start()),
+        RUNS: lambda: by_runs.steps(by_runs.start()),
+    }
+
+
+def _features_alone(cache: CacheReader, threads: int) -> Generator[Tensor]:
+    """Batches of features in random order, filled by threads a few batches ahead."""
+    shape, memory = (BATCH, cache.plan.patches, cache.plan.channels), Memory()
+
+    def fill(rows: NDArray[np.int64]) -> Tensor:
+        out = memory.take(shape, torch.float16)
+        for row, into in zip(rows.tolist(), out, strict=True):
+            cache.features(row, into.numpy())
+        return out
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Tensor]] = deque()
+        for epoch in count():
+            order = hashing.permutation(hashing.key_of(epoch), len(cache))
+            for i in range(0, len(order) - BATCH + 1, BATCH):
+                waiting.append(pool.submit(fill, order[i : i + BATCH]))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+
+
+def _measure(bench: LoaderBench, runs: dict[str, Run], reps: int) -> None:
+    for rep in range(reps):
+        for name in list(runs)[:: 1 if rep % 2 == 0 else -1]:
+            rate, cost = _rate(runs[name], LONG if name in (OURS, FEATURES) else SHORT)
+            bench.rates[name] = max(bench.rates.get(name, 0.0), rate)
+            bench.cpu[name] = min(bench.cpu.get(name, cost), cost)
+    bench.rates = {name: bench.rates[name] for name in runs}
+
+
+def _rate(run: Run, batches: int) -> tuple[float, float]:
+    """Images per second and CPU milliseconds per image, after two batches of start-up."""
+    stream = run()
+    deque(islice(stream, 2), maxlen=0)
+    start, busy = time.perf_counter(), time.process_time()
+    deque(islice(stream, batches), maxlen=0)
+    images = batches * BATCH
+    rate = images / (time.perf_counter() - start)
+    cost = 1000 * (time.process_time() - busy) / images
+    stream.close()
+    return rate, cost
+
+
+def _goals(bench: LoaderBench) -> list[Goal]:
+    rates = bench.rates
+    rival = max(rates[DENSE], rates[RUNS])
+    goals = [
+        Goal(f"{OURS}, {bench.threads} threads", rates[OURS], ">=", 500, "img/s"),
+        Goal(f"{OURS} / from RLEs, the faster way", rates[OURS] / rival, ">=", 10),
+        Goal("resume at any step", _resume_ms(), "<=", 50, "ms"),
+        Goal(f"order of {COCO_TRAIN} samples", _order_ms(), "<=", 100, "ms"),
+    ]
+    if MOSAIC in rates:
+        ratio = rates[FEATURES] / rates[MOSAIC]
+        goals.append(Goal("features alone / MosaicML StreamingDataLoader", ratio, ">=", 4))
+    return goals
+
+
+def _resume_ms() -> float:
+    """The worst of a few far steps of RefCOCO's training sets, with nothing remembered."""
+
+    def one(seed: int) -> float:
+        start = time.perf_counter()
+        Order(REFCOCO, seed=seed).batch(10**6 + seed, 160)
+        return 1000 * (time.perf_counter() - start)
+
+    return min(max(one(10 * rep + seed) for seed in range(5)) for rep in range(3))
+
+
+def _order_ms() -> float:
+    def one(key: int) -> float:
+        start = time.perf_counter()
+        hashing.permutation(key, COCO_TRAIN)
+        return 1000 * (time.perf_counter() - start)
+
+    return min(one(key) for key in range(5))

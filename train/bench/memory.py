@@ -1,0 +1,52 @@
+"""Peak memory of one case, in a process of its own, so that nothing else is counted.
+
+On a GPU the allocator's peak; on a CPU the process's peak resident memory, its libraries included.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+
+import torch
+
+from ...pipeline.errors import SvpError
+from ...pipeline.run.stage import peak_rss
+from ...pipeline.text import show
+from .presets import Preset
+from .runner import Case, Runner
+
+_PROGRAM = "import sys; from svp.train.bench.memory import child; child(sys.argv[1])"
+
+
+def peak_memory(preset: Preset, case: Case, device: str) -> int:
+    """Bytes at the most. Raises SvpError if the process ends early, as for want of memory."""
+    job = json.dumps({"preset": asdict(preset), "case": asdict(case), "device": device})
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, job],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        raise SvpError(
+            f"{case.what} with {case.projector}, {case.where}, did not finish: {show(last, 200)}. "
+            "If memory ran out, take fewer --layers"
+        )
+    return int(done.stdout.splitlines()[-1])  # libraries may print before
+
+
+def child(job: str) -> None:
+    """Run one case once and print its peak."""
+    told = json.loads(job)
+    case, preset = Case(**told["case"]), Preset(**told["preset"])
+    torch.set_num_threads(1)
+    runner = Runner(preset, [case.projector], told["device"])
+    if case.stage:
+        runner.enter(case.stage)
+    runner.run(case, lambda part: None)
+    cuda = torch.device(told["device"]).type == "cuda"
+    print(torch.cuda.max_memory_allocated() if cuda else peak_rss())

@@ -1,0 +1,48 @@
+"""Runs inside the rival's environment (see pipeline/bench/mosaic.py): knows nothing of svp.
+
+Arguments: folder for the MDS files, .npy of the features, repetitions. Prints one JSON line: the
+rate of MosaicML's StreamingDataLoader with two worker processes and batches of 16, start-up not
+counted.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+BATCH, WORKERS, EPOCHS, START = 16, 2, 8, 6  # passes per repetition; batches that are not timed
+
+
+def main(folder: str, source: str, reps: int) -> None:
+    from streaming import (  # type: ignore[import-not-found]
+        MDSWriter,
+        StreamingDataLoader,
+        StreamingDataset,
+    )
+
+    features = np.load(source)
+    columns = {"x": "ndarray:float16:" + ",".join(map(str, features.shape[1:]))}
+    with MDSWriter(out=folder, columns=columns, size_limit=1 << 26) as out:
+        for image in features:
+            out.write({"x": image})
+    size = EPOCHS * len(features)
+    del features
+    best = 0.0
+    for seed in range(reps):
+        dataset = StreamingDataset(
+            local=folder, shuffle=True, shuffle_seed=seed, batch_size=BATCH, epoch_size=size
+        )
+        loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=WORKERS)
+        start, seen = 0.0, 0
+        for number, batch in enumerate(loader):
+            if number == START:
+                start = time.perf_counter()
+            seen += len(batch["x"]) if number > START else 0
+        best = max(best, seen / (time.perf_counter() - start))
+    name = "MosaicML StreamingDataLoader, features alone"
+    print(json.dumps({name: {"shuffled": best}}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,183 @@
+"""What the speed comparison found: one table per kind of work, then ratios and goals.
+
+Times of a case are those of its median run, so its parts sum to its whole; ratios compare medians.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median_low
+
+from ...pipeline.run.cost import size
+from .flops import FORMULA
+from .presets import Preset
+from .runner import SENTENCES, Case
+from .stack import COMPONENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One case.
+
+    seconds  of each component, by run
+    flops    counted operations of each component, one run
+    formula  FLOPs of the LLM by `flops.FORMULA`; None where it does not apply
+    tokens   visual tokens of each image
+    memory   peak bytes
+    """
+
+    case: Case
+    seconds: tuple[dict[str, float], ...]
+    flops: dict[str, float]
+    formula: float | None
+    tokens: tuple[int, ...]
+    memory: int
+
+    @property
+    def totals(self) -> list[float]:
+        """Seconds of each run."""
+        return [sum(run.values()) for run in self.seconds]
+
+    @property
+    def median(self) -> dict[str, float]:
+        """The run of median length (of two, the shorter), by component."""
+        return self.seconds[self.totals.index(median_low(self.totals))]
+
+    @property
+    def whole(self) -> float:
+        """Seconds of the median run."""
+        return sum(self.median.values())
+
+    @property
+    def model_flops(self) -> float:
+        """The LLM by formula, where there is one, the rest as counted."""
+        rest = sum(self.flops.values())
+        return rest if self.formula is None else rest - self.flops["LLM"] + self.formula
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self) | {"whole": self.whole, "model_flops": self.model_flops}
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedReport:
+    """All cases of one run; `peak` bfloat16 FLOP/s of the device, if known."""
+
+    preset: Preset
+    device: str
+    peak: float | None
+    cases: tuple[Measured, ...]
+
+    def ratios(
+        self, seconds: Callable[[Measured], float] = lambda one: one.whole
+    ) -> dict[str, float]:
+        """MLP / SVP by kind of work and inputs; also SVP from cache against MLP live."""
+        took = {
+            (one.case.what, one.case.where, one.case.projector): seconds(one) for one in self.cases
+        }
+        found = {}
+        for what, where, projector in took:
+            slow = took.get((what, where, "mlp"))
+            if projector != "svp" or slow is None:
+                continue
+            found[f"{what}, {where}"] = slow / took[what, where, "svp"]
+            if where == "live" and (fast := took.get((what, "from cache", "svp"))):
+                found[f"{what}, SVP from cache, MLP live"] = slow / fast
+        return found
+
+    @property
+    def missed(self) -> list[str]:
+        """Goals of the preset that this run measured and did not reach."""
+        found = self.ratios()
+        return [name for name, goal in self.preset.goals.items() if found.get(name, goal) < goal]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a goal was missed."""
+        return int(bool(self.missed))
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`; seconds, bytes, FLOPs."""
+        return {
+            "preset": asdict(self.preset),
+            "device": self.device,
+            "peak": self.peak,
+            "formula": FORMULA,
+            "cases": [one.to_json() for one in self.cases],
+            "ratios": self.ratios(),
+            "missed": self.missed,
+            "exit_code": self.exit_code,
+        }
+
+    def lines(self) -> list[str]:
+        """Markdown."""
+        kinds = dict.fromkeys(one.case.what for one in self.cases)
+        lines = [*self._setting(), ""]
+        for what in kinds:
+            lines += [*self._table([one for one in self.cases if one.case.what == what]), ""]
+        least = self.ratios(lambda one: min(one.totals))
+        for name, ratio in self.ratios().items():
+            lines.append(f"- {name}: MLP / SVP = {ratio:.2f} (least times: {least[name]:.2f})")
+        met = [name for name in self.preset.goals if name in least and name not in self.missed]
+        lines += [f"- goal met: {name} >= {self.preset.goals[name]}" for name in met]
+        return lines + [
+            f"- GOAL MISSED: {name} >= {self.preset.goals[name]}" for name in self.missed
+        ]
+
+    def _setting(self) -> list[str]:
+        p = self.preset
+        models = (
+            f"{self.device}, {p.dtype}, random weights. LLM: {p.layers} layers of {p.hidden}, "
+            f"vocabulary {p.vocab}; {p.encoder} at {p.view} px, SAM {p.sam} with "
+            f"{p.points}x{p.points} prompts, photographs of {p.photo[1]}x{p.photo[0]}."
+        )
+        micro = ", ".join(f"{n} ({name})" for name, n in p.micro.items())
+        work = (
+            f"Training: steps of {p.images} images with {SENTENCES} sentences each, in forward "
+            f"passes of {micro} images, no checkpointing. Inference: one image, one sentence; "
+            f"{p.answer} ids generated."
+        )
+        return [models, work, f"FLOPs: {FORMULA}; the rest as torch's FlopCounter counts."]
+
+    def _table(self, cases: list[Measured]) -> list[str]:
+        """A column per case."""
+        names = [f"{one.case.projector.upper()} {one.case.where}" for one in cases]
+        what = cases[0].case.what + (", one step" if cases[0].case.stage else ", one image")
+        parts = [part for part in COMPONENTS if any(part in one.median for one in cases)]
+        rows = [
+            (f"{part}, ms", [f"{1e3 * one.median.get(part, 0):.1f}" for one in cases])
+            for part in parts
+        ]
+        if cases[0].case.work == "generate":
+            later = self.preset.answer - 1
+            per = [f"{1e3 * one.median['LLM decode'] / later:.1f}" for one in cases]
+            rows.append(("LLM decode per id, ms", per))
+        rows += [
+            ("**whole, ms**", [f"**{1e3 * one.whole:.1f}**" for one in cases]),
+            ("least, ms", [f"{1e3 * min(one.totals):.1f}" for one in cases]),
+            ("visual tokens per image", [_tokens(one) for one in cases]),
+            ("peak memory", [size(one.memory) for one in cases]),
+            ("TFLOP", [f"{one.model_flops / 1e12:.3f}" for one in cases]),
+            ("LLM TFLOP, formula", [_tera(one.formula) for one in cases]),
+            ("LLM TFLOP, counted", [_tera(_llm(one)) for one in cases]),
+            ("TFLOP/s", [f"{one.model_flops / one.whole / 1e12:.3f}" for one in cases]),
+        ]
+        if self.peak:
+            use = [f"{one.model_flops / one.whole / self.peak:.1%}" for one in cases]
+            rows.append(("model FLOPs utilisation", use))
+        head = [f"| {what} | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+        return head + [f"| {name} | {' | '.join(values)} |" for name, values in rows]
+
+
+def _llm(one: Measured) -> float:
+    return sum(flops for part, flops in one.flops.items() if part.startswith("LLM"))
+
+
+def _tera(flops: float | None) -> str:
+    return "" if flops is None else f"{flops / 1e12:.3f}"
+
+
+def _tokens(one: Measured) -> str:
+    """Their mean, and the range where they differ."""
+    low, high = min(one.tokens), max(one.tokens)
+    mean = sum(one.tokens) / len(one.tokens)
+    return f"{mean:g}" if low == high else f"{mean:.1f} ({low} to {high})"

@@ -1,0 +1,142 @@
+"""One comparison at work: models, optimizers and inputs of a preset, and a single run of a case."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch.optim import Optimizer
+
+from ...model.batch import Batch
+from ...model.losses import Weights
+from ..optim import build_optimizer
+from ..recipe import ModelConfig, StageConfig, TrainRecipe
+from ..stage import make_ready
+from .inputs import ANSWER, TURN, LiveEncoders, cached_batch, opened
+from .models import build_models
+from .presets import Preset
+from .stack import Lap, answer, counts_of, finish_step, forward, train_batch
+
+SENTENCES = 3  # per image in training, as GLaMM
+Work = Literal["train", "forward", "generate"]
+STAGES = (
+    StageConfig(name="stage1", steps=3500, add_sspe=False),
+    StageConfig(name="stage2", steps=1750, lora=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One cell of the comparison; `stage` is 1 or 2 in training, 0 in inference."""
+
+    work: Work
+    projector: str
+    live: bool
+    stage: int = 0
+
+    @property
+    def what(self) -> str:
+        """The work, without projector and inputs."""
+        return f"stage {self.stage}" if self.stage else self.work
+
+    @property
+    def where(self) -> str:
+        """Where encoder outputs come from."""
+        return "live" if self.live else "from cache"
+
+
+class Runner:
+    """Runs cases. Training stages are entered in order, as adapters stay."""
+
+    def __init__(self, preset: Preset, projectors: Sequence[str], device: str) -> None:
+        self.preset, self.device = preset, torch.device(device)
+        self.models = build_models(preset, projectors, self.device)
+        self._lap: Lap = _ignore
+        self._optimizers: dict[str, Optimizer] = {}
+        self._batches: dict[tuple[str, int, int], Batch] = {}
+        self._seg: dict[Case, int] = {}
+
+    def enter(self, stage: int) -> None:
+        """Set what trains, with optimizers whose states exist, as from the second step on."""
+        config = ModelConfig(dtype=self.preset.dtype)
+        recipe = TrainRecipe(stages=STAGES[:stage], model=config)
+        self._optimizers = {}
+        for name, model in self.models.items():
+            make_ready(model, recipe, stage - 1)
+            model.train()
+            trained = [p for p in model.parameters() if p.requires_grad]
+            optimizer = build_optimizer(recipe.optimizer, trained, STAGES[stage - 1])
+            for parameter in trained:
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+            self._optimizers[name] = optimizer
+
+    def run(self, case: Case, lap: Lap) -> list[int]:
+        """Do the work of `case` once; `lap` is told of its parts. Returns the visual tokens of each
+        image."""
+        self._lap = lap
+        if case.work == "train":
+            return self._train(case)
+        batch = self._input(case, 1, sentences=1)
+        if case.work == "forward":
+            forward(self.models[case.projector], batch, lap)
+        else:
+            seg, count = self._seg.get(case, -1), self.preset.answer
+            ids = answer(self.models[case.projector], opened(batch), lap, seg, count)
+            self._seg.setdefault(case, ids[-3])
+        return _tokens(case, batch)
+
+    def prepare(self, case: Case) -> None:
+        """Before `case` is measured: what an untrained model says third from last plays [SEG]."""
+        if case.work == "generate":
+            self.run(case, _ignore)
+
+    def text(self, case: Case) -> tuple[int, int]:
+        """Text ids of a dialogue of `case`, and how many of them are supervised."""
+        sentences = SENTENCES if case.work == "train" else 1
+        return self.preset.prompt + (sentences - 1) * TURN, sentences * ANSWER
+
+    def _train(self, case: Case) -> list[int]:
+        images, micro = self.preset.images, self.preset.micro[case.projector]
+        model, tokens = self.models[case.projector], []
+        sizes = [min(micro, images - first) for first in range(0, images, micro)]
+        cached = [self._cached(case.projector, size, SENTENCES) for size in sizes]
+        counts = counts_of(cached)
+        for size in sizes:
+            batch = self._input(case, size, SENTENCES)
+            train_batch(model, batch, self._lap, Weights(), counts)
+            tokens += _tokens(case, batch)
+        finish_step(model, self._optimizers[case.projector], self._lap)
+        return tokens
+
+    def _input(self, case: Case, images: int, sentences: int) -> Batch:
+        batch = self._cached(case.projector, images, sentences)
+        if case.live:
+            batch = self._live.into(batch)
+        batch = batch.to(self.device, torch.float32)
+        self._lap("copy")
+        return batch
+
+    def _cached(self, projector: str, images: int, sentences: int) -> Batch:
+        key = projector, images, sentences
+        if key not in self._batches:
+            made = cached_batch(self.preset, projector, images, sentences=sentences)
+            self._batches[key] = made
+        return self._batches[key]
+
+    @cached_property
+    def _live(self) -> LiveEncoders:
+        return LiveEncoders(self.preset, self.device, lambda part: self._lap(part))
+
+
+def _tokens(case: Case, batch: Batch) -> list[int]:
+    visual = batch.visual
+    if visual.valid is None:
+        return [visual.patches.shape[1]] * len(batch.ids)
+    return visual.valid.sum(1).tolist()
+
+
+def _ignore(part: str) -> None:
+    pass

@@ -1,0 +1,142 @@
+"""`svp bench train` and `svp bench infer`: 40 tokens of SVP against 576 of the MLP, in one run.
+
+The same language model stands behind both. Cases take turns, so that whatever else the machine does
+hits all alike; the first round, in which operations are counted, also warms up. On a CPU seconds
+are CPU seconds of one thread, on a GPU they end when its work does.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...pipeline.errors import ConfigError
+from ...pipeline.text import show
+from .flops import llm_flops, peak_flops
+from .memory import peak_memory
+from .presets import PRESETS, Preset
+from .report import Measured, SpeedReport
+from .runner import Case, Runner, Work
+from .stack import Meter
+
+PROJECTORS = ("mlp", "svp")
+
+
+def bench_train(
+    preset: Preset = PRESETS["cpu"], device: str = "cpu", repeats: int = 3
+) -> SpeedReport:
+    """Optimizer steps of both stages, from cache and live. Raises ConfigError, SvpError."""
+    stages = [
+        [Case("train", name, live, stage) for live in (False, True) for name in PROJECTORS]
+        for stage in (1, 2)
+    ]
+    return _bench(preset, device, repeats, stages)
+
+
+def bench_infer(
+    preset: Preset = PRESETS["cpu"], device: str = "cpu", repeats: int = 3
+) -> SpeedReport:
+    """One image and one expression: teacher-forced from cache and live, and generated live.
+
+    Raises ConfigError, SvpError.
+    """
+    kinds: Sequence[tuple[Work, bool]]
+    kinds = (("forward", False), ("forward", True), ("generate", True))
+    cases = [Case(work, name, live) for work, live in kinds for name in PROJECTORS]
+    return _bench(preset, device, repeats, [cases])
+
+
+def _bench(
+    preset: Preset, device: str, repeats: int, rounds: Sequence[Sequence[Case]]
+) -> SpeedReport:
+    _check(device, repeats)
+    memory = {case: peak_memory(preset, case, device) for cases in rounds for case in cases}
+    found: list[Measured] = []
+    with one_thread():
+        runner = Runner(preset, PROJECTORS, device)
+        for cases in rounds:
+            if stage := cases[0].stage:
+                runner.enter(stage)
+            found += measure(runner, cases, repeats, memory)
+    cuda = torch.device(device).type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else "one CPU thread"
+    return SpeedReport(preset, name, peak_flops(name), tuple(found))
+
+
+def measure(
+    runner: Runner, cases: Sequence[Case], repeats: int, memory: dict[Case, int]
+) -> list[Measured]:
+    """Each case counted once, then timed `repeats` times, in turns."""
+    for case in cases:
+        runner.prepare(case)
+    counted = {case: _counted(runner, case) for case in cases}
+    clock = Meter(_clock(runner.device))
+    seconds: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
+    for _ in range(repeats):
+        for case in cases:
+            clock.start()
+            runner.run(case, clock.lap)
+            seconds[case].append(clock.parts)
+    return [
+        Measured(
+            case=case,
+            seconds=tuple(seconds[case]),
+            flops=counted[case][0],
+            formula=_formula(runner, case, counted[case][1]),
+            tokens=tuple(counted[case][1]),
+            memory=memory[case],
+        )
+        for case in cases
+    ]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """CPU seconds of several threads would count waiting."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _counted(runner: Runner, case: Case) -> tuple[dict[str, float], list[int]]:
+    """Operations by component, and visual tokens of each image."""
+    with FlopCounterMode(display=False) as counter:
+        meter = Meter(lambda: float(counter.get_total_flops()))
+        meter.start()
+        tokens = runner.run(case, meter.lap)
+    return meter.parts, tokens
+
+
+def _formula(runner: Runner, case: Case, tokens: Sequence[int]) -> float | None:
+    """Model FLOPs of the LLM; None for generation, which reads one token at a time."""
+    if case.work == "generate":
+        return None
+    text, answers = runner.text(case)
+    lm, training = runner.models[case.projector].lm, case.work == "train"
+    words = answers * len(tokens) if training else 0
+    return llm_flops(lm, [text - 1 + n for n in tokens], words, training=training)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    if device.type == "cpu":
+        return time.process_time
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronised
+
+
+def _check(device: str, repeats: int) -> None:
+    if repeats < 1:
+        raise ConfigError(f"repeats={repeats}: need >= 1")
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ConfigError(f"device={show(device)}: need cpu or cuda")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"device={show(device)}: this machine has no CUDA device")

@@ -1,0 +1,173 @@
+"""Where a step's time goes: the production model, cut at the borders of its components.
+
+Hooks note when a component has finished its forward pass. For the backward pass they also cut the
+graph there: a component's output becomes a leaf, so the backward pass runs piece by piece from one
+leaf to the one before. The gradients are those of the uncut graph, and every instant (or every
+floating-point operation) between two readings belongs to exactly one component.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ...model.batch import Batch
+from ...model.generate import generate
+from ...model.losses import Losses, Weights
+from ...model.ris import RisModel
+
+Lap = Callable[[str], None]
+CLIP = 1.0
+# In the order of the paper's Fig. 10, from the photograph to the mask.
+COMPONENTS = (
+    "copy", "vision encoder", "SAM encoder", "superpixels", "projector", "LLM", "LLM prefill",
+    "LLM decode", "mask decoder", "optimizer",
+)  # fmt: skip
+
+
+class Meter:
+    """Attributes what a rising reading (seconds, operations) gained to the part that caused it."""
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+        self.parts: dict[str, float] = {}
+        self._last = 0.0
+
+    def start(self) -> None:
+        """Forget the past; from here on it counts."""
+        self.parts, self._last = {}, self._read()
+
+    def lap(self, part: str) -> None:
+        """All that was gained since the last call belongs to `part`."""
+        now = self._read()
+        self.parts[part] = self.parts.get(part, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass
+class Cuts:
+    """Per component, its outputs in the graph and the leaves that replace them."""
+
+    pairs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def at(self, part: str, output: Tensor) -> Tensor:
+        """The leaf for `output`; `output` itself where no graph is built."""
+        if not output.requires_grad:
+            return output
+        leaf = output.detach().requires_grad_()
+        self.pairs[part] = (output, leaf)
+        return leaf
+
+    def backward(self, part: str) -> None:
+        """Go on below the leaf of `part`."""
+        output, leaf = self.pairs.pop(part)
+        output.backward(leaf.grad)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def borders(model: RisModel, lap: Lap) -> Iterator[Cuts]:
+    """While open, projector, LLM and its head tell `lap` that they are done, and graphs are cut."""
+    cuts = Cuts()
+
+    def projected(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        lap("projector")
+        return cuts.at("projector", output[0]), output[1]
+
+    def understood(_: nn.Module, __: Any, output: Any) -> Any:
+        lap("LLM")
+        output.last_hidden_state = cuts.at("LLM", output.last_hidden_state)
+        return output
+
+    def said(_: nn.Module, __: Any, ___: Any) -> None:
+        lap("LLM")
+
+    hooks = [
+        model.projector.register_forward_hook(projected),
+        model.lm.model.register_forward_hook(understood),
+        model.lm.lm_head.register_forward_hook(said),
+    ]
+    try:
+        yield cuts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def train_batch(
+    model: RisModel, batch: Batch, lap: Lap, weights: Weights, counts: tuple[int, int]
+) -> None:
+    """Forward and backward of one micro-batch, gradients added up; `counts` (tokens, masks) of the
+    whole step. Half precision is the device's bfloat16 where the LLM's layers have it.
+    """
+    with borders(model, lap) as cuts:
+        with autocast(model):
+            losses: Losses = model(batch)
+            lap("mask decoder")
+            words, shapes = _split(losses, weights, counts)
+        words.backward()  # type: ignore[no-untyped-call]
+        lap("LLM")
+        shapes.backward()  # type: ignore[no-untyped-call]
+        lap("mask decoder")
+        for part in ("LLM", "projector"):
+            cuts.backward(part)
+            lap(part)
+
+
+def finish_step(model: RisModel, optimizer: Optimizer, lap: Lap) -> None:
+    """Clip, step and forget the gradients."""
+    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], CLIP)
+    optimizer.step()
+    optimizer.zero_grad()
+    lap("optimizer")
+
+
+@torch.no_grad()
+def forward(model: RisModel, batch: Batch, lap: Lap) -> None:
+    """Masks of a teacher-forced dialogue: the paper's inference (spec ris.md 18)."""
+    with borders(model, lap), autocast(model):
+        model.predict(batch)
+    lap("mask decoder")
+
+
+def answer(model: RisModel, batch: Batch, lap: Lap, seg: int, count: int) -> list[int]:
+    """`count` ids generated with a cache after an open dialogue, and the mask of the first `seg`.
+
+    Returns the ids. The time up to the first of them is "LLM prefill", the rest "LLM decode".
+    """
+    calls = iter(("LLM prefill", "LLM prefill"))  # the layers, then the head
+
+    def split(part: str) -> None:
+        lap(next(calls, "LLM decode") if part == "LLM" else part)
+
+    with borders(model, split), autocast(model):
+        answers = generate(model, batch, seg=seg, eos=-1, max_new_tokens=count)
+    lap("mask decoder")
+    return answers.ids[0]
+
+
+def autocast(model: RisModel) -> torch.autocast:
+    """Arithmetic in bfloat16 if the frozen layers are; else off."""
+    weight = next(model.lm.model.layers.parameters())
+    half = weight.dtype == torch.bfloat16
+    return torch.autocast(weight.device.type, torch.bfloat16, enabled=half)
+
+
+def counts_of(batches: Sequence[Batch]) -> tuple[int, int]:
+    """Supervised tokens and masks of a step."""
+    tokens = sum(int((batch.labels >= 0).sum()) for batch in batches)
+    return tokens, sum(len(batch.seg_row) for batch in batches)
+
+
+def _split(losses: Losses, weights: Weights, counts: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The total as two summands of separate graphs: of words, of masks."""
+    tokens, masks = counts
+    words = replace(losses, bce=losses.bce.detach() * 0, dice=losses.dice.detach() * 0)
+    shapes = replace(losses, ce=losses.ce.detach() * 0)
+    return (
+        words.total(weights, tokens=tokens, masks=masks),
+        shapes.total(weights, tokens=tokens, masks=masks),
+    )

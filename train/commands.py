@@ -1,0 +1,195 @@
+"""The commands of the online half; each is a few lines that call one function."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..pipeline.commands.console import PATH, as_json, report, several
+from ..pipeline.commands.data import source_options
+
+DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts")
+WEIGHTS = ("lm", "init", "sam_decoder")
+FLAGS = ("seed", "projector", "optimizer", "micro_batch", *WEIGHTS)
+
+caches = click.option(
+    "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value="",
+    help="Cache to read, again for several; without a path the embedded default's.",
+)  # fmt: skip
+dataset = click.option("--dataset", help="Path or REFER names; default the generated scenes.")
+device = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True)
+checkpoint = click.option(
+    "--checkpoint", type=PATH, help="Run folder or checkpoint; default the newest run."
+)
+weights = several(
+    click.option("--lm", help="Language model: a folder, shipped or random:SEED."),
+    click.option("--init", help="Checkpoint every part starts from (GLaMM, LISA), or none."),
+    click.option("--sam-decoder", help="SAM weights the mask decoder starts from."),
+)
+encoders = several(
+    click.option("--live", is_flag=True, help="Encoders in the loop instead of cached features."),
+    click.option("--sam-weights", type=PATH, help="For --live."),
+    click.option("--encoder-weights", type=PATH, help="For --live."),
+)
+
+
+@click.command("train")
+@caches
+@dataset
+@source_options
+@click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="tiny")
+@click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field.")
+@click.option("--seed", type=click.IntRange(min=0))
+@click.option("--projector", help="svp, mlp, qformer, ... with its default options.")
+@click.option("--optimizer", type=click.Choice(["adamw", "adamw8bit", "offload"]))
+@click.option("--micro-batch", type=click.IntRange(min=1), help="Images per process and pass.")
+@weights
+@encoders
+@click.option("--validate", type=PATH, metavar="CACHE", help="Score on this split's cache.")
+@click.option("--partial", is_flag=True, help="Accept images that no cache holds.")
+@runs
+@click.option("--resume", metavar="auto|PATH", help="Go on with a run or checkpoint.")
+@device
+@click.option("--deterministic", is_flag=True, help="Only deterministic kernels.")
+@click.option("--skip-nonfinite", type=click.IntRange(min=0), default=0, metavar="N")
+@click.option("--dry-run", is_flag=True, help="What trains, memory, tokens, hours; stop.")
+@as_json
+def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Cache in, two-stage fine-tune out. Give it again with --resume auto to go on.
+
+    Without a cache and a dataset: the embedded default from nothing to its evaluation.
+    """
+    from .opening import DataRequest, TrainRequest
+    from .settings import TrainFlags
+
+    request = TrainRequest(
+        data=DataRequest(**_take(options, DATA)),
+        flags=TrainFlags(**_take(options, FLAGS)),
+        caches=_named(options.pop("caches")),
+        hint=shlex.join(["svp", *sys.argv[1:]]),
+        say=_say,
+        **options,
+    )
+    if dry_run:
+        from .dryrun import dry_run_command
+
+        return report(dry_run_command(request), as_json)
+    if not request.caches and request.data.dataset is None:
+        from .quickstart import quickstart
+
+        return report(quickstart(request), as_json)
+    from .launch import train_command as run
+
+    report(run(request), as_json)
+
+
+@click.command("eval")
+@caches
+@dataset
+@source_options
+@click.option("--split", help="Default val, of the generated scenes testA.")
+@checkpoint
+@runs
+@weights
+@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full")
+@click.option("--generate", is_flag=True, help="Let the model say [SEG] by itself.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of protocol glamm.")
+@click.option("--repeats", type=click.IntRange(min=1), default=1, help="Of protocol glamm.")
+@click.option("--shuffle-orders", type=click.IntRange(min=0), default=0, metavar="K",
+              help="Also K other superpixel orders: the spread.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, help="Dialogues per pass.")
+@click.option("--bounds/--no-bounds", default=True, help="What the superpixels allow.")
+@encoders
+@device
+@click.option("--out", type=PATH, help="Result file; default in the run's folder.")
+@click.option("--from-results", type=PATH, metavar="FILE", help="Every figure from this file.")
+@click.option("--page", type=PATH, help="With --from-results: folder of the page.")
+@as_json
+def eval_command(
+    from_results: Path | None, page: Path | None, as_json: bool, **options: Any
+) -> None:
+    """gIoU, cIoU and P@ of a split, beside the paper's; every sentence is saved."""
+    from .defaults import HELD_OUT
+    from .eval_run import EvalRequest, report_command
+    from .eval_run import eval_command as run
+    from .opening import DataRequest
+    from .settings import TrainFlags
+
+    if from_results is not None:
+        return report(report_command(from_results, page, options["images"]), as_json)
+    if options["split"] is None:
+        options["split"] = HELD_OUT if options["dataset"] is None else "val"
+    request = EvalRequest(
+        data=DataRequest(**_take(options, DATA)),
+        flags=TrainFlags(**_take(options, WEIGHTS)),
+        caches=_named(options.pop("caches")),
+        say=_say,
+        **options,
+    )
+    report(run(request), as_json)
+
+
+@click.command("predict")
+@click.argument("image", type=PATH)
+@click.argument("expressions", nargs=-1, required=True)
+@click.option("--cache", type=PATH, help="Whose recipe cuts the photograph.")
+@click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="tiny")
+@checkpoint
+@runs
+@weights
+@click.option("--sam-weights", type=PATH)
+@click.option("--encoder-weights", type=PATH)
+@click.option("--generate", is_flag=True, help="Let the model say [SEG] by itself.")
+@device
+@click.option("--out", type=PATH, default=Path("predictions"), show_default=True)
+@as_json
+def predict_command(as_json: bool, **options: Any) -> None:
+    """The mask of each expression in a photograph: PNG, overlay and JSON."""
+    from .predict import PredictRequest
+    from .predict import predict_command as run
+    from .settings import TrainFlags
+
+    flags = TrainFlags(**_take(options, WEIGHTS))
+    report(run(PredictRequest(flags=flags, **options)), as_json)
+
+
+@click.command("export")
+@click.argument("out", type=PATH)
+@checkpoint
+@runs
+@click.option("--cache", type=PATH, help="Any cache the model reads.")
+@weights
+@click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged")
+@click.option("--results", type=PATH, multiple=True, help="Result files for the model card.")
+@click.option("--licence", default="other", show_default=True)
+@as_json
+def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
+    """A folder that loads without the run: config, safetensors, tokenizer, model card."""
+    from .export_run import ExportRequest
+    from .export_run import export_command as run
+    from .opening import CACHE
+    from .settings import TrainFlags
+
+    flags = TrainFlags(**_take(options, WEIGHTS))
+    report(run(ExportRequest(flags=flags, cache=cache or CACHE, **options)), as_json)
+
+
+def _take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: options.pop(name) for name in names}
+
+
+def _named(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """`--from-cache` without a path means the embedded default."""
+    return tuple(path for path in paths if path != Path())
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+COMMANDS = (train_command, eval_command, predict_command, export_command)

@@ -1,0 +1,176 @@
+"""gIoU, cIoU and P@k from per-sentence counts, with bootstrap intervals.
+
+Nothing but the intersection, the union and the target's area of each sentence is needed, so every
+figure can be made again from a result file. Every metric is a ratio of two sums over sentences:
+that is what makes one matrix product per bootstrap draw enough.
+
+Published programs differ in what they do with empty unions and in small epsilons; `CONVENTIONS`
+holds each of them, so that a figure can be compared with the program it came from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+NAMES = ("gIoU", "cIoU", *(f"P@{t}" for t in THRESHOLDS))
+DRAWS = 1000
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Pixels of S sentences, (S,) int64 each.
+
+    intersection  predicted and in the target
+    union         predicted or in the target
+    target        in the target
+    """
+
+    intersection: Ints
+    union: Ints
+    target: Ints
+
+    def __post_init__(self) -> None:
+        i, u, t = self.intersection, self.union, self.target
+        if not i.shape == u.shape == t.shape or i.ndim != 1:
+            raise ValueError(f"counts of shapes {i.shape}, {u.shape}, {t.shape}: need (S,) each")
+        if ((i < 0) | (i > t) | (t > u)).any():
+            raise ValueError("counts need 0 <= intersection <= target <= union")
+
+    def __len__(self) -> int:
+        return len(self.union)
+
+    def take(self, chosen: NDArray[np.bool_] | Ints) -> "Counts":
+        """The sentences `chosen`, a mask or indices."""
+        return Counts(self.intersection[chosen], self.union[chosen], self.target[chosen])
+
+    def iou(self) -> Floats:
+        """(S,) I/U; 1 where both prediction and target are empty."""
+        empty = self.union == 0
+        return np.where(empty, 1.0, self.intersection / np.where(empty, 1, self.union))
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """How one program turns counts into metrics (spec of RIS 15.1, 15.2).
+
+    both_empty      IoU where prediction and target are empty
+    union_eps       added to each union, `count_eps` to the number of sentences
+    sum_eps         added to the summed union of cIoU
+    precision_over  P@k over all sentences, or over those whose target is not empty
+    source          where it was read
+    """
+
+    source: str
+    both_empty: float = 1.0
+    union_eps: float = 0.0
+    count_eps: float = 0.0
+    sum_eps: float = 0.0
+    precision_over: Literal["all", "targets"] = "all"
+
+
+SVP = Convention("mean of I/U and sum I / sum U over sentences, in float64")
+CONVENTIONS: Mapping[str, Convention] = {
+    "svp": SVP,
+    "glamm": Convention(
+        "groundingLMM eval/referring_seg/infer_and_evaluate.py, LISA train_ds.py",
+        union_eps=1e-5,
+        count_eps=1e-5,
+        sum_eps=1e-10,
+    ),
+    "gres": Convention("ReLA gres_model/evaluation/refer_evaluation.py", precision_over="targets"),
+    "lavt": Convention("LAVT-RIS test.py (at 480x480 there)", both_empty=0.0),
+}
+
+
+def metrics(counts: Counts, convention: Convention = SVP) -> dict[str, float]:
+    """`NAMES` -> fraction in 0..1; NaN where there is nothing to average."""
+    return dict(zip(NAMES, _ratios(_sums(counts, convention).sum(0), convention), strict=True))
+
+
+def empty_accuracy(counts: Counts) -> float:
+    """N-acc: the share of sentences with an empty target whose prediction is empty; else NaN."""
+    empty = counts.target == 0
+    return float((counts.union[empty] == 0).mean()) if empty.any() else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A metric with its percentile bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def intervals(
+    counts: Counts,
+    groups: Ints | None = None,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Every metric with its bootstrap interval.
+
+    groups  (S,) what is drawn together, e.g. image numbers: sentences of one image err together,
+            so drawing images gives honest, wider intervals. None draws single sentences.
+    seed    of the draws; equal arguments give equal bits
+    """
+    sums = _grouped(_sums(counts, SVP), groups)
+    value = _ratios(sums.sum(0), SVP)
+    drawn = np.stack([_ratios(total, SVP) for total in _resampled(sums, seed, draws)])
+    tail = 100 * (1 - level) / 2
+    low, high = np.nanpercentile(drawn, [tail, 100 - tail], axis=0) if len(counts) else (value,) * 2
+    return {
+        name: Interval(float(v), float(a), float(b))
+        for name, v, a, b in zip(NAMES, value, low, high, strict=True)
+    }
+
+
+def _sums(counts: Counts, convention: Convention) -> Floats:
+    """(S, 5 + thresholds): one, IoU, I, U, whether P@k counts it, whether it hits each threshold.
+
+    A metric is a ratio of the sums of two of these columns. All but IoU are integers below 2**53.
+    """
+    empty = counts.union == 0
+    below = np.where(empty, 1.0, counts.union + convention.union_eps)
+    iou = np.where(empty, convention.both_empty, counts.intersection / below)
+    counted = np.ones(len(counts), np.bool_)
+    if convention.precision_over == "targets":
+        counted = counts.target > 0
+    hits = [counted & (iou >= threshold) for threshold in THRESHOLDS]
+    columns = [np.ones(len(counts)), iou, counts.intersection, counts.union, counted, *hits]
+    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+
+
+def _ratios(sums: Floats, convention: Convention) -> Floats:
+    """Metrics in the order of `NAMES` from summed columns."""
+    count, iou, inter, union, counted, *hits = sums
+    over = np.array([count + convention.count_eps, union + convention.sum_eps])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.concatenate([np.array([iou, inter]) / over, np.array(hits) / counted])
+
+
+def _grouped(sums: Floats, groups: Ints | None) -> Floats:
+    if groups is None:
+        return sums
+    _, number = np.unique(groups, return_inverse=True)
+    total = np.zeros((int(number.max(initial=-1)) + 1, sums.shape[1]))
+    np.add.at(total, number, sums)
+    return total
+
+
+def _resampled(sums: Floats, seed: int, draws: int) -> list[Floats]:
+    """Sums of `draws` samples of as many rows, drawn with replacement."""
+    rng, n = np.random.default_rng(seed), len(sums)
+    return [
+        np.bincount(rng.integers(0, max(n, 1), n), minlength=n).astype(np.float64) @ sums
+        for _ in range(draws)
+    ]

@@ -1,0 +1,226 @@
+"""`svp predict`: a photograph and an expression in; mask, overlay and a JSON record out.
+
+The photograph goes the way of the training images: superpixels, patch features and SAM embedding by
+the recipe of a cache the model knows, rounded as a cache stores them.
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..model.generate import generate
+from ..pipeline.errors import ConfigError
+from ..pipeline.images import image_size, read_image
+from ..pipeline.masks import rle
+from ..pipeline.recipe import Recipe
+from ..pipeline.records import Expression, ImageRecord, Rle, Where
+from ..pipeline.run.planning import Content, build_plan
+from ..pipeline.run.settings import Flags, resolve
+from ..pipeline.store import create_cache
+from ..pipeline.store.atomic import write_file
+from ..pipeline.store.layout import PLAN
+from ..pipeline.store.plan import Plan
+from .evaluate import precision, to_batch
+from .fill import CachedVisuals
+from .live import LiveReader
+from .opening import CACHE, pick_device
+from .preview import PREDICTED
+from .protocols import Example, plan
+from .settings import TrainFlags
+from .table import Entry
+from .trained import Trained, find_trained, open_trained
+
+Mask = NDArray[np.bool_]
+EDGE = np.array([255, 255, 255], np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest:
+    """What the user asked for.
+
+    cache       whose recipe cuts the photograph; None: the embedded default's, or `size`'s
+    checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
+    generate    let the model answer by itself; it may then give no mask
+    out         folder of the files, made if needed
+    """
+
+    image: Path
+    expressions: tuple[str, ...]
+    cache: Path | None = None
+    size: str = "tiny"
+    checkpoint: Path | None = None
+    runs: Path = Path("runs")
+    flags: TrainFlags = field(default_factory=TrainFlags)
+    sam_weights: Path | None = None
+    encoder_weights: Path | None = None
+    generate: bool = False
+    device: str = "auto"
+    out: Path = Path("predictions")
+
+    def __post_init__(self) -> None:
+        if not self.expressions:
+            raise ConfigError("give at least one expression")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer. `answer` is the generated text, None with teacher forcing; `box` is x1 y1 x2 y2
+    with inclusive maxima, None for an empty mask.
+    """
+
+    expression: str
+    answer: str | None
+    has_seg: bool
+    area: int
+    box: tuple[int, int, int, int] | None
+    mask: Rle
+
+    def record(self) -> dict[str, object]:
+        """As JSON, the mask as COCO RLE."""
+        size = [self.mask.height, self.mask.width]
+        return asdict(self) | {"mask": {"size": size, "counts": self.mask.counts.decode("ascii")}}
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What `svp predict` prints."""
+
+    image: Path
+    tokens: int
+    predictions: list[Prediction]
+    files: list[Path]
+    digests: dict[str, str]
+
+    exit_code = 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        pixels = self.predictions[0].mask.height * self.predictions[0].mask.width
+        found = [
+            f"{p.expression!r}: {p.area:,} pixels ({p.area / pixels:.1%})"
+            + ("" if p.has_seg else ", no [SEG] in the answer")
+            for p in self.predictions
+        ]
+        return [f"{self.tokens} visual tokens", *found, *map(str, self.files)]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "image": str(self.image),
+            "tokens": self.tokens,
+            "predictions": [p.record() for p in self.predictions],
+            "files": [str(path) for path in self.files],
+            "digests": self.digests,
+        }
+
+
+def predict_command(request: PredictRequest) -> PredictReport:
+    """Predict and write `<name>-<n>-mask.png`, `<name>-<n>-overlay.png` and `<name>.json`.
+
+    Raises ImageError, MissingError, WeightsError, PlanMismatchError, ConfigError, DataError.
+    """
+    height, width = image_size(request.image)
+    device = pick_device(request.device)
+    recipe, where = _recipe(request)
+    record = ImageRecord(1, request.image.name, height, width)
+    cut = build_plan(Content((record,), "", {}), recipe, where.images)
+    trained = open_trained(find_trained(request.checkpoint, request.runs), cut, request.flags)
+    trained.model.to(device)
+    with tempfile.TemporaryDirectory() as folder:
+        create_cache(Path(folder), cut)
+        reader = LiveReader(Path(folder), where, device)
+        visuals = CachedVisuals([reader], trained.model.projector.needs)
+        tokens, found = _ask(trained, visuals, record, request, device)
+    return _write(request, tokens, found, trained.digests | {"precompute": recipe.digest()})
+
+
+def overlay(photo: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
+    """The photograph (H,W,3) with the mask as a blue veil with a white edge."""
+    drawn = photo.astype(np.float32)
+    drawn[mask] = 0.5 * drawn[mask] + 0.5 * PREDICTED
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    drawn[mask & ~inner] = EDGE
+    return drawn.astype(np.uint8)
+
+
+def _recipe(request: PredictRequest) -> tuple[Recipe, Where]:
+    """How the photograph is cut, and where it and the weights lie."""
+    root = request.image.absolute().parent
+    cache = request.cache or (CACHE if (CACHE / PLAN).is_file() else None)
+    if cache is not None:
+        where = Where(root, request.sam_weights, request.encoder_weights)
+        return Plan.load(cache / PLAN).recipe, where
+    given = {"sam_weights": request.sam_weights, "encoder_weights": request.encoder_weights}
+    paths = {name: str(path) if path else None for name, path in given.items()}
+    flags = Flags(**paths, store_sam_embeddings=True)  # type: ignore[arg-type]
+    return resolve(request.size, None, flags, (), root)
+
+
+def _ask(
+    trained: Trained,
+    visuals: CachedVisuals,
+    record: ImageRecord,
+    request: PredictRequest,
+    device: str,
+) -> tuple[int, list[Prediction]]:
+    """Visual tokens of the photograph, and an answer per expression."""
+    nothing = rle.encode(np.zeros((record.height, record.width), np.bool_))
+    said = tuple(
+        Expression(n, n, n, record.image_id, text, nothing)
+        for n, text in enumerate(request.expressions)
+    )
+    item = Example(Entry("", record.image_id, 0, 0, record.height, record.width), record.path, said)
+    units = plan([item], "full", generate=request.generate)
+    batch = to_batch(units, trained.vocab, visuals).to(device, torch.float32)
+    model, vocab = trained.model, trained.vocab
+    with torch.inference_mode(), precision(model, device):
+        tokens = int(model.tokens(batch)[1][0].sum())
+        if not request.generate:
+            masks = [(logits[0] > 0).cpu().numpy() for logits in model.predict(batch)]
+            return tokens, [_prediction(e.text, m, None) for e, m in zip(said, masks, strict=True)]
+        answers = generate(model, batch, seg=vocab.seg, eos=vocab.eos)
+    texts = [vocab.decode(ids) for ids in answers.ids]
+    masks = [(m[0] > 0).cpu().numpy() if len(m) else rle.decode(nothing) > 0 for m in answers.masks]
+    return tokens, [
+        _prediction(e.text, mask, text, has_seg)
+        for e, mask, text, has_seg in zip(said, masks, texts, answers.seg.tolist(), strict=True)
+    ]
+
+
+def _prediction(text: str, mask: Mask, answer: str | None, has_seg: bool = True) -> Prediction:
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = (int(xs[0]), int(ys[0]), int(xs[-1]), int(ys[-1])) if len(xs) else None
+    return Prediction(text, answer, has_seg, int(mask.sum()), box, rle.encode(mask))
+
+
+def _write(
+    request: PredictRequest, tokens: int, found: Sequence[Prediction], digests: dict[str, str]
+) -> PredictReport:
+    request.out.mkdir(parents=True, exist_ok=True)
+    photo, stem, files = read_image(request.image), request.image.stem, []
+    for number, prediction in enumerate(found, 1):
+        mask = rle.decode(prediction.mask).astype(np.bool_)
+        pictures = {"mask": mask.astype(np.uint8) * 255, "overlay": overlay(photo, mask)}
+        for kind, pixels in pictures.items():
+            files.append(request.out / f"{stem}-{number}-{kind}.png")
+            write_file(files[-1], _png(pixels), label="prediction")
+    files.append(request.out / f"{stem}.json")
+    report = PredictReport(request.image, tokens, list(found), files, digests)
+    text = json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n"
+    write_file(files[-1], text.encode(), label="prediction")
+    return report
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()

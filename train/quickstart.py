@@ -1,0 +1,127 @@
+"""The embedded default from nothing: scenes, caches, two-stage training, evaluation and a page.
+
+What is there already is kept: scenes and caches by their digests, a finished run by its recipe, an
+evaluation by its result file. So a stopped quickstart goes on, and a finished one costs nothing.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+
+from ..pipeline.executors import ExecutorOptions
+from ..pipeline.run.launch import Request, launch, open_request
+from ..pipeline.run.precompute import RunOptions
+from ..pipeline.scenes import write_scenes
+from .defaults import DATA, HELD_OUT, SEED, SPLITS, cache_of
+from .eval_run import EvalRequest, eval_command, report_command
+from .job import TrainReport
+from .launch import train_command
+from .opening import TrainRequest
+from .summary import EvalReport
+
+GOAL, MARGIN = 0.60, 0.02  # gIoU of SVP, and how much better MLP on all patches may be
+PROJECTORS = ("svp", "mlp")
+
+
+def prepare(split: str, say: Callable[[str], None]) -> Path:
+    """The cache of a split of the quickstart's scenes, made or finished. Raises as `launch`."""
+    write_scenes(DATA, images=sum(SPLITS.values()), seed=SEED, splits=SPLITS)
+    run = RunOptions(
+        executor_options=ExecutorOptions(workers=os.cpu_count() or 1),
+        hint="svp train --from-cache",
+    )
+    request = Request(dataset=str(DATA), split=split, out=cache_of(split), run=run)
+    report = launch(request, open_request(request))
+    say(f"{split}: {report.lines()[0]}")
+    return cache_of(split)
+
+
+@dataclass(frozen=True)
+class QuickstartReport:
+    """One run and its evaluation on the held-out scenes."""
+
+    train: TrainReport
+    evaluation: EvalReport
+
+    exit_code = 0
+
+    @property
+    def giou(self) -> float:
+        """gIoU, protocol full."""
+        return self.evaluation.splits[0].values["gIoU"].value
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [*self.train.lines(), *self.evaluation.lines()]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {"train": self.train.to_json(), "eval": self.evaluation.to_json()}
+
+
+def quickstart(request: TrainRequest) -> QuickstartReport:
+    """Train on the generated scenes by `request` and evaluate; raises what its steps raise."""
+    caches = (prepare("train", request.say),)
+    held_out = (prepare(HELD_OUT, request.say),)
+    trained = train_command(replace(request, caches=caches))
+    results = trained.folder / "eval" / f"{HELD_OUT}-full-1.jsonl"
+    if results.exists() and not trained.images:
+        return QuickstartReport(trained, report_command(results))
+    evaluation = EvalRequest(
+        split=HELD_OUT, caches=held_out, checkpoint=trained.folder, device=request.device,
+        flags=request.flags, say=request.say,
+    )  # fmt: skip
+    return QuickstartReport(trained, eval_command(evaluation))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """gIoU by projector and seed; `exit_code` 1 if a goal is missed."""
+
+    giou: dict[str, dict[int, float]]
+    tokens: dict[str, float]
+    seconds: float
+
+    def means(self) -> dict[str, float]:
+        """Mean gIoU over seeds, by projector."""
+        return {name: mean(found.values()) for name, found in self.giou.items()}
+
+    @property
+    def exit_code(self) -> int:
+        """0 if both goals are met."""
+        means = self.means()
+        return int(means["svp"] < GOAL or means["mlp"] - means["svp"] > MARGIN)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = [f"gIoU on {SPLITS[HELD_OUT]} scenes never trained on, protocol full"]
+        for name, found in self.giou.items():
+            seeds = "  ".join(f"seed {seed} {value:.4f}" for seed, value in found.items())
+            tokens = f"{self.tokens[name]:.1f} tokens"
+            rows.append(f"{name:4} {tokens:>13}  mean {self.means()[name]:.4f}  ({seeds})")
+        means = self.means()
+        rows.append(f"SVP {means['svp']:.4f} (goal {GOAL})")
+        rows.append(f"MLP - SVP {means['mlp'] - means['svp']:+.4f} (goal at most {MARGIN})")
+        return [*rows, f"training: {self.seconds / 60:.1f} minutes"]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {"gIoU": self.giou, "tokens": self.tokens, "goal": GOAL, "margin": MARGIN}
+
+
+def compare(seeds: Sequence[int], say: Callable[[str], None]) -> Comparison:
+    """The quickstart with SVP and with MLP on all patches, once per seed."""
+    giou: dict[str, dict[int, float]] = {name: {} for name in PROJECTORS}
+    tokens, seconds = {}, 0.0
+    for name in PROJECTORS:
+        for seed in seeds:
+            say(f"{name}, seed {seed}")
+            request = TrainRequest(resume="auto", runs=Path("runs/quickstart"), say=say)
+            chosen = replace(request.flags, seed=seed, projector=None if name == "svp" else name)
+            report = quickstart(replace(request, flags=chosen))
+            giou[name][seed] = report.giou
+            tokens[name] = report.evaluation.splits[0].tokens[0]
+            seconds += report.train.seconds
+    return Comparison(giou, tokens, seconds)

@@ -1,0 +1,200 @@
+"""What decides a training run: every field here changes the result, every place is left out.
+
+Folders, devices and micro-batches are not here or not in the digest: a run can move to another
+machine, or to another number of processes, and goes on. Defaults are the paper's (spec/ris.md 19).
+"""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from ..pipeline.errors import ConfigError
+from ..pipeline.recipe import Frozen, explain
+
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Unit = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+# Where weights come from; a path is never in a recipe, it enters as its sha256.
+Source = Annotated[
+    str,
+    Field(pattern=r"^(none|shipped(:[0-9a-f]{16})?|given|random:\d{1,18}|sha256:[0-9a-f]{64})$"),
+]
+Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder"]
+PARTS: tuple[Part, ...] = ("projector", "embedding", "lm_head", "to_prompt", "mask_decoder")
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class DataConfig(Frozen):
+    """Which sentences are drawn, and how.
+
+    datasets             names as the dataset writes them; empty: all it has
+    sampling             uniform over datasets, then images (GLaMM), or proportional to their size
+    sentences_per_image  at most so many turns in one dialogue
+    exclude_eval_images  leave out images that any val or test split uses
+    """
+
+    datasets: tuple[str, ...] = ()
+    split: str = "train"
+    sampling: Literal["uniform", "proportional"] = "uniform"
+    sentences_per_image: Annotated[int, Field(ge=1, le=64)] = 3
+    exclude_eval_images: bool = False
+
+
+class LoraConfig(Frozen):
+    """Low-rank adapters of the language model (spec/ris.md 12, points 16 and 17)."""
+
+    r: Annotated[int, Field(ge=1, le=4096)] = 32
+    alpha: Annotated[float, Field(gt=0)] = 16
+    dropout: Unit = 0.05
+    targets: tuple[str, ...] = LINEARS
+
+
+class ProjectorConfig(Frozen):
+    """A name of `model.projectors.PROJECTORS` and its keyword options."""
+
+    name: str = "svp"
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class VisionConfig(Frozen):
+    """The frozen encoder the caches must have been made with, as in the precompute recipe."""
+
+    encoder: str = "dinov2-large"
+    view: Literal["squash", "center_crop", "pad"] = "squash"
+    size: Count = 336
+
+
+class ModelConfig(Frozen):
+    """The model before its first step.
+
+    init         a whole model all parts but the projector start from: shipped (tiny), none, given
+                 (a checkpoint of GLaMM or LISA, to be named by --init) or sha256:<hex> of one
+    lm           where `init` is none: random:<seed>, given (--lm) or sha256:<hex> of a LLaMA folder
+    shape        fields of model.imports.shape.LlamaShape, for random weights
+    sam_decoder  where `init` is none: shipped (tiny), random:<seed>, given or sha256:<hex>
+    mask_state   the state that predicts [SEG] (GLaMM) or the one at it
+    dtype        of frozen weights and of the arithmetic; what trains is kept in float32
+    new_rows_only  of embedding and head train the rows of the special tokens only
+    """
+
+    init: Source = "shipped"
+    lm: Source = "none"
+    shape: dict[str, Annotated[int | float, Field(gt=0)]] = Field(default_factory=dict)
+    sam_decoder: Source = "none"
+    vision: VisionConfig = VisionConfig()
+    projector: ProjectorConfig = ProjectorConfig()
+    lora: LoraConfig = LoraConfig()
+    mask_state: Literal["predicting", "at_seg"] = "predicting"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    new_rows_only: bool = False
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "ModelConfig":
+        if self.init == "none" and "none" in (self.lm, self.sam_decoder):
+            raise ValueError("init=none: say where lm and sam_decoder start from, e.g. random:0")
+        if self.init != "none" and (self.lm, self.sam_decoder) != ("none", "none"):
+            raise ValueError(f"init={self.init} brings lm and sam_decoder: leave them none")
+        return self
+
+
+class StageConfig(Frozen):
+    """One stage: a fresh optimizer with linear warm-up, then linear decay to zero at its end."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,30}$")]
+    steps: Count
+    lr: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    betas: tuple[Unit, Unit] = (0.9, 0.95)
+    weight_decay: Weight = 0.0
+    warmup: Annotated[int, Field(ge=0)] = 100
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    add_sspe: bool = True
+    lora: bool = False
+    trains: tuple[Part, ...] = PARTS
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StageConfig":
+        if self.warmup >= self.steps and self.warmup > 0:
+            raise ValueError(f"warmup={self.warmup} must be less than steps={self.steps}")
+        if not self.trains and not self.lora:
+            raise ValueError("nothing trains: name parts in `trains` or set lora: true")
+        return self
+
+
+class LossConfig(Frozen):
+    """Weights of the three losses (spec/ris.md 9)."""
+
+    ce: Weight = 1.0
+    bce: Weight = 2.0
+    dice: Weight = 0.5
+
+
+class RunConfig(Frozen):
+    """How a run is carried out; not in the digest, may differ when a run goes on.
+
+    micro_batch  images per process and forward pass; global_batch is kept by accumulation
+    keep         checkpoints kept beside those of stage ends and the best
+    validate     steps between two evaluations on held-out images, 0: only at the end of a stage
+    """
+
+    micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 2
+    gradient_checkpointing: bool = True
+    threads: Annotated[int, Field(ge=1, le=64)] = 2
+    log: Count = 10
+    checkpoint: Count = 250
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    validate_images: Count = 200
+    preview: Annotated[int, Field(ge=0)] = 250
+
+
+class TrainRecipe(Frozen):
+    """One training run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")] = "custom"
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=16)]
+    global_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 160
+    loss: LossConfig = LossConfig()
+    optimizer: Literal["adamw", "adamw8bit", "offload"] = "adamw"
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainRecipe":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages {names}: a name occurs twice")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """(stage index, steps done in it) after `step` steps of the run, `step` < `steps`."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise ValueError(f"step {step} is past the end of the run")
+
+    def canonical(self) -> str:
+        """Canonical JSON of what decides the result: all but `name` and `run`."""
+        value = self.model_dump(mode="json", exclude={"name", "run"})
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """sha256 of `canonical()`, hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def parse_train_recipe(raw: object, where: str) -> TrainRecipe:
+    """A `TrainRecipe` from untrusted data; every wrong field is named in one `ConfigError`."""
+    try:
+        return TrainRecipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}") from None

@@ -1,0 +1,137 @@
+"""From flags and recipe files to one `TrainRecipe` and the places it is carried out in.
+
+Order, later wins: the size's recipe in `workflows/train/` or a recipe file, single flags,
+`--set a.b=c`. Weights given as a path enter the recipe as their sha256, never as a path.
+"""
+
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..pipeline.errors import MissingError, PlanMismatchError
+from ..pipeline.text import show
+from ..pipeline.weights.load import weights_digest
+from ..pipeline.yamlfile import assign, load_yaml, shipped_yaml
+from .recipe import TrainRecipe, parse_train_recipe
+
+SHIPPED = "shipped"
+TINY_MODEL = "workflows/tiny/lm/ris.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """The single flags of `svp train` that change the recipe; None = not given."""
+
+    seed: int | None = None
+    projector: str | None = None
+    optimizer: str | None = None
+    micro_batch: int | None = None
+    lm: str | None = None
+    init: str | None = None
+    sam_decoder: str | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where weights lie on this machine; None: shipped, random or not used."""
+
+    lm: Path | None = None
+    init: Path | None = None
+    sam_decoder: Path | None = None
+
+
+def resolve_train(
+    size: str,
+    recipe_file: Path | None,
+    flags: TrainFlags,
+    overrides: Sequence[str],
+    *,
+    weights: bool = True,
+) -> tuple[TrainRecipe, Places]:
+    """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError.
+
+    weights  False: they need not be there, for a dry run
+    """
+    raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("train", size)
+    for group in ("model", "run", "data"):
+        raw.setdefault(group, {})
+    _apply_flags(raw, flags)
+    for assignment in overrides:
+        assign(raw, assignment)
+    parse_train_recipe(raw, str(recipe_file or size))  # a wrong field is told before files are read
+    places = place_weights(raw["model"], flags, read=weights)
+    return parse_train_recipe(raw, str(recipe_file or size)), places
+
+
+def _apply_flags(raw: dict[str, Any], flags: TrainFlags) -> None:
+    top = {"seed": flags.seed, "optimizer": flags.optimizer}
+    raw.update({name: value for name, value in top.items() if value is not None})
+    if flags.micro_batch is not None:
+        raw["run"]["micro_batch"] = flags.micro_batch
+    if flags.projector is not None:
+        raw["model"]["projector"] = {"name": flags.projector}
+
+
+def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True) -> Places:
+    """Places of the weights that `model`, raw recipe values, names; a path given becomes its sha256.
+
+    read  False: files are neither asked for nor hashed
+
+    Raises MissingError (not given, not there), PlanMismatchError (another file than the recipe's).
+    """
+    places = Places()
+    if flags.init is None and flags.lm is not None:  # a language model alone is asked for
+        model["init"] = "none"
+        model.setdefault("sam_decoder", "random:0")
+    for name in ("lm", "init", "sam_decoder"):
+        given: str | None = getattr(flags, name)
+        if given is None and read:
+            _refuse_unplaced(name, str(model.get(name, "")))
+        elif given is None or not read and Path(given).expanduser().exists():
+            continue
+        elif given.split(":")[0] in ("random", "shipped", "none"):
+            model[name] = given
+        else:
+            path = Path(given).expanduser()
+            model[name] = _digest(path, name, str(model.get(name, "")))
+            places = replace(places, **{name: path})
+    if read and str(model.get("init", "")).split(":")[0] == SHIPPED:
+        model["init"] = _shipped_digest(model["init"])
+    return places
+
+
+def _shipped_digest(asked: str) -> str:
+    """`shipped:<digest>`: a run must not go on with the shipped weights of another version."""
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
+        if not path.is_file():
+            raise MissingError(f"{TINY_MODEL} is not in this package: reinstall svp")
+        found = f"{SHIPPED}:{weights_digest(path)[:16]}"
+    if asked not in (SHIPPED, found):
+        raise PlanMismatchError(
+            f"the recipe starts from {show(asked)}, this package ships {found}: "
+            "install the version of svp the run was started with, or start a new run"
+        )
+    return found
+
+
+def _digest(path: Path, name: str, asked: str) -> str:
+    if not path.exists():
+        raise MissingError(f"--{name.replace('_', '-')} {show(str(path), 200)}: does not exist")
+    found = f"sha256:{weights_digest(path)}"
+    if asked.startswith("sha256:") and asked != found:
+        raise PlanMismatchError(
+            f"{show(str(path), 200)} has {found}, but the recipe asks for {show(asked)}: "
+            f"give that file with --{name.replace('_', '-')}"
+        )
+    return found
+
+
+def _refuse_unplaced(name: str, asked: str) -> None:
+    if asked.startswith("sha256:") or asked == "given":
+        flag = f"--{name.replace('_', '-')}"
+        raise MissingError(
+            f"the recipe starts from model.{name}={asked}: say where it lies with {flag} PATH "
+            f"(or try the code with random weights: {flag} random:0)"
+        )
