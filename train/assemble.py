@@ -29,7 +29,7 @@ from ..pipeline.weights.load import load_state_dict
 from .hashing import key_of
 from .recipe import TrainRecipe
 from .settings import SHIPPED, Places
-from .tokens import Vocabulary, load_vocabulary
+from .text.tokens import Vocabulary, load_vocabulary
 
 TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
 

@@ -19,13 +19,13 @@ from ..model.ris import RisModel
 from ..model.trainable import TrainableTable
 from ..pipeline.store.reader import CacheReader
 from .assemble import assemble, llama_shape, outline, shipped_shape, shipped_words
-from .fill import CachedVisuals
-from .loop import split_evenly
+from .feed.fill import CachedVisuals
+from .fit.loop import split_evenly
+from .fit.stage import make_ready
 from .opening import CACHE, Opened, TrainRequest, open_training, pick_device, stream_of
 from .recipe import TrainRecipe
 from .settings import SHIPPED, Places, resolve_train
-from .stage import make_ready
-from .tokens import load_vocabulary
+from .text.tokens import load_vocabulary
 
 PEAK = {"RTX 3090": 71e12, "A100": 312e12, "H100 or H200": 989e12}  # dense bf16 FLOP/s
 SHARE = 0.4  # of the peak, assumed

@@ -15,20 +15,20 @@ from ..pipeline.sources import Source
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .defaults import DATA, HELD_OUT, cache_of
-from .evaluate import Classes, Settings, evaluate
-from .fill import SUPERPIXEL_ORDER, CachedVisuals
+from .evaluation.evaluate import Classes, Settings, evaluate
+from .evaluation.oracle import Oracle, point_decoder
+from .evaluation.protocols import Example, Protocol, Unit, examples, plan
+from .evaluation.results import Header, SplitSize, collect, read_results, write_results
+from .evaluation.summary import EvalReport, summarise
+from .evaluation.trained import Trained, find_trained, open_trained
+from .feed.fill import SUPERPIXEL_ORDER, CachedVisuals
+from .fit.runfolder import libraries
+from .fit.stage import make_accelerator
 from .opening import DataRequest, open_reader, pick_device, source_of
-from .oracle import Oracle, point_decoder
 from .page.gallery import Targets
 from .page.page import write_page
-from .protocols import Example, Protocol, Unit, examples, plan
-from .results import Header, SplitSize, collect, read_results, write_results
-from .runfolder import libraries
 from .settings import TrainFlags
-from .stage import make_accelerator
-from .summary import EvalReport, summarise
-from .trained import Trained, find_trained, open_trained
-from .words import known_classes, word_classes
+from .text.words import known_classes, word_classes
 
 
 @dataclass(frozen=True, kw_only=True)

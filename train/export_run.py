@@ -11,9 +11,9 @@ from ..pipeline.store.plan import Plan
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .eval_run import report_command
+from .evaluation.trained import Trained, find_trained, open_trained
 from .opening import CACHE
 from .settings import TrainFlags
-from .trained import Trained, find_trained, open_trained
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,18 +11,18 @@ from ..model.ris import RisModel
 from ..pipeline.errors import ConfigError
 from ..pipeline.store.reader import CacheReader
 from .assemble import Assembled, assemble, require_cache
-from .evaluate import Settings, evaluate
-from .fill import CachedVisuals
-from .going_on import find_checkpoint
-from .job import Job, TrainReport, Validate
-from .loop import split_evenly, train
+from .evaluation.evaluate import Settings, evaluate
+from .evaluation.protocols import examples, plan
+from .feed.fill import CachedVisuals
+from .fit.going_on import find_checkpoint
+from .fit.job import Job, TrainReport, Validate
+from .fit.loop import split_evenly, train
+from .fit.preview import Previews
+from .fit.runfolder import RunFolder
+from .fit.stage import make_accelerator, recompute
 from .metrics import Counts, metrics
 from .opening import Opened, TrainRequest, open_training, pick_device, source_of, stream_of
-from .preview import Previews
-from .protocols import examples, plan
 from .recipe import TrainRecipe
-from .runfolder import RunFolder
-from .stage import make_accelerator, recompute
 
 
 def train_command(request: TrainRequest) -> TrainReport:

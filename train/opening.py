@@ -18,14 +18,14 @@ from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .assemble import require_cache
 from .defaults import DATA, cache_of
-from .fill import VisualSource
-from .live import LiveReader
-from .loader import Draws, Loader, Share
+from .feed.fill import VisualSource
+from .feed.live import LiveReader
+from .feed.loader import Draws, Loader, Share
+from .feed.table import ExpressionTable
+from .feed.table_build import open_table
 from .recipe import TrainRecipe
 from .settings import Places, TrainFlags, resolve_train
-from .table import ExpressionTable
-from .table_build import open_table
-from .tokens import Vocabulary
+from .text.tokens import Vocabulary
 
 CACHE = cache_of("train")
 TABLES = Path("caches/tables")

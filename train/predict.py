@@ -28,15 +28,15 @@ from ..pipeline.store import create_cache
 from ..pipeline.store.atomic import write_file
 from ..pipeline.store.layout import PLAN
 from ..pipeline.store.plan import Plan
-from .evaluate import precision, to_batch
-from .fill import CachedVisuals
-from .live import LiveReader
+from .evaluation.evaluate import precision, to_batch
+from .evaluation.protocols import Example, plan
+from .evaluation.trained import Trained, find_trained, open_trained
+from .feed.fill import CachedVisuals
+from .feed.live import LiveReader
+from .feed.table import Entry
+from .fit.preview import PREDICTED
 from .opening import CACHE, pick_device
-from .preview import PREDICTED
-from .protocols import Example, plan
 from .settings import TrainFlags
-from .table import Entry
-from .trained import Trained, find_trained, open_trained
 
 Mask = NDArray[np.bool_]
 EDGE = np.array([255, 255, 255], np.uint8)

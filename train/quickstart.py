@@ -16,10 +16,10 @@ from ..pipeline.run.precompute import RunOptions
 from ..pipeline.scenes import write_scenes
 from .defaults import DATA, HELD_OUT, SEED, SPLITS, cache_of
 from .eval_run import EvalRequest, eval_command, report_command
-from .job import TrainReport
+from .evaluation.summary import EvalReport
+from .fit.job import TrainReport
 from .launch import train_command
 from .opening import TrainRequest
-from .summary import EvalReport
 
 GOAL, MARGIN = 0.60, 0.02  # gIoU of SVP, and how much better MLP on all patches may be
 PROJECTORS = ("svp", "mlp")

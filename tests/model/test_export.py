@@ -16,7 +16,7 @@ from svp.model.lm import Lora
 from svp.model.ris import RisModel
 from svp.model.trainable import STAGE1, set_trainable
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, WeightsError
-from svp.train.tokens import load_vocabulary
+from svp.train.text.tokens import load_vocabulary
 
 TINY = Path(svp.__file__).parent / "workflows/tiny/lm"
 SPEC = ProjectorSpec(name="svp", in_dim=CHANNELS, llm_dim=WIDTH, options=dict(SVP))

@@ -19,15 +19,15 @@ from svp.pipeline.sources import open_source
 from svp.pipeline.store import create_cache
 from svp.pipeline.store.plan import Plan
 from svp.train.assemble import assemble
-from svp.train.checkpoint import State, save_checkpoint
 from svp.train.eval_run import EvalRequest, eval_command, free_name, report_command
+from svp.train.evaluation.results import read_results
+from svp.train.fit.checkpoint import State, save_checkpoint
+from svp.train.fit.stage import make_ready
 from svp.train.metrics import metrics
 from svp.train.opening import DataRequest
 from svp.train.predict import PredictRequest, overlay, predict_command
 from svp.train.recipe import TrainRecipe, parse_train_recipe
-from svp.train.results import read_results
 from svp.train.settings import Places
-from svp.train.stage import make_ready
 
 RECIPE = parse_train_recipe(
     {

@@ -22,11 +22,11 @@ from svp.pipeline.weights.load import weights_digest
 from svp.train import opening
 from svp.train.assemble import assemble, require_cache
 from svp.train.dryrun import dry_run_command
-from svp.train.fill import CachedVisuals
+from svp.train.feed.fill import CachedVisuals
+from svp.train.feed.table import Entry
 from svp.train.launch import train_command
 from svp.train.opening import DataRequest, TrainRequest, open_training
 from svp.train.settings import TrainFlags, resolve_train
-from svp.train.table import Entry
 
 RANDOM = TrainFlags(lm="random:0", sam_decoder="shipped")
 SMALL = (

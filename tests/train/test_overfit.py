@@ -12,15 +12,15 @@ from svp.pipeline.run.precompute import RunOptions
 from svp.pipeline.run.settings import Flags
 from svp.pipeline.scenes import write_scenes
 from svp.train import opening
-from svp.train.evaluate import Settings, evaluate
-from svp.train.fill import CachedVisuals
-from svp.train.going_on import named_checkpoint
+from svp.train.evaluation.evaluate import Settings, evaluate
+from svp.train.evaluation.protocols import examples, plan
+from svp.train.evaluation.trained import open_trained
+from svp.train.feed.fill import CachedVisuals
+from svp.train.fit.going_on import named_checkpoint
 from svp.train.launch import train_command
 from svp.train.metrics import Counts, metrics
 from svp.train.opening import DataRequest, TrainRequest, open_training
-from svp.train.protocols import examples, plan
 from svp.train.settings import TrainFlags
-from svp.train.trained import open_trained
 
 
 @pytest.mark.slow

@@ -22,10 +22,10 @@ from svp.pipeline.run.settings import Flags
 from svp.pipeline.scenes import write_scenes
 from svp.pipeline.store import CacheReader
 from svp.train.eval_run import EvalRequest, eval_command
+from svp.train.evaluation.results import read_results, write_results
 from svp.train.export_run import ExportRequest, export_command
 from svp.train.launch import train_command
 from svp.train.opening import DataRequest, TrainRequest
-from svp.train.results import read_results, write_results
 
 RECIPE = """
 name: paper-shape

@@ -24,12 +24,12 @@ from ...pipeline.bench.mosaic import run_mosaic
 from ...pipeline.bench.store import Goal
 from ...pipeline.store import CacheReader
 from .. import hashing
-from ..fill import CachedVisuals
-from ..loader import AHEAD, Draws, Loader, Share
-from ..memory import Memory
-from ..order import Order
-from ..table_build import open_table
-from ..tokens import load_vocabulary
+from ..feed.fill import CachedVisuals
+from ..feed.loader import AHEAD, Draws, Loader, Share
+from ..feed.memory import Memory
+from ..feed.order import Order
+from ..feed.table_build import open_table
+from ..text.tokens import load_vocabulary
 from .loader_data import paper_source, write_paper_cache
 from .loader_rival import RleTable, RleVisuals
 

@@ -20,9 +20,9 @@ from ...pipeline.masks.derive import derive
 from ...pipeline.masks.view import View
 from ...pipeline.records import Rle
 from ...pipeline.store import CacheReader
-from ..fill import CachedVisuals
+from ..feed.fill import CachedVisuals
+from ..feed.table import ExpressionTable, Said
 from ..hashing import permutation
-from ..table import ExpressionTable, Said
 
 How = Literal["dense", "runs"]
 

@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from ...model.batch import Batch
 from ...model.losses import Weights
-from ..optim import build_optimizer
+from ..fit.optim import build_optimizer
+from ..fit.stage import make_ready
 from ..recipe import ModelConfig, StageConfig, TrainRecipe
-from ..stage import make_ready
 from .inputs import ANSWER, TURN, LiveEncoders, cached_batch, opened
 from .models import build_models
 from .presets import Preset

@@ -19,8 +19,8 @@ from ...pipeline.images import read_record
 from ...pipeline.masks import rle
 from ...pipeline.records import ImageRecord, Rle
 from ...pipeline.text import shorten
+from ..evaluation.results import Row
 from ..hashing import key_of, permutation
-from ..results import Row
 
 SHOWN = 6  # of each kind
 Targets = Callable[[Row], Rle | None]

@@ -23,9 +23,9 @@ from ...pipeline.browse.static import (
 from ...pipeline.browse.static import HERE as SHARED
 from ...pipeline.records import Rle
 from ...pipeline.text import shorten
-from ..breakdown import Slice
-from ..results import Results, Row
-from ..summary import SplitSummary, head_rows, summarise
+from ..evaluation.breakdown import Slice
+from ..evaluation.results import Results, Row
+from ..evaluation.summary import SplitSummary, head_rows, summarise
 from .gallery import Shelf, Targets, gallery
 
 HERE = Path(__file__).parent

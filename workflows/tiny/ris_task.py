@@ -19,9 +19,9 @@ from svp.model.ris import RisModel
 from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend
-from svp.train.dialogues import build_dialogue, collate
-from svp.train.prompts import choose_turns
-from svp.train.tokens import Vocabulary, load_vocabulary
+from svp.train.text.dialogues import build_dialogue, collate
+from svp.train.text.prompts import choose_turns
+from svp.train.text.tokens import Vocabulary, load_vocabulary
 
 WIDTH, LAYERS, HEADS, FFN = 128, 6, 4, 352
 GRID = (16, 16)

@@ -10,11 +10,11 @@ from svp.model.batch import Batch
 from svp.train.bench.loader import DENSE, FEATURES, OURS, RUNS, LoaderBench, run
 from svp.train.bench.loader_data import SENTENCES, SUPERPIXELS, paper_source, write_paper_cache
 from svp.train.bench.loader_rival import RleTable, RleVisuals
-from svp.train.fill import CachedVisuals
-from svp.train.loader import Draws, Loader, Share
-from svp.train.table import ExpressionTable
-from svp.train.table_build import open_table
-from svp.train.tokens import load_vocabulary
+from svp.train.feed.fill import CachedVisuals
+from svp.train.feed.loader import Draws, Loader, Share
+from svp.train.feed.table import ExpressionTable
+from svp.train.feed.table_build import open_table
+from svp.train.text.tokens import load_vocabulary
 
 
 @pytest.mark.slow

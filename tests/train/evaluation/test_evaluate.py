@@ -1,0 +1,188 @@
+"""Evaluation: what is asked, what is counted, and that ranks and batches change nothing."""
+
+import multiprocessing as mp
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "eval"))
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
+import eval_world
+
+from svp.model.ris import RisModel
+from svp.pipeline.errors import CacheError, DataError, WeightsError
+from svp.pipeline.masks.rle import decode
+from svp.train.evaluation.evaluate import Settings, evaluate, to_batch
+from svp.train.evaluation.protocols import Example, examples, plan
+from svp.train.evaluation.results import Row
+from svp.train.feed.fill import CachedVisuals
+
+FRESH = mp.get_context("forkserver")
+FRESH.set_forkserver_preload(["eval_world"])
+IDS = range(3, 16)  # 13 images, 30 sentences: neither is a multiple of 2, 3 or the batch
+World = tuple[list[Example], CachedVisuals]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return eval_world.world(tmp_path_factory.mktemp("world"), IDS)
+
+
+@pytest.fixture(scope="module")
+def model() -> RisModel:
+    return eval_world.model()
+
+
+def run(world: World, model: RisModel, protocol: str = "full", **options: int) -> list[Row]:
+    generate, batch = bool(options.pop("generate", 0)), options.pop("batch", 4)
+    units = plan(world[0], protocol, generate=generate, **options)  # type: ignore[arg-type]
+    settings = Settings(batch=batch, generate=generate)
+    return evaluate(model, units, eval_world.vocabulary(), world[1], settings)
+
+
+def test_full_measures_every_sentence_once(world: World, model: RisModel) -> None:
+    rows = run(world, model)
+    said = {(e.ref_id, e.sent_id): e for item in world[0] for e in item.expressions}
+    assert len(rows) == len(said) == len({row.key for row in rows})
+    for row in rows:
+        predicted, target = decode(row.mask), decode(said[row.ref_id, row.sent_id].mask)
+        assert row.intersection == (predicted & target).sum()
+        assert row.union == (predicted | target).sum()
+        assert row.target == target.sum() and row.has_seg
+        assert row.tokens == 1 + row.image_id % 6  # superpixels of that image
+    assert 0 < np.mean([row.iou for row in rows]) < 1
+
+
+def test_masks_are_those_of_the_model_asked_alone(world: World, model: RisModel) -> None:
+    rows = {row.key: row for row in run(world, model)}
+    for unit in plan(world[0], "full")[::5]:
+        batch = to_batch([unit], eval_world.vocabulary(), world[1]).to("cpu", torch.float32)
+        with torch.inference_mode():
+            alone = model.predict(batch)[0][0] > 0
+        entry, said = unit.example.entry, unit.asked[0]
+        row = rows[0, entry.dataset, entry.image_id, said.ref_id, said.sent_id]
+        assert (decode(row.mask) != alone.numpy()).sum() <= 1  # rounding of one border pixel
+
+
+def ranks(place: str, rank: int, size: int, cache: str) -> None:
+    """One process of a distributed evaluation; writes what it got."""
+    store = f"file://{place}/store"
+    torch.distributed.init_process_group("gloo", store, rank=rank, world_size=size)
+    reader = eval_world.CacheReader(cache)
+    items = examples(eval_world.make_source("d", IDS), [reader])
+    rows = run((items, CachedVisuals([reader], {"masks"})), eval_world.model())
+    text = "\n".join(row.model_dump_json() for row in rows)
+    Path(place, f"{rank}.txt").write_text(text)
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_give_the_same_bytes(world: World, model: RisModel, tmp_path: Path) -> None:
+    cache = str(world[1].caches[0].path)
+    alone = "\n".join(row.model_dump_json() for row in run(world, model))
+    for size in (2, 3):
+        place = tmp_path / str(size)
+        place.mkdir()
+        made = [FRESH.Process(target=ranks, args=(str(place), r, size, cache)) for r in range(size)]
+        for process in made:
+            process.start()
+        for process in made:
+            process.join(240)
+        assert [process.exitcode for process in made] == [0] * size
+        assert {(place / f"{rank}.txt").read_text() for rank in range(size)} == {alone}
+
+
+def test_glamm_draws_by_image_alone(world: World) -> None:
+    items = world[0]
+    units = plan(items, "glamm", seed=3, repeats=2)
+    assert len(units) == 2 * len(items) and all(1 <= len(u.asked) <= 3 for u in units)
+    assert all(len({e.sent_id for e in u.asked}) == len(u.asked) for u in units)
+    backwards = plan(items[::-1], "glamm", seed=3, repeats=2)
+    assert sorted(map(repr, units)) == sorted(map(repr, backwards))
+    first, second = units[: len(items)], units[len(items) :]
+    assert [u.turns for u in first] != [u.turns for u in second]
+    assert plan(items, "glamm", seed=4)[0].turns != first[0].turns or (
+        plan(items, "glamm", seed=4)[3].turns != first[3].turns
+    )
+
+
+def test_glamm_keeps_true_answers_in_context(world: World, model: RisModel) -> None:
+    open_units = plan(world[0], "glamm", generate=True)
+    forced = plan(world[0], "glamm")
+    assert len(open_units) == sum(len(u.asked) for u in forced)
+    for unit in open_units:
+        assert unit.turns[-1].answer is None and len(unit.asked) == 1
+        assert all("[SEG]" in (turn.answer or "") for turn in unit.turns[:-1])
+    assert {u.asked[0].sent_id for u in open_units} == {e.sent_id for u in forced for e in u.asked}
+    assert len(run(world, model, "glamm")) == len(open_units)
+
+
+def test_without_seg_a_sentence_stays_in_both_metrics(world: World) -> None:
+    mute = eval_world.model()
+    with torch.no_grad():
+        mute.lm.lm_head.weight.zero_()  # argmax is id 0: never [SEG]
+    rows = run(world, mute, generate=1)
+    assert len(rows) == sum(len(item.expressions) for item in world[0])
+    for row in rows:
+        assert (row.has_seg, row.intersection, row.union) == (False, 0, row.target)
+        assert not decode(row.mask).any()
+
+
+def test_generation_that_says_seg_at_once_gives_masks(world: World, model: RisModel) -> None:
+    seg = eval_world.vocabulary().seg
+    eager = eval_world.model()
+    head = torch.nn.Linear(16, eval_world.vocabulary().size)
+    torch.nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        head.bias.zero_()[seg] = 1
+    eager.lm.lm_head = head
+    rows = run(world, eager, generate=1)
+    assert all(row.has_seg for row in rows) and any(row.union > row.target for row in rows)
+
+
+def test_shuffled_orders_leave_the_first_alone(world: World) -> None:
+    plain, mixed = plan(world[0], "full"), plan(world[0], "full", repeats=3, shuffle=True)
+    assert mixed[: len(plain)] == plain
+    at = next(k for k, unit in enumerate(plain) if unit.example.entry.image_id == 5)
+    covers = []
+    for unit in mixed[at :: len(plain)]:
+        visual = to_batch([unit], eval_world.vocabulary(), world[1]).visual
+        assert visual.cover is not None
+        covers.append(visual.cover[0])
+    assert len(covers) == 3 and len(covers[0]) == 6  # superpixels of image 5
+    for cover in covers[1:]:
+        assert not cover.equal(covers[0])
+        assert sorted(cover.tolist()) == sorted(covers[0].tolist())
+
+
+def test_logits_that_are_not_finite_stop_the_run(world: World) -> None:
+    broken = eval_world.model()
+    with torch.no_grad():
+        broken.to_prompt.get_parameter("2.bias")[0] = float("nan")
+    with pytest.raises(WeightsError, match="image d/3: mask logits are NaN"):
+        run(world, broken)
+
+
+def test_images_must_be_those_of_the_cache(world: World, tmp_path: Path) -> None:
+    caches = list(world[1].caches)
+    with pytest.raises(DataError, match="image d/2 is not in .*--from-cache"):
+        examples(eval_world.make_source("d", [2, 3]), caches)
+    other = eval_world.make_source("d", [3])
+    wide = {k: replace(a, segmentation=[], width=99) for k, a in other.annotations.items()}
+    with pytest.raises(DataError, match="12x99 in the data set, 12x10 in"):
+        examples(replace(other, annotations=wide), caches)
+    missing = eval_world.write_cache(tmp_path / "part", [3, 4, 5, 6, 7])
+    eval_world.drop_shard(missing.path, 1)
+    with pytest.raises(CacheError, match="image 7 .*not computed yet"):
+        examples(eval_world.make_source("d", [7]), [eval_world.CacheReader(missing.path)])
+
+
+def test_limit_takes_the_first_images(world: World) -> None:
+    items = examples(eval_world.make_source("d", IDS), world[1].caches, limit=2)
+    assert [item.entry.image_id for item in items] == [3, 4]
+    with pytest.raises(DataError, match="no sentence"):
+        examples(eval_world.make_source("d", []), world[1].caches)

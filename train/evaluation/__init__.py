@@ -1,0 +1,1 @@
+"""Protocols, per-sentence results and what is computed from them."""

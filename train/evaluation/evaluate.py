@@ -1,0 +1,180 @@
+"""Run a model over a planned evaluation: dialogues in, one result row per sentence out.
+
+Batches are cut first and then dealt to ranks, so a sentence is computed beside the same neighbours
+however many processes there are: rounding, and with it every count, is the same. The sentences of
+an image are one image to the encoder's cache and the projector's input is shared between them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...model.batch import Batch, Visual
+from ...model.generate import generate
+from ...model.ris import RisModel
+from ...pipeline.errors import WeightsError
+from ...pipeline.masks import rle
+from ...pipeline.records import Expression
+from ...pipeline.store.jsonfile import canonical
+from ..feed.fill import VisualSource
+from ..text.dialogues import build_dialogue, collate
+from ..text.tokens import Vocabulary
+from .protocols import Example, Unit
+from .ranks import gather, mine
+from .results import Bounds, Row
+
+Masks = NDArray[np.bool_]
+Share = Sequence[Unit]  # one batch
+Judge = Callable[[Example, Expression], Bounds]
+Classes = Callable[[Expression], list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How an evaluation runs; none of it but `generate` changes what is measured.
+
+    batch     dialogues in one pass of the language model
+    classes   the word classes of a sentence
+    judge     what the superpixels allow for a sentence, or None
+    progress  called with the dialogues done on this rank
+    """
+
+    batch: int = 8
+    generate: bool = False
+    device: str = "cpu"
+    classes: Classes = lambda expression: []
+    judge: Judge | None = None
+    progress: Callable[[int], None] = lambda done: None
+
+
+def evaluate(
+    model: RisModel,
+    units: Sequence[Unit],
+    vocab: Vocabulary,
+    visuals: VisualSource,
+    settings: Settings,
+) -> list[Row]:
+    """One row per asked sentence, sorted by key, on every rank.
+
+    Raises WeightsError if the model's logits are not finite, and what `visuals` raises.
+    """
+    shares = mine([units[i : i + settings.batch] for i in range(0, len(units), settings.batch)])
+    rows: list[Row] = []
+    model.eval()
+    with torch.inference_mode(), precision(model, settings.device):
+        for share, batch in _ahead(shares, lambda share: to_batch(share, vocab, visuals)):
+            moved = batch.to(settings.device, torch.float32)
+            answers = (
+                _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
+            )
+            tokens = _token_counts(model, batch.visual)
+            for unit, logits, count in zip(share, answers, tokens, strict=True):
+                rows += _rows(unit, logits, count, settings)
+            settings.progress(len(share))
+    return _gathered(rows, settings.device)
+
+
+def to_batch(units: Sequence[Unit], vocab: Vocabulary, visuals: VisualSource) -> Batch:
+    """The batch of some dialogues, without targets; each image is read once."""
+    looks = [(unit.example.entry, unit.order) for unit in units]
+    place = {look: i for i, look in enumerate(dict.fromkeys(looks))}
+    visual, sam, _ = visuals.read([entry for entry, _ in place], [order for _, order in place])
+    index = torch.tensor([place[look] for look in looks])
+    texts = collate([build_dialogue(vocab, unit.turns) for unit in units], vocab.pad)
+    return Batch(
+        visual.map(lambda tensor: tensor[index]),
+        *texts,
+        sam=sam[index],
+        sizes=tuple((entry.height, entry.width) for entry, _ in looks),
+        packed=None,
+        sent_ids=tuple(tuple(e.sent_id for e in unit.asked) for unit in units),
+    )
+
+
+def precision(model: RisModel, device: str) -> torch.autocast:
+    """The arithmetic of training: bfloat16 by autocast where any weight is kept in it."""
+    half = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
+
+
+def _ahead(
+    shares: Sequence[Share], make: Callable[[Share], Batch]
+) -> Iterator[tuple[Share, Batch]]:
+    """Every share with its batch, the next one being read while this one is computed."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting = [reader.submit(make, share) for share in shares[:2]]
+        for number, share in enumerate(shares):
+            batch = waiting.pop(0).result()
+            waiting += [reader.submit(make, share) for share in shares[number + 2 : number + 3]]
+            yield share, batch
+
+
+def _forced(model: RisModel, batch: Batch) -> list[Tensor | None]:
+    return [*model.predict(batch)]
+
+
+def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[Tensor | None]:
+    said = generate(model, batch, seg=vocab.seg, eos=vocab.eos)
+    return [
+        masks if found else None for masks, found in zip(said.masks, said.seg.tolist(), strict=True)
+    ]
+
+
+def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) -> Iterator[Row]:
+    """Rows of one dialogue; no logits means that no [SEG] was said, an empty prediction."""
+    entry = unit.example.entry
+    shape = (len(unit.asked), entry.height, entry.width)
+    if logits is not None and not bool(logits.isfinite().all()):
+        raise WeightsError(f"image {entry.name}: mask logits are NaN or infinite: training "
+                           "diverged or the weights are damaged")  # fmt: skip
+    found = np.zeros(shape, np.bool_) if logits is None else (logits > 0).cpu().numpy()
+    assert found.shape == shape, "one mask per asked sentence"
+    for expression, mask in zip(unit.asked, found, strict=True):
+        yield _row(unit, expression, mask, tokens, logits is not None, settings)
+
+
+def _row(
+    unit: Unit, expression: Expression, mask: Masks, tokens: int, has_seg: bool, settings: Settings
+) -> Row:
+    target = rle.decode(expression.mask).view(np.bool_)
+    entry = unit.example.entry
+    return Row(
+        repeat=unit.repeat,
+        dataset=entry.dataset,
+        image_id=entry.image_id,
+        ref_id=expression.ref_id,
+        sent_id=expression.sent_id,
+        text=expression.text,
+        path=unit.example.path,
+        height=entry.height,
+        width=entry.width,
+        intersection=int((mask & target).sum()),
+        union=int((mask | target).sum()),
+        target=int(target.sum()),
+        tokens=tokens,
+        has_seg=has_seg,
+        counts=rle.encode(mask).counts.decode("ascii"),
+        classes=settings.classes(expression),
+        bounds=settings.judge(unit.example, expression) if settings.judge else None,
+    )
+
+
+def _token_counts(model: RisModel, visual: Visual) -> list[int]:
+    """Visual tokens of each image of the batch."""
+    fixed = model.projector.num_tokens(visual.grid)
+    if fixed is not None or visual.valid is None:
+        return [fixed or 0] * len(visual.patches)
+    counts: list[int] = visual.valid.sum(1).tolist()
+    return counts
+
+
+def _gathered(rows: list[Row], device: str) -> list[Row]:
+    lines = b"".join(canonical(row.model_dump(mode="json")) for row in rows)
+    parts = gather(lines, device)
+    every = [Row.model_validate_json(line) for part in parts for line in part.splitlines()]
+    return sorted(every, key=lambda row: row.key)

@@ -1,0 +1,219 @@
+"""A result file: who produced it, then one line per sentence, enough to make every metric again.
+
+JSON lines: a header with provenance, the number of rows and their xxh3 digest, then the rows,
+sorted, with the predicted mask as RLE. The file appears whole (atomic write), and a copy that was
+cut or changed is refused by file name and line. Counts and mask vouch for each other: a predicted
+mask has union - target + intersection pixels.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn, TypeVar
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from ...pipeline.errors import ConfigError, DataError, MissingError
+from ...pipeline.masks import rle
+from ...pipeline.records import Rle
+from ...pipeline.store.atomic import write_file
+from ...pipeline.store.jsonfile import JsonFile, canonical
+from ...pipeline.text import show
+from ..metrics import Counts
+
+SCHEMA = 1
+MAX_BYTES = 4 << 30
+Model = TypeVar("Model", bound=JsonFile)
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Text = Annotated[str, Field(max_length=4096)]
+Iou = Annotated[float, Field(ge=0, le=1)]
+
+
+class SplitSize(JsonFile):
+    """One evaluated split and what of it was evaluated."""
+
+    dataset: Text
+    split_by: Text
+    split: Text
+    images: Count
+    sentences: Count
+
+
+class Header(JsonFile):
+    """What produced the rows; equal headers and weights give equal rows.
+
+    order       superpixel order at inference: `area` (descending), and K shuffles beside it
+    digests     by name: recipe, checkpoint, cache, table, ...: what may not be mixed
+    repeats     draws of protocol glamm, or orders tried
+    """
+
+    schema_version: int = SCHEMA
+    svp: Text
+    commit: Text
+    protocol: Literal["full", "glamm"]
+    generate: bool
+    seed: int
+    repeats: Annotated[int, Field(ge=1)]
+    order: Text
+    splits: list[SplitSize]
+    digests: dict[Text, Text]
+    libraries: dict[Text, Text]
+
+
+class Bounds(JsonFile):
+    """What the superpixels allow for one sentence's target (IoU).
+
+    single   best single superpixel
+    union    best union of superpixels, `pieces` of them
+    point    SAM's decoder with a click inside the target, best of its three masks
+    """
+
+    single: Iou
+    union: Iou
+    pieces: Count
+    point: Iou | None = None
+
+
+class Row(JsonFile):
+    """One sentence in one repeat. `counts` is the predicted mask's COCO compressed RLE."""
+
+    repeat: Count
+    dataset: Text
+    image_id: Count
+    ref_id: int
+    sent_id: int
+    text: Text
+    path: Text
+    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+    intersection: Count
+    union: Count
+    target: Count
+    tokens: Count
+    has_seg: bool
+    counts: Text
+    classes: list[Text]
+    bounds: Bounds | None = None
+
+    @property
+    def key(self) -> tuple[int, str, int, int, int]:
+        """Place in the file; unique."""
+        return self.repeat, self.dataset, self.image_id, self.ref_id, self.sent_id
+
+    @property
+    def mask(self) -> Rle:
+        """The predicted mask, at the photograph's size."""
+        return Rle(self.height, self.width, self.counts.encode())
+
+    @property
+    def iou(self) -> float:
+        """I/U; 1 where both are empty."""
+        return self.intersection / self.union if self.union else 1.0
+
+
+class _FirstLine(JsonFile):
+    header: Header
+    rows: Count
+    xxh3: Text
+
+
+@dataclass(frozen=True)
+class Results:
+    """A header and its rows, sorted by `Row.key`."""
+
+    header: Header
+    rows: Sequence[Row]
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Counts of all rows, in their order."""
+        table = [(row.intersection, row.union, row.target) for row in self.rows]
+        inter, union, target = np.array(table, np.int64).reshape(-1, 3).T
+        return Counts(inter, union, target)
+
+    @cached_property
+    def repeats(self) -> NDArray[np.int64]:
+        """(S,) repeat of each row."""
+        return np.array([row.repeat for row in self.rows], np.int64)
+
+    @cached_property
+    def images(self) -> NDArray[np.int64]:
+        """(S,) image id of each row: what is drawn together in a bootstrap."""
+        return np.array([row.image_id for row in self.rows], np.int64)
+
+
+def collect(header: Header, rows: Iterable[Row]) -> Results:
+    """Results with sorted rows. DataError if a sentence occurs twice in one repeat."""
+    ordered = sorted(rows, key=lambda row: row.key)
+    for before, row in pairwise(ordered):
+        if before.key == row.key:
+            raise DataError(f"{row.dataset} sentence {row.sent_id}: two results in one repeat")
+    return Results(header, ordered)
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write a result file, atomic and durable. ConfigError if `path` exists."""
+    if path.exists():
+        raise ConfigError(f"{show(str(path), 300)} exists: results are never overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = b"".join(canonical(row.model_dump(mode="json")) for row in results.rows)
+    digest = xxhash.xxh3_64_hexdigest(body)
+    first = _FirstLine(header=results.header, rows=len(results.rows), xxh3=digest)
+    write_file(path, canonical(first.model_dump(mode="json")) + body, label="results")
+
+
+def read_results(path: Path) -> Results:
+    """Read and check a result file, which may come from anyone.
+
+    Raises MissingError if there is none; DataError naming the file and the line that is damaged,
+    impossible or missing.
+    """
+    if not path.is_file():
+        raise MissingError(f"{show(str(path), 300)}: no such result file")
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{show(str(path), 300)}: over {MAX_BYTES} bytes: not a result file")
+    lines = path.read_bytes().splitlines(keepends=True)
+    first = _parse(_FirstLine, lines[0] if lines else b"", path, 1)
+    if first.header.schema_version != SCHEMA:
+        _fail(path, 1, f"schema {first.header.schema_version}, this svp reads {SCHEMA}")
+    rows = [_row(line, path, number) for number, line in enumerate(lines[1:], 2)]
+    if len(rows) != first.rows:
+        _fail(path, len(lines), f"the file ends after {len(rows)} of {first.rows} sentences")
+    if xxhash.xxh3_64_hexdigest(b"".join(lines[1:])) != first.xxh3:
+        _fail(path, 1, "the rows are not those that were written: the file was changed")
+    return collect(first.header, rows)
+
+
+def _row(line: bytes, path: Path, number: int) -> Row:
+    row = _parse(Row, line, path, number)
+    if not line.endswith(b"\n"):
+        _fail(path, number, "the line is cut")
+    if not row.intersection <= row.target <= row.union:
+        _fail(path, number, "needs intersection <= target <= union")
+    try:
+        found = rle.area(row.mask)
+    except DataError as error:
+        _fail(path, number, str(error))
+    if found != row.union - row.target + row.intersection:
+        _fail(path, number, f"the mask has {found} pixels, the counts say otherwise")
+    if found and not row.has_seg:
+        _fail(path, number, "a mask without a [SEG]")
+    return row
+
+
+def _parse(model: type[Model], line: bytes, path: Path, number: int) -> Model:
+    try:
+        return model.model_validate_json(line)
+    except ValidationError as error:
+        item = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in item["loc"])
+        _fail(path, number, f"damaged: {show(name)} {show(item['msg'])}".replace("  ", " "))
+
+
+def _fail(path: Path, number: int, what: str) -> NoReturn:
+    raise DataError(f"{show(str(path), 300)} line {number}: {what}: evaluate again")

@@ -1,0 +1,182 @@
+"""A result file boiled down: metrics with intervals per split, spreads, bounds, published numbers.
+
+Everything here is a function of a `Results`: `svp eval` and `svp eval --from-results` print the
+same. Intervals draw images, because sentences of one image err together.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..metrics import CONVENTIONS, NAMES, Interval, empty_accuracy, intervals, metrics
+from .breakdown import Slice, breakdown
+from .paper import Published, beside
+from .results import Header, Results, Row, SplitSize
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and standard deviation of a metric over the repeats, as a sample."""
+
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One data set's split.
+
+    values     metric -> value and 95 % interval: of the first repeat in protocol `full` (the
+               recorded superpixel order), of all repeats in `glamm`
+    spread     metric -> spread over repeats; empty with one repeat
+    published  the paper's and GLaMM's numbers, if this is their split
+    glamm      gIoU and cIoU as GLaMM's program computes them from the same masks
+    tokens     visual tokens of an image: mean and 95 % quantile
+    no_seg     share of sentences whose answer had no [SEG]
+    n_acc      accuracy on empty targets, NaN where there are none
+    bounds     mean IoU of the best single superpixel, the best union, and a click; if known
+    """
+
+    size: SplitSize
+    values: dict[str, Interval]
+    spread: dict[str, Spread]
+    published: list[Published]
+    glamm: tuple[float, float]
+    tokens: tuple[float, float]
+    no_seg: float
+    n_acc: float
+    bounds: dict[str, float]
+    slices: list[Slice]
+
+
+def summarise(results: Results) -> list[SplitSummary]:
+    """One summary per split of the header, in its order."""
+    return [_split(results, size) for size in results.header.splits]
+
+
+def head_rows(results: Results, dataset: str) -> list[Row]:
+    """The rows that the headline figures of a data set are made of (see `SplitSummary.values`)."""
+    every = results.header.protocol == "glamm"
+    return [r for r in results.rows if r.dataset == dataset and (every or r.repeat == 0)]
+
+
+def _split(results: Results, size: SplitSize) -> SplitSummary:
+    every = Results(results.header, [r for r in results.rows if r.dataset == size.dataset])
+    head = Results(results.header, head_rows(results, size.dataset))
+    glamm = metrics(head.counts, CONVENTIONS["glamm"])
+    tokens = [float(row.tokens) for row in _once_per_image(head.rows)]
+    return SplitSummary(
+        size=size,
+        values=intervals(head.counts, head.images, seed=results.header.seed),
+        spread=_spread(every),
+        published=beside(size.dataset, size.split_by, size.split, size.images),
+        glamm=(glamm["gIoU"], glamm["cIoU"]),
+        tokens=(float(np.mean(tokens)), float(np.quantile(tokens, 0.95))),
+        no_seg=float(np.mean([not row.has_seg for row in head.rows])),
+        n_acc=empty_accuracy(head.counts),
+        bounds=_bounds(head.rows),
+        slices=breakdown(head),
+    )
+
+
+def _repeat(results: Results, number: int) -> Results:
+    return Results(results.header, [row for row in results.rows if row.repeat == number])
+
+
+def _spread(results: Results) -> dict[str, Spread]:
+    count = results.header.repeats
+    if count < 2:
+        return {}
+    found = [metrics(_repeat(results, k).counts) for k in range(count)]
+    table = {name: [values[name] for values in found] for name in NAMES}
+    return {n: Spread(float(np.mean(v)), float(np.std(v, ddof=1))) for n, v in table.items()}
+
+
+def _bounds(rows: Sequence[Row]) -> dict[str, float]:
+    known = [row.bounds for row in rows if row.bounds is not None]
+    if not known or len(known) != len(rows):
+        return {}
+    means = {
+        "best single superpixel": [bound.single for bound in known],
+        "best union of superpixels": [bound.union for bound in known],
+        "decoder with a click": [bound.point for bound in known if bound.point is not None],
+    }
+    return {name: float(np.mean(values)) for name, values in means.items() if values}
+
+
+def _once_per_image(rows: Sequence[Row]) -> list[Row]:
+    return list({row.image_id: row for row in rows}.values())
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What `svp eval` prints. `notes` are lines for the user, files written among them."""
+
+    header: Header
+    splits: list[SplitSummary]
+    notes: tuple[str, ...] = ()
+
+    exit_code = 0
+
+    def lines(self) -> list[str]:
+        """For people: fractions as percent."""
+        head = self.header
+        kind = f"protocol {head.protocol}" + (", generated" if head.generate else "")
+        repeats = f", {head.repeats} repeats" if head.repeats > 1 else ""
+        lines = [f"{kind}{repeats}, seed {head.seed}, superpixel order {head.order}"]
+        for split in self.splits:
+            lines += ["", *_lines(split)]
+        return [*lines, *([""] if self.notes else []), *self.notes]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs; NaN becomes null."""
+        splits = [
+            _plain(asdict(split) | {"size": split.size.model_dump()}) for split in self.splits
+        ]
+        return {"header": self.header.model_dump(), "splits": splits, "notes": list(self.notes)}
+
+
+def _lines(split: SplitSummary) -> list[str]:
+    size, lines = split.size, []
+    name = "/".join(part for part in (size.dataset, size.split_by) if part)
+    lines.append(
+        f"{name} {size.split or 'all'}: {size.images:,} images, {size.sentences:,} sentences, "
+        f"{split.tokens[0]:.1f} visual tokens per image (95 %: {split.tokens[1]:.0f})"
+    )
+    for metric, value in split.values.items():
+        line = f"  {metric:6} {_percent(value.value)}  95 % {_percent(value.low)} to {_percent(value.high)}"
+        if metric in split.spread:
+            line += f"  over repeats {_percent(split.spread[metric].mean)} sd {_percent(split.spread[metric].sd)}"
+        lines.append(line)
+    lines += [
+        f"         {p.name} ({p.tokens or '?'} tokens) {p.metric} {p.value:.1f}  {p.source}"
+        for p in split.published
+    ]
+    lines.append(
+        f"  as GLaMM's program: gIoU {_percent(split.glamm[0])}  cIoU {_percent(split.glamm[1])}"
+    )
+    if split.no_seg:
+        lines.append(f"  no [SEG] in {split.no_seg:.2%} of the answers: counted as empty masks")
+    if not math.isnan(split.n_acc):
+        lines.append(f"  N-acc  {_percent(split.n_acc)} of the empty targets left empty")
+    lines += [f"  bound: {name} gIoU {_percent(value)}" for name, value in split.bounds.items()]
+    lines += [
+        f"  {part.group}, {part.name}: gIoU {_percent(part.values['gIoU'])}, "
+        f"{part.sentences:,} sentences"
+        for part in split.slices
+    ]
+    return lines
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:5.2f}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

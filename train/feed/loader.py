@@ -1,0 +1,159 @@
+"""The training stream: global batches in a fixed order, filled by threads ahead of their use.
+
+Every sample (which image, which sentences, which wordings, which order of superpixels) is a pure
+function of the seed and the sample's number, so ranks, threads and restarts change nothing. Threads
+suffice: reading, checksums and decompression release the interpreter lock, and no worker process
+has to copy a batch.
+"""
+
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from ...model.batch import Batch
+from ...pipeline.errors import ConfigError, DataError
+from ..hashing import Choices, key_of
+from ..text.dialogues import MAX_IDS, build_dialogue
+from ..text.prompts import choose_turns
+from ..text.tokens import Vocabulary
+from .cursor import Cursor
+from .fill import Item, VisualSource, make_batch
+from .order import ORDER_VERSION, Draw, Order, Sampling
+from .stream import Step
+from .table import ExpressionTable
+
+AHEAD = 4  # micro-batches that are ready or being filled before they are asked for, at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """What the order of samples depends on, beside the data.
+
+    sentences  turns of one dialogue at most, drawn without replacement at every visit
+    """
+
+    seed: int
+    global_batch: int
+    sampling: Sampling = "uniform"
+    sentences: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """This process's part: rank `rank` of `world`; its images come `micro_batch` at a time."""
+
+    micro_batch: int
+    rank: int = 0
+    world: int = 1
+    threads: int = 2
+
+
+class Loader:
+    """An endless stream of this rank's share of global batches (`train.stream.Stream`)."""
+
+    def __init__(
+        self,
+        table: ExpressionTable,
+        visuals: VisualSource,
+        vocab: Vocabulary,
+        draws: Draws,
+        share: Share,
+        *,
+        max_ids: int = MAX_IDS,
+    ) -> None:
+        self.table, self.visuals, self.vocab = table, visuals, vocab
+        self.draws, self.share, self.max_ids = draws, share, max_ids
+        if not 0 <= share.rank < share.world <= draws.global_batch:
+            raise ConfigError(
+                f"rank {share.rank} of {share.world} with a global batch of {draws.global_batch}: "
+                "every rank needs at least one image per step"
+            )
+        self.order = Order(table.sizes, seed=draws.seed, sampling=draws.sampling)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digests of what is read, by name."""
+        caches = {f"cache {i}": cache for i, cache in enumerate(self.table.caches)}
+        return {"table": self.table.digest, **caches}
+
+    def start(self) -> dict[str, JsonValue]:
+        """The cursor before the first step."""
+        return self._cursor.to_json()
+
+    def steps(self, cursor: Mapping[str, JsonValue]) -> Generator[Step]:
+        """Steps from `cursor` on, without end.
+
+        Raises PlanMismatchError if the cursor belongs to another stream; DataError or CacheError
+        naming the image of a sample that cannot be made. Closing the iterator ends its threads.
+        """
+        first = self._cursor.goes_on(cursor).step
+        return self._steps(first)
+
+    def sample(self, draw: Draw) -> Item:
+        """Image, sentences and dialogue of one draw. Raises DataError naming the image."""
+        entry = self.table.entry(draw.entry)
+        key = key_of(self.draws.seed, draw.visit, entry.dataset, entry.image_id)
+        said = Choices(key_of(key, "sentences")).sample(
+            self.table.sentences(draw.entry), self.draws.sentences
+        )
+        try:
+            turns = choose_turns([one.text for one in said], key_of(key, "wordings"))
+            dialogue = build_dialogue(self.vocab, turns, limit=self.max_ids)
+        except DataError as error:
+            raise DataError(f"{entry.name}: {error}") from None
+        return Item(entry, said, dialogue, key_of(key, "superpixels"))
+
+    @property
+    def _cursor(self) -> Cursor:
+        draws = self.draws
+        return Cursor(
+            caches=list(self.table.caches),
+            table=self.table.digest,
+            seed=draws.seed,
+            sampling=draws.sampling,
+            sentences=draws.sentences,
+            global_batch=draws.global_batch,
+            order_version=ORDER_VERSION,
+            step=0,
+        )
+
+    def _steps(self, step: int) -> Generator[Step]:
+        pool = ThreadPoolExecutor(self.share.threads, thread_name_prefix="svp-loader")
+        waiting: deque[_Pending] = deque()
+        try:
+            while True:
+                # The next step is filled while this one is trained on.
+                while len(waiting) < 2 or sum(len(p.batches) for p in waiting) <= AHEAD:
+                    waiting.append(self._submit(pool, step + len(waiting)))
+                yield waiting.popleft().wait()
+                step += 1
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor, step: int) -> "_Pending":
+        share = self.share
+        drawn = self.order.batch(step, self.draws.global_batch, share.rank, share.world)
+        parts = [drawn[i : i + share.micro_batch] for i in range(0, len(drawn), share.micro_batch)]
+        cursor = self._cursor.at(step + 1).to_json()
+        return _Pending([pool.submit(self._fill, part) for part in parts], cursor)
+
+    def _fill(self, part: Sequence[Draw]) -> tuple[Batch, tuple[str, ...]]:
+        items = [self.sample(draw) for draw in part]
+        batch = make_batch(self.table, self.visuals, items, self.vocab.pad)
+        return batch, tuple(item.entry.name for item in items)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step whose micro-batches are being filled."""
+
+    batches: Sequence["Future[tuple[Batch, tuple[str, ...]]]"]
+    cursor: Mapping[str, JsonValue]
+
+    def wait(self) -> Step:
+        """The step; an error of a thread is raised here."""
+        done = [future.result() for future in self.batches]
+        return Step(tuple(b for b, _ in done), tuple(names for _, names in done), self.cursor)

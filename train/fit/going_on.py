@@ -1,0 +1,66 @@
+"""Which checkpoint a run goes on from: the one named, or the newest of the newest run that fits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from ...pipeline.errors import MissingError, PlanMismatchError
+from ...pipeline.text import show
+from ..recipe import TrainRecipe
+from .checkpoint import PREFIX, Checkpoint
+from .runfolder import CHECKPOINTS
+
+
+def find_checkpoint(
+    asked: str | None,
+    runs: Path,
+    recipe: TrainRecipe,
+    content: Mapping[str, JsonValue],
+    data: Mapping[str, str],
+) -> Checkpoint | None:
+    """The checkpoint to go on from, None to start anew.
+
+    asked    None; "auto": the newest run of this recipe and data under `runs`, or a new one; else a
+             run folder or one checkpoint
+    content  the recipe's values; `data` digests of what it reads
+
+    Raises MissingError, WeightsError (damaged), PlanMismatchError (named, but of another run).
+    """
+    if asked is None:
+        return None
+    if asked != "auto":
+        found = named_checkpoint(Path(asked).expanduser())
+        found.require(content, data)
+        return found
+    folders = sorted(runs.glob(f"{recipe.name}-*/{CHECKPOINTS}"), reverse=True)
+    for folder in folders:
+        newest = _newest(folder)
+        if newest is not None and _fits(newest, content, data):
+            return newest
+    return None
+
+
+def named_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint by its own folder, or the newest of a run folder. Raises MissingError."""
+    if path.name.startswith(PREFIX):
+        return Checkpoint.open(path)
+    newest = _newest(path / CHECKPOINTS)
+    if newest is None:
+        raise MissingError(
+            f"{show(str(path), 300)}: neither a checkpoint nor a run folder with one in it"
+        )
+    return newest
+
+
+def _newest(folder: Path) -> Checkpoint | None:
+    paths = sorted(p for p in folder.glob(f"{PREFIX}*") if p.suffix != ".partial")
+    return Checkpoint.open(paths[-1]) if paths else None
+
+
+def _fits(found: Checkpoint, content: Mapping[str, JsonValue], data: Mapping[str, str]) -> bool:
+    try:
+        found.require(content, data)
+    except PlanMismatchError:
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""What a run is given, and what it tells at its end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...model.ris import RisModel
+from ..feed.stream import Stream
+from ..recipe import TrainRecipe
+from .checkpoint import Checkpoint
+from .runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Validate = Callable[[RisModel], Mapping[str, float]]
+Preview = Callable[[RisModel, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All a run needs; nothing in it is opened or moved yet.
+
+    resume         the checkpoint to go on from
+    hint           the command that goes on, for the message of a stop
+    skip           non-finite steps that are dropped before the run fails
+    new_rows       ids of the special tokens, for recipes that train only their rows
+    validate       scores of the model on held-out images, called on every rank
+    preview        writes pictures of predictions, called on the first rank
+    say            told a line now and then
+    """
+
+    recipe: TrainRecipe
+    model: RisModel
+    stream: Stream
+    folder: RunFolder
+    accelerator: "Accelerator"
+    resume: Checkpoint | None = None
+    hint: str = "svp train --resume auto"
+    skip: int = 0
+    new_rows: Sequence[int] = ()
+    validate: Validate | None = None
+    preview: Preview | None = None
+    say: Callable[[str], None] = field(default=lambda line: None)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a finished run tells."""
+
+    folder: Path
+    checkpoint: Path
+    steps: int
+    seconds: float
+    images: int
+    last: Mapping[str, float]
+    scores: Mapping[str, float]
+    skipped: int
+
+    exit_code = 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rate = self.images / max(self.seconds, 1e-9)
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
+        last = "  ".join(f"{name} {value:.4f}" for name, value in self.last.items())
+        skipped = f", {self.skipped} steps skipped" if self.skipped else ""
+        done = f"{self.images} images in {self.seconds:.1f} s ({rate:.1f} images/s)"
+        return [
+            f"trained to step {self.steps}: {done if self.images else 'nothing was left'}{skipped}",
+            *([f"last losses: {last}"] if last else []),
+            *([f"held-out: {scores}"] if scores else []),
+            f"checkpoint: {self.checkpoint}",
+            f"run folder: {self.folder}",
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        plain = {"folder": str(self.folder), "checkpoint": str(self.checkpoint)}
+        numbers = {"steps": self.steps, "seconds": self.seconds, "images": self.images}
+        return plain | numbers | {"last": dict(self.last), "scores": dict(self.scores)}

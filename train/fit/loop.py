@@ -1,0 +1,256 @@
+"""The training loop: stages of steps; stops, checkpoints and goes on without losing or repeating.
+
+The invariant: the state after step n is a function of (recipe, data, n). Where a run was stopped,
+and how often, does not show in it; on the CPU in float32 it does not show in a single bit.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from pydantic import JsonValue
+
+from ...model.losses import Weights
+from ...pipeline.errors import ConfigError, NonFiniteError
+from ...pipeline.run.interrupt import Stop
+from ..feed.stream import Cursor, Step
+from ..hashing import key_of
+from ..recipe import TrainRecipe
+from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkpoint
+from .job import Job, TrainReport
+from .optim import learning_rate, restore, state_of
+from .runfolder import libraries
+from .stage import Entered, enter, leave, make_ready
+from .step import StepResult, agree, gradients
+
+KEPT = "the step was finished and a checkpoint written"
+BEST = "gIoU"  # the score that decides which checkpoint is kept as the best
+
+
+def train(job: Job) -> TrainReport:
+    """Run all stages, or those that are left.
+
+    Raises NonFiniteError (the batch is named in the run folder), Interrupted after a checkpoint was
+    written, PlanMismatchError if `job.resume` belongs to another run, ConfigError if the global
+    batch cannot be split.
+    """
+    split_evenly(job.recipe, job.accelerator.num_processes)
+    with Stop(job.hint, KEPT) as stop:
+        return _Run(job, stop).all()
+
+
+def split_evenly(recipe: TrainRecipe, world: int) -> int:
+    """Micro-batches per rank and step. Raises ConfigError unless micro x them x ranks = global."""
+    micro, whole = recipe.run.micro_batch, recipe.global_batch
+    if whole % (micro * world):
+        raise ConfigError(
+            f"micro_batch {micro} x accumulation x {world} ranks cannot be the recipe's "
+            f"global_batch {whole}: use a micro_batch that divides {whole / world:g} "
+            "(--micro-batch), another number of processes, or --set global_batch=N"
+        )
+    return whole // (micro * world)
+
+
+class _Run:
+    """A run in progress; every attribute that changes is part of a checkpoint."""
+
+    def __init__(self, job: Job, stop: Stop) -> None:
+        self.job, self.stop = job, stop
+        self.recipe, self.accelerator = job.recipe, job.accelerator
+        old = job.resume.state if job.resume else None
+        self.step = old.step if old else 0
+        self.cursor: Cursor = old.cursor if old else job.stream.start()
+        self.skipped = old.skipped if old else 0
+        self.scores = dict(old.scores) if old else {}
+        self.best = old.best if old else None
+        self.trained: set[str] = set()
+        self.last: StepResult | None = None
+        self.began, self.first = time.monotonic(), self.step
+        loss = job.recipe.loss
+        self.weights = Weights(loss.ce, loss.bce, loss.dice)
+
+    def all(self) -> TrainReport:
+        """Every stage that is left."""
+        job, resume = self.job, self.job.resume
+        if resume:
+            resume.require(self._recipe(), job.stream.identity)
+        if self.step == self.recipe.steps:
+            return self._report()
+        job.folder.open(self.step)
+        steps = job.stream.steps(self.cursor)
+        try:
+            while self.step < self.recipe.steps:
+                index, done = self.recipe.stage_at(self.step)
+                self._stage(index, done, steps)
+        finally:
+            job.folder.close()
+        return self._report()
+
+    def _stage(self, index: int, done: int, steps: Iterator[Step]) -> None:
+        entered = self._enter(index, done)
+        for k in range(done, self.recipe.stages[index].steps):
+            step = next(steps)
+            counts = agree(self.accelerator, step.batches, self.stop.received or 0)
+            if counts.signal:
+                self._save(entered)
+                raise self.stop.error(counts.signal)
+            torch.manual_seed(key_of(self.recipe.seed, "step", self.step, self._rank))
+            entered.model.train()
+            result = gradients(
+                self.accelerator, entered.model, entered.inner, step.batches, counts,
+                self.weights, self.recipe.stages[index].clip,
+            )  # fmt: skip
+            self._apply(entered, index, k, result, step)
+            self._after(entered, index, result)
+        leave(self.accelerator, entered)
+
+    def _enter(self, index: int, done: int) -> Entered:
+        """Stage `index`, as it is after `done` steps if the run goes on from a checkpoint."""
+        model, resume = self.job.model, self.job.resume
+        table = make_ready(model, self.recipe, index, self.job.new_rows)
+        goes_on = resume is not None and resume.state.step == self.step
+        if resume and goes_on:
+            weights = resume.weights()
+            load_weights(model, weights, str(resume.path))
+            self.trained |= weights.keys()
+        entered = enter(self.accelerator, model, self.recipe, index)
+        self.trained |= set(entered.names.values())
+        if resume and goes_on and done:
+            restore(entered.inner, entered.names, resume.optimizer())
+        stage = self.recipe.stages[index]
+        self._say(
+            f"stage {stage.name}: {stage.steps - done} steps, {table.trainable:,} numbers train"
+        )
+        return entered
+
+    def _apply(self, entered: Entered, index: int, k: int, result: StepResult, step: Step) -> None:
+        """Take the step, unless a number in it is not finite."""
+        if result.finite:
+            for group in entered.inner.param_groups:
+                group["lr"] = learning_rate(self.recipe.stages[index], k)
+            entered.optimizer.step()
+        else:
+            self._refuse(index, result, step)
+        entered.optimizer.zero_grad()
+        self.step, self.cursor, self.last = self.step + 1, step.cursor, result
+
+    def _refuse(self, index: int, result: StepResult, step: Step) -> None:
+        from accelerate.utils import gather_object
+
+        bad = result.bad or range(len(step.images))
+        images = gather_object([name for number in bad for name in step.images[number]])
+        record = {name: str(value) for name, value in result.values().items()}
+        record |= {"step": str(self.step), "stage": self.recipe.stages[index].name}
+        self.skipped += 1
+        text = f"step {self.step}: loss {result.loss}, gradient norm {result.norm}"
+        if self.job.folder.main:
+            name = f"nonfinite-{self.step:08d}.json"
+            path = self.job.folder.write_json(name, record | {"images": images})
+            text += f"; the batch is named in {path}"
+        if self.skipped > self.job.skip:
+            raise NonFiniteError(
+                f"{text}; images {', '.join(images[:8])}. The step was not taken. Look at these "
+                "images and at the learning rate; --skip-nonfinite N drops up to N such steps"
+            )
+        self._say(f"{text}; skipped")
+
+    def _after(self, entered: Entered, index: int, result: StepResult) -> None:
+        """Log, score, show and save, as often as the recipe says."""
+        run, end = self.recipe.run, self._stage_end(index)
+        if result.finite:
+            lr = entered.inner.param_groups[0]["lr"]
+            stage = self.recipe.stages[index].name
+            values = result.values() | {"lr": lr, "stage": stage}
+            self.job.folder.metrics(self.step, values)
+        if end or self.step % run.log == 0:
+            self._say(self._progress(result))
+        if end or (run.validate_every and self.step % run.validate_every == 0):
+            self._validate()
+        if self.job.preview and run.preview and (end or self.step % run.preview == 0):
+            self._preview()
+        if end or self.step % run.checkpoint == 0:
+            self._save(entered)
+
+    def _validate(self) -> None:
+        if self.job.validate is None:
+            return
+        with self._evaluating():
+            self.scores = dict(self.job.validate(self.job.model))
+        if BEST in self.scores and (self.best is None or self.scores[BEST] > self.best):
+            self.best = self.scores[BEST]
+        line = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
+        self._say(f"step {self.step}: held-out {line}")
+
+    def _preview(self) -> None:
+        if self.job.folder.main and self.job.preview:
+            with self._evaluating():
+                self.job.preview(self.job.model, self.step)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode; the loop sets training mode again before its next step."""
+        self.job.model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            yield
+
+    def _save(self, entered: Entered) -> None:
+        if not self.job.folder.main:
+            self.accelerator.wait_for_everyone()
+            return
+        index, done = (
+            self.recipe.stage_at(self.step)
+            if self.step < self.recipe.steps
+            else (len(self.recipe.stages), 0)
+        )
+        parameters = dict(self.job.model.named_parameters())
+        weights = {name: parameters[name].detach().cpu() for name in sorted(self.trained)}
+        state = State(
+            schema_version=1, step=self.step, stage=index, stage_step=done, recipe=self._recipe(),
+            data=dict(self.job.stream.identity), cursor=dict(self.cursor),
+            world=self.accelerator.num_processes, micro_batch=self.recipe.run.micro_batch,
+            skipped=self.skipped, scores=self.scores, best=self.best, stage_end=done == 0 < self.step,
+            libraries=libraries(),
+        )  # fmt: skip
+        optimizer = state_of(entered.inner, entered.names) if done else {}
+        save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
+        prune(self.job.folder.checkpoints, self.recipe.run.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _stage_end(self, index: int) -> bool:
+        return self.step == sum(stage.steps for stage in self.recipe.stages[: index + 1])
+
+    def _progress(self, result: StepResult) -> str:
+        passed = time.monotonic() - self.began
+        rate = (self.step - self.first) / max(passed, 1e-9)
+        left = (self.recipe.steps - self.step) / max(rate, 1e-9)
+        losses = f"loss {result.loss:.4f} (ce {result.ce:.4f} bce {result.bce:.4f} "
+        losses += f"dice {result.dice:.4f}) norm {result.norm:.3f}"
+        images = rate * self.recipe.global_batch
+        total = self.recipe.steps
+        return (
+            f"step {self.step}/{total}: {losses}; {images:.1f} images/s, {left / 60:.1f} min left"
+        )
+
+    def _say(self, line: str) -> None:
+        self.job.folder.log(line)
+        if self.job.folder.main:
+            self.job.say(line)
+
+    def _recipe(self) -> dict[str, JsonValue]:
+        value: dict[str, JsonValue] = json.loads(self.recipe.canonical())
+        return value
+
+    def _report(self) -> TrainReport:
+        losses = {n: float(v) for n, v in self.last.values().items()} if self.last else {}
+        saved = checkpoint_path(self.job.folder.checkpoints, self.step)
+        return TrainReport(
+            self.job.folder.path, saved, self.step, time.monotonic() - self.began,
+            (self.step - self.first) * self.recipe.global_batch, losses, self.scores, self.skipped,
+        )  # fmt: skip
+
+    @property
+    def _rank(self) -> int:
+        rank: int = self.accelerator.process_index
+        return rank

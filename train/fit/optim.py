@@ -1,0 +1,109 @@
+"""Optimizers and the learning rate: AdamW, in 8 bit, or with its states in the computer's memory.
+
+The learning rate is a pure function of the step, so it needs no state of its own.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.adamw import adamw
+
+from ...pipeline.errors import MissingPackageError
+from ..recipe import StageConfig
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Rate of step `step` (from 0): linear warm-up, then linear to 0 at the stage's end.
+
+    Source: DeepSpeed's WarmupDecayLR as GLaMM train.py:385-395 sets it, without its first step at
+    rate 0, which learns nothing.
+    """
+    if step < stage.warmup:
+        return stage.lr * (step + 1) / stage.warmup
+    return stage.lr * (stage.steps - step) / max(1, stage.steps - stage.warmup)
+
+
+def build_optimizer(kind: str, parameters: Iterable[nn.Parameter], stage: StageConfig) -> Optimizer:
+    """The optimizer `kind` of a recipe over `parameters`. Raises MissingPackageError."""
+    options = {"lr": stage.lr, "betas": stage.betas, "weight_decay": stage.weight_decay}
+    if kind == "adamw8bit":
+        return _bitsandbytes().PagedAdamW8bit(list(parameters), **options)  # type: ignore[no-any-return]
+    if kind == "offload":
+        return OffloadedAdamW(parameters, options)
+    return AdamW(parameters, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
+
+
+class OffloadedAdamW(Optimizer):
+    """AdamW whose float32 copy of the weights and both moments stay on the CPU.
+
+    Saves 12 bytes per trained parameter of device memory for one copy of gradients and weights over
+    the bus per step: for the paper's 416M about 5 GB and well under a second.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], options: dict[str, Any]) -> None:
+        super().__init__(parameters, options | {"eps": 1e-8})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One AdamW step of every parameter that has a gradient; `closure` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            master = parameter.detach().to("cpu", torch.float32, copy=True)
+            state.update(step=torch.zeros(()), master=master)
+            state.update(exp_avg=torch.zeros_like(master), exp_avg_sq=torch.zeros_like(master))
+        assert parameter.grad is not None
+        adamw(
+            [state["master"]],
+            [parameter.grad.to("cpu", torch.float32)],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            foreach=False,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        parameter.copy_(state["master"])
+
+
+def state_of(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The optimizer's tensors as `<parameter>/<key>`, on the CPU; `names` of its parameters."""
+    return {
+        f"{names[parameter]}/{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore(optimizer: Optimizer, names: Mapping[Tensor, str], state: Mapping[str, Tensor]) -> None:
+    """Put back what `state_of` returned: every tensor where this optimizer keeps it."""
+    by_name = {name: parameter for parameter, name in names.items()}
+    for full, value in state.items():
+        name, key = full.rsplit("/", 1)
+        parameter = by_name[name]
+        # torch keeps the step count on the CPU, and so does OffloadedAdamW with everything.
+        stays = key == "step" or isinstance(optimizer, OffloadedAdamW)
+        optimizer.state[parameter][key] = value if stays else value.to(parameter.device)
+
+
+def _bitsandbytes() -> Any:
+    try:
+        return import_module("bitsandbytes").optim
+    except ImportError:
+        raise MissingPackageError("bitsandbytes", "gpu", "optimizer: adamw8bit") from None

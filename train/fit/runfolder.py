@@ -1,0 +1,151 @@
+"""A run's folder: what was asked for, where it ran, how it went. Never overwritten.
+
+config.yaml        the resolved recipe and what it ran on
+env.json           versions and machine, by an allow-list: no token of an environment gets in
+metrics.jsonl      losses and rates by step; no times, so two equal runs write equal files
+log.txt            what was said, with times
+checkpoints/       see checkpoint.py
+previews/          predictions while training
+tensorboard/       if TensorBoard is installed
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...pipeline.errors import ConfigError, DataError
+from ...pipeline.store.atomic import write_file
+from ...pipeline.text import escape, show
+from ..recipe import TrainRecipe
+
+LIBRARIES = ("svp", "torch", "transformers", "peft", "accelerate", "numpy", "safetensors", "zarr")
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "WORLD_SIZE",
+             "LOCAL_WORLD_SIZE", "SLURM_JOB_ID", "ACCELERATE_CONFIG_FILE")  # fmt: skip
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+
+
+class RunFolder:
+    """One run's folder. `main` is False on all ranks but the first: they write nothing."""
+
+    def __init__(self, path: Path, *, main: bool = True) -> None:
+        self.path, self.main = path, main
+        self.checkpoints = path / CHECKPOINTS
+        self._board: Any = None
+
+    @classmethod
+    def create(
+        cls, root: Path, recipe: TrainRecipe, identity: Mapping[str, str], *, main: bool = True
+    ) -> "RunFolder":
+        """`root/<recipe>-<date>` with config and environment. Raises ConfigError if it exists."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        folder = cls(root / f"{recipe.name}-{stamp}", main=main)
+        if main:
+            folder._make(recipe, identity)
+        return folder
+
+    def open(self, step: int) -> None:
+        """Ready to go on after `step` steps: later lines of metrics.jsonl are taken back."""
+        if not self.main:
+            return
+        path = self.path / METRICS
+        if path.exists():
+            write_file(path, _until(path, step), label="metrics")
+        self._board = _tensorboard(self.path / "tensorboard", step)
+
+    def metrics(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Append one line, and the numbers to TensorBoard."""
+        if not self.main:
+            return
+        with open(self.path / METRICS, "a", encoding="ascii") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            if self._board is not None and not isinstance(value, str):
+                self._board.add_scalar(name, value, step)
+
+    def log(self, text: str) -> None:
+        """Append one line with the time to log.txt."""
+        if self.main:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+                file.write(f"{now} {escape(text)}\n")
+
+    def write_json(self, name: str, value: object) -> Path:
+        """A small JSON file in the folder, atomic."""
+        path = self.path / name
+        write_file(path, (json.dumps(value, indent=1) + "\n").encode(), label="run")
+        return path
+
+    def close(self) -> None:
+        """Flush TensorBoard's files."""
+        if self._board is not None:
+            self._board.close()
+
+    def _make(self, recipe: TrainRecipe, identity: Mapping[str, str]) -> None:
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            where = show(str(self.path), 300)
+            raise ConfigError(f"{where}: exists and is not overwritten: try again") from None
+        self.checkpoints.mkdir()
+        config = recipe.model_dump(mode="json") | {"digest": recipe.digest(), "on": dict(identity)}
+        text = yaml.safe_dump(config, sort_keys=False)
+        write_file(self.path / "config.yaml", text.encode(), label="config")
+        self.write_json("env.json", environment())
+
+
+def environment() -> dict[str, object]:
+    """Versions and machine; of the environment's variables only those of `VARIABLES`."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "libraries": libraries(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "command": Path(sys.argv[0]).name,
+    }
+
+
+def libraries() -> dict[str, str]:
+    """Installed versions of the packages that shape a result."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _until(path: Path, step: int) -> bytes:
+    """The lines of metrics.jsonl up to `step`; a half-written last line is dropped."""
+    kept = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            if int(json.loads(line)["step"]) <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            where = f"{show(str(path), 300)} line {number}"
+            raise DataError(f"{where}: not a line of metrics: move the file away") from None
+    return b"".join(kept)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,130 @@
+"""Entering a stage: what trains, with which optimizer, wrapped for the devices it runs on.
+
+A stage always starts a fresh optimizer. Adapters are put around the linears when the first stage
+that wants them begins, so stage 1 pays nothing for them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ...model.lm import Lora, add_lora
+from ...model.projectors.svp import SVP
+from ...model.ris import RisModel
+from ...model.trainable import TrainableTable, set_trainable
+from ...pipeline.errors import ConfigError, MissingPackageError
+from ..hashing import key_of
+from ..recipe import LoraConfig, TrainRecipe
+from .optim import build_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A stage ready to run.
+
+    model      the wrapped model, to be called
+    optimizer  accelerate's wrapper; `inner` is the optimizer with the states
+    names      of the parameters that train
+    """
+
+    model: nn.Module
+    optimizer: Any
+    names: dict[Tensor, str]
+
+    @property
+    def inner(self) -> Optimizer:
+        """The optimizer itself."""
+        inner: Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return inner
+
+
+def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
+    """Devices, ranks and precision as `accelerate launch` or the environment says.
+
+    device  cpu, cuda or cuda:N. Raises MissingPackageError; ConfigError for a GPU that only
+    imitates bfloat16, and for wrappers that split parameters, which checkpoints cannot name yet.
+    """
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+    except ImportError:
+        raise MissingPackageError("accelerate", "train", "svp train") from None
+
+    precision = "bf16" if recipe.model.dtype == "bfloat16" else "no"
+    if precision == "bf16" and device != "cpu" and not _has_bfloat16():
+        raise ConfigError(
+            "this GPU has no bfloat16 and would imitate it, many times slower: "
+            "--set model.dtype=float32, or use a GPU of the Ampere generation or later"
+        )
+    # SAM's decoder has parts that a single mask never uses; they get no gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused]
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError(
+            f"{accelerator.distributed_type}: weights or states split over processes are not "
+            "supported in checkpoints: use data parallel processes with optimizer: offload or "
+            "adamw8bit, which need as little device memory"
+        )
+    return accelerator
+
+
+def make_ready(
+    model: RisModel, recipe: TrainRecipe, index: int, new_rows: Sequence[int] = ()
+) -> TrainableTable:
+    """Set what trains in stage `index`, adapters included; what trains becomes float32.
+
+    new_rows  ids of special tokens, used if the recipe trains only those rows
+    """
+    stage = recipe.stages[index]
+    if any(earlier.lora for earlier in recipe.stages[: index + 1]) and not _has_lora(model):
+        # Values depend on the seed alone, not on what was drawn before.
+        with torch.random.fork_rng():
+            torch.manual_seed(key_of(recipe.seed, "lora"))
+            add_lora(model.lm, _lora(recipe.model.lora))
+    if isinstance(model.projector, SVP):
+        model.projector.add_sspe = stage.add_sspe
+    parts = (*stage.trains, "lora") if stage.lora else stage.trains
+    return set_trainable(model, parts, new_rows=new_rows if recipe.model.new_rows_only else ())
+
+
+def recompute(model: RisModel) -> None:
+    """Let the language model's layers be computed again in the backward pass, to save memory."""
+    lm = model.lm
+    # Renamed in transformers 5.2x; the old name warns there.
+    enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
+def enter(accelerator: "Accelerator", model: RisModel, recipe: TrainRecipe, index: int) -> Entered:
+    """Optimizer and wrapper for stage `index`; call `make_ready` before."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = build_optimizer(recipe.optimizer, trained.values(), recipe.stages[index])
+    accelerator.free_memory()
+    wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
+    return Entered(wrapped, wrapped_optimizer, {p: name for name, p in trained.items()})
+
+
+def leave(accelerator: "Accelerator", entered: Entered) -> None:
+    """Take the wrapper off again."""
+    accelerator.unwrap_model(entered.model, keep_fp32_wrapper=False)
+
+
+def _has_bfloat16() -> bool:
+    found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+    return found
+
+
+def _has_lora(model: RisModel) -> bool:
+    return any("lora_" in name for name, _ in model.named_parameters())
+
+
+def _lora(config: LoraConfig) -> Lora:
+    return Lora(config.r, int(config.alpha), config.dropout, config.targets)

@@ -1,0 +1,1 @@
+"""Prompts, dialogues and their ids: what the language model reads and says."""
