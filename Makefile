@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup superpixels test test-all lint type wheel check bench build clean distclean
+.PHONY: help setup superpixels quickstart test test-all lint type wheel check bench build clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -54,6 +54,9 @@ else
 endif
 	$(SVP) cache browse '$(CACHE)' --out '$(PAGE)'
 
+quickstart: $(READY)   ## scenes -> caches -> two-stage training -> evaluation -> page
+	$(SVP) train --from-cache --resume auto
+
 test: $(TESTED)   ## the test suite (does nothing if no file changed since it last passed)
 $(TESTED): $(READY) $(SOURCES)
 	$(BIN)/python -m pytest -q -m 'not slow and not gpu'
@@ -80,6 +83,10 @@ bench: $(READY)   ## the measurements quoted in the documentation
 	-$(SVP) bench store --mosaic
 	-$(SVP) bench cost
 	-$(SVP) bench memory
+	-$(SVP) bench loader --mosaic
+	-$(SVP) bench train
+	-$(SVP) bench infer
+	-$(SVP) bench quickstart
 
 build: clean $(READY)   ## wheel and sdist from a clean tree
 	$(BIN)/python -m build

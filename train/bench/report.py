@@ -132,9 +132,9 @@ class SpeedReport:
         )
         micro = ", ".join(f"{n} ({name})" for name, n in p.micro.items())
         work = (
-            f"Training: steps of {p.images} images with {SENTENCES} sentences each, in forward "
-            f"passes of {micro} images, no checkpointing. Inference: one image, one sentence; "
-            f"{p.answer} ids generated."
+            f"Training: {p.images} images per step with {SENTENCES} sentences each, per forward "
+            f"pass {micro}; no checkpointing. Inference: one image, one sentence; {p.answer} ids "
+            "generated."
         )
         return [models, work, f"FLOPs: {FORMULA}; the rest as torch's FlopCounter counts."]
 
@@ -157,10 +157,12 @@ class SpeedReport:
             ("visual tokens per image", [_tokens(one) for one in cases]),
             ("peak memory", [size(one.memory) for one in cases]),
             ("TFLOP", [f"{one.model_flops / 1e12:.3f}" for one in cases]),
-            ("LLM TFLOP, formula", [_tera(one.formula) for one in cases]),
-            ("LLM TFLOP, counted", [_tera(_llm(one)) for one in cases]),
+            ("LLM TFLOP, counted", [f"{_llm(one) / 1e12:.3f}" for one in cases]),
             ("TFLOP/s", [f"{one.model_flops / one.whole / 1e12:.3f}" for one in cases]),
         ]
+        if all(one.formula is not None for one in cases):
+            tera = [f"{(one.formula or 0) / 1e12:.3f}" for one in cases]
+            rows.append(("LLM TFLOP, formula", tera))
         if self.peak:
             use = [f"{one.model_flops / one.whole / self.peak:.1%}" for one in cases]
             rows.append(("model FLOPs utilisation", use))
@@ -170,10 +172,6 @@ class SpeedReport:
 
 def _llm(one: Measured) -> float:
     return sum(flops for part, flops in one.flops.items() if part.startswith("LLM"))
-
-
-def _tera(flops: float | None) -> str:
-    return "" if flops is None else f"{flops / 1e12:.3f}"
 
 
 def _tokens(one: Measured) -> str:

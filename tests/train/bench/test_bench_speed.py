@@ -10,12 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from svp.model.lm import Lora, add_lora
 from svp.model.losses import Weights
+from svp.pipeline.encoders.dinov2 import PATCH, SHAPES
 from svp.pipeline.errors import ConfigError, SvpError
 from svp.train.bench import speed
 from svp.train.bench.flops import llm_flops, matrices, peak_flops
 from svp.train.bench.inputs import LiveEncoders, cached_batch
 from svp.train.bench.memory import peak_memory
-from svp.train.bench.models import build_llm
+from svp.train.bench.models import build_llm, random_sam
 from svp.train.bench.presets import PRESETS, Preset, preset
 from svp.train.bench.report import Measured, SpeedReport
 from svp.train.bench.runner import Case, Runner
@@ -109,6 +110,15 @@ def test_the_paper_preset_is_llama_7b() -> None:
     per_layer, _ = matrices(lm)
     embeddings = 2 * 32007 * 4096
     assert 32 * (per_layer + 2 * 4096) + embeddings + 4096 == 6_738_472_960
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_says_what_its_encoders_give(name: str) -> None:
+    told = PRESETS[name]
+    prompts = random_sam(told, torch.device("meta")).prompt_encoder
+    assert (prompts.embed_dim, *prompts.image_embedding_size) == told.embedding
+    assert SHAPES[told.encoder][0] == told.channels
+    assert told.grid * PATCH == told.view
 
 
 def test_live_inputs_have_the_shapes_of_cached_ones(runner: Runner) -> None:
