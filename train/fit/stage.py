@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...model.lm import Lora, add_lora
+from ...model.projectors.fusion import Fusion
 from ...model.projectors.svp import SVP
 from ...model.ris import RisModel
 from ...model.trainable import TrainableTable, set_trainable
@@ -89,7 +90,7 @@ def make_ready(
         with torch.random.fork_rng():
             torch.manual_seed(key_of(recipe.seed, "lora"))
             add_lora(model.lm, _lora(recipe.model.lora))
-    if isinstance(model.projector, SVP):
+    if isinstance(model.projector, SVP | Fusion):
         model.projector.add_sspe = stage.add_sspe
     parts = (*stage.trains, "lora") if stage.lora else stage.trains
     return set_trainable(model, parts, new_rows=new_rows if recipe.model.new_rows_only else ())

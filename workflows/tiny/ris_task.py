@@ -24,6 +24,7 @@ from svp.train.text.prompts import choose_turns
 from svp.train.text.tokens import Vocabulary, load_vocabulary
 
 WIDTH, LAYERS, HEADS, FFN = 128, 6, 4, 352
+ROPE = 1e7  # most of a head stays free of position: words must match patches 400 tokens away
 GRID = (16, 16)
 READ = 5  # layer whose input must already tell where the target is
 LOOK, WORD_LOOK = (4,), (3,)  # layers whose head 0 learns to look at the target's patches
@@ -39,6 +40,7 @@ def lm_config(vocabulary: int) -> Any:
         num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=1024,
         rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=0,
         tie_word_embeddings=False, hidden_act="silu", initializer_range=0.08,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE},
     )  # fmt: skip
 
 

@@ -142,6 +142,8 @@ def test_live_inputs_have_the_shapes_of_cached_ones(runner: Runner) -> None:
 
 
 def test_inference_tells_prefill_from_decode_and_ends_with_a_mask(runner: Runner) -> None:
+    for model in runner.models.values():  # as before any stage
+        model.requires_grad_(False).eval()
     case = Case("generate", "svp", live=False)
     runner.prepare(case)
     laps: list[str] = []
