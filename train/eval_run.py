@@ -14,7 +14,7 @@ from ..pipeline.records import Expression
 from ..pipeline.sources import Source
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
-from .defaults import DATA, HELD_OUT, cache_of
+from .defaults import DATA, cache_of
 from .evaluation.evaluate import Classes, Settings, evaluate
 from .evaluation.oracle import Oracle, point_decoder
 from .evaluation.protocols import Example, Protocol, Unit, examples, plan
@@ -46,7 +46,7 @@ class EvalRequest:
     """
 
     data: DataRequest = field(default_factory=DataRequest)
-    split: str = HELD_OUT
+    split: str = "val"
     caches: tuple[Path, ...] = ()
     checkpoint: Path | None = None
     runs: Path = Path("runs")

@@ -13,6 +13,7 @@ from statistics import mean
 from ..pipeline.executors import ExecutorOptions
 from ..pipeline.run.launch import Request, launch, open_request
 from ..pipeline.run.precompute import RunOptions
+from ..pipeline.run.settings import Flags
 from ..pipeline.scenes import write_scenes
 from .defaults import DATA, HELD_OUT, SEED, SPLITS, cache_of
 from .eval_run import EvalRequest, eval_command, report_command
@@ -32,7 +33,8 @@ def prepare(split: str, say: Callable[[str], None]) -> Path:
         executor_options=ExecutorOptions(workers=os.cpu_count() or 1),
         hint="svp train --from-cache",
     )
-    request = Request(dataset=str(DATA), split=split, out=cache_of(split), run=run)
+    flags = Flags(store_sam_embeddings=True)  # 32 kB per scene: the mask decoder reads them
+    request = Request(dataset=str(DATA), split=split, out=cache_of(split), flags=flags, run=run)
     report = launch(request, open_request(request))
     say(f"{split}: {report.lines()[0]}")
     return cache_of(split)

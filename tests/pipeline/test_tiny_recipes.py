@@ -14,7 +14,7 @@ RECIPES = Path(__file__).parents[2] / "workflows" / "tiny"
 def train(recipe: str, work: Path, stop: int) -> dict[str, torch.Tensor]:
     command = [sys.executable, str(RECIPES / f"train_{recipe}.py"), "--work", str(work)]
     options = ["--scenes", "3", "--images", "2", "--stop", str(stop), "--decay", "1"]
-    options += ["--stem-from", "1"]
+    options += ["--turns", "2"] if recipe == "ris" else ["--stem-from", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, *options], check=True, env=environment, capture_output=True)
     state = torch.load(work / f"{recipe}.pt", weights_only=True)
@@ -23,7 +23,7 @@ def train(recipe: str, work: Path, stop: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["sam", "encoder"])
+@pytest.mark.parametrize("recipe", ["sam", "encoder", "ris"])
 def test_three_steps_are_the_same_twice_and_after_a_stop(recipe: str, tmp_path: Path) -> None:
     first = train(recipe, tmp_path / "a", 3)
     second = train(recipe, tmp_path / "b", 3)

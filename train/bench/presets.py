@@ -30,7 +30,7 @@ class Preset:
     photo                  (H,W), COCO's most frequent size
     prompt                 text ids of a dialogue of one sentence, about LLaMA's on RefCOCO
     answer                 ids generated
-    goals                  least ratios MLP / SVP, by the names of `report.ratios`
+    goals                  ratios MLP / SVP to reach, by the names of `SpeedReport.ratios`
     """
 
     name: str
@@ -67,7 +67,7 @@ PRESETS: Mapping[str, Preset] = {
         name="cpu", hidden=2048, layers=12, heads=16, intermediate=5504, vocab=8192,
         encoder="dinov2-small", view=336, grid=24, channels=384,
         sam="tiny", points=16, embedding=(64, 16, 16), dtype="float32",
-        images=1, micro={"mlp": 1, "svp": 1},
+        images=2, micro={"mlp": 1, "svp": 2},
         goals={"stage 2, from cache": 3.5, "forward, live": 2.5},
     ),
     "paper": Preset(
