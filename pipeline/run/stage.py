@@ -294,7 +294,14 @@ def quarantine(image: PlanImage, error: ImageError, root: Path) -> Quarantined:
 
 
 def peak_rss() -> int:
-    """The most memory this process ever held, bytes."""
+    """The most memory this process ever held, bytes.
+
+    On Linux not from getrusage: its value outlives exec, so a child would report its parent's.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    if found := [line for line in lines if line.startswith("VmHWM:")]:
+        return int(found[0].split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
