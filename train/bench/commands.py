@@ -10,6 +10,7 @@ from ...pipeline.commands.console import PATH, as_json, report, several
 speed_options = several(
     click.option("--preset", type=click.Choice(["cpu", "paper"]), default="cpu", show_default=True),
     click.option("--device", default="cpu", show_default=True),
+    click.option("--layers", type=click.IntRange(min=1), help="Of the language model."),
     click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True),
 )
 
@@ -31,23 +32,27 @@ def bench_loader_command(as_json: bool, folder: Path | None, **options: Any) -> 
 @click.command("train")
 @speed_options
 @as_json
-def bench_train_command(preset: str, device: str, repeats: int, as_json: bool) -> None:
+def bench_train_command(
+    preset: str, device: str, layers: int | None, repeats: int, as_json: bool
+) -> None:
     """A training step, SVP against MLP, from cache and live, part by part."""
-    from .presets import PRESETS
+    from .presets import preset as shapes
     from .speed import bench_train
 
-    report(bench_train(PRESETS[preset], device, repeats), as_json)
+    report(bench_train(shapes(preset, layers), device, repeats), as_json)
 
 
 @click.command("infer")
 @speed_options
 @as_json
-def bench_infer_command(preset: str, device: str, repeats: int, as_json: bool) -> None:
+def bench_infer_command(
+    preset: str, device: str, layers: int | None, repeats: int, as_json: bool
+) -> None:
     """One image and expression, SVP against MLP, forward and generated, part by part."""
-    from .presets import PRESETS
+    from .presets import preset as shapes
     from .speed import bench_infer
 
-    report(bench_infer(PRESETS[preset], device, repeats), as_json)
+    report(bench_infer(shapes(preset, layers), device, repeats), as_json)
 
 
 @click.command("quickstart")
