@@ -64,7 +64,8 @@ def test_wheel_contents(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "build", "-o", str(tmp_path), str(ROOT)], check=True)
     got = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     paths = [ROOT / "__init__.py", ROOT / "__main__.py", ROOT / "py.typed", *SOURCES]
-    paths += (p for end in ("*.j2", "*.css", "*.js") for p in (ROOT / "pipeline").rglob(end))
+    ends = ("*.j2", "*.css", "*.js")
+    paths += (p for room in ("pipeline", "train") for e in ends for p in (ROOT / room).rglob(e))
     paths += filter(Path.is_file, (ROOT / "workflows").rglob("*"))
     want = {f"svp/{p.relative_to(ROOT)}" for p in paths if "__pycache__" not in p.parts}
     assert {n for n in got if ".dist-info/" not in n} == want
