@@ -70,7 +70,7 @@ class RisModel(nn.Module):
         """Losses of a batch with targets, as sums; teacher-forced."""
         merged = self.merged(batch)
         states = self.states(merged)
-        ce, tokens = self._cross_entropy(batch, merged, states)
+        ce, tokens = self.cross_entropy(batch, merged, states)
         groups = self._masks(batch, merged, states)
         targets = [_targets(batch, group) for group in groups]
         bce, dice = mask_losses([group.logits for group in groups], targets)
@@ -110,6 +110,13 @@ class RisModel(nn.Module):
         states: Tensor = out.last_hidden_state
         return states
 
+    def cross_entropy(self, batch: Batch, merged: Merged, states: Tensor) -> tuple[Tensor, int]:
+        """Sum over the supervised tokens, float32, and how many they are; only they reach the head."""
+        row, col = (batch.labels != IGNORE).nonzero(as_tuple=True)
+        before = states[row, merged.index(row, col) - 1]  # the state that predicts this token
+        logits = self.lm.lm_head(before).float()
+        return F.cross_entropy(logits, batch.labels[row, col], reduction="sum"), len(row)
+
     def masks_of(self, states: Tensor, row: Tensor, batch: Batch) -> list[Group]:
         """Masks for mask states (S,D) of images `row` (S,), grouped by photograph size."""
         low = self.mask_head(self.to_prompt(states), row, batch.sam)
@@ -128,12 +135,6 @@ class RisModel(nn.Module):
         if self.mask_state == "predicting":
             place = place - 1
         return self.masks_of(states[batch.seg_row, place], batch.seg_row, batch)
-
-    def _cross_entropy(self, batch: Batch, merged: Merged, states: Tensor) -> tuple[Tensor, int]:
-        row, col = (batch.labels != IGNORE).nonzero(as_tuple=True)
-        before = states[row, merged.index(row, col) - 1]  # the state that predicts this token
-        logits = self.lm.lm_head(before).float()
-        return F.cross_entropy(logits, batch.labels[row, col], reduction="sum"), len(row)
 
 
 def split_by_image(

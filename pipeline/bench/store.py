@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..store.plan import SHARD_SIZE
 from ..store.reader import CacheReader, Verify
+from .goals import Goal, GoalReport
 from .mosaic import run_mosaic
 from .store_data import bench_features, make_cache, open_times, write_npy
 
@@ -28,50 +29,13 @@ Pass = Callable[[Sequence[int], NDArray[np.float16]], None]
 SEQ, SHUFFLED = "seq", "shuffled"
 
 
-@dataclass(frozen=True)
-class Goal:
-    """One figure and its goal. `kind` is ">=" or "<="."""
-
-    name: str
-    value: float
-    kind: str
-    goal: float
-    unit: str = "x"
-
-    @property
-    def passed(self) -> bool:
-        """Whether the goal is met."""
-        return self.value >= self.goal if self.kind == ">=" else self.value <= self.goal
-
-    def line(self) -> str:
-        """One printable line."""
-        verdict = "pass" if self.passed else "SHORT"
-        return f"{verdict:5}  {self.name:52} {self.value:9.2f} {self.unit:5} goal {self.kind} {self.goal:g}"
-
-
 @dataclass
-class StoreBench:
+class StoreBench(GoalReport):
     """The outcome: best images per second by reader and order, goals, and what was left out."""
 
     images: int
     shape: tuple[int, int]
     rates: dict[str, dict[str, float]]
-    goals: list[Goal] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every goal that was measured is met."""
-        return all(goal.passed for goal in self.goals)
-
-    @property
-    def exit_code(self) -> int:
-        """1 if a goal was missed."""
-        return 0 if self.passed else 1
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values for --json."""
-        return asdict(self) | {"passed": self.passed}
 
     def lines(self) -> list[str]:
         """The printable report."""

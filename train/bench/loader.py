@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 
@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...pipeline.bench.goals import Goal, GoalReport
 from ...pipeline.bench.mosaic import run_mosaic
-from ...pipeline.bench.store import Goal
 from ...pipeline.store import CacheReader
 from .. import hashing
 from ..feed.fill import CachedVisuals
@@ -48,29 +48,13 @@ Run = Callable[[], Generator[object]]  # an endless stream of batches of BATCH i
 
 
 @dataclass
-class LoaderBench:
+class LoaderBench(GoalReport):
     """The outcome: images per second and CPU milliseconds per image by name, and goals."""
 
     images: int
     threads: int
     rates: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
-    goals: list[Goal] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every goal that was measured is met."""
-        return all(goal.passed for goal in self.goals)
-
-    @property
-    def exit_code(self) -> int:
-        """1 if a goal was missed."""
-        return 0 if self.passed else 1
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values for --json."""
-        return asdict(self) | {"passed": self.passed}
 
     def lines(self) -> list[str]:
         """The printable report."""

@@ -130,7 +130,7 @@ def step_losses(
     merged, kept = _merged(tiny, batch, rng, share)
     states, inputs = _states(model, merged)
     row, place = batch.seg_row, merged.index(batch.seg_row, batch.seg_col) - 1
-    ce, count = model._cross_entropy(batch, merged, states)
+    ce, count = model.cross_entropy(batch, merged, states)
     truth = torch.cat(batch.targets()).float()
     drawn = torch.from_numpy(np.sort(rng.permutation(len(row))[:decoded]))
     (group,) = model.masks_of(states[row, place][drawn], row[drawn], batch)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svp.pipeline.bench.store import Goal, block_shuffle, run
+from svp.pipeline.bench.goals import Goal
+from svp.pipeline.bench.store import block_shuffle, run
 from svp.pipeline.bench.store_data import bench_features, make_cache, write_npy
 from svp.pipeline.store import CacheReader
 

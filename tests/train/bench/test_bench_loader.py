@@ -63,7 +63,8 @@ def test_a_small_run_measures_everything() -> None:
 
 
 def test_a_missed_goal_is_said() -> None:
-    from svp.pipeline.bench.store import Goal
+    from svp.pipeline.bench.goals import Goal
 
-    made = LoaderBench(8, 2, {OURS: 100.0}, {OURS: 3.0}, [Goal("speed", 100.0, ">=", 500)])
+    goals = [Goal("speed", 100.0, ">=", 500)]
+    made = LoaderBench(8, 2, {OURS: 100.0}, {OURS: 3.0}, goals=goals)
     assert made.exit_code == 1 and any(line.startswith("SHORT") for line in made.lines())
