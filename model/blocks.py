@@ -124,6 +124,15 @@ class BlockStack(nn.Module):
         self.self_ = nn.ModuleList(SelfLayer(dim=dim, heads=heads) for _ in count)
         self.ffn = nn.ModuleList(FeedForward(dim=dim, hidden=ffn) for _ in count)
 
+    @torch.no_grad()
+    def add_nothing(self) -> None:
+        """Zero what every layer adds to its input: the stack then only normalises."""
+        for layer in self.modules():
+            last = getattr(layer, "out_proj" if isinstance(layer, Attention) else "linear2", None)
+            if isinstance(last, nn.Linear):
+                last.weight.zero_()
+                last.bias.zero_()
+
     def decode(
         self, t: Tensor, *, q_pos: Tensor, attend: Attend, allowed: Tensor | None = None
     ) -> Tensor:

@@ -5,11 +5,13 @@ of another encoder or view, a projector whose inputs the cache lacks, a frozen [
 """
 
 import importlib.resources
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..model.imports.files import open_ris_checkpoint
 from ..model.imports.place import build_imported, fill
@@ -122,7 +124,7 @@ def require_cache(recipe: TrainRecipe, plan: Plan) -> None:
 
 
 def _shipped(recipe: TrainRecipe, plan: Plan, dtype: torch.dtype) -> tuple[RisModel, Vocabulary]:
-    """The tiny stand-in for GLaMM: everything but the projector."""
+    """The tiny stand-in for GLaMM; its projector only where the recipe says so."""
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
         weights = folder / "ris.safetensors"
         if not weights.is_file():
@@ -139,8 +141,19 @@ def _shipped(recipe: TrainRecipe, plan: Plan, dtype: torch.dtype) -> tuple[RisMo
         prefix = f"{part}."
         own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
         fill(model.get_submodule(part), own, f"{TINY}: {part}")
+    if recipe.model.warm_projector:
+        _warm(model.projector, state)
     model.lm.to(dtype)
     return model, vocab
+
+
+@torch.no_grad()
+def _warm(projector: Projector, state: Mapping[str, Tensor]) -> None:
+    """Copy what the pretrained projector has under the same name and shape; none may fit."""
+    for name, parameter in projector.named_parameters():
+        given = state.get(f"projector.{name}")
+        if given is not None and given.shape == parameter.shape:
+            parameter.copy_(given)
 
 
 def _from_parts(

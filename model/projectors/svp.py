@@ -18,6 +18,8 @@ from ..ssa import SHARING, SSA, pool
 from ..sspe_variants import build_sspe
 from .base import Projector, Rename, mlp
 
+STARTS = ("xavier", "pooled")
+
 
 class SVP(Projector):
     """52,373,376 parameters at 1024 -> 4096 with the defaults.
@@ -25,6 +27,8 @@ class SVP(Projector):
     `add_sspe` is a plain attribute: set it per stage. With `ssa_variant="none"` and `add_sspe`
     False the SSPE touches no token and gets no gradient: DDP then needs find_unused_parameters.
     `sspe_variant` and `ssa_variant` are the rows of Tables 4 and 5; both "none" is the Baseline.
+    `ssa_start="pooled"` lets the SSA add nothing at first: its tokens start as the normalised mean
+    of their patches (Eq. 2), so that a pretrained MLP knows them at once; the paper's is "xavier".
     Raises ConfigError for options that do not fit each other.
     """
 
@@ -49,6 +53,7 @@ class SVP(Projector):
         mask_budget: int | None = None,
         sspe_variant: str = "mask_att",
         ssa_variant: str = "shared",
+        ssa_start: str = "xavier",
         add_sspe: bool = True,
     ) -> None:
         super().__init__(in_dim=in_dim, llm_dim=llm_dim)
@@ -64,6 +69,10 @@ class SVP(Projector):
             ffn=sspe_ffn,
         )
         self.ssa = _build_ssa(ssa_variant, in_dim, ssa_heads, ssa_blocks, ssa_ffn)
+        if ssa_start not in STARTS:
+            raise ConfigError(f"ssa_start {ssa_start!r}: need one of {', '.join(STARTS)}")
+        if self.ssa is not None and ssa_start == "pooled":
+            self.ssa.add_nothing()
         self.mlp = mlp(in_dim, mlp_hidden, llm_dim)
 
     def num_tokens(self, grid: tuple[int, int]) -> int | None:

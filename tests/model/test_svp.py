@@ -209,3 +209,25 @@ def test_weights_go_by_the_specs_names() -> None:
     assert names == want
     state = small().state_dict()
     assert SVP.from_original(state) == state
+
+
+def test_a_pooled_start_gives_the_normalised_mean_of_the_patches() -> None:
+    model = small(ssa_start="pooled", add_sspe=False)
+    patches, cover, masks, valid = inputs(3, [4, 2])
+    mean = cover @ patches / cover.sum(2, keepdim=True).clamp_min(1e-6)
+    wanted = model.mlp(torch.nn.functional.layer_norm(mean, (C,)))
+    tokens = run(model, patches, cover, masks, valid)
+    assert torch.allclose(tokens[valid], wanted[valid], atol=1e-3)  # LN's eps, several times
+    learn(tokens)
+    assert model.ssa is not None
+    added = [
+        p
+        for n, p in model.ssa.named_parameters()
+        if n.endswith(("out_proj.weight", "linear2.weight"))
+    ]
+    assert added and all(p.grad is not None and p.grad.any() for p in added)  # it can learn
+
+
+def test_an_unknown_start_is_refused() -> None:
+    with pytest.raises(ConfigError, match="xavier"):
+        small(ssa_start="zero")

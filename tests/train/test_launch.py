@@ -198,3 +198,16 @@ def test_a_plain_language_model_folder_gets_its_special_tokens(
     made = assemble(recipe, open_training(asked, "cpu").readers[0].plan, places)
     assert made.model.lm.get_input_embeddings().num_embeddings == made.vocab.size > 680
     assert not any(p.requires_grad for p in made.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["svp", "mlp", "qformer"])
+def test_a_warm_projector_starts_from_what_fits(asked: TrainRequest, name: str) -> None:
+    plan = open_training(asked, "cpu").readers[0].plan
+    starts = []
+    for warm in ("true", "false"):
+        flags = TrainFlags(projector=None if name == "svp" else name)
+        recipe, places = resolve_train("tiny", None, flags, [f"model.warm_projector={warm}"])
+        starts.append(assemble(recipe, plan, places).model.projector.state_dict())
+    changed = {n for n, value in starts[0].items() if not torch.equal(value, starts[1][n])}
+    mlp = {f"mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
+    assert changed == (set() if name == "qformer" else mlp)

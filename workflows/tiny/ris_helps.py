@@ -25,8 +25,8 @@ def look(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of head 0 of `layer` and how often its first choice is right.
 
-    x (B,L,D) the layer's normalised input, at (B,P) where the patches are, `place` (S,) the text
-    position in image `row` (S,) that looks, cover (S,P) share of each patch in its target. The head
+    x (B,L,D) the layer's normalised input, at (B,P) where the pieces are, `place` (S,) the text
+    position in image `row` (S,) that looks, cover (S,P) share of each piece in its target. The head
     competes with all that it can see, text too: what it spends there cannot carry a place.
     """
     from transformers.models.llama.modeling_llama import rotate_half
@@ -48,13 +48,13 @@ def look(
     return loss, right[found].float().mean()
 
 
-def stand(said: Tensor, kept: Tensor, grid: tuple[int, int], prompts: Any) -> Tensor:
-    """Error of what the patches (B,P,C) `kept` (B,P) of the grid say of their place."""
+def stand(said: Tensor, share: Tensor, grid: tuple[int, int], prompts: Any) -> Tensor:
+    """Error of what pieces (N,C) with `share` (N,P) of the grid's patches say of their middle."""
     size = prompts.input_image_size
     sides = [(torch.arange(n) + 0.5) * side / n for n, side in zip(grid, size, strict=True)]
     y, x = torch.meshgrid(*sides, indexing="ij")
-    codes = click_code(prompts, torch.stack([x.flatten(), y.flatten()], 1), size)
-    return F.mse_loss(said, codes[kept])
+    middle = share @ torch.stack([x.flatten(), y.flatten()], 1)
+    return F.mse_loss(said, click_code(prompts, middle, size))
 
 
 def target_codes(prompts: Any, truth: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ris_helps as helps
+import ris_sight
 import torch
 from numpy.typing import NDArray
 from ris_data import RisData
+from ris_sight import Sight
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +37,7 @@ MASKS = Weights(ce=1.0, bce=8.0, dice=1.0)
 KEEP = 3.0  # weight of the layers' inputs telling what the encoder said
 SPREAD = 1.7  # standard deviation of the encoder's features
 HELP = 10.0  # weight of the three codes of places, beside 1 of looking
+PIECES, SOME = 0.6, 0.25  # share of steps that show pieces, half of the patches; others show all
 TOKENIZER = Path(__file__).parent / "lm" / "tokenizer.json"
 
 
@@ -50,9 +53,10 @@ class Tiny(nn.Module):
 
 
 class Lesson(NamedTuple):
-    """A batch, and for each word of each expression its image, place in the text and mask."""
+    """A batch, its label maps, and for each word of each expression its image, place and mask."""
 
     batch: Batch
+    labels: Tensor
     row: Tensor
     col: Tensor
     mask: Tensor
@@ -64,9 +68,24 @@ def build(seed: int) -> Tiny:
     sam: Any = build_backend(SuperpixelConfig(), Where(Path()))
     torch.manual_seed(seed)
     lm = random_lm(lm_config(words.size), seed)
+    _start(lm)
     projector = build_projector("mlp", in_dim=CHANNELS, llm_dim=WIDTH)
     decoder = sam.sam.mask_decoder.train().requires_grad_(True)
     return Tiny(RisModel(lm, projector, MaskHead(sam.sam.prompt_encoder, decoder)), words)
+
+
+@torch.no_grad()
+def _start(lm: Any) -> None:
+    """Matrices that keep the size of their input; layers that at first add little to it.
+
+    With equal sizes everywhere the first layers drowned what the tokens say: colours read from the
+    states fell from 0.88 to 0.3 after one layer and stayed there.
+    """
+    for name, weight in lm.named_parameters():
+        if weight.ndim == 2:
+            added = name.endswith(("o_proj.weight", "down_proj.weight"))
+            spread = 0.5 if "embed_tokens" in name else weight.shape[1] ** -0.5
+            nn.init.normal_(weight, std=spread * (0.2 if added else 1.0))
 
 
 def lm_config(vocabulary: int) -> Any:
@@ -77,7 +96,7 @@ def lm_config(vocabulary: int) -> Any:
         vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=FFN, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=1024,
         rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        tie_word_embeddings=False, hidden_act="silu", initializer_range=0.08,
+        tie_word_embeddings=False, hidden_act="silu",
         rope_parameters={"rope_type": "default", "rope_theta": ROPE},
     )  # fmt: skip
 
@@ -108,7 +127,7 @@ def make_lesson(
         packed=tuple(packed),
         sent_ids=tuple(tuple(range(len(talk.seg))) for talk in talks),
     )
-    return Lesson(batch, *torch.tensor(spoken).T)
+    return Lesson(batch, torch.from_numpy(data.labels[rows]), *torch.tensor(spoken).T)
 
 
 def _find(ids: tuple[int, ...], piece: tuple[int, ...], start: int) -> range:
@@ -120,14 +139,15 @@ def _find(ids: tuple[int, ...], piece: tuple[int, ...], start: int) -> range:
 
 
 def step_losses(
-    tiny: Tiny, lesson: Lesson, rng: np.random.Generator, *, share: float, decoded: int
+    tiny: Tiny, lesson: Lesson, sight: Sight, rng: np.random.Generator, *, decoded: int
 ) -> dict[str, Tensor]:
-    """The loss and its parts, with `share` of the patches kept and `decoded` masks decoded.
+    """The loss and its parts, where the model is shown `sight`, with `decoded` masks decoded.
 
     Masks are the dear part of a step: a few teach the decoder, all teach the helps.
     """
     model, batch = tiny.model, lesson.batch
-    merged, kept = _merged(tiny, batch, rng, share)
+    seen = sight.share @ batch.visual.patches  # (B,K,C)
+    merged = _merged(model, batch, seen, sight.valid)
     states, inputs = _states(model, merged)
     row, place = batch.seg_row, merged.index(batch.seg_row, batch.seg_col) - 1
     ce, count = model.cross_entropy(batch, merged, states)
@@ -137,26 +157,29 @@ def step_losses(
     bce, dice = mask_losses([group.logits], [truth[drawn]])
 
     prompts = model.mask_head.prompt_encoder
-    at = merged.slot[:, None] + torch.arange(kept.shape[1])
-    cover = F.adaptive_avg_pool2d(truth[:, None], GRID).flatten(1).gather(1, kept[row])
+    shown = sight.valid.shape[1]
+    at = (merged.slot[:, None] + torch.arange(shown)).clamp(max=states.shape[1] - 1)
+    cover = F.adaptive_avg_pool2d(truth[:, None], GRID).flatten(1)  # (S,P)
+    inside = (sight.share[row] @ cover[..., None])[..., 0]  # (S,K)
     word = merged.index(lesson.row, lesson.col)
     seg_input, word_input = inputs[helps.SEG_LAYER], inputs[helps.WORD_LAYER]
-    look, looked = helps.look(model.lm, seg_input, helps.SEG_LAYER, at, row, place, cover)
+    look, looked = helps.look(model.lm, seg_input, helps.SEG_LAYER, at, row, place, inside)
     words, read_words = helps.look(
-        model.lm, word_input, helps.WORD_LAYER, at, lesson.row, word, cover[lesson.mask]
+        model.lm, word_input, helps.WORD_LAYER, at, lesson.row, word, inside[lesson.mask]
     )
     codes = helps.target_codes(prompts, truth)
     where = at[..., None].expand(-1, -1, WIDTH)
-    patches = seg_input.gather(1, where)
-    seen = batch.visual.patches.gather(1, kept[..., None].expand(-1, -1, CHANNELS)) / SPREAD
-    recalled = [tiny.recall(x) for x in (word_input.gather(1, where), patches)]
+    tokens = seg_input.gather(1, where)
+    real = sight.valid
+    said = (seen / SPREAD)[real]
+    recalled = [tiny.recall(x)[real] for x in (word_input.gather(1, where), tokens)]
     parts = {
         "ce": ce / count,
         "bce": bce / len(drawn),
         "dice": dice / len(drawn),
         "look": look + words,
-        "keep": torch.stack([F.mse_loss(x, seen) for x in recalled]).sum(),
-        "stand": helps.stand(tiny.key(patches), kept, GRID, prompts),
+        "keep": torch.stack([F.mse_loss(x, said) for x in recalled]).sum(),
+        "stand": helps.stand(tiny.key(tokens)[real], sight.share[real], GRID, prompts),
         "read": F.mse_loss(tiny.query(inputs[helps.SEG_LAYER + 1][row, place]), codes),
         "click": F.mse_loss(model.to_prompt(states[row, place]), codes),
     }
@@ -167,17 +190,30 @@ def step_losses(
     return {"loss": loss, **parts, "words": read_words, "looked": looked, "iou": iou}
 
 
-def _merged(
-    tiny: Tiny, batch: Batch, rng: np.random.Generator, share: float
-) -> tuple[Merged, Tensor]:
-    """The merged sequence with a share of the patches, and which they are, (B,P) ascending."""
-    tokens, valid = tiny.model.tokens(batch)
-    count = tokens.shape[1]
-    drawn = [np.sort(rng.permutation(count)[: round(count * share)]) for _ in tokens]
-    kept = torch.from_numpy(np.stack(drawn))
-    tokens = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
-    text = tiny.model.lm.get_input_embeddings()(batch.ids.clamp(min=0))
-    return merge(text, batch.lengths, batch.slot, tokens, valid.gather(1, kept)), kept
+def _merged(model: RisModel, batch: Batch, seen: Tensor, valid: Tensor) -> Merged:
+    """The merged sequence with the pieces `seen` (B,K,C)."""
+    tokens, _ = model.projector(seen, (1, seen.shape[1]))
+    text = model.lm.get_input_embeddings()(batch.ids.clamp(min=0))
+    return merge(text, batch.lengths, batch.slot, tokens, valid)
+
+
+def _pieces(lesson: Lesson, rng: np.random.Generator) -> Sight:
+    return ris_sight.pieces(lesson.labels, GRID, rng)
+
+
+def _patches(lesson: Lesson, rng: np.random.Generator, kept: float = 1.0) -> Sight:
+    return ris_sight.patches(len(lesson.labels), GRID[0] * GRID[1], rng, kept=kept)
+
+
+SIGHTS = {"pieces": _pieces, "patches": _patches}
+
+
+def draw_sight(lesson: Lesson, rng: np.random.Generator) -> Sight:
+    """What a step of training shows: mostly pieces, which cost little, else patches."""
+    kind = rng.random()
+    if kind < PIECES:
+        return _pieces(lesson, rng)
+    return _patches(lesson, rng, 0.5 if kind < PIECES + SOME else 1.0)
 
 
 def _states(model: RisModel, merged: Merged) -> tuple[Tensor, dict[int, Tensor]]:
