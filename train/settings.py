@@ -12,8 +12,9 @@ from typing import Any
 
 from ..pipeline.errors import MissingError, PlanMismatchError
 from ..pipeline.text import show
+from ..pipeline.weights.hub import LM_FILES, PREFIX, hub_folder
 from ..pipeline.weights.load import weights_digest
-from ..pipeline.yamlfile import assign, load_yaml, shipped_yaml
+from ..pipeline.yamlfile import assign, group, load_yaml, shipped_yaml
 from .recipe import TrainRecipe, parse_train_recipe
 
 SHIPPED = "shipped"
@@ -55,8 +56,8 @@ def resolve_train(
     weights  False: they need not be there, for a dry run
     """
     raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("train", size)
-    for group in ("model", "run", "data"):
-        raw.setdefault(group, {})
+    for name in ("model", "run", "data"):
+        group(raw, name, str(recipe_file or size))
     _apply_flags(raw, flags)
     for assignment in overrides:
         assign(raw, assignment)
@@ -94,12 +95,19 @@ def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True
         elif given.split(":")[0] in ("random", "shipped", "none"):
             model[name] = given
         else:
-            path = Path(given).expanduser()
+            path = _place(given)
             model[name] = _digest(path, name, str(model.get(name, "")))
             places = replace(places, **{name: path})
     if read and str(model.get("init", "")).split(":")[0] == SHIPPED:
         model["init"] = _shipped_digest(model["init"])
     return places
+
+
+def _place(given: str) -> Path:
+    """A path, or the folder of `hub:owner/name` in the hub's cache. Raises ConfigError, MissingError."""
+    if given.startswith(PREFIX):
+        return hub_folder(given.removeprefix(PREFIX), LM_FILES)
+    return Path(given).expanduser()
 
 
 def _shipped_digest(asked: str) -> str:

@@ -8,8 +8,9 @@ library gets a configuration of our own and no path. The file only has to agree 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..errors import MissingError, WeightsError
+from ..errors import WeightsError
 from ..text import show
+from ..weights import hub
 from ..weights.files import read_json
 
 HUB = {
@@ -18,6 +19,7 @@ HUB = {
     "dinov2-large": "facebook/dinov2-with-registers-large",
     "clip-large-336": "openai/clip-vit-large-patch14-336",
 }
+FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 MAX_CONFIG = 1 << 20  # bytes
 _HARMLESS = {"_name_or_path", "_commit_hash", "_attn_implementation_autoset"}
 _CODE = {"auto_map", "custom_pipelines", "trust_remote_code", "code_revision"}
@@ -49,18 +51,7 @@ def check_config(folder: Path, expected: Mapping[str, object], part: str = "") -
 
 def hub_folder(name: str, *, allow_download: bool) -> Path:
     """The hub's folder of encoder `name`: from the local hub cache, or downloaded if allowed."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["config.json", "model.safetensors", "model.safetensors.index.json"]
-    try:
-        found = snapshot_download(
-            HUB[name], allow_patterns=wanted, local_files_only=not allow_download
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = show(str(error).splitlines()[0] if str(error) else type(error).__name__, 160)
-        raise MissingError(f"{HUB[name]} is not in the local hub cache ({reason})") from None
-    return Path(found)
+    return hub.hub_folder(HUB[name], FILES, allow_download=allow_download)
 
 
 def _keys(value: object) -> Iterator[str]:
