@@ -18,6 +18,7 @@ from .base import ExecutorOptions, Pool, Task
 from .dask_pool import START_S, DaskPool, distributed_package
 from .devices import usable_devices
 from .drive import DrivenExecutor
+from .starting import started
 from .worker import thread_environment
 
 # spec: work stealing kills workers on long jobs (distributed#7523), so does a time to live when
@@ -89,7 +90,7 @@ def _connected(options: ExecutorOptions) -> Iterator[tuple[Any, int]]:
         devices = usable_devices(options)
         arguments = cluster_options(options, len(devices), folder)
         with (
-            distributed.LocalCluster(**arguments) as cluster,
+            started("Dask", lambda: distributed.LocalCluster(**arguments)) as cluster,
             distributed.Client(cluster) as client,
         ):
             yield client, len(devices)

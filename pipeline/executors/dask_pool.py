@@ -16,6 +16,7 @@ from .base import ExecutorOptions, Job, Outcome, Task
 from .worker import Life
 
 START_S = 60  # for a process to come, or to come back
+ANSWER_S = 2  # for a few hundred bytes of a finished job
 
 
 def distributed_package() -> Any:
@@ -71,7 +72,8 @@ class DaskPool:
             return []
         except OSError as error:  # distributed's CommClosedError is one
             raise CacheError(f"the Dask scheduler is gone: {shorten(str(error))}") from error
-        return [self._receive(future) for future in found.done]
+        received = [self._receive(future) for future in found.done]
+        return [outcome for outcome in received if outcome]
 
     def restart(self, worker: int) -> None:
         """See `Pool`: end the process if it still holds a job; its nanny starts another."""
@@ -112,15 +114,25 @@ class DaskPool:
         future.cancel()
         return self._futures.pop(future)
 
-    def _receive(self, future: Any) -> Outcome:
+    def _receive(self, future: Any) -> Outcome | None:
+        """What a job returned; None if its process does not answer yet.
+
+        The answer lies in the process. If that died after the job, Dask would wait for ever for
+        another one under the same address.
+        """
         distributed = distributed_package()
-        worker = self._futures.pop(future)
+        worker = self._futures[future]
         try:
-            outcome = future.result()
+            outcome = future.result(timeout=ANSWER_S)
         except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError) as why:
-            return Outcome(worker, "died", detail=shorten(str(why), 500))
-        finally:
-            future.release()
+            outcome = Outcome(worker, "died", detail=shorten(str(why), 500))
+        except TimeoutError:
+            if self._address[worker] in self._client.nthreads():
+                return None
+            future.cancel()
+            outcome = Outcome(worker, "died", detail="its Dask worker died with the answer")
+        del self._futures[future]
+        future.release()
         assert isinstance(outcome, Outcome)
         return outcome
 

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import CacheError, MissingPackageError
-from ..text import shorten
 from .base import ExecutorOptions, Pool, Task
 from .devices import usable_devices
 from .drive import DrivenExecutor
 from .ray_pool import RayPool
+from .starting import started
 from .worker import environment, thread_environment
 
 
@@ -64,10 +64,7 @@ def _connected(options: ExecutorOptions) -> Iterator[int]:
             raise CacheError("this process uses Ray already: run svp in a process of its own")
         local = len(usable_devices(options)) if not options.ray_address else 0
         handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            ray.init(**init_options(options, local))
-        except (ConnectionError, RuntimeError, OSError) as error:
-            raise CacheError(f"Ray did not start: {shorten(str(error), 500)}") from error
+        started("Ray", lambda: ray.init(**init_options(options, local)), ray.shutdown)
         try:
             _restore(handlers)  # Ray puts its own SIGTERM handler in place of the run's
             yield local or options.workers or _cluster_workers(options)

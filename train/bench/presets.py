@@ -64,7 +64,7 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "cpu": Preset(
-        name="cpu", hidden=2048, layers=12, heads=16, intermediate=5504, vocab=8192,
+        name="cpu", hidden=2048, layers=16, heads=16, intermediate=5504, vocab=8192,
         encoder="dinov2-small", view=336, grid=24, channels=384,
         sam="tiny", points=16, embedding=(64, 16, 16), dtype="float32",
         images=2, micro={"mlp": 1, "svp": 2},
