@@ -5,13 +5,11 @@ of another encoder or view, a projector whose inputs the cache lacks, a frozen [
 """
 
 import importlib.resources
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..model.imports.files import open_ris_checkpoint
 from ..model.imports.place import build_imported, fill
@@ -32,6 +30,7 @@ from .hashing import key_of
 from .recipe import TrainRecipe
 from .settings import SHIPPED, Places
 from .text.tokens import Vocabulary, load_vocabulary
+from .warm import copy_layers
 
 TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
 
@@ -40,11 +39,13 @@ TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
 class Assembled:
     """A model on the CPU, frozen parts in the recipe's dtype, and its words.
 
+    teacher   the pretrained projector that the model's has to imitate before it trains, if any
     new_rows  ids of the special tokens the dialogues use
     """
 
     model: RisModel
     vocab: Vocabulary
+    teacher: Projector | None = None
 
     @property
     def new_rows(self) -> tuple[int, ...]:
@@ -62,8 +63,9 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
     config, init = recipe.model, recipe.model.init
     dtype = getattr(torch, config.dtype)
     fresh = init == "none"
+    teacher = None
     if init.startswith(SHIPPED):
-        model, vocab = _shipped(recipe, plan, dtype)
+        model, vocab, teacher = _shipped(recipe, plan, dtype)
     elif init == "none":
         model, vocab = _from_parts(recipe, plan, places, dtype)
     else:
@@ -78,7 +80,7 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
     require_trained_seg(model, parts, vocab.seg, fresh=fresh)
     _require_embedding(model, plan)
     model.requires_grad_(False)
-    return Assembled(model, vocab)
+    return Assembled(model, vocab, teacher)
 
 
 def outline(recipe: TrainRecipe, plan: Plan | None, shape: LlamaShape) -> RisModel:
@@ -123,8 +125,10 @@ def require_cache(recipe: TrainRecipe, plan: Plan) -> None:
         )
 
 
-def _shipped(recipe: TrainRecipe, plan: Plan, dtype: torch.dtype) -> tuple[RisModel, Vocabulary]:
-    """The tiny stand-in for GLaMM; its projector only where the recipe says so."""
+def _shipped(
+    recipe: TrainRecipe, plan: Plan, dtype: torch.dtype
+) -> tuple[RisModel, Vocabulary, Projector | None]:
+    """The tiny stand-in for GLaMM; of its projector what a warm start takes, or it as a teacher."""
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
         weights = folder / "ris.safetensors"
         if not weights.is_file():
@@ -141,19 +145,15 @@ def _shipped(recipe: TrainRecipe, plan: Plan, dtype: torch.dtype) -> tuple[RisMo
         prefix = f"{part}."
         own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
         fill(model.get_submodule(part), own, f"{TINY}: {part}")
-    if recipe.model.warm_projector:
-        _warm(model.projector, state)
     model.lm.to(dtype)
-    return model, vocab
-
-
-@torch.no_grad()
-def _warm(projector: Projector, state: Mapping[str, Tensor]) -> None:
-    """Copy what the pretrained projector has under the same name and shape; none may fit."""
-    for name, parameter in projector.named_parameters():
-        given = state.get(f"projector.{name}")
-        if given is not None and given.shape == parameter.shape:
-            parameter.copy_(given)
+    own = {n.removeprefix("projector."): t for n, t in state.items() if n.startswith("projector.")}
+    if not recipe.model.warm_projector or copy_layers(model.projector, own):
+        return model, vocab, None
+    if "projector" not in recipe.stages[0].trains:
+        raise ConfigError("warm_projector: the projector must train in the first stage")
+    teacher = build("mlp", in_dim=plan.channels, llm_dim=config.hidden_size, grid=plan.grid)
+    fill(teacher, own, f"{TINY}: projector")
+    return model, vocab, teacher
 
 
 def _from_parts(

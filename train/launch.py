@@ -23,6 +23,7 @@ from .fit.stage import make_accelerator, recompute
 from .metrics import Counts, metrics
 from .opening import Opened, TrainRequest, open_training, pick_device, source_of, stream_of
 from .recipe import TrainRecipe
+from .warm import imitate
 
 
 def train_command(request: TrainRequest) -> TrainReport:
@@ -41,6 +42,11 @@ def train_command(request: TrainRequest) -> TrainReport:
     visuals = CachedVisuals(
         opened.readers, made.model.projector.needs, pinned=accelerator.device.type == "cuda"
     )
+    if made.teacher is not None:
+        images = [table.entry(i) for i in range(len(table))]
+        line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
+        if main:
+            request.say(line)
     stream = stream_of(recipe, table, visuals, made.vocab, accelerator.process_index, world)
     content = json.loads(recipe.canonical())
     found = find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)

@@ -76,8 +76,8 @@ class ModelConfig(Frozen):
     sam_decoder  where `init` is none: shipped (tiny), random:<seed>, given or sha256:<hex>
     mask_state   the state that predicts [SEG] (GLaMM) or the one at it
     dtype        of frozen weights and of the arithmetic; what trains is kept in float32
-    warm_projector  tensors that the projector `init` was trained with has under the same name and
-                 shape start from there, all others as ever; nothing where init is not `shipped`
+    warm_projector  the projector starts from the one that `init: shipped` was trained with: layers
+                 that fit are copied, another projector imitates it first (`train.warm`)
     new_rows_only  of embedding and head train the rows of the special tokens only
     """
 

@@ -1,0 +1,99 @@
+"""A projector's start from the pretrained one: layers that fit are copied, others imitate."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from svp.model.batch import Visual
+from svp.model.projectors import Projector, build
+from svp.train import warm
+from svp.train.feed.table import Entry
+
+C, D, GRID = 12, 20, (4, 4)
+IMAGES = [Entry("scenes", i, 0, i, 8, 8) for i in range(6)]
+
+
+class Fixed:
+    """Random features of six images; with superpixels if asked."""
+
+    def __init__(self, masks: bool) -> None:
+        made = torch.Generator().manual_seed(0)
+        self.patches = torch.randn(6, 16, C, generator=made).half()
+        self.cover = (torch.rand(6, 3, 16, generator=made) > 0.5).half() if masks else None
+        self.small = torch.randint(0, 2, (6, 3, 8, 8), generator=made, dtype=torch.uint8)
+
+    def read(
+        self, entries: Sequence[Entry], keys: Sequence[int | None]
+    ) -> tuple[Visual, Tensor, tuple[tuple[int, int], ...]]:
+        rows = [entry.row for entry in entries]
+        visual = Visual(self.patches[rows], GRID)
+        if self.cover is not None:
+            valid = torch.ones(len(rows), 3, dtype=torch.bool)
+            visual = Visual(self.patches[rows], GRID, self.cover[rows], self.small[rows], valid)
+        return visual, torch.empty(0), ((8, 8),) * len(rows)
+
+
+def projector(name: str, seed: int = 0, **options: Any) -> Projector:
+    torch.manual_seed(seed)
+    return build(name, in_dim=C, llm_dim=D, grid=GRID, **options)
+
+
+SVP: dict[str, Any] = {
+    "num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1, "sspe_ffn": 16,
+    "ssa_heads": 2, "ssa_blocks": 1, "ssa_ffn": 16, "mlp_hidden": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pixel_shuffle", {"r": 2}),
+        ("qformer", {"tokens": 4, "hidden": 16, "layers": 2, "heads": 2, "ffn": 32}),
+        ("svp", SVP),
+    ],
+)
+def test_imitation_brings_the_tokens_to_the_teachers(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm, "STEPS", 120)
+    teacher, visuals = projector("mlp", 1), Fixed(name == "svp")
+    made = []
+    for _ in range(2):
+        learner = projector(name, 2, **options)
+        learner.requires_grad_(False)
+        line = warm.imitate(learner, teacher, visuals, IMAGES, seed=3)
+        first, last = (
+            float(word) for word in line.split("error ")[1].split(" of")[0].split(" -> ")
+        )
+        assert last < 0.5 * first
+        assert not any(p.requires_grad for p in learner.parameters())
+        made.append(learner.state_dict())
+    assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
+
+
+def test_only_a_projector_with_all_layers_takes_them() -> None:
+    teacher, same, other = projector("mlp", 1), projector("mlp", 2), projector("mlp", 2, hidden=7)
+    assert warm.copy_layers(same, teacher.state_dict())
+    assert all(torch.equal(t, same.state_dict()[n]) for n, t in teacher.state_dict().items())
+    before = {n: t.clone() for n, t in other.state_dict().items()}
+    assert not warm.copy_layers(other, teacher.state_dict())
+    assert all(torch.equal(t, other.state_dict()[n]) for n, t in before.items())
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.data())
+def test_cells_share_out_all_patches(height: int, width: int, data: st.DataObject) -> None:
+    tokens = data.draw(st.integers(1, height * width))
+    share = warm.cells(tokens, (height, width))
+    assert share.shape == (tokens, height * width)
+    assert torch.equal(share.sum(0), torch.ones(height * width))  # each patch in one cell
+    assert (share.sum(1) > 0).all()  # no cell without patches
+
+
+def test_sixteen_cells_are_windows() -> None:
+    share = warm.cells(16, (16, 16)).view(16, 16, 16)
+    assert share[5].nonzero().tolist() == [[y, x] for y in range(4, 8) for x in range(4, 8)]
