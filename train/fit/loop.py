@@ -22,6 +22,7 @@ from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkp
 from .job import Job, TrainReport
 from .optim import learning_rate, restore, state_of
 from .runfolder import libraries
+from .sharded import collect
 from .stage import Entered, enter, leave, make_ready
 from .step import StepResult, agree, gradients
 
@@ -167,45 +168,54 @@ class _Run:
         if end or self.step % run.log == 0:
             self._say(self._progress(result))
         if end or (run.validate_every and self.step % run.validate_every == 0):
-            self._validate()
-        if self.job.preview and run.preview and (end or self.step % run.preview == 0):
-            self._preview()
+            self._validate(entered)
+        if run.preview and (end or self.step % run.preview == 0):
+            self._preview(entered)
         if end or self.step % run.checkpoint == 0:
             self._save(entered)
 
-    def _validate(self) -> None:
+    def _validate(self, entered: Entered) -> None:
         if self.job.validate is None:
             return
-        with self._evaluating():
+        with self._evaluating(entered):
             self.scores = dict(self.job.validate(self.job.model))
         if BEST in self.scores and (self.best is None or self.scores[BEST] > self.best):
             self.best = self.scores[BEST]
         line = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
         self._say(f"step {self.step}: held-out {line}")
 
-    def _preview(self) -> None:
-        if self.job.folder.main and self.job.preview:
-            with self._evaluating():
-                self.job.preview(self.job.model, self.step)
+    def _preview(self, entered: Entered) -> None:
+        draws = self.job.folder.main and self.job.preview is not None
+        if draws or entered.sharded:  # the weights of a split model come from all ranks
+            with self._evaluating(entered):
+                if draws and self.job.preview:
+                    self.job.preview(self.job.model, self.step)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def _evaluating(self, entered: Entered) -> Iterator[None]:
         """Evaluation mode; the loop sets training mode again before its next step."""
         self.job.model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
+        usable = entered.usable(self.accelerator.device)
+        with torch.no_grad(), usable, self.accelerator.autocast():
             yield
 
     def _save(self, entered: Entered) -> None:
-        if not self.job.folder.main:
-            self.accelerator.wait_for_everyone()
-            return
+        if self.job.folder.main or entered.sharded:  # what is split comes from all ranks
+            self._write(entered)
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, entered: Entered) -> None:
+        main = self.job.folder.main
         index, done = (
             self.recipe.stage_at(self.step)
             if self.step < self.recipe.steps
             else (len(self.recipe.stages), 0)
         )
-        parameters = dict(self.job.model.named_parameters())
-        weights = {name: parameters[name].detach().cpu() for name in sorted(self.trained)}
+        named = ((name, entered.parameters[name]) for name in sorted(self.trained))
+        weights = collect(named, keep=main)
+        optimizer = state_of(entered.inner, entered.names, keep=main) if done else {}
+        if not main:
+            return
         state = State(
             schema_version=1, step=self.step, stage=index, stage_step=done, recipe=self._recipe(),
             data=dict(self.job.stream.identity), cursor=dict(self.cursor),
@@ -213,10 +223,8 @@ class _Run:
             skipped=self.skipped, scores=self.scores, best=self.best, stage_end=done == 0 < self.step,
             libraries=libraries(),
         )  # fmt: skip
-        optimizer = state_of(entered.inner, entered.names) if done else {}
         save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
         prune(self.job.folder.checkpoints, self.recipe.run.keep)
-        self.accelerator.wait_for_everyone()
 
     def _stage_end(self, index: int) -> bool:
         return self.step == sum(stage.steps for stage in self.recipe.stages[: index + 1])

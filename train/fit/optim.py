@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 
 from ...pipeline.errors import MissingPackageError
 from ..recipe import StageConfig
+from .sharded import collect, split_like
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
@@ -82,24 +83,31 @@ class OffloadedAdamW(Optimizer):
         parameter.copy_(state["master"])
 
 
-def state_of(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The optimizer's tensors as `<parameter>/<key>`, on the CPU; `names` of its parameters."""
-    return {
-        f"{names[parameter]}/{key}": torch.as_tensor(value).detach().cpu().contiguous()
+def state_of(
+    optimizer: Optimizer, names: Mapping[Tensor, str], *, keep: bool = True
+) -> dict[str, Tensor]:
+    """The optimizer's tensors as `<parameter>/<key>`, whole and on the CPU.
+
+    names  of its parameters; `keep` False on a rank that only takes part in the gathering
+    """
+    named = (
+        (f"{names[parameter]}/{key}", torch.as_tensor(value))
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
-    }
+    )
+    return collect(named, keep=keep)
 
 
 def restore(optimizer: Optimizer, names: Mapping[Tensor, str], state: Mapping[str, Tensor]) -> None:
-    """Put back what `state_of` returned: every tensor where this optimizer keeps it."""
+    """Put back what `state_of` returned: every tensor where this optimizer keeps it, split or not."""
     by_name = {name: parameter for parameter, name in names.items()}
     for full, value in state.items():
         name, key = full.rsplit("/", 1)
         parameter = by_name[name]
         # torch keeps the step count on the CPU, and so does OffloadedAdamW with everything.
         stays = key == "step" or isinstance(optimizer, OffloadedAdamW)
-        optimizer.state[parameter][key] = value if stays else value.to(parameter.device)
+        part = value if key == "step" else split_like(value, parameter)
+        optimizer.state[parameter][key] = part.to("cpu" if stays else parameter.device)
 
 
 def _bitsandbytes() -> Any:

@@ -5,6 +5,7 @@ that wants them begins, so stage 1 pays nothing for them.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ...pipeline.errors import ConfigError, MissingPackageError
 from ..hashing import key_of
 from ..recipe import LoraConfig, TrainRecipe
 from .optim import build_optimizer
+from .sharded import fill, filled, fsdp_plugin, is_sharded, lend, shard_on_cpu
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,14 +32,22 @@ if TYPE_CHECKING:
 class Entered:
     """A stage ready to run.
 
-    model      the wrapped model, to be called
-    optimizer  accelerate's wrapper; `inner` is the optimizer with the states
-    names      of the parameters that train
+    model       the wrapped model, to be called
+    optimizer   accelerate's wrapper; `inner` is the optimizer with the states
+    parameters  by the names they have in checkpoints; split ones are DTensors
+    plain       the job's model; it has no values of its own while `sharded`
     """
 
     model: nn.Module
     optimizer: Any
-    names: dict[Tensor, str]
+    parameters: dict[str, nn.Parameter]
+    plain: RisModel
+    sharded: bool = False
+
+    @property
+    def names(self) -> dict[Tensor, str]:
+        """Names of the parameters that train."""
+        return {p: name for name, p in self.parameters.items() if p.requires_grad}
 
     @property
     def inner(self) -> Optimizer:
@@ -45,15 +55,19 @@ class Entered:
         inner: Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         return inner
 
+    def usable(self, device: torch.device) -> AbstractContextManager[None]:
+        """While it lasts the job's model can be called; all ranks enter and leave together."""
+        return filled(self.plain, self.model, device) if self.sharded else nullcontext()
+
 
 def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
     """Devices, ranks and precision as `accelerate launch` or the environment says.
 
     device  cpu, cuda or cuda:N. Raises MissingPackageError; ConfigError for a GPU that only
-    imitates bfloat16, and for wrappers that split parameters, which checkpoints cannot name yet.
+    imitates bfloat16, and for ways to split weights that are not supported.
     """
     try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+        from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError:
         raise MissingPackageError("accelerate", "train", "svp train") from None
 
@@ -65,15 +79,11 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
         )
     # SAM's decoder has parts that a single mask never uses; they get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    plugin = fsdp_plugin(recipe.optimizer)
     accelerator = Accelerator(
-        mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused]
+        mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused], fsdp_plugin=plugin
     )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ConfigError(
-            f"{accelerator.distributed_type}: weights or states split over processes are not "
-            "supported in checkpoints: use data parallel processes with optimizer: offload or "
-            "adamw8bit, which need as little device memory"
-        )
+    shard_on_cpu(accelerator, plugin)
     return accelerator
 
 
@@ -106,16 +116,22 @@ def recompute(model: RisModel) -> None:
 
 def enter(accelerator: "Accelerator", model: RisModel, recipe: TrainRecipe, index: int) -> Entered:
     """Optimizer and wrapper for stage `index`; call `make_ready` before."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = build_optimizer(recipe.optimizer, trained.values(), recipe.stages[index])
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = build_optimizer(recipe.optimizer, trained, recipe.stages[index])
     accelerator.free_memory()
-    wrapped, wrapped_optimizer = accelerator.prepare(model, optimizer)
-    return Entered(wrapped, wrapped_optimizer, {p: name for name, p in trained.items()})
+    sharded = is_sharded(accelerator)
+    inner = lend(model) if sharded else model
+    wrapped, wrapped_optimizer = accelerator.prepare(inner, optimizer)
+    return Entered(wrapped, wrapped_optimizer, dict(inner.named_parameters()), model, sharded)
 
 
 def leave(accelerator: "Accelerator", entered: Entered) -> None:
-    """Take the wrapper off again."""
-    accelerator.unwrap_model(entered.model, keep_fp32_wrapper=False)
+    """Take the wrapper off again; what was split is whole in the job's model, on the CPU."""
+    if entered.sharded:
+        fill(entered.plain, entered.model, "cpu")
+        accelerator.free_memory()
+    else:
+        accelerator.unwrap_model(entered.model, keep_fp32_wrapper=False)
 
 
 def _has_bfloat16() -> bool:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from ...model.batch import IGNORE, Batch
 from ...model.losses import Losses, Weights
+from .sharded import whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -84,16 +85,17 @@ def gradients(
     sums = []
     for number, batch in enumerate(batches, 1):
         with _sync(accelerator, model, number == len(batches)):
-            losses: Losses = model(batch.to(accelerator.device, torch.float32))
+            with accelerator.autocast():
+                losses: Losses = model(batch.to(accelerator.device, torch.float32))
             total = losses.total(weights, tokens=counts.tokens, masks=counts.masks)
             # Data parallel wrappers average gradients over ranks; ours are shares of one sum.
             accelerator.backward(total * accelerator.num_processes)
         sums.append(torch.stack([losses.ce, losses.bce, losses.dice]).detach().double())
     own = torch.stack(sums)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = accelerator.clip_grad_norm_(trained, clip)
+    norm = whole(accelerator.clip_grad_norm_(trained, clip))
     bad = (~own.isfinite().all(1)).nonzero().flatten().tolist()
-    return _result(_sum(accelerator, own.sum(0)).tolist(), float(norm or 0.0), counts, weights, bad)
+    return _result(_sum(accelerator, own.sum(0)).tolist(), float(norm), counts, weights, bad)
 
 
 def _result(
