@@ -14,6 +14,8 @@ from .pipeline.commands.machine import doctor_command, fetch_command
 from .pipeline.commands.precompute import precompute_command
 from .train.bench.commands import BENCHES
 from .train.commands import COMMANDS
+from .train.figures.commands import figures_command
+from .train.reproduce.commands import reproduce_command
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +24,10 @@ def main() -> None:
     """Semantic superpixels as visual tokens: cut images once, then train on about 40 tokens."""
 
 
-for command in (data, precompute_command, cache, *COMMANDS, doctor_command, fetch_command, bench):
+for command in (
+    data, precompute_command, cache, *COMMANDS, reproduce_command, figures_command,
+    doctor_command, fetch_command, bench,
+):  # fmt: skip
     main.add_command(command)
 for measurement in BENCHES:
     bench.add_command(measurement)

@@ -85,7 +85,7 @@ class GridPrompter:
         """
         for image in images:
             _check(image)
-        with torch.inference_mode(), _full_precision():
+        with torch.inference_mode(), full_precision():
             return self._run(images, return_embeddings)
 
     def _run(
@@ -210,7 +210,7 @@ def _check(image: Image) -> None:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """TF32 off, so that no product here loses 13 bits; the caller's setting comes back."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32

@@ -50,6 +50,7 @@ class GridConfig(Frozen):
 GRID_PRESETS: dict[str, GridConfig] = {
     "svp": GridConfig(),
     "fma": GridConfig(crop_n_layers=1),
+    "windows": GridConfig(crop_n_layers=1),
 }
 
 
@@ -62,7 +63,11 @@ class SlicConfig(Frozen):
 
 
 class SuperpixelConfig(Frozen):
-    """Where superpixels come from."""
+    """Where superpixels come from.
+
+    source=slic needs no SAM; with `store_sam_embeddings`, `model` and `weights` name the SAM whose
+    embedding is stored beside. preset=windows: each window of the last crop layer by itself.
+    """
 
     source: Literal["sam", "mobile_sam", "slic"] = "sam"
     model: Literal["tiny", "vit_b", "vit_l", "vit_h", "vit_t"] = "tiny"
@@ -70,7 +75,7 @@ class SuperpixelConfig(Frozen):
     weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
     mode: Literal["exact", "fast"] = "exact"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    preset: Literal["svp", "fma", "custom"] = "svp"
+    preset: Literal["svp", "fma", "windows", "custom"] = "svp"
     grid: GridConfig = GridConfig()
     points_per_batch: Annotated[int, Field(ge=1, le=4096)] = 256
     slic: SlicConfig = SlicConfig()
@@ -80,9 +85,12 @@ class SuperpixelConfig(Frozen):
     def _consistent(self) -> "SuperpixelConfig":
         if self.mode == "exact" and self.dtype != "float32":
             raise ValueError(f"mode=exact needs dtype=float32, got {self.dtype}: set mode=fast")
-        if (self.source == "mobile_sam") != (self.model == "vit_t"):
+        if self.source != "slic" and (self.source == "mobile_sam") != (self.model == "vit_t"):
             raise ValueError(f"source={self.source} does not go with model={self.model}")
-        if self.preset != "custom" and self.grid != GRID_PRESETS[self.preset]:
+        if self.preset == "windows":
+            if self.grid.crop_n_layers < 1:
+                raise ValueError("preset=windows needs grid.crop_n_layers >= 1")
+        elif self.preset != "custom" and self.grid != GRID_PRESETS[self.preset]:
             raise ValueError(f"grid differs from preset={self.preset}: set preset=custom")
         return self
 

@@ -1,11 +1,12 @@
 """One door to every superpixel source: a recipe in, something that turns images into superpixels.
 
-SAM kinds prompt a backend on a grid; SLIC needs neither weights nor a device. Heavy packages are
-imported only for the kind that is asked for.
+SAM kinds prompt a backend on a grid; SLIC needs neither weights nor a device, unless SAM embeddings
+are to be stored with it (the mask decoder reads them whatever the superpixels are). Heavy packages
+are imported only for the kind that is asked for.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from .errors import ConfigError
 from .recipe import SuperpixelConfig
 from .records import Superpixels, Where
+
+if TYPE_CHECKING:
+    from .sam import SamBackend
 
 Image = NDArray[np.uint8]
 Embeddings = list[NDArray[np.float16]]
@@ -36,14 +40,20 @@ class SamSource:
     def __init__(self, config: SuperpixelConfig, where: Where, device: str) -> None:
         from .grid import GridPrompter
         from .sam import build_backend
+        from .windows import WindowPrompter
 
-        self._prompter = GridPrompter(
-            build_backend(config, where, device),
-            config=config.grid,
-            mode=config.mode,
-            points_per_batch=config.points_per_batch,
-            max_superpixels=config.max_superpixels,
-        )
+        backend = build_backend(config, where, device)
+        options: dict[str, Any] = {
+            "config": config.grid,
+            "mode": config.mode,
+            "points_per_batch": config.points_per_batch,
+            "max_superpixels": config.max_superpixels,
+        }
+        self._prompter: GridPrompter | WindowPrompter
+        if config.preset == "windows":
+            self._prompter = WindowPrompter(backend, **options)
+        else:
+            self._prompter = GridPrompter(backend, **options)
 
     def generate_batch(
         self, images: Sequence[Image], *, embeddings: bool = False
@@ -53,10 +63,10 @@ class SamSource:
 
 
 class SlicSource:
-    """scikit-image SLIC; has no embedding."""
+    """scikit-image SLIC. `sam` gives the embeddings that are stored beside, None: there are none."""
 
-    def __init__(self, config: SuperpixelConfig) -> None:
-        self._config = config
+    def __init__(self, config: SuperpixelConfig, sam: "SamBackend | None" = None) -> None:
+        self._config, self._sam = config, sam
 
     def generate_batch(
         self, images: Sequence[Image], *, embeddings: bool = False
@@ -64,18 +74,29 @@ class SlicSource:
         """See `SuperpixelSource`."""
         from .slic import slic_superpixels
 
-        if embeddings:
-            raise ConfigError(
-                "superpixels.source=slic has no SAM embedding: set store_sam_embeddings=false"
-            )
+        if embeddings and self._sam is None:
+            raise ConfigError("this SLIC source was built without SAM: it has no embeddings")
         config = self._config
-        return [
-            slic_superpixels(image, config.slic, config.max_superpixels) for image in images
-        ], None
+        found = [slic_superpixels(image, config.slic, config.max_superpixels) for image in images]
+        return found, _embedded(self._sam, images) if embeddings and self._sam else None
 
 
-def build_source(config: SuperpixelConfig, where: Where, device: str = "cpu") -> SuperpixelSource:
+def _embedded(sam: "SamBackend", images: Sequence[Image]) -> Embeddings:
+    """(C,h,w) float16 of each image, as grid prompting gives them."""
+    import torch
+
+    from .grid import full_precision
+
+    with torch.inference_mode(), full_precision():
+        return [one.cpu().numpy().astype(np.float16) for one in sam.embed(images)]
+
+
+def build_source(
+    config: SuperpixelConfig, where: Where, device: str = "cpu", *, embeddings: bool = False
+) -> SuperpixelSource:
     """The source a recipe asks for, weights loaded.
+
+    embeddings  SAM embeddings will be asked for, also of SLIC
 
     Raises what `sam.build_backend` raises, or MissingPackageError for SLIC without scikit-image.
     """
@@ -83,5 +104,9 @@ def build_source(config: SuperpixelConfig, where: Where, device: str = "cpu") ->
         from .slic import require
 
         require()
-        return SlicSource(config)
+        if not embeddings:
+            return SlicSource(config)
+        from .sam import build_backend
+
+        return SlicSource(config, build_backend(config, where, device))
     return SamSource(config, where, device)

@@ -32,6 +32,7 @@ from .settings import SHIPPED, Places
 from .text.tokens import Vocabulary, load_vocabulary
 from .warm import copy_layers
 
+PAPER_GRID = (24, 24)  # of 336 px, patches of 14
 TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
 
 
@@ -94,7 +95,7 @@ def outline(recipe: TrainRecipe, plan: Plan | None, shape: LlamaShape) -> RisMod
         lm: Any = LlamaForCausalLM(shape.config()).to(getattr(torch, recipe.model.dtype))
         projector = build(
             recipe.model.projector.name, in_dim=plan.channels if plan else 1024,
-            llm_dim=shape.hidden, **_options(recipe),
+            llm_dim=shape.hidden, grid=plan.grid if plan else PAPER_GRID, **_options(recipe),
         )  # fmt: skip
         sam = build_sam(plan.recipe.superpixels.model if plan else "vit_h")
         return RisModel(lm, projector, MaskHead(sam.prompt_encoder, sam.mask_decoder))

@@ -25,8 +25,8 @@ checkpoint = click.option(
     "--checkpoint", type=PATH, help="Run folder or checkpoint; default the newest run."
 )
 weights = several(
-    click.option("--lm", help="Language model: a folder, shipped or random:SEED."),
-    click.option("--init", help="Checkpoint every part starts from (GLaMM, LISA), or none."),
+    click.option("--lm", help="Language model: folder, hub:OWNER/NAME or random:SEED."),
+    click.option("--init", help="GLaMM or LISA to start from: folder, hub:OWNER/NAME, none."),
     click.option("--sam-decoder", help="SAM weights the mask decoder starts from."),
 )
 encoders = several(

@@ -16,7 +16,9 @@ recipe_options = several(
     click.option("--superpixels", type=click.Choice(["sam", "mobile_sam", "slic"])),
     click.option("--sam-model", type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h", "vit_t"])),
     click.option("--sam-weights", metavar="PATH|random[:SEED]"),
-    click.option("--preset", type=click.Choice(["svp", "fma"]), help="Grid prompting preset."),
+    click.option(
+        "--preset", type=click.Choice(["svp", "fma", "windows"]), help="Grid prompting preset."
+    ),
     click.option("--points-per-side", type=click.IntRange(1, 128)),
     click.option("--mode", type=click.Choice(["exact", "fast"])),
     click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"])),

@@ -33,10 +33,10 @@ class Need:
 
 
 def needed_weights(recipe: Recipe, where: Where | None = None) -> list[Need]:
-    """The superpixel model's and the encoder's weights; SLIC needs none."""
+    """The superpixel model's and the encoder's weights; SLIC needs SAM for its embedding only."""
     pixels, features = recipe.superpixels, recipe.features
     needs = []
-    if pixels.source != "slic":
+    if pixels.source != "slic" or recipe.store_sam_embeddings:
         asked = _Asked(pixels.model, pixels.weights, "--sam-weights", sam_tiny)
         needs.append(_need(f"superpixels {pixels.model}", asked, where.sam if where else None))
     asked = _Asked(features.encoder, features.weights, "--encoder-weights", encoder_tiny)

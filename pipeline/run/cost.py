@@ -175,10 +175,10 @@ def makespan(images: int, shard_size: int, workers: int) -> int:
     >>> makespan(200, 64, 2), makespan(64, 64, 8)
     (128, 64)
     """
-    load = [0] * workers
-    for start in range(0, images, shard_size):
-        load[load.index(min(load))] += min(shard_size, images - start)
-    return max(load)
+    full, rest = divmod(images, shard_size)
+    rounds, more = divmod(full, workers)
+    # Each shard goes to whoever has done least, so the short one follows the last full round.
+    return max((rounds + bool(more)) * shard_size, rounds * shard_size + rest)
 
 
 def prompts(grid: GridConfig) -> tuple[int, int]:
@@ -193,12 +193,27 @@ def prompts(grid: GridConfig) -> tuple[int, int]:
     return passes, points
 
 
+def window_prompts(grid: GridConfig) -> tuple[int, int]:
+    """As `prompts` for preset=windows: the whole image for its embedding, then each window.
+
+    >>> window_prompts(GridConfig(crop_n_layers=1, points_per_side=8))
+    (5, 256)
+    """
+    windows: int = 4**grid.crop_n_layers
+    return 1 + windows, windows * grid.points_per_side**2
+
+
 def tflop(plan: Plan) -> dict[str, float]:
     """TFLOP of one image by part."""
     pixels, features = plan.recipe.superpixels, plan.recipe.features
     parts = {"features": FEATURES[features.encoder][0] * _view_scale(features)}
-    if pixels.source != "slic":
-        passes, points = prompts(pixels.grid)
+    if pixels.source == "slic":
+        if plan.sam is not None:
+            parts["sam encoder"] = ENCODER_TFLOP[pixels.model]
+    else:
+        passes, points = (
+            window_prompts(pixels.grid) if pixels.preset == "windows" else prompts(pixels.grid)
+        )
         parts["sam encoder"] = passes * ENCODER_TFLOP[pixels.model]
         parts["sam decoder"] = points * PROMPT_GFLOP.get(pixels.model, PROMPT_GFLOP_OFFICIAL) / 1e3
     return parts
@@ -250,7 +265,9 @@ def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str,
     pixels: SuperpixelConfig = plan.recipe.superpixels
     models = FEATURES[plan.recipe.features.encoder][1]
     work = 0.2
-    if pixels.source != "slic":
+    if pixels.source == "slic":
+        models += SAM_GB[pixels.model] if plan.sam is not None else 0.0
+    else:
         models += SAM_GB[pixels.model]
         official = pixels.model != "tiny"
         # 3 masks of 1024^2 fp32 per prompt, and about 5 copies of the decoder's 4 MiB keys.

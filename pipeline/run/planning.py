@@ -13,7 +13,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..errors import ConfigError, DataError, ImageError, MissingError
+from ..errors import DataError, ImageError, MissingError
 from ..paths import safe_join
 from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
 from ..records import ImageRecord
@@ -119,9 +119,7 @@ def feature_shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
 
 
 def embedding_shape(config: SuperpixelConfig) -> tuple[int, int, int]:
-    """(C,h,w) of the SAM image embedding. Raises ConfigError for a source without one."""
-    if config.source == "slic":
-        raise ConfigError("superpixels.source=slic has no SAM embedding: drop store_sam_embeddings")
+    """(C,h,w) of the SAM image embedding; with SLIC of the SAM beside it."""
     if config.model == "tiny":
         from ..sam.tiny import EMBED_DIM, IMAGE_SIZE, PATCH
 
@@ -135,6 +133,8 @@ def library_versions(recipe: Recipe) -> dict[str, str]:
     match recipe.superpixels.source:
         case "slic":
             names += ["scikit-image", "scipy"]
+            if recipe.store_sam_embeddings:
+                names.append(recipe.superpixels.package)
         case "mobile_sam":
             names += ["scipy", "segment-anything", "timm"]
         case "sam":

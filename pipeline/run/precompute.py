@@ -21,7 +21,7 @@ from ..records import Where
 from ..store.atomic import remove_stale
 from ..store.create import create_cache
 from ..store.index import finalize, load_rows
-from ..store.layout import COMPLETE, LOGS, PLAN
+from ..store.layout import COMPLETE, LOGS, PLAN, refuse_url
 from ..store.manifest import missing_shards
 from ..store.plan import Plan
 from ..store.verify import uncommit
@@ -166,6 +166,7 @@ def _prepare(
     stop: Callable[[], None],
 ) -> Plan:
     """The plan of this run, its folder made or joined."""
+    refuse_url(out)  # before every image is hashed for the plan
     if not content.images:
         raise ConfigError(f"split {show(content.split)}: there is no image to compute")
     old = Plan.load(out / PLAN) if os.path.lexists(out / PLAN) else None

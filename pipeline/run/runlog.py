@@ -10,7 +10,8 @@ Logs are no part of the cache's content: they hold times and process numbers, no
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,13 +33,8 @@ class RunLog:
 
     def update(self, event: Event) -> None:
         """Append `event` (ticks only refresh the status). Raises CacheError if the disk refuses."""
-        try:
+        with _explained(self._folder):
             self._update(event)
-        except OSError as error:
-            raise CacheError(
-                f"{show(str(self._folder), 300)}: cannot write the log: {error.strerror}: free "
-                "some space and run the same command again, it continues where it stopped"
-            ) from error
 
     def _update(self, event: Event) -> None:
         if event.kind != "tick":
@@ -74,10 +70,23 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def write_failures(folder: Path, failures: Iterable[dict[str, object]]) -> None:
-    """Replace failures.jsonl."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Replace failures.jsonl. Raises CacheError if the disk refuses."""
     lines = (json.dumps(failure) + "\n" for failure in failures)
-    replace_text(folder / "failures.jsonl", "".join(lines))
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / "failures.jsonl", "".join(lines))
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """A refusal of the disk as a CacheError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"{show(str(folder), 300)}: cannot write the log: {error.strerror}: free "
+            "some space and run the same command again, it continues where it stopped"
+        ) from error
 
 
 def _line(event: Event) -> str:

@@ -16,7 +16,7 @@ from ..sam.architecture import detect_type
 from ..text import show
 from ..weights.load import load_state_dict, weights_digest
 from ..weights.locate import find_weights
-from ..yamlfile import assign, load_yaml, shipped_yaml
+from ..yamlfile import assign, group, load_yaml, shipped_yaml
 
 SIZES = ("tiny", "small", "paper")
 SHIPPED = ("tiny",)  # models whose weights are in this package
@@ -45,21 +45,31 @@ def resolve(
 ) -> tuple[Recipe, Where]:
     """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError."""
     raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("precompute", size)
-    raw.setdefault("superpixels", {})
-    raw.setdefault("features", {})
+    name = str(recipe_file or f"--size {size}")
+    _require_groups(raw, name)
     _apply_flags(raw, _with_sam_type(flags))
     for assignment in overrides:
         assign(raw, assignment)
-        if assignment.startswith("superpixels.grid."):
+        _require_groups(raw, name)
+        if assignment.startswith("superpixels.grid.") and not _windows(raw):
             raw["superpixels"]["preset"] = "custom"
     where = _place_weights(raw, flags, images)
-    return parse_recipe(raw, str(recipe_file or f"--size {size}")), where
+    return parse_recipe(raw, name), where
+
+
+def _require_groups(raw: dict[str, Any], name: str) -> None:
+    """What is looked into before the recipe's model has checked it. Raises ConfigError."""
+    pixels, _ = group(raw, "superpixels", name), group(raw, "features", name)
+    if pixels.get("grid") is not None:
+        group(pixels, "grid", name)
+    if not isinstance(pixels.get("preset", ""), str):
+        raise ConfigError(f"recipe {show(name)}: preset={show(pixels['preset'])}: want a name")
 
 
 def _with_sam_type(flags: Flags) -> Flags:
     """A checkpoint given without its type says itself what it is, by its tensors' names."""
     given = flags.sam_weights
-    if given is None or flags.sam_model or flags.superpixels == "slic" or given[:6] == "random":
+    if given is None or flags.sam_model or given[:6] == "random":
         return flags
     found = detect_type(load_state_dict(Path(given).expanduser()))
     if found is None:
@@ -76,7 +86,8 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         _switch_source(pixels, flags.superpixels)
     if flags.sam_model:
         pixels["model"] = flags.sam_model
-        pixels["source"] = "mobile_sam" if flags.sam_model == "vit_t" else "sam"
+        if pixels.get("source") != "slic":
+            pixels["source"] = "mobile_sam" if flags.sam_model == "vit_t" else "sam"
     if flags.encoder and flags.encoder != features.get("encoder"):
         features.update(encoder=flags.encoder, size=_ENCODER_SIZE[flags.encoder])
     if flags.preset:
@@ -86,7 +97,8 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
     if flags.points_per_side:
         grid = GRID_PRESETS.get(pixels.get("preset", "svp"), GRID_PRESETS["svp"]).model_dump()
         grid |= pixels.get("grid") or {}
-        pixels.update(preset="custom", grid=grid | {"points_per_side": flags.points_per_side})
+        kind = "windows" if pixels.get("preset") == "windows" else "custom"
+        pixels.update(preset=kind, grid=grid | {"points_per_side": flags.points_per_side})
     given = {
         "mode": flags.mode,
         "dtype": flags.dtype,
@@ -109,8 +121,15 @@ _ENCODER_SIZE = {
 }
 
 
+def _windows(raw: Mapping[str, Any]) -> bool:
+    return str(raw["superpixels"].get("preset")) == "windows"
+
+
 def _switch_source(pixels: dict[str, Any], source: str) -> None:
-    model = {"mobile_sam": "vit_t", "sam": "vit_h", "slic": "tiny"}.get(source)
+    if source == "slic":  # the size's SAM stays: its embedding may be stored beside
+        pixels.update(source=source)
+        return
+    model = {"mobile_sam": "vit_t", "sam": "vit_h"}.get(source)
     if model is None:
         raise ConfigError(f"--superpixels {show(source)}: allowed are sam, mobile_sam, slic")
     pixels.update(source=source, model=model)
@@ -119,6 +138,10 @@ def _switch_source(pixels: dict[str, Any], source: str) -> None:
 def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:
     sam = encoder = None
     if raw["superpixels"].get("source", "sam") != "slic":
+        sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
+    elif not raw.get("store_sam_embeddings"):  # no SAM is read: none may be in the digest
+        raw["superpixels"].update(model="tiny", weights="shipped")
+    else:
         sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
     encoder = _one_weight(raw["features"], flags.encoder_weights, "encoder", "--encoder-weights")
     return Where(images=images, sam=sam, encoder=encoder)

@@ -65,7 +65,9 @@ class ShardTask:
 
         limit_threads(self.threads)
         recipe = self._plan.recipe
-        source = build_source(recipe.superpixels, self.where, self.device)
+        source = build_source(
+            recipe.superpixels, self.where, self.device, embeddings=recipe.store_sam_embeddings
+        )
         encoder = build_encoder(recipe.features, self.where, self.device)
         return Stage(self._plan, Path(self.cache), self.where.images, source, encoder).do
 

@@ -87,4 +87,7 @@ BACKENDS: dict[tuple[str, str], Builder] = {
     ("sam", "segment-anything"): _segment_anything,
     ("mobile_sam", "segment-anything"): _segment_anything,
     ("sam", "transformers"): _transformers,
+    # SLIC's superpixels with a SAM beside, for its embedding and its decoder only.
+    ("slic", "segment-anything"): _segment_anything,
+    ("slic", "transformers"): _transformers,
 }

@@ -7,12 +7,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from svp.pipeline.doctor.weight_search import needed_weights
 from svp.pipeline.errors import ConfigError, DataError, MissingPackageError
+from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.masks import rle
 from svp.pipeline.recipe import SlicConfig, SuperpixelConfig
 from svp.pipeline.records import WHOLE, Where
+from svp.pipeline.run.cost import tflop
+from svp.pipeline.run.planning import Content, sized_plan
+from svp.pipeline.run.precompute import RunOptions, precompute
+from svp.pipeline.run.settings import Flags, resolve
+from svp.pipeline.scenes import write_scenes
 from svp.pipeline.slic import calibrate, slic_labels, slic_superpixels
+from svp.pipeline.sources import open_source
+from svp.pipeline.store.reader import CacheReader
 from svp.pipeline.superpixels import build_source
+from svp.train.evaluation.oracle import point_decoder
+from svp.train.feed.live import LiveReader
 
 data = pytest.importorskip("skimage.data")
 
@@ -75,10 +86,54 @@ def test_source_from_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     found, embeddings = source.generate_batch(images)
     assert [len(one) for one in found] == [len(slic_superpixels(i, config.slic)) for i in images]
     assert embeddings is None
-    with pytest.raises(ConfigError, match="no SAM embedding"):
+    with pytest.raises(ConfigError, match="built without SAM"):
         source.generate_batch(images, embeddings=True)
     with pytest.raises(DataError, match=r"\(5, 5\) uint8"):
         source.generate_batch([np.zeros((5, 5), np.uint8)])
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
     with pytest.raises(MissingPackageError, match=r"svp\[slic\]"):
         build_source(config, Where(images=Path()), "cpu")
+
+
+def test_sam_embeddings_beside_slic(tmp_path: Path) -> None:
+    """A cache of SLIC superpixels with the embedding that a SAM cache of the same images holds."""
+    source = open_source(write_scenes(tmp_path / "scenes", images=10, seed=4), split="train")
+    content = Content(source.images[:2], "train", source.sha256)
+    options = RunOptions(executor_options=ExecutorOptions(workers=0))
+    made = {}
+    for name, flags in (
+        ("slic", Flags(superpixels="slic", store_sam_embeddings=True)),
+        ("sam", Flags(points_per_side=3, store_sam_embeddings=True)),
+    ):
+        recipe, where = resolve("tiny", None, flags, (), source.image_root)
+        precompute(content, recipe, where, tmp_path / name, options, quiet=True)
+        made[name] = CacheReader(tmp_path / name, "always")
+    slic, sam = made["slic"], made["sam"]
+    assert slic.plan.sam == sam.plan.sam == (64, 16, 16)
+    assert "segment-anything" in slic.plan.recipe.libraries
+    for row in range(2):
+        assert np.array_equal(slic.sam(row), sam.sam(row))
+        found = slic.superpixels(row)
+        assert found.area.sum() == found.height * found.width, "SLIC tiles the image"
+    assert point_decoder(slic, None, "cpu") is not None
+    live = LiveReader(tmp_path / "slic", where, "cpu")
+    assert np.array_equal(live.sam(1), slic.sam(1))
+
+
+def test_which_sam_stands_beside_slic() -> None:
+    """The size's own, if an embedding is stored; else none, and none is in the digest."""
+    beside = Flags(superpixels="slic", store_sam_embeddings=True, encoder_weights="random",
+                   sam_weights="random:3")  # fmt: skip
+    recipe, _ = resolve("paper", None, beside, (), Path())
+    assert (recipe.superpixels.model, recipe.superpixels.weights) == ("vit_h", "random:3")
+    plan = sized_plan(recipe)
+    assert plan.sam == (256, 64, 64) and tflop(plan)["sam encoder"] == pytest.approx(5.96)
+    assert "sam decoder" not in tflop(plan), "nothing is prompted"
+    assert [need.name for need in needed_weights(recipe)] == [
+        "superpixels vit_h", "encoder dinov2-large"
+    ]  # fmt: skip
+    alone = Flags(superpixels="slic", encoder_weights="random")
+    for size in ("paper", "small"):
+        bare, where = resolve(size, None, alone, (), Path())
+        assert (bare.superpixels.model, bare.superpixels.weights) == ("tiny", "shipped")
+        assert where.sam is None and "sam encoder" not in tflop(sized_plan(bare))

@@ -40,7 +40,9 @@ class LiveReader(CacheReader):
         super().__init__(cache, verify="off")
         recipe = self.plan.recipe
         self._where, self._lock = where, threading.Lock()
-        self._source = build_source(recipe.superpixels, where, device)
+        self._source = build_source(
+            recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
+        )
         self._encoder = build_encoder(recipe.features, where, device)
         self._made: OrderedDict[int, Mapping[str, NDArray[Any]]] = OrderedDict()
         self._found: dict[int, int] = {}

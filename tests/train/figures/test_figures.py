@@ -1,0 +1,164 @@
+"""`svp figures` on a run with a random model: every picture is drawn and the page names them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from svp.cli import main
+from svp.pipeline.errors import DataError, MissingError
+from svp.pipeline.executors import ExecutorOptions
+from svp.pipeline.run.launch import Request, launch, open_request
+from svp.pipeline.run.precompute import RunOptions
+from svp.pipeline.run.settings import Flags
+from svp.pipeline.scenes import write_scenes
+from svp.pipeline.store.reader import CacheReader
+from svp.train.assemble import assemble
+from svp.train.figures import canvas
+from svp.train.figures.latency import read_bars
+from svp.train.figures.material import find_cache
+from svp.train.fit.checkpoint import State, save_checkpoint
+from svp.train.fit.stage import make_ready
+from svp.train.recipe import parse_train_recipe
+from svp.train.settings import Places
+
+SVP: dict[str, Any] = {
+    "num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1, "sspe_ffn": 16,
+    "ssa_heads": 2, "ssa_blocks": 2, "ssa_ffn": 16, "mlp_hidden": 16,
+}  # fmt: skip
+QFORMER = {"tokens": 6, "hidden": 8, "layers": 2, "heads": 2, "ffn": 16}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `scenes` and `caches/val` of five of them."""
+    root = tmp_path_factory.mktemp("figures")
+    scenes = write_scenes(root / "scenes", images=6, seed=9, splits={"train": 1, "val": 5})
+    request = Request(
+        dataset=str(scenes), split="val", out=root / "caches" / "val",
+        flags=Flags(points_per_side=5, store_sam_embeddings=True),
+        run=RunOptions(executor_options=ExecutorOptions(workers=0)), quiet=True,
+    )  # fmt: skip
+    launch(request, open_request(request))
+    return root
+
+
+def save_run(world: Path, name: str, options: dict[str, Any]) -> Path:
+    """A run whose weights are random: its answers are bad, its pictures are not."""
+    recipe = parse_train_recipe(
+        {
+            "model": {
+                "init": "none", "lm": "random:0", "sam_decoder": "shipped", "dtype": "float32",
+                "shape": {"hidden": 16, "intermediate": 24, "layers": 1, "heads": 2, "kv_heads": 2},
+                "vision": {"encoder": "tiny", "size": 128},
+                "projector": {"name": name, "options": options},
+            },
+            "stages": [{"name": "one", "steps": 2, "warmup": 0}],
+        },
+        "test",
+    )  # fmt: skip
+    plan = CacheReader(world / "caches" / "val").plan
+    made = assemble(recipe, plan, Places())
+    make_ready(made.model, recipe, 0, made.new_rows)
+    trained = {n: p.detach() for n, p in made.model.named_parameters() if p.requires_grad}
+    state = State(
+        schema_version=1, step=2, stage=0, stage_step=2, recipe=json.loads(recipe.canonical()),
+        data={}, cursor={}, world=1, micro_batch=1,
+    )  # fmt: skip
+    save_checkpoint(world / "runs" / name / "checkpoints", state, trained, {})
+    return world / "runs" / name
+
+
+def svp(*arguments: object) -> dict[str, Any]:
+    result = CliRunner().invoke(main, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def bench_file(path: Path) -> Path:
+    """What `svp bench infer --json` prints, in short."""
+    case = {"work": "forward", "projector": "svp", "live": True, "stage": 0}
+    runs = [{"LLM": 0.2 * k, "projector": 0.01, "SAM encoder": 0.1} for k in (3, 1, 2)]
+    slow = [{"LLM": 0.9, "projector": 0.001, "SAM encoder": 0.1}]
+    cases = [
+        {"case": case, "seconds": runs},
+        {"case": case | {"projector": "mlp"}, "seconds": slow},
+    ]
+    path.write_text(json.dumps({"cases": cases}))
+    return path
+
+
+def test_every_figure_from_one_command(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SVP first evaluates, as there is no result file; then the cache is found by its digest."""
+    monkeypatch.chdir(world)
+    run = save_run(world, "svp", SVP)
+    said = svp("eval", "--checkpoint", run, "--from-cache", "caches/val", "--dataset", "scenes",
+               "--split", "val", "--device", "cpu", "--no-bounds")  # fmt: skip
+    assert said["splits"][0]["size"]["images"] == 5
+    command = ("figures", run, "--dataset", "scenes", "--device", "cpu")
+    told = svp(*command, "--bench", bench_file(world / "bench.json"), "--beside", "caches/val")
+    assert told["drawn"] == dict.fromkeys(
+        ("attention", "qualitative", "small", "failures", "fit", "sources", "latency"), True
+    )
+    page = Path(told["page"])
+    html = page.read_text()
+    for name in told["drawn"]:
+        picture = np.asarray(Image.open(page.parent / "assets" / f"{name}.png").convert("L"))
+        assert picture.std() > 10, f"{name} is not blank"
+        assert f'src="assets/{name}.png"' in html
+    again = svp(*command)
+    assert "latency" not in again["drawn"] and not (page.parent / "assets/latency.png").exists()
+
+
+def test_queries_of_a_qformer_and_a_projector_without_attention(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    for name, options, drawn in (("qformer", QFORMER, True), ("mlp", {}, False)):
+        run = save_run(world, name, options)
+        svp("eval", "--checkpoint", run, "--from-cache", "caches/val", "--dataset", "scenes",
+            "--split", "val", "--device", "cpu", "--no-bounds")  # fmt: skip
+        told = svp("figures", run, "--dataset", "scenes", "--from-cache", "caches/val",
+                   "--out", world / f"page-{name}")  # fmt: skip
+        assert told["drawn"]["attention"] is drawn and told["drawn"]["qualitative"]
+        html = Path(told["page"]).read_text()
+        assert ("mlp of this run has no attention" in html) is not drawn
+
+
+def test_bars_are_the_median_runs(tmp_path: Path) -> None:
+    bars = read_bars(bench_file(tmp_path / "b.json"))
+    assert [bar.name for bar in bars] == ["SVP, forward, live", "MLP, forward, live"]
+    assert bars[0].parts["LLM"] == pytest.approx(400) and bars[0].whole == pytest.approx(510)
+    with pytest.raises(MissingError, match="svp bench infer --json"):
+        read_bars(tmp_path / "none.json")
+    for text in ("[]", '{"cases": []}', '{"cases": [{"case": 3}]}', "\x00",
+                 '{"cases": [{"case": {}, "seconds": [{"warp drive": 1}]}]}'):  # fmt: skip
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(DataError, match=r"bad\.json"):
+            read_bars(tmp_path / "bad.json")
+
+
+def test_a_cache_is_found_by_its_digest_only(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world)
+    wanted = CacheReader(world / "caches" / "val").plan.id
+    assert find_cache(wanted) == Path("caches/val")
+    with pytest.raises(MissingError, match="--from-cache"):
+        find_cache("0" * 64)
+
+
+def test_drawing_aids() -> None:
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels[:, 4:] = 200
+    left, right = np.zeros((2, 6, 8), np.bool_)
+    left[:, :4], right[:, 4:] = True, True
+    assert np.array_equal(canvas.mosaic(pixels, [left, right]), pixels)
+    bare = canvas.mosaic(pixels, [right])
+    assert np.array_equal(bare[right], pixels[right]) and set(np.unique(bare[left])) == {0, 255}
+    edges = canvas.borders([left, right])
+    assert edges[:, 4].all() and edges.sum() == 6
+    assert (canvas.veil(pixels, left, canvas.PREDICTED)[left] == [0, 57, 89]).all()

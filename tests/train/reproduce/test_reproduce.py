@@ -1,0 +1,144 @@
+"""`svp reproduce` from nothing to the page, with two steps on four scenes; then again for nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+from click.testing import CliRunner
+
+from svp.cli import main
+from svp.pipeline.errors import DataError, Interrupted
+from svp.train import defaults
+from svp.train.evaluation.results import read_results
+from svp.train.metrics import metrics
+from svp.train.reproduce import cells
+from svp.train.reproduce.ask import Ask
+from svp.train.reproduce.plan import reproduce_or_plan
+from svp.train.reproduce.results import read_table
+from svp.train.reproduce.run import TableReport, reproduce
+
+MICRO = (
+    "model.init=none", "model.lm=random:0", "model.sam_decoder=shipped",
+    "model.shape={hidden: 32, intermediate: 64, layers: 1, heads: 2, kv_heads: 2}",
+    "stages.0.steps=1", "stages.0.warmup=0", "stages.1.steps=1", "stages.1.warmup=0",
+    "global_batch=2", "run.micro_batch=2", "run.preview=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
+    root = tmp_path_factory.mktemp("reproduce")
+    return Ask(
+        table="table1", seeds=2, changes=MICRO, out=root / "results", runs=root / "runs",
+        caches=root / "caches", device="cpu", workers=0, say=lambda line: None,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "DATA", ask.out.parent / "scenes")
+    monkeypatch.setattr(defaults, "SPLITS", {"train": 3, "val": 1, "testA": 2})
+    monkeypatch.chdir(ask.out.parent)
+
+
+def test_rows_one_by_one_then_all_of_it_for_nothing(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    train = cells.train_command
+
+    def counted(request: object) -> object:
+        done.append("run")
+        if len(done) == 2:
+            raise Interrupted(2, "stopped")
+        return train(request)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cells, "train_command", counted)
+    two = replace(ask, rows=("DeCo", "SVP"))
+    with pytest.raises(Interrupted):
+        reproduce(two)
+    first = reproduce(replace(ask, rows=("DeCo",)))
+    assert len(done) == 3, "seed 0 was kept, seed 1 made"
+    assert [row.name for row in first.result.rows if row.cells] == ["DeCo"]
+    assert not first.result.claims
+
+    both = reproduce(two)
+    assert len(done) == 5
+    check(both, ask)
+    again = reproduce(two)
+    assert len(done) == 5 and again.result.rows == both.result.rows
+    assert not list(ask.out.glob("table1-tiny.json")), "a changed recipe has a name of its own"
+
+    plan = reproduce_or_plan(replace(two, seeds=3), plan_only=True).lines()
+    assert plan[1].startswith("DeCo") and "2 of 3 seeds done" in plan[1]
+    assert "2 runs to do" in plan[-1] and len(done) == 5
+
+    record = ask.runs / both.result.rows[-2].cells[0].folder / "cell.json"
+    record.write_text("{}")
+    with pytest.raises(DataError, match=r"cell\.json.*remove it"):
+        reproduce(two)
+    assert read_table(both.files[0]) == both.result, "what is known is never written over"
+
+
+def check(report: TableReport, ask: Ask) -> None:
+    """What the table says is what its cells' result files say."""
+    result = report.result
+    path, text, page = report.files
+    assert read_table(path) == result
+    rows = {row.name: row for row in result.rows}
+    assert set(rows) >= {"SVP", "DeCo", "PVTC"} and rows["PVTC"].not_run == "not run yet"
+    for name in ("SVP", "DeCo"):
+        row = rows[name]
+        folders = [ask.runs / cell.folder for cell in row.cells]
+        found = [metrics(read_results(f / "scenes-testA.jsonl").counts) for f in folders]
+        score = row.scores["scenes-testA"]["gIoU"]
+        assert row.value == pytest.approx(mean(one["gIoU"] for one in found))
+        assert score.value == pytest.approx(row.value)
+        assert score.sd == pytest.approx(stdev(one["gIoU"] for one in found))
+        assert score.low <= score.value <= score.high
+        assert row.seconds > 0
+        for cell in row.cells:
+            assert set(cell.digests) == {
+                "recipe", "checkpoint", "cache train", "cache scenes-testA"
+            }  # fmt: skip
+    assert rows["DeCo"].tokens == 16 and rows["SVP"].tokens != 16
+    assert rows["SVP"].full == 52_373_376
+    assert rows["DeCo"].parameters == 96 * 32 + 32 + 32 * 32 + 32
+    assert rows["SVP"].warm == 0, "nothing of a random language model fits"
+    shared = {row.cells[0].digests["cache train"] for row in (rows["SVP"], rows["DeCo"])}
+    assert len(shared) == 1 and len(list(ask.caches.glob("tiny-train-*/plan.json"))) == 1
+    (claim,) = result.claims
+    assert (claim.better, claim.worse) == ("SVP", "DeCo")
+    values = [rows[name].value or 0 for name in ("SVP", "DeCo")]
+    assert claim.value == pytest.approx(values[0] - values[1]) and claim.low <= claim.high
+    assert claim.paper == pytest.approx(77.5125 - 70.6125)
+    written = text.read_text()
+    assert f"| SVP | {rows['SVP'].tokens:.1f} |" in written and "not run: not run yet" in written
+    html = page.read_text()
+    assert "SVP &gt; DeCo" in html and "stages.0.steps=1" in html
+    assert result.seconds["caches"] > 0
+
+
+def test_paper_size_names_its_price_and_refuses(tmp_path: Path) -> None:
+    """Exit code 2 without data and weights, 0 if only the plan was asked for."""
+    words = ["reproduce", "table1", "--size", "paper", "--row", "SVP", "--row", "MLP, all patches",
+             "--seeds", "2", "--json"]  # fmt: skip
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2, refused.output
+    told = json.loads(refused.stdout)
+    assert any("--root" in line for line in told["missing"])
+    assert any("--init" in line for line in told["missing"])
+    svp, mlp = told["rows"]
+    assert (svp["tokens"], mlp["tokens"]) == (40, 576)
+    # 5,250 steps of 160 sequences of 168 tokens, 6.5 G weights: some tens of hours on an H100.
+    assert 2.5 < mlp["hours"] / svp["hours"] < 5 and 1 < svp["hours"] < 100
+    assert all(14e9 < row["memory"] < 60e9 for row in (svp, mlp))
+    assert told["gpu_hours"]["training"] == pytest.approx(2 * (svp["hours"] + mlp["hours"]))
+    assert svp["commands"][0].startswith("svp train --size paper --from-cache")
+    assert len(svp["commands"]) == 9 and len(told["caches"]) == 9
+    # 55,885 photographs at most with 2.1 MB of SAM embedding and 1.2 MB of features each.
+    assert 150e9 < told["disk"] < 250e9
+    planned = CliRunner().invoke(main, [*words, "--plan"])
+    assert planned.exit_code == 0 and json.loads(planned.stdout) == told

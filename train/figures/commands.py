@@ -1,0 +1,44 @@
+"""`svp figures`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...pipeline.commands.console import PATH, as_json, report
+
+
+@click.command("figures")
+@click.argument("run", type=PATH)
+@click.option("--results", type=PATH, help="Result file; default the run's newest.")
+@click.option("--from-cache", "cache", type=PATH, help="Its cache; default found by digest.")
+@click.option("--beside", type=PATH, multiple=True, help="Another cache of the same images.")
+@click.option("--bench", type=PATH, help="Output of `svp bench infer --json`.")
+@click.option("--dataset", help="Path or REFER names; default the generated scenes.")
+@click.option("--images", type=PATH, help="Folder of the photographs, if not found around it.")
+@click.option("--root", type=PATH, help="Folder the names of REFER sets are looked for in.")
+@click.option("--init", help="Checkpoint the run started from.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option("--out", type=PATH, help="Folder of the page; default RUN/figures.")
+@as_json
+def figures_command(
+    as_json: bool,
+    dataset: str | None,
+    images: Path | None,
+    root: Path | None,
+    init: str | None,
+    **options: Any,
+) -> None:
+    """Attention maps, answers, failures, superpixels, times: the paper's figures from a run."""
+    from ..opening import DataRequest
+    from ..settings import TrainFlags
+    from .run import FiguresRequest
+    from .run import figures_command as run
+
+    data = DataRequest(dataset=dataset, images=images, root=root)
+    request = FiguresRequest(data=data, flags=TrainFlags(init=init), say=_say, **options)
+    report(run(request), as_json)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,163 @@
+"""`svp figures RUN`: every figure a run allows, as PNG files in a page."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ... import __version__
+from ...pipeline.browse.static import (
+    ASSETS,
+    INDEX,
+    check_replaceable,
+    environment,
+    inline,
+    page_folder,
+    policy,
+)
+from ...pipeline.browse.static import HERE as SHARED
+from ...pipeline.store.reader import CacheReader
+from ...pipeline.text import shorten
+from ..defaults import HELD_OUT
+from ..eval_run import EvalRequest, eval_command, free_name
+from ..evaluation.results import Results, read_results
+from ..evaluation.trained import find_trained, open_trained
+from ..opening import DataRequest, pick_device
+from ..settings import TrainFlags
+from .fit import fit
+from .latency import latency, read_bars
+from .maps import attention_maps
+from .material import Material, find_cache, photos_of
+from .pictures import Picture
+from .qualitative import failures, good, small_targets
+from .sources import sources
+
+HERE = Path(__file__).parent
+EVALUATED = 40  # images, where the run has no result file yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiguresRequest:
+    """What the user asked for.
+
+    run      run folder or checkpoint
+    results  result file; None: the newest of the run, else some images are evaluated first
+    cache    that the results were made with; None: found by its digest
+    beside   other caches of the same images, for the picture of sources
+    bench    output of `svp bench infer --json`, for the picture of times
+    """
+
+    run: Path
+    results: Path | None = None
+    cache: Path | None = None
+    beside: tuple[Path, ...] = ()
+    bench: Path | None = None
+    data: DataRequest = field(default_factory=DataRequest)
+    flags: TrainFlags = field(default_factory=TrainFlags)
+    device: str = "auto"
+    out: Path | None = None
+    say: Callable[[str], None] = print
+
+
+@dataclass(frozen=True)
+class FiguresReport:
+    """The page, what was drawn and what was not."""
+
+    page: Path
+    pictures: tuple[Picture, ...]
+
+    exit_code = 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"{picture.title} ({picture.paper}): {'drawn' if picture.png else picture.text}"
+            for picture in self.pictures
+        ]
+        return [*lines, f"page: {self.page.resolve().as_uri()}"]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        drawn = {picture.name: picture.png is not None for picture in self.pictures}
+        return {"page": str(self.page), "drawn": drawn}
+
+
+def figures_command(request: FiguresRequest) -> FiguresReport:
+    """Draw the figures and write the page.
+
+    Raises MissingError (run, cache, bench file), PlanMismatchError (cache and model do not belong
+    together), DataError, WeightsError, MissingPackageError (matplotlib).
+    """
+    out = request.out or _folder(request.run) / "figures"
+    check_replaceable(out)
+    made = _material(request)
+    beside = [CacheReader(path) for path in request.beside]
+    pictures = [
+        attention_maps(made), good(made), small_targets(made), failures(made), fit(made),
+        sources(made, beside),
+    ]  # fmt: skip
+    if request.bench is not None:
+        pictures.append(latency(read_bars(request.bench)))
+    with page_folder(out) as folder:
+        (folder / ASSETS).mkdir()
+        for picture in pictures:
+            if picture.png is not None:
+                (folder / ASSETS / f"{picture.name}.png").write_bytes(picture.png)
+        (folder / INDEX).write_text(_render(made, pictures), encoding="utf-8")
+    return FiguresReport(out / INDEX, tuple(pictures))
+
+
+def _material(request: FiguresRequest) -> Material:
+    results = _results(request)
+    cache = request.cache or find_cache(results.header.digests["cache 0"])
+    reader = CacheReader(cache)
+    trained = open_trained(find_trained(request.run, Path()), reader.plan, request.flags)
+    photos = photos_of(cache, request.data.images)
+    return Material(trained, results, reader, photos, request.data)
+
+
+def _results(request: FiguresRequest) -> Results:
+    """The named file, the newest of the run, or a new one of some images."""
+    if request.results is not None:
+        return read_results(request.results)
+    folder = _folder(request.run)
+    known = [*(folder / "eval").glob("*.jsonl"), *folder.parent.glob("*.jsonl")]
+    if known:
+        return read_results(max(known, key=lambda path: path.stat().st_mtime_ns))
+    asked = EvalRequest(
+        data=request.data,
+        split=HELD_OUT,
+        caches=(request.cache,) if request.cache else (),
+        checkpoint=request.run,
+        flags=request.flags,
+        limit=EVALUATED,
+        device=pick_device(request.device),
+        say=request.say,
+    )
+    path = free_name(folder / "eval", asked)
+    request.say(f"no result file yet: evaluating {EVALUATED} images")
+    eval_command(asked)
+    return read_results(path)
+
+
+def _folder(run: Path) -> Path:
+    """The run folder of a run or of one of its checkpoints."""
+    return run.parents[1] if run.name.startswith("step-") else run
+
+
+def _render(made: Material, pictures: list[Picture]) -> str:
+    style = inline(SHARED / "style.css") + inline(HERE / "figures.css")
+    recipe, header = made.trained.recipe, made.results.header
+    return (
+        environment(HERE)
+        .get_template("figures.html.j2")
+        .render(
+            version=__version__,
+            csp=policy(style),
+            style=style,
+            title=shorten(f"{recipe.model.projector.name}, recipe {recipe.name}", 80),
+            pictures=pictures,
+            facts=[
+                (shorten(name), shorten(value)) for name, value in sorted(header.digests.items())
+            ],
+        )
+    )

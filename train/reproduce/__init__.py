@@ -1,0 +1,1 @@
+"""`svp reproduce`: the paper's tables as declared rows, run, compared and written down."""

@@ -1,0 +1,225 @@
+"""One row with one seed: a training run and its evaluations, in a folder named by digests.
+
+What is there is kept: a finished cell by its record, a finished evaluation by its result file, a
+stopped run by its checkpoint. Nothing here is ever removed; to make a cell again, remove its folder.
+"""
+
+import importlib.resources
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Annotated
+
+import torch
+from pydantic import Field, ValidationError
+
+from ...model.projectors import Projector, build
+from ...pipeline.errors import DataError
+from ...pipeline.store.atomic import write_file
+from ...pipeline.store.jsonfile import JsonFile, canonical
+from ...pipeline.store.layout import PLAN
+from ...pipeline.store.plan import Plan
+from ...pipeline.text import show
+from ...pipeline.weights.load import load_state_dict
+from ..assemble import llama_shape, shipped_shape
+from ..eval_run import EvalRequest, commit, eval_command
+from ..evaluation.results import Results, read_results
+from ..fit.runfolder import libraries
+from ..launch import train_command
+from ..metrics import metrics
+from ..opening import DataRequest, TrainRequest
+from ..recipe import TrainRecipe
+from ..settings import SHIPPED, TINY_MODEL, TrainFlags, resolve_train
+from .ask import Ask, Column, Data
+from .caches import Caches
+from .spent import spending, spent
+from .tables import Row
+
+RECORD, TRAINED, EVALUATED = "cell.json", "train.spent.json", "eval.spent.json"
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class CellScore(JsonFile):
+    """One split: metrics as fractions, mean visual tokens per image, sentences and images."""
+
+    metrics: dict[str, Number]
+    tokens: Number
+    images: int
+    sentences: int
+
+
+class Cell(JsonFile):
+    """One row with one seed, finished.
+
+    folder      name of its folder under the runs
+    digests     recipe, checkpoint, and the caches by split
+    parameters  of the projector; `warm` of them start from the shipped one (recipe.warm_projector)
+    seconds     wall time of training and evaluation, all attempts together
+    """
+
+    seed: int
+    folder: str
+    digests: dict[str, str]
+    parameters: int
+    warm: int
+    scores: dict[str, CellScore]
+    seconds: dict[str, Number]
+    commit: str
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell lies, and the recipe that named it."""
+
+    folder: Path
+    recipe: TrainRecipe
+    flags: TrainFlags
+    overrides: tuple[str, ...]
+
+    def results(self, column: Column) -> Path:
+        """The result file of a split."""
+        return self.folder / f"{column.label}.jsonl"
+
+
+def place(ask: Ask, row: Row, seed: int, cache: Path) -> Place:
+    """Where the cell lies; reads no data. Raises what `resolve_train` raises."""
+    flags = TrainFlags(seed=seed, init=ask.init)
+    overrides = (*row.train, *ask.changes)
+    recipe, _ = resolve_train(ask.size, None, flags, overrides)
+    name = f"{recipe.digest()[:12]}-{cache.name.rsplit('-', 1)[-1]}"
+    return Place(ask.runs / name, recipe, flags, overrides)
+
+
+def read_cell(at: Place) -> Cell | None:
+    """The record of a finished cell, None if there is none. Raises DataError if it is damaged."""
+    path = at.folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        return Cell.model_validate_json(path.read_bytes())
+    except ValidationError:
+        where = show(str(path), 300)
+        raise DataError(
+            f"{where}: damaged: remove it, and the cell is put together again"
+        ) from None
+
+
+def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple[Cell, Place]:
+    """The cell, made, finished or found. Raises what training and evaluation raise."""
+    cache = caches.get(row, data.dataset, "train")
+    at = place(ask, row, seed, cache)
+    held = {column: caches.get(row, column.dataset, column.split) for column in data.columns}
+    plans = {"train": Plan.load(cache / PLAN)}
+    plans |= {column.label: Plan.load(path / PLAN) for column, path in held.items()}
+    wanted = {f"cache {name}": plan.id for name, plan in plans.items()}
+    found = read_cell(at)
+    if found is not None and wanted.items() <= found.digests.items():
+        return found, at
+    ask.say(f"{row.name}, seed {seed}: {at.folder}")
+    run = _train(ask, data, at, cache)
+    scores = {c.label: _evaluate(ask, data, at, run, c, held[c], seed) for c in data.columns}
+    first = read_results(at.results(data.columns[0]))
+    projector = outline_projector(at.recipe, plans["train"].channels, plans["train"].grid)
+    cell = Cell(
+        seed=seed,
+        folder=at.folder.name,
+        digests={name: first.header.digests[name] for name in ("recipe", "checkpoint")} | wanted,
+        parameters=sum(p.numel() for _, p in projector.named_parameters()),
+        warm=warm_of(at.recipe, projector),
+        scores=scores,
+        seconds={
+            "train": spent(at.folder / TRAINED),
+            "eval": spent(at.folder / EVALUATED),
+        },
+        commit=commit(),
+        libraries=libraries(),
+    )
+    write_file(at.folder / RECORD, canonical(cell.model_dump(mode="json")), label="cell")
+    return cell, at
+
+
+def outline_projector(
+    recipe: TrainRecipe, channels: int, grid: tuple[int, int], llm_dim: int | None = None
+) -> Projector:
+    """The recipe's projector, built without memory.
+
+    llm_dim  D; None: that of the shipped language model, else what the recipe's shape says
+    """
+    if llm_dim is None:
+        shipped = recipe.model.init.startswith(SHIPPED)
+        llm_dim = (shipped_shape() if shipped else llama_shape(recipe)).hidden
+    with torch.device("meta"):
+        return build(
+            recipe.model.projector.name, in_dim=channels, llm_dim=llm_dim, grid=grid,
+            **dict(recipe.model.projector.options),
+        )  # fmt: skip
+
+
+def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
+    """Parameters copied from the shipped model's projector, 0 where not all of its layers fit.
+
+    A comparison must tell: all others only imitate it before they train (`train.warm`).
+    """
+    if not (recipe.model.warm_projector and recipe.model.init.startswith(SHIPPED)):
+        return 0
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
+        known = {
+            name.removeprefix("projector."): value.shape
+            for name, value in load_state_dict(path).items()
+            if name.startswith("projector.")
+        }
+    own = {name: parameter.shape for name, parameter in projector.named_parameters()}
+    fits = all(own.get(name) == shape for name, shape in known.items())
+    return sum(shape.numel() for shape in known.values()) if fits else 0
+
+
+def _train(ask: Ask, data: Data, at: Place, cache: Path) -> Path:
+    """The run folder of the trained model."""
+    request = TrainRequest(
+        caches=(cache,),
+        data=DataRequest(dataset=data.dataset, root=data.root),
+        size=ask.size,
+        flags=at.flags,
+        overrides=at.overrides,
+        runs=at.folder,
+        resume="auto",
+        device=ask.device,
+        hint=f"svp reproduce {ask.table} --size {ask.size}",
+        say=ask.say,
+    )
+    with spending(at.folder / TRAINED):
+        return train_command(request).folder
+
+
+def _evaluate(
+    ask: Ask, data: Data, at: Place, run: Path, column: Column, cache: Path, seed: int
+) -> CellScore:
+    """Scores of one split; bounds of the superpixels only once, as no seed changes them."""
+    path = at.results(column)
+    if not path.exists():
+        request = EvalRequest(
+            data=DataRequest(dataset=column.dataset, root=data.root),
+            split=column.split,
+            caches=(cache,),
+            checkpoint=run,
+            flags=TrainFlags(init=ask.init),
+            bounds=seed == 0,
+            device=ask.device,
+            out=path,
+            say=ask.say,
+        )
+        with spending(at.folder / EVALUATED):
+            eval_command(request)
+    return _score(read_results(path))
+
+
+def _score(results: Results) -> CellScore:
+    (size,) = results.header.splits
+    tokens = {row.image_id: row.tokens for row in results.rows}
+    return CellScore(
+        metrics=metrics(results.counts),
+        tokens=mean(tokens.values()),
+        images=size.images,
+        sentences=size.sentences,
+    )

@@ -1,0 +1,163 @@
+"""From the cells of a table to its result: scores, differences, orderings, cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+
+from ... import __version__
+from ..eval_run import commit
+from ..evaluation.results import Results, read_results
+from ..fit.runfolder import libraries
+from ..metrics import Counts, intervals
+from ..settings import TrainFlags, resolve_train
+from .ask import Ask, Data
+from .caches import Caches
+from .catalogue import experiment
+from .cells import Cell, Place, outline_projector
+from .compare import Sums, agreement, difference, sums_of, verdict
+from .results import Bench, ClaimResult, RowResult, Score, TableResult
+from .tables import Claim, Experiment, Row
+
+GRID, CHANNELS, LLM = (24, 24), 1024, 4096  # the paper's
+
+
+@dataclass
+class Gathered:
+    """What is known of a table so far; a row's result is made once.
+
+    cells    finished cells of each row, by seed
+    reasons  why a row has none
+    caches   caches of each row
+    """
+
+    ask: Ask
+    data: Data
+    table: Experiment
+    cells: dict[str, list[tuple[Cell, Place]]] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    caches: dict[str, set[Path]] = field(default_factory=dict)
+    bench: Bench | None = None
+    _rows: dict[str, tuple[RowResult, list[Sums]]] = field(default_factory=dict)
+
+    def add(self, row: Row, cells: Sequence[tuple[Cell, Place]], caches: set[Path]) -> None:
+        """Take note of a row's finished cells, and of the caches they read."""
+        if self.cells.get(row.name) != list(cells):
+            self._rows.pop(row.name, None)
+        self.cells[row.name], self.caches[row.name] = list(cells), caches
+
+    def result(self) -> TableResult:
+        """The table as far as it is known."""
+        rows = [self._row(row) for row in self.table.rows]
+        ours = {row.name: row.value for row in rows if row.value is not None}
+        paper = {row.name: row.paper_mean for row in rows if row.paper_mean is not None}
+        spent = [cell.seconds for row in rows for cell in row.cells]
+        return TableResult(
+            svp=__version__,
+            commit=commit(),
+            table=self.table.key,
+            size=self.ask.size,
+            title=self.table.title,
+            metric=self.table.metric,
+            seeds=self.ask.seeds,
+            changes=list(self.ask.changes),
+            columns=[column.label for column in self.data.columns],
+            rows=rows,
+            claims=[found for claim in self.table.claims if (found := self._claim(claim))],
+            agree=agreement(ours, paper),
+            notes=list(self.table.notes),
+            seconds={
+                "caches": Caches.seconds(set().union(*self.caches.values())),
+                "train": sum(part.get("train", 0.0) for part in spent),
+                "eval": sum(part.get("eval", 0.0) for part in spent),
+            },
+            libraries=libraries(),
+            bench=self.bench,
+        )
+
+    def _row(self, row: Row) -> RowResult:
+        if row.name not in self._rows:
+            self._rows[row.name] = self._make(row)
+        return self._rows[row.name][0]
+
+    def _make(self, row: Row) -> tuple[RowResult, list[Sums]]:
+        found = self.cells.get(row.name, [])
+        base = RowResult(
+            name=row.name,
+            not_run=row.not_run or ("" if found else self.reasons.get(row.name, "not run yet")),
+            paper=list(row.published) if row.published else None,
+            paper_mean=row.published_mean,
+            changes={"train": list(row.train), "precompute": list(row.cache)},
+            full=None if row.not_run else full_parameters(self.table.key, row.name),
+        )
+        if not found:
+            return base, []
+        cells = [cell for cell, _ in found]
+        read = {c.label: [read_results(p.results(c)) for _, p in found] for c in self.data.columns}
+        metric = self.table.metric
+        by_seed = {
+            str(cell.seed): mean(score.metrics[metric] for score in cell.scores.values())
+            for cell in cells
+        }
+        result = base.model_copy(
+            update={
+                "cells": cells,
+                "scores": {label: scores(every) for label, every in read.items()},
+                "mean": by_seed,
+                "tokens": mean(s.tokens for cell in cells for s in cell.scores.values()),
+                "parameters": cells[0].parameters,
+                "warm": cells[0].warm,
+                "seconds": sum(sum(cell.seconds.values()) for cell in cells),
+                "caches": Caches.seconds(self.caches[row.name]),
+            }
+        )
+        return result, [sums_of(every, metric) for every in read.values()]
+
+    def _claim(self, claim: Claim) -> ClaimResult | None:
+        """The ordering, if both rows were run on all splits."""
+        sides = [self._rows[name] for name in (claim.better, claim.worse)]
+        if not all(sums for _, sums in sides):
+            return None
+        (better, above), (worse, below) = sides
+        found = difference(above, below)
+        published = None
+        if better.paper_mean is not None and worse.paper_mean is not None:
+            published = better.paper_mean - worse.paper_mean
+        return ClaimResult(
+            better=claim.better, worse=claim.worse, paper=published, value=found.value,
+            low=found.low, high=found.high, verdict=verdict(found),
+        )  # fmt: skip
+
+
+def scores(seeds: Sequence[Results]) -> dict[str, Score]:
+    """Every metric of one split: all seeds' sentences pooled, images drawn; spread over seeds."""
+    counts = [one.counts for one in seeds]
+    pooled = Counts(
+        np.concatenate([c.intersection for c in counts]),
+        np.concatenate([c.union for c in counts]),
+        np.concatenate([c.target for c in counts]),
+    )
+    images = np.concatenate([one.images for one in seeds])
+    single = [intervals(c, one.images, draws=1) for c, one in zip(counts, seeds, strict=True)]
+    found = {}
+    for name, value in intervals(pooled, images).items():
+        each = [values[name].value for values in single]
+        spread = stdev(each) if len(each) > 1 else None
+        found[name] = Score(value=value.value, low=value.low, high=value.high, sd=spread)
+    return found
+
+
+def full_parameters(table: str, row: str) -> int | None:
+    """Parameters of the row's projector at the paper's size, 1024 -> 4096, options of that size.
+
+    None for a row that size does not have.
+    """
+    same = {other.name: other.train for other in experiment(table, "paper").rows}
+    if row not in same:
+        return None
+    train = same[row]
+    recipe, _ = resolve_train("paper", None, TrainFlags(), train, weights=False)
+    projector = outline_projector(recipe, CHANNELS, GRID, LLM)
+    return sum(parameter.numel() for parameter in projector.parameters())

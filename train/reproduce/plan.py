@@ -1,0 +1,130 @@
+"""`svp reproduce --plan`, and whether a run can start at all."""
+
+from dataclasses import dataclass
+from statistics import mean
+
+from ...pipeline.errors import SvpError, describe
+from ...pipeline.run.progress import duration
+from ...pipeline.run.settings import resolve
+from ...pipeline.sources import open_source
+from ...pipeline.store.layout import COMPLETE
+from .. import defaults
+from .ask import Ask, Data, data_of
+from .caches import FLAGS, Caches
+from .catalogue import experiment
+from .cells import place, read_cell
+from .price import PricePlan, price_plan
+from .run import TableReport, reproduce
+from .tables import Experiment, Row
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """One row: seeds that are done, seconds of one seed if any row has been measured."""
+
+    name: str
+    not_run: str
+    done: tuple[int, ...]
+    todo: tuple[int, ...]
+    caches: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class TinyPlan:
+    """What a table would do here."""
+
+    table: str
+    rows: tuple[RowPlan, ...]
+
+    exit_code = 0
+
+    @property
+    def known(self) -> float | None:
+        """Mean seconds of a finished cell of this table, None if there is none."""
+        found = [row.seconds for row in self.rows if row.seconds is not None]
+        return mean(found) if found else None
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.table} at tiny size"]
+        for row in self.rows:
+            if row.not_run:
+                lines.append(f"{row.name:<36} not run: {row.not_run}")
+                continue
+            done = f"{len(row.done)} of {len(row.done) + len(row.todo)} seeds done"
+            each = f", {duration(row.seconds)} per seed" if row.seconds is not None else ""
+            lines.append(f"{row.name:<36} {done}{each}; caches {row.caches}")
+        runs = sum(len(row.todo) for row in self.rows)
+        known = self.known
+        cost = f"about {duration(runs * known)}" if known is not None else "cost not measured yet"
+        return [*lines, f"{runs} runs to do, {cost}"]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        rows = [{name: getattr(row, name) for name in RowPlan.__slots__} for row in self.rows]
+        return {"table": self.table, "rows": rows, "seconds_per_run": self.known}
+
+
+def reproduce_or_plan(ask: Ask, *, plan_only: bool) -> TableReport | TinyPlan | PricePlan:
+    """The table; or its plan, if that is asked for or if the paper's size cannot start here."""
+    table, data = experiment(ask.table, ask.size), data_of(ask)
+    if ask.size != "tiny":
+        missing = missing_for(ask, data, table)
+        if plan_only or missing:
+            return price_plan(ask, data, table, missing, asked=plan_only)
+    elif plan_only:
+        return tiny_plan(ask, data, table)
+    return reproduce(ask)
+
+
+def missing_for(ask: Ask, data: Data, table: Experiment) -> list[str]:
+    """What the paper's size needs and this machine lacks, a line each."""
+    lacks = []
+    if ask.root is None:
+        lacks.append("the REFER sets: name their folder with --root (see docs/data.md)")
+    else:
+        try:
+            for name in dict.fromkeys(column.dataset for column in data.columns):
+                open_source(name, root=ask.root, split="train")
+        except SvpError as error:
+            lacks.append(describe(error))
+    if ask.init is None:
+        lacks.append("the checkpoint all rows start from: --init GLaMM-GranD-Pretrained")
+    for row in table.rows:
+        if not row.not_run and (not ask.rows or row.name in ask.rows):
+            lacks += _weights(ask, row)
+    return list(dict.fromkeys(lacks))
+
+
+def tiny_plan(ask: Ask, data: Data, table: Experiment) -> TinyPlan:
+    """Looks at what is there; makes and trains nothing."""
+    rows = [table.row(name) for name in ask.rows] or list(table.rows)
+    caches = Caches(ask, data)
+    return TinyPlan(table.key, tuple(_row(ask, data, row, caches) for row in rows))
+
+
+def _row(ask: Ask, data: Data, row: Row, caches: Caches) -> RowPlan:
+    every = tuple(range(ask.seeds))
+    if row.not_run:
+        return RowPlan(row.name, row.not_run, (), (), "", None)
+    if not defaults.DATA.exists():
+        return RowPlan(row.name, "", (), every, "to be made, and the scenes first", None)
+    cache = caches.path(row, data.dataset, "train")
+    cells = {seed: read_cell(place(ask, row, seed, cache)) for seed in every}
+    done = tuple(seed for seed, cell in cells.items() if cell is not None)
+    spent = [sum(cell.seconds.values()) for cell in cells.values() if cell is not None]
+    return RowPlan(
+        row.name, "", done, tuple(seed for seed in every if seed not in done),
+        "there" if (cache / COMPLETE).exists() else "to be made",
+        mean(spent) if spent else None,
+    )  # fmt: skip
+
+
+def _weights(ask: Ask, row: Row) -> list[str]:
+    """What the frozen encoders of a row lack."""
+    try:
+        resolve(ask.size, None, FLAGS, row.cache, ask.root or defaults.DATA)
+    except SvpError as error:
+        return [describe(error)]
+    return []

@@ -1,0 +1,75 @@
+"""Table 7, embeddings of several layers and encoders; Table C, where superpixels come from."""
+
+from ..evaluation.paper import TABLES
+from .setting import Setting
+from .tables import Claim, Experiment, Row, projector, rich
+from .variants import BARE, CLIP_CACHE, CLIP_TRAIN
+
+TWO_ENCODERS = (
+    "a cache holds the features of one encoder; fusing two needs both in one row of the cache"
+)
+FINER = "Finer semantic superpixels, 2x2 windows"
+
+
+def table7(at: Setting) -> Experiment:
+    """Fusion X = sum_k alpha_k SVP_k(F_k) (spec method.md 10.4)."""
+    plain = {"sspe_variant": "none", "ssa_variant": "none"}
+    shallow = projector("fusion", {"sources": len(at.shallow), "svp": {**at.svp, **plain}})
+    deep = projector("fusion", {"sources": len(at.last), "svp": at.svp})
+    rows = (
+        Row("CLIP last layer", (*CLIP_TRAIN, *BARE), CLIP_CACHE, not_run=at.no_clip),
+        Row(
+            "CLIP shallow + deep",
+            (*CLIP_TRAIN, *shallow),
+            (*CLIP_CACHE, *rich(at.shallow)),
+            not_run=at.no_clip,
+        ),
+        Row("DINOv2 last layer"),
+        Row("DINOv2 last few layers", deep, rich(at.last)),
+        Row("CLIP + DINOv2", not_run=at.no_clip or TWO_ENCODERS),
+    )
+    named = tuple(Row(row.name, row.train, row.cache, ("7", row.name), row.not_run) for row in rows)
+    last = "DINOv2 last layer"
+    claims = (
+        *(Claim(last, row.name) for row in rows if row.name != last),
+        Claim("CLIP last layer", "CLIP shallow + deep"),
+    )
+    notes = (f"Last few layers: {', '.join(map(str, at.last))}, each after the final LayerNorm.",)
+    return Experiment("table7", TABLES["7"].title, named, claims, notes=notes)
+
+
+def table_c(at: Setting) -> Experiment:
+    """SAM, MobileSAM and SLIC; and the paper's future work, superpixels of local windows."""
+    slic, mobile, sam = (row.name for row in TABLES["C"].rows)
+    windows = (
+        "superpixels.preset=windows",
+        "superpixels.grid={crop_n_layers: 1, points_per_side: " + f"{at.points}" + "}",
+    )
+    rows = (
+        Row(
+            slic,
+            cache=("superpixels.source=slic", f"superpixels.slic.n_segments={at.slic}"),
+            paper=("C", slic),
+        ),
+        Row(
+            mobile,
+            cache=("superpixels.source=mobile_sam", "superpixels.model=vit_t"),
+            paper=("C", mobile),
+            not_run=at.no_mobile,
+        ),
+        Row(sam, paper=("C", sam)),
+        Row(FINER, cache=windows),
+    )
+    claims = (Claim(sam, slic), Claim(sam, mobile), Claim(mobile, slic))
+    notes = (
+        (
+            "SLIC's superpixels go with SAM's embedding for the mask decoder; n_segments "
+            f"{at.slic} is calibrated to SAM's mean count on training images."
+        ),
+        "MobileSAM would replace SAM both for the superpixels and as the decoder of [SEG].",
+        (
+            f"{FINER}: the paper's future work, without published numbers; about four times the "
+            "tokens and five times SAM's encoder."
+        ),
+    )
+    return Experiment("tableC", TABLES["C"].title, rows, claims, notes=notes)
