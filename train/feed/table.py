@@ -24,6 +24,7 @@ from safetensors.numpy import load
 from ...pipeline.errors import CacheError
 from ...pipeline.store.jsonfile import JsonFile, canonical, parse_model, read_bounded
 from ...pipeline.text import show
+from .table_columns import column_fault
 
 SCHEMA = 1
 TABLE, INDEX = "table.json", "index.safetensors"
@@ -118,6 +119,9 @@ class ExpressionTable:
         self.digest, self.caches, self.notes = file.digest, file.caches, file.notes
         self.datasets, self.sizes = file.datasets, file.sizes
         self._columns = self._load(file.index)
+        fault = column_fault(self._columns, len(file.datasets), len(file.caches), len(file.parts))
+        if fault:
+            raise self._damaged(INDEX, fault)
         self._text: bytes = self._columns["text"].tobytes()
         self._fds = [self._open(part, size) for part, size in enumerate(file.parts)]
 
@@ -169,7 +173,7 @@ class ExpressionTable:
             raise self._damaged(INDEX, "its checksum is wrong")
         try:
             return load(data)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError) as error:  # KeyError: a dtype that numpy has not
             raise self._damaged(INDEX, str(error)) from None
 
     def _open(self, part: int, size: int) -> int:
