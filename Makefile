@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup superpixels quickstart test test-all lint type wheel check bench build clean distclean
+.PHONY: help setup superpixels quickstart test test-all lint type wheel check check-long reliability audit bench build clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,9 +28,9 @@ PAGE ?= runs/pages/$(NAME)
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 FLAGS := $(if $(SAM),--sam-weights '$(SAM)' --preset svp) $(if $(ENCODER),--encoder $(ENCODER))
 
-SOURCES := $(shell find . -path ./$(VENV) -prune -o -path ./.typing -prune -o -path ./data -prune \
+SOURCES := $(shell find . -path ./$(VENV) -prune -o -path ./.audit -prune -o -path ./.typing -prune -o -path ./data -prune \
 	-o -path ./caches -prune -o -path ./runs -prune -o -path ./.git -prune -o -type f \
-	\( -name '*.py' -o -name '*.cfg' -o -name '*.toml' -o -name '*.yaml' -o -name '*.j2' \
+	\( -name '*.py' -o -name '*.cfg' -o -name '*.toml' -o -name '*.yaml' -o -name '*.sh' -o -name '*.j2' \
 	-o -name '*.npz' -o -name '*.tsv' -o -name '*.safetensors' -o -name 'constraints.txt' \
 	-o -path './tests/fixtures/*' \) -print | grep -v -e __pycache__ -e '/\.')
 
@@ -75,13 +75,28 @@ type: $(READY)   ## mypy strict on the package
 wheel: $(READY)   ## build the wheel and check what is in it
 	$(BIN)/python -m pytest -q tests/test_package.py -m slow
 
-check: lint type test wheel   ## all of the above
+check: lint type test wheel   ## what every change must pass: all of the above
+check-long: check   ## the rest: slow tests, the long state machine, the audit
+	$(BIN)/python -m pytest -q -m 'slow and not gpu'
+	SVP_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -q --timeout 3600 tests/reliability/test_fuzz_*.py
+	-$(MAKE) audit
+
+reliability: $(READY)   ## docs/reliability.md: every fault injected (ROW=T6: that row alone)
+	$(BIN)/python tests/reliability/table.py $(if $(ROW),--row $(ROW))
+
+audit: .audit/.ready   ## published vulnerabilities of the pinned dependencies; needs the network
+	.audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt
+.audit/.ready:
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install -q --disable-pip-version-check 'pip-audit>=2.9'
+	touch $@
 
 bench: $(READY)   ## the measurements quoted in the documentation
 	-$(SVP) bench tiny
 	-$(SVP) bench superpixels
 	-$(SVP) bench store --mosaic
 	-$(SVP) bench cost
+	-$(SVP) bench scale
 	-$(SVP) bench memory
 	-$(SVP) bench loader --mosaic
 	-$(SVP) bench train
@@ -95,4 +110,4 @@ clean:   ## remove build outputs
 	rm -rf build dist *.egg-info
 
 distclean: clean   ## also the environment, generated data, caches and pages
-	rm -rf $(VENV) .typing data caches runs
+	rm -rf $(VENV) .audit .typing data caches runs

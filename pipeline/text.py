@@ -53,5 +53,6 @@ def _repr(value: object) -> str:
 
 
 def _printable(char: str) -> bool:
-    # Cf holds the bidi overrides that make a line read differently from what it says.
-    return unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    # Cf holds the bidi overrides that make a line read differently from what it says; what is not
+    # assigned yet (Cn) may be one of them to a newer terminal.
+    return unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

@@ -15,6 +15,9 @@ from .text import show
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 16
+# What PyYAML's constructors let through for a text that does not fit its tag: `!!int ''` is an
+# IndexError, `!!bool x` a KeyError, `!!timestamp x` an AttributeError.
+_UNFIT = (ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError)
 
 
 def shipped_yaml(kind: str, name: str) -> dict[str, Any]:
@@ -43,11 +46,19 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The mapping in `text`; `where` names it in the ConfigError if it is something else."""
     try:
         raw = _Loader(text).get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, *_UNFIT) as error:
         raise ConfigError(f"recipe {show(where)}: {show(str(error), 300)}") from None
     if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
         raise ConfigError(f"recipe {show(where)}: want a mapping of fields, got {show(raw)}")
     return raw
+
+
+def group(raw: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The fields of group `name` of a recipe, made if it is not there. ConfigError if it is none."""
+    value = raw.setdefault(name, {})
+    if not isinstance(value, dict):
+        raise ConfigError(f"recipe {show(where)}: {name}={show(value)}: want a mapping of fields")
+    return value
 
 
 def assign(raw: dict[str, Any], assignment: str) -> None:

@@ -71,3 +71,21 @@ def bench_cost_command(scenes: int, workers: int | None, as_json: bool) -> None:
     from ..bench.cost import run
 
     report(run(scenes, workers=workers), as_json)
+
+
+@bench.command("scale")
+@click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="paper",
+              show_default=True)  # fmt: skip
+@click.option("--device", type=click.Choice(["a100", "h100"]), default="a100", show_default=True)
+@click.option("--probe", type=click.IntRange(min=1000), default=100_000, show_default=True,
+              help="Images of the largest cache of records made for the measurement.")  # fmt: skip
+@as_json
+def bench_scale_command(size: str, device: str, probe: int, as_json: bool) -> None:
+    """SA-1B and a billion images: shards, bytes, hours, opening, listing, failures."""
+    from ..bench.scale import run
+    from ..run.settings import Flags, resolve
+
+    # The weights' values change no cost: random ones stand in for files nobody has to own.
+    flags = Flags(sam_weights="random", encoder_weights="random")
+    recipe, _ = resolve(size, None, flags, (), Path())
+    report(run(recipe, device, probe), as_json)

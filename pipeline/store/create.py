@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import CacheError, PlanMismatchError
 from ..text import show
 from .atomic import make_folder, remove_stale, write_file
-from .layout import COMPLETE, LOGS, MANIFESTS, META, PLAN
+from .layout import COMPLETE, LOGS, MANIFESTS, META, PLAN, refuse_url
 from .metadata import array_metadata, check_array, group_metadata
 from .plan import Plan
 from .schema import array_specs, column_specs
@@ -20,6 +20,7 @@ def create_cache(cache: Path, plan: Plan) -> None:
     Call it from the planner, never from workers. Raises PlanMismatchError with the differences if
     the folder holds another plan, CacheError if it holds something that is no cache.
     """
+    refuse_url(cache)
     if os.path.lexists(cache / PLAN):
         _check_same(cache, plan)
     else:

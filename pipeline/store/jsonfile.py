@@ -44,7 +44,8 @@ def read_bounded(path: Path, limit: int) -> bytes:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise CacheError(f"{show(str(path), 300)}: not a regular file")
-        data = file.read(limit + 1) if found.st_size <= limit else b""
+        # Asking for `limit` bytes would allocate them, whatever the file has: up to 2 GiB.
+        data = file.read(found.st_size + 1) if found.st_size <= limit else b""
     if not data or len(data) > limit:
         raise CacheError(
             f"{show(str(path), 300)}: {found.st_size} bytes, expected 1 to {limit}: "

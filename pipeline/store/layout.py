@@ -10,9 +10,10 @@ index.json, COMPLETE     written once all shards are committed
 """
 
 import os
+import re
 from pathlib import Path
 
-from ..errors import CacheError
+from ..errors import CacheError, ConfigError
 from ..text import show
 
 PLAN, INDEX, COMPLETE, META = "plan.json", "index.json", "COMPLETE", "zarr.json"
@@ -32,6 +33,21 @@ def manifest_path(cache: Path, shard: int) -> Path:
 def log_path(cache: Path, shard: int) -> Path:
     """Times, host and tries of shard `shard`."""
     return cache / LOGS / f"{shard}.json"
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` makes one slash of two
+
+
+def refuse_url(path: Path) -> None:
+    """Raise ConfigError if `path` is an address such as s3://bucket/cache.
+
+    Commits are renames and records synced to a disk; object storage has neither.
+    """
+    if _URL.match(str(path)):
+        raise ConfigError(
+            f"{show(str(path), 300)}: a cache is a folder of a file system, not a URL: "
+            "mount it, or copy the cache there once it is complete"
+        )
 
 
 def refuse_links(cache: Path, path: Path) -> None:

@@ -21,6 +21,7 @@ from ..recipe import Recipe, parse_recipe
 from ..text import show
 from .atomic import write_file
 from .jsonfile import JsonFile, canonical, parse_model, read_bounded
+from .layout import refuse_url
 
 SCHEMA = 1
 SHARD_SIZE = 64
@@ -173,8 +174,10 @@ class Plan:
     def load(cls, path: Path) -> "Plan":
         """Read plan.json, which may come from anyone.
 
-        Raises MissingError if there is none, CacheError if it is not exactly what `save` writes.
+        Raises MissingError if there is none, CacheError if it is not exactly what `save` writes,
+        ConfigError for a URL.
         """
+        refuse_url(path)
         if not os.path.lexists(path):
             raise MissingError(f"{show(str(path), 300)}: no such file: not a cache of svp")
         data = read_bounded(path, MAX_PLAN_BYTES)

@@ -16,7 +16,16 @@ from .atomic import make_folder, remove_stale, sync_folders
 from .create import write_metadata
 from .index import column_files, finalize, read_index
 from .jsonfile import read_bounded
-from .layout import COMPLETE, INDEX, META, PLAN, manifest_path, refuse_links, shard_path
+from .layout import (
+    COMPLETE,
+    INDEX,
+    MANIFESTS,
+    META,
+    PLAN,
+    manifest_path,
+    refuse_links,
+    shard_path,
+)
 from .manifest import committed, files_in_place, read_manifest
 from .metadata import check_array, group_metadata
 from .plan import Plan
@@ -97,7 +106,14 @@ def verify(path: Path, full: bool = False, run: Map = map) -> VerifyReport:
     check = _Check(cache, full)
     reports = [report for report in run(check, done)]
     checks = {report.shard: report.check for report in reports}
-    shared = [*_metadata_problems(cache, plan), *_index_problems(cache, plan, checks)]
+    missing = tuple(sorted(set(range(plan.num_shards)) - set(done)))
+    complete = (cache / COMPLETE).exists()
+    lost = missing if complete else ()  # complete caches had all their records once
+    shared = [
+        *((f"{MANIFESTS}/{s}.json", f"missing, but the cache has its {COMPLETE}") for s in lost),
+        *_metadata_problems(cache, plan),
+        *_index_problems(cache, plan, checks),
+    ]
     return VerifyReport(
         cache=plan.id,
         full=full,
@@ -105,9 +121,9 @@ def verify(path: Path, full: bool = False, run: Map = map) -> VerifyReport:
         files=sum(report.files for report in reports),
         bytes=sum(report.bytes for report in reports),
         bad_shards=tuple(report.shard for report in reports if report.problems),
-        missing=tuple(sorted(set(range(plan.num_shards)) - set(done))),
+        missing=missing,
         problems=(*(p for report in reports for p in report.problems), *shared),
-        complete=(cache / COMPLETE).exists(),
+        complete=complete,
     )
 
 

@@ -1,0 +1,166 @@
+"""`svp bench scale`: what SA-1B and a billion images would take, from what is measured here.
+
+Bytes and files follow from the plan, GPU-hours from the cost model, record sizes and times from
+`scale_probe`, failures from a simulation (`failures`). Opening a cache costs time and memory by the
+image, so large sets are split into caches of `PART` images; every figure that follows is O(shards).
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..recipe import Recipe
+from ..run.cost import DEVICES, Estimate, estimate, seconds_per_image, size
+from ..run.planning import sized_plan
+from ..store.plan import MAX_IMAGES, Plan
+from .failures import Failures, simulate
+from .goals import Goal, GoalReport
+from .scale_probe import Opening, Scanning, opening, scanning
+
+PART = 1_000_000  # images of one cache; 15,625 shards
+SETS = {"SA-1B": 11_185_362, "one billion images": 1_000_000_000}
+GPUS = {"SA-1B": 64, "one billion images": 1024}
+OPEN_GOAL_S = 1.0  # a complete cache of 100,000 shards
+PROBE = 100_000  # images, and shards of one image each, of that cache
+OBJECTS_PER_LISTING = 1000  # names that one request of an object store's API returns
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One data set. Sizes in bytes, times in seconds; `caches` are those of at most `PART` images.
+
+    open_s      one of its caches           all_open_s   all of them, one after another
+    resume_s    the scan of all shards before a rerun
+    inodes      files and folders
+    listings    requests to list all files in an object store (not needed by any command)
+    """
+
+    name: str
+    caches: int
+    estimate: Estimate
+    plan_bytes: int
+    index_bytes: int
+    open_s: float
+    all_open_s: float
+    resume_s: float
+    check_s: float
+    leftovers_s: float
+    inodes: int
+    listings: int
+    failures: Failures
+
+    def lines(self) -> list[str]:
+        """For people."""
+        e, f = self.estimate, self.failures
+        return [
+            (
+                f"{self.name}: {e.images:,} images in {self.caches:,} caches, {e.shards:,} shards, "
+                f"{e.files:,} files ({self.inodes:,} inodes), {size(e.total_bytes)}"
+            ),
+            f"  {e.worker_hours:,.0f} hours of {e.device}: {f.days:.1f} days on {f.gpus:,} GPUs",
+            (
+                f"  records of one cache: plan {size(self.plan_bytes)}, index {size(self.index_bytes)};"
+                f" opens in {self.open_s:.2f} s, all in {self.all_open_s:,.0f} s"
+            ),
+            (
+                f"  before a rerun: scan of all shards {self.resume_s:,.0f} s, walk for leftovers "
+                f"{self.leftovers_s:,.0f} s; quick check {self.check_s:,.0f} s, on one core"
+            ),
+            f"  listing it in an object store: {self.listings:,} requests (no command lists)",
+            (
+                f"  {f.per_day:.2f} failures a day, {f.lost_s / 60:.1f} GPU-minutes lost in each "
+                f"(99 %: {f.worst_s / 60:.1f}), {100 * f.share:.4f} % of all"
+            ),
+        ]
+
+
+@dataclass(kw_only=True)
+class ScaleReport(GoalReport):
+    """All sets, and what was measured for them."""
+
+    device: str
+    per_image_s: float
+    per_shard_s: float
+    openings: Sequence[Opening]
+    scanning: Scanning
+    sets: list[Scale] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        measured = [
+            f"opened {o.images:,} images in {o.shards:,} shards in {o.seconds:.3f} s "
+            f"(plan {size(o.plan_bytes)}, index {size(o.index_bytes)})"
+            for o in self.openings
+        ]
+        fit = (
+            f"{1e6 * self.per_image_s:.2f} us per image, {1e6 * self.per_shard_s:.2f} us per shard"
+        )
+        s = self.scanning
+        scan = (
+            f"per shard: resume {1e3 * s.resume_s:.2f} ms, quick check {1e3 * s.check_s:.2f} ms, "
+            f"leftovers {1e3 * s.leftovers_s:.2f} ms, {s.files:.0f} files, {s.folders:.0f} folders"
+        )
+        planned = [line for one in self.sets for line in one.lines()]
+        return [
+            *measured, f"opening: {fit}", scan, *planned,
+            *(goal.line() for goal in self.goals), *self.notes,
+        ]  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return asdict(self) | {"passed": self.passed}
+
+
+def run(recipe: Recipe, device: str = "a100", probe: int = PROBE) -> ScaleReport:
+    """Measure the records here and plan `SETS` under `recipe` on `device` of `cost.DEVICES`.
+
+    probe  images of the largest cache of records that is made (100 bytes each on the disk)
+    """
+    plan = sized_plan(recipe)
+    with tempfile.TemporaryDirectory(prefix="svp-scale-") as made:
+        folder = Path(made)
+        many = opening(folder / "many", probe, 1)
+        few = opening(folder / "few", probe, plan.shard_size)
+        scan = scanning(folder / "scan", shards=min(64, probe))
+    per_shard = max(0.0, (many.seconds - few.seconds) / (many.shards - few.shards))
+    per_image = max(0.0, few.seconds - few.shards * per_shard) / few.images
+    report = ScaleReport(
+        device=DEVICES[device].name,
+        per_image_s=per_image,
+        per_shard_s=per_shard,
+        openings=(many, few),
+        scanning=scan,
+        notes=[f"one plan holds at most {MAX_IMAGES:,} images; caches of {PART:,} are advised"],
+    )
+    report.goals.append(
+        Goal(f"open a cache of {many.shards:,} shards", many.seconds, "<=", OPEN_GOAL_S, "s")
+    )
+    report.sets = [_scale(name, plan, device, report) for name in SETS]
+    return report
+
+
+def _scale(name: str, plan: Plan, device: str, report: ScaleReport) -> Scale:
+    images, gpus, scan = SETS[name], GPUS[name], report.scanning
+    found = estimate(plan, images, device=device, workers=gpus)
+    part = min(PART, images)
+    caches = -(-images // PART)
+    few = report.openings[1]
+    open_s = part * report.per_image_s + part / plan.shard_size * report.per_shard_s
+    shard_s = plan.shard_size * seconds_per_image(plan, device)
+    return Scale(
+        name=name,
+        caches=caches,
+        estimate=found,
+        plan_bytes=round(few.plan_bytes / few.images * part),
+        index_bytes=round(few.index_bytes / few.images * part),
+        open_s=open_s,
+        all_open_s=images * report.per_image_s + found.shards * report.per_shard_s,
+        resume_s=found.shards * scan.resume_s,
+        check_s=found.shards * scan.check_s,
+        leftovers_s=found.shards * scan.leftovers_s,
+        inodes=round(found.shards * (scan.files + scan.folders)),
+        listings=-(-found.files // OBJECTS_PER_LISTING),
+        failures=simulate(found.worker_hours, shard_s, gpus),
+    )

@@ -1,0 +1,77 @@
+"""The plan past one machine: its arithmetic, and that it is measured on caches that open."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svp.pipeline.bench.failures import FAILURES_PER_GPU_HOUR, simulate
+from svp.pipeline.bench.scale import PART, SETS, run
+from svp.pipeline.bench.scale_probe import inodes, opening, scanning
+from svp.pipeline.recipe import Recipe
+from svp.pipeline.run.cost import estimate, makespan
+from svp.pipeline.run.planning import sized_plan
+from svp.pipeline.store import CacheReader
+
+
+@given(st.integers(0, 2000), st.integers(1, 70), st.integers(1, 9))
+def test_makespan_is_the_greedy_one(images: int, shard: int, workers: int) -> None:
+    load = [0] * workers
+    for start in range(0, images, shard):
+        load[load.index(min(load))] += min(shard, images - start)
+    assert makespan(images, shard, workers) == max(load)
+
+
+def test_a_billion_images_are_priced_at_once() -> None:
+    """Every term of the price is closed: a loop over 15.6 million shards would not end in time."""
+    found = estimate(sized_plan(Recipe()), 10**9, device="a100", workers=1024)
+    assert found.shards == 15_625_000
+    assert found.wall_s == pytest.approx(found.worker_hours * 3600 / 1024, rel=1e-3)
+
+
+def test_failures_are_those_of_the_published_rate() -> None:
+    found = simulate(gpu_hours=16_384 * 54 * 24, shard_s=600, gpus=16_384)
+    assert found.days == pytest.approx(54)
+    assert found.per_day == pytest.approx(419 / 54)
+    assert found.total == pytest.approx(419, rel=0.03)
+    assert found.lost_s == pytest.approx(8 * (300 + 90), rel=0.03)
+    assert found.lost_s < found.worst_s < 8 * (600 + 90)
+    assert found.share == pytest.approx(FAILURES_PER_GPU_HOUR * found.lost_s / 3600, rel=0.03)
+
+
+def test_a_small_run_loses_only_its_own_gpus() -> None:
+    found = simulate(gpu_hours=100, shard_s=60, gpus=2, node=8, restart_s=0)
+    assert found.lost_s == pytest.approx(2 * 30, rel=0.05)
+
+
+def test_the_measured_caches_are_real(tmp_path: Path) -> None:
+    many = opening(tmp_path / "many", 130, 1, reps=1)
+    reader = CacheReader(tmp_path / "many")
+    assert (len(reader), reader.complete) == (130, True)
+    assert (many.images, many.shards) == (130, 130)
+    assert many.plan_bytes == (tmp_path / "many/plan.json").stat().st_size
+    scan = scanning(tmp_path / "scan", shards=5, reps=1)
+    files, folders = inodes(tmp_path / "scan")
+    # One file per array, the manifest and the log; the rest belongs to the cache, not to a shard.
+    assert scan.files == len(reader._specs) + 2
+    assert 5 * scan.files < files < 5 * scan.files + 40
+    assert 5 * scan.folders < folders < 5 * scan.folders + 40
+
+
+def test_the_report_adds_up() -> None:
+    report = run(Recipe(), probe=1000)
+    assert [one.name for one in report.sets] == list(SETS)
+    for one in report.sets:
+        images = SETS[one.name]
+        assert one.caches == -(-images // PART)
+        assert one.estimate.shards == -(-images // 64)
+        assert one.all_open_s == pytest.approx(
+            images * report.per_image_s + one.estimate.shards * report.per_shard_s
+        )
+        assert one.failures.days * 24 * one.failures.gpus == pytest.approx(
+            one.estimate.worker_hours
+        )
+    assert report.goals[0].name == "open a cache of 1,000 shards"
+    assert "SA-1B: 11,185,362 images in 12 caches" in "\n".join(report.lines())
+    assert report.to_json()["sets"][1]["inodes"] > 15_625_000 * 13

@@ -1,0 +1,305 @@
+"""The faults that happen by themselves: T1 to T17."""
+
+from registry import Row, tests
+
+FAULTS = (
+    Row(
+        "T1",
+        "training killed at any step of either stage, or stopped by a signal",
+        "the resumed run ends bit-equal to one that was not stopped",
+        (
+            *tests(
+                "train/test_resume",
+                "killed_in_either_stage_and_resumed_is_bit_equal",
+                "killed_at_any_step_is_bit_equal",
+                "a_signal_finishes_the_step_saves_and_names_the_command",
+                "a_damaged_checkpoint_is_refused_by_name",
+            ),
+            *tests("train/fit/test_loop", "offloaded_run_resumes_bit_equal"),
+        ),
+    ),
+    Row(
+        "T2",
+        "loader stopped in the middle of an epoch",
+        "no record is lost or repeated, the order goes on",
+        (
+            *tests(
+                "train/feed/test_order",
+                "proportional_passes_hold_every_entry_once",
+                "two_hundred_kills_and_world_sizes_give_the_uninterrupted_stream",
+            ),
+            *tests(
+                "train/feed/test_loader",
+                "killed_and_resumed_with_any_world_size_the_stream_goes_on",
+                "resuming_twice_and_at_step_zero",
+            ),
+        ),
+    ),
+    Row(
+        "T3",
+        "resume with another cache, split, seed or a damaged cursor",
+        "refused with the reason",
+        (
+            *tests(
+                "train/feed/test_order",
+                "a_cursor_goes_on_where_it_was",
+                "a_cursor_of_another_stream_is_refused",
+                "a_damaged_cursor_is_refused",
+            ),
+            *tests("train/feed/test_loader", "a_cursor_of_other_data_is_refused"),
+            *tests("train/test_resume", "another_recipe_or_cache_is_refused_with_the_field"),
+        ),
+    ),
+    Row(
+        "T4",
+        "another number of processes at the same global batch",
+        "same global order, loss within 1e-6",
+        (
+            *tests(
+                "train/fit/test_loop",
+                "two_processes_and_accumulation_give_the_loss_of_one_batch",
+                "a_global_batch_that_cannot_be_split_is_refused",
+            ),
+            *tests("train/feed/test_order", "ranks_split_evenly_where_the_batch_divides"),
+            *tests("train/feed/test_loader", "threads_and_micro_batches_change_nothing"),
+        ),
+    ),
+    Row(
+        "T5",
+        "empty split, one image, no mask, one mask over all, last partial batch, a limit",
+        "works, or says what is missing",
+        (
+            *tests(
+                "pipeline/store/test_manifest",
+                "an_empty_plan_is_complete_at_once",
+                "one_image_and_all_quarantined",
+            ),
+            *tests(
+                "pipeline/run/test_precompute", "no_image_can_be_read", "limit_is_another_cache"
+            ),
+            *tests(
+                "pipeline/test_grid", "nothing_survives_gives_one_flagged_full_image_superpixel"
+            ),
+            *tests("pipeline/masks/test_rle", "full_and_empty_mask"),
+            *tests("train/feed/test_loader", "a_share_without_images_is_refused"),
+            *tests("train/evaluation/test_evaluate", "limit_takes_the_first_images"),
+            *tests("model/test_svp", "an_image_without_superpixels_is_refused"),
+        ),
+    ),
+    Row(
+        "T6",
+        "kill -9 at every named write point; a worker or the whole run killed; the disk full",
+        "the rerun gives byte-identical shards; nothing half-written counts; the cache stays usable",
+        (
+            *tests(
+                "pipeline/store/test_writer",
+                "killed_anywhere_a_rerun_gives_the_same_bytes",
+                "a_refused_write_commits_nothing_and_leaves_the_cache_usable",
+                "disk_full_while_encoding_and_while_syncing",
+                "only_leftovers_of_dead_writers_are_removed",
+            ),
+            *tests(
+                "pipeline/executors/test_faults",
+                "kill_local",
+                "kill_ten_times",
+                "worker_crashes_at_a_write_point",
+                "driver_crashes_at_a_write_point",
+                "disk_full",
+            ),
+            *tests(
+                "pipeline/store/test_cache_machine",
+                "any_interleaving",
+                "any_interleaving_at_length",
+            ),
+        ),
+    ),
+    Row(
+        "T7",
+        "the same command again; a changed recipe over an existing cache",
+        "nothing is computed twice; another recipe is refused with both digests",
+        (
+            *tests(
+                "pipeline/run/test_precompute",
+                "second_run_does_nothing",
+                "other_recipe_is_refused_with_both_digests",
+                "without_resume_a_cache_is_left_alone",
+                "foreign_folder_is_left_alone",
+            ),
+            *tests(
+                "pipeline/store/test_plan",
+                "joining_another_plan_is_refused_with_both_ids_and_the_difference",
+            ),
+        ),
+    ),
+    Row(
+        "T8",
+        "workers that die, raise or hang; images that kill their worker; local, Ray and Dask",
+        "same bytes from all executors; a poison image is recorded once; the run goes on",
+        (
+            *tests(
+                "pipeline/executors/test_executors",
+                "every_fault_at_once",
+                "worker_count_changes_nothing",
+                "too_many_poison_images_park_the_shard_and_the_run_goes_on",
+                "nothing_works_stops_the_run",
+                "workers_that_cannot_load_their_models",
+            ),
+            *tests(
+                "pipeline/executors/test_hunt",
+                "finds_exactly_the_poison",
+                "a_stray_kill_accuses_nobody",
+            ),
+            *tests(
+                "pipeline/run/test_precompute",
+                "executors_and_worker_counts_give_the_same_tree",
+                "bad_images_are_quarantined_and_listed_once",
+            ),
+        ),
+    ),
+    Row(
+        "T9",
+        "two runs on one cache; SIGINT and SIGTERM; Ctrl-C to the whole group",
+        "never corruption; a clean stop that names the command to go on; no worker left",
+        (
+            *tests(
+                "pipeline/executors/test_faults",
+                "two_runs_at_once",
+                "signal",
+                "ctrl_c_reaches_the_whole_group",
+            ),
+            *tests("pipeline/executors/test_stalls", "a_reader_during_two_writers"),
+        ),
+    ),
+    Row(
+        "T10",
+        "two equal runs; superpixels in another order; padding",
+        "equal metrics files; tokens only permute; padding has no effect",
+        (
+            *tests("train/test_resume", "equal_runs_write_equal_metrics"),
+            *tests(
+                "model/test_svp",
+                "permuting_superpixels_permutes_tokens",
+                "padding_and_neighbours_change_nothing",
+                "what_stands_in_padding_is_never_read",
+            ),
+            *tests("train/evaluation/test_evaluate", "shuffled_orders_leave_the_first_alone"),
+            *tests("reliability/test_flags", "deterministic_sets_torchs_flags"),
+        ),
+    ),
+    Row(
+        "T11",
+        "any masks, any sizes, any order (hypothesis)",
+        "RLE, FMA filter, views and samplers keep their invariants",
+        (
+            *tests(
+                "pipeline/masks/test_rle",
+                "round_trip_and_bytes_of_pycocotools",
+                "string_codec_on_any_runs",
+            ),
+            *tests(
+                "pipeline/masks/test_runs",
+                "round_trip_areas_and_complement",
+                "encode_gives_the_bytes_of_pycocotools",
+            ),
+            *tests("pipeline/test_fma", "equals_the_definition"),
+            *tests(
+                "pipeline/masks/test_view",
+                "coverage_is_the_exact_area",
+                "a_partition_stays_a_partition",
+                "points_round_trip",
+            ),
+            *tests("train/feed/test_order", "proportional_passes_hold_every_entry_once"),
+        ),
+    ),
+    Row(
+        "T12",
+        "a loss or gradient that is not finite",
+        "stops before the step and names the batch; skipping is opt-in and changes no weight",
+        (
+            *tests(
+                "train/fit/test_loop",
+                "a_non_finite_loss_stops_before_the_step_and_names_the_batch",
+                "a_skipped_step_changes_no_weight",
+            ),
+            *tests("train/evaluation/test_evaluate", "logits_that_are_not_finite_stop_the_run"),
+        ),
+    ),
+    Row(
+        "T13",
+        "fork, spawn and forkserver after reads in the parent, with threads running",
+        "no hang, right values",
+        tests(
+            "pipeline/store/test_reader",
+            "children_read_after_the_parent_did",
+            "many_threads_share_a_reader_with_few_open_files",
+        ),
+        note="rows are read without a Zarr library, so its codec threads are never in the way",
+    ),
+    Row(
+        "T14",
+        "images not divisible by ranks; a model that predicts no mask",
+        "equal metrics on 1, 2 and 3 ranks; a missing mask counts as IoU 0",
+        (
+            *tests(
+                "train/evaluation/test_evaluate",
+                "ranks_give_the_same_bytes",
+                "without_seg_a_sentence_stays_in_both_metrics",
+                "full_measures_every_sentence_once",
+            ),
+            *tests(
+                "train/test_metrics",
+                "published_programs",
+                "by_hand",
+                "impossible_counts_are_refused",
+            ),
+        ),
+    ),
+    Row(
+        "T15",
+        "cached features against live ones; bfloat16; a slow reference",
+        "equal within the stated bound",
+        (
+            *tests("train/test_launch", "live_equals_cached_within_float16_rounding"),
+            *tests("model/test_sspe", "shortcut_is_exact", "sharp_attention_in_float32"),
+            *tests("model/test_ssa", "pool_is_the_weighted_mean_of_the_patches"),
+            *tests("pipeline/encoders/test_features", "lower_precision_drifts_little"),
+            *tests("pipeline/run/test_stage", "rows_are_what_the_models_say"),
+        ),
+    ),
+    Row(
+        "T16",
+        "wrong or partial weights; a changed command line, schema or wheel",
+        "strict load with counts; the contracts are snapshots",
+        (
+            *tests(
+                "model/test_imports",
+                "every_published_tensor_is_accounted_for",
+                "all_missing_and_unknown_tensors_are_named",
+                "wrong_shapes_and_second_tensors_are_named",
+                "untrained_rows_of_added_tokens_are_refused",
+            ),
+            *tests(
+                "pipeline/weights/test_keyreport",
+                "every_fault_is_named",
+                "partial_state_changes_nothing",
+            ),
+            *tests("contracts/test_cli", "surface_is_the_snapshot"),
+            *tests("pipeline/store/test_schema", "snapshot"),
+            *tests("test_package", "command_line_imports_nothing_heavy", "wheel_contents"),
+        ),
+    ),
+    Row(
+        "T17",
+        "a cache or checkpoint of version 1, or of a version to come",
+        "version 1 reads for ever, to the bit; a later one is refused and says what to use",
+        (
+            *tests("pipeline/store/test_golden", "it_still_reads_to_the_bit"),
+            *tests(
+                "train/fit/test_checkpoint_v1",
+                "it_still_reads_to_the_bit",
+                "a_later_version_is_refused",
+            ),
+            *tests("train/evaluation/test_results", "missing_and_newer_files"),
+        ),
+    ),
+)

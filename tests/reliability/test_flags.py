@@ -1,0 +1,118 @@
+"""Small promises that no other test holds: flags, servers, secrets, version floors."""
+
+import ast
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+# Reliability specification 6: below these there are published vulnerabilities.
+FLOORS = {
+    "torch": "2.10",
+    "transformers": "5.3",
+    "pillow": "12.2",
+    "ray": "2.54",
+    "zarr": "3.1",
+    "numcodecs": "0.16.6",
+    "pycocotools": "2.0.5",
+}
+SERVERS = {"gradio", "flask", "fastapi", "uvicorn", "aiohttp", "socketserver", "http.server"}
+
+
+def test_deterministic_sets_torchs_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from svp.pipeline.errors import ConfigError
+    from svp.train import launch
+    from svp.train.opening import TrainRequest
+
+    seen: list[bool] = []
+
+    def stop(*arguments: object) -> None:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(launch, "open_training", stop)
+    try:
+        for wanted in (False, True):
+            with pytest.raises(ConfigError, match="far enough"):
+                launch.train_command(TrainRequest(device="cpu", deterministic=wanted))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen == [False, True]
+
+
+def package_files() -> list[Path]:
+    rooms = [
+        path for room in ("pipeline", "model", "train") for path in (ROOT / room).rglob("*.py")
+    ]
+    return [*rooms, ROOT / "cli.py", ROOT / "__init__.py", ROOT / "__main__.py"]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules a file imports, anywhere in it, with all their parents."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found | {name.split(".")[0] for name in found}
+
+
+def test_the_package_serves_nothing() -> None:
+    guilty = {str(path): imported(path) & SERVERS for path in package_files()}
+    assert {path: names for path, names in guilty.items() if names} == {}
+
+
+def test_no_secret_of_the_environment_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from svp.train.fit.runfolder import VARIABLES, environment
+
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, f"secret-of-{name}")
+        assert name not in VARIABLES
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "shown")
+    recorded = environment()
+    assert recorded["variables"] == dict.fromkeys(VARIABLES, "shown")
+    assert "secret-of" not in str(recorded)
+    assert not [name for name in VARIABLES if re.search("TOKEN|KEY|SECRET|PASS", name)]
+
+
+def requirements() -> dict[str, Requirement]:
+    """Everything setup.cfg asks for, extras too, by name."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    blocks = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    lines = [line for block in blocks for line in block.split("\n") if line.strip()]
+    found = [Requirement(line) for line in lines]
+    return {one.name: one for one in found if one.name != "svp"}
+
+
+def test_setup_and_constraints_meet_the_security_floors() -> None:
+    asked = requirements()
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
+    )
+    for name, floor in FLOORS.items():
+        below = Version(floor).release
+        lower = Version(".".join([*map(str, below[:-1]), str(below[-1] - 1)]) + ".9999")
+        assert floor in asked[name].specifier, f"{name} {floor} is refused by its own floor"
+        assert lower not in asked[name].specifier, f"{name}: setup.cfg allows {lower}"
+        assert Version(pinned[name]) >= Version(floor), f"constraints.txt: {name} {pinned[name]}"
+
+
+def test_constraints_fit_setup() -> None:
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
+    )
+    wrong = {
+        name: pinned[name]
+        for name, one in requirements().items()
+        if name in pinned and not one.specifier.contains(pinned[name], prereleases=True)
+    }
+    assert wrong == {}

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# One cache by many independent processes: array task t of n computes its n-th part of the shards.
+# Given again, or requeued after a preemption, each task goes on where it stopped.
+#
+#   SHARDS=1294 sbatch --array=0-15 slurm-precompute.sh    (svp precompute --dry-run prints SHARDS)
+#
+#SBATCH --job-name=svp-precompute
+#SBATCH --gpus-per-task=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+# TERM two minutes before the end: svp drops the shard under way and exits 143.
+#SBATCH --signal=B:TERM@120
+set -euo pipefail
+
+: "${SHARDS:?number of shards of the plan: svp precompute --dry-run prints it}"
+DATASET=${DATASET:-/data/refcoco}        # CHANGE
+CACHE=${CACHE:-/scratch/caches/refcoco}  # CHANGE: on a file system that all nodes mount
+SAM=${SAM:-/data/weights/sam_vit_h_4b8939.pth}
+ENCODER_WEIGHTS=${ENCODER_WEIGHTS:-/data/weights/dinov2-large}
+
+task=${SLURM_ARRAY_TASK_ID:-0}
+first_task=${SLURM_ARRAY_TASK_MIN:-0}
+tasks=${SLURM_ARRAY_TASK_COUNT:-1}
+part=$((task - first_task))
+first=$((SHARDS * part / tasks))
+last=$((SHARDS * (part + 1) / tasks))
+if ((first == last)); then
+  echo "task $task: more tasks than shards, nothing to do"
+  exit 0
+fi
+
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+svp precompute \
+  --dataset "$DATASET" --split train --out "$CACHE" --size paper \
+  --sam-weights "$SAM" --encoder-weights "$ENCODER_WEIGHTS" \
+  --shards "$first:$last" --shard-timeout 3600 --device cuda --quiet &
+child=$!
+trap 'kill -TERM $child' TERM INT
+while true; do
+  status=0
+  wait "$child" || status=$?
+  kill -0 "$child" 2>/dev/null || break  # the trap interrupts a wait: go on until svp has ended
+done
+if ((status == 143)) && [[ -n ${SLURM_JOB_ID:-} ]]; then
+  scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}_$task"
+fi
+exit "$status"
