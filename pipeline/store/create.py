@@ -7,9 +7,9 @@ from ..errors import CacheError, PlanMismatchError
 from ..text import show
 from .atomic import make_folder, remove_stale, write_file
 from .layout import COMPLETE, LOGS, MANIFESTS, META, PLAN, refuse_url
-from .metadata import array_metadata, check_array, group_metadata
+from .metadata import array_metadata, check_array, check_ours, group_metadata
 from .plan import Plan
-from .schema import array_specs, column_specs
+from .schema import ArraySpec, array_specs, column_specs
 
 DIFF_LINES = 12
 
@@ -42,10 +42,18 @@ def write_metadata(cache: Path, plan: Plan) -> None:
     for spec, size in [*sharded, *((spec, None) for spec in column_specs())]:
         path = cache / spec.name / META
         make_folder(path.parent, cache)
-        try:
-            check_array(path, spec, len(plan.images), size)
-        except CacheError:
+        if not _stays(path, spec, len(plan.images), size):
             write_file(path, array_metadata(spec, len(plan.images), size), label="metadata")
+
+
+def _stays(path: Path, spec: ArraySpec, images: int, size: int | None) -> bool:
+    """Whether a zarr.json is as we write it, or that of an array somebody recompressed."""
+    try:
+        if check_array(path, spec, images, size) == list(spec.codecs):
+            check_ours(path, spec, images, size)
+    except CacheError:
+        return False
+    return True
 
 
 def _check_same(cache: Path, plan: Plan) -> None:

@@ -84,6 +84,20 @@ def check_array(path: Path, spec: ArraySpec, images: int, shard_size: int | None
     return names
 
 
+def check_ours(path: Path, spec: ArraySpec, images: int, shard_size: int | None) -> None:
+    """Accept only what `array_metadata` writes, codec settings included; spacing may differ.
+
+    Raises CacheError naming the file.
+    """
+    chain = check_array(path, spec, images, shard_size)
+    if chain != list(spec.codecs):
+        raise CacheError(f"codecs {chain} are not the plan's {list(spec.codecs)}")
+    found = parse_meta(read_bounded(path, MAX_META_BYTES), path)
+    wanted = parse_meta(array_metadata(spec, images, shard_size), path)
+    if found["codecs"] != wanted["codecs"]:
+        raise _refused(path, f"codecs={show(found['codecs'], 200)}")
+
+
 def parse_meta(data: bytes, path: Path) -> dict[str, Any]:
     """A zarr.json as a dict. Raises CacheError for anything but one plain JSON object."""
     import json

@@ -27,7 +27,7 @@ from .layout import (
     shard_path,
 )
 from .manifest import committed, files_in_place, read_manifest
-from .metadata import check_array, group_metadata
+from .metadata import check_ours, group_metadata
 from .plan import Plan
 from .schema import array_specs, column_specs
 from .shardfile import ShardFile
@@ -226,9 +226,7 @@ def _metadata_problems(cache: Path, plan: Plan) -> Iterator[tuple[str, str]]:
     sharded = [(spec, plan.shard_size) for spec in array_specs(plan)]
     for spec, size in [*sharded, *((spec, None) for spec in column_specs())]:
         try:
-            chain = check_array(cache / spec.name / META, spec, len(plan.images), size)
-            if chain != list(spec.codecs):
-                raise CacheError(f"codecs {chain} are not the plan's {list(spec.codecs)}")
+            check_ours(cache / spec.name / META, spec, len(plan.images), size)
         except CacheError as error:
             yield f"{spec.name}/{META}", str(error)
 

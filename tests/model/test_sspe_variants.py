@@ -23,7 +23,7 @@ def test_box_mlp_sees_only_the_box() -> None:
     masks = torch.zeros(2, 5, 5, dtype=torch.uint8)
     masks[0, 1:4, 1:4] = 1
     masks[1, 1, 1] = masks[1, 3, 3] = 1
-    assert torch.equal(*model(masks))
+    torch.testing.assert_close(*model(masks), rtol=1e-6, atol=1e-7)
 
 
 def test_mask_mlp_reads_coverage_in_raster_order() -> None:
