@@ -6,6 +6,7 @@ says, fill value 0, and only codecs of the Zarr v3 core (plus zstd).
 """
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CODECS = {"bytes", "crc32c", "zstd", "gzip", "blosc"}
 INDEX_CODECS = ["bytes", "crc32c"]
 
 
+@lru_cache(maxsize=256)
 def array_metadata(spec: ArraySpec, images: int, shard_size: int | None) -> bytes:
     """The zarr.json of one array of `images` rows, as zarr-python writes it.
 
