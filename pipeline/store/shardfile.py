@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import crc32c
 import numpy as np
 from numcodecs import zstd
 from numpy.typing import NDArray
 
 from ..errors import CacheError
 from ..text import show
+from .checksum import crc32c
 from .schema import ArraySpec
 
 Array = NDArray[Any]
@@ -48,7 +48,7 @@ def encode_shard(
             offset += size
             buffers += parts
     table = index.tobytes()
-    return [*buffers, table, crc32c.crc32c(table).to_bytes(CRC_BYTES, "little")]
+    return [*buffers, table, crc32c(table).to_bytes(CRC_BYTES, "little")]
 
 
 class ShardFile:
@@ -91,7 +91,7 @@ class ShardFile:
         if self.spec.level is None:
             tail = bytearray(CRC_BYTES)
             self._fill([target, memoryview(tail)], offset, size)
-            if verify and crc32c.crc32c(target) != int.from_bytes(tail, "little"):
+            if verify and crc32c(target) != int.from_bytes(tail, "little"):
                 raise self.error(f"row {slot} fails its checksum")
             return
         frame = bytearray(size)
@@ -118,7 +118,7 @@ class ShardFile:
             raise self.error(f"{found.st_size} bytes: not a shard file or cut short")
         raw = bytearray(length)
         self._fill([memoryview(raw)], body, length)
-        if crc32c.crc32c(raw[:-CRC_BYTES]) != int.from_bytes(raw[-CRC_BYTES:], "little"):
+        if crc32c(raw[:-CRC_BYTES]) != int.from_bytes(raw[-CRC_BYTES:], "little"):
             raise self.error("the shard index fails its checksum")
         pairs = np.frombuffer(raw, "<u8", 2 * shard_size).reshape(-1, 2).tolist()
         return [self._checked(offset, size, body) for offset, size in pairs]
@@ -155,7 +155,7 @@ def _encode_row(spec: ArraySpec, row: Array, scratch: Array) -> list[bytes | mem
         scratch[:n], scratch[n:] = row, 0
         return [zstd.compress(scratch, spec.level, checksum=True)]
     view = np.ascontiguousarray(row).data.cast("B")
-    return [view, crc32c.crc32c(view).to_bytes(CRC_BYTES, "little")]
+    return [view, crc32c(view).to_bytes(CRC_BYTES, "little")]
 
 
 def _content_size(frame: bytearray) -> int | None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import crc32c
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from ...pipeline.sources.problems import Problems
 from ...pipeline.sources.tables import Sentence, Source
 from ...pipeline.sources.wording import expression_problem
 from ...pipeline.store.atomic import sync_folder, write_file, write_temp
+from ...pipeline.store.checksum import crc32c
 from ...pipeline.store.jsonfile import canonical
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import quote, show
@@ -217,7 +217,7 @@ class _Packer:
             if self._size + len(data) > PART_BYTES:
                 self.flush()
             self._known[mask] = len(self.place)
-            self.place.append((len(self.parts), self._size, crc32c.crc32c(data)))
+            self.place.append((len(self.parts), self._size, crc32c(data)))
             self._buffers.append(data)
             self._size += len(data)
         return self._known[mask]
