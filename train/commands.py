@@ -102,7 +102,7 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
 @click.option("--shuffle-orders", type=click.IntRange(min=0), default=0, metavar="K",
               help="Also K other superpixel orders: the spread.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
-@click.option("--batch", type=click.IntRange(min=1), default=8, help="Dialogues per pass.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, help="Dialogues per pass.")
 @click.option("--bounds/--no-bounds", default=True, help="What the superpixels allow.")
 @encoders
 @device

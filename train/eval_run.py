@@ -57,7 +57,7 @@ class EvalRequest:
     repeats: int = 1
     shuffle_orders: int = 0
     limit: int | None = None
-    batch: int = 8
+    batch: int = 16
     bounds: bool = True
     live: bool = False
     sam_weights: Path | None = None

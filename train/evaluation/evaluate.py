@@ -1,21 +1,24 @@
 """Run a model over a planned evaluation: dialogues in, one result row per sentence out.
 
 Batches are cut first and then dealt to ranks, so a sentence is computed beside the same neighbours
-however many processes there are: rounding, and with it every count, is the same. The sentences of
-an image are one image to the encoder's cache and the projector's input is shared between them.
+however many processes there are: rounding, and with it every count, is the same. Where an image is
+asked about more than once, a batch is of one image: its features are read, projected and put through
+the language model once, for all its sentences (`model.prefix`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...model.batch import Batch, Visual
+from ...model.batch import Batch
 from ...model.generate import generate
+from ...model.prefix import predict_shared
 from ...model.ris import RisModel
 from ...pipeline.errors import WeightsError
 from ...pipeline.masks import rle
@@ -44,7 +47,7 @@ class Settings:
     progress  called with the dialogues done on this rank
     """
 
-    batch: int = 8
+    batch: int = 16
     generate: bool = False
     device: str = "cpu"
     classes: Classes = lambda expression: []
@@ -63,28 +66,53 @@ def evaluate(
 
     Raises WeightsError if the model's logits are not finite, and what `visuals` raises.
     """
-    shares = mine([units[i : i + settings.batch] for i in range(0, len(units), settings.batch)])
+    shares = mine(cut(units, settings.batch, by_image=not settings.generate))
     rows: list[Row] = []
+
+    def read(share: Share) -> Batch:
+        return to_batch(share, vocab, visuals, once=_shares(share) and not settings.generate)
+
     model.eval()
     with torch.inference_mode(), precision(model, settings.device):
-        for share, batch in _ahead(shares, lambda share: to_batch(share, vocab, visuals)):
+        for share, batch in _ahead(shares, lambda share: read(share)):
             moved = batch.to(settings.device, torch.float32)
             answers = (
                 _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
             )
-            tokens = _token_counts(model, batch.visual)
+            tokens = _token_counts(model, batch)
             for unit, logits, count in zip(share, answers, tokens, strict=True):
                 rows += _rows(unit, logits, count, settings)
             settings.progress(len(share))
     return _gathered(rows, settings.device)
 
 
-def to_batch(units: Sequence[Unit], vocab: Vocabulary, visuals: VisualSource) -> Batch:
-    """The batch of some dialogues, without targets; each image is read once."""
-    looks = [(unit.example.entry, unit.order) for unit in units]
+def cut(units: Sequence[Unit], size: int, *, by_image: bool) -> list[Share]:
+    """Batches of at most `size` dialogues; `by_image`: of one image each, if that fills them better.
+
+    Where most images have one dialogue (protocol glamm), images are mixed.
+    """
+    looks = (
+        [list(group) for _, group in groupby(units, key=lambda unit: unit.look)]
+        if by_image
+        else [list(units)]
+    )
+    if by_image and 2 * len(looks) > len(units):
+        looks = [list(units)]
+    return [look[i : i + size] for look in looks for i in range(0, len(look), size)]
+
+
+def to_batch(
+    units: Sequence[Unit], vocab: Vocabulary, visuals: VisualSource, *, once: bool = False
+) -> Batch:
+    """The batch of some dialogues, without targets; each image is read once.
+
+    once  the one image of all dialogues is in the batch once, as `predict_shared` wants it
+    """
+    looks = [unit.look for unit in units]
     place = {look: i for i, look in enumerate(dict.fromkeys(looks))}
+    assert not once or len(place) == 1, "one image"
     visual, sam, _ = visuals.read([entry for entry, _ in place], [order for _, order in place])
-    index = torch.tensor([place[look] for look in looks])
+    index = torch.tensor([0] if once else [place[look] for look in looks])
     texts = collate([build_dialogue(vocab, unit.turns) for unit in units], vocab.pad)
     return Batch(
         visual.map(lambda tensor: tensor[index]),
@@ -115,7 +143,8 @@ def _ahead(
 
 
 def _forced(model: RisModel, batch: Batch) -> list[Tensor | None]:
-    return [*model.predict(batch)]
+    shared = len(batch.sam) == 1 < len(batch.ids)
+    return [*(predict_shared(model, batch) if shared else model.predict(batch))]
 
 
 def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[Tensor | None]:
@@ -164,12 +193,17 @@ def _row(
     )
 
 
-def _token_counts(model: RisModel, visual: Visual) -> list[int]:
-    """Visual tokens of each image of the batch."""
+def _shares(units: Share) -> bool:
+    return all(unit.look == units[0].look for unit in units)
+
+
+def _token_counts(model: RisModel, batch: Batch) -> list[int]:
+    """Visual tokens of each dialogue of the batch."""
+    visual, size = batch.visual, len(batch.ids)
     fixed = model.projector.num_tokens(visual.grid)
     if fixed is not None or visual.valid is None:
-        return [fixed or 0] * len(visual.patches)
-    counts: list[int] = visual.valid.sum(1).tolist()
+        return [fixed or 0] * size
+    counts: list[int] = visual.valid.sum(1).expand(size).tolist()
     return counts
 
 

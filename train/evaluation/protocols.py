@@ -54,6 +54,11 @@ class Unit:
     turns: tuple[Turn, ...]
     order: int | None = None
 
+    @property
+    def look(self) -> tuple[Entry, int | None]:
+        """The visual input: units of one look see the same tokens."""
+        return self.example.entry, self.order
+
 
 def examples(
     source: Source, caches: Sequence[CacheReader], limit: int | None = None

@@ -14,13 +14,15 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "eval"))
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
 import eval_world
 
+from svp.model.prefix import predict_shared
 from svp.model.ris import RisModel
 from svp.pipeline.errors import CacheError, DataError, WeightsError
 from svp.pipeline.masks.rle import decode
-from svp.train.evaluation.evaluate import Settings, evaluate, to_batch
-from svp.train.evaluation.protocols import Example, examples, plan
+from svp.train.evaluation.evaluate import Settings, cut, evaluate, to_batch
+from svp.train.evaluation.protocols import Example, Unit, examples, plan
 from svp.train.evaluation.results import Row
 from svp.train.feed.fill import CachedVisuals
+from svp.train.text.prompts import fixed_turn
 
 FRESH = mp.get_context("forkserver")
 FRESH.set_forkserver_preload(["eval_world"])
@@ -186,3 +188,41 @@ def test_limit_takes_the_first_images(world: World) -> None:
     assert [item.entry.image_id for item in items] == [3, 4]
     with pytest.raises(DataError, match="no sentence"):
         examples(eval_world.make_source("d", []), world[1].caches)
+
+
+@pytest.mark.parametrize("state", ["predicting", "at_seg"])
+def test_a_shared_start_gives_the_masks_of_each_dialogue_alone(world: World, state: str) -> None:
+    model = eval_world.model()
+    model.mask_state = state  # type: ignore[assignment]
+    compared = 0
+    for batch in cut(plan(world[0], "full"), 5, by_image=True):
+        given = to_batch(batch, eval_world.vocabulary(), world[1], once=True)
+        with torch.inference_mode():
+            together = predict_shared(model, given.to("cpu", torch.float32))
+            for unit, logits in zip(batch, together, strict=True):
+                one = to_batch([unit], eval_world.vocabulary(), world[1]).to("cpu", torch.float32)
+                torch.testing.assert_close(logits, model.predict(one)[0], rtol=1e-4, atol=1e-4)
+                compared += len(batch) > 1
+    assert compared > 10
+
+
+def test_dialogues_of_several_turns_share_their_start(world: World, model: RisModel) -> None:
+    item = max(world[0], key=lambda item: len(item.expressions))
+    turns = [fixed_turn(e.text) for e in item.expressions]
+    units = [
+        Unit(item, 0, item.expressions[:n], tuple(turns[:n])) for n in range(1, len(turns) + 1)
+    ]
+    given = to_batch(units, eval_world.vocabulary(), world[1], once=True)
+    with torch.inference_mode():
+        found = predict_shared(model, given.to("cpu", torch.float32))
+        for unit, logits in zip(units, found, strict=True):
+            one = to_batch([unit], eval_world.vocabulary(), world[1]).to("cpu", torch.float32)
+            torch.testing.assert_close(logits, model.predict(one)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_images_of_one_dialogue_are_mixed_and_others_are_not(world: World) -> None:
+    full, glamm = plan(world[0], "full"), plan(world[0], "glamm")
+    for batch in cut(full, 3, by_image=True):
+        assert len({unit.look for unit in batch}) == 1 and len(batch) <= 3
+    assert [u for batch in cut(full, 3, by_image=True) for u in batch] == full
+    assert [len(batch) for batch in cut(glamm, 4, by_image=True)] == [4, 4, 4, 1]

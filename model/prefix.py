@@ -1,0 +1,55 @@
+"""Masks for many dialogues about one image: what they all start with is read once.
+
+In an evaluation an image is asked about ten times or more, and up to the expression every dialogue
+is the same: system prompt, visual tokens, the start of the question. Causal attention makes the
+keys and values of that start independent of what follows, so they are computed once and only the
+rest of each dialogue, up to its last [SEG], goes through the language model. The masks are those of
+`RisModel.predict` but for rounding.
+"""
+
+import torch
+from torch import Tensor
+
+from .batch import Batch
+from .merge import merge
+from .ris import RisModel, split_by_image
+
+
+@torch.no_grad()
+def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
+    """Per dialogue, logits (n,H,W) float32; the mask is logits > 0.
+
+    batch  B dialogues about one image: `visual` and `sam` hold it once (leading size 1). Every
+           dialogue has a [SEG], after <image>. Raises ValueError if not.
+    """
+    before = 1 if model.mask_state == "predicting" else 0
+    start = _common(batch, before)
+    text = model.lm.get_input_embeddings()(batch.ids[:, : _end(batch)].clamp(min=0))
+    tokens, valid = model.tokens(batch)
+    length = torch.full_like(batch.slot[:1], start)
+    merged = merge(text[:1, :start], length, batch.slot[:1], tokens, valid)
+    read = model.lm.model(inputs_embeds=merged.embeds, use_cache=True).past_key_values
+    read.batch_repeat_interleave(len(batch.ids))
+    rest = model.lm.model(inputs_embeds=text[:, start:], past_key_values=read, use_cache=True)
+    states = rest.last_hidden_state[batch.seg_row, batch.seg_col - start - before]
+    groups = model.masks_of(states, torch.zeros_like(batch.seg_row), batch)
+    return split_by_image(groups, batch.seg_row, batch.sizes)
+
+
+def _common(batch: Batch, before: int) -> int:
+    """How many ids all dialogues share, short of the first state that a mask needs."""
+    if len(batch.visual.patches) != 1 or len(batch.sam) != 1:
+        raise ValueError("the dialogues are about one image, given once")
+    if len(set(batch.seg_row.tolist())) != len(batch.ids):
+        raise ValueError("every dialogue needs a [SEG]")
+    needed = int(batch.seg_col.min()) - before
+    same = (batch.ids == batch.ids[:1]).all(0)[:needed]
+    start = int(same.long().cumprod(0).sum())
+    if start <= int(batch.slot[0]):
+        raise ValueError("the dialogues differ before <image>")
+    return start
+
+
+def _end(batch: Batch) -> int:
+    """Ids up to and with the last [SEG] of any dialogue; the answers' ends are not needed."""
+    return int(batch.seg_col.max()) + 1
