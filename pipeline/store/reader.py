@@ -17,6 +17,7 @@ from ..encoders.quantise import dequantise
 from ..errors import CacheError, ConfigError
 from ..records import Quarantined, Superpixels
 from ..text import show
+from .buffers import empty
 from .files import OpenFiles
 from .index import BAD, GOOD, load_rows
 from .layout import META, PLAN, refuse_links, shard_path
@@ -54,7 +55,7 @@ class CacheReader:
         self.plan = Plan.load(self.path / PLAN)
         self._rows = load_rows(self.path, self.plan)
         self._specs = {spec.name: spec for spec in array_specs(self.plan)}
-        self._chains: dict[str, list[str]] = {}
+        self._ours: dict[str, bool] = {}  # array -> whether its chunks are as we write them
         self._checked: dict[str, bytearray] = {}
         self._files = OpenFiles()
         self._last: Manifest | None = None
@@ -163,7 +164,7 @@ class CacheReader:
         if not 0 <= i < len(self) or self._rows.status[i] != GOOD:
             raise self._unavailable(i)
         if out is None:
-            out = np.empty(spec.row, spec.numpy)
+            out = empty(spec.row, spec.numpy)
         elif out.shape != spec.row or out.dtype != spec.numpy or not out.flags.c_contiguous:
             raise ConfigError(f"out is {out.dtype}{list(out.shape)}, need {spec.dtype}{spec.row}")
         try:
@@ -173,8 +174,8 @@ class CacheReader:
         return out
 
     def _fill(self, spec: ArraySpec, i: int, out: Array) -> None:
-        chain = self._chains.get(spec.name) or self._open_array(spec)
-        if chain != list(spec.codecs):
+        ours = self._ours.get(spec.name)
+        if not (self._open_array(spec) if ours is None else ours):
             read_with_zarr(self.path / spec.name, i, out)
             return
         shard, slot = divmod(i, self.plan.shard_size)
@@ -185,12 +186,12 @@ class CacheReader:
         if verify:
             checked[i] = 1
 
-    def _open_array(self, spec: ArraySpec) -> list[str]:
+    def _open_array(self, spec: ArraySpec) -> bool:
         path = self.path / spec.name / META
         chain = check_array(path, spec, len(self), self.plan.shard_size)
         self._checked[spec.name] = bytearray(len(self))
-        self._chains[spec.name] = chain
-        return chain
+        self._ours[spec.name] = chain == list(spec.codecs)
+        return self._ours[spec.name]
 
     def _open(self, spec: ArraySpec, shard: int) -> ShardFile:
         path = shard_path(self.path, spec.name, shard, 1 + len(spec.row))

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...pipeline.store.buffers import empty
+
 LEAST = 1 << 16  # bytes; smaller tensors are not worth it
 
 
@@ -36,7 +38,7 @@ class Memory:
         try:
             block = free.pop()
         except IndexError:
-            block = np.empty(whole, np.uint8)
+            block = empty((whole,), np.uint8)
         # The tensor's storage owns `lease`, and nobody else does: when it goes, the block is free.
         lease = block[:size]
         weakref.finalize(lease, free.append, block).atexit = False
