@@ -125,6 +125,18 @@ def make_folder(folder: Path, root: Path) -> None:
         raise _explain(error, folder) from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log. Not atomic: a reader may meet half of the last line.
+
+    Raises CacheError where the disk is full.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        raise _explain(error, path) from error
+
+
 def write_file(path: Path, data: bytes, *, label: str, shard: int | None = None) -> None:
     """One small file, atomic and durable on return."""
     write_temp(path, [data], label=label, shard=shard).commit()
@@ -197,7 +209,7 @@ def _explain(error: OSError, path: Path) -> CacheError:
     where = show(str(path), 300)
     if error.errno in _NO_SPACE:
         return CacheError(
-            f"{where}: {error.strerror}: this shard was not committed; free some space and "
+            f"{where}: {error.strerror}: what was being written was not committed; free some space and "
             "run the same command again, it continues where it stopped"
         )
     return CacheError(f"{where}: cannot be written: {error.strerror}")

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from ...pipeline.errors import ConfigError, DataError
-from ...pipeline.store.atomic import write_file
+from ...pipeline.store.atomic import append_line, write_file
 from ...pipeline.text import escape, show
 from ..recipe import TrainRecipe
 
@@ -61,11 +61,10 @@ class RunFolder:
         self._board = _tensorboard(self.path / "tensorboard", step)
 
     def metrics(self, step: int, values: Mapping[str, float | int | str]) -> None:
-        """Append one line, and the numbers to TensorBoard."""
+        """Append one line, and the numbers to TensorBoard. CacheError where the disk is full."""
         if not self.main:
             return
-        with open(self.path / METRICS, "a", encoding="ascii") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        append_line(self.path / METRICS, json.dumps({"step": step, **values}))
         for name, value in values.items():
             if self._board is not None and not isinstance(value, str):
                 self._board.add_scalar(name, value, step)
@@ -74,8 +73,7 @@ class RunFolder:
         """Append one line with the time to log.txt."""
         if self.main:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            with open(self.path / "log.txt", "a", encoding="utf-8") as file:
-                file.write(f"{now} {escape(text)}\n")
+            append_line(self.path / "log.txt", f"{now} {escape(text)}")
 
     def write_json(self, name: str, value: object) -> Path:
         """A small JSON file in the folder, atomic."""
