@@ -26,6 +26,9 @@ NAME := $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),scenes)$(if $(SPLIT),-$(
 CACHE ?= caches/$(NAME)
 PAGE ?= runs/pages/$(NAME)
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
+# Test processes; a file's tests stay in one, because they share what they set up.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -lt 8 ] && echo $$n || echo 8)
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 FLAGS := $(if $(SAM),--sam-weights '$(SAM)' --preset svp) $(if $(ENCODER),--encoder $(ENCODER))
 
 SOURCES := $(shell find . -path ./$(VENV) -prune -o -path ./.audit -prune -o -path ./.typing -prune -o -path ./data -prune \
@@ -59,12 +62,12 @@ quickstart: $(READY)   ## scenes -> caches -> two-stage training -> evaluation -
 
 test: $(TESTED)   ## the test suite (does nothing if no file changed since it last passed)
 $(TESTED): $(READY) $(SOURCES)
-	$(BIN)/python -m pytest -q -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu'
 	@touch $@
 	@echo "tests passed; 'make test' runs them again once a file changes (make -B test: now)"
 
 test-all: $(READY)   ## every test, slow ones too
-	$(BIN)/python -m pytest -q -m 'not gpu'
+	$(PYTEST) -m 'not gpu'
 
 lint: $(READY)   ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -77,7 +80,7 @@ wheel: $(READY)   ## build the wheel and check what is in it
 
 check: lint type test wheel   ## what every change must pass: all of the above
 check-long: check   ## the rest: slow tests, the long state machine, the audit
-	$(BIN)/python -m pytest -q -m 'slow and not gpu'
+	$(PYTEST) -m 'slow and not gpu'
 	SVP_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -q --timeout 3600 tests/reliability/test_fuzz_*.py
 	-$(MAKE) audit
 
