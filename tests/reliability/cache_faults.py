@@ -65,6 +65,7 @@ CACHE_FAULTS = (
                 "a_full_file_system_under_a_checkpoint",
             ),
             *tests("pipeline/run/test_precompute", "disk_is_checked_before_the_start"),
+            *tests("train/fit/test_runfolder", "a_full_disk_is_one_clear_error"),
         ),
     ),
     Row(

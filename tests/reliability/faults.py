@@ -52,7 +52,7 @@ FAULTS = (
     ),
     Row(
         "T4",
-        "another number of processes at the same global batch",
+        "another number of processes at the same global batch, also after a rank was killed",
         "same global order, loss within 1e-6",
         (
             *tests(
@@ -62,6 +62,7 @@ FAULTS = (
             ),
             *tests("train/feed/test_order", "ranks_split_evenly_where_the_batch_divides"),
             *tests("train/feed/test_loader", "threads_and_micro_batches_change_nothing"),
+            *tests("train/fit/test_torchrun", "a_rank_is_killed_and_another_number_goes_on"),
         ),
     ),
     Row(
@@ -133,7 +134,7 @@ FAULTS = (
     ),
     Row(
         "T8",
-        "workers that die, raise or hang; images that kill their worker; local, Ray and Dask",
+        "workers that die, raise or hang; images that kill their worker; a Ray node, a Dask machine lost",
         "same bytes from all executors; a poison image is recorded once; the run goes on",
         (
             *tests(
@@ -153,6 +154,11 @@ FAULTS = (
                 "pipeline/run/test_precompute",
                 "executors_and_worker_counts_give_the_same_tree",
                 "bad_images_are_quarantined_and_listed_once",
+            ),
+            *tests(
+                "pipeline/executors/test_cluster",
+                "a_ray_node_is_killed",
+                "a_dask_worker_or_its_machine_is_killed",
             ),
         ),
     ),
