@@ -28,7 +28,7 @@ PAGE ?= runs/pages/$(NAME)
 WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 # Test processes; a file's tests stay in one, because they share what they set up.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -lt 8 ] && echo $$n || echo 8)
-PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FLAGS := $(if $(SAM),--sam-weights '$(SAM)' --preset svp) $(if $(ENCODER),--encoder $(ENCODER))
 
 SOURCES := $(shell find . -path ./$(VENV) -prune -o -path ./.audit -prune -o -path ./.typing -prune -o -path ./data -prune \
