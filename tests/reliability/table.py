@@ -22,7 +22,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
-sys.path.insert(0, str(Path(__file__).parent))
+# As `python -m pytest` does: processes that tests start import their modules from there.
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
 from registry import Row, rows
 
