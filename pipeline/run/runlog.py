@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import CacheError
 from ..executors.base import Event
+from ..store.atomic import append_line
 from ..text import escape, show
 from .progress import Tally
 
@@ -38,8 +39,7 @@ class RunLog:
 
     def _update(self, event: Event) -> None:
         if event.kind != "tick":
-            with open(self._folder / "events.jsonl", "a", encoding="ascii") as file:
-                file.write(_line(event))  # one write of one line: whole also with two writers
+            append_line(self._folder / "events.jsonl", _line(event))
         if event.kind == "finished" or time.monotonic() - self._written >= STATUS_EVERY_S:
             self.status("finished" if event.kind == "finished" else "running")
 
@@ -98,7 +98,7 @@ def _line(event: Event) -> str:
         "detail": escape(event.detail),
         "result": dict(event.result),
     }
-    return json.dumps(record, default=str) + "\n"
+    return json.dumps(record, default=str)
 
 
 def _now() -> str:

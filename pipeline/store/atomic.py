@@ -126,9 +126,9 @@ def make_folder(folder: Path, root: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a log. Not atomic: a reader may meet half of the last line.
+    """Add a line to a log, in one write: short lines stay whole also with two writers.
 
-    Raises CacheError where the disk is full.
+    Not atomic: a kill may leave half of the last line. Raises CacheError where the disk is full.
     """
     try:
         with open(path, "a", encoding="utf-8") as file:
@@ -209,7 +209,7 @@ def _explain(error: OSError, path: Path) -> CacheError:
     where = show(str(path), 300)
     if error.errno in _NO_SPACE:
         return CacheError(
-            f"{where}: {error.strerror}: what was being written was not committed; free some space and "
-            "run the same command again, it continues where it stopped"
+            f"{where}: {error.strerror}: what was being written was not committed; free some "
+            "space and run the same command again, it continues where it stopped"
         )
     return CacheError(f"{where}: cannot be written: {error.strerror}")

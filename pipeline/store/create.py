@@ -7,7 +7,7 @@ from ..errors import CacheError, PlanMismatchError
 from ..text import show
 from .atomic import make_folder, remove_stale, write_file
 from .layout import COMPLETE, LOGS, MANIFESTS, META, PLAN, refuse_url
-from .metadata import array_metadata, check_array, check_ours, group_metadata
+from .metadata import array_metadata, check_array, check_settings, group_metadata
 from .plan import Plan
 from .schema import ArraySpec, array_specs, column_specs
 
@@ -50,7 +50,7 @@ def _stays(path: Path, spec: ArraySpec, images: int, size: int | None) -> bool:
     """Whether a zarr.json is as we write it, or that of an array somebody recompressed."""
     try:
         if check_array(path, spec, images, size) == list(spec.codecs):
-            check_ours(path, spec, images, size)
+            check_settings(path, spec, images, size)
     except CacheError:
         return False
     return True

@@ -94,6 +94,11 @@ def check_ours(path: Path, spec: ArraySpec, images: int, shard_size: int | None)
     chain = check_array(path, spec, images, shard_size)
     if chain != list(spec.codecs):
         raise CacheError(f"codecs {chain} are not the plan's {list(spec.codecs)}")
+    check_settings(path, spec, images, shard_size)
+
+
+def check_settings(path: Path, spec: ArraySpec, images: int, shard_size: int | None) -> None:
+    """Compare the codecs' settings of a zarr.json, whose codecs are the plan's, with ours."""
     found = parse_meta(read_bounded(path, MAX_META_BYTES), path)
     wanted = parse_meta(array_metadata(spec, images, shard_size), path)
     if found["codecs"] != wanted["codecs"]:

@@ -246,7 +246,9 @@ ATTACKS = (
                 "installed_packages_meet_the_floors",
                 "an_old_or_missing_package_is_bad_unless_optional",
             ),
-            *tests("reliability/test_flags", "setup_and_constraints_meet_the_security_floors"),
+            *tests(
+                "pipeline/doctor/test_machine", "setup_and_constraints_meet_the_security_floors"
+            ),
         ),
     ),
 )

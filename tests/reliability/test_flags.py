@@ -1,25 +1,12 @@
-"""Small promises that no other test holds: flags, servers, secrets, version floors."""
+"""Small promises that no other test holds: flags, servers, secrets."""
 
 import ast
 import re
-from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-# Reliability specification 6: below these there are published vulnerabilities.
-FLOORS = {
-    "torch": "2.10",
-    "transformers": "5.3",
-    "pillow": "12.2",
-    "ray": "2.54",
-    "zarr": "3.1",
-    "numcodecs": "0.16.6",
-    "pycocotools": "2.0.5",
-}
 SERVERS = {"gradio", "flask", "fastapi", "uvicorn", "aiohttp", "socketserver", "http.server"}
 
 
@@ -81,38 +68,3 @@ def test_no_secret_of_the_environment_is_recorded(monkeypatch: pytest.MonkeyPatc
     assert recorded["variables"] == dict.fromkeys(VARIABLES, "shown")
     assert "secret-of" not in str(recorded)
     assert not [name for name in VARIABLES if re.search("TOKEN|KEY|SECRET|PASS", name)]
-
-
-def requirements() -> dict[str, Requirement]:
-    """Everything setup.cfg asks for, extras too, by name."""
-    config = ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    blocks = [config["options"]["install_requires"], *config["options.extras_require"].values()]
-    lines = [line for block in blocks for line in block.split("\n") if line.strip()]
-    found = [Requirement(line) for line in lines]
-    return {one.name: one for one in found if one.name != "svp"}
-
-
-def test_setup_and_constraints_meet_the_security_floors() -> None:
-    asked = requirements()
-    pinned = dict(
-        line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
-    )
-    for name, floor in FLOORS.items():
-        below = Version(floor).release
-        lower = Version(".".join([*map(str, below[:-1]), str(below[-1] - 1)]) + ".9999")
-        assert floor in asked[name].specifier, f"{name} {floor} is refused by its own floor"
-        assert lower not in asked[name].specifier, f"{name}: setup.cfg allows {lower}"
-        assert Version(pinned[name]) >= Version(floor), f"constraints.txt: {name} {pinned[name]}"
-
-
-def test_constraints_fit_setup() -> None:
-    pinned = dict(
-        line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
-    )
-    wrong = {
-        name: pinned[name]
-        for name, one in requirements().items()
-        if name in pinned and not one.specifier.contains(pinned[name], prereleases=True)
-    }
-    assert wrong == {}

@@ -66,15 +66,17 @@ def evaluate(
 
     Raises WeightsError if the model's logits are not finite, and what `visuals` raises.
     """
-    shares = mine(cut(units, settings.batch, by_image=not settings.generate))
+    groups = [list(units)] if settings.generate else by_image(units)
+    shares = mine(cut(groups, settings.batch))
     rows: list[Row] = []
 
     def read(share: Share) -> Batch:
-        return to_batch(share, vocab, visuals, once=_shares(share) and not settings.generate)
+        one = len({unit.look for unit in share}) == 1
+        return to_batch(share, vocab, visuals, once=one and not settings.generate)
 
     model.eval()
     with torch.inference_mode(), precision(model, settings.device):
-        for share, batch in _ahead(shares, lambda share: read(share)):
+        for share, batch in _ahead(shares, read):
             moved = batch.to(settings.device, torch.float32)
             answers = (
                 _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
@@ -86,19 +88,15 @@ def evaluate(
     return _gathered(rows, settings.device)
 
 
-def cut(units: Sequence[Unit], size: int, *, by_image: bool) -> list[Share]:
-    """Batches of at most `size` dialogues; `by_image`: of one image each, if that fills them better.
+def by_image(units: Sequence[Unit]) -> list[Share]:
+    """The dialogues of each image; all together where most images have one (protocol glamm)."""
+    looks: list[Share] = [list(group) for _, group in groupby(units, key=lambda unit: unit.look)]
+    return looks if 2 * len(looks) <= len(units) else [list(units)]
 
-    Where most images have one dialogue (protocol glamm), images are mixed.
-    """
-    looks = (
-        [list(group) for _, group in groupby(units, key=lambda unit: unit.look)]
-        if by_image
-        else [list(units)]
-    )
-    if by_image and 2 * len(looks) > len(units):
-        looks = [list(units)]
-    return [look[i : i + size] for look in looks for i in range(0, len(look), size)]
+
+def cut(groups: Sequence[Share], size: int) -> list[Share]:
+    """Batches of at most `size` dialogues, none of two groups."""
+    return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
 
 def to_batch(
@@ -143,7 +141,7 @@ def _ahead(
 
 
 def _forced(model: RisModel, batch: Batch) -> list[Tensor | None]:
-    shared = len(batch.sam) == 1 < len(batch.ids)
+    shared = len(batch.sam) < len(batch.ids)
     return [*(predict_shared(model, batch) if shared else model.predict(batch))]
 
 
@@ -191,10 +189,6 @@ def _row(
         classes=settings.classes(expression),
         bounds=settings.judge(unit.example, expression) if settings.judge else None,
     )
-
-
-def _shares(units: Share) -> bool:
-    return all(unit.look == units[0].look for unit in units)
 
 
 def _token_counts(model: RisModel, batch: Batch) -> list[int]:

@@ -1,13 +1,17 @@
 """Facts about the machine, and what is said where one is missing."""
 
 from collections import namedtuple
+from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from svp.pipeline.doctor import machine
 
+ROOT = Path(__file__).parents[3]
 SECURITY_FLOORS = {  # reliability spec 6
     "torch": "2.10",
     "transformers": "5.3",
@@ -73,3 +77,38 @@ def test_full_disk_and_small_shm_are_noted(monkeypatch: pytest.MonkeyPatch, tmp_
     assert not enough and text.startswith("0.1 GB free")
     shm = [fact for fact in machine.memory() if fact[0] == "/dev/shm"]
     assert all(not enough and "--shm-size" in text for _, text, enough in shm)
+
+
+def requirements() -> dict[str, Requirement]:
+    """Everything setup.cfg asks for, extras too, by name."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    blocks = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    lines = [line for block in blocks for line in block.split("\n") if line.strip()]
+    found = [Requirement(line) for line in lines]
+    return {one.name: one for one in found if one.name != "svp"}
+
+
+def test_setup_and_constraints_meet_the_security_floors() -> None:
+    asked = requirements()
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
+    )
+    for name, floor in SECURITY_FLOORS.items():
+        below = Version(floor).release
+        lower = Version(".".join([*map(str, below[:-1]), str(below[-1] - 1)]) + ".9999")
+        assert floor in asked[name].specifier, f"{name} {floor} is refused by its own floor"
+        assert lower not in asked[name].specifier, f"{name}: setup.cfg allows {lower}"
+        assert Version(pinned[name]) >= Version(floor), f"constraints.txt: {name} {pinned[name]}"
+
+
+def test_constraints_fit_setup() -> None:
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
+    )
+    wrong = {
+        name: pinned[name]
+        for name, one in requirements().items()
+        if name in pinned and not one.specifier.contains(pinned[name], prereleases=True)
+    }
+    assert wrong == {}

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from svp.pipeline.masks.rle import encode
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRow, Quarantined, Superpixels
-from svp.pipeline.store import Plan, PlanImage, create_cache, finalize, write_shard
+from svp.pipeline.store import (
+    Plan,
+    PlanImage,
+    create_cache,
+    finalize,
+    missing_shards,
+    write_shard,
+)
 
 SIZE = (12, 10)  # height, width of every image
 
@@ -33,6 +40,15 @@ class Made:
         create_cache(self.path, self.plan)
         for shard in range(self.plan.num_shards) if shards is None else shards:
             write_shard(self.path, self.plan, shard, self.shard_rows(shard), {"seconds": 1.5})
+
+    def resume(self) -> list[int]:
+        """What a rerun of the same command does; returns the shards it computed."""
+        create_cache(self.path, self.plan)
+        todo = missing_shards(self.path, self.plan)
+        for shard in todo:
+            write_shard(self.path, self.plan, shard, self.shard_rows(shard), {})
+        finalize(self.path)
+        return todo
 
 
 def make_plan(images: int = 10, **features: object) -> Plan:

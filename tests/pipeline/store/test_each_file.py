@@ -9,12 +9,8 @@ import pytest
 from svp.pipeline.errors import CacheError, MissingError
 from svp.pipeline.store import (
     CacheReader,
-    create_cache,
-    finalize,
-    missing_shards,
     repair,
     verify,
-    write_shard,
 )
 
 Tree = Callable[[Path], dict[str, bytes]]
@@ -24,12 +20,8 @@ Count = Callable[[str, object], None]
 def restored(cache: Any) -> list[int]:
     """Repair and the same command again; the shards that were made anew."""
     repair(cache.path)
-    create_cache(cache.path, cache.plan)
-    todo = missing_shards(cache.path, cache.plan)
-    for shard in todo:
-        write_shard(cache.path, cache.plan, shard, cache.shard_rows(shard), {})
-    finalize(cache.path)
-    return todo
+    resumed: list[int] = cache.resume()
+    return resumed
 
 
 def shards_of(name: str) -> list[int]:

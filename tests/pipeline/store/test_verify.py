@@ -11,27 +11,14 @@ from numpy.typing import NDArray
 from svp.pipeline.errors import CacheError
 from svp.pipeline.store import (
     CacheReader,
-    create_cache,
-    finalize,
     missing_shards,
     repair,
     uncommit,
     verify,
     verify_shard,
-    write_shard,
 )
 
 Tree = Callable[[Path], dict[str, bytes]]
-
-
-def resume(cache: Any) -> list[int]:
-    """What a rerun of the same command does; returns the shards it computed."""
-    create_cache(cache.path, cache.plan)
-    todo = missing_shards(cache.path, cache.plan)
-    for shard in todo:
-        write_shard(cache.path, cache.plan, shard, cache.shard_rows(shard), {})
-    finalize(cache.path)
-    return todo
 
 
 def test_a_sound_cache_has_no_problem(cache: Any) -> None:
@@ -138,7 +125,7 @@ def test_repair_makes_a_resume_redo_only_the_damage(
     data[len(data) // 2] ^= 0xFF
     (cache.path / name).write_bytes(data)
     assert repair(cache.path) == redone
-    assert resume(cache) == redone
+    assert cache.resume() == redone
     assert tree_of(cache.path) == before
     assert verify(cache.path, full=True).ok
 
@@ -149,7 +136,7 @@ def test_repair_of_a_cache_under_construction(made: Any) -> None:
     path.write_bytes(bytes(path.stat().st_size))
     assert repair(made.path) == [0]
     assert missing_shards(made.path, made.plan) == [0, 2]
-    assert resume(made) == [0, 2]
+    assert made.resume() == [0, 2]
     assert CacheReader(made.path).complete
 
 

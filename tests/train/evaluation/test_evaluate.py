@@ -18,7 +18,7 @@ from svp.model.prefix import predict_shared
 from svp.model.ris import RisModel
 from svp.pipeline.errors import CacheError, DataError, WeightsError
 from svp.pipeline.masks.rle import decode
-from svp.train.evaluation.evaluate import Settings, cut, evaluate, to_batch
+from svp.train.evaluation.evaluate import Settings, by_image, cut, evaluate, to_batch
 from svp.train.evaluation.protocols import Example, Unit, examples, plan
 from svp.train.evaluation.results import Row
 from svp.train.feed.fill import CachedVisuals
@@ -47,6 +47,12 @@ def run(world: World, model: RisModel, protocol: str = "full", **options: int) -
     return evaluate(model, units, eval_world.vocabulary(), world[1], settings)
 
 
+def alone(world: World, model: RisModel, unit: Unit) -> torch.Tensor:
+    """The logits of a dialogue that is in a batch of its own."""
+    batch = to_batch([unit], eval_world.vocabulary(), world[1]).to("cpu", torch.float32)
+    return model.predict(batch)[0]
+
+
 def test_full_measures_every_sentence_once(world: World, model: RisModel) -> None:
     rows = run(world, model)
     said = {(e.ref_id, e.sent_id): e for item in world[0] for e in item.expressions}
@@ -63,12 +69,11 @@ def test_full_measures_every_sentence_once(world: World, model: RisModel) -> Non
 def test_masks_are_those_of_the_model_asked_alone(world: World, model: RisModel) -> None:
     rows = {row.key: row for row in run(world, model)}
     for unit in plan(world[0], "full")[::5]:
-        batch = to_batch([unit], eval_world.vocabulary(), world[1]).to("cpu", torch.float32)
         with torch.inference_mode():
-            alone = model.predict(batch)[0][0] > 0
+            mask = alone(world, model, unit)[0] > 0
         entry, said = unit.example.entry, unit.asked[0]
         row = rows[0, entry.dataset, entry.image_id, said.ref_id, said.sent_id]
-        assert (decode(row.mask) != alone.numpy()).sum() <= 1  # rounding of one border pixel
+        assert (decode(row.mask) != mask.numpy()).sum() <= 1  # rounding of one border pixel
 
 
 def ranks(place: str, rank: int, size: int, cache: str) -> None:
@@ -195,13 +200,12 @@ def test_a_shared_start_gives_the_masks_of_each_dialogue_alone(world: World, sta
     model = eval_world.model()
     model.mask_state = state  # type: ignore[assignment]
     compared = 0
-    for batch in cut(plan(world[0], "full"), 5, by_image=True):
+    for batch in cut(by_image(plan(world[0], "full")), 5):
         given = to_batch(batch, eval_world.vocabulary(), world[1], once=True)
         with torch.inference_mode():
             together = predict_shared(model, given.to("cpu", torch.float32))
             for unit, logits in zip(batch, together, strict=True):
-                one = to_batch([unit], eval_world.vocabulary(), world[1]).to("cpu", torch.float32)
-                torch.testing.assert_close(logits, model.predict(one)[0], rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(logits, alone(world, model, unit), rtol=1e-4, atol=1e-4)
                 compared += len(batch) > 1
     assert compared > 10
 
@@ -216,13 +220,12 @@ def test_dialogues_of_several_turns_share_their_start(world: World, model: RisMo
     with torch.inference_mode():
         found = predict_shared(model, given.to("cpu", torch.float32))
         for unit, logits in zip(units, found, strict=True):
-            one = to_batch([unit], eval_world.vocabulary(), world[1]).to("cpu", torch.float32)
-            torch.testing.assert_close(logits, model.predict(one)[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(logits, alone(world, model, unit), rtol=1e-4, atol=1e-4)
 
 
 def test_images_of_one_dialogue_are_mixed_and_others_are_not(world: World) -> None:
     full, glamm = plan(world[0], "full"), plan(world[0], "glamm")
-    for batch in cut(full, 3, by_image=True):
+    for batch in cut(by_image(full), 3):
         assert len({unit.look for unit in batch}) == 1 and len(batch) <= 3
-    assert [u for batch in cut(full, 3, by_image=True) for u in batch] == full
-    assert [len(batch) for batch in cut(glamm, 4, by_image=True)] == [4, 4, 4, 1]
+    assert [u for batch in cut(by_image(full), 3) for u in batch] == full
+    assert [len(batch) for batch in cut(by_image(glamm), 4)] == [4, 4, 4, 1]
