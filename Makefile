@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup superpixels quickstart test test-all lint type wheel check check-long reliability audit bench build clean distclean
+.PHONY: help setup superpixels quickstart test test-all test-zero lint type wheel check check-long reliability audit bench build clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -68,6 +68,10 @@ $(TESTED): $(READY) $(SOURCES)
 
 test-all: $(READY)   ## every test, slow ones too
 	$(PYTEST) -m 'not gpu'
+
+test-zero: $(READY)   ## DeepSpeed's tests; installs it, which the other tests do without
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
+	$(PYTEST) -m 'not slow and not gpu' tests/train/fit/test_zero.py
 
 lint: $(READY)   ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -20,11 +20,11 @@ from ..hashing import key_of
 from ..recipe import TrainRecipe
 from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkpoint
 from .job import Job, TrainReport
-from .optim import learning_rate, restore, state_of
+from .optim import learning_rate
 from .runfolder import libraries
-from .sharded import collect
-from .stage import Entered, enter, leave, make_ready
-from .step import StepResult, agree, gradients
+from .stage import enter, make_ready
+from .step import StepResult, agree, take
+from .wrapped import Wrapped
 
 KEPT = "the step was finished and a checkpoint written"
 BEST = "gIoU"  # the score that decides which checkpoint is kept as the best
@@ -99,15 +99,16 @@ class _Run:
                 raise self.stop.error(counts.signal)
             torch.manual_seed(key_of(self.recipe.seed, "step", self.step, self._rank))
             entered.model.train()
-            result = gradients(
-                self.accelerator, entered.model, entered.inner, step.batches, counts,
-                self.weights, self.recipe.stages[index].clip,
-            )  # fmt: skip
-            self._apply(entered, index, k, result, step)
-            self._after(entered, index, result)
-        leave(self.accelerator, entered)
+            stage = self.recipe.stages[index]
+            rate = learning_rate(stage, k)
+            result = take(entered, step.batches, counts, self.weights, rate, stage.clip)
+            if not result.finite:
+                self._refuse(index, result, step)
+            self.step, self.cursor, self.last = self.step + 1, step.cursor, result
+            self._after(entered, index, result, rate)
+        entered.leave()
 
-    def _enter(self, index: int, done: int) -> Entered:
+    def _enter(self, index: int, done: int) -> Wrapped:
         """Stage `index`, as it is after `done` steps if the run goes on from a checkpoint."""
         model, resume = self.job.model, self.job.resume
         table = make_ready(model, self.recipe, index, self.job.new_rows)
@@ -119,23 +120,12 @@ class _Run:
         entered = enter(self.accelerator, model, self.recipe, index)
         self.trained |= set(entered.names.values())
         if resume and goes_on and done:
-            restore(entered.inner, entered.names, resume.optimizer())
+            entered.restore(resume.optimizer())
         stage = self.recipe.stages[index]
         self._say(
             f"stage {stage.name}: {stage.steps - done} steps, {table.trainable:,} numbers train"
         )
         return entered
-
-    def _apply(self, entered: Entered, index: int, k: int, result: StepResult, step: Step) -> None:
-        """Take the step, unless a number in it is not finite."""
-        if result.finite:
-            for group in entered.inner.param_groups:
-                group["lr"] = learning_rate(self.recipe.stages[index], k)
-            entered.optimizer.step()
-        else:
-            self._refuse(index, result, step)
-        entered.optimizer.zero_grad()
-        self.step, self.cursor, self.last = self.step + 1, step.cursor, result
 
     def _refuse(self, index: int, result: StepResult, step: Step) -> None:
         from accelerate.utils import gather_object
@@ -157,14 +147,12 @@ class _Run:
             )
         self._say(f"{text}; skipped")
 
-    def _after(self, entered: Entered, index: int, result: StepResult) -> None:
+    def _after(self, entered: Wrapped, index: int, result: StepResult, rate: float) -> None:
         """Log, score, show and save, as often as the recipe says."""
         run, end = self.recipe.run, self._stage_end(index)
         if result.finite:
-            lr = entered.inner.param_groups[0]["lr"]
             stage = self.recipe.stages[index].name
-            values = result.values() | {"lr": lr, "stage": stage}
-            self.job.folder.metrics(self.step, values)
+            self.job.folder.metrics(self.step, {**result.values(), "lr": rate, "stage": stage})
         if end or self.step % run.log == 0:
             self._say(self._progress(result))
         if end or (run.validate_every and self.step % run.validate_every == 0):
@@ -174,7 +162,7 @@ class _Run:
         if end or self.step % run.checkpoint == 0:
             self._save(entered)
 
-    def _validate(self, entered: Entered) -> None:
+    def _validate(self, entered: Wrapped) -> None:
         if self.job.validate is None:
             return
         with self._evaluating(entered):
@@ -184,36 +172,34 @@ class _Run:
         line = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
         self._say(f"step {self.step}: held-out {line}")
 
-    def _preview(self, entered: Entered) -> None:
+    def _preview(self, entered: Wrapped) -> None:
         draws = self.job.folder.main and self.job.preview is not None
-        if draws or entered.sharded:  # the weights of a split model come from all ranks
+        if draws or entered.split:  # the weights of a split model come from all ranks
             with self._evaluating(entered):
                 if draws and self.job.preview:
                     self.job.preview(self.job.model, self.step)
 
     @contextmanager
-    def _evaluating(self, entered: Entered) -> Iterator[None]:
+    def _evaluating(self, entered: Wrapped) -> Iterator[None]:
         """Evaluation mode; the loop sets training mode again before its next step."""
         self.job.model.eval()
-        usable = entered.usable(self.accelerator.device)
-        with torch.no_grad(), usable, self.accelerator.autocast():
+        with torch.no_grad(), entered.usable(), entered.autocast():
             yield
 
-    def _save(self, entered: Entered) -> None:
-        if self.job.folder.main or entered.sharded:  # what is split comes from all ranks
+    def _save(self, entered: Wrapped) -> None:
+        if self.job.folder.main or entered.split:  # what is split comes from all ranks
             self._write(entered)
         self.accelerator.wait_for_everyone()
 
-    def _write(self, entered: Entered) -> None:
+    def _write(self, entered: Wrapped) -> None:
         main = self.job.folder.main
         index, done = (
             self.recipe.stage_at(self.step)
             if self.step < self.recipe.steps
             else (len(self.recipe.stages), 0)
         )
-        named = ((name, entered.parameters[name]) for name in sorted(self.trained))
-        weights = collect(named, keep=main)
-        optimizer = state_of(entered.inner, entered.names, keep=main) if done else {}
+        weights = entered.weights(sorted(self.trained), keep=main)
+        optimizer = entered.state(keep=main) if done else {}
         if not main:
             return
         state = State(

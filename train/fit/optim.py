@@ -3,7 +3,7 @@
 The learning rate is a pure function of the step, so it needs no state of its own.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch.optim.adamw import adamw
 
 from ...pipeline.errors import MissingPackageError
 from ..recipe import StageConfig
-from .sharded import collect, split_like
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
@@ -26,6 +25,12 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     if step < stage.warmup:
         return stage.lr * (step + 1) / stage.warmup
     return stage.lr * (stage.steps - step) / max(1, stage.steps - stage.warmup)
+
+
+def set_rate(optimizer: Optimizer, lr: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def build_optimizer(kind: str, parameters: Iterable[nn.Parameter], stage: StageConfig) -> Optimizer:
@@ -61,8 +66,7 @@ class OffloadedAdamW(Optimizer):
         state = self.state[parameter]
         if not state:
             master = parameter.detach().to("cpu", torch.float32, copy=True)
-            state.update(step=torch.zeros(()), master=master)
-            state.update(exp_avg=torch.zeros_like(master), exp_avg_sq=torch.zeros_like(master))
+            state.update(moments(master), master=master)
         assert parameter.grad is not None
         adamw(
             [state["master"]],
@@ -83,31 +87,31 @@ class OffloadedAdamW(Optimizer):
         parameter.copy_(state["master"])
 
 
-def state_of(
-    optimizer: Optimizer, names: Mapping[Tensor, str], *, keep: bool = True
-) -> dict[str, Tensor]:
-    """The optimizer's tensors as `<parameter>/<key>`, whole and on the CPU.
+def moments(part: Tensor) -> dict[str, Tensor]:
+    """AdamW's state of a parameter before its first step."""
+    return {
+        "step": torch.zeros(()),
+        "exp_avg": torch.zeros_like(part),
+        "exp_avg_sq": torch.zeros_like(part),
+    }
 
-    names  of its parameters; `keep` False on a rank that only takes part in the gathering
-    """
-    named = (
-        (f"{names[parameter]}/{key}", torch.as_tensor(value))
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    )
-    return collect(named, keep=keep)
+
+def state_of(optimizer: Optimizer, names: Mapping[Tensor, str]) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer's tensors as `<parameter>/<key>`; `names` of its parameters."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            yield f"{names[parameter]}/{key}", torch.as_tensor(value)
 
 
 def restore(optimizer: Optimizer, names: Mapping[Tensor, str], state: Mapping[str, Tensor]) -> None:
-    """Put back what `state_of` returned: every tensor where this optimizer keeps it, split or not."""
+    """Put back what `state_of` gave: every tensor where this optimizer keeps it."""
     by_name = {name: parameter for parameter, name in names.items()}
     for full, value in state.items():
         name, key = full.rsplit("/", 1)
         parameter = by_name[name]
         # torch keeps the step count on the CPU, and so does OffloadedAdamW with everything.
         stays = key == "step" or isinstance(optimizer, OffloadedAdamW)
-        part = value if key == "step" else split_like(value, parameter)
-        optimizer.state[parameter][key] = part.to("cpu" if stays else parameter.device)
+        optimizer.state[parameter][key] = value.to("cpu" if stays else parameter.device)
 
 
 def _bitsandbytes() -> Any:

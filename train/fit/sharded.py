@@ -1,26 +1,21 @@
 """Weights split over processes by FSDP2: lent out for a stage, whole for everything else.
 
-For a stage the job's model lends its parameters to a twin, which accelerate splits; the model itself
-stays an ordinary module without values. Evaluation, pictures, the next stage and checkpoints see
-whole tensors under the names they always have, so no file tells how many processes wrote it.
+For a stage the job's model lends its parameters to a twin, which accelerate splits (lent.py).
 
 The split keeps every parameter's own dtype (trained float32, frozen bfloat16) and the forward pass
 runs under autocast, as without a split: the arithmetic is that of one process. It costs 4 instead of
 2 bytes per trained number when a unit is gathered; gradients are summed in float32.
 """
 
-import copy
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ...model.ris import RisModel
 from ...pipeline.errors import ConfigError
+from .lent import Lent
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,15 +26,8 @@ UNIT = "LlamaDecoderLayer"  # gathered one at a time; what is around the layers 
 def fsdp_plugin(optimizer: str) -> Any:
     """What `accelerate launch` says of FSDP, None if it was not asked for.
 
-    optimizer  of the recipe. Raises ConfigError for DeepSpeed and settings that are not supported.
+    optimizer  of the recipe. Raises ConfigError for settings that are not supported.
     """
-    if _flag("ACCELERATE_USE_DEEPSPEED"):
-        raise ConfigError(
-            "DeepSpeed is not supported: under accelerate it takes the optimizer's step inside the "
-            "backward pass, before a non-finite gradient can be refused. FSDP splits as much: "
-            "--use_fsdp --fsdp_version 2 is like ZeRO-3, with --fsdp_reshard_after_forward false "
-            "nearest to ZeRO-2"
-        )
     if not _flag("ACCELERATE_USE_FSDP"):
         return None
     if os.environ.get("FSDP_VERSION", "1") != "2":
@@ -81,42 +69,23 @@ def shard_on_cpu(accelerator: "Accelerator", plugin: Any) -> None:
         accelerator.state.fsdp_plugin = plugin
 
 
-def is_sharded(accelerator: "Accelerator") -> bool:
-    """Whether this run splits its weights."""
-    return str(accelerator.distributed_type.value) == "FSDP"
+class Sharded(Lent):
+    """A stage whose parameters, gradients and states are split by FSDP2."""
 
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Every rank keeps its part of what `state` returned."""
+        parameters = {name: p for p, name in self.names.items()}
+        super().restore(
+            {
+                key: value
+                if key.endswith("/step")
+                else split_like(value, parameters[key.rsplit("/", 1)[0]])
+                for key, value in state.items()
+            }
+        )
 
-def lend(model: RisModel) -> RisModel:
-    """A twin with the parameters and buffers of `model`, which keeps names and shapes only."""
-    lent: list[Tensor] = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in lent})
-    empty(model)
-    return twin
-
-
-def empty(model: nn.Module) -> None:
-    """Free the parameters' values; buffers, which are small and shared with the twin, stay."""
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            hollow = torch.empty_like(parameter, device="meta")
-            setattr(module, name, nn.Parameter(hollow, requires_grad=parameter.requires_grad))
-
-
-def fill(model: RisModel, twin: nn.Module, device: torch.device | str) -> None:
-    """Give `model` the twin's values, whole, on `device`; a collective of all ranks."""
-    state = collect(twin.state_dict().items(), device=device)
-    model.load_state_dict(state, assign=True)
-    model.to(device)  # buffers that are no part of the state
-
-
-@contextmanager
-def filled(model: RisModel, twin: nn.Module, device: torch.device) -> Iterator[None]:
-    """`model` can be called meanwhile, on every rank as often as it likes; needs room for it."""
-    fill(model, twin, device)
-    try:
-        yield
-    finally:
-        empty(model)
+    def _whole(self, value: Tensor) -> Tensor:
+        return whole(value.detach())
 
 
 def whole(value: Tensor) -> Tensor:
@@ -128,18 +97,6 @@ def whole(value: Tensor) -> Tensor:
     assert isinstance(moved, DTensor)
     full: Tensor = moved.full_tensor()
     return full
-
-
-def collect(
-    named: Iterable[tuple[str, Tensor]], *, keep: bool = True, device: torch.device | str = "cpu"
-) -> dict[str, Tensor]:
-    """Whole tensors on `device`, one at a time; ranks that do not `keep` them still take part."""
-    found = {}
-    for name, value in named:
-        full = whole(value.detach())
-        if keep:
-            found[name] = full.to(device)
-    return found
 
 
 def split_like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -5,13 +5,9 @@ that wants them begins, so stage 1 pays nothing for them.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ...model.lm import Lora, add_lora
 from ...model.projectors.fusion import Fusion
@@ -22,42 +18,12 @@ from ...pipeline.errors import ConfigError, MissingPackageError
 from ..hashing import key_of
 from ..recipe import LoraConfig, TrainRecipe
 from .optim import build_optimizer
-from .sharded import fill, filled, fsdp_plugin, is_sharded, lend, shard_on_cpu
+from .sharded import Sharded, fsdp_plugin, shard_on_cpu
+from .wrapped import Wrapped
+from .zero import PartAdamW, ZeroStates, ZeroWeights, split_on_cpu, zero_plugin
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-@dataclass(frozen=True)
-class Entered:
-    """A stage ready to run.
-
-    model       the wrapped model, to be called
-    optimizer   accelerate's wrapper; `inner` is the optimizer with the states
-    parameters  by the names they have in checkpoints; split ones are DTensors
-    plain       the job's model; it has no values of its own while `sharded`
-    """
-
-    model: nn.Module
-    optimizer: Any
-    parameters: dict[str, nn.Parameter]
-    plain: RisModel
-    sharded: bool = False
-
-    @property
-    def names(self) -> dict[Tensor, str]:
-        """Names of the parameters that train."""
-        return {p: name for name, p in self.parameters.items() if p.requires_grad}
-
-    @property
-    def inner(self) -> Optimizer:
-        """The optimizer itself."""
-        inner: Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        return inner
-
-    def usable(self, device: torch.device) -> AbstractContextManager[None]:
-        """While it lasts the job's model can be called; all ranks enter and leave together."""
-        return filled(self.plain, self.model, device) if self.sharded else nullcontext()
 
 
 def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
@@ -79,11 +45,13 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
         )
     # SAM's decoder has parts that a single mask never uses; they get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    plugin = fsdp_plugin(recipe.optimizer)
+    zero, fsdp = zero_plugin(recipe), fsdp_plugin(recipe.optimizer)
     accelerator = Accelerator(
-        mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused], fsdp_plugin=plugin
-    )
-    shard_on_cpu(accelerator, plugin)
+        mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused],
+        deepspeed_plugin=zero, fsdp_plugin=fsdp,
+    )  # fmt: skip
+    shard_on_cpu(accelerator, fsdp)
+    split_on_cpu(accelerator, zero)
     return accelerator
 
 
@@ -114,24 +82,19 @@ def recompute(model: RisModel) -> None:
     enable({"use_reentrant": False})
 
 
-def enter(accelerator: "Accelerator", model: RisModel, recipe: TrainRecipe, index: int) -> Entered:
+def enter(accelerator: "Accelerator", model: RisModel, recipe: TrainRecipe, index: int) -> Wrapped:
     """Optimizer and wrapper for stage `index`; call `make_ready` before."""
+    stage = recipe.stages[index]
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = build_optimizer(recipe.optimizer, trained, recipe.stages[index])
     accelerator.free_memory()
-    sharded = is_sharded(accelerator)
-    inner = lend(model) if sharded else model
-    wrapped, wrapped_optimizer = accelerator.prepare(inner, optimizer)
-    return Entered(wrapped, wrapped_optimizer, dict(inner.named_parameters()), model, sharded)
-
-
-def leave(accelerator: "Accelerator", entered: Entered) -> None:
-    """Take the wrapper off again; what was split is whole in the job's model, on the CPU."""
-    if entered.sharded:
-        fill(entered.plain, entered.model, "cpu")
-        accelerator.free_memory()
-    else:
-        accelerator.unwrap_model(entered.model, keep_fp32_wrapper=False)
+    if accelerator.distributed_type.value == "DEEPSPEED":
+        parts = PartAdamW(trained, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
+        lends = accelerator.deepspeed_plugin.zero_stage == 3
+        half = recipe.model.dtype == "bfloat16"
+        return (ZeroWeights if lends else ZeroStates)(accelerator, model, parts, half)
+    optimizer = build_optimizer(recipe.optimizer, trained, stage)
+    split = accelerator.distributed_type.value == "FSDP"
+    return (Sharded if split else Wrapped)(accelerator, model, optimizer)
 
 
 def _has_bfloat16() -> bool:

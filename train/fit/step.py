@@ -8,17 +8,15 @@ micro-batches equally: there the weight of a sentence depends on how many share 
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from ...model.batch import IGNORE, Batch
-from ...model.losses import Losses, Weights
-from .sharded import whole
+from ...model.losses import Weights
+from .wrapped import Wrapped
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,7 +49,7 @@ class StepResult:
 
     @property
     def finite(self) -> bool:
-        """Whether the step may be taken."""
+        """Whether the step was taken."""
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
     def values(self) -> dict[str, float | int]:
@@ -69,33 +67,29 @@ def agree(accelerator: "Accelerator", batches: Sequence[Batch], signal: int) -> 
     return Counts(tokens, masks, signals // ranks if ranks else 0)
 
 
-def gradients(
-    accelerator: "Accelerator",
-    model: nn.Module,
-    optimizer: Optimizer,
+def take(
+    wrapped: Wrapped,
     batches: Sequence[Batch],
     counts: Counts,
     weights: Weights,
+    lr: float,
     clip: float,
 ) -> StepResult:
-    """Forward and backward of this rank's micro-batches; gradients are left clipped, no step taken.
+    """Forward and backward of this rank's micro-batches, and the step unless a number is not finite.
 
-    `batches` are on the CPU. The result is the same on every rank.
+    `batches` are on the CPU. The result is the same on every rank; no gradient is left.
     """
-    sums = []
+    accelerator, sums = wrapped.accelerator, []
     for number, batch in enumerate(batches, 1):
-        with _sync(accelerator, model, number == len(batches)):
-            with accelerator.autocast():
-                losses: Losses = model(batch.to(accelerator.device, torch.float32))
-            total = losses.total(weights, tokens=counts.tokens, masks=counts.masks)
-            # Data parallel wrappers average gradients over ranks; ours are shares of one sum.
-            accelerator.backward(total * accelerator.num_processes)
+        with wrapped.micro_batch(number == len(batches)):
+            losses = wrapped.losses(batch.to(accelerator.device, torch.float32))
+            wrapped.backward(losses.total(weights, tokens=counts.tokens, masks=counts.masks))
         sums.append(torch.stack([losses.ce, losses.bce, losses.dice]).detach().double())
     own = torch.stack(sums)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = whole(accelerator.clip_grad_norm_(trained, clip))
     bad = (~own.isfinite().all(1)).nonzero().flatten().tolist()
-    return _result(_sum(accelerator, own.sum(0)).tolist(), float(norm), counts, weights, bad)
+    total = _sum(accelerator, own.sum(0))
+    norm = wrapped.update(lr, clip, allowed=bool(total.isfinite().all()))
+    return _result(total.tolist(), norm, counts, weights, bad)
 
 
 def _result(
@@ -107,11 +101,6 @@ def _result(
     )
     loss = weights.ce * ce + weights.bce * bce + weights.dice * dice
     return StepResult(loss, ce, bce, dice, norm, counts.tokens, counts.masks, tuple(bad))
-
-
-def _sync(accelerator: "Accelerator", model: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Gradients travel between ranks once, with the last micro-batch."""
-    return nullcontext() if last else accelerator.no_sync(model)
 
 
 def _sum(accelerator: "Accelerator", value: Tensor) -> Tensor:
