@@ -40,7 +40,7 @@ TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
 class Assembled:
     """A model on the CPU, frozen parts in the recipe's dtype, and its words.
 
-    teacher   the pretrained projector that the model's has to imitate before it trains, if any
+    teacher   the pretrained projector that the model's imitates before it trains, if any
     new_rows  ids of the special tokens the dialogues use
     """
 
@@ -148,9 +148,9 @@ def _shipped(
         fill(model.get_submodule(part), own, f"{TINY}: {part}")
     model.lm.to(dtype)
     own = {n.removeprefix("projector."): t for n, t in state.items() if n.startswith("projector.")}
-    if not recipe.model.warm_projector or copy_layers(model.projector, own):
+    if not recipe.model.warm_projector:
         return model, vocab, None
-    if "projector" not in recipe.stages[0].trains:
+    if not copy_layers(model.projector, own) and "projector" not in recipe.stages[0].trains:
         raise ConfigError("warm_projector: the projector must train in the first stage")
     teacher = build("mlp", in_dim=plan.channels, llm_dim=config.hidden_size, grid=plan.grid)
     fill(teacher, own, f"{TINY}: projector")

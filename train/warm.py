@@ -1,9 +1,10 @@
 """A projector's start from the pretrained one, for a model so small that masks alone teach it nothing.
 
-Where the layers fit they are copied (`copy_layers`). Any other projector first imitates: its tokens
-learn to be what the pretrained projector makes of the mean of the patches they stand for, which are
-the patches of its superpixel, or of its cell where the grid is cut into as many equal cells as there
-are tokens. All start with the same knowledge, that of plain pooling; what they do with it is theirs.
+Where the layers fit they are copied (`copy_layers`). A projector whose tokens are still far from the
+pretrained one's (`NEAR`) imitates before it trains: they learn to be what the pretrained projector
+makes of the mean of the patches they stand for, which are the patches of its superpixel, or of its
+cell where the grid is cut into as many equal cells as there are tokens. All start with the same
+knowledge, that of plain pooling; what they do with it is theirs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ from .feed.table import Entry
 from .hashing import key_of, permutation
 
 STEPS, IMAGES, RATE = 300, 16, 3e-3
+# Error of a start that is good enough. In the tiny world the copied layers alone give MLP and DeCo
+# 0.00, SVP 0.14, LDPv2 0.24 and TokenPacker 0.96: its last two layers fit, and see random attention.
+NEAR = 0.2
 
 
 class Visuals(Protocol):
@@ -46,10 +50,21 @@ def copy_layers(projector: Projector, pretrained: Mapping[str, Tensor]) -> bool:
 def imitate(
     projector: Projector, teacher: Projector, visuals: Visuals, images: Sequence[Entry], seed: int
 ) -> str:
-    """Let `projector` (CPU, float32) imitate `teacher`, in place; a line for the user.
+    """Let `projector` (CPU, float32) imitate `teacher` unless it is near; a line for the user.
 
-    A function of its arguments alone: every rank, and a run that goes on, gets the same.
+    In place. A function of its arguments alone: every rank, and a run that goes on, gets the same.
     """
+
+    def batch(step: int) -> Visual:
+        order = permutation(key_of(seed, "warm", step), len(images))[:IMAGES]
+        chosen = [images[int(k)] for k in order]
+        visual, _, _ = visuals.read(chosen, [None] * len(chosen))
+        return visual.map(_wide)
+
+    with torch.no_grad():
+        start = _error(projector.eval(), teacher, batch(0)).item()
+    if start <= NEAR:
+        return f"the projector starts near the pretrained one: error {start:.2f} of 1"
     wanted = [p.requires_grad for p in projector.parameters()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_of(seed, "warm"))
@@ -58,10 +73,7 @@ def imitate(
         errors = []
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = RATE * min((step + 1) / 20, 1 - step / STEPS)
-            order = permutation(key_of(seed, "warm", step), len(images))[:IMAGES]
-            chosen = [images[int(k)] for k in order]
-            visual, _, _ = visuals.read(chosen, [None] * len(chosen))
-            error = _error(projector, teacher, visual.map(_wide))
+            error = _error(projector, teacher, batch(step))
             optimizer.zero_grad()
             torch.autograd.backward(error)
             nn.utils.clip_grad_norm_(projector.parameters(), 1.0)

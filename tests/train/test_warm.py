@@ -31,7 +31,8 @@ class Fixed:
         self, entries: Sequence[Entry], keys: Sequence[int | None]
     ) -> tuple[Visual, Tensor, tuple[tuple[int, int], ...]]:
         rows = [entry.row for entry in entries]
-        visual = Visual(self.patches[rows], GRID)
+        multi = self.patches[rows].repeat(1, 1, 4)
+        visual = Visual(self.patches[rows], GRID, multi=multi)
         if self.cover is not None:
             valid = torch.ones(len(rows), 3, dtype=torch.bool)
             visual = Visual(self.patches[rows], GRID, self.cover[rows], self.small[rows], valid)
@@ -74,6 +75,22 @@ def test_imitation_brings_the_tokens_to_the_teachers(
         assert not any(p.requires_grad for p in learner.parameters())
         made.append(learner.state_dict())
     assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
+
+
+def test_copied_layers_are_not_enough_where_random_ones_feed_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DeCo with the teacher's layers is the teacher; TokenPacker's see random attention."""
+    monkeypatch.setattr(warm, "STEPS", 3)
+    teacher, visuals = projector("mlp", 1), Fixed(False)
+    near = projector("deco", 2, out_grid=(2, 2))
+    far = projector("tokenpacker", 2, r=2, embed_dim=C, heads=2)
+    for learner in (near, far):
+        assert warm.copy_layers(learner, teacher.state_dict())
+    before = {name: value.clone() for name, value in near.state_dict().items()}
+    assert "starts near" in warm.imitate(near, teacher, visuals, IMAGES, seed=3)
+    assert all(torch.equal(value, before[name]) for name, value in near.state_dict().items())
+    assert "imitated" in warm.imitate(far, teacher, visuals, IMAGES, seed=3)
 
 
 def test_only_a_projector_with_all_layers_takes_them() -> None:
