@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from svp.pipeline.encoders.tiny import REGISTERS, VIEW, build_tiny_dinov2
 
 RECIPES = Path(__file__).parents[2] / "workflows" / "tiny"
 
@@ -15,6 +18,7 @@ def train(recipe: str, work: Path, stop: int) -> dict[str, torch.Tensor]:
     command = [sys.executable, str(RECIPES / f"train_{recipe}.py"), "--work", str(work)]
     options = ["--scenes", "3", "--images", "2", "--stop", str(stop), "--decay", "1"]
     options += ["--turns", "2"] if recipe == "ris" else ["--stem-from", "1"]
+    options += ["--shift-from", "2"] if recipe == "encoder" else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, *options], check=True, env=environment, capture_output=True)
     state = torch.load(work / f"{recipe}.pt", weights_only=True)
@@ -34,3 +38,20 @@ def test_three_steps_are_the_same_twice_and_after_a_stop(recipe: str, tmp_path: 
     assert all(torch.equal(first[name], resumed[name]) for name in first)
     start = train(recipe, tmp_path / "d", 1)
     assert any(not torch.equal(first[name], start[name]) for name in first)
+
+
+def test_a_position_table_shifted_by_nothing_is_the_encoders_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(RECIPES)
+    from encoder_task import change, shifted  # type: ignore[import-not-found]
+
+    torch.manual_seed(0)
+    encoder = build_tiny_dinov2()
+    images = torch.randn(2, 3, VIEW, VIEW)
+    with torch.no_grad():
+        own = encoder(pixel_values=images).last_hidden_state[:, 1 + REGISTERS :]
+        assert torch.equal(shifted(encoder, images, np.zeros((2, 2), int)), own)
+        moved = shifted(encoder, images, np.array([[0, 0], [3, 0]]))
+    assert torch.allclose(moved[0], own[0], atol=1e-5)
+    assert change(moved[1:], own[1:]) > 1e-4

@@ -6,9 +6,13 @@ The floors here are loose; `svp bench tiny` measures against the acceptance bars
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from svp.pipeline.bench.tiny import (
@@ -17,6 +21,7 @@ from svp.pipeline.bench.tiny import (
     TinyReport,
     measure_attributes,
     measure_masks,
+    measure_places,
     read_probe,
 )
 from svp.pipeline.encoders import tiny as features_tiny
@@ -74,6 +79,32 @@ def test_encoder_tells_the_attributes(made: list[MadeScene]) -> None:
     assert set(accuracy) == set(ATTRIBUTES)
     for name in ("kind", "colour", "texture", "size", "level"):
         assert accuracy[name] > 0.8 > chance[name], (name, accuracy, chance)
+
+
+class Told:
+    """Features of one image: noise, and behind it `told` (P,2)."""
+
+    def __init__(self, told: NDArray[np.float64]) -> None:
+        self.told, self.rng = told, np.random.default_rng(0)
+
+    def encode(self, images: list[NDArray[np.uint8]]) -> Any:
+        noise = self.rng.standard_normal((1, len(self.told), 3))
+        return SimpleNamespace(patches=np.concatenate([noise, self.told[None]], 2))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(build_encoder(FeatureConfig(), HERE, "cpu"), name)
+
+
+def test_a_place_is_found_where_features_tell_it_and_only_there(made: list[MadeScene]) -> None:
+    places = np.indices((16, 16)).reshape(2, -1).T.astype(np.float64)
+    assert measure_places(Told(3 * places - 7), made) < 1e-6  # type: ignore[arg-type]
+    assert 20 < measure_places(Told(0 * places), made) < 50  # type: ignore[arg-type]
+
+
+def test_the_encoder_has_forgotten_most_of_the_place_but_not_all(made: list[MadeScene]) -> None:
+    encoder = build_encoder(FeatureConfig(), HERE, "cpu")
+    more = [*made, *(make_scene(HELD_OUT, index, SPLIT) for index in range(12, 60))]
+    assert 8 < measure_places(encoder, more) < 20
 
 
 def test_probe_is_linear_and_fits_the_attributes() -> None:

@@ -102,6 +102,32 @@ def test_only_a_projector_with_all_layers_takes_them() -> None:
     assert all(torch.equal(t, other.state_dict()[n]) for n, t in before.items())
 
 
+@given(st.integers(0, 2**31 - 1))
+def test_the_place_code_tells_middle_and_size(seed: int) -> None:
+    """Each sign has its own direction: what was told can be read back by a linear map."""
+    made = torch.Generator().manual_seed(seed)
+    height, width, channels = 6, 8, 64
+    share = torch.rand(5, height * width, generator=made) ** 4
+    share = share / share.sum(1, keepdim=True)
+    area = torch.rand(5, generator=made) * 0.9 + 0.05
+    code = warm.place_code(share, area, (height, width), channels)
+    assert code.shape == (5, channels)
+    bare = warm.place_code(share, area, (height, width), channels + 32)
+    told = [c @ torch.linalg.pinv(basis(c.shape[1])) for c in (code, bare)]
+    assert torch.allclose(*told, atol=1e-4)  # the same signs, whatever the width
+    x = (torch.arange(width) + 0.5) / width
+    columns = share.view(5, height, width).sum(1)
+    assert torch.allclose(told[0][:, 8], columns @ (torch.pi * x).cos(), atol=1e-4)
+    assert torch.allclose(told[0][:, -1], (area.log() + 3) / 1.5, atol=1e-4)
+
+
+def basis(channels: int) -> Tensor:
+    """(19,channels) the directions of the signs: rows of a DCT."""
+    angle = torch.pi / channels * (torch.arange(channels) + 0.5)
+    rows = torch.outer(torch.arange(1, 20), angle).cos()
+    return warm.LOUDNESS * rows * (2 / channels) ** 0.5
+
+
 @given(st.integers(1, 8), st.integers(1, 8), st.data())
 def test_cells_share_out_all_patches(height: int, width: int, data: st.DataObject) -> None:
     tokens = data.draw(st.integers(1, height * width))

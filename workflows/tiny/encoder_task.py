@@ -2,6 +2,11 @@
 
 One linear head per attribute reads single patches and means over the patches of a thing alike,
 as the superpixel tokens of the product are such means.
+
+Where a patch stands is taught first and then mostly forgotten: in the last phase the table of
+position embeddings is shifted at random and features must not change with it. What is left is
+what a self-supervised encoder keeps, some idea of the place: enough that a language model can
+learn what "leftmost" means, too little to point with (README.md has the figures).
 """
 
 from dataclasses import dataclass
@@ -13,7 +18,7 @@ from scene_arrays import SceneArrays
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from svp.pipeline.encoders.tiny import MEAN, PATCH, STD
+from svp.pipeline.encoders.tiny import MEAN, PATCH, REGISTERS, STD, VIEW
 from svp.pipeline.scenes.attributes import ATTRIBUTES
 from svp.pipeline.scenes.vocab import LEVELS
 
@@ -115,12 +120,41 @@ def places(patches: int) -> Tensor:
     return torch.from_numpy(waves.T.astype(np.float32))
 
 
+def draw_shifts(images: int, rng: np.random.Generator, still: float = 0.0) -> Any:
+    """(B,2) int64 rows and columns to shift the position table by; a share of `still` images by 0."""
+    moved = rng.integers(VIEW // PATCH, size=(images, 2))
+    return np.where(rng.random((images, 1)) < still, 0, moved)
+
+
+def shifted(encoder: Any, images: Tensor, shifts: Any) -> Tensor:
+    """(B,P,C) features of `images` where image b's position table is rolled by `shifts[b]`."""
+    embed = encoder.embeddings
+    table, side = embed.position_embeddings, VIEW // PATCH
+    grid = table[:, 1:].unflatten(1, (side, side))
+    rolled = [grid.roll((int(y), int(x)), (1, 2)).flatten(1, 2) for y, x in shifts]
+    start = torch.cat([embed.cls_token + table[:, :1], embed.register_tokens], 1)
+    tokens = embed.patch_embeddings(images) + torch.cat(rolled)
+    out = encoder.encoder(torch.cat([start.expand(len(images), -1, -1), tokens], 1))
+    features: Tensor = encoder.layernorm(out.last_hidden_state)[:, 1 + REGISTERS :]
+    return features
+
+
+def change(a: Tensor, b: Tensor) -> Tensor:
+    """How much two views' features (B,P,C) of the same images differ, in units of their variance."""
+    return (a - b).square().mean() / a.detach().var()
+
+
 def loss_terms(
-    patches: Tensor, extent: nn.Module, place: nn.Module, read: nn.ModuleDict, data: Batch
+    patches: Tensor, extent: nn.Module, place: nn.Module | None, read: nn.ModuleDict, data: Batch
 ) -> Any:
-    """The loss, and the share of right answers per attribute for things (level: for patches)."""
-    # DINOv2's features tell the place; without it no language model could read "leftmost".
-    where = F.mse_loss(place(patches), places(patches.shape[1]).expand(len(patches), -1, -1))
+    """The loss, and the share of right answers per attribute for things (level: for patches).
+
+    place  None: where a patch stands is not asked.
+    """
+    where = patches.new_zeros(())
+    if place is not None:
+        told = place(patches)
+        where = F.mse_loss(told, places(patches.shape[1]).expand(len(patches), -1, -1))
     rows = data.owner.flatten()
     clear = data.share.flatten() > 0.4
     flat = patches.flatten(0, 1)

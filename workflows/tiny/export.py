@@ -105,7 +105,8 @@ def measure_all(scenes: int, points_per_side: int) -> None:
         k: {"accuracy": round(v, 4), "corrected": round(report.corrected[k], 4)}
         for k, v in report.accuracy.items()
     }
-    for path, figures in ((tiny.WEIGHTS, masks), (features_tiny.WEIGHTS, attributes)):
+    facts = attributes | {"centre of a thing, px by a linear fit": round(report.place, 2)}
+    for path, figures in ((tiny.WEIGHTS, masks), (features_tiny.WEIGHTS, facts)):
         card = json.loads(path.with_suffix(".json").read_text())
         key = f"{scenes} scenes, seed {HELD_OUT}, {SPLIT}"
         if path == tiny.WEIGHTS:

@@ -1,8 +1,8 @@
 """What of a scene the language model is shown: patches, or pieces of the scene, each as one token.
 
 Superpixels will be its visual words later, and other projectors give other ones. So it learns on
-all patches, on a random share of them, and on pieces that stand for superpixels: the scene's
-regions and things, some of them cut in two, in any order.
+all patches, on a random share of them, on windows of patches, all in raster order, and on pieces
+that stand for superpixels: the scene's regions and things, some of them cut in two, in any order.
 """
 
 from typing import NamedTuple
@@ -19,10 +19,12 @@ class Sight(NamedTuple):
     """The pieces shown of each image, the real ones first.
 
     share  (B,K,P) how much each patch counts in each piece; sums to 1 over the patches
+    area   (B,K) share of the image
     valid  (B,K) bool
     """
 
     share: Tensor
+    area: Tensor
     valid: Tensor
 
 
@@ -30,19 +32,32 @@ def patches(images: int, count: int, rng: np.random.Generator, *, kept: float) -
     """A share of the patches of each image, ascending; each is a piece."""
     rows = [np.sort(rng.permutation(count)[: round(count * kept)]) for _ in range(images)]
     share = F.one_hot(torch.from_numpy(np.stack(rows)), count).float()
-    return Sight(share, torch.ones(share.shape[:2], dtype=torch.bool))
+    area = torch.full(share.shape[:2], 1 / count)
+    return Sight(share, area, torch.ones(share.shape[:2], dtype=torch.bool))
+
+
+def windows(images: int, grid: tuple[int, int], side: int) -> Sight:
+    """Windows of `side` x `side` patches, in raster order."""
+    height, width = grid
+    y, x = torch.meshgrid(torch.arange(height) // side, torch.arange(width) // side, indexing="ij")
+    cell = (y * (width // side) + x).flatten()
+    share = F.one_hot(cell).T.float().expand(images, -1, -1) / side**2
+    area = torch.full(share.shape[:2], side**2 / len(cell))
+    return Sight(share, area, torch.ones(share.shape[:2], dtype=torch.bool))
 
 
 def pieces(labels: Tensor, grid: tuple[int, int], rng: np.random.Generator) -> Sight:
     """The parts of the label map (B,H,W), some of them cut in two, shuffled."""
     found = [_pieces(one, grid, rng) for one in labels]
-    count = max(len(share) for share in found)
-    share = torch.stack([F.pad(one, (0, 0, 0, count - len(one))) for one in found])
+    count = max(len(cover) for cover in found)
+    cover = torch.stack([F.pad(one, (0, 0, 0, count - len(one))) for one in found])
     valid = torch.stack([torch.arange(count) < len(one) for one in found])
-    return Sight(share, valid)
+    total = cover.sum(2)
+    return Sight(cover / total.clamp(min=1e-6)[..., None], total / cover.shape[2], valid)
 
 
 def _pieces(labels: Tensor, grid: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    """(K,P) share of each patch that each piece covers."""
     height, width = labels.shape
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     masks = []
@@ -56,7 +71,5 @@ def _pieces(labels: Tensor, grid: tuple[int, int], rng: np.random.Generator) -> 
         side = along > along[mask].mean()
         masks += [mask & side, mask & ~side]
     cover = F.adaptive_avg_pool2d(torch.stack(masks)[:, None].float(), grid).flatten(1)
-    cover = cover[cover.sum(1) > 0][
-        torch.from_numpy(rng.permutation(int((cover.sum(1) > 0).sum())))
-    ]
-    return cover / cover.sum(1, keepdim=True)
+    cover = cover[cover.sum(1) > 0]
+    return cover[torch.from_numpy(rng.permutation(len(cover)))]

@@ -27,6 +27,7 @@ from svp.pipeline.sam import build_backend
 from svp.train.text.dialogues import build_dialogue, collate
 from svp.train.text.prompts import choose_turns
 from svp.train.text.tokens import Vocabulary, load_vocabulary
+from svp.train.warm import place_code
 
 WIDTH, LAYERS, HEADS, FFN = 128, 6, 4, 352
 # A small head needs most of its dimensions to match words with patches 400 tokens away: with
@@ -37,7 +38,10 @@ MASKS = Weights(ce=1.0, bce=8.0, dice=1.0)
 KEEP = 3.0  # weight of the layers' inputs telling what the encoder said
 SPREAD = 1.7  # standard deviation of the encoder's features
 HELP = 10.0  # weight of the three codes of places, beside 1 of looking
-PIECES, SOME = 0.6, 0.25  # share of steps that show pieces, half of the patches; others show all
+# Shares of the steps that show pieces, half of the patches, windows; the others show all patches.
+PIECES, SOME, WINDOWS = 0.5, 0.15, 0.2
+NOISE = 0.35  # standard deviation added to the pieces' features, half of their own
+TOLD = 0.5  # share of steps in which tokens also tell where and how large their piece is
 TOKENIZER = Path(__file__).parent / "lm" / "tokenizer.json"
 
 
@@ -139,14 +143,25 @@ def _find(ids: tuple[int, ...], piece: tuple[int, ...], start: int) -> range:
 
 
 def step_losses(
-    tiny: Tiny, lesson: Lesson, sight: Sight, rng: np.random.Generator, *, decoded: int
+    tiny: Tiny,
+    lesson: Lesson,
+    sight: Sight,
+    rng: np.random.Generator,
+    *,
+    told: bool,
+    decoded: int,
+    noise: float = NOISE,
 ) -> dict[str, Tensor]:
     """The loss and its parts, where the model is shown `sight`, with `decoded` masks decoded.
 
-    Masks are the dear part of a step: a few teach the decoder, all teach the helps.
+    `told`: tokens also tell where their piece lies, as an SSPE will. Masks are the dear part of a
+    step: a few teach the decoder, all teach the helps.
     """
     model, batch = tiny.model, lesson.batch
     seen = sight.share @ batch.visual.patches  # (B,K,C)
+    seen = seen + noise * torch.from_numpy(rng.standard_normal(seen.shape, np.float32))
+    if told:
+        seen = seen + place_code(sight.share, sight.area, GRID, CHANNELS)
     merged = _merged(model, batch, seen, sight.valid)
     states, inputs = _states(model, merged)
     row, place = batch.seg_row, merged.index(batch.seg_row, batch.seg_col) - 1
@@ -205,15 +220,21 @@ def _patches(lesson: Lesson, rng: np.random.Generator, kept: float = 1.0) -> Sig
     return ris_sight.patches(len(lesson.labels), GRID[0] * GRID[1], rng, kept=kept)
 
 
-SIGHTS = {"pieces": _pieces, "patches": _patches}
+def _windows(lesson: Lesson, rng: np.random.Generator) -> Sight:
+    return ris_sight.windows(len(lesson.labels), GRID, 4)
+
+
+SIGHTS = {"pieces": _pieces, "windows": _windows, "patches": _patches}
 
 
 def draw_sight(lesson: Lesson, rng: np.random.Generator) -> Sight:
-    """What a step of training shows: mostly pieces, which cost little, else patches."""
+    """What a step of training shows: mostly pieces, which cost little, else windows or patches."""
     kind = rng.random()
     if kind < PIECES:
         return _pieces(lesson, rng)
-    return _patches(lesson, rng, 0.5 if kind < PIECES + SOME else 1.0)
+    if kind < PIECES + WINDOWS:
+        return ris_sight.windows(len(lesson.labels), GRID, 2 + 2 * int(rng.integers(2)))
+    return _patches(lesson, rng, 0.5 if kind < PIECES + WINDOWS + SOME else 1.0)
 
 
 def _states(model: RisModel, merged: Merged) -> tuple[Tensor, dict[int, Tensor]]:

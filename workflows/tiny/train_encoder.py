@@ -5,26 +5,42 @@ from pathlib import Path
 
 import click
 import torch
-from encoder_task import batch, heads, loss_terms
+from encoder_task import batch, change, draw_shifts, heads, loss_terms, shifted
+from safetensors.torch import load_file
 from scene_arrays import SceneArrays, step_rng
 from schedule import rate_factor, resume, save
 
-from svp.pipeline.encoders.tiny import REGISTERS, WIDTH, build_tiny_dinov2
+from svp.pipeline.encoders.tiny import (
+    PROBE,
+    REGISTERS,
+    WEIGHTS,
+    WIDTH,
+    build_tiny_dinov2,
+)
 
 
 @click.command(help=__doc__)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
-@click.option("--horizon", default=5000, show_default=True, help="Length of the cosine, steps.")
-@click.option("--stop", default=5000, show_default=True, help="Steps done.")
+@click.option("--horizon", default=6000, show_default=True, help="Length of the cosine, steps.")
+@click.option("--stop", default=5800, show_default=True, help="Steps done.")
+@click.option(
+    "--shift-from",
+    default=5000,
+    show_default=True,
+    help="From here on positions are shifted and features must not change.",
+)
 @click.option("--decay", default=600, show_default=True, help="Last steps, down to rate 0.")
 @click.option("--scenes", default=6000, show_default=True)
 @click.option("--seed", default=2, show_default=True)
 @click.option("--images", default=12, show_default=True, help="Images per step.")
 @click.option("--stem-from", default=0, show_default=True, help="Convolutions learn from here.")
 @click.option("--rate", default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option(
+    "--go-on", is_flag=True, help="Start from the shipped encoder, not from random values."
+)
 def main(
-    work: Path, horizon: int, stop: int, decay: int, scenes: int, seed: int, images: int,
-    stem_from: int, rate: float,
+    work: Path, horizon: int, stop: int, shift_from: int, decay: int, scenes: int, seed: int,
+    images: int, stem_from: int, rate: float, go_on: bool,
 ) -> None:  # fmt: skip
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -36,6 +52,9 @@ def main(
         "extent": torch.nn.Linear(WIDTH, 4),
         "place": torch.nn.Linear(WIDTH, 16),
     })  # fmt: skip
+    if go_on:
+        for name, file in (("encoder", WEIGHTS), ("heads", PROBE)):
+            parts[name].load_state_dict({k: v.float() for k, v in load_file(file).items()})
     weights = list(parts.parameters())
     optimiser = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
     stem = list(parts["encoder"].embeddings.patch_embeddings.projection.stem.parameters())
@@ -54,10 +73,18 @@ def main(
             )
         rng = step_rng(seed, step)
         chosen = batch(data, rng.integers(scenes, size=images), rng.integers(2, size=images))
-        out = parts["encoder"](pixel_values=chosen.images).last_hidden_state
-        loss, right = loss_terms(
-            out[:, 1 + REGISTERS :], parts["extent"], parts["place"], parts["heads"], chosen
-        )
+        if step < shift_from:
+            out = parts["encoder"](pixel_values=chosen.images).last_hidden_state
+            patches, place, still = out[:, 1 + REGISTERS :], parts["place"], None
+        else:
+            patches, still = (
+                shifted(parts["encoder"], chosen.images, draw_shifts(images, rng, share))
+                for share in (0.0, 0.5)
+            )
+            place = None
+        loss, right = loss_terms(patches, parts["extent"], place, parts["heads"], chosen)
+        if still is not None:
+            loss = loss + change(patches, still)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if step < stem_from:

@@ -5,13 +5,15 @@ from step to step (ris_sight.py): all patches, some, or a few larger pieces.
 """
 
 import time
+from itertools import product
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 from ris_data import RisData, ris_data
-from ris_task import SIGHTS, Tiny, build, draw_sight, make_lesson, step_losses
+from ris_task import SIGHTS, TOKENIZER, TOLD, Tiny, build, draw_sight, make_lesson, step_losses
+from safetensors.torch import load_file
 from scene_arrays import step_rng
 from schedule import rate_factor, resume, save
 
@@ -29,14 +31,18 @@ HELD_OUT = 9001  # seed of the scenes the log's second kind of line is about
 @click.option("--turns", default=10, show_default=True, help="Sentences per dialogue.")
 @click.option("--decoded", default=24, show_default=True, help="Masks decoded per step.")
 @click.option("--rate", default=2e-3, show_default=True, help="Peak learning rate.")
+@click.option("--go-on", is_flag=True, help="Start from the shipped model, not from random values.")
 def main(
     work: Path, horizon: int, stop: int, decay: int, scenes: int, seed: int, images: int,
-    turns: int, decoded: int, rate: float,
+    turns: int, decoded: int, rate: float, go_on: bool,
 ) -> None:  # fmt: skip
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     work.mkdir(parents=True, exist_ok=True)
     tiny = build(seed)
+    if go_on:
+        shipped = load_file(TOKENIZER.with_name("ris.safetensors"))
+        tiny.model.load_state_dict({name: value.float() for name, value in shipped.items()})
     weights = [p for p in tiny.parameters() if p.requires_grad]
     optimisers = _optimisers(tiny, rate)
     start = 0
@@ -56,7 +62,8 @@ def main(
         rng = step_rng(seed, step)
         lesson = make_lesson(data, rng.integers(scenes, size=images), rng, turns, tiny.words)
         sight = draw_sight(lesson, rng)
-        losses = step_losses(tiny, lesson, sight, rng, decoded=decoded)
+        told = rng.random() < TOLD
+        losses = step_losses(tiny, lesson, sight, rng, told=told, decoded=decoded)
         tiny.zero_grad(set_to_none=True)
         losses["loss"].backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -71,8 +78,9 @@ def main(
             saved = [optimiser.state_dict() for optimiser in optimisers]
             state = {"parts": tiny.state_dict(), "optimisers": saved, "step": step + 1}
             save(work / "ris.pt", state)
-            for kind in SIGHTS:
-                click.echo(f"{step + 1} held out, {kind}: {_measure(tiny, held_out, kind)}")
+            for kind, told in product(SIGHTS, (False, True)):
+                figures = _measure(tiny, held_out, kind, told)
+                click.echo(f"{step + 1} held out, {kind}, told {told}: {figures}")
 
 
 def _optimisers(tiny: Tiny, rate: float) -> list[torch.optim.Optimizer]:
@@ -95,14 +103,14 @@ def _optimisers(tiny: Tiny, rate: float) -> list[torch.optim.Optimizer]:
 
 
 @torch.no_grad()
-def _measure(tiny: Tiny, data: RisData, kind: str) -> str:
+def _measure(tiny: Tiny, data: RisData, kind: str, told: bool) -> str:
     """All figures on held-out scenes with all patches, or with pieces; all masks decoded."""
     rng, found = np.random.default_rng(0), []
     for first in range(0, len(data.labels), 16):
         rows = np.arange(first, min(first + 16, len(data.labels)))
         lesson = make_lesson(data, rows, rng, 8, tiny.words)
         sight = SIGHTS[kind](lesson, rng)
-        losses = step_losses(tiny, lesson, sight, rng, decoded=len(rows) * 8)
+        losses = step_losses(tiny, lesson, sight, rng, told=told, decoded=len(rows) * 8, noise=0.0)
         found.append(torch.stack(list(losses.values())))
     return _line(losses, torch.stack(found).mean(0))
 
