@@ -77,7 +77,7 @@ class ModelConfig(Frozen):
     mask_state   the state that predicts [SEG] (GLaMM) or the one at it
     dtype        of frozen weights and of the arithmetic; what trains is kept in float32
     warm_projector  the projector starts from the one that `init: shipped` was trained with: layers
-                 that fit are copied, one that is still far from it imitates it first (`train.warm`)
+                 that fit are copied, then it imitates that one (`train.warm`)
     new_rows_only  of embedding and head train the rows of the special tokens only
     """
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...pipeline.bench.goals import Goal, GoalReport
-from ...pipeline.bench.mosaic import run_mosaic
+from ...pipeline.bench.mosaic import Rates, keep_best, open_rival
+from ...pipeline.bench.store import NOT_ASKED
 from ...pipeline.store import CacheReader
 from .. import hashing
 from ..feed.fill import CachedVisuals
@@ -91,18 +92,30 @@ def run(
         runs = _runs(cache, Path(work), threads)
         say(f"loading: {len(runs)} loaders, best of {reps}")
         _measure(bench, runs, reps)
+        failure: str | None = NOT_ASKED
         if mosaic:
             features = np.stack([cache.features(row) for row in range(images)])
             np.save(Path(work) / "features.npy", features)
-            found = run_mosaic(Path(work), features, reps, mosaic_venv, say, _SCRIPT)
-            if isinstance(found, str):
-                bench.notes.append(f"MosaicML not measured: {found}")
-            else:
-                bench.rates[MOSAIC] = found[MOSAIC]["shuffled"]
-        else:
-            bench.notes.append("MosaicML not measured: use --mosaic (makes its own environment)")
+            failure = _rival(bench, Path(work), reps, mosaic_venv, say)
+        if failure is not None:
+            bench.notes.append(f"MosaicML not measured: {failure}")
     bench.goals = _goals(bench)
     return bench
+
+
+def _rival(
+    bench: LoaderBench, work: Path, reps: int, venv: Path | None, say: Callable[[str], None]
+) -> str | None:
+    """The best of the rival's rounds into `bench`; or why there is none."""
+    found: Rates = {}
+    with open_rival(work, venv, say, _SCRIPT) as rival:
+        if isinstance(rival, str):
+            return rival
+        for _ in range(reps):
+            keep_best(found, rival.round())
+    if rival.failure is None:
+        bench.rates[MOSAIC] = found[MOSAIC]["shuffled"]
+    return rival.failure
 
 
 def _runs(cache: CacheReader, work: Path, threads: int) -> dict[str, Run]:

@@ -1,8 +1,8 @@
 """Runs inside the rival's environment (see pipeline/bench/mosaic.py): knows nothing of svp.
 
-Arguments: folder for the MDS files, .npy of the features, repetitions. Prints one JSON line: the
-rate of MosaicML's StreamingDataLoader with two worker processes and batches of 16, start-up not
-counted.
+Arguments: folder for the MDS files, .npy of the features. Each line of its input asks for a round,
+and gets one line of JSON: the rate of MosaicML's StreamingDataLoader with two worker processes and
+batches of 16, start-up not counted.
 """
 
 import json
@@ -11,10 +11,11 @@ import time
 
 import numpy as np
 
-BATCH, WORKERS, EPOCHS, START = 16, 2, 8, 6  # passes per repetition; batches that are not timed
+BATCH, WORKERS, EPOCHS, START = 16, 2, 8, 6  # passes per round; batches that are not timed
+NAME = "MosaicML StreamingDataLoader, features alone"
 
 
-def main(folder: str, source: str, reps: int) -> None:
+def main(folder: str, source: str) -> None:
     from streaming import (  # type: ignore[import-not-found]
         MDSWriter,
         StreamingDataLoader,
@@ -28,8 +29,7 @@ def main(folder: str, source: str, reps: int) -> None:
             out.write({"x": image})
     size = EPOCHS * len(features)
     del features
-    best = 0.0
-    for seed in range(reps):
+    for seed, _ in enumerate(sys.stdin):
         dataset = StreamingDataset(
             local=folder, shuffle=True, shuffle_seed=seed, batch_size=BATCH, epoch_size=size
         )
@@ -39,10 +39,9 @@ def main(folder: str, source: str, reps: int) -> None:
             if number == START:
                 start = time.perf_counter()
             seen += len(batch["x"]) if number > START else 0
-        best = max(best, seen / (time.perf_counter() - start))
-    name = "MosaicML StreamingDataLoader, features alone"
-    print(json.dumps({name: {"shuffled": best}}))
+        rate = seen / (time.perf_counter() - start)
+        print(json.dumps({NAME: {"shuffled": rate}}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2])

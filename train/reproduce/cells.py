@@ -159,7 +159,7 @@ def outline_projector(
 def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
     """Parameters copied from the shipped model's projector, 0 where not all of its layers fit.
 
-    A comparison must tell: others imitate it before they train (`train.warm`).
+    A comparison must tell: all imitate it before they train (`train.warm`).
     """
     if not (recipe.model.warm_projector and recipe.model.init.startswith(SHIPPED)):
         return 0

@@ -74,8 +74,8 @@ def summary(result: TableResult) -> list[str]:
         f"{row.name} {row.warm / row.parameters:.0%}" for row in done if row.warm and row.parameters
     ]:
         found.append(
-            f"parameters copied from the shipped MLP projector: {', '.join(warm)}; rows whose "
-            "tokens were then far from its own imitated it on pooled patches before they trained"
+            f"parameters copied from the shipped MLP projector: {', '.join(warm)}; then all rows "
+            "imitated its tokens of pooled patches and their place, before they trained"
         )
     return [*found, f"cost: {duration(sum(result.seconds.values()))} ({cost})"]
 
