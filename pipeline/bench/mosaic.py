@@ -1,7 +1,7 @@
 """MosaicML's streaming reader as a rival, in an environment of its own.
 
 It pins older numpy and transformers than this package, so it can never share our environment. The
-bench makes a small one once, borrows torch from ours, and talks to it through files and JSON.
+bench makes a small one once, borrows torch from ours, and talks to a process in it by pipes.
 """
 
 import json
@@ -10,43 +10,86 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+Rates = dict[str, dict[str, float]]  # images per second by reader and order
 PACKAGES = ["numpy<2.2", "boto3", "Brotli", "python-snappy", "xxhash", "zstd", "catalogue", "tqdm"]
 SCRIPT = Path(__file__).with_name("mosaic_script.py")
 
 
-def run_mosaic(
-    work: Path,
-    features: NDArray[np.float16],
-    reps: int,
-    environment: Path | None,
-    say: Callable[[str], None],
-    script: Path = SCRIPT,
-) -> dict[str, dict[str, float]] | str:
-    """Images per second by name and order, as `script` prints them; or why there are none."""
+class Rival:
+    """The rival's own process; it measures one round whenever it is asked.
+
+    So its rounds can be run between ours: both see the machine as it is at that moment. `failure`
+    says why there are no figures, None if there are.
+    """
+
+    def __init__(self, command: Sequence[object], log: Path) -> None:
+        self.failure: str | None = None
+        self._log = log
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def round(self) -> Rates:
+        """Images per second by name and order of one round; nothing once it has failed."""
+        pipe, answers = self._process.stdin, self._process.stdout
+        assert pipe is not None and answers is not None
+        line = ""
+        if self.failure is None:
+            with suppress(OSError):  # it is gone: its last words are in the log
+                pipe.write("\n")
+                pipe.flush()
+                line = answers.readline()
+            if not line:
+                self.failure = last_line(self._log.read_text(errors="replace"))
+        return json.loads(line) if line else {}
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(OSError):
+                pipe.close()
+        self._process.wait()
+
+
+@contextmanager
+def open_rival(
+    work: Path, environment: Path | None, say: Callable[[str], None], script: Path = SCRIPT
+) -> Iterator[Rival | str]:
+    """`script` as a rival over `work`/features.npy, in an environment made once; or why not."""
     home = environment or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / (
         "svp/mosaic-venv"
     )
     try:
         python = _environment(home, say)
-        say("MosaicML: writing and reading")
-        done = subprocess.run(
-            [python, script, work / "mds", work / "features.npy", str(reps)],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        rival = Rival([python, script, work / "mds", work / "features.npy"], work / "mosaic.log")
     except (subprocess.CalledProcessError, OSError) as error:
-        output = str(getattr(error, "stderr", "") or error)
-        return output.strip().splitlines()[-1] if output.strip() else "failed without a message"
-    found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        yield last_line(str(getattr(error, "stderr", "") or error))
+        return
+    try:
+        yield rival
+    finally:
+        rival.close()
+
+
+def keep_best(rates: Rates, found: Rates) -> None:
+    """Raise `rates` to what was found."""
+    for name, orders in found.items():
+        mine = rates.setdefault(name, {})
+        for order, rate in orders.items():
+            mine[order] = max(mine.get(order, 0.0), rate)
+
+
+def last_line(text: str) -> str:
+    """The last line of what a process said."""
+    return text.strip().splitlines()[-1] if text.strip() else "failed without a message"
 
 
 def _environment(home: Path, say: Callable[[str], None]) -> Path:

@@ -2,8 +2,8 @@
 
 Method: every file is freshly written with write() in this run (a file dirtied through mmap reads up
 to three times slower); each pass opens its dataset inside the timer, copies every image into a
-reused buffer and touches it; rows are interleaved and alternate direction; best of `reps`; one
-thread. Only ratios within a run mean something.
+reused buffer and touches it; readers take turns, MosaicML's process too, and alternate direction;
+best of `reps`; one thread. Only ratios within a run mean something.
 """
 
 import os
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from ..store.buffers import empty
 from ..store.plan import SHARD_SIZE
 from ..store.reader import CacheReader, Verify
 from .goals import Goal, GoalReport
-from .mosaic import run_mosaic
+from .mosaic import Rates, Rival, keep_best, open_rival
 from .store_data import bench_features, make_cache, open_times, write_npy
 
 Pass = Callable[[Sequence[int], NDArray[np.float16]], None]
 SEQ, SHUFFLED = "seq", "shuffled"
+NOT_ASKED = "use --mosaic (makes its own environment)"
 
 
 @dataclass
@@ -36,7 +37,7 @@ class StoreBench(GoalReport):
 
     images: int
     shape: tuple[int, int]
-    rates: dict[str, dict[str, float]]
+    rates: Rates
 
     def lines(self) -> list[str]:
         """The printable report."""
@@ -68,9 +69,11 @@ def run(
         say(f"writing {images} images twice")
         write_rate, write_cost = make_cache(work / "cache", features)
         write_npy(work / "features.npy", features)
+        del features
         passes = _passes(work, shape)
         say(f"reading: {len(passes)} readers, best of {reps}")
-        bench = StoreBench(images, shape, measure(passes, images, shape, reps))
+        with open_rival(work, mosaic_venv, say) if mosaic else nullcontext(NOT_ASKED) as rival:
+            bench = StoreBench(images, shape, measure(passes, images, shape, reps, rival))
         bench.goals = _reader_goals(bench.rates)
         bench.goals.append(Goal("write, per process", write_rate, ">=", 400, "img/s"))
         bench.notes.append(f"writing costs {write_cost:.2f} ms of CPU per image")
@@ -78,17 +81,18 @@ def run(
         seconds = open_times(work / "wide", shards)
         bench.goals.append(Goal(f"open a cache of {shards} shards", seconds[0], "<=", 0.5, "s"))
         bench.goals.append(Goal(f"rerun check of {shards} shards", seconds[1], "<=", 2.0, "s"))
-        if mosaic:
-            _add_mosaic(bench, run_mosaic(work, features, reps, mosaic_venv, say))
-        else:
-            bench.notes.append("MosaicML not measured: use --mosaic (makes its own environment)")
+        _add_mosaic(bench, rival if isinstance(rival, str) else rival.failure)
     return bench
 
 
 def measure(
-    passes: dict[str, Pass], images: int, shape: tuple[int, int], reps: int
-) -> dict[str, dict[str, float]]:
-    """Best images per second of each pass, in sequence and block-shuffled."""
+    passes: dict[str, Pass],
+    images: int,
+    shape: tuple[int, int],
+    reps: int,
+    rival: Rival | str = NOT_ASKED,
+) -> Rates:
+    """Best images per second of each pass, in sequence and block-shuffled, and of the rival."""
     orders = {SEQ: list(range(images)), SHUFFLED: block_shuffle(images)}
     out = empty(shape, np.float16)
     rates = {name: dict.fromkeys(orders, 0.0) for name in passes}
@@ -100,6 +104,8 @@ def measure(
                 passes[name](rows, out)
                 rate = images / (time.perf_counter() - start)
                 rates[name][order] = max(rates[name][order], rate)
+        if isinstance(rival, Rival):
+            keep_best(rates, rival.round())
     return rates
 
 
@@ -174,15 +180,14 @@ def _reader_goals(rates: dict[str, dict[str, float]]) -> list[Goal]:
     return [*goals, Goal("ours, no verify / zarr-python a[i], the worse", least, ">=", 8)]
 
 
-def _add_mosaic(bench: StoreBench, rates: dict[str, dict[str, float]] | str) -> None:
-    if isinstance(rates, str):
-        bench.notes.append(f"MosaicML not measured: {rates}")
+def _add_mosaic(bench: StoreBench, failure: str | None) -> None:
+    if failure is not None:
+        bench.notes.append(f"MosaicML not measured: {failure}")
         return
-    bench.rates |= rates
-    ours, getitem = bench.rates["ours, verify"], rates["MosaicML ds[i]"]
+    ours, getitem = bench.rates["ours, verify"], bench.rates["MosaicML ds[i]"]
     least = min(ours[order] / getitem[order] for order in (SEQ, SHUFFLED))
     bench.goals.append(Goal("ours, verify / MosaicML ds[i], the worse", least, ">=", 1.0))
-    iteration = bench.rates["ours, no verify"][SEQ] / rates["MosaicML iteration"][SEQ]
+    iteration = bench.rates["ours, no verify"][SEQ] / bench.rates["MosaicML iteration"][SEQ]
     bench.goals.append(Goal("ours, no verify / MosaicML iteration", iteration, ">=", 5))
 
 

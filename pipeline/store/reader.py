@@ -54,6 +54,8 @@ class CacheReader:
         self.path, self.verify = Path(path), verify
         self.plan = Plan.load(self.path / PLAN)
         self._rows = load_rows(self.path, self.plan)
+        self._status = self._rows.status.tobytes()  # an item of bytes costs a third of an array's
+        self._int8 = self.plan.int8
         self._specs = {spec.name: spec for spec in array_specs(self.plan)}
         self._ours: dict[str, bool] = {}  # array -> whether its chunks are as we write them
         self._checked: dict[str, bytearray] = {}
@@ -94,12 +96,12 @@ class CacheReader:
 
     def status(self, i: int) -> Literal["ok", "quarantined", "missing"]:
         """What became of row `i`."""
-        code = self._rows.status[i]
+        code = self._status[i]
         return "ok" if code == GOOD else "quarantined" if code == BAD else "missing"
 
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) float16 patch features of row `i`, into `out` if given (C-contiguous)."""
-        if not self.plan.int8:
+        if not self._int8:
             return self._read("dino", i, out)
         values = dequantise(self._read("dino_q8", i), self._read("dino_scale", i))
         if out is None:
@@ -161,7 +163,7 @@ class CacheReader:
 
     def _read(self, name: str, i: int, out: Array | None = None) -> Array:
         spec = self._specs.get(name) or spec_of(tuple(self._specs.values()), name)
-        if not 0 <= i < len(self) or self._rows.status[i] != GOOD:
+        if not 0 <= i < len(self._status) or self._status[i] != GOOD:
             raise self._unavailable(i)
         if out is None:
             out = empty(spec.row, spec.numpy)
