@@ -77,6 +77,33 @@ def test_imitation_brings_the_tokens_to_the_teachers(
     assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
 
 
+def boxes(count: int) -> Fixed:
+    """Images of three boxes each on features that are noise: only the masks tell the place."""
+    made, visuals = torch.Generator().manual_seed(1), Fixed(False)
+    first, second = (torch.randint(0, 8, (count, 3, 2), generator=made) for _ in range(2))
+    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    rows, cols = ((low[..., k, None] <= torch.arange(8)) & (torch.arange(8) <= high[..., k, None])
+                  for k in range(2))  # fmt: skip
+    visuals.small = (rows[..., :, None] & cols[..., None, :]).to(torch.uint8)
+    visuals.cover = torch.nn.functional.avg_pool2d(visuals.small.float(), 2).flatten(2).half()
+    visuals.patches = torch.randn(count, 16, C, generator=made).half()
+    return visuals
+
+
+def test_who_sees_masks_learns_the_place_and_who_does_not_cannot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(warm, "STEPS", 200)
+    monkeypatch.setattr(warm, "LOUDNESS", 8.0)
+    teacher, visuals, left = projector("mlp", 1), boxes(200), {}
+    images = [Entry("scenes", i, 0, i, 8, 8) for i in range(200)]
+    for variant in ("none", "mask_mlp"):
+        learner = projector("svp", 2, **SVP | {"ssa_variant": "none", "sspe_variant": variant})
+        line = warm.imitate(learner, teacher, visuals, images, seed=3)
+        left[variant] = float(line.split("-> ")[1].split(" of")[0])
+    assert left["mask_mlp"] < 0.5 * left["none"], left
+
+
 def test_only_a_projector_with_all_layers_takes_them() -> None:
     teacher, same, other = projector("mlp", 1), projector("mlp", 2), projector("mlp", 2, hidden=7)
     assert warm.copy_layers(same, teacher.state_dict())
