@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from svp.train.warm import cells
+
 CUT = 0.4  # share of pieces that are cut in two
 
 
@@ -38,11 +40,9 @@ def patches(images: int, count: int, rng: np.random.Generator, *, kept: float) -
 
 def windows(images: int, grid: tuple[int, int], side: int) -> Sight:
     """Windows of `side` x `side` patches, in raster order."""
-    height, width = grid
-    y, x = torch.meshgrid(torch.arange(height) // side, torch.arange(width) // side, indexing="ij")
-    cell = (y * (width // side) + x).flatten()
-    share = F.one_hot(cell).T.float().expand(images, -1, -1) / side**2
-    area = torch.full(share.shape[:2], side**2 / len(cell))
+    count = grid[0] * grid[1]
+    share = cells(count // side**2, grid).expand(images, -1, -1) / side**2
+    area = torch.full(share.shape[:2], side**2 / count)
     return Sight(share, area, torch.ones(share.shape[:2], dtype=torch.bool))
 
 

@@ -40,7 +40,7 @@ SPREAD = 1.7  # standard deviation of the encoder's features
 HELP = 10.0  # weight of the three codes of places, beside 1 of looking
 # Shares of the steps that show pieces, half of the patches, windows; the others show all patches.
 PIECES, SOME, WINDOWS = 0.5, 0.15, 0.2
-NOISE = 0.35  # standard deviation added to the pieces' features, half of their own
+NOISE = 0.35  # standard deviation added to what is shown; that of pieces' features is 1.2
 TOLD = 0.5  # share of steps in which tokens also tell where and how large their piece is
 TOKENIZER = Path(__file__).parent / "lm" / "tokenizer.json"
 
