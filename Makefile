@@ -25,9 +25,9 @@ SCENES := data/scenes
 NAME := $(if $(DATA),$(notdir $(patsubst %/,%,$(DATA))),scenes)$(if $(SPLIT),-$(SPLIT))
 CACHE ?= caches/$(NAME)
 PAGE ?= runs/pages/$(NAME)
-WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
+WORKERS ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1)
 # Test processes; a file's tests stay in one, because they share what they set up.
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); [ $$n -lt 8 ] && echo $$n || echo 8)
+JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1); [ $$n -lt 8 ] && echo $$n || echo 8)
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 FLAGS := $(if $(SAM),--sam-weights '$(SAM)' --preset svp) $(if $(ENCODER),--encoder $(ENCODER))
 
