@@ -1,4 +1,7 @@
-"""The order of the tests: what takes minutes first, so that no process ends up with it alone."""
+"""The order of the tests: what takes minutes first, so that no process ends up with it alone.
+
+Tests marked `gpu` are skipped where there is no CUDA device.
+"""
 
 import pytest
 
@@ -8,3 +11,11 @@ LONG = ("test_quickstart.py", "test_end_to_end.py", "test_cluster.py", "test_tor
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs CUDA")

@@ -107,3 +107,28 @@ def test_official_vit_b_at_full_size_with_random_weights(photographs: Path, tmp_
     reader = CacheReader(out)
     assert len(reader.superpixels(0)) >= 1
     assert reader.sam(0).shape == (256, 64, 64)
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_cache_in_a_worker_and_inline(
+    photographs: Path, tmp_path: Path
+) -> None:
+    """Equal bytes on one GPU; features are the CPU's up to rounding."""
+    command = ("precompute", "--dataset", photographs, "--split", "train", "--points-per-side", 8)
+    for name, more in (
+        ("worker", ("--device", "cuda")),
+        ("inline", ("--device", "cuda", "--workers", 0)),
+        ("cpu", ("--device", "cpu", "--workers", 0)),
+    ):
+        svp(*command, "--out", tmp_path / name, "--quiet", *more)
+    files = [p.relative_to(tmp_path / "worker") for p in (tmp_path / "worker").rglob("c/**/*")]
+    arrays = [path for path in files if (tmp_path / "worker" / path).is_file()]
+    assert arrays
+    for path in arrays:
+        assert (tmp_path / "worker" / path).read_bytes() == (
+            tmp_path / "inline" / path
+        ).read_bytes()
+    ours, theirs = CacheReader(tmp_path / "worker"), CacheReader(tmp_path / "cpu")
+    for row in range(2):
+        found, expected = (np.float32(reader.features(row)) for reader in (ours, theirs))
+        assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()

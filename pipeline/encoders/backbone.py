@@ -46,8 +46,7 @@ class Backbone(Protocol):
         """Normalised `pixels` (B,3,size,size) through the model."""
         ...
 
-    @staticmethod
-    def from_original(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """A published layout of the weights in the model's own names."""
         ...
 

@@ -46,8 +46,7 @@ class Clip:
         earlier = tuple(states[i][:, 1:] for i in layers)
         return Tokens(states[-2][:, 1:], states[-2][:, 0], earlier)
 
-    @staticmethod
-    def from_original(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """The vision part of a whole CLIP, or of a file with the `vision_model.` prefix.
 
         Dropped: the text part, both projections and the `position_ids` buffer of old files.
@@ -73,8 +72,9 @@ def build_clip(hidden: int, blocks: int, heads: int, patch: int, size: int) -> "
         patch_size=patch,
         hidden_act="quick_gelu",
     )
-    model: nn.Module = CLIPVisionModel(config)
-    return model.eval()
+    model: Any = CLIPVisionModel(config)
+    inner: nn.Module = getattr(model, "vision_model", model)  # earlier versions wrap it once more
+    return inner.eval()
 
 
 def fill_buffers(model: "nn.Module") -> None:

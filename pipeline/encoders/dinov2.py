@@ -23,7 +23,8 @@ SHAPES = {  # hidden size, blocks, heads
     "dinov2-large": (1024, 24, 16),
 }
 
-# Substitutions in order; the first group is the original's layout, the second transformers 4.x.
+# Substitutions in order; the first group is the original's layout, the second that of transformers
+# before the attention's parts were renamed.
 _RENAMES = (
     (r"^(cls_token|mask_token|register_tokens)$", r"embeddings.\1"),
     (r"^pos_embed$", "embeddings.position_embeddings"),
@@ -36,6 +37,12 @@ _RENAMES = (
     (r"^(encoder\.layer\.\d+\.attention\.)attention\.key\.", r"\1k_proj."),
     (r"^(encoder\.layer\.\d+\.attention\.)attention\.value\.", r"\1v_proj."),
     (r"^(encoder\.layer\.\d+\.attention\.)output\.dense\.", r"\1o_proj."),
+)
+_OLDER = (
+    (r"^(encoder\.layer\.\d+\.attention\.)q_proj\.", r"\1attention.query."),
+    (r"^(encoder\.layer\.\d+\.attention\.)k_proj\.", r"\1attention.key."),
+    (r"^(encoder\.layer\.\d+\.attention\.)v_proj\.", r"\1attention.value."),
+    (r"^(encoder\.layer\.\d+\.attention\.)o_proj\.", r"\1output.dense."),
 )
 _QKV = re.compile(r"^(encoder\.layer\.\d+\.)attn\.qkv\.(weight|bias)$")
 
@@ -67,22 +74,36 @@ class Dinov2:
         earlier = tuple(norm(out.hidden_states[i][:, self._skip :]) for i in layers)
         return Tokens(last[:, self._skip :], last[:, 0], earlier)
 
-    @staticmethod
-    def from_original(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-        """Names of the original .pth or of transformers 4.x to those of transformers 5.
+    def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """Names of the original .pth, or of any version of transformers, to those of the model.
 
         Unknown names pass through: the strict load names them.
         """
-        renamed: dict[str, Tensor] = {}
-        for name, tensor in state.items():
-            for pattern, replacement in _RENAMES:
-                name = re.sub(pattern, replacement, name)
-            if found := _QKV.match(name):
-                for part, rows in zip("qkv", tensor.chunk(3, dim=0), strict=True):
-                    renamed[f"{found[1]}attention.{part}_proj.{found[2]}"] = rows
-            else:
-                renamed[name] = tensor
-        return renamed
+        own = self.model.state_dict()
+        return {
+            name if name in own else _older(name): tensor for name, tensor in _newest(state).items()
+        }
+
+
+def _newest(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Under the names that transformers has from 5.18 on."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        if found := _QKV.match(name):
+            for part, rows in zip("qkv", tensor.chunk(3, dim=0), strict=True):
+                renamed[f"{found[1]}attention.{part}_proj.{found[2]}"] = rows
+        else:
+            renamed[name] = tensor
+    return renamed
+
+
+def _older(name: str) -> str:
+    """The name before 5.18; also that of files which these versions wrote."""
+    for pattern, replacement in _OLDER:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def build_dinov2(

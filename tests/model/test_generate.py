@@ -76,3 +76,14 @@ def test_an_answer_ends_at_its_end_and_without_seg_there_is_no_mask(
     assert got.ids[0] == ids[0][: ids[0].index(ids[0][1]) + 1]
     assert not bool(got.seg.any())
     assert [tuple(x.shape) for x in got.masks] == [(0, 20, 32), (0, 20, 32)]
+
+
+@pytest.mark.gpu
+def test_a_gpu_says_what_the_cpu_says(micro: Model, batch: Batches) -> None:
+    said = []
+    for device in ("cpu", "cuda"):
+        model = micro(seed=3).eval().to(device)
+        prompts = opened(batch((1, 1))).to(device, torch.float32)
+        answers = generate(model, prompts, seg=9, eos=-1, max_new_tokens=8)
+        said.append(answers.ids)
+    assert said[0] == said[1]

@@ -317,3 +317,43 @@ def test_a_projector_from_outside_the_package(monkeypatch: pytest.MonkeyPatch) -
     assert tokens.shape == (2, 1, D) and valid.tolist() == [[True], [True]]
     assert seen[0].patches.dtype == torch.bfloat16
     assert seen[0].cover is not None and seen[0].cover.dtype == torch.float32
+
+
+@pytest.mark.gpu
+@all_rows
+def test_a_gpu_gives_what_the_cpu_gives(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32: tokens and the gradients of inputs and parameters. bfloat16: within its rounding."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    module = row.tiny()
+    tokens, gradients = _run(module, inputs(), "cpu")
+    exact, exact_gradients = _run(module.cuda(), inputs(), "cuda")
+    assert _drift(exact, tokens) < 1e-5
+    assert gradients.keys() == exact_gradients.keys()
+    drifts = {name: _drift(exact_gradients[name], gradients[name]) for name in gradients}
+    assert max(drifts.values()) < 1e-4, drifts
+    with torch.autocast("cuda", torch.bfloat16):
+        half, half_gradients = _run(module, inputs(), "cuda")
+    assert half.isfinite().all() and all(g.isfinite().all() for g in half_gradients.values())
+    assert _drift(half.float(), tokens) < 0.03
+
+
+def _run(module: Projector, data: dict[str, Any], device: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Tokens, and gradients by name, on the CPU; `patches` are among them."""
+    module.zero_grad()
+    masks = data["masks"]
+    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in data.items()}
+    moved["masks"] = MaskInput(masks.cover.to(device), masks.small.to(device))
+    moved["patches"].requires_grad_()
+    tokens, _ = module(**moved)
+    (tokens.float() ** 2).mean().backward()
+    found = {name: p.grad for name, p in module.named_parameters()} | {
+        "patches": moved["patches"].grad
+    }
+    # Copies: a module that moves takes its gradients along.
+    return tokens.detach().cpu(), {n: g.clone().cpu() for n, g in found.items() if g is not None}
+
+
+def _drift(one: Tensor, other: Tensor) -> float:
+    """Relative, of the whole; gradients of what cannot matter (a bias before a softmax) are noise."""
+    scale = max(float(other.norm()), 1e-6 * other.numel() ** 0.5)
+    return float((one - other).norm()) / scale

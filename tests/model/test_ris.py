@@ -127,3 +127,26 @@ def test_gradients_reach_every_trained_part(micro: Model, batch: Batches) -> Non
     assert {n for n in silent if not n.startswith(unused)} == set()
     assert not any(p.requires_grad for p in model.mask_head.prompt_encoder.parameters())
     assert isinstance(model.mask_head, MaskHead)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("projector", ["mlp", "svp"])
+def test_a_gpu_gives_what_the_cpu_gives(micro: Model, batch: Batches, projector: str) -> None:
+    """Losses, gradients and masks in float32; losses in bfloat16 within its rounding."""
+    both = batch((2, 1), sizes=((20, 32), (31, 17)))
+    found = {}
+    for device in ("cpu", "cuda"):
+        model, moved = micro(projector).to(device), both.to(device, torch.float32)
+        losses = model(moved).total(Weights(), tokens=12, masks=3)
+        losses.backward()
+        norms = {
+            name: float(p.grad.norm()) for name, p in model.named_parameters() if p.grad is not None
+        }
+        found[device] = float(losses.detach()), norms, [m.cpu() for m in model.predict(moved)]
+    assert found["cuda"][0] == pytest.approx(found["cpu"][0], rel=1e-5)
+    assert found["cuda"][1] == pytest.approx(found["cpu"][1], rel=1e-3, abs=1e-6)
+    for ours, theirs in zip(found["cuda"][2], found["cpu"][2], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    with torch.autocast("cuda", torch.bfloat16):
+        half = model(moved).total(Weights(), tokens=12, masks=3)
+    assert float(half.detach()) == pytest.approx(found["cpu"][0], rel=0.02)

@@ -62,3 +62,21 @@ def test_random_weights_run_and_fall_back() -> None:
     found, _ = build_source(config, Where(images=Path()), "cpu").generate_batch(IMAGES[:1])
     assert found[0].survivors["decoded"] == 3 * 16
     assert found[0].fallback == (found[0].survivors["kept"] == 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("mode", "dtype"), [("exact", "float32"), ("fast", "float32"), ("fast", "bfloat16")]
+)
+def test_a_gpu_finds_nearly_the_same_and_twice_the_same(mode: str, dtype: str) -> None:
+    changes = {"mode": mode, "dtype": dtype}
+    config = SuperpixelConfig.model_validate({**CONFIG.model_dump(), **changes})
+    here = Where(images=Path())
+    expected = build_source(CONFIG, here, "cpu").generate_batch(IMAGES)[0]
+    source = build_source(config, here, "cuda")
+    found, again = (source.generate_batch(IMAGES)[0] for _ in range(2))
+    change = difference(expected, found)
+    allowed = 0.05 if mode == "exact" else 0.3
+    assert change["missing"] <= allowed * change["superpixels"], change
+    assert change["pixels_flipped"] < 0.01, change
+    assert [one.rles for one in found] == [one.rles for one in again]

@@ -164,3 +164,16 @@ def test_overlay_marks_the_mask_and_nothing_else() -> None:
     drawn = overlay(photo, mask)
     assert (drawn[~mask] == 100).all() and (drawn[2, 2] == 255).all()
     assert (drawn[4, 4] != 100).any() and (photo == 100).all()
+
+
+@pytest.mark.gpu
+def test_a_gpu_counts_the_pixels_that_the_cpu_counts(request_: EvalRequest, tmp_path: Path) -> None:
+    rows = []
+    for device in ("cpu", "cuda"):
+        out = tmp_path / f"{device}.jsonl"
+        eval_command(replace(request_, device=device, out=out))
+        rows.append(read_results(out).rows)
+    for ours, theirs in zip(*rows, strict=True):
+        assert (ours.sent_id, ours.tokens) == (theirs.sent_id, theirs.tokens)
+        flipped = (decode(ours.mask) != decode(theirs.mask)).mean()
+        assert flipped < 0.01

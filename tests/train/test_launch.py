@@ -1,6 +1,7 @@
 """`svp train` from its request to the run folder, on a real cache of four generated scenes."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,21 @@ def test_a_warm_projector_starts_from_what_fits(asked: TrainRequest, name: str) 
     changed = {n for n, value in starts[0].items() if not torch.equal(value, starts[1][n])}
     mlp = {f"mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
     assert changed == (set() if name == "qformer" else mlp)
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_what_the_cpu_trains(asked: TrainRequest) -> None:
+    """The same losses in float32; also from encoders in the loop, in bfloat16, and resumed."""
+    expected = losses(train_command(asked).folder)
+    on_gpu = replace(asked, device="cuda")
+    for live in (False, True):
+        request = replace(on_gpu, live=live, runs=asked.runs.with_name(f"live-{live}"))
+        assert losses(train_command(request).folder) == pytest.approx(expected, rel=5e-3)
+    half = replace(
+        on_gpu, overrides=(*SMALL, "model.dtype=bfloat16"), runs=asked.runs.with_name("half")
+    )
+    whole = train_command(half).folder
+    assert losses(whole) == pytest.approx(expected, rel=0.05)
+    shutil.rmtree(max((whole / "checkpoints").glob("step-*")))
+    again = train_command(replace(half, resume=str(whole)))
+    assert again.folder == whole and losses(whole) == pytest.approx(expected, rel=0.05)

@@ -138,5 +138,6 @@ def _check(device: str, repeats: int) -> None:
         raise ConfigError(f"repeats={repeats}: need >= 1")
     if device != "cpu" and not device.startswith("cuda"):
         raise ConfigError(f"device={show(device)}: need cpu or cuda")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(f"device={show(device)}: this machine has no CUDA device")
+    number = device.partition(":")[2] or "0"
+    if device != "cpu" and not (number.isdecimal() and int(number) < torch.cuda.device_count()):
+        raise ConfigError(f"device={show(device)}: this machine has no such CUDA device")

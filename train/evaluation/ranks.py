@@ -26,6 +26,18 @@ def mine(items: Sequence[Item]) -> Sequence[Item]:
     return items[rank::world]
 
 
+def meet(device: torch.device | str = "cpu") -> None:
+    """Return once every rank has come here; `device` as in `gather`.
+
+    `dist.barrier` would use the GPU of this rank's number wherever there is any, also in a run on
+    the CPU (accelerate gives it `device_ids`), and fail where there are fewer GPUs than ranks.
+    """
+    if rank_and_world()[1] > 1:
+        seen = torch.ones(1, device=device)
+        dist.all_reduce(seen)
+        seen.item()
+
+
 def gather(data: bytes, device: torch.device | str = "cpu") -> list[bytes]:
     """The bytes of every rank, in rank order, on every rank.
 

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from ...model.losses import Weights
 from ...pipeline.errors import ConfigError, NonFiniteError
 from ...pipeline.run.interrupt import Stop
+from ..evaluation.ranks import meet
 from ..feed.stream import Cursor, Step
 from ..hashing import key_of
 from ..recipe import TrainRecipe
@@ -189,7 +190,7 @@ class _Run:
     def _save(self, entered: Wrapped) -> None:
         if self.job.folder.main or entered.split:  # what is split comes from all ranks
             self._write(entered)
-        self.accelerator.wait_for_everyone()
+        meet(self.accelerator.device)
 
     def _write(self, entered: Wrapped) -> None:
         main = self.job.folder.main

@@ -43,9 +43,9 @@ def test_vision_part_of_a_whole_clip(model: Any) -> None:
         "visual_projection.weight": torch.zeros(2, 2),
         "logit_scale": torch.tensor(1.0),
     }
-    assert Clip.from_original(whole).keys() == model.state_dict().keys()
-    assert Clip.from_original(model.state_dict()).keys() == model.state_dict().keys()
-    assert "head.weight" in Clip.from_original({"head.weight": torch.zeros(1)})
+    assert Clip(model).from_original(whole).keys() == model.state_dict().keys()
+    assert Clip(model).from_original(model.state_dict()).keys() == model.state_dict().keys()
+    assert "head.weight" in Clip(model).from_original({"head.weight": torch.zeros(1)})
 
 
 def test_published_size() -> None:

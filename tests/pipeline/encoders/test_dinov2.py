@@ -1,6 +1,7 @@
 """DINOv2 with registers: which tokens are patches, three weight layouts, positions."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,19 +49,34 @@ def original_layout(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield f"{old}ls{j}.gamma", state[f"{new}layer_scale{j}.lambda1"]
 
 
-def version4_layout(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
+# Newer and older names of an attention's parts in transformers; which ones hold depends on the
+# version that runs the tests.
+PARTS = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+}
+
+
+def newer_layout(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in state.items():
-        for new, old in parts.items():
-            name = name.replace(f"attention.{new}", f"attention.attention.{old}")
-        yield name.replace("attention.o_proj", "attention.output.dense"), tensor
+        for new, old in PARTS.items():
+            name = name.replace(old, new)
+        yield name, tensor
 
 
-@pytest.mark.parametrize("layout", [original_layout, version4_layout])
+def older_layout(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in state.items():
+        for new, old in PARTS.items():
+            name = name.replace(new, old)
+        yield name, tensor
+
+
+@pytest.mark.parametrize("layout", [original_layout, newer_layout, older_layout])
 def test_other_layouts_give_the_same_numbers(model: Any, layout: Any) -> None:
-    state = dict(layout(model.state_dict()))
-    assert set(state) != set(model.state_dict())
-    renamed = Dinov2.from_original(state)
+    state = dict(layout(dict(newer_layout(model.state_dict()))))
+    renamed = Dinov2(model).from_original(state)
     assert check_keys(renamed, expected_of(model)).ok
     other = build_dinov2(32, BLOCKS, 2, patch=14, trained_size=70)
     other.load_state_dict(renamed, strict=True)
@@ -102,7 +118,7 @@ def plain_forward(w: dict[str, Tensor], pixels: Tensor, heads: int) -> Tensor:
 
 
 def test_equals_the_published_architecture(model: Any) -> None:
-    weights = dict(original_layout(model.state_dict()))
+    weights = dict(original_layout(dict(newer_layout(model.state_dict()))))
     pixels = torch.randn(2, 3, 56, 42, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         want = plain_forward(weights, pixels, heads=2)
@@ -112,9 +128,19 @@ def test_equals_the_published_architecture(model: Any) -> None:
 
 
 def test_own_names_and_unknown_names_pass_through(model: Any) -> None:
-    state = model.state_dict()
-    assert Dinov2.from_original(state).keys() == state.keys()
-    assert set(Dinov2.from_original({"head.weight": torch.zeros(1)})) == {"head.weight"}
+    state, adapted = model.state_dict(), Dinov2(model)
+    assert adapted.from_original(state).keys() == state.keys()
+    assert set(adapted.from_original({"head.weight": torch.zeros(1)})) == {"head.weight"}
+
+
+@pytest.mark.parametrize("layout", [newer_layout, older_layout])
+def test_names_are_those_of_the_transformers_that_is_there(model: Any, layout: Any) -> None:
+    """Shipped weights must load under every version that setup.cfg allows."""
+    wanted = dict(layout(model.state_dict()))
+    installed = SimpleNamespace(config=model.config, state_dict=lambda: wanted)
+    renamed = Dinov2(installed).from_original(model.state_dict())  # type: ignore[arg-type]
+    assert renamed.keys() == wanted.keys()
+    assert all(torch.equal(renamed[name], wanted[name]) for name in wanted)
 
 
 def test_patches_follow_cls_and_registers(model: Any) -> None:

@@ -180,3 +180,17 @@ def test_the_papers_encoders_give_24_by_24_by_1024(name: str) -> None:
     got = one.encode([photo(480, 640)])
     assert one.grid == (24, 24) and got.patches.shape == (1, 576, 1024)
     assert np.isfinite(got.stored(0).patches).all() and got.patches.std() > 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["tiny", "clip-tiny"])
+def test_a_gpu_gives_what_the_cpu_gives_and_twice_the_same(name: str) -> None:
+    config = FeatureConfig(encoder=name, weights="random:0", size=64, cls=True, layers=(1, 3))
+    here, photos = Where(images=Path()), [photo(40, 60), photo(64, 64)]
+    expected = build_encoder(config, here, "cpu").encode(photos)
+    device = build_encoder(config, here, "cuda")
+    found, again = device.encode(photos), device.encode(photos)
+    for kind in ("patches", "cls", "layers"):
+        theirs, ours = getattr(expected, kind), getattr(found, kind)
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max(), rtol=0)
+        np.testing.assert_array_equal(ours, getattr(again, kind))

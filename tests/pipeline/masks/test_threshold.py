@@ -54,7 +54,6 @@ def test_equals_the_dense_comparison(shape: UpsampleShape, fused: bool) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_gpu_gives_the_same_counts_and_runs() -> None:
     shape, small = SHAPES[0], logits(0)
     dense = upsampler(shape, small, fused=False)(small)

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from svp.model.lm import Lora, add_lora
 from svp.model.losses import Weights
@@ -23,11 +24,20 @@ from svp.train.bench.runner import Case, Runner
 from svp.train.bench.stack import Meter, borders, counts_of, train_batch
 
 CPU = torch.device("cpu")
+counts_attention = pytest.mark.skipif(
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry,
+    reason="this torch does not count a CPU's attention",
+)
 MICRO = Preset(
     name="micro", hidden=64, layers=2, heads=4, intermediate=176, vocab=64, encoder="tiny",
     view=128, grid=16, channels=96, sam="tiny", points=8, embedding=(64, 16, 16),
     dtype="float32", images=2, micro={"mlp": 1, "svp": 2}, photo=(120, 160),
 )  # fmt: skip
+
+
+def about(flops: float) -> Any:
+    """Some versions of transformers multiply matrices for rotary positions."""
+    return pytest.approx(flops, rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +92,7 @@ def test_operations_by_part_are_those_of_the_uncut_step(runner: Runner) -> None:
     model.zero_grad()
 
 
+@counts_attention
 @pytest.mark.parametrize("rank", [0, 4])
 def test_the_formula_is_what_torch_counts(rank: int) -> None:
     wide = replace(MICRO, hidden=256, heads=8, intermediate=688, vocab=512)
@@ -97,9 +108,9 @@ def test_the_formula_is_what_torch_counts(rank: int) -> None:
         forward = counter.get_total_flops()
         loss.backward()
         both = counter.get_total_flops()
-    assert llm_flops(lm, [length] * rows, words, training=False) == forward
+    assert llm_flops(lm, [length] * rows, words, training=False) == about(forward)
     again = flash_again([length] * rows) * wide.hidden // MICRO.hidden
-    assert llm_flops(lm, [length] * rows, words, training=True) + again == both
+    assert llm_flops(lm, [length] * rows, words, training=True) + again == about(both)
     assert again < 0.02 * both
     assert matrices(lm)[1] == sum(p.numel() for p in lm.parameters() if p.requires_grad) - 512 * 256
 
@@ -157,6 +168,7 @@ def test_inference_tells_prefill_from_decode_and_ends_with_a_mask(runner: Runner
     assert laps == ["copy", "projector", "LLM", "mask decoder"]
 
 
+@counts_attention
 def test_a_comparison_adds_up(runner: Runner) -> None:
     runner.enter(2)
     cached = [Case("train", name, False, 2) for name in ("mlp", "svp")]
@@ -169,7 +181,7 @@ def test_a_comparison_adds_up(runner: Runner) -> None:
     for one in found:
         length = 2 * [128 - 1 + one.tokens[0]]
         assert one.formula is not None and one.whole == sum(one.median.values())
-        assert one.formula + flash_again(length) == one.flops["LLM"]
+        assert one.formula + flash_again(length) == about(one.flops["LLM"])
     report = SpeedReport(replace(MICRO, goals={"stage 2, from cache": 1e-3}), "x", None, (*found,))
     text = "\n".join(report.lines())
     for wanted in ("| stage 2, one step | MLP from cache | SVP from cache | SVP live |",
