@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .vit import is_channel_norm, norm_channels
+
 
 def decode_shared(
     decoder: Any, features: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
@@ -29,7 +31,8 @@ def decode_shared(
     """As `MaskDecoder.forward(multimask_output=True)` for one image.
 
     features (1,C,h,w), image_pe (1,C,h,w), sparse (P,2,C) click codes, dense (1,C,h,w) or a scalar
-    field expanded to it. Returns logits (P,3,4h,4w) and IoU (P,3) in the dtype autocast gives.
+    field expanded to it, all in the dtype of the weights. Returns logits (P,3,4h,4w) and IoU (P,3)
+    in that dtype.
     """
     outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     start = torch.cat([outputs.expand(len(sparse), -1, -1), sparse], dim=1)  # (P,T,C)
@@ -38,11 +41,21 @@ def decode_shared(
 
     count = decoder.num_mask_tokens
     grid = image.mT.reshape(len(sparse), -1, *features.shape[-2:])
-    upscaled = decoder.output_upscaling(grid)
+    upscaled = _upscaled(decoder.output_upscaling, grid)
     networks = decoder.output_hypernetworks_mlps
     hyper = torch.stack([networks[i](tokens[:, 1 + i]) for i in range(1, count)], dim=1)
     masks = (hyper @ upscaled.flatten(2)).view(*hyper.shape[:2], *upscaled.shape[-2:])
     return masks, decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
+
+
+def _upscaled(layers: Any, image: Tensor) -> Tensor:
+    """Two transposed convolutions, (P,C,h,w) -> (P,C/8,4h,4w); see `vit` on the norm between."""
+    for layer in layers:
+        if is_channel_norm(layer):
+            image = norm_channels(layer, image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        else:
+            image = layer(image)
+    return image
 
 
 def decoder_flops(sam: Any, prompts: int = 256) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 exact   float32 without TF32, one image at a time, the published modules called as `SamPredictor`
         calls them: logits are bit-equal to its `predict_torch` for the same points.
-fast    batched encoder, `decoder.decode_shared`, optional bfloat16/float16 autocast and
-        `torch.compile` of the encoder. Same model, other rounding: masks near a threshold may
-        change. Prompt codes stay float32: sin(2 pi x) of a bfloat16 coordinate is noise.
+fast    batched encoder (`vit.FastViT`), `decoder.decode_shared`, optionally weights and
+        arithmetic in bfloat16/float16, on CUDA `torch.compile` of both. Same model, other
+        rounding: masks near a threshold may change. Prompt codes stay float32: sin(2 pi x) of a
+        bfloat16 coordinate is noise.
 """
 
 import contextlib
@@ -15,21 +16,23 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from ..errors import WeightsError
 from ..weights.keyreport import KeyReport
 from .decoder import decode_shared
 from .preprocess import to_input
+from .vit import FastViT
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class SamPackage:
-    """`SamBackend` over a `modeling.Sam` (see module docstring for `mode`).
+    """`SamBackend` over a `modeling.Sam`, which it takes over (see module docstring for `mode`).
 
-    `compile_encoder`: None compiles in fast mode on CUDA with Triton; the first batch then takes
-    a minute or more.
+    `compiled`: None compiles in fast mode on CUDA with Triton; the first batch then takes a minute
+    or more.
     """
 
     def __init__(
@@ -39,18 +42,28 @@ class SamPackage:
         mode: Literal["exact", "fast"] = "exact",
         dtype: Dtype = "float32",
         device: str | torch.device = "cpu",
-        compile_encoder: bool | None = None,
+        compiled: bool | None = None,
         report: KeyReport | None = None,
     ) -> None:
         self.sam = sam.to(device).eval().requires_grad_(False)
         self.mode, self.report = mode, report
         self.device = torch.device(device)
-        self._precision = Precision(self.device, dtype, exact=mode == "exact")
-        if compile_encoder is None:
-            compile_encoder = mode == "fast" and _compiles(self.device)
-        encoder = self.sam.image_encoder
-        self._encode = torch.compile(encoder) if compile_encoder else encoder
+        self._dtype: torch.dtype = getattr(torch, dtype)
         self._image_pe: Tensor = self.sam.prompt_encoder.get_dense_pe()
+        encoder, self._decode_shared = self.sam.image_encoder, decode_shared
+        self._pixels = torch.float32
+        autocast: Dtype = dtype
+        if mode == "fast":
+            self.sam.mask_decoder.to(self._dtype)
+            if isinstance(encoder, ImageEncoderViT):
+                encoder = FastViT(encoder.to(self._dtype))
+                self._pixels, autocast = self._dtype, "float32"
+        self._precision = Precision(self.device, autocast, exact=mode == "exact")
+        if compiled is None:
+            compiled = mode == "fast" and _compiles(self.device)
+        if compiled:
+            encoder, self._decode_shared = torch.compile(encoder), torch.compile(decode_shared)
+        self._encode = encoder
 
     @property
     def image_size(self) -> int:
@@ -59,6 +72,7 @@ class SamPackage:
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """See `SamBackend.embed`. `WeightsError` if the encoder overflows or gives NaN."""
         batch = to_input(images, self.image_size, self.sam.pixel_mean, self.sam.pixel_std)
+        batch = batch.to(self._pixels)
         with torch.no_grad(), self._precision():
             parts = [image[None] for image in batch] if self.mode == "exact" else [batch]
             features = torch.cat([self._encode(part) for part in parts])
@@ -71,22 +85,20 @@ class SamPackage:
         features = features.to(self.device)[None]
         with torch.no_grad():
             sparse, dense = self.sam.prompt_encoder((points, labels), None, None)
-            with self._precision():
-                logits, iou = self._decode(features, sparse, dense)
+            if self.mode == "fast":
+                inputs = (features, self._image_pe, sparse, dense[:1])
+                half = (tensor.to(self._dtype) for tensor in inputs)
+                logits, iou = self._decode_shared(self.sam.mask_decoder, *half)
+            else:
+                with self._precision():
+                    logits, iou = self.sam.mask_decoder(
+                        image_embeddings=features,
+                        image_pe=self._image_pe,
+                        sparse_prompt_embeddings=sparse,
+                        dense_prompt_embeddings=dense,
+                        multimask_output=True,
+                    )
         return logits.float(), iou.float()
-
-    def _decode(self, features: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        decoder = self.sam.mask_decoder
-        if self.mode == "fast":
-            return decode_shared(decoder, features, self._image_pe, sparse, dense[:1])
-        result: tuple[Tensor, Tensor] = decoder(
-            image_embeddings=features,
-            image_pe=self._image_pe,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
-        )
-        return result
 
 
 def _compiles(device: torch.device) -> bool:

@@ -76,7 +76,7 @@ class LiveEncoders:
             mode=mode,
             dtype=preset.dtype,
             device=device,
-            compile_encoder=False,  # compiling takes longer than the measurement
+            compiled=False,  # compiling takes longer than the measurement
         )
         self._sam = CellSam(sam, preset.photo, CELLS, lap)
         config = GridConfig(points_per_side=preset.points)

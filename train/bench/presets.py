@@ -30,6 +30,7 @@ class Preset:
     photo                  (H,W), COCO's most frequent size
     prompt                 text ids of a dialogue of one sentence, about LLaMA's on RefCOCO
     answer                 ids generated
+    batch                  images per forward pass of the case "batch", as an evaluation has; 1: none
     goals                  ratios MLP / SVP to reach, by the names of `SpeedReport.ratios`
     """
 
@@ -52,6 +53,7 @@ class Preset:
     photo: tuple[int, int] = (480, 640)
     prompt: int = 72
     answer: int = 8
+    batch: int = 1
     goals: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -74,7 +76,7 @@ PRESETS: Mapping[str, Preset] = {
         name="paper", hidden=4096, layers=32, heads=32, intermediate=11008, vocab=32007,
         encoder="dinov2-large", view=336, grid=24, channels=1024,
         sam="vit_h", points=32, embedding=(256, 64, 64), dtype="bfloat16",
-        images=24, micro={"mlp": 6, "svp": 24},
+        images=24, micro={"mlp": 6, "svp": 24}, batch=16,
         goals={"stage 2, SVP from cache, MLP live": 4.0, "forward, live": 3.0},
     ),
 }  # fmt: skip

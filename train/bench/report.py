@@ -147,7 +147,8 @@ class SpeedReport:
     def _table(self, cases: list[Measured]) -> list[str]:
         """A column per case."""
         names = [f"{one.case.projector.upper()} {one.case.where}" for one in cases]
-        what = cases[0].case.what + (", one step" if cases[0].case.stage else ", one image")
+        images = f"{self.preset.batch} images" if cases[0].case.work == "batch" else "one image"
+        what = f"{cases[0].case.what}, {'one step' if cases[0].case.stage else images}"
         parts = [part for part in COMPONENTS if any(part in one.median for one in cases)]
         rows = [
             (f"{part}, ms", [f"{1e3 * one.median.get(part, 0):.1f}" for one in cases])

@@ -19,7 +19,7 @@ from .presets import Preset
 from .stack import Lap, answer, counts_of, finish_step, forward, train_batch
 
 SENTENCES = 3  # per image in training, as GLaMM
-Work = Literal["train", "forward", "generate"]
+Work = Literal["train", "forward", "batch", "generate"]
 STAGES = (
     StageConfig(name="stage1", steps=3500, add_sspe=False),
     StageConfig(name="stage2", steps=1750, lora=True),
@@ -79,8 +79,9 @@ class Runner:
         self._lap = lap
         if case.work == "train":
             return self._train(case)
-        batch = self._input(case, 1, sentences=1)
-        if case.work == "forward":
+        images = self.preset.batch if case.work == "batch" else 1
+        batch = self._input(case, images, sentences=1)
+        if case.work in ("forward", "batch"):
             forward(self.models[case.projector], batch, lap)
         else:
             seg, count = self._seg.get(case, -1), self.preset.answer

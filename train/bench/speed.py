@@ -40,10 +40,13 @@ def bench_infer(
 ) -> SpeedReport:
     """One image and one expression: teacher-forced from cache and live, and generated live.
 
+    Also teacher-forced with `preset.batch` images at once, if that is more than one.
     Raises ConfigError, SvpError.
     """
     kinds: Sequence[tuple[Work, bool]]
     kinds = (("forward", False), ("forward", True), ("generate", True))
+    if preset.batch > 1:
+        kinds = (*kinds, ("batch", False), ("batch", True))
     cases = [Case(work, name, live) for work, live in kinds for name in PROJECTORS]
     return _bench(preset, device, repeats, [cases])
 

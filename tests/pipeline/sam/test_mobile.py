@@ -65,7 +65,8 @@ def test_biases_are_read_after_loading() -> None:
         expected, got = fresh.image_encoder(image), used.image_encoder(image)
         load(used, published_like(3, biases=0.0))
         without = used.image_encoder(image)
-    assert torch.equal(got, expected)
+    # Not bit for bit: some versions of torch round by where the memory lies.
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     assert (without - expected).abs().max() > 0.1, (
         "biases must matter for this test to mean anything"
     )

@@ -1,5 +1,6 @@
 """The adapter over `modeling.Sam`: bit-equal to `SamPredictor` in exact mode, close in fast mode."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_what_the_encoder_sees(small_sam: Any, photo: Photo, mode: Any, seen: li
         calls.append((len(inputs[0]), bool(torch.backends.cudnn.allow_tf32)))
 
     before = torch.backends.cudnn.allow_tf32
-    hook = small_sam.image_encoder.register_forward_pre_hook(note)
+    hook = small_sam.image_encoder.patch_embed.register_forward_pre_hook(note)
     try:
         SamPackage(small_sam, mode=mode).embed([photo, photo])
     finally:
@@ -82,7 +83,7 @@ def test_bfloat16_stays_close_and_returns_float32(
     small_sam: Any, photo: Photo, clicks: torch.Tensor
 ) -> None:
     _, logits, _ = published(small_sam, photo, clicks)
-    fast = SamPackage(small_sam, mode="fast", dtype="bfloat16")
+    fast = SamPackage(copy.deepcopy(small_sam), mode="fast", dtype="bfloat16")
     features = fast.embed([photo])
     got, iou = fast.decode(features[0], clicks)
     assert features.dtype == got.dtype == iou.dtype == torch.float32
