@@ -19,7 +19,7 @@ from ..records import Where
 from .backbone import Backbone
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FLOAT16_MAX = 65504.0
 
@@ -86,6 +86,11 @@ class Encoder:
         backbone.model.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
         self._mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
+
+    @property
+    def model(self) -> "nn.Module":
+        """The backbone's weights."""
+        return self._backbone.model
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> Features:
         """Features of B images, uint8 (H,W,3) of any size.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...model.batch import IGNORE, Batch, Visual
@@ -78,9 +78,15 @@ class LiveEncoders:
             device=device,
             compiled=False,  # compiling takes longer than the measurement
         )
+        self._package = sam
         self._sam = CellSam(sam, preset.photo, CELLS, lap)
         config = GridConfig(points_per_side=preset.points)
         self._prompter = GridPrompter(self._sam, config=config, mode=mode)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Everything that holds weights."""
+        return [self._encoder.model, self._package.sam]
 
     def into(self, batch: Batch) -> Batch:
         """`batch` with its cached visual inputs replaced by ones made now, on the device."""

@@ -1,12 +1,15 @@
-"""Peak memory of one case, in a process of its own, so that nothing else is counted.
+"""Peak memory of one case, without what only the others need.
 
-On a GPU the allocator's peak; on a CPU the process's peak resident memory, its libraries included.
+On a CPU the peak resident memory of a process of its own, its libraries included; on a GPU the
+allocator's peak, less what it holds for other cases.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
@@ -21,7 +24,7 @@ _PROGRAM = "import sys; from svp.train.bench.memory import child; child(sys.argv
 
 
 def peak_memory(preset: Preset, case: Case, device: str) -> int:
-    """Bytes at the most. Raises SvpError if the process ends early, as for want of memory."""
+    """Bytes at the most, on a CPU. Raises SvpError if the process ends early, as for want of it."""
     job = json.dumps({"preset": asdict(preset), "case": asdict(case), "device": device})
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, job],
@@ -39,6 +42,17 @@ def peak_memory(preset: Preset, case: Case, device: str) -> int:
     return int(done.stdout.splitlines()[-1])  # libraries may print before
 
 
+@contextmanager
+def device_peak(runner: Runner, case: Case, into: dict[Case, int]) -> Iterator[None]:
+    """While open, `case` runs on a GPU; its peak goes `into`. Elsewhere it does nothing."""
+    if runner.device.type != "cuda":
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats(runner.device)
+    yield
+    into[case] = torch.cuda.max_memory_allocated(runner.device) - runner.foreign(case)
+
+
 def child(job: str) -> None:
     """Run one case once and print its peak."""
     told = json.loads(job)
@@ -48,5 +62,4 @@ def child(job: str) -> None:
     if case.stage:
         runner.enter(case.stage)
     runner.run(case, lambda part: None)
-    cuda = torch.device(told["device"]).type == "cuda"
-    print(torch.cuda.max_memory_allocated() if cuda else peak_rss())
+    print(peak_rss())

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from ...model.batch import Batch
@@ -93,6 +94,21 @@ class Runner:
         """Before `case` is measured: what an untrained model says third from last plays [SEG]."""
         if case.work == "generate":
             self.run(case, _ignore)
+
+    def foreign(self, case: Case) -> int:
+        """Bytes on the device that only other cases need: their projectors, optimizer states, and
+        the encoders if `case` reads from a cache.
+        """
+        own, others = self.models[case.projector], set(self.models) - {case.projector}
+        needed = {p.data_ptr() for p in own.parameters()}
+        parts: list[nn.Module] = [self.models[name].projector for name in others]
+        parts += self._live.modules if "_live" in self.__dict__ and not case.live else []
+        tensors = [p for part in parts for p in (*part.parameters(), *part.buffers())]
+        for name in others & set(self._optimizers):
+            states = self._optimizers[name].state.values()
+            tensors += [v for state in states for v in state.values() if torch.is_tensor(v)]
+        sizes = {t.data_ptr(): t.nbytes for t in tensors if t.device.type == self.device.type}
+        return sum(size for at, size in sizes.items() if at not in needed)
 
     def text(self, case: Case) -> tuple[int, int]:
         """Text ids of a dialogue of `case`, and how many of them are supervised."""

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...pipeline.errors import ConfigError
 from ...pipeline.text import show
 from .flops import llm_flops, peak_flops
-from .memory import peak_memory
+from .memory import device_peak, peak_memory
 from .presets import PRESETS, Preset
 from .report import Measured, SpeedReport
 from .runner import Case, Runner, Work
@@ -55,7 +55,9 @@ def _bench(
     preset: Preset, device: str, repeats: int, rounds: Sequence[Sequence[Case]]
 ) -> SpeedReport:
     _check(device, repeats)
-    memory = {case: peak_memory(preset, case, device) for cases in rounds for case in cases}
+    cuda = torch.device(device).type == "cuda"
+    every = () if cuda else tuple(case for cases in rounds for case in cases)
+    memory = {case: peak_memory(preset, case, device) for case in every}
     found: list[Measured] = []
     with one_thread():
         runner = Runner(preset, PROJECTORS, device)
@@ -63,7 +65,6 @@ def _bench(
             if stage := cases[0].stage:
                 runner.enter(stage)
             found += measure(runner, cases, repeats, memory)
-    cuda = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else "one CPU thread"
     return SpeedReport(preset, name, peak_flops(name), tuple(found))
 
@@ -71,10 +72,16 @@ def _bench(
 def measure(
     runner: Runner, cases: Sequence[Case], repeats: int, memory: dict[Case, int]
 ) -> list[Measured]:
-    """Each case counted once, then timed `repeats` times, in turns."""
+    """Each case counted once, then timed `repeats` times, in turns.
+
+    memory  peak bytes of the cases, as far as known; on a GPU the others are looked at while counting
+    """
     for case in cases:
         runner.prepare(case)
-    counted = {case: _counted(runner, case) for case in cases}
+    counted = {}
+    for case in cases:
+        with device_peak(runner, case, memory):
+            counted[case] = _counted(runner, case)
     clock = Meter(_clock(runner.device))
     seconds: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
     for _ in range(repeats):

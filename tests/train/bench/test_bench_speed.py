@@ -168,6 +168,22 @@ def test_inference_tells_prefill_from_decode_and_ends_with_a_mask(runner: Runner
     assert laps == ["copy", "projector", "LLM", "mask decoder"]
 
 
+def test_what_only_other_cases_need(runner: Runner) -> None:
+    """Its complement is what a runner of this case alone holds."""
+    runner.enter(1)
+    svp = sum(p.nbytes for p in runner.models["svp"].projector.parameters())
+    states = runner._optimizers["svp"].state.values()
+    moments = sum(v.nbytes for state in states for v in state.values() if v.ndim)
+    case = Case("train", "mlp", live=False, stage=1)
+    counters = 4 * len(states)
+    assert runner.foreign(case) == pytest.approx(svp + moments, abs=counters + 4096)
+    runner.run(Case("forward", "mlp", live=True), lambda part: None)
+    encoders = sum(p.nbytes for m in runner._live.modules for p in (*m.parameters(), *m.buffers()))
+    assert runner.foreign(case) == pytest.approx(svp + moments + encoders, abs=counters + 4096)
+    alone = runner.foreign(Case("forward", "mlp", live=True))
+    assert alone == pytest.approx(svp + moments, abs=counters + 4096)
+
+
 @counts_attention
 def test_a_comparison_adds_up(runner: Runner) -> None:
     runner.enter(2)
