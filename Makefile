@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup superpixels quickstart test test-all test-zero lint type wheel check check-long reliability audit bench build clean distclean
+.PHONY: help setup superpixels quickstart test test-all test-zero lint type wheel check check-long check-gpu reliability audit bench build clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -87,6 +87,12 @@ check-long: check   ## the rest: slow tests, the long state machine, the audit
 	$(PYTEST) -m 'slow and not gpu'
 	SVP_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -q --timeout 3600 tests/reliability/test_fuzz_*.py
 	-$(MAKE) audit
+
+check-gpu: $(READY)   ## where a CUDA device is: tests marked gpu, rates, speed at the paper's shapes
+	$(BIN)/python -m pytest -q -m gpu
+	$(SVP) bench rates --device cuda --sam vit_h --encoder dinov2-large
+	-$(SVP) bench train --preset paper --device cuda
+	-$(SVP) bench infer --preset paper --device cuda
 
 reliability: $(READY)   ## docs/reliability.md: every fault injected (ROW=T6: that row alone)
 	$(BIN)/python tests/reliability/table.py $(if $(ROW),--row $(ROW))

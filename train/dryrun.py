@@ -28,7 +28,7 @@ from .settings import SHIPPED, Places, resolve_train
 from .text.tokens import load_vocabulary
 
 PEAK = {"RTX 3090": 71e12, "A100": 312e12, "H100 or H200": 989e12}  # dense bf16 FLOP/s
-SHARE = 0.4  # of the peak, assumed
+SHARE = 0.25  # of the peak: 0.29 and 0.22 in the stages on an H200 (docs/benchmarks.md)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _computed(recipe: TrainRecipe, model: RisModel, length: Length) -> dict[str,
     flop = passes * weights * positions
     return {
         f"on one {name} ({flop / 1e18:.2f} EFLOP of the language model at {SHARE:.0%} of "
-        f"{peak / 1e12:.0f} TFLOP/s, assumed)": flop / (SHARE * peak) / 3600
+        f"{peak / 1e12:.0f} TFLOP/s)": flop / (SHARE * peak) / 3600
         for name, peak in PEAK.items()
     }
 

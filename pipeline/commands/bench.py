@@ -1,6 +1,7 @@
 """`svp bench`: the measurements of the offline half."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -71,6 +72,23 @@ def bench_cost_command(scenes: int, workers: int | None, as_json: bool) -> None:
     from ..bench.cost import run
 
     report(run(scenes, workers=workers), as_json)
+
+
+@bench.command("rates")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--sam", type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h"]), default="tiny",
+              show_default=True)  # fmt: skip
+@click.option("--encoder", type=click.Choice(["tiny", "dinov2-small", "dinov2-base",
+              "dinov2-large"]), default="tiny", show_default=True)  # fmt: skip
+@click.option("--images", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--prompts", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@as_json
+def bench_rates_command(as_json: bool, device: str, **options: Any) -> None:
+    """TFLOP/s of encoders and decoder in each mode: the figures behind --price."""
+    from ..bench.rates import run
+
+    report(run(device, **options), as_json)
 
 
 @bench.command("scale")

@@ -1,8 +1,8 @@
 """What a run will cost before it is started: images, files, bytes, hours, memory.
 
 Bytes of uncompressed arrays are exact. Time comes from a calibration (a few images computed on this
-machine: `calibrate`) or, for a machine that is not here, from operation counts and a stated
-throughput. Compressed arrays are measured by the calibration too, else assumed.
+machine: `calibrate`) or, for a machine that is not here, from operation counts and throughputs
+measured or assumed there. Compressed arrays are measured by the calibration too, else assumed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,21 +40,35 @@ PROCESS_GB = 0.9  # interpreter, torch and the other libraries
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A machine that is not here: TFLOP/s that this code is assumed to reach, not the data sheet.
+    """A machine that is not here: TFLOP/s of this code on it, not the data sheet's, by `tflop`'s parts.
 
-    exact  float32 without TF32          fast  bfloat16
+    exact    published modules, float32 without TF32
+    single   fast mode in float32
+    half     bfloat16 or float16; on a GPU compiled
+    origin   where the figures come from
     """
 
     name: str
-    exact: float
-    fast: float
+    exact: Mapping[str, float]
+    single: Mapping[str, float]
+    half: Mapping[str, float]
+    origin: str
 
 
-# 60 % of the fp32 peak (19.5 and 67 TFLOP/s), 30 % of the dense bf16 peak (312 and 989).
+def _device(name: str, origin: str, scale: float, *rates: tuple[float, float, float]) -> Device:
+    """`rates` of (features, SAM encoder, SAM decoder), a triple per field of `Device`."""
+    parts = ("features", "sam encoder", "sam decoder")
+    exact, single, half = ({p: scale * r for p, r in zip(parts, row, strict=True)} for row in rates)
+    return Device(name, exact, single, half, origin)
+
+
+# Measured on one H200 (docs/benchmarks.md): DINOv2-L in batches of 8, ViT-H, 256 prompts at once. The
+# published decoder writes every prompt's image tokens out, so in float32 it waits for memory.
+_H200 = ((22.7, 29.0, 2.9), (22.7, 30.8, 22.8), (64.0, 210.0, 90.0))
 DEVICES = {
-    "a100": Device("NVIDIA A100", 11.7, 94.0),
-    "h100": Device("NVIDIA H100 or H200", 40.0, 297.0),
-    "core": Device("one CPU core, fp32", 0.05, 0.05),
+    "a100": _device("NVIDIA A100", "0.3 of an H200, as their peaks are", 0.3, *_H200),
+    "h100": _device("NVIDIA H100 or H200", "measured on an H200", 1.0, *_H200),
+    "core": _device("one CPU core, fp32", "assumed", 0.05, *3 * ((1.0, 1.0, 1.0),)),
 }
 
 
@@ -248,13 +262,12 @@ def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
 def seconds_per_image(plan: Plan, name: str) -> float:
     """Seconds per image on device `name` of `DEVICES`, each part at its own precision."""
     device, parts = DEVICES[name], tflop(plan)
-    precise = {
-        "features": plan.recipe.features.dtype,
-        "sam encoder": plan.recipe.superpixels.dtype,
-        "sam decoder": plan.recipe.superpixels.dtype,
-    }
-    speeds = {"float32": device.exact, "bfloat16": device.fast, "float16": device.fast}
-    return HOST_S + sum(parts[name] / speeds[precise[name]] for name in parts)
+    pixels, features = plan.recipe.superpixels, plan.recipe.features
+    single = device.single if pixels.mode == "fast" else device.exact
+    sam = single if pixels.dtype == "float32" else device.half
+    vision = device.single if features.dtype == "float32" else device.half
+    speeds = {**sam, "features": vision["features"]}
+    return HOST_S + sum(parts[name] / speeds[name] for name in parts)
 
 
 def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str, int]:
@@ -290,9 +303,11 @@ def _basis(plan: Plan, calibration: Calibration | None, device: Device) -> list[
             f"models ready after {calibration.start_s:.1f} s",
         ]
     work = ", ".join(f"{name} {value:.3g} TFLOP" for name, value in tflop(plan).items())
-    speed = f"{device.exact:g} TFLOP/s in float32 (no TF32), {device.fast:g} in bfloat16"
+    speed = ", ".join(
+        f"{name} {device.exact[name]:.3g} / {device.half[name]:.3g}" for name in device.exact
+    )
     return [
         f"per image: {work}; {HOST_S} s of one core for decoding, runs and writing",
-        f"{device.name} assumed to do {speed}",
+        f"TFLOP/s of {device.name}, exact float32 / bfloat16 ({device.origin}): {speed}",
         f"{SUPERPIXELS} superpixels per image assumed for the compressed arrays",
     ]

@@ -64,9 +64,13 @@ def write_scenes(
         (part / "refcoco").mkdir()
         digests = _write_all(part, seed, counts, size)
         _write(part / "digest.json", _json({**asked, "sha256": digests}))
-        if out.exists():
+        if out.exists() and not any(out.iterdir()):
             out.rmdir()
         part.replace(out)
+    except OSError:
+        if out.exists() and any(out.iterdir()):  # another process was faster
+            return _finished(out, asked)
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out

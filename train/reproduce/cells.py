@@ -32,6 +32,7 @@ from ..recipe import TrainRecipe
 from ..settings import SHIPPED, TINY_MODEL, TrainFlags, resolve_train
 from .ask import Ask, Column, Data
 from .caches import Caches
+from .lock import at_work
 from .spent import spending, spent
 from .tables import Row
 
@@ -116,26 +117,28 @@ def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple
     found = read_cell(at)
     if found is not None and wanted.items() <= found.digests.items():
         return found, at
-    ask.say(f"{row.name}, seed {seed}: {at.folder}")
-    run = _train(ask, data, at, cache)
-    scores = {c.label: _evaluate(ask, data, at, run, c, held[c], seed) for c in data.columns}
-    first = read_results(at.results(data.columns[0]))
-    projector = outline_projector(at.recipe, plans["train"].channels, plans["train"].grid)
-    cell = Cell(
-        seed=seed,
-        folder=at.folder.name,
-        digests={name: first.header.digests[name] for name in ("recipe", "checkpoint")} | wanted,
-        parameters=sum(p.numel() for _, p in projector.named_parameters()),
-        warm=warm_of(at.recipe, projector),
-        scores=scores,
-        seconds={
-            "train": spent(at.folder / TRAINED),
-            "eval": spent(at.folder / EVALUATED),
-        },
-        commit=commit(),
-        libraries=libraries(),
-    )
-    write_file(at.folder / RECORD, canonical(cell.model_dump(mode="json")), label="cell")
+    with at_work(at.folder):
+        ask.say(f"{row.name}, seed {seed}: {at.folder}")
+        run = _train(ask, data, at, cache)
+        scores = {c.label: _evaluate(ask, data, at, run, c, held[c], seed) for c in data.columns}
+        first = read_results(at.results(data.columns[0]))
+        projector = outline_projector(at.recipe, plans["train"].channels, plans["train"].grid)
+        cell = Cell(
+            seed=seed,
+            folder=at.folder.name,
+            digests={name: first.header.digests[name] for name in ("recipe", "checkpoint")}
+            | wanted,
+            parameters=sum(p.numel() for _, p in projector.named_parameters()),
+            warm=warm_of(at.recipe, projector),
+            scores=scores,
+            seconds={
+                "train": spent(at.folder / TRAINED),
+                "eval": spent(at.folder / EVALUATED),
+            },
+            commit=commit(),
+            libraries=libraries(),
+        )
+        write_file(at.folder / RECORD, canonical(cell.model_dump(mode="json")), label="cell")
     return cell, at
 
 

@@ -1,7 +1,9 @@
 import hashlib
 import json
 import pickletools
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from svp.pipeline.errors import ConfigError, DataError
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.records import Rle
-from svp.pipeline.scenes import make_scene, write_scenes
+from svp.pipeline.scenes import make_scene, write, write_scenes
 from svp.pipeline.scenes.language import CLASSES
 from svp.pipeline.sources import open_source
 from svp.pipeline.unpickle import load_refs
@@ -132,3 +134,24 @@ def test_counts_must_add_up(tmp_path: Path) -> None:
         write_scenes(tmp_path / "e", images=2, seed=0, splits={"test": 2})
     with pytest.raises(ConfigError, match="images=0"):
         write_scenes(tmp_path / "e", images=0, seed=0)
+
+
+def test_two_writers_at_once_leave_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second finds the first's scenes where its own should go, and takes them if they are equal."""
+    whole = write_scenes(tmp_path / "whole", images=2, seed=4)
+    before = write._write_all
+
+    def slow(*arguments: Any) -> Any:
+        digests = before(*arguments)
+        shutil.copytree(whole, out)  # the first writer has just finished
+        return digests
+
+    monkeypatch.setattr(write, "_write_all", slow)
+    out = tmp_path / "out"
+    assert write_scenes(out, images=2, seed=4) == out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+    shutil.rmtree(out)
+    with pytest.raises(DataError, match="other scenes"):
+        write_scenes(out, images=2, seed=5)

@@ -1,0 +1,170 @@
+"""`svp bench rates`: what a device makes of the models in each mode, the figures behind `--price`.
+
+Random weights and photographs of noise: times depend on shapes only. What the modes change is told
+by the distance of their outputs from those of exact mode on the same inputs.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..encoders.encoder import build_encoder
+from ..errors import ConfigError
+from ..recipe import FeatureConfig, SuperpixelConfig
+from ..records import Where
+from ..run.cost import ENCODER_TFLOP, FEATURES, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL
+from ..sam import build_backend
+from ..text import show
+
+PHOTO = (480, 640)  # COCO's most frequent size
+Mode = Literal["exact", "fast"]
+Dtype = Literal["float32", "bfloat16"]
+MODES: tuple[tuple[Mode, Dtype], ...] = (
+    ("exact", "float32"), ("fast", "float32"), ("fast", "bfloat16"),
+)  # fmt: skip
+HERE = Where(images=Path())
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One part in one mode.
+
+    first    seconds of the first call, compiling included; seconds  of a later one, the median
+    tflop    operations of a call
+    away     |output - that of exact mode| / |that|
+    """
+
+    part: str
+    mode: str
+    first: float
+    seconds: float
+    tflop: float
+    away: float
+
+    @property
+    def speed(self) -> float:
+        """TFLOP/s."""
+        return self.tflop / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class RatesReport:
+    """All parts in all modes."""
+
+    device: str
+    rates: tuple[Rate, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        rows = [asdict(rate) | {"tflop_per_s": rate.speed} for rate in self.rates]
+        return {"device": self.device, "rates": rows}
+
+    def lines(self) -> list[str]:
+        """Markdown."""
+        rows = [
+            f"| {r.part} | {r.mode} | {r.first:.1f} | {1e3 * r.seconds:.1f} | {r.speed:.3g} | "
+            f"{r.away:.1e} |"
+            for r in self.rates
+        ]
+        head = "| part | mode | first call, s | later, ms | TFLOP/s | away from exact |"
+        return [f"{self.device}, random weights", "", head, "|---|---|---|---|---|---|", *rows]
+
+
+def run(
+    device: str = "cpu",
+    *,
+    sam: str = "tiny",
+    encoder: str = "tiny",
+    images: int = 8,
+    prompts: int = 256,
+    repeats: int = 5,
+) -> RatesReport:
+    """Features of `images` images, SAM's encoder on one, its decoder on `prompts` points.
+
+    Raises ConfigError for a device that is not there or a model that is not known.
+    """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(f"device={show(device)}: this machine has no CUDA device")
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (*PHOTO, 3), np.uint8) for _ in range(images)]
+    points = torch.from_numpy(rng.uniform(0, 60, (prompts, 2)))
+    clock = _Clock(torch.device(device), repeats)
+    rates = [*_features(encoder, photos, clock), *_sam(sam, photos[:1], points, clock)]
+    name = torch.cuda.get_device_name(device) if clock.device.type == "cuda" else "CPU"
+    return RatesReport(f"{name}, {torch.get_num_threads()} thread(s)", tuple(rates))
+
+
+class _Clock:
+    """Times a call until the device has done its work, and compares its output."""
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device, self._repeats = device, repeats
+        self._exact: dict[str, Tensor] = {}
+
+    def rate(self, part: str, mode: str, tflop: float, call: Callable[[], Tensor]) -> Rate:
+        """The first mode of a part is what the others are compared with."""
+        first, output = self._once(call)
+        later = [self._once(call)[0] for _ in range(self._repeats)]
+        exact = self._exact.setdefault(part, output)
+        away = float((output - exact).norm() / exact.norm())
+        return Rate(part, mode, first, median(later), tflop, away)
+
+    def _once(self, call: Callable[[], Tensor]) -> tuple[float, Tensor]:
+        self._wait()
+        start = time.perf_counter()
+        output = call()
+        self._wait()
+        return time.perf_counter() - start, output.float()
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _features(name: str, photos: list[NDArray[np.uint8]], clock: _Clock) -> list[Rate]:
+    rates = []
+    for dtype in ("float32", "bfloat16"):
+        size = 128 if "tiny" in name else 336
+        told = {"encoder": name, "weights": "random:0", "size": size, "dtype": dtype}
+        encoder = build_encoder(FeatureConfig.model_validate(told), HERE, str(clock.device))
+        work = len(photos) * FEATURES[name][0]
+
+        def call(encoder: Any = encoder) -> Tensor:
+            return torch.from_numpy(encoder.encode(photos).patches)
+
+        rates.append(clock.rate(f"{name}, {len(photos)} images", dtype, work, call))
+    return rates
+
+
+def _sam(model: str, photos: list[NDArray[np.uint8]], points: Tensor, clock: _Clock) -> list[Rate]:
+    rates: list[Rate] = []
+    features: Tensor | None = None
+    each = PROMPT_GFLOP.get(model, PROMPT_GFLOP_OFFICIAL) / 1e3
+    for mode, dtype in MODES:
+        told = {"model": model, "weights": "random:0", "mode": mode, "dtype": dtype}
+        sam = build_backend(SuperpixelConfig.model_validate(told), HERE, str(clock.device))
+        features = sam.embed(photos)[0] if features is None else features
+
+        def encode(sam: Any = sam) -> Tensor:
+            found: Tensor = sam.embed(photos)
+            return found
+
+        def decode(sam: Any = sam, features: Tensor = features) -> Tensor:
+            logits: Tensor = sam.decode(features, points)[0]
+            return logits
+
+        name = f"{mode} {dtype}"
+        rates.append(
+            clock.rate(f"SAM {model} encoder, 1 image", name, ENCODER_TFLOP[model], encode)
+        )
+        work = len(points) * each
+        rates.append(clock.rate(f"its decoder, {len(points)} prompts", name, work, decode))
+    return sorted(rates, key=lambda rate: "decoder" in rate.part)
