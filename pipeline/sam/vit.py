@@ -95,8 +95,8 @@ def _attend(attention: Any, x: Tensor, rows: Tensor | None, columns: Tensor | No
     bias = None
     if rows is not None and columns is not None:
         at = q.reshape(batch, heads, height, width, -1)
-        by_row = torch.einsum("bnhwd,hkd->bnhwk", at, rows.to(q.dtype))
-        by_column = torch.einsum("bnhwd,wkd->bnhwk", at, columns.to(q.dtype))
+        by_row = torch.einsum("bnhwd,hkd->bnhwk", at, rows)
+        by_column = torch.einsum("bnhwd,wkd->bnhwk", at, columns)
         bias = (by_row[..., :, None] + by_column[..., None, :]).reshape(
             batch, heads, height * width, height * width
         )
