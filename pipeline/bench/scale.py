@@ -132,7 +132,10 @@ def run(recipe: Recipe, device: str = "a100", probe: int = PROBE) -> ScaleReport
         per_shard_s=per_shard,
         openings=(many, few),
         scanning=scan,
-        notes=[f"one plan holds at most {MAX_IMAGES:,} images; caches of {PART:,} are advised"],
+        notes=[
+            f"superpixels: {recipe.superpixels.mode}, {recipe.superpixels.dtype}",
+            f"one plan holds at most {MAX_IMAGES:,} images; caches of {PART:,} are advised",
+        ],
     )
     report.goals.append(
         Goal(f"open a cache of {many.shards:,} shards", many.seconds, "<=", OPEN_GOAL_S, "s")

@@ -97,13 +97,15 @@ def bench_rates_command(as_json: bool, device: str, **options: Any) -> None:
 @click.option("--device", type=click.Choice(["a100", "h100"]), default="a100", show_default=True)
 @click.option("--probe", type=click.IntRange(min=1000), default=100_000, show_default=True,
               help="Images of the largest cache of records made for the measurement.")  # fmt: skip
+@click.option("--exact", is_flag=True, help="Price exact float32 instead of fast bfloat16.")
 @as_json
-def bench_scale_command(size: str, device: str, probe: int, as_json: bool) -> None:
+def bench_scale_command(size: str, device: str, probe: int, exact: bool, as_json: bool) -> None:
     """SA-1B and a billion images: shards, bytes, hours, opening, listing, failures."""
     from ..bench.scale import run
     from ..run.settings import Flags, resolve
 
     # The weights' values change no cost: random ones stand in for files nobody has to own.
     flags = Flags(sam_weights="random", encoder_weights="random")
-    recipe, _ = resolve(size, None, flags, (), Path())
+    fast = ("superpixels.mode=fast", "superpixels.dtype=bfloat16")
+    recipe, _ = resolve(size, None, flags, () if exact else fast, Path())
     report(run(recipe, device, probe), as_json)
