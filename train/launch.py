@@ -42,14 +42,14 @@ def train_command(request: TrainRequest) -> TrainReport:
     visuals = CachedVisuals(
         opened.readers, made.model.projector.needs, pinned=accelerator.device.type == "cuda"
     )
-    if made.teacher is not None:
+    stream = stream_of(recipe, table, visuals, made.vocab, accelerator.process_index, world)
+    content = json.loads(recipe.canonical())
+    found = find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)
+    if made.teacher is not None and found is None:  # a checkpoint holds what came of the lesson
         images = [table.entry(i) for i in range(len(table))]
         line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
         if main:
             request.say(line)
-    stream = stream_of(recipe, table, visuals, made.vocab, accelerator.process_index, world)
-    content = json.loads(recipe.canonical())
-    found = find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)
     folder = _folder(request, recipe, stream.identity, found.path if found else None, main)
     if recipe.run.gradient_checkpointing:
         recompute(made.model)

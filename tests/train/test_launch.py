@@ -21,7 +21,7 @@ from svp.pipeline.run.settings import Flags
 from svp.pipeline.scenes import write_scenes
 from svp.pipeline.store.reader import CacheReader
 from svp.pipeline.weights.load import weights_digest
-from svp.train import opening
+from svp.train import launch, opening
 from svp.train.assemble import assemble, require_cache
 from svp.train.dryrun import dry_run_command
 from svp.train.feed.fill import CachedVisuals
@@ -213,6 +213,25 @@ def test_a_warm_projector_starts_from_what_fits(asked: TrainRequest, name: str) 
     changed = {n for n, value in starts[0].items() if not torch.equal(value, starts[1][n])}
     mlp = {f"mlp.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
     assert changed == (set() if name == "qformer" else mlp)
+
+
+def test_a_run_that_goes_on_has_had_its_lesson(
+    asked: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons: list[int] = []
+
+    def imitate(*arguments: Any) -> str:
+        lessons.append(1)
+        return "imitated"
+
+    monkeypatch.setattr(launch, "imitate", imitate)
+    steps = [change for change in SMALL if not change.startswith("model.shape")]
+    request = replace(asked, flags=TrainFlags(), overrides=tuple(steps))
+    whole = train_command(request).folder
+    expected = losses(whole)
+    shutil.rmtree(max((whole / "checkpoints").glob("step-*")))
+    assert train_command(replace(request, resume="auto")).folder == whole
+    assert losses(whole) == expected and lessons == [1]
 
 
 @pytest.mark.gpu
