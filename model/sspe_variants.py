@@ -17,9 +17,19 @@ MASK_SIDE: Final = 24  # Mask-MLP's grid; the paper does not state it
 
 
 def build_sspe(
-    variant: str, *, out_dim: int, queries: int, dim: int, heads: int, blocks: int, ffn: int
+    variant: str,
+    *,
+    out_dim: int,
+    queries: int,
+    dim: int,
+    heads: int,
+    blocks: int,
+    ffn: int,
+    mask_side: int = MASK_SIDE,
 ) -> nn.Module | None:
-    """One of `VARIANTS`; None for `none`. The sizes are those of `SSPE`. Raises ConfigError."""
+    """One of `VARIANTS`; None for `none`. The sizes are those of `SSPE`, `mask_side` is that of
+    `MaskMLP`. Raises ConfigError.
+    """
     if variant not in VARIANTS:
         raise ConfigError(f"sspe_variant {variant!r}: need one of {', '.join(VARIANTS)}")
     attention = {"queries": queries, "dim": dim, "heads": heads, "blocks": blocks, "ffn": ffn}
@@ -28,7 +38,7 @@ def build_sspe(
         if name == "bbox_mlp":
             parts.append(BoxMLP(out_dim=out_dim))
         elif name == "mask_mlp":
-            parts.append(MaskMLP(out_dim=out_dim))
+            parts.append(MaskMLP(out_dim=out_dim, side=mask_side))
         elif name == "mask_att":
             parts.append(SSPE(out_dim=out_dim, **attention))
     return SumOf(parts) if len(parts) > 1 else next(iter(parts), None)
@@ -49,15 +59,18 @@ class BoxMLP(nn.Module):
 
 
 class MaskMLP(nn.Module):
-    """Mask-MLP: the mask's coverage of a fixed grid of 24x24 cells, as one vector."""
+    """Mask-MLP: the mask's coverage of a fixed grid of `side` x `side` cells, as one vector."""
 
-    def __init__(self, *, out_dim: int) -> None:
+    def __init__(self, *, out_dim: int, side: int = MASK_SIDE) -> None:
         super().__init__()
-        self.mlp = _mlp(MASK_SIDE**2, out_dim)
+        if side < 1:
+            raise ConfigError(f"mask_side={side}: need >= 1")
+        self.side = side
+        self.mlp = _mlp(side**2, out_dim)
 
     def forward(self, masks: Tensor) -> Tensor:
         """masks (n,h,w) in [0,1] -> (n,C)."""
-        small = F.adaptive_avg_pool2d(masks.float(), (MASK_SIDE, MASK_SIDE)).flatten(1)
+        small = F.adaptive_avg_pool2d(masks.float(), (self.side, self.side)).flatten(1)
         out: Tensor = self.mlp(small.to(next(self.parameters()).dtype))
         return out
 

@@ -15,7 +15,7 @@ from ..batch import Visual
 from ..mask_budget import check_budget, split_by_size
 from ..packing import Packing
 from ..ssa import SHARING, SSA, pool
-from ..sspe_variants import build_sspe
+from ..sspe_variants import MASK_SIDE, build_sspe
 from .base import Projector, Rename, mlp
 
 STARTS = ("xavier", "pooled")
@@ -26,7 +26,8 @@ class SVP(Projector):
 
     `add_sspe` is a plain attribute: set it per stage. With `ssa_variant="none"` and `add_sspe`
     False the SSPE touches no token and gets no gradient: DDP then needs find_unused_parameters.
-    `sspe_variant` and `ssa_variant` are the rows of Tables 4 and 5; both "none" is the Baseline.
+    `sspe_variant` and `ssa_variant` are the rows of Tables 4 and 5; both "none" is the Baseline;
+    `mask_side` is the grid of Mask-MLP.
     `ssa_start="pooled"` lets the SSA add nothing at first: its tokens start as the normalised mean
     of their patches (Eq. 2), so that a pretrained MLP knows them at once; the paper's is "xavier".
     Raises ConfigError for options that do not fit each other.
@@ -52,6 +53,7 @@ class SVP(Projector):
         mask_budget_mode: str = "per_mask",
         mask_budget: int | None = None,
         sspe_variant: str = "mask_att",
+        mask_side: int = MASK_SIDE,
         ssa_variant: str = "shared",
         ssa_start: str = "xavier",
         add_sspe: bool = True,
@@ -67,6 +69,7 @@ class SVP(Projector):
             heads=sspe_heads,
             blocks=sspe_blocks,
             ffn=sspe_ffn,
+            mask_side=mask_side,
         )
         self.ssa = _build_ssa(ssa_variant, in_dim, ssa_heads, ssa_blocks, ssa_ffn)
         if ssa_start not in STARTS:
