@@ -36,6 +36,14 @@ def test_mask_mlp_reads_coverage_in_raster_order() -> None:
     assert seen[0].nonzero().tolist() == [[0, 24 + 2]] and seen[0][0, 26] == 0.5
 
 
+def test_mask_mlp_takes_another_grid() -> None:
+    model = build_sspe("mask_mlp", **SIZES, mask_side=6)
+    assert isinstance(model, MaskMLP) and model.mlp[0].in_features == 36
+    assert model(torch.ones(2, 9, 9, dtype=torch.uint8)).shape == (2, 12)
+    with pytest.raises(ConfigError, match="mask_side=0"):
+        MaskMLP(out_dim=4, side=0)
+
+
 def test_sum_is_the_sum_of_its_parts() -> None:
     both = build_sspe("bbox_mlp+mask_att", **SIZES)
     assert isinstance(both, SumOf)
