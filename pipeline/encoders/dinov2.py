@@ -86,7 +86,7 @@ class Dinov2:
 
 
 def _newest(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Under the names that transformers has from 5.18 on."""
+    """Under the newer names of transformers (5.23 has them, 5.17 does not)."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMES:
@@ -100,7 +100,7 @@ def _newest(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
 
 
 def _older(name: str) -> str:
-    """The name before 5.18; also that of files which these versions wrote."""
+    """The name in transformers 5.17 and before; also that of files which these wrote."""
     for pattern, replacement in _OLDER:
         name = re.sub(pattern, replacement, name)
     return name
