@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..encoders.encoder import build_encoder
-from ..errors import ConfigError
+from ..executors import ExecutorOptions
+from ..executors.devices import usable_devices
 from ..recipe import FeatureConfig, SuperpixelConfig
 from ..records import Where
 from ..run.cost import ENCODER_TFLOP, FEATURES, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL
 from ..sam import build_backend
-from ..text import show
 
 PHOTO = (480, 640)  # COCO's most frequent size
 Mode = Literal["exact", "fast"]
@@ -91,8 +91,7 @@ def run(
 
     Raises ConfigError for a device that is not there or a model that is not known.
     """
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(f"device={show(device)}: this machine has no CUDA device")
+    usable_devices(ExecutorOptions(device=device))  # refuses what is not there
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, (*PHOTO, 3), np.uint8) for _ in range(images)]
     points = torch.from_numpy(rng.uniform(0, 60, (prompts, 2)))

@@ -23,8 +23,15 @@ SHAPES = {  # hidden size, blocks, heads
     "dinov2-large": (1024, 24, 16),
 }
 
-# Substitutions in order; the first group is the original's layout, the second that of transformers
-# before the attention's parts were renamed.
+# An attention's parts in newer versions of transformers (5.23) and in older ones (5.17 and before).
+_PARTS = {
+    "q_proj": "attention.query",
+    "k_proj": "attention.key",
+    "v_proj": "attention.value",
+    "o_proj": "output.dense",
+}
+_ATTENTION = r"^(encoder\.layer\.\d+\.attention\.)"
+# Substitutions in order: the original's layout, then that of the older versions.
 _RENAMES = (
     (r"^(cls_token|mask_token|register_tokens)$", r"embeddings.\1"),
     (r"^pos_embed$", "embeddings.position_embeddings"),
@@ -33,16 +40,7 @@ _RENAMES = (
     (r"^blocks\.", "encoder.layer."),
     (r"^(encoder\.layer\.\d+\.)attn\.proj\.", r"\1attention.o_proj."),
     (r"^(encoder\.layer\.\d+\.)ls([12])\.gamma$", r"\1layer_scale\2.lambda1"),
-    (r"^(encoder\.layer\.\d+\.attention\.)attention\.query\.", r"\1q_proj."),
-    (r"^(encoder\.layer\.\d+\.attention\.)attention\.key\.", r"\1k_proj."),
-    (r"^(encoder\.layer\.\d+\.attention\.)attention\.value\.", r"\1v_proj."),
-    (r"^(encoder\.layer\.\d+\.attention\.)output\.dense\.", r"\1o_proj."),
-)
-_OLDER = (
-    (r"^(encoder\.layer\.\d+\.attention\.)q_proj\.", r"\1attention.query."),
-    (r"^(encoder\.layer\.\d+\.attention\.)k_proj\.", r"\1attention.key."),
-    (r"^(encoder\.layer\.\d+\.attention\.)v_proj\.", r"\1attention.value."),
-    (r"^(encoder\.layer\.\d+\.attention\.)o_proj\.", r"\1output.dense."),
+    *((rf"{_ATTENTION}{re.escape(old)}\.", rf"\1{new}.") for new, old in _PARTS.items()),
 )
 _QKV = re.compile(r"^(encoder\.layer\.\d+\.)attn\.qkv\.(weight|bias)$")
 
@@ -86,7 +84,7 @@ class Dinov2:
 
 
 def _newest(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Under the newer names of transformers (5.23 has them, 5.17 does not)."""
+    """Under the newer names of transformers."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMES:
@@ -100,9 +98,9 @@ def _newest(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
 
 
 def _older(name: str) -> str:
-    """The name in transformers 5.17 and before; also that of files which these wrote."""
-    for pattern, replacement in _OLDER:
-        name = re.sub(pattern, replacement, name)
+    """The older name of a newer one; others pass through."""
+    for new, old in _PARTS.items():
+        name = re.sub(rf"{_ATTENTION}{new}\.", rf"\1{old}.", name)
     return name
 
 

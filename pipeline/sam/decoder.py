@@ -19,10 +19,11 @@ import copy
 from typing import Any
 
 import torch
+from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor
 from torch.nn import functional as F
 
-from .vit import is_channel_norm, norm_channels
+from .vit import norm_channels
 
 
 def decode_shared(
@@ -51,7 +52,7 @@ def decode_shared(
 def _upscaled(layers: Any, image: Tensor) -> Tensor:
     """Two transposed convolutions, (P,C,h,w) -> (P,C/8,4h,4w); see `vit` on the norm between."""
     for layer in layers:
-        if is_channel_norm(layer):
+        if isinstance(layer, LayerNorm2d):
             image = norm_channels(layer, image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         else:
             image = layer(image)

@@ -15,6 +15,7 @@ Shapes: B images, h x w tokens, C channels, H heads, D channels per head.
 from typing import Any
 
 import torch
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import (
     get_rel_pos,
     window_partition,
@@ -47,7 +48,7 @@ class FastViT(nn.Module):
             x = x + _attended(block, block.norm1(x), *tables)
             x = x + block.mlp(block.norm2(x))
         for layer in self.vit.neck:
-            x = norm_channels(layer, x) if is_channel_norm(layer) else _conv(layer, x)
+            x = norm_channels(layer, x) if isinstance(layer, LayerNorm2d) else _conv(layer, x)
         features: Tensor = x.permute(0, 3, 1, 2)
         return features
 
@@ -55,11 +56,6 @@ class FastViT(nn.Module):
 def norm_channels(norm: Any, x: Tensor) -> Tensor:
     """SAM's `LayerNorm2d` of channels-last x (...,C)."""
     return F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
-
-
-def is_channel_norm(layer: nn.Module) -> bool:
-    """Whether it is a `LayerNorm2d` of segment-anything (or of MobileSAM, which copies it)."""
-    return type(layer).__name__ == "LayerNorm2d"
 
 
 def _conv(layer: nn.Module, x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.text import show
+from ...pipeline.executors import ExecutorOptions
+from ...pipeline.executors.devices import usable_devices
 from .flops import llm_flops, peak_flops
 from .memory import device_peak, peak_memory
 from .presets import PRESETS, Preset
@@ -146,8 +147,4 @@ def _clock(device: torch.device) -> Callable[[], float]:
 def _check(device: str, repeats: int) -> None:
     if repeats < 1:
         raise ConfigError(f"repeats={repeats}: need >= 1")
-    if device != "cpu" and not device.startswith("cuda"):
-        raise ConfigError(f"device={show(device)}: need cpu or cuda")
-    number = device.partition(":")[2] or "0"
-    if device != "cpu" and not (number.isdecimal() and int(number) < torch.cuda.device_count()):
-        raise ConfigError(f"device={show(device)}: this machine has no such CUDA device")
+    usable_devices(ExecutorOptions(device=device))  # refuses what is not there
