@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import CacheError
 from ..text import show
+from .buffers import after
 from .checksum import crc32c
 from .schema import ArraySpec
 
@@ -136,7 +137,7 @@ class ShardFile:
     def _fill(self, views: list[memoryview], offset: int, size: int) -> None:
         done = os.preadv(self.fd, views, offset)
         while done < size:  # a signal or a network file system may cut a read
-            rest = _skip(views, done)
+            rest = after(views, done)
             more = os.preadv(self.fd, rest, offset + done)
             if more == 0:
                 raise self.error(f"cut short: {done} of {size} bytes at {offset}")
@@ -172,12 +173,3 @@ def _content_size(frame: bytearray) -> int | None:
     start = 5 if single else 6
     field = frame[start : start + width]
     return int.from_bytes(field, "little") + (256 if code == 1 else 0) if width else None
-
-
-def _skip(views: list[memoryview], done: int) -> list[memoryview]:
-    rest: list[memoryview] = []
-    for view in views:
-        if done < len(view):
-            rest.append(view[done:])
-        done = max(0, done - len(view))
-    return rest

@@ -175,7 +175,7 @@ def test_disk_full_while_encoding_and_while_syncing(
     import errno
 
     create_cache(made.path, made.plan)
-    for name in ("write", "fsync", "replace"):
+    for name in ("writev", "fsync", "replace"):
 
         def full(*args: object, **kwargs: object) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
