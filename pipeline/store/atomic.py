@@ -28,7 +28,7 @@ from .layout import refuse_links
 
 STAGES = ("before-temp", "after-temp", "before-rename", "after-rename")
 PARTIAL = ".partial"
-IOV_MAX = os.sysconf("SC_IOV_MAX")  # buffers one call may write
+IOV_MAX = 1024  # buffers that Linux and macOS take in one call
 FOREIGN_TEMP_AGE = 24 * 3600.0  # seconds; another host's temp file this old has no writer left
 
 _serial = count()
