@@ -1,6 +1,5 @@
-"""Memory that rows are read into and written from."""
+"""Memory that rows are read into."""
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -25,13 +24,3 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     raw = np.empty(size + PAGE, np.uint8)
     first = (START - raw.ctypes.data) % PAGE
     return raw[first : first + size].view(dtype).reshape(shape)
-
-
-def after(views: Sequence[memoryview], done: int) -> list[memoryview]:
-    """What is left of `views`, taken as one run of bytes, after its first `done` bytes."""
-    rest: list[memoryview] = []
-    for view in views:
-        if done < len(view):
-            rest.append(view[done:])
-        done = max(0, done - len(view))
-    return rest

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from ..errors import CacheError
 from ..text import show
-from .buffers import after
 from .checksum import crc32c
 from .schema import ArraySpec
+from .vectored import read_at
 
 Array = NDArray[Any]
 EMPTY = (1 << 64) - 1
@@ -135,13 +135,9 @@ class ShardFile:
         return offset, size
 
     def _fill(self, views: list[memoryview], offset: int, size: int) -> None:
-        done = os.preadv(self.fd, views, offset)
-        while done < size:  # a signal or a network file system may cut a read
-            rest = after(views, done)
-            more = os.preadv(self.fd, rest, offset + done)
-            if more == 0:
-                raise self.error(f"cut short: {done} of {size} bytes at {offset}")
-            done += more
+        done = read_at(self.fd, views, offset)
+        if done < size:
+            raise self.error(f"cut short: {done} of {size} bytes at {offset}")
 
 
 def _encode_row(spec: ArraySpec, row: Array, scratch: Array) -> list[bytes | memoryview]:

@@ -23,6 +23,7 @@ from safetensors.numpy import load
 from ...pipeline.errors import CacheError
 from ...pipeline.store.checksum import crc32c
 from ...pipeline.store.jsonfile import JsonFile, canonical, parse_model, read_bounded
+from ...pipeline.store.vectored import read_at
 from ...pipeline.text import show
 from .table_columns import column_fault
 
@@ -151,7 +152,7 @@ class ExpressionTable:
         c, t = self._columns, said.target
         part, offset, crc = (int(c[name][t]) for name in ("part", "offset", "crc"))
         view = out.data.cast("B")
-        if os.preadv(self._fds[part], [view], offset) != len(view) or crc32c(view) != crc:
+        if read_at(self._fds[part], [view], offset) != len(view) or crc32c(view) != crc:
             raise self._damaged(_part_name(part), f"the mask of sentence {said.sent_id} is wrong")
 
     @property

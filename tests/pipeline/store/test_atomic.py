@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from svp.pipeline.store.atomic import IOV_MAX, write_temp
+from svp.pipeline.store.atomic import write_temp
+from svp.pipeline.store.vectored import IOV_MAX
 
 Buffers = Sequence[bytes | memoryview]
 

@@ -1,10 +1,10 @@
-"""Arrays that start behind the rows of a page, and the rest of a run of buffers."""
+"""Arrays that start 512 bytes into a page."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svp.pipeline.store.buffers import PAGE, START, after, empty
+from svp.pipeline.store.buffers import PAGE, START, empty
 
 
 @given(
@@ -20,10 +20,3 @@ def test_any_shape_is_writable_contiguous_and_in_place(
     assert found.nbytes < PAGE or found.ctypes.data % PAGE == START
     found[...] = 1  # the last byte is inside the allocation
     assert (found == 1).all()
-
-
-@given(st.lists(st.binary(max_size=5), max_size=6), st.integers(0, 40))
-def test_what_is_left_of_a_run_of_buffers(parts: list[bytes], done: int) -> None:
-    left = after([memoryview(part) for part in parts], done)
-    assert b"".join(left) == b"".join(parts)[done:]
-    assert all(left)  # an empty buffer would be written for ever
