@@ -63,6 +63,7 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
 
     Without a cache and a dataset: the embedded default from nothing to its evaluation.
     """
+    from .evaluation.ranks import process_group
     from .opening import DataRequest, TrainRequest
     from .settings import TrainFlags
 
@@ -81,10 +82,14 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
     if not request.caches and request.data.dataset is None:
         from .quickstart import quickstart
 
-        return report(quickstart(request), as_json)
+        with process_group():
+            both = quickstart(request)
+        return report(both, as_json)
     from .launch import train_command as run
 
-    report(run(request), as_json)
+    with process_group():
+        trained = run(request)
+    report(trained, as_json)
 
 
 @click.command("eval")
@@ -117,6 +122,7 @@ def eval_command(
     from .defaults import HELD_OUT
     from .eval_run import EvalRequest, report_command
     from .eval_run import eval_command as run
+    from .evaluation.ranks import process_group
     from .opening import DataRequest
     from .settings import TrainFlags
 
@@ -131,7 +137,9 @@ def eval_command(
         say=_say,
         **options,
     )
-    report(run(request), as_json)
+    with process_group():
+        evaluated = run(request)
+    report(evaluated, as_json)
 
 
 @click.command("predict")

@@ -4,13 +4,38 @@
 Here rank r takes items r, r + world, ...; what it found travels as bytes of our own JSON.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from ...pipeline.errors import Interrupted, NonFiniteError
+
 Item = TypeVar("Item")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Around everything a process does as one of several: the group joined within ends with it.
+
+    A group that is left to the interpreter's end keeps gloo's threads alive into it, and one that
+    still holds a tensor then asks for the GIL in vain: the process aborts after a good run.
+    After an error of this rank alone the group stays. NCCL would wait in it for the other ranks,
+    which wait for this one; when this process ends, its launcher ends them too.
+    """
+    try:
+        yield
+    except (Interrupted, NonFiniteError):  # agreed on: every rank raises them at the same step
+        _end_group()
+        raise
+    _end_group()
+
+
+def _end_group() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank_and_world() -> tuple[int, int]:
