@@ -2,14 +2,16 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from ..pipeline.commands.console import PATH, as_json, report, several
 from ..pipeline.commands.data import source_options
 
+T = TypeVar("T")
 DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts")
 WEIGHTS = ("lm", "init", "sam_decoder")
 FLAGS = ("seed", "projector", "optimizer", "micro_batch", *WEIGHTS)
@@ -63,7 +65,6 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
 
     Without a cache and a dataset: the embedded default from nothing to its evaluation.
     """
-    from .evaluation.ranks import process_group
     from .opening import DataRequest, TrainRequest
     from .settings import TrainFlags
 
@@ -82,14 +83,10 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
     if not request.caches and request.data.dataset is None:
         from .quickstart import quickstart
 
-        with process_group():
-            both = quickstart(request)
-        return report(both, as_json)
+        return _run(quickstart, request, as_json)
     from .launch import train_command as run
 
-    with process_group():
-        trained = run(request)
-    report(trained, as_json)
+    _run(run, request, as_json)
 
 
 @click.command("eval")
@@ -122,7 +119,6 @@ def eval_command(
     from .defaults import HELD_OUT
     from .eval_run import EvalRequest, report_command
     from .eval_run import eval_command as run
-    from .evaluation.ranks import process_group
     from .opening import DataRequest
     from .settings import TrainFlags
 
@@ -137,9 +133,7 @@ def eval_command(
         say=_say,
         **options,
     )
-    with process_group():
-        evaluated = run(request)
-    report(evaluated, as_json)
+    _run(run, request, as_json)
 
 
 @click.command("predict")
@@ -185,6 +179,15 @@ def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
 
     flags = TrainFlags(**_take(options, WEIGHTS))
     report(run(ExportRequest(flags=flags, cache=cache or CACHE, **options)), as_json)
+
+
+def _run(command: Callable[[T], Any], request: T, as_json: bool) -> None:
+    """Report on a command that may be one of several processes'; its process group ends with it."""
+    from .ranks import process_group
+
+    with process_group():
+        result = command(request)
+    report(result, as_json)
 
 
 def _take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

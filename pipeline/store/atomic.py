@@ -89,7 +89,7 @@ def write_temp(
     except OSError as error:
         raise _explain(error, path) from error
     try:
-        file.bytes, file.xxh3 = _write_all(file.fd, buffers)
+        file.bytes, file.xxh3 = _write_and_digest(file.fd, buffers)
     except OSError as error:
         file.discard()
         raise _explain(error, path) from error
@@ -162,7 +162,7 @@ def remove_stale(root: Path) -> list[Path]:
     return stale
 
 
-def _write_all(fd: int, buffers: Sequence[bytes | memoryview]) -> tuple[int, str]:
+def _write_and_digest(fd: int, buffers: Sequence[bytes | memoryview]) -> tuple[int, str]:
     digest = xxhash.xxh3_64()
     views = [memoryview(buffer).cast("B") for buffer in buffers]
     for view in views:

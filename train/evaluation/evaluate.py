@@ -25,10 +25,10 @@ from ...pipeline.masks import rle
 from ...pipeline.records import Expression
 from ...pipeline.store.jsonfile import canonical
 from ..feed.fill import VisualSource
+from ..ranks import gather, mine
 from ..text.dialogues import build_dialogue, collate
 from ..text.tokens import Vocabulary
 from .protocols import Example, Unit
-from .ranks import gather, mine
 from .results import Bounds, Row
 
 Masks = NDArray[np.bool_]

@@ -15,9 +15,9 @@ from pydantic import JsonValue
 from ...model.losses import Weights
 from ...pipeline.errors import ConfigError, NonFiniteError
 from ...pipeline.run.interrupt import Stop
-from ..evaluation.ranks import meet
 from ..feed.stream import Cursor, Step
 from ..hashing import key_of
+from ..ranks import meet
 from ..recipe import TrainRecipe
 from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkpoint
 from .job import Job, TrainReport

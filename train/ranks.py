@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from ...pipeline.errors import Interrupted, NonFiniteError
+from ..pipeline.errors import Interrupted, NonFiniteError
 
 Item = TypeVar("Item")
 
