@@ -12,9 +12,10 @@ from pathlib import Path
 from ..errors import MissingError, WeightsError
 from ..fetch.catalogue import REMOTES, RemoteFile
 from ..text import show
+from .remembered import Stamp, alone, recall, remember, settled, stamp
 
 _CHUNK = 1 << 22
-_CACHE: dict[tuple[str, int, int], str] = {}
+_CACHE: dict[tuple[str, Stamp], str] = {}
 
 
 def published() -> dict[str, RemoteFile]:
@@ -26,17 +27,31 @@ def published() -> dict[str, RemoteFile]:
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file, read in 4 MiB chunks.
 
-    Remembered for this process by (path, size, modification time): a model's digest is asked for
-    several times in one run. Raises `MissingError` if there is no such file.
+    Remembered by (path, size, times) for this process and for later ones (`remembered`): a model's
+    digest is asked for by every command and every rank. Raises `MissingError` if there is no such
+    file.
     """
     try:
-        status = os.stat(path)
-        key = (os.path.realpath(path), status.st_size, status.st_mtime_ns)
-        if key not in _CACHE:
-            _CACHE[key] = _sha256(path)
+        name, before = os.path.realpath(path), stamp(os.stat(path))
+        if (found := _known(name, before)) is not None:
+            return found
+        with alone():
+            if (found := _known(name, before)) is not None:  # another rank has read it meanwhile
+                return found
+            certain = settled(before)
+            found = _CACHE[name, before] = _sha256(path)
+            if certain and stamp(os.stat(path)) == before:
+                remember(name, before, found)
+            return found
     except FileNotFoundError:
         raise MissingError(f"{show(str(path), 200)}: no such file") from None
-    return _CACHE[key]
+
+
+def _known(name: str, found: Stamp) -> str | None:
+    """The digest of an unchanged file, read by this process or an earlier one."""
+    if (name, found) not in _CACHE and (digest := recall(name, found)) is not None:
+        _CACHE[name, found] = digest
+    return _CACHE.get((name, found))
 
 
 def check_published(path: Path) -> None:
