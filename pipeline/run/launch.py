@@ -3,26 +3,39 @@
 Without a dataset the embedded default is used: scenes are generated beside the cache first.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..doctor.report import DoctorReport, doctor
+from ..executors.base import Event
 from ..executors.devices import usable_devices
 from ..records import Where
+from ..scenes.generated import is_generated
 from ..sources import Source, open_source
-from ..store.atomic import write_file
-from ..store.layout import LOGS
 from .calibrate import calibrate
 from .cost import Estimate, estimate
+from .places import DataPlaces, absolute_data, image_root_of, read_places, write_places
 from .planning import Content, sized_plan
 from .precompute import PrecomputeReport, RunOptions, limited, precompute
 from .settings import Flags, resolve
 
+__all__ = [
+    "DataPlaces",
+    "Opened",
+    "Request",
+    "dry_run",
+    "examine",
+    "image_root_of",
+    "launch",
+    "open_request",
+    "pick_device",
+    "price",
+    "read_places",
+]
+
 SCENES = Path("data/scenes")
 SCENE_COUNT = 200
-PLACES = "places.json"  # in the cache's logs: a hint for `browse`, never part of a digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +64,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Opened:
-    """A source made ready, with what the user should be told about it."""
+    """A source made ready, with the name of the cache and what the cache will say it is made from."""
 
     source: Source
     out: Path
+    places: DataPlaces
 
 
 def open_request(request: Request) -> Opened:
@@ -75,7 +89,8 @@ def open_request(request: Request) -> Opened:
         exclude_eval_images=request.exclude_eval_images,
     )
     name = Path(dataset).name or "images"
-    return Opened(source, request.out or Path("caches") / f"{name}-{request.split or 'all'}")
+    out = request.out or Path("caches") / f"{name}-{request.split or 'all'}"
+    return Opened(source, out, _places(request, dataset, source))
 
 
 def launch(request: Request, opened: Opened) -> PrecomputeReport:
@@ -84,11 +99,16 @@ def launch(request: Request, opened: Opened) -> PrecomputeReport:
     recipe, where = resolve(
         request.size, request.recipe_file, request.flags, request.overrides, source.image_root
     )
+
+    def on_event(event: Event) -> None:
+        if event.kind == "started":  # the cache is this run's by now: a stopped run says it too
+            write_places(opened.out, opened.places)
+
     report = precompute(
-        _content(source), recipe, where, opened.out, request.run, quiet=request.quiet
-    )
-    places = json.dumps({"images": str(source.image_root.resolve())}) + "\n"
-    write_file(opened.out / LOGS / PLACES, places.encode(), label="places")
+        _content(source), recipe, where, opened.out, request.run,
+        on_event=on_event, quiet=request.quiet,
+    )  # fmt: skip
+    write_places(opened.out, opened.places)
     return report
 
 
@@ -138,14 +158,19 @@ def examine(
     return doctor(recipe=needed, where=Where(Path(), sam, encoder), folder=Path(), cache=cache)
 
 
-def image_root_of(cache: Path) -> Path | None:
-    """The folder of the photographs `cache` was made from, if it is still there."""
-    try:
-        raw = json.loads((cache / LOGS / PLACES).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    root = raw.get("images") if isinstance(raw, dict) else None
-    return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
+def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
+    where, root = absolute_data(dataset, request.root)
+    return DataPlaces(
+        dataset=where,
+        images=source.image_root.resolve(),
+        split=request.split,
+        root=root,
+        split_by=request.split_by,
+        allow_google=request.allow_google,
+        allow_counts=request.allow_counts,
+        exclude_eval_images=request.exclude_eval_images,
+        generated=is_generated(source.image_root / image.path for image in source.images),
+    )
 
 
 def _content(source: Source) -> Content:

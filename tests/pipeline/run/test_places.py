@@ -1,0 +1,69 @@
+"""What a cache says about the data it was made from, and how that is read back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from svp.pipeline.executors import ExecutorOptions
+from svp.pipeline.run.launch import Request, launch, open_request
+from svp.pipeline.run.places import DataPlaces, image_root_of, read_places, write_places
+from svp.pipeline.run.precompute import RunOptions
+from svp.pipeline.run.settings import Flags
+from svp.pipeline.scenes import write_scenes
+from svp.pipeline.scenes.generated import is_generated
+from svp.pipeline.store.plan import Plan
+
+INLINE = RunOptions(executor_options=ExecutorOptions(workers=0), limit=1)
+
+
+def test_a_cache_records_its_request_with_absolute_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scenes(Path("scenes"), images=20, seed=3)
+    flags = Flags(points_per_side=4)
+    ids = set()
+    for dataset, root in (("scenes", None), ("refcoco", Path("scenes"))):
+        out = Path("caches") / dataset
+        request = Request(dataset=dataset, root=root, split="train", out=out, flags=flags,
+                          run=INLINE, split_by="unc", exclude_eval_images=True,
+                          quiet=True)  # fmt: skip
+        launch(request, open_request(request))
+        assert read_places(out) == DataPlaces(
+            dataset=str(tmp_path / "scenes") if root is None else "refcoco",
+            images=tmp_path / "scenes/images",
+            split="train",
+            root=None if root is None else tmp_path / "scenes",
+            split_by="unc",
+            exclude_eval_images=True,
+            generated=True,
+        )
+        assert image_root_of(out) == tmp_path / "scenes/images"
+        ids.add(Plan.load(out / "plan.json").id)
+    assert len(ids) == 1, "where the data lies is no part of a digest"
+
+
+def test_a_record_that_is_not_one_is_none(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    file = tmp_path / "logs/places.json"
+    assert read_places(tmp_path) is None
+    for text in ("", "[]", "{", '{"images": "/p"}', '{"dataset": 3, "images": "/p"}', "[" * 9999):
+        file.write_text(text)
+        assert read_places(tmp_path) is None, text
+    file.write_text(json.dumps({"images": str(tmp_path)}))  # as older versions wrote it
+    assert image_root_of(tmp_path) == tmp_path
+    places = DataPlaces(dataset="refcoco", images=Path("/p"), root=Path("/r"))
+    write_places(tmp_path, places)
+    raw = json.loads(file.read_text())
+    file.write_text(json.dumps(raw | {"new": 1}))
+    assert read_places(tmp_path) == places
+
+
+def test_generated_is_every_picture_or_nothing(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "s", images=10, seed=0)
+    pictures = sorted((scenes / "images").iterdir())
+    assert is_generated(pictures)
+    assert not is_generated([])
+    assert not is_generated([*pictures, scenes / "images" / "holiday.jpg"])
+    assert not is_generated([tmp_path / "t/images/train_000000.png"])
