@@ -1,6 +1,15 @@
 """The generated world of the embedded default: scenes with exact masks and expressions."""
 
 from .make import SIZE, SPLITS, MadeScene, make_scene
+from .mark import is_generated
 from .write import object_masks, write_scenes
 
-__all__ = ["SIZE", "SPLITS", "MadeScene", "make_scene", "object_masks", "write_scenes"]
+__all__ = [
+    "SIZE",
+    "SPLITS",
+    "MadeScene",
+    "is_generated",
+    "make_scene",
+    "object_masks",
+    "write_scenes",
+]

@@ -2,9 +2,13 @@
 
     <out>/images/<split>_<index>.png
     <out>/refcoco/instances.json, <out>/refcoco/refs(unc).p
+    <out>/annotations/instances.json   the same objects for COCO's API
     <out>/scenes.jsonl            one expression per line
     <out>/word_classes.json       word classes of each sentence
     <out>/digest.json             written last: what was asked for, and the sha256 of the above
+
+The published REFER loaders (lichengunc/refer refer.py, and GLaMM's and LISA's) take a list as
+`segmentation`: of polygons, or of RLE dicts. COCO's API takes the dict itself: hence two files.
 
 Masks are visible pixels. Ids say where they come from, so they do not depend on the number of
 scenes: image = split * 1,000,000 + index + 1, annotation = image * 100 + object, sentence =
@@ -28,13 +32,14 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, DataError
 from ..text import show
 from .make import SIZE, SPLITS, MadeScene, make_scene
+from .mark import MARK
 from .vocab import REGIONS, SHAPES
 
-FORMAT: Final = 1  # raise it when equal arguments would give other bytes
+FORMAT: Final = 2  # raise it when equal arguments would give other bytes
 SHARES: Final = {"train": 0.7, "val": 0.1, "testA": 0.1, "testB": 0.1}
 _CATEGORIES: Final = (*SHAPES, *REGIONS)
-_TABLES: Final = ("refcoco/instances.json", "refcoco/refs(unc).p", "scenes.jsonl",
-                  "word_classes.json")  # fmt: skip
+_TABLES: Final = ("refcoco/instances.json", "annotations/instances.json", "refcoco/refs(unc).p",
+                  "scenes.jsonl", "word_classes.json")  # fmt: skip
 
 
 def write_scenes(
@@ -62,8 +67,9 @@ def write_scenes(
     try:
         (part / "images").mkdir(parents=True)
         (part / "refcoco").mkdir()
+        (part / "annotations").mkdir()
         digests = _write_all(part, seed, counts, size)
-        _write(part / "digest.json", _json({**asked, "sha256": digests}))
+        _write(part / MARK, _json({**asked, "sha256": digests}))
         if out.exists() and not any(out.iterdir()):
             out.rmdir()
         part.replace(out)
@@ -93,16 +99,22 @@ def _counts(images: int, splits: Mapping[str, int] | None) -> dict[str, int]:
 
 def _finished(out: Path, asked: dict[str, object]) -> Path:
     try:
-        found = json.loads((out / "digest.json").read_bytes())
+        found = json.loads((out / MARK).read_bytes())
     except (OSError, ValueError):
         raise DataError(
             f"{show(str(out))} is not empty and holds no finished scenes: choose another folder"
         ) from None
-    if not isinstance(found, dict) or {k: found.get(k) for k in asked} != asked:
+    got = {key: found.get(key) for key in asked} if isinstance(found, dict) else {}
+    if got == asked:
+        return out
+    if got | {"format": FORMAT} == asked:
         raise DataError(
-            f"{show(str(out))} holds other scenes than those asked for: choose another folder"
+            f"{show(str(out))} was written by another version of svp, whose scenes differ: remove "
+            "it, or choose another folder"
         )
-    return out
+    raise DataError(
+        f"{show(str(out))} holds other scenes than those asked for: choose another folder"
+    )
 
 
 @dataclass(slots=True)
@@ -134,7 +146,8 @@ def _write_all(
     instances = {"info": {"description": "svp generated scenes", "seed": seed}, "licenses": [],
                  "images": tables.images, "annotations": tables.annotations,
                  "categories": categories}  # fmt: skip
-    contents = (_json(instances), pickle.dumps(tables.refs, protocol=2),
+    as_lists = [item | {"segmentation": [item["segmentation"]]} for item in tables.annotations]
+    contents = (_json(instances | {"annotations": as_lists}), _json(instances), pickle.dumps(tables.refs, protocol=2),
                 "".join(f"{line}\n" for line in tables.lines).encode(),
                 _json({"sentences": tables.classes}))  # fmt: skip
     digests = {"images": pictures.hexdigest()}

@@ -112,6 +112,13 @@ class Source:
     sha256: dict[str, str] = field(default_factory=dict)
 
     @cached_property
+    def generated(self) -> bool:
+        """Whether all images are scenes of `svp data synth`, the tiny weights' own world."""
+        from ..scenes.mark import is_generated
+
+        return is_generated(self.image_root, (record.path for record in self.images))
+
+    @cached_property
     def masks(self) -> dict[tuple[str, int], Rle]:
         """Union mask per (dataset, ann_id), built on first use. DataError listing bad ones."""
         problems = Problems(self.name)

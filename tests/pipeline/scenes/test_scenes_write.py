@@ -12,7 +12,7 @@ from PIL import Image
 from svp.pipeline.errors import ConfigError, DataError
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.records import Rle
-from svp.pipeline.scenes import make_scene, write, write_scenes
+from svp.pipeline.scenes import is_generated, make_scene, write, write_scenes
 from svp.pipeline.scenes.language import CLASSES
 from svp.pipeline.sources import open_source
 from svp.pipeline.unpickle import load_refs
@@ -36,7 +36,7 @@ def test_images_and_masks_are_those_of_make_scene(folder: Path) -> None:
     regions = len(made.scene.regions)
     assert len(annotations) == regions + len(made.scene.things)
     for k, annotation in enumerate(annotations, 1):
-        segmentation = annotation["segmentation"]
+        (segmentation,) = annotation["segmentation"]
         mask = decode(Rle(*segmentation["size"], segmentation["counts"].encode()))
         assert (mask == (made.labels.whole == k)).all()
         x, y, w, h = annotation["bbox"]
@@ -62,11 +62,57 @@ def test_refer_file_needs_no_globals_and_agrees_with_the_tables(folder: Path) ->
     assert {ref.split for ref in refs} == {"train", "val", "testA", "testB"}
     for (ref, sent_id, sent), line in zip(sentences, lines, strict=True):
         assert line["expression"] == sent
-        assert line["mask"] == annotations[ref.ann_id]["segmentation"]
+        assert [line["mask"]] == annotations[ref.ann_id]["segmentation"]
         assert ref.image_id == annotations[ref.ann_id]["image_id"]
         assert (folder / line["image"]).is_file()
         told = classes[str(sent_id)]
         assert told and told == [c for c in CLASSES if c in told]
+
+
+def as_published(annotation: dict[str, Any], height: int, width: int) -> Any:
+    """An annotation's pixels as REFER's loaders read them (lichengunc/refer, refer.py getMask)."""
+    from pycocotools import mask
+
+    parts = annotation["segmentation"]
+    if isinstance(parts[0], list):
+        parts = mask.frPyObjects(parts, height, width)
+    return mask.decode(parts).sum(axis=2)
+
+
+def test_refer_loaders_and_cocos_api_open_their_own_file(folder: Path) -> None:
+    from pycocotools.coco import COCO
+
+    coco = COCO(folder / "annotations" / "instances.json")
+    instances = json.loads((folder / "refcoco" / "instances.json").read_text())
+    assert len(instances["annotations"]) == len(coco.anns) > 20
+    for annotation in instances["annotations"]:
+        mask = coco.annToMask(coco.anns[annotation["id"]])
+        assert (as_published(annotation, 128, 128) == mask).all()
+        assert mask.sum() == annotation["area"] > 0
+
+
+def test_scenes_of_another_version_are_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "old")
+    mark = json.loads((tmp_path / "old" / "digest.json").read_text())
+    (tmp_path / "old" / "digest.json").write_text(json.dumps({**mark, "format": 1}))
+    with pytest.raises(DataError, match="another version of svp"):
+        write_scenes(tmp_path / "old", images=12, seed=4)
+
+
+def test_generated_scenes_are_known_by_their_folder(folder: Path, tmp_path: Path) -> None:
+    for form, images in (("refcoco", None), (".", None), ("scenes.jsonl", None), ("images", None)):
+        assert open_source(folder / form, images=images).generated, form
+    assert is_generated(folder / "images", ["val_000000.png"])
+    assert not is_generated(folder / "images", [])
+    assert not is_generated(folder / "images", ["val_000001.png"])  # there is one val scene
+    assert not is_generated(folder, ["val_000000.png"])
+    assert not is_generated(folder / "images", ["val_000000.png", "holiday.png"])
+    other = tmp_path / "images"
+    shutil.copytree(folder / "images", other)
+    assert not open_source(other).generated
+    for odd in (b"", b"[]", b"{}", b"[" * 100_000, b'{"format":1,"seed":0,"size":0,"sha256":0}'):
+        (tmp_path / "digest.json").write_bytes(odd)
+        assert not open_source(other).generated
 
 
 @pytest.mark.parametrize("form", ["refcoco", "scenes.jsonl"])
