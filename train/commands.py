@@ -93,7 +93,7 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
 @caches
 @dataset
 @source_options
-@click.option("--split", help="Default val, of the generated scenes testA.")
+@click.option("--split", help="Default val (generated scenes: testA); several: val,testA,testB.")
 @checkpoint
 @runs
 @weights
@@ -108,7 +108,7 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
 @click.option("--bounds/--no-bounds", default=True, help="What the superpixels allow.")
 @encoders
 @device
-@click.option("--out", type=PATH, help="Result file; default in the run's folder.")
+@click.option("--out", type=PATH, help="Result file (+ -SPLIT if several); default in the run.")
 @click.option("--from-results", type=PATH, metavar="FILE", help="Every figure from this file.")
 @click.option("--page", type=PATH, help="With --from-results: folder of the page.")
 @as_json

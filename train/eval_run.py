@@ -1,12 +1,14 @@
-"""`svp eval`: a trained model, a split, a protocol in; a result file, its summary and a page out.
+"""`svp eval`: a trained model, splits, a protocol in; a result file of each, a summary and a page out.
 
-Started with torchrun or `accelerate launch`, every process takes its share; the first one writes.
+Several splits are evaluated one after another by one model, loaded once; everything that can be
+refused is refused before the first one. Started with torchrun or `accelerate launch`, every process takes its share; the first one writes.
 """
 
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..pipeline.errors import ConfigError, MissingError
@@ -14,12 +16,13 @@ from ..pipeline.records import Expression
 from ..pipeline.sources import Source
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
+from .assemble import require_cache
 from .defaults import DATA, cache_of
 from .evaluation.evaluate import Classes, Settings, evaluate
 from .evaluation.oracle import Oracle, point_decoder
 from .evaluation.protocols import Example, Protocol, Unit, examples, plan
 from .evaluation.results import Header, SplitSize, collect, read_results, write_results
-from .evaluation.summary import EvalReport, summarise
+from .evaluation.summary import EvalReport, joined, summarise
 from .evaluation.trained import Trained, find_trained, open_trained
 from .feed.fill import SUPERPIXEL_ORDER, CachedVisuals
 from .fit.runfolder import libraries
@@ -30,19 +33,24 @@ from .page.page import write_page
 from .settings import TrainFlags
 from .text.words import known_classes, word_classes
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRequest:
     """What the user asked for.
 
-    caches          of the split; none: the embedded default's
+    split           names of the splits, by commas: `val,testA,testB`
+    caches          of the splits, each taken for the split it records; none: the embedded default's
     checkpoint      run folder or one of its checkpoints; None: the newest run in `runs`
     flags           where weights lie that the run started from
     repeats         draws of protocol glamm
     shuffle_orders  protocol full again with so many other superpixel orders
     bounds          compute what the superpixels allow, and what the decoder does with a click
     live            encoders in the loop instead of the caches' rows
-    out             result file; None: a new name in the run's `eval` folder; the page goes beside it
+    out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
+                    None: a new name in the run's `eval` folder; the page goes beside it
     """
 
     data: DataRequest = field(default_factory=DataRequest)
@@ -67,6 +75,8 @@ class EvalRequest:
     say: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
+        if not all(self.splits) or len(set(self.splits)) < len(self.splits):
+            raise ConfigError(f"--split {show(self.split)}: give names once each: val,testA,testB")
         if self.repeats > 1 and self.protocol == "full":
             raise ConfigError("--repeats is for --protocol glamm: full has nothing random in it")
         if self.shuffle_orders and self.protocol == "glamm":
@@ -74,42 +84,87 @@ class EvalRequest:
         if min(self.repeats, self.batch) < 1 or self.shuffle_orders < 0:
             raise ConfigError("--repeats and --batch need >= 1, --shuffle-orders >= 0")
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return tuple(name.strip() for name in self.split.split(","))
+
+    def result_file(self, split: str) -> Path | None:
+        """Where the results of one of the splits go, if `out` says it.
+
+        >>> EvalRequest(split="val,testA", out=Path("mine.jsonl")).result_file("testA").name
+        'mine-testA.jsonl'
+        """
+        if self.out is None or len(self.splits) == 1:
+            return self.out
+        return self.out.with_name(f"{self.out.stem}-{split}{self.out.suffix or '.jsonl'}")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """One split, opened and joined with its caches."""
+
+    name: str
+    source: Source
+    readers: tuple[CacheReader, ...]
+    items: list[Example]
+    units: list[Unit]
+
 
 def eval_command(request: EvalRequest) -> EvalReport:
-    """Evaluate, write the result file, summarise.
+    """Evaluate, write the result files, summarise.
 
     Raises MissingError (cache, run, data), PlanMismatchError (cache and model do not belong
     together), CacheError, DataError, WeightsError, ConfigError.
     """
     checkpoint = find_trained(request.checkpoint, request.runs)
-    readers = open_caches(request, pick_device(request.device))
-    trained = open_trained(checkpoint, readers[0].plan, request.flags)
+    by_split = open_caches(request, pick_device(request.device))
+    trained = open_trained(checkpoint, by_split[request.splits[0]][0].plan, request.flags)
+    for reader in {
+        reader.plan.id: reader for found in by_split.values() for reader in found
+    }.values():
+        require_cache(trained.recipe, reader.plan)
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
-    device, main = str(accelerator.device), accelerator.is_main_process
-    source = source_of(request.data, trained.recipe, request.split)
+    splits = [_open_split(request, trained, name, by_split[name]) for name in request.splits]
+    trained.model.to(str(accelerator.device))
+    return joined([_evaluate(request, trained, split, accelerator) for split in splits])
+
+
+def _open_split(
+    request: EvalRequest, trained: Trained, name: str, readers: tuple[CacheReader, ...]
+) -> _Split:
+    source = source_of(request.data, trained.recipe, name)
     items = examples(source, readers, request.limit)
-    units = _units(request, items)
-    trained.model.to(device)
-    visuals = CachedVisuals(readers, trained.model.projector.needs)
+    return _Split(name, source, readers, items, _units(request, items))
+
+
+def _evaluate(
+    request: EvalRequest, trained: Trained, split: _Split, accelerator: "Accelerator"
+) -> EvalReport:
+    device, main = str(accelerator.device), accelerator.is_main_process
+    several = f"{split.name}: " if len(request.splits) > 1 else ""
+    progress = _progress(len(split.units), accelerator.num_processes, request.say, several)
     settings = Settings(
         batch=request.batch,
         generate=request.generate,
         device=device,
         classes=_classes(request.data.dataset),
-        judge=_judge(request, readers, device),
-        progress=_progress(len(units), accelerator.num_processes, request.say) if main else _quiet,
+        judge=_judge(request, split.readers, device),
+        progress=progress if main else _quiet,
     )
-    rows = evaluate(trained.model, units, trained.vocab, visuals, settings)
-    results = collect(_header(request, trained, source, readers, items, units), rows)
+    visuals = CachedVisuals(split.readers, trained.model.projector.needs)
+    rows = evaluate(trained.model, split.units, trained.vocab, visuals, settings)
+    results = collect(_header(request, trained, split), rows)
     if not main:
         return EvalReport(results.header, [])
-    out = request.out or free_name(checkpoint.path.parents[1] / "eval", request)
+    folder = trained.checkpoint.path.parents[1] / "eval"
+    out = request.result_file(split.name) or free_name(folder, request, split.name)
     write_results(out, results)
     page = write_page(
-        results, out.with_suffix(""), images=source.image_root, targets=_targets(items)
+        results, out.with_suffix(""), images=split.source.image_root, targets=_targets(split.items)
     )
     notes = (f"results: {out}", f"page: {page.resolve().as_uri()}")
-    return EvalReport(results.header, summarise(results), notes)
+    return EvalReport(results.header, summarise(results), notes, (out,))
 
 
 def report_command(path: Path, page: Path | None = None, images: Path | None = None) -> EvalReport:
@@ -124,21 +179,40 @@ def report_command(path: Path, page: Path | None = None, images: Path | None = N
     return EvalReport(results.header, summarise(results), notes)
 
 
-def open_caches(request: EvalRequest, device: str) -> tuple[CacheReader, ...]:
-    """The readers of a request, live or not. Raises MissingError, CacheError."""
-    paths = request.caches or (cache_of(request.split),)
+def open_caches(request: EvalRequest, device: str) -> dict[str, tuple[CacheReader, ...]]:
+    """The readers of each split, live or not. Raises MissingError, CacheError.
+
+    A cache goes to the split its plan names; one without a split (of a plain folder, of a whole
+    set) goes to every split. A single split takes all caches that are named for it.
+    """
+    paths = request.caches or tuple(cache_of(split) for split in request.splits)
+    names = ",".join(request.splits)
     for path in paths:
         if not path.is_dir():
             raise MissingError(
                 f"{show(str(path), 300)}: no such cache: make it with `svp precompute --split "
-                f"{request.split} --store-sam-embeddings`, or name one with --from-cache PATH"
+                f"{request.splits[0]} --store-sam-embeddings`, or name one with --from-cache PATH"
             )
-    return tuple(open_reader(path, request, device) for path in paths)
+    readers = tuple(open_reader(path, request, device) for path in paths)
+    if len(request.splits) == 1:
+        return {request.splits[0]: readers}
+    found = {
+        split: tuple(reader for reader in readers if reader.plan.split in (split, ""))
+        for split in request.splits
+    }
+    for split, own in found.items():
+        if not own:
+            have = ", ".join(f"{show(str(r.path), 200)} is of {r.plan.split}" for r in readers)
+            raise MissingError(
+                f"--split {names}: no cache of {split} is named ({have}): make it with `svp "
+                f"precompute --split {split} --store-sam-embeddings`, and name it with --from-cache"
+            )
+    return found
 
 
-def free_name(folder: Path, request: EvalRequest) -> Path:
+def free_name(folder: Path, request: EvalRequest, split: str = "") -> Path:
     """A result file's name in `folder` that is not taken."""
-    words = [request.split, request.protocol, "generated" if request.generate else ""]
+    words = [split or request.split, request.protocol, "generated" if request.generate else ""]
     stem = "-".join(word for word in words if word)
     number = 1
     while (path := folder / f"{stem}-{number}.jsonl").exists():
@@ -205,17 +279,10 @@ def _shipped(reader: CacheReader) -> bool:
     return reader.plan.sam is not None and not weights.startswith("sha256:")
 
 
-def _header(
-    request: EvalRequest,
-    trained: Trained,
-    source: Source,
-    readers: Sequence[CacheReader],
-    items: Sequence[Example],
-    units: Sequence[Unit],
-) -> Header:
+def _header(request: EvalRequest, trained: Trained, split: _Split) -> Header:
     shuffled = f", and {request.shuffle_orders} shuffled" if request.shuffle_orders else ""
-    caches = {f"cache {n}": reader.plan.id for n, reader in enumerate(readers)}
-    data = {f"data {name}": digest for name, digest in source.sha256.items()}
+    caches = {f"cache {n}": reader.plan.id for n, reader in enumerate(split.readers)}
+    data = {f"data {name}": digest for name, digest in split.source.sha256.items()}
     return Header(
         svp=__version__,
         commit=commit(),
@@ -224,7 +291,7 @@ def _header(
         seed=request.seed,
         repeats=_repeats(request),
         order=SUPERPIXEL_ORDER + shuffled,
-        splits=_sizes(source, request.split, items, units),
+        splits=_sizes(split.source, split.name, split.items, split.units),
         digests=trained.digests | caches | data,
         libraries=libraries(),
     )
@@ -248,7 +315,9 @@ def _sizes(
     ]
 
 
-def _progress(units: int, ranks: int, say: Callable[[str], None]) -> Callable[[int], None]:
+def _progress(
+    units: int, ranks: int, say: Callable[[str], None], split: str
+) -> Callable[[int], None]:
     """Tells about ten times how far this rank is."""
     total, done = max(1, units // ranks), 0
 
@@ -256,7 +325,7 @@ def _progress(units: int, ranks: int, say: Callable[[str], None]) -> Callable[[i
         nonlocal done
         before, done = done, done + count
         if 10 * before // total != 10 * done // total:
-            say(f"evaluated {min(done, total):,} of {total:,} dialogues")
+            say(f"{split}evaluated {min(done, total):,} of {total:,} dialogues")
 
     return progress
 

@@ -115,6 +115,39 @@ def test_evaluate_then_recompute_then_predict(request_: EvalRequest, tmp_path: P
     assert len(predicted.files) == 5 and all(path.is_file() for path in predicted.files)
 
 
+def test_several_splits_by_one_model(
+    request_: EvalRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from svp.train import eval_run
+
+    scenes = Path(str(request_.data.dataset))
+    source = open_source(scenes, split="train")
+    known = Plan.load(request_.caches[0] / "plan.json")
+    content = Content(source.images, "train", source.sha256)
+    create_cache(tmp_path / "train", build_plan(content, known.recipe, source.image_root))
+    loaded: list[object] = []
+    real = eval_run.open_trained
+    monkeypatch.setattr(eval_run, "open_trained", lambda *a: loaded.append(a) or real(*a))
+    both = replace(
+        request_, split="train, val", caches=(request_.caches[0], tmp_path / "train"),
+        out=tmp_path / "mine.jsonl", bounds=False, limit=1,
+    )  # fmt: skip
+    report = eval_command(both)
+    assert len(loaded) == 1
+    assert report.files == (tmp_path / "mine-train.jsonl", tmp_path / "mine-val.jsonl")
+    assert [split.size.split for split in report.splits] == ["train", "val"]
+    assert {"train cache 0", "val cache 0", "checkpoint"} <= report.header.digests.keys()
+    assert report.to_json()["files"] == [str(path) for path in report.files]
+    alone = eval_command(replace(request_, out=tmp_path / "val.jsonl", bounds=False, limit=1))
+    assert read_results(tmp_path / "mine-val.jsonl") == read_results(tmp_path / "val.jsonl")
+    assert alone.header.digests["cache 0"] == report.header.digests["val cache 0"]
+    with pytest.raises(MissingError, match=r"no cache of testA is named.*is of val.*--split testA"):
+        eval_command(replace(request_, split="val,testA"))
+    for wrong in ("val,val", "val,", ""):
+        with pytest.raises(ConfigError, match="--split"):
+            replace(request_, split=wrong)
+
+
 def test_generated_answers_are_part_of_the_record(request_: EvalRequest, tmp_path: Path) -> None:
     assert request_.data.images is not None
     photo = min(request_.data.images.glob("val*"))

@@ -4,6 +4,9 @@ JSON lines: a header with provenance, the number of rows and their xxh3 digest, 
 sorted, with the predicted mask as RLE. The file appears whole (atomic write), and a copy that was
 cut or changed is refused by file name and line. Counts and mask vouch for each other: a predicted
 mask has union - target + intersection pixels.
+
+What was computed is written whatever its size: bounds stand where a file is read, and a mask's
+bound is its image (`rle_codec.check_runs`), not a number of characters.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import Annotated, BinaryIO, Literal, NoReturn, TypeVar
 
 import numpy as np
 import xxhash
@@ -27,19 +30,19 @@ from ...pipeline.text import show
 from ..metrics import Counts
 
 SCHEMA = 1
-MAX_BYTES = 4 << 30
+MAX_BYTES = 64 << 30
+MAX_LINE = 512 << 20  # more than the longest RLE of the largest image, 6 x (8192 x 8192 + 1)
 Model = TypeVar("Model", bound=JsonFile)
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-Text = Annotated[str, Field(max_length=4096)]
 Iou = Annotated[float, Field(ge=0, le=1)]
 
 
 class SplitSize(JsonFile):
     """One evaluated split and what of it was evaluated."""
 
-    dataset: Text
-    split_by: Text
-    split: Text
+    dataset: str
+    split_by: str
+    split: str
     images: Count
     sentences: Count
 
@@ -53,16 +56,16 @@ class Header(JsonFile):
     """
 
     schema_version: int = SCHEMA
-    svp: Text
-    commit: Text
+    svp: str
+    commit: str
     protocol: Literal["full", "glamm"]
     generate: bool
     seed: int
     repeats: Annotated[int, Field(ge=1)]
-    order: Text
+    order: str
     splits: list[SplitSize]
-    digests: dict[Text, Text]
-    libraries: dict[Text, Text]
+    digests: dict[str, str]
+    libraries: dict[str, str]
 
 
 class Bounds(JsonFile):
@@ -83,12 +86,12 @@ class Row(JsonFile):
     """One sentence in one repeat. `counts` is the predicted mask's COCO compressed RLE."""
 
     repeat: Count
-    dataset: Text
+    dataset: str
     image_id: Count
     ref_id: int
     sent_id: int
-    text: Text
-    path: Text
+    text: str
+    path: str
     height: Annotated[int, Field(ge=1)]
     width: Annotated[int, Field(ge=1)]
     intersection: Count
@@ -96,8 +99,8 @@ class Row(JsonFile):
     target: Count
     tokens: Count
     has_seg: bool
-    counts: Text
-    classes: list[Text]
+    counts: str
+    classes: list[str]
     bounds: Bounds | None = None
 
     @property
@@ -119,7 +122,7 @@ class Row(JsonFile):
 class _FirstLine(JsonFile):
     header: Header
     rows: Count
-    xxh3: Text
+    xxh3: str
 
 
 @dataclass(frozen=True)
@@ -177,16 +180,27 @@ def read_results(path: Path) -> Results:
         raise MissingError(f"{show(str(path), 300)}: no such result file")
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{show(str(path), 300)}: over {MAX_BYTES} bytes: not a result file")
-    lines = path.read_bytes().splitlines(keepends=True)
-    first = _parse(_FirstLine, lines[0] if lines else b"", path, 1)
-    if first.header.schema_version != SCHEMA:
-        _fail(path, 1, f"schema {first.header.schema_version}, this svp reads {SCHEMA}")
-    rows = [_row(line, path, number) for number, line in enumerate(lines[1:], 2)]
+    digest = xxhash.xxh3_64()
+    rows: list[Row] = []
+    with path.open("rb") as file:
+        first = _parse(_FirstLine, _line(file, path, 1), path, 1)
+        if first.header.schema_version != SCHEMA:
+            _fail(path, 1, f"schema {first.header.schema_version}, this svp reads {SCHEMA}")
+        while line := _line(file, path, len(rows) + 2):
+            digest.update(line)
+            rows.append(_row(line, path, len(rows) + 2))
     if len(rows) != first.rows:
-        _fail(path, len(lines), f"the file ends after {len(rows)} of {first.rows} sentences")
-    if xxhash.xxh3_64_hexdigest(b"".join(lines[1:])) != first.xxh3:
+        _fail(path, len(rows) + 1, f"the file ends after {len(rows)} of {first.rows} sentences")
+    if digest.hexdigest() != first.xxh3:
         _fail(path, 1, "the rows are not those that were written: the file was changed")
     return collect(first.header, rows)
+
+
+def _line(file: BinaryIO, path: Path, number: int) -> bytes:
+    line = file.readline(MAX_LINE + 1)
+    if len(line) > MAX_LINE:
+        _fail(path, number, f"longer than {MAX_LINE} bytes")
+    return line
 
 
 def _row(line: bytes, path: Path, number: int) -> Row:

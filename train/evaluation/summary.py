@@ -7,6 +7,7 @@ same. Intervals draw images, because sentences of one image err together.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -112,11 +113,12 @@ def _once_per_image(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """What `svp eval` prints. `notes` are lines for the user, files written among them."""
+    """What `svp eval` prints. `notes` are lines for the user, `files` the result files written."""
 
     header: Header
     splits: list[SplitSummary]
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     exit_code = 0
 
@@ -135,7 +137,30 @@ class EvalReport:
         splits = [
             _plain(asdict(split) | {"size": split.size.model_dump()}) for split in self.splits
         ]
-        return {"header": self.header.model_dump(), "splits": splits, "notes": list(self.notes)}
+        return {
+            "header": self.header.model_dump(),
+            "splits": splits,
+            "notes": list(self.notes),
+            "files": [str(path) for path in self.files],
+        }
+
+
+def joined(reports: Sequence[EvalReport]) -> EvalReport:
+    """One report of several splits; a digest in which they differ is named after its split."""
+    first = reports[0].header
+    digests: dict[str, str] = {}
+    for report in reports:
+        names = ",".join(dict.fromkeys(size.split for size in report.header.splits))
+        for name, value in report.header.digests.items():
+            same = all(other.header.digests.get(name) == value for other in reports)
+            digests[name if same else f"{names} {name}"] = value
+    splits = [size for report in reports for size in report.header.splits]
+    return EvalReport(
+        first.model_copy(update={"splits": splits, "digests": digests}),
+        [split for report in reports for split in report.splits],
+        tuple(note for report in reports for note in report.notes),
+        tuple(path for report in reports for path in report.files),
+    )
 
 
 def _lines(split: SplitSummary) -> list[str]:

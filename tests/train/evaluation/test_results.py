@@ -74,6 +74,27 @@ def test_round_trip_gives_the_same_metrics(results: Results, tmp_path: Path) -> 
         write_results(path, results)
 
 
+@pytest.mark.parametrize(("side", "at_least"), [(300, 4097), (700, 70_000)])
+def test_a_mask_is_bound_by_its_image_alone(side: int, at_least: int, tmp_path: Path) -> None:
+    noisy = np.random.default_rng(0).random((side, side)) < 0.5
+    counts = encode(noisy).counts.decode()
+    assert len(counts) >= at_least
+    pixels = int(noisy.sum())
+    long = row(1).model_copy(
+        update={
+            "height": side, "width": side, "counts": counts, "text": "w" * 9000, "path": "p" * 5000,
+            "intersection": 0, "target": 0, "union": pixels, "classes": ["c" * 5000],
+        }
+    )  # fmt: skip
+    made = Row.model_validate_json(long.model_dump_json())
+    write_results(tmp_path / "val.jsonl", collect(HEADER, [made]))
+    assert read_results(tmp_path / "val.jsonl").rows[0] == made
+    beyond = made.model_copy(update={"counts": "0" * (6 * (side * side + 1) + 1)})
+    write_results(tmp_path / "beyond.jsonl", collect(HEADER, [beyond]))
+    with pytest.raises(DataError, match=r"line 2: .*longer than its \d+ pixels"):
+        read_results(tmp_path / "beyond.jsonl")
+
+
 def test_any_changed_byte_is_refused(results: Results, tmp_path: Path) -> None:
     path = tmp_path / "val.jsonl"
     write_results(path, results)
