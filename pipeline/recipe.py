@@ -99,10 +99,16 @@ class FeatureConfig(Frozen):
     """The frozen vision encoder whose patch features are stored."""
 
     encoder: Literal[
-        "tiny", "dinov2-small", "dinov2-base", "dinov2-large", "clip-large-336", "clip-tiny"
+        "tiny",
+        "dinov2-small",
+        "dinov2-base",
+        "dinov2-large",
+        "clip-large-336",
+        "clip-large",
+        "clip-tiny",
     ] = "tiny"
     weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
-    view: Literal["squash", "center_crop", "pad"] = "squash"
+    view: Literal["squash", "center_crop", "pad", "clip"] = "squash"
     size: Annotated[int, Field(ge=14, le=1024)] = 128
     layers: tuple[int, ...] = ()  # extra 1-based block outputs, stored beside the last
     cls: bool = False

@@ -62,7 +62,7 @@ class VisionConfig(Frozen):
     """The frozen encoder the caches must have been made with, as in the precompute recipe."""
 
     encoder: str = "dinov2-large"
-    view: Literal["squash", "center_crop", "pad"] = "squash"
+    view: Literal["squash", "center_crop", "pad", "clip"] = "squash"
     size: Count = 336
 
 

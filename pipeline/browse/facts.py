@@ -9,7 +9,7 @@ from ..text import shorten
 from .card import share
 
 SOURCES = {"sam": "SAM", "mobile_sam": "MobileSAM", "slic": "SLIC (scikit-image)"}
-VIEWS = {"squash": "squashed", "center_crop": "centre crop", "pad": "padded"}
+VIEWS = {"squash": "squashed", "center_crop": "centre crop", "pad": "padded", "clip": "as CLIP"}
 
 
 @dataclass(frozen=True, slots=True)

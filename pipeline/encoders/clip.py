@@ -1,4 +1,4 @@
-"""CLIP ViT-L/14-336, layer -2: the encoder of GLaMM and LLaVA (336 px gives 24 x 24 x 1024).
+"""CLIP ViT-L/14, layer -2: at 336 px GLaMM's encoder (24 x 24 x 1024), at 224 px LISA's (16 x 16).
 
 Patches are `hidden_states[-2]` without CLS: the output of the last block but one, no LayerNorm
 after it (mbzuai-oryx/groundingLMM, clip_encoder.py). The position table is never resized: published
@@ -85,14 +85,14 @@ def fill_buffers(model: "nn.Module") -> None:
     embeddings.position_ids = torch.arange(embeddings.num_positions).expand((1, -1))
 
 
-def expected_config() -> dict[str, object]:
-    """What the (vision part of the) config.json of a model folder must say."""
+def expected_config(size: int = LARGE["size"]) -> dict[str, object]:
+    """What the (vision part of the) config.json of a folder of CLIP-L at `size` px must say."""
     return {
         "hidden_size": LARGE["hidden"],
         "intermediate_size": 4 * LARGE["hidden"],
         "num_hidden_layers": LARGE["blocks"],
         "num_attention_heads": LARGE["heads"],
         "patch_size": LARGE["patch"],
-        "image_size": LARGE["size"],
+        "image_size": size,
         "hidden_act": "quick_gelu",
     }

@@ -18,6 +18,7 @@ HUB = {
     "dinov2-base": "facebook/dinov2-with-registers-base",
     "dinov2-large": "facebook/dinov2-with-registers-large",
     "clip-large-336": "openai/clip-vit-large-patch14-336",
+    "clip-large": "openai/clip-vit-large-patch14",
 }
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 MAX_CONFIG = 1 << 20  # bytes

@@ -48,9 +48,10 @@ def family(config: FeatureConfig) -> Family:
         return Family(build_tiny_dinov2, Dinov2, {})
     if name == "clip-tiny":
         return Family(partial(build_clip, **TINY, size=config.size), Clip, {}, finish=fill_buffers)
-    if name == "clip-large-336":
-        build = partial(build_clip, **LARGE)
-        return Family(build, Clip, clip_config(), "vision_config", fill_buffers)
+    if name in ("clip-large-336", "clip-large"):
+        shape = LARGE | {"size": 336 if name == "clip-large-336" else 224}
+        build = partial(build_clip, **shape)
+        return Family(build, Clip, clip_config(shape["size"]), "vision_config", fill_buffers)
     return Family(partial(build_dinov2, *SHAPES[name]), Dinov2, dinov2_config(name))
 
 

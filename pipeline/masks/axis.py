@@ -59,6 +59,8 @@ class Cells:
 class Axis:
     """Source interval `[start2, start2 + length2]` half pixels to `[offset, offset + extent]`.
 
+    What lies outside `[0, size]` of that is not seen (`cover`).
+
     Half pixels, because the crop of an odd margin starts between two pixels.
     """
 
@@ -84,6 +86,15 @@ class Axis:
         """All pixels, scaled by size/longest to a whole number of view pixels, centred."""
         extent = max(1, (2 * pixels * size + longest) // (2 * longest))  # round half up
         return cls(pixels, 0, 2 * pixels, (size - extent) // 2, extent, size)
+
+    @classmethod
+    def cover(cls, pixels: int, shortest: int, size: int) -> "Axis":
+        """All pixels, scaled by size/shortest (rounded down), of which the view is the middle.
+
+        The arithmetic of CLIP's preprocessing: resize the shorter side, then crop the centre.
+        """
+        extent = size * pixels // shortest
+        return cls(pixels, 0, 2 * pixels, -((extent - size) // 2), extent, size)
 
     @property
     def start(self) -> float:

@@ -19,8 +19,9 @@ from ..text import show
 from .area import cell_areas
 from .axis import Axis, Cells
 
-Kind = Literal["squash", "center_crop", "pad"]
-KINDS: tuple[Kind, ...] = ("squash", "center_crop", "pad")
+Kind = Literal["squash", "center_crop", "pad", "clip"]
+KINDS: tuple[Kind, ...] = ("squash", "center_crop", "pad", "clip")
+LONGEST = 16  # sides ratio beyond which `clip` resizes no more than is seen: a line is no bomb
 PAD_COLOUR = (124, 116, 104)  # ImageNet mean x 255: near zero after either encoder's normalisation
 
 
@@ -33,6 +34,10 @@ class View:
     | `squash`      | everything, aspect ratio lost (the default: superpixels cover the image)  |
     | `center_crop` | the largest centred square; what lies outside has zero coverage           |
     | `pad`         | everything, aspect kept, centred on a plain ground that nothing covers    |
+    | `clip`        | what CLIP's own preprocessing shows: shorter side to `size`, then cropped |
+
+    `clip` and `center_crop` see the same square but for rounding: CLIP resizes the whole photograph
+    first, in whole pixels, and crops afterwards. GLaMM and LISA were trained on its bits.
     """
 
     kind: Kind
@@ -52,6 +57,9 @@ class View:
         if self.kind == "pad":
             longest = max(height, width)
             return Axis.fit(height, longest, self.size), Axis.fit(width, longest, self.size)
+        if self.kind == "clip":
+            shortest = min(height, width)
+            return Axis.cover(height, shortest, self.size), Axis.cover(width, shortest, self.size)
         return Axis.full(height, self.size), Axis.full(width, self.size)
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -64,8 +72,13 @@ class View:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise DataError(f"image is {image.dtype} {image.shape}, expected uint8 (H,W,3)")
         y, x = self.axes(*image.shape[:2])
+        if self.kind == "clip" and max(y.extent, x.extent) > LONGEST * self.size:
+            y, x = View("center_crop", self.size).axes(*image.shape[:2])
         box = (x.start, y.start, x.stop, y.stop)
         seen = Image.fromarray(image).resize((x.extent, y.extent), Image.Resampling.BICUBIC, box)
+        if self.kind == "clip":
+            top, left = -y.offset, -x.offset
+            return np.array(seen)[top : top + self.size, left : left + self.size]
         canvas = np.empty((self.size, self.size, 3), dtype=np.uint8)
         canvas[:] = PAD_COLOUR
         rows = slice(y.offset, y.offset + y.extent)

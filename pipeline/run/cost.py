@@ -30,6 +30,7 @@ FEATURES = {
     "dinov2-base": (0.113, 0.35),
     "dinov2-large": (0.386, 1.22),
     "clip-large-336": (0.382, 1.22),
+    "clip-large": (0.162, 1.22),
 }
 # Assumed where nothing was measured: superpixels per image (the paper), bytes each in every array.
 SUPERPIXELS = 40

@@ -118,6 +118,7 @@ _ENCODER_SIZE = {
     "dinov2-base": 336,
     "dinov2-large": 336,
     "clip-large-336": 336,
+    "clip-large": 224,
 }
 
 

@@ -14,7 +14,11 @@ WEIGHT_FILES: dict[str, tuple[str, ...]] = {
     "dinov2-base": ("dinov2-with-registers-base", "dinov2_vitb14_reg4_pretrain.pth"),
     "dinov2-large": ("dinov2-with-registers-large", "dinov2_vitl14_reg4_pretrain.pth"),
     "clip-large-336": ("clip-vit-large-patch14-336",),
+    "clip-large": ("clip-vit-large-patch14",),
 }
+
+
+FETCH = {"clip-large": "hf download openai/clip-vit-large-patch14"}  # what `svp fetch` has not
 
 
 def weight_folders() -> list[Path]:
@@ -38,7 +42,7 @@ def find_weights(model: str, flag: str) -> Path:
         folders = ", ".join(str(folder) for folder in weight_folders())
         raise MissingError(
             f"weights of {model} not found: looked for {names} in {folders}. "
-            f"Get them with `svp fetch {model}`, give a file with {flag} PATH, "
+            f"Get them with `{FETCH.get(model, f'svp fetch {model}')}`, give a file with {flag} PATH, "
             f"or try the machinery with {flag} random"
         )
     return found

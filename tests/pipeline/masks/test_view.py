@@ -39,6 +39,9 @@ def slow_cover(mask: NDArray[np.bool_], view: View, grid: tuple[int, int]) -> ND
         start, length, offset, extent = Fraction(0), Fraction(pixels), 0, view.size
         if view.kind == "center_crop":
             start, length = Fraction(pixels - shortest, 2), Fraction(shortest)
+        if view.kind == "clip":  # the shorter side to the view's, whole pixels, the middle of it
+            extent = int(view.size * pixels / shortest)
+            offset = -((extent - view.size) // 2)
         if view.kind == "pad":
             extent = max(1, int(Fraction(pixels * view.size, longest) + Fraction(1, 2)))
             offset = (view.size - extent) // 2
@@ -144,7 +147,8 @@ def test_image_and_mask_go_the_same_way(kind: Kind, shape: tuple[int, int]) -> N
     cover = view.resize_masks([rle.encode(mask)], (96, 96))[0]
     y, x = view.axes(height, width)
     inside = np.zeros((96, 96), bool)
-    inside[y.offset : y.offset + y.extent, x.offset : x.offset + x.extent] = True
+    rows, columns = (slice(max(0, a.offset), max(0, a.offset) + a.extent) for a in (y, x))
+    inside[rows, columns] = True
     around = np.lib.stride_tricks.sliding_window_view(np.pad(cover, 1, "edge"), (3, 3))
     same = (around == cover[:, :, None, None]).all(axis=(2, 3))
     sure = inside & same  # bicubic blurs the edge itself
@@ -162,7 +166,7 @@ def test_points_round_trip(height: int, width: int, view: View, u: float, v: flo
     xy = np.array([[u * width, v * height]])
     there = view.points(xy, height, width)
     np.testing.assert_allclose(view.inverse_points(there, height, width), xy, atol=1e-8)
-    if view.kind != "center_crop":
+    if view.kind not in ("center_crop", "clip"):
         assert (there >= -1e-9).all() and (there <= view.size + 1e-9).all()
 
 
@@ -232,3 +236,32 @@ def test_wrong_input_is_named() -> None:
     with pytest.raises(DataError, match="sum to"):
         View("squash", 8).cover([Rle(4, 4, rle.to_string(np.array([3, 4])))], (2, 2))
     assert View("squash", 8).cover([], (2, 3)).shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(480, 640), (640, 427), (333, 500), (500, 375), (336, 336), (100, 80), (37, 301), (9, 128)],
+)
+@pytest.mark.parametrize("size", [224, 336])
+def test_clip_is_the_preprocessing_of_clip_bit_for_bit(height: int, width: int, size: int) -> None:
+    """View, mean and spread together give the very floats of transformers' processor."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from svp.pipeline.encoders.clip import Clip
+
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    crop = {"height": size, "width": size}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=crop)
+    want = processor(image, return_tensors="np")["pixel_values"][0]
+    seen = View("clip", size).image(image)
+    assert seen.shape == (size, size, 3) and seen.dtype == np.uint8
+    mean, std = np.array(Clip.mean, np.float32), np.array(Clip.std, np.float32)
+    got = ((seen.astype(np.float32) / np.float32(255) - mean) / std).transpose(2, 0, 1)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_clip_of_a_line_costs_no_more_than_what_is_seen() -> None:
+    line = np.zeros((1, 8192, 3), np.uint8)
+    line[:, 4095:4097] = 200
+    seen = View("clip", 336).image(line)
+    assert seen.shape == (336, 336, 3) and seen[:, 168].min() > 0
