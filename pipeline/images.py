@@ -1,4 +1,4 @@
-"""Reading one photograph: bounded, by content, always (H,W,3) uint8 RGB, never rotated.
+"""Reading one photograph: bounded, by content, always (H,W,3) uint8 RGB, upright.
 
 Only JPEG, PNG and WEBP are opened (Pillow's other decoders are attack surface), the size is taken
 from the header and capped before a pixel is decoded, and every failure is an `ImageError` whose
@@ -12,9 +12,13 @@ from the header and capped before a pixel is decoded, and every failure is an `I
 | alpha               | dropped, stored colours kept (as cv2.imread and LISA's loader see them) |
 | CMYK, YCCK JPEG     | Pillow's conversion, which undoes Adobe's inversion; no colour profile  |
 | 16 bit, grey or RGB | the high byte: 65535 -> 255, an 8-bit value times 257 comes back exactly|
-| EXIF orientation    | NOT applied: COCO's annotations refer to stored pixels                  |
+| EXIF orientation    | applied, unless the record has the size of the stored pixels and not of |
+|                     | the upright ones: then its annotations refer to the stored pixels       |
 | animated PNG, WEBP  | refused: an annotation cannot say which frame it means                  |
 | several in a JPEG   | the first (MPO: telephones embed previews and depth maps)               |
+
+What a photograph looks like thus follows from its bytes and the record's size alone: the same in
+precompute, with `--live`, in pages and in `svp predict`, which has no annotations to ask.
 """
 
 import os
@@ -23,6 +27,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +62,7 @@ _SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 IMAGE_SUFFIXES = frozenset(_SUFFIX)
 _RGB_BY_PILLOW = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 # What Pillow's three decoders raise on bad bytes, found by fuzzing; others are bugs and propagate.
+_ORIENTATION = 0x0112  # EXIF tag
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError)
 
 
@@ -70,20 +76,60 @@ def read_record(root: Path, record: ImageRecord) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path, record: ImageRecord | None = None) -> NDArray[np.uint8]:
-    """Pixels (H,W,3) uint8 RGB as stored. ImageError with a code of `REASONS`.
+    """Pixels (H,W,3) uint8 RGB. ImageError with a code of `REASONS`.
 
-    With a `record` of known size (height > 0) the decoded size must equal it.
+    With a `record` of known size (height > 0) either the upright or the stored size must equal it,
+    and says which of the two is returned; upright where both do, and without a record.
     """
     with _opened(path) as image:
-        _check_record(image, record, path)
+        turn = _turn(_header(image), record, path)
         pixels = _to_rgb(image, path)
-    return pixels
+    return np.ascontiguousarray(turned(pixels, turn))
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the head of a file says. `stored` is (height, width) before the EXIF `orientation`
+    (1..8, 1: none) is applied; `deep` is whether its grey values have 16 bits.
+    """
+
+    stored: tuple[int, int]
+    orientation: int = 1
+    deep: bool = False
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(height, width) as viewers show it."""
+        return self.stored[::-1] if self.orientation > 4 else self.stored
+
+
+def image_header(path: Path) -> Header:
+    """Size, orientation and depth, without decoding a pixel. ImageError as `read_image`."""
+    with _opened(path) as image:
+        return _header(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) as stored, from the header alone. ImageError as `read_image`."""
-    with _opened(path) as image:
-        return image.height, image.width
+    """(height, width) upright, from the header alone. ImageError as `read_image`."""
+    return image_header(path).upright
+
+
+def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Stored pixels (H,W,...) as an EXIF orientation wants them shown; a view of them.
+
+    >>> turned(np.array([[1, 2, 3]], np.uint8), 6).tolist()  # lying: a quarter turn clockwise
+    [[1], [2], [3]]
+    """
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    match orientation:
+        case 2 | 6:
+            return pixels[:, ::-1]
+        case 3 | 7:
+            return pixels[::-1, ::-1]
+        case 4 | 8:
+            return pixels[::-1]
+    return pixels
 
 
 def mislabelled(path: Path) -> str | None:
@@ -152,14 +198,39 @@ def _check_header(image: Image.Image, path: Path) -> None:
         raise _error("animated", path, "more than one frame; save the one that is annotated")
 
 
-def _check_record(image: Image.Image, record: ImageRecord | None, path: Path) -> None:
+def _header(image: Image.Image) -> Header:
+    return Header((image.height, image.width), _orientation(image), image.mode.startswith("I;16"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 where there is none, or none that can be read.
+
+    From the bytes in the header: Pillow's own `getexif` decodes a PNG without EXIF to its end.
+    """
+    data = image.info.get("exif")
+    if not isinstance(data, bytes):
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        value = exif.get(_ORIENTATION)
+    except (*_DECODER_ERRORS, struct.error):
+        return 1
+    return value if type(value) is int and 1 <= value <= 8 else 1
+
+
+def _turn(header: Header, record: ImageRecord | None, path: Path) -> int:
+    """The orientation to apply, so that the picture has the record's size. ImageError: neither."""
     if record is None or record.height == 0:
-        return
-    found, wanted = (image.height, image.width), (record.height, record.width)
-    if found != wanted:
-        hint = "; rotated by 90 degrees it would match" if found == wanted[::-1] else ""
-        detail = f"{found[0]}x{found[1]}, the annotations say {wanted[0]}x{wanted[1]}{hint}"
-        raise _error("wrong-size", path, detail)
+        return header.orientation
+    found, wanted = header.stored, (record.height, record.width)
+    if wanted == header.upright:
+        return header.orientation
+    if wanted == found:
+        return 1
+    hint = "; rotated by 90 degrees it would match" if found == wanted[::-1] else ""
+    detail = f"{found[0]}x{found[1]}, the annotations say {wanted[0]}x{wanted[1]}{hint}"
+    raise _error("wrong-size", path, detail)
 
 
 def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:

@@ -11,11 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from svp.pipeline import images
 from svp.pipeline.errors import ImageError
-from svp.pipeline.images import REASONS, image_size, mislabelled, read_image, read_record
+from svp.pipeline.images import (
+    REASONS,
+    Header,
+    image_header,
+    image_size,
+    mislabelled,
+    read_image,
+    read_record,
+)
 from svp.pipeline.records import ImageRecord
 
 Pixels = NDArray[np.uint8]
@@ -112,15 +120,50 @@ def png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
     )
 
 
-def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+def oriented(path: Path, orientation: object, format: str = "PNG") -> None:
+    """The picture as a camera held that way stores it."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate by 90 degrees to show"
-    path = tmp_path / "a.jpg"
-    Image.fromarray(picture()).save(path, exif=exif, quality=95)
-    assert read_image(path, ImageRecord(1, "a.jpg", 20, 30)).shape == (20, 30, 3)
+    exif[0x0112] = orientation
+    Image.fromarray(picture()).save(path, format, exif=exif, lossless=True, quality=95)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_as_viewers_do(
+    orientation: int, format: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.any"
+    oriented(path, orientation, format)
+    with Image.open(path) as image:
+        shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    upright = (30, 20) if orientation > 4 else (20, 30)
+    assert image_size(path) == upright == shown.shape[:2]
+    assert image_header(path) == Header((20, 30), orientation)
+    pixels = read_image(path)
+    assert np.array_equal(pixels, shown) and pixels.flags.c_contiguous
+    assert np.array_equal(read_image(path, ImageRecord(1, "a", *upright)), shown)
+
+
+def test_annotations_of_the_stored_size_get_the_stored_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    oriented(path, 6)
+    assert np.array_equal(read_image(path, ImageRecord(1, "a", 20, 30)), picture())
+    assert read_image(path, ImageRecord(1, "a", 0, 0)).shape == (30, 20, 3)
+    with pytest.raises(ImageError, match="20x30, the annotations say 15x10"):
+        read_image(path, ImageRecord(1, "a", 15, 10))
+    Image.fromarray(picture()).save(path)  # nothing says that it lies
     with pytest.raises(ImageError, match="rotated by 90 degrees it would match") as caught:
-        read_image(path, ImageRecord(1, "a.jpg", 30, 20))
+        read_image(path, ImageRecord(1, "a", 30, 20))
     assert caught.value.reason == "wrong-size"
+
+
+def test_an_orientation_that_is_none_changes_nothing(tmp_path: Path) -> None:
+    for value in (0, 9, 65535, "6", (6, 6)):
+        oriented(tmp_path / "a.png", value)
+        assert np.array_equal(read_image(tmp_path / "a.png"), picture()), value
+    for data in (b"", b"Exif", b"II*\0\xff\xff\xff\xff", b"MM\0*" + bytes(50), b"x" * 30):
+        Image.fromarray(picture()).save(tmp_path / "b.png", exif=data)
+        assert image_header(tmp_path / "b.png") == Header((20, 30))
 
 
 def test_wrong_size_and_unknown_size(tmp_path: Path) -> None:
