@@ -62,7 +62,7 @@ _SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 IMAGE_SUFFIXES = frozenset(_SUFFIX)
 _RGB_BY_PILLOW = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 # What Pillow's three decoders raise on bad bytes, found by fuzzing; others are bugs and propagate.
-_ORIENTATION = 0x0112  # EXIF tag
+_ORIENTATION, _SHORT = 0x0112, 3  # EXIF: the tag and its type
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError)
 
 
@@ -199,24 +199,30 @@ def _check_header(image: Image.Image, path: Path) -> None:
 
 
 def _header(image: Image.Image) -> Header:
-    return Header((image.height, image.width), _orientation(image), image.mode.startswith("I;16"))
+    exif = image.info.get("exif")
+    orientation = _orientation(exif) if isinstance(exif, bytes) else 1
+    return Header((image.height, image.width), orientation, image.mode.startswith("I;16"))
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where there is none, or none that can be read.
+def _orientation(exif: bytes) -> int:
+    """The orientation in the first directory of EXIF bytes; 1 where there is none.
 
-    From the bytes in the header: Pillow's own `getexif` decodes a PNG without EXIF to its end.
+    Pillow's own `getexif` decodes a PNG without EXIF to its end, and warns of damage on stderr.
     """
-    data = image.info.get("exif")
-    if not isinstance(data, bytes):
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
         return 1
-    exif = Image.Exif()
     try:
-        exif.load(data)
-        value = exif.get(_ORIENTATION)
-    except (*_DECODER_ERRORS, struct.error):
-        return 1
-    return value if type(value) is int and 1 <= value <= 8 else 1
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+        for k in range(entries):
+            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * k)
+            if (tag, kind, count) == (_ORIENTATION, _SHORT, 1):
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # cut off
+        pass
+    return 1
 
 
 def _turn(header: Header, record: ImageRecord | None, path: Path) -> int:

@@ -1,7 +1,7 @@
 """The generated world of the embedded default: scenes with exact masks and expressions."""
 
+from .generated import is_generated
 from .make import SIZE, SPLITS, MadeScene, make_scene
-from .mark import is_generated
 from .write import object_masks, write_scenes
 
 __all__ = [

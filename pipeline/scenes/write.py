@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
 from ..text import show
+from .generated import DIGEST
 from .make import SIZE, SPLITS, MadeScene, make_scene
-from .mark import MARK
 from .vocab import REGIONS, SHAPES
 
 FORMAT: Final = 2  # raise it when equal arguments would give other bytes
@@ -69,7 +69,7 @@ def write_scenes(
         (part / "refcoco").mkdir()
         (part / "annotations").mkdir()
         digests = _write_all(part, seed, counts, size)
-        _write(part / MARK, _json({**asked, "sha256": digests}))
+        _write(part / DIGEST, _json({**asked, "sha256": digests}))
         if out.exists() and not any(out.iterdir()):
             out.rmdir()
         part.replace(out)
@@ -99,7 +99,7 @@ def _counts(images: int, splits: Mapping[str, int] | None) -> dict[str, int]:
 
 def _finished(out: Path, asked: dict[str, object]) -> Path:
     try:
-        found = json.loads((out / MARK).read_bytes())
+        found = json.loads((out / DIGEST).read_bytes())
     except (OSError, ValueError):
         raise DataError(
             f"{show(str(out))} is not empty and holds no finished scenes: choose another folder"

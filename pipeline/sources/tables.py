@@ -114,9 +114,9 @@ class Source:
     @cached_property
     def generated(self) -> bool:
         """Whether all images are scenes of `svp data synth`, the tiny weights' own world."""
-        from ..scenes.mark import is_generated
+        from ..scenes.generated import is_generated
 
-        return is_generated(self.image_root, (record.path for record in self.images))
+        return is_generated(self.image_root / record.path for record in self.images)
 
     @cached_property
     def masks(self) -> dict[tuple[str, int], Rle]:

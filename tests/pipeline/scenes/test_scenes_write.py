@@ -102,11 +102,12 @@ def test_scenes_of_another_version_are_named(folder: Path, tmp_path: Path) -> No
 def test_generated_scenes_are_known_by_their_folder(folder: Path, tmp_path: Path) -> None:
     for form, images in (("refcoco", None), (".", None), ("scenes.jsonl", None), ("images", None)):
         assert open_source(folder / form, images=images).generated, form
-    assert is_generated(folder / "images", ["val_000000.png"])
-    assert not is_generated(folder / "images", [])
-    assert not is_generated(folder / "images", ["val_000001.png"])  # there is one val scene
-    assert not is_generated(folder, ["val_000000.png"])
-    assert not is_generated(folder / "images", ["val_000000.png", "holiday.png"])
+    images = folder / "images"
+    assert is_generated([images / "val_000000.png"])
+    assert not is_generated([])
+    assert not is_generated([images / "val_000001.png"])  # there is one val scene
+    assert not is_generated([folder / "val_000000.png"])
+    assert not is_generated([images / "val_000000.png", images / "holiday.png"])
     other = tmp_path / "images"
     shutil.copytree(folder / "images", other)
     assert not open_source(other).generated
