@@ -58,7 +58,7 @@ endif
 	$(SVP) cache browse '$(CACHE)' --out '$(PAGE)'
 
 quickstart: $(READY)   ## scenes -> caches -> two-stage training -> evaluation -> page
-	$(SVP) train --from-cache --resume auto
+	$(SVP) quickstart
 
 test: $(TESTED)   ## the test suite (does nothing if no file changed since it last passed)
 $(TESTED): $(READY) $(SOURCES)

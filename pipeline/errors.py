@@ -4,7 +4,7 @@ The command line turns an `SvpError` into one line on stderr and the class's `ex
 exception is a bug of ours and keeps its traceback.
 """
 
-from .text import shorten
+from .text import escape, shorten
 
 
 class SvpError(Exception):
@@ -98,4 +98,6 @@ def describe(error: BaseException) -> str:
     'bad \\\\x1b[31m name'
     """
     text = str(error) or type(error).__name__
+    if isinstance(error, Interrupted):  # ends in a command to paste: whole, however long
+        return escape(text)
     return shorten(text if isinstance(error, SvpError) else f"{type(error).__name__}: {text}", 2000)

@@ -27,17 +27,17 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_from_nothing_to_giou_and_back() -> None:
-    """`svp train --from-cache` alone trains and evaluates; the figures come again from the file."""
+    """`svp quickstart` alone trains and evaluates; the figures come again from the file."""
     short = ("stages.0.steps=4", "stages.0.warmup=1", "stages.1.steps=3", "stages.1.warmup=1")
     sets = [word for assignment in (*short, "run.preview=0") for word in ("--set", assignment)]
-    first = json.loads(svp("train", "--from-cache", "--json", *sets))
+    first = json.loads(svp("quickstart", "--json", *sets))
     assert first["train"]["steps"] == 7
     (results,) = Path("runs").glob("*/eval/testA-full-1.jsonl")
     again = json.loads(svp("eval", "--from-results", str(results), "--json"))
     assert again["splits"] == first["eval"]["splits"]
     assert first["eval"]["splits"][0]["size"]["images"] == 3
 
-    rerun = json.loads(svp("train", "--from-cache", "--resume", "auto", "--json", *sets))
+    rerun = json.loads(svp("quickstart", "--json", *sets))
     assert rerun["eval"]["splits"] == first["eval"]["splits"]
     assert len(list(Path("runs").iterdir())) == 1, "a finished run is not done again"
 

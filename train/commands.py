@@ -1,7 +1,6 @@
 """The commands of the online half; each is a few lines that call one function."""
 
-import shlex
-import sys
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,15 +11,16 @@ from ..pipeline.commands.console import PATH, as_json, report, several
 from ..pipeline.commands.data import source_options
 
 T = TypeVar("T")
+NEWEST = "(newest)"  # what --from-cache is without a path
 DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts")
 WEIGHTS = ("lm", "init", "sam_decoder")
 FLAGS = ("seed", "projector", "optimizer", "micro_batch", *WEIGHTS)
 
 caches = click.option(
-    "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value="",
-    help="Cache to read, again for several; without a path the embedded default's.",
+    "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value=NEWEST,
+    help="Cache to read, again for several; without a path the newest in caches/.",
 )  # fmt: skip
-dataset = click.option("--dataset", help="Path or REFER names; default the generated scenes.")
+dataset = click.option("--dataset", help="Path or REFER names; default what the cache is made of.")
 device = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True)
 checkpoint = click.option(
@@ -61,18 +61,17 @@ encoders = several(
 @click.option("--dry-run", is_flag=True, help="What trains, memory, tokens, hours; stop.")
 @as_json
 def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Cache in, two-stage fine-tune out. Give it again with --resume auto to go on.
-
-    Without a cache and a dataset: the embedded default from nothing to its evaluation.
-    """
+    """Cache in, two-stage fine-tune out. With --resume auto an interrupted run goes on."""
+    from ..pipeline.cmdline import this_command
     from .opening import DataRequest, TrainRequest
     from .settings import TrainFlags
 
+    named = bool(options["caches"]) or options["dataset"] is not None
     request = TrainRequest(
         data=DataRequest(**_take(options, DATA)),
         flags=TrainFlags(**_take(options, FLAGS)),
         caches=_named(options.pop("caches")),
-        hint=shlex.join(["svp", *sys.argv[1:]]),
+        hint=this_command(),
         say=_say,
         **options,
     )
@@ -80,13 +79,38 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
         from .dryrun import dry_run_command
 
         return report(dry_run_command(request), as_json)
-    if not request.caches and request.data.dataset is None:
-        from .quickstart import quickstart
-
-        return _run(quickstart, request, as_json)
     from .launch import train_command as run
+    from .settings import resolve_plain
 
+    resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
+    if not named:
+        raise click.UsageError(
+            "on what? `svp precompute --split train` cuts images (generated scenes; your own with "
+            "--dataset), then `svp train --from-cache` trains on the newest cache. "
+            "`svp quickstart` does it all on generated scenes"
+        )
     _run(run, request, as_json)
+
+
+@click.command("quickstart")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field.")
+@click.option("--seed", type=click.IntRange(min=0))
+@click.option("--projector", help="svp, mlp, qformer, ... with its default options.")
+@runs
+@device
+@as_json
+def quickstart_command(
+    as_json: bool, seed: int | None, projector: str | None, **options: Any
+) -> None:
+    """Generated scenes to caches, two-stage training and evaluation. Run again to resume."""
+    from ..pipeline.cmdline import this_command
+    from .quickstart import quickstart
+    from .request import TrainRequest
+    from .settings import TrainFlags
+
+    flags = TrainFlags(seed=seed, projector=projector)
+    request = TrainRequest(flags=flags, resume="auto", hint=this_command(), say=_say, **options)
+    _run(quickstart, request, as_json)
 
 
 @click.command("eval")
@@ -195,12 +219,14 @@ def _take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _named(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """`--from-cache` without a path means the embedded default."""
-    return tuple(path for path in paths if path != Path())
+    """`--from-cache` without a path names none."""
+    return tuple(path for path in paths if path != Path(NEWEST))
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    """Once, however many processes say it."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(line, err=True)
 
 
-COMMANDS = (train_command, eval_command, predict_command, export_command)
+COMMANDS = (train_command, quickstart_command, eval_command, predict_command, export_command)

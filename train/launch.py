@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..model.ris import RisModel
+from ..pipeline.cmdline import resuming
 from ..pipeline.errors import ConfigError
 from ..pipeline.store.reader import CacheReader
 from .assemble import Assembled, assemble, require_cache
@@ -61,9 +62,11 @@ def train_command(request: TrainRequest) -> TrainReport:
         previews = Previews(
             table, opened.readers, visuals, made.vocab, photos=photos, out=folder.path / "previews"
         )
+    # With --resume auto the command itself goes on.
+    hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.path)
     job = Job(
         recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
-        resume=found, hint=_hint(request, folder.path), skip=request.skip_nonfinite,
+        resume=found, hint=hint, skip=request.skip_nonfinite,
         new_rows=made.new_rows, preview=previews, say=request.say,
         validate=_validation(request, opened, made, str(accelerator.device)),
     )  # fmt: skip
@@ -85,12 +88,6 @@ def _folder(
     made = RunFolder.create(request.runs, recipe, identity, main=main)
     (path,) = broadcast_object_list([str(made.path)])
     return RunFolder(Path(path), main=main)
-
-
-def _hint(request: TrainRequest, folder: Path) -> str:
-    """The command with the run it goes on with, whatever --resume it was given with."""
-    words = request.hint.split(" --resume", 1)[0] if request.resume else request.hint
-    return f"{words} --resume {folder}"
 
 
 def _validation(

@@ -1,10 +1,11 @@
 """From the command line's words to recipe, caches, sentences and their stream, checked together.
 
-Without a cache or a data set the embedded default is taken: the generated scenes and their cache.
+Without a cache the newest one of the training split is taken, without a data set what it was made
+from.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,66 +24,31 @@ from .feed.live import LiveReader
 from .feed.loader import Draws, Loader, Share
 from .feed.table import ExpressionTable
 from .feed.table_build import open_table
+from .found import NONE_THERE, data_of, newest_cache
 from .recipe import TrainRecipe
-from .settings import Places, TrainFlags, resolve_train
+from .request import DataRequest, TrainRequest
+from .settings import Places, resolve_train
 from .text.tokens import Vocabulary
+
+__all__ = ["CACHE", "TABLES", "DataRequest", "Looking", "Opened", "TrainRequest", "open_reader",
+           "open_training", "pick_device", "source_of", "stream_of"]  # fmt: skip
 
 CACHE = cache_of("train")
 TABLES = Path("caches/tables")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataRequest:
-    """Which sentences of which photographs; None means the embedded default."""
-
-    dataset: str | None = None
-    images: Path | None = None
-    root: Path | None = None
-    split_by: str | None = None
-    allow_google: bool = False
-    allow_counts: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRequest:
-    """What the user asked for.
-
-    caches     of the training split; none: the embedded default's
-    validate   cache of the val split, for scores while training
-    live       encoders in the loop instead of the caches' rows
-    partial    accept images that the caches do not hold
-    resume     None, "auto", a run folder or a checkpoint
-    hint       the command line, told when the run is stopped
-    """
-
-    caches: tuple[Path, ...] = ()
-    data: DataRequest = field(default_factory=DataRequest)
-    size: str = "tiny"
-    recipe_file: Path | None = None
-    flags: TrainFlags = field(default_factory=TrainFlags)
-    overrides: tuple[str, ...] = ()
-    validate: Path | None = None
-    live: bool = False
-    sam_weights: Path | None = None
-    encoder_weights: Path | None = None
-    partial: bool = False
-    runs: Path = Path("runs")
-    resume: str | None = None
-    device: str = "auto"
-    deterministic: bool = False
-    skip_nonfinite: int = 0
-    hint: str = "svp train --resume auto"
-    say: Callable[[str], None] = print
-
-
 @dataclass(frozen=True)
 class Opened:
-    """Recipe and data of a request, checked against each other; no weights read yet."""
+    """Recipe and data of a request, checked against each other; no weights read yet.
+
+    data  the request's, or what the caches were made from
+    """
 
     recipe: TrainRecipe
     places: Places
     readers: tuple[CacheReader, ...]
     source: Source
+    data: DataRequest
 
     def table(self, partial: bool, say: Callable[[str], None]) -> ExpressionTable:
         """The expression table, made on the first run."""
@@ -102,21 +68,19 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
 
     weights  False: those of the model need not be there
     """
-    recipe, places = resolve_train(
-        request.size, request.recipe_file, request.flags, request.overrides, weights=weights
-    )
-    paths = request.caches or (CACHE,)
+    asked = (request.size, request.recipe_file, request.flags, request.overrides)
+    recipe, places = resolve_train(*asked, weights=False)  # weights may take minutes to hash
+    paths = request.caches or (newest_cache(recipe.data.split, request.say, request.data.dataset),)
     for path in paths:
         if not path.is_dir():
-            raise MissingError(
-                f"{show(str(path), 300)}: no such cache: make it with "
-                "`svp precompute --split train --store-sam-embeddings`, or name one with "
-                "--from-cache PATH"
-            )
+            raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")
+    data = data_of(paths, request.data)
     readers = tuple(open_reader(path, request, device) for path in paths)
     for reader in readers:
         require_cache(recipe, reader.plan)
-    return Opened(recipe, places, readers, source_of(request.data, recipe, recipe.data.split))
+    if weights:
+        recipe, places = resolve_train(*asked)
+    return Opened(recipe, places, readers, source_of(data, recipe, recipe.data.split), data)
 
 
 def pick_device(name: str) -> str:

@@ -20,18 +20,22 @@ from .eval_run import EvalRequest, eval_command, report_command
 from .evaluation.summary import EvalReport
 from .fit.job import TrainReport
 from .launch import train_command
-from .opening import TrainRequest
+from .request import DataRequest, TrainRequest
+from .settings import resolve_plain
 
 GOAL, MARGIN = 0.60, 0.02  # gIoU of SVP, and how much better MLP on all patches may be
 PROJECTORS = ("svp", "mlp")
 
 
-def prepare(split: str, say: Callable[[str], None]) -> Path:
-    """The cache of a split of the quickstart's scenes, made or finished. Raises as `launch`."""
+def prepare(split: str, say: Callable[[str], None], hint: str = "svp quickstart") -> Path:
+    """The cache of a split of the quickstart's scenes, made or finished. Raises as `launch`.
+
+    hint  the command that goes on, told when it is stopped
+    """
     write_scenes(DATA, images=sum(SPLITS.values()), seed=SEED, splits=SPLITS)
     run = RunOptions(
         executor_options=ExecutorOptions(workers=os.cpu_count() or 1),
-        hint="svp train --from-cache",
+        hint=hint,
     )
     flags = Flags(store_sam_embeddings=True)  # 32 kB per scene: the mask decoder reads them
     request = Request(dataset=str(DATA), split=split, out=cache_of(split), flags=flags, run=run)
@@ -65,14 +69,16 @@ class QuickstartReport:
 
 def quickstart(request: TrainRequest) -> QuickstartReport:
     """Train on the generated scenes by `request` and evaluate; raises what its steps raise."""
-    caches = (prepare("train", request.say),)
-    held_out = (prepare(HELD_OUT, request.say),)
-    trained = train_command(replace(request, caches=caches))
+    resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
+    caches = (prepare("train", request.say, request.hint),)
+    held_out = (prepare(HELD_OUT, request.say, request.hint),)
+    data = DataRequest(dataset=str(DATA))
+    trained = train_command(replace(request, caches=caches, data=data))
     results = trained.folder / "eval" / f"{HELD_OUT}-full-1.jsonl"
     if results.exists() and not trained.images:
         return QuickstartReport(trained, report_command(results))
     evaluation = EvalRequest(
-        split=HELD_OUT, caches=held_out, checkpoint=trained.folder, device=request.device,
+        data=data, split=HELD_OUT, caches=held_out, checkpoint=trained.folder, device=request.device,
         flags=request.flags, say=request.say,
     )  # fmt: skip
     return QuickstartReport(trained, eval_command(evaluation))

@@ -55,15 +55,30 @@ def resolve_train(
 
     weights  False: they need not be there, for a dry run
     """
+    raw = _raw_recipe(size, recipe_file, flags, overrides)
+    parse_train_recipe(raw, str(recipe_file or size))  # a wrong field is told before files are read
+    places = place_weights(raw["model"], flags, read=weights)
+    return parse_train_recipe(raw, str(recipe_file or size)), places
+
+
+def resolve_plain(
+    size: str, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
+) -> TrainRecipe:
+    """The recipe before weights are placed. Raises MissingError, ConfigError: what is mistyped."""
+    raw = _raw_recipe(size, recipe_file, flags, overrides)
+    return parse_train_recipe(raw, str(recipe_file or size))
+
+
+def _raw_recipe(
+    size: str, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
+) -> dict[str, Any]:
     raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("train", size)
     for name in ("model", "run", "data"):
         group(raw, name, str(recipe_file or size))
     _apply_flags(raw, flags)
     for assignment in overrides:
         assign(raw, assignment)
-    parse_train_recipe(raw, str(recipe_file or size))  # a wrong field is told before files are read
-    places = place_weights(raw["model"], flags, read=weights)
-    return parse_train_recipe(raw, str(recipe_file or size)), places
+    return raw
 
 
 def _apply_flags(raw: dict[str, Any], flags: TrainFlags) -> None:

@@ -4,8 +4,13 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 data or weights missing, 130 interrupte
 """
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -23,11 +28,47 @@ class Root(click.Group):
         from ..errors import SvpError, describe
 
         try:
-            return super().invoke(ctx)
+            with _terminable():
+                return super().invoke(ctx)
         except SvpError as error:
             for line in getattr(error, "problems", None) or [describe(error)]:
                 click.echo(f"svp: {line}", err=True)
             raise SystemExit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise _stopped(signal.SIGINT) from None
+        except Terminated:
+            raise _stopped(signal.SIGTERM) from None
+
+
+class Terminated(BaseException):
+    """SIGTERM came where no run had begun that would stop by itself; as KeyboardInterrupt."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM unwinds like SIGINT: temporary files go, and the command is told."""
+
+    def take(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one acts at once
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, take)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stopped(number: signal.Signals) -> SystemExit:
+    """What a stop outside of a run's own loop is told as; one line, however many processes."""
+    from ..cmdline import this_command
+
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(f"svp: stopped by {number.name}. To go on: {this_command()}", err=True)
+    return SystemExit(128 + number)
 
 
 def several(*options: Callable[[F], F]) -> Callable[[F], F]:

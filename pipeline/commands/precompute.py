@@ -1,7 +1,5 @@
 """`svp precompute`: photographs in, a cache out."""
 
-import shlex
-import sys
 from typing import Any
 
 import click
@@ -82,6 +80,7 @@ def precompute_command(
 
 def _request(options: dict[str, Any]) -> Any:
     """The options of `precompute` as the records the pipeline takes."""
+    from ..cmdline import this_command
     from ..executors import ExecutorOptions
     from ..run.launch import Request, pick_device
     from ..run.precompute import RunOptions
@@ -93,9 +92,8 @@ def _request(options: dict[str, Any]) -> Any:
     places = ("workers", "device", "threads", "ray_address", "dask_scheduler")
     how = ExecutorOptions(**{name: run.pop(name) for name in places})
     shards, timeout = _shards(run.pop("shards")), run.pop("shard_timeout")
-    hint = shlex.join(["svp", *sys.argv[1:]])
     settings = RunOptions(
-        executor_options=how, shards=shards, shard_timeout_s=timeout, hint=hint, **run
+        executor_options=how, shards=shards, shard_timeout_s=timeout, hint=this_command(), **run
     )
     return Request(flags=flags, run=settings, **options)
 

@@ -71,7 +71,7 @@ def test_without_a_group_nothing_happens() -> None:
     ("work", "arguments"),
     [
         ("launch.train_command", ["train", "--from-cache", "x"]),
-        ("quickstart.quickstart", ["train"]),
+        ("quickstart.quickstart", ["quickstart"]),
         ("eval_run.eval_command", ["eval"]),
     ],
 )

@@ -1,0 +1,88 @@
+"""The command that a stop prints can be pasted into a shell, launcher and all."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from svp.pipeline.cmdline import resuming, started_by
+from svp.pipeline.errors import Interrupted, describe
+
+ARGV = ["/x/bin/svp", "train", "--set", "model.shape={hidden: 32}", "--runs", "a b"]
+
+
+def test_quoted_for_a_shell() -> None:
+    words = started_by(ARGV, {}, ["bash"])
+    assert words == ["svp", *ARGV[1:]]
+    assert shlex.split(shlex.join(words)) == words
+
+
+@pytest.mark.parametrize(
+    ("parent", "expected"),
+    [
+        (
+            ["/v/bin/python3.11", "/v/bin/accelerate", "launch", "--cpu", "-m", "svp", *ARGV[1:]],
+            ["accelerate", "launch", "--cpu", "-m", "svp", *ARGV[1:]],
+        ),
+        (
+            ["/v/bin/python", "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "svp",
+             *ARGV[1:]],
+            ["python", "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "svp",
+             *ARGV[1:]],
+        ),
+        ([], ["accelerate", "launch", "--num_processes", "2", "-m", "svp", *ARGV[1:]]),
+        (["sshd"], ["accelerate", "launch", "--num_processes", "2", "-m", "svp", *ARGV[1:]]),
+    ],
+)  # fmt: skip
+def test_under_a_launcher(parent: list[str], expected: list[str]) -> None:
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "no"}
+    assert started_by(["/x/svp/__main__.py", *ARGV[1:]], environment, parent) == expected
+
+
+@pytest.mark.parametrize("old", ["", " --resume auto", " --resume=runs/y", " --resume 'runs/a b'"])
+def test_resuming_keeps_all_else(old: str) -> None:
+    """What stands after --resume is kept too."""
+    command = f"svp train --from-cache{old} --size paper --set 'a=[1, 2]'"
+    assert resuming(command, Path("runs/x y")) == (
+        "svp train --from-cache --size paper --set 'a=[1, 2]' --resume 'runs/x y'"
+    )
+
+
+def test_a_long_command_is_not_cut() -> None:
+    command = "svp train " + " ".join(f"--set stages.0.steps={n}" for n in range(500))
+    assert describe(Interrupted(2, command)) == command
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_before_the_work_began(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    """No `Aborted!`: the command, and the exit code of the signal."""
+    waits = (
+        "import sys, time, svp.train.launch as launch\n"
+        "def wait(request):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "launch.train_command = wait\n"
+        "from svp.cli import main\n"
+        "main()\n"
+    )
+    words = ["train", "--from-cache", "x y", "--size", "tiny", "--set", "seed=3"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", waits, *words], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert said.strip() == (
+        f"svp: stopped by {number.name}. "
+        "To go on: svp train --from-cache 'x y' --size tiny --set seed=3"
+    )

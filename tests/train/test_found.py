@@ -1,0 +1,121 @@
+"""The cache and the data that a training takes where none is named."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from svp.cli import main
+from svp.pipeline.errors import ConfigError, MissingError
+from svp.pipeline.run.places import DataPlaces, write_places
+from svp.pipeline.scenes import write_scenes
+from svp.train.found import data_of, newest_cache
+from svp.train.request import DataRequest
+
+SHORT = ("stages.0.steps=1", "stages.0.warmup=0", "stages.1.steps=1", "stages.1.warmup=0",
+         "global_batch=2", "run.micro_batch=2", "run.preview=0",
+         "model.warm_projector=false")  # fmt: skip
+SETS = [word for assignment in SHORT for word in ("--set", assignment)]
+
+
+def svp(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in arguments])
+
+
+def places(dataset: Path | str, split: str = "train") -> DataPlaces:
+    return DataPlaces(dataset=str(dataset), images=Path("/photos"), split=split)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scenes and, in `caches`, one cache of its train split by its JSONL."""
+    root = tmp_path_factory.mktemp("found")
+    write_scenes(root / "scenes", images=8, seed=3, splits={"train": 6, "val": 2})
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        said = svp("precompute", "--split", "train", "--dataset", "scenes/scenes.jsonl",
+                   "--points-per-side", 4, "--store-sam-embeddings", "--workers", 0,
+                   "--quiet")  # fmt: skip
+    finally:
+        os.chdir(before)
+    assert said.exit_code == 0, said.output
+    return root
+
+
+def test_the_two_lines_train_on_what_was_cut(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`svp precompute --split train --dataset X`, then `svp train --from-cache`: on X."""
+    monkeypatch.chdir(made)
+    said = svp("train", "--from-cache", "--json", "--device", "cpu", *SETS)
+    assert said.exit_code == 0, said.output
+    (cache,) = Path("caches").glob("scenes*")
+    assert f"cache: {cache}, the newest of split train" in said.stderr
+    assert json.loads(said.stdout)["steps"] == 2
+
+
+def test_newest_complete_of_the_split(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    (cache,) = Path("caches").glob("scenes*")
+    half = Path("caches/half")
+    (half / "logs").mkdir(parents=True)
+    (half / "plan.json").write_bytes((cache / "plan.json").read_bytes())
+    write_places(half, places(made / "scenes"))
+    told: list[str] = []
+    assert newest_cache("train", told.append) == cache
+    assert "half: newer, but not finished" in told[0]
+    assert newest_cache("train", told.append, "scenes/scenes.jsonl") == cache
+    for split, dataset in (("val", None), ("train", "scenes")):
+        with pytest.raises(MissingError, match="svp precompute --split train.*svp quickstart"):
+            newest_cache(split, told.append, dataset)
+
+
+def test_data_of_caches(tmp_path: Path) -> None:
+    caches = [tmp_path / name for name in ("a", "b", "c")]
+    for cache, dataset in zip(caches, ("/x", "/x", "/y"), strict=True):
+        (cache / "logs").mkdir(parents=True)
+        write_places(cache, places(dataset))
+    whole = DataRequest(dataset="/x", images=Path("/photos"))
+    assert data_of(caches[:2], DataRequest()) == whole
+    moved = DataRequest(images=Path("/elsewhere"))
+    assert data_of(caches[:1], moved) == replace(whole, images=Path("/elsewhere"))
+    named = DataRequest(dataset="/z")
+    assert data_of(caches, named) == named
+    with pytest.raises(ConfigError, match="different data .*: name --dataset"):
+        data_of(caches, DataRequest())
+    (caches[0] / "logs/places.json").unlink()
+    with pytest.raises(MissingError, match="does not say which data .*--dataset"):
+        data_of(caches[:1], DataRequest())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, ("svp precompute --split train", "svp quickstart", "--from-cache")),
+        (("--size", "paper", "--init", "none"), 2, ("svp quickstart",)),
+        (("--recipe", "nothere.yaml"), 3, ("nothere.yaml",)),
+        (("--from-cache", "--recipe", "nothere.yaml"), 3, ("nothere.yaml",)),
+        (("--set", "stages=1"), 2, ("stages",)),
+        (("--from-cache",), 3, ("svp precompute --split train", "svp quickstart")),
+        (("--from-cache", "nowhere"), 3, ("nowhere", "svp precompute --split train")),
+    ],
+)
+def test_nothing_is_made_for_a_request_that_cannot_be(
+    arguments: tuple[str, ...], code: int, words: tuple[str, ...],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    result = svp("train", *arguments)
+    assert result.exit_code == code, result.output
+    assert all(word in result.output for word in words), result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quickstart_with_a_wrong_field_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert svp("quickstart", "--set", "stages=1").exit_code == 2
+    assert not list(tmp_path.iterdir())
