@@ -48,7 +48,7 @@ def find_trained(asked: Path | None, runs: Path) -> Checkpoint:
     if not found:
         raise MissingError(
             f"no trained model in {show(str(runs), 300)}: train one with "
-            "`svp train --from-cache`, or name a run folder with --checkpoint"
+            "`svp train --from-cache` or `svp quickstart`, or name a run folder with --checkpoint"
         )
     return named_checkpoint(max(found, key=lambda run: run.stat().st_mtime_ns))
 
