@@ -14,8 +14,9 @@ SVP := $(BIN)/svp
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-# What `make superpixels` runs on. For your own photographs set DATA (a folder), SAM (a checkpoint)
-# and ENCODER (a name such as dinov2-large, whose weights lie where `svp doctor` says).
+# What `make superpixels` runs on. Your own photographs (DATA, a folder) need SAM (a checkpoint) and
+# ENCODER (a name such as dinov2-large, whose weights lie where `svp doctor` says): the tiny models
+# of this package know generated scenes only and are refused there, unless SVP_SIZE=tiny is set.
 DATA ?=
 SAM ?=
 ENCODER ?=
@@ -48,7 +49,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	mkdir -p .typing && ln -sfn .. .typing/svp
 	touch $@
 
-superpixels: $(READY)   ## photographs -> superpixel cache -> page (DATA=folder SAM=checkpoint)
+superpixels: $(READY)   ## photographs -> superpixel cache -> page (DATA=folder SAM=checkpoint ENCODER=name)
 ifeq ($(DATA),)
 	$(SVP) data synth $(SCENES) --images $(IMAGES) --seed 0
 	$(SVP) precompute --split $(SPLIT) --dataset $(SCENES) --out $(CACHE) --workers $(WORKERS)

@@ -16,7 +16,7 @@ from svp.pipeline.store.reader import CacheReader
 
 skimage_data = pytest.importorskip("skimage.data")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
-FAST = ("--workers", "0", "--device", "cpu", "--quiet")
+FAST = ("--size", "tiny", "--workers", "0", "--device", "cpu", "--quiet")
 
 
 def svp(*arguments: object, code: int = 0) -> Result:
@@ -67,7 +67,8 @@ def test_slic_on_photographs(photographs: Path, tmp_path: Path, split: str, imag
 
 def test_tiny_sam_on_photographs_and_everything_after(photographs: Path, tmp_path: Path) -> None:
     out, page = tmp_path / "cache", tmp_path / "page"
-    command = ("precompute", "--dataset", photographs, "--split", "train", "--points-per-side", 8)
+    command = ("precompute", "--size", "tiny", "--dataset", photographs, "--split", "train",
+               "--points-per-side", 8)  # fmt: skip
     svp(*command, "--out", out, *FAST)
     assert "0 damaged" in svp("cache", "verify", out).output
     stats = json.loads(svp("cache", "stats", out, "--json").stdout)
@@ -114,7 +115,8 @@ def test_a_gpu_makes_the_same_cache_in_a_worker_and_inline(
     photographs: Path, tmp_path: Path
 ) -> None:
     """Equal bytes on one GPU; features are the CPU's up to rounding."""
-    command = ("precompute", "--dataset", photographs, "--split", "train", "--points-per-side", 8)
+    command = ("precompute", "--size", "tiny", "--dataset", photographs, "--split", "train",
+               "--points-per-side", 8)  # fmt: skip
     for name, more in (
         ("worker", ("--device", "cuda")),
         ("inline", ("--device", "cuda", "--workers", 0)),

@@ -21,6 +21,7 @@ from ..model.ris import RisModel
 from ..model.trainable import require_trained_seg
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.records import Where
+from ..pipeline.run.purpose import command_for, lacks
 from ..pipeline.sam.architecture import build_sam
 from ..pipeline.sam.load import load_sam, random_seed
 from ..pipeline.store.plan import Plan
@@ -101,28 +102,30 @@ def outline(recipe: TrainRecipe, plan: Plan | None, shape: LlamaShape) -> RisMod
         return RisModel(lm, projector, MaskHead(sam.prompt_encoder, sam.mask_decoder))
 
 
-def require_cache(recipe: TrainRecipe, plan: Plan) -> None:
-    """Refuse a cache that the recipe's model cannot read, with both named."""
+def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) -> None:
+    """Refuse a cache that the recipe's model cannot read, with the command that makes the right one.
+
+    cache  where it lies, if that is known: the command is then the one it was made by, changed
+    """
     want, have = recipe.model.vision, plan.recipe.features
+    name = recipe.model.projector.name
     if (want.encoder, want.view, want.size) != (have.encoder, have.view, have.size):
+        features = {"encoder": want.encoder, "view": want.view, "size": str(want.size)}
         raise PlanMismatchError(
             f"cache {plan.id[:12]} was made with {have.encoder}, view {have.view}, {have.size} px; "
             f"the recipe {show(recipe.name)} (digest {recipe.digest()[:12]}) wants {want.encoder}, "
-            f"view {want.view}, {want.size} px: make the cache again with "
-            f"`svp precompute --encoder {want.encoder}`, or take a recipe for this cache with "
-            f"--set model.vision.encoder={have.encoder} --set model.vision.size={have.size}"
+            f"view {want.view}, {want.size} px: make the cache it reads with "
+            f"`{command_for(plan, name, cache, features=features)}`, or take a recipe for this "
+            f"cache with --set model.vision.encoder={have.encoder} "
+            f"--set model.vision.view={have.view} --set model.vision.size={have.size}"
         )
-    name = recipe.model.projector.name
     if name not in PROJECTORS:
         raise ConfigError(f"projector {show(name)}: allowed are {', '.join(sorted(PROJECTORS))}")
-    holds = {"masks": True, "cls": plan.cls, "multi": plan.layers == 4}
-    lacks = [need for need in sorted(PROJECTORS[name].needs) if not holds.get(need, False)]
-    if lacks or plan.sam is None:
-        missing = ", ".join([*lacks, *([] if plan.sam else ["the SAM image embedding"])])
+    if missing := lacks(plan.recipe, PROJECTORS[name].needs):
         raise ConfigError(
-            f"projector {name} needs {missing}, which cache {plan.id[:12]} does not hold: "
-            "make the cache again with --store-sam-embeddings, --set features.cls=true or "
-            "--set features.layers=[..4 blocks..], whichever is named"
+            f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
+            "does not hold and no command adds to a finished cache: make one that does with "
+            f"`{command_for(plan, name, cache)}`"
         )
 
 

@@ -191,7 +191,7 @@ def open_caches(request: EvalRequest, device: str) -> dict[str, tuple[CacheReade
         if not path.is_dir():
             raise MissingError(
                 f"{show(str(path), 300)}: no such cache: make it with `svp precompute --split "
-                f"{request.splits[0]} --store-sam-embeddings`, or name one with --from-cache PATH"
+                f"{request.splits[0]}`, or name one with --from-cache PATH"
             )
     readers = tuple(open_reader(path, request, device) for path in paths)
     if len(request.splits) == 1:
@@ -205,7 +205,7 @@ def open_caches(request: EvalRequest, device: str) -> dict[str, tuple[CacheReade
             have = ", ".join(f"{show(str(r.path), 200)} is of {r.plan.split}" for r in readers)
             raise MissingError(
                 f"--split {names}: no cache of {split} is named ({have}): make it with `svp "
-                f"precompute --split {split} --store-sam-embeddings`, and name it with --from-cache"
+                f"precompute --split {split}`, and name it with --from-cache"
             )
     return found
 

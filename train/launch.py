@@ -97,7 +97,7 @@ def _validation(
     if request.validate is None:
         return None
     readers = (CacheReader(request.validate),)
-    require_cache(opened.recipe, readers[0].plan)
+    require_cache(opened.recipe, readers[0].plan, request.validate)
     split = readers[0].plan.split or "val"
     if split == opened.recipe.data.split:
         raise ConfigError(f"--validate: this cache is of split {split}, which is trained on")

@@ -76,8 +76,8 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
             raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")
     data = data_of(paths, request.data)
     readers = tuple(open_reader(path, request, device) for path in paths)
-    for reader in readers:
-        require_cache(recipe, reader.plan)
+    for path, reader in zip(paths, readers, strict=True):
+        require_cache(recipe, reader.plan, path)
     if weights:
         recipe, places = resolve_train(*asked)
     return Opened(recipe, places, readers, source_of(data, recipe, recipe.data.split), data)

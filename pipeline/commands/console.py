@@ -17,6 +17,10 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+size_option = click.option(
+    "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
+    help="Shipped recipe; default tiny, for generated scenes only.",
+)  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from .console import PATH, as_json, report, several
+from .console import PATH, as_json, report, several, size_option
 from .data import source_options
 
 recipe_options = several(
-    click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="tiny"),
+    size_option,
     click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size."),
     click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field."),
     click.option("--superpixels", type=click.Choice(["sam", "mobile_sam", "slic"])),
@@ -56,6 +56,11 @@ RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_sc
 @click.option("--exclude-eval-images", is_flag=True, help="Drop train images of any val or test.")
 @source_options
 @recipe_options
+@click.option("--for", "purpose", type=click.Choice(["train", "look"]),
+              help="Store what training reads, or only what looking does. Default: train where "
+              "the data has expressions.")  # fmt: skip
+@click.option("--projector", default="svp", show_default=True,
+              help="The projector to be trained: its inputs are stored.")  # fmt: skip
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print images, shards, GB, hours, memory; stop.")
 @click.option("--price", type=(click.Choice(["a100", "h100", "core"]), int), metavar="DEVICE N",
@@ -72,7 +77,7 @@ def precompute_command(
     if price:
         return report(launch.price(request, *price), as_json)
     opened = launch.open_request(request)
-    for notice in opened.source.notices:
+    for notice in launch.notices(request, opened):
         click.echo(notice, err=True)
     run = launch.dry_run if dry_run else launch.launch
     report(run(request, opened), as_json)

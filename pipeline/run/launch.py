@@ -3,6 +3,7 @@
 Without a dataset the embedded default is used: scenes are generated beside the cache first.
 """
 
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 from ..doctor.report import DoctorReport, doctor
 from ..executors.base import Event
 from ..executors.devices import usable_devices
+from ..recipe import Recipe
 from ..records import Where
-from ..scenes.generated import is_generated
 from ..sources import Source, open_source
 from .calibrate import calibrate
 from .cost import Estimate, estimate
 from .places import DataPlaces, absolute_data, image_root_of, read_places, write_places
 from .planning import Content, sized_plan
 from .precompute import PrecomputeReport, RunOptions, limited, precompute
+from .purpose import Purpose, announce, stores
 from .settings import Flags, resolve
+from .toy import require_real_models
 
 __all__ = [
     "DataPlaces",
@@ -28,10 +31,12 @@ __all__ = [
     "examine",
     "image_root_of",
     "launch",
+    "notices",
     "open_request",
     "pick_device",
     "price",
     "read_places",
+    "recipe_of",
 ]
 
 SCENES = Path("data/scenes")
@@ -42,7 +47,10 @@ SCENE_COUNT = 200
 class Request:
     """What the user asked for; None means not given.
 
-    dataset  path, or names of REFER sets under `root`; None: the generated scenes
+    dataset    path, or names of REFER sets under `root`; None: the generated scenes
+    size       None: tiny, for generated scenes; any other data is then refused
+    purpose    None: train where the data has expressions, else look
+    projector  whose inputs a cache for training holds
     """
 
     dataset: str | None
@@ -54,11 +62,13 @@ class Request:
     allow_google: bool = False
     allow_counts: bool = False
     exclude_eval_images: bool = False
-    size: str = "tiny"
+    size: str | None = None
     recipe_file: Path | None = None
     flags: Flags = field(default_factory=Flags)
     overrides: tuple[str, ...] = ()
     run: RunOptions = field(default_factory=RunOptions)
+    purpose: Purpose | None = None
+    projector: str = "svp"
     quiet: bool = False
 
 
@@ -93,12 +103,42 @@ def open_request(request: Request) -> Opened:
     return Opened(source, out, _places(request, dataset, source))
 
 
+def recipe_of(request: Request, source: Source) -> tuple[Recipe, Where]:
+    """The recipe of a request on this data, and where everything lies.
+
+    Raises what `resolve` raises; ConfigError for the tiny models on data that is not generated.
+    """
+    purpose = request.purpose or ("train" if source.sentences else "look")
+    recipe, where = resolve(
+        request.size, request.recipe_file, request.flags, request.overrides, source.image_root,
+        stores(purpose, request.projector),
+    )  # fmt: skip
+    require_real_models(
+        source.name, generated=source.generated, size=request.size, precompute=recipe
+    )
+    return recipe, where
+
+
+def notices(request: Request, opened: Opened) -> list[str]:
+    """What the user is told before the hours: of the data, and of what the cache will be good for.
+
+    Raises as `recipe_of`.
+    """
+    source = opened.source
+    recipe, _ = recipe_of(request, source)
+    lines = list(source.notices)
+    if not source.sentences:
+        lines.append(
+            f"{source.name}: photographs without expressions: there is nothing to train on"
+            + ("" if request.purpose == "train" else ", so this is --for look")
+        )
+    return [*lines, *announce(recipe)]
+
+
 def launch(request: Request, opened: Opened) -> PrecomputeReport:
     """Make or finish the cache; raises what `precompute` raises."""
     source = opened.source
-    recipe, where = resolve(
-        request.size, request.recipe_file, request.flags, request.overrides, source.image_root
-    )
+    recipe, where = recipe_of(request, source)
 
     def on_event(event: Event) -> None:
         if event.kind == "started":  # the cache is this run's by now: a stopped run says it too
@@ -115,9 +155,7 @@ def launch(request: Request, opened: Opened) -> PrecomputeReport:
 def dry_run(request: Request, opened: Opened) -> Estimate:
     """What the run would cost on this machine: computes a few images of the dataset to measure."""
     source, options = opened.source, request.run.executor_options
-    recipe, where = resolve(
-        request.size, request.recipe_file, request.flags, request.overrides, source.image_root
-    )
+    recipe, where = recipe_of(request, source)
     content = limited(_content(source), request.run.limit)
     plan = sized_plan(recipe, content.split, content.digests)
     measured = calibrate(content, recipe, where, options, workers=options.workers)
@@ -133,8 +171,9 @@ def price(request: Request, device: str, images: int) -> Estimate:
     # The weights' values change no cost: random ones stand in for files nobody has to own yet.
     flags = replace(request.flags, sam_weights="random", encoder_weights="random")
     recipe, _ = resolve(
-        request.size, request.recipe_file, flags, request.overrides, request.images or Path()
-    )
+        request.size, request.recipe_file, flags, request.overrides, request.images or Path(),
+        stores(request.purpose or "train", request.projector),
+    )  # fmt: skip
     workers = request.run.executor_options.workers or 1
     return estimate(sized_plan(recipe), images, device=device, workers=workers)
 
@@ -169,8 +208,15 @@ def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
         allow_google=request.allow_google,
         allow_counts=request.allow_counts,
         exclude_eval_images=request.exclude_eval_images,
-        generated=is_generated(source.image_root / image.path for image in source.images),
+        generated=source.generated,
+        command=_words(request.run.hint),
     )
+
+
+def _words(hint: str) -> tuple[str, ...]:
+    """What a command line says after `svp precompute`; nothing if the run is another command's."""
+    words = shlex.split(hint)
+    return tuple(words[2:]) if words[:2] == ["svp", "precompute"] else ()
 
 
 def _content(source: Source) -> Content:

@@ -27,6 +27,7 @@ class DataPlaces:
     root        absolute folder the names are looked for in
     images      absolute folder of the photographs, as found or as named
     generated   whether the photographs are scenes this package drew
+    command     words after `svp precompute` of the command that made it; empty: not by a command
     """
 
     dataset: str
@@ -39,6 +40,7 @@ class DataPlaces:
     allow_empty: bool = False
     exclude_eval_images: bool = False
     generated: bool = False
+    command: tuple[str, ...] = ()
 
 
 class _File(BaseModel):
@@ -56,6 +58,9 @@ class _File(BaseModel):
     allow_empty: bool = False
     exclude_eval_images: bool = False
     generated: bool = False
+    command: Annotated[
+        tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=200)
+    ] = ()
 
 
 def absolute_data(dataset: str, root: Path | None) -> tuple[str, Path | None]:

@@ -17,6 +17,7 @@ from ..text import show
 from ..weights.load import load_state_dict, weights_digest
 from ..weights.locate import find_weights
 from ..yamlfile import assign, group, load_yaml, shipped_yaml
+from .purpose import LOOK, Stores
 
 SIZES = ("tiny", "small", "paper")
 SHIPPED = ("tiny",)  # models whose weights are in this package
@@ -41,9 +42,19 @@ class Flags:
 
 
 def resolve(
-    size: str, recipe_file: Path | None, flags: Flags, overrides: Sequence[str], images: Path
+    size: str | None,
+    recipe_file: Path | None,
+    flags: Flags,
+    overrides: Sequence[str],
+    images: Path,
+    default: Stores = LOOK,
 ) -> tuple[Recipe, Where]:
-    """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError."""
+    """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError.
+
+    size     None: tiny
+    default  what is stored where neither file, flag nor `overrides` says
+    """
+    size = size or SIZES[0]
     raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("precompute", size)
     name = str(recipe_file or f"--size {size}")
     _require_groups(raw, name)
@@ -53,6 +64,7 @@ def resolve(
         _require_groups(raw, name)
         if assignment.startswith("superpixels.grid.") and not _windows(raw):
             raw["superpixels"]["preset"] = "custom"
+    default.apply(raw)
     where = _place_weights(raw, flags, images)
     return parse_recipe(raw, name), where
 

@@ -67,14 +67,12 @@ def test_exit_codes_and_messages(
 
 
 def test_price_of_the_papers_setting_needs_nothing() -> None:
-    result = svp("precompute", "--size", "paper", "--price", "a100", "82783", "--json")
+    words = ("precompute", "--size", "paper", "--price", "a100", "82783", "--json")
+    result = svp(*words, "--for", "look")
     assert result.exit_code == 0, result.output
     price = json.loads(result.output)
     assert price["shards"] == 1294
     assert price["bytes"]["dino"] == 82783 * (576 * 1024 * 2 + 4) + 1294 * (64 * 16 + 4)
-    with_sam = svp(
-        "precompute", "--size", "paper", "--price", "a100", "82783", "--json",
-        "--store-sam-embeddings",
-    )  # fmt: skip
+    with_sam = svp(*words)
     extra = json.loads(with_sam.output)["bytes"]["sam"]
     assert extra == 82783 * (256 * 64 * 64 * 2 + 4) + 1294 * (64 * 16 + 4)

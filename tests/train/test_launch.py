@@ -136,7 +136,7 @@ def test_dry_run_on_a_cache_tells_tokens_memory_and_time(asked: TrainRequest) ->
     [
         ("model.vision.encoder=dinov2-large", "was made with tiny, view squash, 128 px; the rec"),
         ("model.vision.view=pad", "wants tiny, view pad, 128 px"),
-        ("model.vision.size=140", "svp precompute --encoder tiny"),
+        ("model.vision.size=140", "svp precompute .*--set features.size=140 --out .*cache-svp`"),
         ("stages.0.trains=[projector]", r"embedding layer is frozen and its \[SEG\] row"),
         ("model.shape.depth=3", "model.shape=.*allowed are vocab, hidden"),
         ("global_batch=3", "micro_batch 2 x accumulation x 1 ranks"),
@@ -161,7 +161,9 @@ def test_a_projector_whose_inputs_the_cache_lacks_is_refused(
         needs = frozenset({"masks", "cls"})
 
     monkeypatch.setitem(PROJECTORS, "svp", NeedsCls)
-    with pytest.raises(ConfigError, match=r"projector svp needs cls, which cache \w+ does not"):
+    with pytest.raises(
+        ConfigError, match=r"projector svp reads the CLS token, which cache \w+ does not"
+    ):
         train_command(asked)
 
 
@@ -169,7 +171,7 @@ def test_a_cache_without_sam_embeddings_is_refused(asked: TrainRequest) -> None:
     opened = open_training(asked, "cpu")
     plan = replace(opened.readers[0].plan, sam=None, recipe=opened.readers[0].plan.recipe.model_copy(
         update={"store_sam_embeddings": False}))  # fmt: skip
-    with pytest.raises(ConfigError, match="needs the SAM image embedding"):
+    with pytest.raises(ConfigError, match="reads the SAM image embedding"):
         require_cache(opened.recipe, plan)
 
 

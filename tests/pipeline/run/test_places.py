@@ -11,7 +11,6 @@ from svp.pipeline.run.places import DataPlaces, image_root_of, read_places, writ
 from svp.pipeline.run.precompute import RunOptions
 from svp.pipeline.run.settings import Flags
 from svp.pipeline.scenes import write_scenes
-from svp.pipeline.scenes.generated import is_generated
 from svp.pipeline.store.plan import Plan
 
 INLINE = RunOptions(executor_options=ExecutorOptions(workers=0), limit=1)
@@ -58,12 +57,3 @@ def test_a_record_that_is_not_one_is_none(tmp_path: Path) -> None:
     raw = json.loads(file.read_text())
     file.write_text(json.dumps(raw | {"new": 1}))
     assert read_places(tmp_path) == places
-
-
-def test_generated_is_every_picture_or_nothing(tmp_path: Path) -> None:
-    scenes = write_scenes(tmp_path / "s", images=10, seed=0)
-    pictures = sorted((scenes / "images").iterdir())
-    assert is_generated(pictures)
-    assert not is_generated([])
-    assert not is_generated([*pictures, scenes / "images" / "holiday.jpg"])
-    assert not is_generated([tmp_path / "t/images/train_000000.png"])

@@ -1,0 +1,59 @@
+"""The tiny models know generated scenes and nothing else: they do not meet photographs unnoticed.
+
+They were trained on the scenes of `svp data synth`, as stand-ins that need no download. On a
+photograph they give masks and answers that look like a result and mean nothing, so whoever wants
+that (to try the code) says `--size tiny`, by the flag or as SVP_SIZE.
+"""
+
+from ..errors import ConfigError
+from ..recipe import Recipe
+
+TINY = ("tiny", "clip-tiny")  # architectures of the recipe that only stand-ins have
+SAID = "tiny"
+
+
+def require_real_models(
+    what: str,
+    *,
+    generated: bool,
+    size: str | None,
+    precompute: Recipe | None = None,
+    language_model: str | None = None,
+    instead: str = "",
+) -> None:
+    """Refuse toy models on data that is not generated, unless `--size tiny` was said.
+
+    what            names the data in the message
+    generated       whether all of it are generated scenes
+    size            what was said by --size or SVP_SIZE; None: nothing
+    precompute      the recipe that cut, or will cut, the photographs
+    language_model  `model.init` of the training recipe
+    instead         the command that does it with real models; "" for the options of any command
+
+    Raises ConfigError.
+    """
+    toys = toy_models(precompute, language_model)
+    if generated or size == SAID or not toys:
+        return
+    given = instead or "--size small or --size paper" + (
+        "" if language_model else ", or your own with --sam-weights FILE and --encoder NAME"
+    )
+    raise ConfigError(
+        f"{what}: not generated scenes, and {' and '.join(toys)} know{'s' * (len(toys) == 1)} "
+        f"nothing else: take {given}. To try the code with them all the same, say --size tiny "
+        "(or set SVP_SIZE=tiny)"
+    )
+
+
+def toy_models(precompute: Recipe | None, language_model: str | None = None) -> list[str]:
+    """Which of the models that would be used are the tiny ones, in words."""
+    toys = []
+    if precompute is not None:
+        reads_sam = precompute.superpixels.source != "slic" or precompute.store_sam_embeddings
+        if reads_sam and precompute.superpixels.model in TINY:
+            toys.append("the tiny SAM")
+        if precompute.features.encoder in TINY:
+            toys.append("the tiny encoder")
+    if language_model is not None and language_model.split(":")[0] == "shipped":
+        toys.append("the tiny language model")
+    return toys

@@ -1,0 +1,107 @@
+"""A cache is made for a projector, says what it will be good for, and is refused with a command."""
+
+from pathlib import Path
+
+import pytest
+
+from svp.model.projectors import PROJECTORS
+from svp.pipeline.encoders.load import family
+from svp.pipeline.errors import ConfigError
+from svp.pipeline.recipe import FeatureConfig, Recipe
+from svp.pipeline.run.places import DataPlaces, write_places
+from svp.pipeline.run.planning import sized_plan
+from svp.pipeline.run.purpose import (
+    DEPTH,
+    LOOK,
+    NEEDS,
+    announce,
+    command_for,
+    four_layers,
+    lacks,
+    stores,
+)
+from svp.pipeline.run.settings import Flags, resolve
+
+
+def recipe(
+    projector: str = "svp", *overrides: str, purpose: str = "train", **flags: object
+) -> Recipe:
+    found = stores(purpose, projector)  # type: ignore[arg-type]
+    return resolve(None, None, Flags(**flags), overrides, Path(), found)[0]  # type: ignore[arg-type]
+
+
+def test_the_tables_are_those_of_the_classes() -> None:
+    assert {name: kind.needs for name, kind in PROJECTORS.items()} == NEEDS
+    torch = pytest.importorskip("torch")
+    for name, depth in DEPTH.items():
+        size = 128 if name == "tiny" else 336
+        kind = family(FeatureConfig(encoder=name, size=size))  # type: ignore[arg-type]
+        with torch.device("meta"):
+            assert kind.adapt(kind.build()).depth == depth, name
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS))
+def test_a_cache_made_for_a_projector_lacks_nothing_of_it(name: str) -> None:
+    assert lacks(recipe(name), PROJECTORS[name].needs) == []
+    sized_plan(recipe(name))
+
+
+def test_what_is_stored() -> None:
+    plain = recipe()
+    assert (plain.store_sam_embeddings, plain.features.cls, plain.features.layers) == (
+        True,
+        False,
+        (),
+    )
+    assert recipe("pvtc").features.cls
+    assert recipe("tokenpacker").features.layers == (3, 4, 5, 6)
+    deep = recipe("tokenpacker", encoder="dinov2-large", encoder_weights="random")
+    assert deep.features.layers == (12, 16, 22, 23)
+    last = recipe("fusion", "features.encoder=dinov2-large", "features.size=336",
+                  encoder_weights="random")  # fmt: skip
+    assert last.features.layers == (21, 22, 23, 24)
+    assert four_layers(12) == [6, 8, 11, 12]
+    for look in (recipe("pvtc", purpose="look"), resolve(None, None, Flags(), (), Path(), LOOK)[0]):
+        assert not look.store_sam_embeddings and not look.features.cls
+    with pytest.raises(ConfigError, match="--projector svpp: allowed are .*svp"):
+        recipe("svpp")
+
+
+def test_what_is_said_outright_stays() -> None:
+    assert not recipe(store_sam_embeddings=False).store_sam_embeddings
+    assert not recipe("svp", "store_sam_embeddings=false").store_sam_embeddings
+    assert recipe("tokenpacker", "features.layers=[1, 2, 3, 4]").features.layers == (1, 2, 3, 4)
+    slic = recipe(superpixels="slic")
+    assert slic.store_sam_embeddings and slic.superpixels.model == "tiny"
+
+
+def test_what_a_cache_will_do_is_said() -> None:
+    holds, trains, rest = announce(recipe())
+    assert holds == ("the cache will hold superpixels, tiny features and the SAM image embedding")
+    assert "svp" in trains.split(", ") and "pvtc" not in trains
+    assert "pvtc (the CLS token)" in rest and "tokenpacker (four encoder layers)" in rest
+    assert "--projector NAME" in rest
+    _, look = announce(recipe(purpose="look"))
+    assert "svp train cannot read it" in look and "--for train" in look
+
+
+def test_the_command_that_makes_the_right_cache(tmp_path: Path) -> None:
+    plan = sized_plan(recipe(purpose="look"), "train")
+    assert command_for(plan, "svp") == (
+        "svp precompute --split train --dataset DATA --superpixels sam --sam-model tiny "
+        "--encoder tiny --out caches/svp"
+    )
+    cache = tmp_path / "my cache"
+    (cache / "logs").mkdir(parents=True)
+    words = ("--for", "look", "--dataset=my photos", "--out", "my cache", "--encoder", "tiny",
+             "--projector=mlp", "--no-store-sam-embeddings", "--split", "train")  # fmt: skip
+    write_places(cache, DataPlaces(dataset="d", images=tmp_path, command=words))
+    assert command_for(plan, "pvtc", cache) == (
+        "svp precompute '--dataset=my photos' --encoder tiny --split train --projector pvtc "
+        f"--out '{cache}-pvtc'"
+    )
+    other = command_for(plan, "svp", cache, features={"encoder": "dinov2-large", "size": "336"})
+    assert other == (
+        "svp precompute '--dataset=my photos' --split train --encoder dinov2-large "
+        f"--set features.size=336 --out '{cache}-svp'"
+    )
