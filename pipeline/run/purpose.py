@@ -36,7 +36,7 @@ NEEDS: dict[str, frozenset[str]] = {
     "fusion": frozenset({"masks", "multi"}),
 }
 DEPTH = {"tiny": 6, "dinov2-small": 12, "dinov2-base": 12, "dinov2-large": 24,
-         "clip-large-336": 24}  # fmt: skip
+         "clip-large-336": 24, "clip-large": 24}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

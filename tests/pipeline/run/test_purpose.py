@@ -34,7 +34,7 @@ def test_the_tables_are_those_of_the_classes() -> None:
     assert {name: kind.needs for name, kind in PROJECTORS.items()} == NEEDS
     torch = pytest.importorskip("torch")
     for name, depth in DEPTH.items():
-        size = 128 if name == "tiny" else 336
+        size = {"tiny": 128, "clip-large": 224}.get(name, 336)
         kind = family(FeatureConfig(encoder=name, size=size))  # type: ignore[arg-type]
         with torch.device("meta"):
             assert kind.adapt(kind.build()).depth == depth, name
