@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.errors import MissingError, PlanMismatchError
+from ..pipeline.rehearsal import turned_down
 from ..pipeline.text import show
 from ..pipeline.weights.hub import LM_FILES, PREFIX, hub_folder
 from ..pipeline.weights.load import weights_digest
@@ -78,6 +79,7 @@ def _raw_recipe(
     _apply_flags(raw, flags)
     for assignment in overrides:
         assign(raw, assignment)
+    turned_down(lambda dial: dial.train(raw))
     return raw
 
 

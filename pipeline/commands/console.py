@@ -33,6 +33,7 @@ class Root(click.Group):
 
         try:
             with _terminable():
+                _say_rehearsal()
                 return super().invoke(ctx)
         except SvpError as error:
             for line in getattr(error, "problems", None) or [describe(error)]:
@@ -73,6 +74,15 @@ def _stopped(number: signal.Signals) -> SystemExit:
     if os.environ.get("RANK", "0") == "0":
         click.echo(f"svp: stopped by {number.name}. To go on: {this_command()}", err=True)
     return SystemExit(128 + number)
+
+
+def _say_rehearsal() -> None:
+    """Every command under the rehearsal's dial says so first."""
+    if os.environ.get("SVP_REHEARSAL"):
+        from ..rehearsal import dial
+
+        if found := dial():
+            click.echo(found.line(), err=True)
 
 
 def several(*options: Callable[[F], F]) -> Callable[[F], F]:

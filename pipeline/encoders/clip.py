@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
+from ..rehearsal import dial
 from .backbone import Colour, Tokens
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class Clip:
         }
 
 
+def large() -> dict[str, int]:
+    """`LARGE`, with the width of a rehearsal's stand-in where it differs."""
+    found = dial()
+    return LARGE | ({"hidden": found.encoder_width} if found and found.encoder_width else {})
+
+
 def build_clip(hidden: int, blocks: int, heads: int, patch: int, size: int) -> "nn.Module":
     """An untrained `CLIPVisionModel`; random weights come from torch's generator."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -85,14 +92,15 @@ def fill_buffers(model: "nn.Module") -> None:
     embeddings.position_ids = torch.arange(embeddings.num_positions).expand((1, -1))
 
 
-def expected_config(size: int = LARGE["size"]) -> dict[str, object]:
-    """What the (vision part of the) config.json of a folder of CLIP-L at `size` px must say."""
+def expected_config(pixels: int = LARGE["size"]) -> dict[str, object]:
+    """What the (vision part of the) config.json of a folder of CLIP-L at `pixels` px must say."""
+    size = large()
     return {
-        "hidden_size": LARGE["hidden"],
-        "intermediate_size": 4 * LARGE["hidden"],
-        "num_hidden_layers": LARGE["blocks"],
-        "num_attention_heads": LARGE["heads"],
-        "patch_size": LARGE["patch"],
-        "image_size": size,
+        "hidden_size": size["hidden"],
+        "intermediate_size": 4 * size["hidden"],
+        "num_hidden_layers": size["blocks"],
+        "num_attention_heads": size["heads"],
+        "patch_size": size["patch"],
+        "image_size": pixels,
         "hidden_act": "quick_gelu",
     }

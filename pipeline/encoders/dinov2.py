@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
+from ..rehearsal import dial
 from .backbone import Colour, Tokens, multiple_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,14 @@ SHAPES = {  # hidden size, blocks, heads
     "dinov2-base": (768, 12, 12),
     "dinov2-large": (1024, 24, 16),
 }
+
+
+def shape(name: str) -> tuple[int, int, int]:
+    """Hidden size, blocks and heads of the model called `name`."""
+    hidden, blocks, heads = SHAPES[name]
+    found = dial()
+    return (found.encoder_width if found and found.encoder_width else hidden, blocks, heads)
+
 
 # An attention's parts in newer versions of transformers (5.23) and in older ones (5.17 and before).
 _PARTS = {
@@ -135,7 +144,7 @@ def build_dinov2(
 
 def expected_config(name: str) -> dict[str, object]:
     """What the config.json of a model folder must say for the model called `name`."""
-    hidden, blocks, heads = SHAPES[name]
+    hidden, blocks, heads = shape(name)
     return {
         "model_type": "dinov2_with_registers",
         "hidden_size": hidden,

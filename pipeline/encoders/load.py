@@ -16,10 +16,11 @@ from ..text import show
 from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights, search_weights
 from .backbone import Backbone
-from .clip import LARGE, TINY, Clip, build_clip, fill_buffers
+from .clip import TINY, Clip, build_clip, fill_buffers, large
 from .clip import expected_config as clip_config
-from .dinov2 import SHAPES, Dinov2, build_dinov2
+from .dinov2 import Dinov2, build_dinov2
 from .dinov2 import expected_config as dinov2_config
+from .dinov2 import shape as dinov2_shape
 from .folder import HUB, check_config, hub_folder
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def family(config: FeatureConfig) -> Family:
     if name == "clip-tiny":
         return Family(partial(build_clip, **TINY, size=config.size), Clip, {}, finish=fill_buffers)
     if name in ("clip-large-336", "clip-large"):
-        shape = LARGE | {"size": 336 if name == "clip-large-336" else 224}
+        shape = large() | {"size": 336 if name == "clip-large-336" else 224}
         build = partial(build_clip, **shape)
         return Family(build, Clip, clip_config(shape["size"]), "vision_config", fill_buffers)
-    return Family(partial(build_dinov2, *SHAPES[name]), Dinov2, dinov2_config(name))
+    return Family(partial(build_dinov2, *dinov2_shape(name)), Dinov2, dinov2_config(name))
 
 
 def load_backbone(config: FeatureConfig, path: Path | None, allow_download: bool) -> Backbone:

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ConfigError, PlanMismatchError, WeightsError
 from ..recipe import GRID_PRESETS, Recipe, parse_recipe
 from ..records import Where
+from ..rehearsal import turned_down
 from ..sam.architecture import detect_type
 from ..text import show
 from ..weights.load import load_state_dict, weights_digest
@@ -65,6 +66,7 @@ def resolve(
         if assignment.startswith("superpixels.grid.") and not _windows(raw):
             raw["superpixels"]["preset"] = "custom"
     default.apply(raw)
+    turned_down(lambda dial: dial.precompute(raw))
     where = _place_weights(raw, flags, images)
     return parse_recipe(raw, name), where
 

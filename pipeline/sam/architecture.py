@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, MissingPackageError, WeightsError
+from ..rehearsal import dial
 from ..text import show
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ OFFICIAL: dict[str, tuple[int, int]] = {
     "vit_h": (1280, 32),
 }
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def official() -> dict[str, tuple[int, int]]:
+    """`OFFICIAL`, with the sizes of a rehearsal's stand-ins where they differ."""
+    found = dial()
+    return OFFICIAL | found.sam if found else OFFICIAL
 
 
 def build_sam(model: str) -> Any:
@@ -64,7 +71,7 @@ def detect_type(state: "Mapping[str, Tensor]") -> str | None:
         return None
     blocks = {name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")}
     found = (position.shape[-1], len(blocks))
-    return next((name for name, size in OFFICIAL.items() if size == found), None)
+    return next((name for name, size in official().items() if size == found), None)
 
 
 def check_type(state: "Mapping[str, Tensor]", model: str, where: str) -> None:
@@ -91,4 +98,24 @@ def _build_real(model: str) -> Any:
         from segment_anything import sam_model_registry
     except ImportError:
         raise MissingPackageError("segment-anything", "all", f"SAM {model}") from None
-    return sam_model_registry[model]()
+    size = official()[model]
+    return sam_model_registry[model]() if size == OFFICIAL[model] else _build_smaller(*size)
+
+
+def _build_smaller(width: int, depth: int) -> Any:
+    """An official type with a smaller encoder, for a rehearsal; all else as published.
+
+    Two heads: the attention of all 4,096 patches is what costs time and memory.
+    """
+    from functools import partial
+
+    import torch
+    from segment_anything.modeling import ImageEncoderViT
+
+    from .mobile import around
+
+    encoder = ImageEncoderViT(
+        depth=depth, embed_dim=width, num_heads=2, global_attn_indexes=(depth - 1,),
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=14,
+    )  # fmt: skip
+    return around(encoder)

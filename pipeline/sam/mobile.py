@@ -25,12 +25,17 @@ def build_mobile_sam(image_size: int = IMAGE_SIZE) -> Any:
     Source: ChaoningZhang/MobileSAM mobile_sam/build_sam.py:53-92. `image_size` is 1024 in the
     checkpoint; no tensor depends on it, so tests may use a smaller one (a multiple of 16).
     """
+    return around(TinyVitEncoder(image_size), image_size)
+
+
+def around(encoder: nn.Module, image_size: int = IMAGE_SIZE) -> Any:
+    """SAM's own prompt encoder and mask decoder, in their one published size, around an encoder."""
     from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
     grid = image_size // 16
     transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
     sam = Sam(
-        image_encoder=TinyVitEncoder(image_size),
+        image_encoder=encoder,
         prompt_encoder=PromptEncoder(
             embed_dim=256,
             image_embedding_size=(grid, grid),

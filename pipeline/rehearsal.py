@@ -1,0 +1,108 @@
+"""The rehearsal's dial: stand-ins for the published files, and what is made smaller with them.
+
+`svp rehearse` walks the path of the paper on stand-ins of the published files. The environment
+variable SVP_REHEARSAL names a YAML file that says where they lie and which widths and counts that
+only cost time are smaller. Invariant: without the variable nothing here has any effect; with it
+every recipe carries `MARK` in its name and every command says so, so that no result of a rehearsal
+can be taken for a real one.
+"""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError
+from .text import show
+from .yamlfile import load_yaml
+
+VARIABLE = "SVP_REHEARSAL"
+MARK = "REHEARSAL"
+
+Few = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Dial(BaseModel):
+    """What a rehearsal makes smaller; names, layouts, files, stages and commands stay real.
+
+    folder          stand-ins lie in it: there a file of a public name need not have its content
+    sam             encoder width and number of blocks of the official SAM types
+    encoder_width   of the published DINOv2 and CLIP; their depth stays, recipes name layers
+    grid_points     at most so many SAM prompts per side
+    steps           at most so many optimizer steps per stage
+    global_batch    at most so many images per step
+    scenes          at most so many generated scenes per split of the quickstart
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path
+    sam: dict[str, tuple[Few, Few]] = Field(default_factory=dict)
+    encoder_width: Few | None = None
+    grid_points: Few | None = None
+    steps: Few | None = None
+    global_batch: Few | None = None
+    scenes: Few | None = None
+
+    def covers(self, path: Path) -> bool:
+        """Whether `path` is one of the stand-ins."""
+        return path.resolve().is_relative_to(self.folder.resolve())
+
+    def precompute(self, raw: dict[str, Any]) -> None:
+        """Turn down a raw recipe of `svp precompute`, in place."""
+        pixels = raw.setdefault("superpixels", {})
+        grid = pixels.get("grid") or {}
+        asked = int(grid.get("points_per_side", 32))
+        if pixels.get("model", "tiny") == "tiny" or pixels.get("source") == "slic":
+            return
+        if self.grid_points and asked > self.grid_points:
+            if pixels.get("preset", "svp") != "windows":
+                pixels["preset"] = "custom"
+            pixels["grid"] = {**grid, "points_per_side": self.grid_points}
+
+    def train(self, raw: dict[str, Any]) -> None:
+        """Turn down a raw recipe of `svp train`, in place."""
+        name = str(raw.get("name", "custom"))
+        raw["name"] = name if MARK in name else f"{name}-{MARK}"
+        if self.global_batch:
+            raw["global_batch"] = min(int(raw.get("global_batch", 160)), self.global_batch)
+            run = raw.setdefault("run", {})
+            if isinstance(run.get("micro_batch"), int):
+                run["micro_batch"] = min(run["micro_batch"], self.global_batch)
+        for stage in raw.get("stages") or ():
+            if self.steps and isinstance(stage, dict) and isinstance(stage.get("steps"), int):
+                stage["steps"] = min(stage["steps"], self.steps)
+                stage["warmup"] = min(int(stage.get("warmup", 100)), stage["steps"] - 1)
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"{MARK}: stand-in weights of {show(str(self.folder), 200)} and a shortened recipe; "
+            "nothing this prints is a result"
+        )
+
+
+def dial() -> Dial | None:
+    """The dial in force, or None. Raises ConfigError, MissingError for a file that is no dial."""
+    named = os.environ.get(VARIABLE)
+    return _read(named) if named else None
+
+
+@lru_cache(maxsize=4)
+def _read(named: str) -> Dial:
+    path = Path(named)
+    try:
+        return Dial.model_validate(load_yaml(path))
+    except ValidationError as error:
+        raise ConfigError(f"{VARIABLE}={show(named, 200)}: {show(str(error), 400)}") from None
+
+
+def turned_down(change: Callable[[Dial], None]) -> bool:
+    """Apply `change` if a dial is in force; whether one is."""
+    found = dial()
+    if found is not None:
+        change(found)
+    return found is not None
