@@ -78,10 +78,10 @@ class SlicSource:
             raise ConfigError("this SLIC source was built without SAM: it has no embeddings")
         config = self._config
         found = [slic_superpixels(image, config.slic, config.max_superpixels) for image in images]
-        return found, _embedded(self._sam, images) if embeddings and self._sam else None
+        return found, embedded(self._sam, images) if embeddings and self._sam else None
 
 
-def _embedded(sam: "SamBackend", images: Sequence[Image]) -> Embeddings:
+def embedded(sam: "SamBackend", images: Sequence[Image]) -> Embeddings:
     """(C,h,w) float16 of each image, as grid prompting gives them."""
     import torch
 

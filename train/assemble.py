@@ -80,7 +80,7 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         raise ConfigError(f"the model has {rows} rows of words, its tokenizer {vocab.size}")
     parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
     require_trained_seg(model, parts, vocab.seg, fresh=fresh)
-    _require_embedding(model, plan)
+    require_embedding(model, plan)
     model.requires_grad_(False)
     return Assembled(model, vocab, teacher)
 
@@ -231,7 +231,7 @@ def _mask_head(recipe: TrainRecipe, plan: Plan, places: Places) -> MaskHead:
     return MaskHead(sam.prompt_encoder, sam.mask_decoder.train())
 
 
-def _require_embedding(model: RisModel, plan: Plan) -> None:
+def require_embedding(model: RisModel, plan: Plan) -> None:
     """The cache's SAM embedding must be what the mask decoder eats."""
     head = model.mask_head
     side = tuple(head.prompt_encoder.image_embedding_size)

@@ -26,6 +26,14 @@ runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True
 checkpoint = click.option(
     "--checkpoint", type=PATH, help="Run folder or checkpoint; default the newest run."
 )
+published = several(
+    click.option(
+        "--published",
+        metavar="FOLDER|hub:OWNER/NAME",
+        help="GLaMM or LISA as published, untrained.",
+    ),
+    click.option("--own-sam", is_flag=True, help="With --published: SAM's encoder from it too."),
+)
 weights = several(
     click.option("--lm", help="Language model: folder, hub:OWNER/NAME or random:SEED."),
     click.option("--init", help="GLaMM or LISA to start from: folder, hub:OWNER/NAME, none."),
@@ -119,6 +127,7 @@ def quickstart_command(
 @source_options
 @click.option("--split", help="Default val (generated scenes: testA); several: val,testA,testB.")
 @checkpoint
+@published
 @runs
 @weights
 @click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full")
@@ -166,6 +175,7 @@ def eval_command(
 @click.option("--cache", type=PATH, help="Whose recipe cuts the photograph.")
 @click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="tiny")
 @checkpoint
+@published
 @runs
 @weights
 @click.option("--sam-weights", type=PATH)

@@ -5,14 +5,16 @@ refused is refused before the first one. Started with torchrun or `accelerate la
 """
 
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..pipeline.errors import ConfigError, MissingError
 from ..pipeline.records import Expression
+from ..pipeline.run.planning import Content
 from ..pipeline.sources import Source
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
@@ -21,9 +23,11 @@ from .defaults import DATA, cache_of
 from .evaluation.evaluate import Classes, Settings, evaluate
 from .evaluation.oracle import Oracle, point_decoder
 from .evaluation.protocols import Example, Protocol, Unit, examples, plan
+from .evaluation.published import Published
 from .evaluation.results import Header, SplitSize, collect, read_results, write_results
 from .evaluation.summary import EvalReport, joined, summarise
-from .evaluation.trained import Trained, find_trained, open_trained
+from .evaluation.trained import Found, Trained, find_trained, open_trained, results_of
+from .evaluation.unseen import Encoders, live_readers
 from .feed.fill import SUPERPIXEL_ORDER, CachedVisuals
 from .fit.runfolder import libraries
 from .fit.stage import make_accelerator
@@ -44,6 +48,8 @@ class EvalRequest:
     split           names of the splits, by commas: `val,testA,testB`
     caches          of the splits, each taken for the split it records; none: the embedded default's
     checkpoint      run folder or one of its checkpoints; None: the newest run in `runs`
+    published       a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is; without caches the
+                    photographs are read live, `own_sam` with the folder's own SAM
     flags           where weights lie that the run started from
     repeats         draws of protocol glamm
     shuffle_orders  protocol full again with so many other superpixel orders
@@ -57,6 +63,8 @@ class EvalRequest:
     split: str = "val"
     caches: tuple[Path, ...] = ()
     checkpoint: Path | None = None
+    published: str | None = None
+    own_sam: bool = False
     runs: Path = Path("runs")
     flags: TrainFlags = field(default_factory=TrainFlags)
     protocol: Protocol = "full"
@@ -77,6 +85,10 @@ class EvalRequest:
     def __post_init__(self) -> None:
         if not all(self.splits) or len(set(self.splits)) < len(self.splits):
             raise ConfigError(f"--split {show(self.split)}: give names once each: val,testA,testB")
+        if self.own_sam and (self.published is None or self.caches):
+            raise ConfigError(
+                "--own-sam is for --published without --from-cache: a cache holds its own"
+            )
         if self.repeats > 1 and self.protocol == "full":
             raise ConfigError("--repeats is for --protocol glamm: full has nothing random in it")
         if self.shuffle_orders and self.protocol == "glamm":
@@ -117,17 +129,45 @@ def eval_command(request: EvalRequest) -> EvalReport:
     Raises MissingError (cache, run, data), PlanMismatchError (cache and model do not belong
     together), CacheError, DataError, WeightsError, ConfigError.
     """
-    checkpoint = find_trained(request.checkpoint, request.runs)
-    by_split = open_caches(request, pick_device(request.device))
-    trained = open_trained(checkpoint, by_split[request.splits[0]][0].plan, request.flags)
-    for reader in {
-        reader.plan.id: reader for found in by_split.values() for reader in found
-    }.values():
-        require_cache(trained.recipe, reader.plan)
+    found = find_trained(request.checkpoint, request.runs, request.published)
+    with tempfile.TemporaryDirectory() as scratch:
+        if isinstance(found, Published) and not request.caches:
+            readers = _live(request, found, Path(scratch))
+            return _eval(replace(request, bounds=False), found, readers)
+        return _eval(request, found, open_caches(request, pick_device(request.device)))
+
+
+def _live(
+    request: EvalRequest, found: Published, scratch: Path
+) -> dict[str, tuple[CacheReader, ...]]:
+    """The photographs of each split, seen as a published model sees them."""
+    device = pick_device(request.device)
+    encoders = Encoders(
+        device=device,
+        own_sam=request.own_sam,
+        sam=request.sam_weights,
+        encoder=request.encoder_weights,
+    )
+    splits = {}
+    for name in request.splits:
+        source = source_of(request.data, None, name)
+        splits[name] = (Content(source.images, name, source.sha256), source.image_root)
+    return {
+        name: (reader,) for name, reader in live_readers(found, splits, scratch, encoders).items()
+    }
+
+
+def _eval(
+    request: EvalRequest, found: Found, by_split: Mapping[str, tuple[CacheReader, ...]]
+) -> EvalReport:
+    trained = open_trained(found, by_split[request.splits[0]][0].plan, request.flags)
+    for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
+        require_cache(trained.recipe, seen)
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
     splits = [_open_split(request, trained, name, by_split[name]) for name in request.splits]
     trained.model.to(str(accelerator.device))
-    return joined([_evaluate(request, trained, split, accelerator) for split in splits])
+    home = results_of(found, request.runs)
+    return joined([_evaluate(request, trained, split, accelerator, home) for split in splits])
 
 
 def _open_split(
@@ -139,7 +179,7 @@ def _open_split(
 
 
 def _evaluate(
-    request: EvalRequest, trained: Trained, split: _Split, accelerator: "Accelerator"
+    request: EvalRequest, trained: Trained, split: _Split, accelerator: "Accelerator", home: Path
 ) -> EvalReport:
     device, main = str(accelerator.device), accelerator.is_main_process
     several = f"{split.name}: " if len(request.splits) > 1 else ""
@@ -157,8 +197,7 @@ def _evaluate(
     results = collect(_header(request, trained, split), rows)
     if not main:
         return EvalReport(results.header, [])
-    folder = trained.checkpoint.path.parents[1] / "eval"
-    out = request.result_file(split.name) or free_name(folder, request, split.name)
+    out = request.result_file(split.name) or free_name(home, request, split.name)
     write_results(out, results)
     page = write_page(
         results, out.with_suffix(""), images=split.source.image_root, targets=_targets(split.items)

@@ -12,6 +12,7 @@ from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .eval_run import report_command
 from .evaluation.trained import Trained, find_trained, open_trained
+from .fit.checkpoint import Checkpoint
 from .opening import CACHE
 from .settings import TrainFlags
 
@@ -70,13 +71,15 @@ def export_command(request: ExportRequest) -> ExportReport:
             "--from-cache PATH"
         )
     plan = CacheReader(request.cache).plan
-    trained = open_trained(find_trained(request.checkpoint, request.runs), plan, request.flags)
+    found = find_trained(request.checkpoint, request.runs)
+    assert isinstance(found, Checkpoint)
+    trained = open_trained(found, plan, request.flags)
     save_pretrained(
         trained.model,
         request.out,
         projector=_projector(trained, plan),
         tokenizer=trained.vocab.tokenizer,
-        card=_card(trained, request),
+        card=_card(trained, found, request),
         adapter=request.adapter,
     )
     files = {path.name: path.stat().st_size for path in sorted(request.out.iterdir())}
@@ -94,32 +97,32 @@ def _projector(trained: Trained, plan: Plan) -> ProjectorSpec:
     )
 
 
-def _card(trained: Trained, request: ExportRequest) -> Card:
-    recipe, state = trained.recipe, trained.checkpoint.state
+def _card(trained: Trained, checkpoint: Checkpoint, request: ExportRequest) -> Card:
+    recipe, state = trained.recipe, checkpoint.state
     stages = ", ".join(f"{stage.name} {stage.steps} steps" for stage in recipe.stages)
     training = {
         "recipe": f"digest {recipe.digest()}",
         "stages": f"{stages}; global batch {recipe.global_batch}; stopped at step {state.step}",
         "start": f"language model {recipe.model.lm}, checkpoint {recipe.model.init}",
         "vision": f"{recipe.model.vision.encoder} at {recipe.model.vision.size} px",
-        "checkpoint": trained.checkpoint.digest,
+        "checkpoint": checkpoint.digest,
         **{name: f"digest {digest}" for name, digest in state.data.items()},
     }
     held_out = {f"held-out while training, {k}": f"{v:.4f}" for k, v in state.scores.items()}
-    run = trained.checkpoint.path.parents[1].name
-    return Card(run, request.licence, training, held_out | _metrics(trained, request))
+    run = checkpoint.path.parents[1].name
+    return Card(run, request.licence, training, held_out | _metrics(checkpoint, request))
 
 
-def _metrics(trained: Trained, request: ExportRequest) -> dict[str, str]:
+def _metrics(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, str]:
     """gIoU and cIoU of the result files. Raises PlanMismatchError for another model's results."""
     found = {}
     for path in request.results:
         report = report_command(path)
         other = report.header.digests.get("checkpoint")
-        if other != trained.checkpoint.digest:
+        if other != checkpoint.digest:
             raise PlanMismatchError(
                 f"{show(str(path), 200)}: results of checkpoint {show(other)}, this one is "
-                f"{trained.checkpoint.digest}: evaluate this checkpoint with `svp eval`"
+                f"{checkpoint.digest}: evaluate this checkpoint with `svp eval`"
             )
         for split in report.splits:
             size, head = split.size, report.header

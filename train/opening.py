@@ -118,8 +118,11 @@ def open_reader(path: Path, request: Looking, device: str) -> CacheReader:
     return LiveReader(path, where, device)
 
 
-def source_of(data: DataRequest, recipe: TrainRecipe, split: str) -> Source:
-    """The photographs and sentences of one split. Raises what `open_source` raises."""
+def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Source:
+    """The photographs and sentences of one split; without a recipe nothing is left out of it.
+
+    Raises what `open_source` raises.
+    """
     dataset = data.dataset or str(DATA)
     return open_source(
         dataset,
@@ -129,7 +132,9 @@ def source_of(data: DataRequest, recipe: TrainRecipe, split: str) -> Source:
         split_by=data.split_by,
         allow_google=data.allow_google,
         allow_counts=data.allow_counts,
-        exclude_eval_images=recipe.data.exclude_eval_images and split == "train",
+        exclude_eval_images=recipe is not None
+        and recipe.data.exclude_eval_images
+        and split == "train",
     )
 
 

@@ -6,6 +6,7 @@ the recipe of a cache the model knows, rounded as a cache stores them.
 
 import io
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,20 +18,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..model.generate import generate
-from ..pipeline.errors import ConfigError
-from ..pipeline.images import image_size, read_image
+from ..pipeline.errors import ConfigError, ImageError, MissingError
+from ..pipeline.images import Header, image_header, read_image
 from ..pipeline.masks import rle
 from ..pipeline.recipe import Recipe
 from ..pipeline.records import Expression, ImageRecord, Rle, Where
 from ..pipeline.run.planning import Content, build_plan
 from ..pipeline.run.settings import Flags, resolve
 from ..pipeline.store import create_cache
-from ..pipeline.store.atomic import write_file
+from ..pipeline.store.atomic import make_folders, write_file
 from ..pipeline.store.layout import PLAN
 from ..pipeline.store.plan import Plan
+from ..pipeline.text import show
 from .evaluation.evaluate import precision, to_batch
 from .evaluation.protocols import Example, plan
-from .evaluation.trained import Trained, find_trained, open_trained
+from .evaluation.published import Published
+from .evaluation.trained import Found, Trained, find_trained, open_trained
+from .evaluation.unseen import Encoders, live_readers
 from .feed.fill import CachedVisuals
 from .feed.live import LiveReader
 from .feed.table import Entry
@@ -39,6 +43,7 @@ from .opening import CACHE, pick_device
 from .settings import TrainFlags
 
 Mask = NDArray[np.bool_]
+COPY = "photo"  # the photograph's name while it is looked at
 EDGE = np.array([255, 255, 255], np.uint8)
 
 
@@ -48,6 +53,8 @@ class PredictRequest:
 
     cache       whose recipe cuts the photograph; None: the embedded default's, or `size`'s
     checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
+    published   a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is, `own_sam` with its own
+                SAM instead of the one of `sam_weights`
     generate    let the model answer by itself; it may then give no mask
     out         folder of the files, made if needed
     """
@@ -57,6 +64,8 @@ class PredictRequest:
     cache: Path | None = None
     size: str = "tiny"
     checkpoint: Path | None = None
+    published: str | None = None
+    own_sam: bool = False
     runs: Path = Path("runs")
     flags: TrainFlags = field(default_factory=TrainFlags)
     sam_weights: Path | None = None
@@ -68,6 +77,10 @@ class PredictRequest:
     def __post_init__(self) -> None:
         if not self.expressions:
             raise ConfigError("give at least one expression")
+        if self.published is not None and self.cache is not None:
+            raise ConfigError("--published says itself how a photograph is seen: leave out --cache")
+        if self.own_sam and self.published is None:
+            raise ConfigError("--own-sam is for --published")
 
 
 @dataclass(frozen=True)
@@ -91,9 +104,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What `svp predict` prints."""
+    """What `svp predict` prints.
+
+    size, orientation  (H,W) of masks and overlays: the photograph as viewers show it, its EXIF
+                       orientation (1..8) applied
+    """
 
     image: Path
+    size: tuple[int, int]
+    orientation: int
     tokens: int
     predictions: list[Prediction]
     files: list[Path]
@@ -103,21 +122,30 @@ class PredictReport:
 
     def lines(self) -> list[str]:
         """For people."""
-        pixels = self.predictions[0].mask.height * self.predictions[0].mask.width
+        pixels = self.size[0] * self.size[1]
         found = [
             f"{p.expression!r}: {p.area:,} pixels ({p.area / pixels:.1%})"
             + ("" if p.has_seg else ", no [SEG] in the answer")
             for p in self.predictions
         ]
-        return [f"{self.tokens} visual tokens", *found, *map(str, self.files)]
+        turned = (
+            [f"EXIF orientation {self.orientation} applied: all is upright, as viewers show it"]
+            if self.orientation > 1
+            else []
+        )
+        files = [show(str(path), 400) for path in self.files]
+        return [*turned, f"{self.tokens} visual tokens", *found, *files]
 
     def to_json(self) -> dict[str, object]:
         """For programs."""
         return {
-            "image": str(self.image),
+            "image": show(str(self.image), 4096),
+            "size": list(self.size),
+            "orientation": self.orientation,
+            "frame": "upright",
             "tokens": self.tokens,
             "predictions": [p.record() for p in self.predictions],
-            "files": [str(path) for path in self.files],
+            "files": [show(str(path), 4096) for path in self.files],
             "digests": self.digests,
         }
 
@@ -125,21 +153,26 @@ class PredictReport:
 def predict_command(request: PredictRequest) -> PredictReport:
     """Predict and write `<name>-<n>-mask.png`, `<name>-<n>-overlay.png` and `<name>.json`.
 
-    Raises ImageError, MissingError, WeightsError, PlanMismatchError, ConfigError, DataError.
+    The path is the user's own and trusted: links and any name the system allows are read.
+
+    Raises MissingError (no such photograph, run, weights), ImageError, WeightsError,
+    PlanMismatchError, ConfigError, DataError, CacheError (`out` cannot be written).
     """
-    height, width = image_size(request.image)
+    header = _header(request.image)
+    make_folders(request.out)
     device = pick_device(request.device)
-    recipe, where = _recipe(request)
-    record = ImageRecord(1, request.image.name, height, width)
-    cut = build_plan(Content((record,), "", {}), recipe, where.images)
-    trained = open_trained(find_trained(request.checkpoint, request.runs), cut, request.flags)
-    trained.model.to(device)
+    found = find_trained(request.checkpoint, request.runs, request.published)
     with tempfile.TemporaryDirectory() as folder:
-        create_cache(Path(folder), cut)
-        reader = LiveReader(Path(folder), where, device)
+        root = Path(folder)
+        photo = ImageRecord(1, COPY, *header.upright)
+        shutil.copyfile(request.image, root / COPY)  # under a name that no rule refuses
+        reader = _reader(request, found, Content((photo,), "", {}), root, device)
+        trained = open_trained(found, reader.plan, request.flags)
+        trained.model.to(device)
         visuals = CachedVisuals([reader], trained.model.projector.needs)
-        tokens, found = _ask(trained, visuals, record, request, device)
-    return _write(request, tokens, found, trained.digests | {"precompute": recipe.digest()})
+        tokens, answers = _ask(trained, visuals, photo, request, device)
+    digests = trained.digests | {"precompute": reader.plan.recipe.digest()}
+    return _write(request, header, tokens, answers, digests)
 
 
 def overlay(photo: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
@@ -152,9 +185,35 @@ def overlay(photo: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
     return drawn.astype(np.uint8)
 
 
-def _recipe(request: PredictRequest) -> tuple[Recipe, Where]:
+def _header(path: Path) -> Header:
+    """Size and orientation. MissingError for what is not there, ImageError as `image_header`."""
+    try:
+        return image_header(path)
+    except ImageError as error:
+        if error.reason == "missing":
+            raise MissingError(f"{show(str(path), 300)}: no such photograph") from None
+        raise
+
+
+def _reader(
+    request: PredictRequest, found: Found, content: Content, root: Path, device: str
+) -> LiveReader:
+    """The photograph in `root`, seen the way the model's training images were."""
+    if isinstance(found, Published):
+        encoders = Encoders(
+            device=device,
+            own_sam=request.own_sam,
+            sam=request.sam_weights,
+            encoder=request.encoder_weights,
+        )
+        return live_readers(found, {"": (content, root)}, root / "plan", encoders)[""]
+    recipe, where = _recipe(request, root)
+    create_cache(root / "plan", build_plan(content, recipe, root))
+    return LiveReader(root / "plan", where, device)
+
+
+def _recipe(request: PredictRequest, root: Path) -> tuple[Recipe, Where]:
     """How the photograph is cut, and where it and the weights lie."""
-    root = request.image.absolute().parent
     cache = request.cache or (CACHE if (CACHE / PLAN).is_file() else None)
     if cache is not None:
         where = Where(root, request.sam_weights, request.encoder_weights)
@@ -203,9 +262,12 @@ def _prediction(text: str, mask: Mask, answer: str | None, has_seg: bool = True)
 
 
 def _write(
-    request: PredictRequest, tokens: int, found: Sequence[Prediction], digests: dict[str, str]
+    request: PredictRequest,
+    header: Header,
+    tokens: int,
+    found: Sequence[Prediction],
+    digests: dict[str, str],
 ) -> PredictReport:
-    request.out.mkdir(parents=True, exist_ok=True)
     photo, stem, files = read_image(request.image), request.image.stem, []
     for number, prediction in enumerate(found, 1):
         mask = rle.decode(prediction.mask).astype(np.bool_)
@@ -214,7 +276,9 @@ def _write(
             files.append(request.out / f"{stem}-{number}-{kind}.png")
             write_file(files[-1], _png(pixels), label="prediction")
     files.append(request.out / f"{stem}.json")
-    report = PredictReport(request.image, tokens, list(found), files, digests)
+    report = PredictReport(
+        request.image, header.upright, header.orientation, tokens, list(found), files, digests
+    )
     text = json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n"
     write_file(files[-1], text.encode(), label="prediction")
     return report

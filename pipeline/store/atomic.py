@@ -126,6 +126,14 @@ def make_folder(folder: Path, root: Path) -> None:
         raise _explain(error, folder) from error
 
 
+def make_folders(folder: Path) -> None:
+    """Create `folder` and what is above it, where the user wants output. Raises CacheError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _explain(error, folder) from error
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a log, in one write: short lines stay whole also with two writers.
 

@@ -1,4 +1,4 @@
-"""A trained model, ready to be asked: a run's checkpoint on top of the weights it started from.
+"""A trained model, ready to be asked: a run's checkpoint, or a published folder as it is.
 
 A checkpoint holds what was trained; the rest comes from where the run took it, and must be those
 very files (their digests are in the recipe). The last stage that ran decides whether SSPE is added
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...model.ris import RisModel
-from ...pipeline.errors import MissingError
+from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.store.plan import Plan
 from ...pipeline.text import show
 from ..assemble import assemble
@@ -20,28 +20,38 @@ from ..fit.stage import make_ready
 from ..recipe import TrainRecipe, parse_train_recipe
 from ..settings import TrainFlags, place_weights
 from ..text.tokens import Vocabulary
+from .published import Published, find_published, open_published
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model in evaluation mode on the CPU, its words, and where it comes from."""
+    """A model in evaluation mode on the CPU, its words, and where it comes from.
+
+    digests     what results of it are to be named after
+    checkpoint  of the run; None for a model that is no run's
+    """
 
     model: RisModel
     vocab: Vocabulary
     recipe: TrainRecipe
-    checkpoint: Checkpoint
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """What results of this model are to be named after."""
-        return {"recipe": self.recipe.digest(), "checkpoint": self.checkpoint.digest}
+    digests: dict[str, str]
+    checkpoint: Checkpoint | None = None
 
 
-def find_trained(asked: Path | None, runs: Path) -> Checkpoint:
+Found = Checkpoint | Published
+
+
+def find_trained(asked: Path | None, runs: Path, published: str | None = None) -> Found:
     """The checkpoint `asked` for (a run folder or one of its checkpoints), or the newest in `runs`.
 
-    Raises MissingError if there is none, WeightsError if it is damaged.
+    published  a GLaMM or LISA folder, or `hub:OWNER/NAME`, instead
+
+    Raises MissingError if there is none, WeightsError if it is damaged, ConfigError for both.
     """
+    if published is not None:
+        if asked is not None:
+            raise ConfigError("--published and --checkpoint name two models: give one of them")
+        return find_published(published)
     if asked is not None:
         return named_checkpoint(asked)
     found = [path.parents[1] for path in runs.glob(f"*/{CHECKPOINTS}/step-*[0-9]")]
@@ -53,14 +63,24 @@ def find_trained(asked: Path | None, runs: Path) -> Checkpoint:
     return named_checkpoint(max(found, key=lambda run: run.stat().st_mtime_ns))
 
 
-def open_trained(checkpoint: Checkpoint, plan: Plan, flags: TrainFlags) -> Trained:
-    """The model of a checkpoint for caches with `plan`.
+def results_of(found: Found, runs: Path) -> Path:
+    """The folder that results of a model go to: `eval` of its run, or one of its own in `runs`."""
+    if isinstance(found, Checkpoint):
+        return found.path.parents[1] / "eval"
+    return runs / f"published-{found.name}" / "eval"
 
-    flags  where the weights lie that the run started from (`lm`, `init`, `sam_decoder`)
+
+def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
+    """The model of a checkpoint, or a published one, for caches with `plan`.
+
+    flags  where the weights lie that a run started from (`lm`, `init`, `sam_decoder`)
 
     Raises PlanMismatchError (a cache of another encoder, other weights than the run's),
     MissingError, WeightsError, ConfigError.
     """
+    if isinstance(found, Published):
+        return open_published(found, plan)
+    checkpoint = found
     raw = dict(checkpoint.state.recipe)
     recipe = parse_train_recipe(raw, str(checkpoint.path))
     places = place_weights(recipe.model.model_dump(mode="json"), flags)
@@ -69,4 +89,5 @@ def open_trained(checkpoint: Checkpoint, plan: Plan, flags: TrainFlags) -> Train
     make_ready(made.model, recipe, index, made.new_rows)
     load_weights(made.model, checkpoint.weights(), str(checkpoint.path))
     made.model.requires_grad_(False).eval()
-    return Trained(made.model, made.vocab, recipe, checkpoint)
+    digests = {"recipe": recipe.digest(), "checkpoint": checkpoint.digest}
+    return Trained(made.model, made.vocab, recipe, digests, checkpoint)

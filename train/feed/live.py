@@ -14,14 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.encoders.encoder import build_encoder
+from ...pipeline.encoders.encoder import Encoder, build_encoder
 from ...pipeline.errors import CacheError
 from ...pipeline.masks.derive import derive
 from ...pipeline.records import ImageRow, Where
 from ...pipeline.run.stage import read_verified
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.store.rows import row_arrays
-from ...pipeline.superpixels import build_source
+from ...pipeline.superpixels import SuperpixelSource, build_source
 
 REMEMBERED = 64  # images; a batch asks for several arrays of each
 
@@ -32,18 +32,26 @@ class LiveReader(CacheReader):
     cache   folder with plan.json; its shards need not be there
     where   photographs, and the weights the plan names by digest
     device  of SAM and the encoder
+    source, encoder  of superpixels and SAM embeddings, of features; None: those of the recipe
 
     Every reading method raises ImageError if the photograph is not the one that was planned.
     """
 
-    def __init__(self, cache: Path, where: Where, device: str) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        where: Where,
+        device: str,
+        source: SuperpixelSource | None = None,
+        encoder: Encoder | None = None,
+    ) -> None:
         super().__init__(cache, verify="off")
         recipe = self.plan.recipe
         self._where, self._lock = where, threading.Lock()
-        self._source = build_source(
+        self._source = source or build_source(
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
-        self._encoder = build_encoder(recipe.features, where, device)
+        self._encoder = encoder or build_encoder(recipe.features, where, device)
         self._made: OrderedDict[int, Mapping[str, NDArray[Any]]] = OrderedDict()
         self._found: dict[int, int] = {}
 

@@ -1,0 +1,104 @@
+"""Photographs that no cache holds, for a published model: CLIP and SAM's encoder in the loop.
+
+Such a model reads patches only, so no superpixels are looked for: each photograph is one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...pipeline.candidates import full_image, to_superpixels
+from ...pipeline.encoders.encoder import build_encoder
+from ...pipeline.masks import runs as rl
+from ...pipeline.recipe import Recipe
+from ...pipeline.records import Superpixels, Where
+from ...pipeline.run.planning import Content, build_plan
+from ...pipeline.run.settings import Flags, resolve
+from ...pipeline.sam import SamBackend, build_backend
+from ...pipeline.sam.package import SamPackage
+from ...pipeline.store import create_cache
+from ...pipeline.superpixels import Embeddings, embedded
+from ..feed.live import LiveReader
+from .published import Published, own_sam
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """Where the two encoders come from.
+
+    own_sam  SAM's image encoder of the published folder instead of SAM's published file
+    sam, encoder  weight files, or `random`; None: looked for in the usual folders
+    """
+
+    device: str
+    own_sam: bool = False
+    sam: Path | None = None
+    encoder: Path | None = None
+
+
+class WholeImage:
+    """A `SuperpixelSource` that makes each photograph one superpixel, with SAM's embedding."""
+
+    def __init__(self, sam: SamBackend) -> None:
+        self._sam = sam
+
+    def generate_batch(
+        self, images: Sequence[NDArray[np.uint8]], *, embeddings: bool = False
+    ) -> tuple[list[Superpixels], Embeddings | None]:
+        """See `SuperpixelSource`."""
+        found = [full_image(*image.shape[:2]) for image in images]
+        whole = [to_superpixels(one, rl.encode(one.runs), {}, True) for one in found]
+        return whole, embedded(self._sam, images) if embeddings else None
+
+
+def live_recipe(found: Published, encoders: Encoders, images: Path) -> tuple[Recipe, Where]:
+    """What `found` was shown, as a precompute recipe. Raises MissingError, WeightsError."""
+    paths = {"sam_weights": encoders.sam, "encoder_weights": encoders.encoder}
+    given: dict[str, Any] = {name: str(path) if path else None for name, path in paths.items()}
+    if encoders.own_sam:
+        given["sam_weights"] = "random"  # no file is read: the digest of the folder takes its place
+    flags = Flags(
+        superpixels="slic", sam_model="vit_h", encoder=found.vision.encoder,
+        store_sam_embeddings=True, **given,
+    )  # fmt: skip
+    changes = (f"features.view={found.vision.view}", "superpixels.mode=exact")
+    recipe, where = resolve("paper", None, flags, changes, images)
+    if encoders.own_sam:
+        pixels = recipe.superpixels.model_copy(update={"weights": f"sha256:{found.digest}"})
+        recipe = recipe.model_copy(update={"superpixels": pixels})
+    return recipe, where
+
+
+def live_readers(
+    found: Published,
+    splits: Mapping[str, tuple[Content, Path]],
+    folder: Path,
+    encoders: Encoders,
+) -> dict[str, LiveReader]:
+    """Photographs as if caches held them; the encoders are loaded once.
+
+    splits  by name, the photographs and the folder they lie in
+    folder  an empty one, for the plans; kept as long as the readers
+
+    Raises MissingError, WeightsError, ConfigError.
+    """
+    roots = [images for _, images in splits.values()]
+    recipe, where = live_recipe(found, encoders, roots[0])
+    plans = {
+        name: build_plan(content, recipe, images) for name, (content, images) in splits.items()
+    }
+    if encoders.own_sam:
+        backend: SamBackend = SamPackage(own_sam(found), device=encoders.device)
+    else:
+        backend = build_backend(recipe.superpixels, where, encoders.device)
+    clip, readers = build_encoder(recipe.features, where, encoders.device), {}
+    for number, ((name, plan), images) in enumerate(zip(plans.items(), roots, strict=True)):
+        create_cache(folder / str(number), plan)
+        there = replace(where, images=images)
+        source = WholeImage(backend)
+        readers[name] = LiveReader(folder / str(number), there, encoders.device, source, clip)
+    return readers
