@@ -75,7 +75,7 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         imported = open_ris_checkpoint(places.init)
         projector = _projector(recipe, plan, imported.shape.hidden)
         model = build_imported(imported, projector, dtype=dtype, mask_state=config.mask_state)
-        vocab = load_vocabulary(places.init)
+        vocab = load_vocabulary(places.init, imported.layout)
     if (rows := model.lm.get_input_embeddings().num_embeddings) < vocab.size:
         raise ConfigError(f"the model has {rows} rows of words, its tokenizer {vocab.size}")
     parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())

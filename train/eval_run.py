@@ -175,7 +175,7 @@ def _open_split(
 ) -> _Split:
     source = source_of(request.data, trained.recipe, name)
     items = examples(source, readers, request.limit)
-    return _Split(name, source, readers, items, _units(request, items))
+    return _Split(name, source, readers, items, _units(request, items, trained))
 
 
 def _evaluate(
@@ -274,7 +274,7 @@ def commit() -> str:
     return found.stdout.strip()
 
 
-def _units(request: EvalRequest, items: Sequence[Example]) -> list[Unit]:
+def _units(request: EvalRequest, items: Sequence[Example], trained: Trained) -> list[Unit]:
     return plan(
         items,
         request.protocol,
@@ -282,6 +282,7 @@ def _units(request: EvalRequest, items: Sequence[Example]) -> list[Unit]:
         seed=request.seed,
         repeats=_repeats(request),
         shuffle=request.shuffle_orders > 0,
+        wording=trained.vocab.wording,
     )
 
 

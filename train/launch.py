@@ -102,7 +102,8 @@ def _validation(
     if split == opened.recipe.data.split:
         raise ConfigError(f"--validate: this cache is of split {split}, which is trained on")
     source = source_of(request.data, opened.recipe, split)
-    units = plan(examples(source, readers, opened.recipe.run.validate_images), "full")
+    items = examples(source, readers, opened.recipe.run.validate_images)
+    units = plan(items, "full", wording=made.vocab.wording)
     visuals = CachedVisuals(readers, made.model.projector.needs)
 
     def validate(model: RisModel) -> Mapping[str, float]:

@@ -238,7 +238,8 @@ def _ask(
         for n, text in enumerate(request.expressions)
     )
     item = Example(Entry("", record.image_id, 0, 0, record.height, record.width), record.path, said)
-    units = plan([item], "full", generate=request.generate)
+    wording = trained.vocab.wording
+    units = plan([item], "full", generate=request.generate, wording=wording)
     batch = to_batch(units, trained.vocab, visuals).to(device, torch.float32)
     model, vocab = trained.model, trained.vocab
     with torch.inference_mode(), precision(model, device):

@@ -218,7 +218,7 @@ _SPECIAL = {
     "bos_token": _token("<s>"), "eos_token": _token("</s>"), "unk_token": _token("<unk>"),
     "pad_token": "<unk>",
 }  # fmt: skip
-_TOKENIZER = {
+_TOKENIZER: dict[str, object] = {
     name: {"__type": "AddedToken", **_token(content)}
     for name, content in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"))
 } | {

@@ -40,7 +40,9 @@ def write_sentencepiece(path: Path, lines: Iterable[str] = WORDS) -> None:
     """
     try:
         import sentencepiece
-        from sentencepiece import sentencepiece_model_pb2 as schema
+        from sentencepiece import sentencepiece_model_pb2
+
+        schema: Any = sentencepiece_model_pb2
     except ImportError:
         raise MissingPackageError("sentencepiece and protobuf", "train", str(path.name)) from None
 

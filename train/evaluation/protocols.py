@@ -24,7 +24,7 @@ from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import show
 from ..feed.table import Entry
 from ..hashing import Choices, key_of
-from ..text.prompts import Turn, choose_turns, fixed_turn
+from ..text.prompts import GLAMM, Turn, Wording, choose_turns, fixed_turn
 
 Protocol = Literal["full", "glamm"]
 PER_IMAGE = 3  # GLaMM's num_classes_per_sample
@@ -122,31 +122,34 @@ def plan(
     seed: int = 0,
     repeats: int = 1,
     shuffle: bool = False,
+    wording: Wording = GLAMM,
 ) -> list[Unit]:
     """The dialogues of an evaluation, in a fixed order. DataError for text that cannot be asked.
 
     repeats  how often all is asked; in `glamm` with new draws
     shuffle  every repeat but the first sees the superpixels in another order
+    wording  of the weights that are asked: `Vocabulary.wording`
     """
+    full = protocol == "full"
     return [
         unit
         for repeat in range(repeats)
         for item in items
-        for whole in (_full(item, repeat) if protocol == "full" else _glamm(item, repeat, seed))
+        for whole in (_full(item, repeat, wording) if full else _drawn(item, repeat, seed, wording))
         for unit in (_opened(whole) if generate else (whole,))
         for unit in (replace(unit, order=_order(unit, seed) if shuffle and repeat else None),)
     ]
 
 
-def _full(item: Example, repeat: int) -> Iterator[Unit]:
+def _full(item: Example, repeat: int, wording: Wording) -> Iterator[Unit]:
     for expression in item.expressions:
-        yield Unit(item, repeat, (expression,), (fixed_turn(expression.text),))
+        yield Unit(item, repeat, (expression,), (fixed_turn(expression.text, wording),))
 
 
-def _glamm(item: Example, repeat: int, seed: int) -> Iterator[Unit]:
+def _drawn(item: Example, repeat: int, seed: int, wording: Wording) -> Iterator[Unit]:
     key = key_of(seed, repeat, item.entry.dataset, item.entry.image_id)
     asked = Choices(key).sample(item.expressions, PER_IMAGE)
-    turns = choose_turns([e.text for e in asked], key_of(key, "wordings"))
+    turns = choose_turns([e.text for e in asked], key_of(key, "wordings"), wording)
     yield Unit(item, repeat, tuple(asked), turns)
 
 

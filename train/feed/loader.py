@@ -100,7 +100,8 @@ class Loader:
             self.table.sentences(draw.entry), self.draws.sentences
         )
         try:
-            turns = choose_turns([one.text for one in said], key_of(key, "wordings"))
+            texts, drawn = [one.text for one in said], key_of(key, "wordings")
+            turns = choose_turns(texts, drawn, self.vocab.wording)
             dialogue = build_dialogue(self.vocab, turns, limit=self.max_ids)
         except DataError as error:
             raise DataError(f"{entry.name}: {error}") from None

@@ -67,7 +67,9 @@ class Previews:
     @staticmethod
     def _item(table: ExpressionTable, vocab: Vocabulary, row: int) -> Item:
         said = table.sentences(row)[:1]
-        return Item(table.entry(row), said, build_dialogue(vocab, [fixed_turn(said[0].text)]))
+        return Item(
+            table.entry(row), said, build_dialogue(vocab, [fixed_turn(said[0].text, vocab.wording)])
+        )
 
 
 def _photo(readers: Sequence[CacheReader], item: Item, photos: Path | None) -> Pixels:

@@ -3,8 +3,8 @@
     A chat between ... questions. USER: The <im_start><image><im_end> provides an overview of the
     picture.\n<question> ASSISTANT: <answer></s>USER: <question> ASSISTANT: <answer></s>
 
-(GLaMM's `conv_llava_v1`; spec ris.md 2, 3, 6.) Supervised are the answers and their </s>. The
-segments are known, so labels and [SEG] positions need no second tokenisation; nothing is ever cut.
+(template llava_v1 of GLaMM and LISA; the words around the image are the vocabulary's `wording`.)
+Supervised are the answers and their </s>. The segments are known, so labels and [SEG] positions need no second tokenisation; nothing is ever cut.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 from ...model.batch import IGNORE
 from ...pipeline.errors import DataError
 from ...pipeline.text import quote
-from .prompts import SEG, SYSTEM, Turn
+from .prompts import GLAMM, SEG, SYSTEM, Turn, Wording
 from .tokens import IM_END, IM_START, IMAGE, Vocabulary
 
 MAX_IDS = 961  # GLaMM's model_max_length 1536 less 575 visual tokens (dataset.py:184-189)
@@ -66,7 +66,7 @@ def build_dialogue(vocab: Vocabulary, turns: Sequence[Turn], *, limit: int = MAX
         _EOS: vocab.eos,
     }
     ids, labels = [vocab.bos], [IGNORE]
-    for text, is_special, supervised in segments(turns):
+    for text, is_special, supervised in segments(turns, vocab.wording):
         new = (special[text],) if is_special else vocab.encode(text)
         ids.extend(new)
         labels.extend(new if supervised else [IGNORE] * len(new))
@@ -79,12 +79,12 @@ def build_dialogue(vocab: Vocabulary, turns: Sequence[Turn], *, limit: int = MAX
     return Dialogue(tuple(ids), tuple(labels), ids.index(IMAGE), seg)
 
 
-def segments(turns: Sequence[Turn]) -> Iterator[Segment]:
+def segments(turns: Sequence[Turn], wording: Wording = GLAMM) -> Iterator[Segment]:
     """The dialogue in pieces; their texts joined are the prompt."""
-    yield Segment(f"{SYSTEM} USER: The ")
+    yield Segment(f"{SYSTEM} USER: {wording.before}")
     for token in (IM_START, _IMAGE, IM_END):
         yield Segment(token, special=True)
-    opening = " provides an overview of the picture.\n"
+    opening = wording.after
     for turn in turns:
         yield Segment(f"{opening}{turn.question} ASSISTANT: ")
         opening = "USER: "

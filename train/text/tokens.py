@@ -1,57 +1,55 @@
-"""A LLaMA-style tokenizer as the dialogues use it: pieces of plain text, and special ids.
+"""A LLaMA tokenizer as the dialogues use it: pieces of plain text, and special ids.
 
-GLaMM and LISA weights know the ids of the old slow tokenizer (transformers 4.28, spec ris.md 3):
-text after a special token starts a new word ("▁"), and blanks next to a special token are dropped.
-Newer tokenizers differ in both, which shifts the position of [SEG]. So no text with a special token
-in it ever reaches the tokenizer: the dialogue is encoded piece by piece and joined as ids.
+GLaMM and LISA weights know the ids of transformers 4.28's slow tokenizer: text after a special token
+starts a new word ("▁"), and blanks next to a special token are dropped. Newer tokenizers differ in
+both, which shifts the position of [SEG]. So no text with a special token in it ever reaches the
+tokenizer: the dialogue is encoded piece by piece and joined as ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from ...pipeline.errors import (
-    ConfigError,
-    DataError,
-    MissingError,
-    MissingPackageError,
-    WeightsError,
-)
+from ...model.imports.layouts import LAYOUTS, Layout
+from ...pipeline.errors import ConfigError, DataError, WeightsError
 from ...pipeline.sources.wording import SPECIAL
 from ...pipeline.text import quote, show
-from .prompts import SEG
+from .llama import Words, read_words
+from .prompts import GLAMM, LISA, SEG, Wording
 
 IMAGE = -200  # stands for the image in a list of ids; no tokenizer has a negative id
 IM_START, IM_END = "<im_start>", "<im_end>"
-# In GLaMM's order (train_ft.py:134-153): 32000..32006 after LLaMA's own 32,000 entries.
-ADDED = (IM_START, IM_END, "<bbox>", "<point>", SEG, "<p>", "</p>")
+ADDED = LAYOUTS["glamm"].tokens  # 32000..32006 after LLaMA's own 32,000 entries
 _PIECES = 1 << 16  # encoded pieces remembered: the wordings and the expressions of an epoch
 
 
 class Vocabulary:
     """Ids of special tokens, and of plain text.
 
-    tokenizer  the transformers tokenizer, as given
+    tokenizer  of transformers, with the same entries
     size       rows that embedding and head need: one more than the highest id
     bos, eos, pad, im_start, im_end, seg   ids
+    wording    what is asked and answered: that of the weights these tokens belong to
 
     Raises ConfigError if a special token is not exactly one id, or if the tokenizer does not start
     a text with "▁" (then it is not of LLaMA's kind, or was told not to).
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self._core = tokenizer.backend_tokenizer  # half the cost of going through transformers
-        known: dict[str, int] = tokenizer.get_vocab()
+    def __init__(self, words: Words) -> None:
+        self.tokenizer, self._core = words.tokenizer, words.encode
+        known: dict[str, int] = self.tokenizer.get_vocab()
+        self._known = known
+        self.base = words.base
         self.size = 1 + max(known.values())
         self.im_start, self.im_end, self.seg = (_one(known, t) for t in (IM_START, IM_END, SEG))
         self.bos, self.eos = (_one(known, t) for t in ("<s>", "</s>"))
         self.pad = known.get("<unk>", 0)  # GLaMM pads with <unk>, id 0
-        self._special = {known[t]: t for t in ("<s>", "</s>", *ADDED) if t in known}
+        special = dict.fromkeys(("<s>", "</s>", *ADDED, *words.added))
+        self._special = {known[t]: t for t in special if t in known}
+        lisa = "<im_patch>" in known and "<bbox>" not in known  # by their tokens, so exports too
+        self.wording: Wording = LISA if lisa else GLAMM
         self._remembered = lru_cache(_PIECES)(self._encode)
-        first = tokenizer.convert_ids_to_tokens(list(self.encode("a")))[0]
+        first = self.tokenizer.convert_ids_to_tokens(list(self.encode("a")))[0]
         if not first.startswith("▁"):
             raise ConfigError(
                 f"this tokenizer starts a text with {quote(first)}, not with '▁': use a LLaMA-style "
@@ -71,50 +69,44 @@ class Vocabulary:
         text: str = self.tokenizer.decode(plain, skip_special_tokens=False)
         return text
 
+    def require(self, ids: Mapping[str, int], layout: str, where: str) -> None:
+        """WeightsError unless every token of a checkpoint's layout has the id of its row."""
+        own = {token: self._known.get(token) for token in ids}
+        if wrong := [token for token in ids if own[token] != ids[token]]:
+            token = wrong[0]
+            raise WeightsError(
+                f"{show(where, 200)}: its tokenizer gives {token} the id {own[token]}, the weights "
+                f"(layout {layout}) have it in row {ids[token]} ({len(wrong)} of {len(ids)} added "
+                "tokens differ): use tokenizer.model and added_tokens.json of the folder the "
+                "weights were published in"
+            )
+
     def _encode(self, text: str) -> tuple[int, ...]:
         if match := SPECIAL.search(text):
             raise DataError(f"{quote(text)} holds the special token {match[0]}")
-        ids = tuple(self._core.encode(text, add_special_tokens=False).ids)
-        if found := self._special.keys() & ids:
-            raise DataError(f"{quote(text)} holds the special token {self._special[min(found)]}")
-        return ids
+        if found := next((token for token in self._special.values() if token in text), None):
+            raise DataError(f"{quote(text)} holds the special token {found}")
+        return tuple(self._core(text)) if text else ()
 
 
-def load_vocabulary(folder: Path) -> Vocabulary:
-    """The tokenizer of a model folder; special tokens it lacks are added in GLaMM's order.
+def load_vocabulary(folder: Path, layout: Layout | None = None) -> Vocabulary:
+    """The tokenizer of a model folder; special tokens it lacks are added.
+
+    layout  of the checkpoint in this folder: its tokens are added in its order, and ids that are
+            not those of its rows are refused. None: a language model alone, which gets GLaMM's
 
     A tokenizer without any (LLaMA, Vicuna) so gets 32000..32006; `Vocabulary.size` then tells the
     rows that embedding and head need. Raises MissingError, WeightsError, ConfigError, and
-    MissingPackageError for a bare `tokenizer.model` without sentencepiece.
+    MissingPackageError for a `tokenizer.model` without sentencepiece.
     """
-    if not folder.is_dir():
-        raise MissingError(f"{show(str(folder), 300)}: no such tokenizer folder")
-    bare = not (folder / "tokenizer.json").exists() and (folder / "tokenizer.model").exists()
-    if bare and not (find_spec("sentencepiece") and find_spec("google.protobuf")):
-        raise MissingPackageError("sentencepiece and protobuf", "train", "a tokenizer.model")
-    try:
-        tokenizer = _open(folder)
-    except (OSError, ValueError, ImportError) as error:
-        raise WeightsError(
-            f"{show(str(folder), 300)}: no tokenizer can be read: {show(str(error), 300)}"
-        ) from None
-    known = tokenizer.get_vocab()
-    if not {IM_START, IM_END, SEG} <= known.keys():
-        tokenizer.add_tokens([t for t in ADDED if t not in known], special_tokens=True)
-    return Vocabulary(tokenizer)
+    wanted = layout.tokens if layout else ADDED
+    vocab = Vocabulary(read_words(folder, wanted, layout.tokens if layout else _NEEDED))
+    if layout:
+        vocab.require(layout.ids(), layout.name, str(folder))
+    return vocab
 
 
-def _open(folder: Path) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    file = folder / "tokenizer.json"
-    if file.is_file() and not (folder / "tokenizer_config.json").exists():
-        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-            tokenizer_file=str(file), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-        )
-    return AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    )
+_NEEDED = (IM_START, IM_END, SEG)
 
 
 def _one(known: dict[str, int], token: str) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import svp
 from svp.model.batch import IGNORE
-from svp.pipeline.errors import ConfigError, DataError, MissingError, WeightsError
+from svp.pipeline.errors import ConfigError, DataError, MissingError
 from svp.train.hashing import Choices, key_of, permutation, splitmix, splitmix_array
 from svp.train.text.dialogues import Dialogue, build_dialogue, collate, segments
 from svp.train.text.prompts import (
@@ -169,7 +169,7 @@ def test_missing_special_tokens_are_added_in_glamms_order() -> None:
 def test_a_tokenizer_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no such tokenizer"):
         load_vocabulary(tmp_path / "none")
-    with pytest.raises(WeightsError, match="no tokenizer"):
+    with pytest.raises(MissingError, match="no tokenizer in this folder"):
         load_vocabulary(tmp_path)
     bare = json.loads((FOLDERS["llama"] / "tokenizer.json").read_text())
     bare["normalizer"] = None
