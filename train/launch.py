@@ -18,6 +18,7 @@ from .feed.fill import CachedVisuals
 from .fit.going_on import find_checkpoint
 from .fit.job import Job, TrainReport, Validate
 from .fit.loop import split_evenly, train
+from .fit.optim import require_packages
 from .fit.preview import Previews
 from .fit.runfolder import RunFolder
 from .fit.stage import make_accelerator, recompute
@@ -34,6 +35,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     device = pick_device(request.device)
     opened = open_training(request, device)
     recipe = opened.recipe
+    require_packages(recipe.optimizer)
     accelerator = make_accelerator(recipe, device)
     world, main = accelerator.num_processes, accelerator.is_main_process
     split_evenly(recipe, world)

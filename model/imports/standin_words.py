@@ -44,7 +44,9 @@ def write_sentencepiece(path: Path, lines: Iterable[str] = WORDS) -> None:
 
         schema: Any = sentencepiece_model_pb2
     except ImportError:
-        raise MissingPackageError("sentencepiece and protobuf", "train", str(path.name)) from None
+        raise MissingPackageError(
+            "sentencepiece and protobuf", "train", "writing a tokenizer.model"
+        ) from None
 
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

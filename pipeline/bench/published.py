@@ -97,7 +97,9 @@ def _generator(outputs: DecoderOutputs, config: GridConfig, watch: Watch) -> Any
         import cv2  # noqa: F401  (the package's clean-up imports it late)
         from segment_anything import SamAutomaticMaskGenerator
     except ImportError as error:
-        raise MissingPackageError("segment-anything and OpenCV", "dev", "this benchmark") from error
+        raise MissingPackageError(
+            "segment-anything and opencv-python-headless", "dev", "this benchmark"
+        ) from error
     return SamAutomaticMaskGenerator(
         _canned_sam(outputs, config, watch),
         points_per_side=config.points_per_side,

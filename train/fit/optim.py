@@ -114,6 +114,12 @@ def restore(optimizer: Optimizer, names: Mapping[Tensor, str], state: Mapping[st
         optimizer.state[parameter][key] = value.to("cpu" if stays else parameter.device)
 
 
+def require_packages(name: str) -> None:
+    """MissingPackageError if optimizer `name` needs a package that is not here."""
+    if name == "adamw8bit":
+        _bitsandbytes()
+
+
 def _bitsandbytes() -> Any:
     try:
         return import_module("bitsandbytes").optim
