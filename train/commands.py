@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import click
 
 from ..pipeline.commands.console import PATH, as_json, report, several
-from ..pipeline.commands.data import source_options
+from ..pipeline.commands.data import max_failures, source_options
 
 T = TypeVar("T")
 NEWEST = "(newest)"  # what --from-cache is without a path
-DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts")
+DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts", "allow_empty",
+        "max_failures")  # fmt: skip
 WEIGHTS = ("lm", "init", "sam_decoder")
 FLAGS = ("seed", "projector", "optimizer", "micro_batch", *WEIGHTS)
 
@@ -50,6 +51,7 @@ encoders = several(
 @caches
 @dataset
 @source_options
+@max_failures
 @click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="tiny")
 @click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field.")
@@ -125,6 +127,7 @@ def quickstart_command(
 @caches
 @dataset
 @source_options
+@max_failures
 @click.option("--split", help="Default val (generated scenes: testA); several: val,testA,testB.")
 @checkpoint
 @published

@@ -67,7 +67,12 @@ def data_of(caches: Sequence[Path], asked: DataRequest) -> DataRequest:
             "--dataset (and --root, --images as for `svp precompute`)"
         )
     given = {f.name: getattr(asked, f.name) for f in fields(asked)}
-    return replace(made, **{name: value for name, value in given.items() if value})
+    return replace(
+        made,
+        **{
+            name: value for name, value in given.items() if value is not None and value is not False
+        },
+    )
 
 
 def recorded(cache: Path) -> DataRequest | None:
@@ -75,7 +80,9 @@ def recorded(cache: Path) -> DataRequest | None:
     places = read_places(cache)
     if places is None:
         return None
-    return DataRequest(**{f.name: getattr(places, f.name) for f in fields(DataRequest)})
+    known = {f.name for f in fields(places)}
+    names = (f.name for f in fields(DataRequest) if f.name in known)
+    return DataRequest(**{name: getattr(places, name) for name in names})
 
 
 def _made_from(cache: Path, dataset: str) -> bool:

@@ -132,6 +132,8 @@ def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Sour
         split_by=data.split_by,
         allow_google=data.allow_google,
         allow_counts=data.allow_counts,
+        allow_empty=data.allow_empty,
+        max_failures=data.max_failures,
         exclude_eval_images=recipe is not None
         and recipe.data.exclude_eval_images
         and split == "train",

@@ -9,7 +9,12 @@ from .settings import TrainFlags
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
-    """Which sentences of which photographs; None: what the caches were made from."""
+    """Which sentences of which photographs; None: what the caches were made from.
+
+    allow_empty   empty masks in val and test are meant: no notice about them
+    max_failures  images and records that may be left out because something is wrong with them;
+                  None: any number of images, half of the records
+    """
 
     dataset: str | None = None
     images: Path | None = None
@@ -17,6 +22,8 @@ class DataRequest:
     split_by: str | None = None
     allow_google: bool = False
     allow_counts: bool = False
+    allow_empty: bool = False
+    max_failures: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

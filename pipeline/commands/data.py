@@ -15,7 +15,12 @@ source_options = several(
         "--allow-google", is_flag=True, help="Accept google splits (objects, not images)."
     ),
     click.option("--allow-counts", is_flag=True, help="Accept counts other than the published."),
+    click.option("--allow-empty", is_flag=True, help="Empty masks in val and test are meant."),
 )
+max_failures = click.option(
+    "--max-failures", type=click.IntRange(min=0), metavar="N",
+    help="More bad images or records: exit 1.",
+)  # fmt: skip
 
 
 @click.group()
@@ -27,7 +32,8 @@ def data() -> None:
 @click.argument("path")
 @source_options
 @click.option("--split", help="COCO: which instances file.")
-@click.option("--allow-empty", is_flag=True, help="Accept empty masks in val and test.")
+@click.option("--max-failures", type=click.IntRange(min=0), default=0, metavar="N",
+              help="Usable with up to N bad records; default 0.")  # fmt: skip
 @click.option("--headers-only", is_flag=True, help="Do not decode the images.")
 @as_json
 def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) -> None:
@@ -41,6 +47,7 @@ def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) 
 @click.argument("path")
 @click.option("--out", type=PATH, required=True, help="New folder for the tables.")
 @source_options
+@max_failures
 @click.option("--split", help="COCO: which instances file.")
 @as_json
 def convert_command(path: str, out: Path, as_json: bool, **options: Any) -> None:
@@ -54,12 +61,16 @@ def convert_command(path: str, out: Path, as_json: bool, **options: Any) -> None
 @click.argument("path")
 @click.option("--out", type=PATH, required=True, help="JSONL file to write.")
 @source_options
+@max_failures
 @click.option("--split", help="Only this split.")
 def export_command(path: str, out: Path, **options: Any) -> None:
     """Write a dataset as JSONL: image, expression, mask as RLE."""
     from ..sources import export_jsonl, open_source
 
-    click.echo(f"wrote {export_jsonl(open_source(path, **options), out)} lines to {out}")
+    source = open_source(path, masks=True, **options)
+    for notice in source.notices:
+        click.echo(notice, err=True)
+    click.echo(f"wrote {export_jsonl(source, out)} lines to {out}")
 
 
 @data.command("synth")

@@ -40,7 +40,11 @@ run_options = several(
     click.option("--limit", type=click.IntRange(min=1), help="Only the first N images."),
     click.option("--resume/--no-resume", default=True, help="Continue a cache that is there."),
     click.option("--retry-quarantined", is_flag=True, help="Try bad images again."),
-    click.option("--max-failures", type=click.IntRange(min=0), help="More bad images: exit 1."),
+    click.option(
+        "--max-failures",
+        type=click.IntRange(min=0),
+        help="More bad images: exit 1; bad records: stop.",
+    ),
     click.option("--max-tries", type=click.IntRange(min=1), default=3),
     click.option("--shard-timeout", type=float, help="Seconds before a hung worker is ended."),
 )

@@ -41,8 +41,10 @@ def check_runs(counts: object, height: int, width: int, where: str = "mask") -> 
 def check_side(height: object, width: object, where: str) -> None:
     """DataError unless both are ints (not bools) in 1..8192."""
     for name, value in (("height", height), ("width", width)):
-        if type(value) is not int or not 1 <= value <= MAX_SIDE:
+        if type(value) is not int:
             raise DataError(f"{where}: {name} {show(value)} is not an integer in 1..{MAX_SIDE}")
+        if not 1 <= value <= MAX_SIDE:
+            raise DataError(f"{where}: {name} {value} is outside 1..{MAX_SIDE} pixels")
 
 
 def from_string(counts: bytes | str, where: str = "mask") -> Runs:

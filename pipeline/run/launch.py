@@ -61,6 +61,7 @@ class Request:
     split_by: str | None = None
     allow_google: bool = False
     allow_counts: bool = False
+    allow_empty: bool = False
     exclude_eval_images: bool = False
     size: str | None = None
     recipe_file: Path | None = None
@@ -96,6 +97,8 @@ def open_request(request: Request) -> Opened:
         split_by=request.split_by,
         allow_google=request.allow_google,
         allow_counts=request.allow_counts,
+        allow_empty=request.allow_empty,
+        max_failures=request.run.max_failures,
         exclude_eval_images=request.exclude_eval_images,
     )
     name = Path(dataset).name or "images"
@@ -207,6 +210,7 @@ def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
         split_by=request.split_by,
         allow_google=request.allow_google,
         allow_counts=request.allow_counts,
+        allow_empty=request.allow_empty,
         exclude_eval_images=request.exclude_eval_images,
         generated=source.generated,
         command=_words(request.run.hint),

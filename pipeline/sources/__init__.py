@@ -15,6 +15,7 @@ from .convert import ConvertReport, write_tables
 from .detect import Options, held_out, load
 from .export import export_jsonl
 from .layouts import image_root
+from .problems import Problems
 from .tables import Annotation, Dataset, ImageEntry, Sentence, Source, assemble
 
 __all__ = [
@@ -45,6 +46,7 @@ def open_source(
     allow_counts: bool = False,
     allow_empty: bool = False,
     exclude_eval_images: bool = False,
+    max_failures: int | None = 0,
     masks: bool = False,
 ) -> Source:
     """The images of one split (None: all), each once, sorted by id, with their expressions.
@@ -53,8 +55,9 @@ def open_source(
     or folder, JSONL, plain image folder, converted tables), or names of REFER sets under `root`
     such as `refcoco,refcoco+/unc,refcocog`. `images` is the photographs' folder; without it the
     usual layouts around the annotations are tried. `exclude_eval_images` drops from `train` every
-    image of a val or test split of any RefCOCO set there. `masks` checks all masks now instead of
-    on first use.
+    image of a val or test split of any RefCOCO set there. Up to `max_failures` bad records (None: up
+    to half of a file) are left out, named in the notices and counted in `faults`. `masks` checks all
+    masks now instead of on first use, by the same rule.
 
     Raises MissingError (nothing there, no image found), ConfigError (google without
     `allow_google`), DataError (anything wrong in a file; its `problems` has the single lines).
@@ -69,6 +72,7 @@ def open_source(
         allow_google=allow_google,
         allow_counts=allow_counts,
         allow_empty=allow_empty,
+        max_failures=max_failures,
     )
     datasets = load(where, options)
     source = assemble(datasets, split)
@@ -79,7 +83,10 @@ def open_source(
     if exclude_eval_images:
         source = leaks.without_images(source, *held_out(datasets, options))
     if masks:
-        _ = source.masks
+        problems = Problems(source.name)
+        for line in source.bad_masks.values():
+            problems.add(line)
+        source.notices.extend(problems.settle(len(source.annotations), max_failures).notices())
     return source
 
 
@@ -93,11 +100,13 @@ def convert(
     split_by: str | None = None,
     allow_google: bool = False,
     allow_counts: bool = False,
+    allow_empty: bool = False,
+    max_failures: int | None = 0,
 ) -> ConvertReport:
     """Write the normalised tables of a source, all its splits, to the new folder `out`.
 
     `split` only picks the instances file of a COCO root. Raises as `open_source`, except that the
-    photographs need not be there.
+    photographs need not be there. Bad records are left out and counted, up to `max_failures`.
     """
     options = Options(
         root=root or Path("."),
@@ -106,7 +115,8 @@ def convert(
         split_by=split_by,
         allow_google=allow_google,
         allow_counts=allow_counts,
-        allow_empty=True,
+        allow_empty=allow_empty,
         annotations=True,
+        max_failures=max_failures,
     )
-    return write_tables(load(where, options), out)
+    return write_tables(load(where, options), out, max_failures)

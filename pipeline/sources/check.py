@@ -46,11 +46,12 @@ class CheckReport:
     errors: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     found: int = 0  # errors in all; the list stops at 100
+    max_failures: int = 0  # errors that are accepted
 
     @property
     def usable(self) -> bool:
-        """Whether a run can start on it."""
-        return self.found == 0
+        """Whether a run can start on it as it is, or less as many records as are accepted."""
+        return self.found <= self.max_failures
 
     @property
     def exit_code(self) -> int:
@@ -98,14 +99,15 @@ def check(
     allow_google: bool = False,
     allow_counts: bool = False,
     allow_empty: bool = False,
+    max_failures: int = 0,
     decode: bool = True,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> CheckReport:
     """Examine a source. Never raises for what is in the data: that becomes an error of the report.
 
-    `decode` False reads only the headers of the images. `on_image(done, total)` reports progress.
+    `max_failures` errors leave it usable: they are left out by every command. `decode` False reads only the headers of the images. `on_image(done, total)` reports progress.
     """
-    report = CheckReport(show(str(where), 300))
+    report = CheckReport(show(str(where), 300), max_failures=max_failures)
     options = Options(
         root=root or Path("."),
         images=images,
@@ -115,12 +117,17 @@ def check(
         allow_counts=True,
         allow_empty=allow_empty,
         annotations=True,
+        max_failures=1 << 62,  # all of them are listed
     )
     try:
         datasets = load(where, options)
     except SvpError as error:
         _note_failure(error, report)
         return report
+    for faults in (dataset.faults for dataset in datasets):
+        for line in faults.lines:
+            report.error(line)
+        report.found += faults.found - len(faults.lines)
     report.notices += [notice for dataset in datasets for notice in dataset.notices]
     _check_counts(datasets, allow_counts, report)
     _check_images(datasets, images, decode, on_image, report)

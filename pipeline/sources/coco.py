@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import DataError, MissingError
 from ..text import show
-from .instances import read_instances
+from .instances import load_instances
 from .jsonfile import fingerprint
 from .tables import Dataset
 
@@ -47,11 +47,12 @@ def choose_file(root: Path, split: str | None) -> Path:
     )
 
 
-def read_coco(path: Path, *, annotations: bool = False) -> Dataset:
+def read_coco(path: Path, *, annotations: bool = False, max_failures: int | None = 0) -> Dataset:
     """All images of an instances file; with `annotations` all its objects too (for checks)."""
     match = _FILE.fullmatch(path.name)
     name = match[1] if match and match[1] else path.stem
-    images, objects = read_instances(path, name, None if annotations else frozenset())
+    wanted = None if annotations else frozenset[int]()
+    images, objects, faults = load_instances(path, name, wanted, max_failures)
     return Dataset(
         kind="coco",
         name=name,
@@ -60,6 +61,7 @@ def read_coco(path: Path, *, annotations: bool = False) -> Dataset:
         images=tuple(images),
         annotations=objects,
         files={path.name: fingerprint(path)},
+        faults=faults,
     )
 
 

@@ -20,7 +20,7 @@ from ..paths import check_name
 from ..text import escape, show
 from .counts import Count, count
 from .jsonfile import Fingerprint, fingerprint, parse_line, read_json
-from .problems import Problems
+from .problems import Faults, Problems, merged
 from .tables import Annotation, Dataset, ImageEntry, Sentence, build_masks, order_of
 
 FORMAT, VERSION = "svp-tables", 1
@@ -30,13 +30,17 @@ FILES = ("images", "masks", "sentences")
 
 @dataclass(frozen=True, slots=True)
 class ConvertReport:
-    """What was written: rows per table, objects with an empty mask, sizes per set and split."""
+    """What was written: rows per table, objects with an empty mask, sizes per set and split.
+
+    left_out  bad records; the notices name them
+    """
 
     out: Path
     rows: dict[str, int]
     empty_masks: int
     counts: dict[str, dict[str, Count]]
     notices: tuple[str, ...]
+    left_out: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for --json."""
@@ -49,14 +53,19 @@ class ConvertReport:
         return [first, *map(escape, self.notices)]
 
 
-def write_tables(datasets: Sequence[Dataset], out: Path) -> ConvertReport:
+def write_tables(
+    datasets: Sequence[Dataset], out: Path, max_failures: int | None = 0
+) -> ConvertReport:
     """Write the tables of the datasets to the new folder `out`.
+
+    max_failures  bad masks that are left out with their sentences (see `Problems.settle`)
 
     DataError lists every annotation whose mask is bad, or says that `out` is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{show(str(out), 300)} exists and is not empty: choose another name")
-    rows, empty = _rows(datasets)
+    rows, empty, bad = _rows(datasets, max_failures)
+    faults = merged((*(dataset.faults for dataset in datasets), bad))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -75,7 +84,8 @@ def write_tables(datasets: Sequence[Dataset], out: Path) -> ConvertReport:
         rows={name: len(rows[name]) for name in FILES},
         empty_masks=empty,
         counts={dataset.title: count(dataset) for dataset in datasets},
-        notices=tuple(notice for dataset in datasets for notice in dataset.notices),
+        notices=(*(n for dataset in datasets for n in dataset.notices), *faults.notices()),
+        left_out=faults.found,
     )
 
 
@@ -99,12 +109,19 @@ def read_tables(folder: Path) -> list[Dataset]:
         raise DataError(f"{where}: a field is missing or wrong ({show(str(error))})") from None
 
 
-def _rows(datasets: Sequence[Dataset]) -> tuple[dict[str, list[dict[str, Any]]], int]:
+def _rows(
+    datasets: Sequence[Dataset], max_failures: int | None
+) -> tuple[dict[str, list[dict[str, Any]]], int, Faults]:
     problems = Problems(", ".join(dataset.title for dataset in datasets))
     annotations = {(a.dataset, a.ann_id): a for d in datasets for a in d.annotations.values()}
-    masks = build_masks((a for a in annotations.values() if a.height), problems)
-    problems.raise_if_any()
-    sentences = sorted((row for d in datasets for row in d.sentences), key=order_of)
+    masks, bad = build_masks(a for a in annotations.values() if a.height)
+    for line in bad.values():
+        problems.add(line)
+    faults = problems.settle(len(annotations), max_failures)
+    sentences = sorted(
+        (row for d in datasets for row in d.sentences if (row.dataset, row.ann_id) not in bad),
+        key=order_of,
+    )
     table = {
         "images": [asdict(entry) for entry in sorted({e for d in datasets for e in d.images})],
         "masks": [
@@ -113,7 +130,7 @@ def _rows(datasets: Sequence[Dataset]) -> tuple[dict[str, list[dict[str, Any]]],
         ],
         "sentences": [asdict(row) for row in sentences],
     }
-    return table, sum(area(mask) == 0 for mask in masks.values())
+    return table, sum(area(mask) == 0 for mask in masks.values()), faults
 
 
 def _mask_row(item: Annotation, counts: str) -> dict[str, Any]:

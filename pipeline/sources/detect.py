@@ -40,6 +40,7 @@ class Options:
     allow_counts: bool = False
     allow_empty: bool = False
     annotations: bool = False  # read the objects of plain COCO files too
+    max_failures: int | None = 0  # bad records that are left out; None: up to half of a file
 
 
 def load(where: Path | str, options: Options) -> list[Dataset]:
@@ -86,9 +87,14 @@ def _load_file(path: Path, options: Options) -> list[Dataset]:
     if is_set(path.parent) and path.name.startswith("refs("):
         return [_read_refer(path.parent, path.name[5:-3], options)]
     readers: dict[str, Callable[[], list[Dataset]]] = {
-        ".jsonl": lambda: read_jsonl(path, options.images, allow_empty=options.allow_empty),
-        ".json": lambda: [read_coco(path, annotations=options.annotations)],
-        ".parquet": lambda: [read_hub(path, allow_counts=options.allow_counts)],
+        ".jsonl": lambda: read_jsonl(
+            path,
+            options.images,
+            allow_empty=options.allow_empty,
+            max_failures=options.max_failures,
+        ),
+        ".json": lambda: [_read_coco(path, options)],
+        ".parquet": lambda: [_read_hub(path, options)],
     }
     if path.suffix not in readers:
         raise DataError(
@@ -130,15 +136,15 @@ def _refer_root(path: Path, options: Options) -> list[Dataset] | None:
 def _coco(path: Path, options: Options) -> list[Dataset] | None:
     if not instance_files(path):
         return None
-    return [read_coco(choose_file(path, options.split), annotations=options.annotations)]
+    return [_read_coco(choose_file(path, options.split), options)]
 
 
 def _hub(path: Path, options: Options) -> list[Dataset] | None:
     if parquet_files(path):
-        return [read_hub(path, allow_counts=options.allow_counts)]
+        return [_read_hub(path, options)]
     subfolders = [child for child in sorted(path.iterdir()) if child.is_dir()]
     found = [child for child in subfolders if parquet_files(child)]
-    return [read_hub(child, allow_counts=options.allow_counts) for child in found] or None
+    return [_read_hub(child, options) for child in found] or None
 
 
 def _one_jsonl(path: Path, options: Options) -> list[Dataset] | None:
@@ -154,5 +160,18 @@ def _images(path: Path, options: Options) -> list[Dataset] | None:
 
 
 def _read_refer(folder: Path, split_by: str | None, options: Options) -> Dataset:
-    allowed = {"allow_google": options.allow_google, "allow_counts": options.allow_counts}
-    return read_refer(folder, split_by, **allowed)
+    return read_refer(
+        folder,
+        split_by,
+        allow_google=options.allow_google,
+        allow_counts=options.allow_counts,
+        max_failures=options.max_failures,
+    )
+
+
+def _read_coco(path: Path, options: Options) -> Dataset:
+    return read_coco(path, annotations=options.annotations, max_failures=options.max_failures)
+
+
+def _read_hub(path: Path, options: Options) -> Dataset:
+    return read_hub(path, allow_counts=options.allow_counts, max_failures=options.max_failures)

@@ -21,7 +21,7 @@ def export_jsonl(source: Source, out: Path) -> int:
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             for row in source.sentences:
-                mask = source.masks.get((row.dataset, row.ann_id))
+                mask = source.good_masks.get((row.dataset, row.ann_id))
                 if mask is None:
                     continue
                 rle = {"size": [mask.height, mask.width], "counts": mask.counts.decode("ascii")}

@@ -46,8 +46,10 @@ def dataset_name(path: Path) -> str:
     )
 
 
-def read_hub(root: Path, *, allow_counts: bool = False) -> Dataset:
+def read_hub(root: Path, *, allow_counts: bool = False, max_failures: int | None = 0) -> Dataset:
     """One set from its parquet files, with all splits found.
+
+    max_failures  bad rows that are left out (see `Problems.settle`)
 
     DataError lists wrong rows, unknown splits, wrong counts; MissingPackageError without pyarrow.
     """
@@ -57,7 +59,7 @@ def read_hub(root: Path, *, allow_counts: bool = False) -> Dataset:
     for path in files:
         for index, record in _records(path):
             rows.take(record, f"{show(path.name)} row {index}")
-    rows.problems.raise_if_any()
+    faults = rows.problems.settle(rows.taken, max_failures)
     made = Dataset(
         kind="hub",
         name=name,
@@ -67,6 +69,7 @@ def read_hub(root: Path, *, allow_counts: bool = False) -> Dataset:
         sentences=tuple(sorted(rows.sentences, key=order_of)),
         annotations=rows.annotations,
         files={f"{name}/{path.name}": fingerprint(path) for path in files},
+        faults=faults,
     )
     return with_counts(made, [], allow_counts)
 
@@ -106,9 +109,11 @@ class _Rows:
     annotations: dict[int, Annotation] = field(default_factory=dict)
     sentences: list[Sentence] = field(default_factory=list)
     seen: set[tuple[str, int]] = field(default_factory=set)
+    taken: int = 0
 
     def take(self, record: dict[str, Any], where: str) -> None:
         """Add one ref, or note what is wrong with it."""
+        self.taken += 1
         try:
             image = self._image(record, where)
             annotation = self._annotation(record, image, where)
@@ -118,10 +123,12 @@ class _Rows:
             return
         if self.images.setdefault(image.image_id, image) != image:
             self.problems.add(f"{where}: image {image.image_id} differs from an earlier row")
+            return
         if self.annotations.setdefault(annotation.ann_id, annotation) != annotation:
             self.problems.add(
                 f"{where}: annotation {annotation.ann_id} differs from an earlier row"
             )
+            return
         self.sentences += rows
 
     def _image(self, record: dict[str, Any], where: str) -> ImageEntry:

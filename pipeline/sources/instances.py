@@ -7,7 +7,7 @@ from ..errors import DataError
 from ..paths import check_name
 from ..text import show
 from .jsonfile import read_json
-from .problems import Problems
+from .problems import Faults, Problems
 from .tables import Annotation, ImageEntry
 
 MAX_IMAGE_SIDE = 1 << 20  # beyond what images.py reads: such an image is quarantined, not an error
@@ -16,9 +16,17 @@ MAX_IMAGE_SIDE = 1 << 20  # beyond what images.py reads: such an image is quaran
 def read_instances(
     path: Path, dataset: str, wanted: Container[int] | None
 ) -> tuple[list[ImageEntry], dict[int, Annotation]]:
-    """Images sorted by id, and the annotations whose id is in `wanted` (None: all), by id.
+    """What `load_instances` gives if nothing is wrong with the file. Raises DataError."""
+    images, annotations, _ = load_instances(path, dataset, wanted, 0)
+    return images, annotations
 
-    DataError with every wrong record: ids that are no integers or given twice, unsafe file names,
+
+def load_instances(
+    path: Path, dataset: str, wanted: Container[int] | None, max_failures: int | None
+) -> tuple[list[ImageEntry], dict[int, Annotation], Faults]:
+    """Images sorted by id, the annotations whose id is in `wanted` (None: all) by id, the faults.
+
+    DataError with every wrong record, if there are more than `max_failures` (see `settle`): ids that are no integers or given twice, unsafe file names,
     sizes, annotations of unknown images. Polygons are not looked at here.
     """
     where = show(str(path), 300)
@@ -31,8 +39,8 @@ def read_instances(
     if not isinstance(found, list):
         raise DataError(f"{where}: `annotations` is not a list")
     annotations = {item.ann_id: item for item in _annotations(found, images, wanted, problems)}
-    problems.raise_if_any()
-    return [images[image_id] for image_id in sorted(images)], annotations
+    faults = problems.settle(len(raw["images"]) + len(found), max_failures)
+    return [images[image_id] for image_id in sorted(images)], annotations, faults
 
 
 def _images(rows: list[object], dataset: str, problems: Problems) -> Iterator[ImageEntry]:
@@ -79,6 +87,7 @@ def _annotations(
             continue
         if ann_id in seen:
             problems.add(f"annotation {ann_id} is given twice")
+            continue
         seen.add(ann_id)
         yield made
 

@@ -2,22 +2,24 @@
 
 Ids are derived, so that the rest of the pipeline sees a table like any other: `sent_id` is the
 line number, `ann_id` = `ref_id` the line that first names the object, `image_id` a hash of the
-path. All wrong lines of a file are reported together.
+path. A wrong line is left out, named and counted; all of a file are reported together.
 """
 
 import posixpath
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import DataError, MissingError
 from ..masks.rle import area, from_segmentation
 from ..paths import check_name
-from ..records import Rle
 from ..text import escape, quote, show
 from .folder import examine, path_id
+from .instances import MAX_IMAGE_SIDE
 from .jsonfile import Fingerprint, fingerprint, parse_line
-from .problems import Problems
+from .problems import Faults, Problems
 from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
 from .wording import expression_problem
 
@@ -45,12 +47,21 @@ class Line:
         return f"line {self.number}"
 
 
-def read_jsonl(path: Path, images: Path | None, *, allow_empty: bool = False) -> list[Dataset]:
+def read_jsonl(
+    path: Path,
+    images: Path | None,
+    *,
+    allow_empty: bool = False,
+    max_failures: int | None = 0,
+) -> list[Dataset]:
     """The datasets of a JSONL file, by name. Image paths are relative to `images` or the file.
 
-    DataError lists every wrong line: syntax, fields, names, expressions, masks, empty masks (in
-    `train` always, elsewhere unless `allow_empty`), ids used twice. Unreadable images are listed
-    with the size their RLE states, or 0.
+    allow_empty   empty masks in val and test are meant: no notice about them
+    max_failures  wrong lines that are left out (see `Problems.settle`)
+
+    DataError lists every wrong line: syntax, fields, names, expressions, masks, ids used twice. An
+    empty mask is none: in train it is left out later, elsewhere it says that nothing is meant.
+    Unreadable images are listed with the size their RLE states, or 0; their masks are not looked at.
     """
     if not path.is_file():
         raise MissingError(f"no such file: {show(str(path), 300)}")
@@ -59,12 +70,24 @@ def read_jsonl(path: Path, images: Path | None, *, allow_empty: bool = False) ->
     lines = list(_unique(_lines(path, problems, notices), problems))
     root = images if images is not None else path.parent
     sizes = _examine(lines, root, problems, notices)
-    made = _build(lines, sizes, problems, notices, allow_empty)
-    problems.raise_if_any()
-    if not lines:
+    made = _build(lines, sizes, problems)
+    # Every line is here or has a problem; a mask that is refused is both.
+    faults = problems.settle(max(len(lines), problems.found), max_failures)
+    if not made.sentences:
+        problems.raise_if_any()
         raise DataError(f"{show(str(path), 300)}: holds no record")
+    notices += [] if allow_empty else _about_empty(made.empty)
     files = {path.name: fingerprint(path)}
-    return [made.dataset(name, path.parent, notices, files) for name in made.names()]
+    return [made.dataset(name, path.parent, notices, files, faults) for name in made.names()]
+
+
+def _about_empty(empty: Mapping[str, int]) -> list[str]:
+    return [
+        f"{count} sentences of {split} have an empty mask: "
+        + ("they cannot be trained on and are left out" if split == "train" else
+           "taken as meant, nothing is to be found (N-acc; --allow-empty: no notice)")
+        for split, count in sorted(empty.items())
+    ]  # fmt: skip
 
 
 def _lines(path: Path, problems: Problems, notices: list[str]) -> Iterator[Line]:
@@ -74,8 +97,10 @@ def _lines(path: Path, problems: Problems, notices: list[str]) -> Iterator[Line]
         while data := file.readline(MAX_LINE + 1):
             number += 1
             if len(data) > MAX_LINE:
-                problems.add(f"line {number}: longer than {MAX_LINE} bytes; reading stops here")
-                return
+                problems.add(f"line {number}: longer than {MAX_LINE} bytes")
+                while data and not data.endswith(b"\n"):
+                    data = file.readline(MAX_LINE)
+                continue
             if not data.strip():
                 continue
             try:
@@ -132,25 +157,36 @@ def _unique(lines: Iterator[Line], problems: Problems) -> Iterator[Line]:
         first = seen.setdefault(line.key, line.number)
         if first != line.number:
             problems.add(f"{line.where}: id {quote(line.key)} is that of line {first}")
+            continue
         yield line
 
 
 def _examine(
     lines: list[Line], root: Path, problems: Problems, notices: list[str]
-) -> dict[str, tuple[int, int]]:
-    """Size of each image by name: from its header, else from an RLE that states it, else 0."""
+) -> dict[str, "Size"]:
+    """Size of each image by name, and whether it was read: from the header, else an RLE, else 0."""
     stated = {line.image: _stated_size(line.mask) for line in lines}
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, Size] = {}
     for name in sorted(stated):
         entry = examine(root, name, "", problems, notices)
-        sizes[name] = (entry.height, entry.width) if entry.height else stated[name]
+        read = entry.height > 0
+        sizes[name] = Size(*((entry.height, entry.width) if read else stated[name]), read)
     return sizes
+
+
+class Size(NamedTuple):
+    """An image's size; `read` if its own file says it."""
+
+    height: int
+    width: int
+    read: bool
 
 
 def _stated_size(mask: object) -> tuple[int, int]:
     match mask:
-        case {"size": [int(height), int(width)]} if height > 0 and width > 0:
-            return height, width
+        case {"size": [int(height), int(width)]} if 0 < min(height, width):
+            if max(height, width) <= MAX_IMAGE_SIDE:
+                return int(height), int(width)
     return 0, 0
 
 
@@ -161,6 +197,7 @@ class _Tables:
         self.images: dict[str, dict[int, ImageEntry]] = {}
         self.sentences: dict[str, list[Sentence]] = {}
         self.annotations: dict[str, dict[int, Annotation]] = {}
+        self.empty: Counter[str] = Counter()  # sentences by split
 
     def names(self) -> list[str]:
         return sorted(self.sentences)
@@ -173,9 +210,14 @@ class _Tables:
         self.sentences.setdefault(line.dataset, []).append(row)
 
     def dataset(
-        self, name: str, root: Path, notices: list[str], files: dict[str, Fingerprint]
+        self,
+        name: str,
+        root: Path,
+        notices: list[str],
+        files: dict[str, Fingerprint],
+        faults: Faults,
     ) -> Dataset:
-        images = self.images[name]
+        images, first = self.images[name], name == self.names()[0]
         return Dataset(
             kind="jsonl",
             name=name,
@@ -184,22 +226,18 @@ class _Tables:
             images=tuple(images[image_id] for image_id in sorted(images)),
             sentences=tuple(sorted(self.sentences[name], key=order_of)),
             annotations=self.annotations[name],
-            notices=tuple(notices) if name == self.names()[0] else (),
+            notices=tuple(notices) if first else (),
             files=files,
+            faults=faults if first else Faults(),
         )
 
 
-def _build(
-    lines: list[Line],
-    sizes: dict[str, tuple[int, int]],
-    problems: Problems,
-    notices: list[str],
-    allow_empty: bool,
-) -> _Tables:
+def _build(lines: list[Line], sizes: dict[str, Size], problems: Problems) -> _Tables:
     made = _Tables()
     objects: dict[tuple[str, str, str], tuple[int, object]] = {}
     for line in lines:
-        entry = ImageEntry(line.dataset, path_id(line.image), line.image, *sizes[line.image])
+        height, width, read = sizes[line.image]
+        entry = ImageEntry(line.dataset, path_id(line.image), line.image, height, width)
         key = (line.dataset, line.image, line.object or f"\0{line.number}")
         first, mask = objects.setdefault(key, (line.number, line.mask))
         if mask != line.mask:
@@ -207,26 +245,17 @@ def _build(
                 f"{line.where}: object {quote(line.object)} has another mask in line {first}"
             )
             continue
-        try:
-            segmentation = _checked_mask(line, entry, allow_empty)
-        except DataError as error:
-            problems.add(error)
-            continue
-        made.add(
-            line,
-            entry,
-            Annotation(
-                line.dataset, first, entry.image_id, entry.height, entry.width, segmentation
-            ),
-        )
+        segmentation = line.mask
+        if read:  # else the image goes into quarantine, and its mask is never used
+            try:
+                found = from_segmentation(line.mask, height, width, f"{line.where}: mask")
+            except DataError as error:
+                problems.add(error)
+                continue
+            segmentation = found.coco()
+            made.empty[line.split] += area(found) == 0
+        label = f"{line.dataset} line {first}: mask"
+        ids = (first, entry.image_id, height, width)
+        made.add(line, entry, Annotation(line.dataset, *ids, segmentation, label))
+    made.empty = +made.empty
     return made
-
-
-def _checked_mask(line: Line, entry: ImageEntry, allow_empty: bool) -> object:
-    if not entry.height:  # polygons on an image that cannot be read: no size to check them with
-        return line.mask
-    mask: Rle = from_segmentation(line.mask, entry.height, entry.width, f"{line.where}: mask")
-    if area(mask) == 0 and (line.split == "train" or not allow_empty):
-        hint = "" if line.split == "train" else " (allowed in val and test with --allow-empty)"
-        raise DataError(f"{line.where}: mask is empty{hint}")
-    return mask.coco()

@@ -13,9 +13,9 @@ from ..errors import ConfigError, DataError, MissingError
 from ..text import quote, show
 from ..unpickle import Ref, load_refs
 from .counts import ANY_SPLITS, SPLITS, compare
-from .instances import read_instances
+from .instances import load_instances
 from .jsonfile import fingerprint
-from .problems import Problems
+from .problems import Problems, merged
 from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
 
 DEFAULT_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -52,8 +52,9 @@ def read_refer(
     *,
     allow_google: bool = False,
     allow_counts: bool = False,
+    max_failures: int | None = 0,
 ) -> Dataset:
-    """One REFER set with all its splits.
+    """One REFER set with all its splits; up to `max_failures` bad records are left out (`settle`).
 
     DataError: anything wrong in the two files, refs that do not fit the annotations, counts that
     differ from the published ones (unless `allow_counts`). ConfigError: google without
@@ -69,8 +70,11 @@ def read_refer(
         )
     refs, notices = load_refs(path)
     instances = folder / "instances.json"
-    images, annotations = read_instances(instances, name, {ref.ann_id for ref in refs})
-    sentences = _join(refs, name, split_by, images, annotations, path)
+    wanted = {ref.ann_id for ref in refs}
+    images, annotations, bad = load_instances(instances, name, wanted, max_failures)
+    problems = Problems(show(str(path), 300))
+    sentences = _join(refs, name, split_by, images, annotations, problems)
+    faults = merged((bad, problems.settle(len(refs), max_failures)))
     used = {row.image_id for row in sentences}
     made = Dataset(
         kind="refer",
@@ -81,6 +85,7 @@ def read_refer(
         sentences=tuple(sorted(sentences, key=order_of)),
         annotations=annotations,
         files={f"{name}/{file.name}": fingerprint(file) for file in (instances, path)},
+        faults=faults,
     )
     return with_counts(made, notices, allow_counts)
 
@@ -115,21 +120,18 @@ def _join(
     split_by: str,
     images: list[ImageEntry],
     annotations: dict[int, Annotation],
-    path: Path,
+    problems: Problems,
 ) -> list[Sentence]:
-    problems = Problems(show(str(path), 300))
     allowed = SPLITS.get((name, split_by), ANY_SPLITS)
     known = {entry.image_id for entry in images}
     seen: set[tuple[str, int]] = set()
     rows: list[Sentence] = []
     for ref in refs:
-        for problem in (
-            *_ref_problems(ref, allowed, known, annotations),
-            *_repeated(ref, seen),
-        ):
+        found = [*_ref_problems(ref, allowed, known, annotations), *_repeated(ref, seen)]
+        for problem in found:
             problems.add(f"ref {ref.ref_id}: {problem}")
-        rows += _rows(ref, name, split_by)
-    problems.raise_if_any()
+        if not found:
+            rows += _rows(ref, name, split_by)
     return rows
 
 

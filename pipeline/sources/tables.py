@@ -15,7 +15,7 @@ from ..masks.rle import area, from_segmentation
 from ..records import Expression, ImageRecord, Rle
 from ..text import quote, show
 from .jsonfile import Fingerprint
-from .problems import Problems
+from .problems import Faults, Problems, merged
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,7 +45,10 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """An object as the file gives it; `segmentation` is untrusted until `mask` has checked it."""
+    """An object as the file gives it; `segmentation` is untrusted until `mask` has checked it.
+
+    label  how messages name it, if not by its id
+    """
 
     dataset: str
     ann_id: int
@@ -53,11 +56,12 @@ class Annotation:
     height: int
     width: int
     segmentation: object
+    label: str = ""
 
     @property
     def where(self) -> str:
         """How messages name it."""
-        return f"{self.dataset} annotation {self.ann_id}"
+        return self.label or f"{self.dataset} annotation {self.ann_id}"
 
     def mask(self) -> Rle:
         """The union of its parts at (height, width). DataError for a bad polygon or RLE."""
@@ -77,6 +81,7 @@ class Dataset:
     annotations: Mapping[int, Annotation] = field(default_factory=dict, repr=False)
     notices: tuple[str, ...] = ()
     files: Mapping[str, Fingerprint] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
 
     @property
     def title(self) -> str:
@@ -98,7 +103,7 @@ class Source:
     An image that could not be examined is listed all the same, with height = width = 0 (unknown):
     reading it at precompute time raises the ImageError that quarantines it. It is never dropped.
     `sentences` and `annotations` are the normalised tables; `expressions` joins them. sent_id and
-    ref_id are unique within one dataset only.
+    ref_id are unique within one dataset only. `faults` are the records that were left out.
     """
 
     name: str
@@ -110,6 +115,7 @@ class Source:
     annotations: Mapping[tuple[str, int], Annotation] = field(default_factory=dict, repr=False)
     notices: list[str] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
 
     @cached_property
     def generated(self) -> bool:
@@ -118,18 +124,35 @@ class Source:
 
         return is_generated(self.image_root / record.path for record in self.images)
 
-    @cached_property
+    @property
     def masks(self) -> dict[tuple[str, int], Rle]:
         """Union mask per (dataset, ann_id), built on first use. DataError listing bad ones."""
         problems = Problems(self.name)
-        known = [item for _, item in sorted(self.annotations.items()) if item.height]
-        made = build_masks(known, problems)
+        for line in self.bad_masks.values():
+            problems.add(line)
         problems.raise_if_any()
+        return self.good_masks
+
+    @property
+    def good_masks(self) -> dict[tuple[str, int], Rle]:
+        """`masks` without those of `bad_masks`."""
+        return self._masks[0]
+
+    @property
+    def bad_masks(self) -> dict[tuple[str, int], str]:
+        """What is wrong with a mask, per (dataset, ann_id). It matters only if the mask is used:
+        the image may be in quarantine, or not asked for."""
+        return self._masks[1]
+
+    @cached_property
+    def _masks(self) -> tuple[dict[tuple[str, int], Rle], dict[tuple[str, int], str]]:
+        known = [item for _, item in sorted(self.annotations.items()) if item.height]
+        made, bad = build_masks(known)
         if empty := sum(area(mask) == 0 for mask in made.values()):
             self.notices.append(f"{empty} objects have an empty mask: kept for evaluation only")
         if lost := len(self.annotations) - len(known):
             self.notices.append(f"{lost} objects have no expression: their images cannot be read")
-        return made
+        return made, bad
 
     @cached_property
     def expressions(self) -> tuple[Expression, ...]:
@@ -143,16 +166,17 @@ class Source:
 
 
 def build_masks(
-    annotations: Iterable[Annotation], problems: Problems
-) -> dict[tuple[str, int], Rle]:
-    """Masks of the good annotations by (dataset, ann_id); the bad ones go to `problems`."""
+    annotations: Iterable[Annotation],
+) -> tuple[dict[tuple[str, int], Rle], dict[tuple[str, int], str]]:
+    """Masks of the good annotations by (dataset, ann_id), and what is wrong with the others."""
     made: dict[tuple[str, int], Rle] = {}
+    bad: dict[tuple[str, int], str] = {}
     for item in annotations:
         try:
             made[item.dataset, item.ann_id] = item.mask()
         except DataError as error:
-            problems.add(error)
-    return made
+            bad[item.dataset, item.ann_id] = str(error)
+    return made, bad
 
 
 def order_of(row: Sentence) -> tuple[str, int, int, int]:
@@ -166,7 +190,8 @@ def assemble(datasets: Sequence[Dataset], split: str | None) -> Source:
     `image_root` is not known yet: the first dataset's own folder stands in.
     DataError if no dataset has the split, or if two disagree about one image.
     """
-    notices = [notice for dataset in datasets for notice in dataset.notices]
+    faults = merged(dataset.faults for dataset in datasets)
+    notices = [notice for dataset in datasets for notice in dataset.notices] + faults.notices()
     chosen = [_choose(dataset, split, notices) for dataset in datasets]
     if split is not None and not any(sentences or images for sentences, images in chosen):
         raise DataError(f"no split {quote(split)}: {_describe_splits(datasets)}")
@@ -184,6 +209,7 @@ def assemble(datasets: Sequence[Dataset], split: str | None) -> Source:
         annotations={key: annotations[key] for key in sorted(used)},
         notices=notices,
         sha256={name: file.sha256 for d in datasets for name, file in d.files.items()},
+        faults=faults,
     )
 
 

@@ -1,11 +1,12 @@
 """`svp figures`."""
 
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 import click
 
 from ...pipeline.commands.console import PATH, as_json, report
+from ...pipeline.commands.data import max_failures, source_options
 
 
 @click.command("figures")
@@ -15,27 +16,20 @@ from ...pipeline.commands.console import PATH, as_json, report
 @click.option("--beside", type=PATH, multiple=True, help="Another cache of the same images.")
 @click.option("--bench", type=PATH, help="Output of `svp bench infer --json`.")
 @click.option("--dataset", help="Path or REFER names; default the generated scenes.")
-@click.option("--images", type=PATH, help="Folder of the photographs, if not found around it.")
-@click.option("--root", type=PATH, help="Folder the names of REFER sets are looked for in.")
+@source_options
+@max_failures
 @click.option("--init", help="Checkpoint the run started from.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--out", type=PATH, help="Folder of the page; default RUN/figures.")
 @as_json
-def figures_command(
-    as_json: bool,
-    dataset: str | None,
-    images: Path | None,
-    root: Path | None,
-    init: str | None,
-    **options: Any,
-) -> None:
+def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
     """Attention maps, answers, failures, superpixels, times: the paper's figures from a run."""
     from ..opening import DataRequest
     from ..settings import TrainFlags
     from .run import FiguresRequest
     from .run import figures_command as run
 
-    data = DataRequest(dataset=dataset, images=images, root=root)
+    data = DataRequest(**{f.name: options.pop(f.name) for f in fields(DataRequest)})
     request = FiguresRequest(data=data, flags=TrainFlags(init=init), say=_say, **options)
     report(run(request), as_json)
 

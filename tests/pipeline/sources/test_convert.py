@@ -69,6 +69,19 @@ def test_nothing_half_written(world: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "refcoco"]
 
 
+def test_a_bad_mask_costs_its_own_sentences(world: Any, tmp_path: Path) -> None:
+    bad = world.annotations[0]["id"]
+    world.annotations[0]["segmentation"] = [[1, 2, 3, 4]]
+    folder = world.write_refer(tmp_path / "refcoco")
+    report = convert(folder, tmp_path / "out", max_failures=None)
+    assert report.left_out == 1 and report.to_json()["left_out"] == 1
+    assert any("polygon 0: 4 numbers" in line for line in report.lines())
+    rows = [json.loads(line) for line in (tmp_path / "out/sentences.jsonl").open()]
+    assert rows and bad not in {row["ann_id"] for row in rows}
+    again = open_source(tmp_path / "out", images=tmp_path / "images")
+    assert len(again.expressions) == len(rows)
+
+
 def test_a_failing_write_leaves_nothing(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,8 +141,6 @@ RULES: dict[str, tuple[object, str]] = {
     "polygon": ({**GOOD, "mask": [[1, 2, 3]]}, "mask, polygon 0: 3 numbers"),
     "runs": ({**GOOD, "mask": {"size": [12, 16], "counts": [5]}}, "runs sum to 5"),
     "size": ({**GOOD, "mask": {"size": [16, 12], "counts": [192]}}, "differs from the image's"),
-    "empty mask": ({**GOOD, "mask": []}, "mask is empty"),
-    "empty in val": ({**GOOD, "mask": [], "split": "val"}, "allowed in val and test with"),
     "other mask": ({**GOOD, "object": "o", "mask": SQUARE * 2}, "object 'o' has another mask"),
 }
 
@@ -171,17 +169,71 @@ def test_all_errors_are_listed(root: Path) -> None:
     assert "problems (the first 100 shown)" in str(caught.value)
 
 
-def test_empty_masks_may_be_allowed_in_evaluation(root: Path) -> None:
-    record = {**GOOD, "mask": [], "split": "test"}
-    assert len(opened(root, record, allow_empty=True).expressions) == 1
-    with pytest.raises(DataError, match="mask is empty"):
-        opened(root, {**record, "split": "train"}, allow_empty=True)
+def test_an_empty_mask_is_no_error_but_told(root: Path) -> None:
+    """In val and test it says that nothing is meant; in train the table leaves it out."""
+    records = [{**GOOD, "mask": [], "split": split} for split in ("train", "val", "val")]
+    source = opened(root, GOOD, *records)
+    assert len(source.expressions) == 4 and source.faults.found == 0
+    told = [notice for notice in source.notices if "empty mask" in notice and "sentences" in notice]
+    assert told[0].startswith("1 sentences of train") and "left out" in told[0]
+    assert told[1].startswith("2 sentences of val") and "N-acc" in told[1]
+    quiet = opened(root, GOOD, *records, allow_empty=True)
+    assert not [notice for notice in quiet.notices if "N-acc" in notice]
+
+
+BAD = {name: RULES[name] for name in ("syntax", "traversal", "special", "polygon", "runs", "size")}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_line_costs_itself(case: str, root: Path) -> None:
+    """Left out, named and counted, at any place in the file."""
+    record, rule = BAD[case]
+    other = {**GOOD, "image": "images/b.png"}
+    for lines in ([GOOD, record, other], [record, GOOD, other], [GOOD, other, record]):
+        source = opened(root, *lines, max_failures=None)
+        assert len(source.expressions) == 2 and len(source.images) == 2
+        assert source.faults.found == 1
+        (line,) = source.faults.lines
+        assert f"line {1 + lines.index(record)}: " in line and rule in line and "mine.jsonl" in line
+        assert any(rule in notice for notice in source.notices)
+        assert len(opened(root, *lines, max_failures=1).expressions) == 2
+        with pytest.raises(DataError, match="1 problem"):
+            opened(root, *lines)
+
+
+def test_more_bad_lines_than_accepted_are_refused(root: Path) -> None:
+    bad = [{**GOOD, "mask": [[1, 2, 3]]}] * 3
+    assert opened(root, *bad, *[GOOD] * 3, max_failures=None).faults.found == 3
+    with pytest.raises(DataError, match="3 problems in 5 records, more than half"):
+        opened(root, *bad, *[GOOD] * 2, max_failures=None)
+    with pytest.raises(DataError, match="3 problems, more than --max-failures 2"):
+        opened(root, *bad, *[GOOD] * 9, max_failures=2)
+    assert len(opened(root, *bad, GOOD, max_failures=3).expressions) == 1
+
+
+@pytest.mark.parametrize("size", [[60, 9000], [9000, 60], [60, 10**7], [60, 10**30]])
+def test_an_image_too_large_to_read_goes_to_quarantine(size: list[int], root: Path) -> None:
+    """Whatever its mask states: the photograph decides, and nobody looks at the mask."""
+    Image.new("RGB", (9000, 2)).save(root / "images" / "strip.png")
+    record = {**GOOD, "image": "images/strip.png"}
+    for mask in ({"size": size, "counts": [size[0] * size[1]]}, SQUARE):
+        source = opened(root, GOOD, {**record, "mask": mask})
+        assert {record.path for record in source.images} == {"images/a.png", "images/strip.png"}
+        assert ("mine", 1) in source.good_masks and ("mine", 2) not in source.good_masks
+        strip = next(image for image in source.images if image.path == "images/strip.png")
+        with pytest.raises(ImageError) as caught:
+            read_record(source.image_root, strip)
+        assert caught.value.reason == "too-large"
 
 
 def test_over_long_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_LINE", 150)
+    long = {**GOOD, "expression": "x" * 400}
     with pytest.raises(DataError, match="line 2: longer than 150 bytes"):
-        opened(root, GOOD, {**GOOD, "expression": "x" * 200})
+        opened(root, GOOD, long)
+    last = {**GOOD, "expression": "after it"}
+    source = opened(root, GOOD, long, last, max_failures=1)
+    assert [row.sent for row in source.sentences] == ["red cup", "after it"]
 
 
 def test_empty_file_missing_file_and_split(root: Path) -> None:

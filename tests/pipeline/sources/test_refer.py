@@ -221,3 +221,37 @@ def test_unused_annotations_and_images_are_not_looked_at(world: Any, tmp_path: P
     assert 5 not in read_refer(folder).annotations
     assert 55 not in {entry.image_id for entry in read_refer(folder).images}
     assert json.loads((folder / "instances.json").read_text())["annotations"][-1] == extra
+
+
+def test_a_bad_record_costs_itself(world: Any, tmp_path: Path) -> None:
+    """A ref of another split, an annotation without a segmentation: left out, named, counted."""
+    world.refs[0]["split"] = "dev"
+    lost = world.refs[1]["ann_id"]
+    next(item for item in world.annotations if item["id"] == lost).pop("segmentation")
+    folder = world.write_refer(tmp_path / "refcoco")
+    with pytest.raises(DataError):
+        read_refer(folder)
+    made = read_refer(folder, max_failures=None)
+    found = {row.ref_id for row in made.sentences}
+    assert found == {ref["ref_id"] for ref in world.refs[2:]}
+    said = "\n".join(made.faults.lines)
+    assert made.faults.found == len(made.faults.lines) >= 2
+    assert "refs(unc).p: ref 0: split 'dev' is not one of" in said
+    assert f"instances.json: annotation {lost}: segmentation is missing" in said
+    source = open_source(folder, max_failures=None)
+    assert source.faults == made.faults
+    with pytest.raises(DataError, match="more than --max-failures 1"):
+        world.refs[2]["split"] = "dev"
+        read_refer(world.write_refer(tmp_path / "refcoco"), max_failures=1)
+
+
+def test_masks_that_are_not_used_are_not_looked_at(world: Any, tmp_path: Path) -> None:
+    world.annotations[0]["segmentation"] = [[1, 2, 3, 4]]
+    folder = world.write_refer(tmp_path / "refcoco")
+    source = open_source(folder, split="train", max_failures=None)
+    bad = world.annotations[0]["id"]
+    assert list(source.bad_masks) == [("refcoco", bad)]
+    assert "polygon 0: 4 numbers" in source.bad_masks["refcoco", bad]
+    assert ("refcoco", bad) not in source.good_masks and len(source.good_masks) > 1
+    told = open_source(folder, split="train", masks=True, max_failures=None)
+    assert any("polygon 0: 4 numbers" in notice for notice in told.notices)

@@ -1,0 +1,168 @@
+"""Where the features of a source's images are: which cache, which row, and whether they are theirs.
+
+Training and evaluation ask the same `Finder`, so they agree about what belongs together. An image
+is found by its id, if the photograph is the one that was cached (see `photos`), else by the content
+of its file under whatever id. Several caches may hold one id: the one with this photograph counts.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from ...pipeline.errors import DataError
+from ...pipeline.records import ImageRecord
+from ...pipeline.store.plan import PlanImage
+from ...pipeline.store.reader import CacheReader
+from ...pipeline.text import quote, show
+from .photos import Photos
+
+
+class Place(NamedTuple):
+    """Cache number, row in it, and the height and width of the image."""
+
+    cache: int
+    row: int
+    height: int
+    width: int
+
+
+class Finder:
+    """Finds images of a source in caches; what cannot be used is kept by reason.
+
+    absent       image ids that no cache holds
+    quarantined  image id -> why its cache could not compute it
+    other        lines about images that are other photographs than the cache's
+    unseen       image ids whose file is not on this machine: taken by name and size
+
+    `root` is the source's image folder.
+    """
+
+    def __init__(
+        self,
+        caches: Sequence[CacheReader],
+        root: Path,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.caches, self.root, self._say = caches, root, say
+        self.absent: set[int] = set()
+        self.quarantined: dict[int, str] = {}
+        self.other: list[str] = []
+        self.unseen: set[int] = set()
+        self.looked = 0
+        self._photos = Photos(root, caches[0].path, say)
+        self._places: dict[ImageRecord, Place | None] = {}
+
+    def find(self, record: ImageRecord) -> Place | None:
+        """Where `record`'s features are, or None after noting why there are none.
+
+        Raises DataError if the data says another size than the cache about one photograph.
+        """
+        if record not in self._places:
+            self.looked += 1
+            self._places[record] = self._find(record)
+        return self._places[record]
+
+    def check(self) -> None:
+        """Remember what was compared. Raises DataError if an image is another photograph."""
+        self._photos.save()
+        if self.other:
+            raise DataError(
+                f"{len(self.other)} of {self.looked} photographs are not those of the cache: "
+                f"{self.other[0]}: give the data that the cache was made from, or cache these "
+                "photographs with `svp precompute --dataset ... --store-sam-embeddings --out "
+                "NEWCACHE`"
+            )
+
+    def notes(self) -> list[str]:
+        """Lines for the user about what is left out, and what was not compared."""
+        lines = [
+            f"{len(ids)} images left out: {why} (the first is {min(ids)})"
+            for ids, why in ((self.absent, "not in the cache"), (self.quarantined, "quarantined"))
+            if ids
+        ]
+        if self.unseen:
+            lines.append(
+                f"{len(self.unseen)} of {self.looked} photographs are not in "
+                f"{show(str(self.root), 200)}: taken by name and size, their content was not "
+                "compared with the cache's"
+            )
+        return lines
+
+    def _find(self, record: ImageRecord) -> Place | None:
+        other = why = ""
+        for number, cache in enumerate(self.caches):
+            row = cache.index_of.get(record.image_id)
+            if row is None:
+                continue
+            image = cache.plan.images[row]
+            verdict = self._photos.compare(record, image)
+            if verdict == "other":
+                other = other or self._differ(record, image, cache)
+                continue
+            match cache.status(row):
+                case "ok":
+                    return self._place(record, number, row, unseen=verdict == "unseen")
+                case "quarantined":
+                    why = why or self._reason(cache, row)
+        if (place := self._by_content(record)) is not None:
+            return place
+        if other:
+            self.other.append(other)
+        elif why:
+            self.quarantined[record.image_id] = why
+        else:
+            self.absent.add(record.image_id)
+        return None
+
+    def _by_content(self, record: ImageRecord) -> Place | None:
+        key = self._photos.key(record, frozenset(size for size, _ in self._content))
+        found = self._content.get(key) if key is not None else None
+        return self._place(record, *found, unseen=False) if found else None
+
+    @cached_property
+    def _content(self) -> dict[tuple[int, str], tuple[int, int]]:
+        """(bytes, xxh3) of every usable image -> (cache, row), the first of equal ones."""
+        found: dict[tuple[int, str], tuple[int, int]] = {}
+        for number, cache in enumerate(self.caches):
+            for row, image in enumerate(cache.plan.images):
+                if image.xxh3 and cache.status(row) == "ok":
+                    found.setdefault((image.bytes, image.xxh3), (number, row))
+        return found
+
+    def _place(self, record: ImageRecord, number: int, row: int, *, unseen: bool) -> Place:
+        cache = self.caches[number]
+        image = cache.plan.images[row]
+        height, width = image.height, image.width
+        if not height:  # the planner could not read it, yet its row is there: sizes of the row
+            height, width = record.height, record.width
+        if record.height and (record.height, record.width) != (height, width):
+            raise DataError(
+                f"image {record.image_id} is {record.height}x{record.width} in the data and "
+                f"{height}x{width} ({quote(image.path)}) in the cache "
+                f"{show(str(cache.path), 200)}: they do not belong together"
+            )
+        if unseen:
+            self.unseen.add(record.image_id)
+        return Place(number, row, height, width)
+
+    def _differ(self, record: ImageRecord, image: PlanImage, cache: CacheReader) -> str:
+        where = show(str(cache.path), 200)
+        if not (self.root / record.path).is_file():
+            return (
+                f"image {record.image_id} is {quote(record.path)} in the data and "
+                f"{quote(image.path)} in {where}"
+            )
+        if same_name := record.path == image.path:
+            what = "has another content than the file that was cached"
+        else:
+            what = f"is not {quote(image.path)}, which was cached under this id"
+        edited = " (edited after it was cached, or another picture of this name)"
+        return (
+            f"image {record.image_id}, {quote(record.path)} in {show(str(self.root), 200)}, {what} "
+            f"in {where}{edited if same_name else ''}"
+        )
+
+    def _reason(self, cache: CacheReader, row: int) -> str:
+        wanted = cache.plan.images[row].image_id
+        return next((bad.reason for bad in cache.quarantined if bad.image_id == wanted), "")
