@@ -20,6 +20,10 @@ from .train.reproduce.commands import reproduce_command
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="svp")
+@click.option(
+    "--plugin", "plugins", multiple=True, metavar="FILE",
+    help="Python file with projectors or superpixel sources of your own; also after the command.",
+)  # fmt: skip
 def main() -> None:
     """Semantic superpixels as visual tokens: cut images once, then train on about 40 tokens."""
 

@@ -16,7 +16,7 @@ from ..model.imports.place import build_imported, fill
 from ..model.imports.shape import LlamaShape, read_shape
 from ..model.lm import load_lm, random_lm, read_config
 from ..model.maskhead import MaskHead
-from ..model.projectors import PROJECTORS, Projector, build
+from ..model.projectors import Projector, build, projector_class
 from ..model.ris import RisModel
 from ..model.trainable import require_trained_seg
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
@@ -119,9 +119,7 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) ->
             f"cache with --set model.vision.encoder={have.encoder} "
             f"--set model.vision.view={have.view} --set model.vision.size={have.size}"
         )
-    if name not in PROJECTORS:
-        raise ConfigError(f"projector {show(name)}: allowed are {', '.join(sorted(PROJECTORS))}")
-    if missing := lacks(plan.recipe, PROJECTORS[name].needs):
+    if missing := lacks(plan.recipe, projector_class(name).needs):
         raise ConfigError(
             f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
             "does not hold and no command adds to a finished cache: make one that does with "

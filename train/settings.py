@@ -66,8 +66,12 @@ def resolve_plain(
     size: str, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
 ) -> TrainRecipe:
     """The recipe before weights are placed. Raises MissingError, ConfigError: what is mistyped."""
+    from ..model.projectors import projector_class
+
     raw = _raw_recipe(size, recipe_file, flags, overrides)
-    return parse_train_recipe(raw, str(recipe_file or size))
+    recipe = parse_train_recipe(raw, str(recipe_file or size))
+    projector_class(recipe.model.projector.name)
+    return recipe
 
 
 def _raw_recipe(

@@ -1,8 +1,9 @@
-"""Every projector of the comparison, by name. A new one is a file and a line here."""
+"""Every projector of the comparison, by name. A new one is a file and a line here, or a plug-in."""
 
 from inspect import signature
 from typing import Any
 
+from ...pipeline import plugins
 from ...pipeline.errors import ConfigError
 from .base import MaskInput, Projector
 from .c_abstractor import CAbstractor
@@ -17,7 +18,7 @@ from .qformer import QFormer
 from .svp import SVP
 from .tokenpacker import TokenPacker
 
-__all__ = ["PROJECTORS", "MaskInput", "Projector", "build"]
+__all__ = ["PROJECTORS", "MaskInput", "Projector", "build", "projector_class"]
 
 PROJECTORS: dict[str, type[Projector]] = {
     "mlp": MLP,
@@ -32,6 +33,15 @@ PROJECTORS: dict[str, type[Projector]] = {
     "svp": SVP,
     "fusion": Fusion,
 }
+plugins.attach(plugins.PROJECTORS, PROJECTORS, Projector)
+
+
+def projector_class(name: str) -> type[Projector]:
+    """The projector `name`, of this package or of a plug-in.
+
+    Raises ConfigError listing what there is, MissingError for a plug-in file that is not there.
+    """
+    return plugins.lookup(plugins.PROJECTORS, name)
 
 
 def build(
@@ -43,9 +53,7 @@ def build(
     may come as lists, as YAML has them. Raises ConfigError for an unknown name or option, or for
     values that do not fit.
     """
-    if name not in PROJECTORS:
-        raise ConfigError(f"projector {name!r}: need one of {', '.join(sorted(PROJECTORS))}")
-    kind = PROJECTORS[name]
+    kind = projector_class(name)
     if wrong := sorted(options.keys() - kind.options()):
         allowed = ", ".join(sorted(kind.options())) or "none"
         raise ConfigError(f"projector {name} has no option {', '.join(wrong)}; it has {allowed}")

@@ -25,14 +25,32 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the report
 
 
 class Root(click.Group):
-    """Turns our own errors into one line on stderr and the exit code of their class."""
+    """Turns our own errors into one line on stderr and the exit code of their class.
+
+    `--plugin FILE` may stand before or after the command's name.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Bring every --plugin to the front, where this group's own options stand."""
+        own, rest, words = [], [], iter(args)
+        for word in words:
+            if word == "--":
+                rest += [word, *words]
+            elif word == "--plugin":
+                if (file := next(words, None)) is None:
+                    raise click.UsageError("--plugin wants the path of a Python file", ctx)
+                own += [word, file]
+            else:
+                (own if word.startswith("--plugin=") else rest).append(word)
+        return super().parse_args(ctx, [*own, *rest])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises SystemExit with the code of the error's class."""
         from ..errors import SvpError, describe
+        from ..plugins import plugins
 
         try:
-            with _terminable():
+            with _terminable(), plugins(ctx.params.pop("plugins", ())):
                 _say_rehearsal()
                 return super().invoke(ctx)
         except SvpError as error:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError
+from .. import plugins
 from ..recipe import Recipe
 from ..store.plan import Plan
-from ..text import show
 from .places import DataPlaces, read_places
 
 Purpose = Literal["train", "look"]
@@ -74,10 +73,10 @@ def stores(purpose: Purpose, projector: str) -> Stores:
 
 
 def needs_of(projector: str) -> frozenset[str]:
-    """Extra inputs of a projector by name. Raises ConfigError for an unknown one."""
-    if projector not in NEEDS:
-        raise ConfigError(f"--projector {show(projector)}: allowed are {', '.join(sorted(NEEDS))}")
-    return NEEDS[projector]
+    """Extra inputs of a projector by name, a plug-in's too. Raises ConfigError for an unknown one."""
+    if projector in NEEDS:
+        return NEEDS[projector]
+    return frozenset(plugins.lookup(plugins.PROJECTORS, projector, NEEDS).needs)
 
 
 def four_layers(depth: int, *, last: bool = False) -> list[int]:

@@ -283,7 +283,7 @@ def test_a_wrong_shape_shows_both_shapes(row: Row, parity: Load) -> None:
 
 
 def test_build_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ConfigError, match="projector 'perceiver': need one of c_abstractor, d_a"):
+    with pytest.raises(ConfigError, match="projector perceiver: allowed are c_abstractor, d_a"):
         build("perceiver", in_dim=C, llm_dim=D)
     with pytest.raises(ConfigError, match="projector deco has no option r; it has layers, out_gr"):
         build("deco", in_dim=C, llm_dim=D, r=2)

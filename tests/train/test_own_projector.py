@@ -1,23 +1,20 @@
-"""The documentation's projector, registered from outside the package, trains and is evaluated."""
+"""The documentation's projector, a file of its own, goes through the command line as a plug-in."""
 
+import os
 import re
-import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import svp
-from svp.model.projectors import PROJECTORS
 from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.run.launch import Request, launch, open_request
 from svp.pipeline.run.precompute import RunOptions
 from svp.pipeline.run.settings import Flags
 from svp.pipeline.scenes import write_scenes
-from svp.train import opening
-from svp.train.eval_run import EvalRequest, eval_command
-from svp.train.launch import train_command
-from svp.train.opening import DataRequest, TrainRequest
-from svp.train.settings import TrainFlags
+from svp.pipeline.store.reader import CacheReader
 
 DOCS = Path(svp.__file__).parent / "docs" / "projectors.md"
 SMALL = (
@@ -25,8 +22,21 @@ SMALL = (
     "stages.0={name: align, steps: 1, warmup: 0, add_sspe: false}",
     "stages.1={name: finetune, steps: 1, warmup: 0, lora: true}",
     "global_batch=2",
-    "run={micro_batch: 2, gradient_checkpointing: false, preview: 0}",
+    "run={micro_batch: 1, gradient_checkpointing: false, preview: 0}",
 )
+SETS = [word for assignment in SMALL for word in ("--set", assignment)]
+ASK = """
+import sys
+from pathlib import Path
+from svp.cli import main
+from svp.model.export import load_pretrained
+
+main(["eval", "--from-cache", "caches/val", "--dataset", "scenes", "--split", "val", "--no-bounds",
+      "--device", "cpu", "--json"], standalone_mode=False)
+main(["export", "out", "--cache", "caches/val"], standalone_mode=False)
+model = load_pretrained(Path("out"))
+print(type(model.projector).__name__, model.projector.num_tokens((9, 9)), file=sys.stderr)
+"""
 
 
 def documented() -> str:
@@ -37,38 +47,61 @@ def documented() -> str:
     return found[1]
 
 
-def test_it_is_short() -> None:
-    assert len([line for line in documented().splitlines() if line.strip()]) < 30
-
-
-def test_register_train_and_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "TABLES", tmp_path / "tables")
-    scenes = write_scenes(tmp_path / "scenes", images=4, seed=3, splits={"train": 2, "val": 2})
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with scenes, two caches and the documentation's file."""
+    monkeypatch.chdir(tmp_path)
+    scenes = write_scenes(Path("scenes"), images=4, seed=3, splits={"train": 2, "val": 2})
     for split in ("train", "val"):
         request = Request(
-            dataset=str(scenes), split=split, out=tmp_path / split, quiet=True,
+            dataset=str(scenes), split=split, out=Path("caches") / split, quiet=True,
             flags=Flags(points_per_side=4, store_sam_embeddings=True),
             run=RunOptions(executor_options=ExecutorOptions(workers=0)),
         )  # fmt: skip
         launch(request, open_request(request))
-    before = set(PROJECTORS)
-    try:
-        outside = tmp_path / "outside.py"
-        outside.write_text(documented())
-        runpy.run_path(str(outside))
-        (name,) = set(PROJECTORS) - before
-        data = DataRequest(dataset=str(scenes))
-        flags = TrainFlags(projector=name, lm="random:0", sam_decoder="shipped")
-        trained = train_command(TrainRequest(
-            caches=(tmp_path / "train",), data=data, flags=flags, overrides=SMALL,
-            runs=tmp_path / "runs", device="cpu", say=lambda line: None,
-        ))  # fmt: skip
-        assert trained.steps == 2
-        report = eval_command(EvalRequest(
-            data=data, split="val", caches=(tmp_path / "val",), checkpoint=trained.folder,
-            bounds=False, device="cpu", say=lambda line: None,
-        ))  # fmt: skip
-        assert report.splits[0].tokens == (1.0, 1.0), "one token per image, as the class says"
-    finally:
-        for name in set(PROJECTORS) - before:
-            del PROJECTORS[name]
+    Path("mean_pool.py").write_text(documented())
+    return tmp_path
+
+
+def test_what_it_reads_is_stored(world: Path) -> None:
+    """`svp precompute --projector` knows plug-ins: here one that wants the CLS token."""
+    file = world / "wants_cls.py"
+    file.write_text(
+        documented().replace("    def num", "    needs = frozenset({'cls'})\n\n    def num")
+    )
+    words = ["precompute", "--split", "val", "--dataset", "scenes", "--workers", "0", "--quiet",
+             "--points-per-side", "4", "--projector", "mean_pool", "--out", "with"]  # fmt: skip
+    run("-m", "svp", *words, "--plugin", str(file))
+    assert CacheReader(Path("with")).plan.cls
+    assert not CacheReader(Path("caches/val")).plan.cls
+
+
+def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "SVP_"))}
+    said = subprocess.run(
+        [sys.executable, *words],
+        env=kept | more,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    return said
+
+
+def test_it_is_short() -> None:
+    assert len([line for line in documented().splitlines() if line.strip()]) < 30
+
+
+@pytest.mark.usefixtures("world")
+def test_train_in_two_processes_then_evaluate_export_and_load() -> None:
+    train = ["train", "--plugin", "mean_pool.py", "--projector", "mean_pool", "--from-cache",
+             "--lm", "random:0", "--sam-decoder", "shipped", "--device", "cpu", *SETS]  # fmt: skip
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "svp")
+    assert "trained to step 2" in run(*launcher, *train).stdout
+    (config,) = Path("runs").glob("*/config.yaml")
+    assert "name: mean_pool" in config.read_text()
+    said = run("-c", ASK, SVP_PLUGIN="mean_pool.py")
+    assert '"tokens": [\n    1.0,\n    1.0\n' in said.stdout, "one token per image, as it says"
+    assert said.stderr.splitlines()[-1] == "MeanPool 1"

@@ -1,0 +1,138 @@
+"""Plug-ins: projectors and superpixel sources from outside of this package.
+
+Two doors. An installed package names its classes as entry points, in the group of their kind:
+
+    [options.entry_points]
+    svp.projectors =
+        mean_pool = my_package.pooling:MeanPool
+
+and `svp --plugin FILE` runs a Python file that registers its own (again for several). The files'
+paths stand in the environment variable SVP_PLUGIN, so that workers and the processes of a launcher
+load them too. A plug-in is code: it runs with the rights of the user who names it; nothing in a
+cache, a run or an export can name one.
+"""
+
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from .errors import ConfigError, MissingError
+from .text import show
+
+VARIABLE: Final = "SVP_PLUGIN"
+PROJECTORS: Final = "svp.projectors"
+SUPERPIXELS: Final = "svp.superpixels"
+HOW: Final = "your own: --plugin FILE, or a package with an entry point"
+
+Kind = TypeVar("Kind")
+_REGISTRIES: dict[str, tuple[MutableMapping[str, Any], type]] = {}
+
+
+def attach(group: str, registry: MutableMapping[str, type[Kind]], base: type) -> None:
+    """Say where the classes of `group` are registered, and what they inherit."""
+    _REGISTRIES[group] = registry, base
+
+
+def lookup(group: str, name: str, known: Iterable[str] = ()) -> type[Any]:
+    """The class `name` of a group, from this package, a plug-in file or an installed package.
+
+    group  PROJECTORS or SUPERPIXELS
+    known  names to list beside, where this package's own registry is not imported
+
+    Raises ConfigError (no such name, a plug-in that fails or is of another kind), MissingError (a
+    file that is not there).
+    """
+    load_files()
+    own, _ = _REGISTRIES.get(group, ({}, object))
+    found = own.get(name) or _installed(group, name)
+    registry, base = _REGISTRIES.get(group, ({}, object))  # a plug-in may have imported it
+    kind = group.removeprefix("svp.").removesuffix("s")
+    if found is None:
+        allowed = ", ".join(sorted({*known, *registry, *_names(group)}))
+        raise ConfigError(f"{kind} {show(name)}: allowed are {allowed} ({HOW} {group})")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(
+            f"{kind} {show(name)}: its plug-in gives {show(found)}, want a subclass of "
+            f"{base.__module__}.{base.__qualname__}"
+        )
+    registry[name] = found
+    return found
+
+
+def load_files() -> None:
+    """Run the files of SVP_PLUGIN that this process has not run yet.
+
+    Raises MissingError, ConfigError naming the file and what went wrong in it.
+    """
+    for path in _paths():
+        name = f"svp_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+        if name not in sys.modules:
+            _run(path, name)
+
+
+@contextmanager
+def plugins(files: Sequence[str]) -> Iterator[None]:
+    """Plug-in files, beside those of the environment, for the time of a command and its workers.
+
+    Raises MissingError for a file that is not there.
+    """
+    before = os.environ.get(VARIABLE)
+    paths = [_file(Path(name).expanduser()) for name in files]
+    paths += [path for path in _paths() if path not in paths]
+    if paths:
+        os.environ[VARIABLE] = os.pathsep.join(map(str, paths))
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[VARIABLE] = before
+        elif paths:
+            del os.environ[VARIABLE]
+
+
+def _paths() -> list[Path]:
+    words = os.environ.get(VARIABLE, "").split(os.pathsep)
+    return [_file(Path(word).expanduser()) for word in words if word]
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise MissingError(f"--plugin {show(str(path), 300)} (or {VARIABLE}): is not a file")
+    return path.absolute()
+
+
+def _run(path: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--plugin {show(str(path), 300)}: want a Python file, its name in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # classes of the file can be pickled
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"--plugin {show(str(path), 300)}: {show(why, 500)}") from error
+
+
+def _installed(group: str, name: str) -> object:
+    """What the entry point gives, or None."""
+    for point in entry_points(group=group, name=name):
+        try:
+            return point.load()
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                f"entry point {group} {show(name)} = {show(point.value)}: {show(why, 500)}"
+            ) from error
+    return None
+
+
+def _names(group: str) -> set[str]:
+    return set(entry_points(group=group).names)
