@@ -63,7 +63,7 @@ def test_what_is_stored() -> None:
     assert four_layers(12) == [6, 8, 11, 12]
     for look in (recipe("pvtc", purpose="look"), resolve(None, None, Flags(), (), Path(), LOOK)[0]):
         assert not look.store_sam_embeddings and not look.features.cls
-    with pytest.raises(ConfigError, match="--projector svpp: allowed are .*svp"):
+    with pytest.raises(ConfigError, match="projector svpp: allowed are .*svp"):
         recipe("svpp")
 
 
