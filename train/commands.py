@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..pipeline.commands.console import PATH, as_json, report, several
+from ..pipeline.commands.console import PATH, as_json, report, several, size_option
 from ..pipeline.commands.data import max_failures, source_options
 
 T = TypeVar("T")
@@ -23,6 +23,10 @@ caches = click.option(
 )  # fmt: skip
 dataset = click.option("--dataset", help="Path or REFER names; default what the cache is made of.")
 device = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+allow_tiny = click.option(
+    "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
+    help="tiny allows the tiny models on data that is not generated; else without effect.",
+)  # fmt: skip
 runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True)
 checkpoint = click.option(
     "--checkpoint", type=PATH, help="Run folder or checkpoint; default the newest run."
@@ -52,7 +56,7 @@ encoders = several(
 @dataset
 @source_options
 @max_failures
-@click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="tiny")
+@size_option
 @click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field.")
 @click.option("--seed", type=click.IntRange(min=0))
@@ -128,6 +132,7 @@ def quickstart_command(
 @dataset
 @source_options
 @max_failures
+@allow_tiny
 @click.option("--split", help="Default val (generated scenes: testA); several: val,testA,testB.")
 @checkpoint
 @published
@@ -176,7 +181,7 @@ def eval_command(
 @click.argument("image", type=PATH)
 @click.argument("expressions", nargs=-1, required=True)
 @click.option("--cache", type=PATH, help="Whose recipe cuts the photograph.")
-@click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="tiny")
+@size_option
 @checkpoint
 @published
 @runs

@@ -104,7 +104,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
     recipe, _ = resolve_train(
         request.size, request.recipe_file, request.flags, request.overrides, weights=False
     )
-    with_data = bool(request.caches) or (request.size == "tiny" and CACHE.is_dir())
+    with_data = bool(request.caches) or (request.size in (None, "tiny") and CACHE.is_dir())
     opened = (
         open_training(request, pick_device(request.device), weights=False) if with_data else None
     )

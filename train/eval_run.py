@@ -31,7 +31,7 @@ from .evaluation.unseen import Encoders, live_readers
 from .feed.fill import SUPERPIXEL_ORDER, CachedVisuals
 from .fit.runfolder import libraries
 from .fit.stage import make_accelerator
-from .opening import DataRequest, open_reader, pick_device, source_of
+from .opening import DataRequest, open_reader, pick_device, require_models, source_of
 from .page.gallery import Targets
 from .page.page import write_page
 from .settings import TrainFlags
@@ -57,6 +57,7 @@ class EvalRequest:
     live            encoders in the loop instead of the caches' rows
     out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
                     None: a new name in the run's `eval` folder; the page goes beside it
+    size            "tiny": the tiny models may meet data that is not generated
     """
 
     data: DataRequest = field(default_factory=DataRequest)
@@ -80,6 +81,7 @@ class EvalRequest:
     encoder_weights: Path | None = None
     device: str = "auto"
     out: Path | None = None
+    size: str | None = None
     say: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
@@ -174,6 +176,7 @@ def _open_split(
     request: EvalRequest, trained: Trained, name: str, readers: tuple[CacheReader, ...]
 ) -> _Split:
     source = source_of(request.data, trained.recipe, name)
+    require_models(trained.recipe, readers, source, request.size)
     items = examples(source, readers, request.limit)
     return _Split(name, source, readers, items, _units(request, items, trained))
 

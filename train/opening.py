@@ -4,7 +4,7 @@ Without a cache the newest one of the training split is taken, without a data se
 from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ import torch
 from ..pipeline.errors import MissingError
 from ..pipeline.records import Where
 from ..pipeline.run.launch import image_root_of
+from ..pipeline.run.toy import require_real_models
 from ..pipeline.sources import Source, open_source
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
@@ -31,7 +32,7 @@ from .settings import Places, resolve_train
 from .text.tokens import Vocabulary
 
 __all__ = ["CACHE", "TABLES", "DataRequest", "Looking", "Opened", "TrainRequest", "open_reader",
-           "open_training", "pick_device", "source_of", "stream_of"]  # fmt: skip
+           "open_training", "pick_device", "require_models", "source_of", "stream_of"]  # fmt: skip
 
 CACHE = cache_of("train")
 TABLES = Path("caches/tables")
@@ -80,7 +81,22 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
         require_cache(recipe, reader.plan, path)
     if weights:
         recipe, places = resolve_train(*asked)
-    return Opened(recipe, places, readers, source_of(data, recipe, recipe.data.split), data)
+    source = source_of(data, recipe, recipe.data.split)
+    require_models(recipe, readers, source, request.size)
+    return Opened(recipe, places, readers, source, data)
+
+
+def require_models(
+    recipe: TrainRecipe, readers: Sequence[CacheReader], source: Source, size: str | None
+) -> None:
+    """Refuse toy models on this data, of the recipe or of its caches; see `require_real_models`."""
+    for reader in readers:
+        require_real_models(
+            source.name, generated=source.generated, size=size,
+            precompute=reader.plan.recipe, language_model=recipe.model.init,
+            instead="a cache of `svp precompute --size small` (or paper) and a model trained on it "
+            "with `svp train --size small` (or paper)",
+        )  # fmt: skip
 
 
 def pick_device(name: str) -> str:

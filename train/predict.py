@@ -25,6 +25,8 @@ from ..pipeline.recipe import Recipe
 from ..pipeline.records import Expression, ImageRecord, Rle, Where
 from ..pipeline.run.planning import Content, build_plan
 from ..pipeline.run.settings import Flags, resolve
+from ..pipeline.run.toy import require_real_models
+from ..pipeline.scenes.generated import is_generated
 from ..pipeline.store import create_cache
 from ..pipeline.store.atomic import make_folders, write_file
 from ..pipeline.store.layout import PLAN
@@ -62,7 +64,7 @@ class PredictRequest:
     image: Path
     expressions: tuple[str, ...]
     cache: Path | None = None
-    size: str = "tiny"
+    size: str | None = None
     checkpoint: Path | None = None
     published: str | None = None
     own_sam: bool = False
@@ -168,6 +170,15 @@ def predict_command(request: PredictRequest) -> PredictReport:
         shutil.copyfile(request.image, root / COPY)  # under a name that no rule refuses
         reader = _reader(request, found, Content((photo,), "", {}), root, device)
         trained = open_trained(found, reader.plan, request.flags)
+        require_real_models(
+            show(request.image.name),
+            generated=is_generated([request.image]),
+            size=request.size,
+            precompute=reader.plan.recipe,
+            language_model=trained.recipe.model.init,
+            instead="a model trained with `svp train --size small` (or paper) and the recipe of "
+            "its cache with --cache",
+        )
         trained.model.to(device)
         visuals = CachedVisuals([reader], trained.model.projector.needs)
         tokens, answers = _ask(trained, visuals, photo, request, device)

@@ -34,13 +34,14 @@ class TrainRequest:
     validate   cache of the val split, for scores while training
     live       encoders in the loop instead of the caches' rows
     partial    accept images that the caches do not hold
+    size       None: tiny, on generated scenes only
     resume     None, "auto", a run folder or a checkpoint
     hint       the command line, told when the run is stopped
     """
 
     caches: tuple[Path, ...] = ()
     data: DataRequest = field(default_factory=DataRequest)
-    size: str = "tiny"
+    size: str | None = None
     recipe_file: Path | None = None
     flags: TrainFlags = field(default_factory=TrainFlags)
     overrides: tuple[str, ...] = ()

@@ -45,7 +45,7 @@ class Places:
 
 
 def resolve_train(
-    size: str,
+    size: str | None,
     recipe_file: Path | None,
     flags: TrainFlags,
     overrides: Sequence[str],
@@ -54,8 +54,10 @@ def resolve_train(
 ) -> tuple[TrainRecipe, Places]:
     """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError.
 
+    size     None: tiny
     weights  False: they need not be there, for a dry run
     """
+    size = size or "tiny"
     raw = _raw_recipe(size, recipe_file, flags, overrides)
     parse_train_recipe(raw, str(recipe_file or size))  # a wrong field is told before files are read
     places = place_weights(raw["model"], flags, read=weights)
@@ -63,11 +65,12 @@ def resolve_train(
 
 
 def resolve_plain(
-    size: str, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
+    size: str | None, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
 ) -> TrainRecipe:
     """The recipe before weights are placed. Raises MissingError, ConfigError: what is mistyped."""
     from ..model.projectors import projector_class
 
+    size = size or "tiny"
     raw = _raw_recipe(size, recipe_file, flags, overrides)
     recipe = parse_train_recipe(raw, str(recipe_file or size))
     projector_class(recipe.model.projector.name)

@@ -1,6 +1,7 @@
 """`svp eval` and `svp predict` from end to end: a checkpoint, three generated scenes, live encoders."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +160,22 @@ def test_generated_answers_are_part_of_the_record(request_: EvalRequest, tmp_pat
     )  # fmt: skip
     (found,) = report.predictions
     assert found.answer is not None and (found.has_seg or found.area == 0)
+
+
+def test_toy_models_are_refused_on_other_data(request_: EvalRequest, tmp_path: Path) -> None:
+    """The same photographs in a folder that is no set of generated scenes."""
+    assert request_.data.images is not None
+    photos = Path(shutil.copytree(request_.data.images, tmp_path / "photos"))
+    other = replace(request_, data=replace(request_.data, images=photos))
+    with pytest.raises(ConfigError, match="not generated scenes, and the tiny SAM .*--size tiny"):
+        eval_command(other)
+    asked = PredictRequest(
+        image=min(photos.glob("val*")), expressions=("red disc",), cache=request_.caches[0],
+        runs=request_.runs, out=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="not generated scenes, and the tiny SAM .*--size tiny"):
+        predict_command(asked)
+    assert predict_command(replace(asked, size="tiny")).tokens
 
 
 def test_results_get_new_names(request_: EvalRequest, tmp_path: Path) -> None:

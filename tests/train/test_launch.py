@@ -154,6 +154,17 @@ def test_wrong_setups_are_refused(asked: TrainRequest, override: str, message: s
     assert not asked.runs.exists()
 
 
+def test_toy_models_are_refused_on_other_data(asked: TrainRequest, tmp_path: Path) -> None:
+    """The same photographs in a folder that is no set of generated scenes."""
+    dataset = Path(asked.data.dataset or "")
+    shutil.copytree(dataset / "images", tmp_path / "photos")
+    other = replace(asked, data=replace(asked.data, images=tmp_path / "photos"))
+    with pytest.raises(ConfigError, match="the tiny SAM and the tiny encoder know .*svp train"):
+        open_training(other, "cpu")
+    assert open_training(replace(other, size="tiny"), "cpu").source.generated is False
+    assert open_training(asked, "cpu").source.generated
+
+
 def test_a_projector_whose_inputs_the_cache_lacks_is_refused(
     asked: TrainRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
