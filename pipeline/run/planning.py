@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -104,6 +104,7 @@ def sized_plan(recipe: Recipe, split: str = "", digests: Mapping[str, str] | Non
     )
 
 
+@cache
 def feature_shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
     """((h,w) of the patch grid, C), from the encoder's architecture without its weights."""
     import torch

@@ -1,13 +1,19 @@
 """What the user asks of `svp reproduce`, and the data a size stands on."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.executors import ExecutorOptions
+from ...pipeline.run.launch import pick_device
+from ...pipeline.run.settings import Flags
 from .. import defaults
 from ..evaluation.paper import COLUMNS
 
+INIT = "GLaMM-GranD-Pretrained"  # what the paper starts from
 PAPER_SETS = "refcoco,refcoco+,refcocog"
 
 
@@ -20,8 +26,14 @@ class Ask:
     changes   `--set` assignments on every row's training recipe; results then get their own name
     runs      folder of the runs, `caches` of the caches: both are named by digest inside
     out       folder of results and page
-    workers   processes that make caches; None: one per core, 0: this one
     root      REFER sets of the paper's size; `init` the checkpoint its models start from
+    protocol  how splits are asked, as in `svp eval`
+    device    of caches, training and evaluation
+    executor  that makes caches, with the places of its cluster; mode, dtype  of SAM, None: as in the
+              recipe of the size
+    workers   processes that make caches; None: one per GPU, else one per core; 0: this one
+    processes of one training and one evaluation; more than 1: started with `accelerate launch`
+    gpu       that plans are priced for, a name of `gpus.GPUS`
     """
 
     table: str
@@ -34,22 +46,61 @@ class Ask:
     caches: Path = Path("caches/reproduce")
     root: Path | None = None
     init: str | None = None
+    protocol: Literal["full", "glamm"] = "full"
     device: str = "auto"
+    executor: str = "local"
+    ray_address: str | None = None
+    dask_scheduler: str | None = None
+    mode: str | None = None
+    dtype: str | None = None
     workers: int | None = None
+    threads: int = 1
+    processes: int = 1
+    gpu: str = "h100"
     say: Callable[[str], None] = field(default=print)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"--seeds {self.seeds}: need >= 1")
+        if self.processes < 1:
+            raise ConfigError(f"--processes {self.processes}: need >= 1")
+        if (found := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+            raise ConfigError(
+                f"this is one of {found} processes: start `svp reproduce` once and give it "
+                f"--processes {found}; it starts training and evaluation with accelerate launch"
+            )
+
+    @property
+    def start(self) -> str | None:
+        """The checkpoint that commands name: the one asked for, else the paper's; None at tiny size."""
+        return self.init or (INIT if self.size == "paper" else None)
+
+    @property
+    def flags(self) -> Flags:
+        """What every cache's recipe is made with: the mask decoder reads SAM's embeddings."""
+        return Flags(store_sam_embeddings=True, mode=self.mode, dtype=self.dtype)
+
+    @property
+    def executor_options(self) -> ExecutorOptions:
+        """How caches are made, on the device that was asked for."""
+        return ExecutorOptions(
+            workers=self.workers, device=pick_device(self.device), threads=self.threads,
+            ray_address=self.ray_address, dask_scheduler=self.dask_scheduler,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One split that is evaluated; `label` names its files and its column."""
+    """One split that is evaluated; `name` of the data set is that of its files and of its column."""
 
     dataset: str
     split: str
-    label: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """Of the column."""
+        return f"{self.name}-{self.split}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +115,10 @@ class Data:
 def data_of(ask: Ask) -> Data:
     """The generated scenes at tiny size, the RefCOCO sets at paper size."""
     if ask.size == "paper":
-        names = tuple(Column(name, split, f"{name}-{split}") for name, split in COLUMNS)
+        names = tuple(Column(name, split, name) for name, split in COLUMNS)
         return Data(PAPER_SETS, ask.root, names)
     scenes, held_out = str(defaults.DATA), defaults.HELD_OUT
-    return Data(scenes, None, (Column(scenes, held_out, f"scenes-{held_out}"),))
+    return Data(scenes, None, (Column(scenes, held_out, "scenes"),))
 
 
 def make_scenes() -> None:

@@ -1,21 +1,24 @@
-"""Caches of the rows: named by what decides them, so that rows share what they can."""
+"""Caches of the rows: named by what decides them, so that rows share what they can.
 
-import os
+The name needs neither data nor weights, so a plan made anywhere names the folders that the run
+will make, and what was made by the plan's commands is found again.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...pipeline.executors import ExecutorOptions
+from ...pipeline.errors import PlanMismatchError
 from ...pipeline.run.launch import Request, launch, open_request
-from ...pipeline.run.planning import sized_plan
 from ...pipeline.run.precompute import RunOptions
-from ...pipeline.run.settings import Flags, resolve
+from ...pipeline.run.settings import resolve
 from ...pipeline.store.layout import COMPLETE
+from ...pipeline.text import show
 from .ask import Ask, Data
 from .spent import spending, spent
 from .tables import Row
-
-FLAGS = Flags(store_sam_embeddings=True)  # the mask decoder reads them
-
 
 Key = tuple[tuple[str, ...], str, str]  # changes of the precompute recipe, data set, split
 
@@ -30,21 +33,15 @@ class Caches:
     _paths: dict[Key, Path] = field(default_factory=dict)
 
     def path(self, row: Row, dataset: str, split: str) -> Path:
-        """Where the cache of a split lies; it need not be there. Raises as `launch`.
+        """Where the cache of a split lies; it need not be there. Raises ConfigError.
 
-        The name carries the digest of recipe, library versions and annotation files.
+        The name carries a digest of the recipe without its weights, the data set and the split.
         """
         key = (row.cache, dataset, split)
         if key not in self._paths:
-            self._paths[key] = self._name(row, dataset, split)
+            name = f"{self.ask.size}-{split}-{recipe_key(self.ask, row.cache, dataset, split)}"
+            self._paths[key] = self.ask.caches / name
         return self._paths[key]
-
-    def _name(self, row: Row, dataset: str, split: str) -> Path:
-        request = self._request(row, dataset, split)
-        source = open_request(request).source
-        recipe, _ = resolve(request.size, None, request.flags, request.overrides, source.image_root)
-        frame = sized_plan(recipe, source.split or "", source.sha256)
-        return self.ask.caches / f"{self.ask.size}-{split}-{frame.id[:12]}"
 
     def get(self, row: Row, dataset: str, split: str) -> Path:
         """The cache of a split, made or finished. Raises what `launch` raises."""
@@ -63,33 +60,55 @@ class Caches:
         """What making these caches took."""
         return sum(spent(_note(path)) for path in caches)
 
-    def _make(self, row: Row, dataset: str, split: str) -> Path:
-        out = self.path(row, dataset, split)
-        request = replace(self._request(row, dataset, split), out=out)
-        opened = open_request(request)
-        if (out / COMPLETE).exists():
-            launch(request, opened)  # refuses images that are not those of the cache
-            return out
-        self.ask.say(f"cache {out.name} of {split}: {', '.join(row.cache) or 'as in the recipe'}")
-        with spending(_note(out)):
-            report = launch(request, opened)
-        self.ask.say(report.lines()[1])
-        return out
-
-    def _request(self, row: Row, dataset: str, split: str) -> Request:
-        asked = self.ask.workers
-        workers = ExecutorOptions(workers=os.cpu_count() or 1 if asked is None else asked)
+    def request(self, row: Row, dataset: str, split: str) -> Request:
+        """What `svp precompute` is asked for to make the cache."""
+        ask = self.ask
+        run = RunOptions(
+            executor=ask.executor,
+            executor_options=ask.executor_options,
+            hint=f"svp reproduce {ask.table} --size {ask.size}",
+        )
         return Request(
             dataset=dataset,
             split=split,
-            out=None,
+            out=self.path(row, dataset, split),
             root=self.data.root,
-            size=self.ask.size,
-            flags=FLAGS,
+            size=ask.size,
+            flags=ask.flags,
             overrides=row.cache,
-            run=RunOptions(executor_options=workers, hint=f"svp reproduce {self.ask.table}"),
+            run=run,
             quiet=True,
         )
+
+    def _make(self, row: Row, dataset: str, split: str) -> Path:
+        request = self.request(row, dataset, split)
+        assert request.out is not None
+        out, opened = request.out, open_request(request)
+        try:
+            if (out / COMPLETE).exists():
+                launch(request, opened)  # refuses images that are not those of the cache
+                return out
+            what = ", ".join(row.cache) or "as in the recipe"
+            self.ask.say(f"cache {out.name} of {split}: {what}")
+            with spending(_note(out)):
+                report = launch(request, opened)
+        except PlanMismatchError as error:
+            where = show(str(self.ask.caches), 300)
+            raise PlanMismatchError(
+                f"{error}; the caches in {where} are of other data, weights or library versions: "
+                "give another folder with --caches"
+            ) from None
+        self.ask.say(report.lines()[1])
+        return out
+
+
+def recipe_key(ask: Ask, changes: Sequence[str], dataset: str, split: str) -> str:
+    """12 hex digits of what decides a cache beside weights, library versions and the data's bytes."""
+    # Random weights stand in for files that nobody has to own yet.
+    flags = replace(ask.flags, sam_weights="random", encoder_weights="random")
+    recipe, _ = resolve(ask.size, None, flags, changes, Path())
+    text = json.dumps([recipe.canonical(), dataset, split])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _note(cache: Path) -> Path:

@@ -5,7 +5,8 @@ stopped run by its checkpoint. Nothing here is ever removed; to make a cell agai
 """
 
 import importlib.resources
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Annotated
@@ -23,20 +24,25 @@ from ...pipeline.text import show
 from ...pipeline.weights.load import load_state_dict
 from ..assemble import llama_shape, shipped_shape
 from ..eval_run import EvalRequest, commit, eval_command
+from ..evaluation.protocols import Protocol
 from ..evaluation.results import Results, read_results
+from ..evaluation.trained import find_trained
 from ..fit.runfolder import libraries
 from ..launch import train_command
 from ..metrics import metrics
 from ..opening import DataRequest, TrainRequest
 from ..recipe import TrainRecipe
-from ..settings import SHIPPED, TINY_MODEL, TrainFlags, resolve_train
+from ..settings import SHIPPED, TINY_MODEL, resolve_train
 from .ask import Ask, Column, Data
 from .caches import Caches
 from .lock import at_work
+from .place import Place, place
+from .processes import started
+from .script import eval_words, train_words
 from .spent import spending, spent
 from .tables import Row
 
-RECORD, TRAINED, EVALUATED = "cell.json", "train.spent.json", "eval.spent.json"
+TRAINED, EVALUATED = "train.spent.json", "eval.spent.json"
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -69,32 +75,9 @@ class Cell(JsonFile):
     libraries: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a cell lies, and the recipe that named it."""
-
-    folder: Path
-    recipe: TrainRecipe
-    flags: TrainFlags
-    overrides: tuple[str, ...]
-
-    def results(self, column: Column) -> Path:
-        """The result file of a split."""
-        return self.folder / f"{column.label}.jsonl"
-
-
-def place(ask: Ask, row: Row, seed: int, cache: Path) -> Place:
-    """Where the cell lies; reads no data. Raises what `resolve_train` raises."""
-    flags = TrainFlags(seed=seed, init=ask.init)
-    overrides = (*row.train, *ask.changes)
-    recipe, _ = resolve_train(ask.size, None, flags, overrides)
-    name = f"{recipe.digest()[:12]}-{cache.name.rsplit('-', 1)[-1]}"
-    return Place(ask.runs / name, recipe, flags, overrides)
-
-
-def read_cell(at: Place) -> Cell | None:
+def read_cell(at: Place, protocol: Protocol = "full") -> Cell | None:
     """The record of a finished cell, None if there is none. Raises DataError if it is damaged."""
-    path = at.folder / RECORD
+    path = at.record(protocol)
     if not path.is_file():
         return None
     try:
@@ -114,22 +97,27 @@ def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple
     plans = {"train": Plan.load(cache / PLAN)}
     plans |= {column.label: Plan.load(path / PLAN) for column, path in held.items()}
     wanted = {f"cache {name}": plan.id for name, plan in plans.items()}
-    found = read_cell(at)
+    recipe, _ = resolve_train(ask.size, None, at.flags, at.overrides)
+    wanted["recipe"] = recipe.digest()
+    found = read_cell(at, ask.protocol)
     if found is not None and wanted.items() <= found.digests.items():
         return found, at
     with at_work(at.folder):
         ask.say(f"{row.name}, seed {seed}: {at.folder}")
-        run = _train(ask, data, at, cache)
-        scores = {c.label: _evaluate(ask, data, at, run, c, held[c], seed) for c in data.columns}
-        first = read_results(at.results(data.columns[0]))
-        projector = outline_projector(at.recipe, plans["train"].channels, plans["train"].grid)
+        run = _train(ask, data, row, at, cache)
+        scores = {}
+        for column in data.columns:
+            label = column.label
+            want = {"recipe": recipe.digest(), "cache 0": plans[label].id}
+            scores[label] = _evaluate(ask, data, at, run, column, held[column], want)
+        first = read_results(at.results(data.columns[0], ask.protocol))
+        projector = outline_projector(recipe, plans["train"].channels, plans["train"].grid)
         cell = Cell(
             seed=seed,
             folder=at.folder.name,
-            digests={name: first.header.digests[name] for name in ("recipe", "checkpoint")}
-            | wanted,
+            digests={"checkpoint": first.header.digests["checkpoint"]} | wanted,
             parameters=sum(p.numel() for _, p in projector.named_parameters()),
-            warm=warm_of(at.recipe, projector),
+            warm=warm_of(recipe, projector),
             scores=scores,
             seconds={
                 "train": spent(at.folder / TRAINED),
@@ -138,7 +126,7 @@ def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple
             commit=commit(),
             libraries=libraries(),
         )
-        write_file(at.folder / RECORD, canonical(cell.model_dump(mode="json")), label="cell")
+        write_file(at.record(ask.protocol), canonical(cell.model_dump(mode="json")), label="cell")
     return cell, at
 
 
@@ -177,44 +165,57 @@ def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
     return sum(shape.numel() for shape in known.values()) if fits else 0
 
 
-def _train(ask: Ask, data: Data, at: Place, cache: Path) -> Path:
+def _train(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> Path:
     """The run folder of the trained model."""
-    request = TrainRequest(
-        caches=(cache,),
-        data=DataRequest(dataset=data.dataset, root=data.root),
-        size=ask.size,
-        flags=at.flags,
-        overrides=at.overrides,
-        runs=at.folder,
-        resume="auto",
-        device=ask.device,
-        hint=f"svp reproduce {ask.table} --size {ask.size}",
-        say=ask.say,
-    )
     with spending(at.folder / TRAINED):
+        if ask.processes > 1:
+            started(train_words(ask, data, row, at, cache), ask)
+            return find_trained(None, at.folder).path.parents[1]
+        request = TrainRequest(
+            caches=(cache,),
+            data=DataRequest(dataset=data.dataset, root=data.root),
+            size=ask.size,
+            flags=at.flags,
+            overrides=at.overrides,
+            runs=at.folder,
+            resume="auto",
+            device=ask.device,
+            hint=f"svp reproduce {ask.table} --size {ask.size}",
+            say=ask.say,
+        )
         return train_command(request).folder
 
 
 def _evaluate(
-    ask: Ask, data: Data, at: Place, run: Path, column: Column, cache: Path, seed: int
+    ask: Ask, data: Data, at: Place, run: Path, column: Column, cache: Path, want: Mapping[str, str]
 ) -> CellScore:
     """Scores of one split; bounds of the superpixels only once, as no seed changes them."""
-    path = at.results(column)
+    path = at.results(column, ask.protocol)
     if not path.exists():
-        request = EvalRequest(
-            data=DataRequest(dataset=column.dataset, root=data.root),
-            split=column.split,
-            caches=(cache,),
-            checkpoint=run,
-            flags=TrainFlags(init=ask.init),
-            bounds=seed == 0,
-            device=ask.device,
-            out=path,
-            say=ask.say,
-        )
         with spending(at.folder / EVALUATED):
-            eval_command(request)
-    return _score(read_results(path))
+            if ask.processes > 1:
+                started(eval_words(ask, at, {column: cache}), ask)
+            else:
+                request = EvalRequest(
+                    data=DataRequest(dataset=column.dataset, root=data.root),
+                    split=column.split,
+                    caches=(cache,),
+                    checkpoint=run,
+                    flags=replace(at.flags, seed=None),
+                    protocol=ask.protocol,
+                    bounds=at.seed == 0,
+                    device=ask.device,
+                    out=path,
+                    say=ask.say,
+                )
+                eval_command(request)
+    results = read_results(path)
+    if not want.items() <= results.header.digests.items():
+        raise DataError(
+            f"{show(str(path), 300)}: results of other weights or another cache than are here now: "
+            "remove the file, and the folder of the run if its weights have changed"
+        )
+    return _score(results)
 
 
 def _score(results: Results) -> CellScore:

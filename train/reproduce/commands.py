@@ -6,14 +6,15 @@ from typing import Any
 import click
 
 from ...pipeline.commands.console import PATH, as_json, report
-from .names import TABLE_NAMES, TABLE_SIZES
+from .names import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 
 
 @click.command("reproduce")
-@click.argument("table", type=click.Choice(TABLE_NAMES), metavar="TABLE")
+@click.argument("table", type=click.Choice([*TABLE_NAMES, ALL]), metavar="TABLE")
 @click.option("--size", type=click.Choice(TABLE_SIZES), default="tiny", show_default=True)
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--row", "rows", multiple=True, metavar="NAME", help="Only this row; repeatable.")
+@click.option("--rows", "every", type=click.Choice(["all"]), help="Every row, the default.")
 @click.option("--set", "changes", multiple=True, metavar="A.B=C",
               help="Change every row's training recipe; the table gets its own name.")  # fmt: skip
 @click.option("--out", type=PATH, default=Path("results"), show_default=True)
@@ -21,15 +22,33 @@ from .names import TABLE_NAMES, TABLE_SIZES
 @click.option("--caches", type=PATH, default=Path("caches/reproduce"), show_default=True)
 @click.option("--root", type=PATH, help="Paper size: folder of the REFER sets.")
 @click.option("--init", help="Paper size: the checkpoint the models start from.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option("--workers", type=click.IntRange(min=0), help="That make caches; default: cores.")
-@click.option("--plan", is_flag=True, help="What is there, what would run, what it costs; stop.")
+@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full",
+              show_default=True, help="As in svp eval; the paper's is glamm.")  # fmt: skip
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N; of everything.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, metavar="N",
+              help="Train and evaluate with accelerate launch.")  # fmt: skip
+@click.option("--mode", type=click.Choice(["exact", "fast"]), help="Of SAM.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of SAM.")
+@click.option("--executor", type=click.Choice(["local", "ray", "dask"]), default="local",
+              help="That makes caches.")  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="That make caches; default: GPUs, else cores."
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, help="Of one worker.")
+@click.option("--ray-address", help="Join this Ray cluster.")
+@click.option("--dask-scheduler", help="Join this Dask scheduler.")
+@click.option("--gpu", type=click.Choice(GPU_NAMES), default="h100", show_default=True,
+              help="Price plans for this GPU.")  # fmt: skip
+@click.option("--plan", "--dry-run", is_flag=True,
+              help="What is there, what would run, what it costs; stop.")  # fmt: skip
 @as_json
 def reproduce_command(plan: bool, as_json: bool, **options: Any) -> None:
     """A table of the paper, ours beside the paper's. Give it again to go on.
 
-    TABLE is table1 to table7, tableC or fig5.
+    TABLE is table1 to table7, tableC or fig5; all, with --plan: every table, shared work once.
     """
+    if options.pop("every") and options["rows"]:
+        raise click.UsageError("--rows all and --row NAME exclude each other")
     from .ask import Ask
     from .plan import reproduce_or_plan
 

@@ -61,6 +61,7 @@ class Gathered:
             size=self.ask.size,
             title=self.table.title,
             metric=self.table.metric,
+            protocol=self.ask.protocol,
             seeds=self.ask.seeds,
             changes=list(self.ask.changes),
             columns=[column.label for column in self.data.columns],
@@ -95,7 +96,10 @@ class Gathered:
         if not found:
             return base, []
         cells = [cell for cell, _ in found]
-        read = {c.label: [read_results(p.results(c)) for _, p in found] for c in self.data.columns}
+        read = {
+            c.label: [read_results(p.results(c, self.ask.protocol)) for _, p in found]
+            for c in self.data.columns
+        }
         metric = self.table.metric
         by_seed = {
             str(cell.seed): mean(score.metrics[metric] for score in cell.scores.values())

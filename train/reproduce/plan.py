@@ -3,16 +3,18 @@
 from dataclasses import dataclass
 from statistics import mean
 
-from ...pipeline.errors import SvpError, describe
+from ...pipeline.errors import ConfigError, SvpError, describe
 from ...pipeline.run.progress import duration
 from ...pipeline.run.settings import resolve
 from ...pipeline.sources import open_source
 from ...pipeline.store.layout import COMPLETE
 from .. import defaults
 from .ask import Ask, Data, data_of
-from .caches import FLAGS, Caches
+from .caches import Caches
 from .catalogue import experiment
-from .cells import place, read_cell
+from .cells import read_cell
+from .names import ALL
+from .place import place
 from .price import PricePlan, price_plan
 from .run import TableReport, reproduce
 from .tables import Experiment, Row
@@ -68,6 +70,8 @@ class TinyPlan:
 
 def reproduce_or_plan(ask: Ask, *, plan_only: bool) -> TableReport | TinyPlan | PricePlan:
     """The table; or its plan, if that is asked for or if the paper's size cannot start here."""
+    if ask.table == ALL and not plan_only:
+        raise ConfigError(f"{ALL}: only with --plan; run the tables one by one, they share work")
     table, data = experiment(ask.table, ask.size), data_of(ask)
     if ask.size != "tiny":
         missing = missing_for(ask, data, table)
@@ -89,7 +93,7 @@ def missing_for(ask: Ask, data: Data, table: Experiment) -> list[str]:
                 open_source(name, root=ask.root, split="train")
         except SvpError as error:
             lacks.append(describe(error))
-    if ask.init is None:
+    if ask.init is None and ask.start is not None:
         lacks.append("the checkpoint all rows start from: --init GLaMM-GranD-Pretrained")
     for row in table.rows:
         if not row.not_run and (not ask.rows or row.name in ask.rows):
@@ -111,7 +115,7 @@ def _row(ask: Ask, data: Data, row: Row, caches: Caches) -> RowPlan:
     if not defaults.DATA.exists():
         return RowPlan(row.name, "", (), every, "to be made, and the scenes first", None)
     cache = caches.path(row, data.dataset, "train")
-    cells = {seed: read_cell(place(ask, row, seed, cache)) for seed in every}
+    cells = {seed: read_cell(place(ask, row, seed, cache), ask.protocol) for seed in every}
     done = tuple(seed for seed, cell in cells.items() if cell is not None)
     spent = [sum(cell.seconds.values()) for cell in cells.values() if cell is not None]
     return RowPlan(
@@ -124,7 +128,7 @@ def _row(ask: Ask, data: Data, row: Row, caches: Caches) -> RowPlan:
 def _weights(ask: Ask, row: Row) -> list[str]:
     """What the frozen encoders of a row lack."""
     try:
-        resolve(ask.size, None, FLAGS, row.cache, ask.root or defaults.DATA)
+        resolve(ask.size, None, ask.flags, row.cache, ask.root or defaults.DATA)
     except SvpError as error:
         return [describe(error)]
     return []

@@ -91,6 +91,7 @@ class Bench(JsonFile):
 class TableResult(JsonFile):
     """A table at one size.
 
+    protocol how our numbers were asked for; the paper's own is `paper.PROTOCOL`
     changes  `--set` assignments given for all rows
     agree    pairs of rows ordered as in the paper, of how many
     seconds  caches, training and evaluation of everything in it, all attempts together
@@ -103,6 +104,7 @@ class TableResult(JsonFile):
     size: str
     title: str
     metric: str
+    protocol: str = "full"
     seeds: int
     changes: list[str]
     columns: list[str]

@@ -13,10 +13,11 @@ from . import bench
 from .ask import Ask, Data, data_of, make_scenes
 from .caches import Caches
 from .catalogue import experiment
-from .cells import place, read_cell, run_cell
+from .cells import read_cell, run_cell
 from .gather import Gathered
 from .markdown import markdown
 from .page import write_page
+from .place import place
 from .results import Bench, TableResult, read_table, write_table
 from .spent import spent
 from .tables import Row
@@ -98,10 +99,11 @@ def write(ask: Ask, result: TableResult) -> tuple[Path, ...]:
 
 
 def result_path(ask: Ask) -> Path:
-    """Where the table goes; one whose recipe was changed gets a name of its own."""
+    """Where the table goes; one of another recipe or protocol gets a name of its own."""
     changed = json.dumps(ask.changes).encode()
     mark = f"-{hashlib.sha256(changed).hexdigest()[:8]}" if ask.changes else ""
-    return ask.out / f"{ask.table}-{ask.size}{mark}.json"
+    asked = f"-{ask.protocol}" if ask.protocol != "full" else ""
+    return ask.out / f"{ask.table}-{ask.size}{asked}{mark}.json"
 
 
 def everything(ask: Ask) -> float:
@@ -120,7 +122,7 @@ def _look(ask: Ask, data: Data, row: Row, caches: Caches, known: Gathered) -> No
         places = [place(ask, row, seed, cache) for seed in range(ask.seeds)]
     except (ConfigError, MissingError, MissingPackageError):
         return
-    found = [(cell, at) for at in places if (cell := read_cell(at)) is not None]
+    found = [(cell, at) for at in places if (cell := read_cell(at, ask.protocol)) is not None]
     known.add(row, found, caches.of(row) if found else set())
 
 

@@ -2,7 +2,7 @@
 
 from ..evaluation.paper import TABLES
 from .setting import Setting
-from .tables import Claim, Experiment, Row, projector, rich
+from .tables import SUPERPIXELS, Claim, Experiment, Row, projector, rich
 from .variants import BARE, CLIP_CACHE, CLIP_TRAIN
 
 TWO_ENCODERS = (
@@ -58,7 +58,7 @@ def table_c(at: Setting) -> Experiment:
             not_run=at.no_mobile,
         ),
         Row(sam, paper=("C", sam)),
-        Row(FINER, cache=windows),
+        Row(FINER, cache=windows, superpixels=4 * SUPERPIXELS),
     )
     claims = (Claim(sam, slic), Claim(sam, mobile), Claim(mobile, slic))
     notes = (

@@ -16,6 +16,8 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.text import show
 from ..evaluation.paper import TABLES
 
+SUPERPIXELS = 40  # per image, the paper's mean
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -25,6 +27,8 @@ class Row:
     cache    `--set` assignments on the precompute recipe
     paper    (table, row) of `evaluation.paper.TABLES` to print beside it
     not_run  why this row cannot be run at this size, or ""
+    decoder  the SAM model whose mask decoder replaces the checkpoint's, "" for none
+    superpixels  per image that a plan assumes
     """
 
     name: str
@@ -32,6 +36,8 @@ class Row:
     cache: tuple[str, ...] = ()
     paper: tuple[str, str] | None = None
     not_run: str = ""
+    decoder: str = ""
+    superpixels: int = SUPERPIXELS
 
     @property
     def published(self) -> tuple[float | None, ...] | None:

@@ -13,7 +13,7 @@ from svp.pipeline.run.settings import resolve
 from svp.train.assemble import require_cache
 from svp.train.evaluation.paper import TABLES
 from svp.train.recipe import TrainRecipe
-from svp.train.reproduce.caches import FLAGS
+from svp.train.reproduce.ask import Ask
 from svp.train.reproduce.catalogue import EXPERIMENTS, experiment
 from svp.train.reproduce.cells import outline_projector, warm_of
 from svp.train.reproduce.gather import full_parameters
@@ -22,6 +22,7 @@ from svp.train.reproduce.projectors import MLP
 from svp.train.reproduce.tables import Row
 from svp.train.settings import TrainFlags, resolve_train
 
+FLAGS = Ask(table="table1").flags
 KEYS = ["table1", "table2", "table3", "table4", "table5", "table7", "tableC"]
 
 

@@ -1,14 +1,10 @@
 """`svp reproduce` from nothing to the page, with two steps on four scenes; then again for nothing."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from click.testing import CliRunner
 
-from svp.cli import main
 from svp.pipeline.errors import DataError, Interrupted
 from svp.train import defaults
 from svp.train.evaluation.results import read_results
@@ -119,26 +115,3 @@ def check(report: TableReport, ask: Ask) -> None:
     html = page.read_text()
     assert "SVP &gt; DeCo" in html and "stages.0.steps=1" in html
     assert result.seconds["caches"] > 0
-
-
-def test_paper_size_names_its_price_and_refuses(tmp_path: Path) -> None:
-    """Exit code 2 without data and weights, 0 if only the plan was asked for."""
-    words = ["reproduce", "table1", "--size", "paper", "--row", "SVP", "--row", "MLP, all patches",
-             "--seeds", "2", "--json"]  # fmt: skip
-    refused = CliRunner().invoke(main, words)
-    assert refused.exit_code == 2, refused.output
-    told = json.loads(refused.stdout)
-    assert any("--root" in line for line in told["missing"])
-    assert any("--init" in line for line in told["missing"])
-    svp, mlp = told["rows"]
-    assert (svp["tokens"], mlp["tokens"]) == (40, 576)
-    # 5,250 steps of 160 sequences of 168 tokens, 6.5 G weights: some tens of hours on an H100.
-    assert 2.5 < mlp["hours"] / svp["hours"] < 5 and 1 < svp["hours"] < 100
-    assert all(14e9 < row["memory"] < 60e9 for row in (svp, mlp))
-    assert told["gpu_hours"]["training"] == pytest.approx(2 * (svp["hours"] + mlp["hours"]))
-    assert svp["commands"][0].startswith("svp train --size paper --from-cache")
-    assert len(svp["commands"]) == 9 and len(told["caches"]) == 9
-    # 55,885 photographs at most with 2.1 MB of SAM embedding and 1.2 MB of features each.
-    assert 150e9 < told["disk"] < 250e9
-    planned = CliRunner().invoke(main, [*words, "--plan"])
-    assert planned.exit_code == 0 and json.loads(planned.stdout) == told

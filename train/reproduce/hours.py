@@ -1,0 +1,121 @@
+"""GPU-hours and memory of a training run at the paper's size, from the recipe that would run.
+
+Operations are counted on models without weights; a stated share of the peak is assumed, and every
+pass over a micro-batch also reads the language model's weights once, which is what small
+micro-batches wait for.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...model.activations import LanguageModel
+from ...model.memory import CONTEXT, SLACK
+from ...model.projectors import Projector
+from ...model.projectors.base import MaskInput
+from ...model.ris import RisModel
+from ..assemble import llama_shape, outline
+from ..bench.flops import llm_flops
+from ..dryrun import SHARE
+from ..fit.stage import make_ready
+from ..recipe import ModelConfig, StageConfig, TrainRecipe
+from ..settings import TrainFlags, resolve_train
+from .ask import Ask
+from .gather import GRID
+from .gpus import Gpu
+
+TEXT = 72 + 2 * 28  # text ids of a dialogue of three sentences (bench/presets.py, bench/inputs.py)
+ANSWERS = 3 * 8  # supervised ids
+MASK_SIDE = 64  # of the SSPE's masks
+
+
+class Reference:
+    """The paper's model on the meta device, as its second stage trains it; made once."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.recipe, _ = resolve_train("paper", None, TrainFlags(), ask.changes, weights=False)
+        self.processes = ask.processes
+
+    @property
+    def model(self) -> RisModel:
+        """Adapters included."""
+        return _model(self.recipe.model.model_dump_json(), self.recipe.stages[-1].model_dump_json())
+
+    def hours(self, recipe: TrainRecipe, tokens: int, flops: float, gpu: Gpu) -> float:
+        """GPU-hours of one run of `recipe`; `tokens` visual ones per image, `flops` of the projector's
+        forward pass on one image."""
+        lm: Any = self.model.lm
+        # Forward, and back through activations and trained weights.
+        each = llm_flops(lm, [tokens + TEXT], ANSWERS, training=True) + 3 * flops
+        reads = 2
+        if recipe.run.gradient_checkpointing:  # the layers' forward pass once more
+            each += llm_flops(lm, [tokens + TEXT], 0, training=False)
+            reads += 1
+        layers = sum(p.numel() * p.dtype.itemsize for p in lm.model.layers.parameters())
+        each_pass = reads * layers / gpu.bandwidth / recipe.run.micro_batch
+        images = recipe.steps * recipe.global_batch
+        return images * (each / (SHARE * gpu.peak) + each_pass) / 3600
+
+    def memory(self, recipe: TrainRecipe, tokens: int, projector: int) -> int:
+        """Bytes of a process: weights, gradients, optimizer, and what the language model keeps."""
+        own = {id(p) for p in self.model.projector.parameters()}
+        rest = [p for p in self.model.parameters() if id(p) not in own]
+        trained = sum(p.numel() for p in rest if p.requires_grad) + projector
+        weights = sum(p.numel() * p.dtype.itemsize for p in rest) + 4 * projector
+        micro = recipe.run.micro_batch
+        lm = LanguageModel.of(self.model.lm, torch.bfloat16)
+        kept, _ = lm.kept(micro * (tokens + TEXT), recipe.run.gradient_checkpointing)
+        head, _ = lm.head(micro * ANSWERS)
+        # Gradients 4, AdamW 8, a bfloat16 copy 2; several processes: the gradients' buckets 4.
+        used = weights + (14 + 4 * (self.processes > 1)) * trained + kept + head
+        return CONTEXT + int((1 + SLACK) * used)
+
+
+@cache
+def _model(config: str, stage: str) -> RisModel:
+    """Some seconds of work for a model of 7B with adapters, so it is made once per process."""
+    recipe = TrainRecipe(
+        model=ModelConfig.model_validate_json(config),
+        stages=(StageConfig.model_validate_json(stage),),
+    )
+    model = outline(recipe, None, llama_shape(recipe))
+    make_ready(model, recipe, 0)
+    return model
+
+
+def projector_flops(made: Projector, superpixels: int) -> float:
+    """FLOPs of one image's forward pass; `made` stands on the meta device, of no use after.
+
+    What looks at values (which superpixels are real) or at the device's precision needs real zeros.
+    """
+    made.requires_grad_(False)
+    if "masks" not in made.needs:
+        try:
+            return _counted(made, superpixels, "meta")
+        except (RuntimeError, NotImplementedError):
+            pass
+    made.to_empty(device="cpu")
+    for parameter in made.parameters():
+        parameter.zero_()
+    return _counted(made, superpixels, "cpu")
+
+
+def _counted(made: Projector, superpixels: int, device: str) -> float:
+    patches = GRID[0] * GRID[1]
+    sides = (MASK_SIDE, MASK_SIDE)
+    masks = MaskInput(
+        torch.zeros(1, superpixels, patches, device=device),
+        torch.zeros(1, superpixels, *sides, dtype=torch.uint8, device=device),
+    )
+    with FlopCounterMode(display=False) as counter:
+        made(
+            torch.zeros(1, patches, made.in_dim, device=device),
+            GRID,
+            cls=torch.zeros(1, made.in_dim, device=device),
+            multi=torch.zeros(1, patches, made.multi_dim, device=device),
+            masks=masks,
+            mask_valid=torch.ones(1, superpixels, dtype=torch.bool, device=device),
+        )
+    return float(counter.get_total_flops())

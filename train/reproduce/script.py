@@ -1,0 +1,92 @@
+"""The commands that make a row by hand: what a plan prints, and what several processes are started
+with. They read and write the very folders `svp reproduce` does, so either finds the other's work.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .ask import Ask, Column, Data
+from .caches import Caches
+from .place import Place, place
+from .tables import Row
+
+
+def precompute_words(ask: Ask, row: Row, dataset: str, split: str, out: Path) -> list[str]:
+    """`svp precompute` of one split of a row."""
+    words = ["svp", "precompute", "--size", ask.size, "--split", split, "--dataset", dataset]
+    words += ["--root", str(ask.root or "DATA")] if ask.size == "paper" else []
+    words += ["--for", "train", *_sets(row.cache)]
+    words += _given(
+        ("--mode", ask.mode), ("--dtype", ask.dtype), *_device(ask),
+        ("--executor", ask.executor if ask.executor != "local" else None),
+        ("--workers", ask.workers), ("--threads", ask.threads if ask.threads > 1 else None),
+        ("--ray-address", ask.ray_address), ("--dask-scheduler", ask.dask_scheduler),
+    )  # fmt: skip
+    return [*words, "--out", str(out)]
+
+
+def train_words(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> list[str]:
+    """`svp train` of one row and seed, under `accelerate launch` if several processes are asked for."""
+    words = [*_start(ask), "train", "--size", ask.size, "--from-cache", str(cache)]
+    words += [*_data(ask, data.dataset), *_weights(ask, at), "--seed", str(at.seed)]
+    words += [*_sets((*row.train, *ask.changes)), *_given(*_device(ask))]
+    return [*words, "--runs", str(at.folder), "--resume", "auto"]
+
+
+def eval_words(ask: Ask, at: Place, columns: Mapping[Column, Path]) -> list[str]:
+    """`svp eval` of splits of one data set with their caches, for a row and seed."""
+    first, *more = columns
+    out = at.results(first, ask.protocol)
+    if more:  # svp eval adds the split to the name
+        out = out.with_name(f"{out.stem.removesuffix(f'-{first.split}')}.jsonl")
+    words = [*_start(ask), "eval", *_caches(columns.values()), *_data(ask, first.dataset)]
+    words += ["--split", ",".join(column.split for column in columns), *_weights(ask, at)]
+    words += ["--protocol", ask.protocol, *([] if at.seed == 0 else ["--no-bounds"])]
+    return [*words, *_given(*_device(ask)), "--runs", str(at.folder), "--out", str(out)]
+
+
+def row_commands(ask: Ask, data: Data, row: Row, caches: Caches) -> tuple[str, ...]:
+    """Training and evaluation of all seeds of a row, a line of shell each."""
+    lines = []
+    for seed in range(ask.seeds):
+        cache = caches.path(row, data.dataset, "train")
+        at = place(ask, row, seed, cache)
+        lines.append(train_words(ask, data, row, at, cache))
+        for dataset in dict.fromkeys(column.dataset for column in data.columns):
+            own = [column for column in data.columns if column.dataset == dataset]
+            paths = {column: caches.path(row, dataset, column.split) for column in own}
+            lines.append(eval_words(ask, at, paths))
+    return tuple(shlex.join(words) for words in lines)
+
+
+def _start(ask: Ask) -> list[str]:
+    if ask.processes == 1:
+        return ["svp"]
+    cpu = ["--cpu"] if ask.device == "cpu" else []
+    return ["accelerate", "launch", *cpu, "--num_processes", str(ask.processes), "-m", "svp"]
+
+
+def _caches(paths: Iterable[Path]) -> list[str]:
+    return [word for path in paths for word in ("--from-cache", str(path))]
+
+
+def _data(ask: Ask, dataset: str) -> list[str]:
+    root = ["--root", str(ask.root or "DATA")] if ask.size == "paper" else []
+    return ["--dataset", dataset, *root]
+
+
+def _weights(ask: Ask, at: Place) -> list[str]:
+    return _given(("--init", ask.start), ("--sam-decoder", at.flags.sam_decoder))
+
+
+def _device(ask: Ask) -> tuple[tuple[str, str | None], ...]:
+    return (("--device", ask.device if ask.device != "auto" else None),)
+
+
+def _given(*options: tuple[str, object]) -> list[str]:
+    return [word for flag, value in options if value is not None for word in (flag, str(value))]
+
+
+def _sets(assignments: Sequence[str]) -> list[str]:
+    return [word for assignment in assignments for word in ("--set", assignment)]
