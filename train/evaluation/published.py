@@ -112,12 +112,7 @@ def open_published(found: Published, plan: Plan) -> "Trained":
     projector, config = _projector(found, imported, plan)
     dtype = torch.bfloat16 if half else torch.float32
     model = build_imported(imported, projector, dtype=dtype)
-    vocab = load_vocabulary(found.folder)
-    if vocab.size != imported.shape.vocab:
-        raise WeightsError(
-            f"{show(str(found.folder), 200)}: a tokenizer of {vocab.size:,} entries, the model has "
-            f"{imported.shape.vocab:,} rows: ids would not line up; fetch the folder whole"
-        )
+    vocab = load_vocabulary(found.folder, imported.layout)
     require_embedding(model, plan)
     model.requires_grad_(False).eval()
     recipe = TrainRecipe(
