@@ -16,10 +16,12 @@ class SvpError(Exception):
 class DataError(SvpError):
     """A record or file of a data source is wrong; the message names it and the rule it breaks.
 
-    `problems` holds the single lines where one error stands for many.
+    `problems` holds the single lines where one error stands for many, each with file and record;
+    `found` counts them all, also those beyond the listed.
     """
 
     problems: tuple[str, ...] = ()
+    found: int = 0
 
 
 class ImageError(DataError):

@@ -132,6 +132,31 @@ def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return pixels
 
 
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """(H,W) of a PNG mask: where its value is not zero; palette index, grey or any of RGB.
+
+    Stored pixels: a mask has no orientation. ImageError as `read_image`, also for alpha channels,
+    which do not say whether colour or transparency is the mask.
+    """
+    with _opened(path) as image:
+        if image.format != "PNG":
+            raise _error("not-an-image", path, f"a mask is a PNG, not {image.format}")
+        if image.mode not in ("1", "L", "P", "I", "RGB") and not image.mode.startswith("I;16"):
+            raise _error(
+                "unsupported-mode", path, f"mode {image.mode}; save the mask as 8-bit grey"
+            )
+        pixels = np.asarray(image)
+    return pixels.any(2) if pixels.ndim == 3 else pixels != 0
+
+
+def is_readable_kind(path: Path) -> bool:
+    """Whether the content starts as JPEG, PNG or WEBP does; False for what is no regular file."""
+    try:
+        return _format(_examine(path)[0]) is not None
+    except ImageError:
+        return False
+
+
 def mislabelled(path: Path) -> str | None:
     """The true format where the extension claims another, or None. Does not decode."""
     claimed = _SUFFIX.get(path.suffix.lower())

@@ -44,6 +44,15 @@ def quote(value: object, limit: int = 80) -> str:
     return f"'{show(value, limit)}'" if isinstance(value, str) else show(value, limit)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "file"), counted(1200, "photograph")
+    ('1 file', '1,200 photographs')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _repr(value: object) -> str:
     """A bounded repr: data may be huge, nested past the stack, or an int too long to print."""
     try:

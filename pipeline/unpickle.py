@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from .errors import DataError, MissingError
-from .text import show
+from .text import quote, show
 
 MAX_BYTES = 256 << 20
 MAX_NODES = 20_000_000  # refs, sentences and tokens; shared references count each time
@@ -151,7 +151,7 @@ def _to_sentence(item: object, where: str, path: Path, budget: list[int]) -> tup
 def _dict(value: object, where: str, path: Path, budget: list[int]) -> dict[object, object]:
     _spend(budget, 1, path)
     if not isinstance(value, dict):
-        raise _refused(path, f"{where}: {show(value)} is not a dict")
+        raise _refused(path, f"{where}: {quote(value)} is not a dict")
     return value
 
 
@@ -160,7 +160,7 @@ def _list(
 ) -> list[object]:
     value = _get(record, key, where, path)
     if not isinstance(value, list):
-        raise _refused(path, f"{where}: {key} {show(value)} is not a list")
+        raise _refused(path, f"{where}: {key} {quote(value)} is not a list")
     _spend(budget, len(value), path)
     return value
 
@@ -183,13 +183,13 @@ def _int(record: dict[object, object], key: str, where: str, path: Path) -> int:
 
 def _as_int(value: object, key: str, where: str, path: Path) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise _refused(path, f"{where}: {key} {show(value)} is not an id")
+        raise _refused(path, f"{where}: {key} {quote(value)} is not an id")
     return value
 
 
 def _text(value: object, where: str, path: Path) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
-        raise _refused(path, f"{where}: {show(value)} is not a plain string")
+        raise _refused(path, f"{where}: {quote(value)} is not a plain string")
     return value
 
 

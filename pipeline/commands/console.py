@@ -54,8 +54,11 @@ class Root(click.Group):
                 _say_rehearsal()
                 return super().invoke(ctx)
         except SvpError as error:
-            for line in getattr(error, "problems", None) or [describe(error)]:
+            lines = getattr(error, "problems", None) or [describe(error)]
+            for line in lines:
                 click.echo(f"svp: {line}", err=True)
+            if (rest := getattr(error, "found", 0) - len(lines)) > 0:
+                click.echo(f"svp: and {rest} more", err=True)
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             raise _stopped(signal.SIGINT) from None

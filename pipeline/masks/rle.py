@@ -9,14 +9,14 @@ equal bytes.
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..records import Rle
-from ..text import show
+from ..text import quote, show
 from .rle_codec import MAX_SIDE, Runs, canonical, check_runs, check_side, from_string, to_string
 
 __all__ = [
@@ -77,6 +77,8 @@ def from_segmentation(segmentation: object, height: int, width: int, where: str)
     | RLE dict, or a list | checked, then union                                       |
     | empty list          | the empty mask                                            |
     | anything else       | refused: under 6 or an odd count of numbers, NaN, mixture |
+
+    Numbers may be Python's or numpy's, polygons lists, tuples or 1-D arrays.
     """
     return union(parts(segmentation, height, width, where), height, width)
 
@@ -86,10 +88,15 @@ def parts(segmentation: object, height: int, width: int, where: str) -> list[Rle
     check_side(height, width, where)
     if isinstance(segmentation, dict):
         return [_from_dict(segmentation, height, width, where)]
-    if not isinstance(segmentation, list):
-        raise DataError(f"{where}: {show(segmentation)} is neither polygons nor an RLE")
+    if not isinstance(segmentation, list | tuple):
+        hint = "; write [] where there is no target" if segmentation is None else ""
+        raise DataError(f"{where}: {quote(segmentation)} is neither polygons nor an RLE{hint}")
     if all(isinstance(part, dict) for part in segmentation):
         return [_from_dict(part, height, width, where) for part in segmentation]
+    if len(segmentation) >= 6 and all(_is_number(part) for part in segmentation):
+        raise DataError(
+            f"{where}: a polygon stands alone; write a list of polygons: [[x1, y1, ...]]"
+        )
     polygons = [_polygon(part, f"{where}, polygon {i}") for i, part in enumerate(segmentation)]
     return _rasterise(polygons, height, width)
 
@@ -129,30 +136,41 @@ def _from_dict(value: Mapping[str, object], height: int, width: int, where: str)
     """A checked, canonical `Rle` from `{"size": [h, w], "counts": list | str | bytes}`."""
     size = value.get("size")
     if not isinstance(size, list | tuple) or len(size) != 2:
-        raise DataError(f"{where}: RLE size {show(size)} is not [height, width]")
+        raise DataError(f"{where}: RLE size {quote(size)} is not [height, width]")
+    size = [int(side) if isinstance(side, np.integer) else side for side in size]
     check_side(size[0], size[1], where)
     if (size[0], size[1]) != (height, width):
+        turned = "; turned by 90 degrees it would fit" if size[::-1] == [height, width] else ""
         raise DataError(
-            f"{where}: RLE size {size[0]}x{size[1]} differs from the image's {height}x{width}"
+            f"{where}: RLE size {size[0]}x{size[1]} differs from the image's {height}x{width}{turned}"
         )
     runs = check_runs(value.get("counts"), height, width, where)
     return Rle(height, width, to_string(canonical(runs)))
 
 
 def _polygon(value: object, where: str) -> list[float]:
-    if not isinstance(value, list):
-        raise DataError(f"{where}: {show(value)} is not a list of numbers")
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{where}: {quote(value)} is not a list of numbers")
+    if value and all(isinstance(point, list | tuple) for point in value):
+        raise DataError(f"{where}: points in lists of their own; write [x1, y1, x2, y2, ...]")
     if len(value) < 6 or len(value) % 2:
-        raise DataError(f"{where}: {len(value)} numbers; need an even count of at least 6")
+        box = "; a box is no polygon: write its four corners" if len(value) == 4 else ""
+        raise DataError(f"{where}: {len(value)} numbers; need an even count of at least 6{box}")
     for number in value:
-        if type(number) is not int and not (type(number) is float and math.isfinite(number)):
-            raise DataError(f"{where}: {show(number)} is not a finite number")
+        if not _is_number(number) or not (isinstance(number, int) or math.isfinite(number)):
+            raise DataError(f"{where}: {quote(number)} is not a finite number")
         if abs(number) > MAX_COORDINATE:
             raise DataError(f"{where}: coordinate {show(number)} is beyond {MAX_COORDINATE:.0f}")
     numbers = [float(number) for number in value]
     if _perimeter(numbers) > MAX_PERIMETER:
         raise DataError(f"{where}: the outline is longer than {MAX_PERIMETER:.0f} pixels")
     return numbers
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _perimeter(numbers: list[float]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..text import show
+from ..text import quote
 
 MAX_SIDE = 8192  # pixels
 MAX_GROUPS = 6  # 30 bits: more than MAX_SIDE**2 needs
@@ -42,7 +42,7 @@ def check_side(height: object, width: object, where: str) -> None:
     """DataError unless both are ints (not bools) in 1..8192."""
     for name, value in (("height", height), ("width", width)):
         if type(value) is not int:
-            raise DataError(f"{where}: {name} {show(value)} is not an integer in 1..{MAX_SIDE}")
+            raise DataError(f"{where}: {name} {quote(value)} is not an integer in 1..{MAX_SIDE}")
         if not 1 <= value <= MAX_SIDE:
             raise DataError(f"{where}: {name} {value} is outside 1..{MAX_SIDE} pixels")
 
@@ -114,12 +114,12 @@ def _as_runs(counts: object, pixels: int, where: str) -> Runs:
     if isinstance(counts, np.ndarray) and counts.ndim == 1 and counts.dtype.kind in "iu":
         return counts.astype(np.int64)
     if not isinstance(counts, list | tuple):
-        raise DataError(f"{where}: counts {show(counts)} is neither a list nor a string")
+        raise DataError(f"{where}: counts {quote(counts)} is neither a list nor a string")
     if len(counts) > pixels + 1:
         raise DataError(f"{where}: {len(counts)} runs for {pixels} pixels; at most {pixels + 1}")
     for index, run in enumerate(counts):
         if type(run) is not int or not 0 <= run <= pixels:
-            raise DataError(f"{where}: run {index} is {show(run)}, not an integer in 0..{pixels}")
+            raise DataError(f"{where}: run {index} is {quote(run)}, not an integer in 0..{pixels}")
     return np.array(counts, dtype=np.int64)
 
 
@@ -128,5 +128,7 @@ def _characters(counts: bytes | str, where: str) -> Runs:
     chars = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
     wrong = np.flatnonzero((chars < 0) | (chars > 63))
     if wrong.size:
-        raise DataError(f"{where}: byte {int(wrong[0])} of the compressed string is not RLE")
+        quoted = raw[:2] in (b"b'", b'b"')
+        hint = ": it is Python's b'...' as text: write counts.decode()" if quoted else ""
+        raise DataError(f"{where}: byte {int(wrong[0])} of the compressed string is not RLE{hint}")
     return chars

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..text import show
+from ..text import counted, show
 from . import leaks
 from .check import CheckReport, check
 from .convert import ConvertReport, write_tables
+from .coordinates import survey, systematic
 from .detect import Options, held_out, load
 from .export import export_jsonl
 from .layouts import image_root
@@ -78,16 +79,39 @@ def open_source(
     source = assemble(datasets, split)
     found = image_root(datasets, images, [record.path for record in source.images])
     source = replace(source, image_root=found.root.absolute())
+    source.notices.extend(_placement(source, max_failures))
     source.notices.append(f"images: {show(str(found.root), 300)} ({found.layout})")
     source.notices.extend(leaks.describe(leaks.overlaps(datasets)))
     if exclude_eval_images:
         source = leaks.without_images(source, *held_out(datasets, options))
     if masks:
-        problems = Problems(source.name)
+        problems = Problems(source.where)
         for line in source.bad_masks.values():
             problems.add(line)
         source.notices.extend(problems.settle(len(source.annotations), max_failures).notices())
     return source
+
+
+def _placement(source: Source, max_failures: int | None) -> list[str]:
+    """Notices about where polygons lie on their photographs, before anything is computed.
+
+    DataError if so many cannot lie there that it is the file, not the object; unless more are
+    accepted. The others are refused where their mask is used.
+    """
+    objects = [item for item in source.annotations.values() if item.readable]
+    placement, wrong = survey(
+        (item.segmentation, item.height, item.width, item.where) for item in objects
+    )
+    notices = placement.notices()
+    if not wrong:
+        return notices
+    if systematic(len(wrong), len(objects)) and len(wrong) > (max_failures or 0):
+        problems = Problems(source.where)
+        for line in wrong:
+            problems.add(line)
+        problems.refuse(f" in {len(objects)} objects: other coordinates than the photographs'")
+    left = f"{counted(len(wrong), 'object')} of {len(objects)}"
+    return [*notices, f"left out: {left} cannot lie on their photograph (first: {wrong[0]})"]
 
 
 def convert(

@@ -9,10 +9,12 @@ from ..errors import DataError, MissingError
 from ..text import show
 from .coco import choose_file, instance_files, read_coco
 from .convert import is_tables, read_tables
-from .folder import image_names, read_folder
+from .folder import read_folder
 from .hub import parquet_files, read_hub
-from .jsonl import read_jsonl
+from .jsonl import read_jsonl, read_parts
+from .jsonl_lines import as_parts
 from .leaks import eval_images
+from .listing import list_images
 from .refer import DEFAULT_SPLIT_BY, find_sets, is_set, read_refer
 from .tables import Dataset
 
@@ -23,7 +25,7 @@ LOOKED_FOR = (
     "folders that hold those",
     "annotations/instances_*.json (COCO)",
     "*.parquet (hub)",
-    "one *.jsonl",
+    "one *.jsonl, or one per split (train.jsonl, val.jsonl, test.jsonl)",
     "images",
 )
 
@@ -77,7 +79,7 @@ def held_out(datasets: Sequence[Dataset], options: Options) -> tuple[frozenset[i
 
 
 def _load_folder(path: Path, options: Options) -> list[Dataset]:
-    for reader in (_tables, _refer, _refer_root, _coco, _hub, _one_jsonl, _images):
+    for reader in (_tables, _refer, _refer_root, _coco, _hub, _jsonl, _images):
         if (found := reader(path, options)) is not None:
             return found
     raise MissingError(f"{show(str(path), 300)} is no dataset: looked for {', '.join(LOOKED_FOR)}")
@@ -91,6 +93,7 @@ def _load_file(path: Path, options: Options) -> list[Dataset]:
             path,
             options.images,
             allow_empty=options.allow_empty,
+            raw=options.annotations,
             max_failures=options.max_failures,
         ),
         ".json": lambda: [_read_coco(path, options)],
@@ -147,16 +150,30 @@ def _hub(path: Path, options: Options) -> list[Dataset] | None:
     return [_read_hub(child, options) for child in found] or None
 
 
-def _one_jsonl(path: Path, options: Options) -> list[Dataset] | None:
+def _jsonl(path: Path, options: Options) -> list[Dataset] | None:
     files = sorted(path.glob("*.jsonl"))
-    if len(files) > 1:
+    if len(files) < 2:
+        return _load_file(files[0], options) if files else None
+    parts = as_parts(files)
+    if parts is None:
         names = ", ".join(show(file.name, 40) for file in files[:5])
-        raise DataError(f"{show(str(path), 300)}: several JSONL files ({names}): name one")
-    return _load_file(files[0], options) if files else None
+        raise DataError(
+            f"{show(str(path), 300)}: several JSONL files ({names}): name one; files called "
+            "train.jsonl, val.jsonl and test.jsonl are the splits of one data set"
+        )
+    return read_parts(
+        parts,
+        path,
+        options.images,
+        allow_empty=options.allow_empty,
+        raw=options.annotations,
+        max_failures=options.max_failures,
+    )
 
 
 def _images(path: Path, options: Options) -> list[Dataset] | None:
-    return [read_folder(path)] if image_names(path) else None
+    found = list_images(path)
+    return [read_folder(path, found)] if found.names or found.pictures else None
 
 
 def _read_refer(folder: Path, split_by: str | None, options: Options) -> Dataset:

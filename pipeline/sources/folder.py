@@ -8,54 +8,43 @@ import hashlib
 import os
 from pathlib import Path
 
-from ..errors import DataError, ImageError, MissingError
-from ..images import IMAGE_SUFFIXES, image_size
-from ..paths import check_name, safe_join
+from ..errors import DataError, MissingError
 from ..text import show
-from .problems import Problems
+from .listing import Listing, list_images
+from .photos import Photos
 from .tables import Dataset, ImageEntry
 
 
-def read_folder(root: Path) -> Dataset:
-    """Every .jpg, .jpeg, .png and .webp file under `root` (hidden ones aside), sorted by path.
+def read_folder(root: Path, found: Listing | None = None) -> Dataset:
+    """Every JPEG, PNG and WEBP file under `root` (hidden ones aside), sorted by path.
 
-    Files that cannot be examined are listed with size 0 and a notice. MissingError if there is
-    none; DataError for names that are unsafe and for links that lead outside.
+    Files that cannot be examined are listed with size 0 and a notice. Where links lead elsewhere,
+    the dataset's root is the folder above all photographs; ids stay those of the paths in `root`.
+    MissingError if there is none.
     """
-    names = image_names(root)
-    if not names:
+    found = found or list_images(root)
+    if not found.names:
+        rest = found.passed_by()
         raise MissingError(
-            f"{show(str(root), 300)}: no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"{show(str(root), 300)}: no photograph that svp reads{'; ' if rest else ''}{rest}"
         )
-    problems = Problems(show(str(root), 300))
-    notices: list[str] = []
-    images = [examine(root, name, root.name, problems, notices) for name in names]
-    problems.raise_if_any()
-    found = {entry.image_id: entry for entry in images}
-    if len(found) != len(images):
+    name = root.resolve().name
+    base, paths = _behind_links(found)
+    photos, images = Photos(base), {}
+    for place in found.names:
+        header = photos.look(paths.get(place, place))
+        size = header.upright if header else (0, 0)
+        images[path_id(place)] = ImageEntry(name, path_id(place), paths.get(place, place), *size)
+    if len(images) != len(found.names):
         raise DataError(f"{show(str(root), 300)}: two file names share an id: rename one")
     return Dataset(
         kind="folder",
-        name=root.resolve().name,
+        name=name,
         split_by="",
-        root=root,
-        images=tuple(found[image_id] for image_id in sorted(found)),
-        notices=tuple(notices),
+        root=base,
+        images=tuple(images[image_id] for image_id in sorted(images)),
+        notices=(*found.notices(), *photos.notices()),
     )
-
-
-def examine(
-    root: Path, name: str, dataset: str, problems: Problems, notices: list[str]
-) -> ImageEntry:
-    """The table row of one file: its size from the header, or 0 and a notice if unreadable."""
-    height = width = 0
-    try:
-        height, width = image_size(safe_join(root, check_name(name, "image"), "image"))
-    except ImageError as error:
-        notices.append(f"will be quarantined: {error}")
-    except DataError as error:
-        problems.add(error)
-    return ImageEntry(dataset, path_id(name), name, height, width)
 
 
 def path_id(name: str) -> int:
@@ -70,16 +59,13 @@ def path_id(name: str) -> int:
     )
 
 
-def image_names(root: Path) -> list[str]:
-    """Relative POSIX paths of the image files under `root`, sorted; links to folders not walked."""
-    names: list[str] = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = Path(folder).relative_to(root)
-        names += [(base / name).as_posix() for name in files if is_image_name(name)]
-    return sorted(names)
-
-
-def is_image_name(name: str) -> bool:
-    """Whether the extension is one we read and the file is not hidden."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+def _behind_links(found: Listing) -> tuple[Path, dict[str, str]]:
+    """The folder all photographs lie in, and their paths there where these are not their names."""
+    if not found.targets:
+        return found.root, {}
+    real = os.path.realpath(found.root)
+    base = os.path.commonpath((real, *map(os.path.dirname, found.targets.values())))
+    paths = {name: os.path.join(real, name) for name in found.names} | found.targets
+    return Path(base), {
+        name: Path(path).relative_to(base).as_posix() for name, path in paths.items()
+    }

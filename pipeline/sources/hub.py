@@ -135,7 +135,7 @@ class _Rows:
         info = _json(record["raw_image_info"], "raw_image_info", where)
         image_id = integer(record["image_id"], "image_id", where)
         if info.get("id", image_id) != image_id:
-            raise DataError(f"{where}: raw_image_info is of image {show(info['id'])}")
+            raise DataError(f"{where}: raw_image_info is of image {quote(info['id'])}")
         sides = [
             integer(info.get(side), side, where, low=1, high=MAX_IMAGE_SIDE)
             for side in ("height", "width")
@@ -164,7 +164,7 @@ class _Rows:
         for sentence in record["sentences"]:
             sent = sentence.get("sent") if isinstance(sentence, dict) else None
             if not isinstance(sent, str):
-                raise DataError(f"{where}: sentence {show(sentence)} has no text")
+                raise DataError(f"{where}: sentence {quote(sentence)} has no text")
             sent_id = integer(sentence.get("sent_id"), "sent_id", where)
             self._once("sent_id", sent_id, where)
             ids = (image.image_id, annotation.ann_id, ref_id, sent_id)
@@ -188,5 +188,5 @@ def _json(text: object, name: str, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: {name} is not a string")
     value = parse_json(text.encode("utf-8", "surrogatepass"), f"{where}: {name}")
     if not isinstance(value, dict):
-        raise DataError(f"{where}: {name} {show(json.dumps(value))} is not an object")
+        raise DataError(f"{where}: {name} {quote(json.dumps(value))} is not an object")
     return value

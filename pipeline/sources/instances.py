@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..paths import check_name
-from ..text import show
+from ..text import quote, show
 from .jsonfile import read_json
 from .problems import Faults, Problems
 from .tables import Annotation, ImageEntry
@@ -108,7 +108,7 @@ def _annotation(
 
 def _record(row: object, where: str) -> dict[str, object]:
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {show(row)} is not an object")
+        raise DataError(f"{where}: {quote(row)} is not an object")
     return row
 
 
@@ -116,5 +116,7 @@ def integer(value: object, name: str, where: str, *, low: int = 0, high: int = 2
     """`value` if it is an int (not a bool) in low..high, else a DataError."""
     if type(value) is not int or not low <= value <= high:
         limits = f"of at least {low}" if high == 2**63 - 1 else f"in {low}..{high}"
-        raise DataError(f"{where}: {name} {show(value)} is not an integer {limits}")
+        whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+        hint = f": write {int(value)}" if whole else ""
+        raise DataError(f"{where}: {name} {quote(value)} is not an integer {limits}{hint}")
     return value

@@ -1,177 +1,27 @@
-"""Own data: one JSON object per line, one expression for one mask (data spec 13; docs/data.md).
+"""Own data: one JSON object per line, one expression for one mask (docs/data.md).
 
 Ids are derived, so that the rest of the pipeline sees a table like any other: `sent_id` is the
 line number, `ann_id` = `ref_id` the line that first names the object, `image_id` a hash of the
-path. A wrong line is left out, named and counted; all of a file are reported together.
+path. A wrong line is left out, named and counted; all are reported together, in the file's order.
 """
 
-import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError, MissingError
 from ..masks.rle import area, from_segmentation
-from ..paths import check_name
-from ..text import escape, quote, show
-from .folder import examine, path_id
-from .instances import MAX_IMAGE_SIDE
-from .jsonfile import Fingerprint, fingerprint, parse_line
-from .problems import Faults, Problems
+from ..text import counted, quote, show
+from .coordinates import Placement, misplaced_problem, systematic
+from .folder import path_id
+from .jsonfile import Fingerprint, fingerprint
+from .jsonl_lines import Line, Part, read_lines, split_of
+from .maskfiles import MaskFiles
+from .photos import Photos
+from .problems import LIMIT, Faults, Problems
 from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
-from .wording import expression_problem
-
-MAX_LINE = 16 << 20  # bytes
-SPLITS = ("train", "val", "test")
-FIELDS = ("image", "expression", "mask", "id", "object", "split", "dataset")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One record whose own fields are good; the mask is not looked at yet."""
-
-    number: int
-    image: str
-    expression: str
-    mask: object
-    key: str
-    object: str | None
-    split: str
-    dataset: str
-
-    @property
-    def where(self) -> str:
-        """How messages name it."""
-        return f"line {self.number}"
-
-
-def read_jsonl(
-    path: Path,
-    images: Path | None,
-    *,
-    allow_empty: bool = False,
-    max_failures: int | None = 0,
-) -> list[Dataset]:
-    """The datasets of a JSONL file, by name. Image paths are relative to `images` or the file.
-
-    allow_empty   empty masks in val and test are meant: no notice about them
-    max_failures  wrong lines that are left out (see `Problems.settle`)
-
-    DataError lists every wrong line: syntax, fields, names, expressions, masks, ids used twice. An
-    empty mask is none: in train it is left out later, elsewhere it says that nothing is meant.
-    Unreadable images are listed with the size their RLE states, or 0; their masks are not looked at.
-    """
-    if not path.is_file():
-        raise MissingError(f"no such file: {show(str(path), 300)}")
-    problems = Problems(show(str(path), 300))
-    notices: list[str] = []
-    lines = list(_unique(_lines(path, problems, notices), problems))
-    root = images if images is not None else path.parent
-    sizes = _examine(lines, root, problems, notices)
-    made = _build(lines, sizes, problems)
-    # Every line is here or has a problem; a mask that is refused is both.
-    faults = problems.settle(max(len(lines), problems.found), max_failures)
-    if not made.sentences:
-        problems.raise_if_any()
-        raise DataError(f"{show(str(path), 300)}: holds no record")
-    notices += [] if allow_empty else _about_empty(made.empty)
-    files = {path.name: fingerprint(path)}
-    return [made.dataset(name, path.parent, notices, files, faults) for name in made.names()]
-
-
-def _about_empty(empty: Mapping[str, int]) -> list[str]:
-    return [
-        f"{count} sentences of {split} have an empty mask: "
-        + ("they cannot be trained on and are left out" if split == "train" else
-           "taken as meant, nothing is to be found (N-acc; --allow-empty: no notice)")
-        for split, count in sorted(empty.items())
-    ]  # fmt: skip
-
-
-def _lines(path: Path, problems: Problems, notices: list[str]) -> Iterator[Line]:
-    unknown: set[str] = set()
-    with path.open("rb") as file:
-        number = 0
-        while data := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(data) > MAX_LINE:
-                problems.add(f"line {number}: longer than {MAX_LINE} bytes")
-                while data and not data.endswith(b"\n"):
-                    data = file.readline(MAX_LINE)
-                continue
-            if not data.strip():
-                continue
-            try:
-                record = parse_line(data, f"line {number}")
-                yield _line(record, number, path.stem)
-            except DataError as error:
-                problems.add(error)
-                continue
-            if isinstance(record, dict):
-                unknown |= set(record) - set(FIELDS)
-    if unknown:
-        names = ", ".join(show(name, 40) for name in sorted(unknown)[:10])
-        notices.append(f"{show(path.name)}: unknown fields are ignored: {names}")
-
-
-def _line(record: object, number: int, stem: str) -> Line:
-    where = f"line {number}"
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: {show(record)} is not an object")
-    if missing := [name for name in FIELDS[:3] if name not in record]:
-        raise DataError(f"{where}: {', '.join(missing)} missing")
-    texts = {name: _text(record, name, where) for name in FIELDS if name != "mask"}
-    if problem := expression_problem(texts["expression"] or ""):
-        raise DataError(f"{where}: expression {quote(texts['expression'])} {problem}")
-    split = texts["split"] or "train"
-    if split not in SPLITS:
-        raise DataError(f"{where}: split {quote(split)} is not one of {', '.join(SPLITS)}")
-    return Line(
-        number=number,
-        image=posixpath.normpath(check_name(texts["image"], where)),
-        expression=(texts["expression"] or "").strip(),
-        mask=record["mask"],
-        key=texts["id"] or str(number),
-        object=texts["object"],
-        split=split,
-        dataset=texts["dataset"] or stem,
-    )
-
-
-def _text(record: dict[str, object], name: str, where: str) -> str | None:
-    value = record.get(name)
-    if value is None and name not in record:
-        return None
-    if not isinstance(value, str) or (name != "expression" and (not value or len(value) > 4096)):
-        raise DataError(f"{where}: {name} {quote(value)} is not a string of 1..4096 characters")
-    if name in ("id", "object", "dataset") and escape(value) != value:
-        raise DataError(f"{where}: {name} {quote(value)} holds a control character")
-    return value
-
-
-def _unique(lines: Iterator[Line], problems: Problems) -> Iterator[Line]:
-    seen: dict[str, int] = {}
-    for line in lines:
-        first = seen.setdefault(line.key, line.number)
-        if first != line.number:
-            problems.add(f"{line.where}: id {quote(line.key)} is that of line {first}")
-            continue
-        yield line
-
-
-def _examine(
-    lines: list[Line], root: Path, problems: Problems, notices: list[str]
-) -> dict[str, "Size"]:
-    """Size of each image by name, and whether it was read: from the header, else an RLE, else 0."""
-    stated = {line.image: _stated_size(line.mask) for line in lines}
-    sizes: dict[str, Size] = {}
-    for name in sorted(stated):
-        entry = examine(root, name, "", problems, notices)
-        read = entry.height > 0
-        sizes[name] = Size(*((entry.height, entry.width) if read else stated[name]), read)
-    return sizes
 
 
 class Size(NamedTuple):
@@ -182,25 +32,120 @@ class Size(NamedTuple):
     read: bool
 
 
-def _stated_size(mask: object) -> tuple[int, int]:
-    match mask:
-        case {"size": [int(height), int(width)]} if 0 < min(height, width):
-            if max(height, width) <= MAX_IMAGE_SIDE:
-                return int(height), int(width)
-    return 0, 0
+def read_jsonl(
+    path: Path,
+    images: Path | None,
+    *,
+    allow_empty: bool = False,
+    raw: bool = False,
+    max_failures: int | None = 0,
+) -> list[Dataset]:
+    """The datasets of a JSONL file, by name. Image paths are relative to `images` or the file.
+
+    allow_empty   empty masks in val and test are meant: no notice about them
+    raw           keep polygons as they are, for a report on them, instead of their RLE
+    max_failures  wrong lines that are left out (see `Problems.settle`)
+
+    A line without `split` has the one the file is named after (val.jsonl), else train.
+
+    DataError lists every wrong line: syntax, fields, names, expressions, masks, ids used twice,
+    polygons that cannot lie on their photograph. An empty mask is none: in train it is left out
+    later, elsewhere it says that nothing is meant. Unreadable images are listed with the size their
+    mask states, or 0; their masks are not looked at.
+    """
+    if not path.is_file():
+        raise MissingError(f"no such file: {show(str(path), 300)}")
+    part = Part(path, path.stem, split_of(path.stem)[1] or "train")
+    return read_parts([part], path, images, allow_empty=allow_empty, raw=raw,
+                      max_failures=max_failures)  # fmt: skip
 
 
+def read_parts(
+    parts: Sequence[Part],
+    where: Path,
+    images: Path | None,
+    *,
+    allow_empty: bool = False,
+    raw: bool = False,
+    max_failures: int | None = 0,
+) -> list[Dataset]:
+    """`read_jsonl` of several files in one folder that make one data set; `where` names them."""
+    folder = parts[0].path.parent
+    reading = _Reading(Problems(show(str(where), 300)), raw, MaskFiles(folder, images))
+    lines = [line for p in parts for line in read_lines(p, reading.problems, reading.notices)]
+    photos = Photos(images if images is not None else folder)
+    made = reading.build(lines, reading.sizes(lines, photos))
+    try:
+        faults = reading.settle(lines, max_failures)
+        if not made.sentences:
+            reading.problems.raise_if_any()
+            raise DataError(f"{show(str(where), 300)}: holds no record")
+    except DataError as error:
+        _add_photos(error, lines, photos, show(str(where), 300))
+        raise
+    notices = [*reading.notices, *photos.notices(), *reading.placement.notices()]
+    notices += [] if allow_empty else _about_empty(+reading.empty)
+    notices += _by_name(parts, lines)
+    files = {part.path.name: fingerprint(part.path) for part in parts} | reading.masks.files()
+    return made.datasets(folder, notices, files, faults, _hint(parts, lines))
+
+
+def _add_photos(error: DataError, lines: list[Line], photos: Photos, where: str) -> None:
+    """Name the unreadable photographs too, which alone would only go to quarantine."""
+    bad = [
+        f"{where}: {line.where}: {photos.bad[name][1]}"
+        for name, line in _first_lines(lines).items()
+        if name in photos.bad
+    ]
+    if error.problems and bad:
+        error.problems = (*error.problems, *bad)[: max(LIMIT, len(error.problems))]
+        error.found += len(bad)
+
+
+def _about_empty(empty: Mapping[str, int]) -> list[str]:
+    return [
+        f"{counted(count, 'sentence')} of {split} with an empty mask: "
+        + ("they cannot be trained on and are left out" if split == "train" else
+           "taken as meant, nothing is to be found (N-acc; --allow-empty: no notice)")
+        for split, count in sorted(empty.items())
+    ]  # fmt: skip
+
+
+def _first_lines(lines: list[Line]) -> dict[str, Line]:
+    found: dict[str, Line] = {}
+    for line in lines:
+        found.setdefault(line.image, line)
+    return found
+
+
+def _by_name(parts: Sequence[Part], lines: list[Line]) -> list[str]:
+    """Notices about lines whose split is that of their file's name."""
+    return [
+        f"{show(part.path.name)}: {count} lines without `split` are {part.split}, by the file's name"
+        for part in parts
+        if (count := sum(line.splitless and line.part == part for line in lines))
+        and split_of(part.path.stem)[1]
+    ]
+
+
+def _hint(parts: Sequence[Part], lines: list[Line]) -> str:
+    """What to do if a split is asked for that no line has."""
+    if not all(line.splitless for line in lines):
+        return ""
+    names = ", ".join(show(part.path.name, 40) for part in parts)
+    return (
+        f"no line of {names} names a split, so the file's name decides (val.jsonl is val, "
+        "test.jsonl test, any other train): rename it, or give the lines a `split`"
+    )
+
+
+@dataclass
 class _Tables:
     """The rows under construction, by dataset name."""
 
-    def __init__(self) -> None:
-        self.images: dict[str, dict[int, ImageEntry]] = {}
-        self.sentences: dict[str, list[Sentence]] = {}
-        self.annotations: dict[str, dict[int, Annotation]] = {}
-        self.empty: Counter[str] = Counter()  # sentences by split
-
-    def names(self) -> list[str]:
-        return sorted(self.sentences)
+    images: dict[str, dict[int, ImageEntry]] = field(default_factory=dict)
+    sentences: dict[str, list[Sentence]] = field(default_factory=dict)
+    annotations: dict[str, dict[int, Annotation]] = field(default_factory=dict)
 
     def add(self, line: Line, entry: ImageEntry, annotation: Annotation) -> None:
         self.images.setdefault(line.dataset, {})[entry.image_id] = entry
@@ -209,53 +154,114 @@ class _Tables:
         row = Sentence(line.dataset, "", line.split, *ids, line.expression)
         self.sentences.setdefault(line.dataset, []).append(row)
 
-    def dataset(
+    def datasets(
         self,
-        name: str,
         root: Path,
         notices: list[str],
         files: dict[str, Fingerprint],
         faults: Faults,
-    ) -> Dataset:
-        images, first = self.images[name], name == self.names()[0]
-        return Dataset(
-            kind="jsonl",
-            name=name,
-            split_by="",
-            root=root,
-            images=tuple(images[image_id] for image_id in sorted(images)),
-            sentences=tuple(sorted(self.sentences[name], key=order_of)),
-            annotations=self.annotations[name],
-            notices=tuple(notices) if first else (),
-            files=files,
-            faults=faults if first else Faults(),
-        )
-
-
-def _build(lines: list[Line], sizes: dict[str, Size], problems: Problems) -> _Tables:
-    made = _Tables()
-    objects: dict[tuple[str, str, str], tuple[int, object]] = {}
-    for line in lines:
-        height, width, read = sizes[line.image]
-        entry = ImageEntry(line.dataset, path_id(line.image), line.image, height, width)
-        key = (line.dataset, line.image, line.object or f"\0{line.number}")
-        first, mask = objects.setdefault(key, (line.number, line.mask))
-        if mask != line.mask:
-            problems.add(
-                f"{line.where}: object {quote(line.object)} has another mask in line {first}"
+        hint: str,
+    ) -> list[Dataset]:
+        return [
+            Dataset(
+                kind="jsonl",
+                name=name,
+                split_by="",
+                root=root,
+                images=tuple(self.images[name][key] for key in sorted(self.images[name])),
+                sentences=tuple(sorted(self.sentences[name], key=order_of)),
+                annotations=self.annotations[name],
+                notices=tuple(notices) if number == 0 else (),
+                files=files,
+                faults=faults if number == 0 else Faults(),
+                hint=hint,
             )
-            continue
-        segmentation = line.mask
-        if read:  # else the image goes into quarantine, and its mask is never used
-            try:
-                found = from_segmentation(line.mask, height, width, f"{line.where}: mask")
-            except DataError as error:
-                problems.add(error)
+            for number, name in enumerate(sorted(self.sentences))
+        ]
+
+
+@dataclass
+class _Reading:
+    """One reading of a data set's lines: what was found on the way.
+
+    empty     sentences with an empty mask by split
+    misplaced objects whose polygons cannot lie on their photograph
+    """
+
+    problems: Problems
+    raw: bool
+    masks: MaskFiles
+    notices: list[str] = field(default_factory=list)
+    placement: Placement = field(default_factory=Placement)
+    empty: Counter[str] = field(default_factory=Counter)
+    misplaced: int = 0
+
+    def settle(self, lines: list[Line], allowed: int | None) -> Faults:
+        """The lines left out. DataError if there are more than allowed, or if they have a system."""
+        polygons = self.misplaced + self.placement.polygons
+        if allowed is None and systematic(self.misplaced, polygons):
+            self.problems.refuse(": other coordinates than the photographs'")
+        # Every line is here or has a problem; a mask that is refused is both.
+        return self.problems.settle(max(len(lines), self.problems.found), allowed)
+
+    def sizes(self, lines: list[Line], photos: Photos) -> dict[str, Size]:
+        """Size of each image by name: the upright one, unless its masks state the stored one.
+
+        That of an unreadable image is what its masks state, or 0.
+        """
+        stated: dict[str, list[tuple[int, int]]] = {}
+        for line in lines:
+            stated.setdefault(line.image, []).append(self.masks.stated_size(line.mask))
+        return {name: _size(name, stated[name], photos) for name in sorted(stated)}
+
+    def build(self, lines: list[Line], sizes: dict[str, Size]) -> _Tables:
+        made = _Tables()
+        objects: dict[tuple[str, str, str], tuple[Line, object]] = {}
+        for line in lines:
+            height, width, _ = size = sizes[line.image]
+            entry = ImageEntry(line.dataset, path_id(line.image), line.image, height, width)
+            key = (line.dataset, line.image, line.object or f"\0{line.number}")
+            first, mask = objects.setdefault(key, (line, line.mask))
+            if mask != line.mask:
+                self.problems.add(
+                    f"{line.where}: object {quote(line.object)} has another mask in {first.where}",
+                    line.number,
+                )
                 continue
-            segmentation = found.coco()
-            made.empty[line.split] += area(found) == 0
-        label = f"{line.dataset} line {first}: mask"
-        ids = (first, entry.image_id, height, width)
-        made.add(line, entry, Annotation(line.dataset, *ids, segmentation, label))
-    made.empty = +made.empty
-    return made
+            try:
+                segmentation = self._checked(line, size, new=first is line)
+            except DataError as error:
+                self.problems.add(error, line.number)
+                continue
+            label = f"{line.dataset} {first.where}: mask"
+            ids = (first.number, entry.image_id, height, width)
+            made.add(line, entry, Annotation(line.dataset, *ids, segmentation, label))
+        return made
+
+    def _checked(self, line: Line, size: Size, *, new: bool) -> object:
+        if not size.read:  # the image goes into quarantine, and its mask is never used
+            return line.mask
+        height, width, where = size.height, size.width, f"{line.where}: mask"
+        if isinstance(line.mask, str):
+            mask = self.masks.read(line.mask, height, width, where)
+        else:
+            if problem := misplaced_problem(line.mask, height, width):
+                self.misplaced += new
+                raise DataError(f"{where}: {problem}")
+            mask = from_segmentation(line.mask, height, width, where)
+            if new:
+                self.placement.add(line.mask, height, width, line.where)
+        self.empty[line.split] += area(mask) == 0
+        polygons = isinstance(line.mask, list) and any(isinstance(p, list) for p in line.mask)
+        return line.mask if self.raw and polygons else mask.coco()
+
+
+def _size(name: str, stated: list[tuple[int, int]], photos: Photos) -> Size:
+    header = photos.look(name)
+    if header is None:
+        return Size(*next((size for size in stated if size[0]), (0, 0)), read=False)
+    size = header.upright
+    if size not in stated and header.stored in stated:
+        size = header.stored
+    photos.settle(name, size, header)
+    return Size(*size, read=True)

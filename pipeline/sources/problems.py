@@ -6,12 +6,13 @@ many are accepted instead.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from ..errors import DataError
 
 LIMIT = 100
+KEPT = 10_000  # problems of a file kept to be sorted; beyond, only the count grows
 NAMED = 5  # faults that a notice names; the rest it counts
 
 
@@ -19,12 +20,19 @@ NAMED = 5  # faults that a notice names; the rest it counts
 class Faults:
     """Records left out because something is wrong with them.
 
-    found  how many problems
-    lines  the first 100, each naming file and record
+    found    how many problems
+    lines    the first 100, each naming file and record
+    records  how many records there were with them
     """
 
     found: int = 0
     lines: tuple[str, ...] = ()
+    records: int = field(default=0, compare=False)
+
+    @property
+    def too_many(self) -> bool:
+        """Whether this is another kind of file rather than bad records."""
+        return 2 * self.found > self.records
 
     def notices(self) -> list[str]:
         """Lines for the user: the count, the first few by name."""
@@ -40,7 +48,8 @@ def merged(faults: Iterable[Faults]) -> Faults:
     """The faults of several files."""
     every = list(faults)
     lines = [line for one in every for line in one.lines]
-    return Faults(sum(one.found for one in every), tuple(lines[:LIMIT]))
+    found, records = sum(one.found for one in every), sum(one.records for one in every)
+    return Faults(found, tuple(lines[:LIMIT]), records)
 
 
 class Problems:
@@ -48,19 +57,24 @@ class Problems:
 
     def __init__(self, where: str) -> None:
         self.where = where
-        self.lines: list[str] = []
         self.found = 0
+        self._kept: list[tuple[int, str]] = []
 
-    def add(self, line: object) -> None:
-        """Note one problem; beyond the limit only the count grows."""
+    @property
+    def lines(self) -> list[str]:
+        """The first 100 in the order of the file, or as they were found."""
+        return [line for _, line in sorted(self._kept, key=lambda item: item[0])[:LIMIT]]
+
+    def add(self, line: object, order: int = 0) -> None:
+        """Note one problem. `order` is its place in the file, if that is not the order of adding."""
         self.found += 1
-        if len(self.lines) < LIMIT:
-            self.lines.append(str(line))
+        if len(self._kept) < KEPT:
+            self._kept.append((order, str(line)))
 
     def raise_if_any(self) -> None:
-        """One DataError that lists them; its `problems` are the single lines."""
+        """One DataError that lists them; its `problems` are the single lines, each with the file."""
         if self.found:
-            self._fail("")
+            self.refuse("")
 
     def settle(self, records: int, allowed: int | None) -> Faults:
         """What is left out of a file of so many records.
@@ -69,15 +83,20 @@ class Problems:
 
         Raises DataError if there are more.
         """
-        if allowed is None and 2 * self.found > records:
-            self._fail(f" in {records} records, more than half: is this the right file?")
+        lines = tuple(f"{self.where}: {line}" for line in self.lines)
+        faults = Faults(self.found, lines, records)
+        if allowed is None and faults.too_many:
+            self.refuse(f" in {records} records, more than half: is this the right file?")
         if allowed is not None and self.found > allowed:
-            self._fail(f", more than --max-failures {allowed}" if allowed else "")
-        return Faults(self.found, tuple(f"{self.where}: {line}" for line in self.lines))
+            self.refuse(f", more than --max-failures {allowed}" if allowed else "")
+        return faults
 
-    def _fail(self, why: str) -> NoReturn:
+    def refuse(self, why: str) -> NoReturn:
+        """The DataError of `raise_if_any`, with a reason after the count."""
         more = f" (the first {LIMIT} shown)" if self.found > LIMIT else ""
         count = "1 problem" if self.found == 1 else f"{self.found} problems{more}"
-        error = DataError(f"{self.where}: {count}{why}: {'; '.join(self.lines)}")
-        error.problems = tuple(self.lines)
+        lines = self.lines
+        error = DataError(f"{self.where}: {count}{why}: {'; '.join(lines)}")
+        error.problems = tuple(f"{self.where}: {line}" for line in lines)
+        error.found = self.found
         raise error

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..masks.rle import area, from_segmentation
+from ..masks.rle_codec import MAX_SIDE
 from ..records import Expression, ImageRecord, Rle
 from ..text import quote, show
+from .coordinates import require_placed
 from .jsonfile import Fingerprint
 from .problems import Faults, Problems, merged
 
@@ -63,8 +65,17 @@ class Annotation:
         """How messages name it."""
         return self.label or f"{self.dataset} annotation {self.ann_id}"
 
+    @property
+    def readable(self) -> bool:
+        """Whether its photograph has a size masks can have; else that is quarantined."""
+        return 0 < min(self.height, self.width) <= max(self.height, self.width) <= MAX_SIDE
+
     def mask(self) -> Rle:
-        """The union of its parts at (height, width). DataError for a bad polygon or RLE."""
+        """The union of its parts at (height, width).
+
+        DataError for a bad polygon or RLE, and for polygons that cannot lie on this photograph.
+        """
+        require_placed(self.segmentation, self.height, self.width, self.where)
         return from_segmentation(self.segmentation, self.height, self.width, self.where)
 
 
@@ -82,6 +93,7 @@ class Dataset:
     notices: tuple[str, ...] = ()
     files: Mapping[str, Fingerprint] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
+    hint: str = ""  # what to do if a split is asked for that it has not
 
     @property
     def title(self) -> str:
@@ -117,6 +129,12 @@ class Source:
     sha256: dict[str, str] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
 
+    @property
+    def where(self) -> str:
+        """How messages name it: the sets, and the files they were read from."""
+        files = ", ".join(show(name, 80) for name in self.sha256)
+        return f"{show(self.name)} ({files})" if files else show(self.name)
+
     @cached_property
     def generated(self) -> bool:
         """Whether all images are scenes of `svp data synth`, the tiny weights' own world."""
@@ -127,7 +145,7 @@ class Source:
     @property
     def masks(self) -> dict[tuple[str, int], Rle]:
         """Union mask per (dataset, ann_id), built on first use. DataError listing bad ones."""
-        problems = Problems(self.name)
+        problems = Problems(self.where)
         for line in self.bad_masks.values():
             problems.add(line)
         problems.raise_if_any()
@@ -146,7 +164,7 @@ class Source:
 
     @cached_property
     def _masks(self) -> tuple[dict[tuple[str, int], Rle], dict[tuple[str, int], str]]:
-        known = [item for _, item in sorted(self.annotations.items()) if item.height]
+        known = [item for _, item in sorted(self.annotations.items()) if item.readable]
         made, bad = build_masks(known)
         if empty := sum(area(mask) == 0 for mask in made.values()):
             self.notices.append(f"{empty} objects have an empty mask: kept for evaluation only")
@@ -194,7 +212,8 @@ def assemble(datasets: Sequence[Dataset], split: str | None) -> Source:
     notices = [notice for dataset in datasets for notice in dataset.notices] + faults.notices()
     chosen = [_choose(dataset, split, notices) for dataset in datasets]
     if split is not None and not any(sentences or images for sentences, images in chosen):
-        raise DataError(f"no split {quote(split)}: {_describe_splits(datasets)}")
+        hints = "".join(f"; {hint}" for hint in dict.fromkeys(d.hint for d in datasets) if hint)
+        raise DataError(f"no split {quote(split)}: {_describe_splits(datasets)}{hints}")
     images = _unite(entry for _, entries in chosen for entry in entries)
     sentences = sorted((row for rows, _ in chosen for row in rows), key=order_of)
     used = {(row.dataset, row.ann_id) for row in sentences}

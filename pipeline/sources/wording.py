@@ -15,17 +15,23 @@ SPECIAL = re.compile(
 )
 
 
+# Letters and symbols by category, blank on paper: Hangul fillers and the empty Braille cell.
+_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+
+
 def expression_problem(text: str) -> str | None:
     """Why `text` cannot be an expression, or None.
 
     >>> expression_problem("man on the left"), expression_problem(" ")
     (None, 'is empty')
+    >>> expression_problem("\\u200b")  # a zero-width space
+    'is empty: it holds invisible characters only'
     >>> expression_problem("the [SEG] cup")
     'holds the special token [SEG]'
     """
     stripped = text.strip()
-    if not stripped:
-        return "is empty"
+    if not any(map(_visible, stripped)):
+        return "is empty" if not stripped else "is empty: it holds invisible characters only"
     if len(stripped) > MAX_EXPRESSION:
         return f"has {len(stripped)} characters; at most {MAX_EXPRESSION}"
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in stripped):
@@ -33,3 +39,9 @@ def expression_problem(text: str) -> str | None:
     if match := SPECIAL.search(stripped):
         return f"holds the special token {match[0]}"
     return None
+
+
+def _visible(char: str) -> bool:
+    # Control and lone surrogates (C) count as something here: they are refused by their own name.
+    category = unicodedata.category(char)
+    return char not in _BLANK and (category in ("Cc", "Cs") or category[0] not in "CMZ")

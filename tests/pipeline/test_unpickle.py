@@ -173,7 +173,7 @@ WRONG = {
     "float id": ([ref(ann_id=2.0)], "ann_id 2.0 is not an id"),
     "huge id": ([ref(category_id=1 << 70)], "is not an id"),
     "gRefCOCO": ([ref(ann_id=[-1])], "gRefCOCO"),
-    "sentences": ([ref(sentences="red cup")], "sentences red cup is not a list"),
+    "sentences": ([ref(sentences="red cup")], "sentences 'red cup' is not a list"),
     "tokens": (
         [ref(sentences=[{"sent_id": 0, "sent": "a", "raw": "a", "tokens": [3]}])],
         "3 is not a plain string",

@@ -151,7 +151,7 @@ def test_empty_segmentation_and_polygon_outside_are_empty_masks() -> None:
 @pytest.mark.parametrize(
     ("segmentation", "rule"),
     [
-        ([[1, 1, 2, 2]], "4 numbers"),
+        ([[1, 1, 2, 2]], "4 numbers.*a box is no polygon"),
         ([[1, 1, 5, 1, 5, 5], [1, 1, 2, 2]], "polygon 1: 4 numbers"),
         ([[1, 1, 5, 1, 5, 5, 7]], "7 numbers"),
         ([[1, 1, float("nan"), 1, 5, 5]], "finite"),
@@ -162,11 +162,30 @@ def test_empty_segmentation_and_polygon_outside_are_empty_masks() -> None:
         ([[1, 1, 10**400, 1, 5, 5]], "beyond 65536"),
         ([[0, 0, 60000, 0] * 100], "outline is longer"),
         ([{"size": [8, 8], "counts": [64]}, [1, 1, 5, 1, 5, 5]], "not a list of numbers"),
-        ([1, 1, 5, 1, 5, 5], "not a list of numbers"),
+        ([1, 1, 5, 1, 5, 5], r"write a list of polygons: \[\[x1"),
+        ([[[1, 1], [5, 1], [5, 5]]], r"points in lists of their own; write \[x1, y1"),
         ("polygon", "neither polygons nor an RLE"),
-        (None, "neither polygons nor an RLE"),
+        (None, r"None is neither polygons nor an RLE; write \[\]"),
+        ({"size": [8, 8], "counts": "b'@'"}, "Python's b'...' as text: write counts.decode"),
+        ({"size": ["8", 8], "counts": [64]}, "height '8' is not an integer"),
     ],
 )
 def test_bad_polygons_are_refused_with_the_annotation(segmentation: object, rule: str) -> None:
     with pytest.raises(DataError, match=f"ann 12.*{rule}"):
         rle.from_segmentation(segmentation, 8, 8, "ann 12")
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.uint8, float, int])
+@pytest.mark.parametrize("box", [list, tuple, np.array])
+def test_numpy_numbers_are_numbers(kind: type, box: type) -> None:
+    plain = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]
+    mask = rle.from_segmentation([box([kind(n) for n in plain])], 10, 12, "ann 12")
+    assert mask == rle.from_segmentation([plain], 10, 12, "ann 12") and rle.area(mask) == 36
+    runs = {"size": [np.int64(10), np.int32(12)], "counts": np.array([100, 20])}
+    assert rle.area(rle.from_segmentation(runs, 10, 12, "ann 12")) == 20
+
+
+def test_numpy_numbers_keep_the_rules() -> None:
+    for bad in (np.float64("nan"), np.float32("inf"), np.bool_(True), np.complex64(1)):
+        with pytest.raises(DataError, match="finite number"):
+            rle.from_segmentation([[bad, 2.0, 8.0, 2.0, 8.0, 8.0]], 10, 12, "ann 12")

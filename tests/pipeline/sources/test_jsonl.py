@@ -14,7 +14,7 @@ from svp.pipeline.errors import DataError, ImageError, MissingError
 from svp.pipeline.images import read_record
 from svp.pipeline.masks import rle
 from svp.pipeline.sources import Source, open_source
-from svp.pipeline.sources import jsonl as module
+from svp.pipeline.sources import jsonl_lines as module
 
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]]
 GOOD = {"image": "images/a.png", "expression": "red cup", "mask": SQUARE}
@@ -137,7 +137,7 @@ RULES: dict[str, tuple[object, str]] = {
     "id type": ({**GOOD, "id": 7}, "id 7 is not a string"),
     "dataset": ({**GOOD, "dataset": "a\x1b[2J"}, "dataset 'a\\x1b[2J' holds a control"),
     "id of a line": ({**GOOD, "id": "1"}, "id '1' is that of line 1"),
-    "mask type": ({**GOOD, "mask": "x"}, "mask: x is neither polygons nor an RLE"),
+    "mask type": ({**GOOD, "mask": "x"}, "mask: 'x' is neither polygons nor an RLE"),
     "polygon": ({**GOOD, "mask": [[1, 2, 3]]}, "mask, polygon 0: 3 numbers"),
     "runs": ({**GOOD, "mask": {"size": [12, 16], "counts": [5]}}, "runs sum to 5"),
     "size": ({**GOOD, "mask": {"size": [16, 12], "counts": [192]}}, "differs from the image's"),
@@ -151,7 +151,7 @@ def test_rules_name_file_line_and_value(case: str, root: Path) -> None:
     with pytest.raises(DataError) as caught:
         opened(root, {**GOOD, "object": "o"}, record)
     (problem,) = caught.value.problems
-    assert problem.startswith("line 2: ") and rule in problem
+    assert problem.startswith(f"{root / 'mine.jsonl'}: line 2: ") and rule in problem
     assert "mine.jsonl: 1 problem" in str(caught.value) and problem.isprintable()
 
 
@@ -174,8 +174,8 @@ def test_an_empty_mask_is_no_error_but_told(root: Path) -> None:
     records = [{**GOOD, "mask": [], "split": split} for split in ("train", "val", "val")]
     source = opened(root, GOOD, *records)
     assert len(source.expressions) == 4 and source.faults.found == 0
-    told = [notice for notice in source.notices if "empty mask" in notice and "sentences" in notice]
-    assert told[0].startswith("1 sentences of train") and "left out" in told[0]
+    told = [notice for notice in source.notices if "with an empty mask" in notice]
+    assert told[0].startswith("1 sentence of train") and "left out" in told[0]
     assert told[1].startswith("2 sentences of val") and "N-acc" in told[1]
     quiet = opened(root, GOOD, *records, allow_empty=True)
     assert not [notice for notice in quiet.notices if "N-acc" in notice]

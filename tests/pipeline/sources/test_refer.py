@@ -124,7 +124,7 @@ def broken(world: Any, case: str) -> str:
             return "id 3.: file name .* is refused: it holds a .. component"
         case "height":
             world.images[0]["height"] = "12"
-            return "height 12 is not an integer in 1"
+            return "height '12' is not an integer in 1"
         case "zero":
             world.images[0]["width"] = 0
             return "width 0 is not an integer in 1"
