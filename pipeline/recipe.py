@@ -8,7 +8,15 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import ConfigError
 from .text import show
@@ -95,18 +103,32 @@ class SuperpixelConfig(Frozen):
         return self
 
 
-class FeatureConfig(Frozen):
-    """The frozen vision encoder whose patch features are stored."""
+EncoderName = Literal[
+    "tiny",
+    "dinov2-small",
+    "dinov2-base",
+    "dinov2-large",
+    "clip-large-336",
+    "clip-large",
+    "clip-tiny",
+]
 
-    encoder: Literal[
-        "tiny",
-        "dinov2-small",
-        "dinov2-base",
-        "dinov2-large",
-        "clip-large-336",
-        "clip-large",
-        "clip-tiny",
-    ] = "tiny"
+
+class SecondEncoder(Frozen):
+    """An encoder beside the first, with its view, size and precision."""
+
+    encoder: EncoderName
+    weights: str = "shipped"  # as `FeatureConfig.weights`
+
+
+class FeatureConfig(Frozen):
+    """The frozen vision encoder whose patch features are stored.
+
+    second  another one, whose last layer is stored after `layers`; a recipe without it has the
+            digest it had before there was this field
+    """
+
+    encoder: EncoderName = "tiny"
     weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
     view: Literal["squash", "center_crop", "pad", "clip"] = "squash"
     size: Annotated[int, Field(ge=14, le=1024)] = 128
@@ -114,6 +136,32 @@ class FeatureConfig(Frozen):
     cls: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     stored: Literal["float16", "int8"] = "float16"
+    second: SecondEncoder | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.second is None:
+            found.pop("second", None)
+        return found
+
+    @property
+    def stored_layers(self) -> int:
+        """Maps (P,C) in the array `layers`."""
+        return len(self.layers) + (self.second is not None)
+
+    @property
+    def beside(self) -> "FeatureConfig | None":
+        """The second encoder as a configuration of its own, None if there is none."""
+        if self.second is None:
+            return None
+        alone = {"second": None, "layers": (), "cls": False}
+        return self.model_copy(update=self.second.model_dump() | alone)
+
+    @property
+    def name(self) -> str:
+        """The encoders as `--encoder` takes them."""
+        return self.encoder + (f"+{self.second.encoder}" if self.second else "")
 
 
 class MaskGridConfig(Frozen):

@@ -120,10 +120,11 @@ class Quarantined:
 class Where:
     """Where things lie on this machine: never part of a digest, so a cache can be moved.
 
-    `images` is the image root; `sam` and `encoder` are weight files or folders, or None for the
+    `images` is the image root; `sam`, `encoder` and `second` (the encoder beside it) are weight files or folders, or None for the
     shipped tiny weights (or random ones, where the recipe says so).
     """
 
     images: Path
     sam: Path | None = None
     encoder: Path | None = None
+    second: Path | None = None

@@ -109,22 +109,29 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) ->
     """
     want, have = recipe.model.vision, plan.recipe.features
     name = recipe.model.projector.name
-    if (want.encoder, want.view, want.size) != (have.encoder, have.view, have.size):
-        features = {"encoder": want.encoder, "view": want.view, "size": str(want.size)}
+    if (want.names, want.view, want.size) != (have.name, have.view, have.size):
+        features = {"encoder": want.names, "view": want.view, "size": str(want.size)}
+        second = f" --set model.vision.second={have.second.encoder}" if have.second else ""
         raise PlanMismatchError(
-            f"cache {plan.id[:12]} was made with {have.encoder}, view {have.view}, {have.size} px; "
-            f"the recipe {show(recipe.name)} (digest {recipe.digest()[:12]}) wants {want.encoder}, "
+            f"cache {plan.id[:12]} was made with {have.name}, view {have.view}, {have.size} px; "
+            f"the recipe {show(recipe.name)} (digest {recipe.digest()[:12]}) wants {want.names}, "
             f"view {want.view}, {want.size} px: make the cache it reads with "
             f"`{command_for(plan, name, cache, features=features)}`, or take a recipe for this "
             f"cache with --set model.vision.encoder={have.encoder} "
-            f"--set model.vision.view={have.view} --set model.vision.size={have.size}"
+            f"--set model.vision.view={have.view} --set model.vision.size={have.size}{second}"
         )
-    if missing := lacks(plan.recipe, projector_class(name).needs):
+    if missing := lacks(plan.recipe, projector_class(name).needs, _sources(recipe)):
         raise ConfigError(
             f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
             "does not hold and no command adds to a finished cache: make one that does with "
             f"`{command_for(plan, name, cache)}`"
         )
+
+
+def _sources(recipe: TrainRecipe) -> int:
+    """Maps side by side that the projector reads as `multi`: fusion says how many, others four."""
+    given = recipe.model.projector.options.get("sources", 4)
+    return given if isinstance(given, int) else 4
 
 
 def _shipped(

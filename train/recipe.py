@@ -6,9 +6,16 @@ machine, or to another number of processes, and goes on. Defaults are the paper'
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import Frozen, explain
@@ -59,11 +66,27 @@ class ProjectorConfig(Frozen):
 
 
 class VisionConfig(Frozen):
-    """The frozen encoder the caches must have been made with, as in the precompute recipe."""
+    """The frozen encoder the caches must have been made with, as in the precompute recipe.
+
+    second  the one whose last layer lies beside, "" for none; then it is in no digest
+    """
 
     encoder: str = "dinov2-large"
     view: Literal["squash", "center_crop", "pad", "clip"] = "squash"
     size: Count = 336
+    second: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if not self.second:
+            found.pop("second", None)
+        return found
+
+    @property
+    def names(self) -> str:
+        """As `svp precompute --encoder` takes them."""
+        return self.encoder + (f"+{self.second}" if self.second else "")
 
 
 class ModelConfig(Frozen):

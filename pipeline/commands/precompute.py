@@ -21,13 +21,18 @@ recipe_options = several(
     click.option("--mode", type=click.Choice(["exact", "fast"])),
     click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"])),
     click.option("--max-superpixels", type=click.IntRange(1, 1024)),
-    click.option("--encoder", metavar="NAME", help="tiny, dinov2-large, clip-large-336, ..."),
+    click.option(
+        "--encoder",
+        metavar="NAME[+NAME]",
+        help="tiny, dinov2-large, clip-large-336, ...; a second one's last layer beside.",
+    ),
     click.option("--encoder-weights", metavar="PATH|random[:SEED]"),
+    click.option("--second-weights", metavar="PATH|random[:SEED]", help="Of the second encoder."),
     click.option("--features", type=click.Choice(["float16", "int8"]), help="As stored."),
     click.option("--store-sam-embeddings/--no-store-sam-embeddings", default=None),
 )
 RECIPE_FLAGS = ("superpixels", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
-                "dtype", "max_superpixels", "encoder", "encoder_weights", "features",
+                "dtype", "max_superpixels", "encoder", "encoder_weights", "second_weights", "features",
                 "store_sam_embeddings")  # fmt: skip
 run_options = several(
     click.option("--executor", type=click.Choice(["local", "ray", "dask"]), default="local"),

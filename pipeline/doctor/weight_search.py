@@ -41,6 +41,10 @@ def needed_weights(recipe: Recipe, where: Where | None = None) -> list[Need]:
         needs.append(_need(f"superpixels {pixels.model}", asked, where.sam if where else None))
     asked = _Asked(features.encoder, features.weights, "--encoder-weights", encoder_tiny)
     needs.append(_need(f"encoder {features.encoder}", asked, where.encoder if where else None))
+    if features.second is not None:
+        beside = features.second
+        asked = _Asked(beside.encoder, beside.weights, "--second-weights", encoder_tiny)
+        needs.append(_need(f"encoder {beside.encoder}", asked, where.second if where else None))
     return needs
 
 

@@ -21,6 +21,8 @@ from .backbone import Backbone
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .pair import PairEncoder
+
 FLOAT16_MAX = 65504.0
 
 
@@ -140,8 +142,8 @@ def check_options(backbone: Backbone, config: FeatureConfig) -> None:
 
 def build_encoder(
     config: FeatureConfig, where: Where, device: str, *, allow_download: bool = False
-) -> Encoder:
-    """The encoder of a recipe, weights loaded and checked against the recipe's digest.
+) -> "Encoder | PairEncoder":
+    """The encoder of a recipe, or the two of them, weights loaded and checked against the recipe's digest.
 
     Weights: the shipped tiny file, `random:<seed>`, or `sha256:<hex>` with `where.encoder` (a model
     folder, the original .pth, or a .safetensors file); without it they are looked for in the usual
@@ -150,7 +152,13 @@ def build_encoder(
     """
     from .load import load_backbone
 
-    return Encoder(load_backbone(config, where.encoder, allow_download), config, device)
+    first = Encoder(load_backbone(config, where.encoder, allow_download), config, device)
+    if (beside := config.beside) is None:
+        return first
+    from .pair import PairEncoder
+
+    backbone = load_backbone(beside, where.second, allow_download)
+    return PairEncoder(first, Encoder(backbone, beside, device))
 
 
 def _numpy(tensor: "Tensor") -> NDArray[np.float32]:

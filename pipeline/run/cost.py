@@ -221,7 +221,8 @@ def window_prompts(grid: GridConfig) -> tuple[int, int]:
 def tflop(plan: Plan) -> dict[str, float]:
     """TFLOP of one image by part."""
     pixels, features = plan.recipe.superpixels, plan.recipe.features
-    parts = {"features": FEATURES[features.encoder][0] * _view_scale(features)}
+    seen = [features, *([features.beside] if features.beside else [])]
+    parts = {"features": sum(FEATURES[one.encoder][0] * _view_scale(one) for one in seen)}
     if pixels.source == "slic":
         if plan.sam is not None:
             parts["sam encoder"] = ENCODER_TFLOP[pixels.model]
@@ -277,7 +278,9 @@ def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str,
         left = max(0, plan.shard_size - calibration.images) / plan.shard_size
         return {"host": round(calibration.peak_rss + rows * left)}
     pixels: SuperpixelConfig = plan.recipe.superpixels
-    models = FEATURES[plan.recipe.features.encoder][1]
+    features = plan.recipe.features
+    models = FEATURES[features.encoder][1]
+    models += FEATURES[features.beside.encoder][1] if features.beside else 0.0
     work = 0.2
     if pixels.source == "slic":
         models += SAM_GB[pixels.model] if plan.sam is not None else 0.0

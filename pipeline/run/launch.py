@@ -41,6 +41,7 @@ __all__ = [
 
 SCENES = Path("data/scenes")
 SCENE_COUNT = 200
+WEIGHTS = ("sam_weights", "encoder_weights", "second_weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ def price(request: Request, device: str, images: int) -> Estimate:
     device  a key of `cost.DEVICES`
     """
     # The weights' values change no cost: random ones stand in for files nobody has to own yet.
-    flags = replace(request.flags, sam_weights="random", encoder_weights="random")
+    flags = replace(request.flags, **dict.fromkeys(WEIGHTS, "random"))
     recipe, _ = resolve(
         request.size, request.recipe_file, flags, request.overrides, request.images or Path(),
         stores(request.purpose or "train", request.projector),
@@ -189,15 +190,20 @@ def examine(
     cache: Path | None,
 ) -> DoctorReport:
     """`svp doctor` for the recipe these options name; missing weights are a finding, no error."""
-    given = {name: flags[name] for name in ("sam_weights", "encoder_weights")}
+    given = {name: flags[name] for name in WEIGHTS}
     # Random weights stand in while the recipe is built: nothing has to be found or hashed for it.
-    stand_in = Flags(**(flags | {"sam_weights": "random", "encoder_weights": "random"}))
+    stand_in = Flags(**(flags | dict.fromkeys(WEIGHTS, "random")))
     recipe, _ = resolve(size, recipe_file, stand_in, overrides, Path())
-    sam, encoder = (Path(path) if path else None for path in given.values())
+    sam, encoder, second = (Path(path) if path else None for path in given.values())
     pixels = recipe.superpixels.model_copy(update={"weights": given["sam_weights"] or "auto"})
     features = recipe.features.model_copy(update={"weights": given["encoder_weights"] or "auto"})
+    if features.second is not None:
+        named = {"weights": given["second_weights"] or "auto"}
+        features = features.model_copy(update={"second": features.second.model_copy(update=named)})
     needed = recipe.model_copy(update={"superpixels": pixels, "features": features})
-    return doctor(recipe=needed, where=Where(Path(), sam, encoder), folder=Path(), cache=cache)
+    return doctor(
+        recipe=needed, where=Where(Path(), sam, encoder, second), folder=Path(), cache=cache
+    )
 
 
 def _places(request: Request, dataset: str, source: Source) -> DataPlaces:

@@ -106,7 +106,19 @@ def sized_plan(recipe: Recipe, split: str = "", digests: Mapping[str, str] | Non
 
 @cache
 def feature_shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
-    """((h,w) of the patch grid, C), from the encoder's architecture without its weights."""
+    """((h,w) of the patch grid, C), from the encoder's architecture without its weights.
+
+    Raises ConfigError for a size the encoder does not take, and for two encoders of other shapes.
+    """
+    grid, channels = _shape(config)
+    if (beside := config.beside) is not None:
+        from ..encoders.pair import require_one_shape
+
+        require_one_shape((config.encoder, grid, channels), (beside.encoder, *_shape(beside)))
+    return grid, channels
+
+
+def _shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
     import torch
 
     from ..encoders.load import family

@@ -54,7 +54,12 @@ class Stores:
             raw.setdefault("store_sam_embeddings", True)
         if self.cls:
             features.setdefault("cls", True)
-        if self.layers:
+        if (
+            self.layers and features.get("second") and self.last
+        ):  # beside the first's own last layer
+            depth = DEPTH.get(str(features.get("encoder", "tiny")))
+            features.setdefault("layers", [depth] if depth else [])
+        elif self.layers:
             depth = DEPTH.get(str(features.get("encoder", "tiny")))
             if depth:
                 features.setdefault("layers", four_layers(depth, last=self.last))
@@ -90,11 +95,14 @@ def four_layers(depth: int, *, last: bool = False) -> list[int]:
     return [depth // 2, 2 * depth // 3, 11 * depth // 12, -(-23 * depth // 24)]
 
 
-def lacks(recipe: Recipe, needs: Iterable[str]) -> list[str]:
-    """What a model with these `needs` reads and a cache of this recipe does not hold, in words."""
+def lacks(recipe: Recipe, needs: Iterable[str], sources: int = 4) -> list[str]:
+    """What a model with these `needs` reads and a cache of this recipe does not hold, in words.
+
+    sources  maps side by side that "multi" stands for
+    """
     features = recipe.features
-    holds = {"masks": True, "cls": features.cls, "multi": len(features.layers) == 4}
-    words = {"cls": CLS, "multi": LAYERS}
+    holds = {"masks": True, "cls": features.cls, "multi": features.stored_layers == sources}
+    words = {"cls": CLS, "multi": LAYERS if sources == 4 else f"{sources} maps of features"}
     missing = [words.get(need, need) for need in sorted(needs) if not holds.get(need, False)]
     return [*missing, *([] if recipe.store_sam_embeddings else [SAM])]
 
@@ -103,6 +111,7 @@ def announce(recipe: Recipe) -> list[str]:
     """What a cache of this recipe will hold and what cannot be done with it, for people."""
     features = recipe.features
     holds = ["superpixels", f"{features.encoder} features"]
+    holds += [f"the last layer of {features.second.encoder}"] if features.second else []
     holds += [SAM] if recipe.store_sam_embeddings else []
     holds += [CLS] if features.cls else []
     if features.layers:
@@ -157,7 +166,7 @@ def _rebuilt(plan: Plan, places: DataPlaces | None) -> list[str]:
     words += ["--dataset", places.dataset if places else "DATA"]
     words += ["--root", str(places.root)] if places and places.root else []
     words += ["--superpixels", pixels.source, "--sam-model", pixels.model]
-    return [*words, "--encoder", features.encoder]
+    return [*words, "--encoder", features.name]
 
 
 def _without(words: Iterable[str], *options: str) -> list[str]:

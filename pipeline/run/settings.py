@@ -33,6 +33,7 @@ class Flags:
     sam_weights: str | None = None
     encoder: str | None = None
     encoder_weights: str | None = None
+    second_weights: str | None = None
     preset: str | None = None
     points_per_side: int | None = None
     mode: str | None = None
@@ -102,8 +103,8 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         pixels["model"] = flags.sam_model
         if pixels.get("source") != "slic":
             pixels["source"] = "mobile_sam" if flags.sam_model == "vit_t" else "sam"
-    if flags.encoder and flags.encoder != features.get("encoder"):
-        features.update(encoder=flags.encoder, size=_ENCODER_SIZE[flags.encoder])
+    if flags.encoder:
+        _name_encoders(features, flags.encoder)
     if flags.preset:
         pixels.update(preset=flags.preset, grid={})
     if pixels.get("preset") in GRID_PRESETS:
@@ -136,6 +137,21 @@ _ENCODER_SIZE = {
 }
 
 
+def _name_encoders(features: dict[str, Any], said: str) -> None:
+    """`--encoder NAME`, or NAME+NAME: two of them in one cache. Raises ConfigError."""
+    name, plus, beside = said.partition("+")
+    for known in (name, beside) if plus else (name,):
+        if known not in _ENCODER_SIZE:
+            raise ConfigError(
+                f"--encoder {show(said)}: allowed are {', '.join(_ENCODER_SIZE)}, and two of one "
+                "shape as NAME+NAME"
+            )
+    if name != features.get("encoder"):
+        features.update(encoder=name, size=_ENCODER_SIZE[name])
+    if plus:
+        features["second"] = {"encoder": beside, "weights": "auto"}
+
+
 def _windows(raw: Mapping[str, Any]) -> bool:
     return str(raw["superpixels"].get("preset")) == "windows"
 
@@ -158,8 +174,15 @@ def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:
         raw["superpixels"].update(model="tiny", weights="shipped")
     else:
         sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
-    encoder = _one_weight(raw["features"], flags.encoder_weights, "encoder", "--encoder-weights")
-    return Where(images=images, sam=sam, encoder=encoder)
+    features, second = raw["features"], None
+    encoder = _one_weight(features, flags.encoder_weights, "encoder", "--encoder-weights")
+    if features.get("second") is not None:
+        beside = group(features, "second", "features")
+        given = flags.second_weights
+        if given is None and (flags.encoder_weights or "")[:6] == "random":
+            given = flags.encoder_weights  # untrained: both, as no file is asked for
+        second = _one_weight(beside, given, "encoder", "--second-weights")
+    return Where(images=images, sam=sam, encoder=encoder, second=second)
 
 
 def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -> Path | None:

@@ -118,7 +118,7 @@ class Plan:
     @property
     def layers(self) -> int:
         """How many extra encoder layers are stored."""
-        return len(self.recipe.features.layers)
+        return self.recipe.features.stored_layers
 
     @property
     def cls(self) -> bool:
