@@ -65,7 +65,8 @@ encoders = several(
 @click.option("--micro-batch", type=click.IntRange(min=1), help="Images per process and pass.")
 @weights
 @encoders
-@click.option("--validate", type=PATH, metavar="CACHE", help="Score on this split's cache.")
+@click.option("--validate", type=PATH, metavar="CACHE", help="Score on these images meanwhile.")
+@click.option("--validate-dataset", help="Their data, if the cache was made from another path.")
 @click.option("--partial", is_flag=True, help="Accept images that no cache holds.")
 @runs
 @click.option("--resume", metavar="auto|PATH", help="Go on with a run or checkpoint.")
@@ -133,7 +134,7 @@ def quickstart_command(
 @source_options
 @max_failures
 @allow_tiny
-@click.option("--split", help="Default val (generated scenes: testA); several: val,testA,testB.")
+@click.option("--split", help="Default the cache's or the run's, or val; several: val,testA,testB.")
 @checkpoint
 @published
 @runs
@@ -157,20 +158,21 @@ def eval_command(
     from_results: Path | None, page: Path | None, as_json: bool, **options: Any
 ) -> None:
     """gIoU, cIoU and P@ of a split, beside the paper's; every sentence is saved."""
-    from .defaults import HELD_OUT
-    from .eval_run import EvalRequest, report_command
+    from .eval_run import EvalRequest, default_split, report_command
     from .eval_run import eval_command as run
     from .opening import DataRequest
     from .settings import TrainFlags
 
     if from_results is not None:
         return report(report_command(from_results, page, options["images"]), as_json)
+    caches = _named(options.pop("caches"))
     if options["split"] is None:
-        options["split"] = HELD_OUT if options["dataset"] is None else "val"
+        asked = (options[name] for name in ("checkpoint", "runs", "published"))
+        options["split"] = default_split(caches, *asked) if options["dataset"] is None else "val"
     request = EvalRequest(
         data=DataRequest(**_take(options, DATA)),
         flags=TrainFlags(**_take(options, WEIGHTS)),
-        caches=_named(options.pop("caches")),
+        caches=caches,
         say=_say,
         **options,
     )
@@ -216,11 +218,10 @@ def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
     """A folder that loads without the run: config, safetensors, tokenizer, model card."""
     from .export_run import ExportRequest
     from .export_run import export_command as run
-    from .opening import CACHE
     from .settings import TrainFlags
 
     flags = TrainFlags(**_take(options, WEIGHTS))
-    report(run(ExportRequest(flags=flags, cache=cache or CACHE, **options)), as_json)
+    report(run(ExportRequest(flags=flags, cache=cache, **options)), as_json)
 
 
 def _run(command: Callable[[T], Any], request: T, as_json: bool) -> None:

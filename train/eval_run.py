@@ -31,9 +31,11 @@ from .evaluation.unseen import Encoders, live_readers
 from .feed.fill import SUPERPIXEL_ORDER, CachedVisuals
 from .fit.runfolder import libraries
 from .fit.stage import make_accelerator
-from .opening import DataRequest, open_reader, pick_device, require_models, source_of
+from .found import newest_cache, over, recorded
+from .opening import ALL, DataRequest, open_reader, pick_device, require_models, source_of
 from .page.gallery import Targets
 from .page.page import write_page
+from .rundata import RunData, data_of_run, split_to_score
 from .settings import TrainFlags
 from .text.words import known_classes, word_classes
 
@@ -45,8 +47,9 @@ if TYPE_CHECKING:
 class EvalRequest:
     """What the user asked for.
 
-    split           names of the splits, by commas: `val,testA,testB`
-    caches          of the splits, each taken for the split it records; none: the embedded default's
+    split           names of the splits, by commas: `val,testA,testB`; `all`: the whole data set
+    data            without a dataset: what the caches say they were made from, else the run's own
+    caches          of the splits, each taken for the split it records; none: those of the run's data
     checkpoint      run folder or one of its checkpoints; None: the newest run in `runs`
     published       a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is; without caches the
                     photographs are read live, `own_sam` with the folder's own SAM
@@ -119,6 +122,7 @@ class _Split:
     """One split, opened and joined with its caches."""
 
     name: str
+    data: DataRequest
     source: Source
     readers: tuple[CacheReader, ...]
     items: list[Example]
@@ -136,7 +140,9 @@ def eval_command(request: EvalRequest) -> EvalReport:
         if isinstance(found, Published) and not request.caches:
             readers = _live(request, found, Path(scratch))
             return _eval(replace(request, bounds=False), found, readers)
-        return _eval(request, found, open_caches(request, pick_device(request.device)))
+        known = data_of_run(found)
+        readers = open_caches(request, pick_device(request.device), known)
+        return _eval(request, found, readers, known)
 
 
 def _live(
@@ -160,13 +166,20 @@ def _live(
 
 
 def _eval(
-    request: EvalRequest, found: Found, by_split: Mapping[str, tuple[CacheReader, ...]]
+    request: EvalRequest,
+    found: Found,
+    by_split: Mapping[str, tuple[CacheReader, ...]],
+    known: RunData | None = None,
 ) -> EvalReport:
     trained = open_trained(found, by_split[request.splits[0]][0].plan, request.flags)
     for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
         require_cache(trained.recipe, seen)
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
-    splits = [_open_split(request, trained, name, by_split[name]) for name in request.splits]
+    splits = [
+        _open_split(replace(request, data=data_for(request.data, name, by_split[name], known)),
+                    trained, name, by_split[name])
+        for name in request.splits
+    ]  # fmt: skip
     trained.model.to(str(accelerator.device))
     home = results_of(found, request.runs)
     return joined([_evaluate(request, trained, split, accelerator, home) for split in splits])
@@ -178,7 +191,21 @@ def _open_split(
     source = source_of(request.data, trained.recipe, name)
     require_models(trained.recipe, readers, source, request.size)
     items = examples(source, readers, request.limit)
-    return _Split(name, source, readers, items, _units(request, items, trained))
+    return _Split(name, request.data, source, readers, items, _units(request, items, trained))
+
+
+def data_for(
+    asked: DataRequest, split: str, readers: Sequence[CacheReader], known: RunData | None
+) -> DataRequest:
+    """What was asked for, else what the caches were made from, else what the run read."""
+    if asked.dataset is not None:
+        return asked
+    made = {recorded(reader.path) for reader in readers} - {None}
+    if len(made) == 1 and (only := made.pop()) is not None:
+        return over(only, asked)
+    if known is not None:
+        return over((known.of("" if split == ALL else split) or known.training).request, asked)
+    return asked
 
 
 def _evaluate(
@@ -191,7 +218,7 @@ def _evaluate(
         batch=request.batch,
         generate=request.generate,
         device=device,
-        classes=_classes(request.data.dataset),
+        classes=_classes(split.data.dataset),
         judge=_judge(request, split.readers, device),
         progress=progress if main else _quiet,
     )
@@ -221,13 +248,36 @@ def report_command(path: Path, page: Path | None = None, images: Path | None = N
     return EvalReport(results.header, summarise(results), notes)
 
 
-def open_caches(request: EvalRequest, device: str) -> dict[str, tuple[CacheReader, ...]]:
+def default_split(
+    caches: Sequence[Path], checkpoint: Path | None, runs: Path, published: str | None
+) -> str:
+    """The split that is evaluated where none is named: that of the caches, else the run's."""
+    splits = {CacheReader(path).plan.split for path in caches}
+    if len(splits) == 1:
+        return splits.pop() or ALL
+    return split_to_score(data_of_run(find_trained(checkpoint, runs, published))) or ALL
+
+
+def _cache_for(split: str, request: EvalRequest, known: RunData | None) -> Path:
+    """The run's own cache of a split, else the newest of its data, else the embedded default's."""
+    mine = known.of("" if split == ALL else split) if known else None
+    if mine and request.data.dataset is None and mine.caches and mine.caches[0].path.is_dir():
+        return mine.caches[0].path
+    dataset = request.data.dataset or (known.training.dataset if known else None)
+    if dataset is not None:
+        return newest_cache("" if split == ALL else split, request.say, dataset)
+    return cache_of(split)
+
+
+def open_caches(
+    request: EvalRequest, device: str, known: RunData | None = None
+) -> dict[str, tuple[CacheReader, ...]]:
     """The readers of each split, live or not. Raises MissingError, CacheError.
 
     A cache goes to the split its plan names; one without a split (of a plain folder, of a whole
     set) goes to every split. A single split takes all caches that are named for it.
     """
-    paths = request.caches or tuple(cache_of(split) for split in request.splits)
+    paths = request.caches or tuple(_cache_for(split, request, known) for split in request.splits)
     names = ",".join(request.splits)
     for path in paths:
         if not path.is_dir():

@@ -14,6 +14,7 @@ from .eval_run import report_command
 from .evaluation.trained import Trained, find_trained, open_trained
 from .fit.checkpoint import Checkpoint
 from .opening import CACHE
+from .rundata import cache_of_run, data_of_run
 from .settings import TrainFlags
 
 
@@ -23,7 +24,7 @@ class ExportRequest:
 
     out         the new folder
     checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
-    cache       any cache the model reads: it decides the projector's input
+    cache       any cache the model reads: it decides the projector's input; None: the run's own
     flags       where weights lie that the run started from
     adapter     LoRA "merged" or "separate"
     results     result files of `svp eval` whose metrics go into the model card
@@ -32,7 +33,7 @@ class ExportRequest:
     out: Path
     checkpoint: Path | None = None
     runs: Path = Path("runs")
-    cache: Path = CACHE
+    cache: Path | None = None
     flags: TrainFlags = field(default_factory=TrainFlags)
     adapter: Adapter = "merged"
     results: tuple[Path, ...] = ()
@@ -65,14 +66,15 @@ def export_command(request: ExportRequest) -> ExportReport:
     Raises what `open_trained` and `save_pretrained` raise; MissingError without a cache,
     PlanMismatchError for results of another checkpoint.
     """
-    if not request.cache.is_dir():
-        raise MissingError(
-            f"{show(str(request.cache), 300)}: no such cache: name one the model reads with "
-            "--from-cache PATH"
-        )
-    plan = CacheReader(request.cache).plan
     found = find_trained(request.checkpoint, request.runs)
     assert isinstance(found, Checkpoint)
+    cache = request.cache or cache_of_run(data_of_run(found)) or CACHE
+    if not cache.is_dir():
+        raise MissingError(
+            f"{show(str(cache), 300)}: no such cache: name one the model reads with "
+            "--from-cache PATH"
+        )
+    plan = CacheReader(cache).plan
     trained = open_trained(found, plan, request.flags)
     save_pretrained(
         trained.model,

@@ -66,13 +66,13 @@ def data_of(caches: Sequence[Path], asked: DataRequest) -> DataRequest:
             f"{show(str(caches[0]), 300)} does not say which data it was made from: name it with "
             "--dataset (and --root, --images as for `svp precompute`)"
         )
+    return over(made, asked)
+
+
+def over(made: DataRequest, asked: DataRequest) -> DataRequest:
+    """`made` with what is asked for in its place: a photographs' folder that was moved, say."""
     given = {f.name: getattr(asked, f.name) for f in fields(asked)}
-    return replace(
-        made,
-        **{
-            name: value for name, value in given.items() if value is not None and value is not False
-        },
-    )
+    return replace(made, **{n: v for n, v in given.items() if v is not None and v is not False})
 
 
 def recorded(cache: Path) -> DataRequest | None:

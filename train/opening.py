@@ -31,9 +31,10 @@ from .request import DataRequest, TrainRequest
 from .settings import Places, resolve_train
 from .text.tokens import Vocabulary
 
-__all__ = ["CACHE", "TABLES", "DataRequest", "Looking", "Opened", "TrainRequest", "open_reader",
+__all__ = ["ALL", "CACHE", "TABLES", "DataRequest", "Looking", "Opened", "TrainRequest", "open_reader",
            "open_training", "pick_device", "require_models", "source_of", "stream_of"]  # fmt: skip
 
+ALL = "all"  # the split that is the whole data set
 CACHE = cache_of("train")
 TABLES = Path("caches/tables")
 
@@ -135,7 +136,8 @@ def open_reader(path: Path, request: Looking, device: str) -> CacheReader:
 
 
 def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Source:
-    """The photographs and sentences of one split; without a recipe nothing is left out of it.
+    """The photographs and sentences of one split, "" or "all" for the whole; without a recipe
+    none is left out.
 
     Raises what `open_source` raises.
     """
@@ -143,7 +145,7 @@ def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Sour
     return open_source(
         dataset,
         images=data.images,
-        split=split,
+        split=None if split in ("", ALL) else split,
         root=data.root,
         split_by=data.split_by,
         allow_google=data.allow_google,

@@ -42,6 +42,7 @@ from .feed.live import LiveReader
 from .feed.table import Entry
 from .fit.preview import PREDICTED
 from .opening import CACHE, pick_device
+from .rundata import cache_of_run, data_of_run
 from .settings import TrainFlags
 
 Mask = NDArray[np.bool_]
@@ -53,7 +54,7 @@ EDGE = np.array([255, 255, 255], np.uint8)
 class PredictRequest:
     """What the user asked for.
 
-    cache       whose recipe cuts the photograph; None: the embedded default's, or `size`'s
+    cache       whose recipe cuts the photograph; None: the run's own, or `size`'s
     checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
     published   a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is, `own_sam` with its own
                 SAM instead of the one of `sam_weights`
@@ -218,14 +219,15 @@ def _reader(
             encoder=request.encoder_weights,
         )
         return live_readers(found, {"": (content, root)}, root / "plan", encoders)[""]
-    recipe, where = _recipe(request, root)
+    recipe, where = _recipe(request, found, root)
     create_cache(root / "plan", build_plan(content, recipe, root))
     return LiveReader(root / "plan", where, device)
 
 
-def _recipe(request: PredictRequest, root: Path) -> tuple[Recipe, Where]:
+def _recipe(request: PredictRequest, found: Found, root: Path) -> tuple[Recipe, Where]:
     """How the photograph is cut, and where it and the weights lie."""
-    cache = request.cache or (CACHE if (CACHE / PLAN).is_file() else None)
+    cache = request.cache or cache_of_run(data_of_run(found))
+    cache = cache or (CACHE if (CACHE / PLAN).is_file() else None)
     if cache is not None:
         where = Where(root, request.sam_weights, request.encoder_weights)
         return Plan.load(cache / PLAN).recipe, where

@@ -31,7 +31,8 @@ class TrainRequest:
     """What the user asked for.
 
     caches     of the training split; none: the newest complete one under `caches`
-    validate   cache of the val split, for scores while training
+    validate   cache of held-out images, for scores while training; validate_dataset  their data,
+               None: what that cache was made from
     live       encoders in the loop instead of the caches' rows
     partial    accept images that the caches do not hold
     size       None: tiny, on generated scenes only
@@ -46,6 +47,7 @@ class TrainRequest:
     flags: TrainFlags = field(default_factory=TrainFlags)
     overrides: tuple[str, ...] = ()
     validate: Path | None = None
+    validate_dataset: str | None = None
     live: bool = False
     sam_weights: Path | None = None
     encoder_weights: Path | None = None

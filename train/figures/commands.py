@@ -15,7 +15,7 @@ from ...pipeline.commands.data import max_failures, source_options
 @click.option("--from-cache", "cache", type=PATH, help="Its cache; default found by digest.")
 @click.option("--beside", type=PATH, multiple=True, help="Another cache of the same images.")
 @click.option("--bench", type=PATH, help="Output of `svp bench infer --json`.")
-@click.option("--dataset", help="Path or REFER names; default the generated scenes.")
+@click.option("--dataset", help="Path or REFER names; default what the run records.")
 @source_options
 @max_failures
 @click.option("--init", help="Checkpoint the run started from.")

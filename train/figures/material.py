@@ -24,6 +24,7 @@ from ..evaluation.results import Results, Row
 from ..evaluation.trained import Trained
 from ..feed.fill import CachedVisuals
 from ..opening import DataRequest, source_of
+from ..rundata import RunData
 from .attention import recorded
 
 Mask = NDArray[np.bool_]
@@ -116,8 +117,12 @@ def one_per_image(rows: Sequence[Row], count: int) -> list[Row]:
     return list(found.values())
 
 
-def find_cache(wanted: str) -> Path:
-    """The cache with this id, looked for in `PLACES`. Raises MissingError."""
+def find_cache(wanted: str, known: RunData | None = None) -> Path:
+    """The cache with this id: one the run read, or looked for in `PLACES`. Raises MissingError."""
+    for used in (known.training, known.validation) if known else ():
+        for cache in used.caches if used else ():
+            if cache.id == wanted and (cache.path / PLAN).is_file():
+                return cache.path
     for place in PLACES:
         for plan in sorted(Path(place).glob(f"*/{PLAN}")):
             if hashlib.sha256(plan.read_bytes()).hexdigest() == wanted:

@@ -17,11 +17,11 @@ from ...pipeline.browse.static import (
 from ...pipeline.browse.static import HERE as SHARED
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import shorten
-from ..defaults import HELD_OUT
-from ..eval_run import EvalRequest, eval_command, free_name
+from ..eval_run import EvalRequest, data_for, default_split, eval_command, free_name
 from ..evaluation.results import Results, read_results
 from ..evaluation.trained import find_trained, open_trained
 from ..opening import DataRequest, pick_device
+from ..rundata import data_of_run
 from ..settings import TrainFlags
 from .fit import fit
 from .latency import latency, read_bars
@@ -108,11 +108,14 @@ def figures_command(request: FiguresRequest) -> FiguresReport:
 
 def _material(request: FiguresRequest) -> Material:
     results = _results(request)
-    cache = request.cache or find_cache(results.header.digests["cache 0"])
+    found = find_trained(request.run, Path())
+    known = data_of_run(found)
+    cache = request.cache or find_cache(results.header.digests["cache 0"], known)
     reader = CacheReader(cache)
-    trained = open_trained(find_trained(request.run, Path()), reader.plan, request.flags)
+    trained = open_trained(found, reader.plan, request.flags)
     photos = photos_of(cache, request.data.images)
-    return Material(trained, results, reader, photos, request.data)
+    data = data_for(request.data, results.header.splits[0].split, [reader], known)
+    return Material(trained, results, reader, photos, data)
 
 
 def _results(request: FiguresRequest) -> Results:
@@ -123,10 +126,11 @@ def _results(request: FiguresRequest) -> Results:
     known = [*(folder / "eval").glob("*.jsonl"), *folder.parent.glob("*.jsonl")]
     if known:
         return read_results(max(known, key=lambda path: path.stat().st_mtime_ns))
+    caches = (request.cache,) if request.cache else ()
     asked = EvalRequest(
         data=request.data,
-        split=HELD_OUT,
-        caches=(request.cache,) if request.cache else (),
+        split=default_split(caches, request.run, Path(), None),
+        caches=caches,
         checkpoint=request.run,
         flags=request.flags,
         limit=EVALUATED,

@@ -45,6 +45,11 @@ class Job:
     say: Callable[[str], None] = field(default=lambda line: None)
 
 
+def percents(scores: Mapping[str, float]) -> str:
+    """Fractions as percent, as `svp eval` prints them."""
+    return "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
+
+
 @dataclass(frozen=True)
 class TrainReport:
     """What a finished run tells."""
@@ -63,14 +68,13 @@ class TrainReport:
     def lines(self) -> list[str]:
         """For people."""
         rate = self.images / max(self.seconds, 1e-9)
-        scores = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
         last = "  ".join(f"{name} {value:.4f}" for name, value in self.last.items())
         skipped = f", {self.skipped} steps skipped" if self.skipped else ""
         done = f"{self.images} images in {self.seconds:.1f} s ({rate:.1f} images/s)"
         return [
             f"trained to step {self.steps}: {done if self.images else 'nothing was left'}{skipped}",
             *([f"last losses: {last}"] if last else []),
-            *([f"held-out: {scores}"] if scores else []),
+            *([f"held-out: {percents(self.scores)}"] if self.scores else []),
             f"checkpoint: {self.checkpoint}",
             f"run folder: {self.folder}",
         ]

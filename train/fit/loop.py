@@ -20,11 +20,12 @@ from ..hashing import key_of
 from ..ranks import meet
 from ..recipe import TrainRecipe
 from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkpoint
-from .job import Job, TrainReport
+from .job import Job, TrainReport, percents
 from .optim import learning_rate
 from .runfolder import libraries
 from .stage import enter, make_ready
 from .step import StepResult, agree, take
+from .watch import Watch
 from .wrapped import Wrapped
 
 KEPT = "the step was finished and a checkpoint written"
@@ -70,6 +71,10 @@ class _Run:
         self.trained: set[str] = set()
         self.last: StepResult | None = None
         self.began, self.first = time.monotonic(), self.step
+        self.watch = Watch(
+            job.recipe.steps, job.recipe.global_batch, self.accelerator.num_processes,
+            self.accelerator.device,
+        )  # fmt: skip
         loss = job.recipe.loss
         self.weights = Weights(loss.ce, loss.bce, loss.dice)
 
@@ -106,6 +111,7 @@ class _Run:
             if not result.finite:
                 self._refuse(index, result, step)
             self.step, self.cursor, self.last = self.step + 1, step.cursor, result
+            self.watch.step(step.batches, self.job.model.projector)
             self._after(entered, index, result, rate)
         entered.leave()
 
@@ -151,27 +157,30 @@ class _Run:
     def _after(self, entered: Wrapped, index: int, result: StepResult, rate: float) -> None:
         """Log, score, show and save, as often as the recipe says."""
         run, end = self.recipe.run, self._stage_end(index)
-        if result.finite:
-            stage = self.recipe.stages[index].name
-            self.job.folder.metrics(self.step, {**result.values(), "lr": rate, "stage": stage})
         if end or self.step % run.log == 0:
             self._say(self._progress(result))
+        held: dict[str, float] = {}
         if end or (run.validate_every and self.step % run.validate_every == 0):
-            self._validate(entered)
+            held = self._validate(entered)
+        record = {**(result.values() if result.finite else {}), **held}
+        if record:
+            stage = self.recipe.stages[index].name
+            self.job.folder.metrics(self.step, {**record, "lr": rate, "stage": stage})
         if run.preview and (end or self.step % run.preview == 0):
             self._preview(entered)
         if end or self.step % run.checkpoint == 0:
             self._save(entered)
 
-    def _validate(self, entered: Wrapped) -> None:
+    def _validate(self, entered: Wrapped) -> dict[str, float]:
+        """Held-out scores as percent, by the names of metrics.jsonl and TensorBoard."""
         if self.job.validate is None:
-            return
+            return {}
         with self._evaluating(entered):
             self.scores = dict(self.job.validate(self.job.model))
         if BEST in self.scores and (self.best is None or self.scores[BEST] > self.best):
             self.best = self.scores[BEST]
-        line = "  ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
-        self._say(f"step {self.step}: held-out {line}")
+        self._say(f"step {self.step}: held-out {percents(self.scores)}")
+        return {f"held-out/{name}": 100 * value for name, value in self.scores.items()}
 
     def _preview(self, entered: Wrapped) -> None:
         draws = self.job.folder.main and self.job.preview is not None
@@ -217,16 +226,12 @@ class _Run:
         return self.step == sum(stage.steps for stage in self.recipe.stages[: index + 1])
 
     def _progress(self, result: StepResult) -> str:
-        passed = time.monotonic() - self.began
-        rate = (self.step - self.first) / max(passed, 1e-9)
-        left = (self.recipe.steps - self.step) / max(rate, 1e-9)
+        rates, numbers = self.watch.read(self.step)
+        if self.job.folder.main:
+            self.job.folder.board(self.step, numbers)
         losses = f"loss {result.loss:.4f} (ce {result.ce:.4f} bce {result.bce:.4f} "
         losses += f"dice {result.dice:.4f}) norm {result.norm:.3f}"
-        images = rate * self.recipe.global_batch
-        total = self.recipe.steps
-        return (
-            f"step {self.step}/{total}: {losses}; {images:.1f} images/s, {left / 60:.1f} min left"
-        )
+        return f"step {self.step}/{self.recipe.steps}: {losses}; {rates}"
 
     def _say(self, line: str) -> None:
         self.job.folder.log(line)

@@ -1,8 +1,10 @@
 """A run's folder: what was asked for, where it ran, how it went. Never overwritten.
 
 config.yaml        the resolved recipe and what it ran on
-env.json           versions and machine, by an allow-list: no token of an environment gets in
-metrics.jsonl      losses and rates by step; no times, so two equal runs write equal files
+data.json          which data, caches and held-out data, so that other commands find them
+env.json           versions, machine, command, by an allow-list: no token of an environment gets in
+metrics.jsonl      losses, rates and held-out scores (percent) by step; no times, so two equal runs
+                   write equal files
 log.txt            what was said, with times
 checkpoints/       see checkpoint.py
 previews/          predictions while training
@@ -12,8 +14,9 @@ tensorboard/       if TensorBoard is installed
 import json
 import os
 import platform
-import sys
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +24,8 @@ from typing import Any
 
 import yaml
 
-from ...pipeline.errors import ConfigError, DataError
+from ...pipeline.cmdline import this_command
+from ...pipeline.errors import ConfigError, DataError, Interrupted, NonFiniteError, SvpError
 from ...pipeline.store.atomic import append_line, write_file
 from ...pipeline.text import escape, show
 from ..recipe import TrainRecipe
@@ -65,6 +69,10 @@ class RunFolder:
         if not self.main:
             return
         append_line(self.path / METRICS, json.dumps({"step": step, **values}))
+        self.board(step, values)
+
+    def board(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Numbers to TensorBoard alone: rates and memory differ between equal runs."""
         for name, value in values.items():
             if self._board is not None and not isinstance(value, str):
                 self._board.add_scalar(name, value, step)
@@ -80,6 +88,22 @@ class RunFolder:
         path = self.path / name
         write_file(path, (json.dumps(value, indent=1) + "\n").encode(), label="run")
         return path
+
+    @contextmanager
+    def unless_refused(self, *, new: bool) -> Iterator[None]:
+        """A new run that is refused before its first step leaves no folder behind."""
+        try:
+            yield
+        except (Interrupted, NonFiniteError):
+            raise
+        except SvpError:
+            begun = (self.path / METRICS).exists() or any(self.checkpoints.glob("*"))
+            if new and self.main and not begun:
+                self.close()
+                shutil.rmtree(self.path, ignore_errors=True)
+                with suppress(OSError):  # other runs may be there
+                    self.path.parent.rmdir()
+            raise
 
     def close(self) -> None:
         """Flush TensorBoard's files."""
@@ -111,7 +135,7 @@ def environment() -> dict[str, object]:
         "gpus": gpus,
         "libraries": libraries(),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "command": Path(sys.argv[0]).name,
+        "command": this_command(),
     }
 
 

@@ -1,0 +1,128 @@
+"""What a run was trained and scored on: `data.json` in its folder.
+
+Written when the run starts or goes on, read by `eval`, `predict`, `export`, `figures` and
+`train --resume RUN`, which then need not be told again. Paths are this machine's; digests of the
+same things stand in the checkpoints.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..pipeline.errors import DataError
+from ..pipeline.run.places import absolute_data
+from ..pipeline.store.jsonfile import read_bounded
+from ..pipeline.text import show
+from .defaults import DATA, HELD_OUT
+from .evaluation.trained import Found
+from .fit.checkpoint import Checkpoint
+from .fit.runfolder import RunFolder
+from .request import DataRequest
+
+FILE = "data.json"
+MAX_BYTES = 1 << 20
+Text = Annotated[str, Field(max_length=4096)]
+
+
+class UsedCache(BaseModel):
+    """Where a cache lay, and its id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Used(BaseModel):
+    """A data request, the split that was read of it ("" is all), and the caches it was joined with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Annotated[str, Field(max_length=64)]
+    dataset: Text
+    images: Path | None = None
+    root: Path | None = None
+    split_by: Annotated[str, Field(max_length=64)] | None = None
+    allow_google: bool = False
+    allow_counts: bool = False
+    allow_empty: bool = False
+    max_failures: int | None = None
+    caches: tuple[UsedCache, ...]
+
+    @property
+    def request(self) -> DataRequest:
+        """The data as the options of a command name it."""
+        return DataRequest(**self.model_dump(exclude={"split", "caches"}))
+
+
+class RunData(BaseModel):
+    """data.json: what trains, and what scores are taken on while it trains."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: Used
+    validation: Used | None = None
+
+    def of(self, split: str) -> Used | None:
+        """What the run read of `split`, held-out images first, if it did."""
+        known = (self.validation, self.training)
+        return next((used for used in known if used and used.split == split), None)
+
+
+def used(data: DataRequest, split: str, caches: dict[Path, str]) -> Used:
+    """The record of a data request; `caches` are ids by path. Paths become absolute."""
+    dataset, root = absolute_data(data.dataset or str(DATA), data.root)
+    places = replace(data, dataset=dataset, root=root)
+    if data.images is not None:
+        places = replace(places, images=data.images.absolute())
+    listed = tuple(UsedCache(path=path.absolute(), id=name) for path, name in caches.items())
+    return Used(**asdict(places), split=split, caches=listed)
+
+
+def write_run_data(folder: RunFolder, data: RunData) -> None:
+    """Put the record into the run's folder; on the first rank only."""
+    if folder.main:
+        folder.write_json(FILE, data.model_dump(mode="json"))
+
+
+def read_run_data(run: Path) -> RunData | None:
+    """The record of a run; None where there is none (runs of earlier versions).
+
+    Raises DataError for a file that is not one.
+    """
+    path = run / FILE
+    if not path.exists():
+        return None
+    try:
+        return RunData.model_validate_json(read_bounded(path, MAX_BYTES))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{show(str(path), 300)}: {show(where)}: {show(first['msg'])}: it is not what svp train "
+            "writes: move it away and name --dataset and --from-cache"
+        ) from None
+
+
+def data_of_run(found: Found) -> RunData | None:
+    """The record of the run of a checkpoint; None for a published model."""
+    return read_run_data(found.path.parents[1]) if isinstance(found, Checkpoint) else None
+
+
+def split_to_score(known: RunData | None) -> str:
+    """The split that is evaluated where none is named: the run's own held-out one, else val."""
+    if known and known.validation:
+        return known.validation.split
+    return HELD_OUT if known is None or _is_quickstart(known) else "val"
+
+
+def cache_of_run(known: RunData | None) -> Path | None:
+    """A cache the run read that is still there: its recipe says how photographs are cut."""
+    listed = known.training.caches if known else ()
+    return next((cache.path for cache in listed if cache.path.is_dir()), None)
+
+
+def _is_quickstart(known: RunData) -> bool:
+    return known.training.dataset == str(DATA.absolute())
