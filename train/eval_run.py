@@ -22,7 +22,7 @@ from .assemble import require_cache
 from .defaults import DATA, cache_of
 from .evaluation.evaluate import Classes, Settings, evaluate
 from .evaluation.oracle import Oracle, point_decoder
-from .evaluation.protocols import Example, Protocol, Unit, examples, plan
+from .evaluation.protocols import Example, Protocol, Unit, gather, plan
 from .evaluation.published import Published
 from .evaluation.results import Header, SplitSize, collect, read_results, write_results
 from .evaluation.summary import EvalReport, joined, summarise
@@ -127,6 +127,7 @@ class _Split:
     readers: tuple[CacheReader, ...]
     items: list[Example]
     units: list[Unit]
+    left_out: dict[str, int]
 
 
 def eval_command(request: EvalRequest) -> EvalReport:
@@ -175,23 +176,33 @@ def _eval(
     for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
         require_cache(trained.recipe, seen)
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
-    splits = [
-        _open_split(replace(request, data=data_for(request.data, name, by_split[name], known)),
-                    trained, name, by_split[name])
+    say = request.say if accelerator.is_main_process else _unheard
+    asked = {
+        name: replace(request, data=data_for(request.data, name, by_split[name], known))
         for name in request.splits
-    ]  # fmt: skip
+    }
+    with accelerator.main_process_first():  # the first one hashes photographs for all
+        splits = [
+            _open_split(asked[name], trained, name, by_split[name], say) for name in request.splits
+        ]
     trained.model.to(str(accelerator.device))
     home = results_of(found, request.runs)
     return joined([_evaluate(request, trained, split, accelerator, home) for split in splits])
 
 
 def _open_split(
-    request: EvalRequest, trained: Trained, name: str, readers: tuple[CacheReader, ...]
+    request: EvalRequest,
+    trained: Trained,
+    name: str,
+    readers: tuple[CacheReader, ...],
+    say: Callable[[str], None],
 ) -> _Split:
     source = source_of(request.data, trained.recipe, name)
     require_models(trained.recipe, readers, source, request.size)
-    items = examples(source, readers, request.limit)
-    return _Split(name, request.data, source, readers, items, _units(request, items, trained))
+    allowed = request.data.max_failures
+    found = gather(source, readers, request.limit, max_failures=allowed, say=say)
+    units = _units(request, found.items, trained)
+    return _Split(name, request.data, source, readers, found.items, units, found.left_out)
 
 
 def data_for(
@@ -386,6 +397,7 @@ def _header(request: EvalRequest, trained: Trained, split: _Split) -> Header:
         order=SUPERPIXEL_ORDER + shuffled,
         splits=_sizes(split.source, split.name, split.items, split.units),
         digests=trained.digests | caches | data,
+        left_out=split.left_out,
         libraries=libraries(),
     )
 
@@ -424,4 +436,8 @@ def _progress(
 
 
 def _quiet(count: int) -> None:
+    pass
+
+
+def _unheard(line: str) -> None:
     pass

@@ -61,6 +61,7 @@ class Opened:
             training=True,
             datasets=self.recipe.data.datasets,
             partial=partial,
+            max_failures=self.data.max_failures,
             say=say,
         )
 

@@ -83,13 +83,16 @@ class Problems:
 
         Raises DataError if there are more.
         """
-        lines = tuple(f"{self.where}: {line}" for line in self.lines)
-        faults = Faults(self.found, lines, records)
+        faults = self.faults(records)
         if allowed is None and faults.too_many:
             self.refuse(f" in {records} records, more than half: is this the right file?")
         if allowed is not None and self.found > allowed:
             self.refuse(f", more than --max-failures {allowed}" if allowed else "")
         return faults
+
+    def faults(self, records: int = 0) -> Faults:
+        """The problems so far, each line naming the file too."""
+        return Faults(self.found, tuple(f"{self.where}: {line}" for line in self.lines), records)
 
     def refuse(self, why: str) -> NoReturn:
         """The DataError of `raise_if_any`, with a reason after the count."""

@@ -12,7 +12,7 @@ Chance in `glamm` is a function of (seed, repeat, dataset, image_id) alone: orde
 do not matter (GLaMM's own evaluator is unseeded: its numbers move by one to two points).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
@@ -20,9 +20,12 @@ from typing import Literal
 from ...pipeline.errors import DataError
 from ...pipeline.records import Expression
 from ...pipeline.sources import Source
+from ...pipeline.sources.problems import NAMED, Faults, Problems, merged
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import show
+from ..feed.finding import Finder, Masks
 from ..feed.table import Entry
+from ..feed.table_build import check_left_out
 from ..hashing import Choices, key_of
 from ..text.prompts import GLAMM, Turn, Wording, choose_turns, fixed_turn
 
@@ -61,57 +64,117 @@ class Unit:
 
 
 def examples(
-    source: Source, caches: Sequence[CacheReader], limit: int | None = None
+    source: Source,
+    caches: Sequence[CacheReader],
+    limit: int | None = None,
+    *,
+    max_failures: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Example]:
     """The images of a source that have sentences, sorted by data set and image id.
 
-    limit  only the first so many images. Raises DataError if there is no sentence, or an image is
-    in no cache; CacheError if its row cannot be read.
+    limit         only the first so many images
+    max_failures  bad sentences, masks and quarantined images that are left out; None: any number of
+                  images, half of the sentences
+
+    `say` hears what is left out. Raises DataError if nothing is left, an image is in no cache, or is
+    another photograph there (see `feed.finding`); CacheError if its row is not computed yet.
     """
-    paths = {record.image_id: record.path for record in source.images}
+    return gather(source, caches, limit, max_failures=max_failures, say=say).items
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The images of an evaluation; `bad` sentences and `quarantined` images are not among them."""
+
+    items: list[Example]
+    bad: Faults
+    quarantined: dict[int, str]
+    notes: list[str]
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How much is left out, by reason; empty: nothing."""
+        counts = {
+            "bad records": self.bad.found,
+            "images in quarantine": len(self.quarantined),
+        }
+        return {reason: count for reason, count in counts.items() if count}
+
+
+def gather(
+    source: Source,
+    caches: Sequence[CacheReader],
+    limit: int | None = None,
+    *,
+    max_failures: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Gathered:
+    """`examples` with what is not among them. Raises as it does."""
+    finder, problems = Finder(caches, source.image_root, say), Problems(source.name)
+    masks = Masks(source, problems)
+    records = {record.image_id: record for record in source.images}
     found: list[Example] = []
+    asked = 0
     for (dataset, image_id), rows in groupby(
         source.sentences, key=lambda row: (row.dataset, row.image_id)
     ):
-        said = tuple(
-            Expression(row.sent_id, row.ref_id, row.ann_id, image_id, row.sent, mask)
-            for row in rows
-            if (mask := source.masks.get((dataset, row.ann_id))) is not None
-        )
-        if said and (limit is None or len(found) < limit):
-            entry = locate(caches, dataset, image_id, (said[0].mask.height, said[0].mask.width))
-            found.append(Example(entry, paths[image_id], said))
-    if not found:
-        raise DataError(f"{source.name} split {source.split or 'all'}: no sentence to evaluate")
-    return found
-
-
-def locate(
-    caches: Sequence[CacheReader], dataset: str, image_id: int, size: tuple[int, int]
-) -> Entry:
-    """Where the features of an image are. DataError if it is in no cache or of another size.
-
-    An image that a cache holds but could not compute is refused too: results without it would
-    be results of another set.
-    """
-    for number, cache in enumerate(caches):
-        row = cache.index_of.get(image_id)
-        if row is None:
+        if limit is not None and len(found) == limit:
+            break
+        place = finder.find(records[image_id])
+        if place is None:
             continue
-        image = cache.plan.images[row]
-        if cache.status(row) != "ok":
-            cache.superpixels(row)  # raises the CacheError that says why, and what to do
-        if (image.height, image.width) != size:
-            raise DataError(
-                f"image {dataset}/{image_id} is {size[0]}x{size[1]} in the data set, "
-                f"{image.height}x{image.width} in {show(str(cache.path), 200)}: not the same images"
+        said: list[Expression] = []
+        for row in rows:
+            asked += 1
+            mask = masks.of(row, place, problems) if masks.speakable(row) else None
+            if mask is not None:
+                ids = (row.sent_id, row.ref_id, row.ann_id, image_id)
+                said.append(Expression(*ids, row.sent, mask))
+        if said:
+            found.append(
+                Example(Entry(dataset, image_id, *place), records[image_id].path, tuple(said))
             )
-        return Entry(dataset, image_id, number, row, *size)
-    where = ", ".join(show(str(cache.path), 200) for cache in caches)
+    finder.check()
+    _check_absent(finder, source)
+    bad = merged((source.faults, problems.settle(asked, None)))
+    check_left_out(bad, len(finder.quarantined), max_failures)
+    notes = _notes(finder, bad)
+    for line in notes:
+        say(line)
+    if not found:
+        raise DataError(
+            f"{source.name} split {source.split or 'all'}: no sentence to evaluate"
+            + "".join(f"; {line}" for line in notes)
+        )
+    return Gathered(found, bad, finder.quarantined, notes)
+
+
+def _check_absent(finder: Finder, source: Source) -> None:
+    """Raise DataError naming an image that no cache holds: results would be of another set."""
+    if not finder.absent:
+        return
+    first = min(finder.absent)
+    if first in finder.pending:
+        cache, row = finder.pending[first]
+        cache.superpixels(row)  # raises the CacheError that says what to do
+    name = next(row.dataset for row in source.sentences if row.image_id == first)
+    where = ", ".join(show(str(cache.path), 200) for cache in finder.caches)
+    more = f" (nor are {len(finder.absent) - 1} others)" if len(finder.absent) > 1 else ""
     raise DataError(
-        f"image {dataset}/{image_id} is not in {where}: give the cache of this split with "
+        f"image {name}/{first} is not in {where}{more}: give the cache of this split with "
         "--from-cache, or make it with svp precompute"
     )
+
+
+def _notes(finder: Finder, bad: Faults) -> list[str]:
+    lines = [
+        f"image {image_id} left out, and its sentences: in quarantine ({why})"
+        for image_id, why in sorted(finder.quarantined.items())[:NAMED]
+    ]
+    if (more := len(finder.quarantined) - len(lines)) > 0:
+        lines.append(f"... and {more} more images in quarantine")
+    return [*lines, *bad.notices(), *finder.unseen_notes()]
 
 
 def plan(

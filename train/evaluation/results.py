@@ -51,6 +51,7 @@ class Header(JsonFile):
     """What produced the rows; equal headers and weights give equal rows.
 
     order       superpixel order at inference: `area` (descending), and K shuffles beside it
+    left_out    how much of the splits is not in the rows, by reason; empty: nothing
     digests     by name: recipe, checkpoint, cache, table, ...: what may not be mixed
     repeats     draws of protocol glamm, or orders tried
     """
@@ -66,6 +67,7 @@ class Header(JsonFile):
     splits: list[SplitSize]
     digests: dict[str, str]
     libraries: dict[str, str]
+    left_out: dict[str, Count] = Field(default_factory=dict)
 
 
 class Bounds(JsonFile):

@@ -5,6 +5,7 @@ same. Intervals draw images, because sentences of one image err together.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,6 +129,9 @@ class EvalReport:
         kind = f"protocol {head.protocol}" + (", generated" if head.generate else "")
         repeats = f", {head.repeats} repeats" if head.repeats > 1 else ""
         lines = [f"{kind}{repeats}, seed {head.seed}, superpixel order {head.order}"]
+        if head.left_out:
+            counts = ", ".join(f"{count:,} {reason}" for reason, count in head.left_out.items())
+            lines.append(f"left out: {counts}")
         for split in self.splits:
             lines += ["", *_lines(split)]
         return [*lines, *([""] if self.notes else []), *self.notes]
@@ -155,8 +159,11 @@ def joined(reports: Sequence[EvalReport]) -> EvalReport:
             same = all(other.header.digests.get(name) == value for other in reports)
             digests[name if same else f"{names} {name}"] = value
     splits = [size for report in reports for size in report.header.splits]
+    left_out: Counter[str] = Counter()
+    for report in reports:
+        left_out.update(report.header.left_out)
     return EvalReport(
-        first.model_copy(update={"splits": splits, "digests": digests}),
+        first.model_copy(update={"splits": splits, "digests": digests, "left_out": dict(left_out)}),
         [split for report in reports for split in report.splits],
         tuple(note for report in reports for note in report.notes),
         tuple(path for report in reports for path in report.files),

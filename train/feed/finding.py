@@ -6,12 +6,16 @@ of its file under whatever id. Several caches may hold one id: the one with this
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from ...pipeline.errors import DataError
-from ...pipeline.records import ImageRecord
+from ...pipeline.records import ImageRecord, Rle
+from ...pipeline.sources.problems import Problems
+from ...pipeline.sources.tables import Sentence, Source
+from ...pipeline.sources.wording import expression_problem
 from ...pipeline.store.plan import PlanImage
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import quote, show
@@ -30,7 +34,7 @@ class Place(NamedTuple):
 class Finder:
     """Finds images of a source in caches; what cannot be used is kept by reason.
 
-    absent       image ids that no cache holds
+    absent       image ids that no cache holds; `pending` those of them whose row will come
     quarantined  image id -> why its cache could not compute it
     other        lines about images that are other photographs than the cache's
     unseen       image ids whose file is not on this machine: taken by name and size
@@ -46,11 +50,13 @@ class Finder:
     ) -> None:
         self.caches, self.root, self._say = caches, root, say
         self.absent: set[int] = set()
+        self.pending: dict[int, tuple[CacheReader, int]] = {}
         self.quarantined: dict[int, str] = {}
         self.other: list[str] = []
         self.unseen: set[int] = set()
         self.looked = 0
         self._photos = Photos(root, caches[0].path, say)
+        self._index = [cache.index_of for cache in caches]
         self._places: dict[ImageRecord, Place | None] = {}
 
     def find(self, record: ImageRecord) -> Place | None:
@@ -74,25 +80,21 @@ class Finder:
                 "NEWCACHE`"
             )
 
-    def notes(self) -> list[str]:
-        """Lines for the user about what is left out, and what was not compared."""
-        lines = [
-            f"{len(ids)} images left out: {why} (the first is {min(ids)})"
-            for ids, why in ((self.absent, "not in the cache"), (self.quarantined, "quarantined"))
-            if ids
-        ]
-        if self.unseen:
-            lines.append(
-                f"{len(self.unseen)} of {self.looked} photographs are not in "
-                f"{show(str(self.root), 200)}: taken by name and size, their content was not "
-                "compared with the cache's"
-            )
-        return lines
+    def unseen_notes(self) -> list[str]:
+        """What the user is told about images whose content was not compared."""
+        if not self.unseen:
+            return []
+        line = (
+            f"{len(self.unseen)} of {self.looked} photographs are not in "
+            f"{show(str(self.root), 200)}: taken by name and size, their content was not compared "
+            "with the cache's"
+        )
+        return [line]
 
     def _find(self, record: ImageRecord) -> Place | None:
         other = why = ""
         for number, cache in enumerate(self.caches):
-            row = cache.index_of.get(record.image_id)
+            row = self._index[number].get(record.image_id)
             if row is None:
                 continue
             image = cache.plan.images[row]
@@ -105,6 +107,8 @@ class Finder:
                     return self._place(record, number, row, unseen=verdict == "unseen")
                 case "quarantined":
                     why = why or self._reason(cache, row)
+                case "missing":
+                    self.pending.setdefault(record.image_id, (cache, row))
         if (place := self._by_content(record)) is not None:
             return place
         if other:
@@ -116,9 +120,13 @@ class Finder:
         return None
 
     def _by_content(self, record: ImageRecord) -> Place | None:
-        key = self._photos.key(record, frozenset(size for size, _ in self._content))
+        key = self._photos.key(record, self._sizes)
         found = self._content.get(key) if key is not None else None
         return self._place(record, *found, unseen=False) if found else None
+
+    @cached_property
+    def _sizes(self) -> frozenset[int]:
+        return frozenset(size for size, _ in self._content)
 
     @cached_property
     def _content(self) -> dict[tuple[int, str], tuple[int, int]]:
@@ -153,16 +161,55 @@ class Finder:
                 f"image {record.image_id} is {quote(record.path)} in the data and "
                 f"{quote(image.path)} in {where}"
             )
-        if same_name := record.path == image.path:
-            what = "has another content than the file that was cached"
-        else:
-            what = f"is not {quote(image.path)}, which was cached under this id"
-        edited = " (edited after it was cached, or another picture of this name)"
+        what = f"is not {quote(image.path)}, which was cached under this id"
+        if record.path == image.path:
+            what = "was edited after it was cached, or is another picture of that name"
         return (
             f"image {record.image_id}, {quote(record.path)} in {show(str(self.root), 200)}, {what} "
-            f"in {where}{edited if same_name else ''}"
+            f"({where})"
         )
 
     def _reason(self, cache: CacheReader, row: int) -> str:
         wanted = cache.plan.images[row].image_id
         return next((bad.reason for bad in cache.quarantined if bad.image_id == wanted), "")
+
+
+class Masks:
+    """Target masks of a source's sentences, each looked at only if its sentence is used.
+
+    An expression that would break a prompt goes to `problems`: the sentence is left out, named and
+    counted.
+    """
+
+    def __init__(self, source: Source, problems: Problems) -> None:
+        self.source, self.problems = source, problems
+
+    def speakable(self, row: Sentence) -> bool:
+        """Whether the expression can be asked about."""
+        if problem := expression_problem(row.sent):
+            self.problems.add(_named(row, f"{quote(row.sent)} {problem}"))
+        return not problem
+
+    def of(self, row: Sentence, place: Place, problems: Problems) -> Rle | None:
+        """The mask of a sentence's object; None if it is bad, which goes to `problems`."""
+        key, size = (row.dataset, row.ann_id), (place.height, place.width)
+        if (mask := self.source.good_masks.get(key)) is not None:
+            if (mask.height, mask.width) == size:
+                return mask
+            problems.add(_named(row, f"{mask.height}x{mask.width} in the data set, {size[0]}x{size[1]} "
+                                "in the cache: not the same image"))  # fmt: skip
+            return None
+        if (bad := self.source.bad_masks.get(key)) is not None:
+            problems.add(_named(row, bad))
+            return None
+        # The photograph cannot be examined here, but the cache knows its size.
+        sized = replace(self.source.annotations[key], height=size[0], width=size[1])
+        try:
+            return sized.mask()
+        except DataError as error:
+            problems.add(_named(row, str(error)))
+            return None
+
+
+def _named(row: Sentence, what: str) -> str:
+    return f"{row.dataset} sentence {row.sent_id}: {what} (image {row.image_id})"

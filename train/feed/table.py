@@ -6,6 +6,7 @@ so that no RLE is decoded in training. A table is a folder named after its diges
     table.json         written last: sizes and checksums of the rest, notes
     index.safetensors  the columns of entries, sentences and targets
     targets-00000.bin  packed targets one after another, each with a crc32c in the index
+    left_out.json      bad sentences by name, for reports: no part of the table
 """
 
 import os
@@ -105,6 +106,7 @@ class ExpressionTable:
     digest    of all it was made from
     caches    ids of its caches
     notes     lines for the user
+    left_out  how many of what is not in it, by reason
 
     Entries are sorted by (dataset, image id), sentences by (ref_id, sent_id).
     Raises CacheError if a file is missing or is not what table.json says.
@@ -119,6 +121,7 @@ class ExpressionTable:
             raise self._damaged(TABLE, "its checksum is wrong")
         self.digest, self.caches, self.notes = file.digest, file.caches, file.notes
         self.datasets, self.sizes = file.datasets, file.sizes
+        self.left_out: dict[str, int] = {}
         self._columns = self._load(file.index)
         fault = column_fault(self._columns, len(file.datasets), len(file.caches), len(file.parts))
         if fault:

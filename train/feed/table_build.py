@@ -2,13 +2,15 @@
 
 The folder's name is the digest of everything that decides its content, so a table is never
 rewritten: other data make another folder, and two processes that make the same one write the same
-bytes. Nothing is left out in silence: every reason is counted in the notes.
+bytes. Nothing is left out in silence: every reason is counted in the notes. `left_out.json` beside
+the table remembers its bad sentences, for reports: it is no part of the table.
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +21,18 @@ from safetensors.numpy import save
 from ...pipeline.errors import DataError
 from ...pipeline.masks.rle import area, decode
 from ...pipeline.records import Rle
-from ...pipeline.sources.problems import Problems
+from ...pipeline.sources.problems import NAMED, Faults, Problems, merged
 from ...pipeline.sources.tables import Sentence, Source
-from ...pipeline.sources.wording import expression_problem
 from ...pipeline.store.atomic import sync_folder, write_file, write_temp
 from ...pipeline.store.checksum import crc32c
 from ...pipeline.store.jsonfile import canonical
 from ...pipeline.store.reader import CacheReader
-from ...pipeline.text import quote, show
+from ...pipeline.text import quote
+from .finding import Finder, Masks, Place
 from .table import INDEX, SCHEMA, TABLE, ExpressionTable, TableFile, part_names
 
 PART_BYTES = 128 << 20
-Said = tuple[Sentence, Rle]
+LEFT = "left_out.json"
 
 
 def open_table(
@@ -41,6 +43,7 @@ def open_table(
     training: bool,
     datasets: Collection[str] = (),
     partial: bool = False,
+    max_failures: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ExpressionTable:
     """The table of `sources` joined with `caches`, made under `root` if it is not there yet.
@@ -48,19 +51,40 @@ def open_table(
     training  leave out sentences whose mask is empty
     datasets  take only these (names as the sources write them); empty: all
     partial   accept images that are not in the caches; they are left out and counted
+    max_failures  bad sentences and masks that are left out; None: half of them (see `settle`); if it
+              is a number, quarantined images and the sources' own bad records count too
 
-    Raises DataError (a bad sentence or mask, an image the caches lack or hold in another size).
+    Raises DataError: more bad sentences or masks than that, an image the caches lack, or hold as
+    another photograph (see `finding`).
     """
-    joined = _Join(caches, frozenset(datasets), training, partial)
+    joined = _Join(caches, frozenset(datasets), training, partial, say)
     for source in sources:
         joined.add(source)
     joined.check()
     path = root / joined.digest(sources)[:16]
     if not (path / TABLE).exists():
-        joined.check_text()
         say(f"packing the masks of {len(joined.rows)} sentences (once)")
         _write(path, joined, sources)
-    return ExpressionTable(path)
+    bad = merged((*(s.faults for s in sources), joined.text.faults(), _read_bad(path)))
+    table = ExpressionTable(path)
+    table.notes = [*table.notes, *joined.unseen(), *bad.notices()]
+    table.left_out = {
+        "bad records": bad.found,
+        "images in quarantine": len(joined.quarantined),
+        "images not in the cache": len(joined.absent),
+    }
+    check_left_out(bad, len(joined.quarantined), max_failures)
+    return table
+
+
+def check_left_out(bad: Faults, images: int, allowed: int | None) -> None:
+    """Raise DataError if so many bad records and quarantined images are not accepted."""
+    if allowed is not None and bad.found + images > allowed:
+        named = "; ".join(bad.lines[:NAMED])
+        raise DataError(
+            f"{bad.found} bad records and {images} images in quarantine, more than --max-failures "
+            f"{allowed}{': ' if named else ''}{named}"
+        )
 
 
 @dataclass
@@ -71,42 +95,35 @@ class _Join:
     datasets: frozenset[str]
     training: bool
     partial: bool
-    rows: list[tuple[Sentence, int, int, Source]] = field(default_factory=list)
-    absent: set[int] = field(default_factory=set)
-    quarantined: set[int] = field(default_factory=set)
+    say: Callable[[str], None]
+    rows: list[tuple[Sentence, Place, Masks]] = field(default_factory=list)
+    finders: list[Finder] = field(default_factory=list)
+    text: Problems = field(default_factory=lambda: Problems("expressions"))
     seen: Counter[str] = field(default_factory=Counter)
 
     def add(self, source: Source) -> None:
         """Join one source; its sentences may be of several data sets."""
-        sizes = {image.image_id: (image.height, image.width) for image in source.images}
+        records = {image.image_id: image for image in source.images}
+        finder = Finder(self.caches, source.image_root, self.say)
+        masks = Masks(source, self.text)
+        self.finders.append(finder)
         for sentence in source.sentences:
             self.seen[sentence.dataset] += 1
             if self.datasets and sentence.dataset not in self.datasets:
                 continue
-            place = self._find(sentence.image_id, sizes[sentence.image_id])
-            if place is not None:
-                self.rows.append((sentence, *place, source))
+            place = finder.find(records[sentence.image_id])
+            if place is not None and masks.speakable(sentence):
+                self.rows.append((sentence, place, masks))
 
-    def _find(self, image_id: int, size: tuple[int, int]) -> tuple[int, int] | None:
-        """(cache, row) of an image, or None after counting why not."""
-        left_out = self.absent
-        for number, cache in enumerate(self.caches):
-            row = cache.index_of.get(image_id)
-            if row is None or cache.status(row) == "missing":
-                continue
-            if cache.status(row) == "quarantined":
-                left_out = self.quarantined
-                continue
-            image = cache.plan.images[row]
-            if (image.height, image.width) != size:
-                raise DataError(
-                    f"image {image_id} is {size[0]}x{size[1]} in the data and {image.height}x"
-                    f"{image.width} ({quote(image.path)}) in the cache {show(str(cache.path), 200)}: "
-                    "they do not belong together"
-                )
-            return number, row
-        left_out.add(image_id)
-        return None
+    @property
+    def absent(self) -> set[int]:
+        """Ids of images that no cache holds."""
+        return {image_id for finder in self.finders for image_id in finder.absent}
+
+    @property
+    def quarantined(self) -> dict[int, str]:
+        """Ids of images that their cache could not compute, and why."""
+        return {k: why for finder in self.finders for k, why in finder.quarantined.items()}
 
     def digest(self, sources: Sequence[Source]) -> str:
         """sha256 of all that decides the table."""
@@ -117,8 +134,8 @@ class _Join:
             "sources": [_source_digest(source) for source in sources],
         }
         rows = hashlib.sha256(canonical(asked))
-        for s, cache, row, _ in self.rows:
-            place = (s.dataset, s.image_id, s.ann_id, s.ref_id, s.sent_id, s.sent, cache, row)
+        for s, at, _ in self.rows:
+            place = (s.dataset, s.image_id, s.ann_id, s.ref_id, s.sent_id, s.sent, at.cache, at.row)
             rows.update(repr(place).encode())
         return rows.hexdigest()
 
@@ -126,20 +143,15 @@ class _Join:
         """Raise DataError if the data cannot be used as asked."""
         if unknown := sorted(self.datasets - self.seen.keys()):
             raise DataError(f"no data set {quote(unknown[0])}: there are {', '.join(self.seen)}")
+        for finder in self.finders:
+            finder.check()
         if self.absent and not self.partial:
             raise DataError(
                 f"{len(self.absent)} images with expressions are not in the cache (the first is "
                 f"{min(self.absent)}): run `svp precompute` on the whole split, or allow a part of "
                 "it with --partial"
             )
-
-    def check_text(self) -> None:
-        """Raise DataError listing the sentences that would break a prompt."""
-        problems = Problems("expressions")
-        for s, *_ in self.rows:
-            if problem := expression_problem(s.sent):
-                problems.add(f"{s.dataset} sentence {s.sent_id}: {quote(s.sent)} {problem}")
-        problems.raise_if_any()
+        self.text.settle(max(1, len(self.rows) + self.text.found), None)
 
     def notes(self, sources: Sequence[Source], empty: int) -> list[str]:
         """What the user should know: the sources' own notices (leaks), and what was left out."""
@@ -147,9 +159,16 @@ class _Join:
         for images, why in ((self.absent, "not in the cache"), (self.quarantined, "quarantined")):
             if images:
                 lines.append(f"{len(images)} images left out: {why} (the first is {min(images)})")
+        if other := sorted(self.seen.keys() - self.datasets) if self.datasets else []:
+            count = sum(self.seen[name] for name in other)
+            lines.append(f"{count} sentences of other data sets left out: {', '.join(other)}")
         if empty:
             lines.append(f"{empty} sentences left out: their mask is empty")
         return list(dict.fromkeys(lines))
+
+    def unseen(self) -> list[str]:
+        """What was taken without its photograph."""
+        return [line for finder in self.finders for line in finder.unseen_notes()]
 
 
 def _source_digest(source: Source) -> list[object]:
@@ -162,7 +181,9 @@ def _source_digest(source: Source) -> list[object]:
 
 def _write(path: Path, joined: _Join, sources: Sequence[Source]) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    rows, empty = _with_masks(joined)
+    problems = Problems("masks")
+    rows, empty = _with_masks(joined, problems)
+    write_file(path / LEFT, canonical(asdict(problems.faults())), label="left out")
     packer = _Packer(path)
     targets = [packer.add(mask) for *_, mask in rows]
     packer.flush()
@@ -183,18 +204,35 @@ def _write(path: Path, joined: _Join, sources: Sequence[Source]) -> None:
     write_file(path / TABLE, file.sealed().data(), label="table")
 
 
-Row = tuple[Sentence, int, int, Rle]
+def _read_bad(path: Path) -> Faults:
+    """Bad masks of the table at `path`, as it was made; none are known of an older one."""
+    try:
+        raw = json.loads((path / LEFT).read_bytes())
+        return Faults(int(raw["found"]), tuple(str(line) for line in raw["lines"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Faults()
 
 
-def _with_masks(joined: _Join) -> tuple[list[Row], int]:
-    """Rows in table order with their masks, and how many were dropped for an empty one."""
-    rows = [
-        (s, cache, row, source.masks[s.dataset, s.ann_id]) for s, cache, row, source in joined.rows
-    ]
+Row = tuple[Sentence, Place, Rle]
+
+
+def _with_masks(joined: _Join, problems: Problems) -> tuple[list[Row], int]:
+    """Rows in table order with their masks, and how many were dropped for an empty one.
+
+    Those with a bad mask go to `problems`. Raises DataError if that is more than half of them.
+    """
+    rows: list[Row] = []
+    for sentence, place, masks in joined.rows:
+        if (mask := masks.of(sentence, place, problems)) is not None:
+            rows.append((sentence, place, mask))
+    problems.settle(len(joined.rows), None)
     void = {mask for *_, mask in rows if area(mask) == 0} if joined.training else set()
-    kept = [row for row in rows if row[3] not in void]
+    kept = [row for row in rows if row[2] not in void]
     if not kept:
-        raise DataError("there is no sentence whose image is in the cache")
+        raise DataError(
+            "there is no sentence to train on: "
+            + (f"{len(rows)} have an empty mask" if rows else "no image with one is in the cache")
+        )
     kept.sort(key=lambda r: (r[0].dataset, r[0].image_id, r[0].ref_id, r[0].sent_id))
     return kept, len(rows) - len(kept)
 
@@ -245,10 +283,10 @@ def _columns(
     columns: dict[str, NDArray[np.generic]] = {
         "dataset": ints(datasets.index(rows[i][0].dataset) for i in firsts),
         "image_id": ints(rows[i][0].image_id for i in firsts),
-        "cache": ints(rows[i][1] for i in firsts),
-        "row": ints(rows[i][2] for i in firsts),
-        "height": ints(rows[i][3].height for i in firsts),
-        "width": ints(rows[i][3].width for i in firsts),
+        "cache": ints(rows[i][1].cache for i in firsts),
+        "row": ints(rows[i][1].row for i in firsts),
+        "height": ints(rows[i][2].height for i in firsts),
+        "width": ints(rows[i][2].width for i in firsts),
         "first": np.array([*firsts, len(rows)], np.int64),
         "sent_id": ints(row[0].sent_id for row in rows),
         "ref_id": ints(row[0].ref_id for row in rows),

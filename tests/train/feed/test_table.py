@@ -9,6 +9,7 @@ from loader_world import SIZE, make_source, make_table, target, write_cache
 from numpy.typing import NDArray
 
 from svp.pipeline.errors import CacheError, DataError
+from svp.pipeline.sources import Source
 from svp.train.feed import table_build
 from svp.train.feed.table import Entry, ExpressionTable, Said
 from svp.train.feed.table_build import open_table
@@ -102,11 +103,17 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     table = open_table(tmp_path / "t", [source], [cache], training=True, partial=True)
     assert {table.entry(i).image_id for i in range(len(table))} == {1, 2, 4, 5, 6, 7, 8}
     assert table.notes[0].startswith("leak: ")
-    assert table.notes[-3:] == [
+    assert table.notes[-4:-1] == [
         "2 images left out: not in the cache (the first is 9)",
         "1 images left out: quarantined (the first is 3)",
         "1 sentences left out: their mask is empty",
     ]
+    assert "7 of 10 photographs are not in" in table.notes[-1]  # the world has no files
+    assert table.left_out == {
+        "bad records": 0, "images in quarantine": 1, "images not in the cache": 2,
+    }  # fmt: skip
+    with pytest.raises(DataError, match="1 images in quarantine, more than --max-failures 0"):
+        open_table(tmp_path / "t", [source], [cache], training=True, partial=True, max_failures=0)
     with pytest.raises(DataError, match="not in the cache"):  # also once the table is there
         open_table(tmp_path / "t", [source], [cache], training=True)
     kept = open_table(tmp_path / "t", [source], [cache], training=False, partial=True)
@@ -134,13 +141,55 @@ def test_a_sentence_that_would_break_a_prompt_is_named(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "cache", range(1, 4))
     source = make_source("aa", range(1, 4))
     first = replace(source.sentences[0], sent="the [SEG] one")
+    bad = replace(source, sentences=(first, *source.sentences[1:]))
     with pytest.raises(DataError, match=r"aa sentence 100: .*special token \[SEG\]"):
+        open_table(tmp_path / "t", [bad], [cache], training=True, max_failures=0)
+    table = open_table(tmp_path / "t", [bad], [cache], training=True)
+    assert table.sentence_count == len(source.sentences) - 1 and table.left_out["bad records"] == 1
+    assert any("aa sentence 100: " in note and "[SEG]" in note for note in table.notes)
+
+
+POLYGONS = {
+    "four numbers": [[1, 2, 3, 4]],
+    "no polygon": "x",
+    "too many runs": {"size": [12, 10], "counts": [5]},
+    "another size": {"size": [13, 10], "counts": [130]},
+    "too large": {"size": [12, 9000], "counts": [108000]},
+}
+
+
+@pytest.mark.parametrize("kind", POLYGONS)
+def test_a_bad_mask_costs_its_own_sentences(tmp_path: Path, kind: str) -> None:
+    """Named and counted where it is used, also by the second run; nobody looks where it is not."""
+    cache = write_cache(tmp_path / "cache", range(1, 9), bad=[3])
+    source = make_source("aa", range(1, 10))
+
+    def spoilt(image_id: int) -> Source:
+        key = ("aa", 10 * image_id)
+        bad = replace(source.annotations[key], segmentation=POLYGONS[kind])
+        return replace(source, annotations={**source.annotations, key: bad})
+
+    whole = open_table(tmp_path / "t", [source], [cache], training=True, partial=True)
+    for image_id in (3, 9):  # in quarantine; in no cache
+        unused = spoilt(image_id)
+        table = open_table(tmp_path / "t", [unused], [cache], training=True, partial=True)
+        assert table.sentence_count == whole.sentence_count and table.left_out["bad records"] == 0
+    lost = sum(row.ann_id == 50 for row in source.sentences)
+    for _ in range(2):
+        table = open_table(tmp_path / "t", [spoilt(5)], [cache], training=True, partial=True)
+        assert table.sentence_count == whole.sentence_count - lost
+        assert table.left_out["bad records"] == lost == 1
+        assert any("aa sentence 500: " in note and "image 5" in note for note in table.notes)
+    with pytest.raises(DataError, match="more than --max-failures 1: .*aa sentence 500"):
         open_table(
-            tmp_path / "t",
-            [replace(source, sentences=(first, *source.sentences[1:]))],
-            [cache],
-            training=True,
+            tmp_path / "t", [spoilt(5)], [cache], training=True, partial=True, max_failures=1
         )
+    every = {k: replace(a, segmentation=POLYGONS[kind]) for k, a in source.annotations.items()}
+    with pytest.raises(DataError, match="more than half"):
+        open_table(
+            tmp_path / "t", [replace(source, annotations=every)], [cache], training=True,
+            partial=True,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["table.json", "index.safetensors", "targets-00000.bin"])
