@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
 from ..records import Rle
+from ..resize import resize
 from ..text import show
 from .area import cell_areas
 from .axis import Axis, Cells
@@ -63,26 +64,24 @@ class View:
         return Axis.full(height, self.size), Axis.full(width, self.size)
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H,W,3) uint8 to (size,size,3) uint8: PIL bicubic, which is antialiased.
+        """(H,W,3) uint8 to (size,size,3) uint8: antialiased bicubic, see `resize`.
 
         An image that already has the view's shape comes back unchanged.
         """
-        from PIL import Image
-
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise DataError(f"image is {image.dtype} {image.shape}, expected uint8 (H,W,3)")
         y, x = self.axes(*image.shape[:2])
         if self.kind == "clip" and max(y.extent, x.extent) > LONGEST * self.size:
             y, x = View("center_crop", self.size).axes(*image.shape[:2])
         box = (x.start, y.start, x.stop, y.stop)
-        seen = Image.fromarray(image).resize((x.extent, y.extent), Image.Resampling.BICUBIC, box)
+        seen = resize(image, y.extent, x.extent, "bicubic", box)
         if self.kind == "clip":
             top, left = -y.offset, -x.offset
-            return np.array(seen)[top : top + self.size, left : left + self.size]
+            return seen[top : top + self.size, left : left + self.size]
         canvas = np.empty((self.size, self.size, 3), dtype=np.uint8)
         canvas[:] = PAD_COLOUR
         rows = slice(y.offset, y.offset + y.extent)
-        canvas[rows, x.offset : x.offset + x.extent] = np.asarray(seen)
+        canvas[rows, x.offset : x.offset + x.extent] = seen
         return canvas
 
     def matrices(

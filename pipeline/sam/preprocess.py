@@ -1,8 +1,8 @@
 """Photograph to SAM input: longest side to S pixels, normalise, zero-pad right and bottom to S x S.
 
-Bit-equal to segment-anything's `ResizeLongestSide.apply_image` + `Sam.preprocess` (PIL bilinear on
-uint8, which is what the model was trained with), without needing torchvision. One deliberate
-difference: a side never becomes 0, so 1 x 3000 images work.
+Bit-equal to segment-anything's `ResizeLongestSide.apply_image` + `Sam.preprocess` under Pillow 12.2
+(bilinear on uint8, x before y, which is what the model was trained with; see `resize`), without
+needing torchvision. One deliberate difference: a side never becomes 0, so 1 x 3000 images work.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..resize import resize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +30,9 @@ def target_size(height: int, width: int, longest: int) -> tuple[int, int]:
 
 
 def resize_longest(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
-    """`image` (H,W,3) uint8 resized to `target_size`, PIL bilinear (antialiased when shrinking)."""
-    from PIL import Image
-
+    """`image` (H,W,3) uint8 resized to `target_size`, bilinear (antialiased when shrinking)."""
     height, width = target_size(image.shape[0], image.shape[1], longest)
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(resized)
+    return resize(image, height, width, "bilinear")
 
 
 def to_input(

@@ -15,7 +15,7 @@ from ..text import show
 from .jsonfile import canonical, read_bounded
 from .layout import META
 from .plan import SCHEMA, Plan
-from .schema import ArraySpec
+from .schema import OLD_AXES, ArraySpec
 
 MAX_META_BYTES = 65_536
 CODECS = {"bytes", "crc32c", "zstd", "gzip", "blosc"}
@@ -75,6 +75,8 @@ def check_array(path: Path, spec: ArraySpec, images: int, shard_size: int | None
         "attributes": {},
         "dimension_names": ["image", *spec.axes],
     }
+    if raw.get("dimension_names") == ["image", *OLD_AXES.get(spec.name, spec.axes)]:
+        wanted["dimension_names"] = raw["dimension_names"]
     wrong = [key for key, value in wanted.items() if not _same(raw.get(key), value)]
     wrong += sorted(set(raw) - {*wanted, "codecs"})
     if wrong:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 CRC32C = "crc32c"
+# Axes as caches made before svp 0.2 name them: two lengths under one name, which xarray refuses.
+# Nothing but the names differs, so such a cache is read as it is.
+OLD_AXES = {"sspe_masks": ("superpixel", "byte"), "sam": ("channel", "y", "x")}
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ArraySpec:
     """One array: (N, *row) of `dtype`; `codec` is what follows `bytes` for one row.
 
     level   zstd level, or None for crc32c without compression
-    axes    names of the axes, the first is always "image"
+    axes    names of the axes, the first is always "image"; one name has one length in a cache
     """
 
     name: str
@@ -61,7 +64,7 @@ def array_specs(plan: "Plan") -> tuple[ArraySpec, ...]:
     table = [
         *_features(plan),
         ArraySpec("cover", "float16", (k, p), 3, ("superpixel", "patch"), "covered share"),
-        ArraySpec("sspe_masks", "uint8", (k, bits), 3, ("superpixel", "byte"), "packed masks"),
+        ArraySpec("sspe_masks", "uint8", (k, bits), 3, ("superpixel", "mask_byte"), "packed masks"),
         ArraySpec("rle", "uint8", (plan.rle_bytes,), 5, ("byte",), "COCO RLE, the truth"),
         ArraySpec("level", "uint8", (k,), 3, ("superpixel",), "0 sub-part, 1 part, 2 whole"),
         ArraySpec("area", "int32", (k,), 3, ("superpixel",), "pixels"),
@@ -77,7 +80,7 @@ def array_specs(plan: "Plan") -> tuple[ArraySpec, ...]:
     if plan.cls:
         table.append(ArraySpec("cls", "float16", (c,), None, ("channel",), "CLS token"))
     if plan.sam is not None:
-        axes = ("channel", "y", "x")
+        axes = ("sam_channel", "y", "x")
         table.append(ArraySpec("sam", "float16", plan.sam, None, axes, "SAM image embedding"))
     return tuple(table)
 

@@ -13,15 +13,18 @@ SHAPES = [
     UpsampleShape(256, (256, 256), (256, 256)),
     UpsampleShape(256, (1, 256), (1, 700)),
     UpsampleShape(256, (253, 256), (511, 517)),
+    UpsampleShape(1024, (768, 1024), (480, 640)),
+    UpsampleShape(1024, (1024, 768), (1800, 1350)),
     UpsampleShape(192, (100, 192), (50, 96)),  # low-res : input = 1 : 3
 ]
 
 
 def published(low: Tensor, shape: UpsampleShape) -> Tensor:
+    """`Sam.postprocess_masks` on (N,3,h,w), three masks per prompt, as SAM always has."""
     side = (shape.image_size, shape.image_size)
-    large = F.interpolate(low[:, None], side, mode="bilinear", align_corners=False)
+    large = F.interpolate(low.unflatten(0, (-1, 3)), side, mode="bilinear", align_corners=False)
     large = large[..., : shape.resized[0], : shape.resized[1]]
-    return F.interpolate(large, shape.size, mode="bilinear", align_corners=False)[:, 0]
+    return F.interpolate(large, shape.size, mode="bilinear", align_corners=False).flatten(0, 1)
 
 
 def logits(count: int) -> Tensor:
@@ -34,7 +37,7 @@ def logits(count: int) -> Tensor:
 def test_exact_is_bit_equal_for_every_chunk_size(shape: UpsampleShape) -> None:
     low = logits(12)
     expected = published(low, shape)
-    for size in (1, 5, 12):
+    for size in (1, 2, 3, 4, 5, 12):
         ours = torch.cat([two_step(chunk, shape) for chunk in low.split(size)])
         assert torch.equal(ours, expected)
 

@@ -37,6 +37,37 @@ def test_snapshot(planner: Callable[..., Plan], tmp_path: Path) -> None:
     assert found == json.loads(SNAPSHOT.read_text())
 
 
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_an_axis_name_has_one_length(planner: Callable[..., Plan], stored: str) -> None:
+    """xarray opens a group only if it has: the whole cache is one data set of named axes."""
+    import dataclasses
+
+    plan = planner(layers=(3, 4, 5, 6), cls=True, stored=stored)
+    recipe = plan.recipe.model_copy(update={"store_sam_embeddings": True})
+    plan = dataclasses.replace(plan, recipe=recipe, sam=(256, 64, 64))
+    lengths: dict[str, set[int]] = {}
+    for spec in (*array_specs(plan), *column_specs()):
+        assert len(spec.axes) == len(spec.row), spec.name
+        for axis, length in zip(spec.axes, spec.row, strict=True):
+            lengths.setdefault(axis, set()).add(length)
+    assert {axis: found for axis, found in lengths.items() if len(found) > 1} == {}
+
+
+def test_axes_named_as_older_caches_name_them_are_read(
+    planner: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = planner()
+    create_cache(tmp_path / "c", plan)
+    path = tmp_path / "c/sspe_masks/zarr.json"
+    raw = json.loads(path.read_bytes())
+    (spec,) = [s for s in array_specs(plan) if s.name == "sspe_masks"]
+    path.write_text(json.dumps(raw | {"dimension_names": ["image", "superpixel", "byte"]}))
+    check_array(path, spec, len(plan.images), plan.shard_size)
+    path.write_text(json.dumps(raw | {"dimension_names": ["image", "superpixel", "bytes"]}))
+    with pytest.raises(CacheError, match="dimension_names"):
+        check_array(path, spec, len(plan.images), plan.shard_size)
+
+
 def test_every_row_has_its_own_chunk_and_shard_files_hold_64(planner: Callable[..., Plan]) -> None:
     import dataclasses
 
