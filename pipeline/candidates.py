@@ -106,6 +106,18 @@ def full_image(height: int, width: int) -> Candidates:
     )
 
 
+def distinct(counts: Sequence[bytes]) -> list[int]:
+    """Indices of the masks that differ from every one before them, by their COCO counts.
+
+    Box NMS drops copies of a mask, unless its box is one pixel high or wide: then the published
+    area is 0 and nothing is dropped. Each copy would be a token.
+
+    >>> distinct([b"a", b"b", b"a"])
+    [0, 1]
+    """
+    return sorted({mask: index for index, mask in reversed(list(enumerate(counts)))}.values())
+
+
 def largest(area: NDArray[np.integer], limit: int) -> Ints:
     """Indices, in list order, of the `limit` largest areas; of equal ones the first stay."""
     order = np.argsort(-area.astype(np.int64), kind="stable")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .candidates import Candidates, concat, full_image, largest, to_superpixels
+from .candidates import Candidates, concat, distinct, full_image, largest, to_superpixels
 from .crops import Crop, near_crop_edge
 from .fma import keep_superpixels
 from .masks import runs as rl
@@ -109,11 +109,12 @@ def cleaned(found: Candidates, config: GridConfig) -> Candidates:
 
 
 def filtered(found: Candidates, config: GridConfig) -> tuple[Candidates, tuple[bytes, ...]]:
-    """Step 7: the FMA level filter; the second value is the COCO counts of what is left."""
+    """Step 7: the FMA level filter, and no mask twice; the second value is the COCO counts."""
     counts = rl.encode(found.runs)
     height, width = found.runs.height, found.runs.width
     rles = [Rle(height, width, row) for row in counts]
     kept = keep_superpixels(rles, found.level, config.rock_sand_water_thresh)
+    kept = [kept[i] for i in distinct([counts[i] for i in kept])]
     return found.take(np.array(kept, np.int64)), tuple(counts[i] for i in kept)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .candidates import largest
+from .candidates import distinct, largest
 from .crops import Crop, crop_boxes
 from .errors import ConfigError
 from .grid import GridPrompter, full_precision
@@ -91,6 +91,7 @@ class WindowPrompter:
             full[y0:y1, x0:x1] = inside
         area = masks.sum((1, 2))
         keep = np.flatnonzero(area >= np.minimum(self.config.min_mask_region_area, found.area))
+        keep = keep[distinct(rl.encode(rl.from_masks(masks[keep])))]
         runs = rl.from_masks(masks[keep])
         return Superpixels(
             height=size[0],

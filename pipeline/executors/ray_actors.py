@@ -10,17 +10,21 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import CacheError, MissingPackageError
+from ..errors import CacheError, ConfigError, MissingPackageError
+from ..text import show
 from .base import ExecutorOptions, Pool, Task
 from .devices import usable_devices
 from .drive import DrivenExecutor
 from .ray_pool import RayPool
 from .starting import started
 from .worker import environment, thread_environment
+
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 
 class RayExecutor(DrivenExecutor):
@@ -57,6 +61,8 @@ def init_options(options: ExecutorOptions, workers: int) -> dict[str, Any]:
 def _connected(options: ExecutorOptions) -> Iterator[int]:
     """Join or start Ray; yields the number of workers to use."""
     _want_token(options)
+    if not options.ray_address:
+        require_short_folder(tempfile.gettempdir())
     with environment(_environment(options)):
         import ray
 
@@ -71,6 +77,22 @@ def _connected(options: ExecutorOptions) -> Iterator[int]:
         finally:
             ray.shutdown()
             _restore(handlers)
+
+
+def require_short_folder(folder: str) -> None:
+    """Refuse a temporary folder under which Ray cannot name its sockets. Raises ConfigError.
+
+    Ray puts `ray/session_<date>_<time>_<pid>/sockets/plasma_store` there, and a socket's path ends
+    at 107 bytes on Linux, 103 on macOS.
+    """
+    chosen = os.environ.get("RAY_TMPDIR") or folder
+    path = os.path.join(os.path.realpath(chosen), SOCKET)
+    limit = 103 if sys.platform == "darwin" else 107
+    if (excess := len(os.fsencode(path)) - limit) > 0:
+        raise ConfigError(
+            f"executor=ray: the temporary folder {show(chosen, 200)} is {excess} bytes too long for "
+            "Ray's sockets: set a shorter one, such as TMPDIR=/tmp, or use --executor local"
+        )
 
 
 def _want_token(options: ExecutorOptions) -> None:

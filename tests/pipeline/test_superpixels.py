@@ -43,6 +43,19 @@ def test_sam_source_equals_its_prompter_and_hands_on_the_embedding() -> None:
     assert source.generate_batch(IMAGES)[1] is None
 
 
+@pytest.mark.parametrize("preset", ["custom", "windows"])
+@pytest.mark.parametrize("size", [(1, 600), (600, 1), (2, 300)])
+def test_no_mask_comes_twice(preset: str, size: tuple[int, int]) -> None:
+    """Box NMS sees no area in a box one pixel high, so it would keep every copy of a mask."""
+    grid = GRID.model_copy(update={"points_per_side": 8, "crop_n_layers": int(preset == "windows")})
+    config = SuperpixelConfig(preset=preset, grid=grid)  # type: ignore[arg-type]
+    ramp = np.linspace(0, 255, max(size)).astype(np.uint8)
+    image = np.broadcast_to(ramp.reshape(-1 if size[1] < size[0] else 1, max(size))[..., None]
+                            if size[0] <= size[1] else ramp[:, None, None], (*size, 3))  # fmt: skip
+    (found,), _ = build_source(config, Where(images=Path()), "cpu").generate_batch([image.copy()])
+    assert len(set(found.rles)) == len(found.rles) < 40
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fast_mode_finds_nearly_the_same(dtype: str) -> None:
     fast = SuperpixelConfig.model_validate({**CONFIG.model_dump(), "mode": "fast", "dtype": dtype})

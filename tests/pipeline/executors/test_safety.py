@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from svp.pipeline.errors import MissingPackageError
+from svp.pipeline.errors import ConfigError, MissingPackageError
 from svp.pipeline.executors import ExecutorOptions, build, dask_cluster, ray_actors
 from svp.pipeline.executors.worker import environment, thread_environment
 
@@ -81,3 +81,16 @@ def test_worker_computes_on_the_threads_it_was_given(threads: int, tmp_path: Pat
     assert found["torch"] == threads
     if threads == 1:
         assert found["cores"] < 1.2, found  # type: ignore[operator]
+
+
+def test_a_folder_too_long_for_rays_sockets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from svp.pipeline.executors.ray_actors import require_short_folder
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    require_short_folder("/tmp")
+    require_short_folder("/var/folders/zz/12345678/T")
+    for folder in ("/tmp/" + "x" * 60, "/tmp/" + "\N{EURO SIGN}" * 20):
+        with pytest.raises(ConfigError, match=r"bytes too long for Ray's sockets: .*TMPDIR=/tmp"):
+            require_short_folder(folder)
+    monkeypatch.setenv("RAY_TMPDIR", "/r")
+    require_short_folder("/tmp/" + "x" * 60)
