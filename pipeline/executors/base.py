@@ -15,6 +15,7 @@ EventKind = Literal[
     "worker_ready",
     "worker_died",
     "worker_hung",
+    "progress",  # of a shard under way; result: {"images": int, "quarantined": {reason: int}}
     "shard_done",  # result: what the task returned
     "shard_failed",
     "shard_hunt",
@@ -84,13 +85,14 @@ class Summary:
 class Outcome:
     """What a pool reports about one of its workers.
 
+    progress  `value` is what its job told meanwhile (`worker.tell`); the job goes on
     ready   it can take a job       done    `value` is what the job returned
     raised  `error` (an SvpError) or `detail` (any other exception's traceback)
     died    the process is gone     refused `error` or `detail`: the models did not load
     """
 
     worker: int
-    kind: Literal["ready", "done", "raised", "died", "refused"]
+    kind: Literal["ready", "progress", "done", "raised", "died", "refused"]
     value: Mapping[str, object] = field(default_factory=dict)
     detail: str = ""
     error: Exception | None = None

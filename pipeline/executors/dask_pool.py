@@ -7,13 +7,15 @@ so a time limit includes that.
 import os
 import threading
 import time
+from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ..errors import CacheError
 from ..text import shorten
 from .base import ExecutorOptions, Job, Outcome, Task
-from .worker import Life
+from .worker import Life, listening
 
 START_S = 60  # for a process to come, or to come back
 ANSWER_S = 2  # for a few hundred bytes of a finished job
@@ -40,6 +42,8 @@ class DaskPool:
         self._waiting = dict.fromkeys(range(size), time.monotonic())  # for a process, since when
         self._address: dict[int, str] = {}
         self._futures: dict[Any, int] = {}
+        self._told: deque[Outcome] = deque()
+        client.subscribe_topic(self._run, self._hear)
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`."""
@@ -61,6 +65,8 @@ class DaskPool:
     def wait(self, timeout: float) -> list[Outcome]:
         """See `Pool`. Raises CacheError when the scheduler is gone."""
         distributed = distributed_package()
+        if self._told:
+            return [self._told.popleft() for _ in range(len(self._told))]
         try:
             alive = set(self._client.nthreads())
             outcomes = self._place(alive) + self._abandoned(alive)
@@ -91,6 +97,14 @@ class DaskPool:
         for future in self._futures:
             future.cancel()
         self._futures.clear()
+        with suppress(OSError, ValueError):  # the scheduler may be gone
+            self._client.unsubscribe_topic(self._run)
+
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Called in the client's own thread with what a job told."""
+        value = dict(event[1])
+        value.pop("worker", None)  # Dask puts the process's address there
+        self._told.append(Outcome(value.pop("by"), "progress", value))
 
     def _place(self, alive: set[str]) -> list[Outcome]:
         """Give processes nobody uses to the workers that wait for one."""
@@ -151,4 +165,9 @@ def _do(run: str, task: Task, worker: int, threads: int, job: Job) -> Outcome:
             if not life.loaded:
                 return loaded
             _lives[run] = life
-        return replace(_lives[run].do(job), worker=worker)
+        with listening(lambda told: _log(run, {"by": worker, **told.value})):
+            return replace(_lives[run].do(job), worker=worker)
+
+
+def _log(run: str, told: dict[str, object]) -> None:
+    distributed_package().get_worker().log_event(run, told)

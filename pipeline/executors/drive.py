@@ -16,6 +16,7 @@ from ..errors import CacheError, SvpError
 from ..text import shorten
 from .base import Event, EventKind, ExecutorOptions, Job, Outcome, Pool, Reason, Summary, Task
 from .hunt import Hunt
+from .inline import InlinePool
 
 TICK_S = 0.2
 HOPELESS = 3  # shards parked before the first one succeeded: stop, nothing works
@@ -89,6 +90,8 @@ class _Run:
 
     def loop(self) -> Summary:
         began = time.monotonic()
+        if isinstance(self.pool, InlinePool):  # its jobs run inside `wait`: nothing comes out of it
+            self.pool.listen = self._hear
         self._tell("started", result={"shards": len(self.queue), "workers": self.pool.size})
         while self.queue or self.busy:
             self._dispatch()
@@ -124,6 +127,10 @@ class _Run:
                 self.false_starts = 0
                 self.idle.add(worker)
                 self._tell("worker_ready", worker=worker)
+            case "progress":
+                job, _ = self.busy.get(worker, (None, 0.0))
+                if job is not None and job.rows is None and outcome.value.get("shard") == job.shard:
+                    self._tell("progress", job.shard, worker, result=outcome.value)
             case "done":
                 self.idle.add(worker)
                 self._finish(self.busy.pop(worker)[0], worker, outcome)
@@ -135,6 +142,10 @@ class _Run:
                 self.deaths += 1
                 self._tell("worker_died", worker=worker, detail=outcome.detail)
                 self._lose(worker, "worker_died", outcome.detail)
+
+    def _hear(self, outcome: Outcome) -> None:
+        self._handle(outcome)
+        self._tell("tick")
 
     def _end_hung(self) -> None:
         if self.timeout is None:

@@ -5,11 +5,37 @@ A dead actor is replaced by us (max_restarts=0, max_task_retries=0): Ray's own r
 poison shard again without anybody counting.
 """
 
+import time
 from typing import Any
 
 from ..text import shorten
 from .base import ExecutorOptions, Job, Outcome, Task
 from .worker import Life, thread_environment
+
+LOOK_S = 0.5  # between two looks at what jobs told
+
+
+class Box:
+    """An actor that keeps what jobs tell until the run takes it: a few hundred bytes a second."""
+
+    def __init__(self) -> None:
+        self._told: list[Outcome] = []
+
+    def put(self, told: Outcome) -> None:
+        """Keep it."""
+        self._told.append(told)
+
+    def take(self) -> list[Outcome]:
+        """All that was put since the last call."""
+        told, self._told = self._told, []
+        return told
+
+
+class RayLife(Life):
+    """A `Life` whose jobs tell through a `Box`; nobody waits for it."""
+
+    def __init__(self, task: Task, worker: int, threads: int, box: Any) -> None:
+        super().__init__(task, worker, threads, box.put.remote)
 
 
 class RayPool:
@@ -19,7 +45,10 @@ class RayPool:
         import ray
 
         gpu, remote = options.device != "cpu", options.ray_address or None
-        self._class = ray.remote(Life).options(
+        self._box: Any = ray.remote(Box).options(num_cpus=0, max_restarts=0).remote()
+        self._taken = self._box.take.remote()
+        self._looked = time.monotonic()
+        self._class = ray.remote(RayLife).options(
             num_cpus=0 if gpu else 1,
             num_gpus=1 if gpu else 0,
             max_restarts=0,
@@ -44,7 +73,7 @@ class RayPool:
         if not self._calls:
             return []
         ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
-        return [self._receive(call) for call in ready]
+        return [*self._hear(), *(self._receive(call) for call in ready)]
 
     def restart(self, worker: int) -> None:
         """See `Pool`."""
@@ -58,14 +87,28 @@ class RayPool:
         """See `Pool`."""
         import ray
 
-        for actor in self._actors.values():
+        for actor in (*self._actors.values(), self._box):
             ray.kill(actor, no_restart=True)
         self._actors.clear()
         self._calls.clear()
 
     def _start(self, worker: int) -> None:
-        self._actors[worker] = self._class.remote(self._task, worker, self._threads)
+        self._actors[worker] = self._class.remote(self._task, worker, self._threads, self._box)
         self._calls[self._actors[worker].load.remote()] = worker
+
+    def _hear(self) -> list[Outcome]:
+        """What jobs told since the last look; nothing once the box is lost with its node."""
+        import ray
+
+        if time.monotonic() - self._looked < LOOK_S or not ray.wait([self._taken], timeout=0)[0]:
+            return []
+        self._looked = time.monotonic()
+        try:
+            told: list[Outcome] = ray.get(self._taken)
+        except ray.exceptions.RayActorError:
+            return []
+        self._taken = self._box.take.remote()
+        return told
 
     def _receive(self, call: Any) -> Outcome:
         import ray

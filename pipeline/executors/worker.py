@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Literal
@@ -67,18 +68,48 @@ def serve(conn: Connection, task: Task, worker: int, threads: int) -> None:
     """Main function of a spawned worker: load the models, then do jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group
     _die_with_parent()
-    life = Life(task, worker, threads)
+    life = Life(task, worker, threads, conn.send)
     conn.send(life.load())
     with suppress(EOFError, BrokenPipeError):
         while life.loaded:
             conn.send(life.do(conn.recv()))
 
 
-class Life:
-    """A worker's life in two calls: load the models once, then do jobs."""
+_listener: Callable[[Outcome], None] | None = None  # of the job this process is at
 
-    def __init__(self, task: Task, worker: int, threads: int) -> None:
+
+def tell(**value: object) -> None:
+    """Report on the job under way, from within it: a few bytes, `shard` among them."""
+    if _listener is not None:
+        _listener(Outcome(0, "progress", value))
+
+
+@contextmanager
+def listening(listen: Callable[[Outcome], None] | None) -> Iterator[None]:
+    """What `tell` says inside goes to `listen`."""
+    global _listener
+    before, _listener = _listener, listen
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+class Life:
+    """A worker's life in two calls: load the models once, then do jobs.
+
+    listen  takes what jobs tell meanwhile; it may be lost, the job's result counts
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        worker: int,
+        threads: int,
+        listen: Callable[[Outcome], None] | None = None,
+    ) -> None:
         self._task, self._worker, self._threads = task, worker, threads
+        self._listen = listen
         self._do: Callable[[Job], dict[str, object]] | None = None
 
     @property
@@ -101,7 +132,12 @@ class Life:
         """Do a job: `done` or `raised`."""
         assert self._do is not None
         work = self._do
-        return self._attempt("raised", lambda: Outcome(self._worker, "done", work(job)))
+        with listening(self._hear if self._listen else _listener):
+            return self._attempt("raised", lambda: Outcome(self._worker, "done", work(job)))
+
+    def _hear(self, told: Outcome) -> None:
+        assert self._listen is not None
+        self._listen(replace(told, worker=self._worker))
 
     def _attempt(
         self, otherwise: Literal["raised", "refused"], call: Callable[[], Outcome]

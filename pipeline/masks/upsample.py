@@ -54,7 +54,7 @@ def two_step(low: Tensor, shape: UpsampleShape) -> Tensor:
     used, padded = _needed(low, shape)
     if filler := -len(used) % 3:
         used = torch.cat([used, used[:1].expand(filler, -1, -1)])
-    threes = used.unflatten(0, (len(used) // 3, 3))
+    threes = used.reshape(len(used) // 3, 3, *used.shape[1:])
     large = F.interpolate(threes, padded, mode="bilinear", align_corners=False)
     large = large[..., : shape.resized[0], : shape.resized[1]]
     found = F.interpolate(large, shape.size, mode="bilinear", align_corners=False)

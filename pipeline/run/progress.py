@@ -6,7 +6,7 @@ that could come from a file is escaped before it is printed.
 
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self, TextIO
@@ -15,32 +15,59 @@ from ..executors.base import Event
 from ..text import escape, shorten
 
 PLAIN_EVERY_S = 10.0
+WINDOW_S = 300.0  # what the rate is taken over
 
 
 class Tally:
     """Counts of one run, kept from its events.
 
-    `total` counts the images of the cache and `before` those committed by earlier runs.
+    `total` counts the images of the cache and `before` those committed by earlier runs. Images of
+    shards under way count as soon as their worker tells of them; a shard that fails takes its own
+    back.
     """
 
     def __init__(self, total: int, before: int = 0) -> None:
         self.total, self.before = total, before
-        self.images = 0
         self.shards = 0
-        self.failures: Counter[str] = Counter()  # images not in the cache, by reason
         self.trouble: Counter[str] = Counter()  # worker deaths and the like, by event kind
         self.seconds: Counter[str] = Counter()  # worker time by stage
+        self._images = 0
+        self._failures: Counter[str] = Counter()
+        self._under_way: dict[int | None, tuple[int, Counter[str]]] = {}  # by shard
         self._began = time.monotonic()
+        self._seen = deque([(self._began, 0)])  # (when, images) of the last `WINDOW_S`
 
     def update(self, event: Event) -> None:
         """Take note of `event`."""
-        if event.kind == "shard_done":
+        if event.kind == "worker_ready" and not self.images:
+            self._seen = deque([(time.monotonic(), 0)])  # loading models is not computing
+        elif event.kind == "progress":
+            images, failures = self._under_way.get(event.shard, (0, Counter()))
+            images += _number(event.result.get("images"))
+            self._count(failures, event.result.get("quarantined"))
+            self._under_way[event.shard] = images, failures
+            self._note()
+        elif event.kind == "shard_done":
+            self._under_way.pop(event.shard, None)
             self.shards += 1
-            self.images += _number(event.result.get("images"))
-            self._count(self.failures, event.result.get("quarantined"))
+            self._images += _number(event.result.get("images"))
+            self._count(self._failures, event.result.get("quarantined"))
             self._count(self.seconds, event.result.get("seconds"))
+            self._note()
         elif event.kind in ("worker_died", "worker_hung", "shard_failed", "shard_parked"):
             self.trouble[event.kind] += 1
+        if event.kind in ("shard_failed", "shard_parked"):
+            self._under_way.pop(event.shard, None)
+
+    @property
+    def images(self) -> int:
+        """Images this run has computed, good or not."""
+        return self._images + sum(images for images, _ in self._under_way.values())
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Images that will not be in the cache, by reason."""
+        return sum((found for _, found in self._under_way.values()), Counter(self._failures))
 
     @property
     def elapsed(self) -> float:
@@ -49,14 +76,24 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Images per second of this run, 0 before the first shard."""
-        return self.images / self.elapsed if self.images else 0.0
+        """Images per second over the last minutes, start-up left out; 0 before the first."""
+        (first, before), (last, now) = self._seen[0], self._seen[-1]
+        if now <= before:
+            return 0.0
+        # Between two batches the rate stays; once the next is late, the wait counts.
+        usual = (last - first) / max(1, len(self._seen) - 1)
+        return (now - before) / max(last - first, time.monotonic() - usual - first, 1e-9)
 
     @property
     def left_s(self) -> float | None:
         """Seconds to go at this rate, None while unknown."""
         left = self.total - self.before - self.images
         return left / self.rate if self.rate else None
+
+    def _note(self) -> None:
+        self._seen.append((time.monotonic(), self.images))
+        while len(self._seen) > 2 and self._seen[1][0] < self._seen[-1][0] - WINDOW_S:
+            self._seen.popleft()
 
     def line(self) -> str:
         """Where the run is, in one printable line."""

@@ -33,12 +33,12 @@ class RunLog:
         self._written = 0.0
 
     def update(self, event: Event) -> None:
-        """Append `event` (ticks only refresh the status). Raises CacheError if the disk refuses."""
+        """Append `event` (ticks and progress only refresh the status). Raises CacheError if the disk refuses."""
         with _explained(self._folder):
             self._update(event)
 
     def _update(self, event: Event) -> None:
-        if event.kind != "tick":
+        if event.kind not in ("tick", "progress"):
             append_line(self._folder / "events.jsonl", _line(event))
         if event.kind == "finished" or time.monotonic() - self._written >= STATUS_EVERY_S:
             self.status("finished" if event.kind == "finished" else "running")

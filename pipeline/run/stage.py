@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, ImageError
 from ..executors.base import Job, Reason
-from ..executors.worker import limit_threads
+from ..executors.worker import limit_threads, tell
 from ..images import read_record
 from ..paths import safe_join
 from ..records import ImageRecord, ImageRow, Quarantined, Superpixels, Where
@@ -107,6 +107,8 @@ class Stage:
                 done = self._batch(batch, report)
                 done |= {r: _poisoned(images[r], poison[r]) for r in wanted if r in poison}
                 entries += [done[row] for row in wanted]
+                if job.rows is None:
+                    tell(shard=job.shard, **_told(list(done.values())))
         if job.rows is None:
             self._write(job.shard, entries, report)
         report.count(entries)
@@ -306,6 +308,11 @@ def peak_rss() -> int:
         return int(found[0].split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _told(entries: Sequence[Entry]) -> dict[str, object]:
+    bad = Counter(entry.reason for entry in entries if isinstance(entry, Quarantined))
+    return {"images": len(entries), "quarantined": dict(bad)}
 
 
 def _poisoned(image: PlanImage, reason: Reason) -> Quarantined:

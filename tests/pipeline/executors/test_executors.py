@@ -60,6 +60,19 @@ def test_every_fault_at_once(executor: str, make: MakeTask, clean: dict[str, byt
     assert told == [{"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}] * len(task.shards)
 
 
+@pytest.mark.parametrize("executor", [*EXECUTORS, "inline"])
+def test_each_image_is_told_of_before_its_shard_is_done(executor: str, make: MakeTask) -> None:
+    """One shard of 12 images: the run hears of them while it goes on, whoever computes."""
+    task = make(images=12, per_shard=12, delay=0.25)
+    inline = executor == "inline"
+    _, events = run(task, "local" if inline else executor, workers=0 if inline else 1)
+    kinds = [event.kind for event in events]
+    before = [e for e in events[: kinds.index("shard_done")] if e.kind == "progress"]
+    assert 1 <= len(before) <= 12 and kinds.count("progress") == len(before)
+    assert {(e.shard, e.worker, e.result["images"]) for e in before} == {(0, 0, 1)}
+    assert all(e.result["quarantined"] in ({}, {"odd": 1}) for e in before)
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_worker_count_changes_nothing(
     workers: int, make: MakeTask, clean: dict[str, bytes]

@@ -8,7 +8,7 @@ import pytest
 from svp.pipeline.bench.memory import MemoryReport
 from svp.pipeline.encoders.encoder import build_encoder
 from svp.pipeline.errors import ImageError, MissingError
-from svp.pipeline.executors import ExecutorOptions, Job
+from svp.pipeline.executors import Event, ExecutorOptions, Job
 from svp.pipeline.images import read_image
 from svp.pipeline.masks.derive import derive
 from svp.pipeline.recipe import GridConfig, Recipe, SuperpixelConfig
@@ -42,8 +42,16 @@ def cache(scenes: tuple[Content, Where], tmp_path_factory: pytest.TempPathFactor
     content, where = scenes
     out = tmp_path_factory.mktemp("cache") / "c"
     options = RunOptions(executor_options=ExecutorOptions(workers=0))
-    report = precompute(content, RECIPE, where, out, options, quiet=True)
-    assert report.good == 3
+    told: list[object] = []
+
+    def listen(event: Event) -> None:
+        if event.kind == "progress":
+            told.append((event.shard, event.result["images"]))
+
+    report = precompute(content, RECIPE, where, out, options, on_event=listen, quiet=True)
+    assert report.good == report.computed == 3
+    assert told == [(0, 2), (0, 1)], "each batch is told of when it is done"
+    assert "progress" not in (out / "logs/events.jsonl").read_text()
     return out
 
 
