@@ -145,8 +145,8 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
             raise _error(
                 "unsupported-mode", path, f"mode {image.mode}; save the mask as 8-bit grey"
             )
-        pixels = np.asarray(image)
-    return pixels.any(2) if pixels.ndim == 3 else pixels != 0
+        pixels = np.asarray(image) != 0
+    return np.any(pixels, axis=2) if pixels.ndim == 3 else pixels
 
 
 def is_readable_kind(path: Path) -> bool:

@@ -32,8 +32,7 @@ def data() -> None:
 @click.argument("path")
 @source_options
 @click.option("--split", help="COCO: which instances file.")
-@click.option("--max-failures", type=click.IntRange(min=0), default=0, metavar="N",
-              help="Usable with up to N bad records; default 0.")  # fmt: skip
+@max_failures
 @click.option("--headers-only", is_flag=True, help="Do not decode the images.")
 @as_json
 def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) -> None:

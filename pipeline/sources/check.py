@@ -1,26 +1,28 @@
 """`svp data check`: everything that is wrong with a source, in one report, before hours of work.
 
-Six groups (data spec 14): counts, images, masks, text, leaks, sources. A report is usable when
-nothing found would stop a run or be lost in it; what only deserves a look is a notice.
+Six groups: counts, images, masks, text, leaks, sources. The rules are those of the commands that use
+the data: an image that cannot be read is quarantined, a bad record is left out, both named and
+counted; only what would stop a run makes the source unusable. What deserves a look is a notice.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError, ImageError, MissingError, SvpError
-from ..images import image_size, mislabelled, read_record
+from ..images import mislabelled, read_record
 from ..masks.rle import area, overlap, parts, union
-from ..paths import safe_join
-from ..records import ImageRecord, Rle
-from ..text import escape, quote, show
+from ..records import ImageRecord
+from ..text import counted, quote, show
+from .check_report import CheckReport, Group
+from .coordinates import require_placed, survey, systematic
 from .counts import compare, count
 from .detect import Options, load
 from .layouts import image_root
 from .leaks import overlaps
-from .problems import LIMIT
+from .photos import QUARANTINE, Photos, look_at
+from .problems import Faults
 from .tables import Annotation, Dataset, Sentence, assemble
 from .wording import expression_problem
 
@@ -34,60 +36,6 @@ MIRRORS = {
 }
 """Where the files can be had (GLaMM docs/datasets.md, LISA README); no licence is implied."""
 
-Group = dict[str, Any]
-
-
-@dataclass
-class CheckReport:
-    """What `check` found. `errors` make it unusable (exit code 1); `notices` do not."""
-
-    where: str
-    groups: dict[str, Group] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-    found: int = 0  # errors in all; the list stops at 100
-    max_failures: int = 0  # errors that are accepted
-
-    @property
-    def usable(self) -> bool:
-        """Whether a run can start on it as it is, or less as many records as are accepted."""
-        return self.found <= self.max_failures
-
-    @property
-    def exit_code(self) -> int:
-        """0 usable, 1 not."""
-        return 0 if self.usable else 1
-
-    def error(self, line: object) -> None:
-        """Add an error."""
-        self.found += 1
-        if len(self.errors) < LIMIT:
-            self.errors.append(str(line))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for --json."""
-        return {
-            "path": self.where,
-            "usable": self.usable,
-            "problems": self.found,
-            "errors": self.errors,
-            "notices": self.notices,
-            **self.groups,
-        }
-
-    def lines(self) -> list[str]:
-        """The report as text: one line per figure, then errors and notices."""
-        out = [f"{self.where}: {'usable' if self.usable else 'NOT usable'}"]
-        for name, group in self.groups.items():
-            out.append(f"{name}:")
-            out += [f"  {key}: {_plain(value)}" for key, value in group.items()]
-        if self.found:
-            more = f", the first {LIMIT} shown" if self.found > LIMIT else ""
-            out.append(f"errors ({self.found}{more}):")
-            out += [f"  {line}" for line in self.errors]
-        out += [f"note: {line}" for line in self.notices]
-        return [escape(line) for line in out]
-
 
 def check(
     where: Path | str,
@@ -99,15 +47,17 @@ def check(
     allow_google: bool = False,
     allow_counts: bool = False,
     allow_empty: bool = False,
-    max_failures: int = 0,
+    max_failures: int | None = None,
     decode: bool = True,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> CheckReport:
     """Examine a source. Never raises for what is in the data: that becomes an error of the report.
 
-    `max_failures` errors leave it usable: they are left out by every command. `decode` False reads only the headers of the images. `on_image(done, total)` reports progress.
+    `max_failures` bad records and images leave it usable; None: what a run accepts, any number of
+    images but not all, and up to half of a file's records. `decode` False reads only the headers of
+    the images. `on_image(done, total)` reports progress.
     """
-    report = CheckReport(show(str(where), 300), max_failures=max_failures)
+    report = CheckReport(show(str(where), 300), allowed=max_failures)
     options = Options(
         root=root or Path("."),
         images=images,
@@ -124,11 +74,9 @@ def check(
     except SvpError as error:
         _note_failure(error, report)
         return report
-    for faults in (dataset.faults for dataset in datasets):
-        for line in faults.lines:
-            report.error(line)
-        report.found += faults.found - len(faults.lines)
-    report.notices += [notice for dataset in datasets for notice in dataset.notices]
+    for dataset in datasets:
+        _take_faults(dataset.faults, report)
+        report.notices += [n for n in dataset.notices if not n.startswith(QUARANTINE)]
     _check_counts(datasets, allow_counts, report)
     _check_images(datasets, images, decode, on_image, report)
     _check_masks(datasets, report)
@@ -149,6 +97,14 @@ def _note_failure(error: SvpError, report: CheckReport) -> None:
         report.error(problem)
     if isinstance(error, MissingError):
         report.groups["sources"] = {"mirrors": MIRRORS}
+
+
+def _take_faults(faults: Faults, report: CheckReport) -> None:
+    for line in faults.lines:
+        report.leave_out(line)
+    report.counts["left out"] += faults.found - len(faults.lines)
+    if faults.found and faults.too_many:
+        report.error(f"{faults.found} bad records of {faults.records}, more than half")
 
 
 def _check_counts(datasets: Sequence[Dataset], allowed: bool, report: CheckReport) -> None:
@@ -182,17 +138,22 @@ def _check_images(
         report.error(error)
         report.groups["images"] = {"found": 0, "mirror": MIRRORS["images"]}
         return
-    reasons: Counter[str] = Counter()
+    photos = look_at(found.root, records)
     wrong_names = 0
     for done, record in enumerate(records, 1):
-        try:
-            _examine(found.root, record, decode)
-        except DataError as error:
-            reasons[error.reason if isinstance(error, ImageError) else "unsafe-path"] += 1
-            report.error(f"image {record.image_id}: {error}")
-        else:
+        if record.path not in photos.bad:
+            if decode:
+                _decode(found.root, record, photos)
             wrong_names += mislabelled(found.root / record.path) is not None
         on_image(done, len(records))
+    for record in records:
+        if record.path in photos.bad:
+            report.quarantine(f"image {record.image_id}: {photos.bad[record.path][1]}")
+    reasons = Counter(reason for reason, _ in photos.bad.values())
+    if records and len(photos.bad) == photos.seen:
+        report.error(f"not one of {counted(photos.seen, 'photograph')} can be read")
+    if datasets[0].kind not in ("folder", "jsonl"):  # these have told it
+        report.notices += [n for n in photos.notices() if not n.startswith(QUARANTINE)]
     report.groups["images"] = {
         "layout": found.layout,
         "root": show(str(found.root), 300),
@@ -202,28 +163,39 @@ def _check_images(
     }
 
 
-def _examine(root: Path, record: ImageRecord, decode: bool) -> None:
-    if decode:
+def _decode(root: Path, record: ImageRecord, photos: Photos) -> None:
+    try:
         read_record(root, record)
-        return
-    found = image_size(safe_join(root, record.path, f"image {record.image_id}"))
-    if record.height and found != (record.height, record.width):
-        raise ImageError("wrong-size", f"{record.path}: {found}, not {record.height, record.width}")
+    except ImageError as error:
+        photos.bad[record.path] = error.reason, str(error)
 
 
 def _check_masks(datasets: Sequence[Dataset], report: CheckReport) -> None:
     kinds: Counter[str] = Counter()
     areas: list[int] = []
-    for item in (a for d in datasets for a in d.annotations.values() if a.height):
-        try:
-            made = parts(item.segmentation, item.height, item.width, item.where)
-        except DataError as error:
-            kinds["refused"] += 1
-            report.error(error)
-            continue
-        areas.append(_note_mask(item, made, kinds))
+    for dataset in datasets:
+        objects = [item for item in dataset.annotations.values() if item.readable]
+        placement, wrong = survey(
+            (item.segmentation, item.height, item.width, item.where) for item in objects
+        )
+        if systematic(len(wrong), len(objects)):
+            report.error(
+                f"{dataset.title}: {len(wrong)} of {len(objects)} objects have other coordinates "
+                "than their photographs'"
+            )
+        if dataset.kind != "jsonl":  # its reader has told it
+            report.notices += placement.notices()
+        refused = kinds["refused"]
+        for item in objects:
+            _check_mask(item, kinds, areas, report)
+        refused = kinds["refused"] - refused
+        if not wrong and 2 * refused > len(objects):
+            report.error(
+                f"{dataset.title}: {refused} of {len(objects)} masks are bad: more than half"
+            )
     report.groups["masks"] = {
         "objects": len(areas) + kinds["refused"],
+        "polygons": kinds["polygons"],
         "RLE": kinds["rle"],
         "several parts": kinds["parts"],
         "overlapping parts (summing would give 2)": kinds["overlap"],
@@ -233,14 +205,24 @@ def _check_masks(datasets: Sequence[Dataset], report: CheckReport) -> None:
     }
 
 
-def _note_mask(item: Annotation, made: list[Rle], kinds: Counter[str]) -> int:
+def _check_mask(
+    item: Annotation, kinds: Counter[str], areas: list[int], report: CheckReport
+) -> None:
+    try:
+        require_placed(item.segmentation, item.height, item.width, item.where)
+        made = parts(item.segmentation, item.height, item.width, item.where)
+    except DataError as error:
+        kinds["refused"] += 1
+        report.leave_out(error)
+        return
     merged = union(made, item.height, item.width)
     pixels = area(merged)
-    kinds["rle"] += bool(made) and not _is_polygons(item.segmentation)
+    if made:
+        kinds["polygons" if _is_polygons(item.segmentation) else "rle"] += 1
     kinds["parts"] += len(made) > 1
     kinds["overlap"] += overlap(made, merged) > 0
     kinds["empty"] += pixels == 0
-    return pixels
+    areas.append(pixels)
 
 
 def _is_polygons(segmentation: object) -> bool:
@@ -258,7 +240,7 @@ def _check_text(datasets: Sequence[Dataset], report: CheckReport) -> None:
     for row in rows:
         if problem := expression_problem(row.sent):
             bad += 1
-            report.error(f"{row.dataset} sentence {row.sent_id}: {quote(row.sent)} {problem}")
+            report.leave_out(f"{row.dataset} sentence {row.sent_id}: {quote(row.sent)} {problem}")
     report.groups["text"] = {
         "expressions": len(rows),
         "refused": bad,
@@ -269,9 +251,3 @@ def _check_text(datasets: Sequence[Dataset], report: CheckReport) -> None:
 def _duplicates(rows: Iterable[Sentence]) -> int:
     seen = Counter((row.dataset, row.image_id, row.sent) for row in rows)
     return sum(times - 1 for times in seen.values())
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {number}" for name, number in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

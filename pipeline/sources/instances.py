@@ -116,7 +116,8 @@ def integer(value: object, name: str, where: str, *, low: int = 0, high: int = 2
     """`value` if it is an int (not a bool) in low..high, else a DataError."""
     if type(value) is not int or not low <= value <= high:
         limits = f"of at least {low}" if high == 2**63 - 1 else f"in {low}..{high}"
-        whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-        hint = f": write {int(value)}" if whole else ""
+        hint = ""
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            hint = f": write {int(value)}"
         raise DataError(f"{where}: {name} {quote(value)} is not an integer {limits}{hint}")
     return value

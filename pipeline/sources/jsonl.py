@@ -252,7 +252,7 @@ class _Reading:
             if new:
                 self.placement.add(line.mask, height, width, line.where)
         self.empty[line.split] += area(mask) == 0
-        polygons = isinstance(line.mask, list) and any(isinstance(p, list) for p in line.mask)
+        polygons = isinstance(line.mask, list) and not any(isinstance(p, dict) for p in line.mask)
         return line.mask if self.raw and polygons else mask.coco()
 
 

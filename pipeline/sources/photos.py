@@ -14,6 +14,7 @@ from ..paths import safe_join
 from ..records import ImageRecord
 from ..text import counted, quote
 
+QUARANTINE = "will be quarantined: "
 NAMED = 20  # files that cannot be read, named one by one
 
 
@@ -73,10 +74,10 @@ class Photos:
 
     def notices(self) -> list[str]:
         """Lines for the user; none if all is plain."""
-        found = [f"will be quarantined: {line}" for _, line in list(self.bad.values())[:NAMED]]
+        found = [f"{QUARANTINE}{line}" for _, line in list(self.bad.values())[:NAMED]]
         if len(self.bad) > NAMED:
             rest = counted(len(self.bad) - NAMED, "photograph")
-            found.append(f"will be quarantined: {rest} more")
+            found.append(f"{QUARANTINE}{rest} more")
         lying = set(self.lying)
         if upright := [name for name in self.turned if name not in lying]:
             found.append(

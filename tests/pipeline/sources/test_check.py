@@ -6,9 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from svp.cli import main
 from svp.pipeline.sources import check, counts
+
+
+def draw(folder: Path, number: int, name: str | None = None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 12), (number, 90, 90)).save(folder / (name or f"{number}.png"))
 
 
 def test_a_good_set(worlds: Any, tmp_path: Path) -> None:
@@ -44,8 +51,17 @@ def test_images_by_cause(world: Any, tmp_path: Path) -> None:
     causes = {key: group.get(key) for key in ("missing", "empty", "truncated", "wrong-size")}
     assert causes == {"missing": 1, "empty": 1, "truncated": 1, "wrong-size": 1}
     assert group["good"] == 1 and group["mislabelled (read by content)"] == 1
-    assert report.exit_code == 1 and report.found == 4
-    assert any("rotated by 90 degrees it would match" in line for line in report.errors)
+    assert report.exit_code == 0 and report.found == 4 == len(report.quarantined)
+    assert report.lines()[0].endswith(": usable; 4 photographs quarantined")
+    assert any("turned by 90 degrees it would match" in line for line in report.quarantined)
+    strict = check(folder, max_failures=3)
+    assert strict.exit_code == 1
+    assert strict.lines()[0].endswith("NOT usable; 4 photographs quarantined, more than "
+                                      "--max-failures 3")  # fmt: skip
+    assert check(folder, max_failures=4).usable
+    paths[4].write_bytes(b"")
+    (none,) = check(folder).errors
+    assert none == "not one of 5 photographs can be read" and not check(folder).usable
     headers = check(folder, decode=False).groups["images"]
     assert "truncated" not in headers and headers["wrong-size"] == 1
 
@@ -60,7 +76,9 @@ def test_masks_and_text_by_record(world: Any, tmp_path: Path) -> None:
     masks = report.groups["masks"]
     assert (masks["refused"], masks["empty"], masks["RLE"], masks["objects"]) == (1, 1, 1, 10)
     assert report.groups["text"]["refused"] == 2
-    assert [line.split(":")[0] for line in report.errors] == [
+    assert report.usable and report.lines()[0].endswith(": usable; 3 bad records left out")
+    assert not check(tmp_path / "refcoco", max_failures=2).usable
+    assert [line.split(":")[0] for line in report.left_out] == [
         "refcoco annotation 1000, polygon 0",
         "refcoco sentence 0",
         "refcoco sentence 2",
@@ -75,7 +93,8 @@ def test_plain_coco_objects_are_checked(worlds: Any, tmp_path: Path) -> None:
     path.write_text(json.dumps(made.instances()))
     made.draw(tmp_path / "train2017")
     report = check(tmp_path, split="train")
-    assert report.groups["masks"]["refused"] == 1 and not report.usable
+    assert report.groups["masks"]["refused"] == 1 and report.found == 1
+    assert not check(tmp_path, split="train", max_failures=0).usable
 
 
 def test_wrong_counts(worlds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,12 +130,69 @@ def test_the_list_stops_at_100_but_the_count_does_not(worlds: Any, tmp_path: Pat
     for item in made.annotations:
         item["segmentation"] = [[1]]
     report = check(made.write_refer(tmp_path / "refcoco"))
-    assert report.found == 120 and len(report.errors) == 100
-    assert "errors (120, the first 100 shown):" in report.lines()
+    assert report.found == 121 and len(report.left_out) == 100
+    assert "note: left out (120, the first 100 shown):" in report.lines()
+    assert not report.usable and report.errors == [
+        "refcoco/unc: 120 of 120 masks are bad: more than half"
+    ]
 
 
 def test_hostile_text_is_printed_safely(world: Any, tmp_path: Path) -> None:
     world.refs[0]["sentences"][0]["sent"] = "\x1b[31mred\u202e"
     report = check(world.write_refer(tmp_path / "refcoco"))
     assert all(line.isprintable() for line in report.lines())
-    assert "\\x1b[31mred\\u202e" in report.errors[0]
+    assert "\\x1b[31mred\\u202e" in report.left_out[0]
+
+
+@pytest.mark.parametrize("kind", ["folder", "refcoco"])
+def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> None:
+    """Both accept an image that cannot be read, by the same word, unless --max-failures is less."""
+    if kind == "folder":
+        draw(tmp_path / "set", 1), draw(tmp_path / "set", 2)
+        data, bad = tmp_path / "set", tmp_path / "set" / "bad.jpg"
+    else:
+        data = world.write_refer(tmp_path / "refcoco")
+        bad = tmp_path / "images" / world.images[0]["file_name"]
+    bad.write_bytes(b"no photograph")
+    for allowed, code in ((None, 0), (0, 1)):
+        assert check(data, max_failures=allowed).exit_code == code
+        out = tmp_path / f"cache{allowed}"
+        more = [] if allowed is None else ["--max-failures", str(allowed)]
+        made = CliRunner().invoke(
+            main,
+            ["precompute", "--dataset", str(data), "--out", str(out), "--superpixels", "slic",
+             "--workers", "1", "--size", "tiny", *more],
+        )  # fmt: skip
+        assert made.exit_code == code, made.output
+        assert "quarantined" in made.output
+    assert check(data).lines()[0].endswith("usable; 1 photograph quarantined")
+
+
+def test_polygons_are_not_counted_as_rle(tmp_path: Path) -> None:
+    draw(tmp_path, 1, "a.png")
+    square = [[1, 1, 6, 1, 6, 6, 1, 6]]
+    masks = [square, square * 2, {"size": [12, 16], "counts": [100, 92]}, []]
+    records = [{"image": "a.png", "expression": "x", "mask": m, "split": "val"} for m in masks]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    group = check(path).groups["masks"]
+    assert (group["polygons"], group["RLE"], group["empty"], group["several parts"]) == (2, 1, 1, 1)
+    assert group["overlapping parts (summing would give 2)"] == 1
+
+
+def test_what_is_not_there_has_no_heading(tmp_path: Path) -> None:
+    draw(tmp_path, 1, "a.png")
+    lines = check(tmp_path).lines()
+    assert not {"leaks:", "sources:"} & set(lines)
+    assert not any(line.rstrip().endswith(":") and line.startswith("  ") for line in lines)
+
+
+def test_missing_photographs_are_told_with_all_else(tmp_path: Path) -> None:
+    good = {"image": "gone.png", "expression": "x", "mask": [[1, 1, 6, 1, 6, 6]]}
+    rows = [good, {**good, "expression": ""}, {**good, "mask": [1, 2]}, {**good, "split": "x"}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = check(path)
+    assert not report.usable
+    assert [line.removeprefix(f"{path}: ")[:6] for line in report.left_out] == ["line 2", "line 4"]
+    assert len(report.quarantined) == 1 and "gone.png" in report.quarantined[0]
