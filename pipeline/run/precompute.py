@@ -110,7 +110,7 @@ class PrecomputeReport:
             f"{self.computed} images computed in {self.seconds:.1f} s{rate}, {there}",
             f"{mean:.1f} superpixels per image, {self.fallbacks} images with the whole image as one",
         ]
-        lines += [f"not in the cache: {n} x {why}" for why, n in sorted(self.failures.items())]
+        lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.failures.items())]
         if self.failures:
             lines.append(f"see {self.cache}/{LOGS}/failures.jsonl; retry with --retry-quarantined")
         return lines + [f"shard {s} given up: {why}" for s, why in sorted(self.parked.items())]

@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from svp.cli import main
-from svp.pipeline.sources import check, counts
+from svp.pipeline.executors import ExecutorOptions
+from svp.pipeline.recipe import Recipe
+from svp.pipeline.records import Where
+from svp.pipeline.run.planning import Content
+from svp.pipeline.run.precompute import RunOptions, precompute
+from svp.pipeline.sources import check, counts, open_source
+
+RECIPE = Recipe.model_validate({"superpixels": {"source": "slic"}})
 
 
 def draw(folder: Path, number: int, name: str | None = None) -> None:
@@ -154,17 +159,15 @@ def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> No
         data = world.write_refer(tmp_path / "refcoco")
         bad = tmp_path / "images" / world.images[0]["file_name"]
     bad.write_bytes(b"no photograph")
-    for allowed, code in ((None, 0), (0, 1)):
+    for allowed, code in ((None, 0), (1, 0), (0, 1)):
         assert check(data, max_failures=allowed).exit_code == code
+        options = RunOptions(executor_options=ExecutorOptions(workers=0), max_failures=allowed)
+        source = open_source(data)
+        where = Where(source.image_root)
         out = tmp_path / f"cache{allowed}"
-        more = [] if allowed is None else ["--max-failures", str(allowed)]
-        made = CliRunner().invoke(
-            main,
-            ["precompute", "--dataset", str(data), "--out", str(out), "--superpixels", "slic",
-             "--workers", "1", "--size", "tiny", *more],
-        )  # fmt: skip
-        assert made.exit_code == code, made.output
-        assert "quarantined" in made.output
+        report = precompute(Content(source.images), RECIPE, where, out, options, quiet=True)
+        assert report.exit_code == code
+        assert "quarantined: 1 x not-an-image" in report.lines()
     assert check(data).lines()[0].endswith("usable; 1 photograph quarantined")
 
 
