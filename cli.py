@@ -15,6 +15,7 @@ from .pipeline.commands.precompute import precompute_command
 from .train.bench.commands import BENCHES
 from .train.commands import COMMANDS
 from .train.figures.commands import figures_command
+from .train.rehearse.commands import rehearse_command
 from .train.reproduce.commands import reproduce_command
 
 
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 for command in (
-    data, precompute_command, cache, *COMMANDS, reproduce_command, figures_command,
+    data, precompute_command, cache, *COMMANDS, reproduce_command, figures_command, rehearse_command,
     doctor_command, fetch_command, bench,
 ):  # fmt: skip
     main.add_command(command)

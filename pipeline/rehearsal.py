@@ -34,6 +34,7 @@ class Dial(BaseModel):
     grid_points     at most so many SAM prompts per side
     steps           at most so many optimizer steps per stage
     global_batch    at most so many images per step
+    in_process      caches are made in the command's own process: no workers are started
     scenes          at most so many generated scenes per split of the quickstart
     """
 
@@ -46,6 +47,7 @@ class Dial(BaseModel):
     steps: Few | None = None
     global_batch: Few | None = None
     scenes: Few | None = None
+    in_process: bool = False
 
     def covers(self, path: Path) -> bool:
         """Whether `path` is one of the stand-ins."""

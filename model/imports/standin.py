@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SMALL = LlamaShape(hidden=64, intermediate=176, layers=2, heads=4, kv_heads=4)
-_CLIP = 1024  # channels of CLIP ViT-L/14, which both projectors read
+CLIP = 1024  # channels of CLIP ViT-L/14, which both projectors read
 _FEW = 4  # longest side of a tensor that is dropped on import
 
 
@@ -43,12 +43,14 @@ def write_standin(
     shards: int = 2,
     seed: int = 0,
     full: bool = False,
+    vision: int = CLIP,
 ) -> Path:
     """Write a checkpoint folder and return it; `folder` must not hold another one.
 
     layout   "glamm" or "lisa"
     shape    of the language model; its `vocab` is set by the layout
     shards   files the tensors are spread over
+    vision   channels that `mm_projector` reads
     full     dropped parts have their true shapes too (2.5 GB of image encoder)
 
     Raises MissingPackageError without sentencepiece.
@@ -56,8 +58,8 @@ def write_standin(
     chosen = LAYOUTS[layout]
     shape = replace(shape, vocab=LLAMA_VOCAB + len(chosen.tokens))
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, list(_tensors(chosen, shape, full)), shards, seed)
-    _write_json(folder / "config.json", _config(chosen, shape))
+    _write_weights(folder, list(_tensors(chosen, shape, full, vision)), shards, seed)
+    _write_json(folder / "config.json", _config(chosen, shape, vision))
     _write_json(folder / "generation_config.json", _GENERATION)
     write_words(folder, chosen)
     return folder
@@ -101,7 +103,7 @@ def _values(tensor: _Tensor, make: torch.Generator) -> "Tensor":
     return (torch.randn(tensor.shape, generator=make) * spread).to(tensor.dtype)
 
 
-def _tensors(layout: Layout, shape: LlamaShape, full: bool) -> Iterator[_Tensor]:
+def _tensors(layout: Layout, shape: LlamaShape, full: bool, vision: int) -> Iterator[_Tensor]:
     """Every tensor of the published checkpoint, in the order of the model's modules."""
     half, single = torch.bfloat16, torch.float32
     groups = expected_shapes(shape, {})
@@ -110,7 +112,7 @@ def _tensors(layout: Layout, shape: LlamaShape, full: bool) -> Iterator[_Tensor]
     for layer in range(shape.layers):
         inner = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
         yield _Tensor(inner, (shape.hidden // shape.heads // 2,), half)
-    for name, sizes in _mm_projector(layout, shape.hidden):
+    for name, sizes in _mm_projector(layout, shape.hidden, vision):
         yield _Tensor(f"model.mm_projector.{name}", sizes, half)
     for name, sizes in groups[TO_PROMPT].items():
         yield _Tensor(f"model.text_hidden_fcs.0.{name}", sizes, single)
@@ -124,8 +126,10 @@ def _tensors(layout: Layout, shape: LlamaShape, full: bool) -> Iterator[_Tensor]
             yield _Tensor(f"model.region_encoder.{name}", _cut(sizes, full), half)
 
 
-def _mm_projector(layout: Layout, hidden: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    linears = [("", _CLIP)] if layout.name == "lisa" else [("0.", _CLIP), ("2.", hidden)]
+def _mm_projector(
+    layout: Layout, hidden: int, vision: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    linears = [("", vision)] if layout.name == "lisa" else [("0.", vision), ("2.", hidden)]
     for prefix, width in linears:
         yield f"{prefix}weight", (hidden, width)
         yield f"{prefix}bias", (hidden,)
@@ -166,7 +170,7 @@ def _cut(sizes: tuple[int, ...], full: bool) -> tuple[int, ...]:
     return sizes if full else tuple(min(size, _FEW) for size in sizes)
 
 
-def _config(layout: Layout, shape: LlamaShape) -> dict[str, object]:
+def _config(layout: Layout, shape: LlamaShape, vision: int) -> dict[str, object]:
     """config.json as transformers 4.28 to 4.31 wrote it for these classes."""
     sizes = asdict(shape)
     common: dict[str, object] = {
@@ -178,7 +182,7 @@ def _config(layout: Layout, shape: LlamaShape) -> dict[str, object]:
         "initializer_range": 0.02, "model_type": "llava", "rope_scaling": None,
         "pretraining_tp": 1, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
         "use_cache": False, "freeze_mm_mlp_adapter": True, "tune_mm_mlp_adapter": False,
-        "mm_hidden_size": _CLIP, "mm_use_im_start_end": True, "mm_vision_select_feature": "patch",
+        "mm_hidden_size": vision, "mm_use_im_start_end": True, "mm_vision_select_feature": "patch",
         "mm_vision_select_layer": -2, "out_dim": 256, "train_mask_decoder": True,
     }  # fmt: skip
     if layout.name == "lisa":

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from ..rehearsal import dial
 from .base import Job, Outcome, Pool, Task
 from .devices import usable_devices
 from .drive import DrivenExecutor
@@ -26,9 +27,14 @@ class LocalExecutor(DrivenExecutor):
     def connect(self, task: Task, shards: int) -> AbstractContextManager[Pool]:
         """See `DrivenExecutor`."""
         devices = usable_devices(self.options)
-        if self.options.workers == 0:
+        if self.options.workers == 0 or self._rehearsed():
             return nullcontext(InlinePool(task, self.options.threads))
         return nullcontext(LocalPool(task, devices[: max(1, shards)], self.options.threads))
+
+    @staticmethod
+    def _rehearsed() -> bool:
+        found = dial()
+        return found is not None and found.in_process
 
 
 class LocalPool:

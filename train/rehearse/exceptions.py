@@ -1,0 +1,31 @@
+"""Documented commands that the rehearsal does not run, each with its reason; all others run."""
+
+NETWORK = "needs the network"
+CI = "run by .ci/run itself"
+GPU = "needs a CUDA device"
+LONG = "minutes to hours of measuring; the command's own tests run it"
+
+# (how the command begins, why it is not run); "" keeps it in, against a later entry.
+EXCEPTIONS: tuple[tuple[str, str], ...] = (
+    ("svp fetch", NETWORK),
+    ("hf download", NETWORK),
+    ("pip install", NETWORK),
+    ("make audit", NETWORK),
+    ("make superpixels DATA=", ""),
+    ("make superpixels", CI),
+    ("make test", CI),
+    ("make check-gpu", GPU),
+    ("make check", CI),
+    ("make rehearse", "this is it"),
+    ("svp rehearse", "this is it"),
+    ("make quickstart", "`svp quickstart`, which runs"),
+    ("make reliability", LONG),
+    ("make bench", LONG),
+    ("make release", LONG),
+    ("svp bench", LONG),
+)
+
+
+def reason_for(text: str) -> str:
+    """Why the command `text` is not run, or "": the first entry that it begins with."""
+    return next((why for start, why in EXCEPTIONS if text.startswith(start)), "")

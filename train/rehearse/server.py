@@ -1,0 +1,201 @@
+"""`svp` as a forked child of one process that has imported everything, for a quick walk.
+
+Importing torch and transformers takes longer than most commands here. So a shim named `svp` hands
+its words, folder, environment and open files to this process over a socket; a child forked from it
+runs the command as a fresh process would, and the shim exits with its code. Invariant: nothing but
+imports happens in the parent, so every child starts from the same state.
+"""
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SOCKET, LINE = "SVP_REHEARSE_SOCKET", "SVP_REHEARSE_LINE"
+_SHIM = """#!{python} -SE
+import json, os, socket, sys
+door = socket.socket(socket.AF_UNIX)
+door.connect(os.environ["SVP_REHEARSE_SOCKET"])
+call = {{"words": sys.argv[1:], "folder": os.getcwd(), "env": dict(os.environ)}}
+text = json.dumps(call).encode()
+socket.send_fds(door, [len(text).to_bytes(4, "big")], [0, 1, 2])
+door.sendall(text)
+sys.exit(int(door.recv(8) or b"137"))
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One command that was run. `line` is that of the document, 0 if it is not known."""
+
+    line: int
+    words: tuple[str, ...]
+    code: int
+    seconds: float
+
+
+@dataclass
+class _Call:
+    door: socket.socket
+    pid: int
+    line: int
+    words: tuple[str, ...]
+    start: float
+
+
+class Server:
+    """Answers shims while `serve` runs; `ran` lists what was run, in the order it ended."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make `folder`/bin/svp, the shim, and the socket beside it."""
+        programs = folder / "bin"
+        programs.mkdir(parents=True, exist_ok=True)
+        shim = programs / "svp"
+        shim.write_text(_SHIM.format(python=sys.executable))
+        shim.chmod(0o755)
+        self.path = folder / "bin" / "door"
+        self.path.unlink(missing_ok=True)
+        self.ran: list[Ran] = []
+        self._calls: dict[int, _Call] = {}
+        self._door = socket.socket(socket.AF_UNIX)
+        self._door.bind(str(self.path))
+        self._door.listen(16)
+        self._watch = selectors.DefaultSelector()
+        self._watch.register(self._door, selectors.EVENT_READ)
+
+    def environment(self) -> dict[str, str]:
+        """What a shell needs for its `svp` to be this one."""
+        path = f"{self.path.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        return {SOCKET: str(self.path), "PATH": path}
+
+    def serve(self, until: Callable[[], bool]) -> None:
+        """Run what shims ask for until `until()`, asked about every 50 ms."""
+        while not until():
+            for key, _ in self._watch.select(0.05):
+                if key.fileobj is self._door:
+                    self._take()
+                else:
+                    self._gone(key.data)
+            self._reap()
+
+    def close(self) -> None:
+        """End what is still running."""
+        for call in list(self._calls.values()):
+            with suppress(ProcessLookupError):
+                os.killpg(call.pid, signal.SIGKILL)
+            os.waitpid(call.pid, 0)
+        self._watch.close()
+        self._door.close()
+        self.path.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        door, _ = self._door.accept()
+        size, files, _, _ = socket.recv_fds(door, 4, 3)
+        text = b""
+        while len(text) < int.from_bytes(size, "big"):
+            text += door.recv(1 << 16)
+        asked = json.loads(text)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            _child(asked, files)
+        for file in files:
+            os.close(file)
+        line = int(asked["env"].get(LINE) or 0)
+        self._calls[pid] = _Call(door, pid, line, tuple(asked["words"]), time.monotonic())
+        self._watch.register(door, selectors.EVENT_READ, pid)
+
+    def _gone(self, pid: int) -> None:
+        """The shim is gone before its answer, killed: so is the command."""
+        call = self._calls.get(pid)
+        if call is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            self._watch.unregister(call.door)
+
+    def _reap(self) -> None:
+        for call in list(self._calls.values()):
+            pid, status = os.waitpid(call.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            code = 128 - code if code < 0 else code
+            with suppress(KeyError):
+                self._watch.unregister(call.door)
+            with suppress(OSError):
+                call.door.send(str(code).encode())
+            call.door.close()
+            del self._calls[pid]
+            spent = time.monotonic() - call.start
+            self.ran.append(Ran(call.line, call.words, code, spent))
+
+
+def _child(asked: dict[str, object], files: list[int]) -> None:
+    """Become the command; never returns."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+        words, env = asked["words"], asked["env"]
+        assert isinstance(words, list) and isinstance(env, dict)
+        os.chdir(str(asked["folder"]))
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv = ["svp", *words]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(
+                number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            )
+        code = _run()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _run() -> int:
+    import traceback
+
+    from ...cli import main
+
+    try:
+        main(prog_name="svp")
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # noqa: BLE001 - a forked child: nobody above would print it
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def import_everything() -> None:
+    """What the commands import, so that no child has to; nothing is computed."""
+    import accelerate  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+    import peft  # noqa: F401
+    import segment_anything  # noqa: F401
+    import tensorboard.summary  # noqa: F401
+    import timm.models.tiny_vit  # noqa: F401
+    import torch
+    import transformers
+    import zarr  # noqa: F401
+
+    torch.set_num_threads(1)
+    for name in ("CLIPModel", "Dinov2WithRegistersModel", "LlamaForCausalLM", "LlamaTokenizer"):
+        getattr(transformers, name)
+
+    from ...pipeline.run import launch, precompute  # noqa: F401
+    from .. import eval_run, export_run, predict, quickstart  # noqa: F401
+    from .. import launch as train_launch  # noqa: F401
+    from ..figures import run as figures_run  # noqa: F401
+    from ..reproduce import plan  # noqa: F401
