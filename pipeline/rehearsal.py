@@ -35,7 +35,7 @@ class Dial(BaseModel):
     steps           at most so many optimizer steps per stage
     global_batch    at most so many images per step
     in_process      caches are made in the command's own process: no workers are started
-    scenes          at most so many generated scenes per split of the quickstart
+    scenes          at most so many generated scenes, per split of the quickstart
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -100,6 +100,12 @@ def _read(named: str) -> Dial:
         return Dial.model_validate(load_yaml(path))
     except ValidationError as error:
         raise ConfigError(f"{VARIABLE}={show(named, 200)}: {show(str(error), 400)}") from None
+
+
+def few_scenes(count: int) -> int:
+    """`count` generated scenes, or what the dial in force allows."""
+    found = dial()
+    return min(count, found.scenes) if found and found.scenes else count
 
 
 def turned_down(change: Callable[[Dial], None]) -> bool:

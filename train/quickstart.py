@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 from ..pipeline.executors import ExecutorOptions
+from ..pipeline.rehearsal import few_scenes
 from ..pipeline.run.launch import Request, launch, open_request
 from ..pipeline.run.precompute import RunOptions
 from ..pipeline.run.settings import Flags
@@ -27,12 +28,18 @@ GOAL, MARGIN = 0.60, 0.02  # gIoU of SVP, and how much better MLP on all patches
 PROJECTORS = ("svp", "mlp")
 
 
+def _sizes() -> dict[str, int]:
+    """Images per split, fewer in a rehearsal."""
+    return {split: few_scenes(count) for split, count in SPLITS.items()}
+
+
 def prepare(split: str, say: Callable[[str], None], hint: str = "svp quickstart") -> Path:
     """The cache of a split of the quickstart's scenes, made or finished. Raises as `launch`.
 
     hint  the command that goes on, told when it is stopped
     """
-    write_scenes(DATA, images=sum(SPLITS.values()), seed=SEED, splits=SPLITS)
+    sizes = _sizes()
+    write_scenes(DATA, images=sum(sizes.values()), seed=SEED, splits=sizes)
     run = RunOptions(
         executor_options=ExecutorOptions(workers=os.cpu_count() or 1),
         hint=hint,

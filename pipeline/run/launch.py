@@ -13,6 +13,7 @@ from ..executors.base import Event
 from ..executors.devices import usable_devices
 from ..recipe import Recipe
 from ..records import Where
+from ..rehearsal import few_scenes
 from ..sources import Source, open_source
 from .calibrate import calibrate
 from .cost import Estimate, estimate
@@ -89,7 +90,7 @@ def open_request(request: Request) -> Opened:
     if dataset is None:
         from ..scenes import write_scenes
 
-        dataset = str(write_scenes(SCENES, images=SCENE_COUNT, seed=0))
+        dataset = str(write_scenes(SCENES, images=few_scenes(SCENE_COUNT), seed=0))
     source = open_source(
         dataset,
         images=request.images,

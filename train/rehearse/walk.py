@@ -1,6 +1,7 @@
 """Blocks of commands, run one after the other in a folder of stand-ins, and what came of them."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,7 +87,7 @@ def _run(step: Step, folder: Path, env: dict[str, str], server: Server) -> Outco
             server.serve(lambda: shell.poll() is not None)
         finally:
             if shell.poll() is None:
-                shell.kill()
+                os.killpg(shell.pid, signal.SIGKILL)
     seconds = time.monotonic() - began
     lines = stopped.read_text().split()
     named = step.file or step.name
