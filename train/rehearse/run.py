@@ -29,7 +29,7 @@ SMALL: dict[str, object] = {
     "grid_points": 3,
     "steps": 2,
     "global_batch": 4,
-    "scenes": 12,
+    "scenes": 8,
     "in_process": True,
 }
 

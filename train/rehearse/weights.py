@@ -212,7 +212,7 @@ def _write_clip(folder: Path) -> None:
         "hidden_act": "quick_gelu",
     }
     config = CLIPConfig(
-        text_config=CLIPTextConfig(num_hidden_layers=1, vocab_size=64, **_TEXT).to_dict(),
+        text_config=CLIPTextConfig(num_hidden_layers=1, **_TEXT).to_dict(),
         vision_config=CLIPVisionConfig(**vision).to_dict(),
         projection_dim=64,
     )

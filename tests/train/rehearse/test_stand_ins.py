@@ -1,0 +1,116 @@
+"""Stand-ins have the published files' names, keys and fields; the dial acts only where it is set."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from svp.pipeline.errors import ConfigError, WeightsError
+from svp.pipeline.rehearsal import MARK, VARIABLE, dial
+from svp.pipeline.run.settings import Flags, resolve
+from svp.pipeline.sam.architecture import OFFICIAL, build_sam, detect_type, official
+from svp.pipeline.sources import open_source
+from svp.pipeline.weights.load import load_state_dict
+from svp.train.rehearse import photographs
+from svp.train.rehearse.run import SMALL
+from svp.train.rehearse.weights import SAM_FILES, sam_state
+from svp.train.settings import TrainFlags, resolve_plain
+
+KEYS = Path(__file__).parents[2] / "fixtures" / "keys"
+
+
+@pytest.fixture
+def dialled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of stand-ins, with the dial in force."""
+    path = tmp_path / "dial.yaml"
+    path.write_text(yaml.safe_dump({"folder": str(tmp_path), **SMALL}))
+    monkeypatch.setenv(VARIABLE, str(path))
+    return tmp_path
+
+
+def published(model: str) -> dict[str, str]:
+    rows = (KEYS / f"{model}.tsv").read_text().splitlines()
+    return {row.split("\t")[0]: row.split("\t")[2] for row in rows}
+
+
+@pytest.mark.usefixtures("dialled")
+@pytest.mark.parametrize("model", ["vit_h", "vit_l", "vit_b"])
+def test_sam_has_the_published_names_of_the_blocks_it_keeps(model: str) -> None:
+    state = sam_state(model)
+    width, depth = official()[model]
+    names = published(f"sam_{model}")
+    kept = {n for n in names if ".blocks." not in n or int(n.split(".")[2]) < depth}
+    assert state.keys() == kept and width < OFFICIAL[model][0]
+    assert detect_type(state) == model
+    build_sam(model).load_state_dict(state, assign=True)
+
+
+@pytest.mark.usefixtures("dialled")
+def test_mobile_sam_is_published_in_names_and_shapes() -> None:
+    shapes = {
+        name: "x".join(map(str, value.shape)) or "scalar"
+        for name, value in sam_state("vit_t").items()
+    }
+    assert shapes == published("mobile_sam_vit_t")
+
+
+def test_a_stand_in_is_read_under_the_dial_only(
+    dialled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = dialled / SAM_FILES["vit_b"]
+    torch.save({"a": torch.zeros(1)}, path)
+    assert load_state_dict(path).keys() == {"a"}
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(WeightsError, match="name of a public file"):
+        load_state_dict(path)
+
+
+@pytest.mark.usefixtures("dialled")
+def test_a_public_name_elsewhere_is_still_checked(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("other") / SAM_FILES["vit_b"]
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="name of a public file"):
+        load_state_dict(path)
+
+
+def test_recipes_are_marked_and_shortened(dialled: Path) -> None:
+    recipe = resolve_plain("paper", None, TrainFlags(), ())
+    assert MARK in recipe.name and recipe.global_batch == SMALL["global_batch"]
+    assert [(s.name, s.steps) for s in recipe.stages] == [("align", 2), ("finetune", 2)]
+    flags = Flags(sam_weights="random", sam_model="vit_h", encoder_weights="random")
+    made, _ = resolve("paper", None, flags, (), dialled)
+    assert made.superpixels.grid.points_per_side == SMALL["grid_points"]
+    assert made.superpixels.preset == "custom"
+
+
+def test_without_the_dial_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert dial() is None and official() == OFFICIAL
+    recipe = resolve_plain("paper", None, TrainFlags(), ())
+    assert recipe.name == "paper" and recipe.steps == 5250 and recipe.global_batch == 160
+
+
+def test_a_wrong_dial_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d.yaml").write_text("folder: x\nstepps: 2\n")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "d.yaml"))
+    with pytest.raises(ConfigError, match="stepps"):
+        dial()
+
+
+def test_refer_sets_read_as_published_ones(tmp_path: Path) -> None:
+    photographs.write_coco(tmp_path)
+    assert (tmp_path / "train2014" / "COCO_train2014_000000581857.jpg").is_file()
+    for split, sets in {"train": 3, "val": 3, "testA": 2, "testB": 2, "test": 1}.items():
+        source = open_source(str(tmp_path), split=split)
+        having = {row.dataset for made in source.datasets for row in made.splits().get(split, ())}
+        assert len(having) == sets, split
+
+
+def test_a_set_of_ones_own_reads(tmp_path: Path) -> None:
+    photographs.write_own(tmp_path)
+    for name, expressions in {"train": 6, "val": 4}.items():
+        source = open_source(str(tmp_path / f"{name}.jsonl"), split=name)
+        assert len(source.datasets[0].sentences) == expressions
