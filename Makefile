@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup superpixels quickstart test test-all test-zero lint type wheel check check-long check-gpu reliability audit bench build clean distclean
+.PHONY: help setup superpixels quickstart rehearse test test-all test-zero lint type wheel check check-long check-gpu reliability audit bench build clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -60,6 +60,9 @@ endif
 
 quickstart: $(READY)   ## scenes -> caches -> two-stage training -> evaluation -> page
 	$(SVP) quickstart
+
+rehearse: $(READY)   ## every documented command, on stand-ins of the published files
+	$(SVP) rehearse
 
 test: $(TESTED)   ## the test suite (does nothing if no file changed since it last passed)
 $(TESTED): $(READY) $(SOURCES)

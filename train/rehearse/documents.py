@@ -72,7 +72,7 @@ class Block:
 
     @property
     def place(self) -> str:
-        """README.md:55, the line of its first command."""
+        """README.md:55, its first line."""
         return f"{self.file}:{self.line}"
 
     def script(self) -> str:
@@ -208,3 +208,9 @@ def check_documents(root: Path) -> list[str]:
                 if wrong := fault(command):
                     problems.append(f"{command.place}: {command.text}: {wrong}")
     return problems
+
+
+def printed_files(path: Path) -> dict[str, str]:
+    """Python files a document prints: a `python` block under a line that ends in `NAME.py`:."""
+    text = path.read_text(encoding="utf-8")
+    return dict(re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL))

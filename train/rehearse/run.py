@@ -13,7 +13,7 @@ import yaml
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.rehearsal import MARK, VARIABLE
 from ...pipeline.text import show
-from .documents import Block, check_documents, documents, read_blocks
+from .documents import Block, check_documents, documents, printed_files, read_blocks
 from .extras import check_extras
 from .more import MORE
 from .walk import Outcome, Step, walk
@@ -26,7 +26,7 @@ _FROM_CHECKOUT = ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt", 
 SMALL: dict[str, object] = {
     "sam": {"vit_b": [96, 2], "vit_l": [128, 2], "vit_h": [160, 2]},
     "encoder_width": 128,
-    "grid_points": 3,
+    "grid_points": 2,
     "steps": 2,
     "global_batch": 4,
     "scenes": 8,
@@ -173,6 +173,9 @@ def prepare(folder: Path, root: Path, *, full: bool, say: Callable[[str], None])
     for name in _FROM_CHECKOUT:
         if (root / name).exists() and not (folder / name).is_symlink():
             (folder / name).symlink_to(root / name)
+    for path in documents(root):
+        for name, code in printed_files(path).items():
+            (folder / name).write_text(code)
     if dial.is_file() and dial.read_text() == text:
         return env
     dial.write_text(text)

@@ -57,6 +57,8 @@ def walk(
             outcome = _run(step, folder, env, server)
             outcomes.append(outcome)
             say(f"{'failed' if outcome.code else 'ok':6} {outcome.seconds:6.1f} s  {step.name}")
+            if outcome.failure:
+                say(outcome.failure)
     finally:
         server.close()
     return outcomes

@@ -105,12 +105,11 @@ def test_refer_sets_read_as_published_ones(tmp_path: Path) -> None:
     assert (tmp_path / "train2014" / "COCO_train2014_000000581857.jpg").is_file()
     for split, sets in {"train": 3, "val": 3, "testA": 2, "testB": 2, "test": 1}.items():
         source = open_source(str(tmp_path), split=split)
-        having = {row.dataset for made in source.datasets for row in made.splits().get(split, ())}
-        assert len(having) == sets, split
+        assert len({row.dataset for row in source.sentences}) == sets, split
 
 
 def test_a_set_of_ones_own_reads(tmp_path: Path) -> None:
     photographs.write_own(tmp_path)
     for name, expressions in {"train": 6, "val": 4}.items():
         source = open_source(str(tmp_path / f"{name}.jsonl"), split=name)
-        assert len(source.datasets[0].sentences) == expressions
+        assert len(source.sentences) == expressions
