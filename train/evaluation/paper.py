@@ -25,6 +25,21 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 )
 
 
+# Section 5.2: "Other training and inference settings are consistent with GLaMM", whose evaluation
+# draws up to three sentences of an image and asks them in one dialogue.
+PROTOCOL = "glamm"
+PROTOCOL_WORDS = "up to 3 random sentences of an image in one dialogue"
+
+
+def asked_alike(protocol: str) -> str:
+    """How the paper's numbers were asked for, beside ours of a protocol."""
+    told = f"the paper's numbers: protocol {PROTOCOL} ({PROTOCOL_WORDS})"
+    same = (
+        "ours: the same" if protocol == PROTOCOL else f"ours: protocol {protocol} (every sentence)"
+    )
+    return f"{told}; {same}"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of a table; `values` in the order of `COLUMNS`, None where the paper has none."""
@@ -186,13 +201,16 @@ _AUTHOR_CIOU = _table(
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One number to print beside ours, in percent; `source` says where it stands."""
+    """One number to print beside ours, in percent; `source` says where it stands, `protocol` how it
+    was asked for, as a name of `protocols.Protocol`.
+    """
 
     name: str
     tokens: int | None
     metric: Metric
     value: float
     source: str
+    protocol: str = PROTOCOL
 
 
 def is_published_split(dataset: str, split_by: str, split: str, images: int) -> bool:

@@ -74,7 +74,7 @@ def find_published(given: str) -> Published:
 
     Raises MissingError, ConfigError (no hub name), WeightsError (neither GLaMM nor LISA).
     """
-    folder = _folder(given)
+    folder = published_folder(given)
     check_config(folder, {})
     raw = read_json(folder / "config.json", MAX_CONFIG)
     rows = {LLAMA_VOCAB + len(layout.tokens): layout for layout in LAYOUTS.values()}
@@ -120,7 +120,7 @@ def open_published(found: Published, plan: Plan) -> "Trained":
         model=ModelConfig(
             init=f"sha256:{found.digest}",
             vision=VisionConfig(
-                **plan.recipe.features.model_dump(include=set(VisionConfig.model_fields))
+                **plan.recipe.features.model_dump(include={"encoder", "view", "size"})
             ),
             projector=config,
             dtype="bfloat16" if half else "float32",
@@ -191,7 +191,8 @@ def _projector(
     return made, ProjectorConfig(name="mlp", options=dict(options))
 
 
-def _folder(given: str) -> Path:
+def published_folder(given: str) -> Path:
+    """Where `given` lies; see `find_published`."""
     if given.startswith(PREFIX):
         return hub_folder(given.removeprefix(PREFIX), LM_FILES)
     places = [Path(given).expanduser(), *(folder / given for folder in weight_folders())]

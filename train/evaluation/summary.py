@@ -14,7 +14,7 @@ import numpy as np
 
 from ..metrics import CONVENTIONS, NAMES, Interval, empty_accuracy, intervals, metrics
 from .breakdown import Slice, breakdown
-from .paper import Published, beside
+from .paper import Published, asked_alike, beside
 from .results import Header, Results, Row, SplitSize
 
 
@@ -132,6 +132,8 @@ class EvalReport:
         if head.left_out:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in head.left_out.items())
             lines.append(f"left out: {counts}")
+        if any(split.published for split in self.splits):
+            lines.append(asked_alike(head.protocol))
         for split in self.splits:
             lines += ["", *_lines(split)]
         return [*lines, *([""] if self.notes else []), *self.notes]
@@ -183,7 +185,8 @@ def _lines(split: SplitSummary) -> list[str]:
             line += f"  over repeats {_percent(split.spread[metric].mean)} sd {_percent(split.spread[metric].sd)}"
         lines.append(line)
     lines += [
-        f"         {p.name} ({p.tokens or '?'} tokens) {p.metric} {p.value:.1f}  {p.source}"
+        f"         {p.name} ({p.tokens or '?'} tokens) {p.metric} {p.value:.1f}  {p.source}, "
+        f"protocol {p.protocol}"
         for p in split.published
     ]
     lines.append(

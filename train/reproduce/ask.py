@@ -26,7 +26,8 @@ class Ask:
     changes   `--set` assignments on every row's training recipe; results then get their own name
     runs      folder of the runs, `caches` of the caches: both are named by digest inside
     out       folder of results and page
-    root      REFER sets of the paper's size; `init` the checkpoint its models start from
+    root      REFER sets of the paper's size; `init` the checkpoint its models start from,
+              `published` the one that is evaluated as it is
     protocol  how splits are asked, as in `svp eval`
     device    of caches, training and evaluation
     executor  that makes caches, with the places of its cluster; mode, dtype  of SAM, None: as in the
@@ -46,6 +47,7 @@ class Ask:
     caches: Path = Path("caches/reproduce")
     root: Path | None = None
     init: str | None = None
+    published: str = "GLaMM-RefSeg"
     protocol: Literal["full", "glamm"] = "full"
     device: str = "auto"
     executor: str = "local"

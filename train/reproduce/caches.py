@@ -52,8 +52,7 @@ class Caches:
 
     def of(self, row: Row) -> set[Path]:
         """The caches a row reads, made or not. Raises as `path`."""
-        splits = [(column.dataset, column.split) for column in self.data.columns]
-        return {self.path(row, *asked) for asked in [(self.data.dataset, "train"), *splits]}
+        return {self.path(row, *asked) for asked in splits_of(row, self.data)}
 
     @staticmethod
     def seconds(caches: set[Path]) -> float:
@@ -100,6 +99,12 @@ class Caches:
             ) from None
         self.ask.say(report.lines()[1])
         return out
+
+
+def splits_of(row: Row, data: Data) -> list[tuple[str, str]]:
+    """(data set, split) of the caches a row reads, the one it trains on first."""
+    held_out = [(column.dataset, column.split) for column in data.columns]
+    return held_out if row.untrained else [(data.dataset, "train"), *held_out]
 
 
 def recipe_key(ask: Ask, changes: Sequence[str], dataset: str, split: str) -> str:

@@ -91,33 +91,36 @@ def read_cell(at: Place, protocol: Protocol = "full") -> Cell | None:
 
 def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple[Cell, Place]:
     """The cell, made, finished or found. Raises what training and evaluation raise."""
-    cache = caches.get(row, data.dataset, "train")
+    cache = caches.path(row, data.dataset, "train")
     at = place(ask, row, seed, cache)
+    if not row.untrained:
+        caches.get(row, data.dataset, "train")
     held = {column: caches.get(row, column.dataset, column.split) for column in data.columns}
-    plans = {"train": Plan.load(cache / PLAN)}
+    plans = {} if row.untrained else {"train": Plan.load(cache / PLAN)}
     plans |= {column.label: Plan.load(path / PLAN) for column, path in held.items()}
     wanted = {f"cache {name}": plan.id for name, plan in plans.items()}
-    recipe, _ = resolve_train(ask.size, None, at.flags, at.overrides)
-    wanted["recipe"] = recipe.digest()
+    recipe = _recipe(ask, row, at)
+    made = {} if recipe is None else {"recipe": recipe.digest()}
+    wanted |= made
     found = read_cell(at, ask.protocol)
     if found is not None and wanted.items() <= found.digests.items():
         return found, at
     with at_work(at.folder):
         ask.say(f"{row.name}, seed {seed}: {at.folder}")
-        run = _train(ask, data, row, at, cache)
+        run = None if row.untrained else _train(ask, data, row, at, cache)
         scores = {}
         for column in data.columns:
             label = column.label
-            want = {"recipe": recipe.digest(), "cache 0": plans[label].id}
-            scores[label] = _evaluate(ask, data, at, run, column, held[column], want)
+            want = {**made, "cache 0": plans[label].id}
+            scores[label] = _evaluate(ask, data, row, at, run, column, held[column], want)
         first = read_results(at.results(data.columns[0], ask.protocol))
-        projector = outline_projector(recipe, plans["train"].channels, plans["train"].grid)
+        parameters, warm = _parameters(recipe, next(iter(plans.values())))
         cell = Cell(
             seed=seed,
             folder=at.folder.name,
             digests={"checkpoint": first.header.digests["checkpoint"]} | wanted,
-            parameters=sum(p.numel() for _, p in projector.named_parameters()),
-            warm=warm_of(recipe, projector),
+            parameters=parameters,
+            warm=warm,
             scores=scores,
             seconds={
                 "train": spent(at.folder / TRAINED),
@@ -128,6 +131,21 @@ def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple
         )
         write_file(at.record(ask.protocol), canonical(cell.model_dump(mode="json")), label="cell")
     return cell, at
+
+
+def _recipe(ask: Ask, row: Row, at: Place) -> TrainRecipe | None:
+    """The recipe with its weights found, None where nothing trains."""
+    if row.untrained:
+        return None
+    return resolve_train(ask.size, None, at.flags, at.overrides)[0]
+
+
+def _parameters(recipe: TrainRecipe | None, plan: Plan) -> tuple[int, int]:
+    """Of the projector, and how many of them start warm; (0, 0) for what is as published."""
+    if recipe is None:
+        return 0, 0
+    projector = outline_projector(recipe, plan.channels, plan.grid)
+    return sum(p.numel() for _, p in projector.named_parameters()), warm_of(recipe, projector)
 
 
 def outline_projector(
@@ -187,20 +205,28 @@ def _train(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> Path:
 
 
 def _evaluate(
-    ask: Ask, data: Data, at: Place, run: Path, column: Column, cache: Path, want: Mapping[str, str]
+    ask: Ask,
+    data: Data,
+    row: Row,
+    at: Place,
+    run: Path | None,
+    column: Column,
+    cache: Path,
+    want: Mapping[str, str],
 ) -> CellScore:
     """Scores of one split; bounds of the superpixels only once, as no seed changes them."""
     path = at.results(column, ask.protocol)
     if not path.exists():
         with spending(at.folder / EVALUATED):
             if ask.processes > 1:
-                started(eval_words(ask, at, {column: cache}), ask)
+                started(eval_words(ask, row, at, {column: cache}), ask)
             else:
                 request = EvalRequest(
                     data=DataRequest(dataset=column.dataset, root=data.root),
                     split=column.split,
                     caches=(cache,),
                     checkpoint=run,
+                    published=ask.published if row.untrained else None,
                     flags=replace(at.flags, seed=None),
                     protocol=ask.protocol,
                     bounds=at.seed == 0,

@@ -22,6 +22,8 @@ from .names import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 @click.option("--caches", type=PATH, default=Path("caches/reproduce"), show_default=True)
 @click.option("--root", type=PATH, help="Paper size: folder of the REFER sets.")
 @click.option("--init", help="Paper size: the checkpoint the models start from.")
+@click.option("--published", default="GLaMM-RefSeg", show_default=True,
+              help="Paper size: table 3's GLaMM, as in svp eval.")  # fmt: skip
 @click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full",
               show_default=True, help="As in svp eval; the paper's is glamm.")  # fmt: skip
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N; of everything.")

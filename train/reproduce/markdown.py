@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from ..evaluation.paper import PROTOCOL
 from .results import TableResult
 from .words import bench_lines, claims_of, lines_of, summary
 
 HEAD = ("row", "tokens", "parameters here", "at 1024→4096", "ours", "95 %", "over seeds", "also",
-        "paper, mean of 8")  # fmt: skip
+        f"paper, mean of 8 (protocol {PROTOCOL})")  # fmt: skip
 
 
 def markdown(result: TableResult) -> str:
@@ -16,7 +17,7 @@ def markdown(result: TableResult) -> str:
         f"# {result.table}, {result.title} ({result.size})",
         (
             f"{result.metric} in percent. Made by `svp reproduce {result.table} --size {result.size} "
-            f"--seeds {result.seeds}`, svp {result.svp}, commit {result.commit[:12] or 'none'}.{changed}"
+            f"--seeds {result.seeds}`, protocol {result.protocol}, svp {result.svp}, commit {result.commit[:12] or 'none'}.{changed}"
         ),
         _table(HEAD, [_row(line) for line in _lines(result)]),
     ]
@@ -49,7 +50,12 @@ def _row(cells: tuple[str, ...]) -> tuple[str, ...]:
 
 def _digests(result: TableResult) -> list[tuple[str, ...]]:
     return [
-        (row.name, str(cell.seed), cell.digests["recipe"][:12], cell.digests["cache train"][:12])
+        (
+            row.name,
+            str(cell.seed),
+            cell.digests.get("recipe", "published")[:12],
+            cell.digests.get("cache train", "–")[:12],
+        )
         for row in result.rows
         for cell in row.cells
     ]

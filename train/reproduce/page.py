@@ -14,7 +14,7 @@ from ...pipeline.browse.static import (
 )
 from ...pipeline.browse.static import HERE as SHARED
 from ...pipeline.text import shorten
-from ..evaluation.paper import COLUMNS
+from ..evaluation.paper import COLUMNS, PROTOCOL, asked_alike
 from .results import TableResult
 from .words import bench_lines, claims_of, lines_of, summary
 
@@ -45,6 +45,8 @@ def _render(result: TableResult) -> str:
             csp=policy(style),
             style=style,
             result=result,
+            protocols=asked_alike(result.protocol),
+            paper_protocol=PROTOCOL,
             rows=list(zip(lines, result.rows, strict=True)),
             most=most,
             claims=claims_of(result),

@@ -36,9 +36,13 @@ def place(ask: Ask, row: Row, seed: int, cache: Path) -> Place:
     overrides = (*row.train, *ask.changes)
     # Weights count by where they were said to lie: their bytes are compared when they are read.
     recipe, _ = resolve_train(ask.size, None, TrainFlags(seed=0), overrides, weights=False)
-    text = json.dumps([recipe.canonical(), ask.start, row.decoder, cache.name])
+    text = json.dumps([recipe.canonical(), _start(ask, row), row.decoder, cache.name])
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Place(ask.runs / f"{name}-seed{seed}", seed, flags, overrides)
+
+
+def _start(ask: Ask, row: Row) -> str | None:
+    return f"published {ask.published}" if row.untrained else ask.start
 
 
 def decoder_of(row: Row) -> str | None:

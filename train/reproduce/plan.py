@@ -9,6 +9,7 @@ from ...pipeline.run.settings import resolve
 from ...pipeline.sources import open_source
 from ...pipeline.store.layout import COMPLETE
 from .. import defaults
+from ..evaluation.published import published_folder
 from .ask import Ask, Data, data_of
 from .caches import Caches
 from .catalogue import experiment
@@ -95,6 +96,9 @@ def missing_for(ask: Ask, data: Data, table: Experiment) -> list[str]:
             lacks.append(describe(error))
     if ask.init is None and ask.start is not None:
         lacks.append("the checkpoint all rows start from: --init GLaMM-GranD-Pretrained")
+    chosen = [row for row in table.rows if not ask.rows or row.name in ask.rows]
+    if any(row.untrained and not row.not_run for row in chosen):
+        lacks += _published(ask)
     for row in table.rows:
         if not row.not_run and (not ask.rows or row.name in ask.rows):
             lacks += _weights(ask, row)
@@ -109,7 +113,7 @@ def tiny_plan(ask: Ask, data: Data, table: Experiment) -> TinyPlan:
 
 
 def _row(ask: Ask, data: Data, row: Row, caches: Caches) -> RowPlan:
-    every = tuple(range(ask.seeds))
+    every = tuple(row.seeds(ask.seeds))
     if row.not_run:
         return RowPlan(row.name, row.not_run, (), (), "", None)
     if not defaults.DATA.exists():
@@ -129,6 +133,15 @@ def _weights(ask: Ask, row: Row) -> list[str]:
     """What the frozen encoders of a row lack."""
     try:
         resolve(ask.size, None, ask.flags, row.cache, ask.root or defaults.DATA)
+    except SvpError as error:
+        return [describe(error)]
+    return []
+
+
+def _published(ask: Ask) -> list[str]:
+    """What is missing of the model that is evaluated as it is; its weights are not read."""
+    try:
+        published_folder(ask.published)
     except SvpError as error:
         return [describe(error)]
     return []

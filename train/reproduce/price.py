@@ -20,7 +20,7 @@ from ..dryrun import SHARE
 from ..evaluation.paper import SPLIT_BY
 from ..settings import TrainFlags, resolve_train
 from .ask import Ask, Data
-from .caches import Caches
+from .caches import Caches, splits_of
 from .cells import outline_projector
 from .gather import CHANNELS, GRID, LLM
 from .gpus import GPUS, Gpu
@@ -79,8 +79,8 @@ class PricePlan:
 
     @property
     def runs(self) -> list[RowPrice]:
-        """The rows that are runs of their own: each run counts once."""
-        return [row for row in self.rows if not row.not_run and not row.same_as]
+        """The rows that train, each run once."""
+        return [row for row in self.rows if row.tokens and not row.same_as]
 
     @property
     def hours(self) -> dict[str, float]:
@@ -170,7 +170,6 @@ def price_plan(
     rows = [table.row(name) for name in ask.rows] or list(table.rows)
     made, named = Reference(ask), Caches(ask, data)
     caches: dict[tuple[tuple[str, ...], str, str], CachePrice] = {}
-    splits = [(data.dataset, "train"), *((c.dataset, c.split) for c in data.columns)]
     priced: list[RowPrice] = []
     runs: dict[tuple[str, ...], str] = {}
     for row in rows:
@@ -179,7 +178,7 @@ def price_plan(
         if first != row.name:
             found = replace(found, same_as=first)
         priced.append(found)
-        for dataset, split in [] if row.not_run else splits:
+        for dataset, split in [] if row.not_run else splits_of(row, data):
             if (key := (row.cache, dataset, split)) not in caches:
                 caches[key] = _cache(ask, row, dataset, split, named)
     return PricePlan(
@@ -191,6 +190,8 @@ def price_plan(
 def _row(ask: Ask, data: Data, row: Row, made: Reference, caches: Caches) -> RowPrice:
     if row.not_run:
         return RowPrice(row.name, row.not_run, 0, 0, 0.0, 0, True, ())
+    if row.untrained:
+        return RowPrice(row.name, "", 0, 0, 0.0, 0, True, row_commands(ask, data, row, caches))
     recipe, _ = resolve_train(
         "paper", None, TrainFlags(), (*row.train, *ask.changes), weights=False
     )

@@ -9,6 +9,7 @@ from ...pipeline.errors import ConfigError, MissingError, MissingPackageError
 from ...pipeline.run.progress import duration
 from ...pipeline.store.atomic import write_file
 from ...pipeline.text import show
+from ..evaluation.paper import PROTOCOL
 from . import bench
 from .ask import Ask, Data, data_of, make_scenes
 from .caches import Caches
@@ -37,13 +38,15 @@ class TableReport:
     def lines(self) -> list[str]:
         """For people."""
         result = self.result
-        found = [f"{result.table} ({result.size}): {result.title}, {result.metric} in percent"]
+        head = f"{result.table} ({result.size}): {result.title}, {result.metric} in percent"
+        found = [f"{head}, protocol {result.protocol}"]
         for line in lines_of(result):
             ours = f"{line.ours} ({line.interval or '-'})" if line.ours else "not run"
             why = f"  {line.not_run}" if line.not_run else ""
             parts = [line.seeds, f"{line.tokens} tokens" if line.tokens else "", line.parameters]
             rest = ", ".join(part for part in parts if part)
-            found.append(f"{line.name:<36} {ours:>22}  paper {line.paper or '-':>5}  {rest}{why}")
+            paper = f"paper ({PROTOCOL}) {line.paper or '-':>5}"
+            found.append(f"{line.name:<36} {ours:>22}  {paper}  {rest}{why}")
         for ordering, paper, ours, verdict in claims_of(result):
             found.append(f"{ordering}: paper {paper}, ours {ours}: {verdict}")
         found += [*summary(result), f"all tables so far: {duration(self.spent)}"]
@@ -76,7 +79,7 @@ def reproduce(ask: Ask) -> TableReport:
             ask.say(f"{row.name}: not run: {row.not_run}")
             continue
         try:
-            cells = [run_cell(ask, data, row, seed, caches) for seed in range(ask.seeds)]
+            cells = [run_cell(ask, data, row, seed, caches) for seed in row.seeds(ask.seeds)]
         except MissingPackageError as error:
             known.reasons[row.name] = show(str(error), 300)
             ask.say(f"{row.name}: not run: {error}")
@@ -119,7 +122,7 @@ def _look(ask: Ask, data: Data, row: Row, caches: Caches, known: Gathered) -> No
     """
     try:
         cache = caches.path(row, data.dataset, "train")
-        places = [place(ask, row, seed, cache) for seed in range(ask.seeds)]
+        places = [place(ask, row, seed, cache) for seed in row.seeds(ask.seeds)]
     except (ConfigError, MissingError, MissingPackageError):
         return
     found = [(cell, at) for at in places if (cell := read_cell(at, ask.protocol)) is not None]

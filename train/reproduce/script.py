@@ -34,29 +34,31 @@ def train_words(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> list[
     return [*words, "--runs", str(at.folder), "--resume", "auto"]
 
 
-def eval_words(ask: Ask, at: Place, columns: Mapping[Column, Path]) -> list[str]:
+def eval_words(ask: Ask, row: Row, at: Place, columns: Mapping[Column, Path]) -> list[str]:
     """`svp eval` of splits of one data set with their caches, for a row and seed."""
     first, *more = columns
     out = at.results(first, ask.protocol)
     if more:  # svp eval adds the split to the name
         out = out.with_name(f"{out.stem.removesuffix(f'-{first.split}')}.jsonl")
     words = [*_start(ask), "eval", *_caches(columns.values()), *_data(ask, first.dataset)]
-    words += ["--split", ",".join(column.split for column in columns), *_weights(ask, at)]
+    words += ["--split", ",".join(column.split for column in columns)]
+    model = ["--runs", str(at.folder), *_weights(ask, at)]
+    words += ["--published", ask.published] if row.untrained else model
     words += ["--protocol", ask.protocol, *([] if at.seed == 0 else ["--no-bounds"])]
-    return [*words, *_given(*_device(ask)), "--runs", str(at.folder), "--out", str(out)]
+    return [*words, *_given(*_device(ask)), "--out", str(out)]
 
 
 def row_commands(ask: Ask, data: Data, row: Row, caches: Caches) -> tuple[str, ...]:
     """Training and evaluation of all seeds of a row, a line of shell each."""
     lines = []
-    for seed in range(ask.seeds):
+    for seed in row.seeds(ask.seeds):
         cache = caches.path(row, data.dataset, "train")
         at = place(ask, row, seed, cache)
-        lines.append(train_words(ask, data, row, at, cache))
+        lines += [] if row.untrained else [train_words(ask, data, row, at, cache)]
         for dataset in dict.fromkeys(column.dataset for column in data.columns):
             own = [column for column in data.columns if column.dataset == dataset]
             paths = {column: caches.path(row, dataset, column.split) for column in own}
-            lines.append(eval_words(ask, at, paths))
+            lines.append(eval_words(ask, row, at, paths))
     return tuple(shlex.join(words) for words in lines)
 
 

@@ -27,6 +27,7 @@ class Row:
     cache    `--set` assignments on the precompute recipe
     paper    (table, row) of `evaluation.paper.TABLES` to print beside it
     not_run  why this row cannot be run at this size, or ""
+    untrained  evaluated as published, nothing trains: one seed
     decoder  the SAM model whose mask decoder replaces the checkpoint's, "" for none
     superpixels  per image that a plan assumes
     """
@@ -36,8 +37,13 @@ class Row:
     cache: tuple[str, ...] = ()
     paper: tuple[str, str] | None = None
     not_run: str = ""
+    untrained: bool = False
     decoder: str = ""
     superpixels: int = SUPERPIXELS
+
+    def seeds(self, asked: int) -> range:
+        """Of so many that were asked for; what does not train has no chance in it."""
+        return range(1 if self.untrained else asked)
 
     @property
     def published(self) -> tuple[float | None, ...] | None:

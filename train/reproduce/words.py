@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import stdev
 
 from ...pipeline.run.progress import duration
+from ..evaluation.paper import asked_alike
 from .results import RowResult, TableResult
 
 VERDICTS = {
@@ -63,6 +64,8 @@ def summary(result: TableResult) -> list[str]:
             f"split {', '.join(result.columns)}"
         ),
     ]
+    if any(row.paper for row in result.rows):
+        found.append(asked_alike(result.protocol))
     if pairs:
         found.append(f"{agree} of {pairs} pairs of rows are ordered as in the paper")
     if result.claims:

@@ -75,7 +75,7 @@ def test_what_a_plan_reads_it_makes(key: str) -> None:
         assert name == "precompute" and options["purpose"] == "train"
         made.append(options["out"])
     assert len(set(made)) == len(made)
-    evaluated: dict[Path, list[tuple[str, str]]] = defaultdict(list)
+    evaluated: dict[Any, list[tuple[str, str]]] = defaultdict(list)
     results: list[Path] = []
     for row in plan["rows"]:
         if row["not_run"] or row["same_as"]:
@@ -87,14 +87,33 @@ def test_what_a_plan_reads_it_makes(key: str) -> None:
                 assert options["runs"] not in evaluated and options["runs"] not in seeds
                 seeds[options["runs"]] = options["seed"]
                 continue
-            assert name == "eval" and options["runs"] in seeds
+            assert name == "eval"
+            assert (options["runs"] in seeds) != bool(options["published"]), row["name"]
+            assert bool(row["tokens"]) == (options["published"] is None)
             splits = options["split"].split(",")
             assert len(options["caches"]) == len(splits)
-            evaluated[options["runs"]] += [(options["dataset"], split) for split in splits]
+            evaluated[options["published"] or options["runs"]] += [
+                (options["dataset"], split) for split in splits
+            ]
             results += [options["out"].with_name(f"{options['out'].stem}-{s}") for s in splits]
-        assert sorted(seeds.values()) == [0, 1], row["name"]
+        if row["tokens"]:
+            assert sorted(seeds.values()) == [0, 1], row["name"]
     assert len(set(results)) == len(results)
     assert all(len(set(splits)) == len(splits) == 8 for splits in evaluated.values())
+
+
+def test_glamm_is_evaluated_as_published() -> None:
+    """Table 3's first row: no training, CLIP's own preprocessing, the folder that was named."""
+    plan = told(
+        "table3", "--size", "paper", "--row", "GLaMM", "--published", "hub:MBZUAI/GLaMM-RefSeg"
+    )
+    (row,) = plan["rows"]
+    assert (row["tokens"], row["hours"]) == (0, 0)
+    assert len(plan["caches"]) == 8 and "features.view=clip" in plan["caches"][0]["command"]
+    for name, options in map(parsed, row["commands"]):
+        assert (name, options["published"]) == ("eval", "hub:MBZUAI/GLaMM-RefSeg")
+    assert plan["gpu_hours"]["training"] == 0
+    assert any("GLaMM-RefSeg" in line for line in plan["missing"])
 
 
 def test_the_plan_is_what_the_run_would_make() -> None:
