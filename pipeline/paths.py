@@ -1,4 +1,4 @@
-"""File names from data files are untrusted: one function decides where they may point.
+"""Where names point: those of the user are trusted, those from data files are not.
 
 A name from instances.json, parquet or JSONL is text that somebody else wrote; COCO readers that
 joined it to a folder have read and written outside it (open-edge-platform/datumaro#2206,
@@ -17,6 +17,19 @@ from .text import quote
 
 MAX_NAME = 4096  # characters
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def expand(path: str | Path) -> Path:
+    """`~` as the user's home; kept as it is where there is no such home, as in many containers."""
+    return Path(os.path.expanduser(path))
+
+
+def user_cache() -> Path | None:
+    """$XDG_CACHE_HOME or ~/.cache; None for a user without a home (no HOME, no passwd entry)."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    cache = expand("~/.cache")
+    return cache if cache.is_absolute() else None
 
 
 def safe_join(root: Path, name: str, where: str) -> Path:

@@ -27,6 +27,7 @@ from ..pipeline.sam.load import load_sam, random_seed
 from ..pipeline.store.plan import Plan
 from ..pipeline.text import show
 from ..pipeline.weights.load import load_state_dict
+from .decoder import require_decoder
 from .hashing import key_of
 from .recipe import TrainRecipe
 from .settings import SHIPPED, Places
@@ -76,6 +77,8 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         projector = _projector(recipe, plan, imported.shape.hidden)
         model = build_imported(imported, projector, dtype=dtype, mask_state=config.mask_state)
         vocab = load_vocabulary(places.init, imported.layout)
+    if not fresh and config.sam_decoder != "none":
+        replace_decoder(model, _mask_head(recipe, plan, places))
     if (rows := model.lm.get_input_embeddings().num_embeddings) < vocab.size:
         raise ConfigError(f"the model has {rows} rows of words, its tokenizer {vocab.size}")
     parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
@@ -120,6 +123,7 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) ->
             f"cache with --set model.vision.encoder={have.encoder} "
             f"--set model.vision.view={have.view} --set model.vision.size={have.size}{second}"
         )
+    require_decoder(recipe, plan)
     if missing := lacks(plan.recipe, projector_class(name).needs, _sources(recipe)):
         raise ConfigError(
             f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
@@ -234,6 +238,16 @@ def _mask_head(recipe: TrainRecipe, plan: Plan, places: Places) -> MaskHead:
     source = plan.recipe.superpixels.model_copy(update={"weights": recipe.model.sam_decoder})
     sam, _ = load_sam(source, Where(images=Path(), sam=places.sam_decoder))
     return MaskHead(sam.prompt_encoder, sam.mask_decoder.train())
+
+
+def replace_decoder(model: RisModel, head: MaskHead) -> None:
+    """Another SAM's decoder in the place of the checkpoint's. Raises ConfigError."""
+    if head.width != model.mask_head.width:
+        raise ConfigError(
+            f"--sam-decoder reads prompts of {head.width} numbers, the model's L-P projector gives "
+            f"{model.mask_head.width}: a decoder of another SAM family cannot be put in"
+        )
+    model.mask_head = head
 
 
 def require_embedding(model: RisModel, plan: Plan) -> None:

@@ -17,6 +17,7 @@ from ..model.losses import Weights
 from ..model.memory import MemoryEstimate, estimate_memory
 from ..model.ris import RisModel
 from ..model.trainable import TrainableTable
+from ..pipeline.paths import expand
 from ..pipeline.store.reader import CacheReader
 from .assemble import assemble, llama_shape, outline, shipped_shape, shipped_words
 from .feed.fill import CachedVisuals
@@ -144,7 +145,7 @@ def _with_data(plain: DryRun, request: TrainRequest, opened: Opened, model: RisM
 
 def _shape(recipe: TrainRecipe, request: TrainRequest) -> LlamaShape:
     """Sizes of the language model: of the named folder, the shipped one, or the recipe's."""
-    folder = Path(request.flags.init or request.flags.lm or "").expanduser()
+    folder = expand(request.flags.init or request.flags.lm or "")
     if (folder / "config.json").is_file() and folder != Path():
         return read_shape(folder)
     if recipe.model.init.startswith(SHIPPED):

@@ -19,6 +19,7 @@ from ..pipeline.sources import Source
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .assemble import require_cache
+from .decoder import identity, require_same_sam
 from .defaults import DATA, cache_of
 from .evaluation.evaluate import Classes, Settings, evaluate
 from .evaluation.oracle import Oracle, point_decoder
@@ -172,9 +173,11 @@ def _eval(
     by_split: Mapping[str, tuple[CacheReader, ...]],
     known: RunData | None = None,
 ) -> EvalReport:
-    trained = open_trained(found, by_split[request.splits[0]][0].plan, request.flags)
+    first = by_split[request.splits[0]][0].plan
+    trained = open_trained(found, first, request.flags)
     for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
         require_cache(trained.recipe, seen)
+        require_same_sam(identity(first), seen, f"cache {first.id[:12]}")
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
     say = request.say if accelerator.is_main_process else _unheard
     asked = {

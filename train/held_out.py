@@ -11,6 +11,7 @@ from ..pipeline.errors import ConfigError, MissingError
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .assemble import Assembled, require_cache
+from .decoder import identity, require_same_sam
 from .evaluation.evaluate import Settings, evaluate
 from .evaluation.protocols import Example, examples, plan
 from .feed.fill import CachedVisuals
@@ -53,6 +54,7 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
         )
     reader = CacheReader(path)
     require_cache(opened.recipe, reader.plan, path)
+    require_same_sam(identity(opened.readers[0].plan), reader.plan, "this run's training")
     if request.validate_dataset is not None:
         data = DataRequest(dataset=request.validate_dataset, root=request.data.root)
     else:

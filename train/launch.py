@@ -8,6 +8,7 @@ import torch
 
 from ..pipeline.cmdline import resuming
 from .assemble import assemble
+from .decoder import doubt, identity
 from .feed.fill import CachedVisuals
 from .fit.going_on import find_checkpoint
 from .fit.job import Job, TrainReport
@@ -37,7 +38,8 @@ def train_command(request: TrainRequest) -> TrainReport:
     split_evenly(recipe, world)
     with accelerator.main_process_first():
         table = opened.table(request.partial, request.say)
-    made = assemble(recipe, opened.readers[0].plan, opened.places)
+    first = opened.readers[0].plan
+    made = assemble(recipe, first, opened.places)
     visuals = CachedVisuals(
         opened.readers, made.model.projector.needs, pinned=accelerator.device.type == "cuda"
     )
@@ -55,7 +57,8 @@ def train_command(request: TrainRequest) -> TrainReport:
         write_run_data(folder, RunData(training=_training(opened), validation=scored))
         if recipe.run.gradient_checkpointing:
             recompute(made.model)
-        notes = [*table.notes, *(held.notes if held else ())]
+        doubts = [line for line in (doubt(recipe, first),) if line]
+        notes = [*table.notes, *(held.notes if held else ()), *doubts]
         for line in [*notes, f"run folder: {folder.path}"] if main else []:
             request.say(line)
         previews = None
@@ -74,7 +77,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         job = Job(
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
             resume=found, hint=hint, skip=request.skip_nonfinite,
-            new_rows=made.new_rows, preview=previews, say=request.say,
+            new_rows=made.new_rows, preview=previews, say=request.say, sam=identity(first),
             validate=scorer(held, made, str(accelerator.device)) if held else None,
         )  # fmt: skip
         return train(job)

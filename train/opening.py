@@ -19,6 +19,7 @@ from ..pipeline.sources import Source, open_source
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .assemble import require_cache
+from .decoder import identity, require_same_sam
 from .defaults import DATA, cache_of
 from .feed.fill import VisualSource
 from .feed.live import LiveReader
@@ -81,6 +82,7 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     readers = tuple(open_reader(path, request, device) for path in paths)
     for path, reader in zip(paths, readers, strict=True):
         require_cache(recipe, reader.plan, path)
+        require_same_sam(identity(readers[0].plan), reader.plan, f"cache {readers[0].plan.id[:12]}")
     if weights:
         recipe, places = resolve_train(*asked)
     source = source_of(data, recipe, recipe.data.split)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.errors import MissingError, PlanMismatchError
+from ..pipeline.paths import expand
 from ..pipeline.rehearsal import turned_down
 from ..pipeline.text import show
 from ..pipeline.weights.hub import LM_FILES, PREFIX, hub_folder
@@ -114,8 +115,11 @@ def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True
         given: str | None = getattr(flags, name)
         if given is None and read:
             _refuse_unplaced(name, str(model.get(name, "")))
-        elif given is None or not read and Path(given).expanduser().exists():
+        elif given is None:
             continue
+        elif not read and expand(given).exists():
+            if not str(model.get(name, "")).startswith("sha256:"):
+                model[name] = "given"
         elif given.split(":")[0] in ("random", "shipped", "none"):
             model[name] = given
         else:
@@ -131,7 +135,7 @@ def _place(given: str) -> Path:
     """A path, or the folder of `hub:owner/name` in the hub's cache. Raises ConfigError, MissingError."""
     if given.startswith(PREFIX):
         return hub_folder(given.removeprefix(PREFIX), LM_FILES)
-    return Path(given).expanduser()
+    return expand(given)
 
 
 def _shipped_digest(asked: str) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..paths import user_cache
+
 Rates = dict[str, dict[str, float]]  # images per second by reader and order
 PACKAGES = ["numpy<2.2", "boto3", "Brotli", "python-snappy", "xxhash", "zstd", "catalogue", "tqdm"]
 SCRIPT = Path(__file__).with_name("mosaic_script.py")
@@ -64,9 +66,7 @@ def open_rival(
     work: Path, environment: Path | None, say: Callable[[str], None], script: Path = SCRIPT
 ) -> Iterator[Rival | str]:
     """`script` as a rival over `work`/features.npy, in an environment made once; or why not."""
-    home = environment or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / (
-        "svp/mosaic-venv"
-    )
+    home = environment or (user_cache() or work) / "svp/mosaic-venv"
     try:
         python = _environment(home, say)
         rival = Rival([python, script, work / "mds", work / "features.npy"], work / "mosaic.log")

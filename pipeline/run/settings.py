@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, PlanMismatchError, WeightsError
+from ..paths import expand
 from ..recipe import GRID_PRESETS, Recipe, parse_recipe
 from ..records import Where
 from ..rehearsal import turned_down
@@ -86,7 +87,7 @@ def _with_sam_type(flags: Flags) -> Flags:
     given = flags.sam_weights
     if given is None or flags.sam_model or given[:6] == "random":
         return flags
-    found = detect_type(load_state_dict(Path(given).expanduser()))
+    found = detect_type(load_state_dict(expand(given)))
     if found is None:
         raise WeightsError(
             f"{show(given)}: neither SAM vit_b, vit_l, vit_h nor MobileSAM by its tensors: "
@@ -194,7 +195,7 @@ def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -
     if given is None and (asked.startswith("random:") or name in SHIPPED):
         part["weights"] = asked if asked.startswith("random:") else "shipped"
         return None
-    path = Path(given).expanduser() if given else find_weights(name, flag)
+    path = expand(given) if given else find_weights(name, flag)
     found = f"sha256:{weights_digest(path)}"
     if asked.startswith("sha256:") and asked != found:
         raise PlanMismatchError(

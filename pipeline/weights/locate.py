@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ..errors import MissingError
+from ..paths import expand, user_cache
 
 WEIGHT_FILES: dict[str, tuple[str, ...]] = {
     "vit_b": ("sam_vit_b_01ec64.pth", "sam_vit_b.safetensors"),
@@ -24,8 +25,12 @@ FETCH = {"clip-large": "hf download openai/clip-vit-large-patch14"}  # what `svp
 def weight_folders() -> list[Path]:
     """Folders in the order they are searched: $SVP_WEIGHTS, ./weights, the user's cache."""
     given = os.environ.get("SVP_WEIGHTS")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [*([Path(given)] if given else []), Path("weights"), cache / "svp" / "weights"]
+    cache = user_cache()
+    return [
+        *([expand(given)] if given else []),
+        Path("weights"),
+        *([cache / "svp" / "weights"] if cache else []),
+    ]
 
 
 def search_weights(model: str) -> Path | None:

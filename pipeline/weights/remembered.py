@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..paths import user_cache
+
 SETTLED_NS = 2_000_000_000
 MAX_BYTES = 1 << 20  # some thousand lines; then only the last line about each path is kept
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -24,9 +26,11 @@ Stamp = tuple[int, int, int]  # size, mtime_ns, ctime_ns
 
 
 def memory_file() -> Path:
-    """Where digests are remembered: $XDG_CACHE_HOME/svp, by default ~/.cache/svp."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "svp" / "digests.jsonl"
+    """Where digests are remembered: $XDG_CACHE_HOME/svp, by default ~/.cache/svp.
+
+    A user without a home gets a path that can be neither read nor written: nothing is remembered.
+    """
+    return (user_cache() or Path(os.devnull)) / "svp" / "digests.jsonl"
 
 
 def distrusted() -> bool:

@@ -116,6 +116,25 @@ def test_evaluate_then_recompute_then_predict(request_: EvalRequest, tmp_path: P
     assert len(predicted.files) == 5 and all(path.is_file() for path in predicted.files)
 
 
+def test_photographs_of_another_sam_than_the_runs_are_refused(
+    request_: EvalRequest, tmp_path: Path
+) -> None:
+    from svp.train.fit.checkpoint import Checkpoint
+
+    run = next((request_.runs / "run" / "checkpoints").iterdir())
+    checkpoint = Checkpoint.open(run)
+    state = checkpoint.state.model_copy(update={"sam": "tiny random:7"})
+    save_checkpoint(tmp_path / "other" / "checkpoints", state, checkpoint.weights(), {})
+    with pytest.raises(PlanMismatchError, match="SAM tiny shipped, the run other uses SAM tiny ra"):
+        eval_command(replace(request_, runs=tmp_path))
+    asked = PredictRequest(
+        image=next((request_.data.images or Path()).rglob("*.png")), expressions=("red disc",),
+        cache=request_.caches[0], runs=tmp_path, out=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    with pytest.raises(PlanMismatchError, match="the run other uses SAM tiny random:7"):
+        predict_command(asked)
+
+
 def test_several_splits_by_one_model(
     request_: EvalRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

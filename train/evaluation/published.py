@@ -18,6 +18,7 @@ from ...model.imports.place import fill
 from ...model.projectors import Projector, build
 from ...pipeline.encoders.folder import MAX_CONFIG, check_config
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
+from ...pipeline.paths import expand
 from ...pipeline.sam.architecture import build_sam
 from ...pipeline.store.plan import Plan
 from ...pipeline.text import show
@@ -25,6 +26,7 @@ from ...pipeline.weights.files import read_json
 from ...pipeline.weights.hub import LM_FILES, PREFIX, hub_folder
 from ...pipeline.weights.load import weights_digest
 from ...pipeline.weights.locate import weight_folders
+from ..decoder import require_decoder
 from ..recipe import (
     ModelConfig,
     ProjectorConfig,
@@ -127,6 +129,7 @@ def open_published(found: Published, plan: Plan) -> "Trained":
         ),
         stages=(StageConfig(name="published", steps=1, warmup=0),),
     )
+    require_decoder(recipe, plan)
     return Trained(model, vocab, recipe, found.digests)
 
 
@@ -195,7 +198,7 @@ def published_folder(given: str) -> Path:
     """Where `given` lies; see `find_published`."""
     if given.startswith(PREFIX):
         return hub_folder(given.removeprefix(PREFIX), LM_FILES)
-    places = [Path(given).expanduser(), *(folder / given for folder in weight_folders())]
+    places = [expand(given), *(folder / given for folder in weight_folders())]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
         owner = HUB.get(Path(given).name, "OWNER")

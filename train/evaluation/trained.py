@@ -13,6 +13,7 @@ from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.store.plan import Plan
 from ...pipeline.text import show
 from ..assemble import assemble
+from ..decoder import require_same_sam
 from ..fit.checkpoint import Checkpoint, load_weights
 from ..fit.going_on import named_checkpoint
 from ..fit.runfolder import CHECKPOINTS
@@ -83,6 +84,7 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     checkpoint = found
     raw = dict(checkpoint.state.recipe)
     recipe = parse_train_recipe(raw, str(checkpoint.path))
+    require_same_sam(checkpoint.state.sam, plan, f"the run {checkpoint.path.parents[1].name}")
     places = place_weights(recipe.model.model_dump(mode="json"), flags)
     made = assemble(recipe, plan, places)
     index, _ = recipe.stage_at(max(0, checkpoint.state.step - 1))

@@ -43,6 +43,7 @@ class State(BaseModel):
     world, micro_batch  how the global batch was split: equal values give bit-equal continuation
     skipped         steps dropped because of a non-finite loss or gradient
     scores          of the last evaluation; `best` is the best until now
+    sam             type and weights of the SAM whose embeddings were trained on
     stage_end       whether this is the last step of its stage
     files           xxh3_64 of the two tensor files
     """
@@ -62,6 +63,7 @@ class State(BaseModel):
     scores: dict[str, float] = {}
     best: float | None = None
     stage_end: bool = False
+    sam: str = ""
     libraries: dict[str, str] = {}
     files: dict[str, str] = {}
 

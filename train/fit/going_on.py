@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ...pipeline.errors import MissingError, PlanMismatchError
+from ...pipeline.paths import expand
 from ...pipeline.text import show
 from ..recipe import TrainRecipe
 from .checkpoint import PREFIX, Checkpoint
@@ -30,7 +31,7 @@ def find_checkpoint(
     if asked is None:
         return None
     if asked != "auto":
-        found = named_checkpoint(Path(asked).expanduser())
+        found = named_checkpoint(expand(asked))
         found.require(content, data)
         return found
     folders = sorted(runs.glob(f"{recipe.name}-*/{CHECKPOINTS}"), reverse=True)

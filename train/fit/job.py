@@ -28,6 +28,7 @@ class Job:
     new_rows       ids of the special tokens, for recipes that train only their rows
     validate       scores of the model on held-out images, called on every rank
     preview        writes pictures of predictions, called on the first rank
+    sam            identity of the SAM in the caches (`train.decoder`)
     say            told a line now and then
     """
 
@@ -42,6 +43,7 @@ class Job:
     new_rows: Sequence[int] = ()
     validate: Validate | None = None
     preview: Preview | None = None
+    sam: str = ""
     say: Callable[[str], None] = field(default=lambda line: None)
 
 

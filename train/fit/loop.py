@@ -217,7 +217,7 @@ class _Run:
             data=dict(self.job.stream.identity), cursor=dict(self.cursor),
             world=self.accelerator.num_processes, micro_batch=self.recipe.run.micro_batch,
             skipped=self.skipped, scores=self.scores, best=self.best, stage_end=done == 0 < self.step,
-            libraries=libraries(),
+            libraries=libraries(), sam=self.job.sam,
         )  # fmt: skip
         save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
         prune(self.job.folder.checkpoints, self.recipe.run.keep)

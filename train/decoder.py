@@ -1,0 +1,83 @@
+"""Whose embeddings a mask decoder reads: a cache of another SAM is refused by identity, not by shape.
+
+vit_b, vit_l, vit_h and MobileSAM all give (256,64,64) embeddings, so a decoder tuned on one of them
+accepts those of another and answers with noise. The identity is SAM's type and its weights, as the
+cache's recipe names them.
+"""
+
+from ..pipeline.errors import PlanMismatchError
+from ..pipeline.store.plan import Plan
+from ..pipeline.text import show
+from ..pipeline.weights.digests import published
+from ..pipeline.weights.locate import WEIGHT_FILES
+from .recipe import TrainRecipe
+from .settings import SHIPPED
+
+CHECKPOINTS_SAM = "vit_h"  # GLaMM's and LISA's decoders were tuned on its embeddings
+
+
+def identity(plan: Plan) -> str:
+    """Type and weights of the SAM whose embeddings a cache holds, "" if it holds none."""
+    pixels = plan.recipe.superpixels
+    return "" if plan.sam is None else f"{pixels.model} {pixels.weights}"
+
+
+def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
+    """PlanMismatchError unless the recipe's mask decoder was tuned on embeddings as this cache's.
+
+    A random decoder was tuned on none and learns any. A GLaMM or LISA checkpoint does not name the
+    file its SAM came from, so of it the type alone is compared; see `doubt`.
+    """
+    if plan.sam is None:
+        return
+    decoder, init = recipe.model.sam_decoder, recipe.model.init
+    have = plan.recipe.superpixels
+    if decoder == "none" and init.startswith(SHIPPED):
+        decoder = SHIPPED
+    if decoder == "none":
+        if have.model != CHECKPOINTS_SAM:
+            raise PlanMismatchError(
+                f"cache {plan.id[:12]} holds embeddings of SAM {have.model}, but the mask decoder "
+                f"of the checkpoint named by --init was tuned on those of SAM {CHECKPOINTS_SAM}: "
+                f"make the cache again with `svp precompute --sam-model {CHECKPOINTS_SAM}` (with "
+                "--superpixels slic or mobile_sam it stores them too), or start from another "
+                f"decoder with --sam-decoder FILE, the {have.model} file the cache was made with"
+            )
+        return
+    if decoder.startswith(SHIPPED) and (have.model, have.weights) != ("tiny", SHIPPED):
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but the mask decoder is "
+            "the shipped tiny one: make the cache with the tiny SAM (--size tiny), or name the "
+            "decoder with --sam-decoder FILE, the file the cache was made with"
+        )
+    if decoder.startswith("sha256:") and have.weights != decoder:
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but --sam-decoder is "
+            f"{show(decoder)}: give the file the cache was made with, or make the cache again with "
+            "`svp precompute --sam-weights FILE` and this file"
+        )
+
+
+def doubt(recipe: TrainRecipe, plan: Plan) -> str:
+    """What to say of a cache whose SAM may not be the one a checkpoint's decoder knows, or ""."""
+    brings = recipe.model.sam_decoder == "none" and not recipe.model.init.startswith(SHIPPED)
+    weights = plan.recipe.superpixels.weights
+    files = [name for name in WEIGHT_FILES[CHECKPOINTS_SAM] if name in published()]
+    if not brings or plan.sam is None or weights in {published()[name].digest for name in files}:
+        return ""
+    return (
+        f"note: cache {plan.id[:12]} was made with SAM {identity(plan)[:80]}, which is not the "
+        f"published {files[0]}: the checkpoint's mask decoder was tuned on that one"
+    )
+
+
+def require_same_sam(wanted: str, plan: Plan, who: str) -> None:
+    """PlanMismatchError unless a cache was made with the SAM `wanted` ("" asks for none).
+
+    who  what was trained or evaluated with it, for the message
+    """
+    if wanted and identity(plan) not in ("", wanted):
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, {who} uses SAM "
+            f"{show(wanted, 100)}: make the cache again with that SAM (--sam-model, --sam-weights)"
+        )
