@@ -29,7 +29,10 @@ class Tokens:
 
 
 class Backbone(Protocol):
-    """A model and how to read it. Layers are 1-based block outputs, `depth` of them."""
+    """A model and how to read it. Layers are 1-based block outputs, `depth` of them.
+
+    anchors  names of which every file has one: what stands in front of it is a wrapper's
+    """
 
     model: "nn.Module"
     patch: int
@@ -37,6 +40,7 @@ class Backbone(Protocol):
     depth: int
     mean: ClassVar[Colour]
     std: ClassVar[Colour]
+    anchors: ClassVar[tuple[str, ...]]
 
     def require_size(self, size: int) -> None:
         """ConfigError unless the model takes `size` x `size` pixels."""

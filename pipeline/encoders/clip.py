@@ -27,6 +27,10 @@ class Clip:
 
     mean: ClassVar[Colour] = (0.48145466, 0.4578275, 0.40821073)
     std: ClassVar[Colour] = (0.26862954, 0.26130258, 0.27577711)
+    anchors: ClassVar[tuple[str, ...]] = (
+        "vision_model.embeddings.class_embedding",
+        "embeddings.class_embedding",
+    )
 
     def __init__(self, model: "nn.Module") -> None:
         config: Any = model.config

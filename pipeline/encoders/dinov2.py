@@ -59,6 +59,7 @@ class Dinov2:
 
     mean: ClassVar[Colour] = (0.485, 0.456, 0.406)  # ImageNet, as dinov2/data/transforms.py
     std: ClassVar[Colour] = (0.229, 0.224, 0.225)
+    anchors: ClassVar[tuple[str, ...]] = ("embeddings.cls_token", "cls_token")
 
     def __init__(self, model: "nn.Module") -> None:
         config: Any = model.config

@@ -15,6 +15,7 @@ from ..recipe import FeatureConfig
 from ..text import show
 from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights, search_weights
+from ..weights.names import plain_names
 from .backbone import Backbone
 from .clip import TINY, Clip, build_clip, fill_buffers, large
 from .clip import expected_config as clip_config
@@ -69,7 +70,8 @@ def load_backbone(config: FeatureConfig, path: Path | None, allow_download: bool
     with torch.device("meta"):
         model = kind.build()
     backbone = kind.adapt(model)
-    state = backbone.from_original(load_state_dict(source))
+    found = plain_names(load_state_dict(source), backbone.anchors, str(source))
+    state = backbone.from_original(found)
     advice = f"This is not {config.encoder}: check features.encoder, or give another {FLAG}"
     load_into(model, state, str(source), advice, any_float=True)
     if kind.finish:

@@ -15,8 +15,9 @@ from ..recipe import GRID_PRESETS, Recipe, parse_recipe
 from ..records import Where
 from ..rehearsal import turned_down
 from ..sam.architecture import detect_type
+from ..sam.load import read_sam
 from ..text import show
-from ..weights.load import load_state_dict, weights_digest
+from ..weights.load import weights_digest
 from ..weights.locate import find_weights
 from ..yamlfile import assign, group, load_yaml, shipped_yaml
 from .purpose import LOOK, Stores
@@ -87,7 +88,7 @@ def _with_sam_type(flags: Flags) -> Flags:
     given = flags.sam_weights
     if given is None or flags.sam_model or given[:6] == "random":
         return flags
-    found = detect_type(load_state_dict(expand(given)))
+    found = detect_type(read_sam(expand(given)))
     if found is None:
         raise WeightsError(
             f"{show(given)}: neither SAM vit_b, vit_l, vit_h nor MobileSAM by its tensors: "

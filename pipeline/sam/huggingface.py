@@ -171,7 +171,7 @@ def _load(
     with torch.device("meta"):
         model = build_model(geometry, attention=attention)
     advice = f"Give a {config.model} checkpoint of segment-anything or its hub folder"
-    return model, load_into(model, from_original(state), name, advice)
+    return model, load_into(model, from_original(state), name, advice, any_float=True)
 
 
 _TWINS = (

@@ -11,12 +11,15 @@ from ..text import show
 from ..weights.keyreport import KeyReport
 from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights
+from ..weights.names import plain_names
 from .architecture import build_sam, check_type, random_sam
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FLAG = "--sam-weights"
+ANCHORS = ("mask_decoder.iou_token.weight", "prompt_encoder.no_mask_embed.weight",
+           "image_encoder.neck.0.weight")  # fmt: skip
 SHIPPED = "workflows/tiny/sam.safetensors"
 
 
@@ -38,9 +41,12 @@ def load_sam(config: SuperpixelConfig, where: Where) -> tuple[Any, KeyReport | N
         from .mobile import map_keys
 
         state, unused = map_keys(state)
-    advice = f"This is no complete {config.model} checkpoint; give the published one"
+    advice = (
+        f"This is no complete {config.model} checkpoint: give the published one, or the state dict "
+        "of a whole SAM (image encoder, prompt encoder, mask decoder)"
+    )
     sam = build_sam(config.model)
-    return sam, load_into(sam, state, name, advice, unused=unused)
+    return sam, load_into(sam, state, name, advice, any_float=True, unused=unused)
 
 
 def random_seed(weights: str) -> int:
@@ -70,7 +76,12 @@ def read_recipe_weights(config: SuperpixelConfig, where: Where) -> "tuple[dict[s
     path = find_sam(config, where)
     assert path is not None
     require_digest(path, value, f"the recipe ({config.model})")
-    return load_state_dict(path), str(path)
+    return read_sam(path), str(path)
+
+
+def read_sam(path: Path) -> "dict[str, Tensor]":
+    """A SAM's tensors under its own names, however its training wrapped them."""
+    return plain_names(load_state_dict(path), ANCHORS, str(path))
 
 
 def _read_shipped(model: str) -> "tuple[dict[str, Tensor], str]":

@@ -16,6 +16,7 @@ from ..errors import MissingPackageError
 IMAGE_SIZE = 1024
 _PREFIX = "image_encoder."
 # In the file, but no forward pass of MobileSAM reads them (modeling/tiny_vit_sam.py:616-620).
+_COUNT = "num_batches_tracked"
 _UNUSED = (f"{_PREFIX}norm_head.", f"{_PREFIX}head.")
 
 
@@ -74,9 +75,16 @@ def map_keys(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str,
     Names that fit no rule are kept, so that the strict check reports them as unexpected.
     """
     mapped = {
-        _map_key(name): value for name, value in state.items() if not name.startswith(_UNUSED)
+        _map_key(name): _count(value) if name.endswith(_COUNT) else value
+        for name, value in state.items()
+        if not name.startswith(_UNUSED)
     }
     return mapped, tuple(name for name in state if name.startswith(_UNUSED))
+
+
+def _count(value: Tensor) -> Tensor:
+    """Batches seen, a whole number again where a file of half precision made it a float."""
+    return value.nan_to_num().long() if value.is_floating_point() else value
 
 
 def _map_key(name: str) -> str:

@@ -32,7 +32,8 @@ def hub_folder(name: str, files: Sequence[str], *, allow_download: bool = False)
             repository, revision=revision or None, allow_patterns=list(files),
             local_files_only=not allow_download,
         )  # fmt: skip
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, RuntimeError) as error:
+        # RuntimeError: the hub's cache lies in a home that this user has not (HF_HOME names another)
         reason = show(str(error).splitlines()[0] if str(error) else type(error).__name__, 160)
         raise MissingError(
             f"{name} is not in the local hub cache ({reason}): get it with `hf download "

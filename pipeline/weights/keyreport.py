@@ -93,7 +93,7 @@ def check_keys(
 ) -> KeyReport:
     """Compare names, shapes and dtypes; reads no tensor data, so it is safe before any copy.
 
-    `any_float` accepts float16/bfloat16 where float32 is expected (the caller then casts);
+    `any_float` accepts any floating dtype where float32 is expected (the caller then casts);
     `unused` names tensors the caller has dropped on purpose and wants reported.
     """
     missing = tuple(name for name in expected if name not in state)
@@ -147,7 +147,11 @@ def _require_finite(state: Mapping[str, "Tensor"], where: str) -> None:
 def _fits(found: TensorSpec, needed: TensorSpec, any_float: bool) -> bool:
     if found.shape != needed.shape:
         return False
-    half = any_float and needed.dtype == "float32" and found.dtype in {"float16", "bfloat16"}
+    half = (
+        any_float
+        and needed.dtype == "float32"
+        and found.dtype in {"float16", "bfloat16", "float64"}
+    )
     return half or found.dtype == needed.dtype
 
 

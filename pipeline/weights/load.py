@@ -35,7 +35,10 @@ __all__ = [
     "weights_digest",
 ]
 
-WRAPPERS = ("model", "state_dict", "teacher")  # {"model": {...}}, as training scripts save it
+# {"model": {...}, "epoch": 3}, as training scripts save it; the first of these that is there.
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "module",
+            "weights", "params", "teacher")  # fmt: skip
+_DEPTH = 4  # wrappers in wrappers
 
 # What reading a damaged or hostile file can raise; anything else is a bug and keeps its traceback.
 _DAMAGE = (
@@ -59,7 +62,7 @@ def load_state_dict(path: Path) -> "dict[str, Tensor]":
     """All tensors of a weight file or of a (sharded) model folder, on the CPU.
 
     Accepts .pth/.pt/.bin (zip or pre-1.6), .safetensors, and folders with `model.safetensors`,
-    `pytorch_model.bin` or a Hugging Face index; one of `WRAPPERS` around the tensors is removed.
+    `pytorch_model.bin` or a Hugging Face index; what training scripts put around the tensors is removed.
     Zip checkpoints are memory-mapped. Raises `MissingError` if nothing is there, `WeightsError`
     for everything else that is wrong; no code from the file is run, and none is tried twice.
     """
@@ -112,7 +115,7 @@ def _load_file(path: Path) -> "dict[str, Tensor]":
         content = _read(path, kind)
     except _DAMAGE as error:
         raise WeightsError(f"{show(str(path), 200)}: {_reason(error)}") from None
-    return _tensors(path, _unwrap(content))
+    return _tensors(path, _unwrap(path, content))
 
 
 def _read(path: Path, kind: Kind) -> Any:
@@ -142,15 +145,40 @@ def _reason(error: BaseException) -> str:
     return f"damaged weight file ({type(error).__name__}: {show(first, 160)}). Fetch it again"
 
 
-def _unwrap(content: Any) -> Any:
-    for _ in WRAPPERS:
-        inner = [
-            content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content
-        ]
-        if not inner or not isinstance(inner[0], Mapping):
-            break
-        content = inner[0]
-    return content
+def _unwrap(path: Path, content: Any, depth: int = _DEPTH) -> Any:
+    """The state dict inside a training script's file: under a usual name, or the only one there."""
+    if not isinstance(content, Mapping) or not depth:
+        return content
+    named = [content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)]
+    if named:
+        return _unwrap(path, named[0], depth - 1)
+    # An optimizer's state maps numbers, not names, to its tensors.
+    named = [k for k, v in content.items() if isinstance(v, Mapping) and all(map(_is_name, v))]
+    inner = {k: _unwrap(path, content[k], depth - 1) for k in named}
+    found = {k: v for k, v in inner.items() if _holds_tensors(v)}
+    if len(found) > 1:
+        raise WeightsError(
+            f"{show(str(path), 200)}: several state dicts lie in it, under "
+            f"{', '.join(show(str(k)) for k in found)}: save the one to be loaded alone"
+        )
+    return next(iter(found.values()), content)
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str)
+
+
+def _holds_tensors(value: Any) -> bool:
+    import torch
+
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor)
+            for name, tensor in value.items()
+        )
+    )
 
 
 def _tensors(path: Path, content: Any) -> "dict[str, Tensor]":
@@ -162,7 +190,7 @@ def _tensors(path: Path, content: Any) -> "dict[str, Tensor]":
         if fault := _tensor_fault(name, value):
             raise WeightsError(
                 f"{show(str(path), 200)}: {show(name)}: {fault}; a state dict maps names to dense "
-                f"tensors (alone or under one of {', '.join(WRAPPERS)})"
+                f"tensors (alone or under a name such as {', '.join(WRAPPERS[:3])})"
             )
     return {name: value.detach() for name, value in content.items()}
 

@@ -2,14 +2,17 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import svp
 from svp.pipeline.errors import DataError
-from svp.pipeline.paths import check_name, safe_join
+from svp.pipeline.paths import check_name, expand, safe_join, user_cache
 
 HOSTILE = {
     "../x.jpg": "..",
@@ -122,3 +125,58 @@ def test_whatever_passes_stays_below_the_root(name: str) -> None:
         return
     joined = os.path.normpath(os.path.join("/photos", name))
     assert joined.startswith("/photos/")
+
+
+HOMELESS = """
+import os, pwd, sys
+for name in ("HOME", "XDG_CACHE_HOME", "SVP_WEIGHTS", "HF_HOME"):
+    os.environ.pop(name, None)
+def nobody(*_):
+    raise KeyError("no such user")
+pwd.getpwuid = pwd.getpwnam = nobody
+from svp.cli import main
+sys.argv = ["svp", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("doctor", "--size", "paper"),
+        ("precompute", "--size", "paper", "--dataset", ".", "--dry-run"),
+        ("precompute", "--sam-weights", "~/sam.pth", "--dataset", ".", "--dry-run"),
+        ("train", "--size", "paper", "--init", "~/GLaMM", "--dry-run"),
+        ("train", "--size", "paper", "--init", "hub:a/b", "--from-cache", "none"),
+        ("eval", "--checkpoint", "~/run"),
+        ("predict", "none.jpg", "a cup", "--published", "~nobody/GLaMM"),
+    ],
+    ids=" ".join,
+)
+def test_a_user_without_a_home_gets_no_traceback(words: tuple[str, ...], tmp_path: Path) -> None:
+    """No HOME and no passwd entry, as in containers started with --user."""
+    made = subprocess.run(
+        [sys.executable, "-c", HOMELESS, *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in made.stderr, made.stderr
+    assert made.returncode in (0, 1, 2, 3), made.stderr
+
+
+def test_homes_are_looked_up_in_one_place() -> None:
+    """`Path.home` and `Path.expanduser` raise where there is none."""
+    root = Path(svp.__file__).parent
+    for path in (p for d in ("pipeline", "model", "train") for p in (root / d).rglob("*.py")):
+        text = path.read_text("utf-8")
+        assert ".expanduser()" not in text and "Path.home" not in text, path
+
+
+def test_where_the_users_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_cache() == Path("/home/me/.cache") and expand("~/a") == Path("/home/me/a")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+    assert user_cache() is None and expand("~/a") == Path("~/a")
