@@ -121,7 +121,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
 
 def _with_data(plain: DryRun, request: TrainRequest, opened: Opened, model: RisModel) -> DryRun:
     recipe = plain.recipe
-    table = opened.table(request.partial, request.say)
+    table = opened.table(request.partial, request.runs, request.say)
     folder = request.flags.init or request.flags.lm
     vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else shipped_words()
     visuals = CachedVisuals(opened.readers, model.projector.needs)

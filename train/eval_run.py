@@ -16,6 +16,7 @@ from ..pipeline.errors import ConfigError, MissingError
 from ..pipeline.records import Expression
 from ..pipeline.run.planning import Content
 from ..pipeline.sources import Source
+from ..pipeline.store.atomic import check_writable
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .assemble import require_cache
@@ -137,6 +138,7 @@ def eval_command(request: EvalRequest) -> EvalReport:
     Raises MissingError (cache, run, data), PlanMismatchError (cache and model do not belong
     together), CacheError, DataError, WeightsError, ConfigError.
     """
+    check_writable(request.out or request.runs / "run")
     found = find_trained(request.checkpoint, request.runs, request.published)
     with tempfile.TemporaryDirectory() as scratch:
         if isinstance(found, Published) and not request.caches:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..model.export import Card, ProjectorSpec, save_pretrained
 from ..model.export.folder import Adapter
 from ..pipeline.errors import MissingError, PlanMismatchError
+from ..pipeline.store.atomic import check_writable
 from ..pipeline.store.plan import Plan
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
@@ -66,6 +67,7 @@ def export_command(request: ExportRequest) -> ExportReport:
     Raises what `open_trained` and `save_pretrained` raise; MissingError without a cache,
     PlanMismatchError for results of another checkpoint.
     """
+    check_writable(request.out)
     found = find_trained(request.checkpoint, request.runs)
     assert isinstance(found, Checkpoint)
     cache = request.cache or cache_of_run(data_of_run(found)) or CACHE

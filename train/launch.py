@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..pipeline.cmdline import resuming
+from ..pipeline.store.atomic import check_writable
 from .assemble import assemble
 from .decoder import doubt, identity
 from .feed.fill import CachedVisuals
@@ -28,6 +29,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     """`svp train`. Raises what `open_training`, `assemble` and `train` raise."""
     if request.deterministic:
         torch.use_deterministic_algorithms(True)
+    check_writable(request.runs / "run")
     device = pick_device(request.device)
     opened = open_training(request, device)
     recipe = opened.recipe

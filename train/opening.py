@@ -11,11 +11,12 @@ from typing import Protocol
 
 import torch
 
-from ..pipeline.errors import MissingError
+from ..pipeline.errors import CacheError, MissingError
 from ..pipeline.records import Where
 from ..pipeline.run.launch import image_root_of
 from ..pipeline.run.toy import require_real_models
 from ..pipeline.sources import Source, open_source
+from ..pipeline.store.atomic import check_writable
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .assemble import require_cache
@@ -53,10 +54,17 @@ class Opened:
     source: Source
     data: DataRequest
 
-    def table(self, partial: bool, say: Callable[[str], None]) -> ExpressionTable:
-        """The expression table, made on the first run."""
+    def table(self, partial: bool, runs: Path, say: Callable[[str], None]) -> ExpressionTable:
+        """The expression table, made on the first run; beside the runs where that is the only
+        place that can be written.
+        """
+        try:
+            check_writable(TABLES / "table")
+            tables = TABLES
+        except CacheError:
+            tables = runs / "tables"
         return open_table(
-            TABLES,
+            tables,
             [self.source],
             self.readers,
             training=True,

@@ -28,7 +28,7 @@ from ..pipeline.run.settings import Flags, resolve
 from ..pipeline.run.toy import require_real_models
 from ..pipeline.scenes.generated import is_generated
 from ..pipeline.store import create_cache
-from ..pipeline.store.atomic import make_folders, write_file
+from ..pipeline.store.atomic import check_writable, make_folders, write_file
 from ..pipeline.store.layout import PLAN
 from ..pipeline.store.plan import Plan
 from ..pipeline.text import show
@@ -162,7 +162,7 @@ def predict_command(request: PredictRequest) -> PredictReport:
     PlanMismatchError, ConfigError, DataError, CacheError (`out` cannot be written).
     """
     header = _header(request.image)
-    make_folders(request.out)
+    check_writable(request.out / request.image.name)
     device = pick_device(request.device)
     found = find_trained(request.checkpoint, request.runs, request.published)
     with tempfile.TemporaryDirectory() as folder:
@@ -282,6 +282,7 @@ def _write(
     found: Sequence[Prediction],
     digests: dict[str, str],
 ) -> PredictReport:
+    make_folders(request.out)
     photo, stem, files = read_image(request.image), request.image.stem, []
     for number, prediction in enumerate(found, 1):
         mask = rle.decode(prediction.mask).astype(np.bool_)

@@ -16,6 +16,7 @@ from ..pipeline.run.launch import Request, launch, open_request
 from ..pipeline.run.precompute import RunOptions
 from ..pipeline.run.settings import Flags
 from ..pipeline.scenes import write_scenes
+from ..pipeline.store.atomic import check_writable
 from .defaults import DATA, HELD_OUT, SEED, SPLITS, cache_of
 from .eval_run import EvalRequest, eval_command, report_command
 from .evaluation.summary import EvalReport
@@ -76,6 +77,7 @@ class QuickstartReport:
 
 def quickstart(request: TrainRequest) -> QuickstartReport:
     """Train on the generated scenes by `request` and evaluate; raises what its steps raise."""
+    check_writable(request.runs / "run")
     resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
     caches = (prepare("train", request.say, request.hint),)
     held_out = (prepare(HELD_OUT, request.say, request.hint),)

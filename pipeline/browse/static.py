@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import ConfigError
+from ..store.atomic import check_writable, make_folders, writing
 from ..text import show
 from .card import share
 
@@ -59,20 +60,23 @@ def policy(style: str, script: str | None = None) -> str:
 @contextmanager
 def page_folder(out: Path) -> Iterator[Path]:
     """A new folder that takes the place of `out` when the body ends without an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    make_folders(out.parent)
+    with writing(out):
+        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         fresh.chmod(0o755)
         yield fresh
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(fresh, out)
+        with writing(out):
+            if out.exists():
+                shutil.rmtree(out)
+            os.replace(fresh, out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
 def check_replaceable(out: Path) -> None:
-    """ConfigError unless `out` is absent, empty, or a page of ours."""
+    """ConfigError unless `out` is absent, empty, or a page of ours; CacheError if it cannot be made."""
+    check_writable(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise ConfigError(f"{show(str(out))} is not a folder: give another --out")
     if not out.exists():

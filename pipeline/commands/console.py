@@ -48,6 +48,7 @@ class Root(click.Group):
         """Run the command. Raises SystemExit with the code of the error's class."""
         from ..errors import SvpError, describe
         from ..plugins import plugins
+        from ..text import shorten
 
         try:
             with _terminable(), plugins(ctx.params.pop("plugins", ())):
@@ -60,6 +61,14 @@ class Root(click.Group):
             if (rest := getattr(error, "found", 0) - len(lines)) > 0:
                 click.echo(f"svp: and {rest} more", err=True)
             raise SystemExit(error.exit_code) from None
+        except OSError as error:  # the system refuses a file: the user's business, not a bug
+            where = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else ""
+            if not where and "temporary directory" not in str(error):
+                raise
+            cause = error.strerror or str(error)
+            named = f"{shorten(os.fsdecode(where), 300)}: " if where else ""
+            click.echo(f"svp: {named}{shorten(cause, 300)}", err=True)
+            raise SystemExit(1) from None
         except KeyboardInterrupt:
             raise _stopped(signal.SIGINT) from None
         except Terminated:

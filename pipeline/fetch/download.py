@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from ..errors import DataError, MissingError, MissingPackageError
+from ..store.atomic import make_folders
 from ..text import show
 from .catalogue import RemoteFile
 
@@ -63,7 +64,7 @@ def download(
     address = url or file.url
     if target.is_file() and _matches(target, file):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     partial = target.with_name(target.name + ".partial")
     with _client(address, patience) as client:
         _persist(client, address, file, target, partial, patience, on_progress)

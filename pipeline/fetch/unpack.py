@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from ..errors import DataError
+from ..store.atomic import make_folders
 from ..text import show
 
 MAX_FILES = 400_000
@@ -144,7 +145,7 @@ def _inside(archive: Path, target: Path, root: Path) -> None:
 def _write(archive: Path, source: _Archive, member: _Member, target: Path) -> None:
     if target.is_file() and target.stat().st_size == member.size:
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
     with source.open(member.name) as reader, partial.open("wb") as writer:

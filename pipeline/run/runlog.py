@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import CacheError
 from ..executors.base import Event
-from ..store.atomic import append_line
+from ..store.atomic import append_line, make_folders
 from ..text import escape, show
 from .progress import Tally
 
@@ -28,7 +28,7 @@ class RunLog:
     """Writes events and status of one run; two runs on one cache may write at the same time."""
 
     def __init__(self, folder: Path, tally: Tally) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         self._folder, self._tally = folder, tally
         self._written = 0.0
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
+from ..store.atomic import writing
 from ..text import show
 from .generated import DIGEST
 from .make import SIZE, SPLITS, MadeScene, make_scene
@@ -76,7 +77,8 @@ def write_scenes(
     except OSError:
         if out.exists() and any(out.iterdir()):  # another process was faster
             return _finished(out, asked)
-        raise
+        with writing(out):
+            raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out

@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import DataError
 from ..masks.rle import area
 from ..paths import check_name
+from ..store.atomic import make_folders, writing
 from ..text import escape, show
 from .counts import Count, count
 from .jsonfile import Fingerprint, fingerprint, parse_line, read_json
@@ -66,8 +67,9 @@ def write_tables(
         raise DataError(f"{show(str(out), 300)} exists and is not empty: choose another name")
     rows, empty, bad = _rows(datasets, max_failures)
     faults = merged((*(dataset.faults for dataset in datasets), bad))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    make_folders(out.parent)
+    with writing(out):
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         for name in FILES:
             _write_lines(partial / f"{name}.jsonl", rows[name])

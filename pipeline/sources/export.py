@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+from ..store.atomic import make_folders, writing
 from .tables import Source
 
 _JSONL_SPLIT = {"testA": "test", "testB": "test"}
@@ -18,8 +19,9 @@ def export_jsonl(source: Source, out: Path) -> int:
     paths = {record.image_id: record.path for record in source.images}
     partial = out.with_name(f".{out.name}.partial")
     written = 0
+    make_folders(out.parent)
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        with writing(out), partial.open("w", encoding="utf-8", newline="\n") as file:
             for row in source.sentences:
                 mask = source.good_masks.get((row.dataset, row.ann_id))
                 if mask is None:
@@ -38,7 +40,8 @@ def export_jsonl(source: Source, out: Path) -> int:
                 written += 1
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(out)
+        with writing(out):
+            partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return written

@@ -14,14 +14,15 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import xxhash
 
-from ..errors import CacheError
+from ..errors import CacheError, SvpError
 from ..text import show
 from .layout import refuse_links
 from .vectored import write_all
@@ -120,18 +121,44 @@ def sync_folder(folder: Path) -> None:
 def make_folder(folder: Path, root: Path) -> None:
     """Create `folder` under `root`; a symbolic link on the way out of `root` is refused."""
     refuse_links(root, folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _explain(error, folder) from error
+    make_folders(folder)
 
 
 def make_folders(folder: Path) -> None:
     """Create `folder` and what is above it, where the user wants output. Raises CacheError."""
-    try:
+    check_writable(folder)  # `mkdir` calls a file in the way by other names
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses in the body becomes a CacheError: the path, the cause, what to do.
+
+    path  named where the system names none; the body reads nothing that may fail
+    """
+    try:
+        yield
+    except SvpError:  # some are OSErrors too, and say more
+        raise
     except OSError as error:
-        raise _explain(error, folder) from error
+        named = error.filename if isinstance(error.filename, str | os.PathLike) else path
+        raise _explain(error, Path(named)) from error
+
+
+def check_writable(path: Path) -> None:
+    """CacheError if `path` can be no output, told before the work is done; makes nothing.
+
+    The nearest folder above that is there decides.
+    """
+    above = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
+    if above != path.absolute() and not above.is_dir():
+        raise _explain(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), path)
+    folder = above if above.is_dir() else above.parent
+    if above == path.absolute() and above.is_dir():
+        return  # what is written into it tells
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _explain(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -219,4 +246,4 @@ def _explain(error: OSError, path: Path) -> CacheError:
             f"{where}: {error.strerror}: what was being written was not committed; free some "
             "space and run the same command again, it continues where it stopped"
         )
-    return CacheError(f"{where}: cannot be written: {error.strerror}")
+    return CacheError(f"{where}: cannot be written: {error.strerror}: give another place")

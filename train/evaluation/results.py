@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from ...pipeline.errors import ConfigError, DataError, MissingError
 from ...pipeline.masks import rle
 from ...pipeline.records import Rle
-from ...pipeline.store.atomic import write_file
+from ...pipeline.store.atomic import make_folders, write_file
 from ...pipeline.store.jsonfile import JsonFile, canonical
 from ...pipeline.text import show
 from ..metrics import Counts
@@ -165,7 +165,7 @@ def write_results(path: Path, results: Results) -> None:
     """Write a result file, atomic and durable. ConfigError if `path` exists."""
     if path.exists():
         raise ConfigError(f"{show(str(path), 300)} exists: results are never overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     body = b"".join(canonical(row.model_dump(mode="json")) for row in results.rows)
     digest = xxhash.xxh3_64_hexdigest(body)
     first = _FirstLine(header=results.header, rows=len(results.rows), xxh3=digest)

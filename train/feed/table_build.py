@@ -23,7 +23,7 @@ from ...pipeline.masks.rle import area, decode
 from ...pipeline.records import Rle
 from ...pipeline.sources.problems import NAMED, Faults, Problems, merged
 from ...pipeline.sources.tables import Sentence, Source
-from ...pipeline.store.atomic import sync_folder, write_file, write_temp
+from ...pipeline.store.atomic import make_folders, sync_folder, write_file, write_temp
 from ...pipeline.store.checksum import crc32c
 from ...pipeline.store.jsonfile import canonical
 from ...pipeline.store.reader import CacheReader
@@ -180,7 +180,7 @@ def _source_digest(source: Source) -> list[object]:
 
 
 def _write(path: Path, joined: _Join, sources: Sequence[Source]) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+    make_folders(path)
     problems = Problems("masks")
     rows, empty = _with_masks(joined, problems)
     write_file(path / LEFT, canonical(asdict(problems.faults())), label="left out")

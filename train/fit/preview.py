@@ -14,6 +14,7 @@ from ...model.ris import RisModel
 from ...pipeline.browse.source import spread_over
 from ...pipeline.errors import ImageError
 from ...pipeline.run.stage import read_verified
+from ...pipeline.store.atomic import writing
 from ...pipeline.store.reader import CacheReader
 from ..feed.fill import Item, VisualSource, make_batch
 from ..feed.table import ExpressionTable
@@ -61,8 +62,9 @@ class Previews:
             _tile(photo, found[0] > 0, target[0] > 0)
             for photo, found, target in zip(self._photos, logits, targets, strict=True)
         ]
-        self._out.mkdir(exist_ok=True)
-        Image.fromarray(np.concatenate(tiles, 1)).save(self._out / f"step-{step:08d}.png")
+        with writing(self._out):
+            self._out.mkdir(exist_ok=True)
+            Image.fromarray(np.concatenate(tiles, 1)).save(self._out / f"step-{step:08d}.png")
 
     @staticmethod
     def _item(table: ExpressionTable, vocab: Vocabulary, row: int) -> Item:

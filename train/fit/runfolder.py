@@ -26,7 +26,7 @@ import yaml
 
 from ...pipeline.cmdline import this_command
 from ...pipeline.errors import ConfigError, DataError, Interrupted, NonFiniteError, SvpError
-from ...pipeline.store.atomic import append_line, write_file
+from ...pipeline.store.atomic import append_line, write_file, writing
 from ...pipeline.text import escape, show
 from ..recipe import TrainRecipe
 
@@ -111,12 +111,12 @@ class RunFolder:
             self._board.close()
 
     def _make(self, recipe: TrainRecipe, identity: Mapping[str, str]) -> None:
-        try:
-            self.path.mkdir(parents=True)
-        except FileExistsError:
+        if self.path.is_dir():
             where = show(str(self.path), 300)
-            raise ConfigError(f"{where}: exists and is not overwritten: try again") from None
-        self.checkpoints.mkdir()
+            raise ConfigError(f"{where}: exists and is not overwritten: try again")
+        with writing(self.path):
+            self.path.mkdir(parents=True)
+            self.checkpoints.mkdir()
         config = recipe.model_dump(mode="json") | {"digest": recipe.digest(), "on": dict(identity)}
         text = yaml.safe_dump(config, sort_keys=False)
         write_file(self.path / "config.yaml", text.encode(), label="config")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.store.atomic import make_folders, writing
 from ...pipeline.text import show
 
 LOCK = "lock"
@@ -17,8 +18,10 @@ def at_work(folder: Path) -> Iterator[None]:
 
     Raises ConfigError if another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("ab") as file:
+    make_folders(folder)
+    with writing(folder / LOCK):
+        file = (folder / LOCK).open("ab")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

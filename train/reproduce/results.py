@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from ...pipeline.errors import DataError, MissingError
-from ...pipeline.store.atomic import write_file
+from ...pipeline.store.atomic import make_folders, write_file
 from ...pipeline.store.jsonfile import JsonFile
 from ...pipeline.text import show
 from .cells import Cell
@@ -119,7 +119,7 @@ class TableResult(JsonFile):
 
 def write_table(path: Path, result: TableResult) -> None:
     """Write a result file in place of the earlier one, atomic and durable."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     text = json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
     write_file(path, text.encode(), label="table")
 

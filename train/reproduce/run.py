@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...pipeline.errors import ConfigError, MissingError, MissingPackageError
 from ...pipeline.run.progress import duration
-from ...pipeline.store.atomic import write_file
+from ...pipeline.store.atomic import check_writable, write_file
 from ...pipeline.text import show
 from ..evaluation.paper import PROTOCOL
 from . import bench
@@ -65,6 +65,8 @@ def reproduce(ask: Ask) -> TableReport:
     Interrupted (the same command goes on), ConfigError (no such table or row), and what caches,
     training and evaluation raise.
     """
+    for folder in (ask.out, ask.runs, ask.caches):
+        check_writable(folder / "new")
     table, data = experiment(ask.table, ask.size), data_of(ask)
     chosen = [table.row(name) for name in ask.rows] or [r for r in table.rows if not r.not_run]
     if ask.size == "tiny":

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...pipeline.errors import DataError
-from ...pipeline.store.atomic import write_file
+from ...pipeline.store.atomic import make_folders, write_file
 from ...pipeline.text import show
 
 
@@ -22,7 +22,7 @@ def spending(path: Path) -> Iterator[None]:
         yield
     finally:
         total = spent(path) + time.perf_counter() - began
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         write_file(path, json.dumps({"seconds": round(total, 3)}).encode(), label="spent")
 
 

@@ -1,0 +1,128 @@
+"""A place that cannot be written: every command says which, and why, in one line.
+
+Run as root, a folder without permission is no obstacle; a file in the way is one for everybody.
+"""
+
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from svp.cli import main
+from svp.pipeline.errors import CacheError
+from svp.pipeline.store.atomic import check_writable, make_folders, writing
+
+# What each command is given, `{bad}` being a path below a regular file.
+WRITING = {
+    "data convert": ["own.jsonl", "--out", "{bad}"],
+    "data export": ["own.jsonl", "--out", "{bad}"],
+    "data synth": ["{bad}", "--images", "2"],
+    "precompute": ["--dataset", "own.jsonl", "--size", "tiny", "--workers", "0", "--out", "{bad}"],
+    "cache browse": ["cache", "--out", "{bad}"],
+    "predict": ["own.png", "the disc", "--size", "tiny", "--out", "{bad}"],
+    "train": ["--from-cache", "cache", "--dataset", "own.jsonl", "--size", "tiny", "--runs", "{bad}"],
+    "eval": ["--published", "folder", "--split", "val", "--out", "{bad}"],
+    "export": ["{bad}"],
+    "figures": ["run", "--out", "{bad}"],
+    "reproduce": ["table5", "--runs", "{bad}"],
+    "quickstart": ["--runs", "{bad}"],
+    "fetch": ["vit_b", "--dest", "{bad}"],
+}  # fmt: skip
+# These write nothing, or only into the cache or the temporary folder they are given.
+READING = {"data check", "cache info", "cache verify", "cache stats", "cache repair", "doctor"}
+LATER = {"rehearse"}  # makes its own folder
+
+
+def commands(command: click.Command, name: str = "") -> set[str]:
+    if isinstance(command, click.Group):
+        return {
+            found
+            for key, sub in command.commands.items()
+            for found in commands(sub, f"{name} {key}")
+        }
+    return {name.strip()}
+
+
+def test_every_command_is_looked_at() -> None:
+    found = {name for name in commands(main) if not name.startswith("bench ")}
+    assert found - LATER == WRITING.keys() | READING
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photograph with a sentence, its cache, and a file that stands in the way."""
+    folder = tmp_path_factory.mktemp("place")
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "own.png")
+    square = [[5, 5, 40, 5, 40, 40, 5, 40]]
+    row = {"image": "own.png", "expression": "the disc", "mask": square}
+    (folder / "own.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "file").write_text("in the way")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        made = CliRunner().invoke(
+            main,
+            ["precompute", "--dataset", "own.jsonl", "--size", "tiny", "--split", "train",
+             "--workers", "0", "--out", "cache", "--points-per-side", "4", "--quiet"],
+        )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(WRITING))
+def test_one_line_names_the_place_and_the_cause(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(place)
+    words = [word.format(bad="file/below/it") for word in WRITING[name]]
+    result = CliRunner().invoke(main, [*name.split(), *words])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (1, 2), result.output
+    said = result.output.strip().splitlines()[-1]
+    assert said.startswith("svp: file") and said.endswith("Not a directory: give another place")
+
+
+def test_a_place_that_can_be_made_is_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(place)
+    out = tmp_path / "new" / "folder" / "own.jsonl"
+    assert (
+        CliRunner().invoke(main, ["data", "export", "own.jsonl", "--out", str(out)]).exit_code == 0
+    )
+    assert len(out.read_text().splitlines()) == 1
+
+
+def test_refusals_name_the_nearest_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for refused in (check_writable, make_folders):
+        with pytest.raises(CacheError, match=r"file/a/b: cannot be written: Not a directory"):
+            refused(tmp_path / "file" / "a" / "b")
+    check_writable(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "named").mkdir()
+    with (
+        pytest.raises(CacheError, match="named: cannot be written: Is a directory"),
+        writing(tmp_path),
+    ):
+        (tmp_path / "named").write_text("")
+
+
+def test_what_the_system_refuses_elsewhere_is_one_line_too(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command's own mistakes keep their traceback; a refused file is none."""
+    from svp.pipeline.commands import data as command
+
+    monkeypatch.chdir(place)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "some/file")
+
+    monkeypatch.setattr(command.check_command, "callback", refuse)
+    result = CliRunner().invoke(main, ["data", "check", "own.jsonl"])
+    assert (result.exit_code, result.output) == (1, "svp: some/file: Permission denied\n")
