@@ -39,7 +39,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     world, main = accelerator.num_processes, accelerator.is_main_process
     split_evenly(recipe, world)
     with accelerator.main_process_first():
-        table = opened.table(request.partial, request.say)
+        table = opened.table(request.partial, request.runs, request.say)
     first = opened.readers[0].plan
     made = assemble(recipe, first, opened.places)
     visuals = CachedVisuals(
