@@ -94,7 +94,9 @@ def bench_rates_command(as_json: bool, device: str, **options: Any) -> None:
 @bench.command("scale")
 @click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="paper",
               show_default=True)  # fmt: skip
-@click.option("--device", type=click.Choice(["a100", "h100"]), default="a100", show_default=True)
+@click.option(
+    "--device", type=click.Choice(["a100", "h100", "h200"]), default="a100", show_default=True
+)
 @click.option("--probe", type=click.IntRange(min=1000), default=100_000, show_default=True,
               help="Images of the largest cache of records made for the measurement.")  # fmt: skip
 @click.option("--exact", is_flag=True, help="Price exact float32 instead of fast bfloat16.")

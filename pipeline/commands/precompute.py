@@ -72,7 +72,7 @@ RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_sc
               help="The projector to be trained: its inputs are stored.")  # fmt: skip
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print images, shards, GB, hours, memory; stop.")
-@click.option("--price", type=(click.Choice(["a100", "h100", "core"]), int), metavar="DEVICE N",
+@click.option("--price", type=(click.Choice(["3090", "4090", "a100", "h100", "h200", "core"]), int), metavar="DEVICE N",
               help="Dry run for N images on another machine; needs no data or weights.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress.")
 @as_json
@@ -88,8 +88,13 @@ def precompute_command(
     opened = launch.open_request(request)
     for notice in launch.notices(request, opened):
         click.echo(notice, err=True)
-    run = launch.dry_run if dry_run else launch.launch
-    report(run(request, opened), as_json)
+    if dry_run:
+        return report(launch.dry_run(request, opened, _say), as_json)
+    report(launch.launch(request, opened), as_json)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _request(options: dict[str, Any]) -> Any:

@@ -26,6 +26,7 @@ from .planning import Content, build_plan, sized_plan
 from .stage import ShardTask
 
 IMAGES = 16  # per worker, after the first batch, which warms everything up
+SAY_EVERY_S = 5.0
 BUDGET_S = 20.0  # what the images of one worker may take, as far as one can tell
 
 
@@ -50,6 +51,10 @@ class _Probe:
         return self.inner.rows(shard)
 
 
+class _Enough(Exception):
+    """The time for measuring is over."""
+
+
 def calibrate(
     content: Content,
     recipe: Recipe,
@@ -58,56 +63,124 @@ def calibrate(
     *,
     images: int | None = None,
     workers: int | None = None,
+    bound_s: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Calibration | None:
     """Compute a few images per worker, spread over `content`, in a temporary cache.
 
-    images  per worker; None: as many as may take 20 s, at most 16
+    images   per worker; None: as many as may take 20 s, at most 16
+    bound_s  seconds after which what was measured until then has to do, start-up included
+    say      is told what is measured, and how far that is
 
-    None if there is no image to measure. Raises what the models raise when they are loaded.
+    None if there is no image to measure, or not one was done in time. Raises what the models raise
+    when they are loaded.
     """
     count = workers or len(usable_devices(options))
     expected = seconds_per_image(sized_plan(recipe), "core") if options.device == "cpu" else 1.0
-    images = images or min(IMAGES, max(1, int(BUDGET_S / expected)))
+    images = images or min(IMAGES, max(2, int(BUDGET_S / expected)))
+    slow = options.device == "cpu" and bound_s is not None and expected > 1
+    if slow:  # a CPU does a batch's images one after the other anyway: hear of each
+        recipe = recipe.model_copy(update={"batch": 1})
     sample = _spread(content.images, count * images)
     if not sample:
         return None
+    limit = "" if bound_s is None else f", for at most {bound_s:.0f} s"
+    say(f"measuring up to {len(sample)} images on {count} workers{limit}")
     with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
         plan = build_plan(Content(sample), recipe, where.images)
         # One shard per worker: every worker is busy from start to end.
         plan = replace(plan, shard_size=-(-len(sample) // count))
         create_cache(Path(folder), plan)
         task = ShardTask(folder, where, task_device(options), options.threads)
-        probe = _Probe(task, min(plan.recipe.batch, plan.shard_size) if images > 1 else 0)
-        return _measure(Path(folder), plan, probe, replace(options, workers=count))
+        warm = 0 if slow or images == 1 else min(plan.recipe.batch, plan.shard_size)
+        probe = _Probe(task, warm)
+        measure = _Measure(Path(folder), plan, bound_s, say)
+        try:
+            return measure.run(probe, replace(options, workers=count))
+        except _Enough:
+            return measure.so_far()
 
 
-def _measure(cache: Path, plan: Plan, probe: _Probe, options: ExecutorOptions) -> Calibration:
-    began = time.monotonic()
-    ready: list[float] = []
-    results: list[Mapping[str, object]] = []
+class _Measure:
+    """One calibration: listens to its workers and ends them when the time is over."""
 
-    def listen(event: Event) -> None:
+    def __init__(
+        self, cache: Path, plan: Plan, bound_s: float | None, say: Callable[[str], None]
+    ) -> None:
+        self.cache, self.plan, self.bound, self.say = cache, plan, bound_s, say
+        self.began = self.said = time.monotonic()
+        self.ready: list[float] = []
+        self.results: list[Mapping[str, object]] = []
+        self.told: dict[int | None, list[Mapping[str, object]]] = {}  # by shard
+        self.kind = "CPU worker"
+
+    def run(self, probe: _Probe, options: ExecutorOptions) -> Calibration:
+        """Until all images are done. Raises _Enough, CacheError."""
+        self.kind = "CPU worker" if options.device == "cpu" else "GPU"
+        summary = LocalExecutor(options).run(probe, range(self.plan.num_shards), self._listen)
+        if summary.parked:
+            raise CacheError(f"no estimate: {next(iter(summary.parked.values()))}")
+        seconds: Counter[str] = Counter()
+        for result in self.results:
+            seconds.update(_seconds(result))
+        return Calibration(
+            images=len(self.plan.images),
+            workers=self.plan.num_shards,
+            start_s=max(self.ready),
+            image_s={name: value / len(self.plan.images) for name, value in seconds.items()},
+            bytes=_bytes(self.cache, self.plan),
+            peak_rss=max(_number(r["peak_rss"]) for r in self.results),
+            worker=self.kind,
+        )
+
+    def so_far(self) -> Calibration | None:
+        """From the images done in time; a worker's first batch counts only if it is its only one."""
+        seconds: Counter[str] = Counter()
+        images = 0
+        for told in self.told.values():
+            first, last = told[0], told[-1]
+            images += sum(_number(one["images"]) for one in (told[1:] or told))
+            seconds.update(_seconds(last))
+            if len(told) > 1:
+                seconds.subtract(_seconds(first))
+        if not images:
+            return None
+        return Calibration(
+            images=images,
+            workers=len(self.told),
+            start_s=max(self.ready),
+            image_s={name: value / images for name, value in seconds.items()},
+            bytes={},
+            peak_rss=max(_number(told[-1]["peak_rss"]) for told in self.told.values()),
+            worker=self.kind,
+            cut=True,
+        )
+
+    def _listen(self, event: Event) -> None:
+        passed = time.monotonic() - self.began
         if event.kind == "worker_ready":
-            ready.append(time.monotonic() - began)
+            self.ready.append(passed)
+        if event.kind == "progress":
+            self.told.setdefault(event.shard, []).append(event.result)
         if event.kind == "shard_done":
-            results.append(event.result)
+            self.results.append(event.result)
+        if passed - (self.said - self.began) >= SAY_EVERY_S:
+            self.said = time.monotonic()
+            done = sum(_number(one["images"]) for told in self.told.values() for one in told)
+            state = f"{done} images" if self.ready else "models are being loaded"
+            self.say(f"measuring: {state} after {passed:.0f} s")
+        if self.bound is not None and passed >= self.bound:
+            raise _Enough
 
-    summary = LocalExecutor(options).run(probe, range(plan.num_shards), listen)
-    if summary.parked:
-        raise CacheError(f"no estimate: {next(iter(summary.parked.values()))}")
-    seconds: Counter[str] = Counter()
-    for result in results:
-        found = result["seconds"]
-        assert isinstance(found, Mapping)
-        seconds.update(found)
-    return Calibration(
-        images=len(plan.images),
-        workers=plan.num_shards,
-        start_s=max(ready),
-        image_s={name: value / len(plan.images) for name, value in seconds.items()},
-        bytes=_bytes(cache, plan),
-        peak_rss=max(value for r in results if isinstance(value := r["peak_rss"], int)),
-    )
+
+def _seconds(result: Mapping[str, object]) -> dict[str, float]:
+    found = result["seconds"]
+    assert isinstance(found, Mapping)
+    return dict(found)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _bytes(cache: Path, plan: Plan) -> dict[str, float]:

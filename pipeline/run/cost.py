@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from ..store.plan import Plan
 from ..store.schema import ArraySpec, array_specs
+from .machines import DEVICES, Device
 from .progress import duration
+
+__all__ = ["DEVICES", "Calibration", "Device", "Estimate", "estimate", "makespan", "prompts",
+           "seconds_per_image", "size", "tflop", "window_prompts"]  # fmt: skip
 
 MANIFEST_BYTES = 140  # per image, in its manifest, the log and the index
 SHARD_INDEX = 16  # bytes per chunk in a shard file's index, plus its crc32c
@@ -35,42 +39,9 @@ FEATURES = {
 # Assumed where nothing was measured: superpixels per image (the paper), bytes each in every array.
 SUPERPIXELS = 40
 RLE_EACH, COVER_EACH, MASK_EACH, SMALL_EACH = 300, 220, 120, 22
+ASSUMED = f"{SUPERPIXELS} superpixels per image assumed for the compressed arrays"
 HOST_S = 0.10  # decoding, run-length work and writing of one 480x640 photograph, one core
 PROCESS_GB = 0.9  # interpreter, torch and the other libraries
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A machine that is not here: TFLOP/s of this code on it, not the data sheet's, by `tflop`'s parts.
-
-    exact    published modules, float32 without TF32
-    single   fast mode in float32
-    half     bfloat16 or float16; on a GPU compiled
-    origin   where the figures come from
-    """
-
-    name: str
-    exact: Mapping[str, float]
-    single: Mapping[str, float]
-    half: Mapping[str, float]
-    origin: str
-
-
-def _device(name: str, origin: str, scale: float, *rates: tuple[float, float, float]) -> Device:
-    """`rates` of (features, SAM encoder, SAM decoder), a triple per field of `Device`."""
-    parts = ("features", "sam encoder", "sam decoder")
-    exact, single, half = ({p: scale * r for p, r in zip(parts, row, strict=True)} for row in rates)
-    return Device(name, exact, single, half, origin)
-
-
-# Measured on one H200 (docs/benchmarks.md): DINOv2-L in batches of 8, ViT-H, 256 prompts at once. The
-# published decoder writes every prompt's image tokens out, so in float32 it waits for memory.
-_H200 = ((22.7, 29.0, 2.9), (22.7, 30.8, 22.8), (64.0, 210.0, 90.0))
-DEVICES = {
-    "a100": _device("NVIDIA A100", "0.3 of an H200, as their peaks are", 0.3, *_H200),
-    "h100": _device("NVIDIA H100 or H200", "measured on an H200", 1.0, *_H200),
-    "core": _device("one CPU core, fp32", "assumed", 0.05, *3 * ((1.0, 1.0, 1.0),)),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +52,9 @@ class Calibration:
     image_s   seconds per image by stage, in one worker while the others work too
     bytes     stored bytes per image by compressed array
     peak_rss  most memory of one worker, bytes
+    worker    what a worker is, in words
+    cut       whether the time for measuring ended before the images did: then the compressed bytes
+              are assumed
     """
 
     images: int
@@ -89,6 +63,8 @@ class Calibration:
     image_s: Mapping[str, float]
     bytes: Mapping[str, float]
     peak_rss: int
+    worker: str = "CPU worker"
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +111,21 @@ class Estimate:
         """For people."""
         arrays = "  ".join(f"{name} {size(value)}" for name, value in self.bytes.items())
         memory = ", ".join(f"{size(value)} {name}" for name, value in self.memory.items())
-        total, wall = size(self.total_bytes), duration(self.wall_s)
+        total = size(self.total_bytes)
         return [
             f"{self.images} images, {self.shards} shards, {self.files} files, {total}",
             f"bytes: {arrays}",
-            f"time: {self.worker_hours:.2f} hours of {self.device}; {wall} with {self.workers}",
+            f"time: {self._time()}",
             f"memory per worker: {memory}",
             *(f"basis: {line}" for line in self.basis),
         ]
+
+    def _time(self) -> str:
+        """Wall time; the sum over workers only where it is another figure."""
+        if self.workers == 1:
+            return f"{duration(self.wall_s)} on one {self.device}"
+        total = duration(3600 * self.worker_hours)
+        return f"{duration(self.wall_s)} on {self.workers} x {self.device} (together {total})"
 
 
 def estimate(
@@ -150,13 +133,14 @@ def estimate(
     images: int,
     *,
     calibration: Calibration | None = None,
-    device: str = "core",
+    device: str | Device = "core",
     workers: int = 1,
 ) -> Estimate:
     """The price of `images` images under `plan` (its own image list is not looked at).
 
-    device   a key of `DEVICES`, for figures without a `calibration`
+    device   a key of `DEVICES` or a machine, for figures without a `calibration`
     """
+    machine = DEVICES[device] if isinstance(device, str) else device
     shards = -(-images // plan.shard_size)
     specs = array_specs(plan)
     sizes = {
@@ -168,19 +152,18 @@ def estimate(
     if calibration:
         image_s, start_s = sum(calibration.image_s.values()), calibration.start_s
     else:
-        image_s, start_s = seconds_per_image(plan, device), 30.0
-    gpu = device != "core" and not calibration
+        image_s, start_s = seconds_per_image(plan, machine), 30.0
     return Estimate(
         images=images,
         shards=shards,
         files=shards * (len(specs) + 2) + len(specs) + 16,
         bytes=sizes,
-        device="a CPU core" if calibration or not gpu else DEVICES[device].name,
+        device=calibration.worker if calibration else machine.name,
         workers=workers,
         worker_hours=images * image_s / 3600,
         wall_s=makespan(images, plan.shard_size, workers) * image_s + (start_s if images else 0.0),
-        memory=_memory(plan, calibration, gpu),
-        basis=_basis(plan, calibration, DEVICES[device]),
+        memory=_memory(plan, calibration, machine.gpu),
+        basis=_basis(plan, calibration, machine),
     )
 
 
@@ -261,9 +244,10 @@ def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
     return min(spec.row_bytes, SUPERPIXELS * each.get(spec.name, SMALL_EACH))
 
 
-def seconds_per_image(plan: Plan, name: str) -> float:
-    """Seconds per image on device `name` of `DEVICES`, each part at its own precision."""
-    device, parts = DEVICES[name], tflop(plan)
+def seconds_per_image(plan: Plan, machine: str | Device) -> float:
+    """Seconds per image on a machine, or a key of `DEVICES`; each part at its own precision."""
+    device = DEVICES[machine] if isinstance(machine, str) else machine
+    parts = tflop(plan)
     pixels, features = plan.recipe.superpixels, plan.recipe.features
     single = device.single if pixels.mode == "fast" else device.exact
     sam = single if pixels.dtype == "float32" else device.half
@@ -305,13 +289,17 @@ def _basis(plan: Plan, calibration: Calibration | None, device: Device) -> list[
         return [
             f"measured here on {count} images, {workers} workers at once: {stages}",
             f"models ready after {calibration.start_s:.1f} s",
+            *([ASSUMED] if calibration.cut else []),
         ]
     work = ", ".join(f"{name} {value:.3g} TFLOP" for name, value in tflop(plan).items())
+    one = device.exact == device.half
     speed = ", ".join(
-        f"{name} {device.exact[name]:.3g} / {device.half[name]:.3g}" for name in device.exact
+        f"{name} {device.exact[name]:.3g}" + ("" if one else f" / {device.half[name]:.3g}")
+        for name in device.exact
     )
+    kinds = "float32" if one else "exact float32 / bfloat16"
     return [
         f"per image: {work}; {HOST_S} s of one core for decoding, runs and writing",
-        f"TFLOP/s of {device.name}, exact float32 / bfloat16 ({device.origin}): {speed}",
-        f"{SUPERPIXELS} superpixels per image assumed for the compressed arrays",
+        f"TFLOP/s of {device.name}, {kinds} ({device.origin}): {speed}",
+        ASSUMED,
     ]

@@ -4,6 +4,7 @@ Without a dataset the embedded default is used: scenes are generated beside the 
 """
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..rehearsal import few_scenes
 from ..sources import Source, open_source
 from .calibrate import calibrate
 from .cost import Estimate, estimate
+from .machines import measured_here
 from .places import DataPlaces, absolute_data, image_root_of, read_places, write_places
 from .planning import Content, sized_plan
 from .precompute import PrecomputeReport, RunOptions, limited, precompute
@@ -42,6 +44,7 @@ __all__ = [
 
 SCENES = Path("data/scenes")
 SCENE_COUNT = 200
+MEASURE_S = 15.0  # of a dry run, which is to answer within 20 s
 WEIGHTS = ("sam_weights", "encoder_weights", "second_weights")
 
 
@@ -157,14 +160,25 @@ def launch(request: Request, opened: Opened) -> PrecomputeReport:
     return report
 
 
-def dry_run(request: Request, opened: Opened) -> Estimate:
-    """What the run would cost on this machine: computes a few images of the dataset to measure."""
+def dry_run(
+    request: Request, opened: Opened, say: Callable[[str], None] = lambda line: None
+) -> Estimate:
+    """What the run would cost on this machine: computes a few images of the dataset to measure.
+
+    Measuring takes `MEASURE_S` at most, however slow the machine is; `say` is told how far it is.
+    """
     source, options = opened.source, request.run.executor_options
     recipe, where = recipe_of(request, source)
     content = limited(_content(source), request.run.limit)
     plan = sized_plan(recipe, content.split, content.digests)
-    measured = calibrate(content, recipe, where, options, workers=options.workers)
     workers = len(usable_devices(options))
+    measured = calibrate(
+        content, recipe, where, options, workers=options.workers, bound_s=MEASURE_S, say=say
+    )
+    if measured is None and content.images:
+        say(f"not one image was done in {MEASURE_S:.0f} s: the price is computed instead")
+        here = measured_here(options.device, options.threads)
+        return estimate(plan, len(content.images), device=here, workers=workers)
     return estimate(plan, len(content.images), calibration=measured, workers=workers)
 
 
@@ -174,7 +188,7 @@ def price(request: Request, device: str, images: int) -> Estimate:
     device  a key of `cost.DEVICES`
     """
     # The weights' values change no cost: random ones stand in for files nobody has to own yet.
-    flags = replace(request.flags, **dict.fromkeys(WEIGHTS, "random"))
+    flags = replace(request.flags, **dict.fromkeys(WEIGHTS, "random"))  # type: ignore[arg-type]
     recipe, _ = resolve(
         request.size, request.recipe_file, flags, request.overrides, request.images or Path(),
         stores(request.purpose or "train", request.projector),

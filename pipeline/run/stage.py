@@ -108,7 +108,7 @@ class Stage:
                 done |= {r: _poisoned(images[r], poison[r]) for r in wanted if r in poison}
                 entries += [done[row] for row in wanted]
                 if job.rows is None:
-                    tell(shard=job.shard, **_told(list(done.values())))
+                    tell(shard=job.shard, **_told(list(done.values()), report))
         if job.rows is None:
             self._write(job.shard, entries, report)
         report.count(entries)
@@ -310,9 +310,15 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _told(entries: Sequence[Entry]) -> dict[str, object]:
+def _told(entries: Sequence[Entry], report: Report) -> dict[str, object]:
+    """What a batch is told as: its images, and the seconds of the job so far."""
     bad = Counter(entry.reason for entry in entries if isinstance(entry, Quarantined))
-    return {"images": len(entries), "quarantined": dict(bad)}
+    return {
+        "images": len(entries),
+        "quarantined": dict(bad),
+        "seconds": report.rounded(),
+        "peak_rss": peak_rss(),
+    }
 
 
 def _poisoned(image: PlanImage, reason: Reason) -> Quarantined:

@@ -9,7 +9,7 @@ from svp.pipeline.encoders.load import family
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.recipe import FeatureConfig, Recipe
 from svp.pipeline.run.places import DataPlaces, write_places
-from svp.pipeline.run.planning import sized_plan
+from svp.pipeline.run.planning import SHAPES, sized_plan
 from svp.pipeline.run.purpose import (
     DEPTH,
     LOOK,
@@ -37,7 +37,9 @@ def test_the_tables_are_those_of_the_classes() -> None:
         size = {"tiny": 128, "clip-large": 224}.get(name, 336)
         kind = family(FeatureConfig(encoder=name, size=size))  # type: ignore[arg-type]
         with torch.device("meta"):
-            assert kind.adapt(kind.build()).depth == depth, name
+            backbone = kind.adapt(kind.build())
+        assert backbone.depth == depth, name
+        assert SHAPES.get(name, (backbone.patch, backbone.dim)) == (backbone.patch, backbone.dim)
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS))

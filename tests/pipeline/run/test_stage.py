@@ -1,6 +1,8 @@
 """The stage with the shipped models: what the cache holds is what the models say, live."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from svp.pipeline.images import read_image
 from svp.pipeline.masks.derive import derive
 from svp.pipeline.recipe import GridConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRecord, Where
+from svp.pipeline.run import calibrate as calibration
+from svp.pipeline.run import launch
 from svp.pipeline.run.calibrate import calibrate
 from svp.pipeline.run.planning import Content, build_plan
 from svp.pipeline.run.precompute import RunOptions, precompute
@@ -120,3 +124,53 @@ def test_unknown_size_is_no_size() -> None:
     record = ImageRecord(1, "gone.png", 0, 0)
     with pytest.raises(MissingError, match="none of the 1 images"):
         build_plan(Content([record]), RECIPE, Path("/nonexistent"))
+
+
+def test_measuring_ends_in_time_with_what_it_has(
+    scenes: tuple[Content, Where], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow machine: told of two batches, the second ends the time; the first only warmed up."""
+    content, where = scenes
+    said: list[str] = []
+    told: list[float] = []  # seconds of each batch
+
+    class Slow:
+        def __init__(self, options: ExecutorOptions) -> None: ...
+
+        def run(self, task: object, shards: object, on_event: Callable[[Event], None]) -> None:
+            on_event(Event("worker_ready", None, 0))
+            for seconds in told:
+                clock.now += seconds
+                on_event(Event("progress", 0, 0, result={
+                    "images": 2, "seconds": {"read": clock.now}, "peak_rss": 7}))  # fmt: skip
+            clock.now += 99
+            on_event(Event("tick"))
+
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(calibration, "LocalExecutor", Slow)
+    monkeypatch.setattr(calibration, "time", clock)
+    for batches, image_s in (([8.0, 3.0], 1.5), ([8.0], 4.0), ([], None)):
+        clock.now, told[:] = 0.0, batches
+        options = ExecutorOptions(workers=1)
+        seen = calibrate(content, RECIPE, where, options, bound_s=15, say=said.append)
+        if image_s is None:
+            assert seen is None
+        else:
+            assert (
+                seen and seen.image_s == {"read": image_s} and (seen.images, seen.cut) == (2, True)
+            )
+    assert said[0] == "measuring up to 3 images on 1 workers, for at most 15 s"
+    assert "measuring: 2 images after 8 s" in said
+
+
+def test_a_dry_run_that_measured_nothing_computes_its_price(
+    scenes: tuple[Content, Where], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "calibrate", lambda *args, **options: None)
+    root = scenes[1].images.parent
+    request = launch.Request(dataset=str(root), split="train", out=None)
+    said: list[str] = []
+    found = launch.dry_run(request, launch.open_request(request), said.append)
+    assert found.device == "CPU worker" and found.worker_hours > 0
+    assert any("float32 product here" in line for line in found.basis)
+    assert said == ["not one image was done in 15 s: the price is computed instead"]
