@@ -15,7 +15,7 @@ from ..executors.devices import usable_devices
 from ..recipe import Recipe
 from ..records import Where
 from ..rehearsal import few_scenes
-from ..sources import Source, open_source
+from ..sources import Source, open_source, photo_notices
 from .calibrate import calibrate
 from .cost import Estimate, estimate
 from .machines import measured_here
@@ -134,7 +134,7 @@ def notices(request: Request, opened: Opened) -> list[str]:
     """
     source = opened.source
     recipe, _ = recipe_of(request, source)
-    lines = list(source.notices)
+    lines = [*source.notices, *photo_notices(source)]
     if not source.sentences:
         lines.append(
             f"{source.name}: photographs without expressions: there is nothing to train on"

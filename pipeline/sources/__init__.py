@@ -16,6 +16,7 @@ from .coordinates import survey, systematic
 from .detect import Options, held_out, load
 from .export import export_jsonl
 from .layouts import image_root
+from .photos import look_at
 from .problems import Problems
 from .tables import Annotation, Dataset, ImageEntry, Sentence, Source, assemble
 
@@ -33,6 +34,7 @@ __all__ = [
     "export_jsonl",
     "load",
     "open_source",
+    "photo_notices",
 ]
 
 
@@ -78,9 +80,12 @@ def open_source(
     datasets = load(where, options)
     source = assemble(datasets, split)
     found = image_root(datasets, images, [record.path for record in source.images])
-    source = replace(source, image_root=found.root.absolute())
+    images_here = found.rename(source.images)
+    source = replace(source, image_root=found.root.absolute(), images=images_here)
     source.notices.extend(_placement(source, max_failures))
     source.notices.append(f"images: {show(str(found.root), 300)} ({found.layout})")
+    if found.renamed:
+        source.notices.append(f"images: under COCO's other names, such as {images_here[0].path}")
     source.notices.extend(leaks.describe(leaks.overlaps(datasets)))
     if exclude_eval_images:
         source = leaks.without_images(source, *held_out(datasets, options))
@@ -90,6 +95,16 @@ def open_source(
             problems.add(line)
         source.notices.extend(problems.settle(len(source.annotations), max_failures).notices())
     return source
+
+
+def photo_notices(source: Source) -> list[str]:
+    """What the photographs' headers say that the user should know: all are opened, none is decoded.
+
+    Empty for sources whose reader has looked at them: their notices have it already.
+    """
+    if source.kind in ("folder", "jsonl"):
+        return []
+    return look_at(source.image_root, source.images).notices()
 
 
 def _placement(source: Source, max_failures: int | None) -> list[str]:

@@ -134,6 +134,7 @@ def _check_images(
     try:
         records = assemble(datasets, None).images
         found = image_root(datasets, images, [record.path for record in records])
+        records = found.rename(records)
     except SvpError as error:
         report.error(error)
         report.groups["images"] = {"found": 0, "mirror": MIRRORS["images"]}
@@ -155,7 +156,7 @@ def _check_images(
     if datasets[0].kind not in ("folder", "jsonl"):  # these have told it
         report.notices += [n for n in photos.notices() if not n.startswith(QUARANTINE)]
     report.groups["images"] = {
-        "layout": found.layout,
+        "layout": found.layout + (" under COCO's other names" if found.renamed else ""),
         "root": show(str(found.root), 300),
         "good": len(records) - sum(reasons.values()),
         **dict(sorted(reasons.items())),

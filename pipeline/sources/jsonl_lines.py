@@ -134,18 +134,19 @@ def _other_form(path: Path) -> str | None:
     """
     with path.open("rb") as file:
         head = file.read(4096)
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head[:64]:
-        return "is not UTF-8 but UTF-16 or UTF-32: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
     if head[:2] == b"\x1f\x8b":
         return "is compressed: unpack it (gunzip)"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    first = text.split(b"\n", 1)[0].strip()
-    if text[:1] == b"[" and (first == b"[" or text[1:].lstrip()[:1] == b"{"):
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head[:64]:
+        return "is not UTF-8 but UTF-16 or UTF-32: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
+    lines = [line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+    first, second, *_ = [*filter(None, lines), b"", b""]
+    objects = first[1:].lstrip()[:1] == b"{" and (not second or first[-1:] in b",]")
+    if first[:1] == b"[" and (objects or (first == b"[" and second[:1] == b"{")):
         return (
             "is one JSON array, not one object per line: write each of its elements on a line of "
             "its own (jq -c '.[]' FILE)"
         )
-    if first == b"{":
+    if first == b"{" and second[:1] == b'"':
         return "is JSON over several lines: write each object on one line (jq -c . FILE)"
     return None
 

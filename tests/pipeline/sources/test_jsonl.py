@@ -1,5 +1,6 @@
 """Own data as JSONL: the schema, ids, and every rule with its line number."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,212 @@ def test_any_object_is_a_record_or_a_data_error(root: Path, changes: dict[str, A
         opened(root, {**GOOD, **changes})
     except (DataError, MissingError):
         pass
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (json.dumps([GOOD, GOOD]).encode(), "is one JSON array"),
+        (json.dumps([GOOD, GOOD], indent=1).encode(), "is one JSON array"),
+        (b"\xef\xbb\xbf" + json.dumps([GOOD]).encode(), "is one JSON array"),
+        (json.dumps(GOOD, indent=2).encode(), "is JSON over several lines"),
+        (json.dumps(GOOD).encode("utf-16"), "UTF-16"),
+        (json.dumps(GOOD).encode("utf-16-le"), "UTF-16"),
+        (json.dumps(GOOD).encode("utf-32"), "UTF-32"),
+        (gzip.compress(json.dumps(GOOD).encode()), "is compressed"),
+    ],
+    ids=range(8),
+)
+def test_another_form_of_file_gets_one_hint(data: bytes, hint: str, root: Path) -> None:
+    path = root / "mine.jsonl"
+    path.write_bytes(data)
+    for allowed in (0, None):
+        with pytest.raises(DataError) as caught:
+            open_source(path, max_failures=allowed)
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"{path}: ") and hint in problem
+
+
+def test_lines_are_reported_in_the_order_of_the_file(root: Path) -> None:
+    bad_mask, bad_text = {**GOOD, "mask": [[1, 2]]}, {**GOOD, "expression": ""}
+    gone = {**GOOD, "image": "gone.png"}
+    with pytest.raises(DataError) as caught:
+        opened(root, bad_mask, bad_text, gone, bad_mask, "{", GOOD)
+    where = f"{root / 'mine.jsonl'}: "
+    assert [line.removeprefix(where)[:7] for line in caught.value.problems] == [
+        "line 1:", "line 2:", "line 4:", "line 5:", "line 3:",
+    ]  # fmt: skip
+    assert "gone.png: missing" in caught.value.problems[-1] and caught.value.found == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["\u200b", "\u200b \ufeff", "\u2060", "\u3164", "\u00ad", "\u0301"]
+)
+def test_invisible_expressions_are_empty(text: str, root: Path) -> None:
+    with pytest.raises(DataError, match="is empty: it holds invisible characters only"):
+        opened(root, {**GOOD, "expression": text})
+    assert opened(root, {**GOOD, "expression": f"{text}cup"}).sentences
+
+
+def save_mask(path: Path, pixels: Any, mode: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path)
+
+
+@pytest.mark.parametrize("kind", ["grey", "bilevel", "palette", "rgb", "16-bit", "one"])
+def test_masks_in_png_files(kind: str, root: Path) -> None:
+    mask = np.zeros((12, 16), np.bool_)
+    mask[3:9, 2:14] = True
+    path = root / "masks" / "1.png"
+    match kind:
+        case "grey":
+            save_mask(path, (mask * 255).astype(np.uint8))
+        case "one":
+            save_mask(path, mask.astype(np.uint8))
+        case "bilevel":
+            save_mask(path, mask)
+        case "16-bit":
+            save_mask(path, mask.astype(np.uint16) * 300)
+        case "rgb":
+            save_mask(path, np.dstack([mask * 0, mask * 0, mask * 9]).astype(np.uint8))
+        case "palette":
+            path.parent.mkdir()
+            image = Image.fromarray(mask.astype(np.uint8)).convert("P")
+            image.putpalette([0, 0, 0, 0, 0, 0])  # black on black: the index counts
+            image.save(path)
+    source = opened(root, {**GOOD, "mask": "masks/1.png"})
+    assert list(source.masks.values()) == [rle.encode(mask)]
+
+
+def test_a_mask_file_belongs_to_the_source(root: Path) -> None:
+    """Another mask under the same name is another source, and so another table and cache."""
+    pixels = np.zeros((12, 16), np.uint8)
+    pixels[2:5] = 255
+    save_mask(root / "1.png", pixels)
+    record = {**GOOD, "mask": "1.png"}
+    first = opened(root, record, {**record, "expression": "again"}).sha256
+    assert opened(root, record, {**record, "expression": "again"}).sha256 == first
+    save_mask(root / "1.png", 255 - pixels)
+    assert opened(root, record, {**record, "expression": "again"}).sha256 != first
+    assert set(first) == {"mine.jsonl", "mask files"}
+
+
+def test_mask_files_below_the_image_folder(root: Path) -> None:
+    save_mask(root / "images" / "m.png", np.ones((12, 16), np.uint8))
+    record = {**GOOD, "image": "a.png", "mask": "m.png"}
+    assert opened(root, record, images=root / "images").masks
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("gone.png", "no mask file 'gone.png' in "),
+        ("../m.png", "holds a .. component"),
+        ("/etc/m.png", "is an absolute path"),
+        ("out.png", "leads outside the folder by a link"),
+        ("small.png", "'small.png' is 5x5, the photograph 12x16"),
+        ("alpha.png", "save the mask as 8-bit grey"),
+        ("jpeg.png", "a mask is a PNG, not JPEG"),
+        ("text.png", "not-an-image"),
+        ("m.npy", "nor the name of a .png file"),
+    ],
+)
+def test_bad_mask_files_name_line_and_rule(name: str, rule: str, root: Path) -> None:
+    save_mask(root / "small.png", np.ones((5, 5), np.uint8))
+    save_mask(root / "alpha.png", np.ones((12, 16, 4), np.uint8))
+    Image.new("L", (16, 12), 255).save(root / "jpeg.png", "JPEG")
+    (root / "text.png").write_text("x")
+    (root / "out.png").symlink_to("/etc/hostname")
+    with pytest.raises(DataError) as caught:
+        opened(root, GOOD, {**GOOD, "mask": name})
+    (problem,) = caught.value.problems
+    assert "line 2: mask: " in problem and rule in problem and problem.isprintable()
+
+
+def files_of(root: Path, **named: list[dict[str, Any]]) -> Path:
+    for name, records in named.items():
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (root / f"{name}.jsonl").write_text(text)
+    return root
+
+
+def test_one_file_per_split_is_one_data_set(root: Path) -> None:
+    b = {**GOOD, "image": "images/b.png"}
+    files_of(root, train=[GOOD, GOOD], val=[b], test=[{**b, "expression": "last"}])
+    source = open_source(root)
+    assert source.name == root.name and set(source.sha256) == {
+        "train.jsonl",
+        "val.jsonl",
+        "test.jsonl",
+    }
+    for split, count in (("train", 2), ("val", 1), ("test", 1)):
+        part = open_source(root, split=split)
+        assert len(part.expressions) == count and part.name == root.name
+    ids = {(row.split, row.sent_id) for row in source.sentences}
+    assert ids == {("train", 1), ("train", 2), ("val", 1_000_000_001), ("test", 2_000_000_001)}
+    with pytest.raises(DataError) as caught:
+        open_source(files_of(root, val=[b, {**b, "mask": [[1]]}]))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{root}: val.jsonl line 2: mask")
+
+
+@pytest.mark.parametrize(
+    ("names", "fits"),
+    [
+        (("train", "valid"), True),
+        (("train", "validation", "test"), True),
+        (("cups_train", "cups_val"), True),
+        (("cups-train", "cups.val"), True),
+        (("train", "mugs_val"), False),
+        (("train", "val", "valid"), False),
+        (("train", "more"), False),
+        (("a", "b"), False),
+    ],
+)
+def test_which_names_are_splits(names: tuple[str, ...], fits: bool, root: Path) -> None:
+    files_of(root, **{name: [GOOD] for name in names})
+    if fits:
+        assert len(open_source(root, split="val").expressions) == 1
+    else:
+        with pytest.raises(DataError, match="name one; files called train.jsonl, val.jsonl"):
+            open_source(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("val", "val"), ("valid", "val"), ("validation", "val"), ("test", "test"), ("Val", "val"),
+     ("cups_val", "val"), ("train", "train"), ("cups", "train"), ("contest", "train")],
+)  # fmt: skip
+def test_a_file_is_the_split_it_is_named_after(name: str, split: str, root: Path) -> None:
+    files_of(root, **{name: [GOOD, GOOD]})
+    path = root / f"{name}.jsonl"
+    source = open_source(path, split=split)
+    assert len(source.expressions) == 2
+    told = [n for n in source.notices if "by the file's name" in n]
+    assert bool(told) == (name not in ("cups", "contest"))
+    other = "val" if split != "val" else "test"
+    with pytest.raises(
+        DataError, match=f"no split '{other}': .*rename it, or give the lines a `split`"
+    ):
+        open_source(path, split=other)
+
+
+def test_a_line_that_names_its_split_has_it(root: Path) -> None:
+    files_of(root, val=[GOOD, {**GOOD, "split": "train"}])
+    assert len(open_source(root / "val.jsonl", split="train").expressions) == 1
+    with pytest.raises(DataError) as caught:
+        open_source(root / "val.jsonl", split="test")
+    assert str(caught.value) == "no split 'test': val has train, val"
+
+
+def test_every_line_is_accounted_for(root: Path) -> None:
+    """A sentence, a fault, or blank: nothing between."""
+    rng = np.random.default_rng(0)
+    kinds = [GOOD, {**GOOD, "mask": [[1]]}, "{", "", {**GOOD, "image": "gone.png"}, {**GOOD, "mask": []},
+             {**GOOD, "mask": [[100, 1, 120, 1, 110, 9]]}, "[]", {**GOOD, "split": "dev"}]  # fmt: skip
+    for _ in range(20):
+        lines = [kinds[i] for i in rng.integers(0, len(kinds), 40)]
+        source = opened(root, *lines, max_failures=1000)
+        blank = sum(line == "" for line in lines)
+        assert len(source.sentences) + source.faults.found + blank == 40

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from svp.pipeline.errors import MissingError
-from svp.pipeline.sources import open_source
+from svp.pipeline.images import read_record
+from svp.pipeline.sources import check, open_source
 from svp.pipeline.sources.layouts import LAYOUTS
 
 # annotations' folder, photographs' folder, what is opened: relative to one root
@@ -71,3 +73,48 @@ def test_no_image_at_all_says_where_it_looked(world: Any, tmp_path: Path) -> Non
         open_source(folder)
     with pytest.raises(MissingError, match="no image folder"):
         open_source(folder, images=tmp_path / "none")
+
+
+def test_photographs_under_the_names_of_2017(world: Any, tmp_path: Path) -> None:
+    """COCO's photographs of 2014 are those of 2017, under their number alone."""
+    world.write_refer(tmp_path / "refcoco", photos="")
+    for image in world.images:
+        draw(tmp_path / "train2017" / f"{image['id']:012d}.jpg")
+    source = open_source(tmp_path, split="train")
+    assert [record.path for record in source.images] == [f"{i:012d}.jpg" for i in (1, 2, 3)]
+    assert [record.image_id for record in source.images] == [1, 2, 3]
+    assert all(read_record(source.image_root, r).shape == (12, 16, 3) for r in source.images)
+    assert any("under COCO's other names, such as 000000000001.jpg" in n for n in source.notices)
+    report = check(tmp_path)
+    assert report.usable and report.groups["images"]["good"] == 5
+
+
+def test_photographs_under_the_names_of_2014(worlds: Any, tmp_path: Path) -> None:
+    made = worlds({"train": [7]})
+    made.images[0]["file_name"] = "000000000007.jpg"
+    made.write_refer(tmp_path / "refcoco", photos="")
+    draw(tmp_path / "train2014" / "COCO_train2014_000000000007.jpg")
+    (record,) = open_source(tmp_path, split="train").images
+    assert record.path == "COCO_train2014_000000000007.jpg"
+
+
+def test_own_names_win_over_the_others(world: Any, tmp_path: Path) -> None:
+    world.write_refer(tmp_path / "refcoco", photos="")
+    draw(tmp_path / "train2014" / world.images[0]["file_name"])
+    for image in world.images:
+        draw(tmp_path / "train2017" / f"{image['id']:012d}.jpg")
+    source = open_source(tmp_path, split="train")
+    assert {record.path for record in source.images} == {
+        image["file_name"] for image in world.images if image["id"] < 4
+    }
+
+
+def test_both_names_are_told_where_neither_is_found(world: Any, tmp_path: Path) -> None:
+    world.write_refer(tmp_path / "refcoco", photos="")
+    with pytest.raises(MissingError, match="such as COCO_train2014_0{11}1.jpg, also as 0{11}1.jpg"):
+        open_source(tmp_path, split="train")
+
+
+def draw(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 12)).save(path)
