@@ -145,8 +145,10 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
             raise _error(
                 "unsupported-mode", path, f"mode {image.mode}; save the mask as 8-bit grey"
             )
-        pixels = np.asarray(image) != 0
-    return np.any(pixels, axis=2) if pixels.ndim == 3 else pixels
+        pixels: NDArray[np.bool_] = np.asarray(image) != 0
+    if pixels.ndim == 3:
+        pixels = pixels.any(axis=2)
+    return pixels
 
 
 def is_readable_kind(path: Path) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..text import counted, show
 from . import leaks
-from .check import CheckReport, check
+from .check import check
+from .check_report import CheckReport
 from .convert import ConvertReport, write_tables
 from .coordinates import survey, systematic
 from .detect import Options, held_out, load
