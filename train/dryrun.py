@@ -125,7 +125,12 @@ def _with_data(plain: DryRun, request: TrainRequest, opened: Opened, model: RisM
     folder = request.flags.init or request.flags.lm
     vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else shipped_words()
     visuals = CachedVisuals(opened.readers, model.projector.needs)
-    stream = stream_of(recipe, table, visuals, vocab)
+    stream = stream_of(
+        recipe, table, visuals, vocab, fixed=model.projector.num_tokens(visuals.plan.grid),
+        max_failures=opened.data.max_failures,
+    )  # fmt: skip
+    for line in [*table.notes, *stream.too_long.faults().notices()]:
+        request.say(line)
     batch = next(stream.steps(stream.start())).batches[0].to("cpu", torch.float32)
     length = _length(opened.readers, model, batch)
     dtype = torch.bfloat16 if recipe.model.dtype == "bfloat16" else None

@@ -16,6 +16,7 @@ from ..pipeline.errors import ConfigError, MissingError
 from ..pipeline.records import Expression
 from ..pipeline.run.planning import Content
 from ..pipeline.sources import Source
+from ..pipeline.sources.problems import merged
 from ..pipeline.store.atomic import check_writable
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
@@ -24,13 +25,15 @@ from .decoder import identity, require_same_sam
 from .defaults import DATA, cache_of
 from .evaluation.evaluate import Classes, Settings, evaluate
 from .evaluation.oracle import Oracle, point_decoder
-from .evaluation.protocols import Example, Protocol, Unit, gather, plan
+from .evaluation.protocols import Example, Protocol, Unit, gather, plan, that_fit
 from .evaluation.published import Published
 from .evaluation.results import Header, SplitSize, collect, read_results, write_results
 from .evaluation.summary import EvalReport, joined, summarise
 from .evaluation.trained import Found, Trained, find_trained, open_trained, results_of
 from .evaluation.unseen import Encoders, live_readers
 from .feed.fill import SUPERPIXEL_ORDER, CachedVisuals
+from .feed.fitting import ANY, Room
+from .feed.table_build import check_left_out
 from .fit.runfolder import libraries
 from .fit.stage import make_accelerator
 from .found import newest_cache, over, recorded
@@ -39,6 +42,8 @@ from .page.gallery import Targets
 from .page.page import write_page
 from .rundata import RunData, data_of_run, split_to_score
 from .settings import TrainFlags
+from .text.dialogues import build_dialogue
+from .text.prompts import Turn
 from .text.words import known_classes, word_classes
 
 if TYPE_CHECKING:
@@ -206,8 +211,16 @@ def _open_split(
     require_models(trained.recipe, readers, source, request.size)
     allowed = request.data.max_failures
     found = gather(source, readers, request.limit, max_failures=allowed, say=say)
-    units = _units(request, found.items, trained)
-    return _Split(name, request.data, source, readers, found.items, units, found.left_out)
+    room = Room(readers, trained.model.projector.num_tokens(readers[0].plan.grid))
+    items, long = that_fit(found.items, trained.vocab, room)
+    for line in long.faults().notices():
+        say(line)
+    asked = sum(len(item.expressions) for item in found.items)
+    bad = merged((found.bad, long.settle(asked, None)))
+    check_left_out(bad, len(found.quarantined), allowed)
+    left_out = found.left_out | ({"too long": long.found} if long.found else {})
+    units = _units(request, items, trained, room)
+    return _Split(name, request.data, source, readers, items, units, left_out)
 
 
 def data_for(
@@ -343,7 +356,13 @@ def commit() -> str:
     return found.stdout.strip()
 
 
-def _units(request: EvalRequest, items: Sequence[Example], trained: Trained) -> list[Unit]:
+def _units(
+    request: EvalRequest, items: Sequence[Example], trained: Trained, room: Room
+) -> list[Unit]:
+    def fits(item: Example, turns: Sequence[Turn]) -> bool:
+        ids = build_dialogue(trained.vocab, turns, limit=ANY).ids
+        return len(ids) <= room.of(item.entry)
+
     return plan(
         items,
         request.protocol,
@@ -352,6 +371,7 @@ def _units(request: EvalRequest, items: Sequence[Example], trained: Trained) -> 
         repeats=_repeats(request),
         shuffle=request.shuffle_orders > 0,
         wording=trained.vocab.wording,
+        fits=fits,
     )
 
 

@@ -61,7 +61,13 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
         data = recorded(path) or opened.data
     split = reader.plan.split
     source = source_of(data, None, split)
-    items = examples(source, (reader,), opened.recipe.run.validate_images)
+    items = examples(
+        source,
+        (reader,),
+        opened.recipe.run.validate_images,
+        max_failures=request.data.max_failures,
+        say=request.say,
+    )
     trained = _trained(opened)
     shared = sum(reader.plan.images[item.entry.row].xxh3 in trained for item in items)
     where = show(str(path), 200)

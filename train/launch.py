@@ -45,7 +45,11 @@ def train_command(request: TrainRequest) -> TrainReport:
     visuals = CachedVisuals(
         opened.readers, made.model.projector.needs, pinned=accelerator.device.type == "cuda"
     )
-    stream = stream_of(recipe, table, visuals, made.vocab, accelerator.process_index, world)
+    stream = stream_of(
+        recipe, table, visuals, made.vocab, accelerator.process_index, world,
+        fixed=made.model.projector.num_tokens(visuals.plan.grid),
+        max_failures=opened.data.max_failures,
+    )  # fmt: skip
     content = json.loads(recipe.canonical())
     found = find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)
     if made.teacher is not None and found is None:  # a checkpoint holds what came of the lesson
@@ -60,7 +64,12 @@ def train_command(request: TrainRequest) -> TrainReport:
         if recipe.run.gradient_checkpointing:
             recompute(made.model)
         doubts = [line for line in (doubt(recipe, first),) if line]
-        notes = [*table.notes, *(held.notes if held else ()), *doubts]
+        notes = [
+            *table.notes,
+            *stream.too_long.faults().notices(),
+            *(held.notes if held else ()),
+            *doubts,
+        ]
         for line in [*notes, f"run folder: {folder.path}"] if main else []:
             request.say(line)
         previews = None

@@ -16,17 +16,19 @@ from ..pipeline.records import Where
 from ..pipeline.run.launch import image_root_of
 from ..pipeline.run.toy import require_real_models
 from ..pipeline.sources import Source, open_source
+from ..pipeline.sources.problems import Faults, merged
 from ..pipeline.store.atomic import check_writable
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .assemble import require_cache
 from .decoder import identity, require_same_sam
 from .defaults import DATA, cache_of
-from .feed.fill import VisualSource
+from .feed.fill import CachedVisuals
+from .feed.fitting import Room
 from .feed.live import LiveReader
 from .feed.loader import Draws, Loader, Share
 from .feed.table import ExpressionTable
-from .feed.table_build import open_table
+from .feed.table_build import check_left_out, open_table
 from .found import NONE_THERE, data_of, newest_cache
 from .recipe import TrainRecipe
 from .request import DataRequest, TrainRequest
@@ -172,12 +174,21 @@ def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Sour
 def stream_of(
     recipe: TrainRecipe,
     table: ExpressionTable,
-    visuals: VisualSource,
+    visuals: CachedVisuals,
     vocab: Vocabulary,
     rank: int = 0,
     world: int = 1,
+    *,
+    fixed: int | None = None,
+    max_failures: int | None = None,
 ) -> Loader:
-    """The recipe's stream of global batches, the share of one rank."""
+    """The recipe's stream of global batches, the share of one rank.
+
+    fixed         visual tokens of every image, if the projector's number is fixed
+    max_failures  as of `open_table`: sentences that are too long for the model count too
+
+    Raises DataError if more sentences are too long than that.
+    """
     draws = Draws(
         seed=recipe.seed,
         global_batch=recipe.global_batch,
@@ -187,4 +198,9 @@ def stream_of(
     share = Share(
         micro_batch=recipe.run.micro_batch, rank=rank, world=world, threads=recipe.run.threads
     )
-    return Loader(table, visuals, vocab, draws, share)
+    loader = Loader(table, visuals, vocab, draws, share, room=Room(visuals.caches, fixed))
+    bad = loader.too_long.settle(table.sentence_count, None)
+    images = table.left_out.get("images in quarantine", 0)
+    known = Faults(table.left_out.get("bad records", 0))
+    check_left_out(merged((known, bad)), images, max_failures)
+    return loader

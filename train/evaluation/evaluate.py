@@ -25,8 +25,9 @@ from ...pipeline.masks import rle
 from ...pipeline.records import Expression
 from ...pipeline.store.jsonfile import canonical
 from ..feed.fill import VisualSource
+from ..feed.fitting import ANY
 from ..ranks import gather, mine
-from ..text.dialogues import build_dialogue, collate
+from ..text.dialogues import MAX_IDS, build_dialogue, collate
 from ..text.tokens import Vocabulary
 from .protocols import Example, Unit
 from .results import Bounds, Row
@@ -72,7 +73,8 @@ def evaluate(
 
     def read(share: Share) -> Batch:
         one = len({unit.look for unit in share}) == 1
-        return to_batch(share, vocab, visuals, once=one and not settings.generate)
+        once = one and not settings.generate
+        return to_batch(share, vocab, visuals, once=once, limit=ANY)
 
     model.eval()
     with torch.inference_mode(), precision(model, settings.device):
@@ -100,10 +102,16 @@ def cut(groups: Sequence[Share], size: int) -> list[Share]:
 
 
 def to_batch(
-    units: Sequence[Unit], vocab: Vocabulary, visuals: VisualSource, *, once: bool = False
+    units: Sequence[Unit],
+    vocab: Vocabulary,
+    visuals: VisualSource,
+    *,
+    once: bool = False,
+    limit: int = MAX_IDS,
 ) -> Batch:
     """The batch of some dialogues, without targets; each image is read once.
 
+    limit  ids of a dialogue; an evaluation has left out what is too long before it starts
     once  the one image of all dialogues is in the batch once, as `predict_shared` wants it
     """
     looks = [unit.look for unit in units]
@@ -111,7 +119,7 @@ def to_batch(
     assert not once or len(place) == 1, "one image"
     visual, sam, _ = visuals.read([entry for entry, _ in place], [order for _, order in place])
     index = torch.tensor([0] if once else [place[look] for look in looks])
-    texts = collate([build_dialogue(vocab, unit.turns) for unit in units], vocab.pad)
+    texts = collate([build_dialogue(vocab, unit.turns, limit=limit) for unit in units], vocab.pad)
     return Batch(
         visual.map(lambda tensor: tensor[index]),
         *texts,

@@ -24,12 +24,15 @@ from ...pipeline.sources.problems import NAMED, Faults, Problems, merged
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import show
 from ..feed.finding import Finder, Masks
+from ..feed.fitting import SPARE, Room, describe, longest
 from ..feed.table import Entry
 from ..feed.table_build import check_left_out
 from ..hashing import Choices, key_of
-from ..text.prompts import GLAMM, Turn, Wording, choose_turns, fixed_turn
+from ..text.prompts import GLAMM, Turn, Wording, choose_turns, fixed_turn, phrase
+from ..text.tokens import Vocabulary
 
 Protocol = Literal["full", "glamm"]
+Fits = Callable[["Example", Sequence[Turn]], bool]
 PER_IMAGE = 3  # GLaMM's num_classes_per_sample
 
 
@@ -177,6 +180,30 @@ def _notes(finder: Finder, bad: Faults) -> list[str]:
     return [*lines, *bad.notices(), *finder.unseen_notes()]
 
 
+def that_fit(
+    items: Sequence[Example], vocab: Vocabulary, room: Room
+) -> tuple[list[Example], Problems]:
+    """The images with the sentences that are not too long for the model; the others by name."""
+    problems = Problems("expressions")
+    spare = room.least - longest(vocab, "") - SPARE
+    kept: list[Example] = []
+    for item in items:
+        said = []
+        for one in item.expressions:
+            ids = 0
+            if len(one.text.encode()) > spare:
+                ids = longest(vocab, phrase(one.text))
+            if ids > room.of(item.entry):
+                problems.add(describe(item.entry.name, one.sent_id, ids, room, item.entry))
+            else:
+                said.append(one)
+        if said:
+            kept.append(replace(item, expressions=tuple(said)))
+    if not kept:
+        problems.raise_if_any()
+    return kept, problems
+
+
 def plan(
     items: Sequence[Example],
     protocol: Protocol,
@@ -186,10 +213,12 @@ def plan(
     repeats: int = 1,
     shuffle: bool = False,
     wording: Wording = GLAMM,
+    fits: Fits = lambda item, turns: True,
 ) -> list[Unit]:
     """The dialogues of an evaluation, in a fixed order. DataError for text that cannot be asked.
 
     repeats  how often all is asked; in `glamm` with new draws
+    fits     whether a dialogue of several turns is short enough; it loses its last ones else
     shuffle  every repeat but the first sees the superpixels in another order
     wording  of the weights that are asked: `Vocabulary.wording`
     """
@@ -198,7 +227,9 @@ def plan(
         unit
         for repeat in range(repeats)
         for item in items
-        for whole in (_full(item, repeat, wording) if full else _drawn(item, repeat, seed, wording))
+        for whole in (
+            _full(item, repeat, wording) if full else _drawn(item, repeat, seed, wording, fits)
+        )
         for unit in (_opened(whole) if generate else (whole,))
         for unit in (replace(unit, order=_order(unit, seed) if shuffle and repeat else None),)
     ]
@@ -209,11 +240,13 @@ def _full(item: Example, repeat: int, wording: Wording) -> Iterator[Unit]:
         yield Unit(item, repeat, (expression,), (fixed_turn(expression.text, wording),))
 
 
-def _drawn(item: Example, repeat: int, seed: int, wording: Wording) -> Iterator[Unit]:
+def _drawn(item: Example, repeat: int, seed: int, wording: Wording, fits: Fits) -> Iterator[Unit]:
     key = key_of(seed, repeat, item.entry.dataset, item.entry.image_id)
     asked = Choices(key).sample(item.expressions, PER_IMAGE)
     turns = choose_turns([e.text for e in asked], key_of(key, "wordings"), wording)
-    yield Unit(item, repeat, tuple(asked), turns)
+    while len(turns) > 1 and not fits(item, turns):
+        turns = turns[:-1]
+    yield Unit(item, repeat, tuple(asked[: len(turns)]), turns)
 
 
 def _order(unit: Unit, seed: int) -> int:

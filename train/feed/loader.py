@@ -6,7 +6,7 @@ suffice: reading, checksums and decompression release the interpreter lock, and 
 has to copy a batch.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,15 +15,17 @@ from pydantic import JsonValue
 
 from ...model.batch import Batch
 from ...pipeline.errors import ConfigError, DataError
+from ...pipeline.sources.problems import Problems
 from ..hashing import Choices, key_of
-from ..text.dialogues import MAX_IDS, build_dialogue
-from ..text.prompts import choose_turns
+from ..text.dialogues import MAX_IDS, Dialogue, build_dialogue
+from ..text.prompts import Turn, choose_turns
 from ..text.tokens import Vocabulary
 from .cursor import Cursor
 from .fill import Item, VisualSource, make_batch
+from .fitting import ANY, Room, too_long
 from .order import ORDER_VERSION, Draw, Order, Sampling
 from .stream import Step
-from .table import ExpressionTable
+from .table import Entry, ExpressionTable
 
 AHEAD = 4  # micro-batches that are ready or being filled before they are asked for, at least
 
@@ -63,15 +65,18 @@ class Loader:
         share: Share,
         *,
         max_ids: int = MAX_IDS,
+        room: Room | None = None,
     ) -> None:
         self.table, self.visuals, self.vocab = table, visuals, vocab
-        self.draws, self.share, self.max_ids = draws, share, max_ids
+        self.draws, self.share, self.max_ids, self.room = draws, share, max_ids, room
+        self._bad, self.too_long = too_long(table, vocab, room) if room else ({}, Problems(""))
         if not 0 <= share.rank < share.world <= draws.global_batch:
             raise ConfigError(
                 f"rank {share.rank} of {share.world} with a global batch of {draws.global_batch}: "
                 "every rank needs at least one image per step"
             )
-        self.order = Order(table.sizes, seed=draws.seed, sampling=draws.sampling)
+        self._entries, sizes = self._usable()
+        self.order = Order(sizes, seed=draws.seed, sampling=draws.sampling)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -94,18 +99,41 @@ class Loader:
 
     def sample(self, draw: Draw) -> Item:
         """Image, sentences and dialogue of one draw. Raises DataError naming the image."""
-        entry = self.table.entry(draw.entry)
+        number = int(self._entries[draw.entry])
+        entry, known = self.table.entry(number), self.table.sentences(number)
+        bad = self._bad.get(number, frozenset())
+        usable = [one for place, one in enumerate(known) if place not in bad] if bad else known
         key = key_of(self.draws.seed, draw.visit, entry.dataset, entry.image_id)
-        said = Choices(key_of(key, "sentences")).sample(
-            self.table.sentences(draw.entry), self.draws.sentences
-        )
+        said = Choices(key_of(key, "sentences")).sample(usable, self.draws.sentences)
+        names = ", ".join(str(one.sent_id) for one in said)
         try:
             texts, drawn = [one.text for one in said], key_of(key, "wordings")
             turns = choose_turns(texts, drawn, self.vocab.wording)
-            dialogue = build_dialogue(self.vocab, turns, limit=self.max_ids)
+            dialogue = self._dialogue(turns, entry)
         except DataError as error:
-            raise DataError(f"{entry.name}: {error}") from None
-        return Item(entry, said, dialogue, key_of(key, "superpixels"))
+            raise DataError(f"{entry.name} sentences {names}: {error}") from None
+        return Item(entry, said[: len(dialogue.seg)], dialogue, key_of(key, "superpixels"))
+
+    def _dialogue(self, turns: Sequence[Turn], entry: Entry) -> Dialogue:
+        """The first of the turns that fit together: every one of them fits alone."""
+        if self.room is None:
+            return build_dialogue(self.vocab, turns, limit=self.max_ids)
+        limit = self.room.of(entry)
+        while True:
+            whole = build_dialogue(self.vocab, turns, limit=ANY if len(turns) > 1 else limit)
+            if len(whole.ids) <= limit:
+                return whole
+            turns = turns[:-1]
+
+    def _usable(self) -> tuple[Sequence[int], list[int]]:
+        """Entries with a sentence that fits, and how many each data set has."""
+        every = range(len(self.table))
+        lost = {i for i in self._bad if len(self._bad[i]) == len(self.table.sentences(i))}
+        if not lost:
+            return every, self.table.sizes
+        kept = [i for i in every if i not in lost]
+        counted = Counter(self.table.entry(i).dataset for i in kept)
+        return kept, [counted[name] for name in self.table.datasets]
 
     @property
     def _cursor(self) -> Cursor:

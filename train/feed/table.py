@@ -147,6 +147,15 @@ class ExpressionTable:
         first, last = self._columns["first"][i : i + 2].tolist()
         return tuple(self._said(j) for j in range(first, last))
 
+    def longer_than(self, size: int) -> dict[int, list[int]]:
+        """Entry -> places of its sentences that have more than `size` bytes of text."""
+        ends, first = self._columns["text_end"], self._columns["first"]
+        found: dict[int, list[int]] = {}
+        for j in np.flatnonzero(np.diff(ends) > size).tolist():
+            entry = int(np.searchsorted(first, j, side="right")) - 1
+            found.setdefault(entry, []).append(j - int(first[entry]))
+        return found
+
     def target(self, said: Said, out: NDArray[np.uint8]) -> None:
         """The packed target of a sentence into `out`: row-major bits, high bit first.
 

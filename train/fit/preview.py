@@ -17,6 +17,7 @@ from ...pipeline.run.stage import read_verified
 from ...pipeline.store.atomic import writing
 from ...pipeline.store.reader import CacheReader
 from ..feed.fill import Item, VisualSource, make_batch
+from ..feed.fitting import ANY
 from ..feed.table import ExpressionTable
 from ..text.dialogues import build_dialogue
 from ..text.prompts import fixed_turn
@@ -70,7 +71,9 @@ class Previews:
     def _item(table: ExpressionTable, vocab: Vocabulary, row: int) -> Item:
         said = table.sentences(row)[:1]
         return Item(
-            table.entry(row), said, build_dialogue(vocab, [fixed_turn(said[0].text, vocab.wording)])
+            table.entry(row),
+            said,
+            build_dialogue(vocab, [fixed_turn(said[0].text, vocab.wording)], limit=ANY),
         )
 
 

@@ -20,8 +20,12 @@ from ...pipeline.text import quote
 from .prompts import GLAMM, SEG, SYSTEM, Turn, Wording
 from .tokens import IM_END, IM_START, IMAGE, Vocabulary
 
-MAX_IDS = 961  # GLaMM's model_max_length 1536 less 575 visual tokens (dataset.py:184-189)
+# GLaMM's model_max_length (mbzuai-oryx/groundingLMM train_ft.py). It cuts the text at 1536 - 575 ids
+# (dataset/dataset.py, custom_collate_fn): its 576 visual tokens take the place of one id.
+MAX_LENGTH = 1536
+MAX_IDS = MAX_LENGTH - 576 + 1
 _IMAGE, _EOS = "<image>", "</s>"
+FEWER = "use fewer sentences per image (data.sentences_per_image)"
 
 
 class Segment(NamedTuple):
@@ -72,8 +76,9 @@ def build_dialogue(vocab: Vocabulary, turns: Sequence[Turn], *, limit: int = MAX
         labels.extend(new if supervised else [IGNORE] * len(new))
     if len(ids) > limit:
         raise DataError(
-            f"a dialogue of {len(turns)} turns has {len(ids)} ids, more than {limit}: its [SEG] "
-            f"would be cut: use fewer sentences per image (it starts {quote(turns[0].question)})"
+            f"a dialogue of {len(turns)} turns has {len(ids)} ids, more than the {limit} that fit "
+            f"beside the visual tokens: {'shorten the expression' if len(turns) == 1 else FEWER} "
+            f"(it starts {quote(turns[0].question)})"
         )
     seg = tuple(place for place, token in enumerate(ids) if token == vocab.seg)
     return Dialogue(tuple(ids), tuple(labels), ids.index(IMAGE), seg)
