@@ -15,7 +15,8 @@ from ..pipeline.encoders.folder import MAX_CONFIG, check_config
 from ..pipeline.errors import MissingError, MissingPackageError, WeightsError
 from ..pipeline.text import show
 from ..pipeline.weights.files import read_json
-from ..pipeline.weights.load import load_into, load_state_dict
+from ..pipeline.weights.keyreport import TensorSpec, check_keys, expected_of
+from ..pipeline.weights.load import load_state_dict
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -50,24 +51,26 @@ def random_lm(config: "LlamaConfig", seed: int = 0) -> "LlamaForCausalLM":
 def load_lm(folder: Path, dtype: torch.dtype = torch.float32) -> "LlamaForCausalLM":
     """The model of a local folder, strictly: every tensor has its place, none is missing.
 
+    Where the file has `dtype` already, parameters are the mapped file itself (`imports.place.fill`).
+
     Raises MissingError (no such folder or config), WeightsError (not LLaMA, wrong tensors).
     """
     from transformers import LlamaForCausalLM
+
+    from .imports.place import fill
 
     config = read_config(folder)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         model: LlamaForCausalLM = LlamaForCausalLM(config)
         model.to(dtype)  # type: ignore[arg-type]
-    state = {
-        name: value.to(dtype)
-        for name, value in load_state_dict(folder).items()
-        if not name.endswith(IGNORED)
-    }
+    state = {n: t for n, t in load_state_dict(folder).items() if not n.endswith(IGNORED)}
     advice = "give a folder of a LLaMA-family model, as `save_pretrained` writes it"
-    load_into(model, state, str(folder), advice, any_float=True)
+    wanted = {n: TensorSpec(s.shape, "float32") for n, s in expected_of(model).items()}
+    check_keys(state, wanted, any_float=True).require(str(folder), advice)
+    fill(model, state, str(folder), mapped=True)
     restore_buffers(model)
-    return model
+    return model.eval().requires_grad_(False)
 
 
 def read_config(folder: Path) -> "LlamaConfig":
@@ -82,6 +85,8 @@ def read_config(folder: Path) -> "LlamaConfig":
     kind = raw.pop("model_type", "llama")
     if ALIASES.get(str(kind).lower(), kind) not in FAMILY:
         raise WeightsError(f"{show(str(path), 200)}: model_type {show(kind)}: need a LLaMA family")
+    if raw.get("rope_scaling") is None:
+        raw.pop("rope_scaling", None)  # published configurations write it out; transformers warns
     return LlamaConfig(**raw)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from ..pipeline.errors import MissingError, PlanMismatchError
 from ..pipeline.paths import expand
 from ..pipeline.rehearsal import turned_down
 from ..pipeline.text import show
-from ..pipeline.weights.hub import LM_FILES, PREFIX, hub_folder
+from ..pipeline.weights.hub import CHECKPOINTS, LM_FILES, PREFIX, find_checkpoint, hub_folder
 from ..pipeline.weights.load import weights_digest
 from ..pipeline.yamlfile import assign, group, load_yaml, shipped_yaml
 from .recipe import TrainRecipe, parse_train_recipe
@@ -132,10 +132,15 @@ def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True
 
 
 def _place(given: str) -> Path:
-    """A path, or the folder of `hub:owner/name` in the hub's cache. Raises ConfigError, MissingError."""
+    """A path, the folder of `hub:owner/name` in the hub's cache, or a public checkpoint by its name.
+
+    Raises ConfigError, MissingError.
+    """
     if given.startswith(PREFIX):
         return hub_folder(given.removeprefix(PREFIX), LM_FILES)
-    return expand(given)
+    path = expand(given)
+    known = None if path.exists() or given not in CHECKPOINTS else find_checkpoint(given)
+    return known or path
 
 
 def _shipped_digest(asked: str) -> str:
@@ -154,7 +159,17 @@ def _shipped_digest(asked: str) -> str:
 
 def _digest(path: Path, name: str, asked: str) -> str:
     if not path.exists():
-        raise MissingError(f"--{name.replace('_', '-')} {show(str(path), 200)}: does not exist")
+        flag = f"--{name.replace('_', '-')}"
+        known = CHECKPOINTS.get(path.name)
+        how = (
+            known.how
+            if known
+            else f"`svp fetch` lists SAM's weights, with {flag} PATH"
+            if name == "sam_decoder"
+            else f"give a model folder, or {PREFIX}OWNER/NAME for one in the hub's local cache; "
+            "`svp fetch` lists the public ones"
+        )
+        raise MissingError(f"{flag} {show(str(path), 200)}: does not exist: {how}")
     found = f"sha256:{weights_digest(path)}"
     if asked.startswith("sha256:") and asked != found:
         raise PlanMismatchError(

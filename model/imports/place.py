@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...pipeline.errors import WeightsError
 from ...pipeline.sam.architecture import build_sam
 from ...pipeline.text import show
+from ...pipeline.weights.keyreport import finite
 from ..lm import restore_buffers
 from ..maskhead import MaskHead
 from ..projectors.base import Projector
@@ -30,7 +31,8 @@ def build_imported(
 ) -> RisModel:
     """The model of a checkpoint with `projector` in front, on the CPU.
 
-    The language model gets `dtype`; L-P projector and mask head are float32 (the checkpoint's own
+    The language model gets `dtype`, and where its file has that too its parameters are the mapped
+    file itself: nothing is copied, and the ranks of one machine share its pages. L-P projector and mask head are float32 (the checkpoint's own
     precision there). Raises WeightsError if a tensor holds NaN or infinity.
     """
     from transformers import LlamaForCausalLM
@@ -39,7 +41,7 @@ def build_imported(
         lm: Any = LlamaForCausalLM(imported.shape.config())
         lm.to(dtype)
     sam = build_sam("vit_h")
-    fill(lm, imported.lm, "language model")
+    fill(lm, imported.lm, "language model", mapped=True)
     restore_buffers(lm)
     fill(sam.mask_decoder, imported.mask_decoder, "mask decoder")
     fill(sam.prompt_encoder, imported.prompt_encoder, "prompt encoder")
@@ -49,20 +51,23 @@ def build_imported(
     return model
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], what: str, *, mapped: bool = False
+) -> None:
     """Strictly put `tensors` into `module`, in the dtype and on the device each has there.
 
-    A tensor on the meta device becomes a new one on the CPU. Whether parameters train is kept.
-    Raises WeightsError if names or shapes differ, or a tensor holds NaN or infinity.
+    A tensor on the meta device becomes a new one on the CPU, or with `mapped` the given one itself
+    if its dtype is right. Whether parameters train is kept. Memory beyond the module is that of one
+    tensor. Raises WeightsError if names or shapes differ, or a tensor holds NaN or infinity.
     """
     targets = module.state_dict(keep_vars=True)
     _require_same(targets, tensors, what)
     for name, target in targets.items():
         source = tensors[name]
-        if not bool(source.isfinite().all()):
+        if not finite(source):
             raise WeightsError(f"{what}: {show(name)} holds NaN or infinity: get the file again")
         if target.is_meta:
-            _replace(module, name, source.to(target.dtype, copy=True))
+            _replace(module, name, source.to(target.dtype, copy=not mapped))
         else:
             with torch.no_grad():
                 target.copy_(source)

@@ -14,7 +14,7 @@ from ..recipe import Recipe
 from ..records import Where
 from ..text import escape
 from .machine import devices, memory, packages, python, space
-from .weight_search import Need, needed_weights
+from .weight_search import Need, needed_checkpoint, needed_weights
 
 Status = Literal["ok", "note", "missing", "bad"]
 _MARKS: dict[Status, str] = {"ok": "ok", "note": "--", "missing": "MISSING", "bad": "BAD"}
@@ -68,15 +68,19 @@ def doctor(
     where: Where | None = None,
     folder: Path | None = None,
     cache: Path | None = None,
+    size: str | None = None,
 ) -> DoctorReport:
     """Look at the machine, the weights `recipe` needs, and the health of `cache`.
 
-    `where` says which files the user gave; `folder` is the disk a cache would be written to. Never
+    `where` says which files the user gave; `folder` is the disk a cache would be written to; `size`
+    is that of the training recipe whose checkpoint or language model is looked for. Never
     raises for what it finds: a broken part becomes a finding.
     """
     findings = [*_machine(folder or cache or Path())]
     if recipe is not None:
         findings += _weights(needed_weights(recipe, where))
+    if size is not None:
+        findings += _weights(needed_checkpoint(size))
     if cache is not None:
         findings += _cache(cache)
     return DoctorReport(tuple(findings))

@@ -14,7 +14,9 @@ from ..recipe import Recipe
 from ..records import Where
 from ..sam.tiny import WEIGHTS as sam_tiny
 from ..text import show
+from ..weights.hub import CHECKPOINTS, find_checkpoint
 from ..weights.locate import WEIGHT_FILES, search_weights, weight_folders
+from ..yamlfile import shipped_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,24 @@ def needed_weights(recipe: Recipe, where: Where | None = None) -> list[Need]:
         beside = features.second
         asked = _Asked(beside.encoder, beside.weights, "--second-weights", encoder_tiny)
         needs.append(_need(f"encoder {beside.encoder}", asked, where.second if where else None))
+    return needs
+
+
+def needed_checkpoint(size: str) -> list[Need]:
+    """What training at `size` starts from, where its shipped recipe leaves that to the user."""
+    model = shipped_yaml("train", size).get("model") or {}
+    kinds = {"init": "GLaMM-GranD-Pretrained", "lm": "vicuna-7b-v1.5"}
+    needs = []
+    for field, name in kinds.items():
+        if not isinstance(model, dict) or model.get(field) != "given":
+            continue
+        known, place = CHECKPOINTS[name], find_checkpoint(name)
+        what = "checkpoint" if field == "init" else "language model"
+        if place:
+            needs.append(Need(f"{what} {name}", True, f"found at {show(str(place), 300)}"))
+        else:
+            detail = f"not found: svp train --size {size} starts from it: {known.how}"
+            needs.append(Need(f"{what} {name}", False, detail))
     return needs
 
 

@@ -79,6 +79,10 @@ class Remote:
 
 def find_remote(name: str) -> Remote:
     """The entry called `name`, or a ConfigError that lists the names."""
+    from ..weights.hub import CHECKPOINTS
+
+    if known := {key.lower(): row for key, row in CHECKPOINTS.items()}.get(name.lower()):
+        raise ConfigError(f"svp fetch does not bring {show(name)}: {known.how}")
     if name not in REMOTES:
         raise ConfigError(f"nothing to fetch called {show(name)}; known: {', '.join(REMOTES)}")
     return REMOTES[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..text import shorten
+from ..weights.hub import CHECKPOINTS
 from .catalogue import REMOTES, Remote, RemoteFile, find_remote
 from .download import PATIENT, Patience, Progress, download
 from .unpack import unpack
@@ -77,7 +78,19 @@ def offer_lines(dest: Path | None = None) -> list[str]:
         for offer in found
     ]
     here = [] if dest is None else [f"* = complete in {shorten(str(dest))}"]
-    return [*lines, *here, "Sizes marked ~ are estimates. Nothing is downloaded without a name."]
+    wide = max(map(len, CHECKPOINTS))
+    models = [
+        f"  {name:<{wide}}  {human_bytes(known.size):>9}  {known.about}: "
+        f"`hf download {known.repository}`, then {known.flag} hub:{known.repository}"
+        for name, known in CHECKPOINTS.items()
+    ]
+    return [
+        *lines,
+        "Language models and checkpoints, which the hub's own client brings:",
+        *models,
+        *here,
+        "Sizes marked ~ are estimates. Nothing is downloaded without a name.",
+    ]
 
 
 def human_bytes(size: int) -> str:

@@ -217,8 +217,9 @@ def examine(
         features = features.model_copy(update={"second": features.second.model_copy(update=named)})
     needed = recipe.model_copy(update={"superpixels": pixels, "features": features})
     return doctor(
-        recipe=needed, where=Where(Path(), sam, encoder, second), folder=Path(), cache=cache
-    )
+        recipe=needed, where=Where(Path(), sam, encoder, second), folder=Path(), cache=cache,
+        size=None if recipe_file else size,
+    )  # fmt: skip
 
 
 def _places(request: Request, dataset: str, source: Source) -> DataPlaces:

@@ -14,6 +14,7 @@ from ..text import show
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_CHECKED = 1 << 22  # numbers
 _NAMED = 8  # names listed per kind of fault: enough to recognise the cause, short enough to read
 
 
@@ -135,8 +136,14 @@ def load_into(
     return report
 
 
+def finite(tensor: "Tensor") -> bool:
+    """Whether no number is NaN or infinite, told a few million at a time: no copy of its size."""
+    flat = tensor.flatten() if tensor.is_contiguous() else tensor
+    return all(bool(part.isfinite().all()) for part in flat.split(_CHECKED))
+
+
 def _require_finite(state: Mapping[str, "Tensor"], where: str) -> None:
-    bad = [n for n, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    bad = [n for n, t in state.items() if t.is_floating_point() and not finite(t)]
     if bad:
         raise WeightsError(
             f"{show(where, 200)}: NaN or infinity in {len(bad)} tensors: {_listed(tuple(bad))}. "

@@ -23,7 +23,7 @@ from ...pipeline.sam.architecture import build_sam
 from ...pipeline.store.plan import Plan
 from ...pipeline.text import show
 from ...pipeline.weights.files import read_json
-from ...pipeline.weights.hub import LM_FILES, PREFIX, hub_folder
+from ...pipeline.weights.hub import CHECKPOINTS, LM_FILES, PREFIX, hub_folder
 from ...pipeline.weights.load import weights_digest
 from ...pipeline.weights.locate import weight_folders
 from ..decoder import require_decoder
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from .trained import Trained
 
 ENCODERS = {"glamm": ("clip-large-336", 336), "lisa": ("clip-large", 224)}
-HUB = {"GLaMM-RefSeg": "MBZUAI", "GLaMM-FullScope": "MBZUAI", "GLaMM-GranD-Pretrained": "MBZUAI"}
-HUB |= {"LISA-7B-v1": "xinlai", "LISA-13B-llama2-v1": "xinlai"}
 
 
 @dataclass(frozen=True)
@@ -201,8 +199,8 @@ def published_folder(given: str) -> Path:
     places = [expand(given), *(folder / given for folder in weight_folders())]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
-        owner = HUB.get(Path(given).name, "OWNER")
-        name = f"{owner}/{Path(given).name}"
+        known = CHECKPOINTS.get(Path(given).name)
+        name = known.repository if known else f"OWNER/{Path(given).name}"
         raise MissingError(
             f"--published {show(given, 300)}: no such folder: get it with `hf download {name}` and "
             f"give {PREFIX}{name}, or give the folder it lies in"
