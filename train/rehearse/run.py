@@ -16,6 +16,7 @@ from ...pipeline.text import show
 from .documents import Block, check_documents, documents, printed_files, read_blocks
 from .extras import check_extras
 from .more import MORE
+from .server import import_everything
 from .walk import Outcome, Step, walk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +61,7 @@ class RehearseReport:
         lines = [f"{MARK} in {self.folder}: stand-ins and shortened recipes, no results"]
         lines += [f"{s:6.1f} s  {code:3}  {place}: {text}" for place, text, code, s in commands]
         lines += [f"not run  {place}: {text} ({why})" for place, text, why in self.left_out]
-        lines += self.failures
+        lines += [failure.splitlines()[0] for failure in self.failures]
         return [
             *lines,
             self._total(len(commands)),
@@ -176,13 +177,13 @@ def prepare(folder: Path, root: Path, *, full: bool, say: Callable[[str], None])
     for path in documents(root):
         for name, code in printed_files(path).items():
             (folder / name).write_text(code)
+    began = time.monotonic()
+    import_everything()
+    say(f"everything imported in {time.monotonic() - began:.1f} s")
     if dial.is_file() and dial.read_text() == text:
         return env
     dial.write_text(text)
     began = time.monotonic()
-    from .server import import_everything
-
-    import_everything()
     pid = os.fork()  # tensors are made in a child: the process that forks commands only imports
     if pid == 0:
         _make_and_leave(folder, env, full)

@@ -6,8 +6,10 @@ runs the command as a fresh process would, and the shim exits with its code. Inv
 imports happens in the parent, so every child starts from the same state.
 """
 
+import importlib
 import json
 import os
+import pkgutil
 import selectors
 import signal
 import socket
@@ -190,12 +192,12 @@ def import_everything() -> None:
     import transformers
     import zarr  # noqa: F401
 
+    import svp
+
     torch.set_num_threads(1)
     for name in ("CLIPModel", "Dinov2WithRegistersModel", "LlamaForCausalLM", "LlamaTokenizer"):
         getattr(transformers, name)
 
-    from ...pipeline.run import launch, precompute  # noqa: F401
-    from .. import eval_run, export_run, predict, quickstart  # noqa: F401
-    from .. import launch as train_launch  # noqa: F401
-    from ..figures import run as figures_run  # noqa: F401
-    from ..reproduce import plan  # noqa: F401
+    for info in pkgutil.walk_packages(svp.__path__, "svp."):
+        if info.name.split(".")[1] in ("pipeline", "model", "train"):
+            importlib.import_module(info.name)
