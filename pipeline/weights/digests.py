@@ -58,8 +58,8 @@ def _known(name: str, found: Stamp) -> str | None:
 def check_published(path: Path) -> None:
     """`WeightsError` if `path` carries the name of a public file but not its bytes."""
     known = published().get(path.name)
-    found = dial()
-    if known is None or (found is not None and found.covers(path)):
+    rehearsed = dial()
+    if known is None or (rehearsed is not None and rehearsed.covers(path)):
         return
     size = path.stat().st_size
     if known.exact and size != known.size:

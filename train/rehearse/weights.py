@@ -199,7 +199,7 @@ def _hub_dinov2(state: "dict[str, Tensor]") -> "Iterator[tuple[str, Tensor]]":
 def _write_clip(folder: Path) -> None:
     """The hub's folder of a whole CLIP: both towers under one index-less pytorch_model.bin."""
     import torch
-    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+    from transformers import CLIPConfig, CLIPModel
 
     size = large()
     vision = {
@@ -212,8 +212,8 @@ def _write_clip(folder: Path) -> None:
         "hidden_act": "quick_gelu",
     }
     config = CLIPConfig(
-        text_config=CLIPTextConfig(num_hidden_layers=1, **_TEXT).to_dict(),
-        vision_config=CLIPVisionConfig(**vision).to_dict(),
+        text_config={"num_hidden_layers": 1, **_TEXT},
+        vision_config=vision,
         projection_dim=64,
     )
     with torch.random.fork_rng(devices=[]):
