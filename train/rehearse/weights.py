@@ -70,7 +70,7 @@ def enliven(prompts: Any, decoder: Any) -> None:
         for up in (decoder.output_upscaling[0], decoder.output_upscaling[3]):
             up.weight.copy_(up.weight.mean((2, 3), keepdim=True).expand_as(up.weight))
         for head in decoder.output_hypernetworks_mlps:
-            head.layers[-1].weight.mul_(1000)
+            head.layers[-1].weight.mul_(20_000)
             for layer in head.layers:
                 layer.bias.zero_()
 
