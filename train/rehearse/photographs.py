@@ -2,8 +2,8 @@
 
 Ten drawn photographs in sizes COCO has, one of them grey and three upright, each with three things
 whose outlines are known. Invariant: the files are what the published archives hold (names, fields,
-pickles of protocol 0), the sets share photographs as the published ones do, and every one of the
-eight validation and test splits has two.
+pickles of protocol 0), the sets share photographs as the published ones do, and there are
+all eight validation and test splits.
 """
 
 import json
@@ -27,9 +27,9 @@ CATEGORIES = {1: "person", 18: "dog", 50: "spoon"}
 # Photographs by split: val and the tests are RefCOCO's and RefCOCO+'s alike; RefCOCOg trains on
 # some that they test on, and the other way round.
 SETS: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {
-    ("refcoco", "unc"): {"train": (0, 1, 2, 3), "val": (4, 5), "testA": (6, 7), "testB": (8, 9)},
-    ("refcoco+", "unc"): {"train": (0, 1, 3), "val": (4, 5), "testA": (6, 7), "testB": (8, 9)},
-    ("refcocog", "umd"): {"train": (2, 3, 6, 8), "val": (0, 5), "test": (1, 9)},
+    ("refcoco", "unc"): {"train": (0, 1, 2, 3), "val": (4, 5), "testA": (6,), "testB": (7, 8)},
+    ("refcoco+", "unc"): {"train": (0, 1, 3), "val": (4,), "testA": (6,), "testB": (8,)},
+    ("refcocog", "umd"): {"train": (2, 3, 6, 8), "val": (0, 5), "test": (9,)},
 }
 _NAMED = {1: ("left ellipse", "the {} oval"), 18: ("box in the middle", "a {} square thing"),
           50: ("right triangle", "the {} pointed one at the edge")}  # fmt: skip
