@@ -16,7 +16,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -32,11 +32,21 @@ HOW: Final = "your own: --plugin FILE, or a package with an entry point"
 
 Kind = TypeVar("Kind")
 _REGISTRIES: dict[str, tuple[MutableMapping[str, Any], type]] = {}
+_ADAPT: dict[str, Callable[[object], object]] = {}
 
 
-def attach(group: str, registry: MutableMapping[str, type[Kind]], base: type) -> None:
-    """Say where the classes of `group` are registered, and what they inherit."""
+def attach(
+    group: str,
+    registry: MutableMapping[str, type[Kind]],
+    base: type,
+    adapt: Callable[[object], object] = lambda found: found,
+) -> None:
+    """Say where the classes of `group` are registered, and what they inherit.
+
+    adapt  makes a class of what an entry point may name instead
+    """
     _REGISTRIES[group] = registry, base
+    _ADAPT[group] = adapt
 
 
 def lookup(group: str, name: str, known: Iterable[str] = ()) -> type[Any]:
@@ -50,7 +60,7 @@ def lookup(group: str, name: str, known: Iterable[str] = ()) -> type[Any]:
     """
     load_files()
     own, _ = _REGISTRIES.get(group, ({}, object))
-    found = own.get(name) or _installed(group, name)
+    found = own.get(name) or _ADAPT.get(group, lambda it: it)(_installed(group, name))
     registry, base = _REGISTRIES.get(group, ({}, object))  # a plug-in may have imported it
     kind = group.removeprefix("svp.").removesuffix("s")
     if found is None:

@@ -73,11 +73,16 @@ class SlicConfig(Frozen):
 class SuperpixelConfig(Frozen):
     """Where superpixels come from.
 
-    source=slic needs no SAM; with `store_sam_embeddings`, `model` and `weights` name the SAM whose
-    embedding is stored beside. preset=windows: each window of the last crop layer by itself.
+    source  sam and mobile_sam are prompted on a grid. slic, masks (of a folder) and plug-ins by
+            name need no SAM; with `store_sam_embeddings`, `model` and `weights` name the SAM whose
+            embedding is stored beside
+    made    of masks the folder's digest, of a plug-in its version and digest; else empty, and then
+            no part of the recipe's digest
+    preset  windows: each window of the last crop layer by itself
     """
 
-    source: Literal["sam", "mobile_sam", "slic"] = "sam"
+    source: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")] = "sam"
+    made: Annotated[str, Field(max_length=200)] = ""
     model: Literal["tiny", "vit_b", "vit_l", "vit_h", "vit_t"] = "tiny"
     package: Literal["segment-anything", "transformers"] = "segment-anything"
     weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
@@ -89,11 +94,23 @@ class SuperpixelConfig(Frozen):
     slic: SlicConfig = SlicConfig()
     max_superpixels: Annotated[int, Field(ge=1, le=1024)] = 256
 
+    @property
+    def prompts_sam(self) -> bool:
+        """Whether the superpixels are SAM's or MobileSAM's."""
+        return self.source in ("sam", "mobile_sam")
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if not self.made:
+            found.pop("made", None)
+        return found
+
     @model_validator(mode="after")
     def _consistent(self) -> "SuperpixelConfig":
         if self.mode == "exact" and self.dtype != "float32":
             raise ValueError(f"mode=exact needs dtype=float32, got {self.dtype}: set mode=fast")
-        if self.source != "slic" and (self.source == "mobile_sam") != (self.model == "vit_t"):
+        if self.prompts_sam and (self.source == "mobile_sam") != (self.model == "vit_t"):
             raise ValueError(f"source={self.source} does not go with model={self.model}")
         if self.preset == "windows":
             if self.grid.crop_n_layers < 1:

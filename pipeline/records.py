@@ -120,11 +120,13 @@ class Quarantined:
 class Where:
     """Where things lie on this machine: never part of a digest, so a cache can be moved.
 
-    `images` is the image root; `sam`, `encoder` and `second` (the encoder beside it) are weight files or folders, or None for the
-    shipped tiny weights (or random ones, where the recipe says so).
+    `images` is the image root; `sam`, `encoder` and `second` (the encoder beside it) are weight
+    files or folders, or None for the shipped tiny weights (or random ones, where the recipe says
+    so). `masks` is the folder of masks that another program made.
     """
 
     images: Path
     sam: Path | None = None
     encoder: Path | None = None
     second: Path | None = None
+    masks: Path | None = None

@@ -42,7 +42,7 @@ def slic_superpixels(
         stability=np.ones(count, np.float32),
         area=rl.areas(runs).astype(np.int32),
         box=rl.boxes(runs).astype(np.int32),
-        point=_centroids(runs).astype(np.float32),
+        point=centroids(runs).astype(np.float32),
         crop=np.tile(np.array([0, 0, width, height], np.int32), (count, 1)),
         survivors={"labels": found, "kept": count},
     )
@@ -96,7 +96,7 @@ def require() -> None:
     _slic()
 
 
-def _centroids(runs: Runs) -> NDArray[np.float64]:
+def centroids(runs: Runs) -> NDArray[np.float64]:
     """(N,2) mean x and y of each mask's pixels."""
     parts = rl.pieces(runs)
     rows = parts.bottom - parts.top

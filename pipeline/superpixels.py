@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError
+from .errors import ConfigError, MissingError
 from .recipe import SuperpixelConfig
 from .records import Superpixels, Where
 
@@ -91,6 +91,17 @@ def embedded(sam: "SamBackend", images: Sequence[Image]) -> Embeddings:
         return [one.cpu().numpy().astype(np.float16) for one in sam.embed(images)]
 
 
+def generate(
+    source: SuperpixelSource, images: Sequence[Image], names: Sequence[str], *, embeddings: bool
+) -> tuple[list[Superpixels], Embeddings | None]:
+    """`source.generate_batch`, with the photographs' paths for a source that goes by them."""
+    from .own_superpixels import OwnSource
+
+    if isinstance(source, OwnSource):
+        return source.generate_batch(images, embeddings=embeddings, names=names)
+    return source.generate_batch(images, embeddings=embeddings)
+
+
 def build_source(
     config: SuperpixelConfig, where: Where, device: str = "cpu", *, embeddings: bool = False
 ) -> SuperpixelSource:
@@ -100,13 +111,31 @@ def build_source(
 
     Raises what `sam.build_backend` raises, or MissingPackageError for SLIC without scikit-image.
     """
+    if config.prompts_sam:
+        return SamSource(config, where, device)
+    sam = None
     if config.source == "slic":
         from .slic import require
 
         require()
-        if not embeddings:
-            return SlicSource(config)
+    if embeddings:
         from .sam import build_backend
 
-        return SlicSource(config, build_backend(config, where, device))
-    return SamSource(config, where, device)
+        # Nothing is prompted: the embedding is the same whatever the superpixels are.
+        sam = build_backend(config.model_copy(update={"source": "slic"}), where, device)
+    return SlicSource(config, sam) if config.source == "slic" else _own(config, where, sam)
+
+
+def _own(config: SuperpixelConfig, where: Where, sam: "SamBackend | None") -> SuperpixelSource:
+    """Masks of a folder or of a plug-in, if they are those of the recipe."""
+    from . import own_superpixels as own
+
+    if config.source == "masks":
+        if where.masks is None:
+            raise MissingError(
+                "superpixels=masks: where do they lie? give their folder with --masks"
+            )
+        return own.OwnSource(own.from_folder(where.masks), config.max_superpixels, sam)
+    kind = own.find_method(config.source)
+    own.require_version(config.source, config.made, own.method_version(kind))
+    return own.OwnSource(own.from_method(kind, config.source), config.max_superpixels, sam)

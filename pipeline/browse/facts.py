@@ -8,7 +8,8 @@ from ..store.stats import StatsReport
 from ..text import shorten
 from .card import share
 
-SOURCES = {"sam": "SAM", "mobile_sam": "MobileSAM", "slic": "SLIC (scikit-image)"}
+SOURCES = {"sam": "SAM", "mobile_sam": "MobileSAM", "slic": "SLIC (scikit-image)",
+           "masks": "masks of a folder"}  # fmt: skip
 VIEWS = {"squash": "squashed", "center_crop": "centre crop", "pad": "padded", "clip": "as CLIP"}
 
 
@@ -72,7 +73,7 @@ def steps(found: StatsReport) -> list[tuple[str, str]]:
 def notices(found: StatsReport, recipe: Recipe, photographs: bool) -> list[str]:
     """What a reader must know before trusting the page."""
     lines = []
-    if recipe.superpixels.source != "slic" and recipe.superpixels.weights.startswith("random"):
+    if recipe.superpixels.prompts_sam and recipe.superpixels.weights.startswith("random"):
         lines.append(
             "These superpixels come from random weights: they test the machinery and show nothing "
             "about the method."
@@ -88,7 +89,9 @@ def notices(found: StatsReport, recipe: Recipe, photographs: bool) -> list[str]:
 
 
 def _source(config: SuperpixelConfig) -> str:
-    name = SOURCES[config.source]
+    name = SOURCES.get(config.source, f"plug-in {config.source}")
+    if config.made:
+        return f"{name}, {shorten(config.made, 40)}"
     if config.source == "slic":
         slic = config.slic
         return f"{name}, {slic.n_segments} segments, compactness {slic.compactness:g}"

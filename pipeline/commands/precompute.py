@@ -11,7 +11,10 @@ recipe_options = several(
     size_option,
     click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size."),
     click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field."),
-    click.option("--superpixels", type=click.Choice(["sam", "mobile_sam", "slic"])),
+    click.option(
+        "--superpixels", metavar="NAME", help="sam, mobile_sam, slic, masks, a plug-in's."
+    ),
+    click.option("--masks", metavar="DIR", help="For --superpixels masks: a file per photograph."),
     click.option("--sam-model", type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h", "vit_t"])),
     click.option("--sam-weights", metavar="PATH|random[:SEED]"),
     click.option(
@@ -31,7 +34,7 @@ recipe_options = several(
     click.option("--features", type=click.Choice(["float16", "int8"]), help="As stored."),
     click.option("--store-sam-embeddings/--no-store-sam-embeddings", default=None),
 )
-RECIPE_FLAGS = ("superpixels", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
+RECIPE_FLAGS = ("superpixels", "masks", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
                 "dtype", "max_superpixels", "encoder", "encoder_weights", "second_weights", "features",
                 "store_sam_embeddings")  # fmt: skip
 run_options = several(

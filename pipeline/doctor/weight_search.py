@@ -38,7 +38,7 @@ def needed_weights(recipe: Recipe, where: Where | None = None) -> list[Need]:
     """The superpixel model's and the encoder's weights; SLIC needs SAM for its embedding only."""
     pixels, features = recipe.superpixels, recipe.features
     needs = []
-    if pixels.source != "slic" or recipe.store_sam_embeddings:
+    if pixels.prompts_sam or recipe.store_sam_embeddings:
         asked = _Asked(pixels.model, pixels.weights, "--sam-weights", sam_tiny)
         needs.append(_need(f"superpixels {pixels.model}", asked, where.sam if where else None))
     asked = _Asked(features.encoder, features.weights, "--encoder-weights", encoder_tiny)

@@ -206,7 +206,7 @@ def tflop(plan: Plan) -> dict[str, float]:
     pixels, features = plan.recipe.superpixels, plan.recipe.features
     seen = [features, *([features.beside] if features.beside else [])]
     parts = {"features": sum(FEATURES[one.encoder][0] * _view_scale(one) for one in seen)}
-    if pixels.source == "slic":
+    if not pixels.prompts_sam:
         if plan.sam is not None:
             parts["sam encoder"] = ENCODER_TFLOP[pixels.model]
     else:
@@ -266,7 +266,7 @@ def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str,
     models = FEATURES[features.encoder][1]
     models += FEATURES[features.beside.encoder][1] if features.beside else 0.0
     work = 0.2
-    if pixels.source == "slic":
+    if not pixels.prompts_sam:
         models += SAM_GB[pixels.model] if plan.sam is not None else 0.0
     else:
         models += SAM_GB[pixels.model]

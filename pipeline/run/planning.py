@@ -156,6 +156,9 @@ def library_versions(recipe: Recipe) -> dict[str, str]:
             names += ["scipy", "segment-anything", "timm"]
         case "sam":
             names += ["scipy", recipe.superpixels.package]
+        case _:
+            if recipe.store_sam_embeddings:
+                names.append(recipe.superpixels.package)
     return {name: _version(name) for name in sorted(set(names))}
 
 

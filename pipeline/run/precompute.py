@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..errors import CacheError, ConfigError, PlanMismatchError
@@ -198,7 +198,7 @@ def _run(
     listeners: Sequence[Callable[[Event], None]],
 ) -> Summary:
     how = options.executor_options
-    own = Where(where.images.resolve(), where.sam, where.encoder)
+    own = replace(where, images=where.images.resolve())
     task = ShardTask(str(out.resolve()), own, task_device(how), how.threads)
     log = RunLog(out / LOGS, tally)
 

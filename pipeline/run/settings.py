@@ -23,6 +23,7 @@ from ..yamlfile import assign, group, load_yaml, shipped_yaml
 from .purpose import LOOK, Stores
 
 SIZES = ("tiny", "small", "paper")
+PROMPTED = ("sam", "mobile_sam")  # sources whose superpixels are a SAM's
 SHIPPED = ("tiny",)  # models whose weights are in this package
 
 
@@ -31,6 +32,7 @@ class Flags:
     """The single flags of `svp precompute` that change the recipe; None = not given."""
 
     superpixels: str | None = None
+    masks: str | None = None
     sam_model: str | None = None
     sam_weights: str | None = None
     encoder: str | None = None
@@ -103,7 +105,7 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         _switch_source(pixels, flags.superpixels)
     if flags.sam_model:
         pixels["model"] = flags.sam_model
-        if pixels.get("source") != "slic":
+        if pixels.get("source", "sam") in PROMPTED:
             pixels["source"] = "mobile_sam" if flags.sam_model == "vit_t" else "sam"
     if flags.encoder:
         _name_encoders(features, flags.encoder)
@@ -159,18 +161,15 @@ def _windows(raw: Mapping[str, Any]) -> bool:
 
 
 def _switch_source(pixels: dict[str, Any], source: str) -> None:
-    if source == "slic":  # the size's SAM stays: its embedding may be stored beside
+    if source not in PROMPTED:  # the size's SAM stays: its embedding may be stored beside
         pixels.update(source=source)
         return
-    model = {"mobile_sam": "vit_t", "sam": "vit_h"}.get(source)
-    if model is None:
-        raise ConfigError(f"--superpixels {show(source)}: allowed are sam, mobile_sam, slic")
-    pixels.update(source=source, model=model)
+    pixels.update(source=source, model={"mobile_sam": "vit_t", "sam": "vit_h"}[source])
 
 
 def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:
     sam = encoder = None
-    if raw["superpixels"].get("source", "sam") != "slic":
+    if raw["superpixels"].get("source", "sam") in PROMPTED:
         sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
     elif not raw.get("store_sam_embeddings"):  # no SAM is read: none may be in the digest
         raw["superpixels"].update(model="tiny", weights="shipped")
@@ -184,7 +183,32 @@ def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:
         if given is None and (flags.encoder_weights or "")[:6] == "random":
             given = flags.encoder_weights  # untrained: both, as no file is asked for
         second = _one_weight(beside, given, "encoder", "--second-weights")
-    return Where(images=images, sam=sam, encoder=encoder, second=second)
+    masks = _place_masks(raw["superpixels"], flags.masks)
+    return Where(images=images, sam=sam, encoder=encoder, second=second, masks=masks)
+
+
+def _place_masks(pixels: dict[str, Any], given: str | None) -> Path | None:
+    """Record what made superpixels that are not ours; the folder of those that were made before."""
+    source = str(pixels.get("source", "sam"))
+    if given is not None and source != "masks":
+        raise ConfigError(f"--masks goes with --superpixels masks, not {show(source)}")
+    if source in (*PROMPTED, "slic"):
+        pixels.pop("made", None)
+        return None
+    from ..own_superpixels import find_method, folder_digest, method_version, require_version
+
+    folder = None
+    if source == "masks":
+        if given is None:
+            raise ConfigError("--superpixels masks: name their folder with --masks DIR")
+        folder = expand(given).absolute()
+        found = folder_digest(folder)
+    else:
+        found = method_version(find_method(source))
+    if pixels.get("made"):
+        require_version(source, str(pixels["made"]), found)
+    pixels["made"] = found
+    return folder
 
 
 def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -> Path | None:

@@ -168,7 +168,8 @@ class Stage:
     ) -> dict[int, tuple[Superpixels, NDArray[np.float16] | None]]:
         """Superpixels and SAM embedding by row; an image the source refuses is quarantined."""
         try:
-            return dict(zip(pixels, self._generate(list(pixels.values())), strict=True))
+            names = [images[row].path for row in pixels]
+            return dict(zip(pixels, self._generate(list(pixels.values()), names), strict=True))
         except ImageError as error:
             if len(pixels) == 1:
                 (row,) = pixels
@@ -180,10 +181,12 @@ class Stage:
         return found
 
     def _generate(
-        self, pixels: list[Pixels]
+        self, pixels: list[Pixels], names: list[str]
     ) -> Iterator[tuple[Superpixels, NDArray[np.float16] | None]]:
         store = self.plan.recipe.store_sam_embeddings
-        found, embeddings = self.source.generate_batch(pixels, embeddings=store)
+        from ..superpixels import generate
+
+        found, embeddings = generate(self.source, pixels, names, embeddings=store)
         return zip(found, embeddings if embeddings else [None] * len(found), strict=True)
 
     def _padded(self, pixels: Sequence[Pixels]) -> list[Pixels]:

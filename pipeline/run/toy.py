@@ -49,7 +49,7 @@ def toy_models(precompute: Recipe | None, language_model: str | None = None) -> 
     """Which of the models that would be used are the tiny ones, in words."""
     toys = []
     if precompute is not None:
-        reads_sam = precompute.superpixels.source != "slic" or precompute.store_sam_embeddings
+        reads_sam = precompute.superpixels.prompts_sam or precompute.store_sam_embeddings
         if reads_sam and precompute.superpixels.model in TINY:
             toys.append("the tiny SAM")
         if precompute.features.encoder in TINY:

@@ -21,7 +21,7 @@ from ...pipeline.records import ImageRow, Where
 from ...pipeline.run.stage import read_verified
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.store.rows import row_arrays
-from ...pipeline.superpixels import SuperpixelSource, build_source
+from ...pipeline.superpixels import SuperpixelSource, build_source, generate
 
 REMEMBERED = 64  # images; a batch asks for several arrays of each
 
@@ -100,8 +100,8 @@ class LiveReader(CacheReader):
                 f"image {image.image_id}: could not be read when the cache was planned"
             )
         pixels = read_verified(self._where.images, image)
-        found, embeddings = self._source.generate_batch(
-            [pixels], embeddings=plan.recipe.store_sam_embeddings
+        found, embeddings = generate(
+            self._source, [pixels], [image.path], embeddings=plan.recipe.store_sam_embeddings
         )
         features = self._encoder.encode([pixels]).stored(0)
         cover, masks = derive(

@@ -1,0 +1,358 @@
+"""Superpixels of your own: masks made by another program, or a plug-in that makes them.
+
+`--superpixels masks --masks DIR` reads one file per photograph; `--superpixels NAME` calls a plug-in
+(`--plugin FILE`, or an entry point in the group `svp.superpixels`). Masks may overlap and leave gaps,
+as SAM's do. What is stored beside them (area, box, centroid, order) is derived here; level is WHOLE
+and scores are 1 where nothing else is given. Empty masks and copies are dropped, of more than
+`max_superpixels` the largest stay, and an image without one gets the whole image, flagged.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import plugins
+from .candidates import distinct, full_image, largest, to_superpixels
+from .errors import ConfigError, DataError, ImageError, MissingError, PlanMismatchError
+from .masks import rle
+from .masks import runs as rl
+from .records import WHOLE, Superpixels
+from .slic import centroids
+from .text import shorten, show
+
+if TYPE_CHECKING:
+    from .sam import SamBackend
+
+SUFFIXES = (".json", ".png", ".npz")
+MAX_FILE = 256 << 20  # bytes of a file of masks
+MAX_MASKS = 65_536  # masks of one photograph, before the cap
+BAD, NONE = "bad-masks", "no-masks"
+
+Masks = NDArray[Any] | Sequence[NDArray[Any]]
+
+
+class SuperpixelMethod:
+    """A way to cut photographs; subclass it, give it a `version`, and register it by a name.
+
+    Made once per worker, without arguments; a photograph's masks must depend on its pixels alone,
+    or two runs would make two caches under one name.
+    """
+
+    version: ClassVar[str] = ""
+
+    def masks(self, image: NDArray[np.uint8]) -> Masks:
+        """The masks of one (H,W,3) uint8 RGB photograph: bool (N,H,W) or N times (H,W), or a label
+        map, integers (H,W), where 0 belongs to no superpixel.
+        """
+        raise NotImplementedError
+
+
+METHODS: dict[str, type[SuperpixelMethod]] = {}
+
+
+def superpixels(
+    name: str, version: str = ""
+) -> Callable[[Callable[[NDArray[np.uint8]], Masks]], Callable[[NDArray[np.uint8]], Masks]]:
+    """Decorator that registers a function image -> masks (see `SuperpixelMethod.masks`) as `name`."""
+
+    def register(
+        function: Callable[[NDArray[np.uint8]], Masks],
+    ) -> Callable[[NDArray[np.uint8]], Masks]:
+        METHODS[name] = _as_class(function, version)
+        return function
+
+    return register
+
+
+def _as_class(found: object, version: str = "") -> Any:
+    """A function as a class; a class, or what is neither, as it is."""
+    if isinstance(found, type) or not callable(found):
+        return found
+    version = version or str(getattr(found, "version", ""))
+    fields = {"masks": lambda self, image: found(image), "version": version, "code": found}
+    return type(getattr(found, "__name__", "Function"), (SuperpixelMethod,), fields)
+
+
+plugins.attach(plugins.SUPERPIXELS, METHODS, SuperpixelMethod, _as_class)
+
+
+def find_method(name: str) -> type[SuperpixelMethod]:
+    """The plug-in `name`. Raises ConfigError naming what there is, MissingError."""
+    found: type[SuperpixelMethod] = plugins.lookup(
+        plugins.SUPERPIXELS, name, ("sam", "mobile_sam", "slic", "masks")
+    )
+    return found
+
+
+def method_version(kind: type[SuperpixelMethod]) -> str:
+    """What a recipe records of a plug-in: its version and the digest of the file it stands in."""
+    code: Any = getattr(kind, "code", kind)
+    try:
+        digest = hashlib.sha256(Path(inspect.getfile(code)).read_bytes()).hexdigest()[:16]
+    except (OSError, TypeError):
+        digest = "unknown"
+    return f"{kind.version or '-'} {digest}"
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over names and bytes of all files of masks in `folder`. Raises MissingError."""
+    if not folder.is_dir():
+        raise MissingError(f"--masks {show(str(folder), 300)}: is not a folder")
+    total, count = hashlib.sha256(), 0
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES and p.is_file()):
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").digest()
+        total.update(path.relative_to(folder).as_posix().encode() + b"\0" + own)
+        count += 1
+    if not count:
+        raise MissingError(
+            f"--masks {show(str(folder), 300)}: no {', '.join(SUFFIXES)} in it: want one file per "
+            "photograph, named as it is (a/b.jpg: a/b.json)"
+        )
+    return f"sha256:{total.hexdigest()}"
+
+
+class OwnSource:
+    """Masks of a plug-in or of a folder, as a superpixel source.
+
+    make  (image, its path in the data set) -> masks with what is given of them
+    sam   gives the embeddings that are stored beside; None: there are none
+    """
+
+    def __init__(
+        self,
+        make: "Callable[[NDArray[np.uint8], str], Given]",
+        limit: int,
+        sam: "SamBackend | None" = None,
+    ) -> None:
+        self._make, self._limit, self._sam = make, limit, sam
+
+    def generate_batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        *,
+        embeddings: bool = False,
+        names: Sequence[str] = (),
+    ) -> tuple[list[Superpixels], list[NDArray[np.float16]] | None]:
+        """See `SuperpixelSource`; `names` are the photographs' paths in the data set."""
+        from .superpixels import embedded
+
+        if embeddings and self._sam is None:
+            raise ConfigError("this source was built without SAM: it has no embeddings")
+        names = names or [""] * len(images)
+        found = [
+            to_record(self._make(image, name), image.shape[0], image.shape[1], self._limit)
+            for image, name in zip(images, names, strict=True)
+        ]
+        return found, embedded(self._sam, images) if embeddings and self._sam else None
+
+
+@dataclass(frozen=True)
+class Given:
+    """Masks of one photograph, one after another, and what else is known of each (None: nothing)."""
+
+    masks: Iterator[NDArray[np.bool_]]
+    level: Sequence[int] | None = None
+    iou: Sequence[float] | None = None
+    stability: Sequence[float] | None = None
+
+
+def from_method(kind: type[SuperpixelMethod], name: str) -> Callable[..., Given]:
+    """What `OwnSource` calls for a plug-in."""
+    method = kind()
+
+    def make(image: NDArray[np.uint8], path: str) -> Given:
+        return Given(_each(method.masks(image), f"superpixels={name}: {path or 'image'}"))
+
+    return make
+
+
+def from_folder(folder: Path) -> Callable[..., Given]:
+    """What `OwnSource` calls for a folder of masks. Raises ImageError at the photograph."""
+
+    def make(image: NDArray[np.uint8], path: str) -> Given:
+        file = _file_of(folder, path)
+        height, width = image.shape[:2]
+        if file.stat().st_size > MAX_FILE:
+            raise ImageError(BAD, f"{path}: {file.name}: over {MAX_FILE >> 20} MB of masks")
+        where = f"{path}: {show(file.name)}"
+        with _named(where):
+            given = READERS[file.suffix](file, height, width)
+        return replace(given, masks=_guarded(given.masks, where))
+
+    return make
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Whatever is wrong in a file of masks, as an ImageError that names it."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ImageError(BAD, f"{where}: {shorten(str(error), 200)}") from None
+
+
+def _guarded(masks: Iterator[NDArray[np.bool_]], where: str) -> Iterator[NDArray[np.bool_]]:
+    with _named(where):
+        yield from masks
+
+
+def to_record(given: Given, height: int, width: int, limit: int) -> Superpixels:
+    """The record that is stored. Raises ImageError("bad-masks") for masks of another size."""
+    parts, index = [], []
+    for number, mask in enumerate(given.masks):
+        if mask.shape != (height, width):
+            raise ImageError(
+                BAD, f"mask {number}: {mask.shape[0]}x{mask.shape[1]} pixels, the photograph has "
+                f"{height}x{width}"
+            )  # fmt: skip
+        if number >= MAX_MASKS:
+            raise ImageError(BAD, f"more than {MAX_MASKS} masks")
+        if mask.any():
+            parts.append(rl.from_masks(mask[None]))
+            index.append(number)
+    runs = rl.concat(parts) if parts else rl.empty(height, width)
+    counts = {"masks": len(index)}
+    keep = np.array(distinct(rl.encode(runs)), np.int64)
+    keep = keep[largest(rl.areas(rl.select(runs, keep)), limit)]
+    counts["kept"] = len(keep)
+    if not len(keep):
+        whole = full_image(height, width)
+        return to_superpixels(whole, rl.encode(whole.runs), counts, True)
+    runs, chosen = rl.select(runs, keep), [index[i] for i in keep]
+
+    def column(values: Sequence[float] | None, default: float, kind: type) -> NDArray[Any]:
+        found = [default if values is None else values[i] for i in chosen]
+        return np.array(found).astype(kind)
+
+    return Superpixels(
+        height=height,
+        width=width,
+        rles=rl.encode(runs),
+        level=column(given.level, WHOLE, np.uint8),
+        predicted_iou=column(given.iou, 1, np.float32),
+        stability=column(given.stability, 1, np.float32),
+        area=rl.areas(runs).astype(np.int32),
+        box=rl.boxes(runs).astype(np.int32),
+        point=centroids(runs).astype(np.float32),
+        crop=np.tile(np.array([0, 0, width, height], np.int32), (len(keep), 1)),
+        survivors=counts,
+    )
+
+
+def require_version(name: str, asked: str, found: str) -> None:
+    """Refuse a plug-in or a folder of masks other than the recipe's. Raises PlanMismatchError."""
+    if asked != found:
+        raise PlanMismatchError(
+            f"superpixels={name}: this cache is made with {show(asked, 80)}, here is "
+            f"{show(found, 80)}: give the same one, or make another cache"
+        )
+
+
+def _each(masks: Masks, where: str) -> Iterator[NDArray[np.bool_]]:
+    """Masks one by one: a label map's by rising label, without 0."""
+    if isinstance(masks, np.ndarray) and masks.ndim == 2 and masks.dtype.kind in "iu":
+        labels = np.unique(masks)
+        return (masks == label for label in labels[labels != 0])
+    found = [np.asarray(mask) for mask in masks]
+    for mask in found:
+        if mask.ndim != 2 or mask.dtype.kind not in "biu":
+            raise ImageError(BAD, f"{where}: a mask is {mask.dtype} {mask.shape}, want bool (H,W)")
+    return (mask.astype(np.bool_) for mask in found)
+
+
+def _file_of(folder: Path, path: str) -> Path:
+    """The file of a photograph's masks: named as it is, its suffix replaced, or added to."""
+    stems = [path, os.path.splitext(path)[0]]
+    for stem in stems:
+        for suffix in SUFFIXES:
+            file = folder / f"{stem}{suffix}"
+            if path and ".." not in Path(path).parts and file.is_file():
+                return file
+    raise ImageError(
+        NONE, f"{path or 'a photograph outside of the data set'}: no masks: {stems[1]}"
+        f"{{{','.join(SUFFIXES)}}} is not in the folder of --masks"
+    )  # fmt: skip
+
+
+def _json(file: Path, height: int, width: int) -> Given:
+    """A list of COCO RLEs (or polygons), or of records with `segmentation` as SAM's own tool writes."""
+    raw = json.loads(file.read_bytes())
+    items = raw.get("masks") if isinstance(raw, dict) and "masks" in raw else raw
+    if not isinstance(items, list):
+        raise DataError('want a list of masks, or {"masks": [..]}')
+    records = [
+        i if isinstance(i, dict) and "segmentation" in i else {"segmentation": i} for i in items
+    ]
+
+    def mask(number: int, segmentation: object) -> NDArray[np.bool_]:
+        found = rle.from_segmentation(segmentation, height, width, f"mask {number}")
+        return rle.decode(found).astype(np.bool_)
+
+    def column(name: str, low: float, high: float) -> list[float] | None:
+        values: list[Any] = [record.get(name) for record in records]
+        if all(value is None for value in values):
+            return None
+        for number, value in enumerate(values):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not low <= value <= high
+            ):
+                raise ValueError(f"mask {number}: {name}={show(value)}: want {low:g} to {high:g}")
+        return values
+
+    levels = column("level", 0, 2)
+    return Given(
+        (mask(number, record["segmentation"]) for number, record in enumerate(records)),
+        None if levels is None else [int(level) for level in levels],
+        column("predicted_iou", 0, 2),
+        column("stability_score", 0, 1),
+    )
+
+
+def _png(file: Path, height: int, width: int) -> Given:
+    """A label map: one grey channel of 8 or 16 bits, or a palette; 0 belongs to no superpixel."""
+    from PIL import Image
+
+    with Image.open(file, formats=("PNG",)) as image:
+        if image.size != (width, height):
+            raise ValueError(f"{image.size[1]}x{image.size[0]} pixels, want {height}x{width}")
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise ValueError(f"mode {image.mode}: want one channel of labels")
+        labels = np.array(image).astype(np.int64)
+    return Given(_each(labels, file.name))
+
+
+def _npz(file: Path, height: int, width: int) -> Given:
+    """Array `masks` (N,H,W) bool, or `labels` (H,W) of integers; `level` (N,) beside, if given."""
+    with np.load(file, allow_pickle=False) as arrays:
+        name = next((n for n in ("masks", "labels") if n in arrays), None)
+        if name is None:
+            raise ValueError("want an array `masks` (N,H,W) or `labels` (H,W)")
+        masks = arrays[name]
+        level = [int(value) for value in arrays["level"]] if "level" in arrays else None
+    want = (height, width)
+    if masks.shape[-2:] != want or masks.ndim != (3 if name == "masks" else 2):
+        raise ValueError(f"{name} is {masks.shape}, want {'(N,)+' * (name == 'masks')}{want}")
+    if level is not None and (len(level) != len(masks) or not set(level) <= {0, 1, 2}):
+        raise ValueError("level: want one of 0, 1, 2 for each mask")
+    return Given(_each(masks, file.name), level)
+
+
+READERS: dict[str, Callable[[Path, int, int], Given]] = {
+    ".json": _json,
+    ".png": _png,
+    ".npz": _npz,
+}
