@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 data or weights missing, 130 interrupte
 """
 
 import json
+import math
 import os
 import signal
 import threading
@@ -129,8 +130,21 @@ def several(*options: Callable[[F], F]) -> Callable[[F], F]:
 def report(result: Any, as_json: bool) -> None:
     """Print a report: `lines()` for people, `to_json()` for programs; exit with its `exit_code`."""
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, sort_keys=True))
+        click.echo(json.dumps(finite(result.to_json()), indent=1, sort_keys=True))
     else:
         click.echo("\n".join(result.lines()))
     if code := getattr(result, "exit_code", 0):
         raise SystemExit(code)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for NaN and infinity, which JSON has not.
+
+    >>> finite({"a": [1.5, float("nan")]})
+    {'a': [1.5, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

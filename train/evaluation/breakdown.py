@@ -2,6 +2,8 @@
 
 | group                         | slices                                                            |
 |-------------------------------|-------------------------------------------------------------------|
+| empty target                  | sentences that mean nothing in the picture; in no other slice but |
+|                               | those of words                                                    |
 | object size                   | COCO's small, medium, large, for a photograph of 640 x 480: 32^2  |
 |                               | and 96^2 px there are 0.33 % and 3 % of the picture; an object's  |
 |                               | share decides                                                     |
@@ -50,12 +52,15 @@ def breakdown(results: Results) -> list[Slice]:
 
 
 def size_of(row: Row) -> str:
-    """`small`, `medium` or `large`, by the target's share of the photograph."""
+    """`small`, `medium` or `large`, by the target's share of the photograph; "" without a target."""
+    if row.target == 0:
+        return ""
     share = row.target / (row.height * row.width)
     return "small" if share < SMALL else "medium" if share < MEDIUM else "large"
 
 
 def _slices(rows: Sequence[Row]) -> Iterator[tuple[str, str, Bools]]:
+    yield "empty target", "nothing to find", _where(row.target == 0 for row in rows)
     for size in ("small", "medium", "large"):
         yield "object size", size, _where(size_of(row) == size for row in rows)
     for word in CLASSES:
@@ -67,12 +72,13 @@ def _slices(rows: Sequence[Row]) -> Iterator[tuple[str, str, Bools]]:
 
 def _by_superpixels(rows: Sequence[Row]) -> Iterator[tuple[str, str, Bools]]:
     bounds = [row.bounds for row in rows if row.bounds is not None]
+    some = _where(row.target > 0 for row in rows)
     union = np.array([bound.union for bound in bounds])
     for name, low, high in _FITS:
-        yield "IoU of the best union", name, (union >= low) & (union < high)
+        yield "IoU of the best union", name, some & (union >= low) & (union < high)
     pieces = np.array([bound.pieces for bound in bounds])
     for name, low, high in _PIECES:
-        yield "superpixels in the best union", name, (pieces >= low) & (pieces < high)
+        yield "superpixels in the best union", name, some & (pieces >= low) & (pieces < high)
 
 
 def _where(answers: Iterator[bool]) -> Bools:

@@ -38,7 +38,8 @@ class SplitSummary:
     tokens     visual tokens of an image: mean and 95 % quantile
     no_seg     share of sentences whose answer had no [SEG]
     n_acc      accuracy on empty targets, NaN where there are none
-    bounds     mean IoU of the best single superpixel, the best union, and a click; if known
+    bounds     of sentences with a target: mean IoU of the best single superpixel, the best union,
+               and a click; if known
     """
 
     size: SplitSize
@@ -97,8 +98,9 @@ def _spread(results: Results) -> dict[str, Spread]:
 
 
 def _bounds(rows: Sequence[Row]) -> dict[str, float]:
-    known = [row.bounds for row in rows if row.bounds is not None]
-    if not known or len(known) != len(rows):
+    targets = [row for row in rows if row.target]  # of an empty one the empty union is the best
+    known = [row.bounds for row in targets if row.bounds is not None]
+    if not known or len(known) != len(targets):
         return {}
     means = {
         "best single superpixel": [bound.single for bound in known],

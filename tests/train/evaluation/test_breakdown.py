@@ -102,3 +102,24 @@ def test_slices_by_superpixels_count_every_sentence_once() -> None:
         ("superpixels in the best union", [1, 1, 2, 2]),
     ):
         assert [s.sentences for s in found if s.group == group] == counts
+
+
+def test_an_empty_target_is_no_small_object() -> None:
+    """It stands in a slice of its own, and in none about a target's size or its superpixels."""
+    exact = Bounds(single=0.0, union=1.0, pieces=0)
+    rows = [
+        row(1, 0.0, share=0.0, bounds=exact, classes=("size",)),
+        row(2, 0.5, share=0.0001, bounds=Bounds(single=0.2, union=0.3, pieces=2)),
+    ]
+    rows[1] = rows[1].model_copy(update={"target": 1, "union": 2, "intersection": 1})
+    found = {(s.group, s.name): s.sentences for s in breakdown(Results(HEADER, rows))}
+    assert found["empty target", "nothing to find"] == 1 and found["object size", "small"] == 1
+    assert found["words", "size"] == 1
+    assert found["IoU of the best union", "below 0.5"] == 1
+    assert ("IoU of the best union", "0.9 or more") not in found
+    assert ("superpixels in the best union", "none") not in found
+    assert size_of(rows[0]) == "" and size_of(rows[1]) == "small"
+    from svp.train.evaluation.summary import _bounds
+
+    assert _bounds(rows)["best union of superpixels"] == pytest.approx(0.3)
+    assert _bounds(rows[:1]) == {}
