@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import svp as svp_package
 from svp.cli import main
 from svp.pipeline import own_superpixels as own
 from svp.pipeline import plugins
@@ -16,6 +17,7 @@ from svp.pipeline.errors import ConfigError, ImageError, MissingError, PlanMisma
 from svp.pipeline.masks import rle
 from svp.pipeline.recipe import Recipe, SuperpixelConfig
 from svp.pipeline.records import Where
+from svp.pipeline.scenes import write_scenes
 from svp.pipeline.store.reader import CacheReader
 from svp.pipeline.superpixels import build_source, generate
 
@@ -198,3 +200,15 @@ def test_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert wrong.exit_code == 2, wrong.output
         with pytest.raises(ConfigError, match=why):
             raise ConfigError(wrong.output)
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(svp_package.__file__).parent / "docs/superpixels.md").read_text()
+    code = next(part for part in text.split("```python\n") if part.startswith("# halves.py"))
+    line = next(line for line in text.splitlines() if line.startswith("svp precompute --plugin"))
+    monkeypatch.chdir(tmp_path)
+    Path("halves.py").write_text(code.split("```")[0])
+    write_scenes(Path("data/scenes"), images=10, seed=0)
+    made = svp(*line.split()[1:], "--workers", 0, "--quiet", "--out", "c")
+    assert made.exit_code == 0, made.output
+    assert [len(CacheReader(Path("c")).superpixels(0))] == [2]

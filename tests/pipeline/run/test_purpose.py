@@ -69,6 +69,21 @@ def test_what_is_stored() -> None:
         recipe("svpp")
 
 
+def test_a_plug_ins_projector_gets_its_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from svp.model.projectors import PROJECTORS\n"
+        "class Mine(PROJECTORS['mlp']):\n    needs = frozenset({'cls'})\n"
+        "PROJECTORS['purpose_mine'] = Mine\n"
+    )
+    monkeypatch.setenv("SVP_PLUGIN", str(tmp_path / "mine.py"))
+    try:
+        assert recipe("purpose_mine").features.cls
+    finally:
+        PROJECTORS.pop("purpose_mine")
+
+
 def test_what_is_said_outright_stays() -> None:
     assert not recipe(store_sam_embeddings=False).store_sam_embeddings
     assert not recipe("svp", "store_sam_embeddings=false").store_sam_embeddings
