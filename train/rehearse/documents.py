@@ -8,7 +8,9 @@ Invariant: every command of every such block is either run by the rehearsal as i
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import click
@@ -180,7 +182,10 @@ def fault(command: Command) -> str:
     from ...cli import main
 
     try:
-        _parse(main, "svp", list(arguments))
+        with redirect_stdout(StringIO()):  # --help and --version answer while they are parsed
+            _parse(main, "svp", list(arguments))
+    except click.exceptions.Exit:
+        return ""
     except click.ClickException as error:
         return error.format_message()
     return ""
