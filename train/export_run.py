@@ -74,7 +74,7 @@ def export_command(request: ExportRequest) -> ExportReport:
     if not cache.is_dir():
         raise MissingError(
             f"{show(str(cache), 300)}: no such cache: name one the model reads with "
-            "--from-cache PATH"
+            "--cache PATH"
         )
     plan = CacheReader(cache).plan
     trained = open_trained(found, plan, request.flags)
