@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..pipeline.errors import ConfigError, MissingError
+from ..pipeline.browse.static import check_replaceable
+from ..pipeline.errors import CacheError, ConfigError, MissingError
 from ..pipeline.records import Expression
 from ..pipeline.run.planning import Content
 from ..pipeline.sources import Source
@@ -25,9 +26,18 @@ from .decoder import identity, require_same_sam
 from .defaults import DATA, cache_of
 from .evaluation.evaluate import Classes, Settings, evaluate
 from .evaluation.oracle import Oracle, point_decoder
+from .evaluation.parts import Parts
 from .evaluation.protocols import Example, Protocol, Unit, gather, plan, that_fit
 from .evaluation.published import Published
-from .evaluation.results import Header, SplitSize, collect, read_results, write_results
+from .evaluation.results import (
+    Header,
+    Results,
+    SplitSize,
+    collect,
+    read_header,
+    read_results,
+    write_results,
+)
 from .evaluation.summary import EvalReport, joined, summarise
 from .evaluation.trained import Found, Trained, find_trained, open_trained, results_of
 from .evaluation.unseen import Encoders, live_readers
@@ -197,7 +207,19 @@ def _eval(
         ]
     trained.model.to(str(accelerator.device))
     home = results_of(found, request.runs)
+    for split in splits:
+        _check_output(request, trained, split)
     return joined([_evaluate(request, trained, split, accelerator, home) for split in splits])
+
+
+def _check_output(request: EvalRequest, trained: Trained, split: _Split) -> None:
+    """Refuse before the work what would be refused after it. Raises ConfigError."""
+    out = request.result_file(split.name)
+    if out is None:
+        return
+    check_replaceable(out.with_suffix(""))
+    if out.exists() and read_header(out) != _header(request, trained, split):
+        raise ConfigError(f"{show(str(out), 300)} holds other results: they are never overwritten")
 
 
 def _open_split(
@@ -251,18 +273,45 @@ def _evaluate(
         judge=_judge(request, split.readers, device),
         progress=progress if main else _quiet,
     )
-    visuals = CachedVisuals(split.readers, trained.model.projector.needs)
-    rows = evaluate(trained.model, split.units, trained.vocab, visuals, settings)
-    results = collect(_header(request, trained, split), rows)
+    header, named = _header(request, trained, split), request.result_file(split.name)
+    if named is not None and named.exists():  # an earlier run of this command came so far
+        results, out = read_results(named), named
+    else:
+        folder = home if named is None else named.parent
+        parts = Parts(folder, header, split.units, request.batch)
+        settings = replace(settings, parts=parts)
+        visuals = CachedVisuals(split.readers, trained.model.projector.needs)
+        rows = evaluate(trained.model, split.units, trained.vocab, visuals, settings)
+        results = collect(header, rows)
+        if not main:
+            return EvalReport(results.header, [])
+        out = named or free_name(home, request, split.name)
+        _save(out, results, parts)
     if not main:
         return EvalReport(results.header, [])
-    out = request.result_file(split.name) or free_name(home, request, split.name)
-    write_results(out, results)
-    page = write_page(
-        results, out.with_suffix(""), images=split.source.image_root, targets=_targets(split.items)
-    )
-    notes = (f"results: {out}", f"page: {page.resolve().as_uri()}")
-    return EvalReport(results.header, summarise(results), notes, (out,))
+    try:
+        page = write_page(
+            results,
+            out.with_suffix(""),
+            images=split.source.image_root,
+            targets=_targets(split.items),
+        )
+        seen = f"page: {page.resolve().as_uri()}"
+    except (CacheError, OSError) as error:  # the figures are safe; a page can be made of them
+        seen = f"no page: {error}: make it with `svp eval --from-results {out} --page FOLDER`"
+    return EvalReport(results.header, summarise(results), (f"results: {out}", seen), (out,))
+
+
+def _save(out: Path, results: Results, parts: Parts) -> None:
+    """Write the result file; what was computed is kept until it is there. Raises CacheError."""
+    try:
+        write_results(out, results)
+    except (CacheError, OSError) as error:
+        raise CacheError(
+            f"{error}; all {len(results.rows)} rows are kept in {show(str(parts.folder), 300)}: the "
+            "same command writes them without computing them again"
+        ) from error
+    parts.remove()
 
 
 def report_command(path: Path, page: Path | None = None, images: Path | None = None) -> EvalReport:

@@ -73,8 +73,7 @@ def export_command(request: ExportRequest) -> ExportReport:
     cache = request.cache or cache_of_run(data_of_run(found)) or CACHE
     if not cache.is_dir():
         raise MissingError(
-            f"{show(str(cache), 300)}: no such cache: name one the model reads with "
-            "--cache PATH"
+            f"{show(str(cache), 300)}: no such cache: name one the model reads with --cache PATH"
         )
     plan = CacheReader(cache).plan
     trained = open_trained(found, plan, request.flags)

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,16 @@ def test_photographs_of_another_sam_than_the_runs_are_refused(
         predict_command(asked)
 
 
+def _only_val(real: Any) -> Any:
+    """`evaluate` that is asked about no image of the split train."""
+
+    def evaluate(model: Any, units: Any, *rest: Any) -> Any:
+        assert all("val" in unit.example.path for unit in units)
+        return real(model, units, *rest)
+
+    return evaluate
+
+
 def test_several_splits_by_one_model(
     request_: EvalRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +174,11 @@ def test_several_splits_by_one_model(
     assert alone.header.digests["cache 0"] == report.header.digests["val cache 0"]
     with pytest.raises(MissingError, match=r"no cache of testA is named.*is of val.*--split testA"):
         eval_command(replace(request_, split="val,testA"))
+    (tmp_path / "mine-val.jsonl").unlink()  # as if it had been stopped between the splits
+    monkeypatch.setattr(eval_run, "evaluate", _only_val(eval_run.evaluate))
+    assert eval_command(both).files == report.files
+    with pytest.raises(ConfigError, match=r"mine-train.jsonl holds other results"):
+        eval_command(replace(both, seed=1))
     for wrong in ("val,val", "val,", ""):
         with pytest.raises(ConfigError, match="--split"):
             replace(request_, split=wrong)

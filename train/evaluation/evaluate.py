@@ -6,10 +6,11 @@ asked about more than once, a batch is of one image: its features are read, proj
 the language model once, for all its sentences (`model.prefix`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,16 @@ Judge = Callable[[Example, Expression], Bounds]
 Classes = Callable[[Expression], list[str]]
 
 
+class Keeper(Protocol):
+    """Keeps rows as they are made; see `parts.Parts`."""
+
+    done: Mapping[int, Sequence[Row]]
+
+    def add(self, number: int, rows: Sequence[Row]) -> None:
+        """Keep the rows of a batch."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How an evaluation runs; none of it but `generate` changes what is measured.
@@ -46,6 +57,7 @@ class Settings:
     classes   the word classes of a sentence
     judge     what the superpixels allow for a sentence, or None
     progress  called with the dialogues done on this rank
+    parts     keeps rows as they are made; what it has already is not computed again
     """
 
     batch: int = 16
@@ -54,6 +66,7 @@ class Settings:
     classes: Classes = lambda expression: []
     judge: Judge | None = None
     progress: Callable[[int], None] = lambda done: None
+    parts: Keeper | None = None
 
 
 def evaluate(
@@ -68,8 +81,11 @@ def evaluate(
     Raises WeightsError if the model's logits are not finite, and what `visuals` raises.
     """
     groups = [list(units)] if settings.generate else by_image(units)
-    shares = mine(cut(groups, settings.batch))
-    rows: list[Row] = []
+    numbered = mine([*enumerate(cut(groups, settings.batch))])
+    done = settings.parts.done if settings.parts else {}
+    rows: list[Row] = [row for number, _ in numbered for row in done.get(number, ())]
+    settings.progress(sum(len(share) for number, share in numbered if number in done))
+    left = [(number, share) for number, share in numbered if number not in done]
 
     def read(share: Share) -> Batch:
         one = len({unit.look for unit in share}) == 1
@@ -78,14 +94,19 @@ def evaluate(
 
     model.eval()
     with torch.inference_mode(), precision(model, settings.device):
-        for share, batch in _ahead(shares, read):
+        ahead = _ahead([share for _, share in left], read)
+        for (number, share), (_, batch) in zip(left, ahead, strict=True):
             moved = batch.to(settings.device, torch.float32)
             answers = (
                 _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
             )
             tokens = _token_counts(model, batch)
+            made: list[Row] = []
             for unit, logits, count in zip(share, answers, tokens, strict=True):
-                rows += _rows(unit, logits, count, settings)
+                made += _rows(unit, logits, count, settings)
+            if settings.parts is not None:
+                settings.parts.add(number, made)
+            rows += made
             settings.progress(len(share))
     return _gathered(rows, settings.device)
 

@@ -205,6 +205,12 @@ def _line(file: BinaryIO, path: Path, number: int) -> bytes:
     return line
 
 
+def read_header(path: Path) -> Header:
+    """The header of a result file; its rows are not looked at. Raises as `read_results`."""
+    with path.open("rb") as file:
+        return _parse(_FirstLine, _line(file, path, 1), path, 1).header
+
+
 def _row(line: bytes, path: Path, number: int) -> Row:
     row = _parse(Row, line, path, number)
     if not line.endswith(b"\n"):
