@@ -73,7 +73,8 @@ class PrecomputeReport:
     failures     images not in the cache: reason -> how many
     parked       shards given up in this run, with the cause
     complete     whether every shard is committed
-    failed       True if more images are missing than `max_failures` allows, or shards were given up
+    failed       True if more images are missing than `max_failures` allows, if not one is good, or
+                 if shards were given up
     """
 
     cache: str
@@ -234,18 +235,19 @@ def _finish(
     write_failures(out / LOGS, _failures(plan, rows.bad))
     allowed = options.max_failures
     too_many = allowed is not None and sum(failures.values()) > allowed
+    good = int((rows.k > 0).sum())
     return PrecomputeReport(
         cache=str(out),
         cache_id=plan.id,
         images=len(plan.images),
         computed=tally.images,
-        good=int((rows.k > 0).sum()),
+        good=good,
         failures=failures,
         parked=dict(parked),
         superpixels=int(rows.k.sum()),
         fallbacks=len(rows.fallback),
         complete=complete,
-        failed=bool(parked) or too_many,
+        failed=bool(parked) or too_many or (complete and not good),
         seconds=tally.elapsed,
         stage_seconds=dict(tally.seconds),
     )

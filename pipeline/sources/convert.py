@@ -114,7 +114,8 @@ def read_tables(folder: Path) -> list[Dataset]:
 def _rows(
     datasets: Sequence[Dataset], max_failures: int | None
 ) -> tuple[dict[str, list[dict[str, Any]]], int, Faults]:
-    problems = Problems(", ".join(dataset.title for dataset in datasets))
+    files = ", ".join(name for dataset in datasets for name in dataset.files)
+    problems = Problems(f"{', '.join(dataset.title for dataset in datasets)} ({files})")
     annotations = {(a.dataset, a.ann_id): a for d in datasets for a in d.annotations.values()}
     masks, bad = build_masks(a for a in annotations.values() if a.height)
     for line in bad.values():

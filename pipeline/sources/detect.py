@@ -1,5 +1,6 @@
 """What a path or a name such as `refcoco+/unc` is, and loading it as datasets."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,9 +52,9 @@ def load(where: Path | str, options: Options) -> list[Dataset]:
     MissingError says what was looked for; readers raise DataError for what is wrong in a file.
     """
     path = Path(where)
-    if path.is_dir():
+    if os.path.isdir(path):  # os.path: what no disk can hold is not there, not an OSError
         return _load_folder(path, options)
-    if path.is_file():
+    if os.path.isfile(path):
         return _load_file(path, options)
     return _load_named(str(where), options)
 

@@ -4,6 +4,7 @@ COCO file names carry no folder, so the root is found by trying: given folders f
 layouts of COCO itself, GLaMM and LISA beside the annotations (data spec 5).
 """
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -110,4 +111,5 @@ def _candidates(bases: Iterable[Path]) -> list[Found]:
 
 
 def _hits(root: Path, names: Sequence[str]) -> int:
-    return sum((root / name).is_file() for name in names)
+    # os.path: a name too long for the disk is no file, not an OSError
+    return sum(os.path.isfile(root / name) for name in names)

@@ -15,7 +15,7 @@ from svp.pipeline.images import image_size
 from svp.pipeline.masks.rle import area
 from svp.pipeline.sources import Source, check, convert, open_source, photo_notices
 
-NAMES = ["a.png", "b.jpg", "lying.jpg", "bad.png", "gone.png"]
+NAMES = ["a.png", "b.jpg", "lying.jpg", "bad.png", "gone.png", "9" * 300 + ".png"]
 HEIGHT, WIDTH = 9, 13
 EVERY = 1 << 40  # bad records that are accepted
 # Coordinates of every kind of tool and mistake, in a picture 13 wide and 9 high.
@@ -129,7 +129,11 @@ SIZES = st.sampled_from(
 
 @FUZZ
 @given(
-    MASKS, SIZES, st.sampled_from([*NAMES, "../a.png", 7, "x:1.png", ""]), st.booleans(), st.data()
+    MASKS,
+    SIZES,
+    st.sampled_from([*NAMES, "../a.png", 7, "x:1.png", "", "9" * 300]),
+    st.booleans(),
+    st.data(),
 )
 def test_refer_and_coco_files(
     tmp_path: Path, mask: object, size: object, name: object, odd: bool, data: st.DataObject

@@ -169,6 +169,13 @@ def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> No
         assert report.exit_code == code
         assert "quarantined: 1 x not-an-image" in report.lines()
     assert check(data).lines()[0].endswith("usable; 1 photograph quarantined")
+    for path in bad.parent.iterdir():
+        path.write_bytes(b"no photograph")
+    assert check(data).exit_code == 1
+    where, out = Where(open_source(data).image_root), tmp_path / "none"
+    options = RunOptions(executor_options=ExecutorOptions(workers=0))
+    content = Content(open_source(data).images)
+    assert precompute(content, RECIPE, where, out, options, quiet=True).exit_code == 1
 
 
 def test_polygons_are_not_counted_as_rle(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from svp.pipeline.errors import ImageError, MissingError
-from svp.pipeline.images import read_record
+from svp.pipeline.images import image_size, read_image, read_record
+from svp.pipeline.run.stage import hash_image, read_verified
 from svp.pipeline.scenes import write_scenes
 from svp.pipeline.sources import open_source
 from svp.pipeline.sources.folder import path_id
+from svp.pipeline.store.plan import PlanImage
 
 
 def draw(root: Path, *names: str) -> None:
@@ -198,6 +200,23 @@ def test_orientation_and_depth_are_told(tmp_path: Path) -> None:
         and "'phone.jpg'" in said
     )
     assert "16-bit grey: 1 of 3 photographs" in said and "'deep.png'" in said
+
+
+def test_the_same_pixels_when_cut_and_when_asked(tmp_path: Path) -> None:
+    """A plan's record, a cache's page and `svp predict`, which has only the file."""
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / f"{orientation}.png", exif=exif)
+    for record in open_source(tmp_path).images:
+        planned = PlanImage(record.image_id, record.path, record.height, record.width, 0, "")
+        size, digest = hash_image(tmp_path, record)
+        alone = read_image(tmp_path / record.path)
+        assert alone.shape[:2] == image_size(tmp_path / record.path)
+        planned = planned._replace(bytes=size, xxh3=digest)
+        assert np.array_equal(read_verified(tmp_path, planned), alone)
+        assert np.array_equal(read_record(tmp_path, record), alone)
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -118,3 +118,14 @@ def test_both_names_are_told_where_neither_is_found(world: Any, tmp_path: Path) 
 def draw(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (16, 12)).save(path)
+
+
+def test_a_name_no_disk_can_hold_is_missing(world: Any, tmp_path: Path) -> None:
+    world.images[0]["file_name"] = "9" * 300 + ".jpg"
+    folder = world.write_refer(tmp_path / "refcoco", photos="")
+    for image in world.images[1:]:
+        draw(tmp_path / "images" / image["file_name"])
+    report = check(folder)
+    assert report.usable and len(report.quarantined) == 1
+    with pytest.raises(MissingError, match="neither a path nor"):
+        open_source("9" * 300)
