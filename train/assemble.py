@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
+from ..model.export.adapters import plain_state
+from ..model.export.folder import load_pretrained
+from ..model.export.modelfile import read_model_file
 from ..model.imports.files import open_ris_checkpoint
 from ..model.imports.place import build_imported, fill
 from ..model.imports.shape import LlamaShape, read_shape
-from ..model.lm import load_lm, random_lm, read_config
+from ..model.lm import load_lm, random_lm, read_config, restore_buffers
 from ..model.maskhead import MaskHead
 from ..model.projectors import Projector, build, projector_class
 from ..model.ris import RisModel
@@ -27,10 +30,10 @@ from ..pipeline.sam.load import load_sam, random_seed
 from ..pipeline.store.plan import Plan
 from ..pipeline.text import show
 from ..pipeline.weights.load import load_state_dict
-from .decoder import require_decoder
+from .decoder import require_decoder, require_same_sam, sam_of
 from .hashing import key_of
 from .recipe import TrainRecipe
-from .settings import SHIPPED, Places
+from .settings import EXPORTED, SHIPPED, Places
 from .text.tokens import Vocabulary, load_vocabulary
 from .warm import copy_layers
 
@@ -71,6 +74,9 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         model, vocab, teacher = _shipped(recipe, plan, dtype)
     elif init == "none":
         model, vocab = _from_parts(recipe, plan, places, dtype)
+    elif init.startswith(EXPORTED):
+        assert places.init is not None, "settings place what a recipe names by digest"
+        model, vocab = _from_export(recipe, plan, places.init, dtype)
     else:
         assert places.init is not None, "settings place what a recipe names by digest"
         imported = open_ris_checkpoint(places.init)
@@ -167,6 +173,32 @@ def _shipped(
     teacher = build("mlp", in_dim=plan.channels, llm_dim=config.hidden_size, grid=plan.grid)
     fill(teacher, own, f"{TINY}: projector")
     return model, vocab, teacher
+
+
+def _from_export(
+    recipe: TrainRecipe, plan: Plan, folder: Path, dtype: torch.dtype
+) -> tuple[RisModel, Vocabulary]:
+    """A model of `svp export` to go on from; its adapters are merged first.
+
+    Its projector is kept if the recipe names the same one with the same options.
+    """
+    about, found = read_model_file(folder), load_pretrained(folder)
+    if recipe.model.sam_decoder == "none" and about.preprocessing is not None:
+        require_same_sam(sam_of(about.preprocessing.recipe), plan, f"the model {folder.name}")
+    with torch.device("meta"):
+        lm: Any = random_lm(about.language.shape().config())
+        lm.to(dtype)
+    fill(lm, plain_state(found.lm, merge=True), "language model")
+    restore_buffers(lm)
+    spec = about.projector
+    same = (spec.name, spec.in_dim, spec.grid) == (
+        recipe.model.projector.name, plan.channels, plan.grid,
+    ) and spec.options == _options(recipe)  # fmt: skip
+    projector = found.projector if same else _projector(recipe, plan, spec.llm_dim)
+    state = recipe.model.mask_state
+    model = RisModel(lm, projector, found.mask_head, mask_state=state)
+    model.to_prompt.load_state_dict(found.to_prompt.state_dict())
+    return model, load_vocabulary(folder)
 
 
 def _from_parts(

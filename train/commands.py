@@ -29,7 +29,11 @@ allow_tiny = click.option(
 )  # fmt: skip
 runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True)
 checkpoint = click.option(
-    "--checkpoint", type=PATH, help="Run folder or checkpoint; default the newest run."
+    "--checkpoint",
+    "--model",
+    "checkpoint",
+    type=PATH,
+    help="Run folder, checkpoint or export; default the newest run.",
 )
 published = several(
     click.option(
@@ -182,7 +186,7 @@ def eval_command(
 @click.command("predict")
 @click.argument("image", type=PATH)
 @click.argument("expressions", nargs=-1, required=True)
-@click.option("--cache", type=PATH, help="Whose recipe cuts the photograph.")
+@click.option("--cache", "--from-cache", "cache", type=PATH, help="Whose recipe cuts it.")
 @size_option
 @checkpoint
 @published
@@ -208,11 +212,11 @@ def predict_command(as_json: bool, **options: Any) -> None:
 @click.argument("out", type=PATH)
 @checkpoint
 @runs
-@click.option("--cache", type=PATH, help="Any cache the model reads.")
+@click.option("--cache", "--from-cache", "cache", type=PATH, help="Any cache the model reads.")
 @weights
 @click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged")
 @click.option("--results", type=PATH, multiple=True, help="Result files for the model card.")
-@click.option("--licence", default="other", show_default=True)
+@click.option("--license", "--licence", "licence", default="other", show_default=True)
 @as_json
 def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
     """A folder that loads without the run: config, safetensors, tokenizer, model card."""

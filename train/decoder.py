@@ -6,20 +6,25 @@ cache's recipe names them.
 """
 
 from ..pipeline.errors import PlanMismatchError
+from ..pipeline.recipe import Recipe
 from ..pipeline.store.plan import Plan
 from ..pipeline.text import show
 from ..pipeline.weights.digests import published
 from ..pipeline.weights.locate import WEIGHT_FILES
 from .recipe import TrainRecipe
-from .settings import SHIPPED
+from .settings import EXPORTED, SHIPPED
 
 CHECKPOINTS_SAM = "vit_h"  # GLaMM's and LISA's decoders were tuned on its embeddings
 
 
 def identity(plan: Plan) -> str:
     """Type and weights of the SAM whose embeddings a cache holds, "" if it holds none."""
-    pixels = plan.recipe.superpixels
-    return "" if plan.sam is None else f"{pixels.model} {pixels.weights}"
+    return "" if plan.sam is None else sam_of(plan.recipe)
+
+
+def sam_of(recipe: Recipe) -> str:
+    """Type and weights of the SAM that a precompute recipe names."""
+    return f"{recipe.superpixels.model} {recipe.superpixels.weights}"
 
 
 def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
@@ -34,6 +39,8 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
     have = plan.recipe.superpixels
     if decoder == "none" and init.startswith(SHIPPED):
         decoder = SHIPPED
+    if decoder == "none" and init.startswith(EXPORTED):
+        return  # an export names its SAM itself: `assemble` compares it
     if decoder == "none":
         if have.model != CHECKPOINTS_SAM:
             raise PlanMismatchError(
@@ -60,7 +67,8 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
 
 def doubt(recipe: TrainRecipe, plan: Plan) -> str:
     """What to say of a cache whose SAM may not be the one a checkpoint's decoder knows, or ""."""
-    brings = recipe.model.sam_decoder == "none" and not recipe.model.init.startswith(SHIPPED)
+    own = recipe.model.init.startswith((SHIPPED, EXPORTED))
+    brings = recipe.model.sam_decoder == "none" and not own
     weights = plan.recipe.superpixels.weights
     files = [name for name in WEIGHT_FILES[CHECKPOINTS_SAM] if name in published()]
     if not brings or plan.sam is None or weights in {published()[name].digest for name in files}:

@@ -1,18 +1,21 @@
 """`svp export`: a run's checkpoint becomes a folder that loads without the run and its weights."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..model.export import Card, ProjectorSpec, save_pretrained
 from ..model.export.folder import Adapter
-from ..pipeline.errors import MissingError, PlanMismatchError
+from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.store.atomic import check_writable
+from ..pipeline.store.layout import PLAN
 from ..pipeline.store.plan import Plan
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .eval_run import report_command
 from .evaluation.trained import Trained, find_trained, open_trained
+from .figures.material import find_cache
 from .fit.checkpoint import Checkpoint
 from .opening import CACHE
 from .rundata import cache_of_run, data_of_run
@@ -69,13 +72,9 @@ def export_command(request: ExportRequest) -> ExportReport:
     """
     check_writable(request.out)
     found = find_trained(request.checkpoint, request.runs)
-    assert isinstance(found, Checkpoint)
-    cache = request.cache or cache_of_run(data_of_run(found)) or CACHE
-    if not cache.is_dir():
-        raise MissingError(
-            f"{show(str(cache), 300)}: no such cache: name one the model reads with --cache PATH"
-        )
-    plan = CacheReader(cache).plan
+    if not isinstance(found, Checkpoint):
+        raise ConfigError(f"{show(str(request.checkpoint), 300)}: is an export already: copy it")
+    plan = CacheReader(_cache(request, found)).plan
     trained = open_trained(found, plan, request.flags)
     save_pretrained(
         trained.model,
@@ -84,9 +83,30 @@ def export_command(request: ExportRequest) -> ExportReport:
         tokenizer=trained.vocab.tokenizer,
         card=_card(trained, found, request),
         adapter=request.adapter,
+        recipe=plan.recipe,
     )
     files = {path.name: path.stat().st_size for path in sorted(request.out.iterdir())}
     return ExportReport(request.out, files)
+
+
+def _cache(request: ExportRequest, found: Checkpoint) -> Path:
+    """A cache that knows how photographs were shown: the named one, else the run's."""
+    asked = request.cache or cache_of_run(data_of_run(found))
+    if asked is not None:
+        if not (asked / PLAN).is_file():
+            raise MissingError(
+                f"{show(str(asked), 300)}: no such cache: name one the model reads with --cache PATH"
+            )
+        return asked
+    for digest in found.state.data.values():  # a run of an earlier svp records digests only
+        with suppress(MissingError):
+            return find_cache(digest)
+    if (CACHE / PLAN).is_file():
+        return CACHE
+    raise MissingError(
+        f"the caches that the run {show(found.path.parents[1].name)} read are not where they were: "
+        "name one the model reads (of any split, made with the same recipe) with --cache PATH"
+    )
 
 
 def _projector(trained: Trained, plan: Plan) -> ProjectorSpec:

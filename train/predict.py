@@ -33,6 +33,7 @@ from ..pipeline.store.layout import PLAN
 from ..pipeline.store.plan import Plan
 from ..pipeline.text import show
 from .evaluation.evaluate import precision, to_batch
+from .evaluation.exported import Exported
 from .evaluation.protocols import Example, plan
 from .evaluation.published import Published
 from .evaluation.trained import Found, Trained, find_trained, open_trained
@@ -98,6 +99,10 @@ class Prediction:
     area: int
     box: tuple[int, int, int, int] | None
     mask: Rle
+
+    def pixels(self) -> Mask:
+        """The mask (H,W) bool."""
+        return rle.decode(self.mask).astype(np.bool_)
 
     def record(self) -> dict[str, object]:
         """As JSON, the mask as COCO RLE."""
@@ -226,6 +231,8 @@ def _reader(
 
 def _recipe(request: PredictRequest, found: Found, root: Path) -> tuple[Recipe, Where]:
     """How the photograph is cut, and where it and the weights lie."""
+    if isinstance(found, Exported) and request.cache is None:
+        return found.recipe, Where(root, request.sam_weights, request.encoder_weights)
     cache = request.cache or cache_of_run(data_of_run(found))
     cache = cache or (CACHE if (CACHE / PLAN).is_file() else None)
     if cache is not None:
@@ -285,7 +292,7 @@ def _write(
     make_folders(request.out)
     photo, stem, files = read_image(request.image), request.image.stem, []
     for number, prediction in enumerate(found, 1):
-        mask = rle.decode(prediction.mask).astype(np.bool_)
+        mask = prediction.pixels()
         pictures = {"mask": mask.astype(np.uint8) * 255, "overlay": overlay(photo, mask)}
         for kind, pixels in pictures.items():
             files.append(request.out / f"{stem}-{number}-{kind}.png")

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from ..pipeline.errors import ConfigError
-from ..pipeline.recipe import Frozen, explain
+from ..pipeline.recipe import FeatureConfig, Frozen, explain
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Unit = Annotated[float, Field(ge=0, lt=1)]
@@ -26,7 +26,9 @@ Weight = Annotated[float, Field(ge=0, le=1000)]
 # Where weights come from; a path is never in a recipe, it enters as its sha256.
 Source = Annotated[
     str,
-    Field(pattern=r"^(none|shipped(:[0-9a-f]{16})?|given|random:\d{1,18}|sha256:[0-9a-f]{64})$"),
+    Field(
+        pattern=r"^(none|shipped(:[0-9a-f]{16})?|given|random:\d{1,18}|sha256:[0-9a-f]{64}|svp(:[0-9a-f]{64})?)$"
+    ),
 ]
 Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder"]
 PARTS: tuple[Part, ...] = ("projector", "embedding", "lm_head", "to_prompt", "mask_decoder")
@@ -89,11 +91,20 @@ class VisionConfig(Frozen):
         return self.encoder + (f"+{self.second}" if self.second else "")
 
 
+def vision_of(features: FeatureConfig) -> VisionConfig:
+    """The encoders a cache was made with, as a training recipe names them."""
+    second = features.second.encoder if features.second else ""
+    return VisionConfig(
+        encoder=features.encoder, second=second, view=features.view, size=features.size
+    )
+
+
 class ModelConfig(Frozen):
     """The model before its first step.
 
     init         a whole model all parts but the projector start from: shipped (tiny), none, given
-                 (a checkpoint of GLaMM or LISA, to be named by --init) or sha256:<hex> of one
+                 (a checkpoint of GLaMM or LISA, to be named by --init) or sha256:<hex> of one;
+                 svp:<hex>: a folder of `svp export`, whose projector is kept where it is the same
     lm           where `init` is none: random:<seed>, given (--lm) or sha256:<hex> of a LLaMA folder
     shape        fields of model.imports.shape.LlamaShape, for random weights
     sam_decoder  shipped (tiny), random:<seed>, given or sha256:<hex>; needed where `init` is none,

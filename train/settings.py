@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..model.export.modelfile import is_export
 from ..pipeline.errors import MissingError, PlanMismatchError
 from ..pipeline.paths import expand
 from ..pipeline.rehearsal import turned_down
@@ -20,6 +21,7 @@ from ..pipeline.yamlfile import assign, group, load_yaml, shipped_yaml
 from .recipe import TrainRecipe, parse_train_recipe
 
 SHIPPED = "shipped"
+EXPORTED = "svp"  # a folder of `svp export`
 TINY_MODEL = "workflows/tiny/lm/ris.safetensors"
 
 
@@ -118,8 +120,9 @@ def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True
         elif given is None:
             continue
         elif not read and expand(given).exists():
-            if not str(model.get(name, "")).startswith("sha256:"):
-                model[name] = "given"
+            if not str(model.get(name, "")).startswith(("sha256:", f"{EXPORTED}:")):
+                own = name == "init" and is_export(expand(given))
+                model[name] = EXPORTED if own else "given"
         elif given.split(":")[0] in ("random", "shipped", "none"):
             model[name] = given
         else:
@@ -170,8 +173,9 @@ def _digest(path: Path, name: str, asked: str) -> str:
             "`svp fetch` lists the public ones"
         )
         raise MissingError(f"{flag} {show(str(path), 200)}: does not exist: {how}")
-    found = f"sha256:{weights_digest(path)}"
-    if asked.startswith("sha256:") and asked != found:
+    kind = EXPORTED if name == "init" and is_export(path) else "sha256"
+    found = f"{kind}:{weights_digest(path)}"
+    if asked.startswith(("sha256:", f"{EXPORTED}:")) and asked != found:
         raise PlanMismatchError(
             f"{show(str(path), 200)} has {found}, but the recipe asks for {show(asked)}: "
             f"give that file with --{name.replace('_', '-')}"
@@ -180,7 +184,7 @@ def _digest(path: Path, name: str, asked: str) -> str:
 
 
 def _refuse_unplaced(name: str, asked: str) -> None:
-    if asked.startswith("sha256:") or asked == "given":
+    if asked.startswith(("sha256:", EXPORTED)) or asked == "given":
         flag = f"--{name.replace('_', '-')}"
         raise MissingError(
             f"the recipe starts from model.{name}={asked}: say where it lies with {flag} PATH "

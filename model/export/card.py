@@ -1,6 +1,7 @@
 """The model card: what the model is, what it was trained on, how well it does, what it cannot do."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,12 +25,10 @@ with [SEG]; its state before [SEG] prompts SAM's mask decoder.
 ## Use
 
 ```python
-from pathlib import Path
-from svp.model.export import load_pretrained
-model = load_pretrained(Path("path/to/this/folder"))
+{use}
 ```
 
-Weights: `model.safetensors`{adapter}. The frozen image encoders (SAM's and the projector's) are not
+{needs}Weights: `model.safetensors`{adapter}. The frozen image encoders (SAM's and the projector's) are not
 included: they are published by their authors.
 
 ## Training
@@ -47,6 +46,27 @@ Numbers hold for the protocol they name; others are not comparable.
 {limits}
 
 The weights derive from a language model and a SAM whose licences apply beside the one above.
+"""
+_ASK = """\
+from pathlib import Path
+from svp.train.predict import PredictRequest, predict_command
+
+folder = {folder}  # where this folder lies
+photo, expression = "photo.jpg", "the red cup"
+answer = predict_command(
+    PredictRequest(image=Path(photo), expressions=(expression,), checkpoint=Path(folder){toy})
+)
+mask = answer.predictions[0].pixels()  # (H,W) bool, of the photograph as viewers show it
+print(mask.shape, mask.sum())"""
+_LOAD = """\
+from svp.model.export import load_pretrained
+
+model = load_pretrained({folder})  # where this folder lies"""
+_COMMAND = """\
+The same from a shell: `svp predict photo.jpg "the red cup" --checkpoint {folder}{toy}`. Photographs
+go through SAM `{sam}` and the encoder `{encoder}` at {size} px (view `{view}`), whose weights `svp`
+looks for by their digests: `svp fetch`, `--sam-weights`, `--encoder-weights`.
+
 """
 _LIMITS = (
     "English expressions of the kind it was trained on; one mask per expression. It answers with a "
@@ -67,8 +87,17 @@ class Card:
     metrics: Mapping[str, str] = field(default_factory=dict)
     limits: str = _LIMITS
 
-    def text(self, model: ModelFile) -> str:
-        """README.md."""
+    def text(self, model: ModelFile, folder: str = "path/to/this/folder") -> str:
+        """README.md; `folder` is where its *Use* looks for the model."""
+        needs, toy = "", False
+        if model.preprocessing:
+            recipe = model.preprocessing.recipe
+            toy = "tiny" in (recipe.superpixels.model, recipe.features.encoder)
+            needs = _COMMAND.format(
+                toy=" --size tiny" if toy else "", folder=_plain(shlex.quote(folder)), sam=recipe.superpixels.model,
+                encoder=recipe.features.encoder, size=recipe.features.size,
+                view=recipe.features.view,
+            )  # fmt: skip
         adapter = " and `adapter_model.safetensors` (LoRA, not merged)" if model.adapter else ""
         return _TEMPLATE.format(
             name=_plain(self.name),
@@ -77,6 +106,11 @@ class Card:
             hidden=model.language.hidden,
             projector=_plain(model.projector.name),
             adapter=adapter,
+            use=(_ASK if model.preprocessing else _LOAD).format(
+                folder=ascii(folder),
+                toy=', size="tiny"' if toy else "",  # of use on generated scenes only: said by name
+            ),
+            needs=needs,
             training=_list(self.training, "Not recorded."),
             metrics=_list(self.metrics, "Not evaluated."),
             limits=_plain(self.limits),

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ... import __version__
 from ...pipeline.errors import CacheError, ConfigError
+from ...pipeline.recipe import Recipe
 from ...pipeline.store.atomic import sync_folder
 from ...pipeline.text import show
 from ...pipeline.weights.load import load_state_dict
@@ -43,6 +44,7 @@ from .modelfile import (
     language_of,
     read_model_file,
 )
+from .preprocessing import Preprocessing
 
 WEIGHTS = "model.safetensors"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -57,12 +59,14 @@ def save_pretrained(
     tokenizer: Any,
     card: Card,
     adapter: Adapter = "merged",
+    recipe: Recipe | None = None,
 ) -> ModelFile:
     """Write `model` to the new `folder`; rows trained beside their matrices are folded first.
 
     projector  how the model's projector was made
     tokenizer  of transformers, or None to leave it out
     adapter    LoRA "merged" into its linears, or "separate" in peft's form
+    recipe     of the caches it was trained on: how photographs are to be shown to it
 
     The language model is stored in the dtype of its frozen weights, the rest in float32. Raises
     ConfigError (folder exists, no LoRA to keep separate) or CacheError (disk).
@@ -70,11 +74,12 @@ def save_pretrained(
     if folder.exists():
         raise ConfigError(f"{show(str(folder), 200)}: exists already; give a new folder")
     fold_rows(model.lm)
-    about = _describe(model, projector, adapter)
+    about = _describe(model, projector, adapter, recipe)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        _write(partial, model, about, card, tokenizer)
+        name = folder.name if folder.is_absolute() else str(folder)
+        _write(partial, model, about, card, tokenizer, name)
         partial.rename(folder)
         sync_folder(folder.parent)
     except OSError as error:
@@ -86,13 +91,14 @@ def save_pretrained(
     return about
 
 
-def load_pretrained(folder: Path) -> RisModel:
+def load_pretrained(folder: str | Path) -> RisModel:
     """The model `save_pretrained` wrote, on the CPU, in evaluation mode, nothing trainable.
 
     Raises MissingError, or WeightsError (config or tensors are not what they should be).
     """
     from transformers import LlamaForCausalLM
 
+    folder = Path(folder).expanduser()
     about = read_model_file(folder)
     state = load_state_dict(folder / WEIGHTS)
     with torch.device("meta"):
@@ -114,7 +120,9 @@ def load_pretrained(folder: Path) -> RisModel:
     return model.eval().requires_grad_(False)
 
 
-def _describe(model: RisModel, projector: ProjectorSpec, adapter: Adapter) -> ModelFile:
+def _describe(
+    model: RisModel, projector: ProjectorSpec, adapter: Adapter, recipe: Recipe | None
+) -> ModelFile:
     dtype = str(model.lm.model.norm.weight.dtype).removeprefix("torch.")
     return ModelFile(
         schema_version=SCHEMA,
@@ -126,10 +134,13 @@ def _describe(model: RisModel, projector: ProjectorSpec, adapter: Adapter) -> Mo
         mask_state=model.mask_state,
         add_sspe=not isinstance(model.projector, SVP | Fusion) or model.projector.add_sspe,
         adapter=lora_of(model.lm) if adapter == "separate" else None,
+        preprocessing=Preprocessing.of(recipe) if recipe else None,
     )
 
 
-def _write(folder: Path, model: RisModel, about: ModelFile, card: Card, tokenizer: Any) -> None:
+def _write(
+    folder: Path, model: RisModel, about: ModelFile, card: Card, tokenizer: Any, name: str
+) -> None:
     dtype = getattr(torch, about.language.dtype)
     lm = plain_state(model.lm, merge=about.adapter is None)
     state = {f"lm.{name}": tensor.to(dtype) for name, tensor in lm.items()}
@@ -142,9 +153,12 @@ def _write(folder: Path, model: RisModel, about: ModelFile, card: Card, tokenize
         _text(folder / ADAPTER_CONFIG, peft_config(about.adapter))
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(card.text(about), "utf-8")
+    card_file = folder / "README.md"
+    card_file.write_text(card.text(about, name), "utf-8")
     _text(folder / CONFIG, about.model_dump(mode="json"))
+    readable = card_file.stat().st_mode & 0o777  # 0666 less the umask; safetensors writes 0600
     for path in folder.iterdir():
+        path.chmod(readable)
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     sync_folder(folder)

@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ...pipeline.encoders.folder import MAX_CONFIG
-from ...pipeline.errors import WeightsError
+from ...pipeline.errors import SvpError, WeightsError
 from ...pipeline.text import show
 from ...pipeline.weights.files import read_json
 from ..imports.shape import LlamaShape
 from ..lm import Lora
 from ..maskhead import MaskHead
+from .preprocessing import Preprocessing
 
 SCHEMA = 1
 MODEL_TYPE = "svp-ris"
@@ -129,7 +130,10 @@ class LoraSpec(_Strict):
 
 
 class ModelFile(_Strict):
-    """config.json."""
+    """config.json.
+
+    preprocessing  of photographs; None if the model was saved without (it then answers caches only)
+    """
 
     schema_version: int
     model_type: str
@@ -140,6 +144,7 @@ class ModelFile(_Strict):
     mask_state: Literal["predicting", "at_seg"]
     add_sspe: bool
     adapter: LoraSpec | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def language_of(lm: Any, dtype: str) -> LanguageSpec:
@@ -157,6 +162,15 @@ def language_of(lm: Any, dtype: str) -> LanguageSpec:
         theta=float(config.rope_parameters["rope_theta"]),
     )
     return LanguageSpec.model_validate({**asdict(shape), "dtype": dtype})
+
+
+def is_export(folder: Path) -> bool:
+    """Whether the folder is one of `save_pretrained`, by its config.json; reads no weights."""
+    try:
+        raw = read_json(folder / CONFIG, MAX_CONFIG)
+    except SvpError:
+        return False
+    return raw.get("model_type") == MODEL_TYPE
 
 
 def read_model_file(folder: Path) -> ModelFile:

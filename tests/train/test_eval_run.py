@@ -1,6 +1,9 @@
 """`svp eval` and `svp predict` from end to end: a checkpoint, three generated scenes, live encoders."""
 
+import dataclasses
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from svp.cli import main
+from svp.model.export import load_pretrained
+from svp.model.export.modelfile import read_model_file
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.records import Rle
@@ -20,16 +27,19 @@ from svp.pipeline.scenes import write_scenes
 from svp.pipeline.sources import open_source
 from svp.pipeline.store import create_cache
 from svp.pipeline.store.plan import Plan
+from svp.pipeline.weights.load import weights_digest
 from svp.train.assemble import assemble
 from svp.train.eval_run import EvalRequest, eval_command, free_name, report_command
 from svp.train.evaluation.results import read_results
-from svp.train.fit.checkpoint import State, save_checkpoint
+from svp.train.evaluation.trained import find_trained, open_trained
+from svp.train.export_run import ExportRequest, export_command
+from svp.train.fit.checkpoint import Checkpoint, State, save_checkpoint
 from svp.train.fit.stage import make_ready
 from svp.train.metrics import metrics
 from svp.train.opening import DataRequest
-from svp.train.predict import PredictRequest, overlay, predict_command
-from svp.train.recipe import TrainRecipe, parse_train_recipe
-from svp.train.settings import Places
+from svp.train.predict import PredictReport, PredictRequest, overlay, predict_command
+from svp.train.recipe import ProjectorConfig, TrainRecipe, parse_train_recipe
+from svp.train.settings import Places, TrainFlags, resolve_train
 
 RECIPE = parse_train_recipe(
     {
@@ -262,3 +272,170 @@ def test_a_gpu_counts_the_pixels_that_the_cpu_counts(request_: EvalRequest, tmp_
         assert (ours.sent_id, ours.tokens) == (theirs.sent_id, theirs.tokens)
         flipped = (decode(ours.mask) != decode(theirs.mask)).mean()
         assert flipped < 0.01
+
+
+@pytest.fixture(scope="module")
+def exported(request_: EvalRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as a folder of `svp export`, beside a photograph."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        made = export_command(
+            ExportRequest(out=Path("model"), runs=request_.runs, cache=request_.caches[0])
+        )
+    assert {"config.json", "model.safetensors", "README.md"} <= made.files.keys()
+    photo = min((request_.data.images or Path()).rglob("*.png"))
+    Image.open(photo).save(folder / "photo.jpg", "PNG")
+    return folder
+
+
+def predicted(folder: Path, checkpoint: Path | None, **options: Any) -> PredictReport:
+    return predict_command(
+        PredictRequest(
+            image=folder / "photo.jpg", expressions=("the red disc",), checkpoint=checkpoint,
+            out=folder / "predictions", device="cpu", size="tiny", **options,
+        )
+    )  # fmt: skip
+
+
+def test_an_export_predicts_alone_as_its_run_does(request_: EvalRequest, exported: Path) -> None:
+    own = predicted(exported, exported / "model")
+    run = predicted(exported, None, runs=request_.runs, cache=request_.caches[0])
+    differ = own.predictions[0].pixels() != run.predictions[0].pixels()
+    assert differ.sum() <= 5 and own.tokens == run.tokens  # merged LoRA rounds otherwise
+    assert own.digests["exported"] == "model"
+    about = read_model_file(exported / "model")
+    kept = Plan.load(request_.caches[0] / "plan.json").recipe
+    assert about.preprocessing is not None and about.preprocessing.recipe == kept
+    assert about.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_files_of_an_export_can_be_read_by_others(exported: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (exported / "model").iterdir()}
+    assert set(modes.values()) == {0o666 & ~umask}, modes
+
+
+def test_an_export_is_evaluated(request_: EvalRequest, exported: Path) -> None:
+    out = exported / "results.jsonl"
+    asked = replace(request_, checkpoint=exported / "model", out=out, bounds=False, split="val")
+    (ours,) = eval_command(asked).splits
+    other = exported / "run.jsonl"
+    (run,) = eval_command(replace(request_, out=other, bounds=False)).splits
+    assert ours.values["gIoU"].value == pytest.approx(run.values["gIoU"].value, abs=2e-3)
+    header = read_results(out).header
+    assert header.digests["checkpoint"] == weights_digest(exported / "model")
+
+
+def test_the_cards_block_runs_when_pasted(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = (exported / "model" / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    monkeypatch.chdir(exported)
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - it is what a user pastes
+    height, width = np.asarray(Image.open("photo.jpg")).shape[:2]
+    assert names["mask"].shape == (height, width) and names["mask"].dtype == bool
+    assert str((height, width)) in capsys.readouterr().out
+
+
+def test_training_starts_from_an_export(request_: EvalRequest, exported: Path) -> None:
+    plan = Plan.load(request_.caches[0] / "plan.json")
+    folder = exported / "model"
+    raw = json.loads(RECIPE.canonical())
+    raw["model"] |= {"init": "given", "lm": "none", "sam_decoder": "none"}
+    file = exported / "recipe.yaml"
+    file.write_text(json.dumps(raw))
+    recipe, places = resolve_train(None, file, TrainFlags(init=str(folder)), ())
+    assert recipe.model.init == f"svp:{weights_digest(folder)}" and places.init == folder
+    made, source = assemble(recipe, plan, places).model, load_pretrained(str(folder))
+    for name, tensor in source.state_dict().items():
+        torch.testing.assert_close(made.state_dict()[name], tensor, rtol=0, atol=0)
+    other = recipe.model.model_copy(update={"projector": ProjectorConfig(name="mlp")})
+    fresh = assemble(recipe.model_copy(update={"model": other}), plan, places).model
+    assert type(fresh.projector).__name__ == "MLP"
+    assert torch.equal(fresh.to_prompt[0].weight, source.to_prompt[0].weight)
+
+
+def test_an_export_refuses_what_it_was_not_made_for(
+    request_: EvalRequest, exported: Path, tmp_path: Path
+) -> None:
+    folder = exported / "model"
+    plan = Plan.load(request_.caches[0] / "plan.json")
+    pixels = plan.recipe.superpixels.model_copy(update={"weights": "random:7"})
+    other = dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"superpixels": pixels}))
+    with pytest.raises(
+        PlanMismatchError, match="SAM tiny random:7, the model model uses SAM tiny sh"
+    ):
+        open_trained(find_trained(folder, tmp_path), other, TrainFlags())
+    seen = plan.recipe.features.model_copy(update={"view": "pad"})
+    other = dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"features": seen}))
+    with pytest.raises(PlanMismatchError, match="view pad, 128 px; model reads tiny, view squash"):
+        open_trained(find_trained(folder, tmp_path), other, TrainFlags())
+    with pytest.raises(ConfigError, match="is an export already"):
+        export_command(ExportRequest(out=tmp_path / "new", checkpoint=folder))
+
+
+def test_an_export_finds_its_cache_by_digest(
+    request_: EvalRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingError, match="name one the model reads.*--cache PATH"):
+        export_command(ExportRequest(out=Path("model"), runs=request_.runs))
+    shutil.copytree(request_.caches[0], tmp_path / "caches" / "any")
+    run = next((request_.runs / "run" / "checkpoints").iterdir())
+    checkpoint = Checkpoint.open(run)
+    data = {"cache 0": Plan.load(request_.caches[0] / "plan.json").id}
+    state = checkpoint.state.model_copy(update={"data": data})
+    save_checkpoint(tmp_path / "runs" / "mine" / "checkpoints", state, checkpoint.weights(), {})
+    report = export_command(ExportRequest(out=Path("model")))
+    assert (report.folder / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["cam:1.png", "back\\slash.png", "~tilde.png", "caf\udce9.png", "..png", "a b\n.png"]
+)
+def test_any_name_and_link_the_user_types_is_read(
+    exported: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / name).symlink_to(exported / "photo.jpg")
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
+    asked = PredictRequest(
+        image=tmp_path / "linked" / name, expressions=("the red disc",),
+        checkpoint=exported / "model", out=tmp_path / "out", device="cpu", size="tiny",
+    )  # fmt: skip
+    report = predict_command(asked)
+    assert all(path.is_file() for path in report.files) and len(report.files) == 3
+    assert "".join(report.lines()).isprintable()
+    record = json.loads(report.files[-1].read_text("ascii"))
+    assert record["image"].isprintable()
+
+
+def test_a_photograph_lying_on_its_side_is_answered_upright(exported: Path, tmp_path: Path) -> None:
+    upright = Image.open(exported / "photo.jpg").convert("RGB").crop((0, 0, 120, 80))
+    upright.save(tmp_path / "upright.png")
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png", exif=tag)
+    found = {}
+    for name in ("upright", "lying"):
+        asked = PredictRequest(
+            image=tmp_path / f"{name}.png", expressions=("the red disc",),
+            checkpoint=exported / "model", out=tmp_path / name, device="cpu", size="tiny",
+        )  # fmt: skip
+        found[name] = predict_command(asked)
+    one, two = found["upright"], found["lying"]
+    assert (one.predictions[0].pixels() == two.predictions[0].pixels()).all()
+    for kind in (0, 1):
+        assert Image.open(one.files[kind]).tobytes() == Image.open(two.files[kind]).tobytes()
+    record = json.loads(two.files[-1].read_text())
+    assert (record["size"], record["orientation"], record["frame"]) == ([80, 120], 6, "upright")
+    assert "EXIF orientation 6 applied" in two.lines()[0]
+
+
+def test_a_photograph_that_is_not_there_is_missing_data(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "no.jpg"), "disc"])
+    assert result.exit_code == 3 and "no.jpg: no such photograph" in result.output

@@ -33,6 +33,7 @@ from ..recipe import (
     StageConfig,
     TrainRecipe,
     VisionConfig,
+    vision_of,
 )
 from ..text.tokens import load_vocabulary
 
@@ -119,9 +120,7 @@ def open_published(found: Published, plan: Plan) -> "Trained":
         name="published",
         model=ModelConfig(
             init=f"sha256:{found.digest}",
-            vision=VisionConfig(
-                **plan.recipe.features.model_dump(include={"encoder", "view", "size"})
-            ),
+            vision=vision_of(plan.recipe.features),
             projector=config,
             dtype="bfloat16" if half else "float32",
         ),

@@ -1,4 +1,4 @@
-"""A trained model, ready to be asked: a run's checkpoint, or a published folder as it is.
+"""A trained model, ready to be asked: a run's checkpoint, an export, or a published folder.
 
 A checkpoint holds what was trained; the rest comes from where the run took it, and must be those
 very files (their digests are in the recipe). The last stage that ran decides whether SSPE is added
@@ -8,6 +8,7 @@ and adapters are there.
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...model.export.modelfile import is_export
 from ...model.ris import RisModel
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.store.plan import Plan
@@ -21,6 +22,7 @@ from ..fit.stage import make_ready
 from ..recipe import TrainRecipe, parse_train_recipe
 from ..settings import TrainFlags, place_weights
 from ..text.tokens import Vocabulary
+from .exported import Exported, open_exported
 from .published import Published, find_published, open_published
 
 
@@ -39,11 +41,12 @@ class Trained:
     checkpoint: Checkpoint | None = None
 
 
-Found = Checkpoint | Published
+Found = Checkpoint | Published | Exported
 
 
 def find_trained(asked: Path | None, runs: Path, published: str | None = None) -> Found:
-    """The checkpoint `asked` for (a run folder or one of its checkpoints), or the newest in `runs`.
+    """What is `asked` for (a run folder, one of its checkpoints, a folder of `svp export`), or the
+    newest run in `runs`.
 
     published  a GLaMM or LISA folder, or `hub:OWNER/NAME`, instead
 
@@ -54,7 +57,7 @@ def find_trained(asked: Path | None, runs: Path, published: str | None = None) -
             raise ConfigError("--published and --checkpoint name two models: give one of them")
         return find_published(published)
     if asked is not None:
-        return named_checkpoint(asked)
+        return Exported.open(asked) if is_export(asked) else named_checkpoint(asked)
     found = [path.parents[1] for path in runs.glob(f"*/{CHECKPOINTS}/step-*[0-9]")]
     if not found:
         raise MissingError(
@@ -68,6 +71,8 @@ def results_of(found: Found, runs: Path) -> Path:
     """The folder that results of a model go to: `eval` of its run, or one of its own in `runs`."""
     if isinstance(found, Checkpoint):
         return found.path.parents[1] / "eval"
+    if isinstance(found, Exported):
+        return runs / f"exported-{found.folder.resolve().name}" / "eval"
     return runs / f"published-{found.name}" / "eval"
 
 
@@ -81,6 +86,8 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     """
     if isinstance(found, Published):
         return open_published(found, plan)
+    if isinstance(found, Exported):
+        return open_exported(found, plan)
     checkpoint = found
     raw = dict(checkpoint.state.recipe)
     recipe = parse_train_recipe(raw, str(checkpoint.path))

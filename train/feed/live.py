@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.encoders.encoder import Encoder, build_encoder
+from ...pipeline.encoders.pair import PairEncoder
 from ...pipeline.errors import CacheError
 from ...pipeline.masks.derive import derive
 from ...pipeline.records import ImageRow, Where
@@ -43,7 +44,7 @@ class LiveReader(CacheReader):
         where: Where,
         device: str,
         source: SuperpixelSource | None = None,
-        encoder: Encoder | None = None,
+        encoder: Encoder | PairEncoder | None = None,
     ) -> None:
         super().__init__(cache, verify="off")
         recipe = self.plan.recipe

@@ -27,6 +27,7 @@ from ..eval_run import EvalRequest, commit, eval_command
 from ..evaluation.protocols import Protocol
 from ..evaluation.results import Results, read_results
 from ..evaluation.trained import find_trained
+from ..fit.checkpoint import Checkpoint
 from ..fit.runfolder import libraries
 from ..launch import train_command
 from ..metrics import metrics
@@ -188,7 +189,9 @@ def _train(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> Path:
     with spending(at.folder / TRAINED):
         if ask.processes > 1:
             started(train_words(ask, data, row, at, cache), ask)
-            return find_trained(None, at.folder).path.parents[1]
+            found = find_trained(None, at.folder)
+            assert isinstance(found, Checkpoint), "a run"
+            return found.path.parents[1]
         request = TrainRequest(
             caches=(cache,),
             data=DataRequest(dataset=data.dataset, root=data.root),

@@ -1,0 +1,89 @@
+"""A folder of `svp export`, asked as it is: it brings words and preprocessing with its weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...model.export import load_pretrained
+from ...model.export.modelfile import ModelFile, read_model_file
+from ...pipeline.errors import ConfigError, PlanMismatchError
+from ...pipeline.recipe import Recipe
+from ...pipeline.store.plan import Plan
+from ...pipeline.text import show
+from ...pipeline.weights.load import weights_digest
+from ..decoder import require_same_sam, sam_of
+from ..recipe import ModelConfig, ProjectorConfig, StageConfig, TrainRecipe, vision_of
+from ..text.tokens import load_vocabulary
+
+if TYPE_CHECKING:
+    from .trained import Trained
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export, its weights not read yet.
+
+    digest  sha256 of its weights, as `weights_digest` names them
+    """
+
+    folder: Path
+    about: ModelFile
+    digest: str
+
+    @classmethod
+    def open(cls, folder: Path) -> "Exported":
+        """Raises MissingError, WeightsError."""
+        return cls(folder, read_model_file(folder), weights_digest(folder))
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a photograph is shown to it. ConfigError if it was saved without."""
+        if self.about.preprocessing is None:
+            raise ConfigError(
+                f"{show(str(self.folder), 200)}: was exported without its preprocessing: name a "
+                "cache the model reads with --cache PATH, or export it again with `svp export`"
+            )
+        return self.about.preprocessing.recipe
+
+
+def open_exported(found: Exported, plan: Plan) -> "Trained":
+    """The model on caches (or live readers) with `plan`, on the CPU, in evaluation mode.
+
+    Raises PlanMismatchError (a cache of another encoder, view or SAM), WeightsError, MissingError.
+    """
+    from ..assemble import require_embedding
+    from .trained import Trained
+
+    about, features = found.about, plan.recipe.features
+    if about.preprocessing is not None:
+        want = about.preprocessing.recipe.features
+        if vision_of(want) != vision_of(features):
+            raise PlanMismatchError(
+                f"cache {plan.id[:12]} was made with {features.name}, view {features.view}, "
+                f"{features.size} px; {show(found.folder.name)} reads {want.name}, view "
+                f"{want.view}, {want.size} px"
+            )
+        sam = sam_of(about.preprocessing.recipe)
+        require_same_sam(sam, plan, f"the model {found.folder.name}")
+    if about.projector.in_dim != plan.channels:
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} has features of {plan.channels} channels, "
+            f"{show(found.folder.name)} reads {about.projector.in_dim}"
+        )
+    model = load_pretrained(found.folder)
+    require_embedding(model, plan)
+    recipe = TrainRecipe(
+        name="exported",
+        model=ModelConfig(
+            init=f"svp:{found.digest}",
+            vision=vision_of(features),
+            projector=ProjectorConfig(
+                name=about.projector.name, options=dict(about.projector.options)
+            ),
+            mask_state=about.mask_state,
+            dtype="float32" if about.language.dtype == "float32" else "bfloat16",
+        ),
+        stages=(StageConfig(name="exported", steps=1, warmup=0),),
+    )
+    digests = {"checkpoint": found.digest, "exported": found.folder.resolve().name}
+    return Trained(model, load_vocabulary(found.folder), recipe, digests)
