@@ -70,7 +70,9 @@ def load_lm(folder: Path, dtype: torch.dtype = torch.float32) -> "LlamaForCausal
     check_keys(state, wanted, any_float=True).require(str(folder), advice)
     fill(model, state, str(folder), mapped=True)
     restore_buffers(model)
-    return model.eval().requires_grad_(False)
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(False)
+    return model
 
 
 def read_config(folder: Path) -> "LlamaConfig":

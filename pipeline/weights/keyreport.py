@@ -138,8 +138,10 @@ def load_into(
 
 def finite(tensor: "Tensor") -> bool:
     """Whether no number is NaN or infinite, told a few million at a time: no copy of its size."""
+    import torch
+
     flat = tensor.flatten() if tensor.is_contiguous() else tensor
-    return all(bool(part.isfinite().all()) for part in flat.split(_CHECKED))
+    return all(bool(part.isfinite().all()) for part in torch.split(flat, _CHECKED))
 
 
 def _require_finite(state: Mapping[str, "Tensor"], where: str) -> None:
