@@ -41,12 +41,15 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
         """(B,Q,d), (B,K,d), (B,K,d) -> (B,Q,d).
 
-        `allowed` is bool, broadcast to (B,heads,Q,K); False forbids. A row must allow something.
+        `allowed` is broadcast to (B,heads,Q,K): bool, False forbids, and a row must allow something;
+        or float, added to the scores.
         """
         # Split once: the gradient of a slice is a whole matrix, zero but for the slice.
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         parts = zip((q, k, v), weights, biases, strict=True)
         query, key, value = (self._by_head(F.linear(x, w, b)) for x, w, b in parts)
+        if allowed is not None and allowed.dtype != torch.bool:
+            allowed = allowed.to(query.dtype)
         return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=allowed))
 
     def project(self, x: Tensor, part: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How many pixels a mask may have inside SSPE (spec method.md 3.3).
+"""How many pixels a mask may have inside SSPE.
 
 `per_mask`   each mask at most `budget` pixels (4,096): what the cache stores already
 `per_image`  all masks of one image together (163,840 = 40 x 64 x 64): many superpixels, coarse masks
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..pipeline.errors import ConfigError
 
+FEW: Final = 10  # superpixels of a plain photograph
 BUDGET: Final = {"per_mask": 4096, "per_image": 163_840}
 
 
@@ -25,6 +26,23 @@ def check_budget(mode: str, budget: int | None) -> int:
     if budget is not None and budget < 1:
         raise ConfigError(f"mask_budget={budget}: need >= 1 pixel")
     return BUDGET[mode] if budget is None else budget
+
+
+def require_stored(mode: str, budget: int | None, stored: int) -> None:
+    """ConfigError where a cache's masks are too coarse for `per_image` to differ from a cap.
+
+    stored  pixels of a mask in the cache (`sspe.budget` of its recipe). Nothing is enlarged, so
+            images of few superpixels would not get the pixels that are shared among them
+    """
+    total = check_budget(mode, budget)
+    wanted = min(total // FEW, 65_536)  # the most that a cache stores
+    if mode == "per_image" and stored < wanted:
+        raise ConfigError(
+            f"mask_budget_mode=per_image shares {total:,} pixels among an image's superpixels: "
+            f"{FEW} of them want {wanted:,} each, but the cache stores masks of {stored:,}: make the "
+            f"cache again with `svp precompute --set sspe.budget={wanted}`, or share fewer with "
+            f"--set model.projector.options.mask_budget={stored * FEW}"
+        )
 
 
 def split_by_size(

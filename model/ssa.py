@@ -1,4 +1,4 @@
-"""SSA: superpixels gather what they need from the patches (spec method.md 6, Eq. 2 and 3).
+"""SSA: superpixels gather what they need from the patches (Eq. 2 and 3 of arXiv 2509.13676).
 
 Queries start as the average of their patches. A superpixel and the patches under it share one
 positional embedding, the SSPE, on queries and on keys: so each finds its own patches, yet may look
@@ -23,14 +23,29 @@ class SSA(BlockStack):
 
     shared         keys carry the sine position and the SSPE of what covers the patch (Eq. 3)
     unshared       keys carry the sine position only
-    unshared_bias  as unshared, and a superpixel may only look at patches that it touches
+    unshared_bias  as unshared, and a superpixel may only look at patches that it touches; with
+                   `soft_bias` it may look at all, scores less by soft_bias * log(coverage)
     """
 
-    def __init__(self, *, dim: int, heads: int, blocks: int, ffn: int, sharing: str) -> None:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        blocks: int,
+        ffn: int,
+        sharing: str,
+        soft_bias: float | None = None,
+    ) -> None:
         super().__init__(dim=dim, heads=heads, blocks=blocks, ffn=ffn)
         if sharing not in SHARING:
             raise ConfigError(f"ssa sharing {sharing!r}: need one of {', '.join(SHARING)}")
-        self.sharing = sharing
+        if soft_bias is not None and (sharing != "unshared_bias" or not 0 < soft_bias <= 100):
+            raise ConfigError(
+                f"ssa_soft_bias={soft_bias}: a number above 0, up to 100, with "
+                "ssa_variant=unshared_bias"
+            )
+        self.sharing, self.soft_bias = sharing, soft_bias
 
     def forward(
         self, feats: Tensor, grid: tuple[int, int], cover: Tensor, sspe: Tensor, valid: Tensor
@@ -43,7 +58,9 @@ class SSA(BlockStack):
         if self.sharing == "shared":
             pos = pos + spread(cover, sspe)
         keys = feats + pos.to(feats.dtype)
-        allowed = touched(cover) if self.sharing == "unshared_bias" else None
+        allowed = None
+        if self.sharing == "unshared_bias":
+            allowed = touched(cover) if self.soft_bias is None else penalty(cover, self.soft_bias)
 
         def attend(attn: Attention, q: Tensor) -> Tensor:
             out: Tensor = attn(q, keys, feats, allowed)
@@ -77,3 +94,19 @@ def touched(cover: Tensor) -> Tensor:
     """(B,1,N,P) bool: patches with any coverage; a row without (padding) may look everywhere."""
     some = cover > 0
     return (some | ~some.any(dim=2, keepdim=True)).unsqueeze(1)
+
+
+def penalty(cover: Tensor, strength: float) -> Tensor:
+    """(B,1,N,P) float32, <= 0: `strength` * log of the coverage, of at least one millionth."""
+    return strength * cover.float().clamp(1e-6, 1).log().unsqueeze(1)
+
+
+def binarised(cover: Tensor) -> Tensor:
+    """Coverage (B,N,P) as 0 or 1: at least one half, or the best patch of a superpixel without one.
+
+    A superpixel without any coverage (padding, out of view) stays without.
+    """
+    kept = cover >= 0.5
+    lost = ~kept.any(2, keepdim=True) & (cover > 0)
+    best = torch.zeros_like(kept).scatter(2, cover.argmax(2, keepdim=True), True)
+    return (kept | lost & best).to(cover.dtype)

@@ -182,7 +182,11 @@ class FeatureConfig(Frozen):
 
 
 class MaskGridConfig(Frozen):
-    """Resolution of the masks the SSPE encoder reads (method spec 3.3, `per_mask`)."""
+    """Pixels of a stored mask that the SSPE encoder reads.
+
+    4,096 (64x64) is what the default `per_mask` mode reads; the projector's `per_image` mode shares
+    163,840 among an image's superpixels and wants more of each: 16,384 serves images of 10.
+    """
 
     budget: Annotated[int, Field(ge=16, le=65536)] = 4096
 

@@ -18,6 +18,7 @@ from ..model.imports.files import open_ris_checkpoint
 from ..model.imports.place import build_imported, fill
 from ..model.imports.shape import LlamaShape, read_shape
 from ..model.lm import load_lm, random_lm, read_config, restore_buffers
+from ..model.mask_budget import require_stored
 from ..model.maskhead import MaskHead
 from ..model.projectors import Projector, build, projector_class
 from ..model.ris import RisModel
@@ -130,6 +131,11 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) ->
             f"--set model.vision.view={have.view} --set model.vision.size={have.size}{second}"
         )
     require_decoder(recipe, plan)
+    options = recipe.model.projector.options
+    if name == "svp":
+        mode, budget = options.get("mask_budget_mode", "per_mask"), options.get("mask_budget")
+        wanted = budget if isinstance(budget, int) else None
+        require_stored(str(mode), wanted, plan.recipe.sspe.budget)
     if missing := lacks(plan.recipe, projector_class(name).needs, _sources(recipe)):
         raise ConfigError(
             f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "

@@ -1,4 +1,4 @@
-"""SVP, the semantic visual projector: one token per superpixel (arXiv 2509.13676; spec method.md).
+"""SVP, the semantic visual projector: one token per superpixel (arXiv 2509.13676).
 
     masks -> SSPE -> S        masks, patches -> Eq. 2 -> E0        (E0, patches, S) -> SSA -> E
     Eq. 1   X = MLP(E + S)    stage 1: X = MLP(E), `add_sspe = False`
@@ -14,7 +14,7 @@ from ...pipeline.errors import ConfigError
 from ..batch import Visual
 from ..mask_budget import check_budget, split_by_size
 from ..packing import Packing
-from ..ssa import SHARING, SSA, pool
+from ..ssa import SHARING, SSA, binarised, pool
 from ..sspe_variants import MASK_SIDE, build_sspe
 from .base import Projector, Rename, mlp
 
@@ -30,6 +30,9 @@ class SVP(Projector):
     `mask_side` is the grid of Mask-MLP.
     `ssa_start="pooled"` lets the SSA add nothing at first: its tokens start as the normalised mean
     of their patches (Eq. 2), so that a pretrained MLP knows them at once; the paper's is "xavier".
+    `binary_cover` reads a patch as covered or not (at least one half) in Eq. 2 and 3;
+    `ssa_soft_bias` makes the bias of `unshared_bias` soft. `mask_budget_mode="per_image"` shares
+    `mask_budget` pixels among an image's superpixels; it needs a cache with finer masks (sspe.budget).
     Raises ConfigError for options that do not fit each other.
     """
 
@@ -56,6 +59,8 @@ class SVP(Projector):
         mask_side: int = MASK_SIDE,
         ssa_variant: str = "shared",
         ssa_start: str = "xavier",
+        ssa_soft_bias: float | None = None,
+        binary_cover: bool = False,
         add_sspe: bool = True,
     ) -> None:
         super().__init__(in_dim=in_dim, llm_dim=llm_dim)
@@ -71,7 +76,10 @@ class SVP(Projector):
             ffn=sspe_ffn,
             mask_side=mask_side,
         )
-        self.ssa = _build_ssa(ssa_variant, in_dim, ssa_heads, ssa_blocks, ssa_ffn)
+        self.binary_cover = binary_cover
+        if ssa_soft_bias is not None and ssa_variant == "none":
+            raise ConfigError("ssa_soft_bias: there is no SSA with ssa_variant=none")
+        self.ssa = _build_ssa(ssa_variant, in_dim, ssa_heads, ssa_blocks, ssa_ffn, ssa_soft_bias)
         if ssa_start not in STARTS:
             raise ConfigError(f"ssa_start {ssa_start!r}: need one of {', '.join(STARTS)}")
         if self.ssa is not None and ssa_start == "pooled":
@@ -112,6 +120,8 @@ class SVP(Projector):
         """E (B,N,C): SSA, or the average of Eq. 2 without it."""
         assert x.cover is not None and x.valid is not None
         cover = x.cover.masked_fill(~x.valid.unsqueeze(-1), 0)
+        if self.binary_cover:
+            cover = binarised(cover)
         if self.ssa is None:
             return pool(cover, x.patches)
         packed = sspe if sspe is not None else x.patches.new_zeros(len(real.index), self.in_dim)
@@ -119,9 +129,11 @@ class SVP(Projector):
         return out
 
 
-def _build_ssa(variant: str, dim: int, heads: int, blocks: int, ffn: int) -> SSA | None:
+def _build_ssa(
+    variant: str, dim: int, heads: int, blocks: int, ffn: int, soft_bias: float | None
+) -> SSA | None:
     if variant == "none":
         return None
     if variant not in SHARING:
         raise ConfigError(f"ssa_variant {variant!r}: need one of none, {', '.join(SHARING)}")
-    return SSA(dim=dim, heads=heads, blocks=blocks, ffn=ffn, sharing=variant)
+    return SSA(dim=dim, heads=heads, blocks=blocks, ffn=ffn, sharing=variant, soft_bias=soft_bias)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svp.model.mask_budget import check_budget, shrink, split_by_size, within
+from svp.model.mask_budget import check_budget, require_stored, shrink, split_by_size, within
 from svp.pipeline.errors import ConfigError
 
 
@@ -45,3 +45,11 @@ def test_wrong_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="mask_budget=0"):
         check_budget("per_mask", 0)
     assert check_budget("per_image", None) == 163_840
+
+
+def test_a_cache_too_coarse_for_a_shared_budget_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"sspe\.budget=16384.*mask_budget=40960"):
+        require_stored("per_image", None, 4096)
+    require_stored("per_image", None, 16_384)
+    require_stored("per_image", 40_960, 4096)
+    require_stored("per_mask", None, 4096)

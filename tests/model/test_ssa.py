@@ -1,12 +1,14 @@
 """SSA: Eq. 2, Eq. 3, the padding mask and what each of Table 5's rows may see."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from svp.model.ssa import SHARING, SSA, pool, spread, touched
+from svp.model.ssa import SHARING, SSA, binarised, penalty, pool, spread, touched
 from svp.pipeline.errors import ConfigError
 
 C, GRID = 16, (3, 4)
@@ -104,3 +106,37 @@ def test_a_row_that_touches_nothing_is_unblocked() -> None:
 def test_unknown_sharing_is_refused() -> None:
     with pytest.raises(ConfigError, match="need one of shared, unshared, unshared_bias"):
         SSA(dim=C, heads=4, blocks=1, ffn=8, sharing="some")
+
+
+def test_binary_cover_keeps_the_best_patch() -> None:
+    cover = torch.tensor([[[0.5, 0.4, 0.9, 0.0], [0.1, 0.3, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0]]])
+    wanted = [[[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]]
+    assert binarised(cover).tolist() == wanted
+
+
+def test_a_soft_bias_scores_by_the_logarithm_of_the_coverage() -> None:
+    cover = torch.tensor([[[1.0, 0.5, 0.0]]])
+    found = penalty(cover, 2.0)
+    assert found.shape == (1, 1, 1, 3)
+    assert found.flatten().tolist() == pytest.approx([0.0, 2 * math.log(0.5), 2 * math.log(1e-6)])
+
+
+def test_a_soft_bias_lies_between_a_mask_and_none() -> None:
+    torch.manual_seed(0)
+    feats, sspe = torch.randn(1, 6, 16), torch.randn(1, 2, 16)
+    cover = torch.tensor([[[1.0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]])
+    valid = torch.ones(1, 2, dtype=torch.bool)
+
+    def run(sharing: str, soft_bias: float | None = None) -> Tensor:
+        torch.manual_seed(1)
+        made = SSA(dim=16, heads=2, blocks=1, ffn=16, sharing=sharing, soft_bias=soft_bias)
+        found: Tensor = made(feats, (2, 3), cover, sspe, valid)
+        return found
+
+    hard, soft = run("unshared_bias"), run("unshared_bias", 1.0)
+    assert torch.allclose(run("unshared_bias", 100.0), hard, atol=1e-5)
+    assert not torch.allclose(soft, hard, atol=1e-7)
+    assert not torch.allclose(soft, run("unshared"), atol=1e-3)
+    for wrong in (("shared", 1.0), ("unshared_bias", 0.0), ("unshared_bias", -1.0)):
+        with pytest.raises(ConfigError, match="ssa_soft_bias"):
+            run(*wrong)
