@@ -147,7 +147,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
             )
         pixels: NDArray[np.bool_] = np.asarray(image) != 0
     if pixels.ndim == 3:
-        pixels = pixels.any(axis=2)
+        pixels = np.logical_or.reduce(pixels, axis=2)
     return pixels
 
 

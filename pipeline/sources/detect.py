@@ -83,7 +83,10 @@ def _load_folder(path: Path, options: Options) -> list[Dataset]:
     for reader in (_tables, _refer, _refer_root, _coco, _hub, _jsonl, _images):
         if (found := reader(path, options)) is not None:
             return found
-    raise MissingError(f"{show(str(path), 300)} is no dataset: looked for {', '.join(LOOKED_FOR)}")
+    passed = "".join(f"; {line}" for line in list_images(path).notices())
+    raise MissingError(
+        f"{show(str(path), 300)} is no dataset: looked for {', '.join(LOOKED_FOR)}{passed}"
+    )
 
 
 def _load_file(path: Path, options: Options) -> list[Dataset]:
@@ -174,7 +177,7 @@ def _jsonl(path: Path, options: Options) -> list[Dataset] | None:
 
 def _images(path: Path, options: Options) -> list[Dataset] | None:
     found = list_images(path)
-    return [read_folder(path, found)] if found.names or found.pictures else None
+    return [read_folder(path, found)] if found.names else None
 
 
 def _read_refer(folder: Path, split_by: str | None, options: Options) -> Dataset:

@@ -8,6 +8,7 @@ position, so the result does not depend on load order.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ..text import counted
 from .counts import EVAL_SPLITS
 from .tables import Dataset, Sentence, Source
 
@@ -42,7 +43,7 @@ def overlaps(datasets: Sequence[Dataset]) -> list[Overlap]:
 def describe(found: Iterable[Overlap]) -> list[str]:
     """One line per pair that shares images."""
     return [
-        f"leak: {o.train} train shares {o.images} images ({o.refs} refs) with {o.evaluation}"
+        f"leak: {o.train} train shares {counted(o.images, 'image')} ({counted(o.refs, 'ref')}) with {o.evaluation}"
         for o in found
         if o.images
     ]

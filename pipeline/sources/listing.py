@@ -74,24 +74,9 @@ class Listing:
         """Lines for the user; none if every file is a photograph of the folder itself."""
         return list(self._notices())
 
-    def passed_by(self) -> str:
-        """The files that are no photographs svp reads, as one phrase; empty if there are none."""
-        if not self.passed:
-            return ""
-        order = sorted(self.passed, key=lambda s: (s not in PICTURES, -self.passed[s], s))
-        kinds = ", ".join(f"{self.passed[suffix]} {show(suffix, 20)}" for suffix in order[:12])
-        more = f" and {len(order) - 12} kinds more" if len(order) > 12 else ""
-        advice = (
-            f" (first picture: {quote(self.pictures[0], 160)}): save pictures as JPEG or PNG"
-            if self.pictures
-            else ""
-        )
-        files = counted(self.passed.total(), "file")
-        return f"{files} not JPEG, PNG or WEBP: {kinds}{more}{advice}"
-
     def _notices(self) -> Iterator[str]:
         if self.passed:
-            yield f"passed by: {self.passed_by()}"
+            yield f"passed by: {self._files()}"
         if self.hidden:
             yield f"passed by: {self.hidden:,} hidden (names that start with a dot)"
         if self.own:
@@ -111,6 +96,18 @@ class Listing:
                 "elsewhere "
                 f"(first: {quote(name, 160)} is {show(target, 200)})"
             )
+
+    def _files(self) -> str:
+        order = sorted(self.passed, key=lambda s: (s not in PICTURES, -self.passed[s], s))
+        kinds = ", ".join(f"{self.passed[suffix]} {show(suffix, 20)}" for suffix in order[:12])
+        more = f" and {len(order) - 12} kinds more" if len(order) > 12 else ""
+        advice = (
+            f" (first picture: {quote(self.pictures[0], 160)}): save pictures as JPEG or PNG"
+            if self.pictures
+            else ""
+        )
+        files = counted(self.passed.total(), "file")
+        return f"{files} not JPEG, PNG or WEBP: {kinds}{more}{advice}"
 
 
 def list_images(root: Path) -> Listing:
@@ -165,8 +162,8 @@ class _Walk:
         folders = [entry for entry in entries if _is_folder(entry)]
         files = [entry for entry in entries if not _is_folder(entry)]
         kind = own_folder(path, (e.name for e in folders), (e.name for e in files))
-        if kind is not None and name:
-            self.found.skipped.append((name, f"made by svp ({kind})"))
+        if kind is not None:
+            self.found.skipped.append((name or ".", f"made by svp ({kind})"))
             return []
         made = predictions(entry.name for entry in files)
         for entry in files:

@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..masks.rle import area, from_segmentation
 from ..masks.rle_codec import MAX_SIDE
 from ..records import Expression, ImageRecord, Rle
-from ..text import quote, show
+from ..text import counted, quote, show
 from .coordinates import require_placed
 from .jsonfile import Fingerprint
 from .problems import Faults, Problems, merged
@@ -167,9 +167,13 @@ class Source:
         known = [item for _, item in sorted(self.annotations.items()) if item.readable]
         made, bad = build_masks(known)
         if empty := sum(area(mask) == 0 for mask in made.values()):
-            self.notices.append(f"{empty} objects have an empty mask: kept for evaluation only")
+            self.notices.append(
+                f"{counted(empty, 'object')} with an empty mask: kept for evaluation only"
+            )
         if lost := len(self.annotations) - len(known):
-            self.notices.append(f"{lost} objects have no expression: their images cannot be read")
+            self.notices.append(
+                f"{counted(lost, 'object')} without expression: their images cannot be read"
+            )
         return made, bad
 
     @cached_property

@@ -153,7 +153,8 @@ def test_hostile_text_is_printed_safely(world: Any, tmp_path: Path) -> None:
 def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> None:
     """Both accept an image that cannot be read, by the same word, unless --max-failures is less."""
     if kind == "folder":
-        draw(tmp_path / "set", 1), draw(tmp_path / "set", 2)
+        draw(tmp_path / "set", 1)
+        draw(tmp_path / "set", 2)
         data, bad = tmp_path / "set", tmp_path / "set" / "bad.jpg"
     else:
         data = world.write_refer(tmp_path / "refcoco")

@@ -228,6 +228,7 @@ def test_photographs_of_another_size_are_told_before(worlds: Any, tmp_path: Path
 
 
 def test_odd_values_are_left_to_the_rules_of_masks() -> None:
+    odd: object
     for odd in (None, "x", 5, {}, [], [[]], [[1, 2]], [[1, 2, 3, 4, 5]], [["a"] * 6], [[1] * 7],
                 [[float("nan")] * 6], [[10**400] * 6], [{"size": 1}], [[1] * 6, {}]):  # fmt: skip
         assert extent(odd) is None

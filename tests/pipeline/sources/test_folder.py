@@ -171,6 +171,25 @@ def test_own_output_is_never_a_photograph(tmp_path: Path) -> None:
         assert f"1 folder: made by svp ({kind})" in said
 
 
+@pytest.mark.parametrize("kind", ["page", "predictions", "notes"])
+def test_a_folder_without_a_photograph_says_what_is_there(kind: str, tmp_path: Path) -> None:
+    match kind:
+        case "page":
+            draw(tmp_path, "assets/0001.webp")
+            text = '<meta name="generator" content="svp 0.1.0">'
+            (tmp_path / "index.html").write_text(text)
+            said = "made by svp .page."
+        case "predictions":
+            draw(tmp_path, "cat-1-mask.png")
+            (tmp_path / "cat.json").write_text("{}")
+            said = "1 picture made by svp predict"
+        case _:
+            (tmp_path / "notes.txt").write_text("x")
+            said = "1 file not JPEG, PNG or WEBP: 1 .txt"
+    with pytest.raises(MissingError, match=f"is no dataset: looked for .*; passed by: .*{said}"):
+        open_source(tmp_path)
+
+
 def test_odd_names_on_disk_are_quarantined(tmp_path: Path) -> None:
     draw(tmp_path, "a.png", "x:1.png", "back\\slash.png", "~home.png", "new\nline.png")
     draw(tmp_path, os.fsdecode(b"latin-\xe9.png"))

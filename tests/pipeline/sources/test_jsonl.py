@@ -14,7 +14,7 @@ from PIL import Image
 from svp.pipeline.errors import DataError, ImageError, MissingError
 from svp.pipeline.images import read_record
 from svp.pipeline.masks import rle
-from svp.pipeline.sources import Source, open_source
+from svp.pipeline.sources import Source, check, open_source
 from svp.pipeline.sources import jsonl_lines as module
 
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]]
@@ -109,7 +109,7 @@ def test_unreadable_images_are_listed_and_fail_later(root: Path) -> None:
     assert reasons == {"images/c.png": "empty", "gone.png": "missing"}
     assert len(source.expressions) == 2  # a polygon without an image has no size
     assert sum("will be quarantined" in notice for notice in source.notices) == 2
-    assert any("1 objects have no expression" in notice for notice in source.notices)
+    assert any("1 object without expression" in notice for notice in source.notices)
 
 
 RULES: dict[str, tuple[object, str]] = {
@@ -251,7 +251,7 @@ def test_train_images_in_an_evaluation_split_are_leaks(root: Path) -> None:
     records = [GOOD, b, {**b, "split": "val"}]
     source = opened(root, *records, split="train")
     assert len(source.images) == 2
-    assert "leak: mine train shares 1 images (1 refs) with mine val" in source.notices
+    assert "leak: mine train shares 1 image (1 ref) with mine val" in source.notices
     source = opened(root, *records, split="train", exclude_eval_images=True)
     assert [record.path for record in source.images] == ["images/a.png"]
 
@@ -479,3 +479,13 @@ def test_every_line_is_accounted_for(root: Path) -> None:
         source = opened(root, *lines, max_failures=1000)
         blank = sum(line == "" for line in lines)
         assert len(source.sentences) + source.faults.found + blank == 40
+
+
+def test_a_linked_photograph_is_quarantined_not_refused(root: Path) -> None:
+    """What lies in a file is not trusted: a name may not lead outside, but it stops nothing."""
+    Image.new("RGB", (16, 12)).save(root.parent / f"{root.name}-outside.png")
+    (root / "images" / "link.png").symlink_to(root.parent / f"{root.name}-outside.png")
+    source = opened(root, GOOD, {**GOOD, "image": "images/link.png"})
+    assert len(source.images) == 2 and len(source.expressions) == 1
+    assert any("will be quarantined: unsafe-path" in n and "link.png" in n for n in source.notices)
+    assert check(root / "mine.jsonl").lines()[0].endswith("usable; 1 photograph quarantined")

@@ -70,7 +70,7 @@ def test_google_is_refused_unless_allowed(worlds: Any, tmp_path: Path) -> None:
         open_source(folder, split="train")
     source = open_source(folder, split="train", allow_google=True)
     assert len(source.images) == 2
-    leak = "leak: refcocog/google train shares 1 images (2 refs) with refcocog/google val"
+    leak = "leak: refcocog/google train shares 1 image (2 refs) with refcocog/google val"
     assert leak in source.notices
 
 
@@ -180,7 +180,7 @@ def test_bad_polygons_are_errors_when_masks_are_used(world: Any, tmp_path: Path)
     world.annotations[0]["segmentation"] = [[1, 1, 5, 1, 5, 5]]
     world.write_refer(tmp_path / "refcoco")
     source = open_source(tmp_path / "refcoco", split="train", masks=True)
-    assert "1 objects have an empty mask: kept for evaluation only" in source.notices
+    assert "1 object with an empty mask: kept for evaluation only" in source.notices
 
 
 @pytest.mark.parametrize(
