@@ -216,6 +216,10 @@ def check_documents(root: Path) -> list[str]:
 
 
 def printed_files(path: Path) -> dict[str, str]:
-    """Python files a document prints: a `python` block under a line that ends in `NAME.py`:."""
+    """Python files a document prints: a `python` block that begins with `# NAME.py`, or stands
+    under a line that ends in `NAME.py`:.
+    """
     text = path.read_text(encoding="utf-8")
-    return dict(re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL))
+    named = re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL)
+    headed = re.findall(r"```python\n(?=# (\w+\.py)\n)(.*?)```", text, re.DOTALL)
+    return dict(named + headed)

@@ -18,6 +18,7 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("make rehearse", "this is it"),
     ("svp rehearse", "this is it"),
     ("make reliability", LONG),
+    ("svp reproduce table1 --size tiny --seeds 3", "hours; one row of every table runs"),
     (
         "accelerate launch --config_file workflows/accelerate/zero2.yaml",
         "needs DeepSpeed; `make test-zero` runs it",
