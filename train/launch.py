@@ -21,7 +21,7 @@ from .fit.stage import make_accelerator, recompute
 from .held_out import open_held_out, scorer
 from .opening import Opened, TrainRequest, open_training, pick_device, stream_of
 from .recipe import TrainRecipe
-from .rundata import RunData, Used, used, write_run_data
+from .rundata import RunData, Used, used, weights_of, write_run_data
 from .warm import imitate
 
 
@@ -60,7 +60,9 @@ def train_command(request: TrainRequest) -> TrainReport:
     folder = _folder(request, recipe, stream.identity, found.path if found else None, main)
     with folder.unless_refused(new=found is None):
         scored = held.used if held else None
-        write_run_data(folder, RunData(training=_training(opened), validation=scored))
+        weights = weights_of(opened.places)
+        known = RunData(training=_training(opened), validation=scored, weights=weights)
+        write_run_data(folder, known)
         if recipe.run.gradient_checkpointing:
             recompute(made.model)
         doubts = [line for line in (doubt(recipe, first),) if line]

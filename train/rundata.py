@@ -20,9 +20,11 @@ from .evaluation.trained import Found
 from .fit.checkpoint import Checkpoint
 from .fit.runfolder import RunFolder
 from .request import DataRequest
+from .settings import Places, TrainFlags
 
 FILE = "data.json"
 MAX_BYTES = 1 << 20
+PLACES = ("lm", "init", "sam_decoder")
 Text = Annotated[str, Field(max_length=4096)]
 
 
@@ -58,12 +60,16 @@ class Used(BaseModel):
 
 
 class RunData(BaseModel):
-    """data.json: what trains, and what scores are taken on while it trains."""
+    """data.json: what trains, what scores are taken on while it trains, where weights came from.
+
+    weights  by the option that named them: lm, init, sam_decoder
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     training: Used
     validation: Used | None = None
+    weights: dict[str, Path] = Field(default_factory=dict)
 
     def of(self, split: str) -> Used | None:
         """What the run read of `split`, held-out images first, if it did."""
@@ -109,6 +115,26 @@ def read_run_data(run: Path) -> RunData | None:
 def data_of_run(found: Found) -> RunData | None:
     """The record of the run of a checkpoint; None for a published model."""
     return read_run_data(found.path.parents[1]) if isinstance(found, Checkpoint) else None
+
+
+def with_weights(checkpoint: Checkpoint, flags: TrainFlags) -> TrainFlags:
+    """`flags`, and where they name none the weights that the run of a checkpoint started from.
+
+    Weights that are no longer where they were are left to be named.
+    """
+    known = read_run_data(checkpoint.path.parents[1])
+    there = {
+        name: str(path)
+        for name, path in (known.weights if known else {}).items()
+        if name in PLACES and getattr(flags, name) is None and path.exists()
+    }
+    return replace(flags, **there)
+
+
+def weights_of(places: Places) -> dict[str, Path]:
+    """Absolute paths of the weights a run starts from, those that are files."""
+    found = {name: getattr(places, name) for name in PLACES}
+    return {name: path.absolute() for name, path in found.items() if path is not None}
 
 
 def split_to_score(known: RunData | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,16 @@ from svp.pipeline.errors import DataError
 from svp.pipeline.scenes import write_scenes
 from svp.train.metrics import NAMES
 from svp.train.request import DataRequest
-from svp.train.rundata import RunData, UsedCache, read_run_data, split_to_score, used
+from svp.train.rundata import (
+    RunData,
+    UsedCache,
+    read_run_data,
+    split_to_score,
+    used,
+    weights_of,
+    with_weights,
+)
+from svp.train.settings import Places, TrainFlags
 
 SHORT = ("stages.0.steps=1", "stages.0.warmup=0", "stages.1.steps=2", "stages.1.warmup=0",
          "global_batch=2", "run.micro_batch=1", "run.preview=0", "run.log=1",
@@ -156,3 +166,21 @@ def test_records_of_any_kind(tmp_path: Path) -> None:
         (tmp_path / "data.json").write_text(text)
         with pytest.raises(DataError, match=r"data\.json"):
             read_run_data(tmp_path)
+
+
+def test_weights_are_found_where_the_run_found_them(tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    step = run_folder / "checkpoints" / "step-1"
+    step.mkdir(parents=True)
+    init = tmp_path / "GLaMM"
+    init.mkdir()
+    mine = used(DataRequest(dataset="refcoco"), "train", {})
+    known = RunData(training=mine, weights=weights_of(Places(init=init)))
+    (run_folder / "data.json").write_text(known.model_dump_json())
+    checkpoint: Any = SimpleNamespace(path=step)
+    assert with_weights(checkpoint, TrainFlags()).init == str(init)
+    assert with_weights(checkpoint, TrainFlags(init="other")).init == "other"
+    init.rmdir()
+    assert with_weights(checkpoint, TrainFlags()).init is None
+    (run_folder / "data.json").unlink()
+    assert with_weights(checkpoint, TrainFlags()) == TrainFlags()

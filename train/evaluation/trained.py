@@ -79,7 +79,8 @@ def results_of(found: Found, runs: Path) -> Path:
 def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     """The model of a checkpoint, or a published one, for caches with `plan`.
 
-    flags  where the weights lie that a run started from (`lm`, `init`, `sam_decoder`)
+    flags  where the weights lie that a run started from (`lm`, `init`, `sam_decoder`); those not
+           named are looked for where the run found them
 
     Raises PlanMismatchError (a cache of another encoder, other weights than the run's),
     MissingError, WeightsError, ConfigError.
@@ -92,7 +93,9 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     raw = dict(checkpoint.state.recipe)
     recipe = parse_train_recipe(raw, str(checkpoint.path))
     require_same_sam(checkpoint.state.sam, plan, f"the run {checkpoint.path.parents[1].name}")
-    places = place_weights(recipe.model.model_dump(mode="json"), flags)
+    from ..rundata import with_weights  # it names this module's records
+
+    places = place_weights(recipe.model.model_dump(mode="json"), with_weights(checkpoint, flags))
     made = assemble(recipe, plan, places)
     index, _ = recipe.stage_at(max(0, checkpoint.state.step - 1))
     make_ready(made.model, recipe, index, made.new_rows)
