@@ -46,7 +46,7 @@ from .feed.fitting import ANY, Room
 from .feed.table_build import check_left_out
 from .fit.runfolder import libraries
 from .fit.stage import make_accelerator
-from .found import newest_cache, over, recorded
+from .found import newest_cache, over, recorded, require_images
 from .opening import ALL, DataRequest, open_reader, pick_device, require_models, source_of
 from .page.gallery import Targets
 from .page.page import write_page
@@ -154,6 +154,7 @@ def eval_command(request: EvalRequest) -> EvalReport:
     together), CacheError, DataError, WeightsError, ConfigError.
     """
     check_writable(request.out or request.runs / "run")
+    require_images(request.data)
     found = find_trained(request.checkpoint, request.runs, request.published)
     with tempfile.TemporaryDirectory() as scratch:
         if isinstance(found, Published) and not request.caches:

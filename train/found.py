@@ -85,6 +85,15 @@ def recorded(cache: Path) -> DataRequest | None:
     return DataRequest(**{name: getattr(places, name) for name in names})
 
 
+def require_images(asked: DataRequest) -> None:
+    """Raise MissingError if the image folder that was named is none.
+
+    One that a cache remembers may be gone: the cache has outlived its photographs.
+    """
+    if asked.images is not None and not asked.images.is_dir():
+        raise MissingError(f"--images {show(str(asked.images), 300)}: no image folder")
+
+
 def _made_from(cache: Path, dataset: str) -> bool:
     made = recorded(cache)
     return made is not None and made.dataset == absolute_data(dataset, None)[0]

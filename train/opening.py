@@ -29,7 +29,7 @@ from .feed.live import LiveReader
 from .feed.loader import Draws, Loader, Share
 from .feed.table import ExpressionTable
 from .feed.table_build import check_left_out, open_table
-from .found import NONE_THERE, data_of, newest_cache
+from .found import NONE_THERE, data_of, newest_cache, require_images
 from .recipe import TrainRecipe
 from .request import DataRequest, TrainRequest
 from .settings import Places, resolve_train
@@ -82,6 +82,7 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
 
     weights  False: those of the model need not be there
     """
+    require_images(request.data)
     asked = (request.size, request.recipe_file, request.flags, request.overrides)
     recipe, places = resolve_train(*asked, weights=False)  # weights may take minutes to hash
     paths = request.caches or (newest_cache(recipe.data.split, request.say, request.data.dataset),)
@@ -158,6 +159,7 @@ def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Sour
     return open_source(
         dataset,
         images=data.images,
+        photos=False,
         split=None if split in ("", ALL) else split,
         root=data.root,
         split_by=data.split_by,

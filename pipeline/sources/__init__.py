@@ -4,10 +4,11 @@ Whatever the files look like, later code sees a `Source`. `open_source` finds ou
 `check`, `convert` and `export_jsonl` are `svp data`'s commands.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingError
 from ..text import counted, show
 from . import leaks
 from .check import check
@@ -16,7 +17,7 @@ from .convert import ConvertReport, write_tables
 from .coordinates import survey, systematic
 from .detect import Options, held_out, load
 from .export import export_jsonl
-from .layouts import image_root
+from .layouts import Found, image_root
 from .photos import look_at
 from .problems import Problems
 from .tables import Annotation, Dataset, ImageEntry, Sentence, Source, assemble
@@ -52,6 +53,7 @@ def open_source(
     exclude_eval_images: bool = False,
     max_failures: int | None = 0,
     masks: bool = False,
+    photos: bool = True,
 ) -> Source:
     """The images of one split (None: all), each once, sorted by id, with their expressions.
 
@@ -61,7 +63,8 @@ def open_source(
     usual layouts around the annotations are tried. `exclude_eval_images` drops from `train` every
     image of a val or test split of any RefCOCO set there. Up to `max_failures` bad records (None: up
     to half of a file) are left out, named in the notices and counted in `faults`. `masks` checks all
-    masks now instead of on first use, by the same rule.
+    masks now instead of on first use, by the same rule. Without `photos` the photographs need not be
+    there: a cache holds what training and evaluation need of them.
 
     Raises MissingError (nothing there, no image found), ConfigError (google without
     `allow_google`), DataError (anything wrong in a file; its `problems` has the single lines).
@@ -80,7 +83,7 @@ def open_source(
     )
     datasets = load(where, options)
     source = assemble(datasets, split)
-    found = image_root(datasets, images, [record.path for record in source.images])
+    found = _find(datasets, images, source, photos)
     images_here = found.rename(source.images)
     source = replace(source, image_root=found.root.absolute(), images=images_here)
     source.notices.extend(_placement(source, max_failures))
@@ -96,6 +99,15 @@ def open_source(
             problems.add(line)
         source.notices.extend(problems.settle(len(source.annotations), max_failures).notices())
     return source
+
+
+def _find(datasets: Sequence[Dataset], images: Path | None, source: Source, needed: bool) -> Found:
+    try:
+        return image_root(datasets, images, [record.path for record in source.images])
+    except MissingError:
+        if needed:
+            raise
+        return Found(images or source.image_root, "none of them is here")
 
 
 def photo_notices(source: Source) -> list[str]:

@@ -12,7 +12,7 @@ from svp.cli import main
 from svp.pipeline.errors import ConfigError, MissingError
 from svp.pipeline.run.places import DataPlaces, write_places
 from svp.pipeline.scenes import write_scenes
-from svp.train.found import data_of, newest_cache
+from svp.train.found import data_of, newest_cache, require_images
 from svp.train.request import DataRequest
 
 SHORT = ("stages.0.steps=1", "stages.0.warmup=0", "stages.1.steps=1", "stages.1.warmup=0",
@@ -119,3 +119,10 @@ def test_a_quickstart_with_a_wrong_field_makes_nothing(
     monkeypatch.chdir(tmp_path)
     assert svp("quickstart", "--set", "stages=1").exit_code == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_an_image_folder_that_is_named_must_be_there(tmp_path: Path) -> None:
+    require_images(DataRequest())
+    require_images(DataRequest(images=tmp_path))
+    with pytest.raises(MissingError, match=r"--images .*none: no image folder"):
+        require_images(DataRequest(images=tmp_path / "none"))

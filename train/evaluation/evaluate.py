@@ -42,7 +42,10 @@ Classes = Callable[[Expression], list[str]]
 class Keeper(Protocol):
     """Keeps rows as they are made; see `parts.Parts`."""
 
-    done: Mapping[int, Sequence[Row]]
+    @property
+    def done(self) -> Mapping[int, Sequence[Row]]:
+        """Number of a batch -> its rows."""
+        ...
 
     def add(self, number: int, rows: Sequence[Row]) -> None:
         """Keep the rows of a batch."""

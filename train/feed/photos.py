@@ -18,6 +18,7 @@ from ...pipeline.errors import CacheError, DataError, ImageError
 from ...pipeline.paths import safe_join
 from ...pipeline.records import ImageRecord
 from ...pipeline.run.stage import hash_image
+from ...pipeline.sources.layouts import other_name
 from ...pipeline.store.atomic import write_file
 from ...pipeline.store.layout import LOGS
 from ...pipeline.store.plan import PlanImage
@@ -54,7 +55,8 @@ class Photos:
         """
         found = self._stat(record)
         if found is None or not image.xxh3:
-            alike = same_name(record.path, image.path)
+            names = (record.path, other_name(record.path))
+            alike = any(same_name(name, image.path) for name in names)
             return "other" if not alike else "unseen" if found is None else "same"
         path, size, changed = found
         if size != image.bytes:

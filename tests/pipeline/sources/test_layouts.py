@@ -1,5 +1,6 @@
 """Where photographs are found: the layouts of COCO, GLaMM and LISA, and one given folder."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,18 @@ def test_a_name_no_disk_can_hold_is_missing(world: Any, tmp_path: Path) -> None:
     assert report.usable and len(report.quarantined) == 1
     with pytest.raises(MissingError, match="neither a path nor"):
         open_source("9" * 300)
+
+
+def test_photographs_that_are_gone_stop_only_who_needs_them(world: Any, tmp_path: Path) -> None:
+    """A cache holds what training needs: its sentences are read without a photograph."""
+    folder = world.write_refer(tmp_path / "refcoco")
+    whole = open_source(folder, split="train")
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(MissingError, match="none of 3 images"):
+        open_source(folder, split="train")
+    source = open_source(folder, split="train", photos=False)
+    assert source.images == whole.images and source.expressions == whole.expressions
+    assert any("none of them is here" in notice for notice in source.notices)
+    gone = tmp_path / "images"  # what a cache remembers
+    source = open_source(folder, split="train", photos=False, images=gone)
+    assert source.images == whole.images and source.image_root == gone

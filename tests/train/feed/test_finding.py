@@ -160,6 +160,20 @@ def test_photographs_that_are_not_here_are_taken_by_name_and_said(
     assert not [note for note in again.notes if "not compared" in note]
 
 
+def test_cocos_two_names_of_one_photograph(tmp_path: Path) -> None:
+    names = {i: f"{i:012}.jpg" for i in IDS}
+    for i, name in names.items():
+        draw(tmp_path / "photos/d" / f"{i}.png", i)
+        shutil.move(tmp_path / f"photos/d/{i}.png", tmp_path / "photos" / name)
+    records = [ImageRecord(i, name, 12, 10) for i, name in names.items()]
+    images = [PlanImage(r.image_id, r.path, 12, 10, 99, "ab" * 8) for r in records]
+    photos = photos_module.Photos(tmp_path / "nowhere", tmp_path)
+    for record, image in zip(records, images, strict=True):
+        old = replace(record, path=f"COCO_train2014_{record.path}")
+        assert photos.compare(old, image) == "unseen"
+        assert photos.compare(replace(record, path="COCO_train2014_9.jpg"), image) == "other"
+
+
 def test_a_file_is_hashed_once(
     tmp_path: Path, cache: CacheReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
