@@ -3,11 +3,12 @@
 Formula per layer and position, d width, f MLP width, h heads, k of them for keys, c bytes of the
 arithmetic: two RMSNorms keep their float32 input, 8d; attention keeps q, k, v and its output,
 c (2d + 2dk/h), and 4h for the row sums; the gated MLP keeps gate, SiLU(gate) and up, 3cf. Frozen
-linears keep nothing of their input; an adapted one of input i and rank r keeps c i (its input), i
+linears keep nothing of their input; trained ones keep it, c (2d + f) more as q, k, v share theirs
+and so do gate and up, and the norms' weights two copies of what they scale; an adapted one of input i and rank r keeps c i (its input), i
 (the dropout mask) and c r. `tests/model/test_memory_estimate.py` compares it with what transformers keeps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ class LanguageModel:
 
     c, residual  bytes per number of the arithmetic and of the hidden states between layers
     adapted      bytes per position that the LoRA of all layers keeps
+    trained      the layers' own weights train
     """
 
     width: int
@@ -61,6 +63,7 @@ class LanguageModel:
     c: int
     residual: int
     adapted: int
+    trained: bool = False
 
     @classmethod
     def of(cls, lm: Any, autocast: torch.dtype | None) -> "LanguageModel":
@@ -78,6 +81,7 @@ class LanguageModel:
             c,
             embedding.itemsize,
             sum(_adapter(module, c) for module in lm.modules() if hasattr(module, "lora_A")),
+            any(p.requires_grad for p in _own_weights(lm)),
         )
 
     @property
@@ -85,7 +89,9 @@ class LanguageModel:
         """Bytes per position that one layer keeps, without its adapters."""
         kv = 2 * self.width * self.kv_heads // self.heads
         attention = self.c * (2 * self.width + kv) + 4 * self.heads
-        return 8 * self.width + attention + 3 * self.c * self.inner
+        inputs = self.c * (2 * self.width + self.inner) + 2 * self.residual * self.width
+        kept = 8 * self.width + attention + 3 * self.c * self.inner
+        return kept + inputs * self.trained
 
     def kept(self, places: int, checkpointing: bool) -> tuple[int, str]:
         """Bytes kept for `places` positions (images x longest sequence), and the formula."""
@@ -108,6 +114,11 @@ class LanguageModel:
         """
         each = self.c + 12
         return answers * self.vocab * each, f"{answers} answer tokens x {self.vocab:,} x {each}"
+
+
+def _own_weights(lm: Any) -> Iterator[Tensor]:
+    """Parameters of the layers that are not adapters'."""
+    return (p for name, p in lm.model.layers.named_parameters() if ".lora_" not in name)
 
 
 def _adapter(module: Any, c: int) -> int:

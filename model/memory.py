@@ -87,7 +87,7 @@ def estimate_memory(
 
     The model is not changed; it may be on the meta device.
     """
-    small = _small_parts(model)
+    small = small_parts(model)
     with _autocast(autocast):
         (_, valid), in_projector = saved_bytes(lambda: small.tokens(batch), small, batch)
         _, in_masks = saved_bytes(lambda: _mask_path(small, batch), small, batch)
@@ -151,7 +151,7 @@ def _batch(batch: Batch) -> tuple[int, str]:
     return sum(x.numel() * x.itemsize for x in parts), f"{len(batch.ids)} images"
 
 
-def _small_parts(model: RisModel) -> RisModel:
+def small_parts(model: RisModel) -> RisModel:
     """The model without its language model, on the CPU; a meta model gets memory, not values."""
     if not any(p.is_meta for p in model.parameters()):
         return model

@@ -242,6 +242,17 @@ def shipped_shape() -> LlamaShape:
         return read_shape(folder)
 
 
+def shape_of(recipe: TrainRecipe, places: Places) -> LlamaShape:
+    """Sizes of the language model: of its folder if that is there, the shipped one's, the recipe's."""
+    folder = places.init or places.lm
+    if folder is not None and (folder / "config.json").is_file():
+        return read_shape(folder)
+    if recipe.model.init.startswith(SHIPPED):
+        return shipped_shape()
+    random = recipe.model.lm.startswith("random:")
+    return llama_shape(recipe, shipped_words().size if random else None)
+
+
 def llama_shape(recipe: TrainRecipe, vocab: int | None = None) -> LlamaShape:
     """The recipe's `model.shape` over LLaMA-7B's. Raises ConfigError for a field it has not."""
     fields = {"vocab": vocab} if vocab else {}

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,7 +97,11 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
     )
     if dry_run:
         from .dryrun import dry_run_command
+        from .found import newest_cache
 
+        if named and not request.caches:
+            newest = newest_cache("train", _say, request.data.dataset)
+            request = replace(request, caches=(newest,))
         return report(dry_run_command(request), as_json)
     from .launch import train_command as run
     from .settings import resolve_plain

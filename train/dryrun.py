@@ -1,35 +1,53 @@
 """`svp train --dry-run`: what would train, on how much memory, for how long; no weights are needed.
 
-The model is built on the meta device. Time is measured where the model is shipped, else computed
-from the language model's arithmetic, with the assumption stated.
+The model is built on the meta device. Without a cache its sizes are those of the recipe's encoder
+and the SAM of its size; a typical image stands in for the data, and is stated. Time is measured
+where the model is shipped, else computed for five GPUs from operation counts.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..model.batch import Batch
-from ..model.imports.shape import LlamaShape, read_shape
 from ..model.losses import Weights
-from ..model.memory import MemoryEstimate, estimate_memory
+from ..model.memory import CONTEXT, GIB, SLACK, Line, MemoryEstimate
+from ..model.projectors import projector_class
 from ..model.ris import RisModel
 from ..model.trainable import TrainableTable
 from ..pipeline.paths import expand
+from ..pipeline.run.planning import sized_plan
+from ..pipeline.run.purpose import stores
+from ..pipeline.run.settings import Flags, resolve
+from ..pipeline.store.plan import Plan
 from ..pipeline.store.reader import CacheReader
-from .assemble import assemble, llama_shape, outline, shipped_shape, shipped_words
+from .assemble import assemble, outline, shape_of, shipped_words
 from .feed.fill import CachedVisuals
+from .feed.table import ExpressionTable
 from .fit.loop import split_evenly
 from .fit.stage import make_ready
-from .opening import CACHE, Opened, TrainRequest, open_training, pick_device, stream_of
+from .opening import Opened, TrainRequest, open_training, pick_device, stream_of
 from .recipe import TrainRecipe
+from .reproduce.gpus import GPUS, Gpu
 from .settings import SHIPPED, Places, resolve_train
+from .sizing import (
+    GROWING,
+    SHARE,
+    SLACK_ITEM,
+    Choice,
+    Demand,
+    choose,
+    demand,
+    settled,
+    this_device,
+)
 from .text.tokens import load_vocabulary
+from .typical import SUPERPIXELS, typical_image
 
-PEAK = {"RTX 3090": 71e12, "A100": 312e12, "H100 or H200": 989e12}  # dense bf16 FLOP/s
-SHARE = 0.25  # of the peak: 0.29 and 0.22 in the stages on an H200 (docs/benchmarks.md)
+SIZES = {"tiny": "tiny", "clip-tiny": "tiny", "dinov2-base": "small", "dinov2-small": "small"}
 
 
 @dataclass(frozen=True)
@@ -51,17 +69,39 @@ class Length:
 
 
 @dataclass(frozen=True)
+class Priced:
+    """The run on one GPU: how it would be split, and hours with one of them."""
+
+    gpu: Gpu
+    choice: Choice
+    hours: float
+
+    def line(self) -> str:
+        """For people."""
+        time = f"{self.hours:.1f} h on one" if self.choice.fits else ""
+        return "; ".join(part for part in (f"{self.gpu.name}: {self.choice.line()}", time) if part)
+
+
+@dataclass(frozen=True)
 class DryRun:
-    """The plan of a run; the parts after `tables` need a cache."""
+    """The plan of a run.
+
+    assumed  what stands in for data that was not named, "" if it was
+    memory   of the last stage, split as `shown` says
+    gpus     the same run on each GPU; none where `hours` was measured on this machine
+    """
 
     recipe: TrainRecipe
     tables: dict[str, TrainableTable]
     accumulation: int
+    length: Length
+    memory: MemoryEstimate
+    shown: Priced
+    gpus: tuple[Priced, ...] = ()
+    hours: float | None = None
     images: int = 0
     sentences: int = 0
-    length: Length | None = None
-    memory: MemoryEstimate | None = None
-    hours: dict[str, float] | None = None
+    assumed: str = ""
 
     exit_code = 0
 
@@ -73,18 +113,31 @@ class DryRun:
             sspe = "added" if stage.add_sspe else "not added"
             lines += [f"stage {stage.name}: {stage.steps} steps, rate {stage.lr:g}, SSPE {sspe}"]
             lines += [f"  {line}" for line in self.tables[stage.name].lines()]
-        split = f"{recipe.run.micro_batch} images x {self.accumulation} accumulated"
+        split = f"{recipe.run.images} images x {self.accumulation} accumulated"
         lines.append(f"global batch {recipe.global_batch} = {split} x processes")
-        if self.length is None or self.memory is None or self.hours is None:
-            return [*lines, "memory and time: name a cache with --from-cache and a data set"]
-        passes = recipe.steps * recipe.global_batch / max(1, self.images)
-        lines.append(
-            f"{self.images} images with {self.sentences} sentences; {recipe.steps} steps are "
-            f"{passes:.1f} passes"
-        )
-        lines += [self.length.line(), "memory of the last stage:"]
+        if self.images:
+            passes = recipe.steps * recipe.global_batch / self.images
+            lines.append(
+                f"{self.images} images with {self.sentences} sentences; {recipe.steps} steps are "
+                f"{passes:.1f} passes"
+            )
+        else:
+            lines.append(f"no cache named: {self.assumed}")
+        choice = self.shown.choice
+        kept = "layers recomputed" if choice.recompute else "all activations kept"
+        lines += [
+            self.length.line(),
+            f"memory of the last stage, micro-batch {choice.micro}, {kept}:",
+        ]
         lines += [f"  {line}" for line in self.memory.lines()]
-        return lines + [f"time: {hours:.2f} h {where}" for where, hours in self.hours.items()]
+        if self.hours is not None:
+            return [*lines, f"time: {self.hours:.2f} h on one process here (one image measured)"]
+        lines.append(
+            f"time at {SHARE:.0%} of the dense bfloat16 peak, and the language model's weights read "
+            "once a pass (22 and 29 % of the peak were measured in the stages on an H200 with "
+            "micro-batch 24 and all activations kept; the other GPUs were not measured):"
+        )
+        return lines + [f"  {priced.line()}" for priced in self.gpus]
 
     def to_json(self) -> dict[str, object]:
         """For programs."""
@@ -95,74 +148,136 @@ class DryRun:
             "accumulation": self.accumulation,
             "images": self.images,
             "sentences": self.sentences,
-            "memory": self.memory.to_json() if self.memory else None,
+            "assumed": self.assumed,
+            "memory": self.memory.to_json(),
             "hours": self.hours,
+            "gpus": {
+                priced.gpu.name: {
+                    "micro_batch": priced.choice.micro,
+                    "gradient_checkpointing": priced.choice.recompute,
+                    "memory": priced.choice.need,
+                    "fits": priced.choice.fits,
+                    "hours": priced.hours,
+                }
+                for priced in self.gpus
+            },
         }
 
 
 def dry_run_command(request: TrainRequest) -> DryRun:
-    """Print the plan of a run. Raises as `train_command`, but no weights need to be there."""
-    recipe, _ = resolve_train(
+    """The plan of a run. Raises as `train_command`, but neither weights nor data need to be there."""
+    recipe, places = resolve_train(
         request.size, request.recipe_file, request.flags, request.overrides, weights=False
     )
-    with_data = bool(request.caches) or (request.size in (None, "tiny") and CACHE.is_dir())
+    projector_class(recipe.model.projector.name)
     opened = (
-        open_training(request, pick_device(request.device), weights=False) if with_data else None
+        open_training(request, pick_device(request.device), weights=False)
+        if request.caches or request.data.dataset
+        else None
     )
-    shape = _shape(recipe, request)
-    model = outline(recipe, opened.readers[0].plan if opened else None, shape)
+    plan = opened.readers[0].plan if opened else planned(recipe, request.size)
+    model = outline(recipe, plan, shape_of(recipe, _folders(request, places)))
     tables = {
         stage.name: make_ready(model, recipe, index, (3, 4, 7))
         for index, stage in enumerate(recipe.stages)
     }
-    plain = DryRun(recipe, tables, split_evenly(recipe, 1))
-    return _with_data(plain, request, opened, model) if opened else plain
+    images = sentences = 0
+    if opened:
+        table = opened.table(request.partial, request.runs, request.say)
+        images, sentences = len(table), table.sentence_count
+        length = _length(opened.readers, model, _drawn(opened, request, table, model))
+        seen = max(1, round(float(np.mean(_counts(opened.readers)))))
+        image = typical_image(recipe, plan, seen, round(length.text))
+    else:
+        image = typical_image(recipe, plan)
+        count = model.projector.num_tokens(plan.grid) or SUPERPIXELS
+        length = Length(count, count, count, count, float(image.lengths[0]))
+    need = demand(recipe, model, image)
+    priced = [_price(recipe, need, gpu) for gpu in GPUS.values()]
+    shown = _shown(request, recipe, need, priced)
+    shipped = recipe.model.init.startswith(SHIPPED)
+    recipe = settled(recipe, shown.choice)
+    found = need.one[shown.choice.recompute]
+    return DryRun(
+        recipe, tables, split_evenly(recipe, 1), length, scaled(found, shown.choice.micro), shown,
+        gpus=() if shipped else tuple(priced),
+        hours=_measured(recipe, plan, image) if shipped else None,
+        images=images, sentences=sentences,
+        assumed=f"{SUPERPIXELS} superpixels (the paper's mean) and {int(image.lengths[0])} text ids "
+        f"per image, {plan.recipe.features.encoder}, SAM {plan.recipe.superpixels.model}",
+    )  # fmt: skip
 
 
-def _with_data(plain: DryRun, request: TrainRequest, opened: Opened, model: RisModel) -> DryRun:
-    recipe = plain.recipe
-    table = opened.table(request.partial, request.runs, request.say)
+def planned(recipe: TrainRecipe, size: str | None) -> Plan:
+    """The plan, without images, of the caches a recipe reads; no weights are looked for."""
+    vision = recipe.model.vision
+    flags = Flags(sam_weights="random", encoder_weights="random", encoder=vision.encoder)
+    fields = (f"features.size={vision.size}", f"features.view={vision.view}")
+    size = size or SIZES.get(vision.encoder, "paper")
+    made, _ = resolve(
+        size, None, flags, fields, Path(), stores("train", recipe.model.projector.name)
+    )
+    return sized_plan(made)
+
+
+def scaled(one: MemoryEstimate, images: int) -> MemoryEstimate:
+    """The estimate of one image, for so many at once."""
+    items = [
+        Line(i.what, images * i.bytes, f"{images} x ({i.formula})", i.host)
+        if i.what in GROWING and images > 1
+        else i
+        for i in one.items
+        if i.what != SLACK_ITEM
+    ]
+    used = sum(item.bytes for item in items if not item.host)
+    extra = f"{CONTEXT / GIB:.1f} GiB + {SLACK:.0%} of the above (assumed)"
+    return MemoryEstimate((*items, Line(SLACK_ITEM, CONTEXT + int(SLACK * used), extra)))
+
+
+def _price(recipe: TrainRecipe, need: Demand, gpu: Gpu) -> Priced:
+    choice = choose(recipe, need, gpu)
+    each = need.seconds(choice.micro, choice.recompute, gpu)
+    return Priced(gpu, choice, recipe.steps * recipe.global_batch * each / 3600)
+
+
+def _shown(
+    request: TrainRequest, recipe: TrainRecipe, need: Demand, priced: list[Priced]
+) -> Priced:
+    """On this machine's GPU, else on the smallest that takes the run."""
+    device = pick_device(request.device)
+    if device != "cpu":
+        return _price(recipe, need, this_device(torch.device(device)))
+    return next((one for one in priced if one.choice.fits), priced[-1])
+
+
+def _folders(request: TrainRequest, places: Places) -> Places:
+    """Where config.json of the language model may lie; a dry run places no weights."""
+    given = {name: getattr(request.flags, name) for name in ("init", "lm")}
+    return replace(places, **{n: expand(v) for n, v in given.items() if v})
+
+
+def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model: RisModel) -> Batch:
+    """The first micro-batch of the run."""
     folder = request.flags.init or request.flags.lm
     vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else shipped_words()
     visuals = CachedVisuals(opened.readers, model.projector.needs)
     stream = stream_of(
-        recipe, table, visuals, vocab, fixed=model.projector.num_tokens(visuals.plan.grid),
-        max_failures=opened.data.max_failures,
+        opened.recipe, table, visuals, vocab,
+        fixed=model.projector.num_tokens(visuals.plan.grid), max_failures=opened.data.max_failures,
     )  # fmt: skip
     for line in [*table.notes, *stream.too_long.faults().notices()]:
         request.say(line)
-    batch = next(stream.steps(stream.start())).batches[0].to("cpu", torch.float32)
-    length = _length(opened.readers, model, batch)
-    dtype = torch.bfloat16 if recipe.model.dtype == "bfloat16" else None
-    memory = estimate_memory(
-        model,
-        batch,
-        optimizer=recipe.optimizer,
-        checkpointing=recipe.run.gradient_checkpointing,
-        autocast=dtype,
-    )
-    shipped = recipe.model.init.startswith(SHIPPED)
-    hours = _measured(recipe, opened, batch) if shipped else _computed(recipe, model, length)
-    sentences = table.sentence_count
-    return DryRun(recipe, plain.tables, plain.accumulation, len(table), sentences, length, memory,
-                  hours)  # fmt: skip
+    return next(stream.steps(stream.start())).batches[0].to("cpu", torch.float32)
 
 
-def _shape(recipe: TrainRecipe, request: TrainRequest) -> LlamaShape:
-    """Sizes of the language model: of the named folder, the shipped one, or the recipe's."""
-    folder = expand(request.flags.init or request.flags.lm or "")
-    if (folder / "config.json").is_file() and folder != Path():
-        return read_shape(folder)
-    if recipe.model.init.startswith(SHIPPED):
-        return shipped_shape()
-    random = recipe.model.lm.startswith("random:")
-    return llama_shape(recipe, shipped_words().size if random else None)
+def _counts(readers: tuple[CacheReader, ...]) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
+    counts = np.concatenate([reader.counts for reader in readers])
+    return counts[counts > 0]
 
 
 def _length(readers: tuple[CacheReader, ...], model: RisModel, batch: Batch) -> Length:
     fixed = model.projector.num_tokens(readers[0].plan.grid)
-    counts = np.concatenate([reader.counts for reader in readers])
-    tokens = counts[counts > 0] if fixed is None else np.array([fixed])
+    tokens = _counts(readers) if fixed is None else np.array([fixed])
     return Length(
         float(tokens.mean()),
         float(np.median(tokens)),
@@ -172,27 +287,13 @@ def _length(readers: tuple[CacheReader, ...], model: RisModel, batch: Batch) -> 
     )
 
 
-def _computed(recipe: TrainRecipe, model: RisModel, length: Length) -> dict[str, float]:
-    """2 FLOP per weight and position forward, 2 back through frozen weights, 2 for recomputing."""
-    weights = sum(p.numel() for p in model.lm.model.layers.parameters())
-    passes = 6 if recipe.run.gradient_checkpointing else 4
-    positions = recipe.steps * recipe.global_batch * (length.mean + length.text)
-    flop = passes * weights * positions
-    return {
-        f"on one {name} ({flop / 1e18:.2f} EFLOP of the language model at {SHARE:.0%} of "
-        f"{peak / 1e12:.0f} TFLOP/s)": flop / (SHARE * peak) / 3600
-        for name, peak in PEAK.items()
-    }
-
-
-def _measured(recipe: TrainRecipe, opened: Opened, batch: Batch) -> dict[str, float]:
-    """The second of two passes of one micro-batch in the last stage, on this machine's CPU."""
-    model = assemble(recipe, opened.readers[0].plan, Places()).model
+def _measured(recipe: TrainRecipe, plan: Plan, image: Batch) -> float:
+    """Hours by the second of two passes of one image in the last stage, on this machine's CPU."""
+    model = assemble(recipe, plan, Places()).model
     make_ready(model, recipe, len(recipe.stages) - 1)
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        model(batch).total(Weights()).backward()
+        model(image).total(Weights()).backward()
         seconds = time.perf_counter() - began
-    micro = recipe.steps * recipe.global_batch / recipe.run.micro_batch
-    return {"on one process here (one micro-batch measured)": seconds * micro / 3600}
+    return seconds * recipe.steps * recipe.global_batch / 3600

@@ -1,14 +1,19 @@
 """`svp train`: a request becomes a job, in a new run folder or in that of the run it goes on with."""
 
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from ..model.memory import GIB
 from ..pipeline.cmdline import resuming
 from ..pipeline.store.atomic import check_writable
-from .assemble import assemble
+from .assemble import assemble, outline, shape_of
 from .decoder import doubt, identity
 from .feed.fill import CachedVisuals
 from .fit.going_on import find_checkpoint
@@ -17,12 +22,19 @@ from .fit.loop import split_evenly, train
 from .fit.optim import require_packages
 from .fit.preview import Previews
 from .fit.runfolder import RunFolder
-from .fit.stage import make_accelerator, recompute
+from .fit.stage import make_accelerator, make_ready, recompute
 from .held_out import open_held_out, scorer
 from .opening import Opened, TrainRequest, open_training, pick_device, stream_of
 from .recipe import TrainRecipe
 from .rundata import RunData, Used, used, weights_of, write_run_data
+from .sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
+from .typical import SUPERPIXELS, typical_image
 from .warm import imitate
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+AUTO = "auto"
 
 
 def train_command(request: TrainRequest) -> TrainReport:
@@ -37,6 +49,11 @@ def train_command(request: TrainRequest) -> TrainReport:
     held = open_held_out(request, opened)
     accelerator = make_accelerator(recipe, device)
     world, main = accelerator.num_processes, accelerator.is_main_process
+    if AUTO in (recipe.run.micro_batch, recipe.run.gradient_checkpointing):
+        choice = choose_for(accelerator, recipe, opened)
+        recipe = settled(recipe, choice)
+        opened = replace(opened, recipe=recipe)
+        request.say(choice.line())
     split_evenly(recipe, world)
     with accelerator.main_process_first():
         table = opened.table(request.partial, request.runs, request.say)
@@ -63,7 +80,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         weights = weights_of(opened.places)
         known = RunData(training=_training(opened), validation=scored, weights=weights)
         write_run_data(folder, known)
-        if recipe.run.gradient_checkpointing:
+        if recipe.run.recompute:
             recompute(made.model)
         doubts = [line for line in (doubt(recipe, first),) if line]
         notes = [
@@ -94,6 +111,24 @@ def train_command(request: TrainRequest) -> TrainReport:
             validate=scorer(held, made, str(accelerator.device)) if held else None,
         )  # fmt: skip
         return train(job)
+
+
+def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:
+    """What `auto` means on the smallest device of the run, on every rank the same."""
+    plan, reader = opened.readers[0].plan, opened.readers[0]
+    model = outline(recipe, plan, shape_of(recipe, opened.places))
+    make_ready(model, recipe, len(recipe.stages) - 1, (3, 4, 7))
+    counts = reader.counts[reader.counts > 0]
+    tokens = int(np.percentile(counts, 95)) if len(counts) else SUPERPIXELS
+    world, kind = accelerator.num_processes, accelerator.distributed_type.value
+    image = typical_image(recipe, plan, max(1, tokens))
+    need = demand(recipe, model, image, world, split=kind in ("FSDP", "DEEPSPEED"))
+    gpu = this_device(accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    cpu = accelerator.device.type == "cpu"
+    own = torch.tensor([gpu.memory / GIB], device=accelerator.device)
+    least = int(accelerator.gather(own).min().item() * GIB)
+    gpu = replace(gpu, memory=least)
+    return choose(recipe, need, gpu, world, LARGEST_CPU if cpu else LARGEST)
 
 
 def _training(opened: Opened) -> Used:

@@ -197,9 +197,7 @@ def stream_of(
         sampling=recipe.data.sampling,
         sentences=recipe.data.sentences_per_image,
     )
-    share = Share(
-        micro_batch=recipe.run.micro_batch, rank=rank, world=world, threads=recipe.run.threads
-    )
+    share = Share(micro_batch=recipe.run.images, rank=rank, world=world, threads=recipe.run.threads)
     loader = Loader(table, visuals, vocab, draws, share, room=Room(visuals.caches, fixed))
     bad = loader.too_long.settle(table.sentence_count, None)
     images = table.left_out.get("images in quarantine", 0)

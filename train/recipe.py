@@ -30,7 +30,8 @@ Source = Annotated[
         pattern=r"^(none|shipped(:[0-9a-f]{16})?|given|random:\d{1,18}|sha256:[0-9a-f]{64}|svp(:[0-9a-f]{64})?)$"
     ),
 ]
-Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder"]
+# lm: all layers of the language model; not among those that train by default.
+Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder", "lm"]
 PARTS: tuple[Part, ...] = ("projector", "embedding", "lm_head", "to_prompt", "mask_decoder")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -155,6 +156,8 @@ class StageConfig(Frozen):
     def _consistent(self) -> "StageConfig":
         if self.warmup >= self.steps and self.warmup > 0:
             raise ValueError(f"warmup={self.warmup} must be less than steps={self.steps}")
+        if self.lora and "lm" in self.trains:
+            raise ValueError("lora with lm in `trains`: the whole language model trains already")
         if not self.trains and not self.lora:
             raise ValueError("nothing trains: name parts in `trains` or set lora: true")
         return self
@@ -172,12 +175,14 @@ class RunConfig(Frozen):
     """How a run is carried out; not in the digest, may differ when a run goes on.
 
     micro_batch  images per process and forward pass; global_batch is kept by accumulation
+    gradient_checkpointing  the language model's layers are computed again in the backward pass;
+                 auto, of both: chosen by the device's memory when a run starts (`train.sizing`)
     keep         checkpoints kept beside those of stage ends and the best
     validate     steps between two evaluations on held-out images, 0: only at the end of a stage
     """
 
-    micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 2
-    gradient_checkpointing: bool = True
+    micro_batch: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
     threads: Annotated[int, Field(ge=1, le=64)] = 2
     log: Count = 10
     checkpoint: Count = 250
@@ -185,6 +190,16 @@ class RunConfig(Frozen):
     validate_every: Annotated[int, Field(ge=0)] = 0
     validate_images: Count = 200
     preview: Annotated[int, Field(ge=0)] = 250
+
+    @property
+    def images(self) -> int:
+        """`micro_batch`; where nothing chose for auto, 2."""
+        return 2 if self.micro_batch == "auto" else self.micro_batch
+
+    @property
+    def recompute(self) -> bool:
+        """`gradient_checkpointing`; where nothing chose for auto, yes."""
+        return self.gradient_checkpointing is not False
 
 
 class TrainRecipe(Frozen):

@@ -45,7 +45,9 @@ def test_weights_gradients_and_adamw_are_exact(stage: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "dropout"), [(STAGE1, 0.0), (STAGE2, 0.0), (STAGE2, 0.05)], ids=str
+    ("stage", "dropout"),
+    [(STAGE1, 0.0), (STAGE2, 0.0), (STAGE2, 0.05), ((*STAGE1, "lm"), 0.0)],
+    ids=str,
 )
 def test_the_formula_is_what_the_language_model_keeps(
     stage: tuple[str, ...], dropout: float
@@ -61,7 +63,8 @@ def test_the_formula_is_what_the_language_model_keeps(
     elif "lora" in stage:
         # Without dropout q, k, v share their input, so do gate and up; o's is attention's output.
         expected -= 4 * places * 2 * (4 * 32)
-    assert kept == pytest.approx(expected, rel=0.04)
+    # Trained layers keep a few copies in another layout that the formula leaves out.
+    assert kept == pytest.approx(expected, rel=0.05 if "lm" in stage else 0.04)
 
 
 def test_with_checkpointing_only_the_inputs_of_layers_are_kept() -> None:
@@ -131,7 +134,7 @@ def test_llama_7b_by_hand() -> None:
     with torch.device("meta"):
         from transformers import LlamaForCausalLM
 
-        lm = LlamaForCausalLM(LlamaShape().config()).bfloat16()
+        lm = LlamaForCausalLM(LlamaShape().config()).bfloat16().requires_grad_(False)
     found = LanguageModel.of(lm, None)
     assert found.layer == 32768 + 32768 + 128 + 66048
     assert found.kept(100, checkpointing=False)[0] == 100 * (32 * 131712 + 16384)

@@ -46,7 +46,7 @@ def train(job: Job) -> TrainReport:
 
 def split_evenly(recipe: TrainRecipe, world: int) -> int:
     """Micro-batches per rank and step. Raises ConfigError unless micro x them x ranks = global."""
-    micro, whole = recipe.run.micro_batch, recipe.global_batch
+    micro, whole = recipe.run.images, recipe.global_batch
     if whole % (micro * world):
         raise ConfigError(
             f"micro_batch {micro} x accumulation x {world} ranks cannot be the recipe's "
@@ -215,7 +215,7 @@ class _Run:
         state = State(
             schema_version=1, step=self.step, stage=index, stage_step=done, recipe=self._recipe(),
             data=dict(self.job.stream.identity), cursor=dict(self.cursor),
-            world=self.accelerator.num_processes, micro_batch=self.recipe.run.micro_batch,
+            world=self.accelerator.num_processes, micro_batch=self.recipe.run.images,
             skipped=self.skipped, scores=self.scores, best=self.best, stage_end=done == 0 < self.step,
             libraries=libraries(), sam=self.job.sam,
         )  # fmt: skip

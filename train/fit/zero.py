@@ -261,7 +261,7 @@ def _ours(plugin: Any, recipe: TrainRecipe) -> Any:
     config = plugin.deepspeed_config
     config.pop("train_batch_size", None)
     config |= {
-        "train_micro_batch_size_per_gpu": recipe.run.micro_batch,
+        "train_micro_batch_size_per_gpu": recipe.run.images,
         "gradient_accumulation_steps": 1,  # the loop says which micro-batch is the last
         "gradient_clipping": 0.0,  # PartAdamW clips
         "fp16": {"enabled": False},

@@ -18,10 +18,10 @@ from ...model.projectors.base import MaskInput
 from ...model.ris import RisModel
 from ..assemble import llama_shape, outline
 from ..bench.flops import llm_flops
-from ..dryrun import SHARE
 from ..fit.stage import make_ready
 from ..recipe import ModelConfig, StageConfig, TrainRecipe
 from ..settings import TrainFlags, resolve_train
+from ..sizing import SHARE
 from .ask import Ask
 from .gather import GRID
 from .gpus import Gpu
@@ -50,11 +50,11 @@ class Reference:
         # Forward, and back through activations and trained weights.
         each = llm_flops(lm, [tokens + TEXT], ANSWERS, training=True) + 3 * flops
         reads = 2
-        if recipe.run.gradient_checkpointing:  # the layers' forward pass once more
+        if recipe.run.recompute:  # the layers' forward pass once more
             each += llm_flops(lm, [tokens + TEXT], 0, training=False)
             reads += 1
         layers = sum(p.numel() * p.dtype.itemsize for p in lm.model.layers.parameters())
-        each_pass = reads * layers / gpu.bandwidth / recipe.run.micro_batch
+        each_pass = reads * layers / gpu.bandwidth / recipe.run.images
         images = recipe.steps * recipe.global_batch
         return images * (each / (SHARE * gpu.peak) + each_pass) / 3600
 
@@ -64,9 +64,9 @@ class Reference:
         rest = [p for p in self.model.parameters() if id(p) not in own]
         trained = sum(p.numel() for p in rest if p.requires_grad) + projector
         weights = sum(p.numel() * p.dtype.itemsize for p in rest) + 4 * projector
-        micro = recipe.run.micro_batch
+        micro = recipe.run.images
         lm = LanguageModel.of(self.model.lm, torch.bfloat16)
-        kept, _ = lm.kept(micro * (tokens + TEXT), recipe.run.gradient_checkpointing)
+        kept, _ = lm.kept(micro * (tokens + TEXT), recipe.run.recompute)
         head, _ = lm.head(micro * ANSWERS)
         # Gradients 4, AdamW 8, a bfloat16 copy 2; several processes: the gradients' buckets 4.
         used = weights + (14 + 4 * (self.processes > 1)) * trained + kept + head

@@ -16,9 +16,9 @@ from ...pipeline.run.cost import DEVICES, Estimate, size
 from ...pipeline.run.launch import Request, price
 from ...pipeline.sources import open_source
 from ...pipeline.sources.counts import COUNTS
-from ..dryrun import SHARE
 from ..evaluation.paper import SPLIT_BY
 from ..settings import TrainFlags, resolve_train
+from ..sizing import SHARE
 from .ask import Ask, Data
 from .caches import Caches, splits_of
 from .cells import outline_projector
