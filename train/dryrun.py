@@ -133,7 +133,7 @@ class DryRun:
         if self.hours is not None:
             return [*lines, f"time: {self.hours:.2f} h on one process here (one image measured)"]
         lines.append(
-            f"time at {SHARE:.0%} of the dense bfloat16 peak, and the language model's weights read "
+            f"time: at {SHARE:.0%} of the dense bfloat16 peak, and the language model's weights read "
             "once a pass (22 and 29 % of the peak were measured in the stages on an H200 with "
             "micro-batch 24 and all activations kept; the other GPUs were not measured):"
         )
