@@ -21,8 +21,6 @@ from .backbone import Backbone
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .pair import PairEncoder
-
 FLOAT16_MAX = 65504.0
 
 
@@ -142,7 +140,7 @@ def check_options(backbone: Backbone, config: FeatureConfig) -> None:
 
 def build_encoder(
     config: FeatureConfig, where: Where, device: str, *, allow_download: bool = False
-) -> "Encoder | PairEncoder":
+) -> Encoder:
     """The encoder of a recipe, or the two of them, weights loaded and checked against the recipe's digest.
 
     Weights: the shipped tiny file, `random:<seed>`, or `sha256:<hex>` with `where.encoder` (a model

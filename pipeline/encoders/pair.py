@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class PairEncoder:
+class PairEncoder(Encoder):
     """An `Encoder` with a second one beside it. Raises ConfigError if their shapes differ."""
 
-    def __init__(self, first: Encoder, second: Encoder) -> None:
+    def __init__(self, first: Encoder, second: Encoder) -> None:  # both are made already
         require_one_shape(
             (first.config.encoder, first.grid, first.dim),
             (second.config.encoder, second.grid, second.dim),

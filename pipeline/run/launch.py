@@ -188,7 +188,9 @@ def price(request: Request, device: str, images: int) -> Estimate:
     device  a key of `cost.DEVICES`
     """
     # The weights' values change no cost: random ones stand in for files nobody has to own yet.
-    flags = replace(request.flags, **dict.fromkeys(WEIGHTS, "random"))  # type: ignore[arg-type]
+    flags = replace(
+        request.flags, sam_weights="random", encoder_weights="random", second_weights="random"
+    )
     recipe, _ = resolve(
         request.size, request.recipe_file, flags, request.overrides, request.images or Path(),
         stores(request.purpose or "train", request.projector),

@@ -58,13 +58,18 @@ def find_trained(asked: Path | None, runs: Path, published: str | None = None) -
         return find_published(published)
     if asked is not None:
         return Exported.open(asked) if is_export(asked) else named_checkpoint(asked)
+    return named_checkpoint(newest_run(runs))
+
+
+def newest_run(runs: Path) -> Path:
+    """The folder of the newest run in `runs` that has a checkpoint. Raises MissingError."""
     found = [path.parents[1] for path in runs.glob(f"*/{CHECKPOINTS}/step-*[0-9]")]
     if not found:
         raise MissingError(
             f"no trained model in {show(str(runs), 300)}: train one with "
             "`svp train --from-cache` or `svp quickstart`, or name a run folder with --checkpoint"
         )
-    return named_checkpoint(max(found, key=lambda run: run.stat().st_mtime_ns))
+    return max(found, key=lambda run: run.stat().st_mtime_ns)
 
 
 def results_of(found: Found, runs: Path) -> Path:

@@ -158,7 +158,23 @@ def _folder(out: Path | None) -> Path:
 
 
 def prepare(folder: Path, root: Path, *, full: bool, say: Callable[[str], None]) -> dict[str, str]:
-    """The dial and the stand-ins, made unless they are there; the environment of the walk."""
+    """The stand-ins, and what the documents' commands find beside them; the environment of the walk."""
+    for name in _FROM_CHECKOUT:
+        if (root / name).exists() and not (folder / name).is_symlink():
+            (folder / name).symlink_to(root / name)
+    for path in documents(root):
+        for name, code in printed_files(path).items():
+            (folder / name).write_text(code)
+    began = time.monotonic()
+    import_everything()
+    say(f"everything imported in {time.monotonic() - began:.1f} s")
+    return stand_ins(folder, full=full, say=say)
+
+
+def stand_ins(folder: Path, *, full: bool, say: Callable[[str], None]) -> dict[str, str]:
+    """The dial and the stand-ins in `folder`, made unless they are there; the environment in which
+    commands use them, from that folder.
+    """
     dial = folder / "dial.yaml"
     text = yaml.safe_dump({"folder": str(folder), **({} if full else SMALL)}, sort_keys=False)
     env = {
@@ -171,19 +187,11 @@ def prepare(folder: Path, root: Path, *, full: bool, say: Callable[[str], None])
         "NO_COLOR": "1",
     }
     (folder / "home").mkdir(exist_ok=True)
-    for name in _FROM_CHECKOUT:
-        if (root / name).exists() and not (folder / name).is_symlink():
-            (folder / name).symlink_to(root / name)
-    for path in documents(root):
-        for name, code in printed_files(path).items():
-            (folder / name).write_text(code)
-    began = time.monotonic()
-    import_everything()
-    say(f"everything imported in {time.monotonic() - began:.1f} s")
     if dial.is_file() and dial.read_text() == text:
         return env
     dial.write_text(text)
     began = time.monotonic()
+    import_everything()
     pid = os.fork()  # tensors are made in a child: the process that forks commands only imports
     if pid == 0:
         _make_and_leave(folder, env, full)

@@ -26,8 +26,7 @@ from ..assemble import llama_shape, shipped_shape
 from ..eval_run import EvalRequest, commit, eval_command
 from ..evaluation.protocols import Protocol
 from ..evaluation.results import Results, read_results
-from ..evaluation.trained import find_trained
-from ..fit.checkpoint import Checkpoint
+from ..evaluation.trained import newest_run
 from ..fit.runfolder import libraries
 from ..launch import train_command
 from ..metrics import metrics
@@ -189,9 +188,7 @@ def _train(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> Path:
     with spending(at.folder / TRAINED):
         if ask.processes > 1:
             started(train_words(ask, data, row, at, cache), ask)
-            found = find_trained(None, at.folder)
-            assert isinstance(found, Checkpoint), "a run"
-            return found.path.parents[1]
+            return newest_run(at.folder)
         request = TrainRequest(
             caches=(cache,),
             data=DataRequest(dataset=data.dataset, root=data.root),

@@ -12,7 +12,7 @@ from .names import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 @click.command("reproduce")
 @click.argument("table", type=click.Choice([*TABLE_NAMES, ALL]), metavar="TABLE")
 @click.option("--size", type=click.Choice(TABLE_SIZES), default="tiny", show_default=True)
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--seeds", type=click.IntRange(1, 100), help="Default 3, in a rehearsal 1.")
 @click.option("--row", "rows", multiple=True, metavar="NAME", help="Only this row; repeatable.")
 @click.option("--rows", "every", type=click.Choice(["all"]), help="Every row, the default.")
 @click.option("--set", "changes", multiple=True, metavar="A.B=C",
@@ -41,19 +41,26 @@ from .names import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 @click.option("--dask-scheduler", help="Join this Dask scheduler.")
 @click.option("--gpu", type=click.Choice(GPU_NAMES), default="h100", show_default=True,
               help="Price plans for this GPU.")  # fmt: skip
+@click.option("--rehearse", is_flag=True,
+              help="Paper size: every row to its end on stand-ins made in ./rehearsal.")  # fmt: skip
 @click.option("--plan", "--dry-run", is_flag=True,
               help="What is there, what would run, what it costs; stop.")  # fmt: skip
 @as_json
-def reproduce_command(plan: bool, as_json: bool, **options: Any) -> None:
+def reproduce_command(plan: bool, rehearse: bool, as_json: bool, **options: Any) -> None:
     """A table of the paper, ours beside the paper's. Give it again to go on.
 
     TABLE is table1 to table7, tableC or fig5; all, with --plan: every table, shared work once.
     """
     if options.pop("every") and options["rows"]:
         raise click.UsageError("--rows all and --row NAME exclude each other")
+    if rehearse:
+        from .rehearsal import rehearsed
+
+        return report(rehearsed(options, plan_only=plan, say=_say), as_json)
     from .ask import Ask
     from .plan import reproduce_or_plan
 
+    options["seeds"] = options["seeds"] or 3
     report(reproduce_or_plan(Ask(say=_say, **options), plan_only=plan), as_json)
 
 

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 import numpy as np
 
 from ... import __version__
+from ...pipeline.rehearsal import dial
 from ..eval_run import commit
 from ..evaluation.results import Results, read_results
 from ..fit.runfolder import libraries
@@ -16,8 +17,9 @@ from ..settings import TrainFlags, resolve_train
 from .ask import Ask, Data
 from .caches import Caches
 from .catalogue import experiment
-from .cells import Cell, Place, outline_projector
+from .cells import Cell, outline_projector
 from .compare import Sums, agreement, difference, sums_of, verdict
+from .place import Place
 from .results import Bench, ClaimResult, RowResult, Score, TableResult
 from .tables import Claim, Experiment, Row
 
@@ -68,7 +70,7 @@ class Gathered:
             rows=rows,
             claims=[found for claim in self.table.claims if (found := self._claim(claim))],
             agree=agreement(ours, paper),
-            notes=list(self.table.notes),
+            notes=[*([force.line()] if (force := dial()) else []), *self.table.notes],
             seconds={
                 "caches": Caches.seconds(set().union(*self.caches.values())),
                 "train": sum(part.get("train", 0.0) for part in spent),

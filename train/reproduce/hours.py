@@ -56,7 +56,7 @@ class Reference:
         layers = sum(p.numel() * p.dtype.itemsize for p in lm.model.layers.parameters())
         each_pass = reads * layers / gpu.bandwidth / recipe.run.images
         images = recipe.steps * recipe.global_batch
-        return float(images) * (each / (SHARE * gpu.peak) + each_pass) / 3600
+        return float(images * (each / (SHARE * gpu.peak) + each_pass) / 3600)
 
     def memory(self, recipe: TrainRecipe, tokens: int, projector: int) -> int:
         """Bytes of a process: weights, gradients, optimizer, and what the language model keeps."""

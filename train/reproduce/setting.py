@@ -84,8 +84,6 @@ SETTINGS: Mapping[str, Setting] = {
         layers=(12, 16, 22, 23), last=(21, 22, 23, 24), shallow=(6, 12, 18, 23),
         slic=57, points=32,
         queries_swept=(1, 4, 8, 16, 32), blocks_swept=(1, 2, 3, 4, 5),
-        no_mobile="a recipe that starts from a whole checkpoint (--init) cannot take MobileSAM's mask "
-        "decoder beside it, and the row wants MobileSAM for both",
     ),
 }  # fmt: skip
 

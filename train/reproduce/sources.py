@@ -54,6 +54,8 @@ def table_c(at: Setting) -> Experiment:
         ),
         Row(
             mobile,
+            train=("model.sam_decoder=given",),
+            decoder="vit_t",
             cache=("superpixels.source=mobile_sam", "superpixels.model=vit_t"),
             paper=("C", mobile),
             not_run=at.no_mobile,
@@ -67,7 +69,7 @@ def table_c(at: Setting) -> Experiment:
             "SLIC's superpixels go with SAM's embedding for the mask decoder; n_segments "
             f"{at.slic} is calibrated to SAM's mean count on training images."
         ),
-        "MobileSAM would replace SAM both for the superpixels and as the decoder of [SEG].",
+        "MobileSAM replaces SAM both for the superpixels and as the decoder of [SEG].",
         (
             f"{FINER}: the paper's future work, without published numbers; about four times the "
             "tokens and five times SAM's encoder."
