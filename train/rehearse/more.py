@@ -7,6 +7,59 @@ _TRAIN = "svp train --size paper --from-cache caches/refer-train"
 _INIT = "--init GLaMM-GranD-Pretrained"
 _TABLE = f"--size paper --seeds 1 --root refer_data {_INIT}"
 
+# The language model of an export, with nothing of ours: merged, and its adapter by peft.
+_PLAIN = """
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+
+def language(folder):
+    about = json.loads((folder / "config.json").read_text())["language"]
+    config = LlamaConfig(
+        vocab_size=about["vocab"], hidden_size=about["hidden"], rms_norm_eps=about["eps"],
+        intermediate_size=about["intermediate"], num_hidden_layers=about["layers"],
+        num_attention_heads=about["heads"], num_key_value_heads=about["kv_heads"],
+        max_position_embeddings=about["positions"],
+    )
+    model = LlamaForCausalLM(config).to(getattr(torch, about["dtype"]))
+    state = load_file(folder / "model.safetensors")
+    own = {n.removeprefix("lm."): t for n, t in state.items() if n.startswith("lm.")}
+    model.load_state_dict(own)
+    return model.float().eval()
+
+
+merged, separate = Path("exports/merged"), Path("exports/separate")
+words = AutoTokenizer.from_pretrained(merged)
+assert words.convert_tokens_to_ids("[SEG]") == 32004
+ids = words("the man left of the umbrella [SEG]", return_tensors="pt").input_ids
+with torch.no_grad():
+    one = language(merged)(ids).logits
+    two = PeftModel.from_pretrained(language(separate), separate).eval()(ids).logits
+    torch.testing.assert_close(one, two, rtol=0.05, atol=0.05)
+print("merged and separate agree on", ids.shape[1], "tokens")
+"""
+_LOSSES = """
+import json
+from pathlib import Path
+
+
+def losses(runs):
+    (path,) = Path(runs).glob("*/metrics.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+one, two = losses("runs/one"), losses("runs/two")
+assert len(one) == len(two) == 4, (one, two)
+assert all(abs(a - b) <= 1e-3 * abs(a) for a, b in zip(one, two)), (one, two)
+print(one, two)
+"""
+
 MORE: tuple[Step, ...] = (
     Step(
         "every published file of SAM and of the encoders",
@@ -42,6 +95,27 @@ test $(ls -d runs/killed/*/ | wc -l) = 1
 """,
     ),
     Step("a LISA folder", f"{_TRAIN} --init LISA-7B-v1 --runs runs/lisa"),
+    Step(
+        "an export in plain transformers and peft",
+        f"""
+svp export exports/merged --runs runs/paper
+svp export exports/separate --runs runs/paper --adapter separate
+cat > plain.py <<'END'
+{_PLAIN}END
+python plain.py
+""",
+    ),
+    Step(
+        "two processes have the losses of one",
+        f"""
+{_TRAIN} {_INIT} --runs runs/one --set run.log=1 --set run.micro_batch=1 --set model.dtype=float32
+accelerate launch --num_processes 2 --cpu -m {_TRAIN} {_INIT} --runs runs/two --set run.log=1 \\
+    --set run.micro_batch=1 --set model.dtype=float32
+cat > losses.py <<'END'
+{_LOSSES}END
+python losses.py
+""",
+    ),
     Step(
         "a plan's commands, pasted, and the table from what they made",
         f"""
