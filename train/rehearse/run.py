@@ -30,7 +30,7 @@ SMALL: dict[str, object] = {
     "grid_points": 2,
     "steps": 2,
     "global_batch": 4,
-    "scenes": 8,
+    "scenes": 3,
     "in_process": True,
 }
 

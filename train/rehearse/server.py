@@ -147,6 +147,7 @@ def _child(asked: dict[str, object], files: list[int]) -> None:
         os.setpgid(0, 0)
         for number, file in enumerate(files):
             os.dup2(file, number)
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "rw"[n > 0]) for n in range(3))
         words, env = asked["words"], asked["env"]
         assert isinstance(words, list) and isinstance(env, dict)
         os.chdir(str(asked["folder"]))

@@ -22,6 +22,22 @@ class Step:
     script: str
     file: str = ""
 
+    def first(self, line: int) -> int:
+        """The line a command begins at; the shell may tell another of a continued one's."""
+        lines = self.script.splitlines()
+        while 1 < line <= len(lines) and lines[line - 2].endswith("\\"):
+            line -= 1
+        return line
+
+    def command(self, line: int) -> str:
+        """The command that begins at `line`, "" if there is no such line."""
+        found: list[str] = []
+        for text in self.script.splitlines()[line - 1 if line else len(self.script) :]:
+            found.append(text.removesuffix("\\").strip())
+            if not text.endswith("\\"):
+                break
+        return " ".join(found)
+
 
 @dataclass
 class Outcome:
@@ -40,8 +56,7 @@ class Outcome:
         if self.code == 0:
             return ""
         where = f"{self.step.file}:{self.line}" if self.step.file else self.step.name
-        source = self.step.script.splitlines()
-        shown = source[self.line - 1].strip() if 0 < self.line <= len(source) else self.step.name
+        shown = self.step.command(self.line) or self.step.name
         tail = "\n".join(f"    {line}" for line in self.output.splitlines()[-TAIL:])
         return f"{where}: {shown}: exit code {self.code}\n{tail}"
 
@@ -94,11 +109,11 @@ def _run(step: Step, folder: Path, env: dict[str, str], server: Server) -> Outco
     lines = stopped.read_text().split()
     named = step.file or step.name
     commands = [
-        (f"{named}:{ran.line}", " ".join(("svp", *ran.words)), ran.code, ran.seconds)
+        (f"{named}:{step.first(ran.line)}", " ".join(("svp", *ran.words)), ran.code, ran.seconds)
         for ran in server.ran[before:]
     ]
     code = shell.returncode or 0
     return Outcome(
         step, code, seconds, log.read_text(errors="replace"), commands,
-        line=int(lines[-1]) if code and lines else 0,
+        line=step.first(int(lines[-1])) if code and lines else 0,
     )  # fmt: skip

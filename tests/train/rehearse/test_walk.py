@@ -1,0 +1,49 @@
+"""Blocks run in a real shell; each `svp` in them is a forked child; failures name their line."""
+
+from pathlib import Path
+
+import pytest
+
+from svp.pipeline.errors import ConfigError, MissingError
+from svp.train.rehearse.run import rehearse
+from svp.train.rehearse.walk import Step, walk
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def test_commands_run_in_order_and_a_failure_names_its_line(tmp_path: Path) -> None:
+    script = "\n\nsvp --version >version.txt\nfor n in a b; do svp --version; done\nsvp \\\n  bogus\ntouch no\n"
+    good = Step("good", "cd .; grep -q svp version.txt && svp --version")
+    outcomes = walk([Step("README.md:3", script, "README.md"), good], tmp_path, {}, quiet)
+    assert [o.code for o in outcomes] == [2, 0]
+    failure = outcomes[0].failure.splitlines()
+    assert failure[0].startswith("README.md:5: svp bogus: exit code 2")
+    assert any("No such command 'bogus'" in line for line in failure)
+    assert [(place, code) for place, _, code, _ in outcomes[0].commands] == [
+        ("README.md:3", 0), ("README.md:4", 0), ("README.md:4", 0), ("README.md:5", 2),
+    ]  # fmt: skip
+    assert not (tmp_path / "no").exists(), "bash -e: nothing runs after a failure"
+
+
+def test_a_killed_command_is_gone_and_a_bug_is_seen(tmp_path: Path) -> None:
+    step = Step(
+        "kill", "svp data synth s --images 100000 & p=$!\nsleep 1\nkill -9 $p\nwait $p || true"
+    )
+    (outcome,) = walk([step], tmp_path, {}, quiet)
+    assert outcome.code == 0
+    assert not (tmp_path / "s" / "digest.json").exists()
+
+
+def test_it_needs_a_checkout(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="checkout"):
+        rehearse(tmp_path / "x", full=False, keep=False, only=(), say=quiet, root=tmp_path)
+
+
+def test_only_names_a_block_and_out_is_never_a_strangers_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="README"):
+        rehearse(tmp_path / "x", full=False, keep=False, only=("nowhere",), say=quiet)
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ConfigError, match="not empty"):
+        rehearse(tmp_path, full=False, keep=False, only=("README",), say=quiet)
