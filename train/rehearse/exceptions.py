@@ -17,6 +17,7 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("make check", CI),
     ("make rehearse", "this is it"),
     ("svp rehearse", "this is it"),
+    ("svp reproduce table1 --size paper --rehearse", "minutes; a row of every table runs"),
     ("make reliability", LONG),
     ("svp reproduce table1 --size tiny --seeds 3", "hours; one row of every table runs"),
     (
