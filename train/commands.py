@@ -16,7 +16,7 @@ NEWEST = "(newest)"  # what --from-cache is without a path
 DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts", "allow_empty",
         "max_failures")  # fmt: skip
 WEIGHTS = ("lm", "init", "sam_decoder")
-FLAGS = ("seed", "projector", "optimizer", "micro_batch", *WEIGHTS)
+FLAGS = ("seed", "projector", "optimizer", "micro_batch", "steps", *WEIGHTS)
 
 caches = click.option(
     "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value=NEWEST,
@@ -68,6 +68,8 @@ encoders = several(
 @click.option("--projector", help="svp, mlp, qformer, ... with its default options.")
 @click.option("--optimizer", type=click.Choice(["adamw", "adamw8bit", "offload"]))
 @click.option("--micro-batch", type=click.IntRange(min=1), help="Images per process and pass.")
+@click.option("--steps", type=click.IntRange(min=1), help="In all, for a short try: stages shrink.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
 @weights
 @encoders
 @click.option("--validate", type=PATH, metavar="CACHE", help="Score on these images meanwhile.")

@@ -5,7 +5,7 @@ from.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -98,7 +98,17 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
         recipe, places = resolve_train(*asked)
     source = source_of(data, recipe, recipe.data.split)
     require_models(recipe, readers, source, request.size)
+    if request.limit is not None:
+        source = first_images(source, readers, request.limit)
     return Opened(recipe, places, readers, source, data)
+
+
+def first_images(source: Source, readers: Sequence[CacheReader], limit: int) -> Source:
+    """The source with the sentences of its first images, by id, that a cache holds."""
+    held = {image_id for reader in readers for image_id in reader.index_of}
+    ids = sorted({row.image_id for row in source.sentences} & held)[:limit]
+    kept = frozenset(ids)
+    return replace(source, sentences=tuple(s for s in source.sentences if s.image_id in kept))
 
 
 def require_models(

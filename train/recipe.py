@@ -155,7 +155,9 @@ class StageConfig(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> "StageConfig":
         if self.warmup >= self.steps and self.warmup > 0:
-            raise ValueError(f"warmup={self.warmup} must be less than steps={self.steps}")
+            raise ValueError(
+                f"warmup={self.warmup} must be less than steps={self.steps}: set both, or give --steps for a short try"
+            )
         if self.lora and "lm" in self.trains:
             raise ValueError("lora with lm in `trains`: the whole language model trains already")
         if not self.trains and not self.lora:
@@ -250,4 +252,4 @@ def parse_train_recipe(raw: object, where: str) -> TrainRecipe:
     try:
         return TrainRecipe.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error)}") from None
+        raise ConfigError(f"{where}: {explain(error, TrainRecipe)}") from None

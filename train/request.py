@@ -33,6 +33,7 @@ class TrainRequest:
     caches     of the training split; none: the newest complete one under `caches`
     validate   cache of held-out images, for scores while training; validate_dataset  their data,
                None: what that cache was made from
+    limit      only the first so many images with sentences that the caches hold
     live       encoders in the loop instead of the caches' rows
     partial    accept images that the caches do not hold
     size       None: tiny, on generated scenes only
@@ -48,6 +49,7 @@ class TrainRequest:
     overrides: tuple[str, ...] = ()
     validate: Path | None = None
     validate_dataset: str | None = None
+    limit: int | None = None
     live: bool = False
     sam_weights: Path | None = None
     encoder_weights: Path | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.export.modelfile import is_export
-from ..pipeline.errors import MissingError, PlanMismatchError
+from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.paths import expand
 from ..pipeline.rehearsal import turned_down
 from ..pipeline.text import show
@@ -33,6 +33,7 @@ class TrainFlags:
     projector: str | None = None
     optimizer: str | None = None
     micro_batch: int | None = None
+    steps: int | None = None
     lm: str | None = None
     init: str | None = None
     sam_decoder: str | None = None
@@ -89,8 +90,40 @@ def _raw_recipe(
     _apply_flags(raw, flags)
     for assignment in overrides:
         assign(raw, assignment)
+    if flags.steps is not None:
+        shorten(raw, flags.steps)
     turned_down(lambda dial: dial.train(raw))
     return raw
+
+
+def shorten(raw: dict[str, Any], steps: int) -> None:
+    """Give a raw recipe so many steps in all, for a short try: its stages and their warm-ups shrink
+    or grow in proportion, and it logs and saves at least ten times. Raises ConfigError.
+    """
+    stages = raw.get("stages")
+    if not (isinstance(stages, list) and stages and all(_has_steps(stage) for stage in stages)):
+        return  # told by the recipe's own check
+    whole = sum(stage["steps"] for stage in stages)
+    if steps < len(stages):
+        raise ConfigError(f"--steps {steps}: the recipe has {len(stages)} stages, each needs one")
+    done = before = 0
+    for number, stage in enumerate(stages, 1):
+        done += stage["steps"]
+        rest = len(stages) - number
+        end = min(max(before + 1, round(steps * done / whole)), steps - rest)
+        own, warmup = end - before, stage.get("warmup", 100)
+        if isinstance(warmup, int):
+            stage["warmup"] = min(round(warmup * own / stage["steps"]), own - 1)
+        stage["steps"], before = own, end
+    often = max(1, steps // 10)
+    for name, default in (("log", 10), ("checkpoint", 250)):
+        value = raw["run"].get(name, default)
+        raw["run"][name] = min(value, often) if isinstance(value, int) else value
+
+
+def _has_steps(stage: Any) -> bool:
+    steps = stage.get("steps") if isinstance(stage, dict) else None
+    return isinstance(steps, int) and steps > 0
 
 
 def _apply_flags(raw: dict[str, Any], flags: TrainFlags) -> None:

@@ -60,7 +60,7 @@ def test_stage_of_a_step() -> None:
         ("stages.0.lr=.nan", "stages.0.lr"),
         ("model.lm=/a/path", "model.lm=/a/path"),
         ("optimizer=sgd", "optimizer=sgd"),
-        ("globalbatch=8", "globalbatch=8: Extra inputs"),
+        ("globalbatch=8", "globalbatch=8: no such field: did you mean global_batch?"),
         ("name=../x", "name=../x"),
     ],
 )

@@ -49,7 +49,7 @@ def test_preset_points_and_set_are_applied_in_order() -> None:
     ("override", "message"),
     [
         ("superpixels.mode=slow", "superpixels.mode=slow: Input should be 'exact' or 'fast'"),
-        ("superpixels.grid.points=3", "superpixels.grid.points=3: Extra inputs"),
+        ("superpixels.grid.points=3", "superpixels.grid.points=3: no such field"),
         ("superpixels.dtype=bfloat16", "mode=exact needs dtype=float32, got bfloat16"),
         ("superpixels.grid.pred_iou_thresh=.nan", "pred_iou_thresh"),
         ("batch", "want a.b=value"),
