@@ -133,7 +133,8 @@ def _own(config: SuperpixelConfig, where: Where, sam: "SamBackend | None") -> Su
     if config.source == "masks":
         if where.masks is None:
             raise MissingError(
-                "superpixels=masks: where do they lie? give their folder with --masks"
+                "superpixels=masks: the masks of a folder are read by `svp precompute` only: use the "
+                "cache without --live, and for `svp predict` one of another recipe, with --cache"
             )
         return own.OwnSource(own.from_folder(where.masks), config.max_superpixels, sam)
     kind = own.find_method(config.source)

@@ -16,6 +16,7 @@ from ..recipe import Recipe
 from ..records import Where
 from ..rehearsal import few_scenes
 from ..sources import Source, open_source, photo_notices
+from ..store.plan import SHARD_SIZE
 from .calibrate import calibrate
 from .cost import Estimate, estimate
 from .machines import measured_here
@@ -140,7 +141,19 @@ def notices(request: Request, opened: Opened) -> list[str]:
             f"{source.name}: photographs without expressions: there is nothing to train on"
             + ("" if request.purpose == "train" else ", so this is --for look")
         )
-    return [*lines, *announce(recipe)]
+    return [*lines, *announce(recipe), *_idle(request, len(source.images))]
+
+
+def _idle(request: Request, images: int) -> list[str]:
+    """That some workers will have nothing to do, if so: a shard is one worker's."""
+    options = request.run.executor_options
+    if request.run.executor != "local" or not options.workers:
+        return []
+    shards = -(-min(images, request.run.limit or images) // SHARD_SIZE)
+    if shards >= options.workers:
+        return []
+    line = f"{images} images are {shards} shard(s) of {SHARD_SIZE}, and a shard is one worker's: "
+    return [line + f"{shards} of {options.workers} workers will have work"]
 
 
 def launch(request: Request, opened: Opened) -> PrecomputeReport:

@@ -153,6 +153,12 @@ def test_the_folders_digest_is_that_of_its_masks(tmp_path: Path) -> None:
             own.folder_digest(folder)
 
 
+def test_a_cache_of_masks_is_not_seen_live() -> None:
+    config = SuperpixelConfig(source="masks", made="sha256:1")
+    with pytest.raises(MissingError, match="use the cache without --live"):
+        build_source(config, Where(Path()))
+
+
 def test_recipes_without_it_keep_their_digest() -> None:
     assert "made" not in Recipe().model_dump()["superpixels"]
     assert json.loads(Recipe().canonical())["superpixels"]["source"] == "sam"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from svp.pipeline.executors import ExecutorOptions
-from svp.pipeline.run.launch import Request, launch, open_request
+from svp.pipeline.run.launch import Request, launch, notices, open_request
 from svp.pipeline.run.places import DataPlaces, image_root_of, read_places, write_places
 from svp.pipeline.run.precompute import RunOptions
 from svp.pipeline.run.settings import Flags
@@ -41,6 +41,22 @@ def test_a_cache_records_its_request_with_absolute_places(
         assert image_root_of(out) == tmp_path / "scenes/images"
         ids.add(Plan.load(out / "plan.json").id)
     assert len(ids) == 1, "where the data lies is no part of a digest"
+
+
+def test_idle_workers_are_told_of(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "scenes", images=100, seed=3, splits={"train": 70, "val": 30})
+
+    def told(workers: int, split: str, **more: object) -> list[str]:
+        options = RunOptions(executor_options=ExecutorOptions(workers=workers), **more)  # type: ignore[arg-type]
+        request = Request(dataset=str(scenes), split=split, out=None, run=options)
+        lines = notices(request, open_request(request))
+        return [line for line in lines if "will have work" in line]
+
+    assert told(2, "train") == told(1, "val") == told(0, "val") == []
+    assert told(2, "val") == [
+        "30 images are 1 shard(s) of 64, and a shard is one worker's: 1 of 2 workers will have work"
+    ]
+    assert len(told(2, "train", limit=64)) == 1
 
 
 def test_a_record_that_is_not_one_is_none(tmp_path: Path) -> None:
