@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 # {"model": {...}, "epoch": 3}, as training scripts save it; the first of these that is there.
+ADAPTER = "adapter_model.safetensors"
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "module",
             "weights", "params", "teacher")  # fmt: skip
 _DEPTH = 4  # wrappers in wrappers
@@ -84,11 +85,14 @@ def weights_digest(path: Path) -> str:
     """Hex sha256 that names the weights at `path`.
 
     A file, or a folder with one weight file: that file's sha256. A sharded folder: the sha256 of
-    the lines `sha256sum` prints for its shards, sorted by name. Configuration files do not count.
+    the lines `sha256sum` prints for its shards, sorted by name, and for an adapter kept beside them.
+    Configuration files do not count.
     """
     if not path.exists():
         raise MissingError(f"{show(str(path), 200)}: no such weight file or folder")
     files = sorted(shards(path)) if path.is_dir() else [path]
+    if (beside := path / ADAPTER).is_file():  # peft's adapter of the model in this folder
+        files.append(beside)
     if len(files) == 1:
         return sha256_file(files[0])
     lines = "".join(f"{sha256_file(file)}  {file.name}\n" for file in files)

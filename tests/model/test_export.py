@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from micro_ris import CHANNELS, SEG, SVP, WIDTH, micro_batch, micro_config, micro_model
+from safetensors.torch import save_file
 
 import svp
 from svp.model.export import Card, ProjectorSpec, load_pretrained, save_pretrained
@@ -16,6 +17,7 @@ from svp.model.lm import Lora
 from svp.model.ris import RisModel
 from svp.model.trainable import STAGE1, set_trainable
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, WeightsError
+from svp.pipeline.weights.load import weights_digest
 from svp.train.text.tokens import load_vocabulary
 
 TINY = Path(svp.__file__).parent / "workflows/tiny/lm"
@@ -54,6 +56,9 @@ def test_separate_adapters_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert back.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in back.state_dict().items())
     torch.testing.assert_close(masks(back), masks(model), rtol=1e-5, atol=1e-6)
+    before = weights_digest(folder)  # what names the model counts the adapter
+    save_file({"other": torch.ones(1)}, folder / "adapter_model.safetensors")
+    assert weights_digest(folder) != before
 
 
 def test_merged_adapters_give_the_same_masks(tmp_path: Path) -> None:
