@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..pipeline.commands.console import PATH, as_json, report, several, size_option
+from ..pipeline.commands.console import PATH, as_json, either, report, several, size_option
 from ..pipeline.commands.data import max_failures, source_options
 
 T = TypeVar("T")
@@ -80,7 +80,9 @@ encoders = several(
 @device
 @click.option("--deterministic", is_flag=True, help="Only deterministic kernels.")
 @click.option("--skip-nonfinite", type=click.IntRange(min=0), default=0, metavar="N")
-@click.option("--dry-run", is_flag=True, help="What trains, memory, tokens, hours; stop.")
+@click.option(
+    "--dry-run", "--plan", "dry_run", is_flag=True, help="What trains, memory, tokens, hours; stop."
+)
 @as_json
 def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
     """Cache in, two-stage fine-tune out. With --resume auto an interrupted run goes on."""
@@ -216,7 +218,7 @@ def predict_command(as_json: bool, **options: Any) -> None:
 
 
 @click.command("export")
-@click.argument("out", type=PATH)
+@either("out")
 @checkpoint
 @runs
 @click.option("--cache", "--from-cache", "cache", type=PATH, help="Any cache the model reads.")

@@ -10,9 +10,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -123,6 +124,31 @@ def several(*options: Callable[[F], F]) -> Callable[[F], F]:
         for option in reversed(options):
             command = option(command)
         return command
+
+    return apply
+
+
+def either(
+    name: str, kind: Any = PATH, *, required: bool = True, help: str | None = None
+) -> Callable[[F], F]:
+    """One value under two spellings: the argument NAME, or the option `--name`.
+
+    help  of the option; None: it is not shown
+    """
+
+    def apply(command: F) -> F:
+        @wraps(command)
+        def merged(**options: Any) -> Any:
+            both = (options.pop(name), options.pop(f"{name}_option"))
+            given = [value for value in both if value is not None]
+            if len(given) > 1 or (required and not given):
+                raise click.UsageError(f"give {name.upper()} once, alone or with --{name}")
+            return command(**options, **{name: given[0] if given else None})
+
+        option = click.option(
+            f"--{name}", f"{name}_option", type=kind, help=help, hidden=help is None
+        )
+        return cast(F, click.argument(name, type=kind, required=False)(option(merged)))
 
     return apply
 

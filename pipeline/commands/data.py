@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .console import PATH, as_json, report, several
+from .console import PATH, as_json, either, report, several
 
 source_options = several(
     click.option("--images", type=PATH, help="Folder of the photographs, if not found around it."),
@@ -73,7 +73,7 @@ def export_command(path: str, out: Path, **options: Any) -> None:
 
 
 @data.command("synth")
-@click.argument("out", type=PATH)
+@either("out")
 @click.option("--images", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def synth_command(out: Path, images: int, seed: int) -> None:

@@ -11,7 +11,7 @@ from .precompute import RECIPE_FLAGS, recipe_options
 
 @click.command("doctor")
 @recipe_options
-@click.option("--cache", "cache_path", type=PATH, help="Also look at this cache.")
+@click.option("--from-cache", "--cache", "cache_path", type=PATH, help="Also look at this cache.")
 @as_json
 def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> None:
     """Versions, devices, disk and memory, and which weights a recipe needs and where they are."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from .console import PATH, as_json, report, several, size_option
+from .console import PATH, as_json, either, report, several, size_option
 from .data import source_options
 
 recipe_options = several(
@@ -63,7 +63,9 @@ RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_sc
 
 @click.command("precompute")
 @click.option("--split", help="train, val, testA, ...; a plain folder has none.")
-@click.option("--dataset", help="Path or REFER names; without it scenes are generated.")
+@either(
+    "dataset", str, required=False, help="Path or REFER names; without it scenes are generated."
+)
 @click.option("--out", type=PATH, help="Cache folder; default caches/<dataset>-<split>.")
 @click.option("--exclude-eval-images", is_flag=True, help="Drop train images of any val or test.")
 @source_options
@@ -74,7 +76,13 @@ RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_sc
 @click.option("--projector", default="svp", show_default=True,
               help="The projector to be trained: its inputs are stored.")  # fmt: skip
 @run_options
-@click.option("--dry-run", is_flag=True, help="Print images, shards, GB, hours, memory; stop.")
+@click.option(
+    "--dry-run",
+    "--plan",
+    "dry_run",
+    is_flag=True,
+    help="Print images, shards, GB, hours, memory; stop.",
+)
 @click.option("--price", type=(click.Choice(["3090", "4090", "a100", "h100", "h200", "core"]), int), metavar="DEVICE N",
               help="Dry run for N images on another machine; needs no data or weights.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress.")

@@ -76,3 +76,42 @@ def test_price_of_the_papers_setting_needs_nothing() -> None:
     with_sam = svp(*words)
     extra = json.loads(with_sam.output)["bytes"]["sam"]
     assert extra == 82783 * (256 * 64 * 64 * 2 + 4) + 1294 * (64 * 16 + 4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data", "synth", "here", "--images", "10"),
+        ("data", "synth", "--out", "here", "--images", "10"),
+    ],
+)
+def test_a_folder_to_write_is_named_alone_or_with_out(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = svp(*words)
+    assert result.exit_code == 0 and (tmp_path / "here/images").is_dir(), result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("data", "synth"), 2, "give OUT once"),
+        (("data", "synth", "a", "--out", "b"), 2, "give OUT once"),
+        (("export",), 2, "give OUT once"),
+        (("precompute", "nowhere/at/all"), 3, "nowhere/at/all"),
+        (("precompute", "a", "--dataset", "b"), 2, "give DATASET once"),
+        (("precompute", "nowhere/at/all", "--plan"), 3, "nowhere/at/all"),
+        (("train", "--plan", "--recipe", "nothere.yaml"), 3, "nothere.yaml"),
+        (("doctor", "--from-cache", "nowhere"), None, ""),
+        (("predict", "nope.jpg", "a disc"), 3, "nope.jpg"),
+    ],
+)
+def test_one_name_for_one_thing(
+    words: tuple[str, ...], code: int | None, message: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    result = svp(*words)
+    assert message in result.output and "No such option" not in result.output, result.output
+    assert code is None or result.exit_code == code
