@@ -109,6 +109,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             resume=found, hint=hint, skip=request.skip_nonfinite,
             new_rows=made.new_rows, preview=previews, say=request.say, sam=identity(first),
             validate=scorer(held, made, str(accelerator.device)) if held else None,
+            left_out=table.left_out | {"sentences too long": stream.too_long.found},
         )  # fmt: skip
         return train(job)
 

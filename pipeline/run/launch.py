@@ -16,7 +16,8 @@ from ..recipe import Recipe
 from ..records import Where
 from ..rehearsal import few_scenes
 from ..sources import Source, open_source, photo_notices
-from ..store.plan import SHARD_SIZE
+from ..store.plan import RLE_BYTES, SHARD_SIZE
+from ..text import show
 from .calibrate import calibrate
 from .cost import Estimate, estimate
 from .machines import measured_here
@@ -45,6 +46,7 @@ __all__ = [
 
 SCENES = Path("data/scenes")
 SCENE_COUNT = 200
+LARGE = 24_000_000  # pixels: 35 smooth outlines take 235 kB there, of the 262 kB of a row
 MEASURE_S = 15.0  # of a dry run, which is to answer within 20 s
 WEIGHTS = ("sam_weights", "encoder_weights", "second_weights")
 
@@ -141,7 +143,7 @@ def notices(request: Request, opened: Opened) -> list[str]:
             f"{source.name}: photographs without expressions: there is nothing to train on"
             + ("" if request.purpose == "train" else ", so this is --for look")
         )
-    return [*lines, *announce(recipe), *_idle(request, len(source.images))]
+    return [*lines, *_about_large(source), *announce(recipe), *_idle(request, len(source.images))]
 
 
 def _idle(request: Request, images: int) -> list[str]:
@@ -154,6 +156,19 @@ def _idle(request: Request, images: int) -> list[str]:
         return []
     line = f"{images} images are {shards} shard(s) of {SHARD_SIZE}, and a shard is one worker's: "
     return [line + f"{shards} of {options.workers} workers will have work"]
+
+
+def _about_large(source: Source) -> list[str]:
+    large = [record for record in source.images if record.height * record.width > LARGE]
+    if not large:
+        return []
+    line = (
+        f"{len(large)} photographs have more than {LARGE / 1e6:.0f} megapixels, the first "
+        f"{show(large[0].path, 100)}: outlines of many superpixels may need more than the "
+        f"{RLE_BYTES:,} bytes of a row; such an image goes to quarantine (rle_overflow): "
+        "fewer superpixels (--max-superpixels) or a smaller copy fit"
+    )
+    return [line]
 
 
 def launch(request: Request, opened: Opened) -> PrecomputeReport:

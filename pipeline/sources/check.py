@@ -235,6 +235,9 @@ def _quartiles(areas: list[int]) -> list[int]:
     return [ordered[(len(ordered) - 1) * i // 4] for i in range(5)] if ordered else []
 
 
+LONG = 800  # bytes, each at most one id: 961 ids fit beside 576 visual tokens, wording included
+
+
 def _check_text(datasets: Sequence[Dataset], report: CheckReport) -> None:
     rows = [row for dataset in datasets for row in dataset.sentences]
     bad = 0
@@ -247,6 +250,14 @@ def _check_text(datasets: Sequence[Dataset], report: CheckReport) -> None:
         "refused": bad,
         "same text twice in an image": _duplicates(rows),
     }
+    long = [row for row in rows if len(row.sent.encode("utf-8", "surrogatepass")) > LONG]
+    if long:
+        report.notices.append(
+            f"{len(long)} expressions have more than {LONG} bytes of UTF-8, the first is "
+            f"{long[0].dataset} sentence {long[0].sent_id}: a tokenizer that writes their script "
+            "byte by byte may make too many ids of them; `svp train --dry-run` and `svp eval` "
+            "measure them and leave out, by name, what does not fit beside the visual tokens"
+        )
 
 
 def _duplicates(rows: Iterable[Sentence]) -> int:

@@ -49,7 +49,11 @@ def pack_rles(rles: tuple[bytes, ...], width: int) -> NDArray[np.uint8]:
     """The used part of an RLE row. Raises ImageError (`rle_overflow`) if it exceeds `width`."""
     ends = np.cumsum([2 + 4 * (len(rles) + 1), *map(len, rles)])
     if ends[-1] > width:
-        raise ImageError("rle_overflow", f"RLE row of {ends[-1]} bytes, the plan allows {width}")
+        raise ImageError(
+            "rle_overflow",
+            f"RLE row of {ends[-1]} bytes, the plan allows {width}: fewer superpixels "
+            "(--max-superpixels) or a smaller copy of the photograph fit",
+        )
     head = np.array([len(rles)], "<u2").tobytes() + ends.astype("<u4").tobytes()
     return np.frombuffer(head + b"".join(rles), np.uint8)
 

@@ -7,12 +7,14 @@ import pytest
 from fuzzing import CORPUS, FUZZ, ODD, holds, mutated, mutated_json, seeds
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from svp.pipeline.masks.rle import area, decode, from_segmentation
 from svp.pipeline.records import Rle
 from svp.pipeline.run.settings import Flags, resolve
 from svp.pipeline.sources.instances import read_instances
 from svp.pipeline.sources.jsonl import read_jsonl
+from svp.pipeline.sources.tables import Annotation, Source, assemble
 from svp.pipeline.unpickle import load_refs
 from svp.pipeline.yamlfile import assign, parse_yaml
 from svp.train.evaluation.results import read_results
@@ -56,6 +58,44 @@ def test_coco(tmp_path: Path, data: bytes) -> None:
 def test_jsonl(tmp_path: Path, data: bytes) -> None:
     path = write(tmp_path, "mine.jsonl", data)
     holds(lambda: read_jsonl(path, None))
+
+
+LINES = [line for seed in seeds("jsonl") for line in seed.splitlines()]
+GOOD_LINES = [
+    {"image": f"{n}.png", "expression": "the disc", "mask": {"size": [9, 13], "counts": [117]},
+     "split": "val", "id": f"good-{n}"}
+    for n in range(3)
+]  # fmt: skip
+
+
+@FUZZ
+@given(mutated_json(LINES) | JSON, st.integers(0, 3))
+def test_one_record_never_stops_a_set(tmp_path: Path, record: object, place: int) -> None:
+    """Whatever stands in a line: the other lines are read, and their masks are used."""
+    for n in range(3):
+        if not (photo := tmp_path / f"{n}.png").exists():
+            Image.new("RGB", (13, 9)).save(photo)
+    lines: list[object] = [*GOOD_LINES]
+    lines.insert(place, record)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    path = write(tmp_path, "mine.jsonl", text.encode("utf-8", "surrogatepass"))
+    found = read_jsonl(path, None, max_failures=None)
+    source = assemble(found, None)
+    good = [row for row in source.sentences if row.sent == "the disc" and row.split == "val"]
+    assert len({row.image_id for row in good}) >= 3
+    assert all((row.dataset, row.ann_id) in source.good_masks for row in good[:3])
+    assert source.faults.found in (0, 1)
+
+
+@FUZZ
+@given(mutated_json(seeds("segmentation")) | JSON)
+def test_a_bad_mask_is_named_and_no_other_is_lost(tmp_path: Path, value: object) -> None:
+    fine = {"size": [9, 13], "counts": [117]}
+    known = {("d", n): Annotation("d", n, 1, 9, 13, value if n == 2 else fine) for n in (1, 2, 3)}
+    source = Source("d", "refer", None, tmp_path, (), (), known)
+    assert {("d", 1), ("d", 3)} <= source.good_masks.keys()
+    assert source.good_masks.keys() | source.bad_masks.keys() == known.keys()
+    assert all("d annotation 2" in line for line in source.bad_masks.values())
 
 
 @FUZZ

@@ -6,10 +6,11 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.errors import MissingPackageError
+from ...pipeline.errors import DataError, MissingPackageError
 from ...pipeline.masks.rle import decode
 from ...pipeline.slic import calibrate, slic_superpixels
 from ...pipeline.store.reader import CacheReader
+from ...pipeline.text import quote, show
 from ..evaluation.results import Row
 from . import canvas
 from .material import Material, one_per_image
@@ -34,6 +35,7 @@ def sources(made: Material, beside: Sequence[CacheReader]) -> Picture:
         except MissingPackageError as error:
             text += f" SLIC is not shown: {error}."
     for reader in beside:
+        _require_same(made.reader, reader, rows)
         columns.append((reader.plan.recipe.superpixels.preset, _of(reader, rows)))
     figure, axes = canvas.grid(len(rows), 1 + len(columns))
     for number, (row, line) in enumerate(zip(rows, axes, strict=True)):
@@ -52,6 +54,20 @@ def _slic(made: Material, rows: Sequence[Row], target: float) -> list[list[Mask]
         [decode(m).view(np.bool_) for m in slic_superpixels(photo, config).masks()]
         for photo in photos
     ]
+
+
+def _require_same(own: CacheReader, other: CacheReader, rows: Sequence[Row]) -> None:
+    """Refuse a cache of other photographs than the run's. Raises DataError naming the first."""
+    for row in rows:
+        ours = own.plan.images[own.index_of[row.image_id]]
+        place = other.index_of.get(row.image_id)
+        theirs = other.plan.images[place] if place is not None else None
+        if theirs is None or theirs.xxh3 != ours.xxh3:
+            what = "is not in it" if theirs is None else f"is {quote(theirs.path)} there"
+            raise DataError(
+                f"--beside {show(str(other.path), 300)} holds other photographs: image "
+                f"{row.image_id} ({quote(ours.path)}) {what}: give caches of the same images"
+            )
 
 
 def _of(reader: CacheReader, rows: Sequence[Row]) -> list[list[Mask]]:

@@ -28,6 +28,7 @@ class Job:
     new_rows       ids of the special tokens, for recipes that train only their rows
     validate       scores of the model on held-out images, called on every rank
     preview        writes pictures of predictions, called on the first rank
+    left_out       how much of the data is not trained on, by reason, for the report
     sam            identity of the SAM in the caches (`train.decoder`)
     say            told a line now and then
     """
@@ -43,6 +44,7 @@ class Job:
     new_rows: Sequence[int] = ()
     validate: Validate | None = None
     preview: Preview | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
     sam: str = ""
     say: Callable[[str], None] = field(default=lambda line: None)
 
@@ -64,6 +66,7 @@ class TrainReport:
     last: Mapping[str, float]
     scores: Mapping[str, float]
     skipped: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     exit_code = 0
 
@@ -85,4 +88,5 @@ class TrainReport:
         """For programs."""
         plain = {"folder": str(self.folder), "checkpoint": str(self.checkpoint)}
         numbers = {"steps": self.steps, "seconds": self.seconds, "images": self.images}
-        return plain | numbers | {"last": dict(self.last), "scores": dict(self.scores)}
+        found = {"last": self.last, "scores": self.scores, "left_out": self.left_out}
+        return plain | numbers | {name: dict(values) for name, values in found.items()}

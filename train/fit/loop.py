@@ -248,6 +248,7 @@ class _Run:
         return TrainReport(
             self.job.folder.path, saved, self.step, time.monotonic() - self.began,
             (self.step - self.first) * self.recipe.global_batch, losses, self.scores, self.skipped,
+            self.job.left_out,
         )  # fmt: skip
 
     @property
