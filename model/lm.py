@@ -16,7 +16,7 @@ from ..pipeline.errors import MissingError, MissingPackageError, WeightsError
 from ..pipeline.text import show
 from ..pipeline.weights.files import read_json
 from ..pipeline.weights.keyreport import TensorSpec, check_keys, expected_of
-from ..pipeline.weights.load import load_state_dict
+from ..pipeline.weights.load import load_state_dict, require_finite
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -68,7 +68,8 @@ def load_lm(folder: Path, dtype: torch.dtype = torch.float32) -> "LlamaForCausal
     advice = "give a folder of a LLaMA-family model, as `save_pretrained` writes it"
     wanted = {n: TensorSpec(s.shape, "float32") for n, s in expected_of(model).items()}
     check_keys(state, wanted, any_float=True).require(str(folder), advice)
-    fill(model, state, str(folder), mapped=True)
+    require_finite(folder, lambda name: name in state)
+    fill(model, state, str(folder), mapped=True, checked=True)
     restore_buffers(model)
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(False)

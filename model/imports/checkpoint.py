@@ -36,7 +36,9 @@ class Imported:
     mm_projector       CLIP's projector: "0.*" and "2.*", or LISA's single "weight" and "bias"
     sam_image_encoder  `segment_anything` ImageEncoderViT (ViT-H)
 
-    The last two are empty unless asked for. Tensors have the dtypes of the file.
+    finite             that no number of `lm` is NaN or infinite has been checked
+
+    Projector and image encoder are empty unless asked for. Tensors have the dtypes of the file.
     """
 
     layout: Layout
@@ -48,6 +50,7 @@ class Imported:
     prompt_encoder: dict[str, Tensor]
     mm_projector: dict[str, Tensor]
     sam_image_encoder: dict[str, Tensor]
+    finite: bool = False
 
 
 def import_ris_checkpoint(

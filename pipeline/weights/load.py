@@ -9,7 +9,7 @@ import hashlib
 import pickle
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ..errors import MissingError, WeightsError
 from ..text import show
 from .digests import check_published, sha256_file
 from .files import Kind, file_kind, shards
-from .keyreport import KeyReport, TensorSpec, check_keys, expected_of, load_into
+from .keyreport import KeyReport, TensorSpec, check_keys, expected_of, finite, load_into
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,7 @@ __all__ = [
     "load_into",
     "load_state_dict",
     "require_digest",
+    "require_finite",
     "sha256_file",
     "weights_digest",
 ]
@@ -79,6 +80,22 @@ def load_state_dict(path: Path) -> "dict[str, Tensor]":
             raise WeightsError(f"{show(str(file), 200)}: repeats {show(sorted(repeated))}")
         state |= part
     return state
+
+
+def require_finite(path: Path, wanted: Callable[[str], bool]) -> None:
+    """WeightsError if a tensor that is `wanted`, by name, holds NaN or infinity.
+
+    Files are mapped and let go one after another, so at most one of them is resident: afterwards
+    the same weights can be mapped anew and each process touch its own part only.
+    """
+    for file in sorted(shards(path)) if path.is_dir() else [path]:
+        part = _load_file(file)
+        while part:
+            name, tensor = part.popitem()
+            if wanted(name) and tensor.is_floating_point() and not finite(tensor):
+                raise WeightsError(
+                    f"{show(str(file), 200)}: {show(name)} holds NaN or infinity: get the file again"
+                )
 
 
 def weights_digest(path: Path) -> str:

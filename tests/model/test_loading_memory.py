@@ -57,9 +57,10 @@ def plain(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     known = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
     state = {n: t for n, t in load_state_dict(folder).items() if n.startswith(known)}
     names, where = list(state), {}
+    each = -(-len(names) // SHARDS)
     for k in range(SHARDS):
         file = f"pytorch_model-{k}.bin"
-        part = {n: state[n].clone() for n in names[k::SHARDS]}
+        part = {n: state[n].clone() for n in names[k * each : (k + 1) * each]}
         torch.save(part, out / file)
         where |= dict.fromkeys(part, file)
     (out / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
+from ...model.ris import RisModel
 from ...pipeline.errors import ConfigError
 from .lent import Lent
 
@@ -70,7 +72,21 @@ def shard_on_cpu(accelerator: "Accelerator", plugin: Any) -> None:
 
 
 class Sharded(Lent):
-    """A stage whose parameters, gradients and states are split by FSDP2."""
+    """A stage whose parameters, gradients and states are split by FSDP2.
+
+    accelerate takes a state dict of the whole model before it splits, and uses it only for
+    `cpu_ram_efficient_loading`. It would keep every weight, mapped or not, until the last layer is
+    split; without it a layer's whole weights are let go as soon as this rank has its part.
+    """
+
+    def __init__(self, accelerator: "Accelerator", plain: RisModel, optimizer: Optimizer) -> None:
+        super().__init__(accelerator, plain, optimizer)
+        del self._twin.__dict__["state_dict"]
+
+    def _called(self) -> RisModel:
+        twin = super()._called()
+        twin.state_dict = dict  # type: ignore[method-assign, assignment]
+        return twin
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Every rank keeps its part of what `state` returned."""
