@@ -1,6 +1,7 @@
 """The command line is a contract: its surface is a snapshot, its exit codes and errors are fixed."""
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -115,3 +116,11 @@ def test_one_name_for_one_thing(
     result = svp(*words)
     assert message in result.output and "No such option" not in result.output, result.output
     assert code is None or result.exit_code == code
+
+
+@pytest.mark.parametrize("name", ["SECURITY.md", "docs/security.md", "docs/evaluation.md"])
+def test_options_that_the_docs_name_exist(name: str) -> None:
+    known = {option for options in surface(main).values() for option in options}
+    known |= {option for param in main.params for option in param.opts}
+    text = (Path(__file__).parents[2] / name).read_text(encoding="utf-8")
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
