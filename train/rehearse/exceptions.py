@@ -21,6 +21,10 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("make reliability", LONG),
     ("svp reproduce table1 --size tiny --seeds 3", "hours; one row of every table runs"),
     (
+        "accelerate launch --config_file workflows/accelerate/fsdp.yaml",
+        "tests/train/fit/test_sharded.py runs it with two processes",
+    ),
+    (
         "accelerate launch --config_file workflows/accelerate/zero2.yaml",
         "needs DeepSpeed; `make test-zero` runs it",
     ),

@@ -1,11 +1,17 @@
-"""Steps of the rehearsal that no document prints: other files, a kill, plain loading, the tables."""
+"""Steps of the rehearsal that no document prints: other files, a kill, plain loading, the tables.
+
+They read what README.md's commands made and write into `more/`, beside the documents' own commands.
+"""
 
 from .walk import Step
 
 _SET = "--size paper --dataset refer_data --split test"
 _TRAIN = "svp train --size paper --from-cache caches/refer-train"
 _INIT = "--init GLaMM-GranD-Pretrained"
-_TABLE = f"--size paper --seeds 1 --root refer_data {_INIT}"
+_TABLE = (
+    f"--size paper --seeds 1 --root refer_data {_INIT} --runs more/tables --caches more/caches "
+    "--out more/results"
+)
 
 # The language model of an export, with nothing of ours: merged, and its adapter by peft.
 _PLAIN = """
@@ -33,7 +39,7 @@ def language(folder):
     return model.float().eval()
 
 
-merged, separate = Path("exports/merged"), Path("exports/separate")
+merged, separate = Path("more/merged"), Path("more/separate")
 words = AutoTokenizer.from_pretrained(merged)
 assert words.convert_tokens_to_ids("[SEG]") == 32004
 ids = words("the man left of the umbrella [SEG]", return_tensors="pt").input_ids
@@ -54,7 +60,7 @@ def losses(runs):
     return [row["loss"] for row in rows if "loss" in row]
 
 
-one, two = losses("runs/one"), losses("runs/two")
+one, two = losses("more/one"), losses("more/two")
 assert len(one) == len(two) == 4, (one, two)
 assert all(abs(a - b) <= 1e-3 * abs(a) for a, b in zip(one, two)), (one, two)
 print(one, two)
@@ -64,63 +70,65 @@ MORE: tuple[Step, ...] = (
     Step(
         "every published file of SAM and of the encoders",
         f"""
-svp precompute {_SET} --sam-model vit_b --out caches/vit_b
-svp precompute {_SET} --sam-model vit_l --out caches/vit_l
-svp precompute {_SET} --superpixels mobile_sam --out caches/mobile
-svp precompute {_SET} --superpixels slic --out caches/slic
-svp precompute {_SET} --encoder clip-large-336 --out caches/clip
-svp precompute {_SET} --out caches/dinov2 --encoder-weights weights/dinov2_vitl14_reg4_pretrain.pth
-for name in vit_b vit_l mobile slic clip dinov2; do svp cache verify caches/$name; done
+mkdir -p more
+svp precompute {_SET} --sam-model vit_b --out more/vit_b
+svp precompute {_SET} --sam-model vit_l --out more/vit_l
+svp precompute {_SET} --superpixels mobile_sam --out more/mobile
+svp precompute {_SET} --superpixels slic --out more/slic
+svp precompute {_SET} --encoder clip-large-336 --out more/clip
+svp precompute {_SET} --out more/dinov2 --encoder-weights weights/dinov2_vitl14_reg4_pretrain.pth
+for name in vit_b vit_l mobile slic clip dinov2; do svp cache verify more/$name; done
 """,
     ),
     Step(
         "a projector whose input the cache does not hold is refused",
         f"""
-! {_TRAIN} --projector pvtc {_INIT} --runs runs/never 2>refused.txt
-grep -q "projector pvtc" refused.txt
+mkdir -p more
+! {_TRAIN} --projector pvtc {_INIT} --runs more/never 2>more/refused.txt
+grep -q "projector pvtc" more/refused.txt
 """,
     ),
     Step(
         "killed in the middle, then resumed",
         f"""
-{_TRAIN} {_INIT} --runs runs/killed --set run.checkpoint=1 & shim=$!
+{_TRAIN} {_INIT} --runs more/killed --set run.checkpoint=1 & shim=$!
 for wait in $(seq 1200); do
-  if ls runs/killed/*/checkpoints/*/state.json >/dev/null 2>&1; then break; fi; sleep 0.1
+  if ls more/killed/*/checkpoints/*/state.json >/dev/null 2>&1; then break; fi; sleep 0.1
 done
 kill -9 $shim; wait $shim || true
-{_TRAIN} {_INIT} --runs runs/killed --set run.checkpoint=1 --resume auto
-test $(ls -d runs/killed/*/ | wc -l) = 1
+{_TRAIN} {_INIT} --runs more/killed --set run.checkpoint=1 --resume auto
+test $(ls -d more/killed/*/ | wc -l) = 1
 """,
     ),
-    Step("a LISA folder", f"{_TRAIN} --init LISA-7B-v1 --runs runs/lisa"),
+    Step("a LISA folder", f"{_TRAIN} --init LISA-7B-v1 --runs more/lisa"),
     Step(
         "an export in plain transformers and peft",
         f"""
-svp export exports/merged --runs runs/paper
-svp export exports/separate --runs runs/paper --adapter separate
-cat > plain.py <<'END'
+svp export more/merged --runs runs/paper
+svp export more/separate --runs runs/paper --adapter separate
+cat > more/plain.py <<'END'
 {_PLAIN}END
-python plain.py
+python more/plain.py
 """,
     ),
     Step(
         "two processes have the losses of one",
         f"""
-{_TRAIN} {_INIT} --runs runs/one --set run.log=1 --set run.micro_batch=1 --set model.dtype=float32
-accelerate launch --num_processes 2 --cpu -m {_TRAIN} {_INIT} --runs runs/two --set run.log=1 \\
+{_TRAIN} {_INIT} --runs more/one --set run.log=1 --set run.micro_batch=1 --set model.dtype=float32
+accelerate launch --num_processes 2 --cpu -m {_TRAIN} {_INIT} --runs more/two --set run.log=1 \\
     --set run.micro_batch=1 --set model.dtype=float32
-cat > losses.py <<'END'
+cat > more/losses.py <<'END'
 {_LOSSES}END
-python losses.py
+python more/losses.py
 """,
     ),
     Step(
         "a plan's commands, pasted, and the table from what they made",
         f"""
-svp reproduce table1 {_TABLE} --row SVP --plan > plan.sh
-bash -e plan.sh
+svp reproduce table1 {_TABLE} --row SVP --plan > more/plan.sh
+bash -e more/plan.sh
 svp reproduce table1 {_TABLE} --row SVP
-test $(ls -d runs/reproduce/*-seed0/*/ | wc -l) = 1
+test $(ls -d more/tables/*-seed0/*/checkpoints | wc -l) = 1
 """,
     ),
     Step(
@@ -129,11 +137,11 @@ test $(ls -d runs/reproduce/*-seed0/*/ | wc -l) = 1
 svp reproduce table2 {_TABLE} --row SVP
 svp reproduce table3 {_TABLE} --row GLaMM
 svp reproduce table4 {_TABLE} --row Mask-Att.
-svp reproduce table5 {_TABLE} --row "w/o Sharing"
+svp reproduce table5 {_TABLE} --row "w/ Sharing"
 svp reproduce table6 {_TABLE} --row SVP
 svp reproduce table7 {_TABLE} --row "DINOv2 last layer"
 svp reproduce tableC {_TABLE} --row "SLIC superpixel"
-svp reproduce fig5 {_TABLE} --row "queries: 4"
+svp reproduce fig5 {_TABLE} --row "queries: 16"
 """,
     ),
 )

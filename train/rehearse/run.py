@@ -123,7 +123,11 @@ def rehearse(
         say(problem)
     folder = _folder(out)
     env = prepare(folder, root, full=full, say=say)
-    outcomes = walk(steps, folder, env, say)
+    readme = [step for step in steps if step.file == "README.md"]
+    others = [step for step in steps if step.file not in ("README.md", "")]
+    outcomes = walk([readme], folder, env, say)
+    # What documents go on from is there now; the rest is two halves that do not meet.
+    outcomes += walk([others, [step for step in steps if not step.file]], folder, env, say)
     if out is None and not keep and not any(o.code for o in outcomes):
         shutil.rmtree(folder)
     left_out = tuple(

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-SOCKET, LINE = "SVP_REHEARSE_SOCKET", "SVP_REHEARSE_LINE"
+SOCKET, LINE, STEP = "SVP_REHEARSE_SOCKET", "SVP_REHEARSE_LINE", "SVP_REHEARSE_STEP"
 _SHIM = """#!{python} -SE
 import json, os, socket, sys
 door = socket.socket(socket.AF_UNIX)
@@ -35,8 +35,9 @@ sys.exit(int(door.recv(8) or b"137"))
 
 @dataclass(frozen=True)
 class Ran:
-    """One command that was run. `line` is that of the document, 0 if it is not known."""
+    """One command that was run: in which step, at which line of it (0 if that is not known)."""
 
+    step: str
     line: int
     words: tuple[str, ...]
     code: int
@@ -47,6 +48,7 @@ class Ran:
 class _Call:
     door: socket.socket
     pid: int
+    step: str
     line: int
     words: tuple[str, ...]
     start: float
@@ -111,8 +113,8 @@ class Server:
             _child(asked, files)
         for file in files:
             os.close(file)
-        line = int(asked["env"].get(LINE) or 0)
-        self._calls[pid] = _Call(door, pid, line, tuple(asked["words"]), time.monotonic())
+        line, step = int(asked["env"].get(LINE) or 0), str(asked["env"].get(STEP, ""))
+        self._calls[pid] = _Call(door, pid, step, line, tuple(asked["words"]), time.monotonic())
         self._watch.register(door, selectors.EVENT_READ, pid)
 
     def _gone(self, pid: int) -> None:
@@ -137,7 +139,7 @@ class Server:
             call.door.close()
             del self._calls[pid]
             spent = time.monotonic() - call.start
-            self.ran.append(Ran(call.line, call.words, code, spent))
+            self.ran.append(Ran(call.step, call.line, call.words, code, spent))
 
 
 def _child(asked: dict[str, object], files: list[int]) -> None:

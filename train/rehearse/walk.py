@@ -1,4 +1,4 @@
-"""Blocks of commands, run one after the other in a folder of stand-ins, and what came of them."""
+"""Blocks of commands, run in a folder of stand-ins, and what came of them."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .server import LINE, Server
+from .server import LINE, STEP, Server
 
 TAIL = 25  # lines of a failed block's output that are shown
 
@@ -62,58 +62,93 @@ class Outcome:
 
 
 def walk(
-    steps: Sequence[Step], folder: Path, env: dict[str, str], say: Callable[[str], None]
+    lanes: Sequence[Sequence[Step]], folder: Path, env: dict[str, str], say: Callable[[str], None]
 ) -> list[Outcome]:
-    """Run every step in `folder`, also after one failed; the outcome of each."""
+    """Run the steps of every lane in order, the lanes at once, also after one failed."""
     server = Server(folder)
+    waiting = [list(lane) for lane in lanes]
+    running: dict[int, _Running] = {}
     outcomes = []
     try:
-        for step in steps:
-            outcome = _run(step, folder, env, server)
-            outcomes.append(outcome)
-            say(f"{'failed' if outcome.code else 'ok':6} {outcome.seconds:6.1f} s  {step.name}")
-            if outcome.failure:
-                say(outcome.failure)
+        while any(waiting) or running:
+            for lane, steps in enumerate(waiting):
+                if steps and lane not in running:
+                    running[lane] = _Running(
+                        steps.pop(0), len(outcomes) * 8 + lane, folder, env, server
+                    )
+            server.serve(lambda: any(each.ended for each in running.values()))
+            for lane, each in list(running.items()):
+                if each.ended:
+                    del running[lane]
+                    outcomes.append(each.outcome(server))
+                    _tell(outcomes[-1], say)
     finally:
+        for each in running.values():
+            each.kill()
         server.close()
     return outcomes
 
 
-def _run(step: Step, folder: Path, env: dict[str, str], server: Server) -> Outcome:
-    scripts = folder / "bin" / "steps"
-    scripts.mkdir(exist_ok=True)
-    script = scripts / "step.sh"
-    script.write_text(step.script)
-    log = scripts / "log.txt"
-    # The trap tells every command its line; the shell itself says where it stopped.
-    start = f"trap 'export {LINE}=$LINENO' DEBUG; trap 'echo $LINENO >&9' ERR; . {script}"
-    stopped = scripts / "stopped"
-    inherited = {**os.environ, **server.environment(), **env}
-    inherited["PATH"] = os.pathsep.join(
-        (str(folder / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", ""))
-    )
-    before, began = len(server.ran), time.monotonic()
-    with open(log, "wb") as out, open(stopped, "wb") as end:
-        shell = subprocess.Popen(
-            ["bash", "-eTE", "-c", f"exec 9>{stopped}; {start}"],
-            cwd=folder, env=inherited, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            start_new_session=True,
+def _tell(outcome: Outcome, say: Callable[[str], None]) -> None:
+    word = "failed" if outcome.code else "ok"
+    say(f"{word:6} {outcome.seconds:6.1f} s  {outcome.step.name}")
+    if outcome.failure:
+        say(outcome.failure)
+
+
+class _Running:
+    """A step under way in a shell of its own."""
+
+    def __init__(
+        self, step: Step, number: int, folder: Path, env: dict[str, str], server: Server
+    ) -> None:
+        scripts = folder / "bin" / "steps"
+        scripts.mkdir(exist_ok=True)
+        self.step, self._number = step, str(number)
+        script = scripts / f"{number}.sh"
+        script.write_text(step.script)
+        self._log, self._stopped = scripts / f"{number}.log", scripts / f"{number}.stopped"
+        # The trap tells every command its line; the shell itself says where it stopped.
+        start = f"trap 'export {LINE}=$LINENO' DEBUG; trap 'echo $LINENO >&9' ERR; . {script}"
+        inherited = {**os.environ, **server.environment(), **env, STEP: self._number}
+        inherited["PATH"] = os.pathsep.join(
+            (str(folder / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+        )
+        self._began = time.monotonic()
+        with open(self._log, "wb") as out:
+            self._shell = subprocess.Popen(
+                ["bash", "-eTE", "-c", f"exec 9>{self._stopped}; {start}"],
+                cwd=folder, env=inherited, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def ended(self) -> bool:
+        """Whether its shell is done."""
+        return self._shell.poll() is not None
+
+    def kill(self) -> None:
+        """End it and what it started, but for what the server runs."""
+        if not self.ended:
+            os.killpg(self._shell.pid, signal.SIGKILL)
+            self._shell.wait()
+
+    def outcome(self, server: Server) -> Outcome:
+        """What came of it, once it has ended."""
+        step, code = self.step, self._shell.returncode or 0
+        named = step.file or step.name
+        commands = [
+            (
+                f"{named}:{step.first(ran.line)}",
+                " ".join(("svp", *ran.words)),
+                ran.code,
+                ran.seconds,
+            )
+            for ran in server.ran
+            if ran.step == self._number
+        ]
+        lines = self._stopped.read_text().split()
+        return Outcome(
+            step, code, time.monotonic() - self._began, self._log.read_text(errors="replace"),
+            commands, line=step.first(int(lines[-1])) if code and lines else 0,
         )  # fmt: skip
-        del end
-        try:
-            server.serve(lambda: shell.poll() is not None)
-        finally:
-            if shell.poll() is None:
-                os.killpg(shell.pid, signal.SIGKILL)
-    seconds = time.monotonic() - began
-    lines = stopped.read_text().split()
-    named = step.file or step.name
-    commands = [
-        (f"{named}:{step.first(ran.line)}", " ".join(("svp", *ran.words)), ran.code, ran.seconds)
-        for ran in server.ran[before:]
-    ]
-    code = shell.returncode or 0
-    return Outcome(
-        step, code, seconds, log.read_text(errors="replace"), commands,
-        line=step.first(int(lines[-1])) if code and lines else 0,
-    )  # fmt: skip
