@@ -28,6 +28,8 @@ from .gpus import Gpu
 
 TEXT = 72 + 2 * 28  # text ids of a dialogue of three sentences (bench/presets.py, bench/inputs.py)
 ANSWERS = 3 * 8  # supervised ids
+MICROS = (1, 2, 4, 8, 16, 32)
+BUDGET = 0.9  # of the device's memory, as `train.sizing`
 MASK_SIDE = 64  # of the SSPE's masks
 
 
@@ -57,6 +59,25 @@ class Reference:
         each_pass = reads * layers / gpu.bandwidth / recipe.run.images
         images = recipe.steps * recipe.global_batch
         return float(images * (each / (SHARE * gpu.peak) + each_pass) / 3600)
+
+    def sized(
+        self, recipe: TrainRecipe, tokens: int, projector: int, flops: float, gpu: Gpu
+    ) -> TrainRecipe:
+        """The recipe with `auto` chosen: the fastest that fits `gpu`, else what needs least."""
+        run, auto = recipe.run, "auto"
+        micros = MICROS if run.micro_batch == auto else (run.images,)
+        again = (False, True) if run.gradient_checkpointing == auto else (run.recompute,)
+        shares = [m for m in micros if recipe.global_batch % (m * self.processes) == 0] or [1]
+        options = [
+            recipe.model_copy(update={"run": run.model_copy(update={
+                "micro_batch": micro, "gradient_checkpointing": recompute})})
+            for micro in shares for recompute in again
+        ]  # fmt: skip
+        need = {id(one): self.memory(one, tokens, projector) for one in options}
+        fitting = [one for one in options if need[id(one)] <= BUDGET * gpu.memory]
+        if not fitting:
+            return min(options, key=lambda one: need[id(one)])
+        return min(fitting, key=lambda one: self.hours(one, tokens, flops, gpu))
 
     def memory(self, recipe: TrainRecipe, tokens: int, projector: int) -> int:
         """Bytes of a process: weights, gradients, optimizer, and what the language model keeps."""

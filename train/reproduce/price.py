@@ -38,6 +38,7 @@ class RowPrice:
     fits    whether the memory is that of the GPU asked for, at most
     commands  training and evaluation of every seed
     same_as   an earlier row that is the same run, or ""
+    micro_batch, recompute  images per pass, and whether layers are recomputed, on that GPU
     """
 
     name: str
@@ -49,6 +50,8 @@ class RowPrice:
     fits: bool
     commands: tuple[str, ...]
     same_as: str = ""
+    micro_batch: int = 0
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,8 @@ class PricePlan:
         if not row.tokens:
             return [f"# {row.name}: evaluated as published, nothing trains", *row.commands]
         head = f"# {row.name}: {row.tokens} tokens, projector {row.parameters / 1e6:.1f} M, "
-        head += f"{row.hours:.1f} GPU-hours per seed, {size(row.memory)} per process"
+        head += f"{row.hours:.1f} GPU-hours per seed, {size(row.memory)} per process "
+        head += f"({row.micro_batch} images per pass{', recomputed' if row.recompute else ''})"
         if not row.fits:
             head += f": does not fit {self.gpu.name} with {size(self.gpu.memory)}"
         return [head, *row.commands]
@@ -198,11 +202,13 @@ def _row(ask: Ask, data: Data, row: Row, made: Reference, caches: Caches) -> Row
     made_of = outline_projector(recipe, CHANNELS, GRID, LLM)
     tokens = made_of.num_tokens(GRID) or row.superpixels
     projector = sum(parameter.numel() for parameter in made_of.parameters())
-    memory, gpu = made.memory(recipe, tokens, projector), GPUS[ask.gpu]
-    flops = _flops(recipe.model.projector.model_dump_json(), row.superpixels)
+    gpu, flops = GPUS[ask.gpu], _flops(recipe.model.projector.model_dump_json(), row.superpixels)
+    recipe = made.sized(recipe, tokens, projector, flops, gpu)
+    memory = made.memory(recipe, tokens, projector)
     return RowPrice(
         row.name, "", tokens, projector, made.hours(recipe, tokens, flops, gpu), memory,
-        memory <= gpu.memory, row_commands(ask, data, row, caches),
+        memory <= gpu.memory, row_commands(ask, data, row, caches), "", recipe.run.images,
+        recipe.run.recompute,
     )  # fmt: skip
 
 
