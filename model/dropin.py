@@ -40,7 +40,7 @@ class SVPProjector(nn.Module):
         super().__init__()
         self.svp = SVP(in_dim=in_dim, llm_dim=llm_dim, **options)
         self.view = View(view, size)
-        self.budget = 4096  # pixels of a mask on the SSPE grid, the paper's setting
+        self.budget = 4096  # pixels of a mask on the SSPE grid: a guess, docs/provenance.md
 
     def forward(
         self, features: Tensor, superpixels: Sequence[Superpixels]

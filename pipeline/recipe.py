@@ -66,7 +66,7 @@ GRID_PRESETS: dict[str, GridConfig] = {
 
 
 class SlicConfig(Frozen):
-    """scikit-image SLIC; the defaults give a mean of 40 labels on photographs (method spec 10.5)."""
+    """scikit-image SLIC; the defaults give a mean of 40 labels on photographs."""
 
     n_segments: Annotated[int, Field(ge=1, le=4096)] = 57
     compactness: Annotated[float, Field(gt=0)] = 10.0

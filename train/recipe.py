@@ -1,7 +1,8 @@
 """What decides a training run: every field here changes the result, every place is left out.
 
 Folders, devices and micro-batches are not here or not in the digest: a run can move to another
-machine, or to another number of processes, and goes on. Defaults are the paper's (spec/ris.md 19).
+machine, or to another number of processes, and goes on. Defaults are those of `--size paper`:
+which of them the paper states is told in docs/provenance.md.
 """
 
 import hashlib
@@ -53,7 +54,7 @@ class DataConfig(Frozen):
 
 
 class LoraConfig(Frozen):
-    """Low-rank adapters of the language model (spec/ris.md 12, points 16 and 17)."""
+    """Low-rank adapters of the language model; dropout and targets: docs/provenance.md."""
 
     r: Annotated[int, Field(ge=1, le=4096)] = 32
     alpha: Annotated[float, Field(gt=0)] = 16
@@ -166,7 +167,7 @@ class StageConfig(Frozen):
 
 
 class LossConfig(Frozen):
-    """Weights of the three losses (spec/ris.md 9)."""
+    """Weights of the three losses, GLaMM's."""
 
     ce: Weight = 1.0
     bce: Weight = 2.0

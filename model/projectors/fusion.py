@@ -3,7 +3,7 @@
     X = sum_k alpha_k SVP_k(F_k)
 
 Each source, a layer or an encoder, has its own SSA and MLP. The SSPE is shared, as it sees masks
-only. The alphas are free scalars that start at 1/K. (spec method.md 10.4)
+only. The alphas are free scalars that start at 1/K.
 """
 
 from collections.abc import Mapping

@@ -68,7 +68,11 @@ def table6(at: Setting) -> Experiment:
         Row("GLaMM + DINOv2", train=mlp.train, paper=mlp.paper),
         Row("SVP", paper=("3", "Baseline + DINOv2 + SSPE + SSA")),
     )
-    note = "Time and memory come from `svp bench train` and `svp bench infer`, not from these runs."
+    note = (
+        "Time and memory come from `svp bench train` and `svp bench infer`, not from these runs, with "
+        "as many images per pass for both. The paper trains with the encoders in the loop; from a "
+        "cache is ours alone."
+    )
     return Experiment("table6", "Efficiency", rows, notes=(note,), bench=True)
 
 

@@ -1,6 +1,6 @@
 """What differs between the sizes of a table: token budgets, layers, widths, and what is missing.
 
-Equal token budget (spec projectors.md 2): the window methods can only divide the patch grid, so 36 =
+Equal token budget (the paper: "a similar average number"): the window methods can only divide the patch grid, so 36 =
 6x6 of 24x24 at paper size and 16 = 4x4 of 16x16 at tiny size; Q-Former takes 40 and 16 queries. SVP
 varies by image; its true mean is reported.
 """
@@ -32,7 +32,7 @@ class Setting:
     no_clip   why rows with CLIP cannot be run, or ""
     no_mobile why rows with MobileSAM cannot be run, or ""
     slic      SLIC's n_segments, calibrated on training images to SAM's mean number of superpixels
-              (tiny: 15.4 labels on 60 scenes, SAM 15.8; paper: 40, method spec 10.5)
+              (tiny: 15.4 labels on 60 scenes, SAM 15.8; paper: 40)
     points    prompts per side in each window of the finer superpixels
     queries_swept, blocks_swept   Fig. 5
     """

@@ -12,7 +12,7 @@ FINER = "Finer semantic superpixels, 2x2 windows"
 
 
 def table7(at: Setting) -> Experiment:
-    """Fusion X = sum_k alpha_k SVP_k(F_k) (spec method.md 10.4)."""
+    """Fusion X = sum_k alpha_k SVP_k(F_k)."""
     plain = {"sspe_variant": "none", "ssa_variant": "none"}
     shallow = projector("fusion", {"sources": len(at.shallow), "svp": {**at.svp, **plain}})
     deep = projector("fusion", {"sources": len(at.last), "svp": at.svp})

@@ -15,7 +15,7 @@ NO_SSA = svp(ssa_variant="none")
 
 
 def table3(at: Setting) -> Experiment:
-    """From GLaMM to SVP, one part after another (spec method.md 10.1)."""
+    """From GLaMM to SVP, one part after another."""
     mlp = projector("mlp")
     parts = (
         ("GLaMM", mlp, GLAMM_CACHE),
@@ -54,7 +54,7 @@ def table4(at: Setting) -> Experiment:
 
 
 def table5(at: Setting) -> Experiment:
-    """SSA variants (spec method.md 10.3)."""
+    """SSA variants."""
     variants = (
         ("w/o SSA", "none"),
         ("w/o Sharing", "unshared"),

@@ -87,7 +87,8 @@ def bench_lines(result: TableResult) -> Iterator[tuple[str, str, str]]:
     """(what, our ratio, the paper's) of Table 6."""
     if result.bench is not None:
         for name, ours in result.bench.ratios.items():
-            yield name, f"{ours:.2f}", f"{result.bench.paper[name]:.2f}"
+            paper = result.bench.paper.get(name)
+            yield name, f"{ours:.2f}", f"{paper:.2f}" if paper is not None else "–"
 
 
 def _line(row: RowResult, metric: str) -> Line:
