@@ -173,4 +173,4 @@ def test_a_dry_run_that_measured_nothing_computes_its_price(
     found = launch.dry_run(request, launch.open_request(request), said.append)
     assert found.device == "CPU worker" and found.worker_hours > 0
     assert any("float32 product here" in line for line in found.basis)
-    assert said == ["not one image was done in 15 s: the price is computed instead"]
+    assert said == ["not one image was done in 12 s: the price is computed instead"]
