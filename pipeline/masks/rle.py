@@ -1,7 +1,7 @@
 """Masks as COCO RLE: to and from pixels, and from any COCO `segmentation` value.
 
 Parts of an object are merged (union), never summed: published loaders sum decoded polygons, so
-overlap pixels hold 2, which poisons every loss and IoU (data spec 6.1). Everything from outside is
+overlap pixels hold 2, which poisons every loss and IoU. Everything from outside is
 checked in Python before pycocotools sees it. An `Rle` made here is canonical: equal masks have
 equal bytes.
 """

@@ -22,7 +22,7 @@ Runs = NDArray[np.int64]  # (R,) run lengths
 def check_runs(counts: object, height: int, width: int, where: str = "mask") -> Runs:
     """Runs (R,) int64 from a list of ints or a compressed string, or a DataError naming `where`.
 
-    Rules (data spec 6.2): sides 1..8192; every run an int >= 0; at most H*W + 1 runs; sum exactly
+    Rules: sides 1..8192; every run an int >= 0; at most H*W + 1 runs; sum exactly
     H*W. The runs come back as given: interior zero runs are legal (see `canonical`).
     """
     check_side(height, width, where)
