@@ -12,6 +12,9 @@ speed_options = several(
     click.option("--device", default="cpu", show_default=True),
     click.option("--layers", type=click.IntRange(min=1), help="Of the language model."),
     click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True),
+    click.option(
+        "--projector", "more", multiple=True, help="Beside mlp and svp; again for several."
+    ),
 )
 
 
@@ -33,26 +36,26 @@ def bench_loader_command(as_json: bool, folder: Path | None, **options: Any) -> 
 @speed_options
 @as_json
 def bench_train_command(
-    preset: str, device: str, layers: int | None, repeats: int, as_json: bool
+    preset: str, device: str, layers: int | None, repeats: int, more: tuple[str, ...], as_json: bool
 ) -> None:
     """A training step, SVP against MLP, from cache and live, part by part."""
     from .presets import preset as shapes
     from .speed import bench_train
 
-    report(bench_train(shapes(preset, layers), device, repeats), as_json)
+    report(bench_train(shapes(preset, layers), device, repeats, more), as_json)
 
 
 @click.command("infer")
 @speed_options
 @as_json
 def bench_infer_command(
-    preset: str, device: str, layers: int | None, repeats: int, as_json: bool
+    preset: str, device: str, layers: int | None, repeats: int, more: tuple[str, ...], as_json: bool
 ) -> None:
     """One image and expression, SVP against MLP, forward and generated, part by part."""
     from .presets import preset as shapes
     from .speed import bench_infer
 
-    report(bench_infer(shapes(preset, layers), device, repeats), as_json)
+    report(bench_infer(shapes(preset, layers), device, repeats, more), as_json)
 
 
 @click.command("quickstart")

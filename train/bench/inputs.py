@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...model.batch import IGNORE, Batch, Visual
+from ...model.projectors import projector_class
 from ...pipeline.encoders.encoder import build_encoder
 from ...pipeline.grid import GridPrompter
 from ...pipeline.masks.derive import derive, sspe_grid
@@ -37,7 +38,13 @@ def cached_batch(preset: Preset, projector: str, images: int, *, sentences: int)
     draw = torch.Generator().manual_seed(0)
     patches = torch.randn(images, preset.grid**2, preset.channels, generator=draw).half()
     visual = Visual(patches, (preset.grid, preset.grid))
-    if projector == "svp":
+    needs = projector_class(projector).needs
+    if "cls" in needs:
+        visual = replace(visual, cls=torch.randn(images, preset.channels, generator=draw).half())
+    if "multi" in needs:
+        layers = torch.randn(images, preset.grid**2, 4 * preset.channels, generator=draw).half()
+        visual = replace(visual, multi=layers)
+    if "masks" in needs:
         cover, masks = (x.repeat_interleave(images, 0) for x in _cells(preset))
         valid = torch.ones(cover.shape[:2], dtype=torch.bool)
         visual = replace(visual, cover=cover, masks=masks, valid=valid)

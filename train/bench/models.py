@@ -33,7 +33,9 @@ def build_models(
     head = MaskHead(copy.deepcopy(sam.prompt_encoder), copy.deepcopy(sam.mask_decoder))
     models: dict[str, RisModel] = {}
     for name in projectors:
-        projector = build(name, in_dim=preset.channels, llm_dim=preset.hidden)
+        projector = build(
+            name, in_dim=preset.channels, llm_dim=preset.hidden, grid=(preset.grid, preset.grid)
+        )
         models[name] = RisModel(lm, projector, head)
         models[name].to_prompt = models[projectors[0]].to_prompt
         models[name].to(device).eval().requires_grad_(False)

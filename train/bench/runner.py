@@ -88,7 +88,7 @@ class Runner:
             seg, count = self._seg.get(case, -1), self.preset.answer
             ids = answer(self.models[case.projector], opened(batch), lap, seg, count)
             self._seg.setdefault(case, ids[-3])
-        return _tokens(case, batch)
+        return self._tokens(case, batch)
 
     def prepare(self, case: Case) -> None:
         """Before `case` is measured: what an untrained model says third from last plays [SEG]."""
@@ -116,7 +116,10 @@ class Runner:
         return self.preset.prompt + (sentences - 1) * TURN, sentences * ANSWER
 
     def _train(self, case: Case) -> list[int]:
-        images, micro = self.preset.images, self.preset.micro[case.projector]
+        images, micro = (
+            self.preset.images,
+            self.preset.micro.get(case.projector, min(self.preset.micro.values())),
+        )
         model, tokens = self.models[case.projector], []
         sizes = [min(micro, images - first) for first in range(0, images, micro)]
         cached = [self._cached(case.projector, size, SENTENCES) for size in sizes]
@@ -124,9 +127,17 @@ class Runner:
         for size in sizes:
             batch = self._input(case, size, SENTENCES)
             train_batch(model, batch, self._lap, Weights(), counts)
-            tokens += _tokens(case, batch)
+            tokens += self._tokens(case, batch)
         finish_step(model, self._optimizers[case.projector], self._lap)
         return tokens
+
+    def _tokens(self, case: Case, batch: Batch) -> list[int]:
+        fixed = self.models[case.projector].projector.num_tokens(batch.visual.grid)
+        if fixed is not None:
+            return [fixed] * len(batch.ids)
+        assert batch.visual.valid is not None
+        counts: list[int] = batch.visual.valid.sum(1).tolist()
+        return counts
 
     def _input(self, case: Case, images: int, sentences: int) -> Batch:
         batch = self._cached(case.projector, images, sentences)
@@ -146,13 +157,6 @@ class Runner:
     @cached_property
     def _live(self) -> LiveEncoders:
         return LiveEncoders(self.preset, self.device, lambda part: self._lap(part))
-
-
-def _tokens(case: Case, batch: Batch) -> list[int]:
-    visual = batch.visual
-    if visual.valid is None:
-        return [visual.patches.shape[1]] * len(batch.ids)
-    return visual.valid.sum(1).tolist()
 
 
 def _ignore(part: str) -> None:

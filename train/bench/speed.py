@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ...model.projectors import projector_class
 from ...pipeline.errors import ConfigError
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
@@ -26,18 +27,25 @@ PROJECTORS = ("mlp", "svp")
 
 
 def bench_train(
-    preset: Preset = PRESETS["cpu"], device: str = "cpu", repeats: int = 3
+    preset: Preset = PRESETS["cpu"],
+    device: str = "cpu",
+    repeats: int = 3,
+    more: Sequence[str] = (),
 ) -> SpeedReport:
     """Optimizer steps of both stages, from cache and live. Raises ConfigError, SvpError."""
+    names = _names(more)
     stages = [
-        [Case("train", name, live, stage) for live in (False, True) for name in PROJECTORS]
+        [Case("train", name, live, stage) for live in (False, True) for name in names]
         for stage in (1, 2)
     ]
     return _bench(preset, device, repeats, stages)
 
 
 def bench_infer(
-    preset: Preset = PRESETS["cpu"], device: str = "cpu", repeats: int = 3
+    preset: Preset = PRESETS["cpu"],
+    device: str = "cpu",
+    repeats: int = 3,
+    more: Sequence[str] = (),
 ) -> SpeedReport:
     """One image and one expression: teacher-forced from cache and live, and generated live.
 
@@ -48,7 +56,7 @@ def bench_infer(
     kinds = (("forward", False), ("forward", True), ("generate", True))
     if preset.batch > 1:
         kinds = (*kinds, ("batch", False), ("batch", True))
-    cases = [Case(work, name, live) for work, live in kinds for name in PROJECTORS]
+    cases = [Case(work, name, live) for work, live in kinds for name in _names(more)]
     return _bench(preset, device, repeats, [cases])
 
 
@@ -57,11 +65,12 @@ def _bench(
 ) -> SpeedReport:
     _check(device, repeats)
     cuda = torch.device(device).type == "cuda"
+    names = tuple(dict.fromkeys(case.projector for cases in rounds for case in cases))
     every = () if cuda else tuple(case for cases in rounds for case in cases)
     memory = {case: peak_memory(preset, case, device) for case in every}
     found: list[Measured] = []
     with one_thread():
-        runner = Runner(preset, PROJECTORS, device)
+        runner = Runner(preset, names, device)
         for cases in rounds:
             if stage := cases[0].stage:
                 runner.enter(stage)
@@ -101,6 +110,13 @@ def measure(
         )
         for case in cases
     ]
+
+
+def _names(more: Sequence[str]) -> tuple[str, ...]:
+    """The projectors to compare, each once. Raises ConfigError for an unknown one."""
+    for name in more:
+        projector_class(name)
+    return tuple(dict.fromkeys((*PROJECTORS, *more)))
 
 
 @contextmanager

@@ -275,3 +275,18 @@ def test_hooks_are_gone_after_an_error(runner: Runner) -> None:
     with pytest.raises(RuntimeError), borders(model, lambda part: None):
         raise RuntimeError
     assert not model.projector._forward_hooks and not model.lm.lm_head._forward_hooks
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("pvtc", 16), ("qformer", None)])
+def test_a_projector_beside_the_two(name: str, tokens: int | None) -> None:
+    """Each gets the inputs it reads, and its own number of tokens."""
+    both = Runner(MICRO, [name], "cpu")
+    count = both.models[name].projector.num_tokens((16, 16))
+    assert tokens in (None, count)
+    assert both.run(Case("forward", name, False), lambda part: None) == [count]
+
+
+def test_projectors_to_compare_are_checked_first() -> None:
+    assert speed._names(("pvtc", "svp")) == ("mlp", "svp", "pvtc")
+    with pytest.raises(ConfigError, match="projector mine: allowed are"):
+        speed.bench_infer(MICRO, more=("mine",))
