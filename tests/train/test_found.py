@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(root)
     try:
         said = svp("precompute", "--split", "train", "--dataset", "scenes/scenes.jsonl",
-                   "--points-per-side", 4, "--store-sam-embeddings", "--workers", 0,
+                   "--points-per-side", 4, "--workers", 0,
                    "--quiet")  # fmt: skip
     finally:
         os.chdir(before)
