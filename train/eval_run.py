@@ -1,38 +1,35 @@
 """`svp eval`: a trained model, splits, a protocol in; a result file of each, a summary and a page out.
 
 Several splits are evaluated one after another by one model, loaded once; everything that can be
-refused is refused before the first one. Started with torchrun or `accelerate launch`, every process takes its share; the first one writes.
+refused is refused before the first one. Started with torchrun or `accelerate launch`, every process
+takes its share; the first one writes.
 """
 
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
 from ..pipeline.browse.static import check_replaceable
 from ..pipeline.errors import CacheError, ConfigError, MissingError
 from ..pipeline.records import Expression
 from ..pipeline.run.planning import Content
-from ..pipeline.sources import Source
-from ..pipeline.sources.problems import merged
 from ..pipeline.store.atomic import check_writable
 from ..pipeline.store.reader import CacheReader
 from ..pipeline.text import show
 from .assemble import require_cache
 from .decoder import identity, require_same_sam
 from .defaults import DATA, cache_of
+from .eval_request import EvalRequest
+from .eval_split import Split, commit, header_of, open_split
 from .evaluation.evaluate import Classes, Settings, evaluate
 from .evaluation.oracle import Oracle, point_decoder
 from .evaluation.parts import Parts
-from .evaluation.protocols import Example, Protocol, Unit, gather, plan, that_fit
+from .evaluation.protocols import Example
 from .evaluation.published import Published
 from .evaluation.results import (
-    Header,
     Results,
-    SplitSize,
     collect,
     read_header,
     read_results,
@@ -41,110 +38,20 @@ from .evaluation.results import (
 from .evaluation.summary import EvalReport, joined, summarise
 from .evaluation.trained import Found, Trained, find_trained, open_trained, results_of
 from .evaluation.unseen import Encoders, live_readers
-from .feed.fill import SUPERPIXEL_ORDER, CachedVisuals
-from .feed.fitting import ANY, Room
-from .feed.table_build import check_left_out
-from .fit.runfolder import libraries
+from .feed.fill import CachedVisuals
 from .fit.stage import make_accelerator
 from .found import newest_cache, over, recorded, require_images
-from .opening import ALL, DataRequest, open_reader, pick_device, require_models, source_of
+from .opening import ALL, DataRequest, open_reader, pick_device, source_of
 from .page.gallery import Targets
 from .page.page import write_page
 from .rundata import RunData, data_of_run, split_to_score
-from .settings import TrainFlags
-from .text.dialogues import build_dialogue
-from .text.prompts import Turn
 from .text.words import known_classes, word_classes
+
+__all__ = ["EvalRequest", "commit", "data_for", "default_split", "eval_command", "free_name",
+           "open_caches", "report_command"]  # fmt: skip
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalRequest:
-    """What the user asked for.
-
-    split           names of the splits, by commas: `val,testA,testB`; `all`: the whole data set
-    data            without a dataset: what the caches say they were made from, else the run's own
-    caches          of the splits, each taken for the split it records; none: those of the run's data
-    checkpoint      run folder or one of its checkpoints; None: the newest run in `runs`
-    published       a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is; without caches the
-                    photographs are read live, `own_sam` with the folder's own SAM
-    flags           where weights lie that the run started from
-    repeats         draws of protocol glamm
-    shuffle_orders  protocol full again with so many other superpixel orders
-    bounds          compute what the superpixels allow, and what the decoder does with a click
-    live            encoders in the loop instead of the caches' rows
-    out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
-                    None: a new name in the run's `eval` folder; the page goes beside it
-    size            "tiny": the tiny models may meet data that is not generated
-    """
-
-    data: DataRequest = field(default_factory=DataRequest)
-    split: str = "val"
-    caches: tuple[Path, ...] = ()
-    checkpoint: Path | None = None
-    published: str | None = None
-    own_sam: bool = False
-    runs: Path = Path("runs")
-    flags: TrainFlags = field(default_factory=TrainFlags)
-    protocol: Protocol = "full"
-    generate: bool = False
-    seed: int = 0
-    repeats: int = 1
-    shuffle_orders: int = 0
-    limit: int | None = None
-    batch: int = 16
-    bounds: bool = True
-    live: bool = False
-    sam_weights: Path | None = None
-    encoder_weights: Path | None = None
-    device: str = "auto"
-    out: Path | None = None
-    size: str | None = None
-    say: Callable[[str], None] = print
-
-    def __post_init__(self) -> None:
-        if not all(self.splits) or len(set(self.splits)) < len(self.splits):
-            raise ConfigError(f"--split {show(self.split)}: give names once each: val,testA,testB")
-        if self.own_sam and (self.published is None or self.caches):
-            raise ConfigError(
-                "--own-sam is for --published without --from-cache: a cache holds its own"
-            )
-        if self.repeats > 1 and self.protocol == "full":
-            raise ConfigError("--repeats is for --protocol glamm: full has nothing random in it")
-        if self.shuffle_orders and self.protocol == "glamm":
-            raise ConfigError("--shuffle-orders is for --protocol full: glamm mixes two spreads")
-        if min(self.repeats, self.batch) < 1 or self.shuffle_orders < 0:
-            raise ConfigError("--repeats and --batch need >= 1, --shuffle-orders >= 0")
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The names of the splits."""
-        return tuple(name.strip() for name in self.split.split(","))
-
-    def result_file(self, split: str) -> Path | None:
-        """Where the results of one of the splits go, if `out` says it.
-
-        >>> EvalRequest(split="val,testA", out=Path("mine.jsonl")).result_file("testA").name
-        'mine-testA.jsonl'
-        """
-        if self.out is None or len(self.splits) == 1:
-            return self.out
-        return self.out.with_name(f"{self.out.stem}-{split}{self.out.suffix or '.jsonl'}")
-
-
-@dataclass(frozen=True)
-class _Split:
-    """One split, opened and joined with its caches."""
-
-    name: str
-    data: DataRequest
-    source: Source
-    readers: tuple[CacheReader, ...]
-    items: list[Example]
-    units: list[Unit]
-    left_out: dict[str, int]
 
 
 def eval_command(request: EvalRequest) -> EvalReport:
@@ -204,7 +111,7 @@ def _eval(
     }
     with accelerator.main_process_first():  # the first one hashes photographs for all
         splits = [
-            _open_split(asked[name], trained, name, by_split[name], say) for name in request.splits
+            open_split(asked[name], trained, name, by_split[name], say) for name in request.splits
         ]
     trained.model.to(str(accelerator.device))
     home = results_of(found, request.runs)
@@ -213,37 +120,14 @@ def _eval(
     return joined([_evaluate(request, trained, split, accelerator, home) for split in splits])
 
 
-def _check_output(request: EvalRequest, trained: Trained, split: _Split) -> None:
+def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
     """Refuse before the work what would be refused after it. Raises ConfigError."""
     out = request.result_file(split.name)
     if out is None:
         return
     check_replaceable(out.with_suffix(""))
-    if out.exists() and read_header(out) != _header(request, trained, split):
+    if out.exists() and read_header(out) != header_of(request, trained, split):
         raise ConfigError(f"{show(str(out), 300)} holds other results: they are never overwritten")
-
-
-def _open_split(
-    request: EvalRequest,
-    trained: Trained,
-    name: str,
-    readers: tuple[CacheReader, ...],
-    say: Callable[[str], None],
-) -> _Split:
-    source = source_of(request.data, trained.recipe, name)
-    require_models(trained.recipe, readers, source, request.size)
-    allowed = request.data.max_failures
-    found = gather(source, readers, request.limit, max_failures=allowed, say=say)
-    room = Room(readers, trained.model.projector.num_tokens(readers[0].plan.grid))
-    items, long = that_fit(found.items, trained.vocab, room)
-    for line in long.faults().notices():
-        say(line)
-    asked = sum(len(item.expressions) for item in found.items)
-    bad = merged((found.bad, long.settle(asked, None)))
-    check_left_out(bad, len(found.quarantined), allowed)
-    left_out = found.left_out | ({"too long": long.found} if long.found else {})
-    units = _units(request, items, trained, room)
-    return _Split(name, request.data, source, readers, items, units, left_out)
 
 
 def data_for(
@@ -261,7 +145,7 @@ def data_for(
 
 
 def _evaluate(
-    request: EvalRequest, trained: Trained, split: _Split, accelerator: "Accelerator", home: Path
+    request: EvalRequest, trained: Trained, split: Split, accelerator: "Accelerator", home: Path
 ) -> EvalReport:
     device, main = str(accelerator.device), accelerator.is_main_process
     several = f"{split.name}: " if len(request.splits) > 1 else ""
@@ -274,7 +158,7 @@ def _evaluate(
         judge=_judge(request, split.readers, device),
         progress=progress if main else _quiet,
     )
-    header, named = _header(request, trained, split), request.result_file(split.name)
+    header, named = header_of(request, trained, split), request.result_file(split.name)
     if named is not None and named.exists():  # an earlier run of this command came so far
         results, out = read_results(named), named
     else:
@@ -391,44 +275,6 @@ def free_name(folder: Path, request: EvalRequest, split: str = "") -> Path:
     return path
 
 
-def commit() -> str:
-    """The git commit of the code that runs, "" where the package is no checkout."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
-        return ""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return found.stdout.strip()
-
-
-def _units(
-    request: EvalRequest, items: Sequence[Example], trained: Trained, room: Room
-) -> list[Unit]:
-    def fits(item: Example, turns: Sequence[Turn]) -> bool:
-        ids = build_dialogue(trained.vocab, turns, limit=ANY).ids
-        return len(ids) <= room.of(item.entry)
-
-    return plan(
-        items,
-        request.protocol,
-        generate=request.generate,
-        seed=request.seed,
-        repeats=_repeats(request),
-        shuffle=request.shuffle_orders > 0,
-        wording=trained.vocab.wording,
-        fits=fits,
-    )
-
-
-def _repeats(request: EvalRequest) -> int:
-    return request.repeats + request.shuffle_orders
-
-
 def _classes(dataset: str | None) -> Classes:
     folder = Path(dataset) if dataset is not None else DATA
     known = known_classes(folder) or {}
@@ -456,43 +302,6 @@ def _shipped(reader: CacheReader) -> bool:
     """Whether SAM's weights are in the package (or need no file)."""
     weights = reader.plan.recipe.superpixels.weights
     return reader.plan.sam is not None and not weights.startswith("sha256:")
-
-
-def _header(request: EvalRequest, trained: Trained, split: _Split) -> Header:
-    shuffled = f", and {request.shuffle_orders} shuffled" if request.shuffle_orders else ""
-    caches = {f"cache {n}": reader.plan.id for n, reader in enumerate(split.readers)}
-    data = {f"data {name}": digest for name, digest in split.source.sha256.items()}
-    return Header(
-        svp=__version__,
-        commit=commit(),
-        protocol=request.protocol,
-        generate=request.generate,
-        seed=request.seed,
-        repeats=_repeats(request),
-        order=SUPERPIXEL_ORDER + shuffled,
-        splits=_sizes(split.source, split.name, split.items, split.units),
-        digests=trained.digests | caches | data,
-        left_out=split.left_out,
-        libraries=libraries(),
-    )
-
-
-def _sizes(
-    source: Source, split: str, items: Sequence[Example], units: Sequence[Unit]
-) -> list[SplitSize]:
-    """What is evaluated of each data set, in one repeat."""
-    split_by = {row.dataset: row.split_by for row in source.sentences}
-    asked = [(u.example.entry.dataset, len(u.asked)) for u in units if u.repeat == 0]
-    return [
-        SplitSize(
-            dataset=dataset,
-            split_by=split_by[dataset],
-            split=split,
-            images=sum(item.entry.dataset == dataset for item in items),
-            sentences=sum(count for name, count in asked if name == dataset),
-        )
-        for dataset in sorted({item.entry.dataset for item in items})
-    ]
 
 
 def _progress(

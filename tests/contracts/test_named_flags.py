@@ -41,7 +41,7 @@ OTHERS = {  # of other programs: click, docker, pip, accelerate, pytest
 OWN = {
     "pipeline/sources": READERS,
     "pipeline/browse": ("cache browse",),
-    "train/eval_run.py": ("eval",),
+    "train/eval_": ("eval",),
     "train/held_out.py": ("train",),
     "train/launch.py": ("train",),
     "train/predict.py": ("predict",),

@@ -41,7 +41,9 @@ class Cursor(BaseModel):
         try:
             other = Cursor.model_validate(raw)
         except ValidationError as error:
-            raise CacheError(f"the checkpoint's data cursor is damaged: {explain(error)}") from None
+            raise CacheError(
+                f"the checkpoint's data cursor is damaged: {explain(error, Cursor)}"
+            ) from None
         mine, theirs = self.at(0).to_json(), other.at(0).to_json()
         different = [
             f"{name}: {show(theirs[name], 100)} there, {show(mine[name], 100)} here"

@@ -111,7 +111,7 @@ class Loader:
             turns = choose_turns(texts, drawn, self.vocab.wording)
             dialogue = self._dialogue(turns, entry)
         except DataError as error:
-            raise DataError(f"{entry.name} sentences {names}: {error}") from None
+            raise DataError(f"{entry.name}: {error} (sentences {names})") from None
         return Item(entry, said[: len(dialogue.seg)], dialogue, key_of(key, "superpixels"))
 
     def _dialogue(self, turns: Sequence[Turn], entry: Entry) -> Dialogue:

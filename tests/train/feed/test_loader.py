@@ -278,3 +278,11 @@ def test_live_visuals_can_take_the_caches_place(made: World) -> None:
     assert live.visual.patches.dtype == torch.float32
     assert torch.equal(live.visual.patches, from_cache.visual.patches.float())
     assert torch.equal(live.ids, from_cache.ids)
+
+
+def test_a_damaged_cursor_is_an_error_of_ours(tmp_path: Path) -> None:
+    loader = make_loader(*make_table(tmp_path))
+    good = loader.start()
+    for wrong in ({**good, "seed": "x"}, {**good, "more": 1}, {}):
+        with pytest.raises(CacheError, match="data cursor is damaged: "):
+            loader.steps(wrong)
