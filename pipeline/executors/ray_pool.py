@@ -45,7 +45,8 @@ class RayPool:
         import ray
 
         gpu, remote = options.device != "cpu", options.ray_address or None
-        self._box: Any = ray.remote(Box).options(num_cpus=0, max_restarts=0).remote()
+        keeper: Any = ray.remote(Box)
+        self._box: Any = keeper.options(num_cpus=0, max_restarts=0).remote()
         self._taken = self._box.take.remote()
         self._looked = time.monotonic()
         self._class = ray.remote(RayLife).options(

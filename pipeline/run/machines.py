@@ -68,7 +68,7 @@ def _device(name: str) -> Device:
         "derived from an H200's by data-sheet peaks, where a part waits for memory by bandwidth"
     )
     origin = "measured on an H200" if name == MEASURED else derived
-    return Device(f"NVIDIA {NAMES[name]}", origin=origin, **rows)
+    return Device(f"NVIDIA {NAMES[name]}", rows["exact"], rows["single"], rows["half"], origin)
 
 
 def one_rate(name: str, rate: float, origin: str, *, gpu: bool = False) -> Device:
