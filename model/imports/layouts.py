@@ -1,6 +1,6 @@
 """The two published layouts: how they name SAM and which tokens they added to LLaMA's vocabulary.
 
-Source: spec of the checkpoints (groundingLMM train_ft.py:134-153; LISA train_ds.py): the added
+Source: mbzuai-oryx/groundingLMM train_ft.py:134-153, dvlab-research/LISA train_ds.py: the added
 tokens are the last rows of the embedding and of the head, in this order.
 """
 

@@ -1,7 +1,7 @@
 """The encoder's field of view: one affine map per axis, used for images and for masks alike.
 
 If photographs and masks went through different resizes, a superpixel would be pooled from patches
-beside it (method spec 3.1). So both read the same `Axis`. Coordinates are continuous: pixel i
+beside it. So both read the same `Axis`. Coordinates are continuous: pixel i
 covers [i, i+1). Coverage of a cell is the exact share of its area, counted in integers, so the
 result is the same bit for bit whatever the batch, the threads or the order of summation.
 """
