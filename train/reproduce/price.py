@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ...pipeline.errors import SvpError
-from ...pipeline.run.cost import DEVICES, Estimate, size
-from ...pipeline.run.launch import Request, price
+from ...pipeline.run.cost import Estimate, size
+from ...pipeline.run.launch import price
 from ...pipeline.sources import open_source
 from ...pipeline.sources.counts import COUNTS
 from ..evaluation.paper import SPLIT_BY
@@ -226,20 +226,8 @@ def _cache(ask: Ask, row: Row, dataset: str, split: str, caches: Caches) -> Cach
     words = precompute_words(ask, row, dataset, split, request.out)
     count = _counted(ask, dataset, split)
     images = count if count is not None else published_images(dataset, split)
-    return CachePrice(shlex.join(words), _estimate(ask, request, images), count is not None)
-
-
-def _estimate(ask: Ask, request: Request, images: int) -> Estimate:
-    """On the GPU asked for; one whose rates nobody knows is scaled from the H100 by its peak."""
-    request = replace(request, dataset=None, root=None, out=None)
-    if ask.gpu in DEVICES:
-        return price(request, ask.gpu, images)
-    gpu, found = GPUS[ask.gpu], price(request, "h100", images)
-    slower = GPUS["h100"].peak / gpu.peak
-    return replace(
-        found, device=f"NVIDIA {gpu.name}", worker_hours=slower * found.worker_hours,
-        wall_s=slower * found.wall_s,
-    )  # fmt: skip
+    asked = replace(request, dataset=None, root=None, out=None)
+    return CachePrice(shlex.join(words), price(asked, ask.gpu, images), count is not None)
 
 
 def _counted(ask: Ask, dataset: str, split: str) -> int | None:
