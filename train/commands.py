@@ -108,10 +108,12 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
             request = replace(request, caches=(newest,))
         return report(dry_run_command(request), as_json)
     from .launch import train_command as run
+    from .rundata import resumed
     from .settings import resolve_plain
 
     resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
-    if not named:
+    request = resumed(request)
+    if not named and not request.caches:
         raise click.UsageError(
             "on what? `svp precompute --split train` cuts images (generated scenes; your own with "
             "--dataset), then `svp train --from-cache` trains on the newest cache. "

@@ -18,8 +18,9 @@ from ..pipeline.text import show
 from .defaults import DATA, HELD_OUT
 from .evaluation.trained import Found
 from .fit.checkpoint import Checkpoint
+from .fit.going_on import named_checkpoint
 from .fit.runfolder import RunFolder
-from .request import DataRequest
+from .request import DataRequest, TrainRequest
 from .settings import Places, TrainFlags
 
 FILE = "data.json"
@@ -135,6 +136,22 @@ def weights_of(places: Places) -> dict[str, Path]:
     """Absolute paths of the weights a run starts from, those that are files."""
     found = {name: getattr(places, name) for name in PLACES}
     return {name: path.absolute() for name, path in found.items() if path is not None}
+
+
+def resumed(request: TrainRequest) -> TrainRequest:
+    """A request that names a run with --resume, and neither caches nor data: those of the run."""
+    if request.resume in (None, "auto") or request.caches or request.data.dataset is not None:
+        return request
+    known = data_of_run(named_checkpoint(Path(str(request.resume)).expanduser()))
+    if known is None:
+        return request
+    mine, held = known.training, known.validation
+    validate = held.caches[0].path if held and held.caches else None
+    return replace(
+        request, data=mine.request, caches=tuple(cache.path for cache in mine.caches),
+        validate=request.validate or validate,
+        validate_dataset=request.validate_dataset or (held.dataset if held else None),
+    )  # fmt: skip
 
 
 def split_to_score(known: RunData | None) -> str:

@@ -124,6 +124,16 @@ def test_other_commands_find_the_data(
     assert said["predictions"][0]["expression"] == "red disc"
 
 
+def test_a_named_run_goes_on_with_its_own_caches(
+    world: Path, trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = svp("train", "--resume", trained[0], "--device", "cpu", "--size", "tiny", *SETS)
+    assert (said["folder"], said["steps"]) == (str(trained[0]), 3)
+    known = read_run_data(trained[0])
+    assert known is not None and known.validation is not None, "still scored on the same images"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
