@@ -125,7 +125,8 @@ def data_of(ask: Ask) -> Data:
 
 def make_scenes() -> None:
     """Write the embedded default's scenes unless they are there. Raises DataError for others."""
+    from ...pipeline.rehearsal import few_scenes
     from ...pipeline.scenes import write_scenes
 
-    count = sum(defaults.SPLITS.values())
-    write_scenes(defaults.DATA, images=count, seed=defaults.SEED, splits=defaults.SPLITS)
+    sizes = {split: few_scenes(count) for split, count in defaults.SPLITS.items()}
+    write_scenes(defaults.DATA, images=sum(sizes.values()), seed=defaults.SEED, splits=sizes)
