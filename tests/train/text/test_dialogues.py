@@ -125,7 +125,7 @@ def test_a_special_token_is_refused_in_any_segment(vocab: Vocabulary) -> None:
 def test_a_dialogue_that_is_too_long_is_refused_not_cut(vocab: Vocabulary) -> None:
     full = build_dialogue(vocab, TURNS)
     assert build_dialogue(vocab, TURNS, limit=len(full.ids)) == full
-    with pytest.raises(DataError, match=r"\[SEG\] would be cut"):
+    with pytest.raises(DataError, match="fit beside the visual tokens: use fewer"):
         build_dialogue(vocab, TURNS, limit=len(full.ids) - 1)
 
 
