@@ -14,6 +14,7 @@ from svp.pipeline.run.launch import Request, launch, open_request
 from svp.pipeline.run.precompute import RunOptions
 from svp.pipeline.run.settings import Flags
 from svp.pipeline.scenes import write_scenes
+from svp.train.fit.checkpoint import checkpoints
 
 pytest.importorskip("sentencepiece", reason="pip install 'svp[train]'")
 RECIPE = """
@@ -55,9 +56,12 @@ def test_two_processes_have_the_losses_of_one(
 
     train = ["-m", "svp", "train", "--recipe", "recipe.yaml", "--from-cache", "cache", "--dataset",
              str(data), "--init", "GLaMM-RefSeg", "--device", "cpu", "--runs"]  # fmt: skip
-    several = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+    several = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                "--mixed_precision", "no"]  # fmt: skip
     found = [_losses([*train, "one"]), _losses([*several, *train, "two"])]
+    worlds = [checkpoints(next(Path(run).glob("*/checkpoints")))[-1].state.world
+              for run in ("one", "two")]  # fmt: skip
+    assert worlds == [1, 2]
     assert len(found[0]) == 3
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 

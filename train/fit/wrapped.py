@@ -102,6 +102,14 @@ class Wrapped:
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     def _called(self) -> RisModel:
+        """The job's model; DDP is to leave what is frozen alone.
+
+        Every rank read the same file. DDP would send it from the first rank to all, and a weight
+        that is written to is no longer the mapped file: each rank would hold a copy and a buffer.
+        """
+        self.plain._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
+            name for name, p in self.plain.named_parameters() if not p.requires_grad
+        ]
         return self.plain
 
     def _whole(self, value: Tensor) -> Tensor:
