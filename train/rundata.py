@@ -7,7 +7,7 @@ same things stand in the checkpoints.
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -124,7 +124,7 @@ def with_weights(checkpoint: Checkpoint, flags: TrainFlags) -> TrainFlags:
     Weights that are no longer where they were are left to be named.
     """
     known = read_run_data(checkpoint.path.parents[1])
-    there = {
+    there: dict[str, Any] = {
         name: str(path)
         for name, path in (known.weights if known else {}).items()
         if name in PLACES and getattr(flags, name) is None and path.exists()
