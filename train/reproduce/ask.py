@@ -35,6 +35,7 @@ class Ask:
     workers   processes that make caches; None: one per GPU, else one per core; 0: this one
     processes of one training and one evaluation; more than 1: started with `accelerate launch`
     gpu       that plans are priced for, a name of `gpus.GPUS`
+    hint      the command line, told when it is stopped
     """
 
     table: str
@@ -59,6 +60,7 @@ class Ask:
     threads: int = 1
     processes: int = 1
     gpu: str = "h100"
+    hint: str = "the same command again"
     say: Callable[[str], None] = field(default=print)
 
     def __post_init__(self) -> None:

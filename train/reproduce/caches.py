@@ -65,7 +65,7 @@ class Caches:
         run = RunOptions(
             executor=ask.executor,
             executor_options=ask.executor_options,
-            hint=f"svp reproduce {ask.table} --size {ask.size}",
+            hint=ask.hint,
         )
         return Request(
             dataset=dataset,

@@ -198,7 +198,7 @@ def _train(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> Path:
             runs=at.folder,
             resume="auto",
             device=ask.device,
-            hint=f"svp reproduce {ask.table} --size {ask.size}",
+            hint=ask.hint,
             say=ask.say,
         )
         return train_command(request).folder

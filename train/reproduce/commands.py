@@ -53,6 +53,9 @@ def reproduce_command(plan: bool, rehearse: bool, as_json: bool, **options: Any)
     """
     if options.pop("every") and options["rows"]:
         raise click.UsageError("--rows all and --row NAME exclude each other")
+    from ...pipeline.cmdline import this_command
+
+    options["hint"] = this_command()
     if rehearse:
         from .rehearsal import rehearsed
 

@@ -22,8 +22,7 @@ def started(words: Sequence[str], ask: Ask) -> None:
     assert tuple(words[:2]) == LAUNCH
     ask.say(shlex.join(words))
     real = [sys.executable, "-m", "accelerate.commands.launch", *words[2:]]
-    hint = f"svp reproduce {ask.table} --size {ask.size}"
-    with Stop(hint, kept="the last checkpoint is kept") as stop:
+    with Stop(ask.hint, kept="the last checkpoint is kept") as stop:
         # A group of its own: a terminal's Ctrl-C would reach every rank beside what we send.
         child = subprocess.Popen(real, start_new_session=True)
         try:
