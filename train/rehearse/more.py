@@ -93,7 +93,7 @@ grep -q "projector pvtc" more/refused.txt
         f"""
 {_TRAIN} {_INIT} --runs more/killed --set run.checkpoint=1 & shim=$!
 for wait in $(seq 1200); do
-  if ls more/killed/*/checkpoints/*/state.json >/dev/null 2>&1; then break; fi; sleep 0.1
+  if ls more/killed/*/checkpoints/step-*[0-9]/state.json >/dev/null 2>&1; then break; fi; sleep 0.1
 done
 kill -9 $shim; wait $shim || true
 {_TRAIN} {_INIT} --runs more/killed --set run.checkpoint=1 --resume auto
