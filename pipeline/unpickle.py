@@ -1,7 +1,7 @@
 """REFER's `refs(*.p)` without running what a pickle can run: no globals at all, not even builtins.
 
 Published loaders call `pickle.load` on these files, and a pickle can run any code. REFER's lists,
-dicts, strings and numbers need no global (data spec 7), so this reader knows only the opcodes that
+dicts, strings and numbers need no global, so this reader knows only the opcodes that
 build those. It is Python's own pure-Python unpickler with the rest of its table removed: the C one
 would fill gigabytes for a ten-byte file with a large memo index.
 """
@@ -41,15 +41,20 @@ class Ref:
     sentences: tuple[tuple[int, str], ...]
 
 
-def load_refs(path: Path) -> tuple[list[Ref], list[str]]:
-    """The refs of a REFER pickle in file order, and notices. DataError names file and rule."""
+def load_refs(
+    path: Path, on_bad: Callable[[str], None] | None = None
+) -> tuple[list[Ref], list[str]]:
+    """The refs of a REFER pickle in file order, and notices. DataError names file and rule.
+
+    A ref with a missing or wrong field is left out and described to `on_bad`; without it, an error.
+    """
     data = _read(path)
     try:
-        return _to_refs(_load(data, "utf-8", path), path), []
+        return _to_refs(_load(data, "utf-8", path), path, on_bad), []
     except UnicodeError:
         notice = f"{show(path.name)}: strings are not UTF-8; read as Latin-1 (a Python 2 file)"
     try:
-        return _to_refs(_load(data, "latin1", path), path), [notice]
+        return _to_refs(_load(data, "latin1", path), path, on_bad), [notice]
     except UnicodeError:  # a text opcode, which is UTF-8 whatever the encoding
         raise _refused(path, "damaged: a string is not UTF-8") from None
 
@@ -68,6 +73,10 @@ _CUT = (pickle.UnpicklingError, EOFError, MemoryError, RecursionError, OverflowE
 
 class _Refused(pickle.UnpicklingError):
     """The file asks for something REFER files do not need."""
+
+
+class _BadRef(Exception):
+    """One ref is wrong; the message names it."""
 
 
 class _PlainUnpickler(pickle._Unpickler):
@@ -114,11 +123,19 @@ def _explain_key(error: KeyError) -> str:
     return f"uses the pickle opcode {asked}, which REFER files do not need"
 
 
-def _to_refs(value: object, path: Path) -> list[Ref]:
+def _to_refs(value: object, path: Path, on_bad: Callable[[str], None] | None) -> list[Ref]:
     if not isinstance(value, list):
         raise _refused(path, f"holds {type(value).__name__}, expected a list of refs")
     budget = [MAX_NODES]
-    return [_to_ref(item, f"ref {index}", path, budget) for index, item in enumerate(value)]
+    refs: list[Ref] = []
+    for index, item in enumerate(value):
+        try:
+            refs.append(_to_ref(item, f"ref {index}", path, budget))
+        except _BadRef as error:
+            if on_bad is None:
+                raise _refused(path, str(error)) from None
+            on_bad(show(str(error), 300))
+    return refs
 
 
 def _to_ref(item: object, where: str, path: Path, budget: list[int]) -> Ref:
@@ -134,7 +151,7 @@ def _to_ref(item: object, where: str, path: Path, budget: list[int]) -> Ref:
         for sentence in _list(ref, "sentences", where, path, budget)
     )
     if sorted(ids) != sorted(sent_id for sent_id, _ in sentences):
-        raise _refused(path, f"{where}: sent_ids do not match its sentences")
+        raise _BadRef(f"{where}: sent_ids do not match its sentences")
     split = _text(_get(ref, "split", where, path), where, path)
     return Ref(numbers["ref_id"], numbers["ann_id"], numbers["image_id"], split, sentences)
 
@@ -151,7 +168,7 @@ def _to_sentence(item: object, where: str, path: Path, budget: list[int]) -> tup
 def _dict(value: object, where: str, path: Path, budget: list[int]) -> dict[object, object]:
     _spend(budget, 1, path)
     if not isinstance(value, dict):
-        raise _refused(path, f"{where}: {quote(value)} is not a dict")
+        raise _BadRef(f"{where}: {quote(value)} is not a dict")
     return value
 
 
@@ -160,7 +177,7 @@ def _list(
 ) -> list[object]:
     value = _get(record, key, where, path)
     if not isinstance(value, list):
-        raise _refused(path, f"{where}: {key} {quote(value)} is not a list")
+        raise _BadRef(f"{where}: {key} {quote(value)} is not a list")
     _spend(budget, len(value), path)
     return value
 
@@ -173,7 +190,7 @@ def _spend(budget: list[int], nodes: int, path: Path) -> None:
 
 def _get(record: dict[object, object], key: str, where: str, path: Path) -> object:
     if key not in record:
-        raise _refused(path, f"{where}: {key} is missing")
+        raise _BadRef(f"{where}: {key} is missing")
     return record[key]
 
 
@@ -183,13 +200,13 @@ def _int(record: dict[object, object], key: str, where: str, path: Path) -> int:
 
 def _as_int(value: object, key: str, where: str, path: Path) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise _refused(path, f"{where}: {key} {quote(value)} is not an id")
+        raise _BadRef(f"{where}: {key} {quote(value)} is not an id")
     return value
 
 
 def _text(value: object, where: str, path: Path) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
-        raise _refused(path, f"{where}: {quote(value)} is not a plain string")
+        raise _BadRef(f"{where}: {quote(value)} is not a plain string")
     return value
 
 

@@ -103,8 +103,8 @@ def _take_faults(faults: Faults, report: CheckReport) -> None:
     for line in faults.lines:
         report.leave_out(line)
     report.counts["left out"] += faults.found - len(faults.lines)
-    if faults.found and faults.too_many:
-        report.error(f"{faults.found} bad records of {faults.records}, more than half")
+    if faults.refused and report.allowed is None:
+        report.error(faults.refused)
 
 
 def _check_counts(datasets: Sequence[Dataset], allowed: bool, report: CheckReport) -> None:
@@ -179,7 +179,7 @@ def _check_masks(datasets: Sequence[Dataset], report: CheckReport) -> None:
         placement, wrong = survey(
             (item.segmentation, item.height, item.width, item.where) for item in objects
         )
-        if systematic(len(wrong), len(objects)):
+        if systematic(len(wrong), len(objects)) and len(wrong) > (report.allowed or 0):
             report.error(
                 f"{dataset.title}: {len(wrong)} of {len(objects)} objects have other coordinates "
                 "than their photographs'"
@@ -190,7 +190,7 @@ def _check_masks(datasets: Sequence[Dataset], report: CheckReport) -> None:
         for item in objects:
             _check_mask(item, kinds, areas, report)
         refused = kinds["refused"] - refused
-        if not wrong and 2 * refused > len(objects):
+        if not wrong and 2 * refused > len(objects) and report.allowed is None:
             report.error(
                 f"{dataset.title}: {refused} of {len(objects)} masks are bad: more than half"
             )

@@ -73,6 +73,7 @@ def read_parts(
     folder = parts[0].path.parent
     reading = _Reading(Problems(show(str(where), 300)), raw, MaskFiles(folder, images))
     lines = [line for p in parts for line in read_lines(p, reading.problems, reading.notices)]
+    reading.unread = reading.problems.found
     photos = Photos(images if images is not None else folder)
     made = reading.build(lines, reading.sizes(lines, photos))
     try:
@@ -184,6 +185,7 @@ class _Tables:
 class _Reading:
     """One reading of a data set's lines: what was found on the way.
 
+    unread    lines that are no record: syntax, fields, names, expressions, ids
     empty     sentences with an empty mask by split
     misplaced objects whose polygons cannot lie on their photograph
     """
@@ -191,6 +193,7 @@ class _Reading:
     problems: Problems
     raw: bool
     masks: MaskFiles
+    unread: int = 0
     notices: list[str] = field(default_factory=list)
     placement: Placement = field(default_factory=Placement)
     empty: Counter[str] = field(default_factory=Counter)
@@ -199,10 +202,9 @@ class _Reading:
     def settle(self, lines: list[Line], allowed: int | None) -> Faults:
         """The lines left out. DataError if there are more than allowed, or if they have a system."""
         polygons = self.misplaced + self.placement.polygons
-        if allowed is None and systematic(self.misplaced, polygons):
-            self.problems.refuse(": other coordinates than the photographs'")
-        # Every line is here or has a problem; a mask that is refused is both.
-        return self.problems.settle(max(len(lines), self.problems.found), allowed)
+        system = systematic(self.misplaced, polygons)
+        why = ": other coordinates than the photographs'" if system else ""
+        return self.problems.settle(len(lines) + self.unread, allowed, why)
 
     def sizes(self, lines: list[Line], photos: Photos) -> dict[str, Size]:
         """Size of each image by name: the upright one, unless its masks state the stored one.

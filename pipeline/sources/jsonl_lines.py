@@ -140,7 +140,7 @@ def _other_form(path: Path) -> str | None:
         return "is not UTF-8 but UTF-16 or UTF-32: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
     lines = [line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
     first, second, *_ = [*filter(None, lines), b"", b""]
-    objects = first[1:].lstrip()[:1] == b"{" and (not second or first[-1:] in b",]")
+    objects = first[1:].lstrip()[:1] == b"{" and (not second or b"," in (first[-1:], second[:1]))
     if first[:1] == b"[" and (objects or (first == b"[" and second[:1] == b"{")):
         return (
             "is one JSON array, not one object per line: write each of its elements on a line of "

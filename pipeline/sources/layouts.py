@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import MissingError
+from ..errors import DataError, MissingError
 from ..records import ImageRecord
 from ..text import show
 from .tables import Dataset
@@ -97,6 +97,9 @@ def image_root(datasets: Sequence[Dataset], images: Path | None, names: Sequence
     first = datasets[0]
     if first.kind in ("folder", "jsonl"):
         return Found(images if images is not None and first.kind == "jsonl" else first.root, "own")
+    if not names:
+        titles = ", ".join(dataset.title for dataset in datasets)
+        raise DataError(f"{show(titles)}: holds no image")
     return find_images(names, images, (a for d in datasets for a in _around(d.root)))
 
 

@@ -6,7 +6,7 @@ many are accepted instead.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from ..errors import DataError
@@ -23,16 +23,13 @@ class Faults:
     found    how many problems
     lines    the first 100, each naming file and record
     records  how many records there were with them
+    refused  why a run that was not told how many it may leave out refuses the file; "": it does not
     """
 
     found: int = 0
     lines: tuple[str, ...] = ()
     records: int = field(default=0, compare=False)
-
-    @property
-    def too_many(self) -> bool:
-        """Whether this is another kind of file rather than bad records."""
-        return 2 * self.found > self.records
+    refused: str = field(default="", compare=False)
 
     def notices(self) -> list[str]:
         """Lines for the user: the count, the first few by name."""
@@ -49,7 +46,8 @@ def merged(faults: Iterable[Faults]) -> Faults:
     every = list(faults)
     lines = [line for one in every for line in one.lines]
     found, records = sum(one.found for one in every), sum(one.records for one in every)
-    return Faults(found, tuple(lines[:LIMIT]), records)
+    refused = next((one.refused for one in every if one.refused), "")
+    return Faults(found, tuple(lines[:LIMIT]), records, refused)
 
 
 class Problems:
@@ -76,16 +74,19 @@ class Problems:
         if self.found:
             self.refuse("")
 
-    def settle(self, records: int, allowed: int | None) -> Faults:
+    def settle(self, records: int, allowed: int | None, why: str = "") -> Faults:
         """What is left out of a file of so many records.
 
-        allowed  problems that are accepted; None: as many as half of the records
+        allowed  problems that are accepted; None: as many as half of the records, and `why` is ""
+        why      what else is wrong with the file as a whole
 
         Raises DataError if there are more.
         """
-        faults = self.faults(records)
-        if allowed is None and faults.too_many:
-            self.refuse(f" in {records} records, more than half: is this the right file?")
+        if 2 * self.found > records:
+            why = why or f" in {records} records, more than half: is this the right file?"
+        if allowed is None and why:
+            self.refuse(why)
+        faults = replace(self.faults(records), refused=self._head(why) if why else "")
         if allowed is not None and self.found > allowed:
             self.refuse(f", more than --max-failures {allowed}" if allowed else "")
         return faults
@@ -96,10 +97,13 @@ class Problems:
 
     def refuse(self, why: str) -> NoReturn:
         """The DataError of `raise_if_any`, with a reason after the count."""
-        more = f" (the first {LIMIT} shown)" if self.found > LIMIT else ""
-        count = "1 problem" if self.found == 1 else f"{self.found} problems{more}"
         lines = self.lines
-        error = DataError(f"{self.where}: {count}{why}: {'; '.join(lines)}")
+        error = DataError(f"{self._head(why)}: {'; '.join(lines)}")
         error.problems = tuple(f"{self.where}: {line}" for line in lines)
         error.found = self.found
         raise error
+
+    def _head(self, why: str) -> str:
+        more = f" (the first {LIMIT} shown)" if self.found > LIMIT else ""
+        count = "1 problem" if self.found == 1 else f"{self.found} problems{more}"
+        return f"{self.where}: {count}{why}"

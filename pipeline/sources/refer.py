@@ -68,13 +68,16 @@ def read_refer(
             f"{name}/google divides objects, not images: the same image is in train and val, so its "
             f"numbers mean little. Use {DEFAULT_SPLIT_BY.get(name, 'another')} or --allow-google"
         )
-    refs, notices = load_refs(path)
+    broken: list[str] = []
+    refs, notices = load_refs(path, broken.append)
     instances = folder / "instances.json"
     wanted = {ref.ann_id for ref in refs}
     images, annotations, bad = load_instances(instances, name, wanted, max_failures)
     problems = Problems(show(str(path), 300))
+    for line in broken:
+        problems.add(line)
     sentences = _join(refs, name, split_by, images, annotations, problems)
-    faults = merged((bad, problems.settle(len(refs), max_failures)))
+    faults = merged((bad, problems.settle(len(refs) + len(broken), max_failures)))
     used = {row.image_id for row in sentences}
     made = Dataset(
         kind="refer",
@@ -128,9 +131,9 @@ def _join(
     rows: list[Sentence] = []
     for ref in refs:
         found = [*_ref_problems(ref, allowed, known, annotations), *_repeated(ref, seen)]
-        for problem in found:
-            problems.add(f"ref {ref.ref_id}: {problem}")
-        if not found:
+        if found:  # one record, however much is wrong with it
+            problems.add(f"ref {ref.ref_id}: {'; '.join(found)}")
+        else:
             rows += _rows(ref, name, split_by)
     return rows
 

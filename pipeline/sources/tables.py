@@ -252,7 +252,7 @@ def _choose(
 
 
 def _describe_splits(datasets: Sequence[Dataset]) -> str:
-    return "; ".join(f"{d.title} has {', '.join(sorted(d.splits()))}" for d in datasets)
+    return "; ".join(f"{d.title} has {', '.join(sorted(d.splits())) or 'none'}" for d in datasets)
 
 
 def _unite(entries: Iterable[ImageEntry]) -> tuple[ImageRecord, ...]:

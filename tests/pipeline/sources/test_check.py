@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from svp.pipeline.errors import DataError
 from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.recipe import Recipe
 from svp.pipeline.records import Where
@@ -122,6 +123,48 @@ def test_files_that_do_not_load_become_errors(world: Any, tmp_path: Path) -> Non
     report = check(tmp_path / "none")
     assert report.exit_code == 1
     assert "web.archive.org" in report.groups["sources"]["mirrors"]["refcocog"]
+
+
+@pytest.mark.parametrize("bad", [2, 4, 6])
+@pytest.mark.parametrize("allowed", [None, 3, 9])
+@pytest.mark.parametrize("kind", ["syntax", "place", "mask"])
+def test_check_and_run_agree_on_bad_lines(
+    kind: str, bad: int, allowed: int | None, tmp_path: Path
+) -> None:
+    """A check with the run's own --max-failures says usable where the run opens the set."""
+    draw(tmp_path, 1, "a.jpg")
+    good = {"image": "a.jpg", "expression": "x", "mask": [[1, 1, 9, 1, 9, 9]]}
+    outside = {"place": [[90, 90, 99, 90, 99, 99]], "mask": [[1, 2, 3]]}
+    wrong = "{" if kind == "syntax" else json.dumps({**good, "mask": outside[kind]})
+    for rest in (5, 2 * bad + 1):
+        path = tmp_path / f"{rest}.jsonl"
+        path.write_text("\n".join([wrong] * bad + [json.dumps(good)] * rest))
+        try:
+            open_source(path, max_failures=allowed)
+        except DataError:
+            assert not check(path, max_failures=allowed).usable
+        else:
+            assert check(path, max_failures=allowed).usable
+
+
+def test_check_and_run_agree_on_bad_refs(world: Any, tmp_path: Path) -> None:
+    """Too many in one of the two files is too many, however long the other is."""
+    for row in world.refs[:6]:
+        row["split"] = "dev"
+    folder = world.write_refer(tmp_path / "refcoco")
+    with pytest.raises(DataError, match="6 problems in 10 records, more than half"):
+        open_source(folder, max_failures=None)
+    report = check(folder)
+    assert "6 problems in 10 records, more than half" in report.errors[0]
+    assert open_source(folder, max_failures=6).faults.found == 6
+    assert check(folder, max_failures=6).usable
+
+
+def test_a_set_without_images_is_said_to_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.parent.mkdir()
+    path.write_text('{"images": [], "annotations": []}')
+    assert check(tmp_path).errors == ["train2017: holds no image"]
 
 
 def test_no_photographs(world: Any, tmp_path: Path) -> None:

@@ -212,6 +212,21 @@ def test_more_bad_lines_than_accepted_are_refused(root: Path) -> None:
     assert len(opened(root, *bad, GOOD, max_failures=3).expressions) == 1
 
 
+def test_a_list_on_the_first_line_costs_itself(root: Path) -> None:
+    """It is no JSON array over the whole file, which goes on with objects."""
+    source = opened(root, json.dumps([{}]), GOOD, GOOD, max_failures=None)
+    assert len(source.expressions) == 2 and "line 1: " in source.faults.lines[0]
+
+
+@pytest.mark.parametrize("wrong", ["{", {"image": "images/a.png"}, {**GOOD, "mask": [[1, 2, 3]]}])
+def test_half_means_half_of_all_lines(wrong: Any, root: Path) -> None:
+    """Whether a line is no JSON or its mask is wrong, it is one record of the file."""
+    assert opened(root, *[wrong] * 4, *[GOOD] * 6, max_failures=None).faults.found == 4
+    assert opened(root, *[wrong] * 2, *[GOOD] * 2, max_failures=None).faults.found == 2
+    with pytest.raises(DataError, match="6 problems in 11 records, more than half"):
+        opened(root, *[wrong] * 6, *[GOOD] * 5, max_failures=None)
+
+
 @pytest.mark.parametrize("size", [[60, 9000], [9000, 60], [60, 10**7], [60, 10**30]])
 def test_an_image_too_large_to_read_goes_to_quarantine(size: list[int], root: Path) -> None:
     """Whatever its mask states: the photograph decides, and nobody looks at the mask."""

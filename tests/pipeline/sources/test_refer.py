@@ -63,6 +63,30 @@ def test_splits_match_exactly(value: str, world: Any, tmp_path: Path) -> None:
         read_refer(world.write_refer(tmp_path / "refcoco"))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ann_id": -1},
+        {"ann_id": None},
+        {"image_id": True},
+        {"sent_ids": [5]},
+        {"sentences": "x"},
+        {"split": None},
+        {"split": "dev", "image_id": 77, "ann_id": 88},
+    ],
+)
+def test_a_bad_ref_costs_itself(wrong: dict[str, Any], world: Any, tmp_path: Path) -> None:
+    """Left out, named and counted once, however much is wrong with it."""
+    for row in world.refs[:5]:
+        row.update(wrong)
+    folder = world.write_refer(tmp_path / "refcoco")
+    made = read_refer(folder, max_failures=None)
+    assert made.faults.found == 5 and len(made.sentences) == 10
+    assert all("refs(unc).p: ref" in line for line in made.faults.lines)
+    with pytest.raises(DataError, match="5 problems"):
+        read_refer(folder)
+
+
 def test_google_is_refused_unless_allowed(worlds: Any, tmp_path: Path) -> None:
     both = worlds({"train": [1, 2], "val": [2]})
     folder = both.write_refer(tmp_path / "refcocog", "google")
