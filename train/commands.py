@@ -115,9 +115,9 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
     request = resumed(request)
     if not named and not request.caches:
         raise click.UsageError(
-            "on what? `svp precompute --split train` cuts images (generated scenes; your own with "
-            "--dataset), then `svp train --from-cache` trains on the newest cache. "
-            "`svp quickstart` does it all on generated scenes"
+            "no cache to train on: make one with `svp precompute --split train` (generated scenes; "
+            "your own data with --dataset), then `svp train --from-cache` takes the newest, or "
+            "--from-cache PATH the one you name. `svp quickstart` does it all on generated scenes"
         )
     _run(run, request, as_json)
 

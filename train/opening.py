@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from ..pipeline.errors import CacheError, MissingError
+from ..pipeline.errors import CacheError, ConfigError, MissingError
 from ..pipeline.records import Where
 from ..pipeline.run.launch import image_root_of
 from ..pipeline.run.toy import require_real_models
@@ -91,12 +91,18 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
             raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")
     data = data_of(paths, request.data)
     readers = tuple(open_reader(path, request, device) for path in paths)
+    source = source_of(data, recipe, recipe.data.split)
+    if not source.sentences:
+        raise ConfigError(
+            f"{show(data.dataset or source.name)}: photographs without expressions: there is nothing "
+            "to train on, whatever the cache holds. Training reads image, expression and mask: "
+            "JSONL, REFER or parquet (docs/data.md); `svp data check` tells what is there"
+        )
     for path, reader in zip(paths, readers, strict=True):
         require_cache(recipe, reader.plan, path)
         require_same_sam(identity(readers[0].plan), reader.plan, f"cache {readers[0].plan.id[:12]}")
     if weights:
         recipe, places = resolve_train(*asked)
-    source = source_of(data, recipe, recipe.data.split)
     require_models(recipe, readers, source, request.size)
     if request.limit is not None:
         source = first_images(source, readers, request.limit)

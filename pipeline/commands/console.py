@@ -142,7 +142,8 @@ def either(
             both = (options.pop(name), options.pop(f"{name}_option"))
             given = [value for value in both if value is not None]
             if len(given) > 1 or (required and not given):
-                raise click.UsageError(f"give {name.upper()} once, alone or with --{name}")
+                lead = "" if given else f"no {name.upper()} given: "
+                raise click.UsageError(f"{lead}give {name.upper()} once, alone or with --{name}")
             return command(**options, **{name: given[0] if given else None})
 
         option = click.option(

@@ -124,9 +124,8 @@ def recipe_of(request: Request, source: Source) -> tuple[Recipe, Where]:
         request.size, request.recipe_file, request.flags, request.overrides, source.image_root,
         stores(purpose, request.projector),
     )  # fmt: skip
-    require_real_models(
-        source.name, generated=source.generated, size=request.size, precompute=recipe
-    )
+    named = show(request.dataset, 300) if request.dataset else source.name
+    require_real_models(named, generated=source.generated, size=request.size, precompute=recipe)
     return recipe, where
 
 

@@ -97,8 +97,9 @@ def test_a_folder_to_write_is_named_alone_or_with_out(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("data", "synth"), 2, "give OUT once"),
-        (("data", "synth", "a", "--out", "b"), 2, "give OUT once"),
+        (("data", "synth"), 2, "no OUT given: give OUT once"),
+        (("data", "synth", "a", "--out", "b"), 2, "Error: give OUT once"),
+        (("figures", "runs/none"), 3, "runs/none: no such run folder"),
         (("export",), 2, "give OUT once"),
         (("precompute", "nowhere/at/all"), 3, "nowhere/at/all"),
         (("precompute", "a", "--dataset", "b"), 2, "give DATASET once"),

@@ -93,7 +93,16 @@ def test_data_of_caches(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, ("svp precompute --split train", "svp quickstart", "--from-cache")),
+        (
+            (),
+            2,
+            (
+                "Error: no cache to train on",
+                "svp precompute --split train",
+                "svp quickstart",
+                "--from-cache",
+            ),
+        ),
         (("--size", "paper", "--init", "none"), 2, ("svp quickstart",)),
         (("--recipe", "nothere.yaml"), 3, ("nothere.yaml",)),
         (("--from-cache", "--recipe", "nothere.yaml"), 3, ("nothere.yaml",)),
@@ -111,6 +120,19 @@ def test_nothing_is_made_for_a_request_that_cannot_be(
     assert result.exit_code == code, result.output
     assert all(word in result.output for word in words), result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_photographs_without_expressions_are_nothing_to_train_on(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said of the data, before the cache: no other cache of it could be trained on either."""
+    monkeypatch.chdir(tmp_path)
+    cut = svp("precompute", "--dataset", made / "scenes/images", "--size", "tiny", "--limit", 2,
+              "--points-per-side", 2, "--workers", 0, "--out", "cache", "--quiet")  # fmt: skip
+    assert cut.exit_code == 0, cut.output
+    result = svp("train", "--from-cache", "cache", "--size", "tiny")
+    assert result.exit_code == 2 and "photographs without expressions" in result.output
+    assert "svp precompute" not in result.output and not (tmp_path / "runs").exists()
 
 
 def test_a_quickstart_with_a_wrong_field_makes_nothing(

@@ -44,6 +44,8 @@ def find_checkpoint(
 
 def named_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint by its own folder, or the newest of a run folder. Raises MissingError."""
+    if not path.exists():
+        raise MissingError(f"{show(str(path), 300)}: no such run folder or checkpoint")
     if path.name.startswith(PREFIX):
         return Checkpoint.open(path)
     newest = _newest(path / CHECKPOINTS)

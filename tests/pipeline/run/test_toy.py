@@ -53,6 +53,11 @@ def test_precompute_asks_for_it_by_flag_or_environment(
     assert refused.exit_code == 2 and "svp: photos: not generated scenes" in refused.output
     assert not (tmp_path / "c").exists()
     assert CliRunner().invoke(main, [*words, "--dry-run"]).exit_code == 2
+    (tmp_path / "own.jsonl").write_text(
+        '{"image": "photos/a.png", "expression": "red", "mask": [[1, 1, 30, 1, 30, 20]]}\n'
+    )
+    words_own = [*words[:2], "own.jsonl", "--split", "train", *words[3:]]
+    assert "svp: own.jsonl: not generated" in CliRunner().invoke(main, words_own).output
     made = CliRunner().invoke(main, words, env={"SVP_SIZE": "tiny"})
     assert made.exit_code == 0, made.output
     assert "nothing to train on, so this is --for look" in made.output
