@@ -30,8 +30,10 @@ class Dial(BaseModel):
 
     folder          stand-ins lie in it: there a file of a public name need not have its content
     sam             encoder width and number of blocks of the official SAM types
-    encoder_width   of the published DINOv2 and CLIP; their depth stays, recipes name layers
+    encoder_width   of the published DINOv2 and CLIP, with heads as wide as theirs; their depth stays:
+                    recipes name layers
     grid_points     at most so many SAM prompts per side
+    batch           at most so many images per batch of a cache: each batch is filled up to this size
     steps           at most so many optimizer steps per stage
     global_batch    at most so many images per step
     in_process      caches are made in the command's own process: no workers are started
@@ -44,10 +46,16 @@ class Dial(BaseModel):
     sam: dict[str, tuple[Few, Few]] = Field(default_factory=dict)
     encoder_width: Few | None = None
     grid_points: Few | None = None
+    batch: Few | None = None
     steps: Few | None = None
     global_batch: Few | None = None
     scenes: Few | None = None
     in_process: bool = False
+
+    @property
+    def encoder_heads(self) -> int:
+        """Of the encoders that are `encoder_width` wide; 64 channels each, as published."""
+        return max(1, (self.encoder_width or 0) // 64)
 
     def covers(self, path: Path) -> bool:
         """Whether `path` is one of the stand-ins."""
@@ -55,6 +63,9 @@ class Dial(BaseModel):
 
     def precompute(self, raw: dict[str, Any]) -> None:
         """Turn down a raw recipe of `svp precompute`, in place."""
+        batch = raw.get("batch", 8)
+        if self.batch and isinstance(batch, int):
+            raw["batch"] = min(batch, self.batch)
         pixels = raw.setdefault("superpixels", {})
         grid = pixels.get("grid") or {}
         asked = int(grid.get("points_per_side", 32))

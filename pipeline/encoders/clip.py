@@ -65,9 +65,11 @@ class Clip:
 
 
 def large() -> dict[str, int]:
-    """`LARGE`, with the width of a rehearsal's stand-in where it differs."""
+    """`LARGE`, with the width and heads of a rehearsal's stand-in where they differ."""
     found = dial()
-    return LARGE | ({"hidden": found.encoder_width} if found and found.encoder_width else {})
+    if found and found.encoder_width:
+        return LARGE | {"hidden": found.encoder_width, "heads": found.encoder_heads}
+    return LARGE
 
 
 def build_clip(hidden: int, blocks: int, heads: int, patch: int, size: int) -> "nn.Module":

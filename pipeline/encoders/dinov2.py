@@ -29,7 +29,9 @@ def shape(name: str) -> tuple[int, int, int]:
     """Hidden size, blocks and heads of the model called `name`."""
     hidden, blocks, heads = SHAPES[name]
     found = dial()
-    return (found.encoder_width if found and found.encoder_width else hidden, blocks, heads)
+    if found and found.encoder_width:
+        hidden, heads = found.encoder_width, found.encoder_heads
+    return hidden, blocks, heads
 
 
 # An attention's parts in newer versions of transformers (5.23) and in older ones (5.17 and before).

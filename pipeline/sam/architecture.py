@@ -105,7 +105,7 @@ def _build_real(model: str) -> Any:
 def _build_smaller(width: int, depth: int) -> Any:
     """An official type with a smaller encoder, for a rehearsal; all else as published.
 
-    Two heads: the attention of all 4,096 patches is what costs time and memory.
+    One head: the attention of all 4,096 patches is what costs time and memory.
     """
     from functools import partial
 
@@ -115,7 +115,7 @@ def _build_smaller(width: int, depth: int) -> Any:
     from .mobile import around
 
     encoder = ImageEncoderViT(
-        depth=depth, embed_dim=width, num_heads=2, global_attn_indexes=(depth - 1,),
+        depth=depth, embed_dim=width, num_heads=1, global_attn_indexes=(depth - 1,),
         norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=14,
     )  # fmt: skip
     return around(encoder)

@@ -8,9 +8,11 @@ import torch
 
 from svp.model.memory import CONTEXT, GIB, Line, MemoryEstimate
 from svp.pipeline.errors import ConfigError
+from svp.pipeline.run.settings import Flags, resolve
 from svp.train.dryrun import DryRun, dry_run_command, planned, scaled
 from svp.train.fit.loop import split_evenly
 from svp.train.recipe import TrainRecipe, parse_train_recipe
+from svp.train.reproduce.catalogue import experiment
 from svp.train.reproduce.gpus import GPUS, Gpu
 from svp.train.request import TrainRequest
 from svp.train.settings import TrainFlags, resolve_train
@@ -100,6 +102,21 @@ def test_plans_without_a_cache(size: str, channels: int, sam: str) -> None:
     assert image.visual.valid is not None and int(image.visual.valid.sum()) == 7
     assert len(image.seg_row) == asked.data.sentences_per_image
     assert (image.labels >= 0).sum() == 8 * len(image.seg_row)
+
+
+@pytest.mark.parametrize(
+    "name", ["CLIP + DINOv2", "DINOv2 last few layers", "CLIP shallow + deep", "DINOv2 last layer"]
+)
+def test_the_typical_image_has_a_map_for_every_source_of_table_7(name: str) -> None:
+    row = experiment("table7", "paper").row(name)
+    asked, _ = resolve_train("paper", None, TrainFlags(), row.train, weights=False)
+    flags = Flags(sam_weights="random", encoder_weights="random")
+    made, _ = resolve("paper", None, flags, row.cache, Path())
+    plan = planned(asked, "paper")
+    plan = replace(plan, recipe=plan.recipe.model_copy(update={"features": made.features}))
+    multi = typical_image(asked, plan).visual.multi
+    sources = int(str(asked.model.projector.options.get("sources", 4)))
+    assert multi is not None and multi.shape == (1, plan.patches, sources * plan.channels)
 
 
 def dry(size: str, *overrides: str, projector: str | None = None) -> DryRun:

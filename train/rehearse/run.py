@@ -28,6 +28,7 @@ SMALL: dict[str, object] = {
     "sam": {"vit_b": [96, 2], "vit_l": [128, 2], "vit_h": [160, 2]},
     "encoder_width": 128,
     "grid_points": 2,
+    "batch": 1,
     "steps": 2,
     "global_batch": 4,
     "scenes": 3,

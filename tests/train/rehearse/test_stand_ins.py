@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from svp.pipeline.encoders import clip, dinov2
 from svp.pipeline.errors import ConfigError, WeightsError
 from svp.pipeline.rehearsal import MARK, VARIABLE, dial
 from svp.pipeline.run.settings import Flags, resolve
@@ -15,6 +16,8 @@ from svp.pipeline.weights.load import load_state_dict
 from svp.train.rehearse import photographs
 from svp.train.rehearse.run import SMALL
 from svp.train.rehearse.weights import SAM_FILES, sam_state
+from svp.train.reproduce.catalogue import experiment
+from svp.train.reproduce.sources import FINER
 from svp.train.settings import TrainFlags, resolve_plain
 
 KEYS = Path(__file__).parents[2] / "fixtures" / "keys"
@@ -83,7 +86,21 @@ def test_recipes_are_marked_and_shortened(dialled: Path) -> None:
     flags = Flags(sam_weights="random", sam_model="vit_h", encoder_weights="random")
     made, _ = resolve("paper", None, flags, (), dialled)
     assert made.superpixels.grid.points_per_side == SMALL["grid_points"]
-    assert made.superpixels.preset == "custom"
+    assert made.superpixels.preset == "custom" and made.batch == SMALL["batch"]
+
+
+@pytest.mark.parametrize("row", [FINER, "Semantic superpixel w/ MobileSAM"])
+def test_the_superpixels_of_table_c_are_turned_down_too(row: str, dialled: Path) -> None:
+    flags = Flags(sam_weights="random", encoder_weights="random")
+    made, _ = resolve("paper", None, flags, experiment("tableC", "paper").row(row).cache, dialled)
+    assert made.superpixels.grid.points_per_side == SMALL["grid_points"]
+    windows = made.superpixels.preset == "windows"
+    assert windows == (row == FINER) and made.superpixels.grid.crop_n_layers == int(windows)
+
+
+def test_the_encoders_heads_are_as_wide_as_published(dialled: Path) -> None:
+    assert dinov2.shape("dinov2-large") == (128, 24, 2)
+    assert clip.large()["hidden"] == 128 and clip.large()["heads"] == 2
 
 
 def test_without_the_dial_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
