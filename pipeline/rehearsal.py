@@ -34,6 +34,7 @@ class Dial(BaseModel):
                     recipes name layers
     grid_points     at most so many SAM prompts per side
     batch           at most so many images per batch of a cache: each batch is filled up to this size
+    projectors      options by projector, where a recipe does not say: widths
     steps           at most so many optimizer steps per stage
     global_batch    at most so many images per step
     in_process      caches are made in the command's own process: no workers are started
@@ -47,6 +48,7 @@ class Dial(BaseModel):
     encoder_width: Few | None = None
     grid_points: Few | None = None
     batch: Few | None = None
+    projectors: dict[str, dict[str, Few]] = Field(default_factory=dict)
     steps: Few | None = None
     global_batch: Few | None = None
     scenes: Few | None = None
@@ -85,6 +87,9 @@ class Dial(BaseModel):
             run = raw.setdefault("run", {})
             if isinstance(run.get("micro_batch"), int):
                 run["micro_batch"] = min(run["micro_batch"], self.global_batch)
+        chosen = (raw.get("model") or {}).get("projector")
+        if isinstance(chosen, dict) and chosen.get("name") in self.projectors:
+            chosen["options"] = self.projectors[chosen["name"]] | (chosen.get("options") or {})
         for stage in raw.get("stages") or ():
             if self.steps and isinstance(stage, dict) and isinstance(stage.get("steps"), int):
                 stage["steps"] = min(stage["steps"], self.steps)

@@ -29,6 +29,12 @@ SMALL: dict[str, object] = {
     "encoder_width": 128,
     "grid_points": 2,
     "batch": 1,
+    "projectors": {
+        "qformer": {"hidden": 96, "heads": 4, "ffn": 384},
+        "c_abstractor": {"hidden": 96},
+        "d_abstractor": {"d_model": 96, "heads": 4, "ffn": 96},
+        "tokenpacker": {"embed_dim": 96, "heads": 4},
+    },
     "steps": 2,
     "global_batch": 4,
     "scenes": 3,

@@ -17,6 +17,7 @@ from svp.train.rehearse import photographs
 from svp.train.rehearse.run import SMALL
 from svp.train.rehearse.weights import SAM_FILES, sam_state
 from svp.train.reproduce.catalogue import experiment
+from svp.train.reproduce.cells import outline_projector
 from svp.train.reproduce.sources import FINER
 from svp.train.settings import TrainFlags, resolve_plain
 
@@ -96,6 +97,18 @@ def test_the_superpixels_of_table_c_are_turned_down_too(row: str, dialled: Path)
     assert made.superpixels.grid.points_per_side == SMALL["grid_points"]
     windows = made.superpixels.preset == "windows"
     assert windows == (row == FINER) and made.superpixels.grid.crop_n_layers == int(windows)
+
+
+@pytest.mark.usefixtures("dialled")
+def test_projectors_of_table_1_are_narrow_and_keep_what_the_table_sets() -> None:
+    for row in experiment("table1", "paper").rows:
+        asked = resolve_plain("paper", None, TrainFlags(), row.train)
+        built = outline_projector(asked, 128, (24, 24), 64)
+        assert sum(p.numel() for p in built.parameters()) < 5_000_000, row.name
+        if row.name == "Q-Former":
+            assert dict(asked.model.projector.options) == {
+                "tokens": 40, "hidden": 96, "heads": 4, "ffn": 384,
+            }  # fmt: skip
 
 
 def test_the_encoders_heads_are_as_wide_as_published(dialled: Path) -> None:
