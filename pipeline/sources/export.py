@@ -8,14 +8,21 @@ import json
 import os
 from pathlib import Path
 
+from ..errors import DataError
 from ..store.atomic import make_folders, writing
+from ..text import show
+from .jsonfile import fingerprint
 from .tables import Source
 
 _JSONL_SPLIT = {"testA": "test", "testB": "test"}
 
 
 def export_jsonl(source: Source, out: Path) -> int:
-    """Write the source's expressions to `out`, whole or not at all; returns the number of lines."""
+    """Write the source's expressions to `out`, whole or not at all; returns the number of lines.
+
+    DataError if `out` is a folder, a device, or a file that the source was read from.
+    """
+    _require_free(out, source)
     paths = {record.image_id: record.path for record in source.images}
     partial = out.with_name(f".{out.name}.partial")
     written = 0
@@ -45,3 +52,13 @@ def export_jsonl(source: Source, out: Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return written
+
+
+def _require_free(out: Path, source: Source) -> None:
+    where = show(str(out), 300)
+    if out.exists() and not out.is_file():
+        what = "a folder" if out.is_dir() else "no regular file"
+        raise DataError(f"{where} is {what}: give the name of the JSONL file to write")
+    # By content, as the source knows its files' names only.
+    if out.is_file() and fingerprint(out).sha256 in source.sha256.values():
+        raise DataError(f"{where} is a file of the data set itself: choose another name")

@@ -149,3 +149,19 @@ def test_export_round_trip(world: Any, tmp_path: Path) -> None:
     assert splits == ["test", "train", "val"]  # testA becomes test
     assert len({e.ann_id for e in again.expressions}) == 10  # objects stay objects
     assert not list(tmp_path.glob(".*partial"))
+
+
+def test_export_leaves_its_source_and_devices_alone(world: Any, tmp_path: Path) -> None:
+    source = open_source(world.write_refer(tmp_path / "refcoco"))
+    export_jsonl(source, tmp_path / "mine.jsonl")
+    mine = open_source(tmp_path / "mine.jsonl", images=source.image_root)
+    before = (tmp_path / "mine.jsonl").read_bytes()
+    for out in (tmp_path / "mine.jsonl", tmp_path / "refcoco" / ".." / "mine.jsonl"):
+        with pytest.raises(DataError, match="a file of the data set itself"):
+            export_jsonl(mine, out)
+    assert (tmp_path / "mine.jsonl").read_bytes() == before
+    os.mkfifo(tmp_path / "pipe")
+    for name, rule in (("refcoco", "is a folder"), ("pipe", "is no regular file")):
+        with pytest.raises(DataError, match=rule):
+            export_jsonl(source, tmp_path / name)
+    assert not list(tmp_path.glob(".*"))
