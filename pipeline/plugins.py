@@ -60,7 +60,9 @@ def lookup(group: str, name: str, known: Iterable[str] = ()) -> type[Any]:
     """
     load_files()
     own, _ = _REGISTRIES.get(group, ({}, object))
-    found = own.get(name) or _ADAPT.get(group, lambda it: it)(_installed(group, name))
+    adapt = _ADAPT.get(group)
+    installed = _installed(group, name)
+    found = own.get(name) or (adapt(installed) if adapt else installed)
     registry, base = _REGISTRIES.get(group, ({}, object))  # a plug-in may have imported it
     kind = group.removeprefix("svp.").removesuffix("s")
     if found is None:

@@ -24,7 +24,8 @@ def rehearse_command(
     """
     from .run import rehearse
 
-    report(rehearse(out, full=full, keep=keep, only=only, say=_say), as_json)
+    main = click.get_current_context().find_root().command
+    report(rehearse(out, full=full, keep=keep, only=only, main=main, say=_say), as_json)
 
 
 def _say(line: str) -> None:

@@ -172,15 +172,13 @@ def _reach(lines: list[str], first: int) -> range:
     return range(first, last + 1)
 
 
-def fault(command: Command) -> str:
-    """What is wrong with a command of `svp` by its own definition, or ""; nothing is run."""
+def fault(command: Command, main: click.Command) -> str:
+    """What is wrong with a command of `svp` (`main`) by its own definition, or ""; nothing is run."""
     arguments = command.svp
     if arguments is None:
         return ""
     if "..." in arguments:
         return "an ellipsis cannot be pasted: print the whole command"
-    from ...cli import main
-
     try:
         with redirect_stdout(StringIO()):  # --help and --version answer while they are parsed
             _parse(main, "svp", list(arguments))
@@ -202,15 +200,15 @@ def _parse(command: click.Command, name: str, arguments: list[str]) -> None:
     _parse(inner, found, more)
 
 
-def check_documents(root: Path) -> list[str]:
-    """Every fault of every document: `FILE:LINE: command: what is wrong`."""
+def check_documents(root: Path, main: click.Command) -> list[str]:
+    """Every fault of every document, by the command line `main`: `FILE:LINE: command: what`."""
     problems = []
     for path in documents(root):
         name = str(path.relative_to(root))
         problems += strays(path, name)
         for block in read_blocks(path, name):
             for command in block.commands:
-                if wrong := fault(command):
+                if wrong := fault(command, main):
                     problems.append(f"{command.place}: {command.text}: {wrong}")
     return problems
 

@@ -60,7 +60,12 @@ def losses(runs):
     return [row["loss"] for row in rows if "loss" in row]
 
 
+def processes(runs):
+    return {json.loads(path.read_text())["world"] for path in Path(runs).glob("*/*/step-*/state.json")}
+
+
 one, two = losses("more/one"), losses("more/two")
+assert (processes("more/one"), processes("more/two")) == ({1}, {2})
 assert len(one) == len(two) == 4, (one, two)
 assert all(abs(a - b) <= 1e-3 * abs(a) for a, b in zip(one, two)), (one, two)
 print(one, two)
@@ -115,8 +120,8 @@ python more/plain.py
         "two processes have the losses of one",
         f"""
 {_TRAIN} {_INIT} --runs more/one --set run.log=1 --set run.micro_batch=1 --set model.dtype=float32
-accelerate launch --num_processes 2 --cpu -m {_TRAIN} {_INIT} --runs more/two --set run.log=1 \\
-    --set run.micro_batch=1 --set model.dtype=float32
+accelerate launch --multi_gpu --num_processes 2 --mixed_precision no -m {_TRAIN} {_INIT} \\
+    --device cpu --runs more/two --set run.log=1 --set run.micro_batch=1 --set model.dtype=float32
 cat > more/losses.py <<'END'
 {_LOSSES}END
 python more/losses.py

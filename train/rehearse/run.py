@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import yaml
 
 from ...pipeline.errors import ConfigError, MissingError
@@ -106,6 +107,7 @@ def rehearse(
     full: bool,
     keep: bool,
     only: Sequence[str],
+    main: click.Command,
     say: Callable[[str], None],
     root: Path = ROOT,
 ) -> RehearseReport:
@@ -115,6 +117,7 @@ def rehearse(
     full  the published sizes (about 40 GB on disk and in memory, hours on a CPU)
     keep  leave a temporary folder; it is left too if something failed
     only  run only blocks whose place or name holds one of these texts
+    main  the command line that is walked: this room stands below it
     """
     began = time.monotonic()
     found = documents(root)
@@ -125,16 +128,16 @@ def rehearse(
         )
     blocks = [b for path in found for b in read_blocks(path, str(path.relative_to(root)))]
     steps = _steps(blocks, only)
-    problems = check_documents(root) + check_extras(root)
+    problems = check_documents(root, main) + check_extras(root)
     for problem in problems:
         say(problem)
     folder = _folder(out)
     env = prepare(folder, root, full=full, say=say)
     readme = [step for step in steps if step.file == "README.md"]
     others = [step for step in steps if step.file not in ("README.md", "")]
-    outcomes = walk([readme], folder, env, say)
+    outcomes = walk([readme], folder, env, main, say)
     # What documents go on from is there now; the rest is two halves that do not meet.
-    outcomes += walk([others, [step for step in steps if not step.file]], folder, env, say)
+    outcomes += walk([others, [step for step in steps if not step.file]], folder, env, main, say)
     if out is None and not keep and not any(o.code for o in outcomes):
         shutil.rmtree(folder)
     left_out = tuple(

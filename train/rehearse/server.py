@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 SOCKET, LINE, STEP = "SVP_REHEARSE_SOCKET", "SVP_REHEARSE_LINE", "SVP_REHEARSE_STEP"
 _SHIM = """#!{python} -SE
 import json, os, socket, sys
@@ -57,7 +59,7 @@ class _Call:
 class Server:
     """Answers shims while `serve` runs; `ran` lists what was run, in the order it ended."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, main: click.Command) -> None:
         """Make `folder`/bin/svp, the shim, and the socket beside it."""
         programs = folder / "bin"
         programs.mkdir(parents=True, exist_ok=True)
@@ -67,6 +69,7 @@ class Server:
         self.path = folder / "bin" / "door"
         self.path.unlink(missing_ok=True)
         self.ran: list[Ran] = []
+        self._main = main
         self._calls: dict[int, _Call] = {}
         self._door = socket.socket(socket.AF_UNIX)
         self._door.bind(str(self.path))
@@ -110,7 +113,7 @@ class Server:
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            _child(asked, files)
+            _child(asked, files, self._main)
         for file in files:
             os.close(file)
         line, step = int(asked["env"].get(LINE) or 0), str(asked["env"].get(STEP, ""))
@@ -142,7 +145,7 @@ class Server:
             self.ran.append(Ran(call.step, call.line, call.words, code, spent))
 
 
-def _child(asked: dict[str, object], files: list[int]) -> None:
+def _child(asked: dict[str, object], files: list[int], main: click.Command) -> None:
     """Become the command; never returns."""
     code = 1
     try:
@@ -160,7 +163,7 @@ def _child(asked: dict[str, object], files: list[int]) -> None:
             signal.signal(
                 number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             )
-        code = _run()
+        code = _run(main)
     finally:
         with suppress(Exception):
             sys.stdout.flush()
@@ -168,10 +171,8 @@ def _child(asked: dict[str, object], files: list[int]) -> None:
         os._exit(code)
 
 
-def _run() -> int:
+def _run(main: click.Command) -> int:
     import traceback
-
-    from ...cli import main
 
     try:
         main(prog_name="svp")

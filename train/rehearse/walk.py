@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
+
 from .server import LINE, STEP, Server
 
 TAIL = 25  # lines of a failed block's output that are shown
@@ -62,13 +64,20 @@ class Outcome:
 
 
 def walk(
-    lanes: Sequence[Sequence[Step]], folder: Path, env: dict[str, str], say: Callable[[str], None]
+    lanes: Sequence[Sequence[Step]],
+    folder: Path,
+    env: dict[str, str],
+    main: click.Command,
+    say: Callable[[str], None],
 ) -> list[Outcome]:
-    """Run the steps of every lane in order, the lanes at once, also after one failed."""
-    server = Server(folder)
+    """Run the steps of every lane in order, the lanes at once, also after one failed.
+
+    main  what `svp` in a step runs
+    """
+    server = Server(folder, main)
     waiting = [list(lane) for lane in lanes]
     running: dict[int, _Running] = {}
-    outcomes = []
+    outcomes: list[Outcome] = []
     try:
         while any(waiting) or running:
             for lane, steps in enumerate(waiting):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import svp
+from svp.cli import main
 from svp.train.rehearse.documents import Block, check_documents, documents, read_blocks, strays
 from svp.train.rehearse.exceptions import CI, EXCEPTIONS
 from svp.train.rehearse.extras import check_extras
@@ -22,7 +23,7 @@ def written(tmp_path: Path, text: str) -> list[Block]:
 
 
 def test_every_documented_command_exists() -> None:
-    assert check_documents(ROOT) == []
+    assert check_documents(ROOT, main) == []
 
 
 def test_a_flag_renamed_in_the_readme_is_named_with_its_line(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_a_flag_renamed_in_the_readme_is_named_with_its_line(tmp_path: Path) -> 
     (tmp_path / "README.md").write_text(text.replace(old, f"{old[:-5]}store", 1))
     lines = (tmp_path / "README.md").read_text().splitlines()
     (number,) = [n for n, line in enumerate(lines, 1) if "--from-store" in line]
-    (problem,) = check_documents(tmp_path)
+    (problem,) = check_documents(tmp_path, main)
     assert problem.startswith(f"README.md:{number}: svp train --size paper --from-store")
     assert "No such option" in problem
 
@@ -54,7 +55,7 @@ def test_a_flag_renamed_in_the_readme_is_named_with_its_line(tmp_path: Path) -> 
 )
 def test_what_is_wrong_is_said(tmp_path: Path, line: str, wrong: str) -> None:
     (tmp_path / "README.md").write_text(f"# x\n\n```sh\n{line}\n```\n")
-    (problem,) = check_documents(tmp_path)
+    (problem,) = check_documents(tmp_path, main)
     assert problem.startswith("README.md:4: ") and wrong in problem
 
 
@@ -67,7 +68,7 @@ def test_right_commands_have_no_fault(tmp_path: Path) -> None:
     (block,) = written(tmp_path, text)
     assert [c.line for c in block.commands] == [2, 3, 6, 8]
     assert block.commands[2].words == ("svp", "eval", "--split", "val")
-    assert check_documents(tmp_path) == []
+    assert check_documents(tmp_path, main) == []
 
 
 def test_a_command_outside_a_block_is_named(tmp_path: Path) -> None:
