@@ -67,7 +67,9 @@ def open_table(
         _write(path, joined, sources)
     bad = merged((*(s.faults for s in sources), joined.text.faults(), _read_bad(path)))
     table = ExpressionTable(path)
-    table.notes = [*table.notes, *joined.unseen(), *bad.notices()]
+    # The sources' notices name folders and files of today: no part of a table, which is made once.
+    told = (notice for source in sources for notice in source.notices)
+    table.notes = list(dict.fromkeys([*told, *table.notes, *joined.unseen(), *bad.notices()]))
     table.left_out = {
         "bad records": bad.found,
         "images in quarantine": len(joined.quarantined),
@@ -153,9 +155,9 @@ class _Join:
             )
         self.text.settle(max(1, len(self.rows) + self.text.found), None)
 
-    def notes(self, sources: Sequence[Source], empty: int) -> list[str]:
-        """What the user should know: the sources' own notices (leaks), and what was left out."""
-        lines = [notice for source in sources for notice in source.notices]
+    def notes(self, empty: int) -> list[str]:
+        """What the user should know of the table: what was left out."""
+        lines: list[str] = []
         for images, why in ((self.absent, "not in the cache"), (self.quarantined, "quarantined")):
             if images:
                 lines.append(f"{len(images)} images left out: {why} (the first is {min(images)})")
@@ -164,7 +166,7 @@ class _Join:
             lines.append(f"{count} sentences of other data sets left out: {', '.join(other)}")
         if empty:
             lines.append(f"{empty} sentences left out: their mask is empty")
-        return list(dict.fromkeys(lines))
+        return lines
 
     def unseen(self) -> list[str]:
         """What was taken without its photograph."""
@@ -198,7 +200,7 @@ def _write(path: Path, joined: _Join, sources: Sequence[Source]) -> None:
         sizes=sizes,
         parts=packer.parts,
         index=xxhash.xxh3_64_hexdigest(index),
-        notes=joined.notes(sources, empty),
+        notes=joined.notes(empty),
     )
     sync_folder(path)
     write_file(path / TABLE, file.sealed().data(), label="table")

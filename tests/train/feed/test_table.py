@@ -59,6 +59,20 @@ def test_a_finished_table_is_opened_not_made(
     assert {f: f.stat().st_mtime_ns for f in first.path.iterdir()} == stamps
 
 
+def test_a_finished_table_tells_the_notices_of_today(tmp_path: Path) -> None:
+    """They name folders, which may be others than when the table was made."""
+    cache = write_cache(tmp_path / "cache", range(1, 9))
+    tables = []
+    for place in ("here", "there"):
+        source = make_source("aa", range(1, 9), empty=[5])
+        source.notices.append(f"images: {place}")
+        tables.append(open_table(tmp_path / "t", [source], [cache], training=True))
+    first, second = tables
+    assert second.path == first.path and "images: here" in first.notes
+    assert "images: there" in second.notes and "images: here" not in second.notes
+    assert "1 sentences left out: their mask is empty" in second.notes
+
+
 def test_other_data_make_another_table(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "cache", range(1, 9))
     source = make_source("aa", range(1, 9))
