@@ -17,6 +17,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stop:
     """`with Stop(hint) as stop:` ... `stop.check()` raises Interrupted once a signal came.
 
+    So does the end of the block: a signal after the last check would else be lost on a command that
+    goes on to other work.
+
     hint  the command that resumes the run; it ends the error's message
     kept  what the stop does not lose
     """
@@ -40,6 +43,8 @@ class Stop:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if kind is None:
+            self.check()
 
     @property
     def received(self) -> int | None:

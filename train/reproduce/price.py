@@ -65,7 +65,10 @@ class CachePrice:
 
 @dataclass(frozen=True)
 class PricePlan:
-    """The price of a table at the paper's size; `missing` says what is not here."""
+    """The price of a table at the paper's size; `missing` says what is not here.
+
+    opening  commands that a shell needs before the others
+    """
 
     table: str
     seeds: int
@@ -74,6 +77,7 @@ class PricePlan:
     caches: tuple[CachePrice, ...]
     missing: tuple[str, ...]
     asked: bool
+    opening: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -98,7 +102,8 @@ class PricePlan:
 
     def lines(self) -> list[str]:
         """For people, and for a shell."""
-        lines = [f"# {self.table} at the paper's size, {self.seeds} seed(s). Caches:"]
+        head = f"# {self.table} at the paper's size, {self.seeds} seed(s). Caches:"
+        lines = [*self.opening, head]
         for made in self.caches:
             cost, bound = made.cost, "" if made.counted else "at most "
             told = f"# {bound}{cost.images} images, {size(cost.total_bytes)}, "

@@ -5,12 +5,15 @@ everything that is made; the dial that shortens the recipes is in force meanwhil
 """
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...pipeline.errors import ConfigError
+from ...pipeline.rehearsal import VARIABLE
 from ..rehearse.run import stand_ins
 from .ask import Ask
 from .plan import TinyPlan, reproduce_or_plan
@@ -18,6 +21,7 @@ from .price import PricePlan
 from .run import TableReport
 
 FOLDER = Path("rehearsal")
+IN_A_SHELL = (VARIABLE, "HF_HUB_OFFLINE")
 STAND_INS: Mapping[str, Any] = {
     "root": Path("refer_data"),
     "init": "GLaMM-GranD-Pretrained",
@@ -41,8 +45,18 @@ def rehearsed(
     chosen = {**options, **STAND_INS, "seeds": options["seeds"] or 1}
     if chosen["device"] == "auto":
         chosen["device"] = "cpu"
-    with _within(folder, stand_ins(folder, full=False, say=say)):
-        return reproduce_or_plan(Ask(say=say, **chosen), plan_only=plan_only)
+    env = stand_ins(folder, full=False, say=say)
+    with _within(folder, env):
+        found = reproduce_or_plan(Ask(say=say, **chosen), plan_only=plan_only)
+    if isinstance(found, PricePlan):
+        return replace(found, opening=_opening(folder, env))
+    return found
+
+
+def _opening(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """What a plan's commands need to find the stand-ins from any shell."""
+    given = (f"export {name}={shlex.quote(env[name])}" for name in IN_A_SHELL if name in env)
+    return (f"cd {shlex.quote(str(folder))}", *given)
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from svp.cli import main
 from svp.pipeline.rehearsal import VARIABLE
+from svp.train.rehearse.run import SMALL
 from svp.train.reproduce import rehearsal
 from svp.train.reproduce.ask import Ask
 
@@ -62,3 +64,24 @@ def test_what_does_not_go_with_it(
     refused = CliRunner().invoke(main, ["reproduce", "table1", "--rehearse", *words])
     assert refused.exit_code == 2 and told in refused.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_starts_with_what_a_shell_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "stand_ins", made_small)
+    monkeypatch.chdir(tmp_path)
+    words = ["reproduce", "table1", "--size", "paper", "--rehearse", "--row", "SVP", "--plan"]
+    printed = CliRunner().invoke(main, words).stdout
+    assert printed.startswith(
+        f"cd {tmp_path}/rehearsal\nexport {VARIABLE}={tmp_path}/rehearsal/dial.yaml\n"
+        "export HF_HUB_OFFLINE=1\n# table1 at the paper's size"
+    )
+    assert "--init GLaMM-GranD-Pretrained" in printed
+
+
+def made_small(folder: Path, *, full: bool, say: object) -> dict[str, str]:
+    """The dial alone: a plan reads no weights."""
+    path = folder / "dial.yaml"
+    path.write_text(yaml.safe_dump({"folder": str(folder), **SMALL}))
+    return {VARIABLE: str(path), "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
