@@ -113,6 +113,11 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
 
     resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
     request = resumed(request)
+    if not named and not request.caches and request.resume:
+        raise click.UsageError(
+            "--resume auto is added to the command that was interrupted, with its --from-cache; "
+            "--resume RUN names the run's folder and needs no cache"
+        )
     if not named and not request.caches:
         raise click.UsageError(
             "no cache to train on: make one with `svp precompute --split train` (generated scenes; "

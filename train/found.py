@@ -4,6 +4,7 @@
 `svp train --from-cache` trains on exactly what was cut, without naming the data again.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -42,8 +43,13 @@ def newest_cache(
             return cache
         say(f"{cache}: newer, but not finished: left out (its `svp precompute` goes on with it)")
     of = f" made from {show(dataset)}" if dataset else ""
+    make = "svp precompute --split train"
+    remedy = NONE_THERE.replace(make, f"svp precompute --split {split}")
+    if dataset:
+        words = ["svp", "precompute", "--split", split, "--dataset", dataset]
+        remedy = f"make one with `{shlex.join(words)}`, or name one with --from-cache PATH"
     raise MissingError(
-        f"no complete cache of split {split}{of} in {show(str(root), 300)}: {NONE_THERE}"
+        f"no complete cache of split {split}{of} in {show(str(root), 300)}: {remedy}"
     )
 
 

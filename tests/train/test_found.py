@@ -67,8 +67,12 @@ def test_newest_complete_of_the_split(made: Path, monkeypatch: pytest.MonkeyPatc
     assert newest_cache("train", told.append) == cache
     assert "half: newer, but not finished" in told[0]
     assert newest_cache("train", told.append, "scenes/scenes.jsonl") == cache
-    for split, dataset in (("val", None), ("train", "scenes")):
-        with pytest.raises(MissingError, match="svp precompute --split train.*svp quickstart"):
+    for split, dataset, remedy in (
+        ("val", None, "`svp precompute --split val`.*svp quickstart"),
+        ("train", "scenes", "`svp precompute --split train --dataset scenes`"),
+        ("testA", "/a b", "`svp precompute --split testA --dataset '/a b'`"),
+    ):
+        with pytest.raises(MissingError, match=remedy):
             newest_cache(split, told.append, dataset)
 
 
@@ -103,6 +107,7 @@ def test_data_of_caches(tmp_path: Path) -> None:
                 "--from-cache",
             ),
         ),
+        (("--resume", "auto"), 2, ("with its --from-cache", "--resume RUN")),
         (("--size", "paper", "--init", "none"), 2, ("svp quickstart",)),
         (("--recipe", "nothere.yaml"), 3, ("nothere.yaml",)),
         (("--from-cache", "--recipe", "nothere.yaml"), 3, ("nothere.yaml",)),
