@@ -57,12 +57,18 @@ class SuperpixelMethod:
 
 
 METHODS: dict[str, type[SuperpixelMethod]] = {}
+BUILT_IN = ("sam", "mobile_sam", "slic", "masks")
 
 
 def superpixels(
     name: str, version: str = ""
 ) -> Callable[[Callable[[NDArray[np.uint8]], Masks]], Callable[[NDArray[np.uint8]], Masks]]:
-    """Decorator that registers a function image -> masks (see `SuperpixelMethod.masks`) as `name`."""
+    """Decorator that registers a function image -> masks (see `SuperpixelMethod.masks`) as `name`.
+
+    Raises ConfigError for the name of a source of this package.
+    """
+    if not name or name in BUILT_IN:
+        raise ConfigError(f"superpixels {show(name)}: the name is taken: choose another")
 
     def register(
         function: Callable[[NDArray[np.uint8]], Masks],
@@ -87,9 +93,7 @@ plugins.attach(plugins.SUPERPIXELS, METHODS, SuperpixelMethod, _as_class)
 
 def find_method(name: str) -> type[SuperpixelMethod]:
     """The plug-in `name`. Raises ConfigError naming what there is, MissingError."""
-    found: type[SuperpixelMethod] = plugins.lookup(
-        plugins.SUPERPIXELS, name, ("sam", "mobile_sam", "slic", "masks")
-    )
+    found: type[SuperpixelMethod] = plugins.lookup(plugins.SUPERPIXELS, name, BUILT_IN)
     return found
 
 
@@ -167,11 +171,19 @@ class Given:
 
 
 def from_method(kind: type[SuperpixelMethod], name: str) -> Callable[..., Given]:
-    """What `OwnSource` calls for a plug-in."""
+    """What `OwnSource` calls for a plug-in. Raises ImageError at a photograph on which it fails."""
     method = kind()
 
     def make(image: NDArray[np.uint8], path: str) -> Given:
-        return Given(_each(method.masks(image), f"superpixels={name}: {path or 'image'}"))
+        where = f"superpixels={name}: {path or 'image'}"
+        try:
+            # A copy: a plug-in may write into it, and the encoders read the photograph after it.
+            return Given(_each(method.masks(image.copy()), where))
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:
+            why = shorten(f"{type(error).__name__}: {error}", 200)
+            raise ImageError(BAD, f"{where}: {why}") from error
 
     return make
 

@@ -125,12 +125,27 @@ def _run(path: Path, name: str) -> None:
         raise ConfigError(f"--plugin {show(str(path), 300)}: want a Python file, its name in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # classes of the file can be pickled
+    before = [(registry, dict(registry)) for registry, _ in _REGISTRIES.values()]
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+        for registry, old in before:
+            _refuse_replaced(registry, old, name)
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"--plugin {show(str(path), 300)}: {show(why, 500)}") from error
+
+
+def _refuse_replaced(
+    registry: MutableMapping[str, Any], old: MutableMapping[str, Any], name: str
+) -> None:
+    """Put back what the file `name` registered under a taken name. Raises ValueError."""
+    for key, kind in old.items():
+        owner = getattr(getattr(kind, "code", kind), "__module__", "")
+        gone = owner.startswith("svp_plugin_") and owner not in sys.modules
+        if registry.get(key) is not kind and not gone and owner != name:
+            registry[key] = kind
+            raise ValueError(f"the name {show(key)} is taken by {show(owner)}: choose another")
 
 
 def _installed(group: str, name: str) -> object:

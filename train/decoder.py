@@ -6,7 +6,7 @@ cache's recipe names them.
 """
 
 from ..pipeline.errors import PlanMismatchError
-from ..pipeline.recipe import Recipe
+from ..pipeline.recipe import Recipe, SuperpixelConfig
 from ..pipeline.store.plan import Plan
 from ..pipeline.text import show
 from ..pipeline.weights.digests import published
@@ -47,8 +47,7 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
                 f"cache {plan.id[:12]} holds embeddings of SAM {have.model}, but the mask decoder "
                 f"of the checkpoint named by --init was tuned on those of SAM {CHECKPOINTS_SAM}: "
                 f"make the cache again with `svp precompute --sam-model {CHECKPOINTS_SAM}` (with "
-                "--superpixels slic or mobile_sam it stores them too), or start from another "
-                f"decoder with --sam-decoder FILE, the {have.model} file the cache was made with"
+                f"--superpixels slic or mobile_sam it stores them too){_another(have)}"
             )
         return
     if decoder.startswith(SHIPPED) and (have.model, have.weights) != ("tiny", SHIPPED):
@@ -58,11 +57,26 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
             "decoder with --sam-decoder FILE, the file the cache was made with"
         )
     if decoder.startswith("sha256:") and have.weights != decoder:
+        if have.weights == SHIPPED or have.weights.startswith("random:"):
+            raise PlanMismatchError(
+                f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, which is no file: "
+                f"give --sam-decoder {have.weights}, or make the cache again with `svp precompute "
+                "--sam-weights FILE` and the file of --sam-decoder"
+            )
         raise PlanMismatchError(
             f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but --sam-decoder is "
             f"{show(decoder)}: give the file the cache was made with, or make the cache again with "
             "`svp precompute --sam-weights FILE` and this file"
         )
+
+
+def _another(have: SuperpixelConfig) -> str:
+    """The decoder that may stand in for a checkpoint's; none for tiny, whose prompts are narrower."""
+    if have.model == "tiny":
+        return ""
+    random = have.weights.startswith("random:")
+    file = have.weights if random else f"FILE, the {have.model} file the cache was made with"
+    return f", or start from another decoder with --sam-decoder {file}"
 
 
 def doubt(recipe: TrainRecipe, plan: Plan) -> str:

@@ -4,7 +4,8 @@ from inspect import signature
 from typing import Any
 
 from ...pipeline import plugins
-from ...pipeline.errors import ConfigError
+from ...pipeline.errors import ConfigError, SvpError
+from ...pipeline.text import show
 from .base import MaskInput, Projector
 from .c_abstractor import CAbstractor
 from .d_abstractor import DAbstractor
@@ -62,4 +63,11 @@ def build(
         if grid is None:
             raise ConfigError(f"projector {name} needs the patch grid")
         given["grid"] = grid
-    return kind(in_dim=in_dim, llm_dim=llm_dim, **given)
+    try:
+        return kind(in_dim=in_dim, llm_dim=llm_dim, **given)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # e.g. no such size
+        if isinstance(error, SvpError):
+            raise
+        raise ConfigError(
+            f"projector {name} cannot be built with {show(given, 200)}: {show(str(error), 200)}"
+        ) from error

@@ -16,6 +16,7 @@ from svp.model.projectors.pixel_shuffle import PixelShuffle
 from svp.model.projectors.pvtc import PVTC, Block
 from svp.model.projectors.qformer import QFormer
 from svp.model.projectors.tokenpacker import TokenPacker
+from svp.pipeline.errors import ConfigError
 
 
 def made(name: str, grid: tuple[int, int] = (8, 8), **options: Any) -> Projector:
@@ -213,3 +214,10 @@ def test_every_registered_name_is_its_files_class() -> None:
     assert all(
         kind.__module__ == f"svp.model.projectors.{name}" for name, kind in PROJECTORS.items()
     )
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, [], 10**12])
+def test_options_that_no_projector_can_be_built_with_are_refused(value: object) -> None:
+    """As a damaged config.json of an export or `--set model.projector.options.x` gives them."""
+    with pytest.raises(ConfigError, match=r"projector (svp|mlp).*hidden"):
+        build("svp", in_dim=8, llm_dim=8, mlp_hidden=value)

@@ -218,3 +218,42 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     made = svp(*line.split()[1:], "--workers", 0, "--quiet", "--out", "c")
     assert made.exit_code == 0, made.output
     assert [len(CacheReader(Path("c")).superpixels(0))] == [2]
+
+
+def _raises(image: Any) -> Any:
+    raise LookupError("boom")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda image: None, "TypeError"),
+        (lambda image: 3, "TypeError"),
+        (lambda image: np.array(1), "TypeError"),
+        (lambda image: [[[True]], [[True, False], [True]]], "ValueError"),
+        (lambda: None, "TypeError"),
+        (_raises, "LookupError: boom"),
+        (lambda image: np.ones((2, 8, 10)), "a mask is float64"),
+    ],
+)
+def test_a_plug_in_that_fails_is_named_with_the_photograph(function: Any, message: str) -> None:
+    make = own.from_method(own._as_class(function), "mine")
+    with pytest.raises(ImageError, match=rf"superpixels=mine: a\.jpg: .*{message}"):
+        own.to_record(make(np.zeros((8, 10, 3), np.uint8), "a.jpg"), 8, 10, 9)
+
+
+def test_a_plug_in_cannot_change_the_photograph() -> None:
+    def blacken(image: Any) -> Any:
+        image[:] = 0
+        return np.ones((1, 8, 10), bool)
+
+    image = np.full((8, 10, 3), 7, np.uint8)
+    own.from_method(own._as_class(blacken), "mine")(image, "a.jpg")
+    assert (image == 7).all()
+
+
+@pytest.mark.parametrize("name", ["sam", "mobile_sam", "slic", "masks", ""])
+def test_names_of_this_packages_sources_are_taken(name: str) -> None:
+    with pytest.raises(ConfigError, match="the name is taken"):
+        own.superpixels(name)(lambda image: image)
+    assert name not in own.METHODS

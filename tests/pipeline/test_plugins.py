@@ -102,13 +102,17 @@ def test_an_entry_point(registry: dict[str, type[Base]], monkeypatch: pytest.Mon
         ("import nowhere_at_all", "bad.py: ModuleNotFoundError: No module named 'nowhere_at_all'"),
         ("raise KeyError('k')", "bad.py: KeyError: 'k'"),
         ("def f(:", "bad.py: SyntaxError"),
+        ("import sys; sys.exit(3)", "bad.py: SystemExit: 3"),
+        ("import sys; sys.registry_of_test[0]['own'] = int", "bad.py: ValueError: the name own is"),
     ],
 )
 def test_a_file_that_fails(registry: dict[str, type[Base]], text: str, message: str) -> None:
     Path("bad.py").write_text(text)
+    plugins.attach("svp.tests", registry, Base)
     for _ in range(2):  # also the second time
         with plugins.plugins(["bad.py"]), pytest.raises(ConfigError, match=message):
             look(registry, "own")
+    assert registry["own"] is Own
 
 
 def test_a_file_that_is_not_there_or_no_python(registry: dict[str, type[Base]]) -> None:

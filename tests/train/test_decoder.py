@@ -131,3 +131,17 @@ def test_a_run_records_its_sam(tmp_path: Path) -> None:
     )  # fmt: skip
     save_checkpoint(tmp_path, state, {}, {})
     assert Checkpoint.open(next(tmp_path.iterdir())).state.sam == f"vit_l {FILE}"
+
+
+def test_the_remedies_that_are_named_exist() -> None:
+    """No decoder of the tiny SAM fits a checkpoint; random weights are no file."""
+    with pytest.raises(PlanMismatchError) as tiny:
+        require_decoder(recipe(init="given"), cache("tiny", "shipped"))
+    assert "--sam-decoder" not in str(tiny.value)
+    with pytest.raises(PlanMismatchError, match="--sam-decoder random:3$"):
+        require_decoder(recipe(init="given"), cache("vit_b", "random:3"))
+    require_decoder(recipe(init="given", sam_decoder="random:3"), cache("vit_b", "random:3"))
+    with pytest.raises(PlanMismatchError, match="no file: give --sam-decoder shipped,"):
+        require_decoder(
+            recipe(init="none", lm="random:0", sam_decoder=FILE), cache("tiny", "shipped")
+        )

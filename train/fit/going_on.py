@@ -5,9 +5,11 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from ...model.export.modelfile import MODEL_TYPE
 from ...pipeline.errors import MissingError, PlanMismatchError
 from ...pipeline.paths import expand
 from ...pipeline.text import show
+from ...pipeline.weights.files import read_json
 from ..recipe import TrainRecipe
 from .checkpoint import PREFIX, Checkpoint
 from .runfolder import CHECKPOINTS
@@ -43,7 +45,7 @@ def find_checkpoint(
 
 
 def named_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint by its own folder, or the newest of a run folder. Raises MissingError."""
+    """A checkpoint by its own folder, or the newest of a run folder. Raises MissingError, WeightsError."""
     if not path.exists():
         raise MissingError(f"{show(str(path), 300)}: no such run folder or checkpoint")
     if path.name.startswith(PREFIX):
@@ -51,9 +53,21 @@ def named_checkpoint(path: Path) -> Checkpoint:
     newest = _newest(path / CHECKPOINTS)
     if newest is None:
         raise MissingError(
-            f"{show(str(path), 300)}: neither a checkpoint nor a run folder with one in it"
+            f"{show(str(path), 300)}: neither a checkpoint nor a run folder with one in it{_model(path)}"
         )
     return newest
+
+
+def _model(path: Path) -> str:
+    """What to say of a model's folder. Raises WeightsError for a damaged config.json."""
+    file = path / "config.json"
+    if not file.is_file():
+        return ""
+    kind = read_json(file, 1 << 20).get("model_type")
+    return (
+        f"; its config.json says model_type {show(kind)}, an export of svp has {MODEL_TYPE}: a "
+        "GLaMM or LISA folder is given with --published or --init"
+    )
 
 
 def _newest(folder: Path) -> Checkpoint | None:

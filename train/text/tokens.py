@@ -49,7 +49,8 @@ class Vocabulary:
         lisa = "<im_patch>" in known and "<bbox>" not in known  # by their tokens, so exports too
         self.wording: Wording = LISA if lisa else GLAMM
         self._remembered = lru_cache(_PIECES)(self._encode)
-        first = self.tokenizer.convert_ids_to_tokens(list(self.encode("a")))[0]
+        tokens = self.tokenizer.convert_ids_to_tokens(list(self.encode("a")))
+        first = tokens[0] if tokens else ""  # a model without entries gives none
         if not first.startswith("▁"):
             raise ConfigError(
                 f"this tokenizer starts a text with {quote(first)}, not with '▁': use a LLaMA-style "

@@ -252,3 +252,11 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
     core.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match="LLaMA-style"):
         load_vocabulary(tmp_path)
+
+
+def test_a_tokenizer_without_entries_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ConfigError, match="LLaMA-style|no single id"):
+        load_vocabulary(tmp_path)
