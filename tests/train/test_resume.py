@@ -110,6 +110,14 @@ def test_another_recipe_or_cache_is_refused_with_the_field(whole: Path, tmp_path
     for part in ("recipe.global_batch: checkpoint has 8, this run 16", "recipe.seed",
                  "data.cache:train: checkpoint has ccc"):  # fmt: skip
         assert part in str(caught.value)
+    longer = json.loads(RECIPE.canonical())
+    longer["stages"][0]["steps"] += 1
+    steps = RECIPE.stages[0].steps
+    with pytest.raises(
+        PlanMismatchError,
+        match=rf"run: recipe\.stages\.0\.steps: checkpoint has {steps}, this run {steps + 1}\. Use",
+    ):
+        checkpoint.require(longer, micro_run.MicroStream(RECIPE).identity)
     split = json.loads(micro_run.micro_recipe(name="other", run={"micro_batch": 1}).canonical())
     checkpoint.require(
         split, micro_run.MicroStream(RECIPE).identity

@@ -203,6 +203,9 @@ def _differences(prefix: str, ours: JsonValue, theirs: JsonValue) -> Iterator[st
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in sorted(ours.keys() | theirs.keys()):
             yield from _differences(f"{prefix}.{key}", ours.get(key), theirs.get(key))
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from _differences(f"{prefix}.{number}", one, other)
     elif ours != theirs:
         yield f"{prefix}: checkpoint has {show(ours)}, this run {show(theirs)}"
 
