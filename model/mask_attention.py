@@ -9,7 +9,7 @@ v1. So the output is v0 + a (v1 - v0), where `a` is the softmax mass inside the 
 Sine positions are a row's code beside a column's, hence a score is row[y] + column[x] and
 S1 = rows^T mask columns with rows = exp(row), columns = exp(column): per query h + w exponentials
 and one small matrix product instead of h*w scores. Float32 or wider throughout.
-Shapes: n superpixels, h x w masks, Q queries, d = heads * c. Source: spec method.md 5.1.
+Shapes: n superpixels, h x w masks, Q queries, d = heads * c. The attention is the paper's (Sec. 4.2).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The rows of Table 4: other ways to tell a superpixel's place and shape (spec method.md 10.2).
+"""The rows of Table 4: other ways to tell a superpixel's place and shape.
 
 All take masks (n,h,w) and give (n,C), like `SSPE`; `none` is no module at all.
 """

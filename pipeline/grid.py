@@ -1,6 +1,6 @@
 """SAM grid prompting: a photograph in, its semantic superpixels out.
 
-Order of work (spec of FMA-WSSS on SAM): encode all crops of all images in batches; decode a grid of
+Order of work (FMA-WSSS on SAM): encode all crops of all images in batches; decode a grid of
 points per crop in chunks; select by predicted IoU *before* up-scaling; up-scale what is left in
 cache-sized chunks to runs; stability, crop edge, whole-first box NMS per crop; NMS across crops;
 hole and island removal with its NMS; level filter; cap.

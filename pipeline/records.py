@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-SUB_PART, PART, WHOLE = 0, 1, 2  # index of SAM's multimask output (spec of FMA-WSSS)
+SUB_PART, PART, WHOLE = 0, 1, 2  # index of SAM's multimask output (as FMA-WSSS counts them)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """How one program turns counts into metrics (spec of RIS 15.1, 15.2).
+    """How one program turns counts into metrics.
 
     both_empty      IoU where prediction and target are empty
     union_eps       added to each union, `count_eps` to the number of sentences

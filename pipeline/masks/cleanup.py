@@ -79,7 +79,7 @@ def _largest(parts: Pieces, label: Ints, size: Ints, runs: Runs) -> Ints:
     """(Q,) for each piece, the label of the largest component of its mask.
 
     Ties go to the lowest OpenCV label: the component whose first 2 x 2 pixel block comes first in
-    raster order of blocks (measured on OpenCV 4.10 and 5.0, spec superpixels 1.3).
+    raster order of blocks (measured on OpenCV 4.10 and 5.0).
     """
     block = (parts.top // 2) * (runs.width // 2 + 1) + parts.column // 2
     first = np.full(len(size), np.iinfo(np.int64).max)

@@ -1,7 +1,7 @@
 """SAM models without weights: built on the meta device, recognised from a key list, or random.
 
 The official types differ in the encoder only, so its width and depth identify them
-(segment_anything/build_sam.py; spec of keys in tests/fixtures/keys).
+(segment_anything/build_sam.py; its keys: tests/fixtures/keys).
 """
 
 from collections.abc import Mapping

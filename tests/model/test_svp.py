@@ -1,4 +1,4 @@
-"""SVP as a whole: size, symmetry, padding, stages and variants (spec method.md 8 and 13)."""
+"""SVP as a whole: size, symmetry, padding, stages and variants."""
 
 from typing import Any
 

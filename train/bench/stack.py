@@ -127,7 +127,7 @@ def finish_step(model: RisModel, optimizer: Optimizer, lap: Lap) -> None:
 
 @torch.no_grad()
 def forward(model: RisModel, batch: Batch, lap: Lap) -> None:
-    """Masks of a teacher-forced dialogue: the paper's inference (spec ris.md 18)."""
+    """Masks of a teacher-forced dialogue: the paper's inference."""
     with borders(model, lap), autocast(model):
         model.predict(batch)
     lap("mask decoder")

@@ -40,7 +40,7 @@ def test_equals_the_published_decoder_at_other_sizes() -> None:
 def test_full_size_flops() -> None:
     sam = build_sam("vit_b")  # on meta: counting runs no arithmetic
     stock, shared = decoder_flops(sam, prompts=256)
-    assert stock / 256 == pytest.approx(3.62e9, rel=0.005)  # spec section 2
+    assert stock / 256 == pytest.approx(3.62e9, rel=0.005)
     assert shared < 0.5 * stock
     one_stock, one_shared = decoder_flops(sam, prompts=1)
     assert one_stock == stock // 256

@@ -55,7 +55,7 @@ def test_stage_geometry_keeps_a_sixteenth_of_the_image() -> None:
 
 
 def test_biases_are_read_after_loading() -> None:
-    """The published builder runs with the biases of the initialisation (spec section 8, trap 1)."""
+    """The published builder runs with the biases of the initialisation."""
     image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
     fresh, used = build_mobile_sam(256), build_mobile_sam(256)
     load(fresh, published_like(3))

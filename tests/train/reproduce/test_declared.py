@@ -81,8 +81,8 @@ def test_rows_that_are_one_run_have_one_recipe() -> None:
     assert len(digests) == len(same)
 
 
-def test_full_parameters_are_the_specs() -> None:
-    """spec projectors.md 2, at 36 tokens, 1024 -> 4096; SVP: method.md 8."""
+def test_parameters_at_full_size() -> None:
+    """At 36 tokens, 1024 -> 4096, by the published code; SVP by the paper's sizes."""
     wanted = {
         MLP: 20_979_712, "Pixel-Shuffle": 83_927_040, "C-Abstractor": 37_398_016,
         "D-Abstractor": 55_833_224, "DeCo": 20_979_712, "LDPv2": 21_020_672,
