@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from .errors import ConfigError, MissingError
+from .paths import expand
 from .text import show
 
 VARIABLE: Final = "SVP_PLUGIN"
@@ -95,7 +96,7 @@ def plugins(files: Sequence[str]) -> Iterator[None]:
     Raises MissingError for a file that is not there.
     """
     before = os.environ.get(VARIABLE)
-    paths = [_file(Path(name).expanduser()) for name in files]
+    paths = [_file(expand(name)) for name in files]
     paths += [path for path in _paths() if path not in paths]
     if paths:
         os.environ[VARIABLE] = os.pathsep.join(map(str, paths))
@@ -110,7 +111,7 @@ def plugins(files: Sequence[str]) -> Iterator[None]:
 
 def _paths() -> list[Path]:
     words = os.environ.get(VARIABLE, "").split(os.pathsep)
-    return [_file(Path(word).expanduser()) for word in words if word]
+    return [_file(expand(word)) for word in words if word]
 
 
 def _file(path: Path) -> Path:

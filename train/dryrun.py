@@ -211,9 +211,13 @@ def dry_run_command(request: TrainRequest) -> DryRun:
 def planned(recipe: TrainRecipe, size: str | None) -> Plan:
     """The plan, without images, of the caches a recipe reads; no weights are looked for."""
     vision = recipe.model.vision
-    flags = Flags(sam_weights="random", encoder_weights="random", encoder=vision.encoder)
-    fields = (f"features.size={vision.size}", f"features.view={vision.view}")
     size = size or SIZES.get(vision.encoder, "paper")
+    flags = Flags(  # the tiny models are in the package, and the shipped decoder reads no other SAM
+        sam_weights=None if size == "tiny" else "random",
+        encoder_weights=None if vision.encoder == "tiny" else "random",
+        encoder=vision.encoder,
+    )
+    fields = (f"features.size={vision.size}", f"features.view={vision.view}")
     made, _ = resolve(
         size, None, flags, fields, Path(), stores("train", recipe.model.projector.name)
     )

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..pipeline.errors import DataError
+from ..pipeline.paths import expand
 from ..pipeline.run.places import absolute_data
 from ..pipeline.store.jsonfile import read_bounded
 from ..pipeline.text import show
@@ -142,7 +143,7 @@ def resumed(request: TrainRequest) -> TrainRequest:
     """A request that names a run with --resume, and neither caches nor data: those of the run."""
     if request.resume in (None, "auto") or request.caches or request.data.dataset is not None:
         return request
-    known = data_of_run(named_checkpoint(Path(str(request.resume)).expanduser()))
+    known = data_of_run(named_checkpoint(expand(str(request.resume))))
     if known is None:
         return request
     mine, held = known.training, known.validation

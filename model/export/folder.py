@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ... import __version__
 from ...pipeline.errors import CacheError, ConfigError
+from ...pipeline.paths import expand
 from ...pipeline.recipe import Recipe
 from ...pipeline.store.atomic import sync_folder
 from ...pipeline.text import show
@@ -98,7 +99,7 @@ def load_pretrained(folder: str | Path) -> RisModel:
     """
     from transformers import LlamaForCausalLM
 
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     about = read_model_file(folder)
     state = load_state_dict(folder / WEIGHTS)
     with torch.device("meta"):

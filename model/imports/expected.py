@@ -3,12 +3,14 @@
 The modules are built on the meta device, so the list can never disagree with the model.
 """
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...pipeline.rehearsal import VARIABLE
 from . import rules
 from .shape import LlamaShape
 
@@ -59,9 +61,14 @@ def _llama(shape: LlamaShape) -> Shapes:
         return _shapes(LlamaForCausalLM(shape.config()))
 
 
-@cache
 def _sam(part: str) -> Shapes:
     """Every published checkpoint carries SAM ViT-H."""
+    return _sam_under(part, os.environ.get(VARIABLE))
+
+
+@cache
+def _sam_under(part: str, dial: str | None) -> Shapes:
+    """`dial` is the rehearsal's in force: it narrows SAM's encoder."""
     from ...pipeline.sam.architecture import build_sam
 
     sam: Any = build_sam("vit_h")

@@ -17,6 +17,7 @@ from ..errors import DataError, ImageError, MissingError
 from ..paths import safe_join
 from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
 from ..records import ImageRecord
+from ..rehearsal import VARIABLE
 from ..store.plan import Plan, PlanImage
 from ..text import show
 from .stage import hash_image
@@ -108,12 +109,17 @@ def sized_plan(recipe: Recipe, split: str = "", digests: Mapping[str, str] | Non
     )
 
 
-@cache
 def feature_shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
     """((h,w) of the patch grid, C), from the encoder's architecture without its weights.
 
     Raises ConfigError for a size the encoder does not take, and for two encoders of other shapes.
     """
+    return _feature_shape(config, os.environ.get(VARIABLE))
+
+
+@cache
+def _feature_shape(config: FeatureConfig, dial: str | None) -> tuple[tuple[int, int], int]:
+    """`dial` is the rehearsal's in force: it narrows the encoders."""
     grid, channels = _shape(config)
     if (beside := config.beside) is not None:
         from ..encoders.pair import require_one_shape

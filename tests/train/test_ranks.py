@@ -72,7 +72,7 @@ def test_without_a_group_nothing_happens() -> None:
     [
         ("launch.train_command", ["train", "--from-cache", "x"]),
         ("quickstart.quickstart", ["quickstart"]),
-        ("eval_run.eval_command", ["eval"]),
+        ("eval_run.eval_command", ["eval", "--split", "testA"]),
     ],
 )
 def test_commands_end_the_group(
