@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from svp.model.imports.expected import _sam as sam_shapes
+from svp.model.imports.expected import _sam_under as sam_shapes
 from svp.model.imports.standin import write_standin
 from svp.pipeline.encoders.clip import LARGE
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
