@@ -36,10 +36,7 @@ __all__ = [
     "weights_digest",
 ]
 
-# {"model": {...}, "epoch": 3}, as training scripts save it; the first of these that is there.
 ADAPTER = "adapter_model.safetensors"
-WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "module",
-            "weights", "params", "teacher")  # fmt: skip
 _DEPTH = 4  # wrappers in wrappers
 
 # What reading a damaged or hostile file can raise; anything else is a bug and keeps its traceback.
@@ -167,22 +164,26 @@ def _reason(error: BaseException) -> str:
 
 
 def _unwrap(path: Path, content: Any, depth: int = _DEPTH) -> Any:
-    """The state dict inside a training script's file: under a usual name, or the only one there."""
+    """The state dict inside a training script's file, whatever its name there.
+
+    Raises:
+        WeightsError: the file holds several models; which of them was meant cannot be known.
+    """
     if not isinstance(content, Mapping) or not depth:
         return content
-    named = [content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)]
-    if named:
-        return _unwrap(path, named[0], depth - 1)
     # An optimizer's state maps numbers, not names, to its tensors.
     named = [k for k, v in content.items() if isinstance(v, Mapping) and all(map(_is_name, v))]
     inner = {k: _unwrap(path, content[k], depth - 1) for k in named}
     found = {k: v for k, v in inner.items() if _holds_tensors(v)}
-    if len(found) > 1:
+    # A loss's few buffers are not a second model; averaged weights (EMA, a student) are.
+    largest = max(map(len, found.values()), default=0)
+    models = [k for k, v in found.items() if 2 * len(v) >= largest]
+    if len(models) > 1:
         raise WeightsError(
             f"{show(str(path), 200)}: several state dicts lie in it, under "
-            f"{', '.join(show(str(k)) for k in found)}: save the one to be loaded alone"
+            f"{', '.join(show(str(k)) for k in models)}: save the one to be loaded alone"
         )
-    return next(iter(found.values()), content)
+    return found[models[0]] if models else content
 
 
 def _is_name(key: object) -> bool:
@@ -211,7 +212,7 @@ def _tensors(path: Path, content: Any) -> "dict[str, Tensor]":
         if fault := _tensor_fault(name, value):
             raise WeightsError(
                 f"{show(str(path), 200)}: {show(name)}: {fault}; a state dict maps names to dense "
-                f"tensors (alone or under a name such as {', '.join(WRAPPERS[:3])})"
+                f"tensors (alone or under one name, such as model or state_dict)"
             )
     return {name: value.detach() for name, value in content.items()}
 

@@ -86,6 +86,8 @@ def test_a_fine_tuned_sam_is_loaded(sam: State, tmp_path: Path, kind: str) -> No
          r"several models lie in it, under student\., teacher\."),
         (lambda s: {**s, **under("module.")(s)}, "is there twice, with and without"),
         (lambda s: {"a": s, "b": s}, "several state dicts lie in it, under a, b"),
+        (lambda s: {"epoch": 3, "model": s, "ema": s}, "several state dicts .* under model, ema"),
+        (lambda s: {"student": {"x": s}, "teacher": s}, "several .* under student, teacher"),
         (lambda s: {n: t for n, t in s.items() if "mask_decoder" in n}, "state dict of a whole SAM"),
         (lambda s: {n: t.to(torch.int8) for n, t in s.items()}, "int8, needs"),
         (lambda s: {"optimizer": OPTIMIZER}, "state dict maps names to dense"),
