@@ -136,7 +136,9 @@ def _own(config: SuperpixelConfig, where: Where, sam: "SamBackend | None") -> Su
                 "superpixels=masks: the masks of a folder are read by `svp precompute` only: use the "
                 "cache without --live, and for `svp predict` one of another recipe, with --cache"
             )
-        return own.OwnSource(own.from_folder(where.masks), config.max_superpixels, sam)
+        from .mask_folder import from_folder
+
+        return own.OwnSource(from_folder(where.masks), config.max_superpixels, sam)
     kind = own.find_method(config.source)
     own.require_version(config.source, config.made, own.method_version(kind))
     return own.OwnSource(own.from_method(kind, config.source), config.max_superpixels, sam)

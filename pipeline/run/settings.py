@@ -195,7 +195,8 @@ def _place_masks(pixels: dict[str, Any], given: str | None) -> Path | None:
     if source in (*PROMPTED, "slic"):
         pixels.pop("made", None)
         return None
-    from ..own_superpixels import find_method, folder_digest, method_version, require_version
+    from ..mask_folder import folder_digest
+    from ..own_superpixels import find_method, method_version, require_version
 
     folder = None
     if source == "masks":

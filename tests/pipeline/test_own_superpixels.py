@@ -11,8 +11,8 @@ from PIL import Image
 
 import svp as svp_package
 from svp.cli import main
+from svp.pipeline import mask_folder, plugins
 from svp.pipeline import own_superpixels as own
-from svp.pipeline import plugins
 from svp.pipeline.errors import ConfigError, ImageError, MissingError, PlanMismatchError
 from svp.pipeline.masks import rle
 from svp.pipeline.recipe import Recipe, SuperpixelConfig
@@ -141,16 +141,16 @@ def test_files_are_found_by_name_and_nothing_above(tmp_path: Path) -> None:
 def test_the_folders_digest_is_that_of_its_masks(tmp_path: Path) -> None:
     write(tmp_path / "m", ".png")
     (tmp_path / "m/notes.txt").write_text("x")
-    first = own.folder_digest(tmp_path / "m")
+    first = mask_folder.folder_digest(tmp_path / "m")
     (tmp_path / "m/notes.txt").write_text("y")
-    assert own.folder_digest(tmp_path / "m") == first
+    assert mask_folder.folder_digest(tmp_path / "m") == first
     write(tmp_path / "m", ".npz", "b")
-    assert own.folder_digest(tmp_path / "m") != first
+    assert mask_folder.folder_digest(tmp_path / "m") != first
     for folder, why in ((tmp_path / "n", "is not a folder"), (tmp_path / "e", "named as it is")):
         if folder.name == "e":
             folder.mkdir()
         with pytest.raises(MissingError, match=why):
-            own.folder_digest(folder)
+            mask_folder.folder_digest(folder)
 
 
 def test_a_cache_of_masks_is_not_seen_live() -> None:
