@@ -27,23 +27,26 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """A data sheet: dense TFLOP/s of float32 without tensor cores, of bfloat16, and TB/s of memory."""
+    """A data sheet: dense TFLOP/s of float32 without tensor cores, of bfloat16, TB/s of memory, and
+    its bytes.
+    """
 
+    name: str
     single: float
     half: float
     memory: float
+    capacity: int
 
 
 # NVIDIA's data sheets: H200 and H100 SXM, A100 SXM 80 GB; whitepapers of GA102 and AD102 (bfloat16
 # with float32 sums).
 PEAKS = {
-    "3090": Peaks(35.6, 71.0, 0.936),
-    "4090": Peaks(82.6, 165.2, 1.008),
-    "a100": Peaks(19.5, 312.0, 2.039),
-    "h100": Peaks(67.0, 989.0, 3.35),
-    "h200": Peaks(67.0, 989.0, 4.8),
+    "3090": Peaks("RTX 3090", 35.6, 71.0, 0.936, 24 << 30),
+    "4090": Peaks("RTX 4090", 82.6, 165.2, 1.008, 24 << 30),
+    "a100": Peaks("A100 (80 GB)", 19.5, 312.0, 2.039, 80 << 30),
+    "h100": Peaks("H100", 67.0, 989.0, 3.35, 80 << 30),
+    "h200": Peaks("H200", 67.0, 989.0, 4.8, 141 * 10**9),
 }
-NAMES = {"3090": "RTX 3090", "4090": "RTX 4090", "a100": "A100", "h100": "H100", "h200": "H200"}
 MEASURED = "h200"
 # On one H200 (docs/benchmarks.md), by `PARTS`: DINOv2-L in batches of 8, ViT-H, 256 prompts at once.
 # The published decoder writes every prompt's image tokens out, so in float32 it waits for memory.
@@ -68,7 +71,7 @@ def _device(name: str) -> Device:
         "derived from an H200's by data-sheet peaks, where a part waits for memory by bandwidth"
     )
     origin = "measured on an H200" if name == MEASURED else derived
-    return Device(f"NVIDIA {NAMES[name]}", rows["exact"], rows["single"], rows["half"], origin)
+    return Device(f"NVIDIA {own.name}", rows["exact"], rows["single"], rows["half"], origin)
 
 
 def one_rate(name: str, rate: float, origin: str, *, gpu: bool = False) -> Device:
