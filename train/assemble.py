@@ -32,6 +32,7 @@ from ..pipeline.store.plan import Plan
 from ..pipeline.text import show
 from ..pipeline.weights.load import load_state_dict
 from .decoder import require_decoder, require_same_sam, sam_of
+from .features import features_of, require_same_features
 from .hashing import key_of
 from .recipe import TrainRecipe
 from .settings import EXPORTED, SHIPPED, Places
@@ -200,6 +201,9 @@ def _from_export(
     same = (spec.name, spec.in_dim, spec.grid) == (
         recipe.model.projector.name, plan.channels, plan.grid,
     ) and spec.options == _options(recipe)  # fmt: skip
+    if same and about.preprocessing is not None:
+        wanted = features_of(about.preprocessing.recipe, spec.name)
+        require_same_features(wanted, plan, spec.name, f"the projector of {folder.name}")
     projector = found.projector if same else _projector(recipe, plan, spec.llm_dim)
     state = recipe.model.mask_state
     model = RisModel(lm, projector, found.mask_head, mask_state=state)

@@ -38,6 +38,7 @@ from .evaluation.results import (
 from .evaluation.summary import EvalReport, joined, summarise
 from .evaluation.trained import Found, Trained, find_trained, open_trained, results_of
 from .evaluation.unseen import Encoders, live_readers
+from .features import features_of, require_same_features
 from .feed.fill import CachedVisuals
 from .fit.stage import make_accelerator
 from .found import newest_cache, over, recorded, require_images
@@ -100,9 +101,12 @@ def _eval(
 ) -> EvalReport:
     first = by_split[request.splits[0]][0].plan
     trained = open_trained(found, first, request.flags)
+    projector = trained.recipe.model.projector.name
     for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
         require_cache(trained.recipe, seen)
         require_same_sam(identity(first), seen, f"cache {first.id[:12]}")
+        wanted = features_of(first.recipe, projector)
+        require_same_features(wanted, seen, projector, f"cache {first.id[:12]}")
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
     say = request.say if accelerator.is_main_process else _unheard
     asked = {

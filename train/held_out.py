@@ -14,6 +14,7 @@ from .assemble import Assembled, require_cache
 from .decoder import identity, require_same_sam
 from .evaluation.evaluate import Settings, evaluate
 from .evaluation.protocols import Example, examples, plan
+from .features import features_of, require_same_features
 from .feed.fill import CachedVisuals
 from .fit.job import Validate
 from .found import recorded
@@ -54,7 +55,10 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
         )
     reader = CacheReader(path)
     require_cache(opened.recipe, reader.plan, path)
-    require_same_sam(identity(opened.readers[0].plan), reader.plan, "this run's training")
+    first, name = opened.readers[0].plan, opened.recipe.model.projector.name
+    require_same_sam(identity(first), reader.plan, "this run's training")
+    wanted = features_of(first.recipe, name)
+    require_same_features(wanted, reader.plan, name, "this run's training")
     if request.validate_dataset is not None:
         data = DataRequest(dataset=request.validate_dataset, root=request.data.root)
     else:

@@ -15,6 +15,7 @@ from ..pipeline.cmdline import resuming
 from ..pipeline.store.atomic import check_writable
 from .assemble import assemble, outline, shape_of
 from .decoder import doubt, identity
+from .features import features_of
 from .feed.fill import CachedVisuals
 from .fit.going_on import find_checkpoint
 from .fit.job import Job, TrainReport
@@ -108,6 +109,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
             resume=found, hint=hint, skip=request.skip_nonfinite,
             new_rows=made.new_rows, preview=previews, say=request.say, sam=identity(first),
+            features=features_of(first.recipe, recipe.model.projector.name),
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},
         )  # fmt: skip

@@ -127,22 +127,33 @@ def test_evaluate_then_recompute_then_predict(request_: EvalRequest, tmp_path: P
     assert len(predicted.files) == 5 and all(path.is_file() for path in predicted.files)
 
 
-def test_photographs_of_another_sam_than_the_runs_are_refused(
-    request_: EvalRequest, tmp_path: Path
+@pytest.mark.parametrize(
+    ("recorded", "here", "theirs"),
+    [
+        ({"sam": "tiny random:7"}, "SAM tiny shipped", "uses SAM tiny random:7"),
+        (
+            {"features": "tiny random:7 view squash 128 px"},
+            "features of tiny shipped view squash 128 px",
+            "reads tiny random:7",
+        ),
+    ],
+)
+def test_photographs_of_other_frozen_models_than_the_runs_are_refused(
+    request_: EvalRequest, tmp_path: Path, recorded: dict[str, str], here: str, theirs: str
 ) -> None:
     from svp.train.fit.checkpoint import Checkpoint
 
     run = next((request_.runs / "run" / "checkpoints").iterdir())
     checkpoint = Checkpoint.open(run)
-    state = checkpoint.state.model_copy(update={"sam": "tiny random:7"})
+    state = checkpoint.state.model_copy(update=recorded)
     save_checkpoint(tmp_path / "other" / "checkpoints", state, checkpoint.weights(), {})
-    with pytest.raises(PlanMismatchError, match="SAM tiny shipped, the run other uses SAM tiny ra"):
+    with pytest.raises(PlanMismatchError, match=f"{here}[,;] the run other {theirs}"):
         eval_command(replace(request_, runs=tmp_path))
     asked = PredictRequest(
         image=next((request_.data.images or Path()).rglob("*.png")), expressions=("red disc",),
         cache=request_.caches[0], runs=tmp_path, out=tmp_path / "out", device="cpu",
     )  # fmt: skip
-    with pytest.raises(PlanMismatchError, match="the run other uses SAM tiny random:7"):
+    with pytest.raises(PlanMismatchError, match=f"the run other {theirs}"):
         predict_command(asked)
 
 

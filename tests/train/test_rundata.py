@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from svp.cli import main
 from svp.pipeline.errors import DataError
 from svp.pipeline.scenes import write_scenes
+from svp.train.fit.checkpoint import checkpoints
 from svp.train.metrics import NAMES
 from svp.train.request import DataRequest
 from svp.train.rundata import (
@@ -95,6 +96,12 @@ def test_tensorboard_has_scores_rates_and_memory(trained: tuple[Path, str]) -> N
     tags = set(board.Tags()["scalars"])
     assert tags >= {"held-out/gIoU", "rate/images", "rate/tokens", "memory/GiB", "loss"}
     assert min(event.value for event in board.Scalars("rate/tokens")) > 0
+
+
+def test_a_checkpoint_records_the_frozen_models(trained: tuple[Path, str]) -> None:
+    """Other caches are compared with them."""
+    state = checkpoints(trained[0] / "checkpoints")[-1].state
+    assert (state.sam, state.features) == ("tiny shipped", "tiny shipped view squash 128 px")
 
 
 def test_the_record(world: Path, trained: tuple[Path, str]) -> None:

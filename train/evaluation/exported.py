@@ -12,6 +12,7 @@ from ...pipeline.store.plan import Plan
 from ...pipeline.text import show
 from ...pipeline.weights.load import weights_digest
 from ..decoder import require_same_sam, sam_of
+from ..features import features_of, require_same_features
 from ..recipe import ModelConfig, ProjectorConfig, StageConfig, TrainRecipe, vision_of
 from ..text.tokens import load_vocabulary
 
@@ -64,7 +65,10 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
                 f"{want.view}, {want.size} px"
             )
         sam = sam_of(about.preprocessing.recipe)
-        require_same_sam(sam, plan, f"the model {found.folder.name}")
+        who, name = f"the model {found.folder.name}", about.projector.name
+        require_same_sam(sam, plan, who)
+        wanted = features_of(about.preprocessing.recipe, name)
+        require_same_features(wanted, plan, name, who)
     if about.projector.in_dim != plan.channels:
         raise PlanMismatchError(
             f"cache {plan.id[:12]} has features of {plan.channels} channels, "

@@ -15,6 +15,7 @@ from ...pipeline.store.plan import Plan
 from ...pipeline.text import show
 from ..assemble import assemble
 from ..decoder import require_same_sam
+from ..features import require_same_features
 from ..fit.checkpoint import Checkpoint, load_weights
 from ..fit.going_on import named_checkpoint
 from ..fit.runfolder import CHECKPOINTS
@@ -97,7 +98,9 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     checkpoint = found
     raw = dict(checkpoint.state.recipe)
     recipe = parse_train_recipe(raw, str(checkpoint.path))
-    require_same_sam(checkpoint.state.sam, plan, f"the run {checkpoint.path.parents[1].name}")
+    who = f"the run {checkpoint.path.parents[1].name}"
+    require_same_sam(checkpoint.state.sam, plan, who)
+    require_same_features(checkpoint.state.features, plan, recipe.model.projector.name, who)
     from ..rundata import with_weights  # it names this module's records
 
     places = place_weights(recipe.model.model_dump(mode="json"), with_weights(checkpoint, flags))

@@ -44,6 +44,7 @@ class State(BaseModel):
     skipped         steps dropped because of a non-finite loss or gradient
     scores          of the last evaluation; `best` is the best until now
     sam             type and weights of the SAM whose embeddings were trained on
+    features        the encoder whose features were trained on (`train.features`)
     stage_end       whether this is the last step of its stage
     files           xxh3_64 of the two tensor files
     """
@@ -64,6 +65,7 @@ class State(BaseModel):
     best: float | None = None
     stage_end: bool = False
     sam: str = ""
+    features: str = ""
     libraries: dict[str, str] = {}
     files: dict[str, str] = {}
 

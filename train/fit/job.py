@@ -30,6 +30,7 @@ class Job:
     preview        writes pictures of predictions, called on the first rank
     left_out       how much of the data is not trained on, by reason, for the report
     sam            identity of the SAM in the caches (`train.decoder`)
+    features       identity of their encoder (`train.features`)
     say            told a line now and then
     """
 
@@ -46,6 +47,7 @@ class Job:
     preview: Preview | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     sam: str = ""
+    features: str = ""
     say: Callable[[str], None] = field(default=lambda line: None)
 
 

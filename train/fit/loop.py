@@ -130,7 +130,7 @@ class _Run:
             entered.restore(resume.optimizer())
         stage = self.recipe.stages[index]
         self._say(
-            f"stage {stage.name}: {stage.steps - done} steps, {table.trainable:,} numbers train"
+            f"stage {stage.name}: {stage.steps - done} steps, {table.trainable:,} trainable parameters"
         )
         return entered
 
@@ -218,6 +218,7 @@ class _Run:
             world=self.accelerator.num_processes, micro_batch=self.recipe.run.images,
             skipped=self.skipped, scores=self.scores, best=self.best, stage_end=done == 0 < self.step,
             libraries=libraries(), sam=self.job.sam,
+            features=self.job.features,
         )  # fmt: skip
         save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
         prune(self.job.folder.checkpoints, self.recipe.run.keep)
