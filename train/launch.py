@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from .assemble import assemble, outline, shape_of
 from .decoder import doubt, identity
 from .features import features_of
 from .feed.fill import CachedVisuals
+from .feed.table import ExpressionTable
 from .fit.going_on import find_checkpoint
 from .fit.job import Job, TrainReport
 from .fit.loop import split_evenly, train
@@ -113,7 +115,23 @@ def train_command(request: TrainRequest) -> TrainReport:
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},
         )  # fmt: skip
-        return train(job)
+        return replace(train(job), next=_next(request, opened, table, folder.path))
+
+
+def _next(
+    request: TrainRequest, opened: Opened, table: ExpressionTable, run: Path
+) -> tuple[str, ...]:
+    """The commands that use the finished run; a photograph and an expression of its own data."""
+    end = ["--checkpoint", str(run), *(["--size", "tiny"] if request.size == "tiny" else [])]
+    first = table.entry(0).image_id
+    paths = (image.path for image in opened.source.images if image.image_id == first)
+    photo = opened.source.image_root / next(paths, "")
+    picture = os.path.relpath(photo) if photo.is_file() else "PHOTO"
+    said = table.sentences(0)[0].text
+    return (
+        shlex.join(["svp", "eval", *end]),
+        shlex.join(["svp", "predict", *end, "--", picture, said]),
+    )
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:

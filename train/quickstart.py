@@ -68,7 +68,8 @@ class QuickstartReport:
 
     def lines(self) -> list[str]:
         """For people."""
-        return [*self.train.lines(), *self.evaluation.lines()]
+        said = replace(self.train, next=()).lines()
+        return [*said, *self.evaluation.lines(), *(f"next: {c}" for c in self.train.next[1:])]
 
     def to_json(self) -> dict[str, object]:
         """For programs."""

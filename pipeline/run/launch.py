@@ -14,7 +14,7 @@ from ..executors.base import Event
 from ..executors.devices import usable_devices
 from ..recipe import Recipe
 from ..records import Where
-from ..rehearsal import few_scenes
+from ..rehearsal import dial, few_scenes
 from ..sources import Source, open_source, photo_notices
 from ..store.plan import RLE_BYTES, SHARD_SIZE
 from ..text import show
@@ -24,7 +24,7 @@ from .machines import measured_here
 from .places import DataPlaces, absolute_data, image_root_of, read_places, write_places
 from .planning import Content, sized_plan
 from .precompute import PrecomputeReport, RunOptions, limited, precompute
-from .purpose import Purpose, announce, stores
+from .purpose import Purpose, announce, next_command, stores
 from .settings import Flags, resolve
 from .toy import require_real_models
 
@@ -184,7 +184,19 @@ def launch(request: Request, opened: Opened) -> PrecomputeReport:
         on_event=on_event, quiet=request.quiet,
     )  # fmt: skip
     write_places(opened.out, opened.places)
-    return report
+    if not report.complete or report.failed:
+        return report
+    return replace(report, next=_next(request, opened, recipe))
+
+
+def _next(request: Request, opened: Opened, recipe: Recipe) -> str:
+    """The command that uses the finished cache."""
+    unread = Flags(sam_weights="random", encoder_weights="random", second_weights="random")
+    usual, _ = resolve(request.size, None, unread, (), Path())
+    return next_command(
+        recipe, opened.source.split or "", opened.out,
+        size=request.size, projector=request.projector, usual=usual.features,
+    )  # fmt: skip
 
 
 def dry_run(
@@ -264,6 +276,8 @@ def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
         allow_empty=request.allow_empty,
         exclude_eval_images=request.exclude_eval_images,
         generated=source.generated,
+        limit=request.run.limit,
+        rehearsal=dial() is not None,
         command=_words(request.run.hint),
     )
 

@@ -27,6 +27,8 @@ class DataPlaces:
     root        absolute folder the names are looked for in
     images      absolute folder of the photographs, as found or as named
     generated   whether the photographs are scenes this package drew
+    limit       only the first so many images were taken, as `--limit` says; None: all
+    rehearsal   whether it was made under the rehearsal's dial, with stand-ins for the weights
     command     words after `svp precompute` of the command that made it; empty: not by a command
     """
 
@@ -40,6 +42,8 @@ class DataPlaces:
     allow_empty: bool = False
     exclude_eval_images: bool = False
     generated: bool = False
+    limit: int | None = None
+    rehearsal: bool = False
     command: tuple[str, ...] = ()
 
 
@@ -58,6 +62,8 @@ class _File(BaseModel):
     allow_empty: bool = False
     exclude_eval_images: bool = False
     generated: bool = False
+    limit: Annotated[int, Field(ge=1)] | None = None
+    rehearsal: bool = False
     command: Annotated[
         tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=200)
     ] = ()
@@ -84,6 +90,18 @@ def read_places(cache: Path) -> DataPlaces | None:
         return DataPlaces(**dict(_File.model_validate(raw)))
     except ValidationError:
         return None
+
+
+def limit_of(cache: Path) -> int | None:
+    """How many of its data's images `cache` was limited to; None: all, or it does not say."""
+    places = read_places(cache)
+    return places.limit if places else None
+
+
+def rehearsed(cache: Path) -> bool:
+    """Whether `cache` says that it was made under the rehearsal's dial."""
+    places = read_places(cache)
+    return places is not None and places.rehearsal
 
 
 def image_root_of(cache: Path) -> Path | None:

@@ -75,6 +75,7 @@ class PrecomputeReport:
     complete     whether every shard is committed
     failed       True if more images are missing than `max_failures` allows, if not one is good, or
                  if shards were given up
+    next         the command that uses the finished cache; empty: none
     """
 
     cache: str
@@ -90,6 +91,7 @@ class PrecomputeReport:
     failed: bool
     seconds: float
     stage_seconds: dict[str, float]
+    next: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -114,7 +116,8 @@ class PrecomputeReport:
         lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.failures.items())]
         if self.failures:
             lines.append(f"see {self.cache}/{LOGS}/failures.jsonl; retry with --retry-quarantined")
-        return lines + [f"shard {s} given up: {why}" for s, why in sorted(self.parked.items())]
+        lines += [f"shard {s} given up: {why}" for s, why in sorted(self.parked.items())]
+        return [*lines, *([f"next: {self.next}"] if self.next else [])]
 
 
 def precompute(

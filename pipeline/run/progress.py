@@ -34,12 +34,14 @@ class Tally:
         self._images = 0
         self._failures: Counter[str] = Counter()
         self._under_way: dict[int | None, tuple[int, Counter[str]]] = {}  # by shard
+        self._ready = self._over = False
         self._began = time.monotonic()
         self._seen = deque([(self._began, 0)])  # (when, images) of the last `WINDOW_S`
 
     def update(self, event: Event) -> None:
         """Take note of `event`."""
         if event.kind == "worker_ready" and not self.images:
+            self._ready = True
             self._seen = deque([(time.monotonic(), 0)])  # loading models is not computing
         elif event.kind == "progress":
             images, failures = self._under_way.get(event.shard, (0, Counter()))
@@ -99,11 +101,22 @@ class Tally:
         """Where the run is, in one printable line."""
         parts = [
             f"{self.before + self.images}/{self.total} images",
-            f"{self.rate:.1f}/s",
-            f"ETA {duration(self.left_s)}",
+            *self._pace(),
             *(f"{name}={count}" for name, count in sorted((self.failures | self.trouble).items())),
         ]
         return escape("  ".join(parts))
+
+    def end(self) -> None:
+        """The run is over: nothing more will be on its way."""
+        self._over = True
+
+    def _pace(self) -> list[str]:
+        """Rate and time left; before the first image of the run what it waits for."""
+        if self.images:
+            return [f"{self.rate:.1f}/s", f"ETA {duration(self.left_s)}"]
+        if self._over:
+            return []
+        return ["first images under way" if self._ready else "loading models"]
 
     @staticmethod
     def _count(counter: Counter[str], values: object) -> None:
@@ -144,6 +157,7 @@ class Progress:
     ) -> None:
         if self._bar:
             self._bar.stop()
+        self.tally.end()
         self._say(self.tally.line())
 
     def update(self, event: Event) -> None:

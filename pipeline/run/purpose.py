@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import plugins
-from ..recipe import Recipe
+from ..recipe import FeatureConfig, Recipe
 from ..store.plan import Plan
 from .places import DataPlaces, read_places
 
@@ -36,6 +36,12 @@ NEEDS: dict[str, frozenset[str]] = {
 }
 DEPTH = {"tiny": 6, "dinov2-small": 12, "dinov2-base": 12, "dinov2-large": 24,
          "clip-large-336": 24, "clip-large": 24}  # fmt: skip
+
+# What a training of each size starts from where the recipe leaves it to the user.
+START_FROM = {
+    "paper": ("--init", "GLaMM-GranD-Pretrained"),
+    "small": ("--lm", "LM_FOLDER", "--sam-decoder", "mobile_sam.pt"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +163,39 @@ def command_for(
         words += ["--projector", projector]
     out = cache.with_name(f"{cache.name}-{projector}") if cache else f"caches/{projector}"
     return shlex.join(["svp", "precompute", *words, "--out", str(out)])
+
+
+def next_command(
+    recipe: Recipe,
+    split: str,
+    cache: Path,
+    *,
+    size: str | None,
+    projector: str,
+    usual: FeatureConfig,
+) -> str:
+    """The command that uses a finished cache, for a shell: training, evaluation or looking.
+
+    size   as it was said to `svp precompute`; None: not at all
+    usual  the features that the training recipe of this size reads; others are named
+    """
+    where = str(cache)
+    if not recipe.store_sam_embeddings:
+        return shlex.join(["svp", "cache", "browse", where])
+    if split not in ("", "train"):
+        tiny = ["--size", "tiny"] if size == "tiny" else []
+        return shlex.join(["svp", "eval", *tiny, "--from-cache", where])
+    words = ["svp", "train", *(["--size", size] if size else []), "--from-cache", where]
+    words += ["--projector", projector] if projector != "svp" else []
+    have = recipe.features
+    second = (have.second.encoder if have.second else None, usual.second and usual.second.encoder)
+    fields = {
+        "encoder": (have.encoder, usual.encoder), "view": (have.view, usual.view),
+        "size": (have.size, usual.size), "second": second,
+    }  # fmt: skip
+    for name, (value, expected) in fields.items():
+        words += ["--set", f"model.vision.{name}={value}"] if value != expected else []
+    return shlex.join([*words, *START_FROM.get(size or "", ())])
 
 
 def _rebuilt(plan: Plan, places: DataPlaces | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,30 @@ def test_the_two_lines_train_on_what_was_cut(made: Path, monkeypatch: pytest.Mon
     (cache,) = Path("caches").glob("scenes*")
     assert f"cache: {cache}, the newest of split train" in said.stderr
     assert json.loads(said.stdout)["steps"] == 2
+
+
+def test_a_limited_cache_trains_and_every_next_command_runs(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--limit was asked for, so --partial need not be; what is printed is pasted, blanks and all."""
+    monkeypatch.chdir(tmp_path)
+    cut = svp("precompute", "--split", "train", "--dataset", made / "scenes", "--limit", 2,
+              "--points-per-side", 4, "--workers", 0, "--out", "my cache", "--quiet")  # fmt: skip
+    assert cut.exit_code == 0, cut.output
+    following = cut.stdout.splitlines()[-1].removeprefix("next: ")
+    assert following == "svp train --from-cache 'my cache'"
+    trained = svp(*shlex.split(following)[1:], "--device", "cpu", "--runs", "my runs", *SETS)
+    assert trained.exit_code == 0, trained.output
+    assert "2 of 6 images with expressions are used: my cache was made with --limit, and the other 4 are" in trained.stderr  # fmt: skip
+    evaluate, predict = (line.removeprefix("next: ") for line in trained.stdout.splitlines()[-2:])
+    assert evaluate.startswith("svp eval --checkpoint 'my runs/")
+    scored = svp(*shlex.split(evaluate)[1:], "--from-cache", "my cache", "--split", "train",
+                 "--no-bounds")  # fmt: skip
+    assert scored.exit_code == 0, scored.output
+    assert "left out: 4 images beyond the --limit of the cache" in scored.stdout
+    assert predict.startswith("svp predict ")
+    said = svp(*shlex.split(predict)[1:])
+    assert said.exit_code == 0, said.output
 
 
 def test_newest_complete_of_the_split(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_a_run_leaves_what_it_promises(
     assert config["global_batch"] == 2 and config["on"].keys() >= {"table", "cache 0"}
     texts = "".join(p.read_text() for p in run.iterdir() if p.is_file())
     assert "hf_secret" not in texts and "stage align: 2 steps" in texts
-    assert any("left out: not in the cache" in line for line in said)
+    assert any("was made with --limit, and the other" in line for line in said)
 
     again = train_command(replace(asked, resume="auto"))
     assert (again.folder, again.images) == (run, 0)

@@ -23,7 +23,7 @@ from ...pipeline.sources import Source
 from ...pipeline.sources.problems import NAMED, Faults, Problems, merged
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import show
-from ..feed.finding import Finder, Masks
+from ..feed.finding import BEYOND, Finder, Masks
 from ..feed.fitting import SPARE, Room, describe, longest
 from ..feed.table import Entry
 from ..feed.table_build import check_left_out
@@ -88,11 +88,14 @@ def examples(
 
 @dataclass(frozen=True)
 class Gathered:
-    """The images of an evaluation; `bad` sentences and `quarantined` images are not among them."""
+    """The images of an evaluation; `bad` sentences, `quarantined` images and those
+    `beyond` the limit of a cache are not among them.
+    """
 
     items: list[Example]
     bad: Faults
     quarantined: dict[int, str]
+    beyond: int  # images
     notes: list[str]
 
     @property
@@ -101,6 +104,7 @@ class Gathered:
         counts = {
             "bad records": self.bad.found,
             "images in quarantine": len(self.quarantined),
+            BEYOND: self.beyond,
         }
         return {reason: count for reason, count in counts.items() if count}
 
@@ -139,6 +143,7 @@ def gather(
                 Example(Entry(dataset, image_id, *place), records[image_id].path, tuple(said))
             )
     finder.check()
+    finder.set_limited_aside(source.images)
     _check_absent(finder, source)
     bad = merged((source.faults, problems.settle(asked, None)))
     check_left_out(bad, len(finder.quarantined), max_failures)
@@ -150,7 +155,7 @@ def gather(
             f"{source.name} split {source.split or 'all'}: no sentence to evaluate"
             + "".join(f"; {line}" for line in notes)
         )
-    return Gathered(found, bad, finder.quarantined, notes)
+    return Gathered(found, bad, finder.quarantined, len(finder.beyond), notes)
 
 
 def _check_absent(finder: Finder, source: Source) -> None:
@@ -177,7 +182,7 @@ def _notes(finder: Finder, bad: Faults) -> list[str]:
     ]
     if (more := len(finder.quarantined) - len(lines)) > 0:
         lines.append(f"... and {more} more images in quarantine")
-    return [*lines, *bad.notices(), *finder.unseen_notes()]
+    return [*lines, *bad.notices(), *finder.limit_notes(), *finder.unseen_notes()]
 
 
 def that_fit(

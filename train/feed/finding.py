@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ...pipeline.errors import DataError
 from ...pipeline.records import ImageRecord, Rle
+from ...pipeline.run.places import limit_of
 from ...pipeline.sources.problems import Problems
 from ...pipeline.sources.tables import Sentence, Source
 from ...pipeline.sources.wording import expression_problem
@@ -20,6 +21,8 @@ from ...pipeline.store.plan import PlanImage
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import quote, show
 from .photos import Photos
+
+BEYOND = "images beyond the --limit of the cache"  # among what is left out
 
 
 class Place(NamedTuple):
@@ -35,6 +38,7 @@ class Finder:
     """Finds images of a source in caches; what cannot be used is kept by reason.
 
     absent       image ids that no cache holds; `pending` those of them whose row will come
+    beyond       image ids that no cache holds because one was limited to the images before them
     quarantined  image id -> why its cache could not compute it
     other        lines about images that are other photographs than the cache's
     unseen       image ids whose file is not on this machine: taken by name and size
@@ -50,6 +54,7 @@ class Finder:
     ) -> None:
         self.caches, self.root, self._say = caches, root, say
         self.absent: set[int] = set()
+        self.beyond: set[int] = set()
         self.pending: dict[int, tuple[CacheReader, int]] = {}
         self.quarantined: dict[int, str] = {}
         self.other: list[str] = []
@@ -79,6 +84,30 @@ class Finder:
                 "photographs with `svp precompute --dataset ... --store-sam-embeddings --out "
                 "NEWCACHE`"
             )
+
+    def set_limited_aside(self, images: Sequence[ImageRecord]) -> None:
+        """Move the absent images that `svp precompute --limit` left out on purpose to `beyond`.
+
+        images  of the source, in its order: a limited cache holds the first ones, so only what
+                comes after the last image it plans is beyond its limit
+        """
+        for cache, index in zip(self.caches, self._index, strict=True):
+            if cache.complete and limit_of(cache.path) == len(cache):
+                planned = [at for at, image in enumerate(images) if image.image_id in index]
+                rest = images[planned[-1] + 1 :] if planned else ()
+                self.beyond |= self.absent & {image.image_id for image in rest}
+        self.absent -= self.beyond
+
+    def limit_notes(self) -> list[str]:
+        """What the user is told about images beyond the limit of a cache."""
+        if not self.beyond:
+            return []
+        used, known = self.looked - len(self.beyond), show(str(self.caches[0].path), 200)
+        line = (
+            f"{used} of {self.looked} images with expressions are used: {known} was made with "
+            f"--limit, and the other {len(self.beyond)} are beyond it"
+        )
+        return [line]
 
     def unseen_notes(self) -> list[str]:
         """What the user is told about images whose content was not compared."""

@@ -28,7 +28,7 @@ from ...pipeline.store.checksum import crc32c
 from ...pipeline.store.jsonfile import canonical
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import quote
-from .finding import Finder, Masks, Place
+from .finding import BEYOND, Finder, Masks, Place
 from .table import INDEX, SCHEMA, TABLE, ExpressionTable, TableFile, part_names
 
 PART_BYTES = 128 << 20
@@ -69,12 +69,12 @@ def open_table(
     table = ExpressionTable(path)
     # The sources' notices name folders and files of today: no part of a table, which is made once.
     told = (notice for source in sources for notice in source.notices)
-    table.notes = list(dict.fromkeys([*told, *table.notes, *joined.unseen(), *bad.notices()]))
+    table.notes = list(dict.fromkeys([*told, *table.notes, *joined.told_anew(), *bad.notices()]))
     table.left_out = {
         "bad records": bad.found,
         "images in quarantine": len(joined.quarantined),
         "images not in the cache": len(joined.absent),
-    }
+    } | joined.beyond()
     check_left_out(bad, len(joined.quarantined), max_failures)
     return table
 
@@ -116,6 +116,7 @@ class _Join:
             place = finder.find(records[sentence.image_id])
             if place is not None and masks.speakable(sentence):
                 self.rows.append((sentence, place, masks))
+        finder.set_limited_aside(source.images)
 
     @property
     def absent(self) -> set[int]:
@@ -126,6 +127,11 @@ class _Join:
     def quarantined(self) -> dict[int, str]:
         """Ids of images that their cache could not compute, and why."""
         return {k: why for finder in self.finders for k, why in finder.quarantined.items()}
+
+    def beyond(self) -> dict[str, int]:
+        """How many images a limited cache left out, by reason; empty: none."""
+        count = sum(len(finder.beyond) for finder in self.finders)
+        return {BEYOND: count} if count else {}
 
     def digest(self, sources: Sequence[Source]) -> str:
         """sha256 of all that decides the table."""
@@ -168,9 +174,13 @@ class _Join:
             lines.append(f"{empty} sentences left out: their mask is empty")
         return lines
 
-    def unseen(self) -> list[str]:
-        """What was taken without its photograph."""
-        return [line for finder in self.finders for line in finder.unseen_notes()]
+    def told_anew(self) -> list[str]:
+        """What is no part of a table: images beyond a limit, or taken without their photograph."""
+        return [
+            line
+            for finder in self.finders
+            for line in (*finder.limit_notes(), *finder.unseen_notes())
+        ]
 
 
 def _source_digest(source: Source) -> list[object]:

@@ -58,7 +58,7 @@ def percents(scores: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a finished run tells."""
+    """What a finished run tells; `next` are the commands that use it, for a shell."""
 
     folder: Path
     checkpoint: Path
@@ -69,6 +69,7 @@ class TrainReport:
     scores: Mapping[str, float]
     skipped: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    next: tuple[str, ...] = ()
 
     exit_code = 0
 
@@ -84,6 +85,7 @@ class TrainReport:
             *([f"held-out: {percents(self.scores)}"] if self.scores else []),
             f"checkpoint: {self.checkpoint}",
             f"run folder: {self.folder}",
+            *(f"next: {command}" for command in self.next),
         ]
 
     def to_json(self) -> dict[str, object]:
@@ -91,4 +93,5 @@ class TrainReport:
         plain = {"folder": str(self.folder), "checkpoint": str(self.checkpoint)}
         numbers = {"steps": self.steps, "seconds": self.seconds, "images": self.images}
         found = {"last": self.last, "scores": self.scores, "left_out": self.left_out}
-        return plain | numbers | {name: dict(values) for name, values in found.items()}
+        parts = {name: dict(values) for name, values in found.items()}
+        return plain | numbers | parts | {"next": list(self.next)}

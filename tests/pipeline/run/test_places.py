@@ -37,6 +37,7 @@ def test_a_cache_records_its_request_with_absolute_places(
             split_by="unc",
             exclude_eval_images=True,
             generated=True,
+            limit=1,
         )
         assert image_root_of(out) == tmp_path / "scenes/images"
         ids.add(Plan.load(out / "plan.json").id)

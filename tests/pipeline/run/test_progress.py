@@ -34,7 +34,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_rate_and_time_left(clock: Clock) -> None:
     tally = Tally(total=200, before=40)
-    assert tally.left_s is None
+    assert tally.left_s is None and tally.line() == "40/200 images  loading models"
+    tally.update(Event("worker_ready", None, 0))
+    assert tally.line() == "40/200 images  first images under way"
     clock.now += 8
     tally.update(done(32, truncated=2))
     assert tally.rate == 4.0
@@ -104,7 +106,10 @@ def test_plain_lines_now_and_then(clock: Clock) -> None:
         for second in range(25):
             clock.now = 100.0 + second
             show.update(Event("tick"))
-    assert len(stream.getvalue().splitlines()) == 3, "after 10 s, after 20 s, at the end"
+    loading = "0/10 images  loading models"
+    assert stream.getvalue().splitlines() == [loading, loading, "0/10 images"], (
+        "after 10 s, after 20 s, at the end"
+    )
 
 
 def test_nothing_controls_the_terminal() -> None:

@@ -18,6 +18,7 @@ from svp.pipeline.run.purpose import (
     command_for,
     four_layers,
     lacks,
+    next_command,
     stores,
 )
 from svp.pipeline.run.settings import Flags, resolve
@@ -100,6 +101,27 @@ def test_what_a_cache_will_do_is_said() -> None:
     assert "--projector NAME" in rest
     _, look = announce(recipe(purpose="look"))
     assert "svp train cannot read it" in look and "--for train" in look
+
+
+def test_the_next_command_can_be_pasted() -> None:
+    usual = FeatureConfig(encoder="tiny", size=128)
+
+    def after(made: Recipe, split: str = "train", **more: object) -> str:
+        options = {"size": None, "projector": "svp", "usual": usual} | more
+        return next_command(made, split, Path("my caches/x"), **options)  # type: ignore[arg-type]
+
+    assert after(recipe()) == after(recipe(), "") == "svp train --from-cache 'my caches/x'"
+    assert after(recipe("pvtc"), projector="pvtc", size="tiny") == (
+        "svp train --size tiny --from-cache 'my caches/x' --projector pvtc"
+    )
+    assert after(recipe("svp", "features.size=64")) == (
+        "svp train --from-cache 'my caches/x' --set model.vision.size=64"
+    )
+    assert after(recipe(), size="paper").endswith(" --init GLaMM-GranD-Pretrained")
+    assert (
+        after(recipe(), "testA", size="tiny") == "svp eval --size tiny --from-cache 'my caches/x'"
+    )
+    assert after(recipe(purpose="look")) == "svp cache browse 'my caches/x'"
 
 
 def test_the_command_that_makes_the_right_cache(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from PIL import Image
 from svp.pipeline.errors import DataError
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRecord
+from svp.pipeline.run.places import DataPlaces, write_places
 from svp.pipeline.run.planning import hash_image
 from svp.pipeline.store import CacheReader, Plan, PlanImage, create_cache, finalize, write_shard
-from svp.train.evaluation.protocols import examples
+from svp.train.evaluation.protocols import examples, gather
 from svp.train.feed import photos as photos_module
-from svp.train.feed.finding import Finder
+from svp.train.feed.finding import BEYOND, Finder
 from svp.train.feed.photos import same_name
 from svp.train.feed.table_build import open_table
 
@@ -85,6 +86,24 @@ def refused(tmp_path: Path, source, caches, match: str) -> None:  # type: ignore
 def test_the_photographs_of_the_cache(tmp_path: Path, cache: CacheReader) -> None:
     table = join(tmp_path, source_in(tmp_path / "photos"), [cache])
     assert not [note for note in table.notes if "not compared" in note]
+
+
+def test_images_beyond_the_recorded_limit_need_no_partial(tmp_path: Path) -> None:
+    """The user asked for the first images; any other hole in the cache is still refused."""
+    photos = paint(tmp_path / "photos")
+    limited = cached(tmp_path / "limited", photos, ids=(1, 2))
+    source = source_in(photos)
+    refused(tmp_path, source, [limited], "image")  # nothing says that it was meant
+    write_places(limited.path, DataPlaces(dataset="d", images=photos, limit=2))
+    table = join(tmp_path, source, [limited])
+    line = f"2 of 3 images with expressions are used: {limited.path} was made with --limit, and the other 1 are beyond it"  # fmt: skip
+    assert line in table.notes and table.left_out[BEYOND] == 1
+    gathered = gather(source, [limited])
+    assert line in gathered.notes and gathered.left_out == {BEYOND: 1}
+    for ids, limit in (((1, 3), 2), ((1, 2), 5)):  # a hole before the last; a limit not reached
+        cache = cached(tmp_path / f"other-{limit}", photos, ids=ids)
+        write_places(cache.path, DataPlaces(dataset="d", images=photos, limit=limit))
+        refused(tmp_path, source, [cache], "image")
 
 
 def test_same_names_other_pictures(tmp_path: Path, cache: CacheReader) -> None:
