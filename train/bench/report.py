@@ -4,7 +4,7 @@ Times of a case are those of its median run, so its parts sum to its whole. Rati
 medians and of least times; goals look at the medians.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median_low
 
@@ -12,7 +12,7 @@ from ...pipeline.run.cost import size
 from .flops import FORMULA
 from .presets import Preset
 from .runner import SENTENCES, Case
-from .stack import COMPONENTS
+from .stack import COMPONENTS, INSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Measured:
     formula  FLOPs of the LLM by `flops.FORMULA`; None where it does not apply
     tokens   visual tokens of each image
     memory   peak bytes
+    inside   seconds of the parts of the component "projector", by run: of SVP in inference
     """
 
     case: Case
@@ -32,6 +33,7 @@ class Measured:
     formula: float | None
     tokens: tuple[int, ...]
     memory: int
+    inside: tuple[dict[str, float], ...] = ()
 
     @property
     def totals(self) -> list[float]:
@@ -41,7 +43,16 @@ class Measured:
     @property
     def median(self) -> dict[str, float]:
         """The run of median length (of two, the shorter), by component."""
-        return self.seconds[self.totals.index(median_low(self.totals))]
+        return self.seconds[self._median_run]
+
+    @property
+    def median_inside(self) -> dict[str, float]:
+        """Seconds of the projector's parts in the median run; empty where it was not split."""
+        return self.inside[self._median_run] if self.inside else {}
+
+    @property
+    def _median_run(self) -> int:
+        return self.totals.index(median_low(self.totals))
 
     @property
     def whole(self) -> float:
@@ -150,10 +161,11 @@ class SpeedReport:
         images = f"{self.preset.batch} images" if cases[0].case.work == "batch" else "one image"
         what = f"{cases[0].case.what}, {'one step' if cases[0].case.stage else images}"
         parts = [part for part in COMPONENTS if any(part in one.median for one in cases)]
-        rows = [
-            (f"{part}, ms", [f"{1e3 * one.median.get(part, 0):.1f}" for one in cases])
-            for part in parts
-        ]
+        rows = []
+        for part in parts:
+            rows.append((f"{part}, ms", [f"{1e3 * one.median.get(part, 0):.1f}" for one in cases]))
+            if part == "projector":
+                rows += _inside_rows(cases)
         if cases[0].case.work == "generate":
             later = self.preset.answer - 1
             per = [f"{1e3 * one.median['LLM decode'] / later:.1f}" for one in cases]
@@ -175,6 +187,21 @@ class SpeedReport:
             rows.append(("model FLOPs utilisation", use))
         head = [f"| {what} | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
         return head + [f"| {name} | {' | '.join(values)} |" for name, values in rows]
+
+
+def _inside_rows(cases: Sequence[Measured]) -> list[tuple[str, list[str]]]:
+    """A row for each part of the projector that any case has, "-" for those without."""
+    return [
+        (
+            f"of it {part}, ms",
+            [
+                f"{1e3 * one.median_inside[part]:.1f}" if part in one.median_inside else "-"
+                for one in cases
+            ],
+        )
+        for part in INSIDE
+        if any(part in one.median_inside for one in cases)
+    ]
 
 
 def _llm(one: Measured) -> float:

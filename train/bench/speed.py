@@ -75,7 +75,7 @@ def _bench(
             if stage := cases[0].stage:
                 runner.enter(stage)
             found += measure(runner, cases, repeats, memory)
-    name = torch.cuda.get_device_name(device) if cuda else "one CPU thread"
+    name = device_name(device)
     return SpeedReport(preset, name, peak_flops(name), tuple(found))
 
 
@@ -92,17 +92,20 @@ def measure(
     for case in cases:
         with device_peak(runner, case, memory):
             counted[case] = _counted(runner, case)
-    clock = Meter(_clock(runner.device))
+    meter = Meter(clock(runner.device))
     seconds: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
+    inside: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
     for _ in range(repeats):
         for case in cases:
-            clock.start()
-            runner.run(case, clock.lap)
-            seconds[case].append(clock.parts)
+            meter.start()
+            runner.run(case, meter.lap)
+            seconds[case].append(meter.parts)
+            inside[case].append(meter.inside)
     return [
         Measured(
             case=case,
             seconds=tuple(seconds[case]),
+            inside=tuple(inside[case]),
             flops=counted[case][0],
             formula=_formula(runner, case, counted[case][1]),
             tokens=tuple(counted[case][1]),
@@ -149,7 +152,15 @@ def _formula(runner: Runner, case: Case, tokens: Sequence[int]) -> float | None:
     return llm_flops(lm, [text - 1 + n for n in tokens], words, training=training)
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
+def device_name(device: str) -> str:
+    """What the times of `clock` are of, for people."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "one CPU thread"
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """Reads seconds: of a CPU's process, or of the clock when a GPU has done its work."""
     if device.type == "cpu":
         return time.process_time
 

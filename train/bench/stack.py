@@ -18,6 +18,9 @@ from torch.optim import Optimizer
 from ...model.batch import Batch
 from ...model.generate import generate
 from ...model.losses import Losses, Weights
+from ...model.projectors import Projector
+from ...model.projectors.fusion import Fusion
+from ...model.projectors.svp import SVP
 from ...model.ris import RisModel
 
 Lap = Callable[[str], None]
@@ -27,25 +30,35 @@ COMPONENTS = (
     "copy", "vision encoder", "SAM encoder", "superpixels", "projector", "LLM", "LLM prefill",
     "LLM decode", "mask decoder", "optimizer",
 )  # fmt: skip
+# Of an SVP projector, in the order of work; "pooling" is Eq. 2 where there is no SSA.
+INSIDE = ("SSPE", "SSA", "pooling", "MLP")
 
 
 class Meter:
-    """Attributes what a rising reading (seconds, operations) gained to the part that caused it."""
+    """Attributes what a rising reading (seconds, operations) gained to the part that caused it.
+
+    parts   by component
+    inside  of the component "projector" by the names of `INSIDE`, where laps told them apart
+    """
 
     def __init__(self, read: Callable[[], float]) -> None:
         self._read = read
         self.parts: dict[str, float] = {}
+        self.inside: dict[str, float] = {}
         self._last = 0.0
 
     def start(self) -> None:
         """Forget the past; from here on it counts."""
-        self.parts, self._last = {}, self._read()
+        self.parts, self.inside, self._last = {}, {}, self._read()
 
     def lap(self, part: str) -> None:
-        """All that was gained since the last call belongs to `part`."""
+        """All that was gained since the last call belongs to `part`, or to "projector/PART"."""
         now = self._read()
-        self.parts[part] = self.parts.get(part, 0.0) + now - self._last
-        self._last = now
+        gained, self._last = now - self._last, now
+        part, _, inner = part.partition("/")
+        self.parts[part] = self.parts.get(part, 0.0) + gained
+        if inner:
+            self.inside[inner] = self.inside.get(inner, 0.0) + gained
 
 
 @dataclass
@@ -69,12 +82,45 @@ class Cuts:
 
 
 @contextmanager
-def borders(model: RisModel, lap: Lap) -> Iterator[Cuts]:
-    """While open, projector, LLM and its head tell `lap` that they are done, and graphs are cut."""
+def inside(projector: Projector, lap: Lap) -> Iterator[str]:
+    """While open, the parts of an SVP tell `lap` as "projector/PART" that they are done.
+
+    What leads up to a part belongs to it: masks are packed for the SSPE, superpixels for the MLP.
+    Gives the name for what is left when the projector ends: "projector/MLP", or "projector" where a
+    projector has no such parts.
+    """
+    parts = projector.parts if isinstance(projector, Fusion) else [projector]
+    hooks = []
+    for part in parts:
+        if not isinstance(part, SVP):
+            continue
+        for module, name in ((part.sspe, "SSPE"), (part.ssa, "SSA"), (part.mlp, "MLP")):
+            if module is not None:
+                hooks.append(module.register_forward_hook(_teller(lap, name)))
+        if part.ssa is None:
+            hooks.append(part.mlp.register_forward_pre_hook(_teller(lap, "pooling")))
+    try:
+        yield "projector/MLP" if hooks else "projector"
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _teller(lap: Lap, name: str) -> Callable[..., None]:
+    """A hook that tells `lap`; of any kind, as it looks at none of its arguments."""
+    return lambda *_: lap(f"projector/{name}")
+
+
+@contextmanager
+def borders(model: RisModel, lap: Lap, rest: str = "projector") -> Iterator[Cuts]:
+    """While open, projector, LLM and its head tell `lap` that they are done, and graphs are cut.
+
+    rest  what the projector's end is told as, see `inside`
+    """
     cuts = Cuts()
 
     def projected(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        lap("projector")
+        lap(rest)
         return cuts.at("projector", output[0]), output[1]
 
     def understood(_: nn.Module, __: Any, output: Any) -> Any:
@@ -128,7 +174,7 @@ def finish_step(model: RisModel, optimizer: Optimizer, lap: Lap) -> None:
 @torch.no_grad()
 def forward(model: RisModel, batch: Batch, lap: Lap) -> None:
     """Masks of a teacher-forced dialogue: the paper's inference."""
-    with borders(model, lap), autocast(model):
+    with inside(model.projector, lap) as rest, borders(model, lap, rest), autocast(model):
         model.predict(batch)
     lap("mask decoder")
 
@@ -143,7 +189,7 @@ def answer(model: RisModel, batch: Batch, lap: Lap, seg: int, count: int) -> lis
     def split(part: str) -> None:
         lap(next(calls, "LLM decode") if part == "LLM" else part)
 
-    with borders(model, split), autocast(model):
+    with inside(model.projector, lap) as rest, borders(model, split, rest), autocast(model):
         answers = generate(model, batch, seg=seg, eos=-1, max_new_tokens=count)
     lap("mask decoder")
     return answers.ids[0]

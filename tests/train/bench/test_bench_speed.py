@@ -1,8 +1,10 @@
 """The speed comparison: the cut step is the real step, nothing is counted twice, tables add up."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from svp.model.lm import Lora, add_lora
 from svp.model.losses import Weights
+from svp.model.projectors import MaskInput, build
 from svp.pipeline.encoders.dinov2 import PATCH, SHAPES
 from svp.pipeline.errors import ConfigError, SvpError
 from svp.train.bench import speed
@@ -21,7 +24,7 @@ from svp.train.bench.models import build_llm, random_sam
 from svp.train.bench.presets import PRESETS, Preset, preset
 from svp.train.bench.report import Measured, SpeedReport
 from svp.train.bench.runner import Case, Runner
-from svp.train.bench.stack import Meter, borders, counts_of, train_batch
+from svp.train.bench.stack import Meter, borders, counts_of, forward, inside, train_batch
 
 CPU = torch.device("cpu")
 counts_attention = pytest.mark.skipif(
@@ -159,13 +162,71 @@ def test_inference_tells_prefill_from_decode_and_ends_with_a_mask(runner: Runner
     runner.prepare(case)
     laps: list[str] = []
     assert runner.run(case, laps.append) == [40]
-    assert laps[:4] == ["copy", "projector", "LLM prefill", "LLM prefill"]
-    assert laps[4:] == ["LLM decode"] * (2 * (MICRO.answer - 1)) + ["mask decoder"]
+    projector = [f"projector/{part}" for part in ("SSPE", "SSA", "MLP", "MLP")]
+    assert laps[:7] == ["copy", *projector, "LLM prefill", "LLM prefill"]
+    assert laps[7:] == ["LLM decode"] * (2 * (MICRO.answer - 1)) + ["mask decoder"]
     counted, _ = speed._counted(runner, case)
     assert counted["mask decoder"] > 0
     laps = []
     runner.run(Case("forward", "mlp", live=False), laps.append)
     assert laps == ["copy", "projector", "LLM", "mask decoder"]
+
+
+def test_the_projector_s_parts_add_up_to_it(runner: Runner) -> None:
+    """In one measurement, by operations: each module's own, and nothing beside the three."""
+    for model in runner.models.values():
+        model.requires_grad_(False).eval()
+    batch = cached_batch(MICRO, "svp", 1, sentences=1).to("cpu", torch.float32)
+    model = runner.models["svp"]
+    own: dict[str, float] = {}
+    with FlopCounterMode(display=False) as counter:
+        hooks = []
+        for part in ("sspe", "ssa", "mlp"):
+            module = getattr(model.projector, part)
+            started = partial(lambda name, *_: own.update({name: -count()}), part)
+            ended = partial(lambda name, *_: own.update({name: own[name] + count()}), part)
+            hooks += [module.register_forward_pre_hook(started)]
+            hooks += [module.register_forward_hook(ended)]
+        count = counter.get_total_flops
+        forward(model, batch, lambda part: None)
+        for hook in hooks:
+            hook.remove()
+    with FlopCounterMode(display=False) as counter:
+        meter = Meter(lambda: float(counter.get_total_flops()))
+        meter.start()
+        forward(model, batch, meter.lap)
+    assert sum(meter.inside.values()) == meter.parts["projector"]
+    # Eq. 2 and the SSPE of the keys are matrix products inside the SSA's own forward pass.
+    assert meter.inside == {part: own[part.lower()] for part in ("SSPE", "SSA", "MLP")}
+    found = speed.measure(runner, [Case("forward", name, False) for name in ("mlp", "svp")], 3,
+                          dict.fromkeys([Case("forward", n, False) for n in ("mlp", "svp")], 1))  # fmt: skip
+    mlp, svp = found
+    assert mlp.median_inside == {}
+    for parts, whole in zip(svp.inside, svp.seconds, strict=True):
+        assert set(parts) == {"SSPE", "SSA", "MLP"} and min(parts.values()) >= 0
+        assert sum(parts.values()) == pytest.approx(whole["projector"])
+    lines = SpeedReport(MICRO, "x", None, (*found,)).lines()
+    assert any(re.fullmatch(r"\| of it SSPE, ms \| - \| \d+\.\d \|", line) for line in lines)
+
+
+@pytest.mark.parametrize(("options", "parts"), [
+    ({"sspe_variant": "none"}, ["SSA", "MLP"]),
+    ({"ssa_variant": "none"}, ["SSPE", "pooling", "MLP"]),
+    ({"sspe_variant": "none", "ssa_variant": "none"}, ["pooling", "MLP"]),
+])  # fmt: skip
+def test_a_variant_has_the_parts_it_is_made_of(options: dict[str, Any], parts: list[str]) -> None:
+    sizes = {"sspe_dim": 8, "sspe_heads": 2, "sspe_ffn": 8, "ssa_heads": 2, "ssa_ffn": 8}
+    projector = build("svp", in_dim=8, llm_dim=8, **sizes, **options)
+    masks = MaskInput(torch.ones(1, 2, 4), torch.ones(1, 2, 4, 4, dtype=torch.uint8))
+    laps: list[str] = []
+    with inside(projector, laps.append) as rest:
+        projector(torch.ones(1, 4, 8), (2, 2), masks=masks, mask_valid=torch.ones(1, 2) > 0)
+    assert laps == [f"projector/{part}" for part in parts] and rest == "projector/MLP"
+    laps.clear()
+    projector(torch.ones(1, 4, 8), (2, 2), masks=masks, mask_valid=torch.ones(1, 2) > 0)
+    with inside(build("mlp", in_dim=8, llm_dim=8), laps.append) as rest:
+        assert rest == "projector"
+    assert not laps, "hooks are gone"
 
 
 def test_what_only_other_cases_need(runner: Runner) -> None:
