@@ -13,14 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..pipeline.errors import DataError
 from ..pipeline.paths import expand
+from ..pipeline.rehearsal import MARK
 from ..pipeline.run.places import absolute_data
 from ..pipeline.store.jsonfile import read_bounded
 from ..pipeline.text import show
+from ..pipeline.yamlfile import load_yaml
 from .defaults import DATA, HELD_OUT
 from .evaluation.trained import Found
 from .fit.checkpoint import Checkpoint
 from .fit.going_on import named_checkpoint
-from .fit.runfolder import RunFolder
+from .fit.runfolder import CONFIG, RunFolder
 from .request import DataRequest, TrainRequest
 from .settings import Places, TrainFlags
 
@@ -140,10 +142,18 @@ def weights_of(places: Places) -> dict[str, Path]:
 
 
 def resumed(request: TrainRequest) -> TrainRequest:
-    """A request that names a run with --resume, and neither caches nor data: those of the run."""
-    if request.resume in (None, "auto") or request.caches or request.data.dataset is not None:
+    """A request that names a run with --resume: what it leaves open is the run's.
+
+    The recipe and its weights if nothing is said that changes it, caches and data if neither is
+    named. Raises MissingError, WeightsError: no run, or a damaged one.
+    """
+    if request.resume in (None, "auto"):
         return request
-    known = data_of_run(named_checkpoint(expand(str(request.resume))))
+    checkpoint = named_checkpoint(expand(str(request.resume)))
+    request = _with_recipe(request, checkpoint)
+    if request.caches or request.data.dataset is not None:
+        return request
+    known = data_of_run(checkpoint)
     if known is None:
         return request
     mine, held = known.training, known.validation
@@ -153,6 +163,22 @@ def resumed(request: TrainRequest) -> TrainRequest:
         validate=request.validate or validate,
         validate_dataset=request.validate_dataset or (held.dataset if held else None),
     )  # fmt: skip
+
+
+def _with_recipe(request: TrainRequest, checkpoint: Checkpoint) -> TrainRequest:
+    """The recipe of the run where the request says nothing of its own, --steps of it included.
+
+    A size may be said of the run's own recipe: it also allows the tiny models on other data.
+    """
+    flags, file = request.flags, checkpoint.path.parents[1] / CONFIG
+    changed = (flags.seed, flags.projector, flags.optimizer, flags.steps)
+    said = request.recipe_file or request.overrides or any(flag is not None for flag in changed)
+    if said or not file.is_file():
+        return request
+    name = str(load_yaml(file).get("name", "")).removesuffix(f"-{MARK}")
+    if request.size not in (None, name):
+        return request
+    return replace(request, recipe_file=file, flags=with_weights(checkpoint, flags))
 
 
 def split_to_score(known: RunData | None) -> str:

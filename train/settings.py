@@ -18,6 +18,7 @@ from ..pipeline.text import show
 from ..pipeline.weights.hub import CHECKPOINTS, LM_FILES, PREFIX, find_checkpoint, hub_folder
 from ..pipeline.weights.load import weights_digest
 from ..pipeline.yamlfile import assign, group, load_yaml, shipped_yaml
+from .fit.runfolder import BESIDE, CONFIG
 from .recipe import TrainRecipe, parse_train_recipe
 
 SHIPPED = "shipped"
@@ -85,6 +86,8 @@ def _raw_recipe(
     size: str, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
 ) -> dict[str, Any]:
     raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("train", size)
+    for name in BESIDE if recipe_file and recipe_file.name == CONFIG else ():
+        raw.pop(name, None)  # the recipe of a run
     for name in ("model", "run", "data"):
         group(raw, name, str(recipe_file or size))
     _apply_flags(raw, flags)

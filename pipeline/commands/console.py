@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -34,6 +34,7 @@ class Root(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Bring every --plugin to the front, where this group's own options stand."""
+        _require_values(ctx, args)
         own, rest, words = [], [], iter(args)
         for word in words:
             if word == "--":
@@ -75,6 +76,25 @@ class Root(click.Group):
             raise _stopped(signal.SIGINT) from None
         except Terminated:
             raise _stopped(signal.SIGTERM) from None
+
+
+def _require_values(ctx: click.Context, args: Sequence[str]) -> None:
+    """Raise UsageError for an empty value: as a path it would be the current folder.
+
+    No option or argument of any command has a use for one; a shell variable that is not set
+    leaves it behind.
+    """
+    for number, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        option = word.startswith("--") and "--" not in args[:number]
+        if word.strip() and not (option and equals and not value.strip()):
+            continue
+        after = name if option else args[number - 1] if number else ""
+        where = f" after {after}" if after else ""
+        raise click.UsageError(
+            f"empty value{where}: give one, or leave the option out (is a shell variable not set?)",
+            ctx,
+        )
 
 
 class Terminated(BaseException):

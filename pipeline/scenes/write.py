@@ -61,6 +61,8 @@ def write_scenes(
     """
     counts = _counts(images, splits)
     asked = {"format": FORMAT, "seed": seed, "splits": counts, "size": list(size)}
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{show(str(out))} is a file, scenes are a folder: choose another name")
     if out.exists() and any(out.iterdir()):
         return _finished(out, asked)
     part = out.with_name(f".{out.name}.part-{os.getpid()}")

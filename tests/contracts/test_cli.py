@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -31,6 +32,33 @@ def svp(*arguments: str) -> Result:
 def test_surface_is_the_snapshot() -> None:
     """On a wanted change: python -m pytest tests/contracts/test_cli.py, then copy the left side."""
     assert surface(main) == json.loads(SNAPSHOT.read_text())
+
+
+def valued(command: click.Command, name: str = "svp") -> Iterator[tuple[str, str, bool]]:
+    """Every option and argument that takes text or a path: command, its name, whether an option."""
+    if isinstance(command, click.Group):
+        for key, sub in command.commands.items():
+            yield from valued(sub, f"{name} {key}")
+        return
+    for param in command.params:
+        if isinstance(param.type, click.Path | click.types.StringParamType):
+            yield name, param.opts[0], isinstance(param, click.Option)
+
+
+def test_an_empty_value_is_refused_everywhere() -> None:
+    """As a path it would be the current folder, and a cache or a data set would be made of that."""
+    found = list(valued(main))
+    assert {("svp data check", "path", False), ("svp predict", "--out", True)} <= set(found)
+    for command, param, is_option in found:
+        words = command.split()[1:]
+        for value in ("", " "):
+            forms = [[param, value], [f"{param}={value}"]] if is_option else [[value]]
+            for form in forms:
+                result = svp(*words, *form)
+                assert result.exit_code == 2, (command, form, result.output)
+                assert "empty value" in result.output, (command, form, result.output)
+    assert "empty value after --out" in svp("precompute", "--out", "").output
+    assert "empty value after --out" in svp("precompute", "--out=").output
 
 
 def test_every_command_explains_itself() -> None:

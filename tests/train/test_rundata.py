@@ -141,6 +141,19 @@ def test_a_named_run_goes_on_with_its_own_caches(
     assert known is not None and known.validation is not None, "still scored on the same images"
 
 
+def test_a_named_run_goes_on_with_its_own_recipe(
+    world: Path, trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither --steps nor --set is repeated; what is said all the same must fit."""
+    monkeypatch.chdir(tmp_path)
+    again = ("train", "--resume", trained[0], "--device", "cpu", "--size", "tiny")
+    assert svp(*again)["steps"] == 3
+    assert svp(*again, "--micro-batch", 1)["steps"] == 3
+    other = run(*again, "--seed", 5)
+    assert other.exit_code == 2 and "recipe.seed: checkpoint has 0, this run 5" in other.output
+    assert "--resume RUN` without --set, --steps" in other.output
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -118,7 +118,8 @@ class Checkpoint:
         if differences:
             raise PlanMismatchError(
                 f"{show(str(self.path), 300)} belongs to another run: {'; '.join(differences[:8])}."
-                " Use the same recipe and cache, or start a new run without --resume"
+                " Use the same recipe and cache (`--resume RUN` without --set, --steps and the like takes "
+                "the run's own), or start a new run without --resume"
             )
 
     def _tensors(self, name: str) -> dict[str, Tensor]:

@@ -33,7 +33,8 @@ from ..recipe import TrainRecipe
 LIBRARIES = ("svp", "torch", "transformers", "peft", "accelerate", "numpy", "safetensors", "zarr")
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "WORLD_SIZE",
              "LOCAL_WORLD_SIZE", "SLURM_JOB_ID", "ACCELERATE_CONFIG_FILE")  # fmt: skip
-CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+CHECKPOINTS, METRICS, CONFIG = "checkpoints", "metrics.jsonl", "config.yaml"
+BESIDE = ("digest", "on")  # what config.yaml has beside the recipe
 
 
 class RunFolder:
@@ -119,7 +120,7 @@ class RunFolder:
             self.checkpoints.mkdir()
         config = recipe.model_dump(mode="json") | {"digest": recipe.digest(), "on": dict(identity)}
         text = yaml.safe_dump(config, sort_keys=False)
-        write_file(self.path / "config.yaml", text.encode(), label="config")
+        write_file(self.path / CONFIG, text.encode(), label="config")
         self.write_json("env.json", environment())
 
 

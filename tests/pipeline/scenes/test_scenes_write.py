@@ -202,3 +202,11 @@ def test_two_writers_at_once_leave_one_folder(
     shutil.rmtree(out)
     with pytest.raises(DataError, match="other scenes"):
         write_scenes(out, images=2, seed=5)
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "scenes"
+    file.write_text("mine")
+    with pytest.raises(DataError, match=r"scenes is a file, scenes are a folder: choose another"):
+        write_scenes(file, images=10, seed=0)
+    assert file.read_text() == "mine"
