@@ -14,16 +14,25 @@ from ...pipeline.commands.data import max_failures, source_options
 @click.option("--results", type=PATH, help="Result file; default the run's newest.")
 @click.option("--from-cache", "cache", type=PATH, help="Its cache; default found by digest.")
 @click.option("--beside", type=PATH, multiple=True, help="Another cache of the same images.")
+@click.option(
+    "--against", type=PATH, multiple=True,
+    help="Another run, evaluated on the same split: without SSPE, or of another encoder.",
+)  # fmt: skip
 @click.option("--bench", type=PATH, help="Output of `svp bench infer --json`.")
 @click.option("--dataset", help="Path or REFER names; default what the run records.")
 @source_options
 @max_failures
 @click.option("--init", help="Checkpoint the run started from.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--device", default="auto", help="auto, cpu, cuda or cuda:N; the projector is timed on it."
+)
 @click.option("--out", type=PATH, help="Folder of the page; default RUN/figures.")
 @as_json
 def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
-    """Attention maps, answers, failures, superpixels, times: the paper's figures from a run."""
+    """Attention maps, answers, failures, superpixels, times: the paper's figures from a run.
+
+    --against draws both runs' answers side by side.
+    """
     from ..opening import DataRequest
     from ..settings import TrainFlags
     from .run import FiguresRequest

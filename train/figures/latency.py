@@ -2,27 +2,37 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
 from typing import Any
 
 from ...pipeline.errors import DataError, MissingError
-from ...pipeline.text import show
-from ..bench.stack import COMPONENTS
+from ...pipeline.text import shorten, show
+from ..bench.stack import COMPONENTS, INSIDE
 from . import canvas
 from .pictures import Picture
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#999999",
            "#000000", "#7f3c8d")  # fmt: skip
+PAPER = (
+    "The paper's Fig. 10: LLM -234 ms, SVP +20 ms, 17 of them SAM's decoder, the other 3 SSPE, SSA "
+    "and MLP."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One case: milliseconds by component, of its median run."""
+    """One case: milliseconds by component, of its median run.
+
+    inside  of the component "projector" by `stack.INSIDE`; empty where the file does not tell
+    device  what was measured, "" where the file does not tell
+    """
 
     name: str
     parts: Mapping[str, float]
+    inside: Mapping[str, float] = field(default_factory=dict)
+    device: str = ""
 
     @property
     def whole(self) -> float:
@@ -36,8 +46,9 @@ def read_bars(path: Path) -> list[Bar]:
     if not path.is_file():
         raise MissingError(f"{where}: no such file: write it with `svp bench infer --json > FILE`")
     try:
-        bars = [_bar(case) for case in json.loads(path.read_text("utf-8"))["cases"]]
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        told = json.loads(path.read_text("utf-8"))
+        bars = [_bar(case, str(told.get("device", ""))) for case in told["cases"]]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise DataError(f"{where}: not the output of `svp bench infer --json`") from None
     if not bars:
         raise DataError(f"{where}: no case in it: run `svp bench infer --json` again")
@@ -45,38 +56,56 @@ def read_bars(path: Path) -> list[Bar]:
 
 
 def latency(bars: Sequence[Bar]) -> Picture:
-    """Horizontal stacks, a bar per case."""
-    figure, ((axis,),) = canvas.grid(1, 1, width=8)
-    figure.set_size_inches(8, 0.6 * len(bars) + 1.6)
-    axis.spines["bottom"].set_visible(True)
-    axis.xaxis.set_major_locator(_locator())
-    for index, part in enumerate(name for name in COMPONENTS if any(name in b.parts for b in bars)):
-        values = [bar.parts.get(part, 0.0) for bar in bars]
-        left = [_before(bar, part) for bar in bars]
-        axis.barh(range(len(bars)), values, left=left, label=part, color=COLOURS[index])
-    axis.set_yticks(range(len(bars)), [f"{bar.name}\n{bar.whole:.0f} ms" for bar in bars])
-    axis.invert_yaxis()
-    axis.set_xlabel("milliseconds")
-    axis.legend(ncols=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.3), frameon=False)
-    text = "Median run of each case; parts sum to the whole. The paper: LLM -234 ms, SVP +20 ms."
+    """Horizontal stacks, a bar per case; below, the projector's share of those that tell it."""
+    split = [bar for bar in bars if bar.inside]
+    figure, axes = canvas.grid(2 if split else 1, 1, width=8)
+    stacks(axes[0][0], [(f"{bar.name}\n{bar.whole:.0f} ms", bar.parts) for bar in bars], COMPONENTS)
+    rows = len(bars) + len(split)
+    if split:
+        told = [
+            (f"{bar.name}\nprojector {sum(bar.inside.values()):.1f} ms", bar.inside)
+            for bar in split
+        ]
+        stacks(axes[1][0], told, INSIDE)
+    figure.set_size_inches(8, 0.6 * rows + (3.2 if split else 1.6))
+    devices = sorted({bar.device for bar in bars if bar.device})
+    text = (
+        f"Median run of each case{f' on {shorten(devices[0], 60)}' if devices else ''}; parts sum to "
+        f"the whole{', those of the projector to the projector' if split else ''}. {PAPER}"
+    )
     return Picture("latency", "Where the time goes", "Fig. 10", text, canvas.png(figure))
 
 
-def _before(bar: Bar, part: str) -> float:
-    return sum(bar.parts.get(name, 0.0) for name in COMPONENTS[: COMPONENTS.index(part)])
+def stacks(
+    axis: Any, bars: Sequence[tuple[str, Mapping[str, float]]], order: Sequence[str]
+) -> None:
+    """Horizontal stacks of labelled bars, their parts in `order`."""
+    names = [name for name in order if any(name in parts for _, parts in bars)]
+    axis.spines["bottom"].set_visible(True)
+    axis.xaxis.set_major_locator(_locator())
+    for index, name in enumerate(names):
+        values = [parts.get(name, 0.0) for _, parts in bars]
+        left = [sum(parts.get(n, 0.0) for n in names[:index]) for _, parts in bars]
+        axis.barh(range(len(bars)), values, left=left, label=name, color=COLOURS[index])
+    axis.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("milliseconds")
+    axis.legend(ncols=4, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
 
 
-def _bar(case: Mapping[str, Any]) -> Bar:
+def _bar(case: Mapping[str, Any], device: str) -> Bar:
     what = case["case"]
     totals = [sum(run.values()) for run in case["seconds"]]
-    run = case["seconds"][totals.index(median_low(totals))]
-    unknown = set(run) - set(COMPONENTS)
+    median = totals.index(median_low(totals))
+    run, inside = case["seconds"][median], (case.get("inside") or [{}] * len(totals))[median]
+    unknown = set(run) - set(COMPONENTS) | set(inside) - set(INSIDE)
     if unknown:
         raise KeyError(unknown)
     name = (
         f"{what['projector'].upper()}, {what['work']}, {'live' if what['live'] else 'from cache'}"
     )
-    return Bar(name, {part: 1e3 * float(seconds) for part, seconds in run.items()})
+    parts, split = ({part: 1e3 * float(s) for part, s in one.items()} for one in (run, inside))
+    return Bar(name, parts, split, device)
 
 
 def _locator() -> Any:

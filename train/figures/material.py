@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ...model.projectors import MaskInput
+from ...model.batch import Visual
+from ...model.projectors import MaskInput, Projector
 from ...pipeline.errors import ImageError, MissingError
 from ...pipeline.images import read_record
 from ...pipeline.masks import rle
@@ -78,23 +80,34 @@ class Material:
         masks = self.reader.superpixels(number).masks()
         return [as_mask(masks[k]) for k in order.tolist()]
 
+    def visual(self, row: Row) -> Visual:
+        """What the projector reads of the cache for a sentence's image, a batch of one, float32."""
+        entry = self.items[row.dataset, row.image_id].entry
+        needs = self.trained.model.projector.needs
+        visual, _, _ = CachedVisuals([self.reader], needs).read([entry], [None])
+        return visual.map(lambda x: x.float() if x.is_floating_point() else x)
+
     def attention(self, row: Row) -> NDArray[np.float32]:
         """(blocks, Q, h, w) mean over heads; Q superpixels as in `superpixels`, or queries."""
-        model = self.trained.model
-        entry = self.items[row.dataset, row.image_id].entry
-        visual, _, _ = CachedVisuals([self.reader], model.projector.needs).read([entry], [None])
-        visual = visual.map(lambda x: x.float() if x.is_floating_point() else x)
-        masks = None
-        if visual.cover is not None and visual.masks is not None:
-            masks = MaskInput(visual.cover, visual.masks)
-        with torch.inference_mode(), recorded(model.projector) as found:
-            model.projector(
-                visual.patches, visual.grid, cls=visual.cls, multi=visual.multi, masks=masks,
-                mask_valid=visual.valid,
-            )  # fmt: skip
+        visual = self.visual(row)
+        projector = self.trained.model.projector
+        with torch.inference_mode(), recorded(projector) as found:
+            project(projector, visual)
         weights = torch.stack([one[0].mean(0) for one in found])
         array: NDArray[np.float32] = weights.reshape(*weights.shape[:2], *visual.grid).numpy()
         return array
+
+
+def project(projector: Projector, visual: Visual) -> Tensor:
+    """Visual tokens (B,K,D) of a projector on the same device."""
+    masks = None
+    if visual.cover is not None and visual.masks is not None:
+        masks = MaskInput(visual.cover, visual.masks)
+    tokens, _ = projector(
+        visual.patches, visual.grid, cls=visual.cls, multi=visual.multi, masks=masks,
+        mask_valid=visual.valid,
+    )  # fmt: skip
+    return tokens  # type: ignore[no-any-return]
 
 
 def as_mask(mask: Rle) -> Mask:

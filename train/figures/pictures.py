@@ -1,6 +1,8 @@
 """A drawn figure: its PNG and the words beside it."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +18,14 @@ class Picture:
     paper: str
     text: str
     png: bytes | None = None
+
+
+def numbered(pictures: Sequence[Picture]) -> list[Picture]:
+    """Pictures of one kind with names of their own: `sspe`, `sspe-2`, ..."""
+    seen: Counter[str] = Counter()
+    found = []
+    for picture in pictures:
+        seen[picture.name] += 1
+        count = seen[picture.name]
+        found.append(picture if count == 1 else replace(picture, name=f"{picture.name}-{count}"))
+    return found

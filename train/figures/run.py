@@ -15,6 +15,8 @@ from ...pipeline.browse.static import (
     policy,
 )
 from ...pipeline.browse.static import HERE as SHARED
+from ...pipeline.executors import ExecutorOptions
+from ...pipeline.executors.devices import usable_devices
 from ...pipeline.store.reader import CacheReader
 from ...pipeline.text import shorten
 from ..eval_run import EvalRequest, data_for, default_split, eval_command, free_name
@@ -23,11 +25,13 @@ from ..evaluation.trained import find_trained, open_trained
 from ..opening import DataRequest, pick_device
 from ..rundata import data_of_run
 from ..settings import TrainFlags
+from .against import against, open_other
 from .fit import fit
 from .latency import latency, read_bars
 from .maps import attention_maps
 from .material import Material, find_cache, photos_of
-from .pictures import Picture
+from .pictures import Picture, numbered
+from .projector_time import projector_time
 from .qualitative import failures, good, small_targets
 from .sources import sources
 
@@ -43,6 +47,7 @@ class FiguresRequest:
     results  result file; None: the newest of the run, else some images are evaluated first
     cache    that the results were made with; None: found by its digest
     beside   other caches of the same images, for the picture of sources
+    against  other runs, without SSPE or of another encoder, for the pictures of both answers
     bench    output of `svp bench infer --json`, for the picture of times
     """
 
@@ -50,6 +55,7 @@ class FiguresRequest:
     results: Path | None = None
     cache: Path | None = None
     beside: tuple[Path, ...] = ()
+    against: tuple[Path, ...] = ()
     bench: Path | None = None
     data: DataRequest = field(default_factory=DataRequest)
     flags: TrainFlags = field(default_factory=TrainFlags)
@@ -85,15 +91,20 @@ def figures_command(request: FiguresRequest) -> FiguresReport:
     """Draw the figures and write the page.
 
     Raises MissingError (run, cache, bench file), PlanMismatchError (cache and model do not belong
-    together), DataError, WeightsError, MissingPackageError (matplotlib).
+    together), ConfigError (device, runs that nothing compares), DataError, WeightsError,
+    MissingPackageError (matplotlib).
     """
     out = request.out or _folder(request.run) / "figures"
     check_replaceable(out)
+    device = pick_device(request.device)
+    usable_devices(ExecutorOptions(device=device))  # refuses what is not there
     made = _material(request)
     beside = [CacheReader(path) for path in request.beside]
+    others = [open_other(path, made.trained.recipe, made.results) for path in request.against]
     pictures = [
         attention_maps(made), good(made), small_targets(made), failures(made), fit(made),
-        sources(made, beside),
+        sources(made, beside), *numbered([p for one in others for p in against(made, one)]),
+        projector_time(made, device),
     ]  # fmt: skip
     if request.bench is not None:
         pictures.append(latency(read_bars(request.bench)))

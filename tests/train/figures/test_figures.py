@@ -6,21 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from svp.cli import main
+from svp.model.batch import Visual
+from svp.model.projectors import build
 from svp.pipeline.errors import DataError, MissingError
-from svp.pipeline.executors import ExecutorOptions
-from svp.pipeline.run.launch import Request, launch, open_request
-from svp.pipeline.run.precompute import RunOptions
-from svp.pipeline.run.settings import Flags
-from svp.pipeline.scenes import write_scenes
 from svp.pipeline.store.reader import CacheReader
 from svp.train.assemble import assemble
 from svp.train.figures import canvas
-from svp.train.figures.latency import read_bars
+from svp.train.figures.latency import latency, read_bars
 from svp.train.figures.material import find_cache
+from svp.train.figures.projector_time import Timed, means, time_images
 from svp.train.fit.checkpoint import State, save_checkpoint
 from svp.train.fit.stage import make_ready
 from svp.train.recipe import parse_train_recipe
@@ -33,21 +32,7 @@ SVP: dict[str, Any] = {
 QFORMER = {"tokens": 6, "hidden": 8, "layers": 2, "heads": 2, "ffn": 16}
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with `scenes` and `caches/val` of five of them."""
-    root = tmp_path_factory.mktemp("figures")
-    scenes = write_scenes(root / "scenes", images=6, seed=9, splits={"train": 1, "val": 5})
-    request = Request(
-        dataset=str(scenes), split="val", out=root / "caches" / "val",
-        flags=Flags(points_per_side=5, store_sam_embeddings=True),
-        run=RunOptions(executor_options=ExecutorOptions(workers=0)), quiet=True,
-    )  # fmt: skip
-    launch(request, open_request(request))
-    return root
-
-
-def save_run(world: Path, name: str, options: dict[str, Any]) -> Path:
+def save_run(world: Path, name: str, options: dict[str, Any], folder: str = "") -> Path:
     """A run whose weights are random: its answers are bad, its pictures are not."""
     recipe = parse_train_recipe(
         {
@@ -69,8 +54,9 @@ def save_run(world: Path, name: str, options: dict[str, Any]) -> Path:
         schema_version=1, step=2, stage=0, stage_step=2, recipe=json.loads(recipe.canonical()),
         data={}, cursor={}, world=1, micro_batch=1,
     )  # fmt: skip
-    save_checkpoint(world / "runs" / name / "checkpoints", state, trained, {})
-    return world / "runs" / name
+    run = world / "runs" / (folder or name)
+    save_checkpoint(run / "checkpoints", state, trained, {})
+    return run
 
 
 def svp(*arguments: object) -> dict[str, Any]:
@@ -81,15 +67,16 @@ def svp(*arguments: object) -> dict[str, Any]:
 
 
 def bench_file(path: Path) -> Path:
-    """What `svp bench infer --json` prints, in short."""
+    """What `svp bench infer --json` prints, in short; an older one did not split the projector."""
     case = {"work": "forward", "projector": "svp", "live": True, "stage": 0}
     runs = [{"LLM": 0.2 * k, "projector": 0.01, "SAM encoder": 0.1} for k in (3, 1, 2)]
     slow = [{"LLM": 0.9, "projector": 0.001, "SAM encoder": 0.1}]
+    inside = [{"SSPE": 0.001 * k, "SSA": 0.002, "MLP": 0.008 - 0.001 * k} for k in (3, 1, 2)]
     cases = [
-        {"case": case, "seconds": runs},
+        {"case": case, "seconds": runs, "inside": inside},
         {"case": case | {"projector": "mlp"}, "seconds": slow},
     ]
-    path.write_text(json.dumps({"cases": cases}))
+    path.write_text(json.dumps({"device": "one CPU thread", "cases": cases}))
     return path
 
 
@@ -103,7 +90,8 @@ def test_every_figure_from_one_command(world: Path, monkeypatch: pytest.MonkeyPa
     command = ("figures", run, "--dataset", "scenes", "--device", "cpu")
     told = svp(*command, "--bench", bench_file(world / "bench.json"), "--beside", "caches/val")
     assert told["drawn"] == dict.fromkeys(
-        ("attention", "qualitative", "small", "failures", "fit", "sources", "latency"), True
+        ("attention", "qualitative", "small", "failures", "fit", "sources", "projector", "latency"),
+        True,
     )
     page = Path(told["page"])
     html = page.read_text()
@@ -113,6 +101,8 @@ def test_every_figure_from_one_command(world: Path, monkeypatch: pytest.MonkeyPa
         assert f'src="assets/{name}.png"' in html
     again = svp(*command)
     assert "latency" not in again["drawn"] and not (page.parent / "assets/latency.png").exists()
+    assert "projector on one CPU thread" in html and "A CPU&#39;s times" in html
+    assert "The paper&#39;s Fig. 10" in html
 
 
 def test_queries_of_a_qformer_and_a_projector_without_attention(
@@ -128,16 +118,46 @@ def test_queries_of_a_qformer_and_a_projector_without_attention(
         assert told["drawn"]["attention"] is drawn and told["drawn"]["qualitative"]
         html = Path(told["page"]).read_text()
         assert ("mlp of this run has no attention" in html) is not drawn
+        assert not told["drawn"]["projector"]
+        assert f"The projector {name} of this run has no SSPE" in html
+
+
+def test_the_parts_of_the_projector_sum_to_its_time(world: Path) -> None:
+    projector = build("svp", in_dim=8, llm_dim=16, **SVP)
+    masks = torch.ones(1, 3, 4, 4, dtype=torch.uint8)
+    image = Visual(torch.ones(1, 4, 8), (2, 2), torch.ones(1, 3, 4), masks, torch.ones(1, 3) > 0)
+    timed = time_images(projector, [image] * 2, "cpu", half=False)
+    assert [one.tokens for one in timed] == [3, 3]
+    for one in timed:
+        assert set(one.parts) == {"SSPE", "SSA", "MLP"} and min(one.parts.values()) >= 0
+        assert sum(one.parts.values()) == pytest.approx(one.whole, rel=1e-9, abs=1e-12)
+    assert not any(module._forward_hooks for module in projector.modules())
+    two = [Timed(3, 0.5, {"SSPE": 0.1, "MLP": 0.4}), Timed(5, 0.9, {"SSPE": 0.3, "MLP": 0.6})]
+    assert means(two) == pytest.approx({"SSPE": 200, "MLP": 500})
+
+
+def test_a_device_that_is_not_there_is_refused(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    run = save_run(world, "svp", SVP)
+    done = CliRunner().invoke(main, ["figures", str(run), "--device", "tpu"])
+    assert done.exit_code == 2 and "tpu" in done.output
 
 
 def test_bars_are_the_median_runs(tmp_path: Path) -> None:
     bars = read_bars(bench_file(tmp_path / "b.json"))
     assert [bar.name for bar in bars] == ["SVP, forward, live", "MLP, forward, live"]
     assert bars[0].parts["LLM"] == pytest.approx(400) and bars[0].whole == pytest.approx(510)
+    assert bars[0].inside == pytest.approx({"SSPE": 2, "SSA": 2, "MLP": 6}), "of the median run"
+    assert bars[1].inside == {} and bars[1].device == "one CPU thread"
+    assert "on one CPU thread; parts sum" in latency(bars).text
     with pytest.raises(MissingError, match="svp bench infer --json"):
         read_bars(tmp_path / "none.json")
     for text in ("[]", '{"cases": []}', '{"cases": [{"case": 3}]}', "\x00",
-                 '{"cases": [{"case": {}, "seconds": [{"warp drive": 1}]}]}'):  # fmt: skip
+                 '{"cases": [{"case": {}, "seconds": [{"warp drive": 1}]}]}',
+                 '{"cases": [{"case": {}, "seconds": [{"LLM": 1}], "inside": [{"warp": 1}]}]}',
+                 '{"cases": [{"case": {}, "seconds": [{"LLM": 1}], "inside": {"SSPE": 1}}]}'):  # fmt: skip
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match=r"bad\.json"):
             read_bars(tmp_path / "bad.json")
