@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from .assemble import assemble, outline, shape_of
 from .decoder import doubt, identity
 from .features import features_of
 from .feed.fill import CachedVisuals
-from .feed.table import ExpressionTable
 from .fit.going_on import find_checkpoint
 from .fit.job import Job, TrainReport
 from .fit.loop import split_evenly, train
@@ -27,7 +25,7 @@ from .fit.preview import Previews
 from .fit.runfolder import RunFolder
 from .fit.stage import make_accelerator, make_ready, recompute
 from .held_out import open_held_out, scorer
-from .opening import Opened, TrainRequest, open_training, pick_device, stream_of
+from .opening import Opened, TrainRequest, next_commands, open_training, pick_device, stream_of
 from .recipe import TrainRecipe
 from .rundata import RunData, Used, used, weights_of, write_run_data
 from .sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
@@ -115,23 +113,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},
         )  # fmt: skip
-        return replace(train(job), next=_next(request, opened, table, folder.path))
-
-
-def _next(
-    request: TrainRequest, opened: Opened, table: ExpressionTable, run: Path
-) -> tuple[str, ...]:
-    """The commands that use the finished run; a photograph and an expression of its own data."""
-    end = ["--checkpoint", str(run), *(["--size", "tiny"] if request.size == "tiny" else [])]
-    first = table.entry(0).image_id
-    paths = (image.path for image in opened.source.images if image.image_id == first)
-    photo = opened.source.image_root / next(paths, "")
-    picture = os.path.relpath(photo) if photo.is_file() else "PHOTO"
-    said = table.sentences(0)[0].text
-    return (
-        shlex.join(["svp", "eval", *end]),
-        shlex.join(["svp", "predict", *end, "--", picture, said]),
-    )
+        return replace(train(job), next=next_commands(request, opened, table, folder.path))
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:

@@ -4,6 +4,8 @@ Without a cache the newest one of the training split is taken, without a data se
 from.
 """
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +109,22 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     if request.limit is not None:
         source = first_images(source, readers, request.limit)
     return Opened(recipe, places, readers, source, data)
+
+
+def next_commands(
+    request: TrainRequest, opened: Opened, table: ExpressionTable, run: Path
+) -> tuple[str, ...]:
+    """The commands that use the finished run; a photograph and an expression of its own data."""
+    end = ["--checkpoint", str(run), *(["--size", "tiny"] if request.size == "tiny" else [])]
+    first = table.entry(0).image_id
+    paths = (image.path for image in opened.source.images if image.image_id == first)
+    photo = opened.source.image_root / next(paths, "")
+    picture = os.path.relpath(photo) if photo.is_file() else "PHOTO"
+    said = table.sentences(0)[0].text
+    return (
+        shlex.join(["svp", "eval", *end]),
+        shlex.join(["svp", "predict", *end, "--", picture, said]),
+    )
 
 
 def first_images(source: Source, readers: Sequence[CacheReader], limit: int) -> Source:

@@ -71,7 +71,8 @@ class Calibration:
 class Estimate:
     """The price of a run. `basis` says where the figures come from; bytes are exact or rounded up.
 
-    worker_hours  hours of one device (GPU, or CPU worker); wall_s  for `workers` of them
+    worker_hours  hours of one device (GPU, or CPU worker); wall_s  for `workers` of them, of which
+                  each takes `start_s` before its first image: processes start, models load
     memory        bytes per worker: host memory, and device memory if there is a GPU
     """
 
@@ -85,6 +86,7 @@ class Estimate:
     wall_s: float
     memory: Mapping[str, int]
     basis: Sequence[str] = field(default_factory=tuple)
+    start_s: float = 0.0
 
     @property
     def total_bytes(self) -> int:
@@ -103,6 +105,7 @@ class Estimate:
             "workers": self.workers,
             "worker_hours": round(self.worker_hours, 4),
             "wall_s": round(self.wall_s, 1),
+            "start_s": round(self.start_s, 1),
             "memory": dict(self.memory),
             "basis": list(self.basis),
         }
@@ -121,11 +124,14 @@ class Estimate:
         ]
 
     def _time(self) -> str:
-        """Wall time; the sum over workers only where it is another figure."""
+        """Wall time and what it consists of; the sum over workers only where there are several."""
+        start, busy = duration(self.start_s), duration(self.wall_s - self.start_s)
+        parts = f"{start} until the models are loaded, then {busy} of computing"
         if self.workers == 1:
-            return f"{duration(self.wall_s)} on one {self.device}"
+            return f"{duration(self.wall_s)} on one {self.device}: {parts}"
         total = duration(3600 * self.worker_hours)
-        return f"{duration(self.wall_s)} on {self.workers} x {self.device} (together {total})"
+        side = f"{self.workers} x {self.device} side by side"
+        return f"{duration(self.wall_s)} on {side}: {parts} ({total} if one did it all)"
 
 
 def estimate(
@@ -162,6 +168,7 @@ def estimate(
         workers=workers,
         worker_hours=images * image_s / 3600,
         wall_s=makespan(images, plan.shard_size, workers) * image_s + (start_s if images else 0.0),
+        start_s=start_s if images else 0.0,
         memory=_memory(plan, calibration, machine.gpu),
         basis=_basis(plan, calibration, machine),
     )

@@ -142,7 +142,8 @@ def notices(request: Request, opened: Opened) -> list[str]:
             f"{source.name}: photographs without expressions: there is nothing to train on"
             + ("" if request.purpose == "train" else ", so this is --for look")
         )
-    return [*lines, *_about_large(source), *announce(recipe), *_idle(request, len(source.images))]
+    return [*lines, *_about_large(source), *announce(recipe),
+            *_idle(request, len(source.images)), *_shared(request)]  # fmt: skip
 
 
 def _idle(request: Request, images: int) -> list[str]:
@@ -155,6 +156,15 @@ def _idle(request: Request, images: int) -> list[str]:
         return []
     line = f"{images} images are {shards} shard(s) of {SHARD_SIZE}, and a shard is one worker's: "
     return [line + f"{shards} of {options.workers} workers will have work"]
+
+
+def _shared(request: Request) -> list[str]:
+    """That all workers will be on one GPU, if it was named: they load the models once each."""
+    options = request.run.executor_options
+    if ":" not in options.device or (options.workers or 1) < 2:
+        return []
+    line = f"{options.workers} workers share one GPU, {options.device}: each loads all models into its "
+    return [line + "memory; --device cuda spreads them over all GPUs, one worker is --workers 1"]
 
 
 def _about_large(source: Source) -> list[str]:

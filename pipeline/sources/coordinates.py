@@ -155,7 +155,10 @@ class Placement:
         if not self.polygons:
             return None
         for unit, name in ((100, "percent"), (1000, "thousandths of the side")):
-            if self.largest <= unit and self.smallest_side >= 1.2 * unit and self.reach < 0.9:
+            # Several objects that fill the unit, but half of the picture at most: small objects in
+            # pictures hardly larger than the unit are nothing to wonder at.
+            fills = unit / 2 <= self.largest <= unit
+            if self.polygons > 1 and fills and self.smallest_side >= 2 * unit:
                 return f"0..{unit} while no picture has a side under {self.smallest_side}: {name}?"
         if self.polygons >= TENTH and self.reach <= 0.55:
             return "the upper left quarter of their pictures: drawn on a smaller copy?"

@@ -4,6 +4,7 @@ A stage always starts a fresh optimizer. Adapters are put around the linears whe
 that wants them begins, so stage 1 pays nothing for them.
 """
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
     except ImportError:
         raise MissingPackageError("accelerate", "train", "svp train") from None
 
+    pin_gpu(device)
     precision = "bf16" if recipe.model.dtype == "bfloat16" else "no"
     if precision == "bf16" and device != "cpu" and not _has_bfloat16():
         raise ConfigError(
@@ -53,6 +55,25 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
     shard_on_cpu(accelerator, fsdp)
     split_on_cpu(accelerator, zero)
     return accelerator
+
+
+def pin_gpu(device: str) -> None:
+    """Make the GPU that `cuda:N` names the one that `cuda` means in this process.
+
+    Raises ConfigError for one that is not there, and in a run of several processes, each of which
+    takes its own.
+    """
+    index = device.partition(":")[2]
+    if not device.startswith("cuda:") or not index.isdecimal():
+        return
+    if (world := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        raise ConfigError(
+            f"--device {device} with {world} processes: each takes a GPU of its own: leave the number "
+            "out, and choose GPUs with CUDA_VISIBLE_DEVICES"
+        )
+    if int(index) >= (found := torch.cuda.device_count()):
+        raise ConfigError(f"--device {device}: {found} CUDA devices found, counted from 0")
+    torch.cuda.set_device(int(index))
 
 
 def make_ready(

@@ -82,8 +82,20 @@ def test_a_time_is_said_once() -> None:
         (line,) = [line for line in lines if line.startswith("time: ")]
         return line
 
-    assert re.fullmatch(r"time: \d+:\d\d on one NVIDIA H200", time(1))
-    assert re.fullmatch(r"time: \d+:\d\d on 4 x NVIDIA H200 \(together \d+:\d\d\)", time(4))
+    def seconds(text: str) -> int:
+        minutes, rest = text.split(":")
+        return 60 * int(minutes) + int(rest)
+
+    parts = r"(\d+:\d\d) until the models are loaded, then (\d+:\d\d) of computing"
+    one = re.fullmatch(rf"time: (\d+:\d\d) on one NVIDIA H200: {parts}", time(1))
+    assert one and one[2] == "0:30"
+    four = re.fullmatch(
+        rf"time: (\d+:\d\d) on 4 x NVIDIA H200 side by side: {parts} "
+        r"\((\d+:\d\d) if one did it all\)", time(4),
+    )  # fmt: skip
+    assert four and four[4] == one[3], "the sum leaves the start out"
+    for found in (one, four):
+        assert abs(seconds(found[1]) - seconds(found[2]) - seconds(found[3])) <= 1
 
 
 def test_what_the_mode_costs() -> None:

@@ -60,6 +60,22 @@ def test_idle_workers_are_told_of(tmp_path: Path) -> None:
     assert len(told(2, "train", limit=64)) == 1
 
 
+def test_workers_on_one_gpu_are_told_of(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "scenes", images=10, seed=3, splits={"train": 10})
+
+    def told(workers: int | None, device: str) -> list[str]:
+        options = ExecutorOptions(workers=workers, device=device)
+        request = Request(
+            dataset=str(scenes), split="train", out=None, run=RunOptions(executor_options=options)
+        )
+        lines = notices(request, open_request(request))
+        return [line for line in lines if "share one GPU" in line]
+
+    assert told(4, "cuda") == told(None, "cuda:1") == told(1, "cuda:1") == told(4, "cpu") == []
+    (line,) = told(4, "cuda:1")
+    assert line.startswith("4 workers share one GPU, cuda:1: each loads all models")
+
+
 def test_a_record_that_is_not_one_is_none(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     file = tmp_path / "logs/places.json"

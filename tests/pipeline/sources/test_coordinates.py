@@ -150,6 +150,22 @@ def test_percent_and_thousandths_are_told(
     assert not [line for line in plain.notices if word in line]
 
 
+@pytest.mark.parametrize(
+    ("side", "masks"),
+    [
+        (128, [square(20, 20, 70)]),  # one object
+        (128, [square(3 * k, 2 * k, 60) for k in range(12)]),  # small pictures
+        (640, [square(5, 5, 30), square(10, 10, 20)]),  # small objects near one corner
+    ],
+)
+def test_small_objects_are_no_percent(
+    side: int, masks: list[object], worlds: Any, tmp_path: Path
+) -> None:
+    draw(tmp_path / "a.png", (side, side))
+    notices = open_source(jsonl(tmp_path, *masks)).notices
+    assert not [line for line in notices if "coordinates are read as pixels" in line]
+
+
 def test_a_smaller_copy_is_told(worlds: Any, tmp_path: Path) -> None:
     masks = [square(12 * k, 12 * k, 120) for k in range(10)]
     source = opened("jsonl", tmp_path, worlds, *masks)
