@@ -167,7 +167,8 @@ def predict_command(request: PredictRequest) -> PredictReport:
     PlanMismatchError, ConfigError, DataError, CacheError (`out` cannot be written).
     """
     header = _header(request.image)
-    check_writable(request.out / request.image.name)
+    _require_places(request)
+    read_image(request.image)  # damage is told with the path that the user gave, before any weights
     device = pick_device(request.device)
     found = find_trained(request.checkpoint, request.runs, request.published)
     with tempfile.TemporaryDirectory() as folder:
@@ -200,6 +201,23 @@ def overlay(photo: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     drawn[mask & ~inner] = EDGE
     return drawn.astype(np.uint8)
+
+
+def _places(request: PredictRequest, number: int) -> dict[str, Path]:
+    """The pictures of expression `number`, counted from 1."""
+    stem = request.image.stem
+    return {kind: request.out / f"{stem}-{number}-{kind}.png" for kind in ("mask", "overlay")}
+
+
+def _record(request: PredictRequest) -> Path:
+    return request.out / f"{request.image.stem}.json"
+
+
+def _require_places(request: PredictRequest) -> None:
+    """CacheError if one of the files to come cannot be written, before the model is asked."""
+    numbers = range(1, len(request.expressions) + 1)
+    for path in (_record(request), *(p for n in numbers for p in _places(request, n).values())):
+        check_writable(path, file=True)
 
 
 def _header(path: Path) -> Header:
@@ -290,14 +308,14 @@ def _write(
     digests: dict[str, str],
 ) -> PredictReport:
     make_folders(request.out)
-    photo, stem, files = read_image(request.image), request.image.stem, []
+    photo, files = read_image(request.image), []
     for number, prediction in enumerate(found, 1):
         mask = prediction.pixels()
         pictures = {"mask": mask.astype(np.uint8) * 255, "overlay": overlay(photo, mask)}
-        for kind, pixels in pictures.items():
-            files.append(request.out / f"{stem}-{number}-{kind}.png")
-            write_file(files[-1], _png(pixels), label="prediction")
-    files.append(request.out / f"{stem}.json")
+        for kind, path in _places(request, number).items():
+            files.append(path)
+            write_file(path, _png(pictures[kind]), label="prediction")
+    files.append(_record(request))
     report = PredictReport(
         request.image, header.upright, header.orientation, tokens, list(found), files, digests
     )

@@ -146,16 +146,19 @@ def writing(path: Path) -> Iterator[None]:
         raise _explain(error, Path(named)) from error
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, file: bool = False) -> None:
     """CacheError if `path` can be no output, told before the work is done; makes nothing.
 
-    The nearest folder above that is there decides.
+    The nearest folder above that is there decides. `file`: the output is one file, so a folder in
+    its place is refused.
     """
     above = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
     if above != path.absolute() and not above.is_dir():
         raise _explain(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), path)
     folder = above if above.is_dir() else above.parent
     if above == path.absolute() and above.is_dir():
+        if file:
+            raise _explain(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path)
         return  # what is written into it tells
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _explain(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)

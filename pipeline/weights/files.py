@@ -8,6 +8,7 @@ plain files beside it. Invariant: memory is bounded by the size of the file on d
 
 import json
 import os
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -24,6 +25,7 @@ MAX_ENTRIES = 100_000
 MAX_SHARDS = 1_000
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_SHARD = re.compile(r"(model-.+\.safetensors|pytorch_model-.+\.bin)")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -84,6 +86,13 @@ def shards(folder: Path) -> dict[Path, frozenset[str] | None]:
         if (folder / name).exists():
             return {folder / name: None}
     wanted = ", ".join(SINGLES + INDEXES)
+    parts = sorted(p.name for p in folder.iterdir() if _SHARD.fullmatch(p.name))
+    if parts:
+        index = INDEXES[parts[0].endswith(".bin")]
+        raise MissingError(
+            f"{show(str(folder), 200)}: holds shards ({show(parts[0])}) without their "
+            f"{index}: get it from where the shards came from"
+        )
     raise MissingError(f"{show(str(folder), 200)}: no weights in this folder; looked for {wanted}")
 
 
@@ -104,6 +113,13 @@ def _read_index(path: Path) -> dict[Path, frozenset[str] | None]:
         by_file.setdefault(name, set()).add(tensor)
     if len(by_file) > MAX_SHARDS:
         _refuse(path, f"{len(by_file)} files, allowed {MAX_SHARDS}")
+    # Told before the others are read: a download that broke off misses its last gigabytes.
+    absent = [name for name in sorted(by_file) if not (path.parent / name).exists()]
+    if absent:
+        raise MissingError(
+            f"{show(str(path), 200)}: {len(absent)} of its {len(by_file)} shards are not there, "
+            f"{show(absent[0])} first: the download is not complete, repeat it"
+        )
     return {path.parent / name: frozenset(names) for name, names in sorted(by_file.items())}
 
 

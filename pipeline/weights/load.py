@@ -236,5 +236,6 @@ def _check_promise(path: Path, part: "dict[str, Tensor]", promised: frozenset[st
     if promised is not None and part.keys() != promised:
         odd = sorted(part.keys() ^ promised)
         raise WeightsError(
-            f"{show(str(path), 200)}: does not hold what the index says: {show(odd)}"
+            f"{show(str(path), 200)}: does not hold what the index says: {show(odd)}: "
+            "get the shards and their index anew, from one source"
         )

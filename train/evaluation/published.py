@@ -40,6 +40,7 @@ from ..text.tokens import load_vocabulary
 if TYPE_CHECKING:
     from .trained import Trained
 
+TOWERS = ("openai/clip-vit-large-patch14-336", "openai/clip-vit-large-patch14")
 ENCODERS = {"glamm": ("clip-large-336", 336), "lisa": ("clip-large", 224)}
 
 
@@ -90,7 +91,12 @@ def find_published(given: str) -> Published:
     for field, value in (("mm_vision_select_layer", -2), ("mm_vision_select_feature", "patch")):
         if raw.get(field, value) != value:
             raise WeightsError(f"{where}: {field} {show(raw[field])}: this svp reads {value} only")
-    tower = str(raw.get("mm_vision_tower") or raw.get("vision_tower") or "")
+    tower = raw.get("mm_vision_tower") or raw.get("vision_tower") or ""
+    if not isinstance(tower, str) or not _is_clip(tower):
+        raise WeightsError(
+            f"{where}: mm_vision_tower {show(tower)}: this svp sees through CLIP ViT-L/14 only "
+            f"({' or '.join(TOWERS)}): name that one there if the model was trained on it"
+        )
     encoder, size = ENCODERS[layout.name]
     if "clip-vit-large-patch14" in tower:
         encoder, size = ENCODERS["glamm" if "336" in tower else "lisa"]
@@ -191,12 +197,23 @@ def _projector(
     return made, ProjectorConfig(name="mlp", options=dict(options))
 
 
+def _is_clip(tower: str) -> bool:
+    """Whether a config.json names CLIP ViT-L/14; a folder of its author's, or none, may be it."""
+    folder = tower.startswith(("/", ".", "~")) or not tower
+    return folder or "clip-vit-large-patch14" in tower
+
+
 def published_folder(given: str) -> Path:
     """Where `given` lies; see `find_published`."""
     if given.startswith(PREFIX):
         return hub_folder(given.removeprefix(PREFIX), LM_FILES)
     places = [expand(given), *(folder / given for folder in weight_folders())]
     found = next((place for place in places if place.is_dir()), None)
+    if found is None and any(place.exists() for place in places):
+        raise ConfigError(
+            f"--published {show(given, 300)}: is a file: give the folder it lies in, with its "
+            "config.json and tokenizer"
+        )
     if found is None:
         known = CHECKPOINTS.get(Path(given).name)
         name = known.repository if known else f"OWNER/{Path(given).name}"
@@ -205,5 +222,11 @@ def published_folder(given: str) -> Path:
             f"give {PREFIX}{name}, or give the folder it lies in"
         )
     if not (found / "config.json").is_file():
+        snapshots = sorted(found.glob("snapshots/*/config.json"))  # a repository of the hub's cache
+        if snapshots:
+            raise ConfigError(
+                f"--published {show(str(found), 300)}: is the cache of a repository: give its "
+                f"snapshot {show(str(snapshots[0].parent), 300)}"
+            )
         raise ConfigError(f"--published {show(str(found), 300)}: holds no config.json")
     return found

@@ -268,5 +268,21 @@ def test_index_and_shards_must_agree(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="count"):
         load_state_dict(tmp_path)
     index.write_text(json.dumps({"weight_map": {"x": "gone.safetensors"}}))
-    with pytest.raises(MissingError, match=r"gone\.safetensors"):
+    with pytest.raises(MissingError, match=r"1 of its 1 shards .*gone\.safetensors.*repeat it"):
+        load_state_dict(tmp_path)
+
+
+@pytest.mark.parametrize("stem", ["model", "pytorch_model"])
+def test_shards_without_their_index_are_named(tmp_path: Path, stem: str) -> None:
+    kind = "safetensors" if stem == "model" else "bin"
+    (tmp_path / f"{stem}-00001-of-00002.{kind}").write_bytes(b"x")
+    with pytest.raises(MissingError, match=rf"without their {stem}\.{kind}\.index\.json"):
+        load_state_dict(tmp_path)
+
+
+def test_a_missing_shard_is_told_before_the_others_are_read(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    (tmp_path / "a.safetensors").write_bytes(b"damaged")
+    with pytest.raises(MissingError, match=r"1 of its 2 shards .*b\.safetensors"):
         load_state_dict(tmp_path)

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from svp.model.imports.expected import _sam_under as sam_shapes
 from svp.model.imports.standin import write_standin
 from svp.pipeline.encoders.clip import LARGE
-from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
+from svp.pipeline.errors import (
+    CacheError,
+    ConfigError,
+    ImageError,
+    MissingError,
+    PlanMismatchError,
+    WeightsError,
+)
 from svp.pipeline.executors.base import ExecutorOptions
 from svp.pipeline.masks import rle
 from svp.pipeline.run.planning import Content
@@ -362,3 +369,59 @@ def test_a_folder_without_its_projector_is_refused(world: World, tmp_path: Path)
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(WeightsError, match="holds no mm_projector"):
         eval_command(world.request(published=str(tmp_path)))
+
+
+@pytest.mark.parametrize("world", ["glamm"], indirect=True)
+@pytest.mark.parametrize(
+    ("tower", "taken"),
+    [
+        ("openai/clip-vit-large-patch14-336", True),
+        ("/models/clip", True),
+        ("", True),
+        (None, True),
+        ("openai/clip-vit-base-patch16", False),
+        ("google/siglip-so400m-patch14-384", False),
+        (7, False),
+    ],
+)
+def test_a_vision_tower_other_than_clip_large_is_refused(
+    world: World, tmp_path: Path, tower: object, taken: bool
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in world.folder.iterdir():
+        (folder / path.name).symlink_to(path)
+    raw = json.loads((world.folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    raw |= {"mm_vision_tower": tower, "vision_tower": tower}
+    (folder / "config.json").write_text(json.dumps(raw))
+    if taken:
+        assert find_published(str(folder)).vision.encoder == "clip-large-336"
+        return
+    with pytest.raises(WeightsError, match=r"config\.json: mm_vision_tower .*CLIP ViT-L/14 only"):
+        find_published(str(folder))
+
+
+@pytest.mark.parametrize("world", ["glamm"], indirect=True)
+def test_a_repository_of_the_hubs_cache_names_its_snapshot(world: World, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--MBZUAI--GLaMM-RefSeg" / "snapshots" / ("a" * 40)
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(world.folder)
+    with pytest.raises(ConfigError, match=rf"give its snapshot .*snapshots/{'a' * 40}"):
+        find_published(str(tmp_path / "models--MBZUAI--GLaMM-RefSeg"))
+    with pytest.raises(ConfigError, match="is a file: give the folder"):
+        find_published(str(world.folder / "config.json"))
+
+
+@pytest.mark.parametrize("world", ["glamm"], indirect=True)
+def test_predict_tells_bad_photographs_and_places_first(world: World, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((world.root / "a.png").read_bytes()[:3000])
+    asked = {"expressions": ("a", "b"), "published": "none", "device": "cpu"}
+    with pytest.raises(ImageError, match=r"cut\.png: truncated"):
+        predict_command(PredictRequest(image=cut, out=tmp_path / "out", **asked))
+    for name in ("a-2-mask.png", "a-1-overlay.png", "a.json"):
+        out = tmp_path / f"blocked by {name}"
+        (out / name).mkdir(parents=True)
+        with pytest.raises(CacheError, match=rf"{name}: cannot be written"):
+            predict_command(PredictRequest(image=world.root / "a.png", out=out, **asked))
