@@ -67,8 +67,20 @@ def shard_on_cpu(accelerator: "Accelerator", plugin: Any) -> None:
     from accelerate import DistributedType
 
     if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        accelerator.state.distributed_type = DistributedType.FSDP
+        say_split(accelerator, DistributedType.FSDP)
         accelerator.state.fsdp_plugin = plugin
+
+
+def say_split(accelerator: "Accelerator", how: Any) -> None:
+    """Make `how` accelerate's distributed type, for all stages.
+
+    Each optimizer it prepares reads the type from `PartialState` anew, so it must stand there too:
+    otherwise a second stage on CPUs would be copied instead of split.
+    """
+    from accelerate.state import PartialState
+
+    PartialState._shared_state["distributed_type"] = how
+    accelerator.state.distributed_type = how
 
 
 class Sharded(Lent):

@@ -24,6 +24,7 @@ from ...pipeline.errors import ConfigError, MissingPackageError
 from ..recipe import TrainRecipe
 from .lent import Lent
 from .optim import moments, set_rate
+from .sharded import say_split
 from .wrapped import Wrapped
 
 if TYPE_CHECKING:
@@ -194,7 +195,17 @@ class ZeroStates(_Zero):
 
 
 class ZeroWeights(_Zero, Lent):
-    """ZeRO 3: weights are split as well; the job's model lends them."""
+    """ZeRO 3: weights are split as well; the job's model lends them.
+
+    They are split before the engine sees them. It would put the whole model on each device first
+    and send all of it from the first rank to the others; that writes to the mapped weight files,
+    so that every other rank would hold a copy of the model.
+    """
+
+    def _called(self) -> RisModel:
+        twin = super()._called()
+        split_weights(twin, self.accelerator)
+        return twin
 
     def leave(self) -> None:
         """`plain` is whole again, in the computer's memory."""
@@ -221,6 +232,20 @@ class ZeroWeights(_Zero, Lent):
 
         with zero.GatheredParameters([value]):
             return value.detach().clone()
+
+
+def split_weights(model: RisModel, accelerator: "Accelerator") -> None:
+    """Leave this rank's part of each parameter, one after another, in place; a collective."""
+    from deepspeed import zero
+
+    plugin = accelerator.state.deepspeed_plugin
+    config = {k: v for k, v in plugin.deepspeed_config.items() if v != "auto"}
+    section = config["zero_optimization"]  # "auto" is accelerate's to settle, with the engine
+    config["zero_optimization"] = {k: v for k, v in section.items() if v != "auto"}
+    zero.Init(model, config_dict_or_path=config, dtype=torch.float32)
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module._buffers[name] = buffer.to(accelerator.device)
 
 
 def zero_plugin(recipe: TrainRecipe) -> Any:
@@ -280,6 +305,6 @@ def split_on_cpu(accelerator: "Accelerator", plugin: Any) -> None:
     from accelerate import DistributedType
 
     if plugin is not None and accelerator.device.type == "cpu":
-        accelerator.state.distributed_type = DistributedType.DEEPSPEED
+        say_split(accelerator, DistributedType.DEEPSPEED)
         accelerator.state.deepspeed_plugins = {"default": plugin}
         plugin.select(_from_accelerator_state=True)
