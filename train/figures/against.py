@@ -269,10 +269,8 @@ def _results(path: Path, checkpoint: Checkpoint, wanted: Header) -> Results:
         mine = header.digests.get("checkpoint") == checkpoint.digest
         if same and mine and header.splits[0].split == split:
             return read_results(file)
-    more = "".join(
-        [" --protocol glamm" * (wanted.protocol == "glamm"), " --generate" * wanted.generate]
-    )
     raise MissingError(
         f"--against {show(str(path), 300)}: no results of split {show(split)} of its checkpoint: make "
-        f"them with `svp eval --checkpoint {show(str(path), 300)} --split {show(split)}{more}`"
+        f"them with `svp eval --checkpoint {show(str(path), 300)} --split {show(split)} "
+        f"--protocol {wanted.protocol}`{', `svp eval --generate`' * wanted.generate}"
     )

@@ -150,7 +150,9 @@ def test_a_run_without_sspe_beside_one_with_it(
                "--against", str(bare)]  # fmt: skip
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 3
-    assert f"make them with `svp eval --checkpoint {bare} --split val`" in done.output
+    assert (
+        f"make them with `svp eval --checkpoint {bare} --split val --protocol full`" in done.output
+    )
     evaluate(bare)
     found = read_results(next((full / "eval").glob("*.jsonl")))
     write_results(full / "eval" / "right.jsonl", collect(found.header, map(righted, found.rows)))
