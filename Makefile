@@ -75,7 +75,7 @@ test-all: $(READY)   ## every test, slow ones too
 
 test-zero: $(READY)   ## DeepSpeed's tests; installs it, which the other tests do without
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
-	$(PYTEST) -m 'not slow and not gpu' tests/train/fit/test_zero.py
+	$(PYTEST) -m 'not slow and not gpu' tests/train/trainer/strategies/test_deepspeed.py
 
 lint: $(READY)   ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -10,13 +10,13 @@ from .pipeline.commands.bench import bench
 from .pipeline.commands.cache import cache
 from .pipeline.commands.console import Root
 from .pipeline.commands.data import data
-from .pipeline.commands.machine import doctor_command, fetch_command
+from .pipeline.commands.doctor import doctor_command, fetch_command
 from .pipeline.commands.precompute import precompute_command
-from .train.bench.commands import BENCHES
-from .train.commands import COMMANDS
-from .train.figures.commands import figures_command
-from .train.rehearse.commands import rehearse_command
-from .train.reproduce.commands import reproduce_command
+from .train.commands.bench import BENCHES
+from .train.commands.figures import figures_command
+from .train.commands.rehearse import rehearse_command
+from .train.commands.reproduce import reproduce_command
+from .train.commands.train import COMMANDS
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .batch import IGNORE, Batch
 from .losses import Losses, mask_losses
-from .maskhead import MaskHead, upscale
+from .mask_head import MaskHead, upscale
 from .merge import Merged, merge
 from .projectors.base import MaskInput, Projector
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..pipeline.display import show
 from ..pipeline.errors import ConfigError
-from ..pipeline.text import show
-from .newrows import fold_rows, train_rows
+from .trainable_tokens import fold_rows, train_rows
 
 if TYPE_CHECKING:
     from .ris import RisModel

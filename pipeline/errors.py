@@ -4,7 +4,7 @@ The command line turns an `SvpError` into one line on stderr and the class's `ex
 exception is a bug of ours and keeps its traceback.
 """
 
-from .text import escape, shorten
+from .display import escape, shorten
 
 
 class SvpError(Exception):

@@ -22,9 +22,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from .display import show
 from .errors import ConfigError, MissingError
-from .paths import expand
-from .text import show
+from .io.paths import expand
 
 VARIABLE: Final = "SVP_PLUGIN"
 PROJECTORS: Final = "svp.projectors"

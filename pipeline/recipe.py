@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from .display import show
 from .errors import ConfigError
-from .text import show
 
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from svp.cli import main
-from svp.pipeline.store.reader import CacheReader
+from svp.pipeline.cache.reader import CacheReader
 
 skimage_data = pytest.importorskip("skimage.data")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from svp.cli import main
-from svp.train import defaults, quickstart
+from svp.train import cli_defaults
+from svp.train.runs import quickstart
 
 
 def svp(*arguments: str) -> str:
@@ -21,7 +22,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quickstart on few scenes, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     scenes = {"train": 12, "val": 1, "testA": 3}
-    monkeypatch.setattr(defaults, "SPLITS", scenes)
+    monkeypatch.setattr(cli_defaults, "SPLITS", scenes)
     monkeypatch.setattr(quickstart, "SPLITS", scenes)
 
 

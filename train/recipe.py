@@ -108,7 +108,7 @@ class ModelConfig(Frozen):
                  (a checkpoint of GLaMM or LISA, to be named by --init) or sha256:<hex> of one;
                  svp:<hex>: a folder of `svp export`, whose projector is kept where it is the same
     lm           where `init` is none: random:<seed>, given (--lm) or sha256:<hex> of a LLaMA folder
-    shape        fields of model.imports.shape.LlamaShape, for random weights
+    shape        fields of model.conversion.llama_shape.LlamaShape, for random weights
     sam_decoder  shipped (tiny), random:<seed>, given or sha256:<hex>; needed where `init` is none,
                  beside another `init` it replaces the decoder of that one
     mask_state   the state that predicts [SEG] (GLaMM) or the one at it

@@ -4,8 +4,8 @@ from inspect import signature
 from typing import Any
 
 from ...pipeline import plugins
+from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, SvpError
-from ...pipeline.text import show
 from .base import MaskInput, Projector
 from .c_abstractor import CAbstractor
 from .d_abstractor import DAbstractor

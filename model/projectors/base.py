@@ -13,8 +13,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, WeightsError
-from ...pipeline.text import show
 from ..batch import Visual
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ...pipeline.errors import ConfigError
 from ..batch import Visual
-from ..packing import Packing
 from .base import Projector
+from .packing import Packing
 from .svp import SVP
 
 

@@ -8,16 +8,17 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..datasets import open_source
+from ..datasets.scenes import write_scenes
+from ..display import size
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
+from ..precompute.calibration import calibrate
+from ..precompute.cost_model import estimate
+from ..precompute.planner import Content, sized_plan
+from ..precompute.run import RunOptions, precompute
 from ..recipe import Recipe
 from ..records import Where
-from ..run.calibrate import calibrate
-from ..run.cost import estimate, size
-from ..run.planning import Content, sized_plan
-from ..run.precompute import RunOptions, precompute
-from ..scenes import write_scenes
-from ..sources import open_source
 
 TOLERANCE = 0.25
 

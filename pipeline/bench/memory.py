@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..run.cost import size
+from ..display import size
 
 POINTS = 4  # per side
 TOLERANCE = 0.05  # allocators do not return every page
@@ -75,13 +75,13 @@ def run(scenes: tuple[int, int] = (200, 2000)) -> MemoryReport:
 
 def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     """(worker's, this process's) peak resident bytes for `count` scenes."""
+    from ..datasets import open_source
     from ..executors import Event, ExecutorOptions
+    from ..precompute.planner import Content
+    from ..precompute.run import RunOptions, precompute
+    from ..process import peak_rss
     from ..recipe import GridConfig, Recipe, SuperpixelConfig
     from ..records import Where
-    from ..run.planning import Content
-    from ..run.precompute import RunOptions, precompute
-    from ..run.stage import peak_rss
-    from ..sources import open_source
 
     peaks = [0]
 
@@ -107,7 +107,7 @@ def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
 
 def _make(scenes: Path, count: int) -> Path:
     code = (
-        "import sys; from pathlib import Path; from svp.pipeline.scenes import write_scenes;"
+        "import sys; from pathlib import Path; from svp.pipeline.datasets.scenes import write_scenes;"
         "write_scenes(Path(sys.argv[1]), images=int(sys.argv[2]), seed=1)"
     )
     subprocess.run([sys.executable, "-c", code, str(scenes), str(count)], check=True)

@@ -19,9 +19,9 @@ from torch import Tensor
 from ..encoders.encoder import build_encoder
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
+from ..precompute.cost_model import ENCODER_TFLOP, FEATURES, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL
 from ..recipe import FeatureConfig, SuperpixelConfig
 from ..records import Where
-from ..run.cost import ENCODER_TFLOP, FEATURES, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL
 from ..sam import build_backend
 
 PHOTO = (480, 640)  # COCO's most frequent size

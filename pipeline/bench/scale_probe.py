@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cache import CacheReader, Plan, PlanImage, create_cache, finalize, missing_shards, verify
+from ..cache.layout import COMPLETE, INDEX, PLAN
+from ..cache.schema import array_specs
+from ..cache.writer import write_shard
+from ..io.atomic import remove_stale
+from ..io.json_files import canonical
 from ..masks.rle import encode
 from ..recipe import Recipe, SuperpixelConfig
 from ..records import ImageRow, Superpixels
-from ..store import CacheReader, Plan, PlanImage, create_cache, finalize, missing_shards, verify
-from ..store.atomic import remove_stale
-from ..store.jsonfile import canonical
-from ..store.layout import COMPLETE, INDEX, PLAN
-from ..store.schema import array_specs
-from ..store.writer import write_shard
 
 SMALL = Recipe(superpixels=SuperpixelConfig(max_superpixels=2))
 

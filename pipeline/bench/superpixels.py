@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..grid import GridPrompter
-from ..masks.upsample import UpsampleShape
 from ..recipe import GridConfig
 from ..records import Superpixels
-from .blobs import SAM_LOW, DecoderOutputs, Replay, decoder_outputs
-from .modes import compare_modes, difference
-from .published import Found, Watch, published_superpixels
+from ..superpixels.point_grid import GridPrompter
+from ..superpixels.upsample import UpsampleShape
+from .prompt_modes import compare_modes, difference
+from .sam_baseline import Found, Watch, published_superpixels
+from .synthetic_masks import SAM_LOW, DecoderOutputs, Replay, decoder_outputs
 
 GOALS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
 
@@ -149,8 +149,8 @@ def _same(ours: Superpixels, rival: Found) -> bool:
 
 
 def _decoder_flops(prompts: int) -> dict[str, float]:
-    from ..sam.architecture import build_sam
-    from ..sam.decoder import decoder_flops
+    from ..sam.mask_decoder import decoder_flops
+    from ..sam.specs import build_sam
 
     published, ours = decoder_flops(build_sam("vit_b"), prompts)
     return {"published": published, "ours": ours, "saved": 1 - ours / published}

@@ -11,15 +11,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.scenes import MadeScene, make_scene, object_masks
+from ..datasets.scenes.attributes import ATTRIBUTES, scene_attributes
 from ..encoders.encoder import Encoder, build_encoder
 from ..encoders.tiny import PROBE, WIDTH
-from ..grid import GridPrompter
 from ..masks.rle import decode
 from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from ..records import Rle, Superpixels, Where
 from ..sam import SamBackend, build_backend
-from ..scenes import MadeScene, make_scene, object_masks
-from ..scenes.attributes import ATTRIBUTES, scene_attributes
+from ..superpixels.point_grid import GridPrompter
 from ..weights.load import load_state_dict
 
 HELD_OUT: Final = 9000  # seed; the recipes train on seeds 1 and 2, split `train`

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from ..cache.plan import PlanImage
+from ..display import many, share, shorten
 from ..records import PART, SUB_PART, WHOLE, Superpixels
-from ..store.plan import PlanImage
-from ..text import shorten
 from .overlay import Overlay, Shape, draw
 
 LEVELS = {WHOLE: "whole", PART: "part", SUB_PART: "sub-part"}
@@ -108,23 +108,6 @@ def make_card(
         photo=photo,
         missing=missing,
     )
-
-
-def share(value: float) -> str:
-    """A share 0 to 1 as percent; only nothing is rounded to nothing, only all to all.
-
-    >>> share(0.5), share(0.0004), share(0.0), share(0.9997), share(1.0)
-    ('50.0 %', '< 0.1 %', '0 %', '> 99.9 %', '100 %')
-    """
-    if value in (0.0, 1.0):
-        return f"{value:.0%}".replace("%", " %")
-    sign = "< " if value < 0.0005 else "> " if value > 0.9995 else ""
-    return sign + f"{min(0.999, max(0.001, value)):.1%}".replace("%", " %")
-
-
-def many(count: int) -> str:
-    """`1 superpixel`, `40 superpixels`."""
-    return f"{count:,} superpixel{'' if count == 1 else 's'}"
 
 
 def _count(overlay: Overlay) -> dict[int, int]:

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
+from ..cache.plan import Plan
+from ..cache.stats import StatsReport
+from ..display import share, shorten
 from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
-from ..store.plan import Plan
-from ..store.stats import StatsReport
-from ..text import shorten
-from .card import share
 
 SOURCES = {"sam": "SAM", "mobile_sam": "MobileSAM", "slic": "SLIC (scikit-image)",
            "masks": "masks of a folder"}  # fmt: skip

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..cache.stats import cover_and_overlap
 from ..masks import rle
 from ..records import Superpixels
-from ..store.stats import cover_and_overlap
-from .outline import svg_path
+from .svg_outline import svg_path
 
 SIDE = 1280  # view box units along the long side
 THUMBNAIL = 640  # pixels along the long side of the stored photograph

@@ -9,17 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import __version__
+from ..cache.plan import PlanImage
+from ..datasets.images import read_record
+from ..display import shorten
 from ..errors import ImageError
-from ..images import read_record
 from ..records import ImageRecord, Quarantined
-from ..store.plan import PlanImage
-from ..text import shorten
 from .card import LEVELS, Card, Picture, make_card
 from .facts import facts, libraries, notices, steps, tiles
+from .histograms import plot
 from .overlay import thumbnail
-from .plot import plot
+from .page_kit import (
+    ASSETS,
+    HERE,
+    INDEX,
+    check_replaceable,
+    environment,
+    inline,
+    page_folder,
+    policy,
+)
 from .source import CacheView, open_view
-from .static import ASSETS, HERE, INDEX, check_replaceable, environment, inline, page_folder, policy
 
 SMALL = 184  # pixels, long side of the pictures in the index
 MAX_LISTED = 200  # quarantined images named on the page

@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from ..cache.plan import Plan
+from ..cache.reader import CacheReader, spread_over
+from ..cache.stats import StatsReport, stats
 from ..errors import ConfigError
 from ..records import Quarantined, Superpixels
-from ..store.plan import Plan
-from ..store.reader import CacheReader
-from ..store.stats import StatsReport, stats
 
 MEASURED = 400  # images behind coverage, overlap and levels: enough for a page, quick to decode
 
@@ -51,14 +49,3 @@ def open_view(cache: Path) -> CacheView:
         stats=stats(cache, MEASURED),
         superpixels=reader.superpixels,
     )
-
-
-def spread_over(items: Sequence[int], limit: int) -> list[int]:
-    """At most `limit` of `items`, evenly spaced, first and last included, in order.
-
-    >>> spread_over(range(10), 4), spread_over([5, 6], 4), spread_over([1, 2], 0)
-    ([0, 3, 6, 9], [5, 6], [])
-    """
-    if len(items) <= limit:
-        return list(items)
-    return [items[int(at)] for at in np.linspace(0, len(items) - 1, limit)]

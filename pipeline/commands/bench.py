@@ -48,7 +48,7 @@ def bench_store_command(
     images: int, reps: int, mosaic: bool, folder: Path | None, as_json: bool
 ) -> None:
     """The cache's reader and writer against memmap, zarr-python and MosaicML, in one run."""
-    from ..bench.store import run
+    from ..bench.cache_speed import run
 
     report(run(images=images, reps=reps, mosaic=mosaic, folder=folder), as_json)
 
@@ -104,7 +104,7 @@ def bench_rates_command(as_json: bool, device: str, **options: Any) -> None:
 def bench_scale_command(size: str, device: str, probe: int, exact: bool, as_json: bool) -> None:
     """SA-1B and a billion images: shards, bytes, hours, opening, listing, failures."""
     from ..bench.scale import run
-    from ..run.settings import Flags, resolve
+    from ..precompute.options import Flags, resolve
 
     # The weights' values change no cost: random ones stand in for files nobody has to own.
     flags = Flags(sam_weights="random", encoder_weights="random")

@@ -18,7 +18,7 @@ def cache() -> None:
 @as_json
 def info_command(path: Path, as_json: bool) -> None:
     """Identity, recipe, arrays, what is committed and what is quarantined."""
-    from ..store.info import info
+    from ..cache.info import info
 
     report(info(path), as_json)
 
@@ -29,7 +29,7 @@ def info_command(path: Path, as_json: bool) -> None:
 @as_json
 def verify_command(path: Path, quick: bool, as_json: bool) -> None:
     """Check every byte; lists damaged files and what to do; exit code 1 if there are any."""
-    from ..store.verify import verify
+    from ..cache.verify import verify
 
     report(verify(path, full=not quick), as_json)
 
@@ -38,7 +38,7 @@ def verify_command(path: Path, quick: bool, as_json: bool) -> None:
 @click.argument("path", type=PATH)
 def repair_command(path: Path) -> None:
     """Take damaged shards out, so that the same `svp precompute` makes only those again."""
-    from ..store.verify import repair
+    from ..cache.verify import repair
 
     shards = repair(path)
     click.echo(f"{len(shards)} shards taken out {shards or ''}: run the same svp precompute again")
@@ -50,7 +50,7 @@ def repair_command(path: Path) -> None:
 @as_json
 def stats_command(path: Path, sample: int, as_json: bool) -> None:
     """Tokens per image, coverage, overlap, levels, survivors of each step, bytes."""
-    from ..store.stats import stats
+    from ..cache.stats import stats
 
     report(stats(path, sample), as_json)
 
@@ -66,7 +66,7 @@ def browse_command(
 ) -> None:
     """Write a static page that shows superpixels, levels, gaps, overlaps and counts."""
     from ..browse.page import browse
-    from ..run.launch import image_root_of
+    from ..cache.places import image_root_of
 
     root = images or image_root_of(path)
     out = out or Path("runs/pages") / path.resolve().name

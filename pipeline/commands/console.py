@@ -49,9 +49,9 @@ class Root(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises SystemExit with the code of the error's class."""
+        from ..display import shorten
         from ..errors import SvpError, describe
         from ..plugins import plugins
-        from ..text import shorten
 
         try:
             with _terminable(), plugins(ctx.params.pop("plugins", ())):
@@ -121,7 +121,7 @@ def _terminable() -> Iterator[None]:
 
 def _stopped(number: signal.Signals) -> SystemExit:
     """What a stop outside of a run's own loop is told as; one line, however many processes."""
-    from ..cmdline import this_command
+    from ..process import this_command
 
     if os.environ.get("RANK", "0") == "0":
         click.echo(f"svp: stopped by {number.name}. To go on: {this_command()}", err=True)
@@ -131,7 +131,7 @@ def _stopped(number: signal.Signals) -> SystemExit:
 def _say_rehearsal() -> None:
     """Every command under the rehearsal's dial says so first."""
     if os.environ.get("SVP_REHEARSAL"):
-        from ..rehearsal import dial
+        from ..weights.rehearsal import dial
 
         if found := dial():
             click.echo(found.line(), err=True)

@@ -37,7 +37,7 @@ def data() -> None:
 @as_json
 def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) -> None:
     """Counts, problems by record and overlaps of a dataset; exit code 1 if it is not usable."""
-    from ..sources import check
+    from ..datasets import check
 
     report(check(path, decode=not headers_only, **options), as_json)
 
@@ -51,7 +51,7 @@ def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) 
 @as_json
 def convert_command(path: str, out: Path, as_json: bool, **options: Any) -> None:
     """Write the normalised tables (images, sentences, masks); they are a dataset again."""
-    from ..sources import convert
+    from ..datasets import convert
 
     report(convert(path, out, **options), as_json)
 
@@ -64,7 +64,7 @@ def convert_command(path: str, out: Path, as_json: bool, **options: Any) -> None
 @click.option("--split", help="Only this split.")
 def export_command(path: str, out: Path, **options: Any) -> None:
     """Write a dataset as JSONL: image, expression, mask as RLE."""
-    from ..sources import export_jsonl, open_source
+    from ..datasets import export_jsonl, open_source
 
     source = open_source(path, masks=True, **options)
     for notice in source.notices:
@@ -78,6 +78,6 @@ def export_command(path: str, out: Path, **options: Any) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def synth_command(out: Path, images: int, seed: int) -> None:
     """Write generated scenes as COCO, REFER and JSONL; a finished folder is left as it is."""
-    from ..scenes import write_scenes
+    from ..datasets.scenes import write_scenes
 
     click.echo(f"scenes: {write_scenes(out, images=images, seed=seed)}")

@@ -91,7 +91,7 @@ def precompute_command(
     dry_run: bool, price: tuple[str, int] | None, as_json: bool, **options: Any
 ) -> None:
     """Photographs in, a cache of superpixels and features out. Give it again to go on."""
-    from ..run import launch
+    from ..precompute import launch
 
     request = _request(options)
     if price:
@@ -110,11 +110,11 @@ def _say(line: str) -> None:
 
 def _request(options: dict[str, Any]) -> Any:
     """The options of `precompute` as the records the pipeline takes."""
-    from ..cmdline import this_command
     from ..executors import ExecutorOptions
-    from ..run.launch import Request, pick_device
-    from ..run.precompute import RunOptions
-    from ..run.settings import Flags
+    from ..precompute.launch import Request
+    from ..precompute.options import Flags
+    from ..precompute.run import RunOptions
+    from ..process import pick_device, this_command
 
     flags = Flags(**{name: options.pop(name) for name in RECIPE_FLAGS})
     run = {name: options.pop(name) for name in RUN_FLAGS}

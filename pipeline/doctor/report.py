@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..display import escape
 from ..errors import SvpError, describe
 from ..recipe import Recipe
 from ..records import Where
-from ..text import escape
 from .machine import devices, memory, packages, python, space
 from .weight_search import Need, needed_checkpoint, needed_weights
 
@@ -106,10 +106,10 @@ def _weights(needs: Iterable[Need]) -> Iterator[Finding]:
 
 def _cache(cache: Path) -> Iterator[Finding]:
     """Counts from the plan and the manifests; `svp cache verify` reads the data itself."""
-    from ..store.index import load_rows
-    from ..store.layout import PLAN
-    from ..store.manifest import missing_shards
-    from ..store.plan import Plan
+    from ..cache.index import load_rows
+    from ..cache.layout import PLAN
+    from ..cache.manifest import missing_shards
+    from ..cache.plan import Plan
 
     area, name = "cache", str(cache)
     try:

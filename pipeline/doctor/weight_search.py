@@ -7,16 +7,21 @@ files are known to the byte, so a cut-off download is seen here without reading 
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..display import show
 from ..encoders.tiny import WEIGHTS as encoder_tiny
 from ..errors import SvpError, describe
 from ..fetch.catalogue import REMOTES
+from ..io.yaml_files import shipped_yaml
 from ..recipe import Recipe
 from ..records import Where
 from ..sam.tiny import WEIGHTS as sam_tiny
-from ..text import show
-from ..weights.hub import CHECKPOINTS, find_checkpoint
-from ..weights.locate import WEIGHT_FILES, search_weights, weight_folders
-from ..yamlfile import shipped_yaml
+from ..weights.locate import (
+    CHECKPOINTS,
+    WEIGHT_FILES,
+    find_checkpoint,
+    search_weights,
+    weight_folders,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ def _find(asked: _Asked) -> Path | None:
 
 
 def _weight_files(place: Path) -> list[Path]:
-    from ..weights.files import shards
+    from ..weights.file_checks import shards
 
     return sorted(shards(place)) if place.is_dir() else [place]
 
@@ -118,7 +123,7 @@ def _published_size(name: str, place: Path) -> int:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    from ..encoders.folder import HUB, hub_folder
+    from ..weights.model_config import HUB, hub_folder
 
     if name not in HUB:
         return None

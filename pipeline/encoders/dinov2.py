@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
-from ..rehearsal import dial
+from ..weights.rehearsal import dial
 from .backbone import Colour, Tokens, multiple_of
 
 if TYPE_CHECKING:

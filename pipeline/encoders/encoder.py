@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, ImageError
-from ..masks.view import View
+from ..masks.encoder_view import View
 from ..recipe import FeatureConfig
 from ..records import Where
 from .backbone import Backbone
@@ -148,7 +148,7 @@ def build_encoder(
     folders, in the hub's cache and, with `allow_download`, on the hub. Raises MissingError,
     WeightsError, ConfigError.
     """
-    from .load import load_backbone
+    from .registry import load_backbone
 
     first = Encoder(load_backbone(config, where.encoder, allow_download), config, device)
     if (beside := config.beside) is None:

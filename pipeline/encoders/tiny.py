@@ -1,7 +1,7 @@
 """The tiny encoder: transformers' DINOv2 with registers at a size that a CPU trains in an hour.
 
 Trained on the generated scenes to tell their attributes patch by patch, by
-workflows/tiny/train_encoder.py; a stand-in, of no use on photographs.
+workflows/pretrain_tiny/train_encoder.py; a stand-in, of no use on photographs.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ def build_tiny_dinov2() -> "Dinov2WithRegistersModel":
     """
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-    from ..stem import PatchStem
+    from .patch_stem import PatchStem
 
     config = Dinov2WithRegistersConfig(
         hidden_size=WIDTH,

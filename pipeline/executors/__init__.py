@@ -6,8 +6,8 @@
 
 from collections.abc import Callable
 
+from ..display import show
 from ..errors import ConfigError
-from ..text import show
 from .base import Event, Executor, ExecutorOptions, Job, Summary, Task
 from .devices import check_device
 
@@ -21,13 +21,13 @@ def _local(options: ExecutorOptions) -> Executor:
 
 
 def _ray(options: ExecutorOptions) -> Executor:
-    from .ray_actors import RayExecutor
+    from .ray import RayExecutor
 
     return RayExecutor(options)
 
 
 def _dask(options: ExecutorOptions) -> Executor:
-    from .dask_cluster import DaskExecutor
+    from .dask import DaskExecutor
 
     return DaskExecutor(options)
 

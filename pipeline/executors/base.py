@@ -3,11 +3,16 @@
 A backend (`local`, `ray`, `dask`) only moves jobs to workers and reports what became of them; it
 decides nothing. Retries, timeouts, poison images and parking live in `drive`, once for all three.
 Invariant: a job is a pure function of (task, job), so running one twice is harmless.
+
+Starting Ray or Dask: a process that dies while they come up, or a crowded machine, is no end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
+
+from ..display import shorten
+from ..errors import CacheError
 
 Reason = Literal["worker_died", "worker_timeout", "worker_error"]
 EventKind = Literal[
@@ -149,3 +154,25 @@ class Executor(Protocol):
         shard_timeout_s: float | None = None,
     ) -> Summary:
         """Do all `shards`; see `drive.drive` for what happens to those that fail."""
+
+
+T = TypeVar("T")
+TRIES = 3
+
+
+def started(what: str, start: Callable[[], T], clean: Callable[[], None] = lambda: None) -> T:
+    """What `start` returns, tried up to three times; `clean` takes away what a failure left.
+
+    Raises CacheError. Both packages raise bare Exception or RuntimeError for a slow start.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return start()
+        except Exception as error:
+            clean()
+            if not left:
+                raise CacheError(
+                    f"{what} did not start, tried {TRIES} times: {shorten(str(error), 500)}. Free the "
+                    "machine or use --executor local, and give the same command again"
+                ) from error
+    raise AssertionError

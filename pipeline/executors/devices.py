@@ -6,8 +6,8 @@ that the same task runs under every executor.
 
 import os
 
+from ..display import show
 from ..errors import ConfigError
-from ..text import show
 from .base import ExecutorOptions
 
 

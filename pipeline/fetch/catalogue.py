@@ -12,8 +12,8 @@ cocodataset.org (its bucket, by the address that has a valid certificate), archi
 
 from dataclasses import dataclass
 
+from ..display import show
 from ..errors import ConfigError
-from ..text import show
 
 META = "https://dl.fbaipublicfiles.com"
 COCO = "https://s3.amazonaws.com/images.cocodataset.org"
@@ -79,7 +79,7 @@ class Remote:
 
 def find_remote(name: str) -> Remote:
     """The entry called `name`, or a ConfigError that lists the names."""
-    from ..weights.hub import CHECKPOINTS
+    from ..weights.locate import CHECKPOINTS
 
     if known := {key.lower(): row for key, row in CHECKPOINTS.items()}.get(name.lower()):
         raise ConfigError(f"svp fetch does not bring {show(name)}: {known.how}")

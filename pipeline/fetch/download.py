@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from ..display import show
 from ..errors import DataError, MissingError, MissingPackageError
-from ..store.atomic import make_folders
-from ..text import show
+from ..io.atomic import make_folders
 from .catalogue import RemoteFile
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from ..display import show
 from ..errors import DataError
-from ..store.atomic import make_folders
-from ..text import show
+from ..io.atomic import make_folders
 
 MAX_FILES = 400_000
 MAX_BYTES = 64 << 30

@@ -14,9 +14,9 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import quote, show
 from ..errors import DataError
 from ..records import Rle
-from ..text import quote, show
 from .rle_codec import MAX_SIDE, Runs, canonical, check_runs, check_side, from_string, to_string
 
 __all__ = [

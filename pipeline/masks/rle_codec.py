@@ -10,8 +10,8 @@ the run two before (cocodataset/cocoapi common/maskApi.c, `rleToString`).
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import quote
 from ..errors import DataError
-from ..text import quote
 
 MAX_SIDE = 8192  # pixels
 MAX_GROUPS = 6  # 30 bits: more than MAX_SIDE**2 needs

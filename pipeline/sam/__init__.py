@@ -17,7 +17,7 @@ from ..records import Where
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..weights.keyreport import KeyReport
+    from ..weights.key_report import KeyReport
 
 
 class SamBackend(Protocol):
@@ -69,7 +69,7 @@ def build_backend(config: SuperpixelConfig, where: Where, device: str = "cpu") -
 
 def _segment_anything(config: SuperpixelConfig, where: Where, device: str) -> SamBackend:
     from .load import load_sam
-    from .package import SamPackage
+    from .segment_anything import SamPackage
 
     sam, report = load_sam(config, where)
     return SamPackage(sam, mode=config.mode, dtype=config.dtype, device=device, report=report)

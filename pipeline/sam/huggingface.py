@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..encoders.folder import check_config
 from ..errors import ConfigError
 from ..recipe import SuperpixelConfig
 from ..records import Where
-from ..weights.keyreport import KeyReport
+from ..weights.key_report import KeyReport
 from ..weights.load import load_into
-from .architecture import OFFICIAL, PIXEL_MEAN, PIXEL_STD, check_type
+from ..weights.model_config import check_config
 from .load import find_sam, random_seed, read_recipe_weights
-from .package import Dtype, Precision, require_finite
 from .preprocess import to_input
+from .segment_anything import Dtype, Precision, require_finite
+from .specs import OFFICIAL, PIXEL_MEAN, PIXEL_STD, check_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,15 +4,15 @@ import importlib.resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..display import show
 from ..errors import ConfigError, WeightsError
 from ..recipe import SuperpixelConfig
 from ..records import Where
-from ..text import show
-from ..weights.keyreport import KeyReport
+from ..weights.key_report import KeyReport
 from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights
-from ..weights.names import plain_names
-from .architecture import build_sam, check_type, random_sam
+from ..weights.tensor_names import plain_names
+from .specs import build_sam, check_type, random_sam
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def load_sam(config: SuperpixelConfig, where: Where) -> tuple[Any, KeyReport | N
         )
     unused: tuple[str, ...] = ()
     if config.model == "vit_t":
-        from .mobile import map_keys
+        from .mobile_sam import map_keys
 
         state, unused = map_keys(state)
     advice = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..resize import resize
+from ..masks.resize import resize
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,7 +1,7 @@
 """The tiny SAM: the official `segment_anything` classes at a size that a CPU trains in an hour.
 
 Its outputs keep SAM's order: 0 sub-part, 1 part, 2 whole. Trained on the generated scenes by
-workflows/tiny/train_sam.py; a stand-in, of no use on photographs.
+workflows/pretrain_tiny/train_sam.py; a stand-in, of no use on photographs.
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ def build_tiny_sam() -> "Sam":
         TwoWayTransformer,
     )
 
-    from ..stem import SamPatches
+    from ..encoders.patch_stem import SamPatches
 
     grid = IMAGE_SIZE // PATCH  # 16
     encoder = ImageEncoderViT(

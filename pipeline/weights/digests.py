@@ -3,17 +3,126 @@
 Invariant: a file that carries a published name has the published bytes, or loading it is an error.
 The hex digits in SAM's file names (`sam_vit_h_4b8939.pth`) begin the file's *MD5*, not its sha256;
 the sizes and sha256 of `fetch_list` are checked instead.
+
+Digests of weight files remembered between processes, so that gigabytes are not read again.
+
+One small file, `svp/digests.jsonl` in the user's cache folder: a line per file hashed, the last line
+about a path wins. A line is one append, so writers at the same time do not disturb each other, and
+a damaged line is passed by. A digest counts only for the very size, modification time and change
+time it was made of, and never for a file that was written within the last two seconds: file systems
+with coarse clocks would give its next content the same times. `SVP_REHASH=1` trusts none of them.
 """
 
+import fcntl
 import hashlib
+import json
 import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from ..display import show
 from ..errors import MissingError, WeightsError
 from ..fetch.catalogue import REMOTES, RemoteFile
-from ..rehearsal import dial
-from ..text import show
-from .remembered import Stamp, alone, recall, remember, settled, stamp
+from ..io.paths import user_cache
+from .rehearsal import dial
+
+SETTLED_NS = 2_000_000_000
+MAX_BYTES = 1 << 20  # some thousand lines; then only the last line about each path is kept
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+Stamp = tuple[int, int, int]  # size, mtime_ns, ctime_ns
+
+
+def memory_file() -> Path:
+    """Where digests are remembered: $XDG_CACHE_HOME/svp, by default ~/.cache/svp.
+
+    A user without a home gets a path that can be neither read nor written: nothing is remembered.
+    """
+    return (user_cache() or Path(os.devnull)) / "svp" / "digests.jsonl"
+
+
+def distrusted() -> bool:
+    """Whether the user asks for every file to be read (`SVP_REHASH`)."""
+    return os.environ.get("SVP_REHASH", "") not in ("", "0")
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """What a digest is remembered by, beside the path."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def settled(found: Stamp) -> bool:
+    """Whether a file was last written long enough ago for its times to name its content."""
+    return time.time_ns() - found[1] > SETTLED_NS
+
+
+def recall(path: str, found: Stamp) -> str | None:
+    """The digest remembered for the absolute `path` as it is now, None if there is none."""
+    if distrusted() or not settled(found):
+        return None
+    known = _read().get(path)
+    return known[1] if known is not None and known[0] == found else None
+
+
+def remember(path: str, found: Stamp, digest: str) -> None:
+    """Note a digest for later processes; where nothing can be written, nothing is remembered."""
+    place = memory_file()
+    line = json.dumps([path, *found, digest]) + "\n"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_file() and place.stat().st_size > MAX_BYTES:
+            _shorten(place)
+        with place.open("ab", buffering=0) as file:
+            file.write(line.encode())
+    except (OSError, ValueError):
+        return
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hashing by one process at a time: the ranks of a run then read each file once, not each."""
+    try:
+        memory_file().parent.mkdir(parents=True, exist_ok=True)
+        file = memory_file().with_suffix(".lock").open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # no folder to write in, or a file system without locks
+        yield
+        return
+    with file:
+        yield
+
+
+def _read() -> dict[str, tuple[Stamp, str]]:
+    try:
+        lines = memory_file().read_bytes().splitlines()
+    except OSError:
+        return {}
+    return dict(known for line in lines if (known := _parse(line)) is not None)
+
+
+def _parse(line: bytes) -> tuple[str, tuple[Stamp, str]] | None:
+    try:
+        path, size, mtime, ctime, digest = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    whole = all(type(number) is int for number in (size, mtime, ctime))
+    if not (isinstance(path, str) and whole and isinstance(digest, str)):
+        return None
+    return (path, ((size, mtime, ctime), digest)) if _HEX.fullmatch(digest) else None
+
+
+def _shorten(place: Path) -> None:
+    """Keep the last line about each file that is still there; another writer's line may be lost,
+    which costs one reading."""
+    kept = {path: known for path, known in _read().items() if os.path.exists(path)}
+    text = "".join(json.dumps([p, *s, d]) + "\n" for p, (s, d) in kept.items())
+    part = place.with_name(f"{place.name}.{os.getpid()}.partial")
+    part.write_text(text if len(text) <= MAX_BYTES else "")
+    os.replace(part, place)
+
 
 _CHUNK = 1 << 22
 _CACHE: dict[tuple[str, Stamp], str] = {}

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..display import show
 from ..errors import MissingError, WeightsError
-from ..text import show
 from .digests import check_published, sha256_file
-from .files import Kind, file_kind, shards
-from .keyreport import KeyReport, TensorSpec, check_keys, expected_of, finite, load_into
+from .file_checks import Kind, file_kind, shards
+from .key_report import KeyReport, TensorSpec, check_keys, expected_of, finite, load_into
 
 if TYPE_CHECKING:
     from torch import Tensor

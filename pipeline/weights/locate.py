@@ -1,10 +1,19 @@
-"""Where weight files are looked for. Nothing is downloaded here: `svp fetch` does that."""
+"""Where weight files are looked for. Nothing is downloaded here: `svp fetch` does that.
+
+Model folders of the Hugging Face hub: `hub:owner/name`, from the local hub cache.
+
+Nothing is downloaded unless the caller says so.
+"""
 
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import MissingError
-from ..paths import expand, user_cache
+from ..display import show
+from ..errors import ConfigError, MissingError, SvpError
+from ..io.paths import expand, user_cache
 
 WEIGHT_FILES: dict[str, tuple[str, ...]] = {
     "vit_b": ("sam_vit_b_01ec64.pth", "sam_vit_b.safetensors"),
@@ -51,3 +60,83 @@ def find_weights(model: str, flag: str) -> Path:
             f"or try the machinery with {flag} random"
         )
     return found
+
+
+PREFIX = "hub:"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w./-]{1,100})?")
+# Only what is read: no code, no pickles beside the shards of an index.
+LM_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "tokenizer.model")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder on the hub, which `hf download` brings: svp reads it and never fetches it.
+
+    flag   the option that takes it
+    size   bytes of its weights
+    """
+
+    repository: str
+    about: str
+    flag: str
+    size: int
+
+    @property
+    def how(self) -> str:
+        """The two things to do, in words."""
+        return (
+            f"get it with `hf download {self.repository}` ({self.size / 1e9:.1f} GB), then give "
+            f"{self.flag} {PREFIX}{self.repository}, or the folder it lies in"
+        )
+
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    found.repository.rpartition("/")[2]: found
+    for found in (
+        Checkpoint("MBZUAI/GLaMM-GranD-Pretrained", "where the paper's training starts", "--init",
+                   16_760_000_000),
+        Checkpoint("MBZUAI/GLaMM-RefSeg", "GLaMM tuned on RefCOCO", "--published", 16_760_000_000),
+        Checkpoint("MBZUAI/GLaMM-FullScope", "GLaMM for all its tasks", "--published",
+                   16_760_000_000),
+        Checkpoint("xinlai/LISA-7B-v1", "LISA", "--published", 16_120_000_000),
+        Checkpoint("xinlai/LISA-13B-llama2-v1", "LISA, 13B", "--published", 28_900_000_000),
+        Checkpoint("lmsys/vicuna-7b-v1.5", "a language model alone", "--lm", 13_500_000_000),
+    )
+}  # fmt: skip
+
+
+def find_checkpoint(name: str) -> Path | None:
+    """The folder of one of `CHECKPOINTS`: in a weight folder, or in the hub's local cache."""
+    for folder in weight_folders():
+        if (folder / name / "config.json").is_file():
+            return folder / name
+    try:
+        return hub_folder(CHECKPOINTS[name].repository, LM_FILES)
+    except SvpError:
+        return None
+
+
+def hub_folder(name: str, files: Sequence[str], *, allow_download: bool = False) -> Path:
+    """The folder of a hub repository `owner/name[@revision]` with `files` (patterns).
+
+    Raises ConfigError for what is not such a name, MissingError if the hub's cache lacks it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ConfigError(f"{PREFIX}{show(name)}: need {PREFIX}owner/name or with @revision")
+    repository, _, revision = name.partition("@")
+    try:
+        found = snapshot_download(
+            repository, revision=revision or None, allow_patterns=list(files),
+            local_files_only=not allow_download,
+        )  # fmt: skip
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, RuntimeError) as error:
+        # RuntimeError: the hub's cache lies in a home that this user has not (HF_HOME names another)
+        reason = show(str(error).splitlines()[0] if str(error) else type(error).__name__, 160)
+        raise MissingError(
+            f"{name} is not in the local hub cache ({reason}): get it with `hf download "
+            f"{repository}`, or give a local folder"
+        ) from None
+    return Path(found)

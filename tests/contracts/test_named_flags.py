@@ -42,10 +42,10 @@ OWN = {
     "pipeline/sources": READERS,
     "pipeline/browse": ("cache browse",),
     "train/eval_": ("eval",),
-    "train/held_out.py": ("train",),
-    "train/launch.py": ("train",),
-    "train/predict.py": ("predict",),
-    "train/export_run.py": ("export",),
+    "train/runs/held_out.py": ("train",),
+    "train/runs/train.py": ("train",),
+    "train/runs/predict.py": ("predict",),
+    "train/runs/export.py": ("export",),
     "train/figures": ("figures",),
 }
 # No instances file of COCO has expressions, so nothing that asks for them reads one by split.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from svp.cli import main
 from svp.pipeline.errors import CacheError
-from svp.pipeline.store.atomic import check_writable, make_folders, writing
+from svp.pipeline.io.atomic import check_writable, make_folders, writing
 
 # What each command is given, `{bad}` being a path below a regular file.
 WRITING = {

@@ -11,14 +11,14 @@ from micro_ris import CHANNELS, SEG, SVP, WIDTH, micro_batch, micro_config, micr
 from safetensors.torch import save_file
 
 import svp
-from svp.model.export import Card, ProjectorSpec, load_pretrained, save_pretrained
-from svp.model.export.adapters import peft_config
-from svp.model.lm import Lora
+from svp.model.language_model import Lora
+from svp.model.pretrained import Card, ProjectorSpec, load_pretrained, save_pretrained
+from svp.model.pretrained.peft_adapters import peft_config
 from svp.model.ris import RisModel
 from svp.model.trainable import STAGE1, set_trainable
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, WeightsError
 from svp.pipeline.weights.load import weights_digest
-from svp.train.text.tokens import load_vocabulary
+from svp.train.data.tokenizer import load_vocabulary
 
 TINY = Path(svp.__file__).parent / "workflows/tiny/lm"
 SPEC = ProjectorSpec(name="svp", in_dim=CHANNELS, llm_dim=WIDTH, options=dict(SVP))
@@ -178,7 +178,7 @@ def test_the_card_says_what_it_was_given(tmp_path: Path) -> None:
 
 
 def test_peft_config_names_the_adapted_linears() -> None:
-    from svp.model.export.adapters import lora_of
+    from svp.model.pretrained.peft_adapters import lora_of
 
     spec = lora_of(micro_model("svp", lora=Lora(rank=4, alpha=8, targets=("q_proj", "v_proj"))).lm)
     assert peft_config(spec)["target_modules"] == ["q_proj", "v_proj"]

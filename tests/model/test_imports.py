@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from svp.model.imports import (
+from svp.model.conversion import (
     Imported,
     build_imported,
     import_ris_checkpoint,
     open_ris_checkpoint,
 )
-from svp.model.imports.layouts import LAYOUTS
-from svp.model.imports.place import fill
-from svp.model.imports.report import fold
-from svp.model.imports.shape import LlamaShape, read_shape
-from svp.model.lm import read_config
+from svp.model.conversion.fill_model import fill
+from svp.model.conversion.key_mapping import LAYOUTS
+from svp.model.conversion.llama_shape import LlamaShape, read_shape
+from svp.model.conversion.report import fold
+from svp.model.language_model import read_config
 from svp.model.projectors import build
 from svp.pipeline.errors import ConfigError, SvpError, WeightsError
 

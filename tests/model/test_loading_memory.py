@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from svp.model.imports.shape import LlamaShape
-from svp.model.imports.standin import write_standin
-from svp.model.lm import load_lm, read_config
+from svp.model.conversion.llama_shape import LlamaShape
+from svp.model.conversion.stand_in import write_standin
+from svp.model.language_model import load_lm, read_config
 from svp.pipeline.errors import WeightsError
 from svp.pipeline.weights.load import load_state_dict
 
@@ -21,8 +21,8 @@ SHARDS = 4
 MEASURE = """
 import json, sys, torch
 from pathlib import Path
-from svp.model.imports import build_imported, open_ris_checkpoint
-from svp.model.lm import load_lm
+from svp.model.conversion import build_imported, open_ris_checkpoint
+from svp.model.language_model import load_lm
 from svp.model.projectors import build
 from transformers import LlamaForCausalLM
 

@@ -5,13 +5,13 @@ import torch
 from micro_ris import VOCAB, micro_batch, micro_model
 from torch import nn
 
-from svp.model.activations import LanguageModel, saved_bytes, tensors_of
-from svp.model.imports.shape import LlamaShape
-from svp.model.lm import Lora
+from svp.model.conversion.llama_shape import LlamaShape
+from svp.model.language_model import Lora
 from svp.model.losses import Weights
-from svp.model.memory import CONTEXT, MemoryEstimate, estimate_memory
 from svp.model.ris import RisModel
 from svp.model.trainable import STAGE1, STAGE2, set_trainable
+from svp.train.estimates.activations import LanguageModel, saved_bytes, tensors_of
+from svp.train.estimates.memory import CONTEXT, MemoryEstimate, estimate_memory
 
 
 def staged(stage: tuple[str, ...], dropout: float = 0.05) -> RisModel:

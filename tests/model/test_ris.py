@@ -8,7 +8,7 @@ import torch
 
 from svp.model.batch import IGNORE, Batch
 from svp.model.losses import Weights
-from svp.model.maskhead import MaskHead, upscale
+from svp.model.mask_head import MaskHead, upscale
 from svp.model.ris import RisModel
 
 Model = Callable[..., RisModel]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from svp.model.imports import open_ris_checkpoint
-from svp.model.imports.layouts import LAYOUTS
-from svp.model.imports.standin import SMALL, write_standin
+from svp.model.conversion import open_ris_checkpoint
+from svp.model.conversion.key_mapping import LAYOUTS
+from svp.model.conversion.stand_in import SMALL, write_standin
 from svp.pipeline.weights.load import load_state_dict
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="pip install 'svp[train]'")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from svp.model.projectors import MaskInput, build
 from svp.model.projectors.svp import SVP
-from svp.model.sspe import SSPE
-from svp.model.sspe_variants import VARIANTS
+from svp.model.projectors.svp.sspe import SSPE
+from svp.model.projectors.svp.sspe_variants import VARIANTS
 from svp.pipeline.errors import ConfigError
 
 C, D, GRID = 24, 20, (4, 6)

@@ -7,11 +7,10 @@ import torch
 from micro_ris import SEG, VOCAB, micro_batch, micro_model
 from transformers import LlamaForCausalLM
 
-from svp.model.imports.shape import LlamaShape
-from svp.model.lm import Lora, add_lora
+from svp.model.conversion.llama_shape import LlamaShape
+from svp.model.language_model import Lora, add_lora
 from svp.model.losses import Weights
-from svp.model.maskhead import MaskHead
-from svp.model.newrows import fold_rows, train_rows
+from svp.model.mask_head import MaskHead
 from svp.model.projectors import build
 from svp.model.ris import RisModel
 from svp.model.trainable import (
@@ -23,8 +22,9 @@ from svp.model.trainable import (
     set_trainable,
     trainable_table,
 )
+from svp.model.trainable_tokens import fold_rows, train_rows
 from svp.pipeline.errors import ConfigError
-from svp.pipeline.sam.architecture import build_sam
+from svp.pipeline.sam.specs import build_sam
 
 
 def paper_model(targets: tuple[str, ...] | None = None) -> RisModel:

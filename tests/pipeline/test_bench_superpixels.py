@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from svp.pipeline.bench import superpixels as bench
-from svp.pipeline.bench.blobs import decoder_outputs
-from svp.pipeline.bench.modes import difference
+from svp.pipeline.bench.prompt_modes import difference
+from svp.pipeline.bench.synthetic_masks import decoder_outputs
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.masks import runs as rl
 from svp.pipeline.recipe import GridConfig

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from svp.pipeline.cmdline import resuming, started_by
 from svp.pipeline.errors import Interrupted, describe
+from svp.pipeline.process import resuming, started_by
 
 ARGV = ["/x/bin/svp", "train", "--set", "model.shape={hidden: 32}", "--runs", "a b"]
 
@@ -62,7 +62,7 @@ def test_a_long_command_is_not_cut() -> None:
 def test_a_stop_before_the_work_began(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """No `Aborted!`: the command, and the exit code of the signal."""
     waits = (
-        "import sys, time, svp.train.launch as launch\n"
+        "import sys, time, svp.train.runs.train as launch\n"
         "def wait(request):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"

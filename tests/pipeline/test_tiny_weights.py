@@ -24,14 +24,14 @@ from svp.pipeline.bench.tiny import (
     measure_places,
     read_probe,
 )
+from svp.pipeline.datasets.scenes import MadeScene, make_scene
+from svp.pipeline.datasets.scenes.attributes import ATTRIBUTES
 from svp.pipeline.encoders import tiny as features_tiny
 from svp.pipeline.encoders.dinov2 import Dinov2
 from svp.pipeline.encoders.encoder import build_encoder
 from svp.pipeline.recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend, tiny
-from svp.pipeline.scenes import MadeScene, make_scene
-from svp.pipeline.scenes.attributes import ATTRIBUTES
 
 WEIGHTS = {tiny.WEIGHTS: 2_500_000, features_tiny.WEIGHTS: 2_000_000, features_tiny.PROBE: 20_000}
 HERE = Where(images=Path())

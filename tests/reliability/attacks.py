@@ -9,7 +9,7 @@ ATTACKS = (
         "refused, nothing executed, memory bounded",
         (
             *tests(
-                "pipeline/test_unpickle",
+                "pipeline/datasets/test_refer_pickle",
                 "hostile_files_are_refused_and_run_nothing",
                 "truncated_anywhere_gives_nothing",
                 "any_bytes_load_or_are_a_data_error",
@@ -24,26 +24,26 @@ ATTACKS = (
         "refused before any data is touched",
         (
             *tests(
-                "pipeline/store/test_schema",
+                "pipeline/cache/test_schema",
                 "hostile_metadata_is_refused_with_one_message",
                 "what_is_no_metadata_is_refused",
             ),
             *tests(
-                "pipeline/store/test_manifest",
+                "pipeline/cache/test_manifest",
                 "hostile_manifests_are_refused_even_with_a_right_checksum",
             ),
             *tests(
-                "pipeline/store/test_plan",
+                "pipeline/cache/test_plan",
                 "hostile_plans_are_refused",
                 "paths_that_leave_the_root_are_refused",
             ),
             *tests(
-                "pipeline/store/test_shardfile",
+                "pipeline/cache/test_shardfile",
                 "an_index_that_points_elsewhere_is_refused",
                 "a_frame_of_another_size_is_refused_before_decoding",
             ),
             *tests(
-                "pipeline/store/test_reader",
+                "pipeline/cache/test_reader",
                 "a_hostile_zarr_json_is_refused_before_any_data_is_touched",
                 "a_link_inside_the_cache_is_refused_but_the_cache_may_be_linked",
             ),
@@ -91,7 +91,7 @@ ATTACKS = (
         "file names that leave the image folder, devices, links",
         "refused with record and rule",
         tests(
-            "pipeline/test_paths",
+            "pipeline/io/test_paths",
             "hostile_names_are_refused_with_record_and_rule",
             "links_may_not_lead_outside",
             "whatever_passes_stays_below_the_root",
@@ -103,7 +103,7 @@ ATTACKS = (
         "image bombs, wrong extensions, truncated, animated, 16-bit, CMYK, palette",
         "decoded rightly or refused with a stable reason, from the header where it can be",
         tests(
-            "pipeline/test_images",
+            "pipeline/datasets/test_images",
             "bombs_are_refused_from_the_header",
             "truncated_files",
             "files_that_are_no_images",
@@ -125,7 +125,7 @@ ATTACKS = (
                 "any_string_is_a_mask_or_a_data_error",
                 "bad_polygons_are_refused_with_the_annotation",
             ),
-            *tests("pipeline/store/test_stats", "a_malformed_mask_is_refused_before_it_is_counted"),
+            *tests("pipeline/cache/test_stats", "a_malformed_mask_is_refused_before_it_is_counted"),
             *tests("reliability/test_fuzz_data", "segmentations"),
         ),
     ),
@@ -159,7 +159,7 @@ ATTACKS = (
         "refused with field and rule; no file runs code",
         (
             *tests(
-                "pipeline/run/test_settings",
+                "pipeline/precompute/test_options",
                 "hostile_recipe_files_are_refused",
                 "recipe_file_limits",
                 "wrong_values_are_named",
@@ -188,10 +188,10 @@ ATTACKS = (
         "control characters in names, expressions and messages",
         "escaped wherever they are printed",
         (
-            *tests("pipeline/test_text", "escaped_text_is_printable_and_bounded", "messages"),
-            *tests("pipeline/run/test_progress", "nothing_controls_the_terminal"),
+            *tests("pipeline/test_display", "escaped_text_is_printable_and_bounded", "messages"),
+            *tests("pipeline/precompute/test_progress", "nothing_controls_the_terminal"),
             *tests("pipeline/doctor/test_doctor", "terminal_codes_in_names_are_escaped"),
-            *tests("pipeline/sources/test_check", "hostile_text_is_printed_safely"),
+            *tests("pipeline/datasets/test_validate", "hostile_text_is_printed_safely"),
         ),
     ),
     Row(
@@ -221,7 +221,7 @@ ATTACKS = (
         "tokens in the environment",
         "run folders keep an allow-list of names",
         (
-            *tests("train/test_launch", "a_run_leaves_what_it_promises"),
+            *tests("train/runs/test_train", "a_run_leaves_what_it_promises"),
             *tests("reliability/test_flags", "no_secret_of_the_environment_is_recorded"),
         ),
     ),
@@ -230,9 +230,11 @@ ATTACKS = (
         "an image with thousands of masks, extreme sizes, over-long lines and files",
         "caps with a clear message, counted in the report",
         (
-            *tests("pipeline/test_grid", "the_cap_drops_the_smallest_and_counts_them"),
-            *tests("pipeline/store/test_writer", "more_superpixels_than_the_cap_are_quarantined"),
-            *tests("pipeline/sources/test_jsonl", "over_long_line"),
+            *tests(
+                "pipeline/superpixels/test_point_grid", "the_cap_drops_the_smallest_and_counts_them"
+            ),
+            *tests("pipeline/cache/test_writer", "more_superpixels_than_the_cap_are_quarantined"),
+            *tests("pipeline/datasets/test_jsonl", "over_long_line"),
             *tests("pipeline/weights/test_weight_files", "size_cap"),
         ),
     ),

@@ -13,11 +13,11 @@ CACHE_FAULTS = (
         "found without reading every byte; a resume makes exactly those shards",
         (
             *tests(
-                "pipeline/store/test_verify",
+                "pipeline/cache/test_verify",
                 "truncated_and_lost_files_are_found_without_reading_all",
             ),
             *tests(
-                "pipeline/store/test_manifest", "a_resume_redoes_shards_with_lost_or_short_files"
+                "pipeline/cache/test_manifest", "a_resume_redoes_shards_with_lost_or_short_files"
             ),
         ),
     ),
@@ -27,19 +27,19 @@ CACHE_FAULTS = (
         "verify names that file and no other; repair and resume restore its bytes; no wrong value",
         (
             *tests(
-                "pipeline/store/test_each_file",
+                "pipeline/cache/test_each_file",
                 "a_flipped_bit_is_named_and_restored",
                 "a_lost_file_is_named_and_restored",
             ),
             *tests(
-                "pipeline/store/test_verify",
+                "pipeline/cache/test_verify",
                 "every_flipped_byte_is_listed_by_file_and_nothing_else",
                 "reads_of_a_flipped_cache_raise_or_are_right",
             ),
             *tests(
-                "pipeline/store/test_shardfile", "no_flipped_byte_and_no_cut_gives_a_wrong_value"
+                "pipeline/cache/test_shardfile", "no_flipped_byte_and_no_cut_gives_a_wrong_value"
             ),
-            *tests("train/feed/test_loader", "a_damaged_row_stops_with_the_image_and_the_file"),
+            *tests("train/data/test_loader", "a_damaged_row_stops_with_the_image_and_the_file"),
         ),
     ),
     Row(
@@ -47,7 +47,7 @@ CACHE_FAULTS = (
         "images that are missing, changed, truncated, odd or refused by the model",
         "quarantined with the reason, neighbours unchanged; a repaired file heals to the same bytes",
         tests(
-            "pipeline/run/test_precompute",
+            "pipeline/precompute/test_run",
             "a_bad_image_does_not_change_its_neighbours",
             "image_changed_between_plan_and_run",
             "retry_heals_to_the_bytes_of_a_clean_run",
@@ -64,8 +64,8 @@ CACHE_FAULTS = (
                 "a_full_file_system",
                 "a_full_file_system_under_a_checkpoint",
             ),
-            *tests("pipeline/run/test_precompute", "disk_is_checked_before_the_start"),
-            *tests("train/fit/test_runfolder", "a_full_disk_is_one_clear_error"),
+            *tests("pipeline/precompute/test_run", "disk_is_checked_before_the_start"),
+            *tests("train/trainer/test_run_folder", "a_full_disk_is_one_clear_error"),
         ),
     ),
     Row(
@@ -81,7 +81,7 @@ CACHE_FAULTS = (
         "C14",
         "a cache on object storage (s3://, gs://, memory://)",
         "refused with the remedy; never a folder called `s3:`",
-        tests("pipeline/store/test_urls", "a_url_is_refused_with_the_remedy"),
+        tests("pipeline/cache/test_urls", "a_url_is_refused_with_the_remedy"),
         note="caches are read and written on file systems only",
     ),
     Row(
@@ -90,7 +90,7 @@ CACHE_FAULTS = (
         "a moved cache reads; a lost shard is an error that names it",
         (
             *tests(
-                "pipeline/store/test_reader",
+                "pipeline/cache/test_reader",
                 "a_moved_cache_still_reads",
                 "only_committed_shards_are_read",
             ),
@@ -103,7 +103,7 @@ CACHE_FAULTS = (
         "works: nothing is kept in shared memory, at most 128 shard files are open",
         (
             *tests("pipeline/executors/test_full_disk", "shared_memory_full"),
-            *tests("pipeline/store/test_reader", "evicted_files_are_closed"),
+            *tests("pipeline/cache/test_reader", "evicted_files_are_closed"),
         ),
     ),
     Row(

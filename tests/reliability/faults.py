@@ -15,7 +15,7 @@ FAULTS = (
                 "a_signal_finishes_the_step_saves_and_names_the_command",
                 "a_damaged_checkpoint_is_refused_by_name",
             ),
-            *tests("train/fit/test_loop", "offloaded_run_resumes_bit_equal"),
+            *tests("train/trainer/test_loop", "offloaded_run_resumes_bit_equal"),
         ),
     ),
     Row(
@@ -24,12 +24,12 @@ FAULTS = (
         "no record is lost or repeated, the order goes on",
         (
             *tests(
-                "train/feed/test_order",
+                "train/data/test_order",
                 "proportional_passes_hold_every_entry_once",
                 "two_hundred_kills_and_world_sizes_give_the_uninterrupted_stream",
             ),
             *tests(
-                "train/feed/test_loader",
+                "train/data/test_loader",
                 "killed_and_resumed_with_any_world_size_the_stream_goes_on",
                 "resuming_twice_and_at_step_zero",
             ),
@@ -41,12 +41,12 @@ FAULTS = (
         "refused with the reason",
         (
             *tests(
-                "train/feed/test_order",
+                "train/data/test_order",
                 "a_cursor_goes_on_where_it_was",
                 "a_cursor_of_another_stream_is_refused",
                 "a_damaged_cursor_is_refused",
             ),
-            *tests("train/feed/test_loader", "a_cursor_of_other_data_is_refused"),
+            *tests("train/data/test_loader", "a_cursor_of_other_data_is_refused"),
             *tests("train/test_resume", "another_recipe_or_cache_is_refused_with_the_field"),
         ),
     ),
@@ -56,13 +56,13 @@ FAULTS = (
         "same global order, loss within 1e-6",
         (
             *tests(
-                "train/fit/test_loop",
+                "train/trainer/test_loop",
                 "two_processes_and_accumulation_give_the_loss_of_one_batch",
                 "a_global_batch_that_cannot_be_split_is_refused",
             ),
-            *tests("train/feed/test_order", "ranks_split_evenly_where_the_batch_divides"),
-            *tests("train/feed/test_loader", "threads_and_micro_batches_change_nothing"),
-            *tests("train/fit/test_torchrun", "a_rank_is_killed_and_another_number_goes_on"),
+            *tests("train/data/test_order", "ranks_split_evenly_where_the_batch_divides"),
+            *tests("train/data/test_loader", "threads_and_micro_batches_change_nothing"),
+            *tests("train/trainer/test_torchrun", "a_rank_is_killed_and_another_number_goes_on"),
         ),
     ),
     Row(
@@ -71,18 +71,19 @@ FAULTS = (
         "works, or says what is missing",
         (
             *tests(
-                "pipeline/store/test_manifest",
+                "pipeline/cache/test_manifest",
                 "an_empty_plan_is_complete_at_once",
                 "one_image_and_all_quarantined",
             ),
             *tests(
-                "pipeline/run/test_precompute", "no_image_can_be_read", "limit_is_another_cache"
+                "pipeline/precompute/test_run", "no_image_can_be_read", "limit_is_another_cache"
             ),
             *tests(
-                "pipeline/test_grid", "nothing_survives_gives_one_flagged_full_image_superpixel"
+                "pipeline/superpixels/test_point_grid",
+                "nothing_survives_gives_one_flagged_full_image_superpixel",
             ),
             *tests("pipeline/masks/test_rle", "full_and_empty_mask"),
-            *tests("train/feed/test_loader", "a_share_without_images_is_refused"),
+            *tests("train/data/test_loader", "a_share_without_images_is_refused"),
             *tests("train/evaluation/test_evaluate", "limit_takes_the_first_images"),
             *tests("model/test_svp", "an_image_without_superpixels_is_refused"),
         ),
@@ -93,7 +94,7 @@ FAULTS = (
         "the rerun gives byte-identical shards; nothing half-written counts; the cache stays usable",
         (
             *tests(
-                "pipeline/store/test_writer",
+                "pipeline/cache/test_writer",
                 "killed_anywhere_a_rerun_gives_the_same_bytes",
                 "a_refused_write_commits_nothing_and_leaves_the_cache_usable",
                 "disk_full_while_encoding_and_while_syncing",
@@ -108,7 +109,7 @@ FAULTS = (
                 "disk_full",
             ),
             *tests(
-                "pipeline/store/test_cache_machine",
+                "pipeline/cache/test_cache_machine",
                 "any_interleaving",
                 "any_interleaving_at_length",
             ),
@@ -120,14 +121,14 @@ FAULTS = (
         "nothing is computed twice; another recipe is refused with both digests",
         (
             *tests(
-                "pipeline/run/test_precompute",
+                "pipeline/precompute/test_run",
                 "second_run_does_nothing",
                 "other_recipe_is_refused_with_both_digests",
                 "without_resume_a_cache_is_left_alone",
                 "foreign_folder_is_left_alone",
             ),
             *tests(
-                "pipeline/store/test_plan",
+                "pipeline/cache/test_plan",
                 "joining_another_plan_is_refused_with_both_ids_and_the_difference",
             ),
         ),
@@ -146,12 +147,12 @@ FAULTS = (
                 "workers_that_cannot_load_their_models",
             ),
             *tests(
-                "pipeline/executors/test_hunt",
+                "pipeline/executors/test_poison_search",
                 "finds_exactly_the_poison",
                 "a_stray_kill_accuses_nobody",
             ),
             *tests(
-                "pipeline/run/test_precompute",
+                "pipeline/precompute/test_run",
                 "executors_and_worker_counts_give_the_same_tree",
                 "bad_images_are_quarantined_and_listed_once",
             ),
@@ -207,14 +208,14 @@ FAULTS = (
                 "round_trip_areas_and_complement",
                 "encode_gives_the_bytes_of_pycocotools",
             ),
-            *tests("pipeline/test_fma", "equals_the_definition"),
+            *tests("pipeline/superpixels/test_fma", "equals_the_definition"),
             *tests(
                 "pipeline/masks/test_view",
                 "coverage_is_the_exact_area",
                 "a_partition_stays_a_partition",
                 "points_round_trip",
             ),
-            *tests("train/feed/test_order", "proportional_passes_hold_every_entry_once"),
+            *tests("train/data/test_order", "proportional_passes_hold_every_entry_once"),
         ),
     ),
     Row(
@@ -223,7 +224,7 @@ FAULTS = (
         "stops before the step and names the batch; skipping is opt-in and changes no weight",
         (
             *tests(
-                "train/fit/test_loop",
+                "train/trainer/test_loop",
                 "a_non_finite_loss_stops_before_the_step_and_names_the_batch",
                 "a_skipped_step_changes_no_weight",
             ),
@@ -235,7 +236,7 @@ FAULTS = (
         "fork, spawn and forkserver after reads in the parent, with threads running",
         "no hang, right values",
         tests(
-            "pipeline/store/test_reader",
+            "pipeline/cache/test_reader",
             "children_read_after_the_parent_did",
             "many_threads_share_a_reader_with_few_open_files",
         ),
@@ -265,11 +266,13 @@ FAULTS = (
         "cached features against live ones; bfloat16; a slow reference",
         "equal within the stated bound",
         (
-            *tests("train/test_launch", "live_equals_cached_within_float16_rounding"),
-            *tests("model/test_sspe", "shortcut_is_exact", "sharp_attention_in_float32"),
-            *tests("model/test_ssa", "pool_is_the_weighted_mean_of_the_patches"),
+            *tests("train/runs/test_train", "live_equals_cached_within_float16_rounding"),
+            *tests(
+                "model/projectors/svp/test_sspe", "shortcut_is_exact", "sharp_attention_in_float32"
+            ),
+            *tests("model/projectors/svp/test_ssa", "pool_is_the_weighted_mean_of_the_patches"),
             *tests("pipeline/encoders/test_features", "lower_precision_drifts_little"),
-            *tests("pipeline/run/test_stage", "rows_are_what_the_models_say"),
+            *tests("pipeline/precompute/test_shard_task", "rows_are_what_the_models_say"),
         ),
     ),
     Row(
@@ -285,12 +288,12 @@ FAULTS = (
                 "untrained_rows_of_added_tokens_are_refused",
             ),
             *tests(
-                "pipeline/weights/test_keyreport",
+                "pipeline/weights/test_key_report",
                 "every_fault_is_named",
                 "partial_state_changes_nothing",
             ),
             *tests("contracts/test_cli", "surface_is_the_snapshot"),
-            *tests("pipeline/store/test_schema", "snapshot"),
+            *tests("pipeline/cache/test_schema", "snapshot"),
             *tests("test_package", "command_line_imports_nothing_heavy", "wheel_contents"),
         ),
     ),
@@ -299,9 +302,9 @@ FAULTS = (
         "a cache or checkpoint of version 1, or of a version to come",
         "version 1 reads for ever, to the bit; a later one is refused and says what to use",
         (
-            *tests("pipeline/store/test_golden", "it_still_reads_to_the_bit"),
+            *tests("pipeline/cache/test_golden", "it_still_reads_to_the_bit"),
             *tests(
-                "train/fit/test_checkpoint_v1",
+                "train/trainer/test_checkpoint_v1",
                 "it_still_reads_to_the_bit",
                 "a_later_version_is_refused",
             ),

@@ -14,8 +14,8 @@ def test_deterministic_sets_torchs_flags(monkeypatch: pytest.MonkeyPatch) -> Non
     import torch
 
     from svp.pipeline.errors import ConfigError
-    from svp.train import launch
-    from svp.train.opening import TrainRequest
+    from svp.train.runs import train
+    from svp.train.runs.inputs import TrainRequest
 
     seen: list[bool] = []
 
@@ -23,11 +23,11 @@ def test_deterministic_sets_torchs_flags(monkeypatch: pytest.MonkeyPatch) -> Non
         seen.append(torch.are_deterministic_algorithms_enabled())
         raise ConfigError("far enough")
 
-    monkeypatch.setattr(launch, "open_training", stop)
+    monkeypatch.setattr(train, "open_training", stop)
     try:
         for wanted in (False, True):
             with pytest.raises(ConfigError, match="far enough"):
-                launch.train_command(TrainRequest(device="cpu", deterministic=wanted))
+                train.train_command(TrainRequest(device="cpu", deterministic=wanted))
     finally:
         torch.use_deterministic_algorithms(False)
     assert seen == [False, True]
@@ -57,7 +57,7 @@ def test_the_package_serves_nothing() -> None:
 
 
 def test_no_secret_of_the_environment_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from svp.train.fit.runfolder import VARIABLES, environment
+    from svp.train.provenance import VARIABLES, environment
 
     for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, f"secret-of-{name}")

@@ -13,15 +13,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures" / "machine"))
 import numpy as np
 from cache_model import build_golden
 
-from svp.pipeline.store.index import read_index
-from svp.pipeline.store.jsonfile import canonical
-from svp.pipeline.store.layout import COMPLETE, INDEX, PLAN, manifest_path
-from svp.pipeline.store.manifest import Manifest, read_manifest
-from svp.pipeline.store.metadata import check_array
-from svp.pipeline.store.plan import Plan
-from svp.pipeline.store.rows import unpack_rles
-from svp.pipeline.store.schema import array_specs
-from svp.pipeline.store.shardfile import ShardFile
+from svp.pipeline.cache.index import read_index
+from svp.pipeline.cache.layout import COMPLETE, INDEX, PLAN, manifest_path
+from svp.pipeline.cache.manifest import Manifest, read_manifest
+from svp.pipeline.cache.plan import Plan
+from svp.pipeline.cache.row_codec import unpack_rles
+from svp.pipeline.cache.schema import array_specs
+from svp.pipeline.cache.shard_file import ShardFile
+from svp.pipeline.cache.zarr_metadata import check_array
+from svp.pipeline.io.json_files import canonical
 
 GOLDEN = build_golden()
 SPECS = {spec.name: spec for spec in array_specs(GOLDEN.plan)}
@@ -130,7 +130,7 @@ def test_rle_rows(data: bytes, place: int) -> None:
     row = np.zeros(1024, np.uint8)
     row[: len(data)] = np.frombuffer(data, np.uint8)
     good = GOLDEN.rows[0]
-    from svp.pipeline.store.rows import pack_rles
+    from svp.pipeline.cache.row_codec import pack_rles
 
     packed = pack_rles(good.superpixels.rles, 1024)  # type: ignore[union-attr]
     odd = np.zeros(1024, np.uint8)

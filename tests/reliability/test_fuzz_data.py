@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from svp.pipeline.datasets.coco import read_instances
+from svp.pipeline.datasets.jsonl import read_jsonl
+from svp.pipeline.datasets.refer_pickle import load_refs
+from svp.pipeline.datasets.tables import Annotation, Source, assemble
+from svp.pipeline.io.yaml_files import assign, parse_yaml
 from svp.pipeline.masks.rle import area, decode, from_segmentation
+from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.records import Rle
-from svp.pipeline.run.settings import Flags, resolve
-from svp.pipeline.sources.instances import read_instances
-from svp.pipeline.sources.jsonl import read_jsonl
-from svp.pipeline.sources.tables import Annotation, Source, assemble
-from svp.pipeline.unpickle import load_refs
-from svp.pipeline.yamlfile import assign, parse_yaml
 from svp.train.evaluation.results import read_results
-from svp.train.settings import TrainFlags, resolve_train
+from svp.train.options import TrainFlags, resolve_train
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from svp.pipeline.images import image_size
+from svp.pipeline.datasets import Source, check, convert, open_source, photo_notices
+from svp.pipeline.datasets.images import image_size
 from svp.pipeline.masks.rle import area
-from svp.pipeline.sources import Source, check, convert, open_source, photo_notices
 
 NAMES = ["a.png", "b.jpg", "lying.jpg", "bad.png", "gone.png", "9" * 300 + ".png"]
 HEIGHT, WIDTH = 9, 13

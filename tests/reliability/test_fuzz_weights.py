@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from svp.pipeline.encoders.folder import check_config
 from svp.pipeline.weights.load import load_state_dict
-from svp.train.feed.table import INDEX, TABLE, ExpressionTable, TableFile
-from svp.train.fit.checkpoint import STATE, Checkpoint
+from svp.pipeline.weights.model_config import check_config
+from svp.train.data.expression_table import INDEX, TABLE, ExpressionTable, TableFile
+from svp.train.trainer.checkpoint import STATE, Checkpoint
 
 
 def headers() -> list[bytes]:

@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from svp.train.metrics import (
-    CONVENTIONS,
-    NAMES,
-    Counts,
-    empty_accuracy,
-    intervals,
-    metrics,
-)
+from svp.train.metrics import CONVENTIONS, NAMES, Counts, empty_accuracy, intervals, metrics
 
 CASES = np.load(Path(__file__).parents[1] / "fixtures" / "glamm" / "cases.npz", allow_pickle=False)
 

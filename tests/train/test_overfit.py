@@ -6,27 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.executors import ExecutorOptions
-from svp.pipeline.run import launch as precompute
-from svp.pipeline.run.precompute import RunOptions
-from svp.pipeline.run.settings import Flags
-from svp.pipeline.scenes import write_scenes
-from svp.train import opening
+from svp.pipeline.precompute import launch as precompute
+from svp.pipeline.precompute.options import Flags
+from svp.pipeline.precompute.run import RunOptions
+from svp.train.data.collate import CachedVisuals
 from svp.train.evaluation.evaluate import Settings, evaluate
+from svp.train.evaluation.load_trained import open_trained
 from svp.train.evaluation.protocols import examples, plan
-from svp.train.evaluation.trained import open_trained
-from svp.train.feed.fill import CachedVisuals
-from svp.train.fit.going_on import named_checkpoint
-from svp.train.launch import train_command
 from svp.train.metrics import Counts, metrics
-from svp.train.opening import DataRequest, TrainRequest, open_training
-from svp.train.settings import TrainFlags
+from svp.train.options import TrainFlags
+from svp.train.runs import inputs
+from svp.train.runs.inputs import DataRequest, TrainRequest, open_training
+from svp.train.runs.train import train_command
+from svp.train.trainer.resume import named_checkpoint
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_eight_scenes_reach_a_giou_of_09(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(inputs, "TABLES", tmp_path / "tables")
     write_scenes(tmp_path / "scenes", images=24, seed=11)
     wanted = precompute.Request(
         dataset=str(tmp_path / "scenes"),

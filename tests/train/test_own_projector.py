@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import svp
+from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.executors import ExecutorOptions
-from svp.pipeline.run.launch import Request, launch, open_request
-from svp.pipeline.run.precompute import RunOptions
-from svp.pipeline.run.settings import Flags
-from svp.pipeline.scenes import write_scenes
-from svp.pipeline.store.reader import CacheReader
+from svp.pipeline.precompute.launch import Request, launch, open_request
+from svp.pipeline.precompute.options import Flags
+from svp.pipeline.precompute.run import RunOptions
 
 DOCS = Path(svp.__file__).parent / "docs" / "projectors.md"
 SMALL = (
@@ -29,7 +29,7 @@ ASK = """
 import sys
 from pathlib import Path
 from svp.cli import main
-from svp.model.export import load_pretrained
+from svp.model.pretrained import load_pretrained
 
 main(["eval", "--from-cache", "caches/val", "--dataset", "scenes", "--split", "val", "--no-bounds",
       "--device", "cpu", "--json"], standalone_mode=False)

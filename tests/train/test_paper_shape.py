@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from svp.model.export import load_pretrained
+from svp.model.pretrained import load_pretrained
 from svp.model.projectors.svp import SVP
+from svp.pipeline.cache import CacheReader
+from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import PlanMismatchError
 from svp.pipeline.executors.base import ExecutorOptions
-from svp.pipeline.run.launch import Request, launch, open_request
-from svp.pipeline.run.precompute import RunOptions
-from svp.pipeline.run.settings import Flags
-from svp.pipeline.scenes import write_scenes
-from svp.pipeline.store import CacheReader
-from svp.train.eval_run import EvalRequest, eval_command
+from svp.pipeline.precompute.launch import Request, launch, open_request
+from svp.pipeline.precompute.options import Flags
+from svp.pipeline.precompute.run import RunOptions
 from svp.train.evaluation.results import read_results, write_results
-from svp.train.export_run import ExportRequest, export_command
-from svp.train.launch import train_command
-from svp.train.opening import DataRequest, TrainRequest
+from svp.train.runs.evaluate import EvalRequest, eval_command
+from svp.train.runs.export import ExportRequest, export_command
+from svp.train.runs.inputs import DataRequest, TrainRequest
+from svp.train.runs.train import train_command
 
 RECIPE = """
 name: paper-shape

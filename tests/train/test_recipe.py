@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
-from svp.pipeline.yamlfile import assign, shipped_yaml
+from svp.pipeline.io.yaml_files import assign, shipped_yaml
+from svp.train.options import TrainFlags, resolve_train
 from svp.train.recipe import LINEARS, PARTS, parse_train_recipe
-from svp.train.settings import TrainFlags, resolve_train
 
 SIZES = ("tiny", "small", "paper", "custom")
 

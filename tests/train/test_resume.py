@@ -17,7 +17,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONP
 import micro_run
 
 from svp.pipeline.errors import Interrupted, PlanMismatchError, WeightsError
-from svp.train.fit.checkpoint import OPTIMIZER, STATE, WEIGHTS, checkpoints
+from svp.train.trainer.checkpoint import OPTIMIZER, STATE, WEIGHTS, checkpoints
 
 FRESH = mp.get_context("forkserver")  # children import torch once and start without its threads
 FRESH.set_forkserver_preload(["micro_run"])

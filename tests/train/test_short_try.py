@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 from svp.cli import main
+from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError
-from svp.pipeline.run.settings import Flags, resolve
-from svp.pipeline.scenes import write_scenes
-from svp.train.settings import TrainFlags, resolve_train
+from svp.pipeline.precompute.options import Flags, resolve
+from svp.train.options import TrainFlags, resolve_train
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from svp.model.imports.standin import write_standin
+from svp.model.conversion.stand_in import write_standin
+from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.executors.base import ExecutorOptions
-from svp.pipeline.run.launch import Request, launch, open_request
-from svp.pipeline.run.precompute import RunOptions
-from svp.pipeline.run.settings import Flags
-from svp.pipeline.scenes import write_scenes
-from svp.train.fit.checkpoint import checkpoints
+from svp.pipeline.precompute.launch import Request, launch, open_request
+from svp.pipeline.precompute.options import Flags
+from svp.pipeline.precompute.run import RunOptions
+from svp.train.trainer.checkpoint import checkpoints
 
 pytest.importorskip("sentencepiece", reason="pip install 'svp[train]'")
 RECIPE = """

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import svp
 from svp.model.projectors.svp import SVP
-from svp.pipeline.run.settings import Flags, resolve
-from svp.train.settings import TrainFlags, resolve_train
+from svp.pipeline.precompute.options import Flags, resolve
+from svp.train.options import TrainFlags, resolve_train
 
 ROOT = Path(svp.__file__).parent
 TEXT = (ROOT / "docs" / "provenance.md").read_text()
@@ -71,7 +71,7 @@ def test_recipes_and_documents_point_here() -> None:
         "docs/training.md",
     ):
         assert "provenance.md" in (ROOT / name).read_text(), name
-    for name in ("model/dropin.py", "docs/training.md", "train/recipe.py"):
+    for name in ("model/projectors/svp/drop_in.py", "docs/training.md", "train/recipe.py"):
         text = (ROOT / name).read_text()
         assert "the paper's setting" not in text and "paper's recipe is the default" not in text, (
             name

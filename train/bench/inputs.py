@@ -16,16 +16,15 @@ from torch.nn import functional as F
 from ...model.batch import IGNORE, Batch, Visual
 from ...model.projectors import projector_class
 from ...pipeline.encoders.encoder import build_encoder
-from ...pipeline.grid import GridPrompter
-from ...pipeline.masks.derive import derive, sspe_grid
-from ...pipeline.masks.view import View
+from ...pipeline.masks.encoder_view import View, derive, sspe_grid
 from ...pipeline.recipe import GridConfig
 from ...pipeline.records import Superpixels, Where
-from ...pipeline.sam.package import SamPackage
-from .cells import CellSam, cell_map
+from ...pipeline.sam.segment_anything import SamPackage
+from ...pipeline.superpixels.point_grid import GridPrompter
+from .components import Lap
+from .grid_cells import CellSam, cell_map
 from .models import random_sam
 from .presets import CELLS, Preset
-from .stack import Lap
 
 BUDGET = 4096  # pixels of a mask on the SSPE grid
 SLOT = 38  # text index of <image>: the system prompt comes before it

@@ -20,19 +20,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...pipeline.bench.goals import Goal, GoalReport
-from ...pipeline.bench.mosaic import Rates, keep_best, open_rival
-from ...pipeline.bench.store import NOT_ASKED
-from ...pipeline.store import CacheReader
-from .. import hashing
-from ..feed.fill import CachedVisuals
-from ..feed.loader import AHEAD, Draws, Loader, Share
-from ..feed.memory import Memory
-from ..feed.order import Order
-from ..feed.table_build import open_table
-from ..text.tokens import load_vocabulary
+from ...pipeline.bench.cache_speed import NOT_ASKED
+from ...pipeline.bench.mosaic_baseline import Rates, keep_best, open_rival
+from ...pipeline.bench.targets import Goal, GoalReport
+from ...pipeline.cache import CacheReader
+from ..data import keyed_rng
+from ..data.build_table import open_table
+from ..data.collate import CachedVisuals, Memory
+from ..data.loader import AHEAD, Draws, Loader, Share
+from ..data.sampler import Order
+from ..data.tokenizer import load_vocabulary
 from .loader_data import paper_source, write_paper_cache
-from .loader_rival import RleTable, RleVisuals
+from .rle_baseline import RleTable, RleVisuals
 
 BATCH = 16
 COCO_TRAIN = 118_287  # images of train2017
@@ -149,7 +148,7 @@ def _features_alone(cache: CacheReader, threads: int) -> Generator[Tensor]:
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Tensor]] = deque()
         for epoch in count():
-            order = hashing.permutation(hashing.key_of(epoch), len(cache))
+            order = keyed_rng.permutation(keyed_rng.key_of(epoch), len(cache))
             for i in range(0, len(order) - BATCH + 1, BATCH):
                 waiting.append(pool.submit(fill, order[i : i + BATCH]))
                 if len(waiting) > AHEAD:
@@ -207,7 +206,7 @@ def _resume_ms() -> float:
 def _order_ms() -> float:
     def one(key: int) -> float:
         start = time.perf_counter()
-        hashing.permutation(key, COCO_TRAIN)
+        keyed_rng.permutation(key, COCO_TRAIN)
         return 1000 * (time.perf_counter() - start)
 
     return min(one(key) for key in range(5))

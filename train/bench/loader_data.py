@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.cache import CacheReader, Plan, PlanImage, create_cache, finalize, write_shard
+from ...pipeline.datasets import Annotation, Sentence, Source
 from ...pipeline.masks import runs
-from ...pipeline.masks.derive import derive
-from ...pipeline.masks.view import View
+from ...pipeline.masks.encoder_view import View, derive
 from ...pipeline.recipe import FeatureConfig, Recipe
 from ...pipeline.records import ImageRecord, ImageRow, Rle, Superpixels
-from ...pipeline.sources import Annotation, Sentence, Source
-from ...pipeline.store import CacheReader, Plan, PlanImage, create_cache, finalize, write_shard
 
 HEIGHT, WIDTH = 480, 640
 GRID, CHANNELS, SAM, BUDGET = (24, 24), 1024, (256, 64, 64), 4096

@@ -14,9 +14,9 @@ from dataclasses import asdict
 
 import torch
 
+from ...pipeline.display import show
 from ...pipeline.errors import SvpError
-from ...pipeline.run.stage import peak_rss
-from ...pipeline.text import show
+from ...pipeline.process import peak_rss
 from .presets import Preset
 from .runner import Case, Runner
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ...model.lm import restore_buffers
-from ...model.maskhead import MaskHead
+from ...model.language_model import restore_buffers
+from ...model.mask_head import MaskHead
 from ...model.projectors import build
 from ...model.ris import RisModel
-from ...pipeline.sam.architecture import build_sam
+from ...pipeline.sam.specs import build_sam
 from .presets import Preset
 
 if TYPE_CHECKING:

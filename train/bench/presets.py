@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ...pipeline.recipe import FeatureConfig
-from ...pipeline.text import show
 
 CELLS = (5, 8)  # rows and columns of superpixels: 40 [paper]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median_low
 
-from ...pipeline.run.cost import size
-from .flops import FORMULA
+from ...pipeline.display import size
+from ..estimates.flops import FORMULA
+from .components import COMPONENTS, INSIDE
 from .presets import Preset
 from .runner import SENTENCES, Case
-from .stack import COMPONENTS, INSIDE
 
 
 @dataclass(frozen=True, slots=True)

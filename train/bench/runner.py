@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from ...model.batch import Batch
 from ...model.losses import Weights
-from ..fit.optim import build_optimizer
-from ..fit.stage import make_ready
 from ..recipe import ModelConfig, StageConfig, TrainRecipe
+from ..trainer.optimizers import build_optimizer
+from ..trainer.prepare import make_ready
+from .components import Lap, answer, counts_of, finish_step, forward, train_batch
 from .inputs import ANSWER, TURN, LiveEncoders, cached_batch, opened
 from .models import build_models
 from .presets import Preset
-from .stack import Lap, answer, counts_of, finish_step, forward, train_batch
 
 SENTENCES = 3  # per image in training, as GLaMM
 Work = Literal["train", "forward", "batch", "generate"]

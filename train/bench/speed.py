@@ -16,12 +16,12 @@ from ...model.projectors import projector_class
 from ...pipeline.errors import ConfigError
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
-from .flops import llm_flops, peak_flops
+from ..estimates.flops import llm_flops, peak_flops
+from .components import Meter
 from .memory import device_peak, peak_memory
 from .presets import PRESETS, Preset
 from .report import Measured, SpeedReport
 from .runner import Case, Runner, Work
-from .stack import Meter
 
 PROJECTORS = ("mlp", "svp")
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics import metrics
-from ..text.words import CLASSES, PLAIN
 from .results import Results, Row
+from .word_classes import CLASSES, PLAIN
 
 PHOTOGRAPH = 640 * 480  # pixels of the photograph that COCO's limits are meant for
 SMALL, MEDIUM = 32**2 / PHOTOGRAPH, 96**2 / PHOTOGRAPH

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from ...model.batch import Batch
 from ...model.generate import generate
-from ...model.prefix import predict_shared
 from ...model.ris import RisModel
+from ...model.shared_prefix import predict_shared
 from ...pipeline.errors import WeightsError
+from ...pipeline.io.json_files import canonical
 from ...pipeline.masks import rle
 from ...pipeline.records import Expression
-from ...pipeline.store.jsonfile import canonical
-from ..feed.fill import VisualSource
-from ..feed.fitting import ANY
-from ..ranks import gather, mine
-from ..text.dialogues import MAX_IDS, build_dialogue, collate
-from ..text.tokens import Vocabulary
+from ..data.collate import VisualSource
+from ..data.dialogues import MAX_IDS, build_dialogue, collate
+from ..data.length_check import ANY
+from ..data.tokenizer import Vocabulary
+from ..distributed import gather, mine
 from .protocols import Example, Unit
 from .results import Bounds, Row
 

@@ -4,20 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...model.export import load_pretrained
-from ...model.export.modelfile import ModelFile, read_model_file
+from ...model.pretrained import load_pretrained
+from ...model.pretrained.config import ModelFile, read_model_file
+from ...pipeline.cache.plan import Plan
+from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, PlanMismatchError
 from ...pipeline.recipe import Recipe
-from ...pipeline.store.plan import Plan
-from ...pipeline.text import show
 from ...pipeline.weights.load import weights_digest
-from ..decoder import require_same_sam, sam_of
-from ..features import features_of, require_same_features
+from ..data.encoder_identity import features_of, require_same_features
+from ..data.sam_identity import require_same_sam, sam_of
+from ..data.tokenizer import load_vocabulary
 from ..recipe import ModelConfig, ProjectorConfig, StageConfig, TrainRecipe, vision_of
-from ..text.tokens import load_vocabulary
 
 if TYPE_CHECKING:
-    from .trained import Trained
+    from .load_trained import Trained
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
 
     Raises PlanMismatchError (a cache of another encoder, view or SAM), WeightsError, MissingError.
     """
-    from ..assemble import require_embedding
-    from .trained import Trained
+    from ..factory import require_embedding
+    from .load_trained import Trained
 
     about, features = found.about, plan.recipe.features
     if about.preprocessing is not None:

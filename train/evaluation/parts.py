@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ...pipeline.store.atomic import make_folders, writing
-from ...pipeline.store.jsonfile import canonical
-from ..ranks import rank_and_world
+from ...pipeline.io.atomic import make_folders, writing
+from ...pipeline.io.json_files import canonical
+from ..distributed import rank_and_world
 from .protocols import Unit
 from .results import Header, Row
 

@@ -17,19 +17,19 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.datasets import Source
+from ...pipeline.datasets.problems import NAMED, Faults, Problems, merged
+from ...pipeline.display import show
 from ...pipeline.errors import DataError
 from ...pipeline.records import Expression
-from ...pipeline.sources import Source
-from ...pipeline.sources.problems import NAMED, Faults, Problems, merged
-from ...pipeline.store.reader import CacheReader
-from ...pipeline.text import show
-from ..feed.finding import BEYOND, Finder, Masks
-from ..feed.fitting import SPARE, Room, describe, longest
-from ..feed.table import Entry
-from ..feed.table_build import check_left_out
-from ..hashing import Choices, key_of
-from ..text.prompts import GLAMM, Turn, Wording, choose_turns, fixed_turn, phrase
-from ..text.tokens import Vocabulary
+from ..data.build_table import check_left_out
+from ..data.cache_lookup import BEYOND, Finder, Masks
+from ..data.expression_table import Entry
+from ..data.keyed_rng import Choices, key_of
+from ..data.length_check import SPARE, Room, describe, longest
+from ..data.prompts import GLAMM, Turn, Wording, choose_turns, fixed_turn, phrase
+from ..data.tokenizer import Vocabulary
 
 Protocol = Literal["full", "glamm"]
 Fits = Callable[["Example", Sequence[Turn]], bool]

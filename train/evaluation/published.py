@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...model.imports import Imported, build_imported, open_ris_checkpoint
-from ...model.imports.layouts import LAYOUTS, LLAMA_VOCAB, Layout
-from ...model.imports.place import fill
+from ...model.conversion import Imported, build_imported, open_ris_checkpoint
+from ...model.conversion.fill_model import fill
+from ...model.conversion.key_mapping import LAYOUTS, LLAMA_VOCAB, Layout
 from ...model.projectors import Projector, build
-from ...pipeline.encoders.folder import MAX_CONFIG, check_config
+from ...pipeline.cache.plan import Plan
+from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
-from ...pipeline.paths import expand
-from ...pipeline.sam.architecture import build_sam
-from ...pipeline.store.plan import Plan
-from ...pipeline.text import show
-from ...pipeline.weights.files import read_json
-from ...pipeline.weights.hub import CHECKPOINTS, LM_FILES, PREFIX, hub_folder
+from ...pipeline.io.paths import expand
+from ...pipeline.sam.specs import build_sam
+from ...pipeline.weights.file_checks import read_json
 from ...pipeline.weights.load import weights_digest
-from ...pipeline.weights.locate import weight_folders
-from ..decoder import require_decoder
+from ...pipeline.weights.locate import CHECKPOINTS, LM_FILES, PREFIX, hub_folder, weight_folders
+from ...pipeline.weights.model_config import MAX_CONFIG, check_config
+from ..data.sam_identity import require_decoder
+from ..data.tokenizer import load_vocabulary
 from ..recipe import (
     ModelConfig,
     ProjectorConfig,
@@ -35,10 +35,9 @@ from ..recipe import (
     VisionConfig,
     vision_of,
 )
-from ..text.tokens import load_vocabulary
 
 if TYPE_CHECKING:
-    from .trained import Trained
+    from .load_trained import Trained
 
 TOWERS = ("openai/clip-vit-large-patch14-336", "openai/clip-vit-large-patch14")
 ENCODERS = {"glamm": ("clip-large-336", 336), "lisa": ("clip-large", 224)}
@@ -110,8 +109,8 @@ def open_published(found: Published, plan: Plan) -> "Trained":
     The language model keeps the file's precision, float32 or else bfloat16. Raises
     PlanMismatchError (a cache that does not show what CLIP was shown), WeightsError, MissingError.
     """
-    from ..assemble import require_embedding
-    from .trained import Trained
+    from ..factory import require_embedding
+    from .load_trained import Trained
 
     require_view(found, plan)
     imported = open_ris_checkpoint(found.folder, layout=found.layout.name, keep=("mm_projector",))

@@ -21,12 +21,12 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, DataError, MissingError
+from ...pipeline.io.atomic import make_folders, write_file
+from ...pipeline.io.json_files import JsonFile, canonical
 from ...pipeline.masks import rle
 from ...pipeline.records import Rle
-from ...pipeline.store.atomic import make_folders, write_file
-from ...pipeline.store.jsonfile import JsonFile, canonical
-from ...pipeline.text import show
 from ..metrics import Counts
 
 SCHEMA = 1

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.candidates import full_image, to_superpixels
+from ...pipeline.cache import create_cache
 from ...pipeline.encoders.encoder import build_encoder
 from ...pipeline.masks import runs as rl
+from ...pipeline.precompute.options import Flags, resolve
+from ...pipeline.precompute.planner import Content, build_plan
 from ...pipeline.recipe import Recipe
 from ...pipeline.records import Superpixels, Where
-from ...pipeline.run.planning import Content, build_plan
-from ...pipeline.run.settings import Flags, resolve
 from ...pipeline.sam import SamBackend, build_backend
-from ...pipeline.sam.package import SamPackage
-from ...pipeline.store import create_cache
-from ...pipeline.superpixels import Embeddings, embedded
-from ..feed.live import LiveReader
+from ...pipeline.sam.segment_anything import SamPackage
+from ...pipeline.superpixels.candidates import full_image, to_superpixels
+from ...pipeline.superpixels.generator import Embeddings, embedded
+from ..data.live_cache import LiveReader
 from .published import Published, own_sam
 
 

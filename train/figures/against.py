@@ -6,17 +6,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ...pipeline.display import quote, shorten, show
 from ...pipeline.errors import ConfigError, DataError, MissingError
-from ...pipeline.text import quote, shorten, show
-from ..evaluation.paper import COLUMNS, TABLES, is_published_split
+from ..evaluation.published_results import COLUMNS, TABLES, is_published_split
 from ..evaluation.results import Header, Results, Row, read_header, read_results
-from ..fit.checkpoint import Checkpoint
-from ..fit.going_on import named_checkpoint
+from ..evaluation.word_classes import CLASSES, PLAIN
 from ..recipe import TrainRecipe, parse_train_recipe
-from ..text.words import CLASSES, PLAIN
+from ..trainer.checkpoint import Checkpoint
+from ..trainer.resume import named_checkpoint
 from . import canvas
-from .material import Material, as_mask, one_per_image
-from .pictures import Picture
+from .canvas import Picture
+from .inputs import Material, as_mask, one_per_image
 
 EACH = 2  # sentences shown of a class of words
 LARGE = 0.25  # of IoU, from where an answer counts as mended or lost

@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+from ...pipeline.display import shorten, show
 from ...pipeline.errors import DataError, MissingError
-from ...pipeline.text import shorten, show
-from ..bench.stack import COMPONENTS, INSIDE
+from ..bench.components import COMPONENTS, INSIDE
 from . import canvas
-from .pictures import Picture
+from .canvas import Picture
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#999999",
            "#000000", "#7f3c8d")  # fmt: skip

@@ -8,14 +8,14 @@ import torch
 
 from ...model.batch import Visual
 from ...model.projectors import Projector
-from ...pipeline.text import shorten
+from ...pipeline.display import shorten
+from ..bench.components import INSIDE, Meter, inside
 from ..bench.speed import clock, device_name, one_thread
-from ..bench.stack import INSIDE, Meter, inside
 from ..evaluation.results import Row
 from . import canvas
+from .canvas import Picture
+from .inputs import Material, one_per_image, project
 from .latency import PAPER, stacks
-from .material import Material, one_per_image, project
-from .pictures import Picture
 
 IMAGES, REPEATS = 8, 5
 

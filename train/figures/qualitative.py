@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from ...pipeline.text import shorten
+from ...pipeline.display import shorten
 from ..evaluation.breakdown import size_of
 from ..evaluation.results import Row
 from . import canvas
-from .material import Material, as_mask, one_per_image
-from .pictures import Picture
+from .canvas import Picture
+from .inputs import Material, as_mask, one_per_image
 
 COLUMNS = 4
 

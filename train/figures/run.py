@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ... import __version__
-from ...pipeline.browse.static import (
+from ...pipeline.browse.page_kit import (
     ASSETS,
     INDEX,
     check_replaceable,
@@ -14,26 +14,27 @@ from ...pipeline.browse.static import (
     page_folder,
     policy,
 )
-from ...pipeline.browse.static import HERE as SHARED
+from ...pipeline.browse.page_kit import HERE as SHARED
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.display import shorten
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
-from ...pipeline.store.reader import CacheReader
-from ...pipeline.text import shorten
-from ..eval_run import EvalRequest, data_for, default_split, eval_command, free_name
+from ...pipeline.process import pick_device
+from ..evaluation.load_trained import find_trained, open_trained
 from ..evaluation.results import Results, read_results
-from ..evaluation.trained import find_trained, open_trained
-from ..opening import DataRequest, pick_device
-from ..rundata import data_of_run
-from ..settings import TrainFlags
+from ..options import TrainFlags
+from ..runs.evaluate import EvalRequest, data_for, default_split, eval_command, free_name
+from ..runs.inputs import DataRequest
+from ..runs.run_data import data_of_run
 from .against import against, open_other
-from .fit import fit
+from .attention_maps import attention_maps
+from .canvas import Picture, numbered
+from .inputs import Material, find_cache, photos_of
 from .latency import latency, read_bars
-from .maps import attention_maps
-from .material import Material, find_cache, photos_of
-from .pictures import Picture, numbered
 from .projector_time import projector_time
 from .qualitative import failures, good, small_targets
-from .sources import sources
+from .superpixel_fit import fit
+from .superpixel_sources import sources
 
 HERE = Path(__file__).parent
 EVALUATED = 40  # images, where the run has no result file yet

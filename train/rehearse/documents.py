@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from .exceptions import reason_for
+from .left_out import reason_for
 
 PROGRAMS = ("svp", "make", "accelerate", "pip", "python", "hf", "git", "docker", "sbatch", "ray")
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")

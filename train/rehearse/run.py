@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 import yaml
 
+from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
-from ...pipeline.rehearsal import MARK, VARIABLE
-from ...pipeline.text import show
+from ...pipeline.weights.rehearsal import MARK, VARIABLE
 from .documents import Block, check_documents, documents, printed_files, read_blocks
 from .extras import check_extras
-from .more import MORE
+from .own_steps import MORE
 from .server import import_everything
 from .walk import Outcome, Step, walk
 
@@ -238,11 +238,11 @@ def _make_and_leave(folder: Path, env: dict[str, str], full: bool) -> None:
 
 def make_stand_ins(folder: Path, full: bool) -> None:
     """Every file the documents' commands name, under its public name."""
-    from ...model.imports.shape import LlamaShape
-    from ...model.imports.standin import SMALL as SMALL_LLAMA
-    from ...model.imports.standin import write_standin
+    from ...model.conversion.llama_shape import LlamaShape
+    from ...model.conversion.stand_in import SMALL as SMALL_LLAMA
+    from ...model.conversion.stand_in import write_standin
     from .photographs import draw, write_coco, write_own
-    from .weights import write_weights
+    from .stand_in_weights import write_weights
 
     write_weights(folder / "weights")
     shape = LlamaShape() if full else SMALL_LLAMA

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ...pipeline.cache.layout import COMPLETE
+from ...pipeline.display import show
 from ...pipeline.errors import PlanMismatchError
-from ...pipeline.run.launch import Request, launch, open_request
-from ...pipeline.run.precompute import RunOptions
-from ...pipeline.run.settings import resolve
-from ...pipeline.store.layout import COMPLETE
-from ...pipeline.text import show
-from .ask import Ask, Data
-from .spent import spending, spent
-from .tables import Row
+from ...pipeline.precompute.launch import Request, launch, open_request
+from ...pipeline.precompute.options import resolve
+from ...pipeline.precompute.run import RunOptions
+from .experiment import Row
+from .request import Ask, Data
+from .trial_folder import spending, spent
 
 Key = tuple[tuple[str, ...], str, str]  # changes of the precompute recipe, data set, split
 

@@ -1,71 +1,138 @@
-"""`svp reproduce`."""
+"""The commands that make a row by hand: what a plan prints, and what several processes are started
+with. They read and write the very folders `svp reproduce` does, so either finds the other's work.
 
+Training and evaluation in several processes: `accelerate launch` as a child of this one.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import click
+from ...pipeline.errors import SvpError
+from ...pipeline.process import Stop
+from .caches import Caches
+from .experiment import Row
+from .request import Ask, Column, Data
+from .trial_folder import Place, place
 
-from ...pipeline.commands.console import PATH, as_json, report
-from .names import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
+
+def precompute_words(ask: Ask, row: Row, dataset: str, split: str, out: Path) -> list[str]:
+    """`svp precompute` of one split of a row."""
+    words = ["svp", "precompute", "--size", ask.size, "--split", split, "--dataset", dataset]
+    words += ["--root", str(ask.root or "DATA")] if ask.size == "paper" else []
+    words += ["--for", "train", *_sets(row.cache)]
+    words += _given(
+        ("--mode", ask.mode), ("--dtype", ask.dtype), *_device(ask),
+        ("--executor", ask.executor if ask.executor != "local" else None),
+        ("--workers", ask.workers), ("--threads", ask.threads if ask.threads > 1 else None),
+        ("--ray-address", ask.ray_address), ("--dask-scheduler", ask.dask_scheduler),
+    )  # fmt: skip
+    return [*words, "--out", str(out)]
 
 
-@click.command("reproduce")
-@click.argument("table", type=click.Choice([*TABLE_NAMES, ALL]), metavar="TABLE")
-@click.option("--size", type=click.Choice(TABLE_SIZES), default="tiny", show_default=True)
-@click.option("--seeds", type=click.IntRange(1, 100), help="Default 3, in a rehearsal 1.")
-@click.option("--row", "rows", multiple=True, metavar="NAME", help="Only this row; repeatable.")
-@click.option("--rows", "every", type=click.Choice(["all"]), help="Every row, the default.")
-@click.option("--set", "changes", multiple=True, metavar="A.B=C",
-              help="Change every row's training recipe; the table gets its own name.")  # fmt: skip
-@click.option("--out", type=PATH, default=Path("results"), show_default=True)
-@click.option("--runs", type=PATH, default=Path("runs/reproduce"), show_default=True)
-@click.option("--caches", type=PATH, default=Path("caches/reproduce"), show_default=True)
-@click.option("--root", type=PATH, help="Paper size: folder of the REFER sets.")
-@click.option("--init", help="Paper size: the checkpoint the models start from.")
-@click.option("--published", default="GLaMM-RefSeg", show_default=True,
-              help="Paper size: table 3's GLaMM, as in svp eval.")  # fmt: skip
-@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full",
-              show_default=True, help="As in svp eval; the paper's is glamm.")  # fmt: skip
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N; of everything.")
-@click.option("--processes", type=click.IntRange(min=1), default=1, metavar="N",
-              help="Train and evaluate with accelerate launch.")  # fmt: skip
-@click.option("--mode", type=click.Choice(["exact", "fast"]), help="Of SAM.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of SAM.")
-@click.option("--executor", type=click.Choice(["local", "ray", "dask"]), default="local",
-              help="That makes caches.")  # fmt: skip
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="That make caches; default: GPUs, else cores."
-)
-@click.option("--threads", type=click.IntRange(min=1), default=1, help="Of one worker.")
-@click.option("--ray-address", help="Join this Ray cluster.")
-@click.option("--dask-scheduler", help="Join this Dask scheduler.")
-@click.option("--gpu", type=click.Choice(GPU_NAMES), default="h100", show_default=True,
-              help="Price plans for this GPU.")  # fmt: skip
-@click.option("--rehearse", is_flag=True,
-              help="Paper size: every row to its end on stand-ins made in ./rehearsal.")  # fmt: skip
-@click.option("--plan", "--dry-run", is_flag=True,
-              help="What is there, what would run, what it costs; stop.")  # fmt: skip
-@as_json
-def reproduce_command(plan: bool, rehearse: bool, as_json: bool, **options: Any) -> None:
-    """A table of the paper, ours beside the paper's. Give it again to go on.
+def train_words(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> list[str]:
+    """`svp train` of one row and seed, under `accelerate launch` if several processes are asked for."""
+    words = [*_start(ask), "train", "--size", ask.size, "--from-cache", str(cache)]
+    words += [*_data(ask, data.dataset), *_weights(ask, at), "--seed", str(at.seed)]
+    words += [*_sets((*row.train, *ask.changes)), *_given(*_device(ask))]
+    return [*words, "--runs", str(at.folder), "--resume", "auto"]
 
-    TABLE is table1 to table7, tableC or fig5; all, with --plan: every table, shared work once.
+
+def eval_words(ask: Ask, row: Row, at: Place, columns: Mapping[Column, Path]) -> list[str]:
+    """`svp eval` of splits of one data set with their caches, for a row and seed."""
+    first, *more = columns
+    out = at.results(first, ask.protocol)
+    if more:  # svp eval adds the split to the name
+        out = out.with_name(f"{out.stem.removesuffix(f'-{first.split}')}.jsonl")
+    words = [*_start(ask), "eval", *_caches(columns.values()), *_data(ask, first.dataset)]
+    words += ["--split", ",".join(column.split for column in columns)]
+    model = ["--runs", str(at.folder), *_weights(ask, at)]
+    words += ["--published", ask.published] if row.untrained else model
+    words += ["--protocol", ask.protocol, *([] if at.seed == 0 else ["--no-bounds"])]
+    return [*words, *_given(*_device(ask)), "--out", str(out)]
+
+
+def row_commands(ask: Ask, data: Data, row: Row, caches: Caches) -> tuple[str, ...]:
+    """Training and evaluation of all seeds of a row, a line of shell each."""
+    lines = []
+    for seed in row.seeds(ask.seeds):
+        cache = caches.path(row, data.dataset, "train")
+        at = place(ask, row, seed, cache)
+        lines += [] if row.untrained else [train_words(ask, data, row, at, cache)]
+        for dataset in dict.fromkeys(column.dataset for column in data.columns):
+            own = [column for column in data.columns if column.dataset == dataset]
+            paths = {column: caches.path(row, dataset, column.split) for column in own}
+            lines.append(eval_words(ask, row, at, paths))
+    return tuple(shlex.join(words) for words in lines)
+
+
+def _start(ask: Ask) -> list[str]:
+    if ask.processes == 1:
+        return ["svp"]
+    cpu = ["--cpu"] if ask.device == "cpu" else []
+    return ["accelerate", "launch", *cpu, "--num_processes", str(ask.processes), "-m", "svp"]
+
+
+def _caches(paths: Iterable[Path]) -> list[str]:
+    return [word for path in paths for word in ("--from-cache", str(path))]
+
+
+def _data(ask: Ask, dataset: str) -> list[str]:
+    root = ["--root", str(ask.root or "DATA")] if ask.size == "paper" else []
+    return ["--dataset", dataset, *root]
+
+
+def _weights(ask: Ask, at: Place) -> list[str]:
+    return _given(("--init", ask.start), ("--sam-decoder", at.flags.sam_decoder))
+
+
+def _device(ask: Ask) -> tuple[tuple[str, str | None], ...]:
+    return (("--device", ask.device if ask.device != "auto" else None),)
+
+
+def _given(*options: tuple[str, object]) -> list[str]:
+    return [word for flag, value in options if value is not None for word in (flag, str(value))]
+
+
+def _sets(assignments: Sequence[str]) -> list[str]:
+    return [word for assignment in assignments for word in ("--set", assignment)]
+
+
+LAUNCH = ("accelerate", "launch")
+
+
+def started(words: Sequence[str], ask: Ask) -> None:
+    """Run a command of `script` to its end. Raises SvpError if it fails, Interrupted if stopped.
+
+    A signal to this process goes to the launcher once; the ranks then write their checkpoint.
     """
-    if options.pop("every") and options["rows"]:
-        raise click.UsageError("--rows all and --row NAME exclude each other")
-    from ...pipeline.cmdline import this_command
+    assert tuple(words[:2]) == LAUNCH
+    ask.say(shlex.join(words))
+    real = [sys.executable, "-m", "accelerate.commands.launch", *words[2:]]
+    with Stop(ask.hint, kept="the last checkpoint is kept") as stop:
+        # A group of its own: a terminal's Ctrl-C would reach every rank beside what we send.
+        child = subprocess.Popen(real, start_new_session=True)
+        try:
+            code = _wait(child, stop)
+        except BaseException:  # a second signal: end everything at once
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+        stop.check()
+    if code != 0:
+        raise SvpError(f"exit code {code} of: {shlex.join(words)} (its own message is above)")
 
-    options["hint"] = this_command()
-    if rehearse:
-        from .rehearsal import rehearsed
 
-        return report(rehearsed(options, plan_only=plan, say=_say), as_json)
-    from .ask import Ask
-    from .plan import reproduce_or_plan
-
-    options["seeds"] = options["seeds"] or 3
-    report(reproduce_or_plan(Ask(say=_say, **options), plan_only=plan), as_json)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+def _wait(child: "subprocess.Popen[bytes]", stop: Stop) -> int:
+    """Its exit code; the first signal that comes is handed on, once."""
+    told = False
+    while True:
+        try:
+            return child.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            if stop.received is not None and not told:
+                child.send_signal(signal.SIGTERM)
+                told = True

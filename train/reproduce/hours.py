@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...model.activations import LanguageModel
-from ...model.memory import CONTEXT, SLACK
 from ...model.projectors import Projector
 from ...model.projectors.base import MaskInput
 from ...model.ris import RisModel
-from ..assemble import llama_shape, outline
-from ..bench.flops import llm_flops
-from ..fit.stage import make_ready
+from ..estimates.activations import LanguageModel
+from ..estimates.flops import llm_flops
+from ..estimates.gpus import Gpu
+from ..estimates.memory import CONTEXT, SLACK
+from ..estimates.sizing import SHARE
+from ..factory import llama_shape, outline
+from ..options import TrainFlags, resolve_train
 from ..recipe import ModelConfig, StageConfig, TrainRecipe
-from ..settings import TrainFlags, resolve_train
-from ..sizing import SHARE
-from .ask import Ask
-from .gather import GRID
-from .gpus import Gpu
+from ..trainer.prepare import make_ready
+from .collect import GRID
+from .request import Ask
 
 TEXT = 72 + 2 * 28  # text ids of a dialogue of three sentences (bench/presets.py, bench/inputs.py)
 ANSWERS = 3 * 8  # supervised ids

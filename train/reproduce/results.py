@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from ...pipeline.display import show
 from ...pipeline.errors import DataError, MissingError
-from ...pipeline.store.atomic import make_folders, write_file
-from ...pipeline.store.jsonfile import JsonFile
-from ...pipeline.text import show
-from .cells import Cell
+from ...pipeline.io.atomic import make_folders, write_file
+from ...pipeline.io.json_files import JsonFile
+from .trials import Cell
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20

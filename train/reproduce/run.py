@@ -5,24 +5,20 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...pipeline.display import duration, show
 from ...pipeline.errors import ConfigError, MissingError, MissingPackageError
-from ...pipeline.run.progress import duration
-from ...pipeline.store.atomic import check_writable, write_file
-from ...pipeline.text import show
-from ..evaluation.paper import PROTOCOL
-from . import bench
-from .ask import Ask, Data, data_of, make_scenes
+from ...pipeline.io.atomic import check_writable, write_file
+from ..evaluation.published_results import PROTOCOL
+from . import collect
 from .caches import Caches
-from .catalogue import experiment
-from .cells import read_cell, run_cell
-from .gather import Gathered
-from .markdown import markdown
-from .page import write_page
-from .place import place
+from .collect import Gathered
+from .experiment import Row
+from .paper_tables import experiment
+from .report import claims_of, lines_of, markdown, summary, write_page
+from .request import Ask, Data, data_of, make_scenes
 from .results import Bench, TableResult, read_table, write_table
-from .spent import spent
-from .tables import Row
-from .words import claims_of, lines_of, summary
+from .trial_folder import place, spent
+from .trials import read_cell, run_cell
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def reproduce(ask: Ask) -> TableReport:
         known.add(row, cells, caches.of(row))
         write(ask, known.result())
     if table.bench and known.bench is None and not ask.rows:
-        known.bench = bench.for_size(ask.size, ask.device, ask.say)
+        known.bench = collect.for_size(ask.size, ask.device, ask.say)
     result = known.result()
     return TableReport(result, write(ask, result), everything(ask))
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from svp.model.dropin import SVPProjector
-from svp.model.lm import random_lm
+from svp.model.language_model import random_lm
 from svp.model.merge import merge
+from svp.model.projectors.svp.drop_in import SVPProjector
+from svp.pipeline.datasets.scenes import make_scene
+from svp.pipeline.datasets.scenes.vocab import COLOURS, SHAPES
 from svp.pipeline.encoders.encoder import build_encoder
 from svp.pipeline.recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from svp.pipeline.records import Superpixels, Where
-from svp.pipeline.scenes import make_scene
-from svp.pipeline.scenes.vocab import COLOURS, SHAPES
-from svp.pipeline.superpixels import build_source
+from svp.pipeline.superpixels.generator import build_source
 
 WORDS = ("<pad>", "<image>", "colour", *SHAPES, *COLOURS)
 WIDTH = 64

@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svp.pipeline.bench.failures import FAILURES_PER_GPU_HOUR, simulate
-from svp.pipeline.bench.scale import PART, SETS, run
+from svp.pipeline.bench.scale import FAILURES_PER_GPU_HOUR, PART, SETS, run, simulate
 from svp.pipeline.bench.scale_probe import inodes, opening, scanning
+from svp.pipeline.cache import CacheReader
+from svp.pipeline.precompute.cost_model import estimate, makespan
+from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.recipe import Recipe
-from svp.pipeline.run.cost import estimate, makespan
-from svp.pipeline.run.planning import sized_plan
-from svp.pipeline.store import CacheReader
 
 
 @given(st.integers(0, 2000), st.integers(1, 70), st.integers(1, 9))

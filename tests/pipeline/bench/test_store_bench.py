@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svp.pipeline.bench.goals import Goal
-from svp.pipeline.bench.store import block_shuffle, run
-from svp.pipeline.bench.store_data import bench_features, make_cache, write_npy
-from svp.pipeline.store import CacheReader
+from svp.pipeline.bench.cache_speed import block_shuffle, run
+from svp.pipeline.bench.synthetic_cache import bench_features, make_cache, write_npy
+from svp.pipeline.bench.targets import Goal
+from svp.pipeline.cache import CacheReader
 
 
 def test_a_small_run_reports_every_goal_and_leaves_nothing_behind(tmp_path: Path) -> None:

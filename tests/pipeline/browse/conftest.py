@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.segmentation import slic
 
+from svp.pipeline.cache.create import create_cache
+from svp.pipeline.cache.plan import Plan, PlanImage
+from svp.pipeline.cache.writer import write_shard
 from svp.pipeline.masks import rle
 from svp.pipeline.recipe import Recipe
 from svp.pipeline.records import ImageRow, Quarantined, Superpixels
-from svp.pipeline.store.create import create_cache
-from svp.pipeline.store.plan import Plan, PlanImage
-from svp.pipeline.store.writer import write_shard
 
 MakeCache = Callable[..., Path]
 

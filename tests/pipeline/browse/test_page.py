@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from svp.pipeline.browse.page import browse
+from svp.pipeline.cache.stats import stats
 from svp.pipeline.errors import CacheError, ConfigError, MissingError
 from svp.pipeline.records import Superpixels
-from svp.pipeline.store.stats import stats
 
 MakeCache = Callable[..., Path]
 

@@ -6,19 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from svp.pipeline.cache.create import create_cache
+from svp.pipeline.cache.index import finalize
+from svp.pipeline.cache.layout import shard_path
+from svp.pipeline.cache.plan import Plan, PlanImage
+from svp.pipeline.cache.writer import write_shard
 from svp.pipeline.doctor import report as room
 from svp.pipeline.doctor.report import DoctorReport, Finding, doctor
 from svp.pipeline.doctor.weight_search import Need
 from svp.pipeline.masks import rle
-from svp.pipeline.masks.derive import derive
-from svp.pipeline.masks.view import View
+from svp.pipeline.masks.encoder_view import View, derive
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRow, Quarantined, Superpixels
-from svp.pipeline.store.create import create_cache
-from svp.pipeline.store.index import finalize
-from svp.pipeline.store.layout import shard_path
-from svp.pipeline.store.plan import Plan, PlanImage
-from svp.pipeline.store.writer import write_shard
 
 EASY = Recipe(
     superpixels=SuperpixelConfig(source="slic"), features=FeatureConfig(weights="random:0")

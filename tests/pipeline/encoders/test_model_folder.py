@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from svp.pipeline.encoders.dinov2 import expected_config
-from svp.pipeline.encoders.folder import check_config, hub_folder
 from svp.pipeline.errors import MissingError, WeightsError
+from svp.pipeline.weights.model_config import check_config, hub_folder
 
 
 def write(folder: Path, config: object) -> Path:

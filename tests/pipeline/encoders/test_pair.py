@@ -7,15 +7,15 @@ import pytest
 from click.testing import CliRunner
 
 from svp.cli import main
+from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.encoders.encoder import build_encoder
 from svp.pipeline.errors import ConfigError
+from svp.pipeline.precompute.cost_model import tflop
+from svp.pipeline.precompute.options import Flags, resolve
+from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.recipe import FeatureConfig, Recipe, SecondEncoder
 from svp.pipeline.records import Where
-from svp.pipeline.run.cost import tflop
-from svp.pipeline.run.planning import sized_plan
-from svp.pipeline.run.settings import Flags, resolve
-from svp.pipeline.scenes import write_scenes
-from svp.pipeline.store.reader import CacheReader
 from svp.train.recipe import VisionConfig
 
 BOTH = "features.second={encoder: tiny, weights: 'random:1'}"

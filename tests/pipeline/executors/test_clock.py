@@ -10,7 +10,7 @@ import fake_run
 import pytest
 from kill_trials import start, tree
 
-from svp.pipeline.store.atomic import FOREIGN_TEMP_AGE, _host, remove_stale
+from svp.pipeline.io.atomic import FOREIGN_TEMP_AGE, _host, remove_stale
 
 
 def test_a_jumping_clock_changes_nothing(

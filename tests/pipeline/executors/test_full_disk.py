@@ -18,8 +18,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 sys.argv = sys.argv[1:]
 import fake_run
-from svp.pipeline.run import precompute
-precompute._check_disk = lambda *arguments: None
+from svp.pipeline.precompute import run
+run._check_disk = lambda *arguments: None
 sys.exit(fake_run.main())
 """
 Mount = Callable[[str], Path]
@@ -73,7 +73,7 @@ def test_a_full_file_system_under_a_checkpoint(small: Mount) -> None:
     """The checkpoint before stays; nothing of the new one is left."""
     import torch
 
-    from svp.train.fit.checkpoint import State, checkpoints, save_checkpoint
+    from svp.train.trainer.checkpoint import State, checkpoints, save_checkpoint
 
     folder = small("256k")
     state = State(

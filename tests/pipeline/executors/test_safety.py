@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from svp.pipeline.errors import ConfigError, MissingPackageError
-from svp.pipeline.executors import ExecutorOptions, build, dask_cluster, ray_actors
+from svp.pipeline.executors import ExecutorOptions, build, dask, ray
 from svp.pipeline.executors.worker import environment, thread_environment
 
-PACKAGE = Path(ray_actors.__file__).parents[2]
+PACKAGE = Path(ray.__file__).parents[2]
 
 
 def test_ray_is_local_and_has_no_dashboard() -> None:
-    options = ray_actors.init_options(ExecutorOptions(), 2)
+    options = ray.init_options(ExecutorOptions(), 2)
     assert options["include_dashboard"] is False
     assert options["_node_ip_address"] == "127.0.0.1"
     assert options["address"] == "local", "a cluster is never joined unasked"
@@ -24,19 +24,19 @@ def test_ray_is_local_and_has_no_dashboard() -> None:
 
 
 def test_ray_address_is_all_that_joins_a_cluster() -> None:
-    options = ray_actors.init_options(ExecutorOptions(ray_address="10.0.0.1:6379"), 2)
+    options = ray.init_options(ExecutorOptions(ray_address="10.0.0.1:6379"), 2)
     assert options["address"] == "10.0.0.1:6379"
     assert "num_cpus" not in options
 
 
 def test_dask_is_local_and_has_no_dashboard() -> None:
-    options = dask_cluster.cluster_options(ExecutorOptions(), 2, "folder")
+    options = dask.cluster_options(ExecutorOptions(), 2, "folder")
     assert options["host"] == "127.0.0.1"
     assert options["dashboard_address"] is None
     assert options["worker_dashboard_address"] is None
     assert options["threads_per_worker"] == 1
     assert options["local_directory"] == "folder"
-    assert dask_cluster.CONFIG["distributed.scheduler.work-stealing"] is False
+    assert dask.CONFIG["distributed.scheduler.work-stealing"] is False
 
 
 def test_no_file_opens_a_service_to_the_network() -> None:
@@ -84,7 +84,7 @@ def test_worker_computes_on_the_threads_it_was_given(threads: int, tmp_path: Pat
 
 
 def test_a_folder_too_long_for_rays_sockets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from svp.pipeline.executors.ray_actors import require_short_folder
+    from svp.pipeline.executors.ray import require_short_folder
 
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     require_short_folder("/tmp")

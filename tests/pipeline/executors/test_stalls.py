@@ -9,8 +9,8 @@ from pathlib import Path
 
 from kill_trials import orphans, start, tree, until_shards, workers
 
+from svp.pipeline.cache import CacheReader
 from svp.pipeline.errors import CacheError, MissingError
-from svp.pipeline.store import CacheReader
 
 SLOW = ("--told", '{"delay": 0.02}')
 Count = Callable[[str, object], None]

@@ -16,7 +16,7 @@ from svp.pipeline.errors import ConfigError, DataError, MissingError
 from svp.pipeline.fetch import catalogue as fetch_list
 from svp.pipeline.fetch.catalogue import REMOTES, Remote, RemoteFile, find_remote
 from svp.pipeline.fetch.download import Patience, digest_of, download
-from svp.pipeline.fetch.get import fetch, offer_lines, offers, progress_bars
+from svp.pipeline.fetch.fetch import fetch, offer_lines, offers, progress_bars
 from svp.pipeline.weights.locate import FETCH, WEIGHT_FILES
 
 BODY = bytes(range(256)) * 4096  # 1 MiB

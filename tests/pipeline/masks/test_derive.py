@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from svp.pipeline.masks import rle
-from svp.pipeline.masks.derive import LEAST_COVER, binarise, derive, half_cover, sspe_grid
-from svp.pipeline.masks.view import KINDS, View
+from svp.pipeline.masks.encoder_view import (
+    KINDS,
+    LEAST_COVER,
+    View,
+    binarise,
+    derive,
+    half_cover,
+    sspe_grid,
+)
 from svp.pipeline.records import Superpixels
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from svp.pipeline.errors import ConfigError, DataError
 from svp.pipeline.masks import rle
-from svp.pipeline.masks.view import KINDS, Kind, View
+from svp.pipeline.masks.encoder_view import KINDS, Kind, View
 from svp.pipeline.records import Rle
 
 sides = st.integers(1, 40)

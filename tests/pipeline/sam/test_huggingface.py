@@ -14,9 +14,9 @@ from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam import huggingface as hf
-from svp.pipeline.sam.architecture import build_sam
-from svp.pipeline.sam.package import SamPackage
-from svp.pipeline.weights.keyreport import check_keys, expected_of, load_into
+from svp.pipeline.sam.segment_anything import SamPackage
+from svp.pipeline.sam.specs import build_sam
+from svp.pipeline.weights.key_report import check_keys, expected_of, load_into
 
 SMALL = hf.Geometry(
     hidden_size=64,

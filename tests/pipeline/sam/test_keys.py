@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from svp.pipeline.errors import WeightsError
-from svp.pipeline.sam.architecture import build_sam, check_type, detect_type
-from svp.pipeline.sam.mobile import map_keys
-from svp.pipeline.weights.keyreport import TensorSpec, check_keys, expected_of
+from svp.pipeline.sam.mobile_sam import map_keys
+from svp.pipeline.sam.specs import build_sam, check_type, detect_type
+from svp.pipeline.weights.key_report import TensorSpec, check_keys, expected_of
 
 KEYS = Path(__file__).parents[2] / "fixtures" / "keys"
 COUNTS = {"sam_vit_b": 314, "sam_vit_l": 482, "sam_vit_h": 594, "mobile_sam_vit_t": 439}

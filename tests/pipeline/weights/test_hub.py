@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svp.pipeline.errors import ConfigError, MissingError
-from svp.pipeline.weights.hub import LM_FILES, hub_folder
-from svp.train.settings import TrainFlags, place_weights
+from svp.pipeline.weights.locate import LM_FILES, hub_folder
+from svp.train.options import TrainFlags, place_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from svp.pipeline.weights import digests, remembered
+from svp.pipeline.weights import digests
+from svp.pipeline.weights import digests as remembered
 from svp.pipeline.weights.load import sha256_file, weights_digest
 
 
@@ -140,7 +141,7 @@ def test_damage_and_many_writers(
     ]  # fmt: skip
     place.write_bytes(b"\n".join(bad))
     code = (
-        "import sys; from svp.pipeline.weights.remembered import remember\n"
+        "import sys; from svp.pipeline.weights.digests import remember\n"
         "for n in range(200): remember(f'/{sys.argv[1]}/{n}', (1, 2, 3), 'a' * 64)"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(w)]) for w in range(3)]

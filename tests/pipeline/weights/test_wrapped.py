@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from svp.pipeline.errors import WeightsError
+from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.recipe import FeatureConfig, SuperpixelConfig
 from svp.pipeline.records import Where
-from svp.pipeline.run.settings import Flags, resolve
-from svp.pipeline.sam.architecture import build_sam
 from svp.pipeline.sam.load import load_sam
+from svp.pipeline.sam.specs import build_sam
 from svp.pipeline.sam.tiny import WEIGHTS
 from svp.pipeline.weights.load import load_state_dict, weights_digest
-from svp.pipeline.weights.names import plain_names
+from svp.pipeline.weights.tensor_names import plain_names
 
 State = dict[str, Tensor]
 
@@ -106,7 +106,7 @@ def test_what_is_not_one_whole_model_is_told(
 def test_the_type_of_a_wrapped_sam_is_seen(tmp_path: Path) -> None:
     """--sam-weights without --sam-model, MobileSAM in half precision: its counters too."""
     state = build_sam("vit_t").state_dict()
-    from svp.pipeline.sam.mobile import map_keys
+    from svp.pipeline.sam.mobile_sam import map_keys
 
     path = tmp_path / "own_mobile.pt"
     names = _published_names()
@@ -128,7 +128,7 @@ def _published_names() -> list[str]:
 
 
 def test_encoders_too(tmp_path: Path) -> None:
-    from svp.pipeline.encoders.load import family, load_backbone
+    from svp.pipeline.encoders.registry import family, load_backbone
 
     model = family(FeatureConfig(encoder="dinov2-small", weights="random:0")).build()
     state = model.state_dict()

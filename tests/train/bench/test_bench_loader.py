@@ -9,12 +9,12 @@ import svp
 from svp.model.batch import Batch
 from svp.train.bench.loader import DENSE, FEATURES, OURS, RUNS, LoaderBench, run
 from svp.train.bench.loader_data import SENTENCES, SUPERPIXELS, paper_source, write_paper_cache
-from svp.train.bench.loader_rival import RleTable, RleVisuals
-from svp.train.feed.fill import CachedVisuals
-from svp.train.feed.loader import Draws, Loader, Share
-from svp.train.feed.table import ExpressionTable
-from svp.train.feed.table_build import open_table
-from svp.train.text.tokens import load_vocabulary
+from svp.train.bench.rle_baseline import RleTable, RleVisuals
+from svp.train.data.build_table import open_table
+from svp.train.data.collate import CachedVisuals
+from svp.train.data.expression_table import ExpressionTable
+from svp.train.data.loader import Draws, Loader, Share
+from svp.train.data.tokenizer import load_vocabulary
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_a_small_run_measures_everything() -> None:
 
 
 def test_a_missed_goal_is_said() -> None:
-    from svp.pipeline.bench.goals import Goal
+    from svp.pipeline.bench.targets import Goal
 
     goals = [Goal("speed", 100.0, ">=", 500)]
     made = LoaderBench(8, 2, {OURS: 100.0}, {OURS: 3.0}, goals=goals)

@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from svp.model.lm import Lora, add_lora
+from svp.model.language_model import Lora, add_lora
 from svp.model.losses import Weights
 from svp.model.projectors import MaskInput, build
 from svp.pipeline.encoders.dinov2 import PATCH, SHAPES
 from svp.pipeline.errors import ConfigError, SvpError
 from svp.train.bench import speed
-from svp.train.bench.flops import llm_flops, matrices, peak_flops
+from svp.train.bench.components import Meter, borders, counts_of, forward, inside, train_batch
 from svp.train.bench.inputs import LiveEncoders, cached_batch
 from svp.train.bench.memory import peak_memory
 from svp.train.bench.models import build_llm, random_sam
 from svp.train.bench.presets import PRESETS, Preset, preset
 from svp.train.bench.report import Measured, SpeedReport
 from svp.train.bench.runner import Case, Runner
-from svp.train.bench.stack import Meter, borders, counts_of, forward, inside, train_batch
+from svp.train.estimates.flops import llm_flops, matrices, peak_flops
 
 CPU = torch.device("cpu")
 counts_attention = pytest.mark.skipif(

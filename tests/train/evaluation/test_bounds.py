@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from svp.pipeline.masks.rle import encode
-from svp.train.evaluation.bounds import Atoms
+from svp.train.evaluation.upper_bounds import Atoms
 
 Masks = NDArray[np.bool_]
 

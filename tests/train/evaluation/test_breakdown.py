@@ -8,7 +8,7 @@ import pytest
 from svp.pipeline.errors import DataError
 from svp.train.evaluation.breakdown import breakdown, size_of
 from svp.train.evaluation.results import Bounds, Header, Results, Row
-from svp.train.text.words import known_classes, word_classes
+from svp.train.evaluation.word_classes import known_classes, word_classes
 
 HEADER = Header(
     svp="0", commit="", protocol="full", generate=False, seed=0, repeats=1, order="area",
@@ -49,7 +49,7 @@ def test_word_classes(text: str, classes: list[str]) -> None:
 
 
 def test_words_agree_with_the_scene_generators_own_classes() -> None:
-    from svp.pipeline.scenes.make import make_scene
+    from svp.pipeline.datasets.scenes.make import make_scene
 
     phrases = [p for index in range(12) for p in make_scene(5, index, "val").phrases]
     agree = sum(set(word_classes(p.text)) >= set(p.classes) - {"attribute"} for p in phrases)

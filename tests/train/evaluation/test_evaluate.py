@@ -14,15 +14,15 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "eval"))
 os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
 import eval_world
 
-from svp.model.prefix import predict_shared
 from svp.model.ris import RisModel
+from svp.model.shared_prefix import predict_shared
 from svp.pipeline.errors import CacheError, DataError, WeightsError
 from svp.pipeline.masks.rle import decode
+from svp.train.data.collate import CachedVisuals
+from svp.train.data.prompts import fixed_turn
 from svp.train.evaluation.evaluate import Settings, by_image, cut, evaluate, to_batch
 from svp.train.evaluation.protocols import Example, Unit, examples, plan
 from svp.train.evaluation.results import Row
-from svp.train.feed.fill import CachedVisuals
-from svp.train.text.prompts import fixed_turn
 
 FRESH = mp.get_context("forkserver")
 FRESH.set_forkserver_preload(["eval_world"])

@@ -11,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "loader"))
 from loader_world import make_source, write_cache
 
 from svp.pipeline.errors import DataError
-from svp.pipeline.run.launch import LARGE, _about_large
+from svp.pipeline.precompute.launch import LARGE, _about_large
 from svp.train.evaluation.protocols import examples, gather
 from svp.train.evaluation.results import Header
 from svp.train.evaluation.summary import EvalReport, joined
-from svp.train.figures.sources import _require_same
+from svp.train.figures.superpixel_sources import _require_same
 
 
 def test_quarantined_images_and_bad_masks(tmp_path: Path) -> None:

@@ -9,14 +9,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "eval"))
 import eval_world
 
+from svp.pipeline.datasets.scenes.make import make_scene
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend
-from svp.pipeline.scenes.make import make_scene
-from svp.train.evaluation.bounds import Atoms
-from svp.train.evaluation.oracle import Oracle, PointDecoder, deepest
 from svp.train.evaluation.protocols import examples
+from svp.train.evaluation.upper_bounds import Atoms, Oracle, PointDecoder, deepest
 
 
 def test_deepest_point_is_inside() -> None:

@@ -12,12 +12,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONP
 import eval_world
 
 from svp.pipeline.errors import CacheError
-from svp.train import eval_run
 from svp.train.evaluation import evaluate as module
 from svp.train.evaluation.evaluate import Settings, evaluate
 from svp.train.evaluation.parts import Parts
 from svp.train.evaluation.protocols import plan
 from svp.train.evaluation.results import Header, Results, Row, collect, read_results
+from svp.train.runs import evaluate as eval_run
 
 IDS = range(3, 9)
 HEADER = Header(

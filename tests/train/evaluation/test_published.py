@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from svp.model.imports.expected import _sam_under as sam_shapes
-from svp.model.imports.standin import write_standin
+from svp.model.conversion.convert import _sam_under as sam_shapes
+from svp.model.conversion.stand_in import write_standin
+from svp.pipeline.datasets import open_source
 from svp.pipeline.encoders.clip import LARGE
 from svp.pipeline.errors import (
     CacheError,
@@ -30,15 +31,14 @@ from svp.pipeline.errors import (
 )
 from svp.pipeline.executors.base import ExecutorOptions
 from svp.pipeline.masks import rle
-from svp.pipeline.run.planning import Content
-from svp.pipeline.run.precompute import RunOptions, precompute
-from svp.pipeline.sources import open_source
-from svp.train.eval_run import EvalRequest, eval_command
+from svp.pipeline.precompute.planner import Content
+from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.train.evaluation.published import find_published
 from svp.train.evaluation.results import Results, read_results
 from svp.train.evaluation.unseen import Encoders, live_recipe
-from svp.train.opening import DataRequest
-from svp.train.predict import PredictRequest, predict_command
+from svp.train.runs.evaluate import EvalRequest, eval_command
+from svp.train.runs.inputs import DataRequest
+from svp.train.runs.predict import PredictRequest, predict_command
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="pip install 'svp[train]'")
 Pixels = NDArray[np.uint8]

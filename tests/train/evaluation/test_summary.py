@@ -10,10 +10,10 @@ from PIL import Image
 
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.masks.rle import encode
+from svp.train.evaluation.page.page import write_page
 from svp.train.evaluation.results import Bounds, Header, Results, Row, SplitSize, collect
 from svp.train.evaluation.summary import EvalReport, summarise
 from svp.train.metrics import metrics
-from svp.train.page.page import write_page
 
 EVIL = '<script>alert(1)</script> "quoted" \u202e[SEG]'
 

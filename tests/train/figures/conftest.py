@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.executors import ExecutorOptions
-from svp.pipeline.run.launch import Request, launch, open_request
-from svp.pipeline.run.precompute import RunOptions
-from svp.pipeline.run.settings import Flags
-from svp.pipeline.scenes import write_scenes
+from svp.pipeline.precompute.launch import Request, launch, open_request
+from svp.pipeline.precompute.options import Flags
+from svp.pipeline.precompute.run import RunOptions
 
 
 @pytest.fixture(scope="session")

@@ -177,6 +177,6 @@ def test_a_run_without_sspe_beside_one_with_it(
 
 
 def _recipe_of(run: Path) -> dict[str, Any]:
-    from svp.train.fit.going_on import named_checkpoint
+    from svp.train.trainer.resume import named_checkpoint
 
     return dict(named_checkpoint(run).state.recipe)

@@ -13,17 +13,17 @@ from PIL import Image
 from svp.cli import main
 from svp.model.batch import Visual
 from svp.model.projectors import build
+from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.errors import DataError, MissingError
-from svp.pipeline.store.reader import CacheReader
-from svp.train.assemble import assemble
+from svp.train.factory import assemble
 from svp.train.figures import canvas
+from svp.train.figures.inputs import find_cache
 from svp.train.figures.latency import latency, read_bars
-from svp.train.figures.material import find_cache
 from svp.train.figures.projector_time import Timed, means, time_images
-from svp.train.fit.checkpoint import State, save_checkpoint
-from svp.train.fit.stage import make_ready
+from svp.train.options import Places
 from svp.train.recipe import parse_train_recipe
-from svp.train.settings import Places
+from svp.train.trainer.checkpoint import State, save_checkpoint
+from svp.train.trainer.prepare import make_ready
 
 SVP: dict[str, Any] = {
     "num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1, "sspe_ffn": 16,

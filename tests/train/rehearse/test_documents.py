@@ -10,8 +10,8 @@ from PIL import Image
 import svp
 from svp.cli import main
 from svp.train.rehearse.documents import Block, check_documents, documents, read_blocks, strays
-from svp.train.rehearse.exceptions import CI, EXCEPTIONS
 from svp.train.rehearse.extras import check_extras
+from svp.train.rehearse.left_out import CI, EXCEPTIONS
 
 ROOT = Path(svp.__file__).parent
 

@@ -6,20 +6,19 @@ import pytest
 import torch
 import yaml
 
+from svp.pipeline.datasets import open_source
 from svp.pipeline.encoders import clip, dinov2
 from svp.pipeline.errors import ConfigError, WeightsError
-from svp.pipeline.rehearsal import MARK, VARIABLE, dial
-from svp.pipeline.run.settings import Flags, resolve
-from svp.pipeline.sam.architecture import OFFICIAL, build_sam, detect_type, official
-from svp.pipeline.sources import open_source
+from svp.pipeline.precompute.options import Flags, resolve
+from svp.pipeline.sam.specs import OFFICIAL, build_sam, detect_type, official
 from svp.pipeline.weights.load import load_state_dict
+from svp.pipeline.weights.rehearsal import MARK, VARIABLE, dial
+from svp.train.factory import outline_projector
+from svp.train.options import TrainFlags, resolve_plain
 from svp.train.rehearse import photographs
 from svp.train.rehearse.run import SMALL
-from svp.train.rehearse.weights import SAM_FILES, sam_state
-from svp.train.reproduce.catalogue import experiment
-from svp.train.reproduce.cells import outline_projector
-from svp.train.reproduce.sources import FINER
-from svp.train.settings import TrainFlags, resolve_plain
+from svp.train.rehearse.stand_in_weights import SAM_FILES, sam_state
+from svp.train.reproduce.paper_tables import FINER, experiment
 
 KEYS = Path(__file__).parents[2] / "fixtures" / "keys"
 

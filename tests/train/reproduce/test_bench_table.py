@@ -7,7 +7,7 @@ import pytest
 from svp.train.bench.presets import PRESETS
 from svp.train.bench.report import Measured, SpeedReport
 from svp.train.bench.runner import Case
-from svp.train.reproduce import bench
+from svp.train.reproduce import collect
 
 
 def report(*cases: tuple[Case, float, int]) -> SpeedReport:
@@ -30,9 +30,9 @@ def test_ratios_are_of_the_right_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(found: SpeedReport) -> Any:
         return lambda shapes, device, repeats: found
 
-    monkeypatch.setattr(bench, "bench_train", given(train))
-    monkeypatch.setattr(bench, "bench_infer", given(infer))
-    found = bench.measure(PRESETS["cpu"], "cpu", lambda line: None)
+    monkeypatch.setattr(collect, "bench_train", given(train))
+    monkeypatch.setattr(collect, "bench_infer", given(infer))
+    found = collect.measure(PRESETS["cpu"], "cpu", lambda line: None)
     assert found.ratios == {
         "training time, encoders in the loop": 7.0, "training memory, encoders in the loop": 7.0,
         "training time, from cache": 4.0, "training memory, from cache": 1.5,
@@ -41,5 +41,5 @@ def test_ratios_are_of_the_right_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.paper["training time, encoders in the loop"] == pytest.approx(46.0 / 12.4)
     assert found.paper["inference time"] == pytest.approx(384 / 152)
     assert found.paper.keys() == {n for n in found.ratios if "from cache" not in n}
-    assert set(bench.same_images(PRESETS["paper"]).micro.values()) == {6}
+    assert set(collect.same_images(PRESETS["paper"]).micro.values()) == {6}
     assert len(found.train["cases"]) == 6  # type: ignore[arg-type]

@@ -8,19 +8,18 @@ import torch
 
 from svp.model.projectors import build
 from svp.pipeline.errors import ConfigError
-from svp.pipeline.run.planning import sized_plan
-from svp.pipeline.run.settings import resolve
-from svp.train.assemble import require_cache
-from svp.train.evaluation.paper import TABLES
+from svp.pipeline.precompute.options import resolve
+from svp.pipeline.precompute.planner import sized_plan
+from svp.train.cli_defaults import TABLE_SIZES
+from svp.train.evaluation.published_results import TABLES
+from svp.train.factory import outline_projector, require_cache
+from svp.train.options import TrainFlags, resolve_train
 from svp.train.recipe import TrainRecipe
-from svp.train.reproduce.ask import Ask
-from svp.train.reproduce.catalogue import EXPERIMENTS, experiment
-from svp.train.reproduce.cells import outline_projector, warm_of
-from svp.train.reproduce.gather import full_parameters
-from svp.train.reproduce.names import TABLE_SIZES
-from svp.train.reproduce.projectors import MLP
-from svp.train.reproduce.tables import Row
-from svp.train.settings import TrainFlags, resolve_train
+from svp.train.reproduce.collect import full_parameters
+from svp.train.reproduce.experiment import Row
+from svp.train.reproduce.paper_tables import EXPERIMENTS, MLP, experiment
+from svp.train.reproduce.request import Ask
+from svp.train.reproduce.trials import warm_of
 
 FLAGS = Ask(table="table1").flags
 KEYS = ["table1", "table2", "table3", "table4", "table5", "table7", "tableC"]

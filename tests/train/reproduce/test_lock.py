@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from svp.pipeline.errors import ConfigError
-from svp.train.reproduce.lock import at_work
+from svp.train.reproduce.trial_folder import at_work
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from svp.train.reproduce.lock import at_work\n"
+    "import sys, time; from pathlib import Path; from svp.train.reproduce.trial_folder import at_work\n"
     "with at_work(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 )
 

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 
 from svp.cli import main
 from svp.pipeline.errors import ConfigError
-from svp.train.reproduce.ask import Ask, data_of
+from svp.train.cli_defaults import GPU_NAMES
+from svp.train.estimates.gpus import GPUS
 from svp.train.reproduce.caches import Caches
-from svp.train.reproduce.catalogue import EXPERIMENTS, experiment
-from svp.train.reproduce.gpus import GPUS
-from svp.train.reproduce.names import GPU_NAMES
-from svp.train.reproduce.script import row_commands
+from svp.train.reproduce.commands import row_commands
+from svp.train.reproduce.paper_tables import EXPERIMENTS, experiment
+from svp.train.reproduce.request import Ask, data_of
 
 
 def invoke(*words: str) -> Any:

@@ -9,10 +9,10 @@ import yaml
 from click.testing import CliRunner
 
 from svp.cli import main
-from svp.pipeline.rehearsal import VARIABLE
+from svp.pipeline.weights.rehearsal import VARIABLE
 from svp.train.rehearse.run import SMALL
-from svp.train.reproduce import rehearsal
-from svp.train.reproduce.ask import Ask
+from svp.train.reproduce import dry_run
+from svp.train.reproduce.request import Ask
 
 
 class Done:
@@ -36,8 +36,8 @@ def test_the_stand_ins_are_named_and_the_place_is_left_as_it_was(
     def made(folder: Path, *, full: bool, say: object) -> dict[str, str]:
         return {VARIABLE: str(folder / "dial.yaml")}
 
-    monkeypatch.setattr(rehearsal, "reproduce_or_plan", ran)
-    monkeypatch.setattr(rehearsal, "stand_ins", made)
+    monkeypatch.setattr(dry_run, "reproduce_or_plan", ran)
+    monkeypatch.setattr(dry_run, "stand_ins", made)
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     words = ["reproduce", "tableC", "--size", "paper", "--rehearse", "--rows", "all"]
@@ -69,7 +69,7 @@ def test_what_does_not_go_with_it(
 def test_a_plan_starts_with_what_a_shell_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "stand_ins", made_small)
+    monkeypatch.setattr(dry_run, "stand_ins", made_small)
     monkeypatch.chdir(tmp_path)
     words = ["reproduce", "table1", "--size", "paper", "--rehearse", "--row", "SVP", "--plan"]
     printed = CliRunner().invoke(main, words).stdout

@@ -6,12 +6,12 @@ from statistics import mean, stdev
 import pytest
 
 from svp.pipeline.errors import DataError, Interrupted
-from svp.train import defaults
+from svp.train import cli_defaults
 from svp.train.evaluation.results import read_results
 from svp.train.metrics import metrics
-from svp.train.reproduce import cells
-from svp.train.reproduce.ask import Ask
-from svp.train.reproduce.plan import reproduce_or_plan
+from svp.train.reproduce import trials
+from svp.train.reproduce.dry_run import reproduce_or_plan
+from svp.train.reproduce.request import Ask
 from svp.train.reproduce.results import read_table
 from svp.train.reproduce.run import TableReport, reproduce
 
@@ -34,8 +34,8 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
 
 @pytest.fixture(autouse=True)
 def few_scenes(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defaults, "DATA", ask.out.parent / "scenes")
-    monkeypatch.setattr(defaults, "SPLITS", {"train": 3, "val": 1, "testA": 2})
+    monkeypatch.setattr(cli_defaults, "DATA", ask.out.parent / "scenes")
+    monkeypatch.setattr(cli_defaults, "SPLITS", {"train": 3, "val": 1, "testA": 2})
     monkeypatch.chdir(ask.out.parent)
 
 
@@ -43,7 +43,7 @@ def test_rows_one_by_one_then_all_of_it_for_nothing(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    train = cells.train_command
+    train = trials.train_command
 
     def counted(request: object) -> object:
         done.append("run")
@@ -51,7 +51,7 @@ def test_rows_one_by_one_then_all_of_it_for_nothing(
             raise Interrupted(2, "stopped")
         return train(request)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cells, "train_command", counted)
+    monkeypatch.setattr(trials, "train_command", counted)
     two = replace(ask, rows=("DeCo", "SVP"))
     with pytest.raises(Interrupted):
         reproduce(two)

@@ -1,0 +1,6 @@
+"""Published checkpoints of GLaMM and LISA, brought in strictly: loaded, dropped by rule, or refused."""
+
+from .convert import Imported, import_ris_checkpoint, open_ris_checkpoint
+from .fill_model import build_imported
+
+__all__ = ["Imported", "build_imported", "import_ris_checkpoint", "open_ris_checkpoint"]

@@ -1,0 +1,120 @@
+"""What an import did with every tensor, in lines a user reads; long name lists are folded.
+
+Invariant: loaded + dropped + merged + unknown = tensors of the file.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from ...pipeline.display import show
+from ...pipeline.errors import WeightsError
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One loaded group: tensors, numbers in them, and their dtypes in the file."""
+
+    group: str
+    tensors: int
+    parameters: int
+    dtypes: tuple[str, ...]
+
+    def line(self) -> str:
+        """`lm  291 tensors  6.74B  bfloat16`, in columns."""
+        count = f"{self.tensors:,} tensors"
+        return f"{self.group:<18}{count:>14}{self.parameters:>16,}  {', '.join(self.dtypes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """The fate of all tensors of a checkpoint.
+
+    total     tensors in the checkpoint
+    loaded    per group
+    dropped   tensors per named rule
+    merged    LoRA matrices that were merged into their linears
+    missing   "group: name" of tensors the model needs and the checkpoint lacks
+    unknown   names no rule or no part of the model knows
+    wrong     "name: has SHAPE, needs SHAPE" and the like
+    """
+
+    layout: str
+    total: int
+    loaded: tuple[Part, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+    merged: int = 0
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not (self.missing or self.unknown or self.wrong)
+
+    def __str__(self) -> str:
+        known = sum(part.tensors for part in self.loaded) + self.merged
+        gone = sum(self.dropped.values())
+        head = f"{known + gone}/{self.total} tensors: {known} loaded, {gone} dropped, "
+        rest = ((self.unknown, "unknown"), (self.wrong, "wrong"))
+        tail = "".join(f", {len(names)} {kind}" for names, kind in rest if names)
+        return f"{head}{len(self.missing)} missing{tail} (layout {self.layout})"
+
+    def lines(self) -> list[str]:
+        """The summary, then a line per group and per rule."""
+        merged = [f"LoRA: {self.merged} matrices merged into their linears"] * bool(self.merged)
+        dropped = [f"dropped {count:>4}  {why}" for why, count in self.dropped.items()]
+        return [str(self), *(part.line() for part in self.loaded), *merged, *dropped]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for a run folder."""
+        parts = {p.group: [p.tensors, p.parameters, *p.dtypes] for p in self.loaded}
+        return {
+            "layout": self.layout,
+            "total": self.total,
+            "loaded": parts,
+            "dropped": dict(self.dropped),
+            "merged": self.merged,
+        }
+
+    def require(self, where: str) -> None:
+        """`WeightsError` that lists every missing, unknown and wrong tensor, unless `ok`."""
+        if self.ok:
+            return
+        kinds = (("missing", self.missing), ("unknown", self.unknown), ("wrong", self.wrong))
+        faults = "; ".join(f"{kind}: {', '.join(fold(names))}" for kind, names in kinds if names)
+        raise WeightsError(
+            f"{show(where, 200)}: {self}. {faults}. A checkpoint that fits only in part gives "
+            "random masks: get the complete file, or name its layout"
+        )
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """Names that differ in their first number only become one, e.g. `model.layers.{0-30,33}.x`.
+
+    >>> fold(["a.0.x", "a.1.x", "a.3.x", "b"])
+    ['a.{0-1,3}.x', 'b']
+    """
+    forms: dict[str, list[int]] = {}
+    for name in names:
+        found = re.search(r"(?<=\.)\d{1,9}(?=\.)", name)
+        form = f"{name[: found.start()]}\0{name[found.end() :]}" if found else name
+        forms.setdefault(form, []).extend([int(found[0])] if found else [])
+    return [show(form.replace("\0", _ranges(numbers)), 200) for form, numbers in forms.items()]
+
+
+def count_by(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each reason occurs, in order of first appearance."""
+    return dict(Counter(reasons))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs = []
+    for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        values = [value for _, value in run]
+        runs.append(str(values[0]) if len(values) == 1 else f"{values[0]}-{values[-1]}")
+    return "{" + ",".join(runs) + "}"

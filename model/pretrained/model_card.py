@@ -1,0 +1,126 @@
+"""The model card: what the model is, what it was trained on, how well it does, what it cannot do."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...pipeline.display import escape
+from .config import ModelFile
+
+_TEMPLATE = """\
+---
+library_name: svp
+license: {licence}
+pipeline_tag: image-segmentation
+tags: [referring-image-segmentation]
+---
+
+# {name}
+
+Referring image segmentation: a photograph and an expression in, a mask out. A LLaMA language model
+({layers} layers of width {hidden}) reads visual tokens from the `{projector}` projector and answers
+with [SEG]; its state before [SEG] prompts SAM's mask decoder.
+
+## Use
+
+```python
+{use}
+```
+
+{needs}Weights: `model.safetensors`{adapter}. The frozen image encoders (SAM's and the projector's) are not
+included: they are published by their authors.
+
+## Training
+
+{training}
+
+## Evaluation
+
+{metrics}
+
+Numbers hold for the protocol they name; others are not comparable.
+
+## Limits
+
+{limits}
+
+The weights derive from a language model and a SAM whose licences apply beside the one above.
+"""
+_ASK = """\
+from pathlib import Path
+from svp.train.runs.predict import PredictRequest, predict_command
+
+folder = {folder}  # where this folder lies
+photo, expression = "photo.jpg", "the red cup"
+answer = predict_command(
+    PredictRequest(image=Path(photo), expressions=(expression,), checkpoint=Path(folder){toy})
+)
+mask = answer.predictions[0].pixels()  # (H,W) bool, of the photograph as viewers show it
+print(mask.shape, mask.sum())"""
+_LOAD = """\
+from svp.model.pretrained import load_pretrained
+
+model = load_pretrained({folder})  # where this folder lies"""
+_COMMAND = """\
+The same from a shell: `svp predict photo.jpg "the red cup" --checkpoint {folder}{toy}`. Photographs
+go through SAM `{sam}` and the encoder `{encoder}` at {size} px (view `{view}`), whose weights `svp`
+looks for by their digests: `svp fetch`, `--sam-weights`, `--encoder-weights`.
+
+"""
+_LIMITS = (
+    "English expressions of the kind it was trained on; one mask per expression. It answers with a "
+    "mask even if nothing fits the expression. Do not use it where a wrong mask does harm."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the caller knows about the model; texts may be untrusted, markup in them is escaped.
+
+    training, metrics  name -> value, one line each
+    """
+
+    name: str
+    licence: str = "other"
+    training: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    limits: str = _LIMITS
+
+    def text(self, model: ModelFile, folder: str = "path/to/this/folder") -> str:
+        """README.md; `folder` is where its *Use* looks for the model."""
+        needs, toy = "", False
+        if model.preprocessing:
+            recipe = model.preprocessing.recipe
+            toy = "tiny" in (recipe.superpixels.model, recipe.features.encoder)
+            needs = _COMMAND.format(
+                toy=" --size tiny" if toy else "", folder=_plain(shlex.quote(folder)), sam=recipe.superpixels.model,
+                encoder=recipe.features.encoder, size=recipe.features.size,
+                view=recipe.features.view,
+            )  # fmt: skip
+        adapter = " and `adapter_model.safetensors` (LoRA, not merged)" if model.adapter else ""
+        return _TEMPLATE.format(
+            name=_plain(self.name),
+            licence=re.sub(r"[^A-Za-z0-9.-]", "", self.licence) or "other",
+            layers=model.language.layers,
+            hidden=model.language.hidden,
+            projector=_plain(model.projector.name),
+            adapter=adapter,
+            use=(_ASK if model.preprocessing else _LOAD).format(
+                folder=ascii(folder),
+                toy=', size="tiny"' if toy else "",  # of use on generated scenes only: said by name
+            ),
+            needs=needs,
+            training=_list(self.training, "Not recorded."),
+            metrics=_list(self.metrics, "Not evaluated."),
+            limits=_plain(self.limits),
+        )
+
+
+def _list(items: Mapping[str, str], empty: str) -> str:
+    return "\n".join(f"- {_plain(name)}: {_plain(value)}" for name, value in items.items()) or empty
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML leave as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", escape(text))

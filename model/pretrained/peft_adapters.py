@@ -1,0 +1,77 @@
+"""LoRA in an exported model: merged into its linears, or taken out under peft's file names.
+
+The names in an adapter file are those `PeftModel.save_pretrained` writes, so peft can load it onto
+the language model.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...pipeline.errors import ConfigError
+from .config import LoraSpec
+
+PREFIX = "base_model.model."  # peft's wrapper
+_ADAPTER = ".default.weight"
+
+
+def plain_state(lm: nn.Module, *, merge: bool) -> dict[str, Tensor]:
+    """The state dict of `lm` under the names it has without adapters; they are merged or left out."""
+    state = {n: t for n, t in lm.state_dict().items() if ".lora_" not in n}
+    plain = {n.replace(".base_layer.", "."): t for n, t in state.items()}
+    if merge:
+        for name, module in adapted(lm).items():
+            base: Tensor = plain[f"{name}.weight"]
+            delta = module.get_delta_weight("default")
+            plain[f"{name}.weight"] = (base.float() + delta.float()).to(base.dtype)
+    return plain
+
+
+def adapter_state(lm: nn.Module) -> dict[str, Tensor]:
+    """The adapters' matrices under peft's file names."""
+    return {
+        PREFIX + name.replace(_ADAPTER, ".weight"): tensor
+        for name, tensor in lm.state_dict().items()
+        if ".lora_" in name
+    }
+
+
+def inner_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`adapter_state` back under the names inside the language model."""
+    return {
+        name.removeprefix(PREFIX).removesuffix(".weight") + _ADAPTER: tensor
+        for name, tensor in state.items()
+    }
+
+
+def adapted(lm: nn.Module) -> dict[str, Any]:
+    """The linears that have adapters, by name."""
+    return {name: module for name, module in lm.named_modules() if hasattr(module, "lora_A")}
+
+
+def lora_of(lm: nn.Module) -> LoraSpec:
+    """What the adapters of `lm` are like. Raises ConfigError if it has none."""
+    linears = adapted(lm)
+    if not linears:
+        raise ConfigError("adapter=separate: this model has no LoRA; export it merged")
+    first = next(iter(linears.values()))
+    return LoraSpec(
+        rank=first.r["default"],
+        alpha=first.lora_alpha["default"],
+        dropout=getattr(first.lora_dropout["default"], "p", 0.0),
+        targets=tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linears)),
+    )
+
+
+def peft_config(spec: LoraSpec) -> dict[str, object]:
+    """adapter_config.json as peft reads it."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": spec.dropout,
+        "target_modules": list(spec.targets),
+        "bias": "none",
+        "inference_mode": True,
+    }

@@ -1,0 +1,190 @@
+"""Write a model as a folder and load it back.
+
+    config.json          what to build (modelfile.py)
+    model.safetensors    all weights; LoRA merged, or left out
+    adapter_*            LoRA in peft's form, if kept separate
+    tokenizer files      as the tokenizer itself writes them
+    README.md            the model card
+
+The folder gets its name when all its files are on the disk; an existing one is never touched.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ... import __version__
+from ...pipeline.display import show
+from ...pipeline.errors import CacheError, ConfigError
+from ...pipeline.io.atomic import sync_folder
+from ...pipeline.io.paths import expand
+from ...pipeline.recipe import Recipe
+from ...pipeline.weights.load import load_state_dict
+from ..conversion.fill_model import fill
+from ..language_model import add_lora, restore_buffers
+from ..projectors import build
+from ..projectors.fusion import Fusion
+from ..projectors.svp import SVP
+from ..ris import RisModel
+from ..trainable_tokens import fold_rows
+from .config import (
+    CONFIG,
+    MODEL_TYPE,
+    SCHEMA,
+    MaskHeadSpec,
+    ModelFile,
+    ProjectorSpec,
+    language_of,
+    read_model_file,
+)
+from .model_card import Card
+from .peft_adapters import adapted, adapter_state, inner_names, lora_of, peft_config, plain_state
+from .preprocessing import Preprocessing
+
+WEIGHTS = "model.safetensors"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+Adapter = Literal["merged", "separate"]
+
+
+def save_pretrained(
+    model: RisModel,
+    folder: Path,
+    *,
+    projector: ProjectorSpec,
+    tokenizer: Any,
+    card: Card,
+    adapter: Adapter = "merged",
+    recipe: Recipe | None = None,
+) -> ModelFile:
+    """Write `model` to the new `folder`; rows trained beside their matrices are folded first.
+
+    projector  how the model's projector was made
+    tokenizer  of transformers, or None to leave it out
+    adapter    LoRA "merged" into its linears, or "separate" in peft's form
+    recipe     of the caches it was trained on: how photographs are to be shown to it
+
+    The language model is stored in the dtype of its frozen weights, the rest in float32. Raises
+    ConfigError (folder exists, no LoRA to keep separate) or CacheError (disk).
+    """
+    if folder.exists():
+        raise ConfigError(f"{show(str(folder), 200)}: exists already; give a new folder")
+    fold_rows(model.lm)
+    about = _describe(model, projector, adapter, recipe)
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        name = folder.name if folder.is_absolute() else str(folder)
+        _write(partial, model, about, card, tokenizer, name)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise CacheError(
+            f"{show(str(folder), 200)}: cannot be written: {error.strerror}"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return about
+
+
+def load_pretrained(folder: str | Path) -> RisModel:
+    """The model `save_pretrained` wrote, on the CPU, in evaluation mode, nothing trainable.
+
+    Raises MissingError, or WeightsError (config or tensors are not what they should be).
+    """
+    from transformers import LlamaForCausalLM
+
+    folder = expand(folder)
+    about = read_model_file(folder)
+    state = load_state_dict(folder / WEIGHTS)
+    with torch.device("meta"):
+        lm: Any = LlamaForCausalLM(about.language.shape().config())
+        lm.to(getattr(torch, about.language.dtype))
+    fill(lm, _part(state, "lm"), f"{WEIGHTS}: lm")
+    restore_buffers(lm)
+    spec = about.projector
+    projector = build(
+        spec.name, in_dim=spec.in_dim, llm_dim=spec.llm_dim, grid=spec.grid, **spec.options
+    )
+    if isinstance(projector, SVP | Fusion):
+        projector.add_sspe = about.add_sspe
+    model = RisModel(lm, projector, about.mask_head.build(), mask_state=about.mask_state)
+    for name in ("projector", "to_prompt", "mask_head"):
+        fill(model.get_submodule(name), _part(state, name), f"{WEIGHTS}: {name}")
+    if about.adapter:
+        _add_adapter(lm, about, folder)
+    return model.eval().requires_grad_(False)
+
+
+def _describe(
+    model: RisModel, projector: ProjectorSpec, adapter: Adapter, recipe: Recipe | None
+) -> ModelFile:
+    dtype = str(model.lm.model.norm.weight.dtype).removeprefix("torch.")
+    return ModelFile(
+        schema_version=SCHEMA,
+        model_type=MODEL_TYPE,
+        svp_version=__version__,
+        language=language_of(model.lm, dtype),
+        projector=projector,
+        mask_head=MaskHeadSpec.of(model.mask_head),
+        mask_state=model.mask_state,
+        add_sspe=not isinstance(model.projector, SVP | Fusion) or model.projector.add_sspe,
+        adapter=lora_of(model.lm) if adapter == "separate" else None,
+        preprocessing=Preprocessing.of(recipe) if recipe else None,
+    )
+
+
+def _write(
+    folder: Path, model: RisModel, about: ModelFile, card: Card, tokenizer: Any, name: str
+) -> None:
+    dtype = getattr(torch, about.language.dtype)
+    lm = plain_state(model.lm, merge=about.adapter is None)
+    state = {f"lm.{name}": tensor.to(dtype) for name, tensor in lm.items()}
+    for part in ("projector", "to_prompt", "mask_head"):
+        own = model.get_submodule(part).state_dict()
+        state |= {f"{part}.{name}": tensor for name, tensor in own.items()}
+    _save(folder / WEIGHTS, state)
+    if about.adapter:
+        _save(folder / ADAPTER, adapter_state(model.lm))
+        _text(folder / ADAPTER_CONFIG, peft_config(about.adapter))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    card_file = folder / "README.md"
+    card_file.write_text(card.text(about, name), "utf-8")
+    _text(folder / CONFIG, about.model_dump(mode="json"))
+    readable = card_file.stat().st_mode & 0o777  # 0666 less the umask; safetensors writes 0600
+    for path in folder.iterdir():
+        path.chmod(readable)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _save(path: Path, state: dict[str, Tensor]) -> None:
+    # "format" is what transformers and peft ask of a safetensors file.
+    save_file({n: t.contiguous() for n, t in state.items()}, path, metadata={"format": "pt"})
+
+
+def _text(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+def _add_adapter(lm: Any, about: ModelFile, folder: Path) -> None:
+    assert about.adapter is not None
+    add_lora(lm, about.adapter.lora())
+    found = inner_names(load_state_dict(folder / ADAPTER))
+    for name, module in adapted(lm).items():
+        for part in ("lora_A", "lora_B"):
+            inner = f"{name}.{part}.default.weight"
+            own = {"weight": found.pop(inner)} if inner in found else {}
+            fill(getattr(module, part)["default"], own, f"{ADAPTER}: {name}.{part}")

@@ -1,0 +1,81 @@
+"""What `fast` mode changes on a whole model: superpixels of the shipped tiny SAM, mode by mode.
+
+The same generated scenes, weights and grid; only mode and dtype differ. On a CPU that leaves the
+shared-layer decoder and the fused up-sampling (fp32), and autocast (bf16).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..recipe import GridConfig, SuperpixelConfig
+from ..records import Superpixels, Where
+from ..superpixels.generator import build_source
+
+VARIANTS: dict[str, SuperpixelConfig] = {
+    "fast float32": SuperpixelConfig(mode="fast"),
+    "fast bfloat16": SuperpixelConfig(mode="fast", dtype="bfloat16"),
+}
+
+
+def difference(exact: Sequence[Superpixels], other: Sequence[Superpixels]) -> dict[str, float]:
+    """How far `other` is from `exact`, image by image; superpixels match by prompt, crop, level.
+
+    missing, added: superpixels without a partner; changed: partners with any other pixel;
+    images: images with any of these; pixels_flipped: differing pixels per matched pixel.
+    """
+    rows = np.array([_compare(*pair) for pair in zip(exact, other, strict=True)], np.int64)
+    rows = rows.reshape(-1, 5)
+    missing, added, changed, flipped, total = rows.sum(0).tolist()
+    return {
+        "superpixels": sum(len(one) for one in exact),
+        "missing": missing,
+        "added": added,
+        "changed": changed,
+        "images": int(rows[:, :3].any(axis=1).sum()),
+        "pixels_flipped": flipped / max(total, 1),
+    }
+
+
+def compare_modes(
+    scenes: int, *, seed: int = 9000, points_per_side: int = 16, device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """`difference` of each variant from exact mode on `scenes` generated held-out scenes."""
+    from ..datasets.scenes import make_scene
+
+    images = [make_scene(seed, index, "testA").image for index in range(scenes)]
+    exact = _superpixels(SuperpixelConfig(), images, points_per_side, device)
+    return {
+        name: difference(exact, _superpixels(config, images, points_per_side, device))
+        for name, config in VARIANTS.items()
+    }
+
+
+def _superpixels(
+    config: SuperpixelConfig, images: Sequence[NDArray[np.uint8]], points: int, device: str
+) -> list[Superpixels]:
+    grid = {"preset": "custom", "grid": GridConfig(points_per_side=points)}
+    source = build_source(config.model_copy(update=grid), Where(images=Path()), device)
+    return source.generate_batch(images)[0]
+
+
+def _compare(exact: Superpixels, other: Superpixels) -> tuple[int, int, int, int, int]:
+    """missing, added, changed, flipped pixels, pixels of the matched superpixels."""
+    from pycocotools import mask as coco
+
+    first, second = _by_prompt(exact), _by_prompt(other)
+    both = first.keys() & second.keys()
+    flipped = total = changed = 0
+    for key in both:
+        pair = [exact.masks()[first[key]].coco(), other.masks()[second[key]].coco()]
+        areas = coco.area(pair).astype(np.int64)
+        flips = int(areas.sum()) - 2 * int(coco.area(coco.merge(pair, intersect=True)))
+        flipped, total, changed = flipped + flips, total + int(areas[0]), changed + (flips > 0)
+    return len(first) - len(both), len(second) - len(both), changed, flipped, total
+
+
+def _by_prompt(found: Superpixels) -> dict[tuple[float, ...], int]:
+    keys = zip(found.crop.tolist(), found.point.tolist(), found.level.tolist(), strict=True)
+    return {(*crop, *point, level): i for i, (crop, point, level) in enumerate(keys)}

@@ -1,0 +1,94 @@
+"""`svp cache info`: what a cache is and how far it has come, from its plan and records alone."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..display import show
+from .index import GOOD, load_rows
+from .layout import PLAN
+from .manifest import missing_shards
+from .plan import Plan
+from .schema import ArraySpec, array_specs
+
+LISTED = 20  # quarantined images named one by one
+
+
+@dataclass(frozen=True)
+class InfoReport:
+    """Identity and state of a cache.
+
+    arrays       name -> shape of one image's row, dtype, codecs and meaning, as text
+    quarantined  reason -> images; `bad` names the first of them with their detail
+    """
+
+    cache_id: str
+    split: str
+    recipe_digest: str
+    recipe: dict[str, Any]
+    digests: dict[str, str]
+    arrays: dict[str, str]
+    images: int
+    good: int
+    shards: int
+    missing_shards: int
+    complete: bool
+    superpixels: int
+    fallback: int
+    quarantined: dict[str, int]
+    bad: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for --json."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        pixels, features = self.recipe["superpixels"], self.recipe["features"]
+        state = "complete" if self.complete else f"{self.missing_shards} shards to do"
+        mean = self.superpixels / self.good if self.good else 0.0
+        counts = f"{self.good} of {self.images} images in {self.shards} shards"
+        sam = f"{pixels['source']} {pixels['model']} ({pixels['weights']})"
+        encoder = f"{features['encoder']} ({features['weights']}) at {features['size']} px"
+        lines = [
+            f"cache {self.cache_id}",
+            f"split {show(self.split) or '(none)'}, recipe {self.recipe_digest}, {state}",
+            f"{counts}, {mean:.1f} superpixels each, {self.fallback} with the whole image as one",
+            f"superpixels: {sam}, preset {pixels['preset']}, {pixels['mode']} {pixels['dtype']}",
+            f"features: {encoder}, view {features['view']}, stored as {features['stored']}",
+        ]
+        lines += [f"array {name}: {text}" for name, text in self.arrays.items()]
+        lines += [f"source {show(name)}: sha256 {value}" for name, value in self.digests.items()]
+        lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.quarantined.items())]
+        return lines + [f"  {line}" for line in self.bad]
+
+
+def info(cache: Path) -> InfoReport:
+    """Read the plan and the records of `cache`. Raises MissingError, CacheError."""
+    plan = Plan.load(cache / PLAN)
+    rows = load_rows(cache, plan)
+    missing = missing_shards(cache, plan)
+    named = sorted(rows.bad.items())[:LISTED]
+    return InfoReport(
+        cache_id=plan.id,
+        split=plan.split,
+        recipe_digest=plan.recipe.digest(),
+        recipe=plan.recipe.model_dump(mode="json"),
+        digests=dict(plan.digests),
+        arrays={spec.name: _describe(spec) for spec in array_specs(plan)},
+        images=len(plan.images),
+        good=int((rows.status == GOOD).sum()),
+        shards=plan.num_shards,
+        missing_shards=len(missing),
+        complete=rows.complete,
+        superpixels=int(rows.k.sum()),
+        fallback=len(rows.fallback),
+        quarantined=dict(Counter(reason for reason, _ in rows.bad.values())),
+        bad=tuple(f"{show(plan.images[i].path)}: {why}: {show(text)}" for i, (why, text) in named),
+    )
+
+
+def _describe(spec: ArraySpec) -> str:
+    shape = "x".join(str(side) for side in spec.row)
+    return f"{shape} {spec.dtype}, {'+'.join(spec.codecs)}: {spec.meaning}"

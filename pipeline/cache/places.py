@@ -1,0 +1,119 @@
+"""Where a cache's photographs and sentences lie on this machine: `logs/places.json` of the cache.
+
+Written by `precompute`, read by commands that are given a cache and no data set. A hint, never part
+of a digest: a cache that was moved, or made by an older svp, may have none or a stale one.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..io.atomic import write_file
+from .layout import LOGS
+
+PLACES = "places.json"
+MAX_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlaces:
+    """The data request a cache was made from; the names are those of the options of `precompute`.
+
+    dataset     absolute path, or names of REFER sets under `root`
+    root        absolute folder the names are looked for in
+    images      absolute folder of the photographs, as found or as named
+    generated   whether the photographs are scenes this package drew
+    limit       only the first so many images were taken, as `--limit` says; None: all
+    rehearsal   whether it was made under the rehearsal's dial, with stand-ins for the weights
+    command     words after `svp precompute` of the command that made it; empty: not by a command
+    """
+
+    dataset: str
+    images: Path
+    split: str | None = None
+    root: Path | None = None
+    split_by: str | None = None
+    allow_google: bool = False
+    allow_counts: bool = False
+    allow_empty: bool = False
+    exclude_eval_images: bool = False
+    generated: bool = False
+    limit: int | None = None
+    rehearsal: bool = False
+    command: tuple[str, ...] = ()
+
+
+class _File(BaseModel):
+    """What places.json may hold. Fields of a later svp are passed over: it is only a hint."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    dataset: Annotated[str, Field(min_length=1, max_length=4096)]
+    images: Path
+    split: Annotated[str, Field(max_length=64)] | None = None
+    root: Path | None = None
+    split_by: Annotated[str, Field(max_length=64)] | None = None
+    allow_google: bool = False
+    allow_counts: bool = False
+    allow_empty: bool = False
+    exclude_eval_images: bool = False
+    generated: bool = False
+    limit: Annotated[int, Field(ge=1)] | None = None
+    rehearsal: bool = False
+    command: Annotated[
+        tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=200)
+    ] = ()
+
+
+def absolute_data(dataset: str, root: Path | None) -> tuple[str, Path | None]:
+    """`dataset` and `root` without the working folder: a path is made absolute, of names the root."""
+    if os.path.exists(dataset):
+        return os.path.abspath(dataset), None if root is None else root.absolute()
+    return dataset, (root or Path()).absolute()
+
+
+def write_places(cache: Path, places: DataPlaces) -> None:
+    """Replace the record in `cache`, which must be there. Raises CacheError if it cannot be written."""
+    raw = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(places).items()}
+    text = json.dumps(raw, indent=1, sort_keys=True) + "\n"
+    write_file(cache / LOGS / PLACES, text.encode(), label="places")
+
+
+def read_places(cache: Path) -> DataPlaces | None:
+    """What `cache` was made from, or None if it does not say (readably); nothing is looked for."""
+    raw = _raw(cache)
+    try:
+        return DataPlaces(**dict(_File.model_validate(raw)))
+    except ValidationError:
+        return None
+
+
+def limit_of(cache: Path) -> int | None:
+    """How many of its data's images `cache` was limited to; None: all, or it does not say."""
+    places = read_places(cache)
+    return places.limit if places else None
+
+
+def rehearsed(cache: Path) -> bool:
+    """Whether `cache` says that it was made under the rehearsal's dial."""
+    places = read_places(cache)
+    return places is not None and places.rehearsal
+
+
+def image_root_of(cache: Path) -> Path | None:
+    """The folder of the photographs `cache` was made from, if it is still there."""
+    raw = _raw(cache)
+    root = raw.get("images") if isinstance(raw, dict) else None
+    return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
+
+
+def _raw(cache: Path) -> Any:
+    try:
+        with (cache / LOGS / PLACES).open("rb") as file:
+            return json.loads(file.read(MAX_BYTES).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,229 @@
+"""Read a cache: rows by offset from the shard files, without a Zarr library.
+
+Standard Zarr readers spend ten times as long per row as the disk cache does; these reads are one
+`preadv` into the caller's buffer. A reader can be shared by threads, forked and pickled. It trusts
+only committed shards, so it works on a cache that is still being made.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..display import show
+from ..errors import CacheError, ConfigError
+from ..io.binary import empty
+from ..io.paths import refuse_links
+from ..records import Quarantined, Superpixels
+from .index import BAD, GOOD, load_rows
+from .int8 import dequantise
+from .layout import META, PLAN, shard_path
+from .manifest import Manifest, read_manifest
+from .plan import Plan
+from .row_codec import superpixels_of, unpack_rles
+from .schema import ArraySpec, array_specs, spec_of
+from .shard_file import OpenFiles, ShardFile, read_with_zarr
+from .zarr_metadata import check_array
+
+Array = NDArray[Any]
+Verify = Literal["first", "always", "off"]
+SMALL = ("level", "area", "iou", "stability", "box", "point", "crop")
+
+
+class CacheReader:
+    """Random access to the rows of one cache.
+
+    plan      the plan of the cache
+    ids       (N,) int64 image ids; row i of every array is image ids[i]
+    index_of  image id -> row
+
+    verify: check a feature row's crc32c at its first read, always, or never. Rows of the
+    compressed arrays carry a checksum that is always checked.
+
+    Raises MissingError if there is no cache at `path`, CacheError if it is damaged. Every method
+    raises CacheError naming the image and the file when a row cannot be trusted.
+    """
+
+    def __init__(self, path: Path | str, verify: Verify = "first") -> None:
+        if verify not in ("first", "always", "off"):
+            raise ConfigError(f"verify={show(verify)}: use first, always or off")
+        self.path, self.verify = Path(path), verify
+        self.plan = Plan.load(self.path / PLAN)
+        self._rows = load_rows(self.path, self.plan)
+        self._status = self._rows.status.tobytes()  # an item of bytes costs a third of an array's
+        self._int8 = self.plan.int8
+        self._specs = {spec.name: spec for spec in array_specs(self.plan)}
+        self._ours: dict[str, bool] = {}  # array -> whether its chunks are as we write them
+        self._checked: dict[str, bytearray] = {}
+        self._files = OpenFiles()
+        self._last: Manifest | None = None
+
+    def __reduce__(self) -> tuple[type["CacheReader"], tuple[Path, Verify]]:
+        return type(self), (self.path, self.verify)
+
+    def __len__(self) -> int:
+        return len(self.plan.images)
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """(N,) image ids by row."""
+        return np.array([image.image_id for image in self.plan.images], np.int64)
+
+    @cached_property
+    def index_of(self) -> Mapping[int, int]:
+        """Image id -> row."""
+        return {image.image_id: row for row, image in enumerate(self.plan.images)}
+
+    @cached_property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """The images that could not be processed, by row."""
+        images, bad = self.plan.images, self._rows.bad
+        return tuple(Quarantined(images[row].image_id, *bad[row]) for row in sorted(bad))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is committed and the cache was finalised."""
+        return self._rows.complete
+
+    @property
+    def counts(self) -> NDArray[np.uint16]:
+        """(N,) superpixels per image, 0 unless ok."""
+        return self._rows.k
+
+    def status(self, i: int) -> Literal["ok", "quarantined", "missing"]:
+        """What became of row `i`."""
+        code = self._status[i]
+        return "ok" if code == GOOD else "quarantined" if code == BAD else "missing"
+
+    def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """(P,C) float16 patch features of row `i`, into `out` if given (C-contiguous)."""
+        if not self._int8:
+            return self._read("dino", i, out)
+        values = dequantise(self._read("dino_q8", i), self._read("dino_scale", i))
+        if out is None:
+            return values.astype(np.float16)
+        out[...] = values
+        return out
+
+    def cover(self, i: int) -> NDArray[np.float16]:
+        """(n,P) float16 share of each patch that each of the n superpixels covers."""
+        rows = self._read("cover", i)
+        return rows[: self._n(i)].copy()
+
+    def sspe_masks(self, i: int) -> NDArray[np.uint8]:
+        """(n,ceil(G/8)) uint8 bit-packed masks on the SSPE grid, high bit first."""
+        rows = self._read("sspe_masks", i)
+        return rows[: self._n(i)].copy()
+
+    def areas(self, i: int) -> NDArray[np.int32]:
+        """(n,) int32 pixels of each superpixel."""
+        return self._read("area", i)[: self._n(i)].copy()
+
+    def layers(self, i: int) -> NDArray[np.float16]:
+        """(L,P,C) float16 extra encoder layers."""
+        return self._read("layers", i)
+
+    def cls(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """(C,) float16 CLS token, into `out` if given (C-contiguous)."""
+        return self._read("cls", i, out)
+
+    def sam(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """SAM image embedding, float16, of shape `plan.sam`, into `out` if given (C-contiguous)."""
+        return self._read("sam", i, out)
+
+    def superpixels(self, i: int) -> Superpixels:
+        """The superpixels of row `i`: RLE strings (not decoded, not checked) and scores."""
+        row = self._read("rle", i)
+        n, image = self._n(i), self.plan.images[i]
+        try:
+            rles = unpack_rles(row)
+        except CacheError as error:
+            raise self._blame(i, error) from None
+        if len(rles) != n:
+            raise self._blame(i, f"{len(rles)} RLEs, the manifest says {n} superpixels")
+        small = {name: self._read(name, i)[:n].copy() for name in SMALL}
+        size = (image.height, image.width)
+        return superpixels_of(rles, small, size, i in self._rows.fallback, self._survivors(i))
+
+    def _survivors(self, i: int) -> Mapping[str, int]:
+        return self._manifest(i).images[i % self.plan.shard_size].survivors
+
+    def _manifest(self, i: int) -> Manifest:
+        last = self._last  # one attribute read: another thread may replace it
+        if last is None or last.shard != i // self.plan.shard_size:
+            last = self._last = read_manifest(self.path, self.plan, i // self.plan.shard_size)
+        return last
+
+    def _n(self, i: int) -> int:
+        return int(self._rows.k[i])
+
+    def _read(self, name: str, i: int, out: Array | None = None) -> Array:
+        spec = self._specs.get(name) or spec_of(tuple(self._specs.values()), name)
+        if not 0 <= i < len(self._status) or self._status[i] != GOOD:
+            raise self._unavailable(i)
+        if out is None:
+            out = empty(spec.row, spec.numpy)
+        elif out.shape != spec.row or out.dtype != spec.numpy or not out.flags.c_contiguous:
+            raise ConfigError(f"out is {out.dtype}{list(out.shape)}, need {spec.dtype}{spec.row}")
+        try:
+            self._fill(spec, i, out)
+        except CacheError as error:
+            raise self._blame(i, error) from None
+        return out
+
+    def _fill(self, spec: ArraySpec, i: int, out: Array) -> None:
+        ours = self._ours.get(spec.name)
+        if not (self._open_array(spec) if ours is None else ours):
+            read_with_zarr(self.path / spec.name, i, out)
+            return
+        shard, slot = divmod(i, self.plan.shard_size)
+        file = self._files.get((spec.name, shard), lambda: self._open(spec, shard))
+        checked = self._checked[spec.name]
+        verify = self.verify == "always" or (self.verify == "first" and not checked[i])
+        file.read(slot, out, verify=verify)
+        if verify:
+            checked[i] = 1
+
+    def _open_array(self, spec: ArraySpec) -> bool:
+        path = self.path / spec.name / META
+        chain = check_array(path, spec, len(self), self.plan.shard_size)
+        self._checked[spec.name] = bytearray(len(self))
+        self._ours[spec.name] = chain == list(spec.codecs)
+        return self._ours[spec.name]
+
+    def _open(self, spec: ArraySpec, shard: int) -> ShardFile:
+        path = shard_path(self.path, spec.name, shard, 1 + len(spec.row))
+        refuse_links(self.path, path)
+        return ShardFile(path, spec, self.plan.shard_size)
+
+    def _blame(self, i: int, what: object) -> CacheError:
+        return CacheError(f"image {self.plan.images[i].image_id} (row {i}): {what}")
+
+    def _unavailable(self, i: int) -> CacheError:
+        if not 0 <= i < len(self):
+            return CacheError(f"row {i}: rows are 0 to {len(self) - 1}")
+        if i in self._rows.bad:
+            reason, detail = self._rows.bad[i]
+            return self._blame(
+                i,
+                f"quarantined: {show(reason)}: {show(detail)}: fix the image, then "
+                "`svp precompute --retry-quarantined`",
+            )
+        return self._blame(
+            i,
+            f"not computed yet in {show(str(self.path), 300)}: run the same `svp precompute` again",
+        )
+
+
+def spread_over(items: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of `items`, evenly spaced, first and last included, in order.
+
+    >>> spread_over(range(10), 4), spread_over([5, 6], 4), spread_over([1, 2], 0)
+    ([0, 3, 6, 9], [5, 6], [])
+    """
+    if len(items) <= limit:
+        return list(items)
+    return [items[int(at)] for at in np.linspace(0, len(items) - 1, limit)]

@@ -1,0 +1,82 @@
+"""Opening a finished cache again, for the images that were quarantined.
+
+A repaired file has another hash, so it belongs to another plan: a cache healed in place must end up
+byte for byte like one made from the good files at once. `adopt` therefore moves the committed
+shards over to the new plan by rewriting their manifests (the data files do not name the plan).
+Invariant: an interrupted `adopt` is finished by running it again; until then nothing is lost.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..display import show
+from ..errors import CacheError, PlanMismatchError
+from ..io.atomic import write_file
+from .layout import PLAN, manifest_path
+from .manifest import QUARANTINED, Manifest, committed, read_manifest
+from .plan import Plan
+from .verify import uncommit
+
+
+def quarantined(cache: Path, plan: Plan) -> dict[int, set[int]]:
+    """Ids of the quarantined images by shard; damaged manifests are left to the run itself."""
+    found: dict[int, set[int]] = {}
+    for shard in committed(cache, plan):
+        manifest = _manifest(cache, shard, plan)
+        if manifest and (bad := _bad_ids(manifest)):
+            found[shard] = bad
+    return found
+
+
+def adopt(cache: Path, old: Plan, new: Plan) -> None:
+    """Give the cache of plan `old` the plan `new`, in which quarantined images were repaired.
+
+    Shards without a repaired image stay committed. Raises PlanMismatchError if the plans differ in
+    more than the files of images that are not in the cache.
+    """
+    if old.id == new.id:
+        return
+    if replace(old, images=new.images).id != new.id or not _same_images(old, new):
+        raise _refusal(cache, old, new, old.diff(new))
+    changed = {a.image_id for a, b in zip(old.images, new.images, strict=True) if a != b}
+    keep: list[Manifest] = []
+    for shard in committed(cache, old):
+        manifest = _manifest(cache, shard, old) or _manifest(cache, shard, new)
+        touched = changed & {image.image_id for image in old.shard(shard)}
+        if manifest is None or manifest.cache == new.id:
+            continue
+        if good := touched - _bad_ids(manifest):
+            lines = [f"image {i} changed, but it is in the cache" for i in sorted(good)[:5]]
+            raise _refusal(cache, old, new, lines)
+        if not touched:
+            keep.append(manifest)
+    uncommit(cache, ())
+    for manifest in keep:
+        moved = manifest.model_copy(update={"cache": new.id}).sealed()
+        write_file(manifest_path(cache, manifest.shard), moved.data(), label="manifest")
+    new.save(cache / PLAN)
+
+
+def _same_images(old: Plan, new: Plan) -> bool:
+    return [image[:2] for image in old.images] == [image[:2] for image in new.images]
+
+
+def _manifest(cache: Path, shard: int, plan: Plan) -> Manifest | None:
+    try:
+        return read_manifest(cache, plan, shard)
+    except CacheError:
+        return None
+
+
+def _bad_ids(manifest: Manifest) -> set[int]:
+    return {entry.id for entry in manifest.images if entry.status == QUARANTINED}
+
+
+def _refusal(cache: Path, old: Plan, new: Plan, lines: list[str]) -> PlanMismatchError:
+    more = [f"... and {len(lines) - 12} more"] if len(lines) > 12 else []
+    return PlanMismatchError(
+        f"{show(str(cache), 300)} holds cache {old.id[:12]}, this run would make {new.id[:12]}: "
+        + "; ".join([*lines[:12], *more])
+        + ". --retry-quarantined accepts repaired files of quarantined images only: "
+        "name another folder for the new cache"
+    )

@@ -1,0 +1,118 @@
+"""The arrays of a cache, as one table: names, types, shapes, codecs.
+
+One chunk = one image's row, one shard file = 64 rows. Ragged fields are padded to the plan's
+`max_superpixels` and compressed, so that zeros cost nothing and an image's index is its row number
+in every array. Features are not compressed: lossless codecs save under 15 % of float16 features and
+cost 7-20x read time, so they carry a crc32c only.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..display import show
+from ..errors import CacheError
+from .int8 import GROUP
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+CRC32C = "crc32c"
+# Axes as caches made before svp 0.2 name them: two lengths under one name, which xarray refuses.
+# Nothing but the names differs, so such a cache is read as it is.
+OLD_AXES = {"sspe_masks": ("superpixel", "byte"), "sam": ("channel", "y", "x")}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array: (N, *row) of `dtype`; `codec` is what follows `bytes` for one row.
+
+    level   zstd level, or None for crc32c without compression
+    axes    names of the axes, the first is always "image"; one name has one length in a cache
+    """
+
+    name: str
+    dtype: str
+    row: tuple[int, ...]
+    level: int | None
+    axes: tuple[str, ...]
+    meaning: str
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of one row before the codec."""
+        return prod(self.row) * np.dtype(self.dtype).itemsize
+
+    @cached_property
+    def numpy(self) -> np.dtype[np.generic]:
+        """The dtype in memory and on disk: always little-endian."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """The codec chain of one row, by Zarr name."""
+        return ("bytes", CRC32C if self.level is None else "zstd")
+
+
+def array_specs(plan: "Plan") -> tuple[ArraySpec, ...]:
+    """The sharded arrays of `plan`, in the order they are written."""
+    k, p, c = plan.k, plan.patches, plan.channels
+    bits = -(-plan.sspe[0] * plan.sspe[1] // 8)
+    table = [
+        *_features(plan),
+        ArraySpec("cover", "float16", (k, p), 3, ("superpixel", "patch"), "covered share"),
+        ArraySpec("sspe_masks", "uint8", (k, bits), 3, ("superpixel", "mask_byte"), "packed masks"),
+        ArraySpec("rle", "uint8", (plan.rle_bytes,), 5, ("byte",), "COCO RLE, the truth"),
+        ArraySpec("level", "uint8", (k,), 3, ("superpixel",), "0 sub-part, 1 part, 2 whole"),
+        ArraySpec("area", "int32", (k,), 3, ("superpixel",), "pixels"),
+        ArraySpec("iou", "float32", (k,), 3, ("superpixel",), "predicted IoU"),
+        ArraySpec("stability", "float32", (k,), 3, ("superpixel",), "stability score"),
+        ArraySpec("box", "uint16", (k, 4), 3, ("superpixel", "xyxy"), "inclusive maxima"),
+        ArraySpec("point", "float32", (k, 2), 3, ("superpixel", "xy"), "prompt, image pixels"),
+        ArraySpec("crop", "uint16", (k, 4), 3, ("superpixel", "xyxy"), "exclusive maxima"),
+    ]
+    if plan.layers:
+        axes = ("layer", "patch", "channel")
+        table.append(ArraySpec("layers", "float16", (plan.layers, p, c), None, axes, "encoder"))
+    if plan.cls:
+        table.append(ArraySpec("cls", "float16", (c,), None, ("channel",), "CLS token"))
+    if plan.sam is not None:
+        axes = ("sam_channel", "y", "x")
+        table.append(ArraySpec("sam", "float16", plan.sam, None, axes, "SAM image embedding"))
+    return tuple(table)
+
+
+def column_specs() -> tuple[ArraySpec, ...]:
+    """The small arrays `finalize` writes for other tools: one chunk each, not sharded."""
+    return (
+        ArraySpec("id", "int64", (), 3, (), "image id"),
+        ArraySpec("hw", "uint16", (2,), 3, ("hw",), "image height, width"),
+        ArraySpec("k", "uint16", (), 3, (), "superpixels"),
+        ArraySpec("status", "uint8", (), 3, (), "0 missing, 1 ok, 2 quarantined"),
+    )
+
+
+def spec_of(specs: tuple[ArraySpec, ...], name: str) -> ArraySpec:
+    """The array called `name`. Raises CacheError if the plan stores none."""
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    raise CacheError(
+        f"this cache stores no array {show(name)}; it has "
+        + ", ".join(spec.name for spec in specs)
+        + ": make a cache with a recipe that stores it"
+    )
+
+
+def _features(plan: "Plan") -> list[ArraySpec]:
+    p, c = plan.patches, plan.channels
+    if not plan.int8:
+        return [ArraySpec("dino", "float16", (p, c), None, ("patch", "channel"), "features")]
+    groups = -(-c // GROUP)
+    return [
+        ArraySpec("dino_q8", "int8", (p, c), None, ("patch", "channel"), "features / scale"),
+        ArraySpec("dino_scale", "float16", (p, groups), None, ("patch", "group"), "scales"),
+    ]

@@ -1,0 +1,234 @@
+"""One shard file of a Zarr v3 array: encode it, and read one row by offset.
+
+Layout: the rows' encoded bytes in order, then 64 pairs (offset, nbytes) of u64 and their crc32c. A
+row that has no image (quarantined, or past the end) has the pair (2^64-1, 2^64-1). The encoder is
+byte-identical to zarr-python's (a test holds that), without its per-row cost; a good image always
+has a chunk, even if all its values are zero.
+
+At most 128 open shard files, shared by all threads of a process.
+
+A cache of 1,849 shards and a dozen arrays has more files than a process may open; opening per read
+costs 6 %. An evicted file is closed by its last reader.
+
+The slow path: one row through zarr-python, for an array someone recompressed.
+
+Only called after `metadata.check_array` accepted the zarr.json, so every codec is of the allow-list.
+"""
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numcodecs import zstd
+from numpy.typing import NDArray
+
+from ..display import show
+from ..errors import CacheError
+from ..io.binary import crc32c, read_at
+from .schema import ArraySpec
+
+Array = NDArray[Any]
+EMPTY = (1 << 64) - 1
+CRC_BYTES = 4
+# A zstd frame never grows its content by more than a header and 3 bytes per 128 kB block.
+FRAME_SLACK = 1024
+
+
+def encode_shard(
+    spec: ArraySpec, rows: Sequence[Array | None], shard_size: int
+) -> list[bytes | memoryview]:
+    """The buffers of one shard file, to be written one after another.
+
+    rows: at most `shard_size` arrays of shape (n, *spec.row[1:]), n <= spec.row[0] (compressed
+    rows are padded here with zeros), or None where there is no image. Raises CacheError on another type or shape.
+    """
+    buffers: list[bytes | memoryview] = []
+    index = np.full((shard_size, 2), EMPTY, "<u8")
+    scratch = np.zeros(spec.row, spec.numpy)
+    offset = 0
+    for i, row in enumerate(rows):
+        if row is not None:
+            parts = _encode_row(spec, row, scratch)
+            size = sum(map(len, parts))
+            index[i] = offset, size
+            offset += size
+            buffers += parts
+    table = index.tobytes()
+    return [*buffers, table, crc32c(table).to_bytes(CRC_BYTES, "little")]
+
+
+class ShardFile:
+    """An open shard file. Reads are positional: safe from many threads and after a fork.
+
+    The descriptor is closed when the last user lets go of the object, so an eviction from a cache
+    of open files can never close it under a reader.
+    """
+
+    __slots__ = ("fd", "index", "path", "spec")
+
+    def __init__(self, path: Path, spec: ArraySpec, shard_size: int) -> None:
+        self.fd = -1  # so that __del__ works when the open fails
+        self.path, self.spec = path, spec
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise self.error(f"cannot be opened: {error.strerror}") from None
+        self.index = self._read_index(shard_size)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def has(self, slot: int) -> bool:
+        """Whether row `slot` of this shard holds an image."""
+        return self.index[slot] is not None
+
+    def read(self, slot: int, out: Array, *, verify: bool) -> None:
+        """Decode row `slot` into `out`: C-contiguous, `spec.row`, `spec.dtype`.
+
+        `verify` checks the crc32c of an uncompressed row; a zstd row's checksum always is.
+        Raises CacheError naming the file; `out` then holds no usable value.
+        """
+        place = self.index[slot]
+        if place is None:
+            raise self.error(f"holds no row {slot}")
+        offset, size = place
+        target = out.data.cast("B")
+        if self.spec.level is None:
+            tail = bytearray(CRC_BYTES)
+            self._fill([target, memoryview(tail)], offset, size)
+            if verify and crc32c(target) != int.from_bytes(tail, "little"):
+                raise self.error(f"row {slot} fails its checksum")
+            return
+        frame = bytearray(size)
+        self._fill([memoryview(frame)], offset, size)
+        if _content_size(frame) != self.spec.row_bytes:
+            raise self.error(f"row {slot} is not a zstd frame of {self.spec.row_bytes} bytes")
+        try:
+            zstd.decompress(frame, target)
+        except (RuntimeError, ValueError) as error:
+            raise self.error(f"row {slot} cannot be decompressed: {error}") from None
+
+    def error(self, what: str) -> CacheError:
+        """A CacheError that names this file and what to do."""
+        return CacheError(
+            f"{show(str(self.path), 300)}: {what}: run `svp cache repair`, then the same "
+            "`svp precompute` again: only damaged shards are made anew"
+        )
+
+    def _read_index(self, shard_size: int) -> list[tuple[int, int] | None]:
+        found = os.fstat(self.fd)
+        length = 16 * shard_size + CRC_BYTES
+        body = found.st_size - length
+        if not stat.S_ISREG(found.st_mode) or body < 0:
+            raise self.error(f"{found.st_size} bytes: not a shard file or cut short")
+        raw = bytearray(length)
+        self._fill([memoryview(raw)], body, length)
+        if crc32c(raw[:-CRC_BYTES]) != int.from_bytes(raw[-CRC_BYTES:], "little"):
+            raise self.error("the shard index fails its checksum")
+        pairs = np.frombuffer(raw, "<u8", 2 * shard_size).reshape(-1, 2).tolist()
+        return [self._checked(offset, size, body) for offset, size in pairs]
+
+    def _checked(self, offset: int, size: int, body: int) -> tuple[int, int] | None:
+        if offset == size == EMPTY:
+            return None
+        spec = self.spec
+        exact = size == spec.row_bytes + CRC_BYTES
+        fits = exact if spec.level is None else 0 < size <= 2 * spec.row_bytes + FRAME_SLACK
+        if not fits or offset + size > body:
+            raise self.error(f"the shard index points outside: {size} bytes at {offset}")
+        return offset, size
+
+    def _fill(self, views: list[memoryview], offset: int, size: int) -> None:
+        done = read_at(self.fd, views, offset)
+        if done < size:
+            raise self.error(f"cut short: {done} of {size} bytes at {offset}")
+
+
+def _encode_row(spec: ArraySpec, row: Array, scratch: Array) -> list[bytes | memoryview]:
+    n = len(row)
+    fits = n == spec.row[0] if spec.level is None else n <= spec.row[0]
+    if row.dtype != spec.numpy or row.shape[1:] != spec.row[1:] or not fits:
+        raise CacheError(
+            f"array {spec.name}: a row is {row.dtype}{list(row.shape)}, "
+            f"the plan says {spec.dtype}{list(spec.row)}"
+        )
+    if spec.level is not None:
+        scratch[:n], scratch[n:] = row, 0
+        return [zstd.compress(scratch, spec.level, checksum=True)]
+    view = np.ascontiguousarray(row).data.cast("B")
+    return [view, crc32c(view).to_bytes(CRC_BYTES, "little")]
+
+
+def _content_size(frame: bytearray) -> int | None:
+    """Content size in a zstd frame's header (RFC 8878, 3.1.1.1); None unless it is as ours.
+
+    Ours has the size, a checksum and no dictionary. Without this check a hostile frame with less
+    content than the row would leave the rest of the caller's buffer as it was.
+    """
+    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd" or frame[4] & 0b11111 != 0b00100:
+        return None
+    single = bool(frame[4] & 0b100000)
+    code = frame[4] >> 6
+    width = (1 if single else 0, 2, 4, 8)[code]
+    start = 5 if single else 6
+    field = frame[start : start + width]
+    return int.from_bytes(field, "little") + (256 if code == 1 else 0) if width else None
+
+
+LIMIT = 128
+Key = tuple[str, int]
+
+
+class OpenFiles:
+    """Least-recently-used map of open shard files; thread-safe, and safe after a fork."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._reset()
+
+    def get(self, key: Key, open_file: Callable[[], ShardFile]) -> ShardFile:
+        """The open file `key`; `open_file` runs outside the lock and may raise."""
+        found = self._files.get(key)
+        if found is not None:
+            # No lock: each call is one step for other threads, and a whole row takes 90 us.
+            try:
+                self._files.move_to_end(key)
+            except KeyError:  # evicted just now; it stays open while it is used
+                pass
+            return found
+        if self._pid != os.getpid():
+            self._reset()  # the parent's lock may be held for ever in this child
+        opened = open_file()
+        with self._lock:
+            self._files[key] = opened
+            while len(self._files) > self._limit:
+                self._files.popitem(last=False)
+        return opened
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = Lock()
+        self._files: OrderedDict[Key, ShardFile] = OrderedDict()
+
+
+def read_with_zarr(array: Path, i: int, out: NDArray[Any]) -> None:
+    """Row `i` of the Zarr array at `array` into `out`. Raises CacheError if it cannot be decoded."""
+    try:
+        out[...] = np.asarray(_open(array)[i])
+    # zarr-python lets each codec's own exception through; all mean that the bytes are not usable.
+    except (ValueError, RuntimeError, OSError, TypeError, KeyError) as error:
+        raise CacheError(f"{show(str(array), 300)}: cannot be read: {show(str(error))}") from None
+
+
+@lru_cache(maxsize=64)
+def _open(array: Path) -> Any:
+    from zarr import open_array
+
+    return open_array(array, mode="r")

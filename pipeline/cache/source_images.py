@@ -1,0 +1,52 @@
+"""The photographs of a plan on this machine: read, and refused where they changed."""
+
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ..datasets.images import read_record
+from ..errors import DataError, ImageError
+from ..io.paths import safe_join
+from ..records import ImageRecord
+from .plan import PlanImage
+
+Pixels = NDArray[np.uint8]
+
+
+def read_verified(root: Path, image: PlanImage) -> Pixels:
+    """The pixels of a plan's image, if its file is still the one that was planned.
+
+    Raises ImageError: `changed`, or a reason of `images.REASONS`.
+    """
+    record = ImageRecord(image.image_id, image.path, image.height, image.width)
+    pixels = None
+    if not image.xxh3:  # the planner could not read it: say why, or that this has changed
+        pixels = read_record(root, record)
+    if pixels is not None or hash_image(root, image) != (image.bytes, image.xxh3):
+        raise ImageError(
+            "changed",
+            "the file is not the one that was planned: if that is on purpose, "
+            "run again with --retry-quarantined",
+        )
+    return read_record(root, record)
+
+
+def hash_image(root: Path, image: PlanImage | ImageRecord) -> tuple[int, str]:
+    """(bytes, xxh3_64 hex) of an image's file. Raises ImageError if it cannot be read."""
+    try:
+        path = safe_join(root, image.path, f"image {image.image_id}")
+    except DataError as error:
+        raise ImageError("unsafe-path", str(error)) from None
+    digest, size = xxhash.xxh3_64(), 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+    except FileNotFoundError:
+        raise ImageError("missing", f"{image.path}: no such file") from None
+    except OSError as error:
+        raise ImageError("unreadable", f"{image.path}: {error.strerror}") from None
+    return size, digest.hexdigest()

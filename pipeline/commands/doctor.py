@@ -1,0 +1,38 @@
+"""`svp doctor` and `svp fetch`: what this machine has, and what it lacks."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .console import PATH, as_json, report
+from .precompute import RECIPE_FLAGS, recipe_options
+
+
+@click.command("doctor")
+@recipe_options
+@click.option("--from-cache", "--cache", "cache_path", type=PATH, help="Also look at this cache.")
+@as_json
+def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> None:
+    """Versions, devices, disk and memory, and which weights a recipe needs and where they are."""
+    from ..doctor.examine import examine
+
+    flags = {name: options.pop(name) for name in RECIPE_FLAGS}
+    report(examine(flags, cache=cache_path, **options), as_json)
+
+
+@click.command("fetch")
+@click.argument("name", required=False)
+@click.option("--dest", type=PATH, default=Path("weights"), show_default=True)
+@click.option("--mirror", help="Base address that has the files by their names.")
+@click.option("--no-unpack", is_flag=True)
+def fetch_command(name: str | None, dest: Path, mirror: str | None, no_unpack: bool) -> None:
+    """Official weights and annotation files by NAME; without it, the list."""
+    from ..fetch.fetch import fetch, offer_lines, progress_bars
+
+    if name is None:
+        click.echo("\n".join(offer_lines(dest)))
+        return
+    with progress_bars() as on_file:
+        paths = fetch(name, dest, base_url=mirror, unpack_archives=not no_unpack, on_file=on_file)
+    click.echo("\n".join(map(str, paths)))

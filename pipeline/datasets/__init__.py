@@ -1,0 +1,173 @@
+"""Sources of photographs and expressions: COCO, REFER, hub parquet, JSONL, plain folders.
+
+Whatever the files look like, later code sees a `Source`. `open_source` finds out what a path is;
+`check`, `convert` and `export_jsonl` are `svp data`'s commands.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..display import counted, show
+from ..errors import ConfigError, MissingError
+from . import leakage
+from .convert import ConvertReport, export_jsonl, write_tables
+from .coordinates import survey, systematic
+from .detect import Options, held_out, load
+from .image_roots import Found, image_root
+from .photo_headers import look_at
+from .problems import Problems
+from .tables import Annotation, Dataset, ImageEntry, Sentence, Source, assemble
+from .validate import check
+from .validation_report import CheckReport
+
+__all__ = [
+    "Annotation",
+    "CheckReport",
+    "ConvertReport",
+    "Dataset",
+    "ImageEntry",
+    "Options",
+    "Sentence",
+    "Source",
+    "check",
+    "convert",
+    "export_jsonl",
+    "load",
+    "open_source",
+    "photo_notices",
+]
+
+
+def open_source(
+    where: Path | str,
+    *,
+    images: Path | None = None,
+    split: str | None = None,
+    root: Path | None = None,
+    split_by: str | None = None,
+    allow_google: bool = False,
+    allow_counts: bool = False,
+    allow_empty: bool = False,
+    exclude_eval_images: bool = False,
+    max_failures: int | None = 0,
+    masks: bool = False,
+    photos: bool = True,
+) -> Source:
+    """The images of one split (None: all), each once, sorted by id, with their expressions.
+
+    `where` is a path (REFER set or a folder of several, COCO root or instances file, parquet file
+    or folder, JSONL, plain image folder, converted tables), or names of REFER sets under `root`
+    such as `refcoco,refcoco+/unc,refcocog`. `images` is the photographs' folder; without it the
+    usual layouts around the annotations are tried. `exclude_eval_images` drops from `train` every
+    image of a val or test split of any RefCOCO set there. Up to `max_failures` bad records (None: up
+    to half of a file) are left out, named in the notices and counted in `faults`. `masks` checks all
+    masks now instead of on first use, by the same rule. Without `photos` the photographs need not be
+    there: a cache holds what training and evaluation need of them.
+
+    Raises MissingError (nothing there, no image found), ConfigError (google without
+    `allow_google`), DataError (anything wrong in a file; its `problems` has the single lines).
+    """
+    if exclude_eval_images and split != "train":
+        raise ConfigError(f"exclude_eval_images is for --split train, not {show(split)}")
+    options = Options(
+        root=root or Path("."),
+        images=images,
+        split=split,
+        split_by=split_by,
+        allow_google=allow_google,
+        allow_counts=allow_counts,
+        allow_empty=allow_empty,
+        max_failures=max_failures,
+    )
+    datasets = load(where, options)
+    source = assemble(datasets, split)
+    found = _find(datasets, images, source, photos)
+    images_here = found.rename(source.images)
+    source = replace(source, image_root=found.root.absolute(), images=images_here)
+    source.notices.extend(_placement(source, max_failures))
+    source.notices.append(f"images: {show(str(found.root), 300)} ({found.layout})")
+    if found.renamed:
+        source.notices.append(f"images: under COCO's other names, such as {images_here[0].path}")
+    source.notices.extend(leakage.describe(leakage.overlaps(datasets)))
+    if exclude_eval_images:
+        source = leakage.without_images(source, *held_out(datasets, options))
+    if masks:
+        problems = Problems(source.where)
+        for line in source.bad_masks.values():
+            problems.add(line)
+        source.notices.extend(problems.settle(len(source.annotations), max_failures).notices())
+    return source
+
+
+def _find(datasets: Sequence[Dataset], images: Path | None, source: Source, needed: bool) -> Found:
+    try:
+        return image_root(datasets, images, [record.path for record in source.images])
+    except MissingError:
+        if needed:
+            raise
+        return Found(images or source.image_root, "none of them is here")
+
+
+def photo_notices(source: Source) -> list[str]:
+    """What the photographs' headers say that the user should know: all are opened, none is decoded.
+
+    Empty for sources whose reader has looked at them: their notices have it already.
+    """
+    if source.kind in ("folder", "jsonl"):
+        return []
+    return look_at(source.image_root, source.images).notices()
+
+
+def _placement(source: Source, max_failures: int | None) -> list[str]:
+    """Notices about where polygons lie on their photographs, before anything is computed.
+
+    DataError if so many cannot lie there that it is the file, not the object; unless more are
+    accepted. The others are refused where their mask is used.
+    """
+    objects = [item for item in source.annotations.values() if item.readable]
+    placement, wrong = survey(
+        (item.segmentation, item.height, item.width, item.where) for item in objects
+    )
+    notices = placement.notices()
+    if not wrong:
+        return notices
+    if systematic(len(wrong), len(objects)) and len(wrong) > (max_failures or 0):
+        problems = Problems(source.where)
+        for line in wrong:
+            problems.add(line)
+        problems.refuse(f" in {len(objects)} objects: other coordinates than the photographs'")
+    left = f"{counted(len(wrong), 'object')} of {len(objects)}"
+    return [*notices, f"left out: {left} cannot lie on their photograph (first: {wrong[0]})"]
+
+
+def convert(
+    where: Path | str,
+    out: Path,
+    *,
+    images: Path | None = None,
+    split: str | None = None,
+    root: Path | None = None,
+    split_by: str | None = None,
+    allow_google: bool = False,
+    allow_counts: bool = False,
+    allow_empty: bool = False,
+    max_failures: int | None = 0,
+) -> ConvertReport:
+    """Write the normalised tables of a source, all its splits, to the new folder `out`.
+
+    `split` only picks the instances file of a COCO root. Raises as `open_source`, except that the
+    photographs need not be there. Bad records are left out and counted, up to `max_failures`.
+    """
+    options = Options(
+        root=root or Path("."),
+        images=images,
+        split=split,
+        split_by=split_by,
+        allow_google=allow_google,
+        allow_counts=allow_counts,
+        allow_empty=allow_empty,
+        annotations=True,
+        max_failures=max_failures,
+    )
+    return write_tables(load(where, options), out, max_failures)

@@ -1,0 +1,198 @@
+"""What a path or a name such as `refcoco+/unc` is, and loading it as datasets."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..display import show
+from ..errors import DataError, MissingError
+from .coco import choose_file, instance_files, read_coco
+from .convert import is_tables, read_tables
+from .image_folder import read_folder
+from .jsonl import read_jsonl, read_parts
+from .jsonl_lines import as_parts
+from .leakage import eval_images
+from .listing import list_images
+from .parquet import parquet_files, read_hub
+from .refer import DEFAULT_SPLIT_BY, find_sets, is_set, read_refer
+from .tables import Dataset
+
+_SPEC = re.compile(r"([A-Za-z0-9_+.-]{1,64})(?:/([A-Za-z0-9_]{1,32}))?")
+LOOKED_FOR = (
+    "tables.json (svp data convert)",
+    "refs(*.p) with instances.json (REFER)",
+    "folders that hold those",
+    "annotations/instances_*.json (COCO)",
+    "*.parquet (hub)",
+    "one *.jsonl, or one per split (train.jsonl, val.jsonl, test.jsonl)",
+    "images",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to read: where named sets lie, and which refusals are lifted."""
+
+    root: Path = Path(".")
+    images: Path | None = None
+    split: str | None = None
+    split_by: str | None = None
+    allow_google: bool = False
+    allow_counts: bool = False
+    allow_empty: bool = False
+    annotations: bool = False  # read the objects of plain COCO files too
+    max_failures: int | None = 0  # bad records that are left out; None: up to half of a file
+
+
+def load(where: Path | str, options: Options) -> list[Dataset]:
+    """The datasets at a path, or those a name such as `refcoco,refcoco+/unc` means in the root.
+
+    MissingError says what was looked for; readers raise DataError for what is wrong in a file.
+    """
+    path = Path(where)
+    if os.path.isdir(path):  # os.path: what no disk can hold is not there, not an OSError
+        return _load_folder(path, options)
+    if os.path.isfile(path):
+        return _load_file(path, options)
+    return _load_named(str(where), options)
+
+
+def held_out(datasets: Sequence[Dataset], options: Options) -> tuple[frozenset[int], list[str]]:
+    """Image ids of all evaluation splits, and notices about sets that were not there to ask.
+
+    Beside the datasets themselves these are the RefCOCO sets in the same folder, as the rule is
+    about any of the three, whichever is trained on.
+    """
+    if datasets[0].kind != "refer":
+        return eval_images(datasets), []
+    known = {dataset.name for dataset in datasets}
+    near = {name: path for d in datasets for name, path in find_sets(d.root.parent).items()}
+    more = [
+        _read_refer(path, None, options)
+        for name, path in near.items()
+        if name in DEFAULT_SPLIT_BY and name not in known
+    ]
+    absent = sorted(set(DEFAULT_SPLIT_BY) - known - set(near))
+    notice = f"exclude_eval_images: no {', '.join(absent)} here, so their images are not excluded"
+    return eval_images([*datasets, *more]), [notice] if absent else []
+
+
+def _load_folder(path: Path, options: Options) -> list[Dataset]:
+    for reader in (_tables, _refer, _refer_root, _coco, _hub, _jsonl, _images):
+        if (found := reader(path, options)) is not None:
+            return found
+    passed = "".join(f"; {line}" for line in list_images(path).notices())
+    raise MissingError(
+        f"{show(str(path), 300)} is no dataset: looked for {', '.join(LOOKED_FOR)}{passed}"
+    )
+
+
+def _load_file(path: Path, options: Options) -> list[Dataset]:
+    if is_set(path.parent) and path.name.startswith("refs("):
+        return [_read_refer(path.parent, path.name[5:-3], options)]
+    readers: dict[str, Callable[[], list[Dataset]]] = {
+        ".jsonl": lambda: read_jsonl(
+            path,
+            options.images,
+            allow_empty=options.allow_empty,
+            raw=options.annotations,
+            max_failures=options.max_failures,
+        ),
+        ".json": lambda: [_read_coco(path, options)],
+        ".parquet": lambda: [_read_hub(path, options)],
+    }
+    if path.suffix not in readers:
+        raise DataError(
+            f"{show(str(path), 300)}: unknown kind of file: give a .jsonl, a COCO instances .json, "
+            "a .parquet, a refs(*).p or a folder"
+        )
+    return readers[path.suffix]()
+
+
+def _load_named(spec: str, options: Options) -> list[Dataset]:
+    sets = find_sets(options.root)
+    found: list[Dataset] = []
+    for part in spec.split(","):
+        match = _SPEC.fullmatch(part.strip())
+        folder = sets.get(match[1]) if match else None
+        if match is None or folder is None:
+            have = ", ".join(sets) or "none"
+            raise MissingError(
+                f"{show(part)} is neither a path nor a REFER set in "
+                f"{show(str(options.root), 300)} (sets there: {have})"
+            )
+        found.append(_read_refer(folder, match[2] or options.split_by, options))
+    return found
+
+
+def _tables(path: Path, options: Options) -> list[Dataset] | None:
+    return read_tables(path) if is_tables(path) else None
+
+
+def _refer(path: Path, options: Options) -> list[Dataset] | None:
+    return [_read_refer(path, options.split_by, options)] if is_set(path) else None
+
+
+def _refer_root(path: Path, options: Options) -> list[Dataset] | None:
+    sets = find_sets(path)
+    return [_read_refer(s, options.split_by, options) for s in sets.values()] or None
+
+
+def _coco(path: Path, options: Options) -> list[Dataset] | None:
+    if not instance_files(path):
+        return None
+    return [_read_coco(choose_file(path, options.split), options)]
+
+
+def _hub(path: Path, options: Options) -> list[Dataset] | None:
+    if parquet_files(path):
+        return [_read_hub(path, options)]
+    subfolders = [child for child in sorted(path.iterdir()) if child.is_dir()]
+    found = [child for child in subfolders if parquet_files(child)]
+    return [_read_hub(child, options) for child in found] or None
+
+
+def _jsonl(path: Path, options: Options) -> list[Dataset] | None:
+    files = sorted(path.glob("*.jsonl"))
+    if len(files) < 2:
+        return _load_file(files[0], options) if files else None
+    parts = as_parts(files)
+    if parts is None:
+        names = ", ".join(show(file.name, 40) for file in files[:5])
+        raise DataError(
+            f"{show(str(path), 300)}: several JSONL files ({names}): name one; files called "
+            "train.jsonl, val.jsonl and test.jsonl are the splits of one data set"
+        )
+    return read_parts(
+        parts,
+        path,
+        options.images,
+        allow_empty=options.allow_empty,
+        raw=options.annotations,
+        max_failures=options.max_failures,
+    )
+
+
+def _images(path: Path, options: Options) -> list[Dataset] | None:
+    found = list_images(path)
+    return [read_folder(path, found)] if found.names else None
+
+
+def _read_refer(folder: Path, split_by: str | None, options: Options) -> Dataset:
+    return read_refer(
+        folder,
+        split_by,
+        allow_google=options.allow_google,
+        allow_counts=options.allow_counts,
+        max_failures=options.max_failures,
+    )
+
+
+def _read_coco(path: Path, options: Options) -> Dataset:
+    return read_coco(path, annotations=options.annotations, max_failures=options.max_failures)
+
+
+def _read_hub(path: Path, options: Options) -> Dataset:
+    return read_hub(path, allow_counts=options.allow_counts, max_failures=options.max_failures)

@@ -1,0 +1,69 @@
+"""A plain folder of photographs, subfolders included.
+
+An image's id is a hash of its relative path, not its place in a list: adding a photograph leaves
+the ids of all others, and so their cache rows, as they were.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..display import show
+from ..errors import DataError, MissingError
+from .listing import Listing, list_images
+from .photo_headers import Photos
+from .tables import Dataset, ImageEntry
+
+
+def read_folder(root: Path, found: Listing | None = None) -> Dataset:
+    """Every JPEG, PNG and WEBP file under `root` (hidden ones aside), sorted by path.
+
+    Files that cannot be examined are listed with size 0 and a notice. Where links lead elsewhere,
+    the dataset's root is the folder above all photographs; ids stay those of the paths in `root`.
+    MissingError if there is none.
+    """
+    found = found or list_images(root)
+    if not found.names:
+        passed = "".join(f"; {line}" for line in found.notices())
+        raise MissingError(f"{show(str(root), 300)}: no photograph that svp reads{passed}")
+    name = root.resolve().name
+    base, paths = _behind_links(found)
+    photos, images = Photos(base), {}
+    for place in found.names:
+        header = photos.look(paths.get(place, place))
+        size = header.upright if header else (0, 0)
+        images[path_id(place)] = ImageEntry(name, path_id(place), paths.get(place, place), *size)
+    if len(images) != len(found.names):
+        raise DataError(f"{show(str(root), 300)}: two file names share an id: rename one")
+    return Dataset(
+        kind="folder",
+        name=name,
+        split_by="",
+        root=base,
+        images=tuple(images[image_id] for image_id in sorted(images)),
+        notices=(*found.notices(), *photos.notices()),
+    )
+
+
+def path_id(name: str) -> int:
+    """Image id of a relative path: 53 bits of sha256, so that JSON readers keep it exact.
+
+    >>> path_id("a.jpg") == path_id("a.jpg") != path_id("b.jpg")
+    True
+    """
+    return (
+        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
+        >> 11
+    )
+
+
+def _behind_links(found: Listing) -> tuple[Path, dict[str, str]]:
+    """The folder all photographs lie in, and their paths there where these are not their names."""
+    if not found.targets:
+        return found.root, {}
+    real = os.path.realpath(found.root)
+    base = os.path.commonpath((real, *map(os.path.dirname, found.targets.values())))
+    paths = {name: os.path.join(real, name) for name in found.names} | found.targets
+    return Path(base), {
+        name: Path(path).relative_to(base).as_posix() for name, path in paths.items()
+    }

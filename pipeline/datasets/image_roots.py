@@ -1,0 +1,118 @@
+"""Where a dataset's photographs lie: the folder layouts people have, tried in a fixed order.
+
+COCO file names carry no folder, so the root is found by trying: given folders first, then the
+layouts of COCO itself, GLaMM and LISA beside the annotations.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..display import show
+from ..errors import DataError, MissingError
+from ..records import ImageRecord
+from .tables import Dataset
+
+LAYOUTS = {
+    ".": "directly in the folder",
+    "images": "images/",
+    "train2014": "COCO train2014/",
+    "train2017": "COCO train2017/",
+    "val2014": "COCO val2014/",
+    "val2017": "COCO val2017/",
+    "coco_2014/train2014": "GLaMM coco_2014/train2014/",
+    "coco_2017/train2017": "GLaMM coco_2017/train2017/",
+    "images/mscoco/images/train2014": "LISA images/mscoco/images/train2014/",
+    "refer_seg/images/mscoco/images/train2014": "LISA refer_seg/images/mscoco/images/train2014/",
+}
+_PROBES = 50
+_OLD = re.compile(r"COCO_(?:train|val)2014_(\d{12}\.jpg)")
+_NEW = re.compile(r"\d{12}\.jpg")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image root, the layout that matched, and whether files bear COCO's other name there."""
+
+    root: Path
+    layout: str
+    renamed: bool = False
+
+    def rename(self, records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
+        """The records with the names their files have here."""
+        if not self.renamed:
+            return tuple(records)
+        return tuple(replace(record, path=other_name(record.path)) for record in records)
+
+
+def find_images(names: Sequence[str], images: Path | None, near: Iterable[Path]) -> Found:
+    """The folder that holds the files `names` (relative, checked).
+
+    `images` alone is searched if given, else `near` (the annotations' folder and those above).
+    The folder with most of a spread of 50 names wins; ties go to the first in `LAYOUTS`' order.
+    COCO gave its photographs of 2014 new names in 2017: where not one has its own, the other is
+    tried. MissingError lists where it looked when not one file of `names` was found.
+    """
+    bases = [images] if images is not None else list(dict.fromkeys(near))
+    if images is not None and not images.is_dir():
+        raise MissingError(f"no image folder {show(str(images), 300)}")
+    step = max(1, len(names) // _PROBES)
+    others = [other_name(name) for name in names]
+    tries = [(names[::step], False), (names, False)]
+    if others != list(names):
+        tries += [(others[::step], True), (others, True)]
+    for probe, renamed in tries:
+        best = max(_candidates(bases), key=lambda found: _hits(found.root, probe), default=None)
+        if best is not None and _hits(best.root, probe):
+            return replace(best, renamed=renamed)
+    looked = ", ".join(show(str(base), 200) for base in bases)
+    example = show(names[0]) if names else "none"
+    also = f", also as {show(others[0])}" if others != list(names) else ""
+    raise MissingError(
+        f"none of {len(names)} images (such as {example}{also}) found in {looked}, "
+        f"nor in its folders {', '.join(list(LAYOUTS)[1:])}: give the folder with --images"
+    )
+
+
+def other_name(name: str) -> str:
+    """The name of a COCO photograph in the other of the releases of 2014 and 2017.
+
+    Its number is its id in both. Other names stay; which part of 2014 a name of 2017 was in is not
+    to be seen, but every RefCOCO image is of train2014.
+
+    >>> other_name("COCO_train2014_000000000009.jpg"), other_name("000000000009.jpg")
+    ('000000000009.jpg', 'COCO_train2014_000000000009.jpg')
+    >>> other_name("a.jpg")
+    'a.jpg'
+    """
+    if match := _OLD.fullmatch(name):
+        return match[1]
+    return f"COCO_train2014_{name}" if _NEW.fullmatch(name) else name
+
+
+def image_root(datasets: Sequence[Dataset], images: Path | None, names: Sequence[str]) -> Found:
+    """Where the images of loaded datasets lie; a JSONL file and a folder say it themselves."""
+    first = datasets[0]
+    if first.kind in ("folder", "jsonl"):
+        return Found(images if images is not None and first.kind == "jsonl" else first.root, "own")
+    if not names:
+        titles = ", ".join(dataset.title for dataset in datasets)
+        raise DataError(f"{show(titles)}: holds no image")
+    return find_images(names, images, (a for d in datasets for a in _around(d.root)))
+
+
+def _around(folder: Path) -> tuple[Path, ...]:
+    here = folder.resolve()
+    return (here, here.parent, here.parent.parent)
+
+
+def _candidates(bases: Iterable[Path]) -> list[Found]:
+    made = [Found(base / folder, label) for base in bases for folder, label in LAYOUTS.items()]
+    return [found for found in made if found.root.is_dir()]
+
+
+def _hits(root: Path, names: Sequence[str]) -> int:
+    # os.path: a name too long for the disk is no file, not an OSError
+    return sum(os.path.isfile(root / name) for name in names)

@@ -1,0 +1,205 @@
+"""The photographs below a folder, as the disk has them; what is passed by is counted and named.
+
+Names found on the disk are not judged here: one that cannot be used is quarantined when it is read.
+Links are followed, as the folder is the user's own, but once: no loop, and nothing above the folder.
+A name in a data file gets none of this trust (`paths.safe_join`).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..display import counted, quote, show
+from .images import IMAGE_SUFFIXES, is_readable_kind
+from .own_files import own_folder, predictions
+
+# Pictures svp does not decode: named first among what is passed by.
+PICTURES = frozenset(
+    [
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".jp2",
+        ".j2k",
+        ".ppm",
+        ".pgm",
+        ".tga",
+        ".ico",
+        ".psd",
+        ".svg",
+        ".exr",
+        ".hdr",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".rw2",
+        ".raf",
+    ]
+)
+
+
+@dataclass
+class Listing:
+    """What lies below `root`.
+
+    names     photographs by relative POSIX path, sorted
+    targets   of these, the ones that lie outside `root` behind a link: their real paths
+    linked    links to folders that were followed
+    skipped   folders passed by, and why
+    own       files of `svp predict`
+    passed    files that are not JPEG, PNG or WEBP, by suffix
+    """
+
+    root: Path
+    names: list[str] = field(default_factory=list)
+    targets: dict[str, str] = field(default_factory=dict)
+    linked: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
+    pictures: list[str] = field(default_factory=list)
+    hidden: int = 0
+
+    def notices(self) -> list[str]:
+        """Lines for the user; none if every file is a photograph of the folder itself."""
+        return list(self._notices())
+
+    def _notices(self) -> Iterator[str]:
+        if self.passed:
+            yield f"passed by: {self._files()}"
+        if self.hidden:
+            yield f"passed by: {self.hidden:,} hidden (names that start with a dot)"
+        if self.own:
+            first = quote(self.own[0], 160)
+            yield f"passed by: {counted(len(self.own), 'picture')} made by svp predict (first: {first})"
+        reasons = Counter(why for _, why in self.skipped)
+        for why, count in reasons.items():
+            first = next(name for name, reason in self.skipped if reason == why)
+            yield f"passed by: {counted(count, 'folder')}: {why} (first: {quote(first, 160)})"
+        if self.linked:
+            first = quote(self.linked[0], 160)
+            yield f"followed: {counted(len(self.linked), 'linked folder')} (first: {first})"
+        if self.targets:
+            name, target = next(iter(self.targets.items()))
+            yield (
+                f"{counted(len(self.targets), 'photograph')} of {len(self.names):,} behind links that lead "
+                "elsewhere "
+                f"(first: {quote(name, 160)} is {show(target, 200)})"
+            )
+
+    def _files(self) -> str:
+        order = sorted(self.passed, key=lambda s: (s not in PICTURES, -self.passed[s], s))
+        kinds = ", ".join(f"{self.passed[suffix]} {show(suffix, 20)}" for suffix in order[:12])
+        more = f" and {len(order) - 12} kinds more" if len(order) > 12 else ""
+        advice = (
+            f" (first picture: {quote(self.pictures[0], 160)}): save pictures as JPEG or PNG"
+            if self.pictures
+            else ""
+        )
+        files = counted(self.passed.total(), "file")
+        return f"{files} not JPEG, PNG or WEBP: {kinds}{more}{advice}"
+
+
+def list_images(root: Path) -> Listing:
+    """Walk `root`. A folder that may not be read is passed by, and named, like all else."""
+    walk = _Walk(root)
+    walk.go("", root)
+    while walk.links:  # after the real folders: what these hold keeps its own name
+        walk.follow(*walk.links.pop(0))
+    found = walk.found
+    found.names.sort()
+    found.targets = {name: found.targets[name] for name in sorted(found.targets)}
+    return found
+
+
+class _Walk:
+    """The state of one walk."""
+
+    def __init__(self, root: Path) -> None:
+        self.base = os.path.realpath(root)
+        self.found = Listing(root)
+        self.links: list[tuple[str, Path]] = []
+        self._visited: set[str] = set()
+
+    def follow(self, name: str, path: Path) -> None:
+        real = os.path.realpath(path)
+        if _inside(self.base, real):
+            self.found.skipped.append((name, "a link to the folder itself or above it"))
+        elif real in self._visited:
+            self.found.skipped.append((name, "a link to a folder that is taken already"))
+        else:
+            self.found.linked.append(name)
+            self.go(name, path)
+
+    def go(self, name: str, path: Path) -> None:
+        """Take a folder and all real folders below it."""
+        waiting = [(name, path)]
+        while waiting:
+            waiting += self._visit(*waiting.pop())
+
+    def _visit(self, name: str, path: Path) -> list[tuple[str, Path]]:
+        real = os.path.realpath(path)
+        if real in self._visited:
+            return []
+        self._visited.add(real)
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            self.found.skipped.append((name, f"cannot be read ({error.strerror})"))
+            return []
+        self.found.hidden += sum(entry.name.startswith(".") for entry in entries)
+        entries = [entry for entry in entries if not entry.name.startswith(".")]
+        folders = [entry for entry in entries if _is_folder(entry)]
+        files = [entry for entry in entries if not _is_folder(entry)]
+        kind = own_folder(path, (e.name for e in folders), (e.name for e in files))
+        if kind is not None:
+            self.found.skipped.append((name or ".", f"made by svp ({kind})"))
+            return []
+        made = predictions(entry.name for entry in files)
+        for entry in files:
+            below = f"{name}/{entry.name}" if name else entry.name
+            if entry.name in made:
+                self.found.own.append(below)
+            else:
+                self._take(below, Path(entry.path))
+        waiting: list[tuple[str, Path]] = []
+        for entry in folders:
+            below = f"{name}/{entry.name}" if name else entry.name
+            if entry.is_symlink():
+                self.links.append((below, Path(entry.path)))
+            else:
+                waiting.append((below, Path(entry.path)))
+        return waiting
+
+    def _take(self, name: str, path: Path) -> None:
+        suffix = path.suffix.lower()
+        if suffix not in IMAGE_SUFFIXES and not is_readable_kind(path):
+            self.found.passed[suffix or "without suffix"] += 1
+            if suffix in PICTURES:
+                self.found.pictures.append(name)
+            return
+        self.found.names.append(name)
+        real = os.path.realpath(path)
+        if not _inside(real, self.base) and os.path.isfile(real):
+            self.found.targets[name] = real
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _inside(path: str, folder: str) -> bool:
+    return os.path.commonpath((path, folder)) == folder

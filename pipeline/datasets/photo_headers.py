@@ -1,0 +1,113 @@
+"""What the headers of the photographs say, told before anything is computed.
+
+Each file is opened once, no pixel is decoded. What cannot be read is no error here: it goes to the
+quarantine list when its turn comes, and is named now.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..display import counted, quote
+from ..errors import DataError, ImageError
+from ..io.paths import safe_join
+from ..records import ImageRecord
+from .images import Header, image_header
+
+QUARANTINE = "will be quarantined: "
+NAMED = 20  # files that cannot be read, named one by one
+
+
+@dataclass
+class Photos:
+    """The photographs under `root` that were looked at.
+
+    bad     (reason, message) by name of those that will be quarantined
+    turned  names of those an EXIF orientation turns or mirrors
+    lying   of these, the ones whose annotations have the stored size: they are left as stored
+    deep    names of 16-bit grey ones
+    """
+
+    root: Path
+    seen: int = 0
+    bad: dict[str, tuple[str, str]] = field(default_factory=dict)
+    turned: list[str] = field(default_factory=list)
+    lying: list[str] = field(default_factory=list)
+    deep: list[str] = field(default_factory=list)
+
+    def look(self, name: str) -> Header | None:
+        """The header of one photograph; None, noted in `bad`, if it cannot be read."""
+        self.seen += 1
+        try:
+            header = image_header(safe_join(self.root, name, "image"))
+        except ImageError as error:
+            self.bad[name] = error.reason, str(error)
+            return None
+        except DataError as error:
+            self.bad[name] = "unsafe-path", f"unsafe-path: {error}"
+            return None
+        if header.orientation != 1:
+            self.turned.append(name)
+        if header.deep:
+            self.deep.append(name)
+        return header
+
+    def look_for(self, record: ImageRecord) -> Header | None:
+        """`look`, and whether the size is the one the annotations state."""
+        header = self.look(record.path)
+        if header is None or not record.height:
+            return header
+        wanted = (record.height, record.width)
+        if wanted not in (header.upright, header.stored):
+            found = "{}x{}".format(*header.stored)
+            hint = "; turned by 90 degrees it would match" if wanted == header.stored[::-1] else ""
+            line = f"{found}, the annotations say {wanted[0]}x{wanted[1]}{hint}"
+            self.bad[record.path] = "wrong-size", f"image {quote(record.path)}: wrong-size: {line}"
+            return None
+        self.settle(record.path, wanted, header)
+        return header
+
+    def settle(self, name: str, size: tuple[int, int], header: Header) -> None:
+        """Note that annotations give a photograph this size, its upright or its stored one."""
+        if size != header.upright:
+            self.lying.append(name)
+
+    def notices(self) -> list[str]:
+        """Lines for the user; none if all is plain."""
+        found = [f"{QUARANTINE}{line}" for _, line in list(self.bad.values())[:NAMED]]
+        if len(self.bad) > NAMED:
+            rest = counted(len(self.bad) - NAMED, "photograph")
+            found.append(f"{QUARANTINE}{rest} more")
+        lying = set(self.lying)
+        if upright := [name for name in self.turned if name not in lying]:
+            found.append(
+                f"turned upright by their EXIF orientation: {self._of(upright)}; annotations are "
+                f"taken as drawn upright {_first(upright)}"
+            )
+        if lying:
+            found.append(
+                f"left as stored, against their EXIF orientation: {self._of(self.lying)}, whose "
+                f"annotations have the stored size {_first(self.lying)}"
+            )
+        if self.deep:
+            found.append(
+                f"16-bit grey: {self._of(self.deep)}; the high byte of each value is read, so that "
+                "what uses 12 bits or fewer is nearly black unless it is scaled to 0..65535 first "
+                f"{_first(self.deep)}"
+            )
+        return found
+
+    def _of(self, names: list[str]) -> str:
+        return f"{len(names):,} of {counted(self.seen, 'photograph')}"
+
+
+def look_at(root: Path, records: Iterable[ImageRecord]) -> Photos:
+    """All photographs of a source."""
+    photos = Photos(root)
+    for record in records:
+        photos.look_for(record)
+    return photos
+
+
+def _first(names: list[str]) -> str:
+    return f"(first: {quote(names[0], 160)})"

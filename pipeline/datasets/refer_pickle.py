@@ -1,0 +1,214 @@
+"""REFER's `refs(*.p)` without running what a pickle can run: no globals at all, not even builtins.
+
+Published loaders call `pickle.load` on these files, and a pickle can run any code. REFER's lists,
+dicts, strings and numbers need no global, so this reader knows only the opcodes that
+build those. It is Python's own pure-Python unpickler with the rest of its table removed: the C one
+would fill gigabytes for a ten-byte file with a large memo index.
+"""
+
+import io
+import pickle
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from ..display import quote, show
+from ..errors import DataError, MissingError
+
+MAX_BYTES = 256 << 20
+MAX_NODES = 20_000_000  # refs, sentences and tokens; shared references count each time
+MAX_TEXT = 10_000  # characters of one string
+
+_OPCODES = """
+    PROTO STOP FRAME MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG
+    LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE
+    BINUNICODE8 EMPTY_LIST EMPTY_TUPLE EMPTY_DICT LIST TUPLE DICT APPEND APPENDS SETITEM SETITEMS
+    TUPLE1 TUPLE2 TUPLE3 GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
+"""
+_REF_INTS = ("ref_id", "image_id", "category_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One referred object of a REFER file; `sentences` are (sent_id, sent) in file order."""
+
+    ref_id: int
+    ann_id: int
+    image_id: int
+    split: str
+    sentences: tuple[tuple[int, str], ...]
+
+
+def load_refs(
+    path: Path, on_bad: Callable[[str], None] | None = None
+) -> tuple[list[Ref], list[str]]:
+    """The refs of a REFER pickle in file order, and notices. DataError names file and rule.
+
+    A ref with a missing or wrong field is left out and described to `on_bad`; without it, an error.
+    """
+    data = _read(path)
+    try:
+        return _to_refs(_load(data, "utf-8", path), path, on_bad), []
+    except UnicodeError:
+        notice = f"{show(path.name)}: strings are not UTF-8; read as Latin-1 (a Python 2 file)"
+    try:
+        return _to_refs(_load(data, "latin1", path), path, on_bad), [notice]
+    except UnicodeError:  # a text opcode, which is UTF-8 whatever the encoding
+        raise _refused(path, "damaged: a string is not UTF-8") from None
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise MissingError(f"no REFER file {show(str(path))}")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise DataError(f"{show(str(path))}: {size} bytes; a REFER file has at most {MAX_BYTES}")
+    return path.read_bytes()
+
+
+_CUT = (pickle.UnpicklingError, EOFError, MemoryError, RecursionError, OverflowError, struct.error)
+
+
+class _Refused(pickle.UnpicklingError):
+    """The file asks for something REFER files do not need."""
+
+
+class _BadRef(Exception):
+    """One ref is wrong; the message names it."""
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Builds lists, dicts, tuples, strings and numbers; anything else is refused."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: pickle._Unpickler.dispatch[code]
+        for code in (getattr(pickle, name)[0] for name in _OPCODES.split())
+    }
+
+    def find_class(self, module_name: str, global_name: str) -> NoReturn:
+        raise _Refused(f"asks for the global {module_name}.{global_name}")
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise _Refused(f"asks for the persistent object {pid!r}")
+
+
+for _name in ("GLOBAL", "STACK_GLOBAL", "PERSID", "BINPERSID"):  # kept to name what was asked for
+    _code = getattr(pickle, _name)[0]
+    _PlainUnpickler.dispatch[_code] = pickle._Unpickler.dispatch[_code]
+
+
+def _load(data: bytes, encoding: str, path: Path) -> object:
+    try:
+        return _PlainUnpickler(io.BytesIO(data), encoding=encoding).load()
+    except _Refused as error:
+        raise _refused(
+            path, f"{error}; a REFER file needs none, so this one is not opened"
+        ) from None
+    except KeyError as error:
+        raise _refused(path, _explain_key(error)) from None
+    except UnicodeError:
+        raise
+    except _CUT as error:
+        raise _refused(path, f"damaged or cut off ({type(error).__name__}: {error})") from None
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        raise _refused(path, f"not a pickle of lists and dicts ({error})") from None
+
+
+def _explain_key(error: KeyError) -> str:
+    code = error.args[0] if error.args else None
+    names = [n for n in dir(pickle) if n.isupper() and getattr(pickle, n) == bytes([code or 0])]
+    asked = names[0] if isinstance(code, int) and names else repr(code)
+    return f"uses the pickle opcode {asked}, which REFER files do not need"
+
+
+def _to_refs(value: object, path: Path, on_bad: Callable[[str], None] | None) -> list[Ref]:
+    if not isinstance(value, list):
+        raise _refused(path, f"holds {type(value).__name__}, expected a list of refs")
+    budget = [MAX_NODES]
+    refs: list[Ref] = []
+    for index, item in enumerate(value):
+        try:
+            refs.append(_to_ref(item, f"ref {index}", path, budget))
+        except _BadRef as error:
+            if on_bad is None:
+                raise _refused(path, str(error)) from None
+            on_bad(show(str(error), 300))
+    return refs
+
+
+def _to_ref(item: object, where: str, path: Path, budget: list[int]) -> Ref:
+    ref = _dict(item, where, path, budget)
+    if isinstance(ref.get("ann_id"), list):
+        raise _refused(path, f"{where}: ann_id is a list: gRefCOCO is another task, not supported")
+    numbers = {key: _int(ref, key, where, path) for key in (*_REF_INTS, "ann_id")}
+    where = f"ref_id {numbers['ref_id']}"
+    _text(_get(ref, "file_name", where, path), where, path)
+    ids = [_as_int(i, "sent_ids", where, path) for i in _list(ref, "sent_ids", where, path, budget)]
+    sentences = tuple(
+        _to_sentence(sentence, where, path, budget)
+        for sentence in _list(ref, "sentences", where, path, budget)
+    )
+    if sorted(ids) != sorted(sent_id for sent_id, _ in sentences):
+        raise _BadRef(f"{where}: sent_ids do not match its sentences")
+    split = _text(_get(ref, "split", where, path), where, path)
+    return Ref(numbers["ref_id"], numbers["ann_id"], numbers["image_id"], split, sentences)
+
+
+def _to_sentence(item: object, where: str, path: Path, budget: list[int]) -> tuple[int, str]:
+    sentence = _dict(item, f"{where}, sentence", path, budget)
+    for token in _list(sentence, "tokens", where, path, budget):
+        _text(token, where, path)
+    _text(_get(sentence, "raw", where, path), where, path)
+    sent = _text(_get(sentence, "sent", where, path), where, path)
+    return _int(sentence, "sent_id", where, path), sent
+
+
+def _dict(value: object, where: str, path: Path, budget: list[int]) -> dict[object, object]:
+    _spend(budget, 1, path)
+    if not isinstance(value, dict):
+        raise _BadRef(f"{where}: {quote(value)} is not a dict")
+    return value
+
+
+def _list(
+    record: dict[object, object], key: str, where: str, path: Path, budget: list[int]
+) -> list[object]:
+    value = _get(record, key, where, path)
+    if not isinstance(value, list):
+        raise _BadRef(f"{where}: {key} {quote(value)} is not a list")
+    _spend(budget, len(value), path)
+    return value
+
+
+def _spend(budget: list[int], nodes: int, path: Path) -> None:
+    budget[0] -= nodes
+    if budget[0] < 0:
+        raise _refused(path, f"holds more than {MAX_NODES} values")
+
+
+def _get(record: dict[object, object], key: str, where: str, path: Path) -> object:
+    if key not in record:
+        raise _BadRef(f"{where}: {key} is missing")
+    return record[key]
+
+
+def _int(record: dict[object, object], key: str, where: str, path: Path) -> int:
+    return _as_int(_get(record, key, where, path), key, where, path)
+
+
+def _as_int(value: object, key: str, where: str, path: Path) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise _BadRef(f"{where}: {key} {quote(value)} is not an id")
+    return value
+
+
+def _text(value: object, where: str, path: Path) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
+        raise _BadRef(f"{where}: {quote(value)} is not a plain string")
+    return value
+
+
+def _refused(path: Path, rule: str) -> DataError:
+    return DataError(f"{show(str(path))}: {show(rule, 300)}")

@@ -1,0 +1,47 @@
+"""One finished scene from three numbers: description, image, labels and expressions.
+
+Scene (seed, split, index) is the same whatever else is made; splits have separate streams, so no
+scene of one split can appear in another.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError
+from .language import Phrase, describe
+from .render import Labels, draw
+from .rng import Rng
+from .world import Scene, sample_scene
+
+SPLITS: Final = ("train", "val", "testA", "testB")
+SIZE: Final = (128, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeScene:
+    """A scene and all that is known about it; `image` is (H,W,3) uint8 RGB."""
+
+    scene: Scene
+    image: NDArray[np.uint8]
+    labels: Labels
+    phrases: tuple[Phrase, ...]
+
+
+def make_scene(
+    seed: int, index: int, split: str = "train", size: tuple[int, int] = SIZE
+) -> MadeScene:
+    """Scene `index` of a split; `size` is (height, width), 64 to 1024 pixels each."""
+    if split not in SPLITS:
+        raise ConfigError(f"split={split!r}: allowed are {', '.join(SPLITS)}")
+    if seed < 0 or index < 0:
+        raise ConfigError(f"seed={seed}, index={index}: need >= 0")
+    if not all(64 <= side <= 1024 for side in size):
+        raise ConfigError(f"size={size}: each side needs 64 to 1024 pixels")
+    key = (seed, SPLITS.index(split), index, *size)
+    scene = sample_scene(Rng(*key), *size)
+    image, labels = draw(scene)
+    # A stream of its own: a change of the language leaves the pictures as they are.
+    return MadeScene(scene, image, labels, describe(scene, Rng(*key, 1)))

@@ -1,0 +1,268 @@
+"""The three tables every source becomes, and the `Source` that later code reads.
+
+Readers (refer, hub, coco, jsonl, folder, convert) each give a `Dataset` with all its splits;
+`assemble` picks a split and unites datasets. Order is always (dataset, image_id, ref_id, sent_id)
+and never depends on hashing or on the order in a file.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ..display import counted, quote, show
+from ..errors import DataError
+from ..io.json_files import Fingerprint
+from ..masks.rle import area, from_segmentation
+from ..masks.rle_codec import MAX_SIDE
+from ..records import Expression, ImageRecord, Rle
+from .coordinates import require_placed
+from .problems import Faults, Problems, merged
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ImageEntry:
+    """Row of the images table. Height and width 0: the file could not be examined."""
+
+    dataset: str
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Row of the sentences table; (dataset, split_by, sent_id) is its key."""
+
+    dataset: str
+    split_by: str
+    split: str
+    image_id: int
+    ann_id: int
+    ref_id: int
+    sent_id: int
+    sent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An object as the file gives it; `segmentation` is untrusted until `mask` has checked it.
+
+    label  how messages name it, if not by its id
+    """
+
+    dataset: str
+    ann_id: int
+    image_id: int
+    height: int
+    width: int
+    segmentation: object
+    label: str = ""
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return self.label or f"{self.dataset} annotation {self.ann_id}"
+
+    @property
+    def readable(self) -> bool:
+        """Whether its photograph has a size masks can have; else that is quarantined."""
+        return 0 < min(self.height, self.width) <= max(self.height, self.width) <= MAX_SIDE
+
+    def mask(self) -> Rle:
+        """The union of its parts at (height, width).
+
+        DataError for a bad polygon or RLE, and for polygons that cannot lie on this photograph.
+        """
+        require_placed(self.segmentation, self.height, self.width, self.where)
+        return from_segmentation(self.segmentation, self.height, self.width, self.where)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One loaded set with all its splits. `root` is the folder images are looked for around."""
+
+    kind: str
+    name: str
+    split_by: str
+    root: Path
+    images: tuple[ImageEntry, ...] = field(repr=False)
+    sentences: tuple[Sentence, ...] = field(default=(), repr=False)
+    annotations: Mapping[int, Annotation] = field(default_factory=dict, repr=False)
+    notices: tuple[str, ...] = ()
+    files: Mapping[str, Fingerprint] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
+    hint: str = ""  # what to do if a split is asked for that it has not
+
+    @property
+    def title(self) -> str:
+        """`refcoco/unc`, or the name alone where there is one way to split."""
+        return f"{self.name}/{self.split_by}" if self.split_by else self.name
+
+    def splits(self) -> dict[str, list[Sentence]]:
+        """Sentences by split, in table order."""
+        found: dict[str, list[Sentence]] = {}
+        for sentence in self.sentences:
+            found.setdefault(sentence.split, []).append(sentence)
+        return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """What later code reads: the images of one split, each once, sorted by id, and its expressions.
+
+    An image that could not be examined is listed all the same, with height = width = 0 (unknown):
+    reading it at precompute time raises the ImageError that quarantines it. It is never dropped.
+    `sentences` and `annotations` are the normalised tables; `expressions` joins them. sent_id and
+    ref_id are unique within one dataset only. `faults` are the records that were left out.
+    """
+
+    name: str
+    kind: str
+    split: str | None
+    image_root: Path
+    images: tuple[ImageRecord, ...] = field(repr=False)
+    sentences: tuple[Sentence, ...] = field(default=(), repr=False)
+    annotations: Mapping[tuple[str, int], Annotation] = field(default_factory=dict, repr=False)
+    notices: list[str] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
+
+    @property
+    def where(self) -> str:
+        """How messages name it: the sets, and the files they were read from."""
+        files = ", ".join(show(name, 80) for name in self.sha256)
+        return f"{show(self.name)} ({files})" if files else show(self.name)
+
+    @cached_property
+    def generated(self) -> bool:
+        """Whether all images are scenes of `svp data synth`, the tiny weights' own world."""
+        from .scenes.generated import is_generated
+
+        return is_generated(self.image_root / record.path for record in self.images)
+
+    @property
+    def masks(self) -> dict[tuple[str, int], Rle]:
+        """Union mask per (dataset, ann_id), built on first use. DataError listing bad ones."""
+        problems = Problems(self.where)
+        for line in self.bad_masks.values():
+            problems.add(line)
+        problems.raise_if_any()
+        return self.good_masks
+
+    @property
+    def good_masks(self) -> dict[tuple[str, int], Rle]:
+        """`masks` without those of `bad_masks`."""
+        return self._masks[0]
+
+    @property
+    def bad_masks(self) -> dict[tuple[str, int], str]:
+        """What is wrong with a mask, per (dataset, ann_id). It matters only if the mask is used:
+        the image may be in quarantine, or not asked for."""
+        return self._masks[1]
+
+    @cached_property
+    def _masks(self) -> tuple[dict[tuple[str, int], Rle], dict[tuple[str, int], str]]:
+        known = [item for _, item in sorted(self.annotations.items()) if item.readable]
+        made, bad = build_masks(known)
+        if empty := sum(area(mask) == 0 for mask in made.values()):
+            self.notices.append(
+                f"{counted(empty, 'object')} with an empty mask: kept for evaluation only"
+            )
+        if lost := len(self.annotations) - len(known):
+            self.notices.append(
+                f"{counted(lost, 'object')} without expression: their images cannot be read"
+            )
+        return made, bad
+
+    @cached_property
+    def expressions(self) -> tuple[Expression, ...]:
+        """Expressions in the order of `sentences`, less those of images of unknown size."""
+        joined = ((row, self.masks.get((row.dataset, row.ann_id))) for row in self.sentences)
+        return tuple(
+            Expression(row.sent_id, row.ref_id, row.ann_id, row.image_id, row.sent, mask)
+            for row, mask in joined
+            if mask is not None
+        )
+
+
+def build_masks(
+    annotations: Iterable[Annotation],
+) -> tuple[dict[tuple[str, int], Rle], dict[tuple[str, int], str]]:
+    """Masks of the good annotations by (dataset, ann_id), and what is wrong with the others."""
+    made: dict[tuple[str, int], Rle] = {}
+    bad: dict[tuple[str, int], str] = {}
+    for item in annotations:
+        try:
+            made[item.dataset, item.ann_id] = item.mask()
+        except DataError as error:
+            bad[item.dataset, item.ann_id] = str(error)
+    return made, bad
+
+
+def order_of(row: Sentence) -> tuple[str, int, int, int]:
+    """The sort key of the sentences table."""
+    return row.dataset, row.image_id, row.ref_id, row.sent_id
+
+
+def assemble(datasets: Sequence[Dataset], split: str | None) -> Source:
+    """The union of the datasets' images in `split` (None: all), each once, sorted by image id.
+
+    `image_root` is not known yet: the first dataset's own folder stands in.
+    DataError if no dataset has the split, or if two disagree about one image.
+    """
+    faults = merged(dataset.faults for dataset in datasets)
+    notices = [notice for dataset in datasets for notice in dataset.notices] + faults.notices()
+    chosen = [_choose(dataset, split, notices) for dataset in datasets]
+    if split is not None and not any(sentences or images for sentences, images in chosen):
+        hints = "".join(f"; {hint}" for hint in dict.fromkeys(d.hint for d in datasets) if hint)
+        raise DataError(f"no split {quote(split)}: {_describe_splits(datasets)}{hints}")
+    images = _unite(entry for _, entries in chosen for entry in entries)
+    sentences = sorted((row for rows, _ in chosen for row in rows), key=order_of)
+    used = {(row.dataset, row.ann_id) for row in sentences}
+    annotations = {(d.name, a.ann_id): a for d in datasets for a in d.annotations.values()}
+    return Source(
+        name=",".join(dataset.title for dataset in datasets),
+        kind=datasets[0].kind,
+        split=split,
+        image_root=datasets[0].root,
+        images=images,
+        sentences=tuple(sentences),
+        annotations={key: annotations[key] for key in sorted(used)},
+        notices=notices,
+        sha256={name: file.sha256 for d in datasets for name, file in d.files.items()},
+        faults=faults,
+    )
+
+
+def _choose(
+    dataset: Dataset, split: str | None, notices: list[str]
+) -> tuple[Sequence[Sentence], Sequence[ImageEntry]]:
+    if not dataset.sentences:
+        if split is not None and dataset.kind != "coco":  # there the file was chosen by split
+            notices.append(f"{dataset.title} has no splits: all its images are taken")
+        return (), dataset.images
+    by_split = dataset.splits()
+    rows = dataset.sentences if split is None else by_split.get(split, [])
+    if not rows:
+        notices.append(f"{dataset.title} has no split {show(split)}: it adds nothing")
+    wanted = {row.image_id for row in rows}
+    return rows, [entry for entry in dataset.images if entry.image_id in wanted]
+
+
+def _describe_splits(datasets: Sequence[Dataset]) -> str:
+    return "; ".join(f"{d.title} has {', '.join(sorted(d.splits())) or 'none'}" for d in datasets)
+
+
+def _unite(entries: Iterable[ImageEntry]) -> tuple[ImageRecord, ...]:
+    found: dict[int, ImageRecord] = {}
+    for entry in entries:
+        record = ImageRecord(entry.image_id, entry.file_name, entry.height, entry.width)
+        other = found.setdefault(entry.image_id, record)
+        if other != record:
+            raise DataError(
+                f"image {entry.image_id} is {show(other.path)} {other.height}x{other.width} in one "
+                f"set and {show(record.path)} {record.height}x{record.width} in {entry.dataset}"
+            )
+    return tuple(found[image_id] for image_id in sorted(found))

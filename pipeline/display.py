@@ -1,0 +1,110 @@
+"""Untrusted text made safe to print: file names and expressions may hold terminal codes."""
+
+import unicodedata
+from reprlib import Repr
+
+_BOUNDED = Repr()
+_BOUNDED.maxlist = _BOUNDED.maxtuple = _BOUNDED.maxdict = 20
+_BOUNDED.maxstring = _BOUNDED.maxother = 2000
+
+
+def escape(text: str) -> str:
+    r"""`text` with control, bidi-override and surrogate characters written as escapes.
+
+    >>> escape("a\x1b[31mb\nc")
+    'a\\x1b[31mb\\nc'
+    """
+    return "".join(c if _printable(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten(text: str, limit: int = 120) -> str:
+    """`escape(text)`, cut in the middle to at most `limit` characters.
+
+    >>> shorten("abcdefghij", 7)
+    'abc...j'
+    """
+    safe = escape(text if len(text) <= 2 * limit else text[:limit] + text[-limit:])
+    if len(safe) <= limit:
+        return safe
+    tail = (limit - 3) // 4
+    return f"{safe[: limit - 3 - tail]}...{safe[len(safe) - tail :] if tail else ''}"
+
+
+def show(value: object, limit: int = 80) -> str:
+    """`repr` of any untrusted value, bounded and printable, for use in an error message."""
+    return shorten(value if isinstance(value, str) else _repr(value), limit)
+
+
+def quote(value: object, limit: int = 80) -> str:
+    """`show`, with a string in quotes, so that blanks and empty ones are seen.
+
+    >>> quote(""), quote(7)
+    ("''", '7')
+    """
+    return f"'{show(value, limit)}'" if isinstance(value, str) else show(value, limit)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "file"), counted(1200, "photograph")
+    ('1 file', '1,200 photographs')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _repr(value: object) -> str:
+    """A bounded repr: data may be huge, nested past the stack, or an int too long to print."""
+    try:
+        return _BOUNDED.repr(value)
+    except (ValueError, RecursionError):
+        return f"<{type(value).__name__}>"
+
+
+def _printable(char: str) -> bool:
+    # Cf holds the bidi overrides that make a line read differently from what it says; what is not
+    # assigned yet (Cn) may be one of them to a newer terminal.
+    return unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds as people read them.
+
+    >>> duration(3725), duration(42.4), duration(None)
+    ('1:02:05', '0:42', '?')
+    """
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(count: float) -> str:
+    """Bytes as people read them.
+
+    >>> size(1_234_000), size(97_700_000_000)
+    ('1.2 MB', '97.7 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def share(value: float) -> str:
+    """A share 0 to 1 as percent; only nothing is rounded to nothing, only all to all.
+
+    >>> share(0.5), share(0.0004), share(0.0), share(0.9997), share(1.0)
+    ('50.0 %', '< 0.1 %', '0 %', '> 99.9 %', '100 %')
+    """
+    if value in (0.0, 1.0):
+        return f"{value:.0%}".replace("%", " %")
+    sign = "< " if value < 0.0005 else "> " if value > 0.9995 else ""
+    return sign + f"{min(0.999, max(0.001, value)):.1%}".replace("%", " %")
+
+
+def many(count: int) -> str:
+    """`1 superpixel`, `40 superpixels`."""
+    return f"{count:,} superpixel{'' if count == 1 else 's'}"

@@ -1,0 +1,35 @@
+"""What `svp doctor` tries: a run of the models on a picture of its own."""
+
+from pathlib import Path
+from typing import Any
+
+from ..precompute.options import Flags, resolve
+from ..records import Where
+from .report import DoctorReport, doctor
+
+WEIGHTS = ("sam_weights", "encoder_weights", "second_weights")
+
+
+def examine(
+    flags: dict[str, Any],
+    size: str,
+    recipe_file: Path | None,
+    overrides: tuple[str, ...],
+    cache: Path | None,
+) -> DoctorReport:
+    """`svp doctor` for the recipe these options name; missing weights are a finding, no error."""
+    given = {name: flags[name] for name in WEIGHTS}
+    # Random weights stand in while the recipe is built: nothing has to be found or hashed for it.
+    stand_in = Flags(**(flags | dict.fromkeys(WEIGHTS, "random")))
+    recipe, _ = resolve(size, recipe_file, stand_in, overrides, Path())
+    sam, encoder, second = (Path(path) if path else None for path in given.values())
+    pixels = recipe.superpixels.model_copy(update={"weights": given["sam_weights"] or "auto"})
+    features = recipe.features.model_copy(update={"weights": given["encoder_weights"] or "auto"})
+    if features.second is not None:
+        named = {"weights": given["second_weights"] or "auto"}
+        features = features.model_copy(update={"second": features.second.model_copy(update=named)})
+    needed = recipe.model_copy(update={"superpixels": pixels, "features": features})
+    return doctor(
+        recipe=needed, where=Where(Path(), sam, encoder, second), folder=Path(), cache=cache,
+        size=None if recipe_file else size,
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""Which file becomes which encoder: names of the recipe to loaded backbones.
+
+Strict: every tensor must be there, fit and be finite; the file must have the digest the recipe
+names. Models of published size are built without memory and take the file's tensors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..display import show
+from ..errors import ConfigError, MissingError
+from ..recipe import FeatureConfig
+from ..weights.load import load_into, load_state_dict, require_digest
+from ..weights.locate import find_weights, search_weights
+from ..weights.model_config import HUB, check_config, hub_folder
+from ..weights.tensor_names import plain_names
+from .backbone import Backbone
+from .clip import TINY, Clip, build_clip, fill_buffers, large
+from .clip import expected_config as clip_config
+from .dinov2 import Dinov2, build_dinov2
+from .dinov2 import expected_config as dinov2_config
+from .dinov2 import shape as dinov2_shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FLAG = "--encoder-weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How to build, fill and read one encoder."""
+
+    build: "Callable[[], nn.Module]"
+    adapt: "Callable[[nn.Module], Backbone]"
+    expected: dict[str, object]
+    part: str = ""
+    finish: "Callable[[nn.Module], None] | None" = None
+
+
+def family(config: FeatureConfig) -> Family:
+    """The `Family` behind `features.encoder`."""
+    name = config.encoder
+    if name == "tiny":
+        from .tiny import build_tiny_dinov2
+
+        return Family(build_tiny_dinov2, Dinov2, {})
+    if name == "clip-tiny":
+        return Family(partial(build_clip, **TINY, size=config.size), Clip, {}, finish=fill_buffers)
+    if name in ("clip-large-336", "clip-large"):
+        shape = large() | {"size": 336 if name == "clip-large-336" else 224}
+        build = partial(build_clip, **shape)
+        return Family(build, Clip, clip_config(shape["size"]), "vision_config", fill_buffers)
+    return Family(partial(build_dinov2, *dinov2_shape(name)), Dinov2, dinov2_config(name))
+
+
+def load_backbone(config: FeatureConfig, path: Path | None, allow_download: bool) -> Backbone:
+    """The backbone of `config` with its weights, on the CPU, in evaluation mode."""
+    import torch
+
+    kind = family(config)
+    if config.weights.startswith("random:"):
+        return kind.adapt(_random(kind, config.weights.removeprefix("random:")))
+    source = _source(config, path, allow_download)
+    if source.is_dir():
+        check_config(source, kind.expected, kind.part)
+    with torch.device("meta"):
+        model = kind.build()
+    backbone = kind.adapt(model)
+    found = plain_names(load_state_dict(source), backbone.anchors, str(source))
+    state = backbone.from_original(found)
+    advice = f"This is not {config.encoder}: check features.encoder, or give another {FLAG}"
+    load_into(model, state, str(source), advice, any_float=True)
+    if kind.finish:
+        kind.finish(model)
+    return backbone
+
+
+def _source(config: FeatureConfig, path: Path | None, allow_download: bool) -> Path:
+    """The weights the recipe names, checked against its digest."""
+    if config.weights == "shipped" and config.encoder == "tiny":
+        from .tiny import WEIGHTS
+
+        return WEIGHTS
+    if not config.weights.startswith("sha256:"):
+        known = "shipped, " if config.encoder == "tiny" else ""
+        raise ConfigError(
+            f"features.weights={show(config.weights)}: allowed for {config.encoder} are {known}"
+            "random:<seed> and sha256:<hex>"
+        )
+    source = path or _find(config.encoder, allow_download)
+    require_digest(source, config.weights.removeprefix("sha256:"), "features.weights")
+    return source
+
+
+def _find(encoder: str, allow_download: bool) -> Path:
+    """A file or folder in the usual places, or the hub's cache."""
+    found = search_weights(encoder)
+    if found is None and encoder in HUB:
+        try:
+            found = hub_folder(encoder, allow_download=allow_download)
+        except MissingError:
+            found = None
+    return found or find_weights(encoder, FLAG)  # says where it looked, and what to do
+
+
+def _random(kind: Family, seed: str) -> "nn.Module":
+    """Untrained weights that are a pure function of `seed`; torch's own state is left alone."""
+    import torch
+
+    if not seed.isdecimal() or len(seed) > 18:
+        raise ConfigError(f"features.weights=random:{show(seed)}: need random:<whole number>")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        return kind.build()

@@ -1,0 +1,260 @@
+"""Dask processes as a pool of workers.
+
+The futures carry a job and return a few hundred bytes. Models are loaded by a process's first job,
+so a time limit includes that.
+
+Workers as Dask processes: on this machine or on a Dask cluster.
+
+A scheduler has no authentication: ours listens on 127.0.0.1 only and has no dashboard (T28).
+Retries are ours: `allowed-failures` is 0, so that a worker's death comes back at once instead of
+Dask running the poison shard three more times.
+"""
+
+import importlib.util
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from ..display import shorten
+from ..errors import CacheError, MissingPackageError
+from .base import ExecutorOptions, Job, Outcome, Pool, Task, started
+from .devices import usable_devices
+from .scheduler import DrivenExecutor
+from .worker import Life, listening, thread_environment
+
+START_S = 60  # for a process to come, or to come back
+ANSWER_S = 2  # for a few hundred bytes of a finished job
+
+
+def distributed_package() -> Any:
+    """The package; it has no types."""
+    import distributed
+
+    return distributed
+
+
+class DaskPool:
+    """`Pool` whose workers are Dask processes by address; each holds at most one job of ours.
+
+    A job is pinned to its process: Dask would otherwise queue two jobs behind each other while a
+    nanny brings a process back, and the second would be blamed for the first one's crash.
+    """
+
+    def __init__(self, client: Any, task: Task, size: int, options: ExecutorOptions) -> None:
+        self.size = size
+        self._client, self._task, self._threads = client, task, options.threads
+        self._run, self._count = f"svp-{os.urandom(4).hex()}", 0
+        self._waiting = dict.fromkeys(range(size), time.monotonic())  # for a process, since when
+        self._address: dict[int, str] = {}
+        self._futures: dict[Any, int] = {}
+        self._told: deque[Outcome] = deque()
+        client.subscribe_topic(self._run, self._hear)
+
+    def submit(self, worker: int, job: Job) -> None:
+        """See `Pool`."""
+        self._count += 1
+        future = self._client.submit(
+            _do,
+            self._run,
+            self._task,
+            worker,
+            self._threads,
+            job,
+            key=f"{self._run}-{self._count}-shard{job.shard}",
+            workers=[self._address[worker]],
+            pure=False,
+            retries=0,
+        )
+        self._futures[future] = worker
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """See `Pool`. Raises CacheError when the scheduler is gone."""
+        distributed = distributed_package()
+        if self._told:
+            return [self._told.popleft() for _ in range(len(self._told))]
+        try:
+            alive = set(self._client.nthreads())
+            outcomes = self._place(alive) + self._abandoned(alive)
+            if outcomes or not self._futures:
+                time.sleep(0 if outcomes else timeout)
+                return outcomes
+            found = distributed.wait(list(self._futures), timeout, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            return []
+        except OSError as error:  # distributed's CommClosedError is one
+            raise CacheError(f"the Dask scheduler is gone: {shorten(str(error))}") from error
+        received = [self._receive(future) for future in found.done]
+        return [outcome for outcome in received if outcome]
+
+    def restart(self, worker: int) -> None:
+        """See `Pool`: end the process if it still holds a job; its nanny starts another."""
+        for future in [f for f, w in self._futures.items() if w == worker]:
+            del self._futures[future]
+            self._client.restart_workers(
+                [self._address[worker]], timeout=START_S, raise_for_error=False
+            )
+            future.cancel()
+        self._address.pop(worker, None)
+        self._waiting[worker] = time.monotonic()
+
+    def close(self) -> None:
+        """See `Pool`; the processes end with the cluster."""
+        for future in self._futures:
+            future.cancel()
+        self._futures.clear()
+        with suppress(OSError, ValueError):  # the scheduler may be gone
+            self._client.unsubscribe_topic(self._run)
+
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Called in the client's own thread with what a job told."""
+        value = dict(event[1])
+        value.pop("worker", None)  # Dask puts the process's address there
+        self._told.append(Outcome(value.pop("by"), "progress", value))
+
+    def _place(self, alive: set[str]) -> list[Outcome]:
+        """Give processes nobody uses to the workers that wait for one."""
+        free = sorted(alive - set(self._address.values()))
+        new = dict(zip(sorted(self._waiting), free, strict=False))
+        self._address |= new
+        for worker in new:
+            del self._waiting[worker]
+        late = [w for w, since in self._waiting.items() if time.monotonic() - since > START_S]
+        return [Outcome(worker, "ready") for worker in new] + [
+            Outcome(worker, "died", detail=f"no Dask worker within {START_S} s") for worker in late
+        ]
+
+    def _abandoned(self, alive: set[str]) -> list[Outcome]:
+        """Jobs pinned to a process that ended before it got them: Dask would wait for ever."""
+        lost = [f for f, w in self._futures.items() if self._address[w] not in alive]
+        lost = [future for future in lost if not future.done()]
+        return [Outcome(self._drop(f), "died", detail="its Dask worker is gone") for f in lost]
+
+    def _drop(self, future: Any) -> int:
+        future.cancel()
+        return self._futures.pop(future)
+
+    def _receive(self, future: Any) -> Outcome | None:
+        """What a job returned; None if its process does not answer yet.
+
+        The answer lies in the process. If that died after the job, Dask would wait for ever for
+        another one under the same address.
+        """
+        distributed = distributed_package()
+        worker = self._futures[future]
+        try:
+            outcome = future.result(timeout=ANSWER_S)
+        except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError) as why:
+            outcome = Outcome(worker, "died", detail=shorten(str(why), 500))
+        except TimeoutError:
+            if self._address[worker] in self._client.nthreads():
+                return None
+            future.cancel()
+            outcome = Outcome(worker, "died", detail="its Dask worker died with the answer")
+        del self._futures[future]
+        future.release()
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+
+_lock = threading.Lock()
+_lives: dict[str, Life] = {}  # in a Dask worker: the models of the run it works for
+
+
+def _do(run: str, task: Task, worker: int, threads: int, job: Job) -> Outcome:
+    """A job inside a Dask worker; the lock keeps a worker of many threads to one job."""
+    with _lock:
+        if run not in _lives:
+            _lives.clear()
+            life = Life(task, worker, threads)
+            loaded = life.load()
+            if not life.loaded:
+                return loaded
+            _lives[run] = life
+        with listening(lambda told: _log(run, {"by": worker, **told.value})):
+            return replace(_lives[run].do(job), worker=worker)
+
+
+def _log(run: str, told: dict[str, object]) -> None:
+    distributed_package().get_worker().log_event(run, told)
+
+
+# spec: work stealing kills workers on long jobs (distributed#7523), so does a time to live when
+# the event loop is blocked (#8537). A local cluster would drop a nanny whose worker happens to be
+# down some seconds after an earlier death.
+CONFIG: dict[str, Any] = {
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.worker.memory.terminate": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.target": False,
+    "distributed.deploy.lost-worker-timeout": "10000h",
+    "distributed.admin.tick.limit": "1h",
+    "distributed.logging": {"distributed": "error"},
+}
+
+
+class DaskExecutor(DrivenExecutor):
+    """Dask workers; raises MissingPackageError without dask and distributed."""
+
+    def __init__(self, options: ExecutorOptions) -> None:
+        super().__init__(options)
+        if importlib.util.find_spec("distributed") is None:
+            raise MissingPackageError("dask and distributed", "dask", "executor=dask")
+
+    @contextmanager
+    def connect(self, task: Task, shards: int) -> Iterator[Pool]:
+        """See `DrivenExecutor`."""
+        with _connected(self.options) as (client, workers):
+            yield DaskPool(client, task, min(workers, max(1, shards)), self.options)
+
+
+def cluster_options(options: ExecutorOptions, workers: int, folder: str) -> dict[str, Any]:
+    """Arguments of `LocalCluster` (T28)."""
+    return {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "processes": True,
+        "host": "127.0.0.1",
+        "dashboard_address": None,
+        "worker_dashboard_address": None,
+        "memory_limit": 0,
+        "local_directory": folder,
+        "silence_logs": logging.CRITICAL,
+        "env": thread_environment(options.threads),
+    }
+
+
+@contextmanager
+def _connected(options: ExecutorOptions) -> Iterator[tuple[Any, int]]:
+    """Join or start Dask; yields the client and the number of workers to use."""
+    import dask
+
+    distributed = distributed_package()
+    with dask.config.set(CONFIG), tempfile.TemporaryDirectory(prefix="svp-dask-") as folder:
+        if options.dask_scheduler:
+            try:
+                client = distributed.Client(options.dask_scheduler, timeout=START_S)
+            except (OSError, ValueError) as error:
+                raise CacheError(
+                    f"no Dask scheduler at {shorten(options.dask_scheduler)}: {error}"
+                ) from error
+            with client:
+                client.wait_for_workers(1, timeout=START_S)
+                yield client, options.workers or len(client.scheduler_info(-1)["workers"])
+            return
+        devices = usable_devices(options)
+        arguments = cluster_options(options, len(devices), folder)
+        with (
+            started("Dask", lambda: distributed.LocalCluster(**arguments)) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield client, len(devices)

@@ -1,0 +1,1 @@
+"""Files and paths: atomic writes, checksums, strict JSON and YAML."""

@@ -1,0 +1,252 @@
+"""Atomic durable writes: temp file, fsync, rename, fsync of the folder.
+
+A name in the cache either holds complete bytes or does not exist. Temp files end in `.partial` and
+carry their writer's host and process, so that the leftovers of a dead writer can be told from the
+work of a living one.
+
+Fault injection for the tests: `SVP_CRASH_AT=<label>:<stage>` kills the process (SIGKILL) at that
+point; `SVP_CRASH_AT=<label>:<stage>@<shard>` only in that shard. Stages are `STAGES`, in order;
+labels are the array names, `log`, `manifest`, `plan`, `metadata`, `column`, `index`, `complete`.
+"""
+
+import errno
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import xxhash
+
+from ..display import show
+from ..errors import CacheError, SvpError
+from .binary import write_all
+from .paths import refuse_links
+
+STAGES = ("before-temp", "after-temp", "before-rename", "after-rename")
+PARTIAL = ".partial"
+FOREIGN_TEMP_AGE = 24 * 3600.0  # seconds; another host's temp file this old has no writer left
+
+_serial = count()
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def crash_point(label: str, stage: str, shard: int | None = None) -> None:
+    """Kill this process if the environment asks for it here (tests of crash safety)."""
+    wanted = os.environ.get("SVP_CRASH_AT")
+    if wanted and wanted in (f"{label}:{stage}", f"{label}:{stage}@{shard}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class TempFile:
+    """A written but not yet durable file: `commit` gives it its name, `discard` drops it."""
+
+    path: Path
+    temp: Path
+    fd: int
+    label: str
+    shard: int | None
+    bytes: int = 0
+    xxh3: str = ""
+
+    def commit(self) -> None:
+        """fsync and rename; durable once the folder is synced. Raises CacheError, temp removed."""
+        try:
+            crash_point(self.label, "after-temp", self.shard)
+            os.fsync(self.fd)
+            crash_point(self.label, "before-rename", self.shard)
+            os.replace(self.temp, self.path)
+            crash_point(self.label, "after-rename", self.shard)
+        except OSError as error:
+            raise _explain(error, self.path) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Close and remove the temp file if it is still there. Safe to repeat."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+            self.temp.unlink(missing_ok=True)
+
+
+def write_temp(
+    path: Path, buffers: Sequence[bytes | memoryview], *, label: str, shard: int | None = None
+) -> TempFile:
+    """`buffers`, one after another, in a temp file beside `path`; its folder must exist.
+
+    Raises CacheError if the disk is full or refuses; the temp file is removed.
+    """
+    temp = path.with_name(f"{path.name}.{_writer()}-{next(_serial)}{PARTIAL}")
+    crash_point(label, "before-temp", shard)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        file = TempFile(path, temp, os.open(temp, flags, 0o644), label, shard)
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        file.bytes, file.xxh3 = _write_and_digest(file.fd, buffers)
+    except OSError as error:
+        file.discard()
+        raise _explain(error, path) from error
+    except BaseException:
+        file.discard()
+        raise
+    return file
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """fsync folders, so that the names in them survive a power loss."""
+    for folder in folders:
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync one folder. Raises CacheError."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _explain(error, folder) from error
+
+
+def make_folder(folder: Path, root: Path) -> None:
+    """Create `folder` under `root`; a symbolic link on the way out of `root` is refused."""
+    refuse_links(root, folder)
+    make_folders(folder)
+
+
+def make_folders(folder: Path) -> None:
+    """Create `folder` and what is above it, where the user wants output. Raises CacheError."""
+    check_writable(folder)  # `mkdir` calls a file in the way by other names
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses in the body becomes a CacheError: the path, the cause, what to do.
+
+    path  named where the system names none; the body reads nothing that may fail
+    """
+    try:
+        yield
+    except SvpError:  # some are OSErrors too, and say more
+        raise
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str | os.PathLike) else path
+        raise _explain(error, Path(named)) from error
+
+
+def check_writable(path: Path, *, file: bool = False) -> None:
+    """CacheError if `path` can be no output, told before the work is done; makes nothing.
+
+    The nearest folder above that is there decides. `file`: the output is one file, so a folder in
+    its place is refused.
+    """
+    above = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
+    if above != path.absolute() and not above.is_dir():
+        raise _explain(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), path)
+    folder = above if above.is_dir() else above.parent
+    if above == path.absolute() and above.is_dir():
+        if file:
+            raise _explain(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path)
+        return  # what is written into it tells
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _explain(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log, in one write: short lines stay whole also with two writers.
+
+    Not atomic: a kill may leave half of the last line. Raises CacheError where the disk is full.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        raise _explain(error, path) from error
+
+
+def write_file(path: Path, data: bytes, *, label: str, shard: int | None = None) -> None:
+    """One small file, atomic and durable on return."""
+    write_temp(path, [data], label=label, shard=shard).commit()
+    sync_folders([path.parent])
+
+
+def remove_stale(root: Path) -> list[Path]:
+    """Delete temp files under `root` whose writer is gone; returns what was deleted.
+
+    Call it from the driver only, before and after a run. Another living run on the same cache
+    keeps its files.
+    """
+    found = (
+        Path(folder, name)
+        for folder, _, names in os.walk(root)  # five times faster than rglob, follows no link
+        for name in names
+        if name.endswith(PARTIAL)
+    )
+    stale = [path for path in found if _is_stale(path)]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale
+
+
+def _write_and_digest(fd: int, buffers: Sequence[bytes | memoryview]) -> tuple[int, str]:
+    digest = xxhash.xxh3_64()
+    views = [memoryview(buffer).cast("B") for buffer in buffers]
+    for view in views:
+        digest.update(view)
+    write_all(fd, views)
+    return sum(map(len, views)), digest.hexdigest()
+
+
+def _writer() -> str:
+    return f"{_host()}-{os.getpid()}"
+
+
+def _host() -> str:
+    # Containers may share a host name: the process id only means something in its own namespace.
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = 0
+    return xxhash.xxh3_64_hexdigest(f"{platform.node()}/{space}".encode())[:8]
+
+
+def _is_stale(path: Path) -> bool:
+    parts = path.name.removesuffix(PARTIAL).rsplit(".", 1)[-1].split("-")
+    if len(parts) == 3 and parts[0] == _host() and parts[1].isdecimal():
+        return not _alive(int(parts[1]))
+    try:
+        return time.time() - path.lstat().st_mtime > FOREIGN_TEMP_AGE
+    except FileNotFoundError:
+        return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _explain(error: OSError, path: Path) -> CacheError:
+    where = show(str(path), 300)
+    if error.errno in _NO_SPACE:
+        return CacheError(
+            f"{where}: {error.strerror}: what was being written was not committed; free some "
+            "space and run the same command again, it continues where it stopped"
+        )
+    return CacheError(f"{where}: cannot be written: {error.strerror}: give another place")

@@ -1,0 +1,203 @@
+"""Measures a few images on this machine, for the cost model.
+
+The workers are those of the run (spawned, one thread each) and all compute at once, so that what
+they take from each other (memory bandwidth, shared cores) is in the figures. Nothing is kept.
+"""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..cache.create import create_cache
+from ..cache.layout import PLAN
+from ..cache.plan import Plan
+from ..cache.schema import array_specs
+from ..errors import CacheError
+from ..executors.base import Event, ExecutorOptions, Job
+from ..executors.devices import task_device, usable_devices
+from ..executors.local import LocalExecutor
+from ..recipe import Recipe
+from ..records import ImageRecord, Where
+from .cost_model import Calibration, seconds_per_image
+from .planner import Content, build_plan, sized_plan
+from .shard_task import ShardTask
+
+IMAGES = 16  # per worker, after the first batch, which warms everything up
+SAY_EVERY_S = 5.0
+BUDGET_S = 20.0  # what the images of one worker may take, as far as one can tell
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """The shard task, in each worker after `warm` images that are not timed."""
+
+    inner: ShardTask
+    warm: int
+
+    def open(self) -> Callable[[Job], dict[str, object]]:
+        do = self.inner.open()
+
+        def timed(job: Job) -> dict[str, object]:
+            if self.warm:
+                do(Job(job.shard, rows=(0, self.warm)))
+            return do(job)
+
+        return timed
+
+    def rows(self, shard: int) -> int:
+        return self.inner.rows(shard)
+
+
+class _Enough(Exception):
+    """The time for measuring is over."""
+
+
+def calibrate(
+    content: Content,
+    recipe: Recipe,
+    where: Where,
+    options: ExecutorOptions,
+    *,
+    images: int | None = None,
+    workers: int | None = None,
+    bound_s: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Calibration | None:
+    """Compute a few images per worker, spread over `content`, in a temporary cache.
+
+    images   per worker; None: as many as may take 20 s, at most 16
+    bound_s  seconds after which what was measured until then has to do, start-up included
+    say      is told what is measured, and how far that is
+
+    None if there is no image to measure, or not one was done in time. Raises what the models raise
+    when they are loaded.
+    """
+    count = workers or len(usable_devices(options))
+    expected = seconds_per_image(sized_plan(recipe), "core") if options.device == "cpu" else 1.0
+    images = images or min(IMAGES, max(2, int(BUDGET_S / expected)))
+    slow = options.device == "cpu" and bound_s is not None and expected > 1
+    if slow:  # a CPU does a batch's images one after the other anyway: hear of each
+        recipe = recipe.model_copy(update={"batch": 1})
+    sample = _spread(content.images, count * images)
+    if not sample:
+        return None
+    limit = "" if bound_s is None else f", for at most {bound_s:.0f} s"
+    say(f"measuring up to {len(sample)} images on {count} workers{limit}")
+    with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
+        plan = build_plan(Content(sample), recipe, where.images)
+        # One shard per worker: every worker is busy from start to end.
+        plan = replace(plan, shard_size=-(-len(sample) // count))
+        create_cache(Path(folder), plan)
+        task = ShardTask(folder, where, task_device(options), options.threads)
+        warm = 0 if slow or images == 1 else min(plan.recipe.batch, plan.shard_size)
+        probe = _Probe(task, warm)
+        measure = _Measure(Path(folder), plan, bound_s, say)
+        try:
+            return measure.run(probe, replace(options, workers=count))
+        except _Enough:
+            return measure.so_far()
+
+
+class _Measure:
+    """One calibration: listens to its workers and ends them when the time is over."""
+
+    def __init__(
+        self, cache: Path, plan: Plan, bound_s: float | None, say: Callable[[str], None]
+    ) -> None:
+        self.cache, self.plan, self.bound, self.say = cache, plan, bound_s, say
+        self.began = self.said = time.monotonic()
+        self.ready: list[float] = []
+        self.results: list[Mapping[str, object]] = []
+        self.told: dict[int | None, list[Mapping[str, object]]] = {}  # by shard
+        self.kind = "CPU worker"
+
+    def run(self, probe: _Probe, options: ExecutorOptions) -> Calibration:
+        """Until all images are done. Raises _Enough, CacheError."""
+        self.kind = "CPU worker" if options.device == "cpu" else "GPU"
+        summary = LocalExecutor(options).run(probe, range(self.plan.num_shards), self._listen)
+        if summary.parked:
+            raise CacheError(f"no estimate: {next(iter(summary.parked.values()))}")
+        seconds: Counter[str] = Counter()
+        for result in self.results:
+            seconds.update(_seconds(result))
+        return Calibration(
+            images=len(self.plan.images),
+            workers=self.plan.num_shards,
+            start_s=max(self.ready),
+            image_s={name: value / len(self.plan.images) for name, value in seconds.items()},
+            bytes=_bytes(self.cache, self.plan),
+            peak_rss=max(_number(r["peak_rss"]) for r in self.results),
+            worker=self.kind,
+        )
+
+    def so_far(self) -> Calibration | None:
+        """From the images done in time; a worker's first batch counts only if it is its only one."""
+        seconds: Counter[str] = Counter()
+        images = 0
+        for told in self.told.values():
+            first, last = told[0], told[-1]
+            images += sum(_number(one["images"]) for one in (told[1:] or told))
+            seconds.update(_seconds(last))
+            if len(told) > 1:
+                seconds.subtract(_seconds(first))
+        if not images:
+            return None
+        return Calibration(
+            images=images,
+            workers=len(self.told),
+            start_s=max(self.ready),
+            image_s={name: value / images for name, value in seconds.items()},
+            bytes={},
+            peak_rss=max(_number(told[-1]["peak_rss"]) for told in self.told.values()),
+            worker=self.kind,
+            cut=True,
+        )
+
+    def _listen(self, event: Event) -> None:
+        passed = time.monotonic() - self.began
+        if event.kind == "worker_ready":
+            self.ready.append(passed)
+        if event.kind == "progress":
+            self.told.setdefault(event.shard, []).append(event.result)
+        if event.kind == "shard_done":
+            self.results.append(event.result)
+        if passed - (self.said - self.began) >= SAY_EVERY_S:
+            self.said = time.monotonic()
+            done = sum(_number(one["images"]) for told in self.told.values() for one in told)
+            state = f"{done} images" if self.ready else "models are being loaded"
+            self.say(f"measuring: {state} after {passed:.0f} s")
+        if self.bound is not None and passed >= self.bound:
+            raise _Enough
+
+
+def _seconds(result: Mapping[str, object]) -> dict[str, float]:
+    found = result["seconds"]
+    assert isinstance(found, Mapping)
+    return dict(found)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _bytes(cache: Path, plan: Plan) -> dict[str, float]:
+    """Mean stored bytes per image of each compressed array."""
+    assert (cache / PLAN).exists()
+    files = {
+        spec.name: [
+            path.stat().st_size for path in (cache / spec.name / "c").rglob("*") if path.is_file()
+        ]
+        for spec in array_specs(plan)
+        if spec.level is not None
+    }
+    index = plan.num_shards * (16 * plan.shard_size + 4)
+    return {name: (sum(sizes) - index) / len(plan.images) for name, sizes in files.items()}
+
+
+def _spread(images: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
+    """`count` images evenly spaced over the list."""
+    count = min(count, len(images))
+    return [images[i * len(images) // count] for i in range(count)]

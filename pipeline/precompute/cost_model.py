@@ -1,0 +1,299 @@
+"""What a run will cost before it is started: images, files, bytes, hours, memory.
+
+Bytes of uncompressed arrays are exact. Time comes from a calibration (a few images computed on this
+machine: `calibrate`) or, for a machine that is not here, from operation counts and throughputs
+measured or assumed there. Compressed arrays are measured by the calibration too, else assumed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..cache.plan import Plan
+from ..cache.schema import ArraySpec, array_specs
+from ..display import duration, size
+from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig
+from .machines import DEVICES, Device
+
+__all__ = ["DEVICES", "Calibration", "Device", "Estimate", "estimate", "makespan", "prompts",
+           "seconds_per_image", "tflop", "window_prompts"]  # fmt: skip
+
+MANIFEST_BYTES = 140  # per image, in its manifest, the log and the index
+SHARD_INDEX = 16  # bytes per chunk in a shard file's index, plus its crc32c
+
+# TFLOP of one image encoder pass and GFLOP of one decoder prompt: torch's FlopCounter, 2 per
+# multiply-add (superpixel spec 2; tiny: the shipped architecture).
+ENCODER_TFLOP = {"vit_b": 0.97, "vit_l": 2.99, "vit_h": 5.96, "vit_t": 0.078, "tiny": 0.0004}
+PROMPT_GFLOP = {"tiny": 0.0192}
+PROMPT_GFLOP_OFFICIAL = 3.62
+SAM_GB = {"vit_b": 0.36, "vit_l": 1.19, "vit_h": 2.45, "vit_t": 0.04, "tiny": 0.003}
+# Patch features: TFLOP of one view at 336 px (2 per multiply-add, attention included), GB of fp32.
+FEATURES = {
+    "tiny": (0.0005, 0.003),
+    "clip-tiny": (0.0005, 0.003),
+    "dinov2-small": (0.031, 0.09),
+    "dinov2-base": (0.113, 0.35),
+    "dinov2-large": (0.386, 1.22),
+    "clip-large-336": (0.382, 1.22),
+    "clip-large": (0.162, 1.22),
+}
+# Assumed where nothing was measured: superpixels per image (the paper), bytes each in every array.
+SUPERPIXELS = 40
+RLE_EACH, COVER_EACH, MASK_EACH, SMALL_EACH = 300, 220, 120, 22
+ASSUMED = f"{SUPERPIXELS} superpixels per image assumed for the compressed arrays"
+HOST_S = 0.10  # decoding, run-length work and writing of one 480x640 photograph, one core
+PROCESS_GB = 0.9  # interpreter, torch and the other libraries
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A few images computed on this machine, all workers at once.
+
+    start_s   from starting a worker until its models are loaded
+    image_s   seconds per image by stage, in one worker while the others work too
+    bytes     stored bytes per image by compressed array
+    peak_rss  most memory of one worker, bytes
+    worker    what a worker is, in words
+    cut       whether the time for measuring ended before the images did: then the compressed bytes
+              are assumed
+    """
+
+    images: int
+    workers: int
+    start_s: float
+    image_s: Mapping[str, float]
+    bytes: Mapping[str, float]
+    peak_rss: int
+    worker: str = "CPU worker"
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The price of a run. `basis` says where the figures come from; bytes are exact or rounded up.
+
+    worker_hours  hours of one device (GPU, or CPU worker); wall_s  for `workers` of them, of which
+                  each takes `start_s` before its first image: processes start, models load
+    memory        bytes per worker: host memory, and device memory if there is a GPU
+    """
+
+    images: int
+    shards: int
+    files: int
+    bytes: Mapping[str, int]
+    device: str
+    workers: int
+    worker_hours: float
+    wall_s: float
+    memory: Mapping[str, int]
+    basis: Sequence[str] = field(default_factory=tuple)
+    start_s: float = 0.0
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(self.bytes.values())
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return {
+            "images": self.images,
+            "shards": self.shards,
+            "files": self.files,
+            "bytes": dict(self.bytes),
+            "total_bytes": self.total_bytes,
+            "device": self.device,
+            "workers": self.workers,
+            "worker_hours": round(self.worker_hours, 4),
+            "wall_s": round(self.wall_s, 1),
+            "start_s": round(self.start_s, 1),
+            "memory": dict(self.memory),
+            "basis": list(self.basis),
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        arrays = "  ".join(f"{name} {size(value)}" for name, value in self.bytes.items())
+        memory = ", ".join(f"{size(value)} {name}" for name, value in self.memory.items())
+        total = size(self.total_bytes)
+        return [
+            f"{self.images} images, {self.shards} shards, {self.files} files, {total}",
+            f"bytes: {arrays}",
+            f"time: {self._time()}",
+            f"memory per worker: {memory}",
+            *(f"basis: {line}" for line in self.basis),
+        ]
+
+    def _time(self) -> str:
+        """Wall time and what it consists of; the sum over workers only where there are several."""
+        start, busy = duration(self.start_s), duration(self.wall_s - self.start_s)
+        parts = f"{start} until the models are loaded, then {busy} of computing"
+        if self.workers == 1:
+            return f"{duration(self.wall_s)} on one {self.device}: {parts}"
+        total = duration(3600 * self.worker_hours)
+        side = f"{self.workers} x {self.device} side by side"
+        return f"{duration(self.wall_s)} on {side}: {parts} ({total} if one did it all)"
+
+
+def estimate(
+    plan: Plan,
+    images: int,
+    *,
+    calibration: Calibration | None = None,
+    device: str | Device = "core",
+    workers: int = 1,
+) -> Estimate:
+    """The price of `images` images under `plan` (its own image list is not looked at).
+
+    device   a key of `DEVICES` or a machine, for figures without a `calibration`
+    """
+    machine = DEVICES[device] if isinstance(device, str) else device
+    shards = -(-images // plan.shard_size)
+    specs = array_specs(plan)
+    sizes = {
+        spec.name: round(_row_bytes(spec, calibration) * images)
+        + shards * (SHARD_INDEX * plan.shard_size + 4)
+        for spec in specs
+    }
+    sizes["manifests"] = MANIFEST_BYTES * images + 2000 * (shards + len(specs))
+    if calibration:
+        image_s, start_s = sum(calibration.image_s.values()), calibration.start_s
+    else:
+        image_s, start_s = seconds_per_image(plan, machine), 30.0
+    return Estimate(
+        images=images,
+        shards=shards,
+        files=shards * (len(specs) + 2) + len(specs) + 16,
+        bytes=sizes,
+        device=calibration.worker if calibration else machine.name,
+        workers=workers,
+        worker_hours=images * image_s / 3600,
+        wall_s=makespan(images, plan.shard_size, workers) * image_s + (start_s if images else 0.0),
+        start_s=start_s if images else 0.0,
+        memory=_memory(plan, calibration, machine.gpu),
+        basis=_basis(plan, calibration, machine),
+    )
+
+
+def makespan(images: int, shard_size: int, workers: int) -> int:
+    """Images the busiest of `workers` workers computes: shards are whole, the last one is short.
+
+    >>> makespan(200, 64, 2), makespan(64, 64, 8)
+    (128, 64)
+    """
+    full, rest = divmod(images, shard_size)
+    rounds, more = divmod(full, workers)
+    # Each shard goes to whoever has done least, so the short one follows the last full round.
+    return max((rounds + bool(more)) * shard_size, rounds * shard_size + rest)
+
+
+def prompts(grid: GridConfig) -> tuple[int, int]:
+    """(encoder passes, decoder prompts) of one image under SAM grid prompting."""
+    passes = points = 0
+    for layer in range(grid.crop_n_layers + 1):
+        crops = 4**layer
+        passes += crops
+        points += (
+            crops * int(grid.points_per_side / grid.crop_n_points_downscale_factor**layer) ** 2
+        )
+    return passes, points
+
+
+def window_prompts(grid: GridConfig) -> tuple[int, int]:
+    """As `prompts` for preset=windows: the whole image for its embedding, then each window.
+
+    >>> window_prompts(GridConfig(crop_n_layers=1, points_per_side=8))
+    (5, 256)
+    """
+    windows: int = 4**grid.crop_n_layers
+    return 1 + windows, windows * grid.points_per_side**2
+
+
+def tflop(plan: Plan) -> dict[str, float]:
+    """TFLOP of one image by part."""
+    pixels, features = plan.recipe.superpixels, plan.recipe.features
+    seen = [features, *([features.beside] if features.beside else [])]
+    parts = {"features": sum(FEATURES[one.encoder][0] * _view_scale(one) for one in seen)}
+    if not pixels.prompts_sam:
+        if plan.sam is not None:
+            parts["sam encoder"] = ENCODER_TFLOP[pixels.model]
+    else:
+        passes, points = (
+            window_prompts(pixels.grid) if pixels.preset == "windows" else prompts(pixels.grid)
+        )
+        parts["sam encoder"] = passes * ENCODER_TFLOP[pixels.model]
+        parts["sam decoder"] = points * PROMPT_GFLOP.get(pixels.model, PROMPT_GFLOP_OFFICIAL) / 1e3
+    return parts
+
+
+def _view_scale(config: FeatureConfig) -> float:
+    return 1.0 if "tiny" in config.encoder else (config.size / 336) ** 2
+
+
+def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
+    if spec.level is None:
+        return spec.row_bytes + 4  # crc32c
+    if calibration and spec.name in calibration.bytes:
+        return calibration.bytes[spec.name]
+    each = {"rle": RLE_EACH, "cover": COVER_EACH, "sspe_masks": MASK_EACH}
+    return min(spec.row_bytes, SUPERPIXELS * each.get(spec.name, SMALL_EACH))
+
+
+def seconds_per_image(plan: Plan, machine: str | Device) -> float:
+    """Seconds per image on a machine, or a key of `DEVICES`; each part at its own precision."""
+    device = DEVICES[machine] if isinstance(machine, str) else machine
+    parts = tflop(plan)
+    pixels, features = plan.recipe.superpixels, plan.recipe.features
+    single = device.single if pixels.mode == "fast" else device.exact
+    sam = single if pixels.dtype == "float32" else device.half
+    vision = device.single if features.dtype == "float32" else device.half
+    speeds = {**sam, "features": vision["features"]}
+    return HOST_S + sum(parts[name] / speeds[name] for name in parts)
+
+
+def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str, int]:
+    rows = plan.shard_size * sum(s.row_bytes for s in array_specs(plan) if s.level is None)
+    if calibration:
+        left = max(0, plan.shard_size - calibration.images) / plan.shard_size
+        return {"host": round(calibration.peak_rss + rows * left)}
+    pixels: SuperpixelConfig = plan.recipe.superpixels
+    features = plan.recipe.features
+    models = FEATURES[features.encoder][1]
+    models += FEATURES[features.beside.encoder][1] if features.beside else 0.0
+    work = 0.2
+    if not pixels.prompts_sam:
+        models += SAM_GB[pixels.model] if plan.sam is not None else 0.0
+    else:
+        models += SAM_GB[pixels.model]
+        official = pixels.model != "tiny"
+        # 3 masks of 1024^2 fp32 per prompt, and about 5 copies of the decoder's 4 MiB keys.
+        work += pixels.points_per_batch * (0.0126 + 0.021) if official else 0.3
+        work += plan.recipe.batch * 0.35 if official else 0.0
+    if not gpu:
+        return {"host": round((PROCESS_GB + models + work) * 1e9 + 2 * rows)}
+    return {
+        "host": round((PROCESS_GB + 2.0 + models) * 1e9 + 2 * rows),
+        "device": round((0.6 + models + work) * 1e9),
+    }
+
+
+def _basis(plan: Plan, calibration: Calibration | None, device: Device) -> list[str]:
+    if calibration:
+        stages = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in calibration.image_s.items())
+        count, workers = calibration.images, calibration.workers
+        return [
+            f"measured here on {count} images, {workers} workers at once: {stages}",
+            f"models ready after {calibration.start_s:.1f} s",
+            *([ASSUMED] if calibration.cut else []),
+        ]
+    work = ", ".join(f"{name} {value:.3g} TFLOP" for name, value in tflop(plan).items())
+    one = device.exact == device.half
+    speed = ", ".join(
+        f"{name} {device.exact[name]:.3g}" + ("" if one else f" / {device.half[name]:.3g}")
+        for name in device.exact
+    )
+    kinds = "float32" if one else "exact float32 / bfloat16"
+    return [
+        f"per image: {work}; {HOST_S} s of one core for decoding, runs and writing",
+        f"TFLOP/s of {device.name}, {kinds} ({device.origin}): {speed}",
+        ASSUMED,
+    ]

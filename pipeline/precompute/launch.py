@@ -1,0 +1,271 @@
+"""From the command line's words to a run of `precompute`: source, recipe, places, options.
+
+Without a dataset the embedded default is used: scenes are generated beside the cache first.
+"""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..cache.places import DataPlaces, absolute_data, read_places, write_places
+from ..cache.plan import RLE_BYTES, SHARD_SIZE
+from ..datasets import Source, open_source, photo_notices
+from ..display import show
+from ..executors.base import Event
+from ..executors.devices import usable_devices
+from ..recipe import Recipe
+from ..records import Where
+from ..weights.rehearsal import dial, few_scenes
+from .calibration import calibrate
+from .cost_model import Estimate, estimate
+from .machines import measured_here
+from .options import Flags, resolve
+from .planner import Content, sized_plan
+from .purpose import Purpose, announce, next_command, stores
+from .run import PrecomputeReport, RunOptions, limited, precompute
+from .toy_guard import require_real_models
+
+__all__ = [
+    "DataPlaces",
+    "Opened",
+    "Request",
+    "dry_run",
+    "launch",
+    "notices",
+    "open_request",
+    "price",
+    "read_places",
+    "recipe_of",
+]
+
+SCENES = Path("data/scenes")
+SCENE_COUNT = 200
+LARGE = 24_000_000  # pixels: 35 smooth outlines take 235 kB there, of the 262 kB of a row
+MEASURE_S = 12.0  # of a dry run, which is to answer within 20 s, imports and all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; None means not given.
+
+    dataset    path, or names of REFER sets under `root`; None: the generated scenes
+    size       None: tiny, for generated scenes; any other data is then refused
+    purpose    None: train where the data has expressions, else look
+    projector  whose inputs a cache for training holds
+    """
+
+    dataset: str | None
+    split: str | None
+    out: Path | None
+    images: Path | None = None
+    root: Path | None = None
+    split_by: str | None = None
+    allow_google: bool = False
+    allow_counts: bool = False
+    allow_empty: bool = False
+    exclude_eval_images: bool = False
+    size: str | None = None
+    recipe_file: Path | None = None
+    flags: Flags = field(default_factory=Flags)
+    overrides: tuple[str, ...] = ()
+    run: RunOptions = field(default_factory=RunOptions)
+    purpose: Purpose | None = None
+    projector: str = "svp"
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source made ready, with the name of the cache and what the cache will say it is made from."""
+
+    source: Source
+    out: Path
+    places: DataPlaces
+
+
+def open_request(request: Request) -> Opened:
+    """Find the dataset and name the cache. Raises MissingError, DataError, ConfigError."""
+    dataset = request.dataset
+    if dataset is None:
+        from ..datasets.scenes import write_scenes
+
+        dataset = str(write_scenes(SCENES, images=few_scenes(SCENE_COUNT), seed=0))
+    source = open_source(
+        dataset,
+        images=request.images,
+        split=request.split,
+        root=request.root,
+        split_by=request.split_by,
+        allow_google=request.allow_google,
+        allow_counts=request.allow_counts,
+        allow_empty=request.allow_empty,
+        max_failures=request.run.max_failures,
+        exclude_eval_images=request.exclude_eval_images,
+    )
+    name = Path(dataset).name or "images"
+    out = request.out or Path("caches") / f"{name}-{request.split or 'all'}"
+    return Opened(source, out, _places(request, dataset, source))
+
+
+def recipe_of(request: Request, source: Source) -> tuple[Recipe, Where]:
+    """The recipe of a request on this data, and where everything lies.
+
+    Raises what `resolve` raises; ConfigError for the tiny models on data that is not generated.
+    """
+    purpose = request.purpose or ("train" if source.sentences else "look")
+    recipe, where = resolve(
+        request.size, request.recipe_file, request.flags, request.overrides, source.image_root,
+        stores(purpose, request.projector),
+    )  # fmt: skip
+    named = show(request.dataset, 300) if request.dataset else source.name
+    require_real_models(named, generated=source.generated, size=request.size, precompute=recipe)
+    return recipe, where
+
+
+def notices(request: Request, opened: Opened) -> list[str]:
+    """What the user is told before the hours: of the data, and of what the cache will be good for.
+
+    Raises as `recipe_of`.
+    """
+    source = opened.source
+    recipe, _ = recipe_of(request, source)
+    lines = [*source.notices, *photo_notices(source)]
+    if not source.sentences:
+        lines.append(
+            f"{source.name}: photographs without expressions: there is nothing to train on"
+            + ("" if request.purpose == "train" else ", so this is --for look")
+        )
+    return [*lines, *_about_large(source), *announce(recipe),
+            *_idle(request, len(source.images)), *_shared(request)]  # fmt: skip
+
+
+def _idle(request: Request, images: int) -> list[str]:
+    """That some workers will have nothing to do, if so: a shard is one worker's."""
+    options = request.run.executor_options
+    if request.run.executor != "local" or not options.workers:
+        return []
+    shards = -(-min(images, request.run.limit or images) // SHARD_SIZE)
+    if shards >= options.workers:
+        return []
+    line = f"{images} images are {shards} shard(s) of {SHARD_SIZE}, and a shard is one worker's: "
+    return [line + f"{shards} of {options.workers} workers will have work"]
+
+
+def _shared(request: Request) -> list[str]:
+    """That all workers will be on one GPU, if it was named: they load the models once each."""
+    options = request.run.executor_options
+    if ":" not in options.device or (options.workers or 1) < 2:
+        return []
+    line = f"{options.workers} workers share one GPU, {options.device}: each loads all models into its "
+    return [line + "memory; --device cuda spreads them over all GPUs, one worker is --workers 1"]
+
+
+def _about_large(source: Source) -> list[str]:
+    large = [record for record in source.images if record.height * record.width > LARGE]
+    if not large:
+        return []
+    line = (
+        f"{len(large)} photographs have more than {LARGE / 1e6:.0f} megapixels, the first "
+        f"{show(large[0].path, 100)}: outlines of many superpixels may need more than the "
+        f"{RLE_BYTES:,} bytes of a row; such an image goes to quarantine (rle_overflow): "
+        "fewer superpixels (--max-superpixels) or a smaller copy fit"
+    )
+    return [line]
+
+
+def launch(request: Request, opened: Opened) -> PrecomputeReport:
+    """Make or finish the cache; raises what `precompute` raises."""
+    source = opened.source
+    recipe, where = recipe_of(request, source)
+
+    def on_event(event: Event) -> None:
+        if event.kind == "started":  # the cache is this run's by now: a stopped run says it too
+            write_places(opened.out, opened.places)
+
+    report = precompute(
+        _content(source), recipe, where, opened.out, request.run,
+        on_event=on_event, quiet=request.quiet,
+    )  # fmt: skip
+    write_places(opened.out, opened.places)
+    if not report.complete or report.failed:
+        return report
+    return replace(report, next=_next(request, opened, recipe))
+
+
+def _next(request: Request, opened: Opened, recipe: Recipe) -> str:
+    """The command that uses the finished cache."""
+    unread = Flags(sam_weights="random", encoder_weights="random", second_weights="random")
+    usual, _ = resolve(request.size, None, unread, (), Path())
+    return next_command(
+        recipe, opened.source.split or "", opened.out,
+        size=request.size, projector=request.projector, usual=usual.features,
+    )  # fmt: skip
+
+
+def dry_run(
+    request: Request, opened: Opened, say: Callable[[str], None] = lambda line: None
+) -> Estimate:
+    """What the run would cost on this machine: computes a few images of the dataset to measure.
+
+    Measuring takes `MEASURE_S` at most, however slow the machine is; `say` is told how far it is.
+    """
+    source, options = opened.source, request.run.executor_options
+    recipe, where = recipe_of(request, source)
+    content = limited(_content(source), request.run.limit)
+    plan = sized_plan(recipe, content.split, content.digests)
+    workers = len(usable_devices(options))
+    measured = calibrate(
+        content, recipe, where, options, workers=options.workers, bound_s=MEASURE_S, say=say
+    )
+    if measured is None and content.images:
+        say(f"not one image was done in {MEASURE_S:.0f} s: the price is computed instead")
+        here = measured_here(options.device, options.threads)
+        return estimate(plan, len(content.images), device=here, workers=workers)
+    return estimate(plan, len(content.images), calibration=measured, workers=workers)
+
+
+def price(request: Request, device: str, images: int) -> Estimate:
+    """The price of `images` images on a machine that is not here; needs no weights and no data.
+
+    device  a key of `cost.DEVICES`
+    """
+    # The weights' values change no cost: random ones stand in for files nobody has to own yet.
+    flags = replace(
+        request.flags, sam_weights="random", encoder_weights="random", second_weights="random"
+    )
+    recipe, _ = resolve(
+        request.size, request.recipe_file, flags, request.overrides, request.images or Path(),
+        stores(request.purpose or "train", request.projector),
+    )  # fmt: skip
+    workers = request.run.executor_options.workers or 1
+    return estimate(sized_plan(recipe), images, device=device, workers=workers)
+
+
+def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
+    where, root = absolute_data(dataset, request.root)
+    return DataPlaces(
+        dataset=where,
+        images=source.image_root.resolve(),
+        split=request.split,
+        root=root,
+        split_by=request.split_by,
+        allow_google=request.allow_google,
+        allow_counts=request.allow_counts,
+        allow_empty=request.allow_empty,
+        exclude_eval_images=request.exclude_eval_images,
+        generated=source.generated,
+        limit=request.run.limit,
+        rehearsal=dial() is not None,
+        command=_words(request.run.hint),
+    )
+
+
+def _words(hint: str) -> tuple[str, ...]:
+    """What a command line says after `svp precompute`; nothing if the run is another command's."""
+    words = shlex.split(hint)
+    return tuple(words[2:]) if words[:2] == ["svp", "precompute"] else ()
+
+
+def _content(source: Source) -> Content:
+    return Content(source.images, source.split or "", source.sha256)

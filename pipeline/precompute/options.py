@@ -1,0 +1,232 @@
+"""From flags and recipe files to one `Recipe` and one `Where`.
+
+Order, later wins: the size's recipe in `workflows/precompute/`, a recipe file, single flags,
+`--set a.b=c`. Weights given as a file enter the recipe as their sha256, never as a path.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..display import show
+from ..errors import ConfigError, PlanMismatchError, WeightsError
+from ..io.paths import expand
+from ..io.yaml_files import assign, group, load_yaml, shipped_yaml
+from ..recipe import GRID_PRESETS, Recipe, parse_recipe
+from ..records import Where
+from ..sam.load import read_sam
+from ..sam.specs import detect_type
+from ..weights.load import weights_digest
+from ..weights.locate import find_weights
+from ..weights.rehearsal import turned_down
+from .purpose import LOOK, Stores
+
+SIZES = ("tiny", "small", "paper")
+PROMPTED = ("sam", "mobile_sam")  # sources whose superpixels are a SAM's
+SHIPPED = ("tiny",)  # models whose weights are in this package
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The single flags of `svp precompute` that change the recipe; None = not given."""
+
+    superpixels: str | None = None
+    masks: str | None = None
+    sam_model: str | None = None
+    sam_weights: str | None = None
+    encoder: str | None = None
+    encoder_weights: str | None = None
+    second_weights: str | None = None
+    preset: str | None = None
+    points_per_side: int | None = None
+    mode: str | None = None
+    dtype: str | None = None
+    max_superpixels: int | None = None
+    features: str | None = None
+    store_sam_embeddings: bool | None = None
+
+
+def resolve(
+    size: str | None,
+    recipe_file: Path | None,
+    flags: Flags,
+    overrides: Sequence[str],
+    images: Path,
+    default: Stores = LOOK,
+) -> tuple[Recipe, Where]:
+    """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError.
+
+    size     None: tiny
+    default  what is stored where neither file, flag nor `overrides` says
+    """
+    size = size or SIZES[0]
+    raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("precompute", size)
+    name = str(recipe_file or f"--size {size}")
+    _require_groups(raw, name)
+    _apply_flags(raw, _with_sam_type(flags))
+    for assignment in overrides:
+        assign(raw, assignment)
+        _require_groups(raw, name)
+        if assignment.startswith("superpixels.grid.") and not _windows(raw):
+            raw["superpixels"]["preset"] = "custom"
+    default.apply(raw)
+    turned_down(lambda dial: dial.precompute(raw))
+    where = _place_weights(raw, flags, images)
+    return parse_recipe(raw, name), where
+
+
+def _require_groups(raw: dict[str, Any], name: str) -> None:
+    """What is looked into before the recipe's model has checked it. Raises ConfigError."""
+    pixels, _ = group(raw, "superpixels", name), group(raw, "features", name)
+    if pixels.get("grid") is not None:
+        group(pixels, "grid", name)
+    if not isinstance(pixels.get("preset", ""), str):
+        raise ConfigError(f"recipe {show(name)}: preset={show(pixels['preset'])}: want a name")
+
+
+def _with_sam_type(flags: Flags) -> Flags:
+    """A checkpoint given without its type says itself what it is, by its tensors' names."""
+    given = flags.sam_weights
+    if given is None or flags.sam_model or given[:6] == "random":
+        return flags
+    found = detect_type(read_sam(expand(given)))
+    if found is None:
+        raise WeightsError(
+            f"{show(given)}: neither SAM vit_b, vit_l, vit_h nor MobileSAM by its tensors: "
+            "name the architecture with --sam-model"
+        )
+    return replace(flags, sam_model=found)
+
+
+def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
+    pixels, features = raw["superpixels"], raw["features"]
+    if flags.superpixels and flags.superpixels != pixels.get("source", "sam"):
+        _switch_source(pixels, flags.superpixels)
+    if flags.sam_model:
+        pixels["model"] = flags.sam_model
+        if pixels.get("source", "sam") in PROMPTED:
+            pixels["source"] = "mobile_sam" if flags.sam_model == "vit_t" else "sam"
+    if flags.encoder:
+        _name_encoders(features, flags.encoder)
+    if flags.preset:
+        pixels.update(preset=flags.preset, grid={})
+    if pixels.get("preset") in GRID_PRESETS:
+        pixels["grid"] = GRID_PRESETS[pixels["preset"]].model_dump() | (pixels.get("grid") or {})
+    if flags.points_per_side:
+        grid = GRID_PRESETS.get(pixels.get("preset", "svp"), GRID_PRESETS["svp"]).model_dump()
+        grid |= pixels.get("grid") or {}
+        kind = "windows" if pixels.get("preset") == "windows" else "custom"
+        pixels.update(preset=kind, grid=grid | {"points_per_side": flags.points_per_side})
+    given = {
+        "mode": flags.mode,
+        "dtype": flags.dtype,
+        "max_superpixels": flags.max_superpixels,
+    }
+    pixels.update({name: value for name, value in given.items() if value is not None})
+    if flags.features:
+        features["stored"] = flags.features
+    if flags.store_sam_embeddings is not None:
+        raw["store_sam_embeddings"] = flags.store_sam_embeddings
+
+
+_ENCODER_SIZE = {
+    "tiny": 128,
+    "clip-tiny": 128,
+    "dinov2-small": 336,
+    "dinov2-base": 336,
+    "dinov2-large": 336,
+    "clip-large-336": 336,
+    "clip-large": 224,
+}
+
+
+def _name_encoders(features: dict[str, Any], said: str) -> None:
+    """`--encoder NAME`, or NAME+NAME: two of them in one cache. Raises ConfigError."""
+    name, plus, beside = said.partition("+")
+    for known in (name, beside) if plus else (name,):
+        if known not in _ENCODER_SIZE:
+            raise ConfigError(
+                f"--encoder {show(said)}: allowed are {', '.join(_ENCODER_SIZE)}, and two of one "
+                "shape as NAME+NAME"
+            )
+    if name != features.get("encoder"):
+        features.update(encoder=name, size=_ENCODER_SIZE[name])
+    if plus:
+        features["second"] = {"encoder": beside, "weights": "auto"}
+
+
+def _windows(raw: Mapping[str, Any]) -> bool:
+    return str(raw["superpixels"].get("preset")) == "windows"
+
+
+def _switch_source(pixels: dict[str, Any], source: str) -> None:
+    if source not in PROMPTED:  # the size's SAM stays: its embedding may be stored beside
+        pixels.update(source=source)
+        return
+    pixels.update(source=source, model={"mobile_sam": "vit_t", "sam": "vit_h"}[source])
+
+
+def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:
+    sam = encoder = None
+    if raw["superpixels"].get("source", "sam") in PROMPTED:
+        sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
+    elif not raw.get("store_sam_embeddings"):  # no SAM is read: none may be in the digest
+        raw["superpixels"].update(model="tiny", weights="shipped")
+    else:
+        sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
+    features, second = raw["features"], None
+    encoder = _one_weight(features, flags.encoder_weights, "encoder", "--encoder-weights")
+    if features.get("second") is not None:
+        beside = group(features, "second", "features")
+        given = flags.second_weights
+        if given is None and (flags.encoder_weights or "")[:6] == "random":
+            given = flags.encoder_weights  # untrained: both, as no file is asked for
+        second = _one_weight(beside, given, "encoder", "--second-weights")
+    masks = _place_masks(raw["superpixels"], flags.masks)
+    return Where(images=images, sam=sam, encoder=encoder, second=second, masks=masks)
+
+
+def _place_masks(pixels: dict[str, Any], given: str | None) -> Path | None:
+    """Record what made superpixels that are not ours; the folder of those that were made before."""
+    source = str(pixels.get("source", "sam"))
+    if given is not None and source != "masks":
+        raise ConfigError(f"--masks goes with --superpixels masks, not {show(source)}")
+    if source in (*PROMPTED, "slic"):
+        pixels.pop("made", None)
+        return None
+    from ..superpixels.external import find_method, method_version, require_version
+    from ..superpixels.mask_folder import folder_digest
+
+    folder = None
+    if source == "masks":
+        if given is None:
+            raise ConfigError("--superpixels masks: name their folder with --masks DIR")
+        folder = expand(given).absolute()
+        found = folder_digest(folder)
+    else:
+        found = method_version(find_method(source))
+    if pixels.get("made"):
+        require_version(source, str(pixels["made"]), found)
+    pixels["made"] = found
+    return folder
+
+
+def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -> Path | None:
+    """Fill `part["weights"]` and say where the file is. The tiny models are in the package."""
+    name, asked = str(part.get(kind, "tiny")), str(part.get("weights", "auto"))
+    if given and given.split(":")[0] == "random":
+        part["weights"] = given if ":" in given else "random:0"
+        return None
+    if given is None and (asked.startswith("random:") or name in SHIPPED):
+        part["weights"] = asked if asked.startswith("random:") else "shipped"
+        return None
+    path = expand(given) if given else find_weights(name, flag)
+    found = f"sha256:{weights_digest(path)}"
+    if asked.startswith("sha256:") and asked != found:
+        raise PlanMismatchError(
+            f"{show(str(path))} has {found}, but the recipe asks for {show(asked)}: "
+            f"give that file with {flag}, or take the line out of the recipe"
+        )
+    part["weights"] = found
+    return path

@@ -1,0 +1,196 @@
+"""From a source and a recipe to a plan: array sizes, library versions, a hash of every image.
+
+The plan binds a cache to its images' bytes. Hashing reads every file once, so an existing cache's
+plan is consulted first: a file of unchanged size keeps its hash (a worker checks the bytes anyway
+before it uses them). Files that cannot be read stay in the plan and are quarantined by the worker.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..cache.plan import Plan, PlanImage
+from ..cache.source_images import hash_image
+from ..display import show
+from ..errors import DataError, ImageError, MissingError
+from ..io.paths import safe_join
+from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
+from ..records import ImageRecord
+from ..weights.rehearsal import VARIABLE
+
+# (patch, channels) of encoders, so that a plan needs neither torch nor transformers; a test
+# compares. Those of CLIP take one size each, which their class knows.
+SHAPES = {"tiny": (8, 96), "dinov2-small": (14, 384), "dinov2-base": (14, 768),
+          "dinov2-large": (14, 1024)}  # fmt: skip
+HASH_THREADS = 4
+CHUNK = 256  # images between two looks at `stop`
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a cache is made from: the images of a split, and what identifies their lists.
+
+    images   each once, in the order of the cache
+    split    name of the split, "" if there is none
+    digests  sha256 of annotation files by name
+    """
+
+    images: Sequence[ImageRecord]
+    split: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_plan(
+    content: Content,
+    recipe: Recipe,
+    root: Path,
+    *,
+    known: Plan | None = None,
+    distrust: frozenset[int] = frozenset(),
+    stop: Callable[[], None] = lambda: None,
+) -> Plan:
+    """The plan of a cache.
+
+    known     plan of the cache that is there already: its hashes are reused
+    distrust  image ids of `known` to hash anew
+    stop      called now and then; raises to end the work
+
+    Raises MissingError if not one image can be read, ConfigError for an impossible recipe.
+    """
+    old = {image.image_id: image for image in known.images} if known else {}
+    old = {image_id: image for image_id, image in old.items() if image_id not in distrust}
+    images: list[PlanImage] = []
+    with ThreadPoolExecutor(HASH_THREADS) as threads:
+        for start in range(0, len(content.images), CHUNK):
+            stop()
+            chunk = content.images[start : start + CHUNK]
+            images += threads.map(partial(_examine, root, old), chunk)
+    if images and not any(image.xxh3 for image in images):
+        raise MissingError(
+            f"none of the {len(images)} images can be read in {show(str(root), 300)}, first: "
+            f"{show(images[0].path, 200)}: give the image folder with --images"
+        )
+    frame = _reuse(known, recipe, content) or sized_plan(recipe, content.split, content.digests)
+    return replace(frame, images=tuple(images))
+
+
+def _reuse(known: Plan | None, recipe: Recipe, content: Content) -> Plan | None:
+    """`known` if all but its images is as wanted: spares a second run the import of the models."""
+    wanted = (with_libraries(recipe), content.split, dict(content.digests))
+    found = known and (known.recipe, known.split, dict(known.digests))
+    return known if found == wanted else None
+
+
+def with_libraries(recipe: Recipe) -> Recipe:
+    """`recipe` with the versions of the packages installed here."""
+    return recipe.model_copy(update={"libraries": library_versions(recipe)})
+
+
+def sized_plan(recipe: Recipe, split: str = "", digests: Mapping[str, str] | None = None) -> Plan:
+    """A plan without images: everything else in it. Loads no weights."""
+    from ..masks.encoder_view import View, sspe_grid
+
+    recipe = with_libraries(recipe)
+    grid, channels = feature_shape(recipe.features)
+    return Plan(
+        recipe=recipe,
+        images=(),
+        grid=grid,
+        channels=channels,
+        sspe=sspe_grid(View(recipe.features.view, recipe.features.size), recipe.sspe.budget),
+        sam=embedding_shape(recipe.superpixels) if recipe.store_sam_embeddings else None,
+        split=split,
+        digests=dict(digests or {}),
+    )
+
+
+def feature_shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
+    """((h,w) of the patch grid, C), from the encoder's architecture without its weights.
+
+    Raises ConfigError for a size the encoder does not take, and for two encoders of other shapes.
+    """
+    return _feature_shape(config, os.environ.get(VARIABLE))
+
+
+@cache
+def _feature_shape(config: FeatureConfig, dial: str | None) -> tuple[tuple[int, int], int]:
+    """`dial` is the rehearsal's in force: it narrows the encoders."""
+    grid, channels = _shape(config)
+    if (beside := config.beside) is not None:
+        from ..encoders.pair import require_one_shape
+
+        require_one_shape((config.encoder, grid, channels), (beside.encoder, *_shape(beside)))
+    return grid, channels
+
+
+def _shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
+    import torch
+
+    from ..encoders.registry import family
+
+    kind = family(config)
+    with torch.device("meta"):
+        backbone = kind.adapt(kind.build())
+    backbone.require_size(config.size)
+    side = config.size // backbone.patch
+    return (side, side), backbone.dim
+
+
+def embedding_shape(config: SuperpixelConfig) -> tuple[int, int, int]:
+    """(C,h,w) of the SAM image embedding; with SLIC of the SAM beside it."""
+    if config.model == "tiny":
+        from ..sam.tiny import EMBED_DIM, IMAGE_SIZE, PATCH
+
+        return EMBED_DIM, IMAGE_SIZE // PATCH, IMAGE_SIZE // PATCH
+    return 256, 64, 64
+
+
+def library_versions(recipe: Recipe) -> dict[str, str]:
+    """Installed versions of the packages that decide stored bits under `recipe`."""
+    names = ["numcodecs", "numpy", "pillow", "torch", "torchvision", "transformers"]
+    match recipe.superpixels.source:
+        case "slic":
+            names += ["scikit-image", "scipy"]
+            if recipe.store_sam_embeddings:
+                names.append(recipe.superpixels.package)
+        case "mobile_sam":
+            names += ["scipy", "segment-anything", "timm"]
+        case "sam":
+            names += ["scipy", recipe.superpixels.package]
+        case _:
+            if recipe.store_sam_embeddings:
+                names.append(recipe.superpixels.package)
+    return {name: _version(name) for name in sorted(set(names))}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _examine(root: Path, old: Mapping[int, PlanImage], record: ImageRecord) -> PlanImage:
+    """The plan's entry of one image; nothing about it is an error yet."""
+    image = PlanImage(record.image_id, record.path, record.height, record.width, 0, "")
+    size = _size(root, record)
+    known = old.get(record.image_id)
+    if known is not None and known[:4] == image[:4] and known.bytes == size:
+        return known
+    try:
+        size, digest = hash_image(root, record)
+    except ImageError:
+        return image
+    return image._replace(bytes=size, xxh3=digest)
+
+
+def _size(root: Path, record: ImageRecord) -> int:
+    """Bytes of the image's file, 0 if it cannot be had."""
+    try:
+        return os.stat(safe_join(root, record.path, "image")).st_size
+    except (OSError, DataError):
+        return 0

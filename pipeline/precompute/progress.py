@@ -1,0 +1,286 @@
+"""How far a run is: counts, rate, time left and failures by cause, for people to watch.
+
+A bar on a terminal, one plain line every few seconds elsewhere; NO_COLOR is honoured. Everything
+that could come from a file is escaped before it is printed.
+
+What a run leaves in the cache's `logs/` folder, for `svp status`, scripts and post-mortems.
+
+    events.jsonl    one line per event of every run, appended
+    status.json     counts, rate and time left of the latest run, replaced about once a second
+    failures.jsonl  the images that are not in the cache, once each, with reason and detail
+
+Logs are no part of the cache's content: they hold times and process numbers, no digest covers them.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from ..display import duration, escape, shorten, show
+from ..errors import CacheError
+from ..executors.base import Event
+from ..io.atomic import append_line, make_folders
+
+PLAIN_EVERY_S = 10.0
+WINDOW_S = 300.0  # what the rate is taken over
+
+
+class Tally:
+    """Counts of one run, kept from its events.
+
+    `total` counts the images of the cache and `before` those committed by earlier runs. Images of
+    shards under way count as soon as their worker tells of them; a shard that fails takes its own
+    back.
+    """
+
+    def __init__(self, total: int, before: int = 0) -> None:
+        self.total, self.before = total, before
+        self.shards = 0
+        self.trouble: Counter[str] = Counter()  # worker deaths and the like, by event kind
+        self.seconds: Counter[str] = Counter()  # worker time by stage
+        self._images = 0
+        self._failures: Counter[str] = Counter()
+        self._under_way: dict[int | None, tuple[int, Counter[str]]] = {}  # by shard
+        self._ready = self._over = False
+        self._began = time.monotonic()
+        self._seen = deque([(self._began, 0)])  # (when, images) of the last `WINDOW_S`
+
+    def update(self, event: Event) -> None:
+        """Take note of `event`."""
+        if event.kind == "worker_ready" and not self.images:
+            self._ready = True
+            self._seen = deque([(time.monotonic(), 0)])  # loading models is not computing
+        elif event.kind == "progress":
+            images, failures = self._under_way.get(event.shard, (0, Counter()))
+            images += _number(event.result.get("images"))
+            self._count(failures, event.result.get("quarantined"))
+            self._under_way[event.shard] = images, failures
+            self._note()
+        elif event.kind == "shard_done":
+            self._under_way.pop(event.shard, None)
+            self.shards += 1
+            self._images += _number(event.result.get("images"))
+            self._count(self._failures, event.result.get("quarantined"))
+            self._count(self.seconds, event.result.get("seconds"))
+            self._note()
+        elif event.kind in ("worker_died", "worker_hung", "shard_failed", "shard_parked"):
+            self.trouble[event.kind] += 1
+        if event.kind in ("shard_failed", "shard_parked"):
+            self._under_way.pop(event.shard, None)
+
+    @property
+    def images(self) -> int:
+        """Images this run has computed, good or not."""
+        return self._images + sum(images for images, _ in self._under_way.values())
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Images that will not be in the cache, by reason."""
+        return sum((found for _, found in self._under_way.values()), Counter(self._failures))
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._began
+
+    @property
+    def rate(self) -> float:
+        """Images per second over the last minutes, start-up left out; 0 before the first."""
+        (first, before), (last, now) = self._seen[0], self._seen[-1]
+        if now <= before:
+            return 0.0
+        # Between two batches the rate stays; once the next is late, the wait counts.
+        usual = (last - first) / max(1, len(self._seen) - 1)
+        return (now - before) / max(last - first, time.monotonic() - usual - first, 1e-9)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go at this rate, None while unknown."""
+        left = self.total - self.before - self.images
+        return left / self.rate if self.rate else None
+
+    def _note(self) -> None:
+        self._seen.append((time.monotonic(), self.images))
+        while len(self._seen) > 2 and self._seen[1][0] < self._seen[-1][0] - WINDOW_S:
+            self._seen.popleft()
+
+    def line(self) -> str:
+        """Where the run is, in one printable line."""
+        parts = [
+            f"{self.before + self.images}/{self.total} images",
+            *self._pace(),
+            *(f"{name}={count}" for name, count in sorted((self.failures | self.trouble).items())),
+        ]
+        return escape("  ".join(parts))
+
+    def end(self) -> None:
+        """The run is over: nothing more will be on its way."""
+        self._over = True
+
+    def _pace(self) -> list[str]:
+        """Rate and time left; before the first image of the run what it waits for."""
+        if self.images:
+            return [f"{self.rate:.1f}/s", f"ETA {duration(self.left_s)}"]
+        if self._over:
+            return []
+        return ["first images under way" if self._ready else "loading models"]
+
+    @staticmethod
+    def _count(counter: Counter[str], values: object) -> None:
+        if isinstance(values, Mapping):
+            for name, value in values.items():
+                counter[str(name)] += value
+
+
+class Progress:
+    """Shows a `Tally` while a run goes on: `with Progress(tally) as show: show.update(event)`."""
+
+    def __init__(
+        self, tally: Tally, stream: TextIO | None = None, every_s: float = PLAIN_EVERY_S
+    ) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.tally, self._every, self._last = tally, every_s, time.monotonic()
+        self._stream = stream or sys.stderr
+        console = Console(file=self._stream, highlight=False, markup=False, soft_wrap=True)
+        self._bar = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            text = TextColumn("{task.description}", markup=False)
+            self._bar = Bar(SpinnerColumn(), BarColumn(24), text, console=console, transient=True)
+            self._row = self._bar.add_task(tally.line(), total=tally.total)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        self.tally.end()
+        self._say(self.tally.line())
+
+    def update(self, event: Event) -> None:
+        """Redraw; a lasting line for what the user should know of."""
+        if event.kind in ("shard_failed", "shard_hunt", "image_poison", "shard_parked"):
+            what = event.kind.replace("_", " ")
+            self._say(f"shard {event.shard}: {what}: {_last_line(event)}")
+        if self._bar:
+            done = self.tally.before + self.tally.images
+            self._bar.update(self._row, completed=done, description=self.tally.line())
+        elif time.monotonic() - self._last >= self._every:
+            self._last = time.monotonic()
+            self._say(self.tally.line())
+
+    def _say(self, text: str) -> None:
+        print(escape(text), file=self._stream, flush=True)
+
+
+def _last_line(event: Event) -> str:
+    text = event.detail.strip().rpartition("\n")[2] or ", ".join(
+        f"{name} {value}" for name, value in event.result.items()
+    )
+    return shorten(text, 200)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+STATUS_EVERY_S = 1.0
+
+
+class RunLog:
+    """Writes events and status of one run; two runs on one cache may write at the same time."""
+
+    def __init__(self, folder: Path, tally: Tally) -> None:
+        make_folders(folder)
+        self._folder, self._tally = folder, tally
+        self._written = 0.0
+
+    def update(self, event: Event) -> None:
+        """Append `event` (ticks and progress only refresh the status). Raises CacheError if the disk refuses."""
+        with _explained(self._folder):
+            self._update(event)
+
+    def _update(self, event: Event) -> None:
+        if event.kind not in ("tick", "progress"):
+            append_line(self._folder / "events.jsonl", _line(event))
+        if event.kind == "finished" or time.monotonic() - self._written >= STATUS_EVERY_S:
+            self.status("finished" if event.kind == "finished" else "running")
+
+    def status(self, state: str) -> None:
+        """Replace status.json; `state` is running, finished or stopped."""
+        self._written = time.monotonic()
+        tally = self._tally
+        record = {
+            "state": state,
+            "time": _now(),
+            "pid": os.getpid(),
+            "images": tally.before + tally.images,
+            "total": tally.total,
+            "images_per_s": round(tally.rate, 3),
+            "eta_s": None if tally.left_s is None else round(tally.left_s, 1),
+            "elapsed_s": round(tally.elapsed, 1),
+            "failures": dict(sorted(tally.failures.items())),
+            "trouble": dict(sorted(tally.trouble.items())),
+        }
+        replace_text(self._folder / "status.json", json.dumps(record, indent=1) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a log file in one step; a reader sees the old or the new text."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="ascii")
+    partial.replace(path)
+
+
+def write_failures(folder: Path, failures: Iterable[dict[str, object]]) -> None:
+    """Replace failures.jsonl. Raises CacheError if the disk refuses."""
+    lines = (json.dumps(failure) + "\n" for failure in failures)
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / "failures.jsonl", "".join(lines))
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """A refusal of the disk as a CacheError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"{show(str(folder), 300)}: cannot write the log: {error.strerror}: free "
+            "some space and run the same command again, it continues where it stopped"
+        ) from error
+
+
+def _line(event: Event) -> str:
+    record = {
+        "time": _now(),
+        "kind": event.kind,
+        "shard": event.shard,
+        "worker": event.worker,
+        "detail": escape(event.detail),
+        "result": dict(event.result),
+    }
+    return json.dumps(record, default=str)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,289 @@
+"""`svp precompute`: the frozen half of training, computed once, offline.
+
+Plan -> missing shards -> executor -> index. Running it again continues where it stopped and does
+nothing when there is nothing to do. Invariant: whatever ends a run (signal, kill, full disk, power),
+the cache holds whole committed shards and the same command finishes it to the same bytes.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from ..cache.create import create_cache
+from ..cache.index import finalize, load_rows
+from ..cache.layout import COMPLETE, LOGS, PLAN
+from ..cache.manifest import missing_shards
+from ..cache.plan import Plan
+from ..cache.reopen import adopt, quarantined
+from ..cache.verify import uncommit
+from ..display import show
+from ..errors import CacheError, ConfigError, PlanMismatchError
+from ..executors import ExecutorOptions, Summary, build
+from ..executors.base import Event
+from ..executors.devices import task_device
+from ..io.atomic import remove_stale
+from ..io.paths import refuse_url
+from ..process import Stop
+from ..recipe import Recipe
+from ..records import Where
+from .cost_model import Estimate, estimate
+from .planner import Content, build_plan
+from .progress import Progress, RunLog, Tally, write_failures
+from .shard_task import ShardTask
+
+SPARE_BYTES = 256 << 20  # free space to leave: logs, other programs, the file system itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run `precompute`; nothing here changes a stored bit except `limit`.
+
+    executor           "local", "ray" or "dask", with `executor_options`
+    limit              only the first that many images (their plan, so their cache, is another one)
+    resume             continue a cache that is there; False refuses it
+    retry_quarantined  compute the shards with quarantined images again, accept repaired files
+    max_failures       images that may be missing from the cache before the run counts as failed
+    max_tries          attempts per shard before its images are searched for the culprit
+    shard_timeout_s    a worker that takes longer for one shard is killed; None: never
+    shards             only these shards ("a:b" of a static split over machines); None: all
+    hint               the command that resumes the run, for the message after a signal
+    """
+
+    executor: str = "local"
+    executor_options: ExecutorOptions = field(default_factory=ExecutorOptions)
+    limit: int | None = None
+    resume: bool = True
+    retry_quarantined: bool = False
+    max_failures: int | None = None
+    max_tries: int = 3
+    shard_timeout_s: float | None = None
+    shards: range | None = None
+    hint: str = "run the same command again"
+
+
+@dataclass(frozen=True, slots=True)
+class PrecomputeReport:
+    """What a run did and what the cache is now.
+
+    computed     images computed by this run, good or not
+    good         images in the cache, all runs together
+    failures     images not in the cache: reason -> how many
+    parked       shards given up in this run, with the cause
+    complete     whether every shard is committed
+    failed       True if more images are missing than `max_failures` allows, if not one is good, or
+                 if shards were given up
+    next         the command that uses the finished cache; empty: none
+    """
+
+    cache: str
+    cache_id: str
+    images: int
+    computed: int
+    good: int
+    failures: dict[str, int]
+    parked: dict[int, str]
+    superpixels: int
+    fallbacks: int
+    complete: bool
+    failed: bool
+    seconds: float
+    stage_seconds: dict[str, float]
+    next: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """What the command exits with."""
+        return int(self.failed)
+
+    def to_json(self) -> dict[str, object]:
+        """For `--json`."""
+        return asdict(self) | {"exit_code": self.exit_code}
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        rate = f" ({self.computed / self.seconds:.1f}/s)" if self.computed else ""
+        mean = self.superpixels / self.good if self.good else 0.0
+        state = "complete" if self.complete else "not complete"
+        there = f"{self.good} of {self.images} in the cache"
+        lines = [
+            f"{self.cache}: cache {self.cache_id[:12]}, {state}",
+            f"{self.computed} images computed in {self.seconds:.1f} s{rate}, {there}",
+            f"{mean:.1f} superpixels per image, {self.fallbacks} images with the whole image as one",
+        ]
+        lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.failures.items())]
+        if self.failures:
+            lines.append(f"see {self.cache}/{LOGS}/failures.jsonl; retry with --retry-quarantined")
+        lines += [f"shard {s} given up: {why}" for s, why in sorted(self.parked.items())]
+        return [*lines, *([f"next: {self.next}"] if self.next else [])]
+
+
+def precompute(
+    content: Content,
+    recipe: Recipe,
+    where: Where,
+    out: Path,
+    options: RunOptions | None = None,
+    *,
+    on_event: Callable[[Event], None] = lambda event: None,
+    quiet: bool = False,
+) -> PrecomputeReport:
+    """Make or finish the cache `out`.
+
+    Raises Interrupted after SIGINT or SIGTERM, PlanMismatchError if `out` is a cache of something
+    else, CacheError (disk full, nothing works), MissingError, ConfigError, WeightsError.
+    """
+    options = options or RunOptions()
+    with Stop(options.hint) as stop:
+        plan = _prepare(limited(content, options.limit), recipe, where, out, options, stop.check)
+        missing = missing_shards(out, plan)
+        if options.shards is not None:
+            missing = [shard for shard in missing if shard in options.shards]
+        tally = Tally(len(plan.images), len(plan.images) - _count(plan, missing))
+        if not missing:
+            return _finish(plan, out, options, tally, {})
+        _check_disk(plan, missing, out)
+        with nullcontext() if quiet else Progress(tally) as show_progress:
+            shown = [show_progress.update] if show_progress else []
+            listeners = [*shown, on_event, lambda event: stop.check()]
+            summary = _run(plan, missing, where, out, options, tally, listeners)
+        return _finish(plan, out, options, tally, summary.parked)
+
+
+def limited(content: Content, limit: int | None) -> Content:
+    """The first `limit` images of `content`."""
+    if limit is None:
+        return content
+    if limit < 1:
+        raise ConfigError(f"limit={limit}: need >= 1")
+    return Content(content.images[:limit], content.split, content.digests)
+
+
+def _prepare(
+    content: Content,
+    recipe: Recipe,
+    where: Where,
+    out: Path,
+    options: RunOptions,
+    stop: Callable[[], None],
+) -> Plan:
+    """The plan of this run, its folder made or joined."""
+    refuse_url(out)  # before every image is hashed for the plan
+    if not content.images:
+        raise ConfigError(f"split {show(content.split)}: there is no image to compute")
+    old = Plan.load(out / PLAN) if os.path.lexists(out / PLAN) else None
+    if old and not options.resume:
+        raise CacheError(f"{show(str(out), 300)} is a cache already: add --resume to continue it")
+    bad = quarantined(out, old) if old and options.retry_quarantined else {}
+    distrust = frozenset(image_id for ids in bad.values() for image_id in ids)
+    plan = build_plan(content, recipe, where.images, known=old, distrust=distrust, stop=stop)
+    if old and options.retry_quarantined:
+        adopt(out, old, plan)
+        uncommit(out, bad)
+    try:
+        create_cache(out, plan)
+    except PlanMismatchError as error:
+        if old and old.recipe == plan.recipe and len(old.images) == len(plan.images):
+            hint = "if quarantined images were repaired on purpose, add --retry-quarantined"
+            raise PlanMismatchError(f"{error}; {hint}") from None
+        raise
+    return plan
+
+
+def _run(
+    plan: Plan,
+    missing: Sequence[int],
+    where: Where,
+    out: Path,
+    options: RunOptions,
+    tally: Tally,
+    listeners: Sequence[Callable[[Event], None]],
+) -> Summary:
+    how = options.executor_options
+    own = replace(where, images=where.images.resolve())
+    task = ShardTask(str(out.resolve()), own, task_device(how), how.threads)
+    log = RunLog(out / LOGS, tally)
+
+    def tell(event: Event) -> None:
+        for listener in (tally.update, log.update, *listeners):
+            listener(event)
+
+    try:
+        return build(options.executor, how).run(
+            task,
+            missing,
+            tell,
+            max_tries=options.max_tries,
+            shard_timeout_s=options.shard_timeout_s,
+        )
+    except BaseException:
+        with suppress(OSError):  # a full disk must not hide why the run stopped
+            log.status("stopped")
+        raise
+
+
+def _finish(
+    plan: Plan, out: Path, options: RunOptions, tally: Tally, parked: Mapping[int, str]
+) -> PrecomputeReport:
+    complete = not missing_shards(out, plan)
+    if complete and (tally.shards or not (out / COMPLETE).exists()):
+        remove_stale(out)  # of workers killed in the middle of a write
+        finalize(out)
+    rows = load_rows(out, plan)
+    failures: dict[str, int] = {}
+    for reason, _ in rows.bad.values():
+        failures[reason] = failures.get(reason, 0) + 1
+    write_failures(out / LOGS, _failures(plan, rows.bad))
+    allowed = options.max_failures
+    too_many = allowed is not None and sum(failures.values()) > allowed
+    good = int((rows.k > 0).sum())
+    return PrecomputeReport(
+        cache=str(out),
+        cache_id=plan.id,
+        images=len(plan.images),
+        computed=tally.images,
+        good=good,
+        failures=failures,
+        parked=dict(parked),
+        superpixels=int(rows.k.sum()),
+        fallbacks=len(rows.fallback),
+        complete=complete,
+        failed=bool(parked) or too_many or (complete and not good),
+        seconds=tally.elapsed,
+        stage_seconds=dict(tally.seconds),
+    )
+
+
+def _failures(plan: Plan, bad: dict[int, tuple[str, str]]) -> list[dict[str, object]]:
+    return [
+        {
+            "image_id": plan.images[row].image_id,
+            "path": plan.images[row].path,
+            "reason": reason,
+            "detail": detail,
+        }
+        for row, (reason, detail) in sorted(bad.items())
+    ]
+
+
+def _check_disk(plan: Plan, missing: Sequence[int], out: Path) -> None:
+    """Refuse to start what the disk cannot hold. Raises CacheError."""
+    need = disk_need(plan, _count(plan, missing))
+    free = shutil.disk_usage(out).free
+    if need + SPARE_BYTES > free:
+        raise CacheError(
+            f"{show(str(out), 300)}: this run needs about {need / 1e9:.2f} GB, "
+            f"{free / 1e9:.2f} GB are free: free some space, name another folder, or --limit"
+        )
+
+
+def disk_need(plan: Plan, images: int) -> int:
+    """Bytes that `images` more images will take."""
+    found: Estimate = estimate(plan, images)
+    return found.total_bytes
+
+
+def _count(plan: Plan, shards: Sequence[int]) -> int:
+    return sum(len(plan.shard(shard)) for shard in shards)

@@ -1,0 +1,139 @@
+"""Adapter for any `segment_anything.modeling.Sam`: official ViTs, the tiny SAM, MobileSAM.
+
+exact   float32 without TF32, one image at a time, the published modules called as `SamPredictor`
+        calls them: logits are bit-equal to its `predict_torch` for the same points.
+fast    batched encoder (`vit.FastViT`), `decoder.decode_shared`, optionally weights and
+        arithmetic in bfloat16/float16, on CUDA `torch.compile` of both. Same model, other
+        rounding: masks near a threshold may change. Prompt codes stay float32: sin(2 pi x) of a
+        bfloat16 coordinate is noise.
+"""
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor
+
+from ..errors import WeightsError
+from ..weights.key_report import KeyReport
+from .image_encoder import FastViT
+from .mask_decoder import decode_shared
+from .preprocess import to_input
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class SamPackage:
+    """`SamBackend` over a `modeling.Sam`, which it takes over (see module docstring for `mode`).
+
+    `compiled`: None compiles in fast mode on CUDA with Triton; the first batch then takes a minute
+    or more.
+    """
+
+    def __init__(
+        self,
+        sam: Any,
+        *,
+        mode: Literal["exact", "fast"] = "exact",
+        dtype: Dtype = "float32",
+        device: str | torch.device = "cpu",
+        compiled: bool | None = None,
+        report: KeyReport | None = None,
+    ) -> None:
+        self.sam = sam.to(device).eval().requires_grad_(False)
+        self.mode, self.report = mode, report
+        self.device = torch.device(device)
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._image_pe: Tensor = self.sam.prompt_encoder.get_dense_pe()
+        encoder, self._decode_shared = self.sam.image_encoder, decode_shared
+        self._pixels = torch.float32
+        autocast: Dtype = dtype
+        if mode == "fast":
+            self.sam.mask_decoder.to(self._dtype)
+            if isinstance(encoder, ImageEncoderViT):
+                encoder = FastViT(encoder.to(self._dtype))
+                self._pixels, autocast = self._dtype, "float32"
+        self._precision = Precision(self.device, autocast, exact=mode == "exact")
+        if compiled is None:
+            compiled = mode == "fast" and _compiles(self.device)
+        if compiled:
+            encoder, self._decode_shared = torch.compile(encoder), torch.compile(decode_shared)
+        self._encode = encoder
+
+    @property
+    def image_size(self) -> int:
+        return int(self.sam.image_encoder.img_size)
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """See `SamBackend.embed`. `WeightsError` if the encoder overflows or gives NaN."""
+        batch = to_input(images, self.image_size, self.sam.pixel_mean, self.sam.pixel_std)
+        batch = batch.to(self._pixels)
+        with torch.no_grad(), self._precision():
+            parts = [image[None] for image in batch] if self.mode == "exact" else [batch]
+            features = torch.cat([self._encode(part) for part in parts])
+        return require_finite(features.float())
+
+    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SamBackend.decode`."""
+        points = points.to(self.device)[:, None]  # (P,1,2)
+        labels = torch.ones(points.shape[:2], dtype=torch.int, device=self.device)
+        features = features.to(self.device)[None]
+        with torch.no_grad():
+            sparse, dense = self.sam.prompt_encoder((points, labels), None, None)
+            if self.mode == "fast":
+                inputs = (features, self._image_pe, sparse, dense[:1])
+                half = (tensor.to(self._dtype) for tensor in inputs)
+                logits, iou = self._decode_shared(self.sam.mask_decoder, *half)
+            else:
+                with self._precision():
+                    logits, iou = self.sam.mask_decoder(
+                        image_embeddings=features,
+                        image_pe=self._image_pe,
+                        sparse_prompt_embeddings=sparse,
+                        dense_prompt_embeddings=dense,
+                        multimask_output=True,
+                    )
+        return logits.float(), iou.float()
+
+
+def _compiles(device: torch.device) -> bool:
+    """CUDA with Triton; on a CPU compiling takes longer than a tiny run saves."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+
+
+class Precision:
+    """Context of one forward pass: autocast dtype, and no TF32 where results must be exact."""
+
+    def __init__(self, device: torch.device, dtype: Dtype, *, exact: bool) -> None:
+        self._device, self._dtype, self._exact = device.type, getattr(torch, dtype), exact
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        half = self._dtype != torch.float32
+        with torch.autocast(self._device, dtype=self._dtype, enabled=half), self._cudnn():
+            yield
+
+    def _cudnn(self) -> contextlib.AbstractContextManager[None]:
+        # cuDNN rounds float32 convolutions to 10 mantissa bits (TF32) unless told not to.
+        if not self._exact:
+            return contextlib.nullcontext()
+        flags: Any = torch.backends.cudnn.flags
+        exact: contextlib.AbstractContextManager[None] = flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        return exact
+
+
+def require_finite(features: Tensor) -> Tensor:
+    """`features`, or `WeightsError`: NaN would pass every later `>` test as "no mask"."""
+    if not bool(features.isfinite().all()):
+        raise WeightsError(
+            "the SAM encoder gave NaN or infinity: with dtype=float16 it may overflow (use "
+            "bfloat16 or float32), otherwise the weights are damaged"
+        )
+    return features

@@ -1,0 +1,144 @@
+"""One door to every superpixel source: a recipe in, something that turns images into superpixels.
+
+SAM kinds prompt a backend on a grid; SLIC needs neither weights nor a device, unless SAM embeddings
+are to be stored with it (the mask decoder reads them whatever the superpixels are). Heavy packages
+are imported only for the kind that is asked for.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, MissingError
+from ..recipe import SuperpixelConfig
+from ..records import Superpixels, Where
+
+if TYPE_CHECKING:
+    from ..sam import SamBackend
+
+Image = NDArray[np.uint8]
+Embeddings = list[NDArray[np.float16]]
+
+
+class SuperpixelSource(Protocol):
+    """Turns images into superpixels; built once per worker, used for every shard."""
+
+    def generate_batch(
+        self, images: Sequence[Image], *, embeddings: bool = False
+    ) -> tuple[list[Superpixels], Embeddings | None]:
+        """Superpixels of each (H,W,3) uint8 RGB image; with `embeddings`, also the (C,h,w) float16
+        SAM embedding of each whole image. Raises ConfigError if the source has none.
+        """
+        ...
+
+
+class SamSource:
+    """SAM or MobileSAM, prompted on a grid."""
+
+    def __init__(self, config: SuperpixelConfig, where: Where, device: str) -> None:
+        from ..sam import build_backend
+        from .point_grid import GridPrompter
+        from .windows import WindowPrompter
+
+        backend = build_backend(config, where, device)
+        options: dict[str, Any] = {
+            "config": config.grid,
+            "mode": config.mode,
+            "points_per_batch": config.points_per_batch,
+            "max_superpixels": config.max_superpixels,
+        }
+        self._prompter: GridPrompter | WindowPrompter
+        if config.preset == "windows":
+            self._prompter = WindowPrompter(backend, **options)
+        else:
+            self._prompter = GridPrompter(backend, **options)
+
+    def generate_batch(
+        self, images: Sequence[Image], *, embeddings: bool = False
+    ) -> tuple[list[Superpixels], Embeddings | None]:
+        """See `SuperpixelSource`."""
+        return self._prompter.generate_batch(images, return_embeddings=embeddings)
+
+
+class SlicSource:
+    """scikit-image SLIC. `sam` gives the embeddings that are stored beside, None: there are none."""
+
+    def __init__(self, config: SuperpixelConfig, sam: "SamBackend | None" = None) -> None:
+        self._config, self._sam = config, sam
+
+    def generate_batch(
+        self, images: Sequence[Image], *, embeddings: bool = False
+    ) -> tuple[list[Superpixels], Embeddings | None]:
+        """See `SuperpixelSource`."""
+        from .slic import slic_superpixels
+
+        if embeddings and self._sam is None:
+            raise ConfigError("this SLIC source was built without SAM: it has no embeddings")
+        config = self._config
+        found = [slic_superpixels(image, config.slic, config.max_superpixels) for image in images]
+        return found, embedded(self._sam, images) if embeddings and self._sam else None
+
+
+def embedded(sam: "SamBackend", images: Sequence[Image]) -> Embeddings:
+    """(C,h,w) float16 of each image, as grid prompting gives them."""
+    import torch
+
+    from .point_grid import full_precision
+
+    with torch.inference_mode(), full_precision():
+        return [one.cpu().numpy().astype(np.float16) for one in sam.embed(images)]
+
+
+def generate(
+    source: SuperpixelSource, images: Sequence[Image], names: Sequence[str], *, embeddings: bool
+) -> tuple[list[Superpixels], Embeddings | None]:
+    """`source.generate_batch`, with the photographs' paths for a source that goes by them."""
+    from .external import OwnSource
+
+    if isinstance(source, OwnSource):
+        return source.generate_batch(images, embeddings=embeddings, names=names)
+    return source.generate_batch(images, embeddings=embeddings)
+
+
+def build_source(
+    config: SuperpixelConfig, where: Where, device: str = "cpu", *, embeddings: bool = False
+) -> SuperpixelSource:
+    """The source a recipe asks for, weights loaded.
+
+    embeddings  SAM embeddings will be asked for, also of SLIC
+
+    Raises what `sam.build_backend` raises, or MissingPackageError for SLIC without scikit-image.
+    """
+    if config.prompts_sam:
+        return SamSource(config, where, device)
+    sam = None
+    if config.source == "slic":
+        from .slic import require
+
+        require()
+    if embeddings:
+        from ..sam import build_backend
+
+        # Nothing is prompted: the embedding is the same whatever the superpixels are.
+        sam = build_backend(config.model_copy(update={"source": "slic"}), where, device)
+    return SlicSource(config, sam) if config.source == "slic" else _own(config, where, sam)
+
+
+def _own(config: SuperpixelConfig, where: Where, sam: "SamBackend | None") -> SuperpixelSource:
+    """Masks of a folder or of a plug-in, if they are those of the recipe."""
+    from . import external as own
+
+    if config.source == "masks":
+        if where.masks is None:
+            raise MissingError(
+                "superpixels=masks: the masks of a folder are read by `svp precompute` only: use the "
+                "cache without --live, and for `svp predict` one of another recipe, with --cache"
+            )
+        from .mask_folder import from_folder
+
+        return own.OwnSource(from_folder(where.masks), config.max_superpixels, sam)
+    kind = own.find_method(config.source)
+    own.require_version(config.source, config.made, own.method_version(kind))
+    return own.OwnSource(own.from_method(kind, config.source), config.max_superpixels, sam)

@@ -1,0 +1,221 @@
+"""SAM grid prompting: a photograph in, its semantic superpixels out.
+
+Order of work (FMA-WSSS on SAM): encode all crops of all images in batches; decode a grid of
+points per crop in chunks; select by predicted IoU *before* up-scaling; up-scale what is left in
+cache-sized chunks to runs; stability, crop edge, whole-first box NMS per crop; NMS across crops;
+hole and island removal with its NMS; level filter; cap.
+
+Invariants: given equal low-resolution logits, `exact` mode gives the bytes of the published code
+for every chunk and batch size. The result is never empty: see `records.Superpixels.fallback`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ConfigError, DataError
+from ..masks import runs as rl
+from ..recipe import GRID_PRESETS, GridConfig
+from ..records import Superpixels
+from ..sam.preprocess import target_size
+from . import selection
+from .candidates import Candidates, Prompted, concat, no_candidates
+from .crops import Crop, crop_boxes, crop_points, to_resized
+from .threshold import thresholded
+from .upsample import UpsampleShape, upsampler
+
+if TYPE_CHECKING:
+    from ..sam import SamBackend
+
+Image = NDArray[np.uint8]
+
+
+class GridPrompter:
+    """Grid prompting and selection over one SAM backend.
+
+    backend           see `sam.SamBackend`
+    preset            "svp" (whole image only) or "fma" (with one layer of crops)
+    config            overrides the preset
+    mode              "exact": two-step up-sampling; "fast": fused up-sampling. What the backend
+                      changes in fast mode (dtype, compile) is its own matter
+    points_per_batch  prompts per decoder call; bounds memory, changes rounding in the decoder only
+    max_superpixels   the smallest above that many are dropped and counted in `survivors`
+    encoder_batch     crops per encoder call
+    """
+
+    def __init__(
+        self,
+        backend: "SamBackend",
+        preset: str = "svp",
+        config: GridConfig | None = None,
+        mode: Literal["exact", "fast"] = "exact",
+        points_per_batch: int = 256,
+        max_superpixels: int = 256,
+        encoder_batch: int = 8,
+    ) -> None:
+        if config is None and preset not in GRID_PRESETS:
+            raise ConfigError(f"preset={preset!r}: use one of {', '.join(GRID_PRESETS)}")
+        if mode not in ("exact", "fast"):
+            raise ConfigError(f"mode={mode!r}: use exact or fast")
+        if min(points_per_batch, max_superpixels, encoder_batch) < 1:
+            raise ConfigError("points_per_batch, max_superpixels and encoder_batch need >= 1")
+        self.backend = backend
+        self.config = GRID_PRESETS[preset] if config is None else config
+        self.fused = mode == "fast"
+        self.points_per_batch = points_per_batch
+        self.max_superpixels = max_superpixels
+        self.encoder_batch = encoder_batch
+
+    def generate(self, image: Image) -> Superpixels:
+        """Superpixels of one (H,W,3) uint8 RGB image. Raises DataError for any other array."""
+        return self.generate_batch([image])[0][0]
+
+    def generate_batch(
+        self, images: Sequence[Image], return_embeddings: bool = False
+    ) -> tuple[list[Superpixels], list[NDArray[np.float16]] | None]:
+        """Superpixels of each image and, if asked for, its whole-image SAM embedding.
+
+        Embeddings are (C,h,w) float16, the encoder output that the prompts were decoded from.
+        """
+        for image in images:
+            _check(image)
+        with torch.inference_mode(), full_precision():
+            return self._run(images, return_embeddings)
+
+    def _run(
+        self, images: Sequence[Image], wanted: bool
+    ) -> tuple[list[Superpixels], list[NDArray[np.float16]] | None]:
+        results: list[Superpixels] = []
+        embeddings: list[NDArray[np.float16]] = []
+        parts: list[Candidates] = []
+        survivors: Counter[str] = Counter()
+        for image, crop, last, features in self._encoded(images):
+            if crop.layer == 0 and wanted:
+                embeddings.append(features.to(torch.float16).cpu().numpy())
+            parts.append(self._crop(features, crop, _size(image), survivors))
+            if last:
+                results.append(
+                    selection.finish(parts, self.config, self.max_superpixels, survivors)
+                )
+                parts, survivors = [], Counter()
+        return results, embeddings if wanted else None
+
+    def _encoded(self, images: Sequence[Image]) -> Iterator[tuple[Image, Crop, bool, Tensor]]:
+        """(image, crop, whether it is the image's last crop, features), encoded in batches."""
+        crops = [self._crops(image) for image in images]
+        jobs = [
+            (image, crop, crop is own[-1])
+            for image, own in zip(images, crops, strict=True)
+            for crop in own
+        ]
+        for first in range(0, len(jobs), self.encoder_batch):
+            batch = jobs[first : first + self.encoder_batch]
+            views = [image[c.y0 : c.y1, c.x0 : c.x1] for image, c, _ in batch]
+            for job, features in zip(batch, self.backend.embed(views), strict=True):
+                yield *job, features
+
+    def _crops(self, image: Image) -> list[Crop]:
+        height, width = _size(image)
+        return crop_boxes(height, width, self.config.crop_n_layers, self.config.crop_overlap_ratio)
+
+    def _crop(
+        self, features: Tensor, crop: Crop, size: tuple[int, int], survivors: Counter[str]
+    ) -> Candidates:
+        """Steps 1 to 4: the candidates of one crop, at image size."""
+        points = crop_points(
+            crop, self.config.points_per_side, self.config.crop_n_points_downscale_factor
+        )
+        found = [no_candidates(*size)]
+        for first in range(0, len(points), self.points_per_batch):
+            chunk = points[first : first + self.points_per_batch]
+            found.append(self._prompt(features, chunk, crop, size, survivors))
+        inside = selection.inside_crop(concat(found), crop)
+        survivors["edge"] += len(inside)
+        best = selection.best_in_crop(inside, self.config)
+        survivors["box_nms"] += len(best)
+        return best
+
+    def _prompt(
+        self,
+        features: Tensor,
+        points: NDArray[np.float64],
+        crop: Crop,
+        size: tuple[int, int],
+        survivors: Counter[str],
+    ) -> Candidates:
+        """Steps 1 and 2 for one chunk of points: decode, select, up-scale, select."""
+        config = self.config
+        low, outputs = self._decode(features, points, crop)
+        chosen = np.flatnonzero(selection.passes_score(outputs.iou, outputs.level, config))
+        shape = self._shape(crop)
+        found, masks, scores = [chosen[:0]], [rl.no_pieces()], [np.zeros(0, np.float32)]
+        count = 0
+        for index, small, logits in self._upscale(low, chosen, shape):
+            seen = thresholded(logits, small, shape, config.stability_score_offset)
+            stability = selection.stability_score(seen.high, seen.low)
+            stable = selection.passes_stability(stability, outputs.level[index], config)
+            good = np.flatnonzero(stable)
+            masks.append(rl.moved(seen.pieces(good), mask=count))
+            found.append(index[good])
+            count += len(good)
+            scores.append(stability[good])
+        survivors["decoded"] += len(outputs.iou)
+        survivors["score"] += len(chosen)
+        index = np.concatenate(found)
+        survivors["stability"] += len(index)
+        return outputs.with_masks(index, rl.concat_pieces(masks), np.concatenate(scores), size)
+
+    def _decode(
+        self, features: Tensor, points: NDArray[np.float64], crop: Crop
+    ) -> tuple[Tensor, Prompted]:
+        """Low-resolution logits (3P,h,w) of all three levels of every point, and their scores."""
+        # The points stay in double: the published code rounds them after its own arithmetic.
+        resized = torch.from_numpy(to_resized(points, crop, self.backend.image_size))
+        low, iou = self.backend.decode(features, resized)
+        level = np.tile(np.arange(3, dtype=np.uint8), len(points))
+        outputs = Prompted(crop, points.repeat(3, axis=0), level, iou.flatten().cpu().numpy())
+        return low.flatten(0, 1), outputs
+
+    def _shape(self, crop: Crop) -> UpsampleShape:
+        side = self.backend.image_size
+        return UpsampleShape(side, target_size(*crop.size, side), crop.size)
+
+    def _upscale(
+        self, low: Tensor, chosen: NDArray[np.int64], shape: UpsampleShape
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+        """(indices, their low-res logits, logits (K,H,W) at crop size), chunk by chunk."""
+        scale = upsampler(shape, low, fused=self.fused)
+        step = shape.chunk(low.device, self.fused)
+        for first in range(0, len(chosen), step):
+            index = chosen[first : first + step]
+            small = low[torch.from_numpy(index).to(low.device)]
+            yield index, small, scale(small)
+
+
+def _size(image: Image) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
+
+
+def _check(image: Image) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(
+            f"an image is a (H,W,3) uint8 array with pixels, got {image.shape} {image.dtype}"
+        )
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """TF32 off, so that no product here loses 13 bits; the caller's setting comes back."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -1,0 +1,66 @@
+"""A model folder from outside: its config.json is read as data and checked, never handed on.
+
+transformers has run code named in a config.json twice (CVE-2026-4372, CVE-2026-5241), so the
+library gets a configuration of our own and no path. The file only has to agree with it. Without
+`allow_download` nothing here touches the network.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..display import show
+from ..errors import WeightsError
+from . import locate
+from .file_checks import read_json
+
+HUB = {
+    "dinov2-small": "facebook/dinov2-with-registers-small",
+    "dinov2-base": "facebook/dinov2-with-registers-base",
+    "dinov2-large": "facebook/dinov2-with-registers-large",
+    "clip-large-336": "openai/clip-vit-large-patch14-336",
+    "clip-large": "openai/clip-vit-large-patch14",
+}
+FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
+MAX_CONFIG = 1 << 20  # bytes
+_HARMLESS = {"_name_or_path", "_commit_hash", "_attn_implementation_autoset"}
+_CODE = {"auto_map", "custom_pipelines", "trust_remote_code", "code_revision"}
+
+
+def check_config(folder: Path, expected: Mapping[str, object], part: str = "") -> None:
+    """Refuse a folder whose config.json asks for code or describes another model.
+
+    `part` names the sub-configuration to compare, used where it is present (CLIP's
+    `vision_config`). Raises MissingError without a config.json, else WeightsError.
+    """
+    path = folder / "config.json"
+    config = read_json(path, MAX_CONFIG)
+    for key in _keys(config):
+        if key in _CODE or (key.startswith("_") and key not in _HARMLESS):
+            raise WeightsError(
+                f"{show(str(path), 200)}: refused, {show(key)} can make a library run code. "
+                "Use the published folder, or give the weight file alone"
+            )
+    inner = config.get(part, config) if part else config
+    found = inner if isinstance(inner, dict) else {}
+    for key, value in expected.items():
+        if key in found and found[key] != value:
+            raise WeightsError(
+                f"{show(str(path), 200)}: {key} is {show(found[key])}, this encoder has {value!r}. "
+                "Check features.encoder, or give another folder"
+            )
+
+
+def hub_folder(name: str, *, allow_download: bool) -> Path:
+    """The hub's folder of encoder `name`: from the local hub cache, or downloaded if allowed."""
+    return locate.hub_folder(HUB[name], FILES, allow_download=allow_download)
+
+
+def _keys(value: object) -> Iterator[str]:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            yield from item
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)

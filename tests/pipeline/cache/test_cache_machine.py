@@ -1,0 +1,313 @@
+"""Any sequence of writes, kills, damage, repairs and reads: a cache never tells a wrong value.
+
+A hypothesis state machine over a cache of three shards. Kills are real (SIGKILL of a forked child
+at the named write points), damage is a flipped bit, a cut or a lost file, and after every step:
+
+- nothing half-written is taken for whole: no step but damage makes a file differ from the golden one
+- nothing is lost: what was committed stays committed until `repair` or damage takes it out
+- nothing is made twice: a resume computes exactly the shards that are not whole
+- a row reads as the golden bytes or is refused, and it is refused only if one of its files is wrong
+
+Each run of the machine ends with repair and resume: the cache is then the golden one, byte for byte.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from svp.pipeline.cache import (
+    CacheReader,
+    create_cache,
+    finalize,
+    missing_shards,
+    repair,
+    verify,
+    write_shard,
+)
+from svp.pipeline.cache.layout import COMPLETE, INDEX
+from svp.pipeline.errors import CacheError
+from svp.pipeline.io.atomic import STAGES, remove_stale
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "machine"))
+from cache_model import BAD, Golden, build_golden, contents, everything, fast_folder, killed_at
+
+GOLDEN: Golden = build_golden()
+SHARDS = st.integers(0, GOLDEN.plan.num_shards - 1)
+SHARD_LABELS = ("dino", "rle", "crop", "log", "manifest")
+ALL_LABELS = (*SHARD_LABELS, "metadata", "column", "index", "complete")
+POINTS = st.builds("{}:{}".format, st.sampled_from(SHARD_LABELS), st.sampled_from(STAGES))
+ANY_POINTS = st.builds("{}:{}".format, st.sampled_from(ALL_LABELS), st.sampled_from(STAGES))
+# Records are few among many data files but matter most: they are damaged as often as all others.
+RECORDS = sorted({f"manifest/{s}.json" for s in range(GOLDEN.plan.num_shards)} | {INDEX, COMPLETE})
+NAMES = st.sampled_from(RECORDS) | st.sampled_from(GOLDEN.targets())
+steps = {"count": 0}
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """The cache in `self.cache` against `GOLDEN`."""
+
+    @initialize(complete=st.booleans())
+    def make(self, complete: bool) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="svp-machine-", dir=fast_folder()))
+        self.cache = self.root / "cache"
+        files = GOLDEN.files if complete else GOLDEN.empty
+        for name, data in files.items():  # as `create_cache` or a build leaves it, much faster
+            (self.cache / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.cache / name).write_bytes(data)
+        self.now = contents(self.cache)  # read anew after every step
+        self.wrong: set[str] = set()  # files whose bytes differ, by our own damage only
+        self.kept = self._manifests()  # shards that have a manifest
+        self.old: CacheReader | None = None
+
+    def teardown(self) -> None:
+        if hasattr(self, "cache"):
+            repair(self.cache)
+            self._resume()
+            assert contents(self.cache) == GOLDEN.files
+            assert not list(self.cache.rglob("*.partial"))
+            assert verify(self.cache, full=True).ok
+            shutil.rmtree(self.root)
+
+    # Work.
+
+    @rule(shard=SHARDS)
+    def write(self, shard: int) -> None:
+        self._write(shard)
+        self._settled(may_heal=GOLDEN.shards[shard], committed={shard})
+
+    @rule(shard=SHARDS, point=POINTS)
+    def kill_a_write(self, shard: int, point: str) -> None:
+        killed = killed_at(point, lambda: self._write(shard))
+        assert killed, f"{point}: every shard passes every one of its points"
+        self._settled(may_heal=GOLDEN.shards[shard])
+
+    @rule()
+    def resume(self) -> None:
+        self._resume()
+        everywhere = set(range(GOLDEN.plan.num_shards))
+        self._settled(may_heal=frozenset(GOLDEN.files), committed=everywhere)
+
+    @rule(point=ANY_POINTS)
+    def kill_a_resume(self, point: str) -> None:
+        killed_at(point, self._resume)
+        self._settled(may_heal=frozenset(GOLDEN.files))
+
+    # Damage.
+
+    @rule(name=NAMES, place=st.integers(0, 1 << 20), bit=st.integers(0, 7))
+    def flip_a_bit(self, name: str, place: int, bit: int) -> None:
+        path = self.cache / name
+        if path.exists() and (data := bytearray(path.read_bytes())):
+            data[place % len(data)] ^= 1 << bit
+            path.write_bytes(data)
+            self._damaged()
+
+    @rule(name=NAMES, share=st.floats(0, 0.99))
+    def cut(self, name: str, share: float) -> None:
+        path = self.cache / name
+        if path.exists():
+            os.truncate(path, int(path.stat().st_size * share))
+            self._damaged()
+
+    @rule(name=NAMES)
+    def lose(self, name: str) -> None:
+        (self.cache / name).unlink(missing_ok=True)
+        self._damaged()
+
+    # Looking and mending.
+
+    @rule()
+    def verify(self) -> None:
+        """Full verification names exactly the wrong files."""
+        report = verify(self.cache, full=True)
+        assert {name for name, _ in report.problems} == self._expected_problems()
+        assert set(report.missing) == set(range(GOLDEN.plan.num_shards)) - self.kept
+        assert report.complete == (self.cache / COMPLETE).exists()
+
+    @rule()
+    def repair(self) -> None:
+        damaged = {s for s in self.kept if not self._whole(s)}
+        assert set(repair(self.cache)) == damaged
+        self.kept -= damaged
+        self._settled(may_heal=frozenset(GOLDEN.files))
+        CacheReader(self.cache)  # a repaired cache can be opened, whatever it lost
+
+    @rule(point=ANY_POINTS)
+    def kill_a_repair(self, point: str) -> None:
+        before = set(self.kept)
+        killed_at(point, lambda: repair(self.cache))
+        self.kept = self._manifests()
+        lost = before - self.kept
+        assert not any(self._was_whole(s) for s in lost), "repair took out a sound shard"
+        self._settled(may_heal=frozenset(GOLDEN.files))
+
+    @rule()
+    def open_early(self) -> None:
+        try:
+            self.old = CacheReader(self.cache, verify="always")
+        except CacheError:
+            self.old = None
+
+    @precondition(lambda self: self.old is not None)
+    @rule()
+    def read_late(self) -> None:
+        """A reader that was opened before the last steps never gives a wrong value either."""
+        assert self.old is not None
+        for i in range(len(GOLDEN.rows)):
+            if self.old.status(i) == "ok":
+                try:
+                    assert everything(self.old, i) == GOLDEN.values[i]
+                except CacheError:
+                    continue
+
+    # What must hold after every step.
+
+    @invariant()
+    def reads_are_right_or_refused(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        steps["count"] += 1
+        missing_files = GOLDEN.files.keys() - self.now.keys()
+        complete = (self.cache / COMPLETE).exists()
+        trusted = {INDEX, COMPLETE} if complete else {f"manifest/{s}.json" for s in self.kept}
+        try:
+            reader = CacheReader(self.cache, verify="always")
+        except CacheError:
+            assert trusted & (self.wrong | missing_files), "refused though its records are sound"
+            return
+        assert not trusted & self.wrong, "opened on a damaged record"
+        assert [int(i) for i in reader.ids] == [image.image_id for image in GOLDEN.plan.images]
+        for i in range(len(GOLDEN.rows)):
+            self._read(reader, i, missing_files, complete)
+
+    def _read(self, reader: CacheReader, i: int, missing_files: set[str], complete: bool) -> None:
+        shard = i // GOLDEN.plan.shard_size
+        status = reader.status(i)
+        if complete or shard in self.kept:
+            assert status == ("quarantined" if i == BAD else "ok")
+        else:
+            assert status == "missing"
+        if status != "ok":
+            return
+        arrays = {name.split("/")[0] for name in GOLDEN.shards[shard]} - {"manifest"}
+        needed = GOLDEN.shards[shard] | {f"{name}/zarr.json" for name in arrays}
+        try:
+            assert everything(reader, i) == GOLDEN.values[i]
+        except CacheError:
+            assert needed & (self.wrong | missing_files), f"row {i} refused, all its files sound"
+
+    # Helpers.
+
+    def _write(self, shard: int) -> None:
+        write_shard(self.cache, GOLDEN.plan, shard, GOLDEN.shard_rows(shard), {"seconds": 0.1})
+
+    def _resume(self) -> None:
+        """What the command does, without the models (pipeline/precompute/run.py)."""
+        create_cache(self.cache, GOLDEN.plan)
+        expected = [s for s in range(GOLDEN.plan.num_shards) if not self._resumable(s)]
+        todo = missing_shards(self.cache, GOLDEN.plan)
+        assert todo == expected, "a sound shard made twice, or a damaged one taken for whole"
+        for shard in todo:
+            self._write(shard)
+        if todo or not (self.cache / COMPLETE).exists():
+            remove_stale(self.cache)
+            finalize(self.cache)
+
+    def _resumable(self, shard: int) -> bool:
+        """Whether a resume may skip the shard: manifest sound, all files of their size."""
+        manifest = f"manifest/{shard}.json"
+        sizes = all(self._size(name) == len(GOLDEN.files[name]) for name in GOLDEN.shards[shard])
+        path = self.cache / manifest
+        return sizes and path.read_bytes() == GOLDEN.files[manifest]
+
+    def _size(self, name: str) -> int:
+        path = self.cache / name
+        return path.stat().st_size if path.exists() else -1
+
+    def _whole(self, shard: int) -> bool:
+        return all(self.now.get(name) == GOLDEN.files[name] for name in GOLDEN.shards[shard])
+
+    def _was_whole(self, shard: int) -> bool:
+        """Whether the data files of an un-committed shard are all as they must be."""
+        manifest = f"manifest/{shard}.json"
+        names = GOLDEN.shards[shard] - {manifest}
+        sound = all(self.now.get(name) == GOLDEN.files[name] for name in names)
+        return sound and manifest not in self.wrong
+
+    def _manifests(self) -> set[int]:
+        every = range(GOLDEN.plan.num_shards)
+        return {s for s in every if (self.cache / f"manifest/{s}.json").exists()}
+
+    def _differing(self) -> set[str]:
+        self.now = contents(self.cache)
+        assert self.now.keys() <= GOLDEN.files.keys(), "a file nobody asked for"
+        return {name for name, data in self.now.items() if data != GOLDEN.files[name]}
+
+    def _damaged(self) -> None:
+        """Take note of damage done on purpose."""
+        self.wrong, self.kept = self._differing(), self._manifests()
+
+    def _settled(self, may_heal: frozenset[str], committed: set[int] | None = None) -> None:
+        """After a step that is no damage: no new wrong file, nothing healed elsewhere or lost."""
+        now, there = self._differing(), self._manifests()
+        assert now <= self.wrong, f"half-written: {now - self.wrong}"
+        assert self.wrong - now <= may_heal
+        assert there >= self.kept | (committed or set()), "a committed shard was lost"
+        self.wrong, self.kept = now, there
+
+    def _expected_problems(self) -> set[str]:
+        """The files that a full verification must name."""
+        now = self.now
+        bad = {name for name in GOLDEN.files if now.get(name) != GOLDEN.files[name]}
+        found = bad & GOLDEN.metadata
+        for shard in self.kept:
+            manifest = f"manifest/{shard}.json"
+            # A damaged manifest vouches for nothing: its shard's files cannot be judged.
+            found |= {manifest} if manifest in bad else bad & GOLDEN.shards[shard]
+        if COMPLETE in now:
+            lost = {f"manifest/{s}.json" for s in range(GOLDEN.plan.num_shards)} - now.keys()
+            found |= lost
+            found |= {INDEX} if bad & {INDEX, COMPLETE} else bad & GOLDEN.columns
+        return found
+
+
+def run(examples: int, length: int) -> int:
+    """Run the machine; returns how many steps were taken."""
+    from hypothesis.stateful import run_state_machine_as_test
+
+    steps["count"] = 0
+    run_state_machine_as_test(
+        CacheMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=length,
+            deadline=None,
+            phases=(Phase.generate,) if os.environ.get("SVP_NO_SHRINK") else tuple(Phase),
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    return steps["count"]
+
+
+@pytest.mark.timeout(600)
+def test_any_interleaving(record_property: Callable[[str, object], None]) -> None:
+    taken = run(examples=60, length=40)
+    record_property("tried", taken)
+    assert taken > 1000, "the machine stopped early"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_any_interleaving_at_length(record_property: Callable[[str, object], None]) -> None:
+    taken = run(examples=1000, length=60)
+    record_property("tried", taken)
+    assert taken > 30_000

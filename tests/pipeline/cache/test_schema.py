@@ -1,0 +1,160 @@
+"""The schema is a contract: a snapshot of every zarr.json, and its twin in zarr-python."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svp.pipeline.cache import Plan, create_cache
+from svp.pipeline.cache.schema import array_specs, column_specs
+from svp.pipeline.cache.zarr_metadata import check_array
+from svp.pipeline.errors import CacheError
+
+SNAPSHOT = Path(__file__).parents[2] / "fixtures" / "cache_v1" / "schema.json"
+
+
+def summary(raw: dict[str, Any]) -> list[Any]:
+    """Type, row shape, axes and codec chain of one array: what other tools rely on."""
+    inner = raw["codecs"][0].get("configuration", {}).get("codecs", raw["codecs"])
+    return [raw["data_type"], raw["shape"], raw["dimension_names"], inner]
+
+
+def test_snapshot(planner: Callable[..., Plan], tmp_path: Path) -> None:
+    found: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, dict[str, Any]] = {
+        "float16": {},
+        "int8": {"stored": "int8"},
+        "all": {"layers": (3, 4), "cls": True},
+    }
+    for name, options in recipes.items():
+        create_cache(tmp_path / name, planner(**options))
+        found[name] = {
+            str(path.parent.name): summary(json.loads(path.read_bytes()))
+            for path in sorted((tmp_path / name).glob("*/zarr.json"))
+        }
+    assert found == json.loads(SNAPSHOT.read_text())
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_an_axis_name_has_one_length(planner: Callable[..., Plan], stored: str) -> None:
+    """xarray opens a group only if it has: the whole cache is one data set of named axes."""
+    import dataclasses
+
+    plan = planner(layers=(3, 4, 5, 6), cls=True, stored=stored)
+    recipe = plan.recipe.model_copy(update={"store_sam_embeddings": True})
+    plan = dataclasses.replace(plan, recipe=recipe, sam=(256, 64, 64))
+    lengths: dict[str, set[int]] = {}
+    for spec in (*array_specs(plan), *column_specs()):
+        assert len(spec.axes) == len(spec.row), spec.name
+        for axis, length in zip(spec.axes, spec.row, strict=True):
+            lengths.setdefault(axis, set()).add(length)
+    assert {axis: found for axis, found in lengths.items() if len(found) > 1} == {}
+
+
+def test_axes_named_as_older_caches_name_them_are_read(
+    planner: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = planner()
+    create_cache(tmp_path / "c", plan)
+    path = tmp_path / "c/sspe_masks/zarr.json"
+    raw = json.loads(path.read_bytes())
+    (spec,) = [s for s in array_specs(plan) if s.name == "sspe_masks"]
+    path.write_text(json.dumps(raw | {"dimension_names": ["image", "superpixel", "byte"]}))
+    check_array(path, spec, len(plan.images), plan.shard_size)
+    path.write_text(json.dumps(raw | {"dimension_names": ["image", "superpixel", "bytes"]}))
+    with pytest.raises(CacheError, match="dimension_names"):
+        check_array(path, spec, len(plan.images), plan.shard_size)
+
+
+def test_every_row_has_its_own_chunk_and_shard_files_hold_64(planner: Callable[..., Plan]) -> None:
+    import dataclasses
+
+    plan = dataclasses.replace(planner(70), shard_size=64)
+    from svp.pipeline.cache.zarr_metadata import array_metadata
+
+    for spec in array_specs(plan):
+        raw = json.loads(array_metadata(spec, 70, 64))
+        assert raw["chunk_grid"]["configuration"]["chunk_shape"] == [64, *spec.row]
+        assert raw["codecs"][0]["configuration"]["chunk_shape"] == [1, *spec.row]
+
+
+def hostile() -> dict[str, Callable[[dict[str, Any]], Any]]:
+    def inner(codecs: list[Any]) -> Callable[[dict[str, Any]], Any]:
+        def change(raw: dict[str, Any]) -> dict[str, Any]:
+            raw["codecs"][0]["configuration"]["codecs"] = codecs
+            return raw
+
+        return change
+
+    def put(**more: Any) -> Callable[[dict[str, Any]], Any]:
+        return lambda raw: {**raw, **more}
+
+    plain = {"name": "bytes", "configuration": {"endian": "little"}}
+    return {
+        "v2": put(zarr_format=2),
+        "a group": put(node_type="group"),
+        "shape 1e12": put(shape=[10**12, 4, 8]),
+        "chunk 0": put(chunk_grid={"name": "regular", "configuration": {"chunk_shape": [0, 4, 8]}}),
+        "object": put(data_type="object"),
+        "another type": put(data_type="float64"),
+        "extension type": put(data_type={"name": "numpy.datetime64", "configuration": {}}),
+        "NaN fill": put(fill_value="NaN"),
+        "fill one": put(fill_value=1.0),
+        "fill true": put(fill_value=False),
+        "must understand": put(run_this={"must_understand": True}),
+        "transformer": put(storage_transformers=[{"name": "chunk-manifest-json-v1"}]),
+        "attributes": put(attributes={"filters": [{"id": "pickle"}]}),
+        "traversal": put(chunk_key_encoding={"name": "../../default"}),
+        "v2 keys": put(chunk_key_encoding={"name": "v2", "configuration": {"separator": "/"}}),
+        "pickle": inner([plain, {"name": "numcodecs.pickle", "configuration": {}}]),
+        "pickle later": inner([plain, {"name": "zstd"}, {"name": "numcodecs.pickle"}]),
+        "pickle alone": inner([{"name": "numcodecs.pickle"}]),
+        "json2": inner([{"name": "numcodecs.json2"}]),
+        "vlen": inner([{"name": "vlen-utf8"}]),
+        "transpose": inner([{"name": "transpose", "configuration": {"order": [1, 0]}}, plain]),
+        "big endian": inner([{"name": "bytes", "configuration": {"endian": "big"}}]),
+        "nested shards": inner([{"name": "sharding_indexed", "configuration": {}}]),
+        "no codec": inner([]),
+        "ten codecs": inner([plain, *[{"name": "zstd"}] * 9]),
+        "codec extra": inner([{**plain, "code": "import os"}]),
+        "not sharded": put(codecs=[plain]),
+        "codecs a dict": put(codecs={"name": "bytes"}),
+        "a list": lambda raw: [raw],
+    }
+
+
+@pytest.mark.parametrize("name", hostile())
+def test_hostile_metadata_is_refused_with_one_message(
+    planner: Callable[..., Plan], tmp_path: Path, name: str
+) -> None:
+    plan = planner()
+    create_cache(tmp_path / "c", plan)
+    path = tmp_path / "c" / "dino" / "zarr.json"
+    spec = array_specs(plan)[0]
+    assert check_array(path, spec, 10, 4) == ["bytes", "crc32c"]
+    path.write_text(json.dumps(hostile()[name](json.loads(path.read_bytes()))))
+    with pytest.raises(CacheError, match=r"dino/zarr\.json: not an array of this cache"):
+        check_array(path, spec, 10, 4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[" * 60_000, b'{"a":1,"a":2}', b'{"shape":[1e999]}', b"\xff", b" " * 70_000],
+)
+def test_what_is_no_metadata_is_refused(
+    planner: Callable[..., Plan], tmp_path: Path, data: bytes
+) -> None:
+    path = tmp_path / "zarr.json"
+    path.write_bytes(data)
+    with pytest.raises(CacheError, match=r"zarr\.json"):
+        check_array(path, array_specs(planner())[0], 10, 4)
+
+
+def test_columns_are_plain_arrays(planner: Callable[..., Plan], tmp_path: Path) -> None:
+    create_cache(tmp_path / "c", planner())
+    for spec in column_specs():
+        path = tmp_path / "c" / spec.name / "zarr.json"
+        assert check_array(path, spec, 10, None) == ["bytes", "zstd"]
+        assert json.loads(path.read_bytes())["shape"] == [10, *spec.row]

@@ -1,0 +1,140 @@
+"""Counts, rate and what is printed: plain lines, nothing of a terminal's control codes."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from svp.pipeline.executors.base import Event
+from svp.pipeline.precompute import progress
+from svp.pipeline.precompute.progress import Progress, RunLog, Tally
+
+EVIL = "a\x1b[31m[red]b\n\u202ec"
+
+
+def done(images: int, **quarantined: int) -> Event:
+    return Event("shard_done", 0, 0, result={"images": images, "quarantined": quarantined})
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_rate_and_time_left(clock: Clock) -> None:
+    tally = Tally(total=200, before=40)
+    assert tally.left_s is None and tally.line() == "40/200 images  loading models"
+    tally.update(Event("worker_ready", None, 0))
+    assert tally.line() == "40/200 images  first images under way"
+    clock.now += 8
+    tally.update(done(32, truncated=2))
+    assert tally.rate == 4.0
+    assert tally.left_s == (200 - 40 - 32) / 4
+    assert tally.line() == "72/200 images  4.0/s  ETA 0:32  truncated=2"
+
+
+def told(shard: int, images: int, **quarantined: int) -> Event:
+    return Event("progress", shard, 0, result={"images": images, "quarantined": quarantined})
+
+
+def test_images_count_while_their_shard_is_under_way(clock: Clock) -> None:
+    tally = Tally(total=64)
+    tally.update(told(0, 8, empty=1))
+    tally.update(told(1, 4))
+    tally.update(told(0, 8, empty=1, missing=1))
+    assert (tally.images, tally.shards) == (20, 0)
+    assert tally.failures == {"empty": 2, "missing": 1}
+    assert "20/64 images" in tally.line() and "empty=2  missing=1" in tally.line()
+    tally.update(Event("shard_failed", 1, 0))
+    assert tally.images == 16, "its images are computed again"
+    tally.update(Event("shard_done", 0, 0, result={"images": 20, "quarantined": {"empty": 2}}))
+    assert (tally.images, tally.failures) == (20, {"empty": 2}), "the result counts, and once"
+
+
+def test_the_rate_leaves_the_start_out_and_stays_between_batches(clock: Clock) -> None:
+    tally = Tally(total=1000)
+    clock.now += 60  # models are loaded
+    tally.update(Event("worker_ready", None, 0))
+    assert tally.left_s is None
+    for _ in range(5):
+        clock.now += 10
+        tally.update(told(0, 8))
+        assert tally.rate == pytest.approx(0.8)
+    for wait in (1, 5, 9.9):
+        clock.now += wait
+        assert tally.rate == pytest.approx(0.8), "a batch under way is no slowing down"
+        clock.now -= wait
+    clock.now += 60
+    assert tally.rate == pytest.approx(40 / 100), "a batch that does not come is"
+
+
+def test_the_rate_is_that_of_the_last_minutes(clock: Clock) -> None:
+    tally = Tally(total=100_000)
+    tally.update(Event("worker_ready", None, 0))
+    for _ in range(100):  # large photographs first
+        clock.now += 10
+        tally.update(told(0, 1))
+    for _ in range(100):
+        clock.now += 10
+        tally.update(told(0, 10))
+    assert tally.rate == pytest.approx(1.0)
+    assert tally.left_s == pytest.approx(100_000 - 1100)
+
+
+def test_failures_are_counted_by_cause() -> None:
+    tally = Tally(10)
+    for event in (done(4, empty=1), done(4, empty=1, missing=3), Event("worker_died")):
+        tally.update(event)
+    assert tally.failures == {"empty": 2, "missing": 3}
+    assert tally.line().endswith("empty=2  missing=3  worker_died=1")
+
+
+def test_plain_lines_now_and_then(clock: Clock) -> None:
+    tally, stream = Tally(10), io.StringIO()
+    with Progress(tally, stream, every_s=10) as show:
+        for second in range(25):
+            clock.now = 100.0 + second
+            show.update(Event("tick"))
+    loading = "0/10 images  loading models"
+    assert stream.getvalue().splitlines() == [loading, loading, "0/10 images"], (
+        "after 10 s, after 20 s, at the end"
+    )
+
+
+def test_nothing_controls_the_terminal() -> None:
+    stream = io.StringIO()
+    with Progress(Tally(10), stream) as show:
+        show.update(Event("shard_failed", 3, 0, EVIL, {"reason": EVIL}))
+        show.update(Event("image_poison", 3, 0, "", {"reason": EVIL}))
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\\x1b[31m[red]b" in text
+
+
+def test_log_files(tmp_path: Path) -> None:
+    tally = Tally(10)
+    log = RunLog(tmp_path / "logs", tally)
+    for event in (Event("tick"), told(0, 2), done(4, empty=1), Event("shard_failed", 1, 0, EVIL)):
+        tally.update(event)
+        log.update(event)
+    log.update(Event("finished"))
+    lines = (tmp_path / "logs/events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == [
+        "shard_done",
+        "shard_failed",
+        "finished",
+    ]
+    assert "\\u001b" not in lines[1], "escaped in the text itself, not only by JSON"
+    status = json.loads((tmp_path / "logs/status.json").read_text())
+    assert (status["state"], status["images"], status["failures"]) == ("finished", 4, {"empty": 1})

@@ -1,0 +1,146 @@
+"""A cache is made for a projector, says what it will be good for, and is refused with a command."""
+
+from pathlib import Path
+
+import pytest
+
+from svp.model.projectors import PROJECTORS
+from svp.pipeline.cache.places import DataPlaces, write_places
+from svp.pipeline.encoders.registry import family
+from svp.pipeline.errors import ConfigError
+from svp.pipeline.precompute.options import Flags, resolve
+from svp.pipeline.precompute.planner import SHAPES, sized_plan
+from svp.pipeline.precompute.purpose import (
+    DEPTH,
+    LOOK,
+    NEEDS,
+    announce,
+    command_for,
+    four_layers,
+    lacks,
+    next_command,
+    stores,
+)
+from svp.pipeline.recipe import FeatureConfig, Recipe
+
+
+def recipe(
+    projector: str = "svp", *overrides: str, purpose: str = "train", **flags: object
+) -> Recipe:
+    found = stores(purpose, projector)  # type: ignore[arg-type]
+    return resolve(None, None, Flags(**flags), overrides, Path(), found)[0]  # type: ignore[arg-type]
+
+
+def test_the_tables_are_those_of_the_classes() -> None:
+    assert {name: kind.needs for name, kind in PROJECTORS.items()} == NEEDS
+    torch = pytest.importorskip("torch")
+    for name, depth in DEPTH.items():
+        size = {"tiny": 128, "clip-large": 224}.get(name, 336)
+        kind = family(FeatureConfig(encoder=name, size=size))  # type: ignore[arg-type]
+        with torch.device("meta"):
+            backbone = kind.adapt(kind.build())
+        assert backbone.depth == depth, name
+        assert SHAPES.get(name, (backbone.patch, backbone.dim)) == (backbone.patch, backbone.dim)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS))
+def test_a_cache_made_for_a_projector_lacks_nothing_of_it(name: str) -> None:
+    assert lacks(recipe(name), PROJECTORS[name].needs) == []
+    sized_plan(recipe(name))
+
+
+def test_what_is_stored() -> None:
+    plain = recipe()
+    assert (plain.store_sam_embeddings, plain.features.cls, plain.features.layers) == (
+        True,
+        False,
+        (),
+    )
+    assert recipe("pvtc").features.cls
+    assert recipe("tokenpacker").features.layers == (3, 4, 5, 6)
+    deep = recipe("tokenpacker", encoder="dinov2-large", encoder_weights="random")
+    assert deep.features.layers == (12, 16, 22, 23)
+    last = recipe("fusion", "features.encoder=dinov2-large", "features.size=336",
+                  encoder_weights="random")  # fmt: skip
+    assert last.features.layers == (21, 22, 23, 24)
+    assert four_layers(12) == [6, 8, 11, 12]
+    for look in (recipe("pvtc", purpose="look"), resolve(None, None, Flags(), (), Path(), LOOK)[0]):
+        assert not look.store_sam_embeddings and not look.features.cls
+    with pytest.raises(ConfigError, match="projector svpp: allowed are .*svp"):
+        recipe("svpp")
+
+
+def test_a_plug_ins_projector_gets_its_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from svp.model.projectors import PROJECTORS\n"
+        "class Mine(PROJECTORS['mlp']):\n    needs = frozenset({'cls'})\n"
+        "PROJECTORS['purpose_mine'] = Mine\n"
+    )
+    monkeypatch.setenv("SVP_PLUGIN", str(tmp_path / "mine.py"))
+    try:
+        assert recipe("purpose_mine").features.cls
+    finally:
+        PROJECTORS.pop("purpose_mine")
+
+
+def test_what_is_said_outright_stays() -> None:
+    assert not recipe(store_sam_embeddings=False).store_sam_embeddings
+    assert not recipe("svp", "store_sam_embeddings=false").store_sam_embeddings
+    assert recipe("tokenpacker", "features.layers=[1, 2, 3, 4]").features.layers == (1, 2, 3, 4)
+    slic = recipe(superpixels="slic")
+    assert slic.store_sam_embeddings and slic.superpixels.model == "tiny"
+
+
+def test_what_a_cache_will_do_is_said() -> None:
+    holds, trains, rest = announce(recipe())
+    assert holds == ("the cache will hold superpixels, tiny features and the SAM image embedding")
+    assert "svp" in trains.split(", ") and "pvtc" not in trains
+    assert "pvtc (the CLS token)" in rest and "tokenpacker (four encoder layers)" in rest
+    assert "--projector NAME" in rest
+    _, look = announce(recipe(purpose="look"))
+    assert "svp train cannot read it" in look and "--for train" in look
+
+
+def test_the_next_command_can_be_pasted() -> None:
+    usual = FeatureConfig(encoder="tiny", size=128)
+
+    def after(made: Recipe, split: str = "train", **more: object) -> str:
+        options = {"size": None, "projector": "svp", "usual": usual} | more
+        return next_command(made, split, Path("my caches/x"), **options)  # type: ignore[arg-type]
+
+    assert after(recipe()) == after(recipe(), "") == "svp train --from-cache 'my caches/x'"
+    assert after(recipe("pvtc"), projector="pvtc", size="tiny") == (
+        "svp train --size tiny --from-cache 'my caches/x' --projector pvtc"
+    )
+    assert after(recipe("svp", "features.size=64")) == (
+        "svp train --from-cache 'my caches/x' --set model.vision.size=64"
+    )
+    assert after(recipe(), size="paper").endswith(" --init GLaMM-GranD-Pretrained")
+    assert (
+        after(recipe(), "testA", size="tiny") == "svp eval --size tiny --from-cache 'my caches/x'"
+    )
+    assert after(recipe(purpose="look")) == "svp cache browse 'my caches/x'"
+
+
+def test_the_command_that_makes_the_right_cache(tmp_path: Path) -> None:
+    plan = sized_plan(recipe(purpose="look"), "train")
+    assert command_for(plan, "svp") == (
+        "svp precompute --split train --dataset DATA --superpixels sam --sam-model tiny "
+        "--encoder tiny --out caches/svp"
+    )
+    cache = tmp_path / "my cache"
+    (cache / "logs").mkdir(parents=True)
+    words = ("--for", "look", "--dataset=my photos", "--out", "my cache", "--encoder", "tiny",
+             "--projector=mlp", "--no-store-sam-embeddings", "--split", "train")  # fmt: skip
+    write_places(cache, DataPlaces(dataset="d", images=tmp_path, command=words))
+    assert command_for(plan, "pvtc", cache) == (
+        "svp precompute '--dataset=my photos' --encoder tiny --split train --projector pvtc "
+        f"--out '{cache}-pvtc'"
+    )
+    other = command_for(plan, "svp", cache, features={"encoder": "dinov2-large", "size": "336"})
+    assert other == (
+        "svp precompute '--dataset=my photos' --split train --encoder dinov2-large "
+        f"--set features.size=336 --out '{cache}-svp'"
+    )

@@ -1,0 +1,230 @@
+"""`precompute` as a function: second runs, other recipes, bad images and their repair."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import fake_run
+import pytest
+from fake_run import RECIPE, write_image
+from kill_trials import tree
+
+from svp.pipeline.cache.plan import Plan
+from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.executors import ExecutorOptions
+from svp.pipeline.precompute.run import RunOptions
+
+INLINE = ExecutorOptions(workers=0)
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    fake_run.install(monkeypatch)
+    yield
+
+
+@pytest.fixture
+def images(world: Path, tmp_path: Path) -> Path:
+    """A copy of the world's images, to be spoiled."""
+    return Path(shutil.copytree(world / "images", tmp_path / "images"))
+
+
+def options(**given: object) -> RunOptions:
+    return RunOptions(executor_options=INLINE, **given)  # type: ignore[arg-type]
+
+
+def test_second_run_does_nothing(world: Path, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(world / "clean", tmp_path / "c"))
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    report = fake_run.run(cache, world / "images", options())
+    assert (report.computed, report.good, report.complete) == (0, 40, True)
+    after = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if before.get(path) != after[path]}
+    assert changed <= {"failures.jsonl"}
+
+
+def test_executors_and_worker_counts_give_the_same_tree(world: Path, tmp_path: Path) -> None:
+    fake_run.run(tmp_path / "c", world / "images", options())
+    assert tree(tmp_path / "c") == tree(world / "clean")
+
+
+def test_limit_is_another_cache(world: Path, tmp_path: Path) -> None:
+    report = fake_run.run(tmp_path / "c", world / "images", options(limit=7))
+    assert (report.images, report.good) == (7, 7)
+    with pytest.raises(PlanMismatchError, match="33 added"):
+        fake_run.run(tmp_path / "c", world / "images", options())
+    with pytest.raises(ConfigError, match="limit=0"):
+        fake_run.run(tmp_path / "d", world / "images", options(limit=0))
+
+
+def test_other_recipe_is_refused_with_both_digests(world: Path, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(world / "clean", tmp_path / "c"))
+    before = tree(cache)
+    other = RECIPE.model_copy(update={"batch": 2})
+    with pytest.raises(PlanMismatchError, match=r"recipe.batch: 4 -> 2") as error:
+        fake_run.run(cache, world / "images", options(), recipe=other)
+    assert Plan.load(cache / "plan.json").id[:12] in str(error.value)
+    assert "this run makes" in str(error.value)
+    assert "--retry-quarantined" not in str(error.value)
+    assert tree(cache) == before
+
+
+def test_without_resume_a_cache_is_left_alone(world: Path) -> None:
+    with pytest.raises(CacheError, match="is a cache already: add --resume"):
+        fake_run.run(world / "clean", world / "images", options(resume=False))
+
+
+def test_foreign_folder_is_left_alone(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(CacheError, match="not empty and no cache"):
+        fake_run.run(tmp_path, world / "images", options())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
+
+
+def test_bad_images_are_quarantined_and_listed_once(images: Path, tmp_path: Path) -> None:
+    (images / "3.png").write_bytes(b"")
+    (images / "9.png").write_bytes((images / "9.png").read_bytes()[:80])
+    (images / "17.png").unlink()
+    (images / "21.png").write_bytes(b"hello")
+    told: dict[str, object] = {"faults": {"30": "refuse", "31": "nonfinite", "32": "raise"}}
+    report = fake_run.run(tmp_path / "c", images, options(max_failures=6), told=told, count=40)
+    assert report.complete
+    assert report.failed, "7 failures, 6 allowed"
+    assert (report.computed, report.good) == (40, 33)
+    lines = (tmp_path / "c/logs/failures.jsonl").read_text().splitlines()
+    found = {line["image_id"]: line["reason"] for line in map(json.loads, lines)}
+    assert len(lines) == 7
+    assert found == {
+        3: "empty",
+        9: "truncated",
+        17: "missing",
+        21: "not-an-image",
+        30: "too-odd",
+        31: "non-finite",
+        32: "worker_error",
+    }
+    assert str(images) not in (tmp_path / "c/index.json").read_text(), "no trace of the machine"
+    again = fake_run.run(tmp_path / "c", images, options(max_failures=7), count=40)
+    assert (again.computed, again.failed) == (0, False)
+
+
+def test_a_bad_image_does_not_change_its_neighbours(
+    world: Path, images: Path, tmp_path: Path
+) -> None:
+    (images / "8.png").unlink()
+    fake_run.run(tmp_path / "c", images, options(), count=40)
+    good, bad = CacheReader(world / "clean"), CacheReader(tmp_path / "c")
+    for row in (6, 8, 9):
+        assert good.features(row).tobytes() == bad.features(row).tobytes()
+
+
+def test_retry_heals_to_the_bytes_of_a_clean_run(world: Path, images: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    (images / "3.png").write_bytes(b"")
+    (images / "17.png").unlink()
+    fake_run.run(cache, images, options(), count=40)
+    write_image(images, 3)
+    write_image(images, 17)
+    with pytest.raises(PlanMismatchError, match=r"2 changed \(id 3, 17\).*--retry-quarantined"):
+        fake_run.run(cache, images, options())
+    report = fake_run.run(cache, images, options(retry_quarantined=True))
+    assert report.computed == 12, "only the two shards with quarantined images"
+    assert tree(cache) == tree(world / "clean")
+
+
+def test_retry_without_a_repair_keeps_the_verdict(
+    world: Path, images: Path, tmp_path: Path
+) -> None:
+    (images / "3.png").write_bytes(b"")
+    fake_run.run(tmp_path / "c", images, options())
+    before = tree(tmp_path / "c")
+    report = fake_run.run(tmp_path / "c", images, options(retry_quarantined=True))
+    assert report.computed == 6
+    assert tree(tmp_path / "c") == before
+
+
+def test_retry_after_a_fault_of_the_run(world: Path, tmp_path: Path) -> None:
+    told: dict[str, object] = {"faults": {"32": "raise"}}
+    fake_run.run(tmp_path / "c", world / "images", options(), told=told)
+    fake_run.run(tmp_path / "c", world / "images", options(retry_quarantined=True))
+    assert tree(tmp_path / "c") == tree(world / "clean")
+
+
+def test_retry_does_not_accept_a_change_of_a_good_image(images: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "c"
+    (images / "3.png").write_bytes(b"")
+    fake_run.run(cache, images, options())
+    before = tree(cache)
+    (images / "20.png").write_bytes((images / "21.png").read_bytes() + b"\0")
+    with pytest.raises(PlanMismatchError, match="image 20 changed, but it is in the cache"):
+        fake_run.run(cache, images, options(retry_quarantined=True))
+    assert tree(cache) == before
+
+
+def test_retry_interrupted_half_way(
+    world: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some manifests name the new plan, plan.json the old one: the next retry finishes it."""
+    from svp.pipeline.cache import reopen
+    from svp.pipeline.io.atomic import write_file as real
+
+    cache = tmp_path / "c"
+    (images / "3.png").write_bytes(b"")
+    fake_run.run(cache, images, options())
+    write_image(images, 3)
+    written: list[Path] = []
+
+    def fail_third(path: Path, data: bytes, *, label: str) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        real(path, data, label=label)
+
+    monkeypatch.setattr(reopen, "write_file", fail_third)
+    with pytest.raises(KeyboardInterrupt):
+        fake_run.run(cache, images, options(retry_quarantined=True))
+    monkeypatch.setattr(reopen, "write_file", real)
+    report = fake_run.run(cache, images, options(retry_quarantined=True))
+    assert report.computed == 6
+    assert tree(cache) == tree(world / "clean")
+
+
+def test_image_changed_between_plan_and_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same size, other bytes: a resumed run trusts the size, its worker does not."""
+    cache = tmp_path / "c"
+    fake_run.run(cache, images, options(shards=range(1)))
+    data = bytearray((images / "20.png").read_bytes())
+    data[-20] ^= 1
+    (images / "20.png").write_bytes(data)
+    report = fake_run.run(cache, images, options())
+    assert report.failures == {"changed": 1}
+
+
+def test_shards_of_a_static_split(world: Path, tmp_path: Path) -> None:
+    first = fake_run.run(tmp_path / "c", world / "images", options(shards=range(3)))
+    assert (first.computed, first.complete) == (18, False)
+    second = fake_run.run(tmp_path / "c", world / "images", options(shards=range(3, 99)))
+    assert (second.computed, second.complete) == (22, True)
+    assert tree(tmp_path / "c") == tree(world / "clean")
+
+
+def test_no_image_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(MissingError, match="none of the 5 images can be read.*--images"):
+        fake_run.run(tmp_path / "c", tmp_path / "images", options(), count=5)
+    with pytest.raises(ConfigError, match="no image"):
+        fake_run.run(tmp_path / "c", tmp_path / "images", options())
+    assert not (tmp_path / "c").exists()
+
+
+def test_disk_is_checked_before_the_start(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(CacheError, match="needs about 0.00 GB, 0.00 GB are free"):
+        fake_run.run(tmp_path / "c", world / "images", options())

@@ -1,0 +1,175 @@
+"""The stage with the shipped models: what the cache holds is what the models say, live."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from svp.pipeline.bench.memory import MemoryReport
+from svp.pipeline.cache.plan import PlanImage
+from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets.images import read_image
+from svp.pipeline.datasets.scenes import write_scenes
+from svp.pipeline.encoders.encoder import build_encoder
+from svp.pipeline.errors import ImageError, MissingError
+from svp.pipeline.executors import Event, ExecutorOptions, Job
+from svp.pipeline.masks.encoder_view import derive
+from svp.pipeline.precompute import calibration, launch
+from svp.pipeline.precompute.calibration import calibrate
+from svp.pipeline.precompute.planner import Content, build_plan
+from svp.pipeline.precompute.run import RunOptions, precompute
+from svp.pipeline.precompute.shard_task import ShardTask, quarantine
+from svp.pipeline.recipe import GridConfig, Recipe, SuperpixelConfig
+from svp.pipeline.records import ImageRecord, Where
+from svp.pipeline.superpixels.generator import build_source
+
+RECIPE = Recipe(
+    superpixels=SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=3)),
+    store_sam_embeddings=True,
+    batch=2,
+)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Content, Where]:
+    folder = tmp_path_factory.mktemp("scenes") / "s"
+    source = open_source(write_scenes(folder, images=10, seed=5))
+    return Content(source.images[:3]), Where(source.image_root)
+
+
+@pytest.fixture(scope="module")
+def cache(scenes: tuple[Content, Where], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    content, where = scenes
+    out = tmp_path_factory.mktemp("cache") / "c"
+    options = RunOptions(executor_options=ExecutorOptions(workers=0))
+    told: list[object] = []
+
+    def listen(event: Event) -> None:
+        if event.kind == "progress":
+            told.append((event.shard, event.result["images"]))
+
+    report = precompute(content, RECIPE, where, out, options, on_event=listen, quiet=True)
+    assert report.good == report.computed == 3
+    assert told == [(0, 2), (0, 1)], "each batch is told of when it is done"
+    assert "progress" not in (out / "logs/events.jsonl").read_text()
+    return out
+
+
+def test_rows_are_what_the_models_say(scenes: tuple[Content, Where], cache: Path) -> None:
+    """T15: one image at a time here, batches of two with a padded last one there."""
+    content, where = scenes
+    source = build_source(RECIPE.superpixels, where)
+    encoder = build_encoder(RECIPE.features, where, "cpu")
+    reader = CacheReader(cache)
+    for row, record in enumerate(content.images):
+        pixels = read_image(where.images / record.path, record)
+        (found,), embeddings = source.generate_batch([pixels], embeddings=True)
+        assert embeddings is not None
+        stored = reader.superpixels(row)
+        assert stored.rles == found.rles
+        assert stored.level.tolist() == found.level.tolist()
+        live = encoder.encode([pixels]).patches[0]
+        np.testing.assert_allclose(reader.features(row), live, rtol=2e-3, atol=2e-3)
+        cover, masks = derive(found, encoder.view, encoder.grid, RECIPE.sspe.budget)
+        assert np.array_equal(reader.cover(row)[: len(found)], cover)
+        assert np.array_equal(reader.sspe_masks(row)[: len(found)], masks)
+        np.testing.assert_allclose(reader.sam(row), embeddings[0], rtol=2e-3, atol=2e-3)
+
+
+def test_probe_computes_and_stores_nothing(scenes: tuple[Content, Where], cache: Path) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*"))
+    result = ShardTask(str(cache), scenes[1]).open()(Job(0, rows=(1, 3)))
+    assert result["images"] == 2
+    assert sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*")) == before
+
+
+def test_plan_knows_the_shapes_without_weights(scenes: tuple[Content, Where]) -> None:
+    content, where = scenes
+    plan = build_plan(content, RECIPE, where.images)
+    encoder = build_encoder(RECIPE.features, where, "cpu")
+    assert (plan.grid, plan.channels) == (encoder.grid, encoder.dim)
+    assert plan.recipe.libraries["torch"]
+    assert all(len(image.xxh3) == 16 and image.bytes > 0 for image in plan.images)
+
+
+def test_calibration_measures_every_stage(scenes: tuple[Content, Where]) -> None:
+    content, where = scenes
+    seen = calibrate(content, RECIPE, where, ExecutorOptions(), images=2, workers=1)
+    assert seen is not None
+    assert set(seen.image_s) == {"read", "superpixels", "features", "derive", "write"}
+    assert seen.images == 2
+    assert seen.peak_rss > 10**8
+    assert 0 < seen.bytes["rle"] < 10_000
+
+
+@pytest.mark.parametrize("root", ["/data/a", "/somewhere/else entirely/x"])
+def test_quarantine_text_does_not_tell_where_images_lie(root: str) -> None:
+    image = PlanImage(7, "b/c.jpg", 2, 2, 5, "0" * 16)
+    error = ImageError("empty", f"image {root}/b/c.jpg: empty: {root}/b/c.jpg has no bytes")
+    entry = quarantine(image, error, Path(root))
+    assert (entry.reason, entry.detail) == ("empty", "b/c.jpg has no bytes")
+
+
+def test_memory_report_tells_growth() -> None:
+    assert MemoryReport((1, 9), (100, 104), (50, 50)).exit_code == 0
+    assert MemoryReport((1, 9), (100, 106), (50, 50)).exit_code == 1
+
+
+def test_unknown_size_is_no_size() -> None:
+    """A record without a size (0x0) is one nobody could examine; it is planned all the same."""
+    record = ImageRecord(1, "gone.png", 0, 0)
+    with pytest.raises(MissingError, match="none of the 1 images"):
+        build_plan(Content([record]), RECIPE, Path("/nonexistent"))
+
+
+def test_measuring_ends_in_time_with_what_it_has(
+    scenes: tuple[Content, Where], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow machine: told of two batches, the second ends the time; the first only warmed up."""
+    content, where = scenes
+    said: list[str] = []
+    told: list[float] = []  # seconds of each batch
+
+    class Slow:
+        def __init__(self, options: ExecutorOptions) -> None: ...
+
+        def run(self, task: object, shards: object, on_event: Callable[[Event], None]) -> None:
+            on_event(Event("worker_ready", None, 0))
+            for seconds in told:
+                clock.now += seconds
+                on_event(Event("progress", 0, 0, result={
+                    "images": 2, "seconds": {"read": clock.now}, "peak_rss": 7}))  # fmt: skip
+            clock.now += 99
+            on_event(Event("tick"))
+
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(calibration, "LocalExecutor", Slow)
+    monkeypatch.setattr(calibration, "time", clock)
+    for batches, image_s in (([8.0, 3.0], 1.5), ([8.0], 4.0), ([], None)):
+        clock.now, told[:] = 0.0, batches
+        options = ExecutorOptions(workers=1)
+        seen = calibrate(content, RECIPE, where, options, bound_s=15, say=said.append)
+        if image_s is None:
+            assert seen is None
+        else:
+            assert (
+                seen and seen.image_s == {"read": image_s} and (seen.images, seen.cut) == (2, True)
+            )
+    assert said[0] == "measuring up to 3 images on 1 workers, for at most 15 s"
+    assert "measuring: 2 images after 8 s" in said
+
+
+def test_a_dry_run_that_measured_nothing_computes_its_price(
+    scenes: tuple[Content, Where], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "calibrate", lambda *args, **options: None)
+    root = scenes[1].images.parent
+    request = launch.Request(dataset=str(root), split="train", out=None)
+    said: list[str] = []
+    found = launch.dry_run(request, launch.open_request(request), said.append)
+    assert found.device == "CPU worker" and found.worker_hours > 0
+    assert any("float32 product here" in line for line in found.basis)
+    assert said == ["not one image was done in 12 s: the price is computed instead"]

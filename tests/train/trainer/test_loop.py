@@ -1,0 +1,135 @@
+"""One loss however the batch is split; nothing is learned from a number that is not finite."""
+
+import json
+import multiprocessing as mp
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "train"))
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
+import micro_run
+
+from svp.pipeline.errors import ConfigError, NonFiniteError
+from svp.train.recipe import StageConfig, TrainRecipe
+from svp.train.trainer.checkpoint import checkpoints
+from svp.train.trainer.optimizers import OffloadedAdamW, build_optimizer, learning_rate
+from svp.train.trainer.trainer import split_evenly
+
+FRESH = mp.get_context("forkserver")
+FRESH.set_forkserver_preload(["micro_run"])
+# Dropout draws by process; without it a global batch has one loss whatever it is split into.
+LORA = {"r": 2, "targets": ["q_proj", "v_proj"], "dropout": 0.0}
+
+
+def recipe(micro: int, **changes: Any) -> TrainRecipe:
+    model = micro_run.RECIPE["model"] | {"lora": LORA}
+    run = {"micro_batch": micro, **changes.pop("run", {})}
+    return micro_run.micro_recipe(model=model, run=run, **changes)
+
+
+def losses(root: Path) -> list[tuple[float, float, int, int]]:
+    lines = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    return [(line["loss"], line["norm"], line["tokens"], line["masks"]) for line in lines]
+
+
+def ranks(world: int, root: Path, wanted: TrainRecipe) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        FRESH.Process(target=micro_run.rank_main, args=(rank, world, port, root, wanted))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0] * world
+
+
+def test_two_processes_and_accumulation_give_the_loss_of_one_batch(tmp_path: Path) -> None:
+    short = [
+        {"name": "one", "steps": 2, "lr": 1e-2, "warmup": 0, "add_sspe": False},
+        {"name": "two", "steps": 1, "lr": 1e-2, "warmup": 0, "lora": True},
+    ]
+    micro_run.run(tmp_path / "whole", recipe(8, stages=short))
+    micro_run.run(tmp_path / "accumulated", recipe(2, stages=short))
+    ranks(2, tmp_path / "two", recipe(4, stages=short))
+    one = losses(tmp_path / "whole")
+    for other in ("accumulated", "two"):
+        found = losses(tmp_path / other)
+        assert [line[2:] for line in found] == [line[2:] for line in one]
+        for mine, theirs in zip(found, one, strict=True):
+            assert mine[0] == pytest.approx(theirs[0], abs=1e-6 * max(1, theirs[0]))
+            assert mine[1] == pytest.approx(theirs[1], rel=1e-4)
+
+
+def test_a_non_finite_loss_stops_before_the_step_and_names_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match=r"step 1: .*refcoco/102.*--skip-nonfinite") as error:
+        micro_run.run(tmp_path / "run", recipe(4, run={"checkpoint": 1}), poison=1)
+    assert error.value.exit_code == 1
+    record = json.loads((tmp_path / "run" / "nonfinite-00000001.json").read_text())
+    assert record["images"] == ["refcoco/100", "refcoco/101", "refcoco/102", "refcoco/103"]
+    assert len(losses(tmp_path / "run")) == 1
+    last = checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert all(bool(value.isfinite().all()) for value in last.weights().values())
+
+
+def test_a_skipped_step_changes_no_weight(tmp_path: Path) -> None:
+    report = micro_run.run(
+        tmp_path / "run", recipe(4, run={"checkpoint": 1, "keep": 99}), poison=1, skip=1
+    )
+    assert report.skipped == 1 and report.steps == 7
+    before, after = checkpoints(tmp_path / "run" / "checkpoints")[:2]
+    assert (before.state.step, after.state.step, after.state.skipped) == (1, 2, 1)
+    old, new = before.weights(), after.weights()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+@pytest.mark.parametrize(("micro", "world"), [(3, 1), (8, 2), (4, 4), (16, 1)])
+def test_a_global_batch_that_cannot_be_split_is_refused(micro: int, world: int) -> None:
+    with pytest.raises(ConfigError, match=f"micro_batch {micro} x accumulation x {world} ranks"):
+        split_evenly(recipe(micro), world)
+
+
+def test_accumulation_is_what_is_left() -> None:
+    assert [split_evenly(recipe(2), world) for world in (1, 2, 4)] == [4, 2, 1]
+
+
+def test_rate_warms_up_and_decays_to_zero() -> None:
+    stage = StageConfig(name="one", steps=1750, lr=3e-4, warmup=100)
+    rates = [learning_rate(stage, step) for step in (0, 49, 99, 100, 925, 1749)]
+    assert rates == pytest.approx([3e-6, 1.5e-4, 3e-4, 3e-4, 1.5e-4, 3e-4 / 1650])
+
+
+def test_offloaded_adamw_is_adamw() -> None:
+    stage = StageConfig(name="one", steps=9, warmup=0, lr=1e-2, weight_decay=0.1)
+    start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    pair = [(ours, build_optimizer("offload", [ours], stage)),
+            (theirs, build_optimizer("adamw", [theirs], stage))]  # fmt: skip
+    for step in range(5):
+        for parameter, optimizer in pair:
+            parameter.grad = start * (step - 2)
+            optimizer.step()
+    assert isinstance(pair[0][1], OffloadedAdamW)
+    assert torch.equal(ours, theirs) and not torch.equal(ours, start)
+
+
+def test_offloaded_run_resumes_bit_equal(tmp_path: Path) -> None:
+    wanted = recipe(8, optimizer="offload", run={"keep": 99})
+    micro_run.run(tmp_path / "run", wanted)
+    whole = checkpoints(tmp_path / "run" / "checkpoints")
+    for later in whole[-2:]:  # back to step 4
+        for file in later.path.iterdir():
+            file.unlink()
+        later.path.rmdir()
+    micro_run.run(tmp_path / "run", wanted, resume=True)
+    again = checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    assert again.state.files == whole[-1].state.files

@@ -1,0 +1,25 @@
+"""The data of the embedded default: which scenes `svp train` and `svp eval` take when none is named.
+
+What the command line may ask for; importing this imports nothing else.
+"""
+
+from pathlib import Path
+from typing import Final
+
+DATA: Final = Path("data/quickstart")
+SPLITS: Final = {"train": 1200, "val": 100, "testA": 300}
+SEED: Final = 10  # the shipped weights were trained on other seeds
+HELD_OUT: Final = "testA"
+
+
+def cache_of(split: str) -> Path:
+    """Where the cache of a split of the default scenes lies."""
+    return Path("caches") / f"quickstart-{split}"
+
+
+TABLE_NAMES: Final = (
+    "table1", "table2", "table3", "table4", "table5", "table6", "table7", "tableC", "fig5",
+)  # fmt: skip
+TABLE_SIZES: Final = ("tiny", "paper")
+ALL: Final = "all"  # every table, in a plan
+GPU_NAMES: Final = ("3090", "4090", "a100", "h100", "h200")

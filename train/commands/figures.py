@@ -1,0 +1,47 @@
+"""`svp figures`."""
+
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from ...pipeline.commands.console import PATH, as_json, report
+from ...pipeline.commands.data import max_failures, source_options
+
+
+@click.command("figures")
+@click.argument("run", type=PATH)
+@click.option("--results", type=PATH, help="Result file; default the run's newest.")
+@click.option("--from-cache", "cache", type=PATH, help="Its cache; default found by digest.")
+@click.option("--beside", type=PATH, multiple=True, help="Another cache of the same images.")
+@click.option(
+    "--against", type=PATH, multiple=True,
+    help="Another run, evaluated on the same split: without SSPE, or of another encoder.",
+)  # fmt: skip
+@click.option("--bench", type=PATH, help="Output of `svp bench infer --json`.")
+@click.option("--dataset", help="Path or REFER names; default what the run records.")
+@source_options
+@max_failures
+@click.option("--init", help="Checkpoint the run started from.")
+@click.option(
+    "--device", default="auto", help="auto, cpu, cuda or cuda:N; the projector is timed on it."
+)
+@click.option("--out", type=PATH, help="Folder of the page; default RUN/figures.")
+@as_json
+def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
+    """Attention maps, answers, failures, superpixels, times: the paper's figures from a run.
+
+    --against draws both runs' answers side by side.
+    """
+    from ..figures.run import FiguresRequest
+    from ..figures.run import figures_command as run
+    from ..options import TrainFlags
+    from ..runs.inputs import DataRequest
+
+    data = DataRequest(**{f.name: options.pop(f.name) for f in fields(DataRequest)})
+    request = FiguresRequest(data=data, flags=TrainFlags(init=init), say=_say, **options)
+    report(run(request), as_json)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

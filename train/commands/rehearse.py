@@ -1,0 +1,32 @@
+"""`svp rehearse`."""
+
+from pathlib import Path
+
+import click
+
+from ...pipeline.commands.console import PATH, as_json, report
+
+
+@click.command("rehearse")
+@click.option("--out", type=PATH, help="Folder; default a temporary one, removed if all passed.")
+@click.option("--full", is_flag=True, help="Published sizes: about 40 GB, hours on a CPU.")
+@click.option("--keep", is_flag=True, help="Leave the temporary folder.")
+@click.option("--only", multiple=True, metavar="BLOCK",
+              help="Only blocks whose name holds this, e.g. README.md; repeatable.")  # fmt: skip
+@as_json
+def rehearse_command(
+    out: Path | None, full: bool, keep: bool, only: tuple[str, ...], as_json: bool
+) -> None:
+    """Run every documented command on stand-ins of the published files.
+
+    Nothing is downloaded and nothing it prints is a result. Exit code 1 if a command fails or a
+    document prints one that does not exist.
+    """
+    from ..rehearse.run import rehearse
+
+    main = click.get_current_context().find_root().command
+    report(rehearse(out, full=full, keep=keep, only=only, main=main, say=_say), as_json)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

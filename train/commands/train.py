@@ -1,0 +1,271 @@
+"""The commands of the online half; each is a few lines that call one function."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ...pipeline.commands.console import PATH, as_json, either, report, several, size_option
+from ...pipeline.commands.data import max_failures, source_options
+
+T = TypeVar("T")
+NEWEST = "(newest)"  # what --from-cache is without a path
+DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts", "allow_empty",
+        "max_failures")  # fmt: skip
+WEIGHTS = ("lm", "init", "sam_decoder")
+FLAGS = ("seed", "projector", "optimizer", "micro_batch", "steps", *WEIGHTS)
+
+caches = click.option(
+    "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value=NEWEST,
+    help="Cache to read, again for several; without a path the newest in caches/.",
+)  # fmt: skip
+dataset = click.option("--dataset", help="Path or REFER names; default what the cache is made of.")
+device = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+allow_tiny = click.option(
+    "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
+    help="tiny allows the tiny models on data that is not generated; else without effect.",
+)  # fmt: skip
+runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True)
+checkpoint = click.option(
+    "--checkpoint",
+    "--model",
+    "checkpoint",
+    type=PATH,
+    help="Run folder, checkpoint or export; default the newest run.",
+)
+published = several(
+    click.option(
+        "--published",
+        metavar="FOLDER|hub:OWNER/NAME",
+        help="GLaMM or LISA as published, untrained.",
+    ),
+    click.option("--own-sam", is_flag=True, help="With --published: SAM's encoder from it too."),
+)
+weights = several(
+    click.option("--lm", help="Language model: folder, hub:OWNER/NAME or random:SEED."),
+    click.option("--init", help="GLaMM or LISA to start from: folder, hub:OWNER/NAME, none."),
+    click.option("--sam-decoder", help="SAM weights the mask decoder starts from."),
+)
+encoders = several(
+    click.option("--live", is_flag=True, help="Encoders in the loop instead of cached features."),
+    click.option("--sam-weights", type=PATH, help="For --live."),
+    click.option("--encoder-weights", type=PATH, help="For --live."),
+)
+
+
+@click.command("train")
+@caches
+@dataset
+@source_options
+@max_failures
+@size_option
+@click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field.")
+@click.option("--seed", type=click.IntRange(min=0))
+@click.option("--projector", help="svp, mlp, qformer, ... with its default options.")
+@click.option("--optimizer", type=click.Choice(["adamw", "adamw8bit", "offload"]))
+@click.option("--micro-batch", type=click.IntRange(min=1), help="Images per process and pass.")
+@click.option("--steps", type=click.IntRange(min=1), help="In all, for a short try: stages shrink.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
+@weights
+@encoders
+@click.option("--validate", type=PATH, metavar="CACHE", help="Score on these images meanwhile.")
+@click.option("--validate-dataset", help="Their data, if the cache was made from another path.")
+@click.option("--partial", is_flag=True, help="Accept images that no cache holds.")
+@runs
+@click.option("--resume", metavar="auto|PATH", help="Go on with a run or checkpoint.")
+@device
+@click.option("--deterministic", is_flag=True, help="Only deterministic kernels.")
+@click.option("--skip-nonfinite", type=click.IntRange(min=0), default=0, metavar="N")
+@click.option(
+    "--dry-run", "--plan", "dry_run", is_flag=True, help="What trains, memory, tokens, hours; stop."
+)
+@as_json
+def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Cache in, two-stage fine-tune out. With --resume auto an interrupted run goes on."""
+    from ...pipeline.process import this_command
+    from ..options import TrainFlags
+    from ..runs.inputs import DataRequest, TrainRequest
+
+    named = bool(options["caches"]) or options["dataset"] is not None
+    request = TrainRequest(
+        data=DataRequest(**_take(options, DATA)),
+        flags=TrainFlags(**_take(options, FLAGS)),
+        caches=_named(options.pop("caches")),
+        hint=this_command(),
+        say=_say,
+        **options,
+    )
+    if dry_run:
+        from ..runs.dry_run import dry_run_command
+        from ..runs.newest_cache import newest_cache
+
+        if named and not request.caches:
+            newest = newest_cache("train", _say, request.data.dataset)
+            request = replace(request, caches=(newest,))
+        return report(dry_run_command(request), as_json)
+    from ..options import resolve_plain
+    from ..runs.run_data import resumed
+    from ..runs.train import train_command as run
+
+    resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
+    request = resumed(request)
+    if not named and not request.caches and request.resume:
+        raise click.UsageError(
+            "--resume auto is added to the command that was interrupted, with its --from-cache; "
+            "--resume RUN names the run's folder and needs no cache"
+        )
+    if not named and not request.caches:
+        raise click.UsageError(
+            "no cache to train on: make one with `svp precompute --split train` (generated scenes; "
+            "your own data with --dataset), then `svp train --from-cache` takes the newest, or "
+            "--from-cache PATH the one you name. `svp quickstart` does it all on generated scenes"
+        )
+    _run(run, request, as_json)
+
+
+@click.command("quickstart")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field.")
+@click.option("--seed", type=click.IntRange(min=0))
+@click.option("--projector", help="svp, mlp, qformer, ... with its default options.")
+@runs
+@device
+@as_json
+def quickstart_command(
+    as_json: bool, seed: int | None, projector: str | None, **options: Any
+) -> None:
+    """Generated scenes to caches, two-stage training and evaluation. Run again to resume."""
+    from ...pipeline.process import this_command
+    from ..options import TrainFlags
+    from ..runs.quickstart import quickstart
+    from ..runs.train_request import TrainRequest
+
+    flags = TrainFlags(seed=seed, projector=projector)
+    request = TrainRequest(flags=flags, resume="auto", hint=this_command(), say=_say, **options)
+    _run(quickstart, request, as_json)
+
+
+@click.command("eval")
+@caches
+@dataset
+@source_options
+@max_failures
+@allow_tiny
+@click.option("--split", help="Default the cache's or the run's, or val; several: val,testA,testB.")
+@checkpoint
+@published
+@runs
+@weights
+@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full")
+@click.option("--generate", is_flag=True, help="Let the model say [SEG] by itself.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of protocol glamm.")
+@click.option("--repeats", type=click.IntRange(min=1), default=1, help="Of protocol glamm.")
+@click.option("--shuffle-orders", type=click.IntRange(min=0), default=0, metavar="K",
+              help="Also K other superpixel orders: the spread.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, help="Dialogues per pass.")
+@click.option("--bounds/--no-bounds", default=True, help="What the superpixels allow.")
+@encoders
+@device
+@click.option("--out", type=PATH, help="Result file (+ -SPLIT if several); default in the run.")
+@click.option("--from-results", type=PATH, metavar="FILE", help="Every figure from this file.")
+@click.option("--page", type=PATH, help="With --from-results: folder of the page.")
+@as_json
+def eval_command(
+    from_results: Path | None, page: Path | None, as_json: bool, **options: Any
+) -> None:
+    """gIoU, cIoU and P@ of a split, beside the paper's; every sentence is saved."""
+    from ..options import TrainFlags
+    from ..runs.evaluate import EvalRequest, default_split, report_command
+    from ..runs.evaluate import eval_command as run
+    from ..runs.inputs import DataRequest
+
+    if from_results is not None:
+        return report(report_command(from_results, page, options["images"]), as_json)
+    caches = _named(options.pop("caches"))
+    if options["split"] is None:
+        asked = (options[name] for name in ("checkpoint", "runs", "published"))
+        options["split"] = default_split(caches, *asked) if options["dataset"] is None else "val"
+    request = EvalRequest(
+        data=DataRequest(**_take(options, DATA)),
+        flags=TrainFlags(**_take(options, WEIGHTS)),
+        caches=caches,
+        say=_say,
+        **options,
+    )
+    _run(run, request, as_json)
+
+
+@click.command("predict")
+@click.argument("image", type=PATH)
+@click.argument("expressions", nargs=-1, required=True)
+@click.option("--cache", "--from-cache", "cache", type=PATH, help="Whose recipe cuts it.")
+@size_option
+@checkpoint
+@published
+@runs
+@weights
+@click.option("--sam-weights", type=PATH)
+@click.option("--encoder-weights", type=PATH)
+@click.option("--generate", is_flag=True, help="Let the model say [SEG] by itself.")
+@device
+@click.option("--out", type=PATH, default=Path("predictions"), show_default=True)
+@as_json
+def predict_command(as_json: bool, **options: Any) -> None:
+    """The mask of each expression in a photograph: PNG, overlay and JSON."""
+    from ..options import TrainFlags
+    from ..runs.predict import PredictRequest
+    from ..runs.predict import predict_command as run
+
+    flags = TrainFlags(**_take(options, WEIGHTS))
+    report(run(PredictRequest(flags=flags, **options)), as_json)
+
+
+@click.command("export")
+@either("out")
+@checkpoint
+@runs
+@click.option("--cache", "--from-cache", "cache", type=PATH, help="Any cache the model reads.")
+@weights
+@click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged")
+@click.option("--results", type=PATH, multiple=True, help="Result files for the model card.")
+@click.option("--license", "--licence", "licence", default="other", show_default=True)
+@as_json
+def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
+    """A folder that loads without the run: config, safetensors, tokenizer, model card."""
+    from ..options import TrainFlags
+    from ..runs.export import ExportRequest
+    from ..runs.export import export_command as run
+
+    flags = TrainFlags(**_take(options, WEIGHTS))
+    report(run(ExportRequest(flags=flags, cache=cache, **options)), as_json)
+
+
+def _run(command: Callable[[T], Any], request: T, as_json: bool) -> None:
+    """Report on a command that may be one of several processes'; its process group ends with it."""
+    from ..distributed import process_group
+
+    with process_group():
+        result = command(request)
+    report(result, as_json)
+
+
+def _take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: options.pop(name) for name in names}
+
+
+def _named(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """`--from-cache` without a path names none."""
+    return tuple(path for path in paths if path != Path(NEWEST))
+
+
+def _say(line: str) -> None:
+    """Once, however many processes say it."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(line, err=True)
+
+
+COMMANDS = (train_command, quickstart_command, eval_command, predict_command, export_command)

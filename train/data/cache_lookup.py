@@ -1,0 +1,244 @@
+"""Where the features of a source's images are: which cache, which row, and whether they are theirs.
+
+Training and evaluation ask the same `Finder`, so they agree about what belongs together. An image
+is found by its id, if the photograph is the one that was cached (see `photos`), else by the content
+of its file under whatever id. Several caches may hold one id: the one with this photograph counts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from ...pipeline.cache.places import limit_of
+from ...pipeline.cache.plan import PlanImage
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.datasets.expressions import expression_problem
+from ...pipeline.datasets.problems import Problems
+from ...pipeline.datasets.tables import Sentence, Source
+from ...pipeline.display import quote, show
+from ...pipeline.errors import DataError
+from ...pipeline.records import ImageRecord, Rle
+from .photo_identity import Photos
+
+BEYOND = "images beyond the --limit of the cache"  # among what is left out
+
+
+class Place(NamedTuple):
+    """Cache number, row in it, and the height and width of the image."""
+
+    cache: int
+    row: int
+    height: int
+    width: int
+
+
+class Finder:
+    """Finds images of a source in caches; what cannot be used is kept by reason.
+
+    absent       image ids that no cache holds; `pending` those of them whose row will come
+    beyond       image ids that no cache holds because one was limited to the images before them
+    quarantined  image id -> why its cache could not compute it
+    other        lines about images that are other photographs than the cache's
+    unseen       image ids whose file is not on this machine: taken by name and size
+
+    `root` is the source's image folder.
+    """
+
+    def __init__(
+        self,
+        caches: Sequence[CacheReader],
+        root: Path,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.caches, self.root, self._say = caches, root, say
+        self.absent: set[int] = set()
+        self.beyond: set[int] = set()
+        self.pending: dict[int, tuple[CacheReader, int]] = {}
+        self.quarantined: dict[int, str] = {}
+        self.other: list[str] = []
+        self.unseen: set[int] = set()
+        self.looked = 0
+        self._photos = Photos(root, caches[0].path, say)
+        self._index = [cache.index_of for cache in caches]
+        self._places: dict[ImageRecord, Place | None] = {}
+
+    def find(self, record: ImageRecord) -> Place | None:
+        """Where `record`'s features are, or None after noting why there are none.
+
+        Raises DataError if the data says another size than the cache about one photograph.
+        """
+        if record not in self._places:
+            self.looked += 1
+            self._places[record] = self._find(record)
+        return self._places[record]
+
+    def check(self) -> None:
+        """Remember what was compared. Raises DataError if an image is another photograph."""
+        self._photos.save()
+        if self.other:
+            raise DataError(
+                f"{len(self.other)} of {self.looked} photographs are not those of the cache: "
+                f"{self.other[0]}: give the data that the cache was made from, or cache these "
+                "photographs with `svp precompute --dataset ... --store-sam-embeddings --out "
+                "NEWCACHE`"
+            )
+
+    def set_limited_aside(self, images: Sequence[ImageRecord]) -> None:
+        """Move the absent images that `svp precompute --limit` left out on purpose to `beyond`.
+
+        images  of the source, in its order: a limited cache holds the first ones, so only what
+                comes after the last image it plans is beyond its limit
+        """
+        for cache, index in zip(self.caches, self._index, strict=True):
+            if cache.complete and limit_of(cache.path) == len(cache):
+                planned = [at for at, image in enumerate(images) if image.image_id in index]
+                rest = images[planned[-1] + 1 :] if planned else ()
+                self.beyond |= self.absent & {image.image_id for image in rest}
+        self.absent -= self.beyond
+
+    def limit_notes(self) -> list[str]:
+        """What the user is told about images beyond the limit of a cache."""
+        if not self.beyond:
+            return []
+        used, known = self.looked - len(self.beyond), show(str(self.caches[0].path), 200)
+        line = (
+            f"{used} of {self.looked} images with expressions are used: {known} was made with "
+            f"--limit, and the other {len(self.beyond)} are beyond it"
+        )
+        return [line]
+
+    def unseen_notes(self) -> list[str]:
+        """What the user is told about images whose content was not compared."""
+        if not self.unseen:
+            return []
+        line = (
+            f"{len(self.unseen)} of {self.looked} photographs are not in "
+            f"{show(str(self.root), 200)}: taken by name and size, their content was not compared "
+            "with the cache's"
+        )
+        return [line]
+
+    def _find(self, record: ImageRecord) -> Place | None:
+        other = why = ""
+        for number, cache in enumerate(self.caches):
+            row = self._index[number].get(record.image_id)
+            if row is None:
+                continue
+            image = cache.plan.images[row]
+            verdict = self._photos.compare(record, image)
+            if verdict == "other":
+                other = other or self._differ(record, image, cache)
+                continue
+            match cache.status(row):
+                case "ok":
+                    return self._place(record, number, row, unseen=verdict == "unseen")
+                case "quarantined":
+                    why = why or self._reason(cache, row)
+                case "missing":
+                    self.pending.setdefault(record.image_id, (cache, row))
+        if (place := self._by_content(record)) is not None:
+            return place
+        if other:
+            self.other.append(other)
+        elif why:
+            self.quarantined[record.image_id] = why
+        else:
+            self.absent.add(record.image_id)
+        return None
+
+    def _by_content(self, record: ImageRecord) -> Place | None:
+        key = self._photos.key(record, self._sizes)
+        found = self._content.get(key) if key is not None else None
+        return self._place(record, *found, unseen=False) if found else None
+
+    @cached_property
+    def _sizes(self) -> frozenset[int]:
+        return frozenset(size for size, _ in self._content)
+
+    @cached_property
+    def _content(self) -> dict[tuple[int, str], tuple[int, int]]:
+        """(bytes, xxh3) of every usable image -> (cache, row), the first of equal ones."""
+        found: dict[tuple[int, str], tuple[int, int]] = {}
+        for number, cache in enumerate(self.caches):
+            for row, image in enumerate(cache.plan.images):
+                if image.xxh3 and cache.status(row) == "ok":
+                    found.setdefault((image.bytes, image.xxh3), (number, row))
+        return found
+
+    def _place(self, record: ImageRecord, number: int, row: int, *, unseen: bool) -> Place:
+        cache = self.caches[number]
+        image = cache.plan.images[row]
+        height, width = image.height, image.width
+        if not height:  # the planner could not read it, yet its row is there: sizes of the row
+            height, width = record.height, record.width
+        if record.height and (record.height, record.width) != (height, width):
+            raise DataError(
+                f"image {record.image_id} is {record.height}x{record.width} in the data and "
+                f"{height}x{width} ({quote(image.path)}) in the cache "
+                f"{show(str(cache.path), 200)}: they do not belong together"
+            )
+        if unseen:
+            self.unseen.add(record.image_id)
+        return Place(number, row, height, width)
+
+    def _differ(self, record: ImageRecord, image: PlanImage, cache: CacheReader) -> str:
+        where = show(str(cache.path), 200)
+        if not (self.root / record.path).is_file():
+            return (
+                f"image {record.image_id} is {quote(record.path)} in the data and "
+                f"{quote(image.path)} in {where}"
+            )
+        what = f"is not {quote(image.path)}, which was cached under this id"
+        if record.path == image.path:
+            what = "was edited after it was cached, or is another picture of that name"
+        return (
+            f"image {record.image_id}, {quote(record.path)} in {show(str(self.root), 200)}, {what} "
+            f"({where})"
+        )
+
+    def _reason(self, cache: CacheReader, row: int) -> str:
+        wanted = cache.plan.images[row].image_id
+        return next((bad.reason for bad in cache.quarantined if bad.image_id == wanted), "")
+
+
+class Masks:
+    """Target masks of a source's sentences, each looked at only if its sentence is used.
+
+    An expression that would break a prompt goes to `problems`: the sentence is left out, named and
+    counted.
+    """
+
+    def __init__(self, source: Source, problems: Problems) -> None:
+        self.source, self.problems = source, problems
+
+    def speakable(self, row: Sentence) -> bool:
+        """Whether the expression can be asked about."""
+        if problem := expression_problem(row.sent):
+            self.problems.add(_named(row, f"{quote(row.sent)} {problem}"))
+        return not problem
+
+    def of(self, row: Sentence, place: Place, problems: Problems) -> Rle | None:
+        """The mask of a sentence's object; None if it is bad, which goes to `problems`."""
+        key, size = (row.dataset, row.ann_id), (place.height, place.width)
+        if (mask := self.source.good_masks.get(key)) is not None:
+            if (mask.height, mask.width) == size:
+                return mask
+            problems.add(_named(row, f"{mask.height}x{mask.width} in the data set, {size[0]}x{size[1]} "
+                                "in the cache: not the same image"))  # fmt: skip
+            return None
+        if (bad := self.source.bad_masks.get(key)) is not None:
+            problems.add(_named(row, bad))
+            return None
+        # The photograph cannot be examined here, but the cache knows its size.
+        sized = replace(self.source.annotations[key], height=size[0], width=size[1])
+        try:
+            return sized.mask()
+        except DataError as error:
+            problems.add(_named(row, str(error)))
+            return None
+
+
+def _named(row: Sentence, what: str) -> str:
+    return f"{row.dataset} sentence {row.sent_id}: {what} (image {row.image_id})"

@@ -1,0 +1,210 @@
+"""Batches from the cache: encoder outputs, superpixels, text and targets, each into its place.
+
+Rows go from the file straight into the batch's own memory (`memory.Memory`), which nobody else gets
+as long as a tensor on it lives. No RLE is decoded.
+
+Superpixels are a set; their order is shuffled by a key in training (masks, cover and validity
+together) and by descending area, ties in cache order, where there is no key.
+
+Memory for batches that is used again once nobody holds it.
+
+Fresh memory costs more than filling it: the kernel hands out 4 kB at a time, and clears each. So
+blocks are kept, and a block is free again exactly when the last tensor on it is gone (also a view,
+or one that autograd saved): nobody has to say when he is done with a batch.
+
+Pinned memory comes from torch's own caching allocator, which also waits for copies in flight.
+"""
+
+import weakref
+from collections import deque
+from collections.abc import Collection, Sequence
+from math import prod
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...model.batch import Batch, Visual
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.display import show
+from ...pipeline.errors import ConfigError
+from ...pipeline.io.binary import empty
+from .dialogues import Dialogue, collate
+from .expression_table import Entry, ExpressionTable, Said
+from .keyed_rng import permutation
+
+LEAST = 1 << 16  # bytes; smaller tensors are not worth it
+
+
+class Memory:
+    """Uninitialised tensors; safe to share by threads."""
+
+    def __init__(self, *, pinned: bool = False) -> None:
+        self.pinned = pinned
+        self._free: dict[int, deque[NDArray[np.uint8]]] = {}
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A contiguous tensor whose values are arbitrary."""
+        size = prod(shape) * dtype.itemsize
+        if self.pinned or size < LEAST:
+            return torch.empty(shape, dtype=dtype, pin_memory=self.pinned)
+        whole = 1 << (size - 1).bit_length()
+        free = self._free.setdefault(whole, deque())
+        try:
+            block = free.pop()
+        except IndexError:
+            block = empty((whole,), np.uint8)
+        # The tensor's storage owns `lease`, and nobody else does: when it goes, the block is free.
+        lease = block[:size]
+        weakref.finalize(lease, free.append, block).atexit = False
+        return torch.from_numpy(lease).view(dtype).view(shape)
+
+
+SUPERPIXEL_ORDER = "area descending"  # at inference; recorded in result files
+
+
+class Item(NamedTuple):
+    """One row of a batch: an image, one dialogue about it, the sentence of each [SEG]."""
+
+    entry: Entry
+    said: Sequence[Said]
+    dialogue: Dialogue
+    key: int | None = None  # shuffles the superpixels
+
+
+class VisualSource(Protocol):
+    """Where encoder outputs come from: the cache, or live encoders."""
+
+    def read(
+        self, entries: Sequence[Entry], keys: Sequence[int | None]
+    ) -> tuple[Visual, Tensor, tuple[tuple[int, int], ...]]:
+        """Projector inputs, SAM embedding (B,c,h,w) and (H,W) of each image."""
+        ...
+
+
+class CachedVisuals:
+    """Encoder outputs of one or many caches of one shape, float16 as stored.
+
+    needs   extra projector inputs: of "masks", "cls", "multi"
+    pinned  put batches into pinned memory, for asynchronous copies to a GPU
+
+    Raises ConfigError if the caches differ in shape or recipe, or lack something that is needed.
+    """
+
+    def __init__(
+        self, caches: Sequence[CacheReader], needs: Collection[str], *, pinned: bool = False
+    ) -> None:
+        self.caches, self.needs = caches, frozenset(needs)
+        self.memory = Memory(pinned=pinned)
+        self.plan = caches[0].plan
+        for cache in caches:
+            _check(cache, caches[0], self.needs)
+
+    def read(
+        self, entries: Sequence[Entry], keys: Sequence[int | None]
+    ) -> tuple[Visual, Tensor, tuple[tuple[int, int], ...]]:
+        """See `VisualSource`. Raises CacheError naming image and file. Safe to share by threads."""
+        plan, places = self.plan, [(self.caches[e.cache], e.row) for e in entries]
+        assert plan.sam is not None
+        patches = self._empty(len(entries), plan.patches, plan.channels)
+        sam = self._empty(len(entries), *plan.sam)
+        for (cache, row), into, embedding in zip(places, patches, sam, strict=True):
+            cache.features(row, into.numpy())
+            cache.sam(row, embedding.numpy())
+        cover, masks, valid = self._superpixels(places, keys)
+        visual = Visual(
+            patches,
+            plan.grid,
+            cover,
+            masks,
+            valid,
+            self._cls(places) if "cls" in self.needs else None,
+            self._multi(places) if "multi" in self.needs else None,
+        )
+        return visual, sam, tuple((e.height, e.width) for e in entries)
+
+    def _superpixels(
+        self, places: list[tuple[CacheReader, int]], keys: Sequence[int | None]
+    ) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
+        if "masks" not in self.needs:
+            return None, None, None
+        counts = [int(cache.counts[row]) for cache, row in places]
+        most, (height, width) = max(counts), self.plan.sspe
+        cover = self._empty(len(places), most, self.plan.patches)
+        masks = self._empty(len(places), most, height, width, dtype=torch.uint8)
+        valid = torch.arange(most) < torch.tensor(counts)[:, None]
+        for b, ((cache, row), key, n) in enumerate(zip(places, keys, counts, strict=True)):
+            order = _order(cache, row, key, n)
+            cover[b, n:], masks[b, n:] = 0, 0
+            cover[b, :n] = torch.from_numpy(cache.cover(row)[order])
+            bits = cache.sspe_masks(row)[order]
+            cells = np.unpackbits(bits, axis=1, count=height * width)
+            masks[b, :n] = torch.from_numpy(cells).view(n, height, width)
+        return cover, masks, valid
+
+    def _cls(self, places: list[tuple[CacheReader, int]]) -> Tensor:
+        out = self._empty(len(places), self.plan.channels)
+        for (cache, row), into in zip(places, out, strict=True):
+            cache.cls(row, into.numpy())
+        return out
+
+    def _multi(self, places: list[tuple[CacheReader, int]]) -> Tensor:
+        """(B,P,L*C): the stored layers side by side, in the order of the cache's recipe."""
+        layers = torch.from_numpy(np.stack([cache.layers(row) for cache, row in places]))
+        return layers.permute(0, 2, 1, 3).flatten(2).contiguous()
+
+    def _empty(self, *shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
+        return self.memory.take(shape, dtype)
+
+
+def make_batch(
+    table: ExpressionTable | None, visuals: VisualSource, items: Sequence[Item], pad: int
+) -> Batch:
+    """The batch of `items`, with targets from `table` unless it is None."""
+    visual, sam, sizes = visuals.read([i.entry for i in items], [i.key for i in items])
+    texts = collate([item.dialogue for item in items], pad)
+    packed = tuple(_targets(table, item) for item in items) if table else None
+    sent_ids = tuple(tuple(said.sent_id for said in item.said) for item in items)
+    return Batch(visual, *texts, sam=sam, sizes=sizes, packed=packed, sent_ids=sent_ids)
+
+
+def _targets(table: ExpressionTable, item: Item) -> Tensor:
+    assert len(item.said) == len(item.dialogue.seg), "one [SEG] per sentence"
+    out = np.empty((len(item.said), item.entry.target_bytes), np.uint8)
+    for said, row in zip(item.said, out, strict=True):
+        table.target(said, row)
+    return torch.from_numpy(out)
+
+
+def _order(cache: CacheReader, row: int, key: int | None, n: int) -> NDArray[np.int64]:
+    if key is None:
+        return np.argsort(-cache.areas(row).astype(np.int64), kind="stable")
+    return permutation(key, n)
+
+
+def _check(cache: CacheReader, first: CacheReader, needs: frozenset[str]) -> None:
+    plan, other = cache.plan, first.plan
+    where = show(str(cache.path), 200)
+    lacks = {
+        "masks": False,
+        "cls": not plan.cls,
+        "multi": not plan.layers,
+    }
+    if unknown := needs - lacks.keys():
+        raise ConfigError(f"no cache holds the projector input {show(min(unknown))}")
+    missing = [name for name in sorted(needs) if lacks[name]]
+    if plan.sam is None:
+        missing.append("the SAM image embedding")
+    if missing:
+        raise ConfigError(
+            f"{where} does not hold {', '.join(missing)}, which this model needs: precompute with a "
+            "recipe that stores it (features.cls, features.layers, store_sam_embeddings)"
+        )
+    shape = (plan.grid, plan.channels, plan.sspe, plan.sam, plan.recipe.features)
+    if shape != (other.grid, other.channels, other.sspe, other.sam, other.recipe.features):
+        raise ConfigError(
+            f"{where} (cache {plan.id[:12]}) and {show(str(first.path), 200)} (cache "
+            f"{other.id[:12]}) have other shapes or encoders: use caches of one recipe"
+        )

@@ -1,0 +1,37 @@
+"""Whose features a projector reads: caches of another encoder file are refused by identity.
+
+Two files of one architecture, or other blocks of one encoder, give features of one shape: a model
+trained on the one answers on the other with noise. The identity is the encoder with its weights and
+view, and for projectors that read several maps (`multi`) the blocks and the second encoder.
+"""
+
+from ...model.projectors import projector_class
+from ...pipeline.cache.plan import Plan
+from ...pipeline.display import show
+from ...pipeline.errors import PlanMismatchError
+from ...pipeline.recipe import Recipe
+
+
+def features_of(recipe: Recipe, projector: str) -> str:
+    """What of a precompute recipe decides the features that `projector` reads, in words."""
+    config = recipe.features
+    words = [config.encoder, config.weights, f"view {config.view}", f"{config.size} px"]
+    if "multi" in projector_class(projector).needs:
+        if config.layers:
+            words.append(f"blocks {','.join(map(str, config.layers))}")
+        if config.second is not None:
+            words.append(f"beside {config.second.encoder} {config.second.weights}")
+    return " ".join(words)
+
+
+def require_same_features(wanted: str, plan: Plan, projector: str, who: str) -> None:
+    """PlanMismatchError unless a cache holds the features `wanted` ("" asks for none).
+
+    who  what was trained or evaluated with them, for the message
+    """
+    found = features_of(plan.recipe, projector)
+    if wanted and found != wanted:
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds features of {found}; {who} reads {show(wanted, 300)}: make "
+            "the cache again with that encoder (--encoder, --encoder-weights, --set features.layers)"
+        )

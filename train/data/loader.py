@@ -1,0 +1,226 @@
+"""The training stream: global batches in a fixed order, filled by threads ahead of their use.
+
+Every sample (which image, which sentences, which wordings, which order of superpixels) is a pure
+function of the seed and the sample's number, so ranks, threads and restarts change nothing. Threads
+suffice: reading, checksums and decompression release the interpreter lock, and no worker process
+has to copy a batch.
+
+What the loop asks of its data: global batches in an order it does not know, and their cursors.
+"""
+
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from ...model.batch import Batch
+from ...pipeline.datasets.problems import Problems
+from ...pipeline.errors import ConfigError, DataError
+from .collate import Item, VisualSource, make_batch
+from .dialogues import MAX_IDS, Dialogue, build_dialogue
+from .expression_table import Entry, ExpressionTable
+from .keyed_rng import Choices, key_of
+from .length_check import ANY, Room, too_long
+from .prompts import Turn, choose_turns
+from .sampler import ORDER_VERSION, Cursor, Draw, Order, Sampling
+from .tokenizer import Vocabulary
+
+CursorState = Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class Step:
+    """This rank's share of one global batch.
+
+    batches  its micro-batches, on the CPU, valid until the next step is asked for
+    images   per micro-batch, the images by dataset and id: to name a batch that fails
+    cursor   position after this step; equal on all ranks
+    """
+
+    batches: tuple[Batch, ...]
+    images: tuple[tuple[str, ...], ...]
+    cursor: CursorState
+
+
+class Stream(Protocol):
+    """An endless sequence of global batches that can start anywhere.
+
+    identity  digests of what it reads, by name
+    """
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digests of caches and table, by name."""
+        ...
+
+    def start(self) -> CursorState:
+        """The cursor before the first step."""
+        ...
+
+    def steps(self, cursor: CursorState) -> Iterator[Step]:
+        """Steps from `cursor` on. Raises DataError if it belongs to other data."""
+        ...
+
+
+AHEAD = 4  # micro-batches that are ready or being filled before they are asked for, at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """What the order of samples depends on, beside the data.
+
+    sentences  turns of one dialogue at most, drawn without replacement at every visit
+    """
+
+    seed: int
+    global_batch: int
+    sampling: Sampling = "uniform"
+    sentences: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """This process's part: rank `rank` of `world`; its images come `micro_batch` at a time."""
+
+    micro_batch: int
+    rank: int = 0
+    world: int = 1
+    threads: int = 2
+
+
+class Loader:
+    """An endless stream of this rank's share of global batches (`train.stream.Stream`)."""
+
+    def __init__(
+        self,
+        table: ExpressionTable,
+        visuals: VisualSource,
+        vocab: Vocabulary,
+        draws: Draws,
+        share: Share,
+        *,
+        max_ids: int = MAX_IDS,
+        room: Room | None = None,
+    ) -> None:
+        self.table, self.visuals, self.vocab = table, visuals, vocab
+        self.draws, self.share, self.max_ids, self.room = draws, share, max_ids, room
+        self._bad, self.too_long = too_long(table, vocab, room) if room else ({}, Problems(""))
+        if not 0 <= share.rank < share.world <= draws.global_batch:
+            raise ConfigError(
+                f"rank {share.rank} of {share.world} with a global batch of {draws.global_batch}: "
+                "every rank needs at least one image per step"
+            )
+        self._entries, sizes = self._usable()
+        self.order = Order(sizes, seed=draws.seed, sampling=draws.sampling)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Digests of what is read, by name."""
+        caches = {f"cache {i}": cache for i, cache in enumerate(self.table.caches)}
+        return {"table": self.table.digest, **caches}
+
+    def start(self) -> dict[str, JsonValue]:
+        """The cursor before the first step."""
+        return self._cursor.to_json()
+
+    def steps(self, cursor: Mapping[str, JsonValue]) -> Generator[Step]:
+        """Steps from `cursor` on, without end.
+
+        Raises PlanMismatchError if the cursor belongs to another stream; DataError or CacheError
+        naming the image of a sample that cannot be made. Closing the iterator ends its threads.
+        """
+        first = self._cursor.goes_on(cursor).step
+        return self._steps(first)
+
+    def sample(self, draw: Draw) -> Item:
+        """Image, sentences and dialogue of one draw. Raises DataError naming the image."""
+        number = int(self._entries[draw.entry])
+        entry, known = self.table.entry(number), self.table.sentences(number)
+        bad = self._bad.get(number, frozenset())
+        usable = [one for place, one in enumerate(known) if place not in bad] if bad else known
+        key = key_of(self.draws.seed, draw.visit, entry.dataset, entry.image_id)
+        said = Choices(key_of(key, "sentences")).sample(usable, self.draws.sentences)
+        names = ", ".join(str(one.sent_id) for one in said)
+        try:
+            texts, drawn = [one.text for one in said], key_of(key, "wordings")
+            turns = choose_turns(texts, drawn, self.vocab.wording)
+            dialogue = self._dialogue(turns, entry)
+        except DataError as error:
+            raise DataError(f"{entry.name}: {error} (sentences {names})") from None
+        return Item(entry, said[: len(dialogue.seg)], dialogue, key_of(key, "superpixels"))
+
+    def _dialogue(self, turns: Sequence[Turn], entry: Entry) -> Dialogue:
+        """The first of the turns that fit together: every one of them fits alone."""
+        if self.room is None:
+            return build_dialogue(self.vocab, turns, limit=self.max_ids)
+        limit = self.room.of(entry)
+        while True:
+            whole = build_dialogue(self.vocab, turns, limit=ANY if len(turns) > 1 else limit)
+            if len(whole.ids) <= limit:
+                return whole
+            turns = turns[:-1]
+
+    def _usable(self) -> tuple[Sequence[int], list[int]]:
+        """Entries with a sentence that fits, and how many each data set has."""
+        every = range(len(self.table))
+        lost = {i for i in self._bad if len(self._bad[i]) == len(self.table.sentences(i))}
+        if not lost:
+            return every, self.table.sizes
+        kept = [i for i in every if i not in lost]
+        counted = Counter(self.table.entry(i).dataset for i in kept)
+        return kept, [counted[name] for name in self.table.datasets]
+
+    @property
+    def _cursor(self) -> Cursor:
+        draws = self.draws
+        return Cursor(
+            caches=list(self.table.caches),
+            table=self.table.digest,
+            seed=draws.seed,
+            sampling=draws.sampling,
+            sentences=draws.sentences,
+            global_batch=draws.global_batch,
+            order_version=ORDER_VERSION,
+            step=0,
+        )
+
+    def _steps(self, step: int) -> Generator[Step]:
+        pool = ThreadPoolExecutor(self.share.threads, thread_name_prefix="svp-loader")
+        waiting: deque[_Pending] = deque()
+        try:
+            while True:
+                # The next step is filled while this one is trained on.
+                while len(waiting) < 2 or sum(len(p.batches) for p in waiting) <= AHEAD:
+                    waiting.append(self._submit(pool, step + len(waiting)))
+                yield waiting.popleft().wait()
+                step += 1
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor, step: int) -> "_Pending":
+        share = self.share
+        drawn = self.order.batch(step, self.draws.global_batch, share.rank, share.world)
+        parts = [drawn[i : i + share.micro_batch] for i in range(0, len(drawn), share.micro_batch)]
+        cursor = self._cursor.at(step + 1).to_json()
+        return _Pending([pool.submit(self._fill, part) for part in parts], cursor)
+
+    def _fill(self, part: Sequence[Draw]) -> tuple[Batch, tuple[str, ...]]:
+        items = [self.sample(draw) for draw in part]
+        batch = make_batch(self.table, self.visuals, items, self.vocab.pad)
+        return batch, tuple(item.entry.name for item in items)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step whose micro-batches are being filled."""
+
+    batches: Sequence["Future[tuple[Batch, tuple[str, ...]]]"]
+    cursor: Mapping[str, JsonValue]
+
+    def wait(self) -> Step:
+        """The step; an error of a thread is raised here."""
+        done = [future.result() for future in self.batches]
+        return Step(tuple(b for b, _ in done), tuple(names for _, names in done), self.cursor)

@@ -1,0 +1,122 @@
+"""What is asked and answered, in the words of the weights that are asked.
+
+GLaMM: mbzuai-oryx/groundingLMM dataset/utils/utils.py:87-115 and conversation template llava_v1.
+LISA: JIA-Lab-research/LISA utils/utils.py, utils/dataset.py, the same template. Question and answer
+are drawn independently for each sentence, by a key and never from a global generator, so a sample is
+the same whatever rank or thread makes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...pipeline.datasets.expressions import expression_problem
+from ...pipeline.display import quote
+from ...pipeline.errors import DataError
+from .keyed_rng import Choices
+
+SEG = "[SEG]"
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the human's questions."
+)
+ANSWERS = (
+    "It is [SEG].",
+    "Sure, [SEG].",
+    "Sure, it is [SEG].",
+    "Sure, the segmentation result is [SEG].",
+    "[SEG].",
+)
+_GLAMMS = (
+    "Can you segment the {} in this image?",
+    "Please segment {} in this image.",
+    "What is {} in this image? Please respond with segmentation mask.",
+    "What is {} in this image? Please output segmentation mask.",
+    "Could you provide a segmentation mask for the {} in this image?",
+    "Please identify and segment the {} in this image.",
+    "Where is the {} in this picture? Please respond with a segmentation mask.",
+    "Can you highlight the {} in this image with a segmentation mask?",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How one family of weights is talked to.
+
+    before, after          text between "USER: " and the image, and between the image and the first
+                           question
+    questions, answers     what training draws from; "{}" is the expression
+    question, answer       of protocol `full`, in which nothing is random
+    """
+
+    name: str
+    before: str
+    after: str
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    question: str
+    answer: str
+
+
+GLAMM = Wording(
+    "glamm",
+    "The ",
+    " provides an overview of the picture.\n",
+    (*_GLAMMS, *(wording[:-1] for wording in _GLAMMS)),  # with and without the last mark
+    ANSWERS,
+    "Please segment {} in this image.",
+    "It is [SEG].",
+)
+# LISA's validation asks one question only; the line break after the image is LISA's, and dropped as
+# all blanks beside a special token are.
+LISA = Wording(
+    "lisa",
+    "",
+    "\n",
+    (
+        "Can you segment the {} in this image?",
+        "Please segment the {} in this image.",
+        "What is {} in this image? Please respond with segmentation mask.",
+        "What is {} in this image? Please output segmentation mask.",
+    ),
+    ANSWERS,
+    "What is {} in this image? Please output segmentation mask.",
+    "[SEG].",
+)
+QUESTIONS = GLAMM.questions
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and its answer; `answer` None leaves the dialogue open, to be generated."""
+
+    question: str
+    answer: str | None
+
+
+def choose_turns(texts: Sequence[str], key: int, wording: Wording = GLAMM) -> tuple[Turn, ...]:
+    """One turn per expression, wordings drawn by `key`. Raises DataError as `phrase` does."""
+    choices = Choices(key)
+    return tuple(
+        Turn(choices.pick(wording.questions).format(phrase(text)), choices.pick(wording.answers))
+        for text in texts
+    )
+
+
+def fixed_turn(text: str, wording: Wording = GLAMM) -> Turn:
+    """The turn of evaluation protocol `full`: nothing is random. Raises DataError as `phrase`."""
+    return Turn(wording.question.format(phrase(text)), wording.answer)
+
+
+def open_turn(text: str, wording: Wording = GLAMM) -> Turn:
+    """`fixed_turn` without its answer: what generation starts from."""
+    return Turn(wording.question.format(phrase(text)), None)
+
+
+def phrase(text: str) -> str:
+    """An expression as prompts hold it: stripped, lower case.
+
+    Raises DataError if it is empty, too long or holds a control character or a special token.
+    """
+    if problem := expression_problem(text):
+        raise DataError(f"expression {quote(text)} {problem}")
+    return text.strip().lower()

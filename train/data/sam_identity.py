@@ -1,0 +1,105 @@
+"""Whose embeddings a mask decoder reads: a cache of another SAM is refused by identity, not by shape.
+
+vit_b, vit_l, vit_h and MobileSAM all give (256,64,64) embeddings, so a decoder tuned on one of them
+accepts those of another and answers with noise. The identity is SAM's type and its weights, as the
+cache's recipe names them.
+"""
+
+from ...pipeline.cache.plan import Plan
+from ...pipeline.display import show
+from ...pipeline.errors import PlanMismatchError
+from ...pipeline.recipe import Recipe, SuperpixelConfig
+from ...pipeline.weights.digests import published
+from ...pipeline.weights.locate import WEIGHT_FILES
+from ..options import EXPORTED, SHIPPED
+from ..recipe import TrainRecipe
+
+CHECKPOINTS_SAM = "vit_h"  # GLaMM's and LISA's decoders were tuned on its embeddings
+
+
+def identity(plan: Plan) -> str:
+    """Type and weights of the SAM whose embeddings a cache holds, "" if it holds none."""
+    return "" if plan.sam is None else sam_of(plan.recipe)
+
+
+def sam_of(recipe: Recipe) -> str:
+    """Type and weights of the SAM that a precompute recipe names."""
+    return f"{recipe.superpixels.model} {recipe.superpixels.weights}"
+
+
+def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
+    """PlanMismatchError unless the recipe's mask decoder was tuned on embeddings as this cache's.
+
+    A random decoder was tuned on none and learns any. A GLaMM or LISA checkpoint does not name the
+    file its SAM came from, so of it the type alone is compared; see `doubt`.
+    """
+    if plan.sam is None:
+        return
+    decoder, init = recipe.model.sam_decoder, recipe.model.init
+    have = plan.recipe.superpixels
+    if decoder == "none" and init.startswith(SHIPPED):
+        decoder = SHIPPED
+    if decoder == "none" and init.startswith(EXPORTED):
+        return  # an export names its SAM itself: `assemble` compares it
+    if decoder == "none":
+        if have.model != CHECKPOINTS_SAM:
+            raise PlanMismatchError(
+                f"cache {plan.id[:12]} holds embeddings of SAM {have.model}, but the mask decoder "
+                f"of the checkpoint named by --init was tuned on those of SAM {CHECKPOINTS_SAM}: "
+                f"make the cache again with `svp precompute --sam-model {CHECKPOINTS_SAM}` (with "
+                f"--superpixels slic or mobile_sam it stores them too){_another(have)}"
+            )
+        return
+    if decoder.startswith(SHIPPED) and (have.model, have.weights) != ("tiny", SHIPPED):
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but the mask decoder is "
+            "the shipped tiny one: make the cache with the tiny SAM (--size tiny), or name the "
+            "decoder with --sam-decoder FILE, the file the cache was made with"
+        )
+    if decoder.startswith("sha256:") and have.weights != decoder:
+        if have.weights == SHIPPED or have.weights.startswith("random:"):
+            raise PlanMismatchError(
+                f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, which is no file: "
+                f"give --sam-decoder {have.weights}, or make the cache again with `svp precompute "
+                "--sam-weights FILE` and the file of --sam-decoder"
+            )
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but --sam-decoder is "
+            f"{show(decoder)}: give the file the cache was made with, or make the cache again with "
+            "`svp precompute --sam-weights FILE` and this file"
+        )
+
+
+def _another(have: SuperpixelConfig) -> str:
+    """The decoder that may stand in for a checkpoint's; none for tiny, whose prompts are narrower."""
+    if have.model == "tiny":
+        return ""
+    random = have.weights.startswith("random:")
+    file = have.weights if random else f"FILE, the {have.model} file the cache was made with"
+    return f", or start from another decoder with --sam-decoder {file}"
+
+
+def doubt(recipe: TrainRecipe, plan: Plan) -> str:
+    """What to say of a cache whose SAM may not be the one a checkpoint's decoder knows, or ""."""
+    own = recipe.model.init.startswith((SHIPPED, EXPORTED))
+    brings = recipe.model.sam_decoder == "none" and not own
+    weights = plan.recipe.superpixels.weights
+    files = [name for name in WEIGHT_FILES[CHECKPOINTS_SAM] if name in published()]
+    if not brings or plan.sam is None or weights in {published()[name].digest for name in files}:
+        return ""
+    return (
+        f"note: cache {plan.id[:12]} was made with SAM {identity(plan)[:80]}, which is not the "
+        f"published {files[0]}: the checkpoint's mask decoder was tuned on that one"
+    )
+
+
+def require_same_sam(wanted: str, plan: Plan, who: str) -> None:
+    """PlanMismatchError unless a cache was made with the SAM `wanted` ("" asks for none).
+
+    who  what was trained or evaluated with it, for the message
+    """
+    if wanted and identity(plan) not in ("", wanted):
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, {who} uses SAM "
+            f"{show(wanted, 100)}: make the cache again with that SAM (--sam-model, --sam-weights)"
+        )

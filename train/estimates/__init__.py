@@ -1,0 +1,1 @@
+"""Memory, operations and hours of a training step, from its recipe."""

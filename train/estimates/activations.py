@@ -1,0 +1,134 @@
+"""What autograd keeps for the backward pass: counted for any module, by formula for a LLaMA.
+
+Formula per layer and position, d width, f MLP width, h heads, k of them for keys, c bytes of the
+arithmetic: two RMSNorms keep their float32 input, 8d; attention keeps q, k, v and its output,
+c (2d + 2dk/h), and 4h for the row sums; the gated MLP keeps gate, SiLU(gate) and up, 3cf. Frozen
+linears keep nothing of their input; trained ones keep it, c (2d + f) more as q, k, v share theirs
+and so do gate and up, and the norms' weights two copies of what they scale; an adapted one of input i and rank r keeps c i (its input), i
+(the dropout mask) and c r. `tests/model/test_memory_estimate.py` compares it with what transformers keeps.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ...model.batch import Batch
+
+Result = TypeVar("Result")
+
+
+def saved_bytes(run: Callable[[], Result], module: nn.Module, batch: Batch) -> tuple[Result, int]:
+    """The result of `run()` and the bytes autograd kept for its backward pass.
+
+    Parameters and buffers of `module` and tensors of `batch` are there anyway and do not count.
+    """
+    known = {*map(_storage, module.state_dict().values())}
+    known |= {_storage(x) for x in tensors_of(batch)}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in known:
+            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()  # keeps the graph, hence the storages and their addresses, alive
+    return result, sum(kept.values())
+
+
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """Every tensor of a batch."""
+    fields = [getattr(value, name) for value in (batch, batch.visual) for name in value.__slots__]
+    return [x for x in (*fields, *(batch.packed or ())) if isinstance(x, Tensor)]
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """Sizes that decide what a LLaMA keeps.
+
+    c, residual  bytes per number of the arithmetic and of the hidden states between layers
+    adapted      bytes per position that the LoRA of all layers keeps
+    trained      the layers' own weights train
+    """
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    c: int
+    residual: int
+    adapted: int
+    trained: bool = False
+
+    @classmethod
+    def of(cls, lm: Any, autocast: torch.dtype | None) -> "LanguageModel":
+        """Read off a `LlamaForCausalLM`, with or without adapters."""
+        config = lm.config
+        embedding = next(lm.get_input_embeddings().parameters()).dtype
+        c = (autocast or next(lm.model.layers.parameters()).dtype).itemsize
+        return cls(
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.vocab_size,
+            c,
+            embedding.itemsize,
+            sum(_adapter(module, c) for module in lm.modules() if hasattr(module, "lora_A")),
+            any(p.requires_grad for p in _own_weights(lm)),
+        )
+
+    @property
+    def layer(self) -> int:
+        """Bytes per position that one layer keeps, without its adapters."""
+        kv = 2 * self.width * self.kv_heads // self.heads
+        attention = self.c * (2 * self.width + kv) + 4 * self.heads
+        inputs = self.c * (2 * self.width + self.inner) + 2 * self.residual * self.width
+        kept = 8 * self.width + attention + 3 * self.c * self.inner
+        return kept + inputs * self.trained
+
+    def kept(self, places: int, checkpointing: bool) -> tuple[int, str]:
+        """Bytes kept for `places` positions (images x longest sequence), and the formula."""
+        adapters = f" + LoRA {self.adapted // self.layers:,}" if self.adapted else ""
+        layer = f"(8d + c(2d + 2dk/h) + 4h + 3cf{adapters})"
+        sizes = f"d {self.width}, f {self.inner}, h {self.heads}, k {self.kv_heads}, c {self.c}"
+        whole = self.layers * self.layer + self.adapted
+        last = 4 * self.width  # the final norm
+        if not checkpointing:
+            return places * (whole + last), f"{places} x {self.layers} x {layer}; {sizes}"
+        # Inputs of all layers, and everything inside the one that is being recomputed.
+        inputs = self.layers * self.residual * self.width
+        total = places * (inputs + whole // self.layers + last)
+        return total, f"{places} x ({self.layers} x {self.residual}d + {layer}); {sizes}"
+
+    def head(self, answers: int) -> tuple[int, str]:
+        """Peak bytes of the cross-entropy over `answers` supervised positions.
+
+        Logits in the arithmetic's dtype, in float32, their log-softmax and its gradient.
+        """
+        each = self.c + 12
+        return answers * self.vocab * each, f"{answers} answer tokens x {self.vocab:,} x {each}"
+
+
+def _own_weights(lm: Any) -> Iterator[Tensor]:
+    """Parameters of the layers that are not adapters'."""
+    return (p for name, p in lm.model.layers.named_parameters() if ".lora_" not in name)
+
+
+def _adapter(module: Any, c: int) -> int:
+    """Bytes per position that one LoRA linear keeps."""
+    total = 0
+    for name, down in module.lora_A.items():
+        dropped = isinstance(module.lora_dropout[name], nn.Dropout)
+        total += down.in_features * (c + dropped) + down.out_features * c
+    return total
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,113 @@
+"""A trained model, ready to be asked: a run's checkpoint, an export, or a published folder.
+
+A checkpoint holds what was trained; the rest comes from where the run took it, and must be those
+very files (their digests are in the recipe). The last stage that ran decides whether SSPE is added
+and adapters are there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...model.pretrained.config import is_export
+from ...model.ris import RisModel
+from ...pipeline.cache.plan import Plan
+from ...pipeline.display import show
+from ...pipeline.errors import ConfigError, MissingError
+from ..data.encoder_identity import require_same_features
+from ..data.sam_identity import require_same_sam
+from ..data.tokenizer import Vocabulary
+from ..factory import assemble
+from ..options import TrainFlags, place_weights
+from ..recipe import TrainRecipe, parse_train_recipe
+from ..trainer.checkpoint import Checkpoint, load_weights
+from ..trainer.prepare import make_ready
+from ..trainer.resume import named_checkpoint
+from ..trainer.run_folder import CHECKPOINTS
+from .exported import Exported, open_exported
+from .published import Published, find_published, open_published
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in evaluation mode on the CPU, its words, and where it comes from.
+
+    digests     what results of it are to be named after
+    checkpoint  of the run; None for a model that is no run's
+    """
+
+    model: RisModel
+    vocab: Vocabulary
+    recipe: TrainRecipe
+    digests: dict[str, str]
+    checkpoint: Checkpoint | None = None
+
+
+Found = Checkpoint | Published | Exported
+
+
+def find_trained(asked: Path | None, runs: Path, published: str | None = None) -> Found:
+    """What is `asked` for (a run folder, one of its checkpoints, a folder of `svp export`), or the
+    newest run in `runs`.
+
+    published  a GLaMM or LISA folder, or `hub:OWNER/NAME`, instead
+
+    Raises MissingError if there is none, WeightsError if it is damaged, ConfigError for both.
+    """
+    if published is not None:
+        if asked is not None:
+            raise ConfigError("--published and --checkpoint name two models: give one of them")
+        return find_published(published)
+    if asked is not None:
+        return Exported.open(asked) if is_export(asked) else named_checkpoint(asked)
+    return named_checkpoint(newest_run(runs))
+
+
+def newest_run(runs: Path) -> Path:
+    """The folder of the newest run in `runs` that has a checkpoint. Raises MissingError."""
+    found = [path.parents[1] for path in runs.glob(f"*/{CHECKPOINTS}/step-*[0-9]")]
+    if not found:
+        raise MissingError(
+            f"no trained model in {show(str(runs), 300)}: train one with "
+            "`svp train --from-cache` or `svp quickstart`, or name a run folder with --checkpoint"
+        )
+    return max(found, key=lambda run: run.stat().st_mtime_ns)
+
+
+def results_of(found: Found, runs: Path) -> Path:
+    """The folder that results of a model go to: `eval` of its run, or one of its own in `runs`."""
+    if isinstance(found, Checkpoint):
+        return found.path.parents[1] / "eval"
+    if isinstance(found, Exported):
+        return runs / f"exported-{found.folder.resolve().name}" / "eval"
+    return runs / f"published-{found.name}" / "eval"
+
+
+def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
+    """The model of a checkpoint, or a published one, for caches with `plan`.
+
+    flags  where the weights lie that a run started from (`lm`, `init`, `sam_decoder`); those not
+           named are looked for where the run found them
+
+    Raises PlanMismatchError (a cache of another encoder, other weights than the run's),
+    MissingError, WeightsError, ConfigError.
+    """
+    if isinstance(found, Published):
+        return open_published(found, plan)
+    if isinstance(found, Exported):
+        return open_exported(found, plan)
+    checkpoint = found
+    raw = dict(checkpoint.state.recipe)
+    recipe = parse_train_recipe(raw, str(checkpoint.path))
+    who = f"the run {checkpoint.path.parents[1].name}"
+    require_same_sam(checkpoint.state.sam, plan, who)
+    require_same_features(checkpoint.state.features, plan, recipe.model.projector.name, who)
+    from ..runs.run_data import with_weights  # it names this module's records
+
+    places = place_weights(recipe.model.model_dump(mode="json"), with_weights(checkpoint, flags))
+    made = assemble(recipe, plan, places)
+    index, _ = recipe.stage_at(max(0, checkpoint.state.step - 1))
+    make_ready(made.model, recipe, index, made.new_rows)
+    load_weights(made.model, checkpoint.weights(), str(checkpoint.path))
+    made.model.requires_grad_(False).eval()
+    digests = {"recipe": recipe.digest(), "checkpoint": checkpoint.digest}
+    return Trained(made.model, made.vocab, recipe, digests, checkpoint)

@@ -1,0 +1,135 @@
+"""`svp eval`'s page: metrics with intervals, published numbers, bounds, slices, histograms, samples.
+
+Expressions are other people's text: they reach the page through `text.shorten` and autoescape only.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from .... import __version__
+from ....pipeline.browse.histograms import BASE, HEIGHT, Bar, Tick, place
+from ....pipeline.browse.page_kit import (
+    ASSETS,
+    INDEX,
+    check_replaceable,
+    environment,
+    inline,
+    page_folder,
+    policy,
+)
+from ....pipeline.browse.page_kit import HERE as SHARED
+from ....pipeline.display import shorten
+from ....pipeline.records import Rle
+from ..breakdown import Slice
+from ..results import Results, Row
+from ..summary import SplitSummary, head_rows, summarise
+from .gallery import Shelf, Targets, gallery
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """A histogram of the page; `unit` is what the numbers under it count."""
+
+    title: str
+    unit: str
+    text: str
+    bars: tuple[Bar, ...]
+    ticks: tuple[Tick, ...]
+    height: float = HEIGHT
+    base: float = BASE
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One split on the page."""
+
+    name: str
+    summary: SplitSummary
+    groups: list[tuple[str, list[Slice]]]
+    histograms: list[Histogram]
+    shelves: list[Shelf]
+
+
+def write_page(
+    results: Results, out: Path, *, images: Path | None = None, targets: Targets | None = None
+) -> Path:
+    """Write the page of `results` into the folder `out`; returns its index.html.
+
+    images   folder of the photographs; without it the samples are outlines only
+    targets  the true mask of a sentence, for its outline
+
+    An earlier page at `out` is replaced. ConfigError if `out` holds anything else.
+    """
+    check_replaceable(out)
+    with page_folder(out) as folder:
+        (folder / ASSETS).mkdir()
+        sections = [
+            _section(results, summary, folder, images, targets or _unknown)
+            for summary in summarise(results)
+        ]
+        (folder / INDEX).write_text(_render(results, sections), encoding="utf-8")
+    return out / INDEX
+
+
+def _section(
+    results: Results, summary: SplitSummary, folder: Path, images: Path | None, targets: Targets
+) -> Section:
+    size = summary.size
+    rows = head_rows(results, size.dataset)
+    shown = f"{size.dataset}/{size.split_by}" if size.split_by else size.dataset
+    return Section(
+        name=shorten(f"{shown} {size.split}".strip(), 80),
+        summary=summary,
+        groups=[(name, list(part)) for name, part in groupby(summary.slices, lambda s: s.group)],
+        histograms=[_ious(rows), _tokens(rows)],
+        shelves=gallery(rows, folder, images, targets, results.header.seed),
+    )
+
+
+def _ious(rows: Sequence[Row]) -> Histogram:
+    counted = Counter(min(99, int(100 * row.iou)) for row in rows)
+    bars, ticks = place({value: counted[value] for value in range(100)})
+    half = sum(row.iou >= 0.5 for row in rows) / len(rows)
+    text = f"{100 * half:.1f} % of {len(rows):,} sentences have an IoU of 50 % or more."
+    return Histogram("IoU of the sentences", "IoU in percent", text, bars, ticks)
+
+
+def _tokens(rows: Sequence[Row]) -> Histogram:
+    counted = Counter({row.image_id: row.tokens for row in rows}.values())
+    bars, ticks = place(counted)
+    text = f"From {min(counted)} to {max(counted)} visual tokens per image."
+    return Histogram("Visual tokens per image", "visual tokens", text, bars, ticks)
+
+
+def _render(results: Results, sections: list[Section]) -> str:
+    header = results.header
+    style = inline(SHARED / "style.css") + inline(HERE / "eval.css")
+    kind = f"protocol {header.protocol}" + (", generated answers" if header.generate else "")
+    templates = environment(HERE)
+    templates.filters["percent"] = lambda value: f"{100 * value:.2f}"
+    return templates.get_template("eval.html.j2").render(
+        version=__version__,
+        csp=policy(style),
+        style=style,
+        kind=kind,
+        generate=header.generate,
+        title=shorten(", ".join(section.name for section in sections), 80),
+        sections=sections,
+        facts=[
+            ("Seed", str(header.seed)),
+            ("Repeats", str(header.repeats)),
+            ("Superpixel order", shorten(header.order)),
+            ("Commit", shorten(header.commit) or "not a checkout"),
+        ],
+        digests=[(shorten(name), shorten(value)) for name, value in sorted(header.digests.items())],
+        libraries=[(shorten(n), shorten(v)) for n, v in sorted(header.libraries.items())],
+    )
+
+
+def _unknown(row: Row) -> Rle | None:
+    return None

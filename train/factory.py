@@ -1,0 +1,332 @@
+"""From a recipe, a cache's plan and the places of weights to the model before its first step.
+
+What does not belong together is refused here, before anything is read that takes minutes: a cache
+of another encoder or view, a projector whose inputs the cache lacks, a frozen [SEG].
+"""
+
+import importlib.resources
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..model.conversion.convert import open_ris_checkpoint
+from ..model.conversion.fill_model import build_imported, fill
+from ..model.conversion.llama_shape import LlamaShape, read_shape
+from ..model.language_model import load_lm, random_lm, read_config, restore_buffers
+from ..model.mask_head import MaskHead
+from ..model.pretrained.config import read_model_file
+from ..model.pretrained.peft_adapters import plain_state
+from ..model.pretrained.pretrained import load_pretrained
+from ..model.projectors import Projector, build, projector_class
+from ..model.projectors.svp.mask_batches import require_stored
+from ..model.ris import RisModel
+from ..model.trainable import require_trained_seg
+from ..pipeline.cache.plan import Plan
+from ..pipeline.display import show
+from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from ..pipeline.precompute.purpose import command_for, lacks
+from ..pipeline.records import Where
+from ..pipeline.sam.load import load_sam, random_seed
+from ..pipeline.sam.specs import build_sam
+from ..pipeline.weights.load import load_state_dict
+from .data.encoder_identity import features_of, require_same_features
+from .data.keyed_rng import key_of
+from .data.sam_identity import require_decoder, require_same_sam, sam_of
+from .data.tokenizer import Vocabulary, load_vocabulary
+from .options import EXPORTED, SHIPPED, Places
+from .recipe import TrainRecipe
+from .warm_start import copy_layers
+
+PAPER_GRID = (24, 24)  # of 336 px, patches of 14
+TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A model on the CPU, frozen parts in the recipe's dtype, and its words.
+
+    teacher   the pretrained projector that the model's imitates before it trains, if any
+    new_rows  ids of the special tokens the dialogues use
+    """
+
+    model: RisModel
+    vocab: Vocabulary
+    teacher: Projector | None = None
+
+    @property
+    def new_rows(self) -> tuple[int, ...]:
+        """Ids of the special tokens the dialogues use."""
+        return (self.vocab.im_start, self.vocab.im_end, self.vocab.seg)
+
+
+def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
+    """The model and vocabulary of a recipe on caches with this plan.
+
+    Raises PlanMismatchError (a cache of another encoder), ConfigError (inputs the cache lacks, a
+    [SEG] that can never be learned), MissingError and WeightsError (weights).
+    """
+    require_cache(recipe, plan)
+    config, init = recipe.model, recipe.model.init
+    dtype = getattr(torch, config.dtype)
+    fresh = init == "none"
+    teacher = None
+    if init.startswith(SHIPPED):
+        model, vocab, teacher = _shipped(recipe, plan, dtype)
+    elif init == "none":
+        model, vocab = _from_parts(recipe, plan, places, dtype)
+    elif init.startswith(EXPORTED):
+        assert places.init is not None, "settings place what a recipe names by digest"
+        model, vocab = _from_export(recipe, plan, places.init, dtype)
+    else:
+        assert places.init is not None, "settings place what a recipe names by digest"
+        imported = open_ris_checkpoint(places.init)
+        projector = _projector(recipe, plan, imported.shape.hidden)
+        model = build_imported(imported, projector, dtype=dtype, mask_state=config.mask_state)
+        vocab = load_vocabulary(places.init, imported.layout)
+    if not fresh and config.sam_decoder != "none":
+        replace_decoder(model, _mask_head(recipe, plan, places))
+    if (rows := model.lm.get_input_embeddings().num_embeddings) < vocab.size:
+        raise ConfigError(f"the model has {rows} rows of words, its tokenizer {vocab.size}")
+    parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
+    require_trained_seg(model, parts, vocab.seg, fresh=fresh)
+    require_embedding(model, plan)
+    model.requires_grad_(False)
+    return Assembled(model, vocab, teacher)
+
+
+def outline(recipe: TrainRecipe, plan: Plan | None, shape: LlamaShape) -> RisModel:
+    """The model on the meta device: names and sizes without weights or memory.
+
+    Without a plan the sizes are those of the paper's cache: 1024 channels, SAM ViT-H.
+    """
+    from transformers import LlamaForCausalLM
+
+    with torch.device("meta"):
+        lm: Any = LlamaForCausalLM(shape.config()).to(getattr(torch, recipe.model.dtype))
+        projector = build(
+            recipe.model.projector.name, in_dim=plan.channels if plan else 1024,
+            llm_dim=shape.hidden, grid=plan.grid if plan else PAPER_GRID, **_options(recipe),
+        )  # fmt: skip
+        sam = build_sam(plan.recipe.superpixels.model if plan else "vit_h")
+        return RisModel(lm, projector, MaskHead(sam.prompt_encoder, sam.mask_decoder))
+
+
+def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) -> None:
+    """Refuse a cache that the recipe's model cannot read, with the command that makes the right one.
+
+    cache  where it lies, if that is known: the command is then the one it was made by, changed
+    """
+    want, have = recipe.model.vision, plan.recipe.features
+    name = recipe.model.projector.name
+    if (want.names, want.view, want.size) != (have.name, have.view, have.size):
+        features = {"encoder": want.names, "view": want.view, "size": str(want.size)}
+        second = f" --set model.vision.second={have.second.encoder}" if have.second else ""
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} was made with {have.name}, view {have.view}, {have.size} px; "
+            f"the recipe {show(recipe.name)} (digest {recipe.digest()[:12]}) wants {want.names}, "
+            f"view {want.view}, {want.size} px: make the cache it reads with "
+            f"`{command_for(plan, name, cache, features=features)}`, or take a recipe for this "
+            f"cache with --set model.vision.encoder={have.encoder} "
+            f"--set model.vision.view={have.view} --set model.vision.size={have.size}{second}"
+        )
+    require_decoder(recipe, plan)
+    options = recipe.model.projector.options
+    if name == "svp":
+        mode, budget = options.get("mask_budget_mode", "per_mask"), options.get("mask_budget")
+        wanted = budget if isinstance(budget, int) else None
+        require_stored(str(mode), wanted, plan.recipe.sspe.budget)
+    if missing := lacks(plan.recipe, projector_class(name).needs, _sources(recipe)):
+        raise ConfigError(
+            f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
+            "does not hold and no command adds to a finished cache: make one that does with "
+            f"`{command_for(plan, name, cache)}`"
+        )
+
+
+def _sources(recipe: TrainRecipe) -> int:
+    """Maps side by side that the projector reads as `multi`: fusion says how many, others four."""
+    given = recipe.model.projector.options.get("sources", 4)
+    return given if isinstance(given, int) else 4
+
+
+def _shipped(
+    recipe: TrainRecipe, plan: Plan, dtype: torch.dtype
+) -> tuple[RisModel, Vocabulary, Projector | None]:
+    """The tiny stand-in for GLaMM; of its projector what a warm start takes, or it as a teacher."""
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
+        weights = folder / "ris.safetensors"
+        if not weights.is_file():
+            raise MissingError(f"{TINY}/ris.safetensors is not in this package: reinstall svp")
+        state = {name: value.float() for name, value in load_state_dict(weights).items()}
+        vocab, config = load_vocabulary(folder), read_config(folder)
+    lm = random_lm(config)
+    sam = build_sam("tiny")
+    head = MaskHead(sam.prompt_encoder, sam.mask_decoder.train())
+    model = RisModel(
+        lm, _projector(recipe, plan, config.hidden_size), head, mask_state=recipe.model.mask_state
+    )
+    for part in ("lm", "to_prompt", "mask_head"):
+        prefix = f"{part}."
+        own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        fill(model.get_submodule(part), own, f"{TINY}: {part}")
+    model.lm.to(dtype)
+    own = {n.removeprefix("projector."): t for n, t in state.items() if n.startswith("projector.")}
+    if not recipe.model.warm_projector:
+        return model, vocab, None
+    if not copy_layers(model.projector, own) and "projector" not in recipe.stages[0].trains:
+        raise ConfigError("warm_projector: the projector must train in the first stage")
+    teacher = build("mlp", in_dim=plan.channels, llm_dim=config.hidden_size, grid=plan.grid)
+    fill(teacher, own, f"{TINY}: projector")
+    return model, vocab, teacher
+
+
+def _from_export(
+    recipe: TrainRecipe, plan: Plan, folder: Path, dtype: torch.dtype
+) -> tuple[RisModel, Vocabulary]:
+    """A model of `svp export` to go on from; its adapters are merged first.
+
+    Its projector is kept if the recipe names the same one with the same options.
+    """
+    about, found = read_model_file(folder), load_pretrained(folder)
+    if recipe.model.sam_decoder == "none" and about.preprocessing is not None:
+        require_same_sam(sam_of(about.preprocessing.recipe), plan, f"the model {folder.name}")
+    with torch.device("meta"):
+        lm: Any = random_lm(about.language.shape().config())
+        lm.to(dtype)
+    fill(lm, plain_state(found.lm, merge=True), "language model")
+    restore_buffers(lm)
+    spec = about.projector
+    same = (spec.name, spec.in_dim, spec.grid) == (
+        recipe.model.projector.name, plan.channels, plan.grid,
+    ) and spec.options == _options(recipe)  # fmt: skip
+    if same and about.preprocessing is not None:
+        wanted = features_of(about.preprocessing.recipe, spec.name)
+        require_same_features(wanted, plan, spec.name, f"the projector of {folder.name}")
+    projector = found.projector if same else _projector(recipe, plan, spec.llm_dim)
+    state = recipe.model.mask_state
+    model = RisModel(lm, projector, found.mask_head, mask_state=state)
+    model.to_prompt.load_state_dict(found.to_prompt.state_dict())
+    return model, load_vocabulary(folder)
+
+
+def _from_parts(
+    recipe: TrainRecipe, plan: Plan, places: Places, dtype: torch.dtype
+) -> tuple[RisModel, Vocabulary]:
+    """A language model of its own; L-P projector random, mask decoder from SAM."""
+    config = recipe.model
+    if config.lm.startswith("random:"):
+        vocab = shipped_words()
+        shape = llama_shape(recipe, vocab.size)
+        lm: Any = random_lm(shape.config(), random_seed(config.lm))
+        lm.to(dtype)
+    else:
+        assert places.lm is not None
+        vocab = load_vocabulary(places.lm)
+        lm = load_lm(places.lm, dtype)
+        if lm.config.vocab_size < vocab.size:
+            lm.resize_token_embeddings(vocab.size, mean_resizing=True)
+    projector = _projector(recipe, plan, lm.config.hidden_size)
+    head = _mask_head(recipe, plan, places)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key_of(recipe.seed, "to_prompt"))
+        return RisModel(lm, projector, head, mask_state=config.mask_state), vocab
+
+
+def shipped_words() -> Vocabulary:
+    """The tokenizer of the tiny model, which random language models use too."""
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
+        return load_vocabulary(folder)
+
+
+def shipped_shape() -> LlamaShape:
+    """Sizes of the tiny language model."""
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
+        return read_shape(folder)
+
+
+def shape_of(recipe: TrainRecipe, places: Places) -> LlamaShape:
+    """Sizes of the language model: of its folder if that is there, the shipped one's, the recipe's."""
+    folder = places.init or places.lm
+    if folder is not None and (folder / "config.json").is_file():
+        return read_shape(folder)
+    if recipe.model.init.startswith(SHIPPED):
+        return shipped_shape()
+    random = recipe.model.lm.startswith("random:")
+    return llama_shape(recipe, shipped_words().size if random else None)
+
+
+def llama_shape(recipe: TrainRecipe, vocab: int | None = None) -> LlamaShape:
+    """The recipe's `model.shape` over LLaMA-7B's. Raises ConfigError for a field it has not."""
+    fields = {"vocab": vocab} if vocab else {}
+    try:
+        values = {n: v if n in ("eps", "theta") else int(v) for n, v in recipe.model.shape.items()}
+        return LlamaShape(**{**values, **fields})  # type: ignore[arg-type]
+    except TypeError:
+        allowed = ", ".join(LlamaShape.__slots__)
+        raise ConfigError(
+            f"model.shape={show(recipe.model.shape)}: allowed are {allowed}"
+        ) from None
+
+
+def _projector(recipe: TrainRecipe, plan: Plan, llm_dim: int) -> Projector:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key_of(recipe.seed, "projector"))
+        return build(
+            recipe.model.projector.name,
+            in_dim=plan.channels,
+            llm_dim=llm_dim,
+            grid=plan.grid,
+            **_options(recipe),
+        )
+
+
+def _options(recipe: TrainRecipe) -> dict[str, Any]:
+    return dict(recipe.model.projector.options)
+
+
+def _mask_head(recipe: TrainRecipe, plan: Plan, places: Places) -> MaskHead:
+    """SAM's decoder of the type that made the cache's embeddings."""
+    source = plan.recipe.superpixels.model_copy(update={"weights": recipe.model.sam_decoder})
+    sam, _ = load_sam(source, Where(images=Path(), sam=places.sam_decoder))
+    return MaskHead(sam.prompt_encoder, sam.mask_decoder.train())
+
+
+def replace_decoder(model: RisModel, head: MaskHead) -> None:
+    """Another SAM's decoder in the place of the checkpoint's. Raises ConfigError."""
+    if head.width != model.mask_head.width:
+        raise ConfigError(
+            f"--sam-decoder reads prompts of {head.width} numbers, the model's L-P projector gives "
+            f"{model.mask_head.width}: a decoder of another SAM family cannot be put in"
+        )
+    model.mask_head = head
+
+
+def require_embedding(model: RisModel, plan: Plan) -> None:
+    """The cache's SAM embedding must be what the mask decoder eats."""
+    head = model.mask_head
+    side = tuple(head.prompt_encoder.image_embedding_size)
+    if plan.sam != (head.width, *side):
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds SAM embeddings {plan.sam} of "
+            f"{plan.recipe.superpixels.model}; the recipe's mask decoder wants "
+            f"{(head.width, *side)}: use a cache and a decoder of one SAM"
+        )
+
+
+def outline_projector(
+    recipe: TrainRecipe, channels: int, grid: tuple[int, int], llm_dim: int | None = None
+) -> Projector:
+    """The recipe's projector, built without memory.
+
+    llm_dim  D; None: that of the shipped language model, else what the recipe's shape says
+    """
+    if llm_dim is None:
+        shipped = recipe.model.init.startswith(SHIPPED)
+        llm_dim = (shipped_shape() if shipped else llama_shape(recipe)).hidden
+    with torch.device("meta"):
+        return build(
+            recipe.model.projector.name, in_dim=channels, llm_dim=llm_dim, grid=grid,
+            **dict(recipe.model.projector.options),
+        )  # fmt: skip

@@ -1,0 +1,228 @@
+"""From flags and recipe files to one `TrainRecipe` and the places it is carried out in.
+
+Order, later wins: the size's recipe in `workflows/train/` or a recipe file, single flags,
+`--set a.b=c`. Weights given as a path enter the recipe as their sha256, never as a path.
+"""
+
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..model.pretrained.config import is_export
+from ..pipeline.display import show
+from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from ..pipeline.io.paths import expand
+from ..pipeline.io.yaml_files import assign, group, load_yaml, shipped_yaml
+from ..pipeline.weights.load import weights_digest
+from ..pipeline.weights.locate import CHECKPOINTS, LM_FILES, PREFIX, find_checkpoint, hub_folder
+from ..pipeline.weights.rehearsal import turned_down
+from .recipe import TrainRecipe, parse_train_recipe
+from .trainer.run_folder import BESIDE, CONFIG
+
+SHIPPED = "shipped"
+EXPORTED = "svp"  # a folder of `svp export`
+TINY_MODEL = "workflows/tiny/lm/ris.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """The single flags of `svp train` that change the recipe; None = not given."""
+
+    seed: int | None = None
+    projector: str | None = None
+    optimizer: str | None = None
+    micro_batch: int | None = None
+    steps: int | None = None
+    lm: str | None = None
+    init: str | None = None
+    sam_decoder: str | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where weights lie on this machine; None: shipped, random or not used."""
+
+    lm: Path | None = None
+    init: Path | None = None
+    sam_decoder: Path | None = None
+
+
+def resolve_train(
+    size: str | None,
+    recipe_file: Path | None,
+    flags: TrainFlags,
+    overrides: Sequence[str],
+    *,
+    weights: bool = True,
+) -> tuple[TrainRecipe, Places]:
+    """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError.
+
+    size     None: tiny
+    weights  False: they need not be there, for a dry run
+    """
+    size = size or "tiny"
+    raw = _raw_recipe(size, recipe_file, flags, overrides)
+    parse_train_recipe(raw, str(recipe_file or size))  # a wrong field is told before files are read
+    places = place_weights(raw["model"], flags, read=weights)
+    return parse_train_recipe(raw, str(recipe_file or size)), places
+
+
+def resolve_plain(
+    size: str | None, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
+) -> TrainRecipe:
+    """The recipe before weights are placed. Raises MissingError, ConfigError: what is mistyped."""
+    from ..model.projectors import projector_class
+
+    size = size or "tiny"
+    raw = _raw_recipe(size, recipe_file, flags, overrides)
+    recipe = parse_train_recipe(raw, str(recipe_file or size))
+    projector_class(recipe.model.projector.name)
+    return recipe
+
+
+def _raw_recipe(
+    size: str, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
+) -> dict[str, Any]:
+    raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("train", size)
+    for name in BESIDE if recipe_file and recipe_file.name == CONFIG else ():
+        raw.pop(name, None)  # the recipe of a run
+    for name in ("model", "run", "data"):
+        group(raw, name, str(recipe_file or size))
+    _apply_flags(raw, flags)
+    for assignment in overrides:
+        assign(raw, assignment)
+    if flags.steps is not None:
+        shorten(raw, flags.steps)
+    turned_down(lambda dial: dial.train(raw))
+    return raw
+
+
+def shorten(raw: dict[str, Any], steps: int) -> None:
+    """Give a raw recipe so many steps in all, for a short try: its stages and their warm-ups shrink
+    or grow in proportion, and it logs and saves at least ten times. Raises ConfigError.
+    """
+    stages = raw.get("stages")
+    if not (isinstance(stages, list) and stages and all(_has_steps(stage) for stage in stages)):
+        return  # told by the recipe's own check
+    whole = sum(stage["steps"] for stage in stages)
+    if steps < len(stages):
+        raise ConfigError(f"--steps {steps}: the recipe has {len(stages)} stages, each needs one")
+    done = before = 0
+    for number, stage in enumerate(stages, 1):
+        done += stage["steps"]
+        rest = len(stages) - number
+        end = min(max(before + 1, round(steps * done / whole)), steps - rest)
+        own, warmup = end - before, stage.get("warmup", 100)
+        if isinstance(warmup, int):
+            stage["warmup"] = min(round(warmup * own / stage["steps"]), own - 1)
+        stage["steps"], before = own, end
+    often = max(1, steps // 10)
+    for name, default in (("log", 10), ("checkpoint", 250)):
+        value = raw["run"].get(name, default)
+        raw["run"][name] = min(value, often) if isinstance(value, int) else value
+
+
+def _has_steps(stage: Any) -> bool:
+    steps = stage.get("steps") if isinstance(stage, dict) else None
+    return isinstance(steps, int) and steps > 0
+
+
+def _apply_flags(raw: dict[str, Any], flags: TrainFlags) -> None:
+    top = {"seed": flags.seed, "optimizer": flags.optimizer}
+    raw.update({name: value for name, value in top.items() if value is not None})
+    if flags.micro_batch is not None:
+        raw["run"]["micro_batch"] = flags.micro_batch
+    if flags.projector is not None:
+        raw["model"]["projector"] = {"name": flags.projector}
+
+
+def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True) -> Places:
+    """Places of the weights that `model`, raw recipe values, names; a path given becomes its sha256.
+
+    read  False: files are neither asked for nor hashed
+
+    Raises MissingError (not given, not there), PlanMismatchError (another file than the recipe's).
+    """
+    places = Places()
+    if flags.init is None and flags.lm is not None:  # a language model alone is asked for
+        model["init"] = "none"
+        model.setdefault("sam_decoder", "random:0")
+    for name in ("lm", "init", "sam_decoder"):
+        given: str | None = getattr(flags, name)
+        if given is None and read:
+            _refuse_unplaced(name, str(model.get(name, "")))
+        elif given is None:
+            continue
+        elif not read and expand(given).exists():
+            if not str(model.get(name, "")).startswith(("sha256:", f"{EXPORTED}:")):
+                own = name == "init" and is_export(expand(given))
+                model[name] = EXPORTED if own else "given"
+        elif given.split(":")[0] in ("random", "shipped", "none"):
+            model[name] = given
+        else:
+            path = _place(given)
+            model[name] = _digest(path, name, str(model.get(name, "")))
+            places = replace(places, **{name: path})
+    if read and str(model.get("init", "")).split(":")[0] == SHIPPED:
+        model["init"] = _shipped_digest(model["init"])
+    return places
+
+
+def _place(given: str) -> Path:
+    """A path, the folder of `hub:owner/name` in the hub's cache, or a public checkpoint by its name.
+
+    Raises ConfigError, MissingError.
+    """
+    if given.startswith(PREFIX):
+        return hub_folder(given.removeprefix(PREFIX), LM_FILES)
+    path = expand(given)
+    known = None if path.exists() or given not in CHECKPOINTS else find_checkpoint(given)
+    return known or path
+
+
+def _shipped_digest(asked: str) -> str:
+    """`shipped:<digest>`: a run must not go on with the shipped weights of another version."""
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
+        if not path.is_file():
+            raise MissingError(f"{TINY_MODEL} is not in this package: reinstall svp")
+        found = f"{SHIPPED}:{weights_digest(path)[:16]}"
+    if asked not in (SHIPPED, found):
+        raise PlanMismatchError(
+            f"the recipe starts from {show(asked)}, this package ships {found}: "
+            "install the version of svp the run was started with, or start a new run"
+        )
+    return found
+
+
+def _digest(path: Path, name: str, asked: str) -> str:
+    if not path.exists():
+        flag = f"--{name.replace('_', '-')}"
+        known = CHECKPOINTS.get(path.name)
+        how = (
+            known.how
+            if known
+            else f"`svp fetch` lists SAM's weights, with {flag} PATH"
+            if name == "sam_decoder"
+            else f"give a model folder, or {PREFIX}OWNER/NAME for one in the hub's local cache; "
+            "`svp fetch` lists the public ones"
+        )
+        raise MissingError(f"{flag} {show(str(path), 200)}: does not exist: {how}")
+    kind = EXPORTED if name == "init" and is_export(path) else "sha256"
+    found = f"{kind}:{weights_digest(path)}"
+    if asked.startswith(("sha256:", f"{EXPORTED}:")) and asked != found:
+        raise PlanMismatchError(
+            f"{show(str(path), 200)} has {found}, but the recipe asks for {show(asked)}: "
+            f"give that file with --{name.replace('_', '-')}"
+        )
+    return found
+
+
+def _refuse_unplaced(name: str, asked: str) -> None:
+    if asked.startswith(("sha256:", EXPORTED)) or asked == "given":
+        flag = f"--{name.replace('_', '-')}"
+        raise MissingError(
+            f"the recipe starts from model.{name}={asked}: say where it lies with {flag} PATH "
+            f"(or try the code with random weights: {flag} random:0)"
+        )

@@ -1,0 +1,36 @@
+"""Documented commands that the rehearsal does not run, each with its reason; all others run."""
+
+NETWORK = "needs the network"
+CI = "run by .ci/run itself"
+GPU = "needs a CUDA device"
+LONG = "minutes to hours of measuring; the command's own tests run it"
+
+# (how the command begins, why it is not run); "" keeps it in, against a later entry.
+EXCEPTIONS: tuple[tuple[str, str], ...] = (
+    ("svp fetch", NETWORK),
+    ("hf download", NETWORK),
+    ("pip install", NETWORK),
+    ("make superpixels DATA=", ""),
+    ("make superpixels", CI),
+    ("make test", CI),
+    ("make check-gpu", GPU),
+    ("make check", CI),
+    ("make rehearse", "this is it"),
+    ("svp rehearse", "this is it"),
+    ("svp reproduce table1 --size paper --rehearse", "minutes; a row of every table runs"),
+    ("make reliability", LONG),
+    ("svp reproduce table1 --size tiny --seeds 3", "hours; one row of every table runs"),
+    (
+        "accelerate launch --config_file workflows/accelerate/fsdp.yaml",
+        "tests/train/trainer/strategies/test_fsdp.py runs it with two processes",
+    ),
+    (
+        "accelerate launch --config_file workflows/accelerate/zero2.yaml",
+        "needs DeepSpeed; `make test-zero` runs it",
+    ),
+)
+
+
+def reason_for(text: str) -> str:
+    """Why the command `text` is not run, or "": the first entry that it begins with."""
+    return next((why for start, why in EXCEPTIONS if text.startswith(start)), "")

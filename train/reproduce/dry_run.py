@@ -1,0 +1,215 @@
+"""`svp reproduce --rehearse`: a table's rows at the paper's size, to their end, on stand-ins.
+
+The stand-ins are those of `svp rehearse`, in the folder `rehearsal` of the working folder, and so is
+everything that is made; the dial that shortens the recipes is in force meanwhile.
+
+`svp reproduce --plan`, and whether a run can start at all.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from ...pipeline.cache.layout import COMPLETE
+from ...pipeline.datasets import open_source
+from ...pipeline.display import duration
+from ...pipeline.errors import ConfigError, SvpError, describe
+from ...pipeline.precompute.options import resolve
+from ...pipeline.weights.rehearsal import VARIABLE
+from .. import cli_defaults
+from ..cli_defaults import ALL
+from ..evaluation.published import published_folder
+from ..rehearse.run import stand_ins
+from .caches import Caches
+from .estimate import PricePlan, price_plan
+from .experiment import Experiment, Row
+from .paper_tables import experiment
+from .request import Ask, Data, data_of
+from .run import TableReport, reproduce
+from .trial_folder import place
+from .trials import read_cell
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """One row: seeds that are done, seconds of one seed if any row has been measured."""
+
+    name: str
+    not_run: str
+    done: tuple[int, ...]
+    todo: tuple[int, ...]
+    caches: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class TinyPlan:
+    """What a table would do here."""
+
+    table: str
+    rows: tuple[RowPlan, ...]
+
+    exit_code = 0
+
+    @property
+    def known(self) -> float | None:
+        """Mean seconds of a finished cell of this table, None if there is none."""
+        found = [row.seconds for row in self.rows if row.seconds is not None]
+        return mean(found) if found else None
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.table} at tiny size"]
+        for row in self.rows:
+            if row.not_run:
+                lines.append(f"{row.name:<36} not run: {row.not_run}")
+                continue
+            done = f"{len(row.done)} of {len(row.done) + len(row.todo)} seeds done"
+            each = f", {duration(row.seconds)} per seed" if row.seconds is not None else ""
+            lines.append(f"{row.name:<36} {done}{each}; caches {row.caches}")
+        runs = sum(len(row.todo) for row in self.rows)
+        known = self.known
+        cost = f"about {duration(runs * known)}" if known is not None else "cost not measured yet"
+        return [*lines, f"{runs} runs to do, {cost}"]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        rows = [{name: getattr(row, name) for name in RowPlan.__slots__} for row in self.rows]
+        return {"table": self.table, "rows": rows, "seconds_per_run": self.known}
+
+
+def reproduce_or_plan(ask: Ask, *, plan_only: bool) -> TableReport | TinyPlan | PricePlan:
+    """The table; or its plan, if that is asked for or if the paper's size cannot start here."""
+    if ask.table == ALL and not plan_only:
+        raise ConfigError(f"{ALL}: only with --plan; run the tables one by one, they share work")
+    table, data = experiment(ask.table, ask.size), data_of(ask)
+    if ask.size != "tiny":
+        missing = missing_for(ask, data, table)
+        if plan_only or missing:
+            return price_plan(ask, data, table, missing, asked=plan_only)
+    elif plan_only:
+        return tiny_plan(ask, data, table)
+    return reproduce(ask)
+
+
+def missing_for(ask: Ask, data: Data, table: Experiment) -> list[str]:
+    """What the paper's size needs and this machine lacks, a line each."""
+    lacks = []
+    if ask.root is None:
+        lacks.append("the REFER sets: name their folder with --root (see docs/data.md)")
+    else:
+        try:
+            for name in dict.fromkeys(column.dataset for column in data.columns):
+                open_source(name, root=ask.root, split="train")
+        except SvpError as error:
+            lacks.append(describe(error))
+    if ask.init is None and ask.start is not None:
+        lacks.append("the checkpoint all rows start from: --init GLaMM-GranD-Pretrained")
+    chosen = [row for row in table.rows if not ask.rows or row.name in ask.rows]
+    if any(row.untrained and not row.not_run for row in chosen):
+        lacks += _published(ask)
+    for row in table.rows:
+        if not row.not_run and (not ask.rows or row.name in ask.rows):
+            lacks += _weights(ask, row)
+    return list(dict.fromkeys(lacks))
+
+
+def tiny_plan(ask: Ask, data: Data, table: Experiment) -> TinyPlan:
+    """Looks at what is there; makes and trains nothing."""
+    rows = [table.row(name) for name in ask.rows] or list(table.rows)
+    caches = Caches(ask, data)
+    return TinyPlan(table.key, tuple(_row(ask, data, row, caches) for row in rows))
+
+
+def _row(ask: Ask, data: Data, row: Row, caches: Caches) -> RowPlan:
+    every = tuple(row.seeds(ask.seeds))
+    if row.not_run:
+        return RowPlan(row.name, row.not_run, (), (), "", None)
+    if not cli_defaults.DATA.exists():
+        return RowPlan(row.name, "", (), every, "to be made, and the scenes first", None)
+    cache = caches.path(row, data.dataset, "train")
+    cells = {seed: read_cell(place(ask, row, seed, cache), ask.protocol) for seed in every}
+    done = tuple(seed for seed, cell in cells.items() if cell is not None)
+    spent = [sum(cell.seconds.values()) for cell in cells.values() if cell is not None]
+    return RowPlan(
+        row.name, "", done, tuple(seed for seed in every if seed not in done),
+        "there" if (cache / COMPLETE).exists() else "to be made",
+        mean(spent) if spent else None,
+    )  # fmt: skip
+
+
+def _weights(ask: Ask, row: Row) -> list[str]:
+    """What the frozen encoders of a row lack."""
+    try:
+        resolve(ask.size, None, ask.flags, row.cache, ask.root or cli_defaults.DATA)
+    except SvpError as error:
+        return [describe(error)]
+    return []
+
+
+def _published(ask: Ask) -> list[str]:
+    """What is missing of the model that is evaluated as it is; its weights are not read."""
+    try:
+        published_folder(ask.published)
+    except SvpError as error:
+        return [describe(error)]
+    return []
+
+
+FOLDER = Path("rehearsal")
+IN_A_SHELL = (VARIABLE, "HF_HUB_OFFLINE")
+STAND_INS: Mapping[str, Any] = {
+    "root": Path("refer_data"),
+    "init": "GLaMM-GranD-Pretrained",
+    "published": "GLaMM-RefSeg",
+}
+
+
+def rehearsed(
+    options: Mapping[str, Any], *, plan_only: bool, say: Callable[[str], None]
+) -> TableReport | TinyPlan | PricePlan:
+    """As `reproduce_or_plan`, of what the command line says, on stand-ins. Raises ConfigError.
+
+    The same command goes on with a rehearsal that was stopped; one in a new folder begins anew.
+    """
+    if options["size"] != "paper":
+        raise ConfigError("--rehearse goes with --size paper: the tiny models need no stand-ins")
+    if given := [f"--{name}" for name in ("root", "init") if options[name] is not None]:
+        raise ConfigError(f"--rehearse brings stand-ins for {' and '.join(given)}: leave it out")
+    folder = FOLDER.resolve()
+    folder.mkdir(exist_ok=True)
+    chosen = {**options, **STAND_INS, "seeds": options["seeds"] or 1}
+    if chosen["device"] == "auto":
+        chosen["device"] = "cpu"
+    env = stand_ins(folder, full=False, say=say)
+    with _within(folder, env):
+        found = reproduce_or_plan(Ask(say=say, **chosen), plan_only=plan_only)
+    if isinstance(found, PricePlan):
+        return replace(found, opening=_opening(folder, env))
+    return found
+
+
+def _opening(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
+    """What a plan's commands need to find the stand-ins from any shell."""
+    given = (f"export {name}={shlex.quote(env[name])}" for name in IN_A_SHELL if name in env)
+    return (f"cd {shlex.quote(str(folder))}", *given)
+
+
+@contextmanager
+def _within(folder: Path, env: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
+    try:
+        with chdir(folder):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

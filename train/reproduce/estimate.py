@@ -1,0 +1,251 @@
+"""What the paper's size costs before anything is there: commands, GPU-hours, disk, memory.
+
+Printed, the plan is a shell script: everything but the commands is a comment. Images are counted
+where the data is, else the published counts stand in (an upper bound: the sets share photographs).
+Time comes from operation counts and a stated share of the peak; nothing was measured. No weights
+are read.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from ...pipeline.datasets import open_source
+from ...pipeline.datasets.published_counts import COUNTS
+from ...pipeline.display import size
+from ...pipeline.errors import SvpError
+from ...pipeline.precompute.cost_model import Estimate
+from ...pipeline.precompute.launch import price
+from ..estimates.gpus import GPUS, Gpu
+from ..estimates.sizing import SHARE
+from ..evaluation.published_results import SPLIT_BY
+from ..factory import outline_projector
+from ..options import TrainFlags, resolve_train
+from .caches import Caches, splits_of
+from .collect import CHANNELS, GRID, LLM
+from .commands import precompute_words, row_commands
+from .experiment import SUPERPIXELS, Experiment, Row
+from .hours import TEXT, Reference, projector_flops
+from .request import Ask, Data
+
+
+@dataclass(frozen=True, slots=True)
+class RowPrice:
+    """One row on one GPU.
+
+    hours   of training one seed; memory  bytes of one training process
+    tokens  visual tokens per image that were assumed
+    fits    whether the memory is that of the GPU asked for, at most
+    commands  training and evaluation of every seed
+    same_as   an earlier row that is the same run, or ""
+    micro_batch, recompute  images per pass, and whether layers are recomputed, on that GPU
+    """
+
+    name: str
+    not_run: str
+    tokens: int
+    parameters: int
+    hours: float
+    memory: int
+    fits: bool
+    commands: tuple[str, ...]
+    same_as: str = ""
+    micro_batch: int = 0
+    recompute: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CachePrice:
+    """One cache: its command and its estimate; `counted` images, or an upper bound."""
+
+    command: str
+    cost: Estimate
+    counted: bool
+
+
+@dataclass(frozen=True)
+class PricePlan:
+    """The price of a table at the paper's size; `missing` says what is not here.
+
+    opening  commands that a shell needs before the others
+    """
+
+    table: str
+    seeds: int
+    gpu: Gpu
+    rows: tuple[RowPrice, ...]
+    caches: tuple[CachePrice, ...]
+    missing: tuple[str, ...]
+    asked: bool
+    opening: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 if only the plan was asked for, 2 if the run was and cannot be."""
+        return 0 if self.asked else 2
+
+    @property
+    def runs(self) -> list[RowPrice]:
+        """The rows that train, each run once."""
+        return [row for row in self.rows if row.tokens and not row.same_as]
+
+    @property
+    def hours(self) -> dict[str, float]:
+        """GPU-hours by part."""
+        trained = self.seeds * sum(row.hours for row in self.runs)
+        return {"precompute": sum(c.cost.worker_hours for c in self.caches), "training": trained}
+
+    @property
+    def disk(self) -> int:
+        """Bytes of all caches."""
+        return sum(cache.cost.total_bytes for cache in self.caches)
+
+    def lines(self) -> list[str]:
+        """For people, and for a shell."""
+        head = f"# {self.table} at the paper's size, {self.seeds} seed(s). Caches:"
+        lines = [*self.opening, head]
+        for made in self.caches:
+            cost, bound = made.cost, "" if made.counted else "at most "
+            told = f"# {bound}{cost.images} images, {size(cost.total_bytes)}, "
+            told += f"{cost.worker_hours:.1f} hours of {cost.device}"
+            lines += [told, made.command]
+        lines.append("# Rows, all seeds:")
+        for row in self.rows:
+            lines += self._row(row)
+        parts = ", ".join(f"{name} {hours:.0f}" for name, hours in self.hours.items())
+        most = max((row.memory for row in self.runs), default=0)
+        total = (
+            f"in all {sum(self.hours.values()):.0f} GPU-hours on {self.gpu.name} ({parts}); "
+            f"{len(self.runs)} runs per seed and {len(self.caches)} caches, each counted once; "
+            f"disk {size(self.disk)}; GPU memory up to {size(most)}"
+        )
+        lines += [f"# {line}" for line in (total, self._basis())]
+        lines += [f"# missing: {what}" for what in self.missing]
+        if not self.asked:
+            lines.append(
+                "# not started: the above is missing here. Give it and run the same command."
+            )
+        return lines
+
+    def _row(self, row: RowPrice) -> list[str]:
+        if row.not_run:
+            return [f"# {row.name}: cannot be run: {row.not_run}"]
+        if row.same_as:
+            return [f"# {row.name}: the same run as {row.same_as}"]
+        if not row.tokens:
+            return [f"# {row.name}: evaluated as published, nothing trains", *row.commands]
+        head = f"# {row.name}: {row.tokens} tokens, projector {row.parameters / 1e6:.1f} M, "
+        head += f"{row.hours:.1f} GPU-hours per seed, {size(row.memory)} per process "
+        head += f"({row.micro_batch} images per pass{', recomputed' if row.recompute else ''})"
+        if not row.fits:
+            head += f": does not fit {self.gpu.name} with {size(self.gpu.memory)}"
+        return [head, *row.commands]
+
+    def _basis(self) -> str:
+        images = "images counted" if all(c.counted for c in self.caches) else (
+            "published image counts (the sets share photographs: an upper bound)"
+        )  # fmt: skip
+        return (
+            f"basis: {images}, {SUPERPIXELS} superpixels per image where nothing else is said, "
+            f"{TEXT} text ids, {SHARE:.0%} of {self.gpu.peak / 1e12:.0f} TFLOP/s for language model "
+            f"and projector, the model's weights read at {self.gpu.bandwidth / 1e12:.2f} TB/s in "
+            "every pass of a micro-batch; memory without the projector's and mask decoder's "
+            "activations; evaluation not counted"
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "table": self.table,
+            "seeds": self.seeds,
+            "gpu": self.gpu.name,
+            "gpu_hours": self.hours,
+            "disk": self.disk,
+            "missing": list(self.missing),
+            "caches": [
+                {"command": c.command, "counted": c.counted, **c.cost.to_json()}
+                for c in self.caches
+            ],
+            "rows": [
+                {name: getattr(row, name) for name in RowPrice.__slots__} for row in self.rows
+            ],
+        }
+
+
+def price_plan(
+    ask: Ask, data: Data, table: Experiment, missing: Sequence[str], *, asked: bool
+) -> PricePlan:
+    """The price of a table at the paper's size. Raises ConfigError."""
+    rows = [table.row(name) for name in ask.rows] or list(table.rows)
+    made, named = Reference(ask), Caches(ask, data)
+    caches: dict[tuple[tuple[str, ...], str, str], CachePrice] = {}
+    priced: list[RowPrice] = []
+    runs: dict[tuple[str, ...], str] = {}
+    for row in rows:
+        found = _row(ask, data, row, made, named)
+        first = runs.setdefault(found.commands, row.name) if found.commands else row.name
+        if first != row.name:
+            found = replace(found, same_as=first)
+        priced.append(found)
+        for dataset, split in [] if row.not_run else splits_of(row, data):
+            if (key := (row.cache, dataset, split)) not in caches:
+                caches[key] = _cache(ask, row, dataset, split, named)
+    return PricePlan(
+        table.key, ask.seeds, GPUS[ask.gpu], tuple(priced), tuple(caches.values()), tuple(missing),
+        asked,
+    )  # fmt: skip
+
+
+def _row(ask: Ask, data: Data, row: Row, made: Reference, caches: Caches) -> RowPrice:
+    if row.not_run:
+        return RowPrice(row.name, row.not_run, 0, 0, 0.0, 0, True, ())
+    if row.untrained:
+        return RowPrice(row.name, "", 0, 0, 0.0, 0, True, row_commands(ask, data, row, caches))
+    recipe, _ = resolve_train(
+        "paper", None, TrainFlags(), (*row.train, *ask.changes), weights=False
+    )
+    made_of = outline_projector(recipe, CHANNELS, GRID, LLM)
+    tokens = made_of.num_tokens(GRID) or row.superpixels
+    projector = sum(parameter.numel() for parameter in made_of.parameters())
+    gpu, flops = GPUS[ask.gpu], _flops(recipe.model.projector.model_dump_json(), row.superpixels)
+    recipe = made.sized(recipe, tokens, projector, flops, gpu)
+    memory = made.memory(recipe, tokens, projector)
+    return RowPrice(
+        row.name, "", tokens, projector, made.hours(recipe, tokens, flops, gpu), memory,
+        memory <= gpu.memory, row_commands(ask, data, row, caches), "", recipe.run.images,
+        recipe.run.recompute,
+    )  # fmt: skip
+
+
+@cache
+def _flops(projector: str, superpixels: int) -> float:
+    recipe, _ = resolve_train(
+        "paper", None, TrainFlags(), (f"model.projector={projector}",), weights=False
+    )
+    return projector_flops(outline_projector(recipe, CHANNELS, GRID, LLM), superpixels)
+
+
+def _cache(ask: Ask, row: Row, dataset: str, split: str, caches: Caches) -> CachePrice:
+    request = caches.request(row, dataset, split)
+    assert request.out is not None
+    words = precompute_words(ask, row, dataset, split, request.out)
+    count = _counted(ask, dataset, split)
+    images = count if count is not None else published_images(dataset, split)
+    asked = replace(request, dataset=None, root=None, out=None)
+    return CachePrice(shlex.join(words), price(asked, ask.gpu, images), count is not None)
+
+
+def _counted(ask: Ask, dataset: str, split: str) -> int | None:
+    """Images of a split, each once, if the data is here."""
+    if ask.root is None:
+        return None
+    try:
+        return len(open_source(dataset, root=ask.root, split=split).images)
+    except SvpError:
+        return None
+
+
+def published_images(dataset: str, split: str) -> int:
+    """Images by the published counts; photographs that data sets share count in each."""
+    return sum(COUNTS[name, SPLIT_BY[name]][split].images for name in dataset.split(","))

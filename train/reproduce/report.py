@@ -1,0 +1,252 @@
+"""The words and figures that page, Markdown and terminal share; numbers in percent.
+
+A table as Markdown, to stand in the documentation.
+
+A table as a page: our row beside the paper's, orderings with intervals, cost, digests.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import stdev
+
+from ... import __version__
+from ...pipeline.browse.page_kit import (
+    ASSETS,
+    INDEX,
+    check_replaceable,
+    environment,
+    inline,
+    page_folder,
+    policy,
+)
+from ...pipeline.browse.page_kit import HERE as SHARED
+from ...pipeline.display import duration, shorten
+from ..evaluation.published_results import COLUMNS, PROTOCOL, asked_alike
+from .results import RowResult, TableResult
+
+VERDICTS = {
+    "holds": "holds: the interval is above zero",
+    "leans": "same sign, the interval includes zero",
+    "leans against": "other sign, the interval includes zero",
+    "reversed": "reversed: the interval is below zero",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of a table, ready to print; "" where there is nothing."""
+
+    name: str
+    tokens: str
+    parameters: str
+    full: str
+    ours: str
+    interval: str
+    seeds: str
+    others: str
+    paper: str
+    cost: str
+    not_run: str
+
+
+def lines_of(result: TableResult) -> list[Line]:
+    """Every row of the table."""
+    return [_line(row, result.metric) for row in result.rows]
+
+
+def claims_of(result: TableResult) -> list[tuple[str, str, str, str]]:
+    """(ordering, paper's difference, ours with its interval, verdict)."""
+    return [
+        (
+            f"{claim.better} > {claim.worse}",
+            f"{claim.paper:+.1f}" if claim.paper is not None else "–",
+            f"{100 * claim.value:+.2f} ({100 * claim.low:+.2f} to {100 * claim.high:+.2f})",
+            VERDICTS[claim.verdict],
+        )
+        for claim in result.claims
+    ]
+
+
+def summary(result: TableResult) -> list[str]:
+    """Sentences under the table."""
+    agree, pairs = result.agree
+    held = sum(claim.verdict == "holds" for claim in result.claims)
+    against = sum(claim.value <= 0 for claim in result.claims)
+    done = [row for row in result.rows if row.cells]
+    cost = "; ".join(f"{name} {duration(s)}" for name, s in result.seconds.items())
+    found = [
+        (
+            f"{len(done)} of {len(result.rows)} rows run, {result.seeds} seed(s) asked; "
+            f"split {', '.join(result.columns)}"
+        ),
+    ]
+    if any(row.paper for row in result.rows):
+        found.append(asked_alike(result.protocol))
+    if pairs:
+        found.append(f"{agree} of {pairs} pairs of rows are ordered as in the paper")
+    if result.claims:
+        found.append(
+            f"{held} of {len(result.claims)} of the table's claims hold with their interval above "
+            f"zero, {against} have the other sign"
+        )
+    if warm := [
+        f"{row.name} {row.warm / row.parameters:.0%}" for row in done if row.warm and row.parameters
+    ]:
+        found.append(
+            f"parameters copied from the shipped MLP projector: {', '.join(warm)}; then all rows "
+            "imitated its tokens of pooled patches and their place, before they trained"
+        )
+    return [*found, f"cost: {duration(sum(result.seconds.values()))} ({cost})"]
+
+
+def bench_lines(result: TableResult) -> Iterator[tuple[str, str, str]]:
+    """(what, our ratio, the paper's) of Table 6."""
+    if result.bench is not None:
+        for name, ours in result.bench.ratios.items():
+            paper = result.bench.paper.get(name)
+            yield name, f"{ours:.2f}", f"{paper:.2f}" if paper is not None else "–"
+
+
+def _line(row: RowResult, metric: str) -> Line:
+    every = [
+        score for split in row.scores.values() for name, score in split.items() if name == metric
+    ]
+    single = every[0] if len(every) == 1 else None
+    return Line(
+        name=row.name,
+        tokens=f"{row.tokens:.1f}" if row.tokens is not None else "",
+        parameters=_millions(row.parameters),
+        full=_millions(row.full),
+        ours=f"{100 * row.value:.2f}" if row.value is not None else "",
+        interval=f"{100 * single.low:.1f} to {100 * single.high:.1f}" if single else "",
+        seeds=_seeds(row),
+        others=_others(row, metric),
+        paper=f"{row.paper_mean:.1f}" if row.paper_mean is not None else "",
+        cost=f"{duration(row.seconds)} + {duration(row.caches)}" if row.cells else "",
+        not_run=row.not_run,
+    )
+
+
+def _seeds(row: RowResult) -> str:
+    values = [100 * value for value in row.mean.values()]
+    if len(values) < 2:
+        return ""
+    return f"sd {stdev(values):.2f} of {len(values)}"
+
+
+def _others(row: RowResult, metric: str) -> str:
+    """The other headline metric and P@0.5 of the first split."""
+    if not row.scores:
+        return ""
+    split = next(iter(row.scores.values()))
+    names = [name for name in ("gIoU", "cIoU", "P@0.5") if name != metric]
+    return ", ".join(f"{name} {100 * split[name].value:.1f}" for name in names)
+
+
+def _millions(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
+
+
+HEAD = ("row", "tokens", "parameters here", "at 1024→4096", "ours", "95 %", "over seeds", "also",
+        f"paper, mean of 8 (protocol {PROTOCOL})")  # fmt: skip
+
+
+def markdown(result: TableResult) -> str:
+    """The whole file."""
+    changed = f" Changed: {', '.join(result.changes)}." if result.changes else ""
+    parts = [
+        f"# {result.table}, {result.title} ({result.size})",
+        (
+            f"{result.metric} in percent. Made by `svp reproduce {result.table} --size {result.size} "
+            f"--seeds {result.seeds}`, protocol {result.protocol}, svp {result.svp}, commit {result.commit[:12] or 'none'}.{changed}"
+        ),
+        _table(HEAD, [_row(line) for line in _lines(result)]),
+    ]
+    reasons = [f"- **{row.name}** not run: {row.not_run}" for row in result.rows if row.not_run]
+    parts += ["\n".join(reasons)] if reasons else []
+    if result.claims:
+        head = ("the paper's ordering", "paper", "ours (95 %)", "verdict")
+        parts.append(_table(head, claims_of(result)))
+    if rows := list(bench_lines(result)):
+        parts.append(_table(("MLP / SVP", "ours", "paper"), rows))
+    parts.append("\n".join(f"- {line}" for line in (*summary(result), *result.notes)))
+    parts.append(_table(("row", "seed", "recipe", "cache"), _digests(result)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _lines(result: TableResult) -> Sequence[tuple[str, ...]]:
+    return [
+        (
+            line.name, line.tokens, line.parameters, line.full,
+            line.ours or ("not run" if line.not_run else ""),
+            line.interval, line.seeds, line.others, line.paper,
+        )
+        for line in lines_of(result)
+    ]  # fmt: skip
+
+
+def _row(cells: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(cell or "–" for cell in cells)
+
+
+def _digests(result: TableResult) -> list[tuple[str, ...]]:
+    return [
+        (
+            row.name,
+            str(cell.seed),
+            cell.digests.get("recipe", "published")[:12],
+            cell.digests.get("cache train", "–")[:12],
+        )
+        for row in result.rows
+        for cell in row.cells
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+HERE = Path(__file__).parent
+
+
+def write_page(result: TableResult, out: Path) -> Path:
+    """Write the page into the folder `out`; returns its index.html.
+
+    An earlier page is replaced. ConfigError if `out` holds anything else.
+    """
+    check_replaceable(out)
+    with page_folder(out) as folder:
+        (folder / ASSETS).mkdir()
+        (folder / INDEX).write_text(_render(result), encoding="utf-8")
+    return out / INDEX
+
+
+def _render(result: TableResult) -> str:
+    style = inline(SHARED / "style.css") + inline(HERE / "table.css")
+    lines = lines_of(result)
+    most = max([100 * (row.value or 0.0) for row in result.rows] + [1.0])
+    return (
+        environment(HERE)
+        .get_template("table.html.j2")
+        .render(
+            version=__version__,
+            csp=policy(style),
+            style=style,
+            result=result,
+            protocols=asked_alike(result.protocol),
+            paper_protocol=PROTOCOL,
+            rows=list(zip(lines, result.rows, strict=True)),
+            most=most,
+            claims=claims_of(result),
+            bench=list(bench_lines(result)),
+            summary=summary(result),
+            splits=[f"{dataset} {split}" for dataset, split in COLUMNS],
+            changes=[shorten(change) for change in result.changes],
+            commit=shorten(result.commit) or "not a checkout",
+            libraries=[(shorten(n), shorten(v)) for n, v in sorted(result.libraries.items())],
+        )
+    )

@@ -1,0 +1,136 @@
+"""What the user asks of `svp reproduce`, and the data a size stands on."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ...pipeline.errors import ConfigError
+from ...pipeline.executors import ExecutorOptions
+from ...pipeline.precompute.options import Flags
+from ...pipeline.process import pick_device
+from .. import cli_defaults
+from ..evaluation.published_results import COLUMNS
+
+INIT = "GLaMM-GranD-Pretrained"  # what the paper starts from
+PAPER_SETS = "refcoco,refcoco+,refcocog"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One table at one size.
+
+    seeds     0, 1, ... so many
+    rows      only these rows; empty: all
+    changes   `--set` assignments on every row's training recipe; results then get their own name
+    runs      folder of the runs, `caches` of the caches: both are named by digest inside
+    out       folder of results and page
+    root      REFER sets of the paper's size; `init` the checkpoint its models start from,
+              `published` the one that is evaluated as it is
+    protocol  how splits are asked, as in `svp eval`
+    device    of caches, training and evaluation
+    executor  that makes caches, with the places of its cluster; mode, dtype  of SAM, None: as in the
+              recipe of the size
+    workers   processes that make caches; None: one per GPU, else one per core; 0: this one
+    processes of one training and one evaluation; more than 1: started with `accelerate launch`
+    gpu       that plans are priced for, a name of `gpus.GPUS`
+    hint      the command line, told when it is stopped
+    """
+
+    table: str
+    size: str = "tiny"
+    seeds: int = 3
+    rows: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    out: Path = Path("results")
+    runs: Path = Path("runs/reproduce")
+    caches: Path = Path("caches/reproduce")
+    root: Path | None = None
+    init: str | None = None
+    published: str = "GLaMM-RefSeg"
+    protocol: Literal["full", "glamm"] = "full"
+    device: str = "auto"
+    executor: str = "local"
+    ray_address: str | None = None
+    dask_scheduler: str | None = None
+    mode: str | None = None
+    dtype: str | None = None
+    workers: int | None = None
+    threads: int = 1
+    processes: int = 1
+    gpu: str = "h100"
+    hint: str = "the same command again"
+    say: Callable[[str], None] = field(default=print)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ConfigError(f"--seeds {self.seeds}: need >= 1")
+        if self.processes < 1:
+            raise ConfigError(f"--processes {self.processes}: need >= 1")
+        if (found := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+            raise ConfigError(
+                f"this is one of {found} processes: start `svp reproduce` once and give it "
+                f"--processes {found}; it starts training and evaluation with accelerate launch"
+            )
+
+    @property
+    def start(self) -> str | None:
+        """The checkpoint that commands name: the one asked for, else the paper's; None at tiny size."""
+        return self.init or (INIT if self.size == "paper" else None)
+
+    @property
+    def flags(self) -> Flags:
+        """What every cache's recipe is made with: the mask decoder reads SAM's embeddings."""
+        return Flags(store_sam_embeddings=True, mode=self.mode, dtype=self.dtype)
+
+    @property
+    def executor_options(self) -> ExecutorOptions:
+        """How caches are made, on the device that was asked for."""
+        return ExecutorOptions(
+            workers=self.workers, device=pick_device(self.device), threads=self.threads,
+            ray_address=self.ray_address, dask_scheduler=self.dask_scheduler,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One split that is evaluated; `name` of the data set is that of its files and of its column."""
+
+    dataset: str
+    split: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """Of the column."""
+        return f"{self.name}-{self.split}"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a size trains on and is evaluated on; `root` is where named sets are looked for."""
+
+    dataset: str
+    root: Path | None
+    columns: tuple[Column, ...]
+
+
+def data_of(ask: Ask) -> Data:
+    """The generated scenes at tiny size, the RefCOCO sets at paper size."""
+    if ask.size == "paper":
+        names = tuple(Column(name, split, name) for name, split in COLUMNS)
+        return Data(PAPER_SETS, ask.root, names)
+    scenes, held_out = str(cli_defaults.DATA), cli_defaults.HELD_OUT
+    return Data(scenes, None, (Column(scenes, held_out, "scenes"),))
+
+
+def make_scenes() -> None:
+    """Write the embedded default's scenes unless they are there. Raises DataError for others."""
+    from ...pipeline.datasets.scenes import write_scenes
+    from ...pipeline.weights.rehearsal import few_scenes
+
+    sizes = {split: few_scenes(count) for split, count in cli_defaults.SPLITS.items()}
+    write_scenes(
+        cli_defaults.DATA, images=sum(sizes.values()), seed=cli_defaults.SEED, splits=sizes
+    )

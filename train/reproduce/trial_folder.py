@@ -1,0 +1,115 @@
+"""One process per cell: two would train it twice, and the slower one's results be refused.
+
+Where a row with one seed lies: a folder named by what decides it, known without weights.
+
+How long something took, all attempts together: a small file beside what was made.
+
+A stopped run that goes on adds to its file, so the cost of a table is honest.
+"""
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...pipeline.display import show
+from ...pipeline.errors import ConfigError, DataError
+from ...pipeline.io.atomic import make_folders, write_file, writing
+from ...pipeline.weights.locate import WEIGHT_FILES, search_weights
+from ..evaluation.protocols import Protocol
+from ..options import TrainFlags, resolve_train
+from .experiment import Row
+from .request import Ask, Column
+
+LOCK = "lock"
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if need be, while open; the lock ends with its process, however it ends.
+
+    Raises ConfigError if another process holds it.
+    """
+    make_folders(folder)
+    with writing(folder / LOCK):
+        file = (folder / LOCK).open("ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{show(str(folder), 300)}: another process is at work on it: wait for it, or give "
+                "this one other rows (--row)"
+            ) from None
+        yield
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folder of a row and seed, and what its training is asked with."""
+
+    folder: Path
+    seed: int
+    flags: TrainFlags
+    overrides: tuple[str, ...]
+
+    def results(self, column: Column, protocol: Protocol = "full") -> Path:
+        """The result file of a split."""
+        return self.folder / f"{column.name}{_mark(protocol)}-{column.split}.jsonl"
+
+    def record(self, protocol: Protocol = "full") -> Path:
+        """What is known of the cell once it is finished."""
+        return self.folder / f"cell{_mark(protocol)}.json"
+
+
+def place(ask: Ask, row: Row, seed: int, cache: Path) -> Place:
+    """Where the cell lies; reads neither data nor weights. Raises ConfigError."""
+    flags = TrainFlags(seed=seed, init=ask.init, sam_decoder=decoder_of(row))
+    overrides = (*row.train, *ask.changes)
+    # Weights count by where they were said to lie: their bytes are compared when they are read.
+    recipe, _ = resolve_train(ask.size, None, TrainFlags(seed=0), overrides, weights=False)
+    text = json.dumps([recipe.canonical(), _start(ask, row), row.decoder, cache.name])
+    name = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return Place(ask.runs / f"{name}-seed{seed}", seed, flags, overrides)
+
+
+def _start(ask: Ask, row: Row) -> str | None:
+    return f"published {ask.published}" if row.untrained else ask.start
+
+
+def decoder_of(row: Row) -> str | None:
+    """Weights of the SAM whose mask decoder the row takes; where `svp fetch` puts them if not here."""
+    if not row.decoder:
+        return None
+    found = search_weights(row.decoder)
+    return str(found or Path("weights") / WEIGHT_FILES[row.decoder][0])
+
+
+def _mark(protocol: Protocol) -> str:
+    return "" if protocol == "full" else f"-{protocol}"
+
+
+@contextmanager
+def spending(path: Path) -> Iterator[None]:
+    """Add the body's wall time to `path`, also if it ends with an error."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        total = spent(path) + time.perf_counter() - began
+        make_folders(path.parent)
+        write_file(path, json.dumps({"seconds": round(total, 3)}).encode(), label="spent")
+
+
+def spent(path: Path) -> float:
+    """Seconds noted in `path`, 0 if there is none. Raises DataError if it is damaged."""
+    try:
+        return float(json.loads(path.read_text("utf-8"))["seconds"])
+    except FileNotFoundError:
+        return 0.0
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{show(str(path), 300)}: damaged: remove it") from None

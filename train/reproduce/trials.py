@@ -1,0 +1,234 @@
+"""One row with one seed: a training run and its evaluations, in a folder named by digests.
+
+What is there is kept: a finished cell by its record, a finished evaluation by its result file, a
+stopped run by its checkpoint. Nothing here is ever removed; to make a cell again, remove its folder.
+"""
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from ...model.projectors import Projector
+from ...pipeline.cache.layout import PLAN
+from ...pipeline.cache.plan import Plan
+from ...pipeline.display import show
+from ...pipeline.errors import DataError
+from ...pipeline.io.atomic import write_file
+from ...pipeline.io.json_files import JsonFile, canonical
+from ...pipeline.weights.load import load_state_dict
+from ..evaluation.load_trained import newest_run
+from ..evaluation.protocols import Protocol
+from ..evaluation.results import Results, read_results
+from ..factory import outline_projector
+from ..metrics import metrics
+from ..options import SHIPPED, TINY_MODEL, resolve_train
+from ..provenance import libraries
+from ..recipe import TrainRecipe
+from ..runs.evaluate import EvalRequest, commit, eval_command
+from ..runs.inputs import DataRequest, TrainRequest
+from ..runs.train import train_command
+from .caches import Caches
+from .commands import eval_words, started, train_words
+from .experiment import Row
+from .request import Ask, Column, Data
+from .trial_folder import Place, at_work, place, spending, spent
+
+TRAINED, EVALUATED = "train.spent.json", "eval.spent.json"
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class CellScore(JsonFile):
+    """One split: metrics as fractions, mean visual tokens per image, sentences and images."""
+
+    metrics: dict[str, Number]
+    tokens: Number
+    images: int
+    sentences: int
+
+
+class Cell(JsonFile):
+    """One row with one seed, finished.
+
+    folder      name of its folder under the runs
+    digests     recipe, checkpoint, and the caches by split
+    parameters  of the projector; `warm` of them start from the shipped one (recipe.warm_projector)
+    seconds     wall time of training and evaluation, all attempts together
+    """
+
+    seed: int
+    folder: str
+    digests: dict[str, str]
+    parameters: int
+    warm: int
+    scores: dict[str, CellScore]
+    seconds: dict[str, Number]
+    commit: str
+    libraries: dict[str, str]
+
+
+def read_cell(at: Place, protocol: Protocol = "full") -> Cell | None:
+    """The record of a finished cell, None if there is none. Raises DataError if it is damaged."""
+    path = at.record(protocol)
+    if not path.is_file():
+        return None
+    try:
+        return Cell.model_validate_json(path.read_bytes())
+    except ValidationError:
+        where = show(str(path), 300)
+        raise DataError(
+            f"{where}: damaged: remove it, and the cell is put together again"
+        ) from None
+
+
+def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple[Cell, Place]:
+    """The cell, made, finished or found. Raises what training and evaluation raise."""
+    cache = caches.path(row, data.dataset, "train")
+    at = place(ask, row, seed, cache)
+    if not row.untrained:
+        caches.get(row, data.dataset, "train")
+    held = {column: caches.get(row, column.dataset, column.split) for column in data.columns}
+    plans = {} if row.untrained else {"train": Plan.load(cache / PLAN)}
+    plans |= {column.label: Plan.load(path / PLAN) for column, path in held.items()}
+    wanted = {f"cache {name}": plan.id for name, plan in plans.items()}
+    recipe = _recipe(ask, row, at)
+    made = {} if recipe is None else {"recipe": recipe.digest()}
+    wanted |= made
+    found = read_cell(at, ask.protocol)
+    if found is not None and wanted.items() <= found.digests.items():
+        return found, at
+    with at_work(at.folder):
+        ask.say(f"{row.name}, seed {seed}: {at.folder}")
+        run = None if row.untrained else _train(ask, data, row, at, cache)
+        scores = {}
+        for column in data.columns:
+            label = column.label
+            want = {**made, "cache 0": plans[label].id}
+            scores[label] = _evaluate(ask, data, row, at, run, column, held[column], want)
+        first = read_results(at.results(data.columns[0], ask.protocol))
+        parameters, warm = _parameters(recipe, next(iter(plans.values())))
+        cell = Cell(
+            seed=seed,
+            folder=at.folder.name,
+            digests={"checkpoint": first.header.digests["checkpoint"]} | wanted,
+            parameters=parameters,
+            warm=warm,
+            scores=scores,
+            seconds={
+                "train": spent(at.folder / TRAINED),
+                "eval": spent(at.folder / EVALUATED),
+            },
+            commit=commit(),
+            libraries=libraries(),
+        )
+        write_file(at.record(ask.protocol), canonical(cell.model_dump(mode="json")), label="cell")
+    return cell, at
+
+
+def _recipe(ask: Ask, row: Row, at: Place) -> TrainRecipe | None:
+    """The recipe with its weights found, None where nothing trains."""
+    if row.untrained:
+        return None
+    return resolve_train(ask.size, None, at.flags, at.overrides)[0]
+
+
+def _parameters(recipe: TrainRecipe | None, plan: Plan) -> tuple[int, int]:
+    """Of the projector, and how many of them start warm; (0, 0) for what is as published."""
+    if recipe is None:
+        return 0, 0
+    projector = outline_projector(recipe, plan.channels, plan.grid)
+    return sum(p.numel() for _, p in projector.named_parameters()), warm_of(recipe, projector)
+
+
+def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
+    """Parameters copied from the shipped model's projector, 0 where not all of its layers fit.
+
+    A comparison must tell: all imitate it before they train (`train.warm`).
+    """
+    if not (recipe.model.warm_projector and recipe.model.init.startswith(SHIPPED)):
+        return 0
+    with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
+        known = {
+            name.removeprefix("projector."): value.shape
+            for name, value in load_state_dict(path).items()
+            if name.startswith("projector.")
+        }
+    own = {name: parameter.shape for name, parameter in projector.named_parameters()}
+    fits = all(own.get(name) == shape for name, shape in known.items())
+    return sum(shape.numel() for shape in known.values()) if fits else 0
+
+
+def _train(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> Path:
+    """The run folder of the trained model."""
+    with spending(at.folder / TRAINED):
+        if ask.processes > 1:
+            started(train_words(ask, data, row, at, cache), ask)
+            return newest_run(at.folder)
+        request = TrainRequest(
+            caches=(cache,),
+            data=DataRequest(dataset=data.dataset, root=data.root),
+            size=ask.size,
+            flags=at.flags,
+            overrides=at.overrides,
+            runs=at.folder,
+            resume="auto",
+            device=ask.device,
+            hint=ask.hint,
+            say=ask.say,
+        )
+        return train_command(request).folder
+
+
+def _evaluate(
+    ask: Ask,
+    data: Data,
+    row: Row,
+    at: Place,
+    run: Path | None,
+    column: Column,
+    cache: Path,
+    want: Mapping[str, str],
+) -> CellScore:
+    """Scores of one split; bounds of the superpixels only once, as no seed changes them."""
+    path = at.results(column, ask.protocol)
+    if not path.exists():
+        with spending(at.folder / EVALUATED):
+            if ask.processes > 1:
+                started(eval_words(ask, row, at, {column: cache}), ask)
+            else:
+                request = EvalRequest(
+                    data=DataRequest(dataset=column.dataset, root=data.root),
+                    split=column.split,
+                    caches=(cache,),
+                    checkpoint=run,
+                    published=ask.published if row.untrained else None,
+                    flags=replace(at.flags, seed=None),
+                    protocol=ask.protocol,
+                    bounds=at.seed == 0,
+                    device=ask.device,
+                    out=path,
+                    say=ask.say,
+                )
+                eval_command(request)
+    results = read_results(path)
+    if not want.items() <= results.header.digests.items():
+        raise DataError(
+            f"{show(str(path), 300)}: results of other weights or another cache than are here now: "
+            "remove the file, and the folder of the run if its weights have changed"
+        )
+    return _score(results)
+
+
+def _score(results: Results) -> CellScore:
+    (size,) = results.header.splits
+    tokens = {row.image_id: row.tokens for row in results.rows}
+    return CellScore(
+        metrics=metrics(results.counts),
+        tokens=mean(tokens.values()),
+        images=size.images,
+        sentences=size.sentences,
+    )

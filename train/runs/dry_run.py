@@ -1,0 +1,304 @@
+"""`svp train --dry-run`: what would train, on how much memory, for how long; no weights are needed.
+
+The model is built on the meta device. Without a cache its sizes are those of the recipe's encoder
+and the SAM of its size; a typical image stands in for the data, and is stated. Time is measured
+where the model is shipped, else computed for five GPUs from operation counts.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...model.batch import Batch
+from ...model.losses import Weights
+from ...model.projectors import projector_class
+from ...model.ris import RisModel
+from ...model.trainable import TrainableTable
+from ...pipeline.cache.plan import Plan
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.io.paths import expand
+from ...pipeline.precompute.options import Flags, resolve
+from ...pipeline.precompute.planner import sized_plan
+from ...pipeline.precompute.purpose import stores
+from ...pipeline.process import pick_device
+from ..data.collate import CachedVisuals
+from ..data.expression_table import ExpressionTable
+from ..data.tokenizer import load_vocabulary
+from ..estimates.gpus import GPUS, Gpu
+from ..estimates.memory import CONTEXT, GIB, SLACK, Line, MemoryEstimate
+from ..estimates.sizing import (
+    GROWING,
+    SHARE,
+    SLACK_ITEM,
+    Choice,
+    Demand,
+    choose,
+    demand,
+    settled,
+    this_device,
+)
+from ..estimates.typical_batch import SUPERPIXELS, typical_image
+from ..factory import assemble, outline, shape_of, shipped_words
+from ..options import SHIPPED, Places, resolve_train
+from ..recipe import TrainRecipe
+from ..trainer.prepare import make_ready
+from ..trainer.trainer import split_evenly
+from .inputs import Opened, TrainRequest, open_training, stream_of
+
+SIZES = {"tiny": "tiny", "clip-tiny": "tiny", "dinov2-base": "small", "dinov2-small": "small"}
+
+
+@dataclass(frozen=True)
+class Length:
+    """Tokens per image: visual ones as the caches hold them, text of one drawn micro-batch."""
+
+    mean: float
+    median: float
+    p95: float
+    most: int
+    text: float
+
+    def line(self) -> str:
+        """For people."""
+        return (
+            f"visual tokens per image: mean {self.mean:.1f}, median {self.median:.0f}, 95 % "
+            f"{self.p95:.0f}, most {self.most}; text tokens: mean {self.text:.0f}"
+        )
+
+
+@dataclass(frozen=True)
+class Priced:
+    """The run on one GPU: how it would be split, and hours with one of them."""
+
+    gpu: Gpu
+    choice: Choice
+    hours: float
+
+    def line(self) -> str:
+        """For people."""
+        time = f"{self.hours:.1f} h on one" if self.choice.fits else ""
+        return "; ".join(part for part in (f"{self.gpu.name}: {self.choice.line()}", time) if part)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The plan of a run.
+
+    assumed  what stands in for data that was not named, "" if it was
+    memory   of the last stage, split as `shown` says
+    gpus     the same run on each GPU; none where `hours` was measured on this machine
+    """
+
+    recipe: TrainRecipe
+    tables: dict[str, TrainableTable]
+    accumulation: int
+    length: Length
+    memory: MemoryEstimate
+    shown: Priced
+    gpus: tuple[Priced, ...] = ()
+    hours: float | None = None
+    images: int = 0
+    sentences: int = 0
+    assumed: str = ""
+
+    exit_code = 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        recipe = self.recipe
+        lines = [f"recipe {recipe.name}, digest {recipe.digest()}"]
+        for stage in recipe.stages:
+            sspe = "added" if stage.add_sspe else "not added"
+            lines += [f"stage {stage.name}: {stage.steps} steps, rate {stage.lr:g}, SSPE {sspe}"]
+            lines += [f"  {line}" for line in self.tables[stage.name].lines()]
+        split = f"{recipe.run.images} images x {self.accumulation} accumulated"
+        lines.append(f"global batch {recipe.global_batch} = {split} x processes")
+        if self.images:
+            passes = recipe.steps * recipe.global_batch / self.images
+            lines.append(
+                f"{self.images} images with {self.sentences} sentences; {recipe.steps} steps are "
+                f"{passes:.1f} passes"
+            )
+        else:
+            lines.append(f"no cache named: {self.assumed}")
+        choice = self.shown.choice
+        kept = "layers recomputed" if choice.recompute else "all activations kept"
+        lines += [
+            self.length.line(),
+            f"memory of the last stage, micro-batch {choice.micro}, {kept}:",
+        ]
+        lines += [f"  {line}" for line in self.memory.lines()]
+        if self.hours is not None:
+            return [*lines, f"time: {self.hours:.2f} h on one process here (one image measured)"]
+        lines.append(
+            f"time: at {SHARE:.0%} of the dense bfloat16 peak, and the language model's weights read "
+            "once a pass (22 and 29 % of the peak were measured in the stages on an H200 with "
+            "micro-batch 24 and all activations kept; the other GPUs were not measured):"
+        )
+        return lines + [f"  {priced.line()}" for priced in self.gpus]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "digest": self.recipe.digest(),
+            "trainable": {name: table.to_json() for name, table in self.tables.items()},
+            "accumulation": self.accumulation,
+            "images": self.images,
+            "sentences": self.sentences,
+            "assumed": self.assumed,
+            "memory": self.memory.to_json(),
+            "hours": self.hours,
+            "gpus": {
+                priced.gpu.name: {
+                    "micro_batch": priced.choice.micro,
+                    "gradient_checkpointing": priced.choice.recompute,
+                    "memory": priced.choice.need,
+                    "fits": priced.choice.fits,
+                    "hours": priced.hours,
+                }
+                for priced in self.gpus
+            },
+        }
+
+
+def dry_run_command(request: TrainRequest) -> DryRun:
+    """The plan of a run. Raises as `train_command`, but neither weights nor data need to be there."""
+    recipe, places = resolve_train(
+        request.size, request.recipe_file, request.flags, request.overrides, weights=False
+    )
+    projector_class(recipe.model.projector.name)
+    opened = (
+        open_training(request, pick_device(request.device), weights=False)
+        if request.caches or request.data.dataset
+        else None
+    )
+    plan = opened.readers[0].plan if opened else planned(recipe, request.size)
+    model = outline(recipe, plan, shape_of(recipe, _folders(request, places)))
+    tables = {
+        stage.name: make_ready(model, recipe, index, (3, 4, 7))
+        for index, stage in enumerate(recipe.stages)
+    }
+    images = sentences = 0
+    if opened:
+        table = opened.table(request.partial, request.runs, request.say)
+        images, sentences = len(table), table.sentence_count
+        length = _length(opened.readers, model, _drawn(opened, request, table, model))
+        seen = max(1, round(float(np.mean(_counts(opened.readers)))))
+        image = typical_image(recipe, plan, seen, round(length.text))
+    else:
+        image = typical_image(recipe, plan)
+        count = model.projector.num_tokens(plan.grid) or SUPERPIXELS
+        length = Length(count, count, count, count, float(image.lengths[0]))
+    need = demand(recipe, model, image)
+    priced = [_price(recipe, need, gpu) for gpu in GPUS.values()]
+    shown = _shown(request, recipe, need, priced)
+    shipped = recipe.model.init.startswith(SHIPPED)
+    recipe = settled(recipe, shown.choice)
+    found = need.one[shown.choice.recompute]
+    return DryRun(
+        recipe, tables, split_evenly(recipe, 1), length, scaled(found, shown.choice.micro), shown,
+        gpus=() if shipped else tuple(priced),
+        hours=_measured(recipe, plan, image) if shipped else None,
+        images=images, sentences=sentences,
+        assumed=f"{SUPERPIXELS} superpixels (the paper's mean) and {int(image.lengths[0])} text ids "
+        f"per image, {plan.recipe.features.encoder}, SAM {plan.recipe.superpixels.model}",
+    )  # fmt: skip
+
+
+def planned(recipe: TrainRecipe, size: str | None) -> Plan:
+    """The plan, without images, of the caches a recipe reads; no weights are looked for."""
+    vision = recipe.model.vision
+    size = size or SIZES.get(vision.encoder, "paper")
+    flags = Flags(  # the tiny models are in the package, and the shipped decoder reads no other SAM
+        sam_weights=None if size == "tiny" else "random",
+        encoder_weights=None if vision.encoder == "tiny" else "random",
+        encoder=vision.encoder,
+    )
+    fields = (f"features.size={vision.size}", f"features.view={vision.view}")
+    made, _ = resolve(
+        size, None, flags, fields, Path(), stores("train", recipe.model.projector.name)
+    )
+    return sized_plan(made)
+
+
+def scaled(one: MemoryEstimate, images: int) -> MemoryEstimate:
+    """The estimate of one image, for so many at once."""
+    items = [
+        Line(i.what, images * i.bytes, f"{images} x ({i.formula})", i.host)
+        if i.what in GROWING and images > 1
+        else i
+        for i in one.items
+        if i.what != SLACK_ITEM
+    ]
+    used = sum(item.bytes for item in items if not item.host)
+    extra = f"{CONTEXT / GIB:.1f} GiB + {SLACK:.0%} of the above (assumed)"
+    return MemoryEstimate((*items, Line(SLACK_ITEM, CONTEXT + int(SLACK * used), extra)))
+
+
+def _price(recipe: TrainRecipe, need: Demand, gpu: Gpu) -> Priced:
+    choice = choose(recipe, need, gpu)
+    each = need.seconds(choice.micro, choice.recompute, gpu)
+    return Priced(gpu, choice, recipe.steps * recipe.global_batch * each / 3600)
+
+
+def _shown(
+    request: TrainRequest, recipe: TrainRecipe, need: Demand, priced: list[Priced]
+) -> Priced:
+    """On this machine's GPU, else on the smallest that takes the run."""
+    device = pick_device(request.device)
+    if device != "cpu":
+        return _price(recipe, need, this_device(torch.device(device)))
+    return next((one for one in priced if one.choice.fits), priced[-1])
+
+
+def _folders(request: TrainRequest, places: Places) -> Places:
+    """Where config.json of the language model may lie; a dry run places no weights."""
+    given = {name: getattr(request.flags, name) for name in ("init", "lm")}
+    return replace(places, **{n: expand(v) for n, v in given.items() if v})
+
+
+def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model: RisModel) -> Batch:
+    """The first micro-batch of the run."""
+    folder = request.flags.init or request.flags.lm
+    vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else shipped_words()
+    visuals = CachedVisuals(opened.readers, model.projector.needs)
+    stream = stream_of(
+        opened.recipe, table, visuals, vocab,
+        fixed=model.projector.num_tokens(visuals.plan.grid), max_failures=opened.data.max_failures,
+    )  # fmt: skip
+    for line in [*table.notes, *stream.too_long.faults().notices()]:
+        request.say(line)
+    return next(stream.steps(stream.start())).batches[0].to("cpu", torch.float32)
+
+
+def _counts(readers: tuple[CacheReader, ...]) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
+    counts = np.concatenate([reader.counts for reader in readers])
+    return counts[counts > 0]
+
+
+def _length(readers: tuple[CacheReader, ...], model: RisModel, batch: Batch) -> Length:
+    fixed = model.projector.num_tokens(readers[0].plan.grid)
+    tokens = _counts(readers) if fixed is None else np.array([fixed])
+    return Length(
+        float(tokens.mean()),
+        float(np.median(tokens)),
+        float(np.percentile(tokens, 95)),
+        int(tokens.max()),
+        float(batch.lengths.float().mean()),
+    )
+
+
+def _measured(recipe: TrainRecipe, plan: Plan, image: Batch) -> float:
+    """Hours by the second of two passes of one image in the last stage, on this machine's CPU."""
+    model = assemble(recipe, plan, Places()).model
+    make_ready(model, recipe, len(recipe.stages) - 1)
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        model(image).total(Weights()).backward()
+        seconds = time.perf_counter() - began
+    return seconds * recipe.steps * recipe.global_batch / 3600

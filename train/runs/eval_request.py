@@ -1,0 +1,85 @@
+"""What `svp eval` was asked for, as the command line or a program says it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...pipeline.display import show
+from ...pipeline.errors import ConfigError
+from ..evaluation.protocols import Protocol
+from ..options import TrainFlags
+from .train_request import DataRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest:
+    """What the user asked for.
+
+    split           names of the splits, by commas: `val,testA,testB`; `all`: the whole data set
+    data            without a dataset: what the caches say they were made from, else the run's own
+    caches          of the splits, each taken for the split it records; none: those of the run's data
+    checkpoint      run folder or one of its checkpoints; None: the newest run in `runs`
+    published       a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is; without caches the
+                    photographs are read live, `own_sam` with the folder's own SAM
+    flags           where weights lie that the run started from
+    repeats         draws of protocol glamm
+    shuffle_orders  protocol full again with so many other superpixel orders
+    bounds          compute what the superpixels allow, and what the decoder does with a click
+    live            encoders in the loop instead of the caches' rows
+    out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
+                    None: a new name in the run's `eval` folder; the page goes beside it
+    size            "tiny": the tiny models may meet data that is not generated
+    """
+
+    data: DataRequest = field(default_factory=DataRequest)
+    split: str = "val"
+    caches: tuple[Path, ...] = ()
+    checkpoint: Path | None = None
+    published: str | None = None
+    own_sam: bool = False
+    runs: Path = Path("runs")
+    flags: TrainFlags = field(default_factory=TrainFlags)
+    protocol: Protocol = "full"
+    generate: bool = False
+    seed: int = 0
+    repeats: int = 1
+    shuffle_orders: int = 0
+    limit: int | None = None
+    batch: int = 16
+    bounds: bool = True
+    live: bool = False
+    sam_weights: Path | None = None
+    encoder_weights: Path | None = None
+    device: str = "auto"
+    out: Path | None = None
+    size: str | None = None
+    say: Callable[[str], None] = print
+
+    def __post_init__(self) -> None:
+        if not all(self.splits) or len(set(self.splits)) < len(self.splits):
+            raise ConfigError(f"--split {show(self.split)}: give names once each: val,testA,testB")
+        if self.own_sam and (self.published is None or self.caches):
+            raise ConfigError(
+                "--own-sam is for --published without --from-cache: a cache holds its own"
+            )
+        if self.repeats > 1 and self.protocol == "full":
+            raise ConfigError("--repeats is for --protocol glamm: full has nothing random in it")
+        if self.shuffle_orders and self.protocol == "glamm":
+            raise ConfigError("--shuffle-orders is for --protocol full: glamm mixes two spreads")
+        if min(self.repeats, self.batch) < 1 or self.shuffle_orders < 0:
+            raise ConfigError("--repeats and --batch need >= 1, --shuffle-orders >= 0")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return tuple(name.strip() for name in self.split.split(","))
+
+    def result_file(self, split: str) -> Path | None:
+        """Where the results of one of the splits go, if `out` says it.
+
+        >>> EvalRequest(split="val,testA", out=Path("mine.jsonl")).result_file("testA").name
+        'mine-testA.jsonl'
+        """
+        if self.out is None or len(self.splits) == 1:
+            return self.out
+        return self.out.with_name(f"{self.out.stem}-{split}{self.out.suffix or '.jsonl'}")

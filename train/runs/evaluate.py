@@ -1,0 +1,327 @@
+"""`svp eval`: a trained model, splits, a protocol in; a result file of each, a summary and a page out.
+
+Several splits are evaluated one after another by one model, loaded once; everything that can be
+refused is refused before the first one. Started with torchrun or `accelerate launch`, every process
+takes its share; the first one writes.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...pipeline.browse.page_kit import check_replaceable
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.display import show
+from ...pipeline.errors import CacheError, ConfigError, MissingError
+from ...pipeline.io.atomic import check_writable
+from ...pipeline.precompute.planner import Content
+from ...pipeline.process import pick_device
+from ...pipeline.records import Expression
+from ..cli_defaults import DATA, cache_of
+from ..data.collate import CachedVisuals
+from ..data.encoder_identity import features_of, require_same_features
+from ..data.sam_identity import identity, require_same_sam
+from ..evaluation.evaluate import Classes, Settings, evaluate
+from ..evaluation.load_trained import Found, Trained, find_trained, open_trained, results_of
+from ..evaluation.page.gallery import Targets
+from ..evaluation.page.page import write_page
+from ..evaluation.parts import Parts
+from ..evaluation.protocols import Example
+from ..evaluation.published import Published
+from ..evaluation.results import Results, collect, read_header, read_results, write_results
+from ..evaluation.summary import EvalReport, joined, summarise
+from ..evaluation.unseen import Encoders, live_readers
+from ..evaluation.upper_bounds import Oracle, point_decoder
+from ..evaluation.word_classes import known_classes, word_classes
+from ..factory import require_cache
+from ..provenance import commit
+from ..trainer.prepare import make_accelerator
+from .eval_request import EvalRequest
+from .eval_split import Split, header_of, open_split
+from .inputs import ALL, DataRequest, open_reader, source_of
+from .newest_cache import newest_cache, over, recorded, require_images
+from .run_data import RunData, data_of_run, split_to_score
+
+__all__ = ["EvalRequest", "commit", "data_for", "default_split", "eval_command", "free_name",
+           "open_caches", "report_command"]  # fmt: skip
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def eval_command(request: EvalRequest) -> EvalReport:
+    """Evaluate, write the result files, summarise.
+
+    Raises MissingError (cache, run, data), PlanMismatchError (cache and model do not belong
+    together), CacheError, DataError, WeightsError, ConfigError.
+    """
+    check_writable(request.out or request.runs / "run")
+    require_images(request.data)
+    found = find_trained(request.checkpoint, request.runs, request.published)
+    with tempfile.TemporaryDirectory() as scratch:
+        if isinstance(found, Published) and not request.caches:
+            readers = _live(request, found, Path(scratch))
+            return _eval(replace(request, bounds=False), found, readers)
+        known = data_of_run(found)
+        readers = open_caches(request, pick_device(request.device), known)
+        return _eval(request, found, readers, known)
+
+
+def _live(
+    request: EvalRequest, found: Published, scratch: Path
+) -> dict[str, tuple[CacheReader, ...]]:
+    """The photographs of each split, seen as a published model sees them."""
+    device = pick_device(request.device)
+    encoders = Encoders(
+        device=device,
+        own_sam=request.own_sam,
+        sam=request.sam_weights,
+        encoder=request.encoder_weights,
+    )
+    splits = {}
+    for name in request.splits:
+        source = source_of(request.data, None, name)
+        splits[name] = (Content(source.images, name, source.sha256), source.image_root)
+    return {
+        name: (reader,) for name, reader in live_readers(found, splits, scratch, encoders).items()
+    }
+
+
+def _eval(
+    request: EvalRequest,
+    found: Found,
+    by_split: Mapping[str, tuple[CacheReader, ...]],
+    known: RunData | None = None,
+) -> EvalReport:
+    first = by_split[request.splits[0]][0].plan
+    trained = open_trained(found, first, request.flags)
+    projector = trained.recipe.model.projector.name
+    for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
+        require_cache(trained.recipe, seen)
+        require_same_sam(identity(first), seen, f"cache {first.id[:12]}")
+        wanted = features_of(first.recipe, projector)
+        require_same_features(wanted, seen, projector, f"cache {first.id[:12]}")
+    accelerator = make_accelerator(trained.recipe, pick_device(request.device))
+    say = request.say if accelerator.is_main_process else _unheard
+    asked = {
+        name: replace(request, data=data_for(request.data, name, by_split[name], known))
+        for name in request.splits
+    }
+    with accelerator.main_process_first():  # the first one hashes photographs for all
+        splits = [
+            open_split(asked[name], trained, name, by_split[name], say) for name in request.splits
+        ]
+    trained.model.to(str(accelerator.device))
+    home = results_of(found, request.runs)
+    for split in splits:
+        _check_output(request, trained, split)
+    return joined([_evaluate(request, trained, split, accelerator, home) for split in splits])
+
+
+def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
+    """Refuse before the work what would be refused after it. Raises ConfigError."""
+    out = request.result_file(split.name)
+    if out is None:
+        return
+    check_replaceable(out.with_suffix(""))
+    if out.exists() and read_header(out) != header_of(request, trained, split):
+        raise ConfigError(f"{show(str(out), 300)} holds other results: they are never overwritten")
+
+
+def data_for(
+    asked: DataRequest, split: str, readers: Sequence[CacheReader], known: RunData | None
+) -> DataRequest:
+    """What was asked for, else what the caches were made from, else what the run read."""
+    if asked.dataset is not None:
+        return asked
+    made = {recorded(reader.path) for reader in readers} - {None}
+    if len(made) == 1 and (only := made.pop()) is not None:
+        return over(only, asked)
+    if known is not None:
+        return over((known.of("" if split == ALL else split) or known.training).request, asked)
+    return asked
+
+
+def _evaluate(
+    request: EvalRequest, trained: Trained, split: Split, accelerator: "Accelerator", home: Path
+) -> EvalReport:
+    device, main = str(accelerator.device), accelerator.is_main_process
+    several = f"{split.name}: " if len(request.splits) > 1 else ""
+    progress = _progress(len(split.units), accelerator.num_processes, request.say, several)
+    settings = Settings(
+        batch=request.batch,
+        generate=request.generate,
+        device=device,
+        classes=_classes(split.data.dataset),
+        judge=_judge(request, split.readers, device),
+        progress=progress if main else _quiet,
+    )
+    header, named = header_of(request, trained, split), request.result_file(split.name)
+    if named is not None and named.exists():  # an earlier run of this command came so far
+        results, out = read_results(named), named
+    else:
+        folder = home if named is None else named.parent
+        parts = Parts(folder, header, split.units, request.batch)
+        settings = replace(settings, parts=parts)
+        visuals = CachedVisuals(split.readers, trained.model.projector.needs)
+        rows = evaluate(trained.model, split.units, trained.vocab, visuals, settings)
+        results = collect(header, rows)
+        if not main:
+            return EvalReport(results.header, [])
+        out = named or free_name(home, request, split.name)
+        _save(out, results, parts)
+    if not main:
+        return EvalReport(results.header, [])
+    try:
+        page = write_page(
+            results,
+            out.with_suffix(""),
+            images=split.source.image_root,
+            targets=_targets(split.items),
+        )
+        seen = f"page: {page.resolve().as_uri()}"
+    except (CacheError, OSError) as error:  # the figures are safe; a page can be made of them
+        seen = f"no page: {error}: make it with `svp eval --from-results {out} --page FOLDER`"
+    return EvalReport(results.header, summarise(results), (f"results: {out}", seen), (out,))
+
+
+def _save(out: Path, results: Results, parts: Parts) -> None:
+    """Write the result file; what was computed is kept until it is there. Raises CacheError."""
+    try:
+        write_results(out, results)
+    except (CacheError, OSError) as error:
+        raise CacheError(
+            f"{error}; all {len(results.rows)} rows are kept in {show(str(parts.folder), 300)}: the "
+            "same command writes them without computing them again"
+        ) from error
+    parts.remove()
+
+
+def report_command(path: Path, page: Path | None = None, images: Path | None = None) -> EvalReport:
+    """`svp eval --from-results`: every figure again from a result file, and the page if asked for.
+
+    images  folder of the photographs. Raises what `read_results` and `write_page` raise.
+    """
+    results = read_results(path)
+    notes = (
+        (f"page: {write_page(results, page, images=images).resolve().as_uri()}",) if page else ()
+    )
+    return EvalReport(results.header, summarise(results), notes)
+
+
+def default_split(
+    caches: Sequence[Path], checkpoint: Path | None, runs: Path, published: str | None
+) -> str:
+    """The split that is evaluated where none is named: that of the caches, else the run's."""
+    splits = {CacheReader(path).plan.split for path in caches}
+    if len(splits) == 1:
+        return splits.pop() or ALL
+    return split_to_score(data_of_run(find_trained(checkpoint, runs, published))) or ALL
+
+
+def _cache_for(split: str, request: EvalRequest, known: RunData | None) -> Path:
+    """The run's own cache of a split, else the newest of its data, else the embedded default's."""
+    mine = known.of("" if split == ALL else split) if known else None
+    if mine and request.data.dataset is None and mine.caches and mine.caches[0].path.is_dir():
+        return mine.caches[0].path
+    dataset = request.data.dataset or (known.training.dataset if known else None)
+    if dataset is not None:
+        return newest_cache("" if split == ALL else split, request.say, dataset)
+    return cache_of(split)
+
+
+def open_caches(
+    request: EvalRequest, device: str, known: RunData | None = None
+) -> dict[str, tuple[CacheReader, ...]]:
+    """The readers of each split, live or not. Raises MissingError, CacheError.
+
+    A cache goes to the split its plan names; one without a split (of a plain folder, of a whole
+    set) goes to every split. A single split takes all caches that are named for it.
+    """
+    paths = request.caches or tuple(_cache_for(split, request, known) for split in request.splits)
+    names = ",".join(request.splits)
+    for path in paths:
+        if not path.is_dir():
+            raise MissingError(
+                f"{show(str(path), 300)}: no such cache: make it with `svp precompute --split "
+                f"{request.splits[0]}`, or name one with --from-cache PATH"
+            )
+    readers = tuple(open_reader(path, request, device) for path in paths)
+    if len(request.splits) == 1:
+        return {request.splits[0]: readers}
+    found = {
+        split: tuple(reader for reader in readers if reader.plan.split in (split, ""))
+        for split in request.splits
+    }
+    for split, own in found.items():
+        if not own:
+            have = ", ".join(f"{show(str(r.path), 200)} is of {r.plan.split}" for r in readers)
+            raise MissingError(
+                f"--split {names}: no cache of {split} is named ({have}): make it with `svp "
+                f"precompute --split {split}`, and name it with --from-cache"
+            )
+    return found
+
+
+def free_name(folder: Path, request: EvalRequest, split: str = "") -> Path:
+    """A result file's name in `folder` that is not taken."""
+    words = [split or request.split, request.protocol, "generated" if request.generate else ""]
+    stem = "-".join(word for word in words if word)
+    number = 1
+    while (path := folder / f"{stem}-{number}.jsonl").exists():
+        number += 1
+    return path
+
+
+def _classes(dataset: str | None) -> Classes:
+    folder = Path(dataset) if dataset is not None else DATA
+    known = known_classes(folder) or {}
+
+    def classes(said: Expression) -> list[str]:
+        return known[said.sent_id] if said.sent_id in known else word_classes(said.text)
+
+    return classes
+
+
+def _targets(items: Sequence[Example]) -> Targets:
+    known = {(i.entry.dataset, e.sent_id): e.mask for i in items for e in i.expressions}
+    return lambda row: known.get((row.dataset, row.sent_id))
+
+
+def _judge(request: EvalRequest, readers: Sequence[CacheReader], device: str) -> Oracle | None:
+    if not request.bounds:
+        return None
+    needed = request.sam_weights is not None or _shipped(readers[0])
+    point = point_decoder(readers[0], request.sam_weights, device) if needed else None
+    return Oracle(readers, point)
+
+
+def _shipped(reader: CacheReader) -> bool:
+    """Whether SAM's weights are in the package (or need no file)."""
+    weights = reader.plan.recipe.superpixels.weights
+    return reader.plan.sam is not None and not weights.startswith("sha256:")
+
+
+def _progress(
+    units: int, ranks: int, say: Callable[[str], None], split: str
+) -> Callable[[int], None]:
+    """Tells about ten times how far this rank is."""
+    total, done = max(1, units // ranks), 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if 10 * before // total != 10 * done // total:
+            say(f"{split}evaluated {min(done, total):,} of {total:,} dialogues")
+
+    return progress
+
+
+def _quiet(count: int) -> None:
+    pass
+
+
+def _unheard(line: str) -> None:
+    pass

@@ -1,0 +1,155 @@
+"""`svp export`: a run's checkpoint becomes a folder that loads without the run and its weights."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...model.pretrained import Card, ProjectorSpec, save_pretrained
+from ...model.pretrained.pretrained import Adapter
+from ...pipeline.cache.layout import PLAN
+from ...pipeline.cache.plan import Plan
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.display import show
+from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from ...pipeline.io.atomic import check_writable
+from ..evaluation.load_trained import Trained, find_trained, open_trained
+from ..figures.inputs import find_cache
+from ..options import TrainFlags
+from ..trainer.checkpoint import Checkpoint
+from .evaluate import report_command
+from .inputs import CACHE
+from .run_data import cache_of_run, data_of_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What the user asked for.
+
+    out         the new folder
+    checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
+    cache       any cache the model reads: it decides the projector's input; None: the run's own
+    flags       where weights lie that the run started from
+    adapter     LoRA "merged" or "separate"
+    results     result files of `svp eval` whose metrics go into the model card
+    """
+
+    out: Path
+    checkpoint: Path | None = None
+    runs: Path = Path("runs")
+    cache: Path | None = None
+    flags: TrainFlags = field(default_factory=TrainFlags)
+    adapter: Adapter = "merged"
+    results: tuple[Path, ...] = ()
+    licence: str = "other"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written: file name -> bytes."""
+
+    folder: Path
+    files: Mapping[str, int]
+
+    exit_code = 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [f"{name}  {size:,} bytes" for name, size in self.files.items()] + [
+            f"model: {self.folder}"
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        return {"folder": str(self.folder), "files": dict(self.files)}
+
+
+def export_command(request: ExportRequest) -> ExportReport:
+    """Write the folder.
+
+    Raises what `open_trained` and `save_pretrained` raise; MissingError without a cache,
+    PlanMismatchError for results of another checkpoint.
+    """
+    check_writable(request.out)
+    found = find_trained(request.checkpoint, request.runs)
+    if not isinstance(found, Checkpoint):
+        raise ConfigError(f"{show(str(request.checkpoint), 300)}: is an export already: copy it")
+    plan = CacheReader(_cache(request, found)).plan
+    trained = open_trained(found, plan, request.flags)
+    save_pretrained(
+        trained.model,
+        request.out,
+        projector=_projector(trained, plan),
+        tokenizer=trained.vocab.tokenizer,
+        card=_card(trained, found, request),
+        adapter=request.adapter,
+        recipe=plan.recipe,
+    )
+    files = {path.name: path.stat().st_size for path in sorted(request.out.iterdir())}
+    return ExportReport(request.out, files)
+
+
+def _cache(request: ExportRequest, found: Checkpoint) -> Path:
+    """A cache that knows how photographs were shown: the named one, else the run's."""
+    asked = request.cache or cache_of_run(data_of_run(found))
+    if asked is not None:
+        if not (asked / PLAN).is_file():
+            raise MissingError(
+                f"{show(str(asked), 300)}: no such cache: name one the model reads with --cache PATH"
+            )
+        return asked
+    for digest in found.state.data.values():  # a run of an earlier svp records digests only
+        with suppress(MissingError):
+            return find_cache(digest)
+    if (CACHE / PLAN).is_file():
+        return CACHE
+    raise MissingError(
+        f"the caches that the run {show(found.path.parents[1].name)} read are not where they were: "
+        "name one the model reads (of any split, made with the same recipe) with --cache PATH"
+    )
+
+
+def _projector(trained: Trained, plan: Plan) -> ProjectorSpec:
+    config, made = trained.recipe.model.projector, trained.model.projector
+    return ProjectorSpec(
+        name=config.name,
+        in_dim=made.in_dim,
+        llm_dim=made.llm_dim,
+        grid=plan.grid,
+        options=config.options,
+    )
+
+
+def _card(trained: Trained, checkpoint: Checkpoint, request: ExportRequest) -> Card:
+    recipe, state = trained.recipe, checkpoint.state
+    stages = ", ".join(f"{stage.name} {stage.steps} steps" for stage in recipe.stages)
+    training = {
+        "recipe": f"digest {recipe.digest()}",
+        "stages": f"{stages}; global batch {recipe.global_batch}; stopped at step {state.step}",
+        "start": f"language model {recipe.model.lm}, checkpoint {recipe.model.init}",
+        "vision": f"{recipe.model.vision.encoder} at {recipe.model.vision.size} px",
+        "checkpoint": checkpoint.digest,
+        **{name: f"digest {digest}" for name, digest in state.data.items()},
+    }
+    held_out = {f"held-out while training, {k}": f"{v:.4f}" for k, v in state.scores.items()}
+    run = checkpoint.path.parents[1].name
+    return Card(run, request.licence, training, held_out | _metrics(checkpoint, request))
+
+
+def _metrics(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, str]:
+    """gIoU and cIoU of the result files. Raises PlanMismatchError for another model's results."""
+    found = {}
+    for path in request.results:
+        report = report_command(path)
+        other = report.header.digests.get("checkpoint")
+        if other != checkpoint.digest:
+            raise PlanMismatchError(
+                f"{show(str(path), 200)}: results of checkpoint {show(other)}, this one is "
+                f"{checkpoint.digest}: evaluate this checkpoint with `svp eval`"
+            )
+        for split in report.splits:
+            size, head = split.size, report.header
+            name = f"{size.dataset} {size.split}, protocol {head.protocol}"
+            values = (f"{n} {split.values[n].value:.4f}" for n in ("gIoU", "cIoU"))
+            found[name] = f"{', '.join(values)} ({size.sentences} sentences)"
+    return found

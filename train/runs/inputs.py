@@ -1,0 +1,231 @@
+"""From the command line's words to recipe, caches, sentences and their stream, checked together.
+
+Without a cache the newest one of the training split is taken, without a data set what it was made
+from.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from ...pipeline.cache.places import image_root_of
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.datasets import Source, open_source
+from ...pipeline.datasets.problems import Faults, merged
+from ...pipeline.display import show
+from ...pipeline.errors import CacheError, ConfigError, MissingError
+from ...pipeline.io.atomic import check_writable
+from ...pipeline.precompute.toy_guard import require_real_models
+from ...pipeline.records import Where
+from ..cli_defaults import DATA, cache_of
+from ..data.build_table import check_left_out, open_table
+from ..data.collate import CachedVisuals
+from ..data.expression_table import ExpressionTable
+from ..data.length_check import Room
+from ..data.live_cache import LiveReader
+from ..data.loader import Draws, Loader, Share
+from ..data.sam_identity import identity, require_same_sam
+from ..data.tokenizer import Vocabulary
+from ..factory import require_cache
+from ..options import Places, resolve_train
+from ..recipe import TrainRecipe
+from .newest_cache import NONE_THERE, data_of, newest_cache, require_images
+from .train_request import DataRequest, TrainRequest
+
+__all__ = ["ALL", "CACHE", "TABLES", "DataRequest", "Looking", "Opened", "TrainRequest", "open_reader",
+           "open_training", "require_models", "source_of", "stream_of"]  # fmt: skip
+
+ALL = "all"  # the split that is the whole data set
+CACHE = cache_of("train")
+TABLES = Path("caches/tables")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Recipe and data of a request, checked against each other; no weights read yet.
+
+    data  the request's, or what the caches were made from
+    """
+
+    recipe: TrainRecipe
+    places: Places
+    readers: tuple[CacheReader, ...]
+    source: Source
+    data: DataRequest
+
+    def table(self, partial: bool, runs: Path, say: Callable[[str], None]) -> ExpressionTable:
+        """The expression table, made on the first run; beside the runs where that is the only
+        place that can be written.
+        """
+        try:
+            check_writable(TABLES / "table")
+            tables = TABLES
+        except CacheError:
+            tables = runs / "tables"
+        return open_table(
+            tables,
+            [self.source],
+            self.readers,
+            training=True,
+            datasets=self.recipe.data.datasets,
+            partial=partial,
+            max_failures=self.data.max_failures,
+            say=say,
+        )
+
+
+def open_training(request: TrainRequest, device: str, *, weights: bool = True) -> Opened:
+    """Recipe, caches and sentences. Raises ConfigError, MissingError, PlanMismatchError, DataError.
+
+    weights  False: those of the model need not be there
+    """
+    require_images(request.data)
+    asked = (request.size, request.recipe_file, request.flags, request.overrides)
+    recipe, places = resolve_train(*asked, weights=False)  # weights may take minutes to hash
+    paths = request.caches or (newest_cache(recipe.data.split, request.say, request.data.dataset),)
+    for path in paths:
+        if not path.is_dir():
+            raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")
+    data = data_of(paths, request.data)
+    readers = tuple(open_reader(path, request, device) for path in paths)
+    source = source_of(data, recipe, recipe.data.split)
+    if not source.sentences:
+        raise ConfigError(
+            f"{show(data.dataset or source.name)}: photographs without expressions: there is nothing "
+            "to train on, whatever the cache holds. Training reads image, expression and mask: "
+            "JSONL, REFER or parquet (docs/data.md); `svp data check` tells what is there"
+        )
+    for path, reader in zip(paths, readers, strict=True):
+        require_cache(recipe, reader.plan, path)
+        require_same_sam(identity(readers[0].plan), reader.plan, f"cache {readers[0].plan.id[:12]}")
+    if weights:
+        recipe, places = resolve_train(*asked)
+    require_models(recipe, readers, source, request.size)
+    if request.limit is not None:
+        source = first_images(source, readers, request.limit)
+    return Opened(recipe, places, readers, source, data)
+
+
+def next_commands(
+    request: TrainRequest, opened: Opened, table: ExpressionTable, run: Path
+) -> tuple[str, ...]:
+    """The commands that use the finished run; a photograph and an expression of its own data."""
+    end = ["--checkpoint", str(run), *(["--size", "tiny"] if request.size == "tiny" else [])]
+    first = table.entry(0).image_id
+    paths = (image.path for image in opened.source.images if image.image_id == first)
+    photo = opened.source.image_root / next(paths, "")
+    picture = os.path.relpath(photo) if photo.is_file() else "PHOTO"
+    said = table.sentences(0)[0].text
+    return (
+        shlex.join(["svp", "eval", *end]),
+        shlex.join(["svp", "predict", *end, "--", picture, said]),
+    )
+
+
+def first_images(source: Source, readers: Sequence[CacheReader], limit: int) -> Source:
+    """The source with the sentences of its first images, by id, that a cache holds."""
+    held = {image_id for reader in readers for image_id in reader.index_of}
+    ids = sorted({row.image_id for row in source.sentences} & held)[:limit]
+    kept = frozenset(ids)
+    return replace(source, sentences=tuple(s for s in source.sentences if s.image_id in kept))
+
+
+def require_models(
+    recipe: TrainRecipe, readers: Sequence[CacheReader], source: Source, size: str | None
+) -> None:
+    """Refuse toy models on this data, of the recipe or of its caches; see `require_real_models`."""
+    for reader in readers:
+        require_real_models(
+            source.name, generated=source.generated, size=size,
+            precompute=reader.plan.recipe, language_model=recipe.model.init,
+            instead="a cache of `svp precompute --size small` (or paper) and a model trained on it "
+            "with `svp train --size small` (or paper)",
+        )  # fmt: skip
+
+
+class Looking(Protocol):
+    """What a request says of how photographs are seen; see `TrainRequest`."""
+
+    @property
+    def data(self) -> DataRequest: ...
+
+    @property
+    def live(self) -> bool: ...
+
+    @property
+    def sam_weights(self) -> Path | None: ...
+
+    @property
+    def encoder_weights(self) -> Path | None: ...
+
+
+def open_reader(path: Path, request: Looking, device: str) -> CacheReader:
+    """The cache at `path`, or its live counterpart. Raises MissingError, CacheError."""
+    if not request.live:
+        return CacheReader(path)
+    photos = request.data.images or image_root_of(path)
+    if photos is None:
+        raise MissingError(f"--live: the photographs of {show(str(path), 300)} are not where they "
+                           "were: name their folder with --images")  # fmt: skip
+    where = Where(photos, request.sam_weights, request.encoder_weights)
+    return LiveReader(path, where, device)
+
+
+def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Source:
+    """The photographs and sentences of one split, "" or "all" for the whole; without a recipe
+    none is left out.
+
+    Raises what `open_source` raises.
+    """
+    dataset = data.dataset or str(DATA)
+    return open_source(
+        dataset,
+        images=data.images,
+        photos=False,
+        split=None if split in ("", ALL) else split,
+        root=data.root,
+        split_by=data.split_by,
+        allow_google=data.allow_google,
+        allow_counts=data.allow_counts,
+        allow_empty=data.allow_empty,
+        max_failures=data.max_failures,
+        exclude_eval_images=recipe is not None
+        and recipe.data.exclude_eval_images
+        and split == "train",
+    )
+
+
+def stream_of(
+    recipe: TrainRecipe,
+    table: ExpressionTable,
+    visuals: CachedVisuals,
+    vocab: Vocabulary,
+    rank: int = 0,
+    world: int = 1,
+    *,
+    fixed: int | None = None,
+    max_failures: int | None = None,
+) -> Loader:
+    """The recipe's stream of global batches, the share of one rank.
+
+    fixed         visual tokens of every image, if the projector's number is fixed
+    max_failures  as of `open_table`: sentences that are too long for the model count too
+
+    Raises DataError if more sentences are too long than that.
+    """
+    draws = Draws(
+        seed=recipe.seed,
+        global_batch=recipe.global_batch,
+        sampling=recipe.data.sampling,
+        sentences=recipe.data.sentences_per_image,
+    )
+    share = Share(micro_batch=recipe.run.images, rank=rank, world=world, threads=recipe.run.threads)
+    loader = Loader(table, visuals, vocab, draws, share, room=Room(visuals.caches, fixed))
+    bad = loader.too_long.settle(table.sentence_count, None)
+    images = table.left_out.get("images in quarantine", 0)
+    known = Faults(table.left_out.get("bad records", 0))
+    check_left_out(merged((known, bad)), images, max_failures)
+    return loader

@@ -1,0 +1,118 @@
+"""What a training takes where nothing is named: the newest train cache, and the data it was made from.
+
+`svp precompute` leaves the request for its data beside each cache (`logs/places.json`), so that
+`svp train --from-cache` trains on exactly what was cut, without naming the data again.
+"""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from ...pipeline.cache.layout import LOGS, PLAN
+from ...pipeline.cache.places import PLACES, absolute_data, read_places
+from ...pipeline.cache.plan import Plan
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.display import show
+from ...pipeline.errors import CacheError, ConfigError, MissingError
+from .train_request import DataRequest
+
+CACHES = Path("caches")
+NONE_THERE = (
+    "make one with `svp precompute --split train` (generated scenes; your own data with --dataset), "
+    "name one with --from-cache PATH, or try `svp quickstart`"
+)
+
+
+def newest_cache(
+    split: str, say: Callable[[str], None], dataset: str | None = None, root: Path = CACHES
+) -> Path:
+    """The newest complete cache of `split` in `root`, made from `dataset` if that is given.
+
+    Says which it is, and which newer ones are not finished. Raises MissingError if there is none.
+    """
+    wanted = [
+        path
+        for path in sorted(root.glob(f"*/{PLAN}"), key=_time, reverse=True)
+        if _split(path) == split and (dataset is None or _made_from(path.parent, dataset))
+    ]
+    for path in wanted:
+        cache = path.parent
+        if CacheReader(cache).complete:
+            say(f"cache: {cache}, the newest of split {split}")
+            return cache
+        say(f"{cache}: newer, but not finished: left out (its `svp precompute` goes on with it)")
+    of = f" made from {show(dataset)}" if dataset else ""
+    make = "svp precompute --split train"
+    remedy = NONE_THERE.replace(make, f"svp precompute --split {split}")
+    if dataset:
+        words = ["svp", "precompute", "--split", split, "--dataset", dataset]
+        remedy = f"make one with `{shlex.join(words)}`, or name one with --from-cache PATH"
+    raise MissingError(
+        f"no complete cache of split {split}{of} in {show(str(root), 300)}: {remedy}"
+    )
+
+
+def data_of(caches: Sequence[Path], asked: DataRequest) -> DataRequest:
+    """The data request of caches where none is asked for: what they were made from.
+
+    What is asked for beside (`images`, `split_by`, ...) is kept. Raises MissingError if a cache does
+    not say, ConfigError if they differ.
+    """
+    if asked.dataset is not None:
+        return asked
+    found = {path: recorded(path) for path in caches}
+    requests = set(found.values())
+    if len(requests) > 1:
+        each = "; ".join(f"{path}: {show(r.dataset if r else None)}" for path, r in found.items())
+        raise ConfigError(f"the caches were made from different data ({each}): name --dataset")
+    (made,) = requests
+    if made is None or made.dataset is None:
+        raise MissingError(
+            f"{show(str(caches[0]), 300)} does not say which data it was made from: name it with "
+            "--dataset (and --root, --images as for `svp precompute`)"
+        )
+    return over(made, asked)
+
+
+def over(made: DataRequest, asked: DataRequest) -> DataRequest:
+    """`made` with what is asked for in its place: a photographs' folder that was moved, say."""
+    given = {f.name: getattr(asked, f.name) for f in fields(asked)}
+    return replace(made, **{n: v for n, v in given.items() if v is not None and v is not False})
+
+
+def recorded(cache: Path) -> DataRequest | None:
+    """The data request a cache was made from, if it says."""
+    places = read_places(cache)
+    if places is None:
+        return None
+    known = {f.name for f in fields(places)}
+    names = (f.name for f in fields(DataRequest) if f.name in known)
+    return DataRequest(**{name: getattr(places, name) for name in names})
+
+
+def require_images(asked: DataRequest) -> None:
+    """Raise MissingError if the image folder that was named is none.
+
+    One that a cache remembers may be gone: the cache has outlived its photographs.
+    """
+    if asked.images is not None and not asked.images.is_dir():
+        raise MissingError(f"--images {show(str(asked.images), 300)}: no image folder")
+
+
+def _made_from(cache: Path, dataset: str) -> bool:
+    made = recorded(cache)
+    return made is not None and made.dataset == absolute_data(dataset, None)[0]
+
+
+def _split(plan: Path) -> str | None:
+    try:
+        return Plan.load(plan).split
+    except CacheError:
+        return None
+
+
+def _time(plan: Path) -> int:
+    """When a cache was last worked on."""
+    places = plan.parent / LOGS / PLACES
+    return (places if places.exists() else plan).stat().st_mtime_ns

@@ -1,0 +1,155 @@
+"""`svp train`: a request becomes a job, in a new run folder or in that of the run it goes on with."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...pipeline.io.atomic import check_writable
+from ...pipeline.process import pick_device, resuming
+from ..data.collate import CachedVisuals
+from ..data.encoder_identity import features_of
+from ..data.sam_identity import doubt, identity
+from ..estimates.memory import GIB
+from ..estimates.sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
+from ..estimates.typical_batch import SUPERPIXELS, typical_image
+from ..factory import assemble, outline, shape_of
+from ..recipe import TrainRecipe
+from ..trainer.optimizers import require_packages
+from ..trainer.prepare import make_accelerator, make_ready, recompute
+from ..trainer.previews import Previews
+from ..trainer.resume import find_checkpoint
+from ..trainer.run_folder import RunFolder
+from ..trainer.trainer import Job, TrainReport, split_evenly, train
+from ..warm_start import imitate
+from .held_out import open_held_out, scorer
+from .inputs import Opened, TrainRequest, next_commands, open_training, stream_of
+from .run_data import RunData, Used, used, weights_of, write_run_data
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+AUTO = "auto"
+
+
+def train_command(request: TrainRequest) -> TrainReport:
+    """`svp train`. Raises what `open_training`, `assemble` and `train` raise."""
+    if request.deterministic:
+        torch.use_deterministic_algorithms(True)
+    check_writable(request.runs / "run")
+    device = pick_device(request.device)
+    opened = open_training(request, device)
+    recipe = opened.recipe
+    require_packages(recipe.optimizer)
+    held = open_held_out(request, opened)
+    accelerator = make_accelerator(recipe, device)
+    world, main = accelerator.num_processes, accelerator.is_main_process
+    if AUTO in (recipe.run.micro_batch, recipe.run.gradient_checkpointing):
+        choice = choose_for(accelerator, recipe, opened)
+        recipe = settled(recipe, choice)
+        opened = replace(opened, recipe=recipe)
+        request.say(choice.line())
+    split_evenly(recipe, world)
+    with accelerator.main_process_first():
+        table = opened.table(request.partial, request.runs, request.say)
+    first = opened.readers[0].plan
+    made = assemble(recipe, first, opened.places)
+    visuals = CachedVisuals(
+        opened.readers, made.model.projector.needs, pinned=accelerator.device.type == "cuda"
+    )
+    stream = stream_of(
+        recipe, table, visuals, made.vocab, accelerator.process_index, world,
+        fixed=made.model.projector.num_tokens(visuals.plan.grid),
+        max_failures=opened.data.max_failures,
+    )  # fmt: skip
+    content = json.loads(recipe.canonical())
+    found = find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)
+    if made.teacher is not None and found is None:  # a checkpoint holds what came of the lesson
+        images = [table.entry(i) for i in range(len(table))]
+        line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
+        if main:
+            request.say(line)
+    folder = _folder(request, recipe, stream.identity, found.path if found else None, main)
+    with folder.unless_refused(new=found is None):
+        scored = held.used if held else None
+        weights = weights_of(opened.places)
+        known = RunData(training=_training(opened), validation=scored, weights=weights)
+        write_run_data(folder, known)
+        if recipe.run.recompute:
+            recompute(made.model)
+        doubts = [line for line in (doubt(recipe, first),) if line]
+        notes = [
+            *table.notes,
+            *stream.too_long.faults().notices(),
+            *(held.notes if held else ()),
+            *doubts,
+        ]
+        for line in [*notes, f"run folder: {folder.path}"] if main else []:
+            request.say(line)
+        previews = None
+        if main and recipe.run.preview:
+            photos = opened.source.image_root
+            previews = Previews(
+                table,
+                opened.readers,
+                visuals,
+                made.vocab,
+                photos=photos,
+                out=folder.path / "previews",
+            )
+        # With --resume auto the command itself goes on.
+        hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.path)
+        job = Job(
+            recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
+            resume=found, hint=hint, skip=request.skip_nonfinite,
+            new_rows=made.new_rows, preview=previews, say=request.say, sam=identity(first),
+            features=features_of(first.recipe, recipe.model.projector.name),
+            validate=scorer(held, made, str(accelerator.device)) if held else None,
+            left_out=table.left_out | {"sentences too long": stream.too_long.found},
+        )  # fmt: skip
+        return replace(train(job), next=next_commands(request, opened, table, folder.path))
+
+
+def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:
+    """What `auto` means on the smallest device of the run, on every rank the same."""
+    plan, reader = opened.readers[0].plan, opened.readers[0]
+    model = outline(recipe, plan, shape_of(recipe, opened.places))
+    make_ready(model, recipe, len(recipe.stages) - 1, (3, 4, 7))
+    counts = reader.counts[reader.counts > 0]
+    tokens = int(np.percentile(counts, 95)) if len(counts) else SUPERPIXELS
+    world, kind = accelerator.num_processes, accelerator.distributed_type.value
+    image = typical_image(recipe, plan, max(1, tokens))
+    need = demand(recipe, model, image, world, split=kind in ("FSDP", "DEEPSPEED"))
+    gpu = this_device(accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    cpu = accelerator.device.type == "cpu"
+    own = torch.tensor([gpu.memory / GIB], device=accelerator.device)
+    least = int(accelerator.gather(own).min().item() * GIB)
+    gpu = replace(gpu, memory=least)
+    return choose(recipe, need, gpu, world, LARGEST_CPU if cpu else LARGEST)
+
+
+def _training(opened: Opened) -> Used:
+    caches = {reader.path: reader.plan.id for reader in opened.readers}
+    return used(opened.data, opened.recipe.data.split, caches)
+
+
+def _folder(
+    request: TrainRequest,
+    recipe: TrainRecipe,
+    identity: Mapping[str, str],
+    checkpoint: Path | None,
+    main: bool,
+) -> RunFolder:
+    """The run's folder: that of its checkpoint, or a new one all ranks agree on."""
+    if checkpoint is not None:
+        return RunFolder(checkpoint.parents[1], main=main)
+    from accelerate.utils import broadcast_object_list
+
+    made = RunFolder.create(request.runs, recipe, identity, main=main)
+    (path,) = broadcast_object_list([str(made.path)])
+    return RunFolder(Path(path), main=main)

@@ -1,1 +1,0 @@
-"""Prompts, dialogues and their ids: what the language model reads and says."""

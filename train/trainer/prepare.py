@@ -1,0 +1,131 @@
+"""Entering a stage: what trains, with which optimizer, wrapped for the devices it runs on.
+
+A stage always starts a fresh optimizer. Adapters are put around the linears when the first stage
+that wants them begins, so stage 1 pays nothing for them.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...model.language_model import Lora, add_lora
+from ...model.projectors.fusion import Fusion
+from ...model.projectors.svp import SVP
+from ...model.ris import RisModel
+from ...model.trainable import TrainableTable, set_trainable
+from ...pipeline.errors import ConfigError, MissingPackageError
+from ..data.keyed_rng import key_of
+from ..recipe import LoraConfig, TrainRecipe
+from .optimizers import build_optimizer
+from .strategies.base import Wrapped
+from .strategies.deepspeed import PartAdamW, ZeroStates, ZeroWeights, split_on_cpu, zero_plugin
+from .strategies.fsdp import Sharded, fsdp_plugin, shard_on_cpu
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
+    """Devices, ranks and precision as `accelerate launch` or the environment says.
+
+    device  cpu, cuda or cuda:N. Raises MissingPackageError; ConfigError for a GPU that only
+    imitates bfloat16, and for ways to split weights that are not supported.
+    """
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+    except ImportError:
+        raise MissingPackageError("accelerate", "train", "svp train") from None
+
+    pin_gpu(device)
+    precision = "bf16" if recipe.model.dtype == "bfloat16" else "no"
+    if precision == "bf16" and device != "cpu" and not _has_bfloat16():
+        raise ConfigError(
+            "this GPU has no bfloat16 and would imitate it, many times slower: "
+            "--set model.dtype=float32, or use a GPU of the Ampere generation or later"
+        )
+    # SAM's decoder has parts that a single mask never uses; they get no gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    zero, fsdp = zero_plugin(recipe), fsdp_plugin(recipe.optimizer)
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused],
+        deepspeed_plugin=zero, fsdp_plugin=fsdp,
+    )  # fmt: skip
+    shard_on_cpu(accelerator, fsdp)
+    split_on_cpu(accelerator, zero)
+    return accelerator
+
+
+def pin_gpu(device: str) -> None:
+    """Make the GPU that `cuda:N` names the one that `cuda` means in this process.
+
+    Raises ConfigError for one that is not there, and in a run of several processes, each of which
+    takes its own.
+    """
+    index = device.partition(":")[2]
+    if not device.startswith("cuda:") or not index.isdecimal():
+        return
+    if (world := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        raise ConfigError(
+            f"--device {device} with {world} processes: each takes a GPU of its own: leave the number "
+            "out, and choose GPUs with CUDA_VISIBLE_DEVICES"
+        )
+    if int(index) >= (found := torch.cuda.device_count()):
+        raise ConfigError(f"--device {device}: {found} CUDA devices found, counted from 0")
+    torch.cuda.set_device(int(index))
+
+
+def make_ready(
+    model: RisModel, recipe: TrainRecipe, index: int, new_rows: Sequence[int] = ()
+) -> TrainableTable:
+    """Set what trains in stage `index`, adapters included; what trains becomes float32.
+
+    new_rows  ids of special tokens, used if the recipe trains only those rows
+    """
+    stage = recipe.stages[index]
+    if any(earlier.lora for earlier in recipe.stages[: index + 1]) and not _has_lora(model):
+        # Values depend on the seed alone, not on what was drawn before.
+        with torch.random.fork_rng():
+            torch.manual_seed(key_of(recipe.seed, "lora"))
+            add_lora(model.lm, _lora(recipe.model.lora))
+    if isinstance(model.projector, SVP | Fusion):
+        model.projector.add_sspe = stage.add_sspe
+    parts = (*stage.trains, "lora") if stage.lora else stage.trains
+    return set_trainable(model, parts, new_rows=new_rows if recipe.model.new_rows_only else ())
+
+
+def recompute(model: RisModel) -> None:
+    """Let the language model's layers be computed again in the backward pass, to save memory."""
+    lm = model.lm
+    # Renamed in transformers 5.2x; the old name warns there.
+    enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
+def enter(accelerator: "Accelerator", model: RisModel, recipe: TrainRecipe, index: int) -> Wrapped:
+    """Optimizer and wrapper for stage `index`; call `make_ready` before."""
+    stage = recipe.stages[index]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    accelerator.free_memory()
+    if accelerator.distributed_type.value == "DEEPSPEED":
+        parts = PartAdamW(trained, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
+        lends = accelerator.deepspeed_plugin.zero_stage == 3
+        half = recipe.model.dtype == "bfloat16"
+        return (ZeroWeights if lends else ZeroStates)(accelerator, model, parts, half)
+    optimizer = build_optimizer(recipe.optimizer, trained, stage)
+    split = accelerator.distributed_type.value == "FSDP"
+    return (Sharded if split else Wrapped)(accelerator, model, optimizer)
+
+
+def _has_bfloat16() -> bool:
+    found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+    return found
+
+
+def _has_lora(model: RisModel) -> bool:
+    return any("lora_" in name for name, _ in model.named_parameters())
+
+
+def _lora(config: LoraConfig) -> Lora:
+    return Lora(config.r, int(config.alpha), config.dropout, config.targets)

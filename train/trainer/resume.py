@@ -1,0 +1,83 @@
+"""Which checkpoint a run goes on from: the one named, or the newest of the newest run that fits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from ...model.pretrained.config import MODEL_TYPE
+from ...pipeline.display import show
+from ...pipeline.errors import MissingError, PlanMismatchError
+from ...pipeline.io.paths import expand
+from ...pipeline.weights.file_checks import read_json
+from ..recipe import TrainRecipe
+from .checkpoint import PREFIX, Checkpoint
+from .run_folder import CHECKPOINTS
+
+
+def find_checkpoint(
+    asked: str | None,
+    runs: Path,
+    recipe: TrainRecipe,
+    content: Mapping[str, JsonValue],
+    data: Mapping[str, str],
+) -> Checkpoint | None:
+    """The checkpoint to go on from, None to start anew.
+
+    asked    None; "auto": the newest run of this recipe and data under `runs`, or a new one; else a
+             run folder or one checkpoint
+    content  the recipe's values; `data` digests of what it reads
+
+    Raises MissingError, WeightsError (damaged), PlanMismatchError (named, but of another run).
+    """
+    if asked is None:
+        return None
+    if asked != "auto":
+        found = named_checkpoint(expand(asked))
+        found.require(content, data)
+        return found
+    folders = sorted(runs.glob(f"{recipe.name}-*/{CHECKPOINTS}"), reverse=True)
+    for folder in folders:
+        newest = _newest(folder)
+        if newest is not None and _fits(newest, content, data):
+            return newest
+    return None
+
+
+def named_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint by its own folder, or the newest of a run folder. Raises MissingError, WeightsError."""
+    if not path.exists():
+        raise MissingError(f"{show(str(path), 300)}: no such run folder or checkpoint")
+    if path.name.startswith(PREFIX):
+        return Checkpoint.open(path)
+    newest = _newest(path / CHECKPOINTS)
+    if newest is None:
+        raise MissingError(
+            f"{show(str(path), 300)}: neither a checkpoint nor a run folder with one in it{_model(path)}"
+        )
+    return newest
+
+
+def _model(path: Path) -> str:
+    """What to say of a model's folder. Raises WeightsError for a damaged config.json."""
+    file = path / "config.json"
+    if not file.is_file():
+        return ""
+    kind = read_json(file, 1 << 20).get("model_type")
+    return (
+        f"; its config.json says model_type {show(kind)}, an export of svp has {MODEL_TYPE}: a "
+        "GLaMM or LISA folder is given with --published or --init"
+    )
+
+
+def _newest(folder: Path) -> Checkpoint | None:
+    paths = sorted(p for p in folder.glob(f"{PREFIX}*") if p.suffix != ".partial")
+    return Checkpoint.open(paths[-1]) if paths else None
+
+
+def _fits(found: Checkpoint, content: Mapping[str, JsonValue], data: Mapping[str, str]) -> bool:
+    try:
+        found.require(content, data)
+    except PlanMismatchError:
+        return False
+    return True

@@ -1,0 +1,141 @@
+"""A run's folder: what was asked for, where it ran, how it went. Never overwritten.
+
+config.yaml        the resolved recipe and what it ran on
+data.json          which data, caches and held-out data, so that other commands find them
+env.json           versions, machine, command, by an allow-list: no token of an environment gets in
+metrics.jsonl      losses, rates and held-out scores (percent) by step; no times, so two equal runs
+                   write equal files
+log.txt            what was said, with times
+checkpoints/       see checkpoint.py
+previews/          predictions while training
+tensorboard/       if TensorBoard is installed
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...pipeline.display import escape, show
+from ...pipeline.errors import ConfigError, DataError, Interrupted, NonFiniteError, SvpError
+from ...pipeline.io.atomic import append_line, write_file, writing
+from ..provenance import environment
+from ..recipe import TrainRecipe
+
+CHECKPOINTS, METRICS, CONFIG = "checkpoints", "metrics.jsonl", "config.yaml"
+BESIDE = ("digest", "on")  # what config.yaml has beside the recipe
+
+
+class RunFolder:
+    """One run's folder. `main` is False on all ranks but the first: they write nothing."""
+
+    def __init__(self, path: Path, *, main: bool = True) -> None:
+        self.path, self.main = path, main
+        self.checkpoints = path / CHECKPOINTS
+        self._board: Any = None
+
+    @classmethod
+    def create(
+        cls, root: Path, recipe: TrainRecipe, identity: Mapping[str, str], *, main: bool = True
+    ) -> "RunFolder":
+        """`root/<recipe>-<date>` with config and environment. Raises ConfigError if it exists."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        folder = cls(root / f"{recipe.name}-{stamp}", main=main)
+        if main:
+            folder._make(recipe, identity)
+        return folder
+
+    def open(self, step: int) -> None:
+        """Ready to go on after `step` steps: later lines of metrics.jsonl are taken back."""
+        if not self.main:
+            return
+        path = self.path / METRICS
+        if path.exists():
+            write_file(path, _until(path, step), label="metrics")
+        self._board = _tensorboard(self.path / "tensorboard", step)
+
+    def metrics(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Append one line, and the numbers to TensorBoard. CacheError where the disk is full."""
+        if not self.main:
+            return
+        append_line(self.path / METRICS, json.dumps({"step": step, **values}))
+        self.board(step, values)
+
+    def board(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Numbers to TensorBoard alone: rates and memory differ between equal runs."""
+        for name, value in values.items():
+            if self._board is not None and not isinstance(value, str):
+                self._board.add_scalar(name, value, step)
+
+    def log(self, text: str) -> None:
+        """Append one line with the time to log.txt."""
+        if self.main:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            append_line(self.path / "log.txt", f"{now} {escape(text)}")
+
+    def write_json(self, name: str, value: object) -> Path:
+        """A small JSON file in the folder, atomic."""
+        path = self.path / name
+        write_file(path, (json.dumps(value, indent=1) + "\n").encode(), label="run")
+        return path
+
+    @contextmanager
+    def unless_refused(self, *, new: bool) -> Iterator[None]:
+        """A new run that is refused before its first step leaves no folder behind."""
+        try:
+            yield
+        except (Interrupted, NonFiniteError):
+            raise
+        except SvpError:
+            begun = (self.path / METRICS).exists() or any(self.checkpoints.glob("*"))
+            if new and self.main and not begun:
+                self.close()
+                shutil.rmtree(self.path, ignore_errors=True)
+                with suppress(OSError):  # other runs may be there
+                    self.path.parent.rmdir()
+            raise
+
+    def close(self) -> None:
+        """Flush TensorBoard's files."""
+        if self._board is not None:
+            self._board.close()
+
+    def _make(self, recipe: TrainRecipe, identity: Mapping[str, str]) -> None:
+        if self.path.is_dir():
+            where = show(str(self.path), 300)
+            raise ConfigError(f"{where}: exists and is not overwritten: try again")
+        with writing(self.path):
+            self.path.mkdir(parents=True)
+            self.checkpoints.mkdir()
+        config = recipe.model_dump(mode="json") | {"digest": recipe.digest(), "on": dict(identity)}
+        text = yaml.safe_dump(config, sort_keys=False)
+        write_file(self.path / CONFIG, text.encode(), label="config")
+        self.write_json("env.json", environment())
+
+
+def _until(path: Path, step: int) -> bytes:
+    """The lines of metrics.jsonl up to `step`; a half-written last line is dropped."""
+    kept = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            if int(json.loads(line)["step"]) <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            where = f"{show(str(path), 300)} line {number}"
+            raise DataError(f"{where}: not a line of metrics: move the file away") from None
+    return b"".join(kept)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

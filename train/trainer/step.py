@@ -1,0 +1,108 @@
+"""One optimizer step over a global batch, however it is split over micro-batches and processes.
+
+The loss has ONE definition: cross-entropy is the mean over all supervised tokens of the global
+batch, BCE and dice are means over all its masks. Every micro-batch is therefore divided by the
+counts of the whole global batch, which are agreed on before the first forward pass. (GLaMM averages
+micro-batches equally: there the weight of a sentence depends on how many share its micro-batch.)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...model.batch import IGNORE, Batch
+from ...model.losses import Weights
+from .strategies.base import Wrapped
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a global batch is divided by, the same on all ranks; `signal` if one rank has one."""
+
+    tokens: int
+    masks: int
+    signal: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Losses of one global batch, means; `norm` is the gradient's before clipping.
+
+    bad  indices of this rank's micro-batches whose own loss is not finite
+    """
+
+    loss: float
+    ce: float
+    bce: float
+    dice: float
+    norm: float
+    tokens: int
+    masks: int
+    bad: tuple[int, ...] = ()
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step was taken."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+    def values(self) -> dict[str, float | int]:
+        """For metrics.jsonl."""
+        names = ("loss", "ce", "bce", "dice", "norm", "tokens", "masks")
+        return {name: getattr(self, name) for name in names}
+
+
+def agree(accelerator: "Accelerator", batches: Sequence[Batch], signal: int) -> Counts:
+    """Counts of the global batch, and a signal if any rank received one; one small collective."""
+    own = [sum(int((b.labels != IGNORE).sum()) for b in batches),
+           sum(len(b.seg_row) for b in batches)]  # fmt: skip
+    counts = torch.tensor([*own, signal, int(signal > 0)], device=accelerator.device)
+    tokens, masks, signals, ranks = _sum(accelerator, counts).tolist()
+    return Counts(tokens, masks, signals // ranks if ranks else 0)
+
+
+def take(
+    wrapped: Wrapped,
+    batches: Sequence[Batch],
+    counts: Counts,
+    weights: Weights,
+    lr: float,
+    clip: float,
+) -> StepResult:
+    """Forward and backward of this rank's micro-batches, and the step unless a number is not finite.
+
+    `batches` are on the CPU. The result is the same on every rank; no gradient is left.
+    """
+    accelerator, sums = wrapped.accelerator, []
+    for number, batch in enumerate(batches, 1):
+        with wrapped.micro_batch(number == len(batches)):
+            losses = wrapped.losses(batch.to(accelerator.device, torch.float32))
+            wrapped.backward(losses.total(weights, tokens=counts.tokens, masks=counts.masks))
+        sums.append(torch.stack([losses.ce, losses.bce, losses.dice]).detach().double())
+    own = torch.stack(sums)
+    bad = (~own.isfinite().all(1)).nonzero().flatten().tolist()
+    total = _sum(accelerator, own.sum(0))
+    norm = wrapped.update(lr, clip, allowed=bool(total.isfinite().all()))
+    return _result(total.tolist(), norm, counts, weights, bad)
+
+
+def _result(
+    sums: Sequence[float], norm: float, counts: Counts, weights: Weights, bad: Sequence[int]
+) -> StepResult:
+    ce, bce, dice = (
+        value / max(1, n)
+        for value, n in zip(sums, (counts.tokens, counts.masks, counts.masks), strict=True)
+    )
+    loss = weights.ce * ce + weights.bce * bce + weights.dice * dice
+    return StepResult(loss, ce, bce, dice, norm, counts.tokens, counts.masks, tuple(bad))
+
+
+def _sum(accelerator: "Accelerator", value: Tensor) -> Tensor:
+    total: Tensor = accelerator.reduce(value, "sum")
+    return total

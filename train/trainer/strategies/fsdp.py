@@ -1,0 +1,140 @@
+"""Weights split over processes by FSDP2: lent out for a stage, whole for everything else.
+
+For a stage the job's model lends its parameters to a twin, which accelerate splits (lent.py).
+
+The split keeps every parameter's own dtype (trained float32, frozen bfloat16) and the forward pass
+runs under autocast, as without a split: the arithmetic is that of one process. It costs 4 instead of
+2 bytes per trained number when a unit is gathered; gradients are summed in float32.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from ....model.ris import RisModel
+from ....pipeline.errors import ConfigError
+from .shard_copy import Lent
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+UNIT = "LlamaDecoderLayer"  # gathered one at a time; what is around the layers is the root's unit
+
+
+def fsdp_plugin(optimizer: str) -> Any:
+    """What `accelerate launch` says of FSDP, None if it was not asked for.
+
+    optimizer  of the recipe. Raises ConfigError for settings that are not supported.
+    """
+    if not _flag("ACCELERATE_USE_FSDP"):
+        return None
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError(
+            "FSDP 1 flattens parameters, and frozen and trained ones cannot share a unit: set "
+            "fsdp_version: 2 in accelerate's configuration (--fsdp_version 2)"
+        )
+    if _flag("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise ConfigError(
+            "fsdp_activation_checkpointing renames parameters: leave it out and use the recipe's "
+            "own (--set run.gradient_checkpointing=true)"
+        )
+    if optimizer == "adamw8bit":
+        raise ConfigError(
+            "optimizer adamw8bit cannot be split over processes: use adamw, whose states FSDP "
+            "splits, or offload"
+        )
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy=os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP"),
+        transformer_cls_names_to_wrap=os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", UNIT).split(
+            ","
+        ),
+        mixed_precision_policy=MixedPrecisionPolicy(),
+        # It would broadcast a state dict of parameters only, and fail at SAM's buffers.
+        cpu_ram_efficient_loading=False,
+    )
+
+
+def shard_on_cpu(accelerator: "Accelerator", plugin: Any) -> None:
+    """Let CPU processes split as well; accelerate reads its FSDP settings for GPUs only."""
+    from accelerate import DistributedType
+
+    if plugin is not None and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        say_split(accelerator, DistributedType.FSDP)
+        accelerator.state.fsdp_plugin = plugin
+
+
+def say_split(accelerator: "Accelerator", how: Any) -> None:
+    """Make `how` accelerate's distributed type, for all stages.
+
+    Each optimizer it prepares reads the type from `PartialState` anew, so it must stand there too:
+    otherwise a second stage on CPUs would be copied instead of split.
+    """
+    from accelerate.state import PartialState
+
+    PartialState._shared_state["distributed_type"] = how
+    accelerator.state.distributed_type = how
+
+
+class Sharded(Lent):
+    """A stage whose parameters, gradients and states are split by FSDP2.
+
+    accelerate takes a state dict of the whole model before it splits, and uses it only for
+    `cpu_ram_efficient_loading`. It would keep every weight, mapped or not, until the last layer is
+    split; without it a layer's whole weights are let go as soon as this rank has its part.
+    """
+
+    def __init__(self, accelerator: "Accelerator", plain: RisModel, optimizer: Optimizer) -> None:
+        super().__init__(accelerator, plain, optimizer)
+        del self._twin.__dict__["state_dict"]
+
+    def _called(self) -> RisModel:
+        twin = super()._called()
+        twin.state_dict = dict  # type: ignore[method-assign, assignment]
+        return twin
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Every rank keeps its part of what `state` returned."""
+        parameters = {name: p for p, name in self.names.items()}
+        super().restore(
+            {
+                key: value
+                if key.endswith("/step")
+                else split_like(value, parameters[key.rsplit("/", 1)[0]])
+                for key, value in state.items()
+            }
+        )
+
+    def _whole(self, value: Tensor) -> Tensor:
+        return whole(value.detach())
+
+
+def whole(value: Tensor) -> Tensor:
+    """`value` itself, or all of it if it is split; then a collective of all ranks."""
+    if not isinstance(value, DTensor):
+        return value
+    # States kept in the computer's memory travel by the device the ranks talk with.
+    moved = value.to(value.device_mesh.device_type)
+    assert isinstance(moved, DTensor)
+    full: Tensor = moved.full_tensor()
+    return full
+
+
+def split_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """This rank's part of `value`, which all ranks hold, split as `parameter` is (if it is)."""
+    if not isinstance(parameter, DTensor):
+        return value
+    mesh, placements = parameter.device_mesh, parameter.placements
+    part: Tensor = distribute_tensor(value, mesh, placements, src_data_rank=None)
+    return part
+
+
+def _flag(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("true", "1", "yes")

@@ -1,0 +1,62 @@
+"""A model that lends its values for a stage, because the wrapper splits them over processes.
+
+The job's model itself stays an ordinary module without values meanwhile. Evaluation, pictures, the
+next stage and checkpoints see whole tensors under the names they always have, so no file tells how
+many processes wrote it.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ....model.ris import RisModel
+from .base import Wrapped
+
+
+class Lent(Wrapped):
+    """A stage whose parameters are lent to a twin of the job's model, which is split."""
+
+    split = True
+
+    @contextmanager
+    def usable(self) -> Iterator[None]:
+        """`plain` is whole on the device meanwhile; needs room for it there."""
+        self._fill(self.accelerator.device)
+        try:
+            yield
+        finally:
+            empty(self.plain)
+
+    def leave(self) -> None:
+        """`plain` is whole again, in the computer's memory."""
+        self._fill("cpu")
+        self.accelerator.free_memory()
+
+    def _called(self) -> RisModel:
+        self._twin = lend(self.plain)
+        return self._twin
+
+    def _fill(self, device: torch.device | str) -> None:
+        """Give `plain` the twin's values, whole, on `device`; a collective of all ranks."""
+        state = self._collect(self._twin.state_dict(keep_vars=True).items(), device=device)
+        self.plain.load_state_dict(state, assign=True)
+        self.plain.to(device)  # buffers that are no part of the state
+
+
+def lend(model: RisModel) -> RisModel:
+    """A twin with the parameters and buffers of `model`, which keeps names and shapes only."""
+    lent: list[Tensor] = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in lent})
+    empty(model)
+    return twin
+
+
+def empty(model: nn.Module) -> None:
+    """Free the parameters' values; buffers, which are small and shared with the twin, stay."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            hollow = torch.empty_like(parameter, device="meta")
+            setattr(module, name, nn.Parameter(hollow, requires_grad=parameter.requires_grad))

@@ -1,0 +1,351 @@
+"""The training loop: stages of steps; stops, checkpoints and goes on without losing or repeating.
+
+The invariant: the state after step n is a function of (recipe, data, n). Where a run was stopped,
+and how often, does not show in it; on the CPU in float32 it does not show in a single bit.
+
+What a run is given, and what it tells at its end.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import JsonValue
+
+from ...model.losses import Weights
+from ...model.ris import RisModel
+from ...pipeline.errors import ConfigError, NonFiniteError
+from ...pipeline.process import Stop
+from ..data.keyed_rng import key_of
+from ..data.loader import CursorState, Step, Stream
+from ..distributed import meet
+from ..provenance import libraries
+from ..recipe import TrainRecipe
+from .checkpoint import Checkpoint, State, checkpoint_path, load_weights, prune, save_checkpoint
+from .monitor import Watch
+from .optimizers import learning_rate
+from .prepare import enter, make_ready
+from .run_folder import RunFolder
+from .step import StepResult, agree, take
+from .strategies.base import Wrapped
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+Validate = Callable[[RisModel], Mapping[str, float]]
+Preview = Callable[[RisModel, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All a run needs; nothing in it is opened or moved yet.
+
+    resume         the checkpoint to go on from
+    hint           the command that goes on, for the message of a stop
+    skip           non-finite steps that are dropped before the run fails
+    new_rows       ids of the special tokens, for recipes that train only their rows
+    validate       scores of the model on held-out images, called on every rank
+    preview        writes pictures of predictions, called on the first rank
+    left_out       how much of the data is not trained on, by reason, for the report
+    sam            identity of the SAM in the caches (`train.decoder`)
+    features       identity of their encoder (`train.features`)
+    say            told a line now and then
+    """
+
+    recipe: TrainRecipe
+    model: RisModel
+    stream: Stream
+    folder: RunFolder
+    accelerator: "Accelerator"
+    resume: Checkpoint | None = None
+    hint: str = "svp train --resume auto"
+    skip: int = 0
+    new_rows: Sequence[int] = ()
+    validate: Validate | None = None
+    preview: Preview | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    sam: str = ""
+    features: str = ""
+    say: Callable[[str], None] = field(default=lambda line: None)
+
+
+def percents(scores: Mapping[str, float]) -> str:
+    """Fractions as percent, as `svp eval` prints them."""
+    return "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a finished run tells; `next` are the commands that use it, for a shell."""
+
+    folder: Path
+    checkpoint: Path
+    steps: int
+    seconds: float
+    images: int
+    last: Mapping[str, float]
+    scores: Mapping[str, float]
+    skipped: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    next: tuple[str, ...] = ()
+
+    exit_code = 0
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rate = self.images / max(self.seconds, 1e-9)
+        last = "  ".join(f"{name} {value:.4f}" for name, value in self.last.items())
+        skipped = f", {self.skipped} steps skipped" if self.skipped else ""
+        done = f"{self.images} images in {self.seconds:.1f} s ({rate:.1f} images/s)"
+        return [
+            f"trained to step {self.steps}: {done if self.images else 'nothing was left'}{skipped}",
+            *([f"last losses: {last}"] if last else []),
+            *([f"held-out: {percents(self.scores)}"] if self.scores else []),
+            f"checkpoint: {self.checkpoint}",
+            f"run folder: {self.folder}",
+            *(f"next: {command}" for command in self.next),
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """For programs."""
+        plain = {"folder": str(self.folder), "checkpoint": str(self.checkpoint)}
+        numbers = {"steps": self.steps, "seconds": self.seconds, "images": self.images}
+        found = {"last": self.last, "scores": self.scores, "left_out": self.left_out}
+        parts = {name: dict(values) for name, values in found.items()}
+        return plain | numbers | parts | {"next": list(self.next)}
+
+
+KEPT = "the step was finished and a checkpoint written"
+BEST = "gIoU"  # the score that decides which checkpoint is kept as the best
+
+
+def train(job: Job) -> TrainReport:
+    """Run all stages, or those that are left.
+
+    Raises NonFiniteError (the batch is named in the run folder), Interrupted after a checkpoint was
+    written, PlanMismatchError if `job.resume` belongs to another run, ConfigError if the global
+    batch cannot be split.
+    """
+    split_evenly(job.recipe, job.accelerator.num_processes)
+    with Stop(job.hint, KEPT) as stop:
+        return _Run(job, stop).all()
+
+
+def split_evenly(recipe: TrainRecipe, world: int) -> int:
+    """Micro-batches per rank and step. Raises ConfigError unless micro x them x ranks = global."""
+    micro, whole = recipe.run.images, recipe.global_batch
+    if whole % (micro * world):
+        raise ConfigError(
+            f"micro_batch {micro} x accumulation x {world} ranks cannot be the recipe's "
+            f"global_batch {whole}: use a micro_batch that divides {whole / world:g} "
+            "(--micro-batch), another number of processes, or --set global_batch=N"
+        )
+    return whole // (micro * world)
+
+
+class _Run:
+    """A run in progress; every attribute that changes is part of a checkpoint."""
+
+    def __init__(self, job: Job, stop: Stop) -> None:
+        self.job, self.stop = job, stop
+        self.recipe, self.accelerator = job.recipe, job.accelerator
+        old = job.resume.state if job.resume else None
+        self.step = old.step if old else 0
+        self.cursor: CursorState = old.cursor if old else job.stream.start()
+        self.skipped = old.skipped if old else 0
+        self.scores = dict(old.scores) if old else {}
+        self.best = old.best if old else None
+        self.trained: set[str] = set()
+        self.last: StepResult | None = None
+        self.began, self.first = time.monotonic(), self.step
+        self.watch = Watch(
+            job.recipe.steps, job.recipe.global_batch, self.accelerator.num_processes,
+            self.accelerator.device,
+        )  # fmt: skip
+        loss = job.recipe.loss
+        self.weights = Weights(loss.ce, loss.bce, loss.dice)
+
+    def all(self) -> TrainReport:
+        """Every stage that is left."""
+        job, resume = self.job, self.job.resume
+        if resume:
+            resume.require(self._recipe(), job.stream.identity)
+        if self.step == self.recipe.steps:
+            return self._report()
+        job.folder.open(self.step)
+        steps = job.stream.steps(self.cursor)
+        try:
+            while self.step < self.recipe.steps:
+                index, done = self.recipe.stage_at(self.step)
+                self._stage(index, done, steps)
+        finally:
+            job.folder.close()
+        return self._report()
+
+    def _stage(self, index: int, done: int, steps: Iterator[Step]) -> None:
+        entered = self._enter(index, done)
+        for k in range(done, self.recipe.stages[index].steps):
+            step = next(steps)
+            counts = agree(self.accelerator, step.batches, self.stop.received or 0)
+            if counts.signal:
+                self._save(entered)
+                raise self.stop.error(counts.signal)
+            torch.manual_seed(key_of(self.recipe.seed, "step", self.step, self._rank))
+            entered.model.train()
+            stage = self.recipe.stages[index]
+            rate = learning_rate(stage, k)
+            result = take(entered, step.batches, counts, self.weights, rate, stage.clip)
+            if not result.finite:
+                self._refuse(index, result, step)
+            self.step, self.cursor, self.last = self.step + 1, step.cursor, result
+            self.watch.step(step.batches, self.job.model.projector)
+            self._after(entered, index, result, rate)
+        entered.leave()
+
+    def _enter(self, index: int, done: int) -> Wrapped:
+        """Stage `index`, as it is after `done` steps if the run goes on from a checkpoint."""
+        model, resume = self.job.model, self.job.resume
+        table = make_ready(model, self.recipe, index, self.job.new_rows)
+        goes_on = resume is not None and resume.state.step == self.step
+        if resume and goes_on:
+            weights = resume.weights()
+            load_weights(model, weights, str(resume.path))
+            self.trained |= weights.keys()
+        entered = enter(self.accelerator, model, self.recipe, index)
+        self.trained |= set(entered.names.values())
+        if resume and goes_on and done:
+            entered.restore(resume.optimizer())
+        stage = self.recipe.stages[index]
+        self._say(
+            f"stage {stage.name}: {stage.steps - done} steps, {table.trainable:,} trainable parameters"
+        )
+        return entered
+
+    def _refuse(self, index: int, result: StepResult, step: Step) -> None:
+        from accelerate.utils import gather_object
+
+        bad = result.bad or range(len(step.images))
+        images = gather_object([name for number in bad for name in step.images[number]])
+        record = {name: str(value) for name, value in result.values().items()}
+        record |= {"step": str(self.step), "stage": self.recipe.stages[index].name}
+        self.skipped += 1
+        text = f"step {self.step}: loss {result.loss}, gradient norm {result.norm}"
+        if self.job.folder.main:
+            name = f"nonfinite-{self.step:08d}.json"
+            path = self.job.folder.write_json(name, record | {"images": images})
+            text += f"; the batch is named in {path}"
+        if self.skipped > self.job.skip:
+            raise NonFiniteError(
+                f"{text}; images {', '.join(images[:8])}. The step was not taken. Look at these "
+                "images and at the learning rate; --skip-nonfinite N drops up to N such steps"
+            )
+        self._say(f"{text}; skipped")
+
+    def _after(self, entered: Wrapped, index: int, result: StepResult, rate: float) -> None:
+        """Log, score, show and save, as often as the recipe says."""
+        run, end = self.recipe.run, self._stage_end(index)
+        if end or self.step % run.log == 0:
+            self._say(self._progress(result))
+        held: dict[str, float] = {}
+        if end or (run.validate_every and self.step % run.validate_every == 0):
+            held = self._validate(entered)
+        record = {**(result.values() if result.finite else {}), **held}
+        if record:
+            stage = self.recipe.stages[index].name
+            self.job.folder.metrics(self.step, {**record, "lr": rate, "stage": stage})
+        if run.preview and (end or self.step % run.preview == 0):
+            self._preview(entered)
+        if end or self.step % run.checkpoint == 0:
+            self._save(entered)
+
+    def _validate(self, entered: Wrapped) -> dict[str, float]:
+        """Held-out scores as percent, by the names of metrics.jsonl and TensorBoard."""
+        if self.job.validate is None:
+            return {}
+        with self._evaluating(entered):
+            self.scores = dict(self.job.validate(self.job.model))
+        if BEST in self.scores and (self.best is None or self.scores[BEST] > self.best):
+            self.best = self.scores[BEST]
+        self._say(f"step {self.step}: held-out {percents(self.scores)}")
+        return {f"held-out/{name}": 100 * value for name, value in self.scores.items()}
+
+    def _preview(self, entered: Wrapped) -> None:
+        draws = self.job.folder.main and self.job.preview is not None
+        if draws or entered.split:  # the weights of a split model come from all ranks
+            with self._evaluating(entered):
+                if draws and self.job.preview:
+                    self.job.preview(self.job.model, self.step)
+
+    @contextmanager
+    def _evaluating(self, entered: Wrapped) -> Iterator[None]:
+        """Evaluation mode; the loop sets training mode again before its next step."""
+        self.job.model.eval()
+        with torch.no_grad(), entered.usable(), entered.autocast():
+            yield
+
+    def _save(self, entered: Wrapped) -> None:
+        if self.job.folder.main or entered.split:  # what is split comes from all ranks
+            self._write(entered)
+        meet(self.accelerator.device)
+
+    def _write(self, entered: Wrapped) -> None:
+        main = self.job.folder.main
+        index, done = (
+            self.recipe.stage_at(self.step)
+            if self.step < self.recipe.steps
+            else (len(self.recipe.stages), 0)
+        )
+        weights = entered.weights(sorted(self.trained), keep=main)
+        optimizer = entered.state(keep=main) if done else {}
+        if not main:
+            return
+        state = State(
+            schema_version=1, step=self.step, stage=index, stage_step=done, recipe=self._recipe(),
+            data=dict(self.job.stream.identity), cursor=dict(self.cursor),
+            world=self.accelerator.num_processes, micro_batch=self.recipe.run.images,
+            skipped=self.skipped, scores=self.scores, best=self.best, stage_end=done == 0 < self.step,
+            libraries=libraries(), sam=self.job.sam,
+            features=self.job.features,
+        )  # fmt: skip
+        save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
+        prune(self.job.folder.checkpoints, self.recipe.run.keep)
+
+    def _stage_end(self, index: int) -> bool:
+        return self.step == sum(stage.steps for stage in self.recipe.stages[: index + 1])
+
+    def _progress(self, result: StepResult) -> str:
+        rates, numbers = self.watch.read(self.step)
+        if self.job.folder.main:
+            self.job.folder.board(self.step, numbers)
+        losses = f"loss {result.loss:.4f} (ce {result.ce:.4f} bce {result.bce:.4f} "
+        losses += f"dice {result.dice:.4f}) norm {result.norm:.3f}"
+        return f"step {self.step}/{self.recipe.steps}: {losses}; {rates}"
+
+    def _say(self, line: str) -> None:
+        self.job.folder.log(line)
+        if self.job.folder.main:
+            self.job.say(line)
+
+    def _recipe(self) -> dict[str, JsonValue]:
+        value: dict[str, JsonValue] = json.loads(self.recipe.canonical())
+        return value
+
+    def _report(self) -> TrainReport:
+        losses = {n: float(v) for n, v in self.last.values().items()} if self.last else {}
+        saved = checkpoint_path(self.job.folder.checkpoints, self.step)
+        return TrainReport(
+            self.job.folder.path, saved, self.step, time.monotonic() - self.began,
+            (self.step - self.first) * self.recipe.global_batch, losses, self.scores, self.skipped,
+            self.job.left_out,
+        )  # fmt: skip
+
+    @property
+    def _rank(self) -> int:
+        rank: int = self.accelerator.process_index
+        return rank
