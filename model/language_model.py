@@ -57,7 +57,7 @@ def load_lm(folder: Path, dtype: torch.dtype = torch.float32) -> "LlamaForCausal
     """
     from transformers import LlamaForCausalLM
 
-    from .conversion.fill_model import fill
+    from ..pipeline.weights.fill_module import fill
 
     config = read_config(folder)
     config._attn_implementation = "sdpa"

@@ -1,6 +1,9 @@
 """Untrusted text made safe to print: file names and expressions may hold terminal codes."""
 
+import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from reprlib import Repr
 
 _BOUNDED = Repr()
@@ -108,3 +111,27 @@ def share(value: float) -> str:
 def many(count: int) -> str:
     """`1 superpixel`, `40 superpixels`."""
     return f"{count:,} superpixel{'' if count == 1 else 's'}"
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """Names that differ in their first number only become one, e.g. `model.layers.{0-30,33}.x`.
+
+    >>> fold(["a.0.x", "a.1.x", "a.3.x", "b"])
+    ['a.{0-1,3}.x', 'b']
+    """
+    forms: dict[str, list[int]] = {}
+    for name in names:
+        found = re.search(r"(?<=\.)\d{1,9}(?=\.)", name)
+        form = f"{name[: found.start()]}\0{name[found.end() :]}" if found else name
+        forms.setdefault(form, []).extend([int(found[0])] if found else [])
+    return [show(form.replace("\0", _ranges(numbers)), 200) for form, numbers in forms.items()]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs = []
+    for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        values = [value for _, value in run]
+        runs.append(str(values[0]) if len(values) == 1 else f"{values[0]}-{values[-1]}")
+    return "{" + ",".join(runs) + "}"

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from ..model.conversion.convert import open_ris_checkpoint
-from ..model.conversion.fill_model import build_imported, fill
-from ..model.conversion.llama_shape import LlamaShape, read_shape
+from ..model.conversion.fill_model import build_imported
+from ..model.conversion.llama_shape import LlamaShape
 from ..model.language_model import load_lm, random_lm, read_config, restore_buffers
 from ..model.mask_head import MaskHead
-from ..model.pretrained.config import read_model_file
+from ..model.pretrained.config import language_shape, read_model_file
 from ..model.pretrained.peft_adapters import plain_state
 from ..model.pretrained.pretrained import load_pretrained
 from ..model.projectors import Projector, build, projector_class
@@ -30,6 +30,7 @@ from ..pipeline.precompute.purpose import command_for, lacks
 from ..pipeline.records import Where
 from ..pipeline.sam.load import load_sam, random_seed
 from ..pipeline.sam.specs import build_sam
+from ..pipeline.weights.fill_module import fill
 from ..pipeline.weights.load import load_state_dict
 from .data.encoder_identity import features_of, require_same_features
 from .data.keyed_rng import key_of
@@ -243,14 +244,14 @@ def shipped_words() -> Vocabulary:
 def shipped_shape() -> LlamaShape:
     """Sizes of the tiny language model."""
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
-        return read_shape(folder)
+        return language_shape(folder)
 
 
 def shape_of(recipe: TrainRecipe, places: Places) -> LlamaShape:
     """Sizes of the language model: of its folder if that is there, the shipped one's, the recipe's."""
     folder = places.init or places.lm
     if folder is not None and (folder / "config.json").is_file():
-        return read_shape(folder)
+        return language_shape(folder)
     if recipe.model.init.startswith(SHIPPED):
         return shipped_shape()
     random = recipe.model.lm.startswith("random:")

@@ -5,21 +5,21 @@ Order, later wins: the size's recipe in `workflows/train/` or a recipe file, sin
 """
 
 import importlib.resources
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..model.pretrained.config import is_export
 from ..pipeline.display import show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from ..pipeline.fetch.catalogue import CHECKPOINTS
 from ..pipeline.io.paths import expand
 from ..pipeline.io.yaml_files import assign, group, load_yaml, shipped_yaml
 from ..pipeline.weights.load import weights_digest
-from ..pipeline.weights.locate import CHECKPOINTS, LM_FILES, PREFIX, find_checkpoint, hub_folder
+from ..pipeline.weights.locate import LM_FILES, PREFIX, find_checkpoint, hub_folder
 from ..pipeline.weights.rehearsal import turned_down
-from .recipe import TrainRecipe, parse_train_recipe
-from .trainer.run_folder import BESIDE, CONFIG
+from .recipe import BESIDE, CONFIG, TrainRecipe, parse_train_recipe
 
 SHIPPED = "shipped"
 EXPORTED = "svp"  # a folder of `svp export`
@@ -226,3 +226,59 @@ def _refuse_unplaced(name: str, asked: str) -> None:
             f"the recipe starts from model.{name}={asked}: say where it lies with {flag} PATH "
             f"(or try the code with random weights: {flag} random:0)"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """Which sentences of which photographs; None: what the caches were made from.
+
+    allow_empty   empty masks in val and test are meant: no notice about them
+    max_failures  images and records that may be left out because something is wrong with them;
+                  None: any number of images, half of the records
+    """
+
+    dataset: str | None = None
+    images: Path | None = None
+    root: Path | None = None
+    split_by: str | None = None
+    allow_google: bool = False
+    allow_counts: bool = False
+    allow_empty: bool = False
+    max_failures: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """What the user asked for.
+
+    caches     of the training split; none: the newest complete one under `caches`
+    validate   cache of held-out images, for scores while training; validate_dataset  their data,
+               None: what that cache was made from
+    limit      only the first so many images with sentences that the caches hold
+    live       encoders in the loop instead of the caches' rows
+    partial    accept images that the caches do not hold
+    size       None: tiny, on generated scenes only
+    resume     None, "auto", a run folder or a checkpoint
+    hint       the command line, told when the run is stopped
+    """
+
+    caches: tuple[Path, ...] = ()
+    data: DataRequest = field(default_factory=DataRequest)
+    size: str | None = None
+    recipe_file: Path | None = None
+    flags: TrainFlags = field(default_factory=TrainFlags)
+    overrides: tuple[str, ...] = ()
+    validate: Path | None = None
+    validate_dataset: str | None = None
+    limit: int | None = None
+    live: bool = False
+    sam_weights: Path | None = None
+    encoder_weights: Path | None = None
+    partial: bool = False
+    runs: Path = Path("runs")
+    resume: str | None = None
+    device: str = "auto"
+    deterministic: bool = False
+    skip_nonfinite: int = 0
+    hint: str = "svp train --resume auto"
+    say: Callable[[str], None] = print

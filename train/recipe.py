@@ -254,3 +254,7 @@ def parse_train_recipe(raw: object, where: str) -> TrainRecipe:
         return TrainRecipe.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, TrainRecipe)}") from None
+
+
+CONFIG = "config.yaml"  # the file in a run folder that keeps its recipe
+BESIDE = ("digest", "on")  # what config.yaml has beside the recipe

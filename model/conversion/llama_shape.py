@@ -80,15 +80,11 @@ class _File(BaseModel):
 
 
 def read_shape(folder: Path) -> LlamaShape:
-    """The shape `folder/config.json` states, of a published model or of one of our exports.
+    """The shape `folder/config.json` of a published model states.
 
     Raises MissingError (no such file) or WeightsError (asks for code; a field is missing, out of
     range, or something this model does not have, such as tied embeddings or scaled positions).
     """
-    from ..pretrained.config import is_export, read_model_file
-
-    if is_export(folder):
-        return read_model_file(folder).language.shape()
     check_config(folder, {"tie_word_embeddings": False, "hidden_act": "silu"})
     path = folder / "config.json"
     try:

@@ -3,13 +3,11 @@
 Invariant: loaded + dropped + merged + unknown = tensors of the file.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
 
-from ...pipeline.display import show
+from ...pipeline.display import fold, show
 from ...pipeline.errors import WeightsError
 
 
@@ -91,30 +89,6 @@ class ImportReport:
         )
 
 
-def fold(names: Iterable[str]) -> list[str]:
-    """Names that differ in their first number only become one, e.g. `model.layers.{0-30,33}.x`.
-
-    >>> fold(["a.0.x", "a.1.x", "a.3.x", "b"])
-    ['a.{0-1,3}.x', 'b']
-    """
-    forms: dict[str, list[int]] = {}
-    for name in names:
-        found = re.search(r"(?<=\.)\d{1,9}(?=\.)", name)
-        form = f"{name[: found.start()]}\0{name[found.end() :]}" if found else name
-        forms.setdefault(form, []).extend([int(found[0])] if found else [])
-    return [show(form.replace("\0", _ranges(numbers)), 200) for form, numbers in forms.items()]
-
-
 def count_by(reasons: Iterable[str]) -> dict[str, int]:
     """How often each reason occurs, in order of first appearance."""
     return dict(Counter(reasons))
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    if len(numbers) == 1:
-        return str(numbers[0])
-    runs = []
-    for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
-        values = [value for _, value in run]
-        runs.append(str(values[0]) if len(values) == 1 else f"{values[0]}-{values[-1]}")
-    return "{" + ",".join(runs) + "}"

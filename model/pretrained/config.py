@@ -14,7 +14,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import SvpError, WeightsError
 from ...pipeline.weights.file_checks import read_json
 from ...pipeline.weights.model_config import MAX_CONFIG
-from ..conversion.llama_shape import LlamaShape
+from ..conversion.llama_shape import LlamaShape, read_shape
 from ..language_model import Lora
 from ..mask_head import MaskHead
 from .preprocessing import Preprocessing
@@ -189,3 +189,11 @@ def read_model_file(folder: Path) -> ModelFile:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise WeightsError(f"{show(str(path), 200)}: {show(field)}: {show(first['msg'])}") from None
+
+
+def language_shape(folder: Path) -> LlamaShape:
+    """Sizes of the language model in a folder, one of our exports or a published model.
+
+    Raises MissingError (no config.json), WeightsError (see `read_shape`).
+    """
+    return read_model_file(folder).language.shape() if is_export(folder) else read_shape(folder)

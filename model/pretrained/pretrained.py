@@ -25,8 +25,8 @@ from ...pipeline.errors import CacheError, ConfigError
 from ...pipeline.io.atomic import sync_folder
 from ...pipeline.io.paths import expand
 from ...pipeline.recipe import Recipe
+from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import load_state_dict
-from ..conversion.fill_model import fill
 from ..language_model import add_lora, restore_buffers
 from ..projectors import build
 from ..projectors.fusion import Fusion

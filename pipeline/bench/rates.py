@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..encoders.encoder import build_encoder
+from ..encoders import build_encoder
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
 from ..precompute.cost_model import ENCODER_TFLOP, FEATURES, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..datasets.scenes import MadeScene, make_scene, object_masks
 from ..datasets.scenes.attributes import ATTRIBUTES, scene_attributes
-from ..encoders.encoder import Encoder, build_encoder
+from ..encoders import build_encoder
+from ..encoders.encoder import Encoder
 from ..encoders.tiny import PROBE, WIDTH
 from ..masks.rle import decode
 from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig

@@ -9,6 +9,7 @@ from ..io.atomic import make_folder, remove_stale, write_file
 from ..io.paths import refuse_url
 from .layout import COMPLETE, LOGS, MANIFESTS, META, PLAN
 from .plan import Plan
+from .plan_diff import diff_plans
 from .schema import ArraySpec, array_specs, column_specs
 from .zarr_metadata import array_metadata, check_array, check_settings, group_metadata
 
@@ -61,7 +62,7 @@ def _check_same(cache: Path, plan: Plan) -> None:
     found = Plan.load(cache / PLAN)
     if found.id == plan.id:
         return
-    lines = found.diff(plan)
+    lines = diff_plans(found, plan)
     more = [f"... and {len(lines) - DIFF_LINES} more"] if len(lines) > DIFF_LINES else []
     raise PlanMismatchError(
         f"{show(str(cache), 300)} holds cache {found.id[:12]}, this run makes {plan.id[:12]}: "

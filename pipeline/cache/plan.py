@@ -186,12 +186,6 @@ class Plan:
         plan.__dict__["data"] = data
         return plan
 
-    def diff(self, other: "Plan") -> list[str]:
-        """What differs from `other`, one readable line each; empty if the ids are equal."""
-        from .plan_diff import diff_plans
-
-        return diff_plans(self, other)
-
 
 def _from_file(file: _PlanFile, path: Path) -> Plan:
     if file.schema_version != SCHEMA:

@@ -1,17 +1,14 @@
 """Why two plans are not the same: the lines a refused run prints."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from ..display import show
-
-if TYPE_CHECKING:
-    from .plan import Plan, PlanImage
+from .plan import Plan, PlanImage
 
 EXAMPLES = 3
 
 
-def diff_plans(old: "Plan", new: "Plan") -> list[str]:
+def diff_plans(old: Plan, new: Plan) -> list[str]:
     """One line per differing field, `name: old -> new`; images are summed up with examples."""
     names = ("schema", "split", "grid", "channels", "sspe", "rle_bytes", "sam", "shard_size")
     lines = [

@@ -15,6 +15,7 @@ from ..io.atomic import write_file
 from .layout import PLAN, manifest_path
 from .manifest import QUARANTINED, Manifest, committed, read_manifest
 from .plan import Plan
+from .plan_diff import diff_plans
 from .verify import uncommit
 
 
@@ -37,7 +38,7 @@ def adopt(cache: Path, old: Plan, new: Plan) -> None:
     if old.id == new.id:
         return
     if replace(old, images=new.images).id != new.id or not _same_images(old, new):
-        raise _refusal(cache, old, new, old.diff(new))
+        raise _refusal(cache, old, new, diff_plans(old, new))
     changed = {a.image_id for a, b in zip(old.images, new.images, strict=True) if a != b}
     keep: list[Manifest] = []
     for shard in committed(cache, old):

@@ -10,18 +10,12 @@ from pathlib import Path
 from ..display import show
 from ..encoders.tiny import WEIGHTS as encoder_tiny
 from ..errors import SvpError, describe
-from ..fetch.catalogue import REMOTES
+from ..fetch.catalogue import CHECKPOINTS, REMOTES
 from ..io.yaml_files import shipped_yaml
 from ..recipe import Recipe
 from ..records import Where
 from ..sam.tiny import WEIGHTS as sam_tiny
-from ..weights.locate import (
-    CHECKPOINTS,
-    WEIGHT_FILES,
-    find_checkpoint,
-    search_weights,
-    weight_folders,
-)
+from ..weights.locate import WEIGHT_FILES, find_checkpoint, search_weights, weight_folders
 
 
 @dataclass(frozen=True, slots=True)

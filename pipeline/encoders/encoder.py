@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, ImageError
 from ..masks.encoder_view import View
 from ..recipe import FeatureConfig
-from ..records import Where
 from .backbone import Backbone
 
 if TYPE_CHECKING:
@@ -136,27 +135,6 @@ def check_options(backbone: Backbone, config: FeatureConfig) -> None:
     for layer in config.layers:
         if not 1 <= layer <= backbone.depth:
             raise ConfigError(f"features.layers={layer}: allowed are 1..{backbone.depth}")
-
-
-def build_encoder(
-    config: FeatureConfig, where: Where, device: str, *, allow_download: bool = False
-) -> Encoder:
-    """The encoder of a recipe, or the two of them, weights loaded and checked against the recipe's digest.
-
-    Weights: the shipped tiny file, `random:<seed>`, or `sha256:<hex>` with `where.encoder` (a model
-    folder, the original .pth, or a .safetensors file); without it they are looked for in the usual
-    folders, in the hub's cache and, with `allow_download`, on the hub. Raises MissingError,
-    WeightsError, ConfigError.
-    """
-    from .registry import load_backbone
-
-    first = Encoder(load_backbone(config, where.encoder, allow_download), config, device)
-    if (beside := config.beside) is None:
-        return first
-    from .pair import PairEncoder
-
-    backbone = load_backbone(beside, where.second, allow_download)
-    return PairEncoder(first, Encoder(backbone, beside, device))
 
 
 def _numpy(tensor: "Tensor") -> NDArray[np.float32]:

@@ -79,7 +79,6 @@ class Remote:
 
 def find_remote(name: str) -> Remote:
     """The entry called `name`, or a ConfigError that lists the names."""
-    from ..weights.locate import CHECKPOINTS
 
     if known := {key.lower(): row for key, row in CHECKPOINTS.items()}.get(name.lower()):
         raise ConfigError(f"svp fetch does not bring {show(name)}: {known.how}")
@@ -215,3 +214,40 @@ _ALL = (
 )
 
 REMOTES: dict[str, Remote] = {remote.name: remote for remote in _ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder on the hub, which `hf download` brings: svp reads it and never fetches it.
+
+    flag   the option that takes it
+    size   bytes of its weights
+    """
+
+    repository: str
+    about: str
+    flag: str
+    size: int
+
+    @property
+    def how(self) -> str:
+        """The two things to do, in words."""
+        return (
+            f"get it with `hf download {self.repository}` ({self.size / 1e9:.1f} GB), then give "
+            f"{self.flag} hub:{self.repository}, or the folder it lies in"
+        )
+
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    found.repository.rpartition("/")[2]: found
+    for found in (
+        Checkpoint("MBZUAI/GLaMM-GranD-Pretrained", "where the paper's training starts", "--init",
+                   16_760_000_000),
+        Checkpoint("MBZUAI/GLaMM-RefSeg", "GLaMM tuned on RefCOCO", "--published", 16_760_000_000),
+        Checkpoint("MBZUAI/GLaMM-FullScope", "GLaMM for all its tasks", "--published",
+                   16_760_000_000),
+        Checkpoint("xinlai/LISA-7B-v1", "LISA", "--published", 16_120_000_000),
+        Checkpoint("xinlai/LISA-13B-llama2-v1", "LISA, 13B", "--published", 28_900_000_000),
+        Checkpoint("lmsys/vicuna-7b-v1.5", "a language model alone", "--lm", 13_500_000_000),
+    )
+}  # fmt: skip

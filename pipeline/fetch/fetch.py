@@ -11,8 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..display import shorten
-from ..weights.locate import CHECKPOINTS
-from .catalogue import REMOTES, Remote, RemoteFile, find_remote
+from .catalogue import CHECKPOINTS, REMOTES, Remote, RemoteFile, find_remote
 from .download import PATIENT, Patience, Progress, download
 from .unpack import unpack
 

@@ -14,13 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..cache.plan import Plan, PlanImage
-from ..cache.source_images import hash_image
 from ..display import show
 from ..errors import DataError, ImageError, MissingError
 from ..io.paths import safe_join
 from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
 from ..records import ImageRecord
 from ..weights.rehearsal import VARIABLE
+from .source_images import hash_image
 
 # (patch, channels) of encoders, so that a plan needs neither torch nor transformers; a test
 # compares. Those of CLIP take one size each, which their class knows.

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from ..cache.layout import PLAN
 from ..cache.plan import Plan, PlanImage
-from ..cache.source_images import Pixels, read_verified
 from ..display import shorten
 from ..errors import ImageError
 from ..executors.base import Job, Reason
 from ..executors.worker import limit_threads, tell
 from ..process import peak_rss
 from ..records import ImageRow, Quarantined, Superpixels, Where
+from .source_images import Pixels, read_verified
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
@@ -56,7 +56,7 @@ class ShardTask:
         """Load the plan and the models. Raises CacheError, WeightsError, MissingError."""
         import torch  # noqa: F401  first, so that its threads can be limited before it is used
 
-        from ..encoders.encoder import build_encoder
+        from ..encoders import build_encoder
         from ..superpixels.generator import build_source
 
         limit_threads(self.threads)

@@ -124,7 +124,7 @@ class OwnSource:
         names: Sequence[str] = (),
     ) -> tuple[list[Superpixels], list[NDArray[np.float16]] | None]:
         """See `SuperpixelSource`; `names` are the photographs' paths in the data set."""
-        from .generator import embedded
+        from .point_grid import embedded
 
         if embeddings and self._sam is None:
             raise ConfigError("this source was built without SAM: it has no embeddings")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, MissingError
 from ..recipe import SuperpixelConfig
 from ..records import Superpixels, Where
+from .point_grid import embedded
 
 if TYPE_CHECKING:
     from ..sam import SamBackend
@@ -79,16 +80,6 @@ class SlicSource:
         config = self._config
         found = [slic_superpixels(image, config.slic, config.max_superpixels) for image in images]
         return found, embedded(self._sam, images) if embeddings and self._sam else None
-
-
-def embedded(sam: "SamBackend", images: Sequence[Image]) -> Embeddings:
-    """(C,h,w) float16 of each image, as grid prompting gives them."""
-    import torch
-
-    from .point_grid import full_precision
-
-    with torch.inference_mode(), full_precision():
-        return [one.cpu().numpy().astype(np.float16) for one in sam.embed(images)]
 
 
 def generate(

@@ -9,20 +9,29 @@ Invariants: given equal low-resolution logits, `exact` mode gives the bytes of t
 for every chunk and batch size. The result is never empty: see `records.Superpixels.fallback`.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..records import Superpixels
+
+if TYPE_CHECKING:
+    from ..sam import SamBackend
+
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..masks import runs as rl
 from ..recipe import GRID_PRESETS, GridConfig
-from ..records import Superpixels
 from ..sam.preprocess import target_size
 from . import selection
 from .candidates import Candidates, Prompted, concat, no_candidates
@@ -219,3 +228,13 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def embedded(sam: "SamBackend", images: Sequence[Image]) -> list[NDArray[np.float16]]:
+    """(C,h,w) float16 of each image, as grid prompting gives them."""
+    import torch
+
+    from .point_grid import full_precision
+
+    with torch.inference_mode(), full_precision():
+        return [one.cpu().numpy().astype(np.float16) for one in sam.embed(images)]

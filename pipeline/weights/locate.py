@@ -8,11 +8,11 @@ Nothing is downloaded unless the caller says so.
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..display import show
 from ..errors import ConfigError, MissingError, SvpError
+from ..fetch.catalogue import CHECKPOINTS
 from ..io.paths import expand, user_cache
 
 WEIGHT_FILES: dict[str, tuple[str, ...]] = {
@@ -66,43 +66,6 @@ PREFIX = "hub:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w./-]{1,100})?")
 # Only what is read: no code, no pickles beside the shards of an index.
 LM_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "tokenizer.model")
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model folder on the hub, which `hf download` brings: svp reads it and never fetches it.
-
-    flag   the option that takes it
-    size   bytes of its weights
-    """
-
-    repository: str
-    about: str
-    flag: str
-    size: int
-
-    @property
-    def how(self) -> str:
-        """The two things to do, in words."""
-        return (
-            f"get it with `hf download {self.repository}` ({self.size / 1e9:.1f} GB), then give "
-            f"{self.flag} {PREFIX}{self.repository}, or the folder it lies in"
-        )
-
-
-CHECKPOINTS: dict[str, Checkpoint] = {
-    found.repository.rpartition("/")[2]: found
-    for found in (
-        Checkpoint("MBZUAI/GLaMM-GranD-Pretrained", "where the paper's training starts", "--init",
-                   16_760_000_000),
-        Checkpoint("MBZUAI/GLaMM-RefSeg", "GLaMM tuned on RefCOCO", "--published", 16_760_000_000),
-        Checkpoint("MBZUAI/GLaMM-FullScope", "GLaMM for all its tasks", "--published",
-                   16_760_000_000),
-        Checkpoint("xinlai/LISA-7B-v1", "LISA", "--published", 16_120_000_000),
-        Checkpoint("xinlai/LISA-13B-llama2-v1", "LISA, 13B", "--published", 28_900_000_000),
-        Checkpoint("lmsys/vicuna-7b-v1.5", "a language model alone", "--lm", 13_500_000_000),
-    )
-}  # fmt: skip
 
 
 def find_checkpoint(name: str) -> Path | None:

@@ -17,13 +17,13 @@ from svp.model.conversion import (
     import_ris_checkpoint,
     open_ris_checkpoint,
 )
-from svp.model.conversion.fill_model import fill
 from svp.model.conversion.key_mapping import LAYOUTS
 from svp.model.conversion.llama_shape import LlamaShape, read_shape
-from svp.model.conversion.report import fold
 from svp.model.language_model import read_config
 from svp.model.projectors import build
+from svp.pipeline.display import fold
 from svp.pipeline.errors import ConfigError, SvpError, WeightsError
+from svp.pipeline.weights.fill_module import fill
 
 KEYS = Path(__file__).parents[1] / "fixtures" / "keys" / "glamm_refseg.tsv"
 State = dict[str, Tensor]

@@ -26,9 +26,9 @@ from svp.pipeline.bench.tiny import (
 )
 from svp.pipeline.datasets.scenes import MadeScene, make_scene
 from svp.pipeline.datasets.scenes.attributes import ATTRIBUTES
+from svp.pipeline.encoders import build_encoder
 from svp.pipeline.encoders import tiny as features_tiny
 from svp.pipeline.encoders.dinov2 import Dinov2
-from svp.pipeline.encoders.encoder import build_encoder
 from svp.pipeline.recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend, tiny

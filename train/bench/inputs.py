@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ...model.batch import IGNORE, Batch, Visual
 from ...model.projectors import projector_class
-from ...pipeline.encoders.encoder import build_encoder
+from ...pipeline.encoders import build_encoder
 from ...pipeline.masks.encoder_view import View, derive, sspe_grid
 from ...pipeline.recipe import GridConfig
 from ...pipeline.records import Superpixels, Where

@@ -108,8 +108,8 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
             request = replace(request, caches=(newest,))
         return report(dry_run_command(request), as_json)
     from ..options import resolve_plain
-    from ..runs.run_data import resumed
     from ..runs.train import train_command as run
+    from ..trainer.run_data import resumed
 
     resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
     request = resumed(request)
@@ -139,9 +139,8 @@ def quickstart_command(
 ) -> None:
     """Generated scenes to caches, two-stage training and evaluation. Run again to resume."""
     from ...pipeline.process import this_command
-    from ..options import TrainFlags
+    from ..options import TrainFlags, TrainRequest
     from ..runs.quickstart import quickstart
-    from ..runs.train_request import TrainRequest
 
     flags = TrainFlags(seed=seed, projector=projector)
     request = TrainRequest(flags=flags, resume="auto", hint=this_command(), say=_say, **options)

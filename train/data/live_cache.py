@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.cache.row_codec import row_arrays
-from ...pipeline.cache.source_images import read_verified
-from ...pipeline.encoders.encoder import Encoder, build_encoder
+from ...pipeline.encoders import build_encoder
+from ...pipeline.encoders.encoder import Encoder
 from ...pipeline.encoders.pair import PairEncoder
 from ...pipeline.errors import CacheError
 from ...pipeline.masks.encoder_view import derive
+from ...pipeline.precompute.source_images import read_verified
 from ...pipeline.records import ImageRow, Where
 from ...pipeline.superpixels.generator import SuperpixelSource, build_source, generate
 

@@ -16,11 +16,11 @@ from typing import Literal
 
 from ...pipeline.cache.layout import LOGS
 from ...pipeline.cache.plan import PlanImage
-from ...pipeline.cache.source_images import hash_image
 from ...pipeline.datasets.image_roots import other_name
 from ...pipeline.errors import CacheError, DataError, ImageError
 from ...pipeline.io.atomic import write_file
 from ...pipeline.io.paths import safe_join
+from ...pipeline.precompute.source_images import hash_image
 from ...pipeline.records import ImageRecord
 
 SEEN = "photos.json"

@@ -17,7 +17,7 @@ from ..data.tokenizer import load_vocabulary
 from ..recipe import ModelConfig, ProjectorConfig, StageConfig, TrainRecipe, vision_of
 
 if TYPE_CHECKING:
-    from .load_trained import Trained
+    from .trained import Trained
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
     Raises PlanMismatchError (a cache of another encoder, view or SAM), WeightsError, MissingError.
     """
     from ..factory import require_embedding
-    from .load_trained import Trained
+    from .trained import Trained
 
     about, features = found.about, plan.recipe.features
     if about.preprocessing is not None:

@@ -5,42 +5,25 @@ very files (their digests are in the recipe). The last stage that ran decides wh
 and adapters are there.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...model.pretrained.config import is_export
-from ...model.ris import RisModel
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
 from ..data.encoder_identity import require_same_features
 from ..data.sam_identity import require_same_sam
-from ..data.tokenizer import Vocabulary
 from ..factory import assemble
 from ..options import TrainFlags, place_weights
-from ..recipe import TrainRecipe, parse_train_recipe
+from ..recipe import parse_train_recipe
 from ..trainer.checkpoint import Checkpoint, load_weights
 from ..trainer.prepare import make_ready
 from ..trainer.resume import named_checkpoint
+from ..trainer.run_data import RunData, read_run_data, with_weights
 from ..trainer.run_folder import CHECKPOINTS
 from .exported import Exported, open_exported
 from .published import Published, find_published, open_published
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A model in evaluation mode on the CPU, its words, and where it comes from.
-
-    digests     what results of it are to be named after
-    checkpoint  of the run; None for a model that is no run's
-    """
-
-    model: RisModel
-    vocab: Vocabulary
-    recipe: TrainRecipe
-    digests: dict[str, str]
-    checkpoint: Checkpoint | None = None
-
+from .trained import Trained
 
 Found = Checkpoint | Published | Exported
 
@@ -101,8 +84,6 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     who = f"the run {checkpoint.path.parents[1].name}"
     require_same_sam(checkpoint.state.sam, plan, who)
     require_same_features(checkpoint.state.features, plan, recipe.model.projector.name, who)
-    from ..runs.run_data import with_weights  # it names this module's records
-
     places = place_weights(recipe.model.model_dump(mode="json"), with_weights(checkpoint, flags))
     made = assemble(recipe, plan, places)
     index, _ = recipe.stage_at(max(0, checkpoint.state.step - 1))
@@ -111,3 +92,8 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     made.model.requires_grad_(False).eval()
     digests = {"recipe": recipe.digest(), "checkpoint": checkpoint.digest}
     return Trained(made.model, made.vocab, recipe, digests, checkpoint)
+
+
+def data_of_run(found: Found) -> RunData | None:
+    """The record of the run of a checkpoint; None for a published model."""
+    return read_run_data(found.path.parents[1]) if isinstance(found, Checkpoint) else None

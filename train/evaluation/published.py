@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...model.conversion import Imported, build_imported, open_ris_checkpoint
-from ...model.conversion.fill_model import fill
 from ...model.conversion.key_mapping import LAYOUTS, LLAMA_VOCAB, Layout
 from ...model.projectors import Projector, build
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
+from ...pipeline.fetch.catalogue import CHECKPOINTS
 from ...pipeline.io.paths import expand
 from ...pipeline.sam.specs import build_sam
 from ...pipeline.weights.file_checks import read_json
+from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import weights_digest
-from ...pipeline.weights.locate import CHECKPOINTS, LM_FILES, PREFIX, hub_folder, weight_folders
+from ...pipeline.weights.locate import LM_FILES, PREFIX, hub_folder, weight_folders
 from ...pipeline.weights.model_config import MAX_CONFIG, check_config
 from ..data.sam_identity import require_decoder
 from ..data.tokenizer import load_vocabulary
@@ -37,7 +38,7 @@ from ..recipe import (
 )
 
 if TYPE_CHECKING:
-    from .load_trained import Trained
+    from .trained import Trained
 
 TOWERS = ("openai/clip-vit-large-patch14-336", "openai/clip-vit-large-patch14")
 ENCODERS = {"glamm": ("clip-large-336", 336), "lisa": ("clip-large", 224)}
@@ -110,7 +111,7 @@ def open_published(found: Published, plan: Plan) -> "Trained":
     PlanMismatchError (a cache that does not show what CLIP was shown), WeightsError, MissingError.
     """
     from ..factory import require_embedding
-    from .load_trained import Trained
+    from .trained import Trained
 
     require_view(found, plan)
     imported = open_ris_checkpoint(found.folder, layout=found.layout.name, keep=("mm_projector",))

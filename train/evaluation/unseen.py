@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.cache import create_cache
-from ...pipeline.encoders.encoder import build_encoder
+from ...pipeline.encoders import build_encoder
 from ...pipeline.masks import runs as rl
 from ...pipeline.precompute.options import Flags, resolve
 from ...pipeline.precompute.planner import Content, build_plan
@@ -21,7 +21,8 @@ from ...pipeline.records import Superpixels, Where
 from ...pipeline.sam import SamBackend, build_backend
 from ...pipeline.sam.segment_anything import SamPackage
 from ...pipeline.superpixels.candidates import full_image, to_superpixels
-from ...pipeline.superpixels.generator import Embeddings, embedded
+from ...pipeline.superpixels.generator import Embeddings
+from ...pipeline.superpixels.point_grid import embedded
 from ..data.live_cache import LiveReader
 from .published import Published, own_sam
 

@@ -1,6 +1,5 @@
 """What the figures are drawn from: a run's model, its result file, the cache and the photographs."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,25 +12,21 @@ from torch import Tensor
 
 from ...model.batch import Visual
 from ...model.projectors import MaskInput, Projector
-from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.places import image_root_of
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.datasets.images import read_record
-from ...pipeline.display import show
-from ...pipeline.errors import ImageError, MissingError
+from ...pipeline.errors import ImageError
 from ...pipeline.masks import rle
 from ...pipeline.records import ImageRecord, Rle
 from ..data.collate import CachedVisuals
-from ..evaluation.load_trained import Trained
 from ..evaluation.protocols import Example, examples
 from ..evaluation.results import Results, Row
+from ..evaluation.trained import Trained
 from ..runs.inputs import DataRequest, source_of
-from ..runs.run_data import RunData
 from .attention_hooks import recorded
 
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]
-PLACES = ("caches", "caches/reproduce")
 
 
 @dataclass(frozen=True)
@@ -128,22 +123,6 @@ def one_per_image(rows: Sequence[Row], count: int) -> list[Row]:
         if len(found) < count:
             found.setdefault(row.image_id, row)
     return list(found.values())
-
-
-def find_cache(wanted: str, known: RunData | None = None) -> Path:
-    """The cache with this id: one the run read, or looked for in `PLACES`. Raises MissingError."""
-    for used in (known.training, known.validation) if known else ():
-        for cache in used.caches if used else ():
-            if cache.id == wanted and (cache.path / PLAN).is_file():
-                return cache.path
-    for place in PLACES:
-        for plan in sorted(Path(place).glob(f"*/{PLAN}")):
-            if hashlib.sha256(plan.read_bytes()).hexdigest() == wanted:
-                return plan.parent
-    raise MissingError(
-        f"cache {show(wanted[:12])}, which the results were made with, is not in "
-        f"{' or '.join(PLACES)}: name it with --from-cache"
-    )
 
 
 def photos_of(cache: Path, asked: Path | None) -> Path | None:

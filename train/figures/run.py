@@ -20,16 +20,16 @@ from ...pipeline.display import shorten
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
 from ...pipeline.process import pick_device
-from ..evaluation.load_trained import find_trained, open_trained
+from ..evaluation.load_trained import data_of_run, find_trained, open_trained
 from ..evaluation.results import Results, read_results
 from ..options import TrainFlags
 from ..runs.evaluate import EvalRequest, data_for, default_split, eval_command, free_name
 from ..runs.inputs import DataRequest
-from ..runs.run_data import data_of_run
+from ..runs.newest_cache import find_cache
 from .against import against, open_other
 from .attention_maps import attention_maps
 from .canvas import Picture, numbered
-from .inputs import Material, find_cache, photos_of
+from .inputs import Material, photos_of
 from .latency import latency, read_bars
 from .projector_time import projector_time
 from .qualitative import failures, good, small_targets

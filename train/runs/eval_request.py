@@ -7,8 +7,7 @@ from pathlib import Path
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ..evaluation.protocols import Protocol
-from ..options import TrainFlags
-from .train_request import DataRequest
+from ..options import DataRequest, TrainFlags
 
 
 @dataclass(frozen=True, kw_only=True)

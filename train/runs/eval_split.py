@@ -12,9 +12,9 @@ from ..data.collate import SUPERPIXEL_ORDER
 from ..data.dialogues import build_dialogue
 from ..data.length_check import ANY, Room
 from ..data.prompts import Turn
-from ..evaluation.load_trained import Trained
 from ..evaluation.protocols import Example, Unit, gather, plan, that_fit
 from ..evaluation.results import Header, SplitSize
+from ..evaluation.trained import Trained
 from ..provenance import commit, libraries
 from .eval_request import EvalRequest
 from .inputs import DataRequest, require_models, source_of

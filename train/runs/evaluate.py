@@ -24,7 +24,7 @@ from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
 from ..evaluation.evaluate import Classes, Settings, evaluate
-from ..evaluation.load_trained import Found, Trained, find_trained, open_trained, results_of
+from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained, results_of
 from ..evaluation.page.gallery import Targets
 from ..evaluation.page.page import write_page
 from ..evaluation.parts import Parts
@@ -32,17 +32,18 @@ from ..evaluation.protocols import Example
 from ..evaluation.published import Published
 from ..evaluation.results import Results, collect, read_header, read_results, write_results
 from ..evaluation.summary import EvalReport, joined, summarise
+from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_readers
 from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
 from ..factory import require_cache
 from ..provenance import commit
 from ..trainer.prepare import make_accelerator
+from ..trainer.run_data import RunData, split_to_score
 from .eval_request import EvalRequest
 from .eval_split import Split, header_of, open_split
 from .inputs import ALL, DataRequest, open_reader, source_of
 from .newest_cache import newest_cache, over, recorded, require_images
-from .run_data import RunData, data_of_run, split_to_score
 
 __all__ = ["EvalRequest", "commit", "data_for", "default_split", "eval_command", "free_name",
            "open_caches", "report_command"]  # fmt: skip

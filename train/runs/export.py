@@ -13,13 +13,14 @@ from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ...pipeline.io.atomic import check_writable
-from ..evaluation.load_trained import Trained, find_trained, open_trained
-from ..figures.inputs import find_cache
+from ..evaluation.load_trained import data_of_run, find_trained, open_trained
+from ..evaluation.trained import Trained
 from ..options import TrainFlags
 from ..trainer.checkpoint import Checkpoint
+from ..trainer.run_data import cache_of_run
 from .evaluate import report_command
 from .inputs import CACHE
-from .run_data import cache_of_run, data_of_run
+from .newest_cache import find_cache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from ..evaluation.evaluate import Settings, evaluate
 from ..evaluation.protocols import Example, examples, plan
 from ..factory import Assembled, require_cache
 from ..metrics import Counts, metrics
+from ..options import DataRequest, TrainRequest
+from ..trainer.run_data import Used, used
 from ..trainer.trainer import Validate
 from .inputs import Opened, source_of
 from .newest_cache import recorded
-from .run_data import Used, used
-from .train_request import DataRequest, TrainRequest
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,9 @@ from ..data.loader import Draws, Loader, Share
 from ..data.sam_identity import identity, require_same_sam
 from ..data.tokenizer import Vocabulary
 from ..factory import require_cache
-from ..options import Places, resolve_train
+from ..options import DataRequest, Places, TrainRequest, resolve_train
 from ..recipe import TrainRecipe
 from .newest_cache import NONE_THERE, data_of, newest_cache, require_images
-from .train_request import DataRequest, TrainRequest
 
 __all__ = ["ALL", "CACHE", "TABLES", "DataRequest", "Looking", "Opened", "TrainRequest", "open_reader",
            "open_training", "require_models", "source_of", "stream_of"]  # fmt: skip

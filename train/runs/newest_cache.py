@@ -4,6 +4,7 @@
 `svp train --from-cache` trains on exactly what was cut, without naming the data again.
 """
 
+import hashlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -15,7 +16,8 @@ from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import show
 from ...pipeline.errors import CacheError, ConfigError, MissingError
-from .train_request import DataRequest
+from ..options import DataRequest
+from ..trainer.run_data import RunData
 
 CACHES = Path("caches")
 NONE_THERE = (
@@ -116,3 +118,22 @@ def _time(plan: Path) -> int:
     """When a cache was last worked on."""
     places = plan.parent / LOGS / PLACES
     return (places if places.exists() else plan).stat().st_mtime_ns
+
+
+CACHE_FOLDERS = ("caches", "caches/reproduce")
+
+
+def find_cache(wanted: str, known: RunData | None = None) -> Path:
+    """The cache with this id: one the run read, or looked for in `CACHE_FOLDERS`. Raises MissingError."""
+    for used in (known.training, known.validation) if known else ():
+        for cache in used.caches if used else ():
+            if cache.id == wanted and (cache.path / PLAN).is_file():
+                return cache.path
+    for place in CACHE_FOLDERS:
+        for plan in sorted(Path(place).glob(f"*/{PLAN}")):
+            if hashlib.sha256(plan.read_bytes()).hexdigest() == wanted:
+                return plan.parent
+    raise MissingError(
+        f"cache {show(wanted[:12])}, which the results were made with, is not in "
+        f"{' or '.join(CACHE_FOLDERS)}: name it with --from-cache"
+    )

@@ -38,14 +38,15 @@ from ..data.expression_table import Entry
 from ..data.live_cache import LiveReader
 from ..evaluation.evaluate import precision, to_batch
 from ..evaluation.exported import Exported
-from ..evaluation.load_trained import Found, Trained, find_trained, open_trained
+from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained
 from ..evaluation.protocols import Example, plan
 from ..evaluation.published import Published
+from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_readers
 from ..options import TrainFlags
 from ..trainer.previews import PREDICTED
+from ..trainer.run_data import cache_of_run
 from .inputs import CACHE
-from .run_data import cache_of_run, data_of_run
 
 Mask = NDArray[np.bool_]
 COPY = "photo"  # the photograph's name while it is looked at

@@ -19,11 +19,10 @@ from ...pipeline.precompute.run import RunOptions
 from ...pipeline.weights.rehearsal import few_scenes
 from ..cli_defaults import DATA, HELD_OUT, SEED, SPLITS, cache_of
 from ..evaluation.summary import EvalReport
-from ..options import resolve_plain
+from ..options import DataRequest, TrainRequest, resolve_plain
 from ..trainer.trainer import TrainReport
 from .evaluate import EvalRequest, eval_command, report_command
 from .train import train_command
-from .train_request import DataRequest, TrainRequest
 
 GOAL, MARGIN = 0.60, 0.02  # gIoU of SVP, and how much better MLP on all patches may be
 PROJECTORS = ("svp", "mlp")

@@ -12,9 +12,9 @@ from torch import Tensor
 from ...model.batch import Batch
 from ...model.ris import RisModel
 from ...pipeline.cache.reader import CacheReader, spread_over
-from ...pipeline.cache.source_images import read_verified
 from ...pipeline.errors import ImageError
 from ...pipeline.io.atomic import writing
+from ...pipeline.precompute.source_images import read_verified
 from ..data.collate import Item, VisualSource, make_batch
 from ..data.dialogues import build_dialogue
 from ..data.expression_table import ExpressionTable

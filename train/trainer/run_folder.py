@@ -25,10 +25,9 @@ from ...pipeline.display import escape, show
 from ...pipeline.errors import ConfigError, DataError, Interrupted, NonFiniteError, SvpError
 from ...pipeline.io.atomic import append_line, write_file, writing
 from ..provenance import environment
-from ..recipe import TrainRecipe
+from ..recipe import CONFIG, TrainRecipe
 
-CHECKPOINTS, METRICS, CONFIG = "checkpoints", "metrics.jsonl", "config.yaml"
-BESIDE = ("digest", "on")  # what config.yaml has beside the recipe
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 
 
 class RunFolder:

@@ -21,7 +21,7 @@ from svp.model.merge import merge
 from svp.model.projectors.svp.drop_in import SVPProjector
 from svp.pipeline.datasets.scenes import make_scene
 from svp.pipeline.datasets.scenes.vocab import COLOURS, SHAPES
-from svp.pipeline.encoders.encoder import build_encoder
+from svp.pipeline.encoders import build_encoder
 from svp.pipeline.recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from svp.pipeline.records import Superpixels, Where
 from svp.pipeline.superpixels.generator import build_source

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svp.pipeline.datasets.scenes import make_scene
-from svp.pipeline.encoders.encoder import build_encoder
+from svp.pipeline.encoders import build_encoder
 from svp.pipeline.recipe import FeatureConfig, SuperpixelConfig
 from svp.pipeline.records import Where
 from svp.pipeline.sam import build_backend

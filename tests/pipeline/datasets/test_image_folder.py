@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from svp.pipeline.cache.plan import PlanImage
-from svp.pipeline.cache.source_images import hash_image, read_verified
 from svp.pipeline.datasets import open_source
 from svp.pipeline.datasets.image_folder import path_id
 from svp.pipeline.datasets.images import image_size, read_image, read_record
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ImageError, MissingError
+from svp.pipeline.precompute.source_images import hash_image, read_verified
 
 
 def draw(root: Path, *names: str) -> None:

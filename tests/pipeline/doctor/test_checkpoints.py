@@ -7,9 +7,8 @@ import pytest
 from svp.pipeline.doctor.report import doctor
 from svp.pipeline.doctor.weight_search import needed_checkpoint
 from svp.pipeline.errors import ConfigError, MissingError
-from svp.pipeline.fetch.catalogue import find_remote
+from svp.pipeline.fetch.catalogue import CHECKPOINTS, find_remote
 from svp.pipeline.fetch.fetch import offer_lines
-from svp.pipeline.weights.locate import CHECKPOINTS
 from svp.train.options import TrainFlags, place_weights
 
 GET = r"`hf download MBZUAI/GLaMM-GranD-Pretrained`.*--init hub:MBZUAI/GLaMM-GranD-Pretrained"

@@ -9,10 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from svp.pipeline.encoders import dinov2
+from svp.pipeline.encoders import build_encoder, dinov2
 from svp.pipeline.encoders import registry as encoder_weights
 from svp.pipeline.encoders.dinov2 import build_dinov2, expected_config
-from svp.pipeline.encoders.encoder import build_encoder
 from svp.pipeline.errors import ConfigError, MissingError, WeightsError
 from svp.pipeline.recipe import FeatureConfig
 from svp.pipeline.records import Where

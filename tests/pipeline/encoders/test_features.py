@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from svp.pipeline.cache.int8 import relative_error
-from svp.pipeline.encoders.encoder import Encoder, Features, build_encoder
+from svp.pipeline.encoders import build_encoder
+from svp.pipeline.encoders.encoder import Encoder, Features
 from svp.pipeline.errors import ConfigError, ImageError
 from svp.pipeline.recipe import FeatureConfig
 from svp.pipeline.records import Where

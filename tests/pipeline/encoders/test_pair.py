@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from svp.cli import main
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.encoders.encoder import build_encoder
+from svp.pipeline.encoders import build_encoder
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.precompute.cost_model import tflop
 from svp.pipeline.precompute.options import Flags, resolve

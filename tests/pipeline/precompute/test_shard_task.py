@@ -13,7 +13,7 @@ from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets import open_source
 from svp.pipeline.datasets.images import read_image
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.encoders.encoder import build_encoder
+from svp.pipeline.encoders import build_encoder
 from svp.pipeline.errors import ImageError, MissingError
 from svp.pipeline.executors import Event, ExecutorOptions, Job
 from svp.pipeline.masks.encoder_view import derive

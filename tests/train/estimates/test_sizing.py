@@ -12,11 +12,10 @@ from svp.train.estimates.gpus import GPUS, Gpu
 from svp.train.estimates.memory import CONTEXT, GIB, Line, MemoryEstimate
 from svp.train.estimates.sizing import Demand, choose, settled, this_device
 from svp.train.estimates.typical_batch import typical_image
-from svp.train.options import TrainFlags, resolve_train
+from svp.train.options import TrainFlags, TrainRequest, resolve_train
 from svp.train.recipe import TrainRecipe, parse_train_recipe
 from svp.train.reproduce.paper_tables import experiment
 from svp.train.runs.dry_run import DryRun, dry_run_command, planned, scaled
-from svp.train.runs.train_request import TrainRequest
 from svp.train.trainer.trainer import split_evenly
 
 STAGES = [{"name": "one", "steps": 2, "warmup": 0}]

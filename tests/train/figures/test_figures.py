@@ -17,11 +17,11 @@ from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.errors import DataError, MissingError
 from svp.train.factory import assemble
 from svp.train.figures import canvas
-from svp.train.figures.inputs import find_cache
 from svp.train.figures.latency import latency, read_bars
 from svp.train.figures.projector_time import Timed, means, time_images
 from svp.train.options import Places
 from svp.train.recipe import parse_train_recipe
+from svp.train.runs.newest_cache import find_cache
 from svp.train.trainer.checkpoint import State, save_checkpoint
 from svp.train.trainer.prepare import make_ready
 

@@ -13,8 +13,8 @@ from svp.cli import main
 from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError, MissingError
+from svp.train.options import DataRequest
 from svp.train.runs.newest_cache import data_of, newest_cache, require_images
-from svp.train.runs.train_request import DataRequest
 
 SHORT = ("stages.0.steps=1", "stages.0.warmup=0", "stages.1.steps=1", "stages.1.warmup=0",
          "global_batch=2", "run.micro_batch=2", "run.preview=0",

@@ -12,8 +12,9 @@ from svp.cli import main
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import DataError
 from svp.train.metrics import NAMES
-from svp.train.options import Places, TrainFlags
-from svp.train.runs.run_data import (
+from svp.train.options import DataRequest, Places, TrainFlags
+from svp.train.trainer.checkpoint import checkpoints
+from svp.train.trainer.run_data import (
     RunData,
     UsedCache,
     read_run_data,
@@ -22,8 +23,6 @@ from svp.train.runs.run_data import (
     weights_of,
     with_weights,
 )
-from svp.train.runs.train_request import DataRequest
-from svp.train.trainer.checkpoint import checkpoints
 
 SHORT = ("stages.0.steps=1", "stages.0.warmup=0", "stages.1.steps=2", "stages.1.warmup=0",
          "global_batch=2", "run.micro_batch=1", "run.preview=0", "run.log=1",

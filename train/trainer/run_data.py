@@ -19,12 +19,11 @@ from ...pipeline.io.paths import expand
 from ...pipeline.io.yaml_files import load_yaml
 from ...pipeline.weights.rehearsal import MARK
 from ..cli_defaults import DATA, HELD_OUT
-from ..evaluation.load_trained import Found
-from ..options import Places, TrainFlags
-from ..trainer.checkpoint import Checkpoint
-from ..trainer.resume import named_checkpoint
-from ..trainer.run_folder import CONFIG, RunFolder
-from .train_request import DataRequest, TrainRequest
+from ..options import DataRequest, Places, TrainFlags, TrainRequest
+from ..recipe import CONFIG
+from .checkpoint import Checkpoint
+from .resume import named_checkpoint
+from .run_folder import RunFolder
 
 FILE = "data.json"
 MAX_BYTES = 1 << 20
@@ -116,11 +115,6 @@ def read_run_data(run: Path) -> RunData | None:
         ) from None
 
 
-def data_of_run(found: Found) -> RunData | None:
-    """The record of the run of a checkpoint; None for a published model."""
-    return read_run_data(found.path.parents[1]) if isinstance(found, Checkpoint) else None
-
-
 def with_weights(checkpoint: Checkpoint, flags: TrainFlags) -> TrainFlags:
     """`flags`, and where they name none the weights that the run of a checkpoint started from.
 
@@ -153,7 +147,7 @@ def resumed(request: TrainRequest) -> TrainRequest:
     request = _with_recipe(request, checkpoint)
     if request.caches or request.data.dataset is not None:
         return request
-    known = data_of_run(checkpoint)
+    known = read_run_data(checkpoint.path.parents[1])
     if known is None:
         return request
     mine, held = known.training, known.validation

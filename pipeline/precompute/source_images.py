@@ -6,11 +6,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ..cache.plan import PlanImage
 from ..datasets.images import read_record
 from ..errors import DataError, ImageError
 from ..io.paths import safe_join
 from ..records import ImageRecord
-from .plan import PlanImage
 
 Pixels = NDArray[np.uint8]
 
