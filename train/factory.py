@@ -19,7 +19,7 @@ from ..model.mask_head import MaskHead
 from ..model.pretrained.config import language_shape, read_model_file
 from ..model.pretrained.peft_adapters import plain_state
 from ..model.pretrained.pretrained import load_pretrained
-from ..model.projectors import Projector, build, projector_class
+from ..model.projectors import Projector, build_projector, projector_class
 from ..model.projectors.svp.mask_batches import require_stored
 from ..model.ris import RisModel
 from ..model.trainable import require_trained_seg
@@ -106,7 +106,7 @@ def outline(recipe: TrainRecipe, plan: Plan | None, shape: LlamaShape) -> RisMod
 
     with torch.device("meta"):
         lm: Any = LlamaForCausalLM(shape.config()).to(getattr(torch, recipe.model.dtype))
-        projector = build(
+        projector = build_projector(
             recipe.model.projector.name, in_dim=plan.channels if plan else 1024,
             llm_dim=shape.hidden, grid=plan.grid if plan else PAPER_GRID, **_options(recipe),
         )  # fmt: skip
@@ -178,7 +178,9 @@ def _shipped(
         return model, vocab, None
     if not copy_layers(model.projector, own) and "projector" not in recipe.stages[0].trains:
         raise ConfigError("warm_projector: the projector must train in the first stage")
-    teacher = build("mlp", in_dim=plan.channels, llm_dim=config.hidden_size, grid=plan.grid)
+    teacher = build_projector(
+        "mlp", in_dim=plan.channels, llm_dim=config.hidden_size, grid=plan.grid
+    )
     fill(teacher, own, f"{TINY}: projector")
     return model, vocab, teacher
 
@@ -274,7 +276,7 @@ def llama_shape(recipe: TrainRecipe, vocab: int | None = None) -> LlamaShape:
 def _projector(recipe: TrainRecipe, plan: Plan, llm_dim: int) -> Projector:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_of(recipe.seed, "projector"))
-        return build(
+        return build_projector(
             recipe.model.projector.name,
             in_dim=plan.channels,
             llm_dim=llm_dim,
@@ -327,7 +329,7 @@ def outline_projector(
         shipped = recipe.model.init.startswith(SHIPPED)
         llm_dim = (shipped_shape() if shipped else llama_shape(recipe)).hidden
     with torch.device("meta"):
-        return build(
+        return build_projector(
             recipe.model.projector.name, in_dim=channels, llm_dim=llm_dim, grid=grid,
             **dict(recipe.model.projector.options),
         )  # fmt: skip

@@ -28,7 +28,7 @@ from ...pipeline.recipe import Recipe
 from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import load_state_dict
 from ..language_model import add_lora, restore_buffers
-from ..projectors import build
+from ..projectors import build_projector
 from ..projectors.fusion import Fusion
 from ..projectors.svp import SVP
 from ..ris import RisModel
@@ -108,7 +108,7 @@ def load_pretrained(folder: str | Path) -> RisModel:
     fill(lm, _part(state, "lm"), f"{WEIGHTS}: lm")
     restore_buffers(lm)
     spec = about.projector
-    projector = build(
+    projector = build_projector(
         spec.name, in_dim=spec.in_dim, llm_dim=spec.llm_dim, grid=spec.grid, **spec.options
     )
     if isinstance(projector, SVP | Fusion):

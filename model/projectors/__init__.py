@@ -19,7 +19,7 @@ from .qformer import QFormer
 from .svp import SVP
 from .tokenpacker import TokenPacker
 
-__all__ = ["PROJECTORS", "MaskInput", "Projector", "build", "projector_class"]
+__all__ = ["PROJECTORS", "MaskInput", "Projector", "build_projector", "projector_class"]
 
 PROJECTORS: dict[str, type[Projector]] = {
     "mlp": MLP,
@@ -45,7 +45,7 @@ def projector_class(name: str) -> type[Projector]:
     return plugins.lookup(plugins.PROJECTORS, name)
 
 
-def build(
+def build_projector(
     name: str, *, in_dim: int, llm_dim: int, grid: tuple[int, int] | None = None, **options: Any
 ) -> Projector:
     """The projector `name` from C = `in_dim` channels to D = `llm_dim`.

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..datasets import open_source
+from ..datasets import open_dataset
 from ..datasets.scenes import write_scenes
 from ..display import size
 from ..executors import ExecutorOptions
@@ -60,7 +60,7 @@ def run(scenes: int = 200, recipe: Recipe | None = None, workers: int | None = N
     recipe, options = recipe or Recipe(), ExecutorOptions(workers=workers)
     count = len(usable_devices(options))
     with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
-        source = open_source(write_scenes(Path(folder) / "scenes", images=scenes, seed=2))
+        source = open_dataset(write_scenes(Path(folder) / "scenes", images=scenes, seed=2))
         content, where = Content(source.images), Where(source.image_root)
         seen = calibrate(content, recipe, where, options)
         assert seen is not None

@@ -75,7 +75,7 @@ def run(scenes: tuple[int, int] = (200, 2000)) -> MemoryReport:
 
 def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     """(worker's, this process's) peak resident bytes for `count` scenes."""
-    from ..datasets import open_source
+    from ..datasets import open_dataset
     from ..executors import Event, ExecutorOptions
     from ..precompute.planner import Content
     from ..precompute.run import RunOptions, precompute
@@ -90,7 +90,7 @@ def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
         peaks.append(peak if isinstance(peak, int) else 0)
 
     # Scenes are written by another process: making them must not count as ours.
-    source = open_source(_make(Path(scenes), count))
+    source = open_dataset(_make(Path(scenes), count))
     pixels = SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=POINTS))
     options = RunOptions(executor_options=ExecutorOptions(workers=1))
     precompute(

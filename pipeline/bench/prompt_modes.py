@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..recipe import GridConfig, SuperpixelConfig
 from ..records import Superpixels, Where
-from ..superpixels.generator import build_source
+from ..superpixels.generator import build_generator
 
 VARIANTS: dict[str, SuperpixelConfig] = {
     "fast float32": SuperpixelConfig(mode="fast"),
@@ -57,7 +57,7 @@ def _superpixels(
     config: SuperpixelConfig, images: Sequence[NDArray[np.uint8]], points: int, device: str
 ) -> list[Superpixels]:
     grid = {"preset": "custom", "grid": GridConfig(points_per_side=points)}
-    source = build_source(config.model_copy(update=grid), Where(images=Path()), device)
+    source = build_generator(config.model_copy(update=grid), Where(images=Path()), device)
     return source.generate_batch(images)[0]
 
 

@@ -64,9 +64,9 @@ def convert_command(path: str, out: Path, as_json: bool, **options: Any) -> None
 @click.option("--split", help="Only this split.")
 def export_command(path: str, out: Path, **options: Any) -> None:
     """Write a dataset as JSONL: image, expression, mask as RLE."""
-    from ..datasets import export_jsonl, open_source
+    from ..datasets import export_jsonl, open_dataset
 
-    source = open_source(path, masks=True, **options)
+    source = open_dataset(path, masks=True, **options)
     for notice in source.notices:
         click.echo(notice, err=True)
     click.echo(f"wrote {export_jsonl(source, out)} lines to {out}")

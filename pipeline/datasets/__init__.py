@@ -1,6 +1,6 @@
 """Sources of photographs and expressions: COCO, REFER, hub parquet, JSONL, plain folders.
 
-Whatever the files look like, later code sees a `Source`. `open_source` finds out what a path is;
+Whatever the files look like, later code sees a `Source`. `open_dataset` finds out what a path is;
 `check`, `convert` and `export_jsonl` are `svp data`'s commands.
 """
 
@@ -34,12 +34,12 @@ __all__ = [
     "convert",
     "export_jsonl",
     "load",
-    "open_source",
+    "open_dataset",
     "photo_notices",
 ]
 
 
-def open_source(
+def open_dataset(
     where: Path | str,
     *,
     images: Path | None = None,
@@ -156,7 +156,7 @@ def convert(
 ) -> ConvertReport:
     """Write the normalised tables of a source, all its splits, to the new folder `out`.
 
-    `split` only picks the instances file of a COCO root. Raises as `open_source`, except that the
+    `split` only picks the instances file of a COCO root. Raises as `open_dataset`, except that the
     photographs need not be there. Bad records are left out and counted, up to `max_failures`.
     """
     options = Options(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..cache.places import DataPlaces, absolute_data, read_places, write_places
 from ..cache.plan import RLE_BYTES, SHARD_SIZE
-from ..datasets import Source, open_source, photo_notices
+from ..datasets import Source, open_dataset, photo_notices
 from ..display import show
 from ..executors.base import Event
 from ..executors.devices import usable_devices
@@ -91,7 +91,7 @@ def open_request(request: Request) -> Opened:
         from ..datasets.scenes import write_scenes
 
         dataset = str(write_scenes(SCENES, images=few_scenes(SCENE_COUNT), seed=0))
-    source = open_source(
+    source = open_dataset(
         dataset,
         images=request.images,
         split=request.split,

@@ -57,11 +57,11 @@ class ShardTask:
         import torch  # noqa: F401  first, so that its threads can be limited before it is used
 
         from ..encoders import build_encoder
-        from ..superpixels.generator import build_source
+        from ..superpixels.generator import build_generator
 
         limit_threads(self.threads)
         recipe = self._plan.recipe
-        source = build_source(
+        source = build_generator(
             recipe.superpixels, self.where, self.device, embeddings=recipe.store_sam_embeddings
         )
         encoder = build_encoder(recipe.features, self.where, self.device)

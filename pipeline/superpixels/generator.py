@@ -93,7 +93,7 @@ def generate(
     return source.generate_batch(images, embeddings=embeddings)
 
 
-def build_source(
+def build_generator(
     config: SuperpixelConfig, where: Where, device: str = "cpu", *, embeddings: bool = False
 ) -> SuperpixelSource:
     """The source a recipe asks for, weights loaded.

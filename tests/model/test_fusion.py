@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svp.model.projectors import MaskInput, build
+from svp.model.projectors import MaskInput, build_projector
 from svp.model.projectors.fusion import Fusion
 from svp.pipeline.errors import ConfigError
 
@@ -16,7 +16,7 @@ GRID = (2, 3)
 
 def fusion(sources: int, **svp: Any) -> Fusion:
     torch.manual_seed(0)
-    model = build("fusion", in_dim=16, llm_dim=20, sources=sources, svp={**SVP, **svp})
+    model = build_projector("fusion", in_dim=16, llm_dim=20, sources=sources, svp={**SVP, **svp})
     assert isinstance(model, Fusion)
     return model
 
@@ -37,7 +37,7 @@ def inputs(sources: int) -> dict[str, Any]:
 def test_is_the_weighted_sum_of_its_parts_with_the_shared_sspe() -> None:
     model, data = fusion(2), inputs(2)
     model.alpha.data = torch.tensor([0.3, -2.0])
-    single = build("svp", in_dim=16, llm_dim=20, **SVP)
+    single = build_projector("svp", in_dim=16, llm_dim=20, **SVP)
     parts: list[Tensor] = []
     for k, weights in enumerate(model.parts):
         state = {**model.parts[0].state_dict(), **weights.state_dict()}  # the first one's SSPE

@@ -20,7 +20,7 @@ from svp.model.conversion import (
 from svp.model.conversion.key_mapping import LAYOUTS
 from svp.model.conversion.llama_shape import LlamaShape, read_shape
 from svp.model.language_model import read_config
-from svp.model.projectors import build
+from svp.model.projectors import build_projector
 from svp.pipeline.display import fold
 from svp.pipeline.errors import ConfigError, SvpError, WeightsError
 from svp.pipeline.weights.fill_module import fill
@@ -100,7 +100,7 @@ def test_optional_groups_are_loaded_when_asked_for() -> None:
     assert len(found.sam_image_encoder) == 457
     assert "893 loaded, 75 dropped" in str(found.report)
     with torch.device("meta"):
-        mlp = build("mlp", in_dim=1024, llm_dim=4096)
+        mlp = build_projector("mlp", in_dim=1024, llm_dim=4096)
     named = type(mlp).from_original(found.mm_projector)
     assert {name: t.shape for name, t in named.items()} == {
         name: t.shape for name, t in mlp.state_dict().items()
@@ -232,7 +232,7 @@ def test_unknown_options_are_refused(micro: State) -> None:
 
 
 def test_tensors_land_in_the_model_in_its_dtypes(micro: State) -> None:
-    projector = build("mlp", in_dim=8, llm_dim=16)
+    projector = build_projector("mlp", in_dim=8, llm_dim=16)
     model = build_imported(imported(micro), projector, dtype=torch.bfloat16)
     state = model.state_dict()
     assert state["lm.model.layers.1.mlp.up_proj.weight"].dtype == torch.bfloat16

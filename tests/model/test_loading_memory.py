@@ -23,7 +23,7 @@ import json, sys, torch
 from pathlib import Path
 from svp.model.conversion import build_imported, open_ris_checkpoint
 from svp.model.language_model import load_lm
-from svp.model.projectors import build
+from svp.model.projectors import build_projector
 from transformers import LlamaForCausalLM
 
 def high():
@@ -31,14 +31,14 @@ def high():
     return int(rows["VmHWM"].split()[0]) << 10, int(rows["VmRSS"].split()[0]) << 10
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
-build("mlp", in_dim=8, llm_dim=16)(torch.zeros(1, 1, 8), (1, 1))
+build_projector("mlp", in_dim=8, llm_dim=16)(torch.zeros(1, 1, 8), (1, 1))
 torch.ones(1 << 20).isfinite().all()
 open("/proc/self/clear_refs", "w").write("5")
 before = high()[1]
 if kind == "lm":
     model = load_lm(folder, torch.bfloat16)
 else:
-    projector = build("mlp", in_dim=8, llm_dim=512)
+    projector = build_projector("mlp", in_dim=8, llm_dim=512)
     model = build_imported(open_ris_checkpoint(folder), projector)
 kept = sum(p.numel() * p.element_size() for p in model.parameters())
 print(json.dumps({"peak": high()[0] - before, "kept": kept}))

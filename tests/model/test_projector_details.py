@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svp.model.projectors import PROJECTORS, Projector, build
+from svp.model.projectors import PROJECTORS, Projector, build_projector
 from svp.model.projectors.c_abstractor import CAbstractor
 from svp.model.projectors.d_abstractor import DAbstractor, DeformableAttention, reference_points
 from svp.model.projectors.grid import to_map, to_windows
@@ -21,7 +21,7 @@ from svp.pipeline.errors import ConfigError
 
 def made(name: str, grid: tuple[int, int] = (8, 8), **options: Any) -> Projector:
     torch.manual_seed(0)
-    return build(name, in_dim=16, llm_dim=32, grid=grid, **options).train(False)
+    return build_projector(name, in_dim=16, llm_dim=32, grid=grid, **options).train(False)
 
 
 def test_windows_put_the_channel_last(parity: Any) -> None:
@@ -220,4 +220,4 @@ def test_every_registered_name_is_its_files_class() -> None:
 def test_options_that_no_projector_can_be_built_with_are_refused(value: object) -> None:
     """As a damaged config.json of an export or `--set model.projector.options.x` gives them."""
     with pytest.raises(ConfigError, match="projector svp cannot be built with .*mlp_hidden"):
-        build("svp", in_dim=16, llm_dim=8, mlp_hidden=value)
+        build_projector("svp", in_dim=16, llm_dim=8, mlp_hidden=value)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from svp.model.batch import Visual
-from svp.model.projectors import PROJECTORS, MaskInput, Projector, build
+from svp.model.projectors import PROJECTORS, MaskInput, Projector, build_projector
 from svp.pipeline.errors import ConfigError, WeightsError
 
 Load = Callable[[str], Any]  # the fixture `parity`
@@ -39,14 +39,16 @@ class Row:
 
     def original(self) -> Projector:
         """As the case was made, in eval mode."""
-        made = build(self.name, in_dim=C, llm_dim=self.llm_dim, grid=self.grid, **self.options)
+        made = build_projector(
+            self.name, in_dim=C, llm_dim=self.llm_dim, grid=self.grid, **self.options
+        )
         return made.train(False)
 
     def tiny(self, **changes: Any) -> Projector:
         """At a size that runs at once, for GRID, in eval mode."""
         torch.manual_seed(0)
         options = {**self.small, **changes}
-        return build(self.name, in_dim=C, llm_dim=D, grid=GRID, **options).train(False)
+        return build_projector(self.name, in_dim=C, llm_dim=D, grid=GRID, **options).train(False)
 
 
 POOL = {"out_grid": (2, 4)}
@@ -161,7 +163,7 @@ def _arguments(row: Row, leaves: dict[str, Tensor]) -> dict[str, Any]:
 @all_rows
 def test_parameters_and_tokens_at_paper_size(row: Row) -> None:
     with torch.device("meta"):
-        module = build(row.name, in_dim=1024, llm_dim=4096, grid=(24, 24))
+        module = build_projector(row.name, in_dim=1024, llm_dim=4096, grid=(24, 24))
     assert sum(p.numel() for p in module.parameters()) == row.parameters
     assert module.num_tokens((24, 24)) == (row.tokens or None)
 
@@ -234,7 +236,7 @@ def test_a_missing_input_is_named(row: Row) -> None:
 @pytest.mark.parametrize("name", ["pixel_shuffle", "tokenpacker", "pvtc"])
 def test_windows_must_divide_the_grid(name: str) -> None:
     with pytest.raises(ConfigError, match="windows of side 3 do not divide the 4x8 patch grid"):
-        build(name, in_dim=C, llm_dim=D, grid=GRID, r=3)(**inputs())
+        build_projector(name, in_dim=C, llm_dim=D, grid=GRID, r=3)(**inputs())
 
 
 @pytest.mark.parametrize("name", ["c_abstractor", "d_abstractor", "pvtc"])
@@ -249,7 +251,7 @@ def test_windows_of_a_wide_grid_are_those_of_its_halves(name: str) -> None:
     """Cropping by hand: the left 4x4 of a 4x8 grid gives the left tokens."""
     row = next(row for row in ROWS if row.name == name)
     wide, data = row.tiny(), inputs()
-    square = build(name, in_dim=C, llm_dim=D, grid=(4, 4), **row.small).train(False)
+    square = build_projector(name, in_dim=C, llm_dim=D, grid=(4, 4), **row.small).train(False)
     state = {k: v[:, :, :2] if k == "cls_scale" else v for k, v in wide.state_dict().items()}
     square.load_state_dict(state)
     left = {k: data[k].view(2, 4, 8, -1)[:, :, :4].reshape(2, 16, -1) for k in ("patches", "multi")}
@@ -284,11 +286,11 @@ def test_a_wrong_shape_shows_both_shapes(row: Row, parity: Load) -> None:
 
 def test_build_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ConfigError, match="projector perceiver: allowed are c_abstractor, d_a"):
-        build("perceiver", in_dim=C, llm_dim=D)
+        build_projector("perceiver", in_dim=C, llm_dim=D)
     with pytest.raises(ConfigError, match="projector deco has no option r; it has layers, out_gr"):
-        build("deco", in_dim=C, llm_dim=D, r=2)
+        build_projector("deco", in_dim=C, llm_dim=D, r=2)
     with pytest.raises(ConfigError, match="projector pvtc needs the patch grid"):
-        build("pvtc", in_dim=C, llm_dim=D)
+        build_projector("pvtc", in_dim=C, llm_dim=D)
 
 
 def test_a_projector_from_outside_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +314,7 @@ def test_a_projector_from_outside_the_package(monkeypatch: pytest.MonkeyPatch) -
             return tokens
 
     monkeypatch.setitem(PROJECTORS, "mean", Mean)
-    module = build("mean", in_dim=C, llm_dim=D, grid=GRID, bias=False).to(torch.bfloat16)
+    module = build_projector("mean", in_dim=C, llm_dim=D, grid=GRID, bias=False).to(torch.bfloat16)
     tokens, valid = module(**inputs())
     assert tokens.shape == (2, 1, D) and valid.tolist() == [[True], [True]]
     assert seen[0].patches.dtype == torch.bfloat16

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from svp.model.projectors import MaskInput, build
+from svp.model.projectors import MaskInput, build_projector
 from svp.model.projectors.svp import SVP
 from svp.model.projectors.svp.sspe import SSPE
 from svp.model.projectors.svp.sspe_variants import VARIANTS
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 
 def small(seed: int = 0, **options: Any) -> SVP:
     torch.manual_seed(seed)
-    model = build("svp", in_dim=C, llm_dim=D, **{**SMALL, **options}).double()
+    model = build_projector("svp", in_dim=C, llm_dim=D, **{**SMALL, **options}).double()
     assert isinstance(model, SVP)
     return model
 
@@ -58,7 +58,7 @@ def learn(tokens: Tensor) -> None:
 
 def count(name: str, **options: Any) -> int:
     with torch.device("meta"):
-        model = build(name, in_dim=1024, llm_dim=4096, **options)
+        model = build_projector(name, in_dim=1024, llm_dim=4096, **options)
     return sum(p.numel() for p in model.parameters())
 
 

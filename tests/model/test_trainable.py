@@ -11,7 +11,7 @@ from svp.model.conversion.llama_shape import LlamaShape
 from svp.model.language_model import Lora, add_lora
 from svp.model.losses import Weights
 from svp.model.mask_head import MaskHead
-from svp.model.projectors import build
+from svp.model.projectors import build_projector
 from svp.model.ris import RisModel
 from svp.model.trainable import (
     PARTS,
@@ -32,7 +32,7 @@ def paper_model(targets: tuple[str, ...] | None = None) -> RisModel:
     sam: Any = build_sam("vit_h")
     with torch.device("meta"):
         lm: Any = LlamaForCausalLM(LlamaShape().config())
-        projector = build("svp", in_dim=1024, llm_dim=4096)
+        projector = build_projector("svp", in_dim=1024, llm_dim=4096)
         model = RisModel(lm, projector, MaskHead(sam.prompt_encoder, sam.mask_decoder))
         if targets is not None:
             add_lora(lm, Lora(targets=targets) if targets else Lora())

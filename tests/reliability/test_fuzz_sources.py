@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from svp.pipeline.datasets import Source, check, convert, open_source, photo_notices
+from svp.pipeline.datasets import Source, check, convert, open_dataset, photo_notices
 from svp.pipeline.datasets.images import image_size
 from svp.pipeline.masks.rle import area
 
@@ -59,7 +59,7 @@ def used(where: Path, sides: Callable[[Source], None], **options: Any) -> None:
     """Open it, look at all its masks, and check it: each may refuse, none may break."""
 
     def read() -> None:
-        source = open_source(where, max_failures=EVERY, **options)
+        source = open_dataset(where, max_failures=EVERY, **options)
         assert all(map(printable, source.notices))
         photo_notices(source)
         for key, mask in source.good_masks.items():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from svp.model.batch import Visual
-from svp.model.projectors import Projector, build
+from svp.model.projectors import Projector, build_projector
 from svp.train import warm_start
 from svp.train.data.expression_table import Entry
 
@@ -41,7 +41,7 @@ class Fixed:
 
 def projector(name: str, seed: int = 0, **options: Any) -> Projector:
     torch.manual_seed(seed)
-    return build(name, in_dim=C, llm_dim=D, grid=GRID, **options)
+    return build_projector(name, in_dim=C, llm_dim=D, grid=GRID, **options)
 
 
 SVP: dict[str, Any] = {

@@ -13,7 +13,7 @@ from torch import nn
 
 from ...model.language_model import restore_buffers
 from ...model.mask_head import MaskHead
-from ...model.projectors import build
+from ...model.projectors import build_projector
 from ...model.ris import RisModel
 from ...pipeline.sam.specs import build_sam
 from .presets import Preset
@@ -33,7 +33,7 @@ def build_models(
     head = MaskHead(copy.deepcopy(sam.prompt_encoder), copy.deepcopy(sam.mask_decoder))
     models: dict[str, RisModel] = {}
     for name in projectors:
-        projector = build(
+        projector = build_projector(
             name, in_dim=preset.channels, llm_dim=preset.hidden, grid=(preset.grid, preset.grid)
         )
         models[name] = RisModel(lm, projector, head)

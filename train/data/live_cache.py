@@ -23,7 +23,7 @@ from ...pipeline.errors import CacheError
 from ...pipeline.masks.encoder_view import derive
 from ...pipeline.precompute.source_images import read_verified
 from ...pipeline.records import ImageRow, Where
-from ...pipeline.superpixels.generator import SuperpixelSource, build_source, generate
+from ...pipeline.superpixels.generator import SuperpixelSource, build_generator, generate
 
 REMEMBERED = 64  # images; a batch asks for several arrays of each
 
@@ -50,7 +50,7 @@ class LiveReader(CacheReader):
         super().__init__(cache, verify="off")
         recipe = self.plan.recipe
         self._where, self._lock = where, threading.Lock()
-        self._source = source or build_source(
+        self._source = source or build_generator(
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
         self._encoder = encoder or build_encoder(recipe.features, where, device)

@@ -14,7 +14,7 @@ import torch
 
 from ...model.conversion import Imported, build_imported, open_ris_checkpoint
 from ...model.conversion.key_mapping import LAYOUTS, LLAMA_VOCAB, Layout
-from ...model.projectors import Projector, build
+from ...model.projectors import Projector, build_projector
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
@@ -191,7 +191,9 @@ def _projector(
             f"{plan.id[:12]} have {plan.channels}: use {found.vision.encoder}"
         )
     options = {"layers": 1} if linear else {}
-    made = build("mlp", in_dim=width, llm_dim=imported.shape.hidden, grid=plan.grid, **options)
+    made = build_projector(
+        "mlp", in_dim=width, llm_dim=imported.shape.hidden, grid=plan.grid, **options
+    )
     named = {f"0.{n}": t for n, t in tensors.items()} if linear else tensors
     fill(made, type(made).from_original(named), "mm_projector")
     return made, ProjectorConfig(name="mlp", options=dict(options))

@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 from ...pipeline.cache.layout import COMPLETE
-from ...pipeline.datasets import open_source
+from ...pipeline.datasets import open_dataset
 from ...pipeline.display import duration
 from ...pipeline.errors import ConfigError, SvpError, describe
 from ...pipeline.precompute.options import resolve
@@ -105,7 +105,7 @@ def missing_for(ask: Ask, data: Data, table: Experiment) -> list[str]:
     else:
         try:
             for name in dict.fromkeys(column.dataset for column in data.columns):
-                open_source(name, root=ask.root, split="train")
+                open_dataset(name, root=ask.root, split="train")
         except SvpError as error:
             lacks.append(describe(error))
     if ask.init is None and ask.start is not None:

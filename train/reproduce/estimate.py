@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from ...pipeline.datasets import open_source
+from ...pipeline.datasets import open_dataset
 from ...pipeline.datasets.published_counts import COUNTS
 from ...pipeline.display import size
 from ...pipeline.errors import SvpError
@@ -241,7 +241,7 @@ def _counted(ask: Ask, dataset: str, split: str) -> int | None:
     if ask.root is None:
         return None
     try:
-        return len(open_source(dataset, root=ask.root, split=split).images)
+        return len(open_dataset(dataset, root=ask.root, split=split).images)
     except SvpError:
         return None
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ...pipeline.cache.places import image_root_of
 from ...pipeline.cache.reader import CacheReader
-from ...pipeline.datasets import Source, open_source
+from ...pipeline.datasets import Source, open_dataset
 from ...pipeline.datasets.problems import Faults, merged
 from ...pipeline.display import show
 from ...pipeline.errors import CacheError, ConfigError, MissingError
@@ -177,10 +177,10 @@ def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Sour
     """The photographs and sentences of one split, "" or "all" for the whole; without a recipe
     none is left out.
 
-    Raises what `open_source` raises.
+    Raises what `open_dataset` raises.
     """
     dataset = data.dataset or str(DATA)
-    return open_source(
+    return open_dataset(
         dataset,
         images=data.images,
         photos=False,

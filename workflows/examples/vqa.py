@@ -24,7 +24,7 @@ from svp.pipeline.datasets.scenes.vocab import COLOURS, SHAPES
 from svp.pipeline.encoders import build_encoder
 from svp.pipeline.recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from svp.pipeline.records import Superpixels, Where
-from svp.pipeline.superpixels.generator import build_source
+from svp.pipeline.superpixels.generator import build_generator
 
 WORDS = ("<pad>", "<image>", "colour", *SHAPES, *COLOURS)
 WIDTH = 64
@@ -67,7 +67,7 @@ def questions(scenes: int, seed: int = 5) -> Questions:
     made = [make_scene(seed, index) for index in range(scenes)]
     images: list[np.ndarray[Any, np.dtype[np.uint8]]] = [one.image for one in made]
     sam = SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=6))
-    found, _ = build_source(sam, Where(Path())).generate_batch(images)
+    found, _ = build_generator(sam, Where(Path())).generate_batch(images)
     features = build_encoder(FeatureConfig(), Where(Path()), "cpu").encode(images).patches
     rows = []
     for index, one in enumerate(made):

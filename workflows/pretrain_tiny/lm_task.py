@@ -18,7 +18,7 @@ from svp.model.language_model import random_lm
 from svp.model.losses import Weights, mask_losses
 from svp.model.mask_head import MaskHead
 from svp.model.merge import Merged, merge
-from svp.model.projectors import build as build_projector
+from svp.model.projectors import build_projector
 from svp.model.ris import RisModel
 from svp.pipeline.encoders.tiny import WIDTH as CHANNELS
 from svp.pipeline.recipe import SuperpixelConfig

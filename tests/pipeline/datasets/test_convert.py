@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from svp.pipeline.datasets import convert, export_jsonl, open_source
+from svp.pipeline.datasets import convert, export_jsonl, open_dataset
 from svp.pipeline.datasets.convert import FILES, META, read_tables
 from svp.pipeline.errors import DataError, MissingError
 
@@ -19,7 +19,10 @@ def test_reading_back_gives_the_same_source(world: Any, tmp_path: Path) -> None:
     report = convert(folder, tmp_path / "out")
     assert report.rows == {"images": 5, "masks": 10, "sentences": 20}
     assert report.counts["refcoco/unc"]["train"].refs == 6
-    ours, theirs = open_source(tmp_path / "out", split="train"), open_source(folder, split="train")
+    ours, theirs = (
+        open_dataset(tmp_path / "out", split="train"),
+        open_dataset(folder, split="train"),
+    )
     assert ours.kind == "tables" and ours.name == theirs.name
     assert ours.images == theirs.images and ours.sentences == theirs.sentences
     assert ours.expressions == theirs.expressions
@@ -30,17 +33,17 @@ def test_several_sets_and_folders_convert_too(worlds: Any, tmp_path: Path) -> No
     worlds({"train": [1, 2]}).write_refer(tmp_path / "d" / "refcoco")
     worlds({"train": [2], "test": [3]}).write_refer(tmp_path / "d" / "refcocog", "umd")
     convert(tmp_path / "d", tmp_path / "out")
-    source = open_source(tmp_path / "out", images=tmp_path / "d" / "images", split="train")
-    assert source.images == open_source(tmp_path / "d", split="train").images
+    source = open_dataset(tmp_path / "out", images=tmp_path / "d" / "images", split="train")
+    assert source.images == open_dataset(tmp_path / "d", split="train").images
     convert(tmp_path / "d" / "images", tmp_path / "photos")
-    again = open_source(tmp_path / "photos", images=tmp_path / "d" / "images")
-    assert again.images == open_source(tmp_path / "d" / "images").images
+    again = open_dataset(tmp_path / "photos", images=tmp_path / "d" / "images")
+    assert again.images == open_dataset(tmp_path / "d" / "images").images
 
 
 def test_photographs_need_not_be_there(world: Any, tmp_path: Path) -> None:
     convert(world.write_refer(tmp_path / "refcoco", photos=""), tmp_path / "out")
     with pytest.raises(MissingError, match="--images"):
-        open_source(tmp_path / "out")
+        open_dataset(tmp_path / "out")
 
 
 def test_bytes_do_not_depend_on_the_hash_seed(world: Any, tmp_path: Path) -> None:
@@ -78,7 +81,7 @@ def test_a_bad_mask_costs_its_own_sentences(world: Any, tmp_path: Path) -> None:
     assert any("polygon 0: 4 numbers" in line for line in report.lines())
     rows = [json.loads(line) for line in (tmp_path / "out/sentences.jsonl").open()]
     assert rows and bad not in {row["ann_id"] for row in rows}
-    again = open_source(tmp_path / "out", images=tmp_path / "images")
+    again = open_dataset(tmp_path / "out", images=tmp_path / "images")
     assert len(again.expressions) == len(rows)
 
 
@@ -136,9 +139,9 @@ def test_forged_tables_are_still_checked(world: Any, tmp_path: Path) -> None:
 
 
 def test_export_round_trip(world: Any, tmp_path: Path) -> None:
-    source = open_source(world.write_refer(tmp_path / "refcoco"))
+    source = open_dataset(world.write_refer(tmp_path / "refcoco"))
     assert export_jsonl(source, tmp_path / "mine.jsonl") == 20
-    again = open_source(tmp_path / "mine.jsonl", images=source.image_root)
+    again = open_dataset(tmp_path / "mine.jsonl", images=source.image_root)
 
     def content(opened: Any) -> list[tuple[str, bytes, str]]:
         paths = {record.image_id: record.path for record in opened.images}
@@ -152,9 +155,9 @@ def test_export_round_trip(world: Any, tmp_path: Path) -> None:
 
 
 def test_export_leaves_its_source_and_devices_alone(world: Any, tmp_path: Path) -> None:
-    source = open_source(world.write_refer(tmp_path / "refcoco"))
+    source = open_dataset(world.write_refer(tmp_path / "refcoco"))
     export_jsonl(source, tmp_path / "mine.jsonl")
-    mine = open_source(tmp_path / "mine.jsonl", images=source.image_root)
+    mine = open_dataset(tmp_path / "mine.jsonl", images=source.image_root)
     before = (tmp_path / "mine.jsonl").read_bytes()
     for out in (tmp_path / "mine.jsonl", tmp_path / "refcoco" / ".." / "mine.jsonl"):
         with pytest.raises(DataError, match="a file of the data set itself"):

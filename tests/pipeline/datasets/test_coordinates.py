@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svp.pipeline.datasets import Source, check, convert, open_source, photo_notices
+from svp.pipeline.datasets import Source, check, convert, open_dataset, photo_notices
 from svp.pipeline.datasets.coordinates import Placement, extent, misplaced, systematic
 from svp.pipeline.errors import DataError
 from svp.pipeline.masks import rle
@@ -83,9 +83,9 @@ def hub(root: Path, worlds: Any, *masks: Any) -> Path:
 def opened(kind: str, root: Path, worlds: Any, *masks: Any, **options: Any) -> Source:
     draw(root / "a.png")
     if kind == "jsonl":
-        return open_source(jsonl(root, *masks), **options)
+        return open_dataset(jsonl(root, *masks), **options)
     where = (refer if kind == "refer" else hub)(root, worlds, *masks)
-    return open_source(where, split="train", **options)
+    return open_dataset(where, split="train", **options)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "refer", "hub"])
@@ -143,10 +143,10 @@ def test_percent_and_thousandths_are_told(
 ) -> None:
     draw(tmp_path / "a.png", (unit * 4, unit * 3))
     mask = scaled(square(20, 20, 70), unit / 100, unit / 100)
-    source = open_source(jsonl(tmp_path, mask, mask))
+    source = open_dataset(jsonl(tmp_path, mask, mask))
     (notice,) = [line for line in source.notices if word in line]
     assert notice.startswith(f"polygons of all 2 objects lie in 0..{unit} while no picture")
-    plain = open_source(jsonl(tmp_path, mask, square(unit * 2, unit * 2, unit)))
+    plain = open_dataset(jsonl(tmp_path, mask, square(unit * 2, unit * 2, unit)))
     assert not [line for line in plain.notices if word in line]
 
 
@@ -162,7 +162,7 @@ def test_small_objects_are_no_percent(
     side: int, masks: list[object], worlds: Any, tmp_path: Path
 ) -> None:
     draw(tmp_path / "a.png", (side, side))
-    notices = open_source(jsonl(tmp_path, *masks)).notices
+    notices = open_dataset(jsonl(tmp_path, *masks)).notices
     assert not [line for line in notices if "coordinates are read as pixels" in line]
 
 
@@ -198,13 +198,13 @@ def test_drawn_before_the_exif_turn(tmp_path: Path) -> None:
     """Stored 160 x 100, shown 100 x 160: drawn lying, the polygon does not fit what is shown."""
     draw(tmp_path / "a.png", (160, 100), orientation=6)
     upright = [[10, 40, 90, 40, 90, 150, 10, 150]]
-    source = open_source(jsonl(tmp_path, upright))
+    source = open_dataset(jsonl(tmp_path, upright))
     (record,) = source.images
     assert (record.height, record.width) == (160, 100)
     assert [rle.area(mask) for mask in source.masks.values()] == [8800]
     assert any("turned upright by their EXIF orientation: 1 of 1" in n for n in source.notices)
     with pytest.raises(DataError, match="turned by 90 degrees: drawn before its EXIF turn"):
-        open_source(jsonl(tmp_path, [[40, 10, 150, 10, 150, 90, 40, 90]]))
+        open_dataset(jsonl(tmp_path, [[40, 10, 150, 10, 150, 90, 40, 90]]))
 
 
 def test_masks_of_the_stored_size_leave_the_photograph_as_stored(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_masks_of_the_stored_size_leave_the_photograph_as_stored(tmp_path: Path)
     mask = np.zeros((100, 160), np.bool_)
     mask[10:20, 100:150] = True
     made = rle.encode(mask)
-    source = open_source(jsonl(tmp_path, {"size": [100, 160], "counts": made.counts.decode()}))
+    source = open_dataset(jsonl(tmp_path, {"size": [100, 160], "counts": made.counts.decode()}))
     (record,) = source.images
     assert (record.height, record.width) == (100, 160) and list(source.masks.values()) == [made]
     assert any(
@@ -228,7 +228,7 @@ def test_refer_annotations_decide_by_their_size(
     made = worlds({"train": [1]})
     folder = made.write_refer(tmp_path / "refcoco", photos="")
     draw(tmp_path / "images" / made.images[0]["file_name"], size, orientation=6)
-    source = open_source(folder, split="train")
+    source = open_dataset(folder, split="train")
     (notice,) = photo_notices(source)
     assert word in notice and (source.images[0].height, source.images[0].width) == (12, 16)
     report = check(folder)
@@ -239,7 +239,7 @@ def test_photographs_of_another_size_are_told_before(worlds: Any, tmp_path: Path
     made = worlds({"train": [1, 2]})
     folder = made.write_refer(tmp_path / "refcoco")
     draw(tmp_path / "images" / made.images[0]["file_name"], (32, 24))
-    (notice,) = photo_notices(open_source(folder, split="train"))
+    (notice,) = photo_notices(open_dataset(folder, split="train"))
     assert "will be quarantined" in notice and "24x32, the annotations say 12x16" in notice
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from svp.pipeline.cache.plan import PlanImage
-from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.image_folder import path_id
 from svp.pipeline.datasets.images import image_size, read_image, read_record
 from svp.pipeline.datasets.scenes import write_scenes
@@ -25,26 +25,26 @@ def draw(root: Path, *names: str) -> None:
 def test_subfolders_and_extensions(tmp_path: Path) -> None:
     draw(tmp_path, "b.png", "sub/a.JPG", "sub/deep/c.webp", ".hidden/d.png", ".e.png")
     (tmp_path / "notes.txt").write_text("x")
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     assert sorted(r.path for r in source.images) == ["b.png", "sub/a.JPG", "sub/deep/c.webp"]
     assert [r.image_id for r in source.images] == sorted(r.image_id for r in source.images)
     assert {(r.height, r.width) for r in source.images} == {(4, 6)}
     assert source.kind == "folder" and source.image_root == tmp_path
-    train = open_source(tmp_path, split="train")
+    train = open_dataset(tmp_path, split="train")
     assert train.images == source.images and any("has no splits" in line for line in train.notices)
 
 
 def test_the_image_root_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(tmp_path / "photos", "a.png")
     monkeypatch.chdir(tmp_path)
-    assert open_source("photos").image_root == tmp_path / "photos"
+    assert open_dataset("photos").image_root == tmp_path / "photos"
 
 
 def test_adding_a_photograph_keeps_all_ids(tmp_path: Path) -> None:
     draw(tmp_path, "b.png", "c.png")
-    before = set(open_source(tmp_path).images)
+    before = set(open_dataset(tmp_path).images)
     draw(tmp_path, "a.png")
-    assert before < set(open_source(tmp_path).images)
+    assert before < set(open_dataset(tmp_path).images)
 
 
 def test_ids_are_fixed_and_fit_json() -> None:
@@ -56,7 +56,7 @@ def test_unreadable_images_are_listed_with_size_zero(tmp_path: Path) -> None:
     draw(tmp_path, "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     (tmp_path / "c.jpg").write_bytes(b"GIF89a")
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     zero = [record for record in source.images if record.height == 0]
     assert len(source.images) == 3 and len(zero) == 2
     reasons = set()
@@ -69,7 +69,7 @@ def test_unreadable_images_are_listed_with_size_zero(tmp_path: Path) -> None:
 
 
 def notices(root: Path, start: str = "") -> list[str]:
-    found = open_source(root).notices
+    found = open_dataset(root).notices
     return [line for line in found if line.startswith(start or ("passed by", "followed"))]
 
 
@@ -85,7 +85,7 @@ def test_links_are_followed_once_and_named(tmp_path: Path) -> None:
     (tmp_path / "disk" / "trip" / "back").symlink_to(tmp_path / "disk" / "trip")
     (photos / "gone.png").symlink_to(tmp_path / "nothing.png")
     (photos / "self.png").symlink_to(photos / "self.png")
-    source = open_source(photos)
+    source = open_dataset(photos)
     ids = {path_id(name) for name in ("a.png", "sub/b.png", "trip/c.png", "trip/deep/d.png",
                                       "e.png", "gone.png", "self.png")}  # fmt: skip
     assert {record.image_id for record in source.images} == ids
@@ -104,9 +104,9 @@ def test_links_are_followed_once_and_named(tmp_path: Path) -> None:
 def test_a_link_among_them_changes_no_id(tmp_path: Path) -> None:
     draw(tmp_path / "photos", "a.png")
     draw(tmp_path, "other/b.png")
-    (before,) = open_source(tmp_path / "photos").images
+    (before,) = open_dataset(tmp_path / "photos").images
     (tmp_path / "photos" / "b.png").symlink_to(tmp_path / "other" / "b.png")
-    after = open_source(tmp_path / "photos")
+    after = open_dataset(tmp_path / "photos")
     assert after.name == "photos" and before.image_id in {r.image_id for r in after.images}
     assert (before.path, after.image_root) == ("a.png", tmp_path)
 
@@ -116,7 +116,7 @@ def test_a_folder_of_links_only(tmp_path: Path) -> None:
     draw(tmp_path / "blobs", "0f3a")
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "a.png").symlink_to("../blobs/0f3a")
-    source = open_source(tmp_path / "snapshot")
+    source = open_dataset(tmp_path / "snapshot")
     (record,) = source.images
     assert record.image_id == path_id("a.png") and (record.height, record.width) == (4, 6)
     assert read_record(source.image_root, record).shape == (4, 6, 3)
@@ -130,7 +130,7 @@ def test_what_is_no_photograph_is_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "labels.txt").write_text("x")
     (tmp_path / "LICENSE").write_text("x")
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     assert sorted(r.path for r in source.images) == [
         "a.png",
         "b.jfif",
@@ -147,7 +147,7 @@ def test_what_is_no_photograph_is_counted_and_named(tmp_path: Path) -> None:
 def test_a_folder_of_other_pictures_says_so(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "scan.tif")
     with pytest.raises(MissingError, match="1 .tif .first picture: 'scan.tif'.: save pictures as"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 def test_own_output_is_never_a_photograph(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_own_output_is_never_a_photograph(tmp_path: Path) -> None:
     for name in ("config.yaml", "env.json"):
         (tmp_path / "runs" / "r" / name).write_text("{}")
     write_scenes(tmp_path / "data" / "scenes", images=2, seed=0)
-    taken = sorted(record.path for record in open_source(tmp_path).images)
+    taken = sorted(record.path for record in open_dataset(tmp_path).images)
     assert taken == ["cat.jpg", "dog-1-mask.png", "plain/index/y.png"]
     said = "\n".join(notices(tmp_path))
     assert "2 pictures made by svp predict" in said
@@ -187,13 +187,13 @@ def test_a_folder_without_a_photograph_says_what_is_there(kind: str, tmp_path: P
             (tmp_path / "notes.txt").write_text("x")
             said = "1 file not JPEG, PNG or WEBP: 1 .txt"
     with pytest.raises(MissingError, match=f"is no dataset: looked for .*; passed by: .*{said}"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 def test_odd_names_on_disk_are_quarantined(tmp_path: Path) -> None:
     draw(tmp_path, "a.png", "x:1.png", "back\\slash.png", "~home.png", "new\nline.png")
     draw(tmp_path, os.fsdecode(b"latin-\xe9.png"))
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     assert len(source.images) == 6
     bad = [record for record in source.images if not record.height]
     assert len(bad) == 5
@@ -210,7 +210,7 @@ def test_orientation_and_depth_are_told(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (6, 4)).save(tmp_path / "phone.jpg", exif=exif)
     Image.fromarray(np.full((4, 6), 3520, np.uint16)).save(tmp_path / "deep.png")
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     sizes = {record.path: (record.height, record.width) for record in source.images}
     assert sizes == {"a.png": (4, 6), "phone.jpg": (6, 4), "deep.png": (4, 6)}
     said = "\n".join(source.notices)
@@ -228,7 +228,7 @@ def test_the_same_pixels_when_cut_and_when_asked(tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         Image.fromarray(pixels).save(tmp_path / f"{orientation}.png", exif=exif)
-    for record in open_source(tmp_path).images:
+    for record in open_dataset(tmp_path).images:
         planned = PlanImage(record.image_id, record.path, record.height, record.width, 0, "")
         size, digest = hash_image(tmp_path, record)
         alone = read_image(tmp_path / record.path)
@@ -240,6 +240,6 @@ def test_the_same_pixels_when_cut_and_when_asked(tmp_path: Path) -> None:
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"is no dataset: looked for tables.json.*\*.parquet"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
     with pytest.raises(MissingError, match="neither a path nor a REFER set"):
-        open_source(tmp_path / "none")
+        open_dataset(tmp_path / "none")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from svp.pipeline.datasets import check, open_source
+from svp.pipeline.datasets import check, open_dataset
 from svp.pipeline.datasets.image_roots import LAYOUTS
 from svp.pipeline.datasets.images import read_record
 from svp.pipeline.errors import MissingError
@@ -39,7 +39,7 @@ def test_found_without_being_told(tree: str, world: Any, tmp_path: Path) -> None
     annotations, photos, where = TREES[tree]
     world.write_refer(tmp_path / annotations, photos="")
     world.draw(tmp_path / photos)
-    source = open_source(tmp_path / where, split="train")
+    source = open_dataset(tmp_path / where, split="train")
     assert source.image_root.resolve() == (tmp_path / photos).resolve()
     layout = next(notice for notice in source.notices if notice.startswith("images: "))
     assert any(label in layout for label in LAYOUTS.values())
@@ -49,7 +49,7 @@ def test_found_without_being_told(tree: str, world: Any, tmp_path: Path) -> None
 def test_given_folder_is_searched_in_every_layout(layout: str, world: Any, tmp_path: Path) -> None:
     folder = world.write_refer(tmp_path / "a" / "refcoco", photos="")
     world.draw(tmp_path / "b" / layout)
-    source = open_source(folder, images=tmp_path / "b")
+    source = open_dataset(folder, images=tmp_path / "b")
     assert source.image_root.resolve() == (tmp_path / "b" / layout).resolve()
 
 
@@ -58,22 +58,22 @@ def test_the_folder_with_most_of_the_images_wins(world: Any, tmp_path: Path) -> 
     (tmp_path / "images").mkdir()
     name = f"{world.images[0]['file_name']}"
     (tmp_path / "images" / name).write_bytes(b"x")
-    assert open_source(folder).image_root.name == "train2014"
+    assert open_dataset(folder).image_root.name == "train2014"
 
 
 def test_some_missing_images_are_listed(world: Any, tmp_path: Path) -> None:
     folder = world.write_refer(tmp_path / "refcoco")
     for image in world.images[1:]:
         (tmp_path / "images" / image["file_name"]).unlink()
-    assert len(open_source(folder).images) == 5
+    assert len(open_dataset(folder).images) == 5
 
 
 def test_no_image_at_all_says_where_it_looked(world: Any, tmp_path: Path) -> None:
     folder = world.write_refer(tmp_path / "refcoco", photos="")
     with pytest.raises(MissingError, match=r"none of 5 images .*coco_2014/train2014.*--images"):
-        open_source(folder)
+        open_dataset(folder)
     with pytest.raises(MissingError, match="no image folder"):
-        open_source(folder, images=tmp_path / "none")
+        open_dataset(folder, images=tmp_path / "none")
 
 
 def test_photographs_under_the_names_of_2017(world: Any, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_photographs_under_the_names_of_2017(world: Any, tmp_path: Path) -> None
     world.write_refer(tmp_path / "refcoco", photos="")
     for image in world.images:
         draw(tmp_path / "train2017" / f"{image['id']:012d}.jpg")
-    source = open_source(tmp_path, split="train")
+    source = open_dataset(tmp_path, split="train")
     assert [record.path for record in source.images] == [f"{i:012d}.jpg" for i in (1, 2, 3)]
     assert [record.image_id for record in source.images] == [1, 2, 3]
     assert all(read_record(source.image_root, r).shape == (12, 16, 3) for r in source.images)
@@ -95,7 +95,7 @@ def test_photographs_under_the_names_of_2014(worlds: Any, tmp_path: Path) -> Non
     made.images[0]["file_name"] = "000000000007.jpg"
     made.write_refer(tmp_path / "refcoco", photos="")
     draw(tmp_path / "train2014" / "COCO_train2014_000000000007.jpg")
-    (record,) = open_source(tmp_path, split="train").images
+    (record,) = open_dataset(tmp_path, split="train").images
     assert record.path == "COCO_train2014_000000000007.jpg"
 
 
@@ -104,7 +104,7 @@ def test_own_names_win_over_the_others(world: Any, tmp_path: Path) -> None:
     draw(tmp_path / "train2014" / world.images[0]["file_name"])
     for image in world.images:
         draw(tmp_path / "train2017" / f"{image['id']:012d}.jpg")
-    source = open_source(tmp_path, split="train")
+    source = open_dataset(tmp_path, split="train")
     assert {record.path for record in source.images} == {
         image["file_name"] for image in world.images if image["id"] < 4
     }
@@ -113,7 +113,7 @@ def test_own_names_win_over_the_others(world: Any, tmp_path: Path) -> None:
 def test_both_names_are_told_where_neither_is_found(world: Any, tmp_path: Path) -> None:
     world.write_refer(tmp_path / "refcoco", photos="")
     with pytest.raises(MissingError, match="such as COCO_train2014_0{11}1.jpg, also as 0{11}1.jpg"):
-        open_source(tmp_path, split="train")
+        open_dataset(tmp_path, split="train")
 
 
 def draw(path: Path) -> None:
@@ -129,19 +129,19 @@ def test_a_name_no_disk_can_hold_is_missing(world: Any, tmp_path: Path) -> None:
     report = check(folder)
     assert report.usable and len(report.quarantined) == 1
     with pytest.raises(MissingError, match="neither a path nor"):
-        open_source("9" * 300)
+        open_dataset("9" * 300)
 
 
 def test_photographs_that_are_gone_stop_only_who_needs_them(world: Any, tmp_path: Path) -> None:
     """A cache holds what training needs: its sentences are read without a photograph."""
     folder = world.write_refer(tmp_path / "refcoco")
-    whole = open_source(folder, split="train")
+    whole = open_dataset(folder, split="train")
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(MissingError, match="none of 3 images"):
-        open_source(folder, split="train")
-    source = open_source(folder, split="train", photos=False)
+        open_dataset(folder, split="train")
+    source = open_dataset(folder, split="train", photos=False)
     assert source.images == whole.images and source.expressions == whole.expressions
     assert any("none of them is here" in notice for notice in source.notices)
     gone = tmp_path / "images"  # what a cache remembers
-    source = open_source(folder, split="train", photos=False, images=gone)
+    source = open_dataset(folder, split="train", photos=False, images=gone)
     assert source.images == whole.images and source.image_root == gone

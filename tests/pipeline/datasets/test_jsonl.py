@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svp.pipeline.datasets import Source, check, open_source
+from svp.pipeline.datasets import Source, check, open_dataset
 from svp.pipeline.datasets import jsonl_lines as module
 from svp.pipeline.datasets.images import read_record
 from svp.pipeline.errors import DataError, ImageError, MissingError
@@ -37,7 +37,7 @@ def write(root: Path, *records: object) -> Path:
 
 
 def opened(root: Path, *records: object, **options: Any) -> Source:
-    return open_source(write(root, *records), **options)
+    return open_dataset(write(root, *records), **options)
 
 
 def test_both_mask_forms_give_the_same_expression(root: Path) -> None:
@@ -160,7 +160,7 @@ def test_bad_utf_8(root: Path) -> None:
     path = write(root, GOOD)
     path.write_bytes(path.read_bytes() + b'{"image": "\xff"}\n')
     with pytest.raises(DataError, match="line 2: byte 11 is not UTF-8"):
-        open_source(path)
+        open_dataset(path)
 
 
 def test_all_errors_are_listed(root: Path) -> None:
@@ -256,7 +256,7 @@ def test_empty_file_missing_file_and_split(root: Path) -> None:
     with pytest.raises(DataError, match="holds no record"):
         opened(root, "")
     with pytest.raises(MissingError):
-        open_source(root / "none.jsonl")
+        open_dataset(root / "none.jsonl")
     with pytest.raises(DataError, match="no split 'val': mine has train"):
         opened(root, GOOD, split="val")
 
@@ -306,7 +306,7 @@ def test_another_form_of_file_gets_one_hint(data: bytes, hint: str, root: Path) 
     path.write_bytes(data)
     for allowed in (0, None):
         with pytest.raises(DataError) as caught:
-            open_source(path, max_failures=allowed)
+            open_dataset(path, max_failures=allowed)
         (problem,) = caught.value.problems
         assert problem.startswith(f"{path}: ") and hint in problem
 
@@ -418,19 +418,19 @@ def files_of(root: Path, **named: list[dict[str, Any]]) -> Path:
 def test_one_file_per_split_is_one_data_set(root: Path) -> None:
     b = {**GOOD, "image": "images/b.png"}
     files_of(root, train=[GOOD, GOOD], val=[b], test=[{**b, "expression": "last"}])
-    source = open_source(root)
+    source = open_dataset(root)
     assert source.name == root.name and set(source.sha256) == {
         "train.jsonl",
         "val.jsonl",
         "test.jsonl",
     }
     for split, count in (("train", 2), ("val", 1), ("test", 1)):
-        part = open_source(root, split=split)
+        part = open_dataset(root, split=split)
         assert len(part.expressions) == count and part.name == root.name
     ids = {(row.split, row.sent_id) for row in source.sentences}
     assert ids == {("train", 1), ("train", 2), ("val", 1_000_000_001), ("test", 2_000_000_001)}
     with pytest.raises(DataError) as caught:
-        open_source(files_of(root, val=[b, {**b, "mask": [[1]]}]))
+        open_dataset(files_of(root, val=[b, {**b, "mask": [[1]]}]))
     (problem,) = caught.value.problems
     assert problem.startswith(f"{root}: val.jsonl line 2: mask")
 
@@ -451,10 +451,10 @@ def test_one_file_per_split_is_one_data_set(root: Path) -> None:
 def test_which_names_are_splits(names: tuple[str, ...], fits: bool, root: Path) -> None:
     files_of(root, **{name: [GOOD] for name in names})
     if fits:
-        assert len(open_source(root, split="val").expressions) == 1
+        assert len(open_dataset(root, split="val").expressions) == 1
     else:
         with pytest.raises(DataError, match="name one; files called train.jsonl, val.jsonl"):
-            open_source(root)
+            open_dataset(root)
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_which_names_are_splits(names: tuple[str, ...], fits: bool, root: Path) 
 def test_a_file_is_the_split_it_is_named_after(name: str, split: str, root: Path) -> None:
     files_of(root, **{name: [GOOD, GOOD]})
     path = root / f"{name}.jsonl"
-    source = open_source(path, split=split)
+    source = open_dataset(path, split=split)
     assert len(source.expressions) == 2
     told = [n for n in source.notices if "by the file's name" in n]
     assert bool(told) == (name not in ("cups", "contest"))
@@ -473,14 +473,14 @@ def test_a_file_is_the_split_it_is_named_after(name: str, split: str, root: Path
     with pytest.raises(
         DataError, match=f"no split '{other}': .*rename it, or give the lines a `split`"
     ):
-        open_source(path, split=other)
+        open_dataset(path, split=other)
 
 
 def test_a_line_that_names_its_split_has_it(root: Path) -> None:
     files_of(root, val=[GOOD, {**GOOD, "split": "train"}])
-    assert len(open_source(root / "val.jsonl", split="train").expressions) == 1
+    assert len(open_dataset(root / "val.jsonl", split="train").expressions) == 1
     with pytest.raises(DataError) as caught:
-        open_source(root / "val.jsonl", split="test")
+        open_dataset(root / "val.jsonl", split="test")
     assert str(caught.value) == "no split 'test': val has train, val"
 
 

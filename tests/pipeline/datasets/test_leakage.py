@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from svp.pipeline.datasets import load, open_source
+from svp.pipeline.datasets import load, open_dataset
 from svp.pipeline.datasets.detect import Options
 from svp.pipeline.datasets.leakage import eval_images, overlaps
 from svp.pipeline.errors import ConfigError
@@ -38,10 +38,10 @@ def test_matrix_counts_images_and_train_refs(root: Path) -> None:
 
 
 def test_off_keeps_all_and_reports_on_drops_exactly_the_listed(root: Path) -> None:
-    off = open_source(root, split="train")
+    off = open_dataset(root, split="train")
     assert [r.image_id for r in off.images] == [1, 2, 3, 4, 5, 6, 7]
     assert sum(notice.startswith("leak: ") for notice in off.notices) == 5
-    on = open_source(root, split="train", exclude_eval_images=True)
+    on = open_dataset(root, split="train", exclude_eval_images=True)
     assert [r.image_id for r in on.images] == [1, 7]
     assert {e.image_id for e in on.expressions} == {1, 7}
     assert set(on.annotations) == {(row.dataset, row.ann_id) for row in on.sentences}
@@ -49,15 +49,15 @@ def test_off_keeps_all_and_reports_on_drops_exactly_the_listed(root: Path) -> No
 
 
 def test_one_set_looks_at_its_siblings(root: Path) -> None:
-    source = open_source(root / "refcoco", split="train", exclude_eval_images=True)
+    source = open_dataset(root / "refcoco", split="train", exclude_eval_images=True)
     assert [r.image_id for r in source.images] == [1]
-    alone = open_source("refcoco+", root=root, split="train", exclude_eval_images=True)
+    alone = open_dataset("refcoco+", root=root, split="train", exclude_eval_images=True)
     assert [r.image_id for r in alone.images] == [1]
 
 
 def test_absent_sets_are_named(worlds: Any, tmp_path: Path) -> None:
     folder = worlds({"train": [1, 2], "val": [2]}).write_refer(tmp_path / "refcoco")
-    source = open_source(folder, split="train", exclude_eval_images=True)
+    source = open_dataset(folder, split="train", exclude_eval_images=True)
     assert [r.image_id for r in source.images] == [1]
     assert any("no refcoco+, refcocog here" in notice for notice in source.notices)
 
@@ -67,11 +67,11 @@ def test_load_order_does_not_matter(root: Path) -> None:
     backward = load("refcocog,refcoco+,refcoco", Options(root=root))
     assert overlaps(forward) == overlaps(backward)
     assert eval_images(forward) == eval_images(backward) == {2, 3, 4, 5, 6}
-    one = open_source("refcoco,refcoco+,refcocog", root=root, split="train")
-    two = open_source("refcocog,refcoco+,refcoco", root=root, split="train")
+    one = open_dataset("refcoco,refcoco+,refcocog", root=root, split="train")
+    two = open_dataset("refcocog,refcoco+,refcoco", root=root, split="train")
     assert one.images == two.images and one.sentences == two.sentences
 
 
 def test_only_for_training(root: Path) -> None:
     with pytest.raises(ConfigError, match="for --split train, not val"):
-        open_source(root, split="val", exclude_eval_images=True)
+        open_dataset(root, split="val", exclude_eval_images=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from svp.pipeline.datasets import convert, open_source
+from svp.pipeline.datasets import convert, open_dataset
 from svp.pipeline.datasets.parquet import dataset_name, read_hub
 from svp.pipeline.datasets.refer import read_refer
 from svp.pipeline.errors import DataError, MissingPackageError
@@ -45,9 +45,9 @@ def test_refcocog_keeps_its_test_split(worlds: Any, tmp_path: Path) -> None:
 def test_opened_as_a_source(world: Any, tmp_path: Path) -> None:
     world.write_hub(tmp_path / "refcoco")
     world.draw(tmp_path / "train2014")
-    source = open_source(tmp_path / "refcoco", split="train")
+    source = open_dataset(tmp_path / "refcoco", split="train")
     assert [record.image_id for record in source.images] == [1, 2, 3]
-    assert open_source(tmp_path, split="train").images == source.images  # a folder of sets
+    assert open_dataset(tmp_path, split="train").images == source.images  # a folder of sets
     assert source.kind == "hub" and len(source.expressions) == 12
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.refer import find_sets, read_refer
 from svp.pipeline.errors import ConfigError, DataError, MissingError
 
@@ -25,11 +25,11 @@ def test_tables_are_sorted_and_merged(world: Any, tmp_path: Path) -> None:
 
 def test_split_is_the_union_of_its_images_each_once(world: Any, tmp_path: Path) -> None:
     folder = world.write_refer(tmp_path / "refcoco")
-    source = open_source(folder, split="train")
+    source = open_dataset(folder, split="train")
     assert [record.image_id for record in source.images] == [1, 2, 3]
     assert len(source.expressions) == 12 and {e.image_id for e in source.expressions} == {1, 2, 3}
     assert [e.text for e in source.expressions[:2]] == ["thing 2", "the same thing"]
-    assert len(open_source(folder).images) == 5
+    assert len(open_dataset(folder).images) == 5
 
 
 def test_several_sets_give_the_union(worlds: Any, tmp_path: Path) -> None:
@@ -38,11 +38,11 @@ def test_several_sets_give_the_union(worlds: Any, tmp_path: Path) -> None:
     worlds({"train": [4, 3], "test": [9]}).write_refer(tmp_path / "refcocog", "umd")
     assert list(find_sets(tmp_path)) == ["refcoco", "refcoco+", "refcocog"]
     for where in (tmp_path, "refcocog,refcoco,refcoco+", "refcoco+/unc,refcocog/umd,refcoco"):
-        source = open_source(where, root=tmp_path, split="train")
+        source = open_dataset(where, root=tmp_path, split="train")
         assert [record.image_id for record in source.images] == [1, 2, 3, 4]
     sets = [row.dataset for row in source.sentences]
     assert sets == sorted(sets) and len(source.expressions) == len(sets) == 24
-    source = open_source(tmp_path, split="test")
+    source = open_dataset(tmp_path, split="test")
     assert [record.image_id for record in source.images] == [9]
     assert "refcoco/unc has no split test: it adds nothing" in source.notices
 
@@ -53,7 +53,7 @@ def test_sets_that_disagree_about_an_image_are_refused(worlds: Any, tmp_path: Pa
     other.images[0]["width"] = 99
     other.write_refer(tmp_path / "refcoco+")
     with pytest.raises(DataError, match="image 1 is .* 12x16 in one set and .* 12x99 in refcoco"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("value", ["testAB", "testA ", "TRAIN", "A", "test", ""])
@@ -91,8 +91,8 @@ def test_google_is_refused_unless_allowed(worlds: Any, tmp_path: Path) -> None:
     both = worlds({"train": [1, 2], "val": [2]})
     folder = both.write_refer(tmp_path / "refcocog", "google")
     with pytest.raises(ConfigError, match="--allow-google"):
-        open_source(folder, split="train")
-    source = open_source(folder, split="train", allow_google=True)
+        open_dataset(folder, split="train")
+    source = open_dataset(folder, split="train", allow_google=True)
     assert len(source.images) == 2
     leak = "leak: refcocog/google train shares 1 image (2 refs) with refcocog/google val"
     assert leak in source.notices
@@ -103,7 +103,7 @@ def test_split_by_defaults_and_choices(worlds: Any, tmp_path: Path) -> None:
     worlds({"train": [1, 2]}).write_refer(folder, "google")
     assert read_refer(folder).split_by == "umd"
     assert read_refer(folder, "google", allow_google=True).split_by == "google"
-    assert open_source(folder / "refs(umd).p").name == "refcocog/umd"
+    assert open_dataset(folder / "refs(umd).p").name == "refcocog/umd"
     with pytest.raises(MissingError, match="no refs.unc..p; splits found: google, umd"):
         read_refer(folder, "unc")
     own = worlds({"train": [1]}).write_refer(tmp_path / "mine", "own")
@@ -195,15 +195,15 @@ def test_all_problems_of_a_file_are_listed_up_to_100(worlds: Any, tmp_path: Path
 def test_bad_polygons_are_errors_when_masks_are_used(world: Any, tmp_path: Path) -> None:
     world.annotations[0]["segmentation"] = [[1, 2, 3, 4]]
     world.annotations[1]["segmentation"] = []
-    source = open_source(world.write_refer(tmp_path / "refcoco"), split="train")
+    source = open_dataset(world.write_refer(tmp_path / "refcoco"), split="train")
     assert len(source.images) == 3  # superpixels need no mask
     with pytest.raises(DataError, match="refcoco annotation 1000, polygon 0: 4 numbers"):
         _ = source.expressions
     with pytest.raises(DataError, match="annotation 1000"):
-        open_source(tmp_path / "refcoco", split="train", masks=True)
+        open_dataset(tmp_path / "refcoco", split="train", masks=True)
     world.annotations[0]["segmentation"] = [[1, 1, 5, 1, 5, 5]]
     world.write_refer(tmp_path / "refcoco")
-    source = open_source(tmp_path / "refcoco", split="train", masks=True)
+    source = open_dataset(tmp_path / "refcoco", split="train", masks=True)
     assert "1 object with an empty mask: kept for evaluation only" in source.notices
 
 
@@ -262,7 +262,7 @@ def test_a_bad_record_costs_itself(world: Any, tmp_path: Path) -> None:
     assert made.faults.found == len(made.faults.lines) >= 2
     assert "refs(unc).p: ref 0: split 'dev' is not one of" in said
     assert f"instances.json: annotation {lost}: segmentation is missing" in said
-    source = open_source(folder, max_failures=None)
+    source = open_dataset(folder, max_failures=None)
     assert source.faults == made.faults
     with pytest.raises(DataError, match="more than --max-failures 1"):
         world.refs[2]["split"] = "dev"
@@ -272,10 +272,10 @@ def test_a_bad_record_costs_itself(world: Any, tmp_path: Path) -> None:
 def test_masks_that_are_not_used_are_not_looked_at(world: Any, tmp_path: Path) -> None:
     world.annotations[0]["segmentation"] = [[1, 2, 3, 4]]
     folder = world.write_refer(tmp_path / "refcoco")
-    source = open_source(folder, split="train", max_failures=None)
+    source = open_dataset(folder, split="train", max_failures=None)
     bad = world.annotations[0]["id"]
     assert list(source.bad_masks) == [("refcoco", bad)]
     assert "polygon 0: 4 numbers" in source.bad_masks["refcoco", bad]
     assert ("refcoco", bad) not in source.good_masks and len(source.good_masks) > 1
-    told = open_source(folder, split="train", masks=True, max_failures=None)
+    told = open_dataset(folder, split="train", masks=True, max_failures=None)
     assert any("polygon 0: 4 numbers" in notice for notice in told.notices)

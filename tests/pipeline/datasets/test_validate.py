@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svp.pipeline.datasets import check, open_source, published_counts
+from svp.pipeline.datasets import check, open_dataset, published_counts
 from svp.pipeline.errors import DataError
 from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute.planner import Content
@@ -140,7 +140,7 @@ def test_check_and_run_agree_on_bad_lines(
         path = tmp_path / f"{rest}.jsonl"
         path.write_text("\n".join([wrong] * bad + [json.dumps(good)] * rest))
         try:
-            open_source(path, max_failures=allowed)
+            open_dataset(path, max_failures=allowed)
         except DataError:
             assert not check(path, max_failures=allowed).usable
         else:
@@ -153,10 +153,10 @@ def test_check_and_run_agree_on_bad_refs(world: Any, tmp_path: Path) -> None:
         row["split"] = "dev"
     folder = world.write_refer(tmp_path / "refcoco")
     with pytest.raises(DataError, match="6 problems in 10 records, more than half"):
-        open_source(folder, max_failures=None)
+        open_dataset(folder, max_failures=None)
     report = check(folder)
     assert "6 problems in 10 records, more than half" in report.errors[0]
-    assert open_source(folder, max_failures=6).faults.found == 6
+    assert open_dataset(folder, max_failures=6).faults.found == 6
     assert check(folder, max_failures=6).usable
 
 
@@ -206,7 +206,7 @@ def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> No
     for allowed, code in ((None, 0), (1, 0), (0, 1)):
         assert check(data, max_failures=allowed).exit_code == code
         options = RunOptions(executor_options=ExecutorOptions(workers=0), max_failures=allowed)
-        source = open_source(data)
+        source = open_dataset(data)
         where = Where(source.image_root)
         out = tmp_path / f"cache{allowed}"
         report = precompute(Content(source.images), RECIPE, where, out, options, quiet=True)
@@ -216,9 +216,9 @@ def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> No
     for path in bad.parent.iterdir():
         path.write_bytes(b"no photograph")
     assert check(data).exit_code == 1
-    where, out = Where(open_source(data).image_root), tmp_path / "none"
+    where, out = Where(open_dataset(data).image_root), tmp_path / "none"
     options = RunOptions(executor_options=ExecutorOptions(workers=0))
-    content = Content(open_source(data).images)
+    content = Content(open_dataset(data).images)
     assert precompute(content, RECIPE, where, out, options, quiet=True).exit_code == 1
 
 

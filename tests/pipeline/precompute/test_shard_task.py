@@ -10,7 +10,7 @@ import pytest
 from svp.pipeline.bench.memory import MemoryReport
 from svp.pipeline.cache.plan import PlanImage
 from svp.pipeline.cache.reader import CacheReader
-from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.images import read_image
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.encoders import build_encoder
@@ -24,7 +24,7 @@ from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.pipeline.precompute.shard_task import ShardTask, quarantine
 from svp.pipeline.recipe import GridConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRecord, Where
-from svp.pipeline.superpixels.generator import build_source
+from svp.pipeline.superpixels.generator import build_generator
 
 RECIPE = Recipe(
     superpixels=SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=3)),
@@ -36,7 +36,7 @@ RECIPE = Recipe(
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Content, Where]:
     folder = tmp_path_factory.mktemp("scenes") / "s"
-    source = open_source(write_scenes(folder, images=10, seed=5))
+    source = open_dataset(write_scenes(folder, images=10, seed=5))
     return Content(source.images[:3]), Where(source.image_root)
 
 
@@ -61,7 +61,7 @@ def cache(scenes: tuple[Content, Where], tmp_path_factory: pytest.TempPathFactor
 def test_rows_are_what_the_models_say(scenes: tuple[Content, Where], cache: Path) -> None:
     """T15: one image at a time here, batches of two with a padded last one there."""
     content, where = scenes
-    source = build_source(RECIPE.superpixels, where)
+    source = build_generator(RECIPE.superpixels, where)
     encoder = build_encoder(RECIPE.features, where, "cpu")
     reader = CacheReader(cache)
     for row, record in enumerate(content.images):

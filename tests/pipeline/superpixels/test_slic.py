@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from svp.pipeline.cache.reader import CacheReader
-from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.doctor.weight_search import needed_weights
 from svp.pipeline.errors import ConfigError, DataError, MissingPackageError
@@ -20,7 +20,7 @@ from svp.pipeline.precompute.planner import Content, sized_plan
 from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.pipeline.recipe import SlicConfig, SuperpixelConfig
 from svp.pipeline.records import WHOLE, Where
-from svp.pipeline.superpixels.generator import build_source
+from svp.pipeline.superpixels.generator import build_generator
 from svp.pipeline.superpixels.slic import calibrate, slic_labels, slic_superpixels
 from svp.train.data.live_cache import LiveReader
 from svp.train.evaluation.upper_bounds import point_decoder
@@ -81,7 +81,7 @@ def test_thin_images_work(size: tuple[int, int]) -> None:
 
 def test_source_from_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SuperpixelConfig(source="slic", slic=SlicConfig(n_segments=20))
-    source = build_source(config, Where(images=Path()), "cpu")
+    source = build_generator(config, Where(images=Path()), "cpu")
     images = photographs()
     found, embeddings = source.generate_batch(images)
     assert [len(one) for one in found] == [len(slic_superpixels(i, config.slic)) for i in images]
@@ -92,12 +92,12 @@ def test_source_from_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
         source.generate_batch([np.zeros((5, 5), np.uint8)])
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
     with pytest.raises(MissingPackageError, match=r"svp\[slic\]"):
-        build_source(config, Where(images=Path()), "cpu")
+        build_generator(config, Where(images=Path()), "cpu")
 
 
 def test_sam_embeddings_beside_slic(tmp_path: Path) -> None:
     """A cache of SLIC superpixels with the embedding that a SAM cache of the same images holds."""
-    source = open_source(write_scenes(tmp_path / "scenes", images=10, seed=4), split="train")
+    source = open_dataset(write_scenes(tmp_path / "scenes", images=10, seed=4), split="train")
     content = Content(source.images[:2], "train", source.sha256)
     options = RunOptions(executor_options=ExecutorOptions(workers=0))
     made = {}

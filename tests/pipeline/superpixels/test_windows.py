@@ -13,7 +13,7 @@ from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.recipe import GridConfig, SuperpixelConfig, parse_recipe
 from svp.pipeline.records import Where
-from svp.pipeline.superpixels.generator import build_source
+from svp.pipeline.superpixels.generator import build_generator
 from svp.pipeline.superpixels.windows import cores, windows
 
 
@@ -39,8 +39,10 @@ def test_windows_see_what_the_whole_image_hides() -> None:
     image = make_scene(21, 0, "val").image
     config = SuperpixelConfig(preset="windows", grid=grid)
     plain = SuperpixelConfig(preset="custom", grid=grid.model_copy(update={"crop_n_layers": 0}))
-    (found,), fine = build_source(config, Where(Path())).generate_batch([image], embeddings=True)
-    (whole,), coarse = build_source(plain, Where(Path())).generate_batch([image], embeddings=True)
+    (found,), fine = build_generator(config, Where(Path())).generate_batch([image], embeddings=True)
+    (whole,), coarse = build_generator(plain, Where(Path())).generate_batch(
+        [image], embeddings=True
+    )
     assert fine is not None and coarse is not None and np.array_equal(fine[0], coarse[0])
     assert len(found) > 1.5 * len(whole)
     boxes = windows(*image.shape[:2], grid)
@@ -51,7 +53,7 @@ def test_windows_see_what_the_whole_image_hides() -> None:
         assert mask.sum() == area == mask[y0:y1, x0:x1].sum() > 0
         assert x0 <= box[0] <= box[2] < x1 and y0 <= box[1] <= box[3] < y1
     assert {tuple(crop) for crop in found.crop.tolist()} == {box.box for box in boxes}
-    few = build_source(config.model_copy(update={"max_superpixels": 5}), Where(Path()))
+    few = build_generator(config.model_copy(update={"max_superpixels": 5}), Where(Path()))
     (cut,), _ = few.generate_batch([image])
     assert sorted(cut.area) == sorted(found.area)[-5:]
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from svp.model.language_model import Lora, add_lora
 from svp.model.losses import Weights
-from svp.model.projectors import MaskInput, build
+from svp.model.projectors import MaskInput, build_projector
 from svp.pipeline.encoders.dinov2 import PATCH, SHAPES
 from svp.pipeline.errors import ConfigError, SvpError
 from svp.train.bench import speed
@@ -216,7 +216,7 @@ def test_the_projector_s_parts_add_up_to_it(runner: Runner) -> None:
 ])  # fmt: skip
 def test_a_variant_has_the_parts_it_is_made_of(options: dict[str, Any], parts: list[str]) -> None:
     sizes = {"sspe_dim": 8, "sspe_heads": 2, "sspe_ffn": 8, "ssa_heads": 2, "ssa_ffn": 8}
-    projector = build("svp", in_dim=8, llm_dim=8, **sizes, **options)
+    projector = build_projector("svp", in_dim=8, llm_dim=8, **sizes, **options)
     masks = MaskInput(torch.ones(1, 2, 4), torch.ones(1, 2, 4, 4, dtype=torch.uint8))
     laps: list[str] = []
     with inside(projector, laps.append) as rest:
@@ -224,7 +224,7 @@ def test_a_variant_has_the_parts_it_is_made_of(options: dict[str, Any], parts: l
     assert laps == [f"projector/{part}" for part in parts] and rest == "projector/MLP"
     laps.clear()
     projector(torch.ones(1, 4, 8), (2, 2), masks=masks, mask_valid=torch.ones(1, 2) > 0)
-    with inside(build("mlp", in_dim=8, llm_dim=8), laps.append) as rest:
+    with inside(build_projector("mlp", in_dim=8, llm_dim=8), laps.append) as rest:
         assert rest == "projector"
     assert not laps, "hooks are gone"
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from svp.model.conversion.convert import _sam_under as sam_shapes
 from svp.model.conversion.stand_in import write_standin
-from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.encoders.clip import LARGE
 from svp.pipeline.errors import (
     CacheError,
@@ -293,7 +293,7 @@ def test_its_own_image_encoder_is_used_where_it_is_asked_for(world: World) -> No
 @pytest.mark.parametrize("world", ["glamm"], indirect=True)
 def test_a_cache_of_the_clip_recipe_gives_the_same_masks(world: World) -> None:
     found = find_published(str(world.folder))
-    source = open_source(str(world.root / "own.jsonl"), split="val")
+    source = open_dataset(str(world.root / "own.jsonl"), split="val")
     encoders = Encoders(device="cpu", sam=world.root / "sam.pth", encoder=world.root / "clip")
     recipe, where = live_recipe(found, encoders, source.image_root)
     options = RunOptions(executor_options=ExecutorOptions(workers=0))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from svp.model.blocks import VALUE, Attention
-from svp.model.projectors import MaskInput, Projector, build
+from svp.model.projectors import MaskInput, Projector, build_projector
 from svp.model.projectors.qformer import BertAttention, QFormer
 from svp.model.projectors.svp import SVP
 from svp.train.figures.attention_hooks import looks, recorded
@@ -48,7 +48,7 @@ def run(
 
 @pytest.mark.parametrize("variant", ["shared", "unshared", "unshared_bias"])
 def test_weights_of_ssa(variant: str) -> None:
-    projector = build("svp", in_dim=8, llm_dim=16, ssa_variant=variant, **SMALL)
+    projector = build_projector("svp", in_dim=8, llm_dim=16, ssa_variant=variant, **SMALL)
     assert isinstance(projector, SVP) and projector.ssa is not None
     assert looks(projector) == "superpixels"
     found, inputs, outputs, masks = run(projector)
@@ -64,7 +64,7 @@ def test_weights_of_ssa(variant: str) -> None:
 
 
 def test_weights_of_the_qformer() -> None:
-    projector = build(
+    projector = build_projector(
         "qformer", in_dim=8, llm_dim=16, tokens=6, hidden=8, layers=3, heads=2, ffn=16
     )
     assert isinstance(projector, QFormer) and looks(projector) == "queries"
@@ -87,9 +87,9 @@ def test_weights_of_the_qformer() -> None:
 
 
 def test_projectors_without_attention_say_so() -> None:
-    assert looks(build("mlp", in_dim=8, llm_dim=16)) == ""
-    assert looks(build("svp", in_dim=8, llm_dim=16, ssa_variant="none", **SMALL)) == ""
-    fused = build("fusion", in_dim=8, llm_dim=16, sources=2, svp=SMALL)
+    assert looks(build_projector("mlp", in_dim=8, llm_dim=16)) == ""
+    assert looks(build_projector("svp", in_dim=8, llm_dim=16, ssa_variant="none", **SMALL)) == ""
+    fused = build_projector("fusion", in_dim=8, llm_dim=16, sources=2, svp=SMALL)
     assert looks(fused) == "superpixels"
 
 

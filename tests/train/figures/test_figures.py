@@ -12,7 +12,7 @@ from PIL import Image
 
 from svp.cli import main
 from svp.model.batch import Visual
-from svp.model.projectors import build
+from svp.model.projectors import build_projector
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.errors import DataError, MissingError
 from svp.train.factory import assemble
@@ -123,7 +123,7 @@ def test_queries_of_a_qformer_and_a_projector_without_attention(
 
 
 def test_the_parts_of_the_projector_sum_to_its_time(world: Path) -> None:
-    projector = build("svp", in_dim=8, llm_dim=16, **SVP)
+    projector = build_projector("svp", in_dim=8, llm_dim=16, **SVP)
     masks = torch.ones(1, 3, 4, 4, dtype=torch.uint8)
     image = Visual(torch.ones(1, 4, 8), (2, 2), torch.ones(1, 3, 4), masks, torch.ones(1, 3) > 0)
     timed = time_images(projector, [image] * 2, "cpu", half=False)

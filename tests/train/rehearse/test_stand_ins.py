@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.encoders import clip, dinov2
 from svp.pipeline.errors import ConfigError, WeightsError
 from svp.pipeline.precompute.options import Flags, resolve
@@ -133,12 +133,12 @@ def test_refer_sets_read_as_published_ones(tmp_path: Path) -> None:
     photographs.write_coco(tmp_path)
     assert (tmp_path / "train2014" / "COCO_train2014_000000581857.jpg").is_file()
     for split, sets in {"train": 3, "val": 3, "testA": 2, "testB": 2, "test": 1}.items():
-        source = open_source(str(tmp_path), split=split)
+        source = open_dataset(str(tmp_path), split=split)
         assert len({row.dataset for row in source.sentences}) == sets, split
 
 
 def test_a_set_of_ones_own_reads(tmp_path: Path) -> None:
     photographs.write_own(tmp_path)
     for name, expressions in {"train": 6, "val": 4}.items():
-        source = open_source(str(tmp_path / f"{name}.jsonl"), split=name)
+        source = open_dataset(str(tmp_path / f"{name}.jsonl"), split=name)
         assert len(source.sentences) == expressions

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from svp.model.projectors import build
+from svp.model.projectors import build_projector
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.precompute.options import resolve
 from svp.pipeline.precompute.planner import sized_plan
@@ -52,7 +52,7 @@ def test_every_row_finds_in_its_cache_what_it_needs(key: str) -> None:
         plan = sized_plan(resolve("tiny", None, FLAGS, row.cache, Path())[0])
         require_cache(recipe, plan)
         with torch.device("meta"):
-            made = build(
+            made = build_projector(
                 recipe.model.projector.name, in_dim=plan.channels, llm_dim=128, grid=plan.grid,
                 **dict(recipe.model.projector.options),
             )  # fmt: skip

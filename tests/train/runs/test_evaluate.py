@@ -20,7 +20,7 @@ from svp.model.pretrained import load_pretrained
 from svp.model.pretrained.config import read_model_file
 from svp.pipeline.cache import create_cache
 from svp.pipeline.cache.plan import Plan
-from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.masks.rle import decode
@@ -81,7 +81,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> EvalRequest:
     """Three val scenes, the plan of their cache without rows, and a run with a checkpoint."""
     root = tmp_path_factory.mktemp("eval")
     scenes = write_scenes(root / "scenes", images=4, seed=9, splits={"train": 1, "val": 3})
-    source = open_source(scenes, split="val")
+    source = open_dataset(scenes, split="val")
     flags = Flags(points_per_side=4, store_sam_embeddings=True)
     recipe, _ = resolve("tiny", None, flags, (), source.image_root)
     plan = build_plan(Content(source.images, "val", source.sha256), recipe, source.image_root)
@@ -173,7 +173,7 @@ def test_several_splits_by_one_model(
     from svp.train.runs import evaluate as eval_run
 
     scenes = Path(str(request_.data.dataset))
-    source = open_source(scenes, split="train")
+    source = open_dataset(scenes, split="train")
     known = Plan.load(request_.caches[0] / "plan.json")
     content = Content(source.images, "train", source.sha256)
     create_cache(tmp_path / "train", build_plan(content, known.recipe, source.image_root))

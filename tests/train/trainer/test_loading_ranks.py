@@ -28,7 +28,7 @@ import json, sys, torch
 from pathlib import Path
 from torch.distributed.tensor import DTensor
 from svp.model.conversion import build_imported, open_ris_checkpoint
-from svp.model.projectors import build
+from svp.model.projectors import build_projector
 from svp.train.trainer.prepare import enter, make_accelerator, make_ready
 from svp.train.recipe import parse_train_recipe
 
@@ -43,7 +43,7 @@ def load(folder):
     open("/proc/self/clear_refs", "w").write("5")
     before = memory("VmRSS")
     imported = open_ris_checkpoint(Path(folder))
-    model = build_imported(imported, build("mlp", in_dim=8, llm_dim=imported.shape.hidden))
+    model = build_imported(imported, build_projector("mlp", in_dim=8, llm_dim=imported.shape.hidden))
     del imported
     make_ready(model, recipe, 0)
     entered = enter(accelerator, model, recipe, 0)

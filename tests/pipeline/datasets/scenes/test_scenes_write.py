@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svp.pipeline.datasets import open_source
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.refer_pickle import load_refs
 from svp.pipeline.datasets.scenes import is_generated, make_scene, write, write_scenes
 from svp.pipeline.datasets.scenes.language import CLASSES
@@ -101,7 +101,7 @@ def test_scenes_of_another_version_are_named(folder: Path, tmp_path: Path) -> No
 
 def test_generated_scenes_are_known_by_their_folder(folder: Path, tmp_path: Path) -> None:
     for form, images in (("refcoco", None), (".", None), ("scenes.jsonl", None), ("images", None)):
-        assert open_source(folder / form, images=images).generated, form
+        assert open_dataset(folder / form, images=images).generated, form
     images = folder / "images"
     assert is_generated([images / "val_000000.png"])
     assert not is_generated([])
@@ -110,15 +110,15 @@ def test_generated_scenes_are_known_by_their_folder(folder: Path, tmp_path: Path
     assert not is_generated([images / "val_000000.png", images / "holiday.png"])
     other = tmp_path / "images"
     shutil.copytree(folder / "images", other)
-    assert not open_source(other).generated
+    assert not open_dataset(other).generated
     for odd in (b"", b"[]", b"{}", b"[" * 100_000, b'{"format":1,"seed":0,"size":0,"sha256":0}'):
         (tmp_path / "digest.json").write_bytes(odd)
-        assert not open_source(other).generated
+        assert not open_dataset(other).generated
 
 
 @pytest.mark.parametrize("form", ["refcoco", "scenes.jsonl"])
 def test_both_forms_open_as_the_same_source(folder: Path, form: str) -> None:
-    source = open_source(folder / form, images=folder if form != "refcoco" else folder / "images",
+    source = open_dataset(folder / form, images=folder if form != "refcoco" else folder / "images",
                          split="train", allow_counts=True)  # fmt: skip
     assert len(source.images) == 9
     assert {(r.height, r.width) for r in source.images} == {(128, 128)}
