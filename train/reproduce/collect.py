@@ -14,13 +14,13 @@ from ... import __version__
 from ...pipeline.weights.rehearsal import dial
 from ..bench.presets import Preset, preset
 from ..bench.speed import bench_infer, bench_train
+from ..estimates.hours import GRID
 from ..evaluation.published_results import TABLE_6
 from ..evaluation.results import Results, read_results
 from ..factory import outline_projector
 from ..metrics import Counts, intervals
 from ..options import TrainFlags, resolve_train
-from ..provenance import libraries
-from ..runs.evaluate import commit
+from ..provenance import commit, libraries
 from .caches import Caches
 from .experiment import Claim, Experiment, Row
 from .paper_tables import experiment
@@ -30,7 +30,7 @@ from .significance import Sums, agreement, difference, sums_of, verdict
 from .trial_folder import Place
 from .trials import Cell
 
-GRID, CHANNELS, LLM = (24, 24), 1024, 4096  # the paper's
+CHANNELS, LLM = 1024, 4096  # the paper's
 
 
 @dataclass

@@ -18,15 +18,15 @@ from ...pipeline.errors import SvpError
 from ...pipeline.precompute.cost_model import Estimate
 from ...pipeline.precompute.launch import price
 from ..estimates.gpus import GPUS, Gpu
+from ..estimates.hours import GRID, TEXT, Reference, projector_flops
 from ..estimates.sizing import SHARE
 from ..evaluation.published_results import SPLIT_BY
 from ..factory import outline_projector
 from ..options import TrainFlags, resolve_train
 from .caches import Caches, splits_of
-from .collect import CHANNELS, GRID, LLM
+from .collect import CHANNELS, LLM
 from .commands import precompute_words, row_commands
 from .experiment import SUPERPIXELS, Experiment, Row
-from .hours import TEXT, Reference, projector_flops
 from .request import Ask, Data
 
 
@@ -178,7 +178,7 @@ def price_plan(
 ) -> PricePlan:
     """The price of a table at the paper's size. Raises ConfigError."""
     rows = [table.row(name) for name in ask.rows] or list(table.rows)
-    made, named = Reference(ask), Caches(ask, data)
+    made, named = Reference(ask.changes, ask.processes), Caches(ask, data)
     caches: dict[tuple[tuple[str, ...], str, str], CachePrice] = {}
     priced: list[RowPrice] = []
     runs: dict[tuple[str, ...], str] = {}

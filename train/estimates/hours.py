@@ -5,6 +5,7 @@ pass over a micro-batch also reads the language model's weights once, which is w
 micro-batches wait for.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -14,31 +15,30 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...model.projectors import Projector
 from ...model.projectors.base import MaskInput
 from ...model.ris import RisModel
-from ..estimates.activations import LanguageModel
-from ..estimates.flops import llm_flops
-from ..estimates.gpus import Gpu
-from ..estimates.memory import CONTEXT, SLACK
-from ..estimates.sizing import SHARE
 from ..factory import llama_shape, outline
 from ..options import TrainFlags, resolve_train
 from ..recipe import ModelConfig, StageConfig, TrainRecipe
 from ..trainer.prepare import make_ready
-from .collect import GRID
-from .request import Ask
+from .activations import LanguageModel
+from .flops import llm_flops
+from .gpus import Gpu
+from .memory import CONTEXT, SLACK
+from .sizing import SHARE
 
 TEXT = 72 + 2 * 28  # text ids of a dialogue of three sentences (bench/presets.py, bench/inputs.py)
 ANSWERS = 3 * 8  # supervised ids
 MICROS = (1, 2, 4, 8, 16, 32)
 BUDGET = 0.9  # of the device's memory, as `train.sizing`
+GRID = 24, 24  # patches of the paper's view
 MASK_SIDE = 64  # of the SSPE's masks
 
 
 class Reference:
     """The paper's model on the meta device, as its second stage trains it; made once."""
 
-    def __init__(self, ask: Ask) -> None:
-        self.recipe, _ = resolve_train("paper", None, TrainFlags(), ask.changes, weights=False)
-        self.processes = ask.processes
+    def __init__(self, changes: Sequence[str], processes: int) -> None:
+        self.recipe, _ = resolve_train("paper", None, TrainFlags(), changes, weights=False)
+        self.processes = processes
 
     @property
     def model(self) -> RisModel:
