@@ -51,7 +51,7 @@ def random_lm(config: "LlamaConfig", seed: int = 0) -> "LlamaForCausalLM":
 def load_lm(folder: Path, dtype: torch.dtype = torch.float32) -> "LlamaForCausalLM":
     """The model of a local folder, strictly: every tensor has its place, none is missing.
 
-    Where the file has `dtype` already, parameters are the mapped file itself (`imports.place.fill`).
+    Where the file has `dtype` already, parameters are the mapped file itself (`weights.fill_module.fill`).
 
     Raises MissingError (no such folder or config), WeightsError (not LLaMA, wrong tensors).
     """

@@ -1,6 +1,6 @@
 """Write a model as a folder and load it back.
 
-    config.json          what to build (modelfile.py)
+    config.json          what to build (config.py)
     model.safetensors    all weights; LoRA merged, or left out
     adapter_*            LoRA in peft's form, if kept separate
     tokenizer files      as the tokenizer itself writes them

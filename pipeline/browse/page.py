@@ -1,6 +1,6 @@
 """`svp cache browse`: a folder with one static page that shows what a cache holds.
 
-Untrusted text (file names, reasons) is made safe as static.py says. The folder appears by rename,
+Untrusted text (file names, reasons) is made safe as page_kit.py says. The folder appears by rename,
 so it is whole or absent, and it can be moved.
 """
 
