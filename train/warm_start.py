@@ -26,7 +26,7 @@ LOUDNESS = 2.0  # of the place code: about half of the features' own deviation p
 
 
 class Visuals(Protocol):
-    """Where projector inputs come from, see `feed.fill.VisualSource`."""
+    """Where projector inputs come from, see `data.collate.VisualSource`."""
 
     def read(
         self, entries: Sequence[Entry], keys: Sequence[int | None]

@@ -1,6 +1,6 @@
 """What every page of ours is made with: templates, a strict policy, a folder that is whole or absent.
 
-Untrusted text reaches a page only through `text.shorten` and jinja2's autoescape; the policy in its
+Untrusted text reaches a page only through `display.shorten` and jinja2's autoescape; the policy in its
 head allows its own style and script by digest, pictures beside it, and nothing else.
 """
 

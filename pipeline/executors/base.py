@@ -153,7 +153,7 @@ class Executor(Protocol):
         max_tries: int = 3,
         shard_timeout_s: float | None = None,
     ) -> Summary:
-        """Do all `shards`; see `drive.drive` for what happens to those that fail."""
+        """Do all `shards`; see `scheduler.drive` for what happens to those that fail."""
 
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ PARTS = ("features", "sam encoder", "sam decoder")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """TFLOP/s of this code on a machine, not the data sheet's, by `cost.tflop`'s parts.
+    """TFLOP/s of this code on a machine, not the data sheet's, by `cost_model.tflop`'s parts.
 
     exact    published modules, float32 without TF32
     single   fast mode in float32

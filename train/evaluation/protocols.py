@@ -81,7 +81,7 @@ def examples(
                   images, half of the sentences
 
     `say` hears what is left out. Raises DataError if nothing is left, an image is in no cache, or is
-    another photograph there (see `feed.finding`); CacheError if its row is not computed yet.
+    another photograph there (see `data.cache_lookup`); CacheError if its row is not computed yet.
     """
     return gather(source, caches, limit, max_failures=max_failures, say=say).items
 

@@ -1,6 +1,6 @@
 """`svp eval`'s page: metrics with intervals, published numbers, bounds, slices, histograms, samples.
 
-Expressions are other people's text: they reach the page through `text.shorten` and autoescape only.
+Expressions are other people's text: they reach the page through `display.shorten` and autoescape only.
 """
 
 from collections import Counter
