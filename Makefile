@@ -99,7 +99,7 @@ check-gpu: $(READY)   ## where a CUDA device is: tests marked gpu, rates, speed 
 	-$(SVP) bench infer --preset paper --device cuda
 
 reliability: $(READY)   ## docs/reliability.md: every fault injected (ROW=T6: that row alone)
-	$(BIN)/python tests/reliability/table.py $(if $(ROW),--row $(ROW))
+	PYTHONPATH=tests $(BIN)/python -m support.reliability.table $(if $(ROW),--row $(ROW))
 
 audit: .audit/.ready   ## published vulnerabilities of the pinned dependencies; needs the network
 	.audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt

@@ -3,8 +3,16 @@
 Tests marked `gpu` are skipped where there is no CUDA device.
 """
 
+import os
+
 import pytest
 
+from support import TESTS
+
+# The processes that tests start import `support` too: programs, spawned workers, Ray and Dask nodes.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    dict.fromkeys([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+)
 # Files whose tests run whole pipelines; the rest keep their order.
 LONG = ("test_quickstart.py", "test_end_to_end.py", "test_cluster.py", "test_torchrun.py")
 

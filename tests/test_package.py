@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import svp
+from support import FIXTURES, TESTS
 
 ROOT = Path(svp.__file__).parent
 LAYERS = ["pipeline", "model", "train", "cli"]  # each may import itself and those to its left
@@ -74,3 +76,32 @@ def test_wheel_contents(tmp_path: Path) -> None:
     )
     want = {f"svp/{p.relative_to(ROOT)}" for p in paths if "__pycache__" not in p.parts}
     assert {n for n in got if ".dist-info/" not in n} == want
+
+
+# Tests of what stands on the path: a module found there, an entry point, an example beside another.
+ON_THE_PATH = {"test_package.py", "test_plugins.py", "test_tiny_recipes.py"}
+PATH_EDIT = re.compile(r"sys\.path(\.(insert|append|extend)\(|\[.*\] *=| *\+?=)|syspath_prepend\(")
+
+
+def test_no_test_leans_on_sys_path() -> None:
+    """Helpers lie in tests/support, a package; tests/fixtures holds data only."""
+    files = [path for path in TESTS.rglob("*.py") if path.name not in ON_THE_PATH]
+    assert [str(path) for path in files if PATH_EDIT.search(path.read_text("utf-8"))] == []
+    setters = [
+        path for path in files if re.search(r"""["']PYTHONPATH["']""", path.read_text("utf-8"))
+    ]
+    assert setters == [TESTS / "conftest.py"]
+    assert [str(path) for path in FIXTURES.rglob("*.py")] == []
+
+
+@pytest.mark.parametrize("line", ["sys.path.insert(0, x)", "sys.path[:0] = [x]", "sys.path += [x]"])
+def test_the_rule_sees_an_edit_of_the_path(line: str) -> None:
+    assert PATH_EDIT.search(line)
+
+
+def test_the_tests_mirror_the_tree() -> None:
+    """A folder of tests is named as the package that it tests."""
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
+    beside = {Path(), Path("contracts"), Path("reliability"), Path("workflows")}
+    lost = [str(f) for f in sorted(folders - beside) if not (ROOT / f / "__init__.py").exists()]
+    assert lost == []

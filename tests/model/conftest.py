@@ -1,18 +1,12 @@
-"""The micro model and its batches (tests/fixtures/ris), as fixtures and importable by name."""
+"""The micro model, its batches and the parity cases, as fixtures."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures" / "ris"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures" / "projectors"))
-
 if TYPE_CHECKING:
-    from parity_cases import ParityCase
-
+    from support.parity_cases import ParityCase
     from svp.model.batch import Batch
     from svp.model.ris import RisModel
 
@@ -20,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def micro() -> "Callable[..., RisModel]":
     """`micro(projector="svp", lora=None, seed=0)` makes a model."""
-    from micro_ris import micro_model
+    from support.micro_ris import micro_model
 
     return micro_model
 
@@ -28,7 +22,7 @@ def micro() -> "Callable[..., RisModel]":
 @pytest.fixture
 def batch() -> "Callable[..., Batch]":
     """`batch(turns, sizes=None)` makes a batch with a dialogue per image."""
-    from micro_ris import micro_batch
+    from support.micro_ris import micro_batch
 
     return micro_batch
 
@@ -36,6 +30,6 @@ def batch() -> "Callable[..., Batch]":
 @pytest.fixture(scope="session")
 def parity() -> "Callable[[str], ParityCase]":
     """`parity(name)` reads a case of tests/fixtures/projectors."""
-    from parity_cases import read_case
+    from support.parity_cases import read_case
 
     return read_case

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from micro_ris import CHANNELS, SEG, SVP, WIDTH, micro_batch, micro_config, micro_model
 from safetensors.torch import save_file
 
 import svp
+from support.micro_ris import CHANNELS, SEG, SVP, WIDTH, micro_batch, micro_config, micro_model
 from svp.model.language_model import Lora
 from svp.model.pretrained import Card, ProjectorSpec, load_pretrained, save_pretrained
 from svp.model.pretrained.peft_adapters import peft_config

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from micro_ris import VOCAB, micro_batch, micro_model
 from torch import nn
 
+from support.micro_ris import VOCAB, micro_batch, micro_model
 from svp.model.conversion.llama_shape import LlamaShape
 from svp.model.language_model import Lora
 from svp.model.losses import Weights

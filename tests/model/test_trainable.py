@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from micro_ris import SEG, VOCAB, micro_batch, micro_model
 from transformers import LlamaForCausalLM
 
+from support.micro_ris import SEG, VOCAB, micro_batch, micro_model
 from svp.model.conversion.llama_shape import LlamaShape
 from svp.model.language_model import Lora, add_lora
 from svp.model.losses import Weights

@@ -1,18 +1,14 @@
-"""Makes tests/fixtures/run importable by name, in this process and in the workers it spawns."""
+"""A world of small images, and the cache that nothing disturbed."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-RUN = Path(__file__).parents[1] / "fixtures" / "run"
-sys.path.insert(0, str(RUN))
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with 40 small PNGs in `images` and, in `clean`, their cache made undisturbed."""
-    import fake_run
+    from support import fake_run
 
     root = tmp_path_factory.mktemp("world")
     fake_run.write_images(root / "images", 40)

@@ -1,18 +1,15 @@
 """Fuzz of the files of a cache and of the training table: whoever made them, nothing crashes."""
 
 import json
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fuzzing import FUZZ, holds, mutated, mutated_json, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures" / "machine"))
-import numpy as np
-from cache_model import build_golden
-
+from support.cache_model import build_golden
+from support.fuzzing import FUZZ, holds, mutated, mutated_json, seeds
 from svp.pipeline.cache.index import read_index
 from svp.pipeline.cache.layout import COMPLETE, INDEX, PLAN, manifest_path
 from svp.pipeline.cache.manifest import Manifest, read_manifest

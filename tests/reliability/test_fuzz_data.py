@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from fuzzing import CORPUS, FUZZ, ODD, holds, mutated, mutated_json, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.fuzzing import CORPUS, FUZZ, ODD, holds, mutated, mutated_json, seeds
 from svp.pipeline.datasets.coco import read_instances
 from svp.pipeline.datasets.jsonl import read_jsonl
 from svp.pipeline.datasets.refer_pickle import load_refs

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzzing import FUZZ, holds, mutated, mutated_json, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.fuzzing import FUZZ, holds, mutated, mutated_json, seeds
 from svp.pipeline.datasets import Source, check, convert, open_dataset, photo_notices
 from svp.pipeline.datasets.images import image_size
 from svp.pipeline.masks.rle import area

@@ -8,11 +8,11 @@ from typing import Any
 import crc32c
 import numpy as np
 import xxhash
-from fuzzing import FUZZ, holds, mutated, mutated_json, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from support.fuzzing import FUZZ, holds, mutated, mutated_json, seeds
 from svp.pipeline.weights.load import load_state_dict
 from svp.pipeline.weights.model_config import check_config
 from svp.train.data.expression_table import INDEX, TABLE, ExpressionTable, TableFile

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from registry import Row, rows
-from table import PAGE, Recorder, Tally, page, read_page
+
+from support.reliability.registry import Row, rows
+from support.reliability.table import PAGE, Recorder, Tally, page, read_page
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = {*range(1, 18), *range(20, 37)}  # T18 and T19 are free

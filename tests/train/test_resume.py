@@ -5,22 +5,18 @@ import multiprocessing as mp
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures" / "train"))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
-import micro_run
-
+from support import micro_run
 from svp.pipeline.errors import Interrupted, PlanMismatchError, WeightsError
 from svp.train.trainer.checkpoint import OPTIMIZER, STATE, WEIGHTS, checkpoints
 
 FRESH = mp.get_context("forkserver")  # children import torch once and start without its threads
-FRESH.set_forkserver_preload(["micro_run"])
+FRESH.set_forkserver_preload(["support.micro_run"])
 RECIPE = micro_run.micro_recipe()
 
 

@@ -13,7 +13,6 @@ Each run of the machine ends with repair and resume: the cache is then the golde
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from support.cache_model import (
+    BAD,
+    Golden,
+    build_golden,
+    contents,
+    everything,
+    fast_folder,
+    killed_at,
+)
 from svp.pipeline.cache import (
     CacheReader,
     create_cache,
@@ -35,9 +43,6 @@ from svp.pipeline.cache import (
 from svp.pipeline.cache.layout import COMPLETE, INDEX
 from svp.pipeline.errors import CacheError
 from svp.pipeline.io.atomic import STAGES, remove_stale
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "machine"))
-from cache_model import BAD, Golden, build_golden, contents, everything, fast_folder, killed_at
 
 GOLDEN: Golden = build_golden()
 SHARDS = st.integers(0, GOLDEN.plan.num_shards - 1)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fake_run
 import pytest
-from kill_trials import start, tree
 
+from support import fake_run
+from support.kill_trials import start, tree
 from svp.pipeline.io.atomic import FOREIGN_TEMP_AGE, _host, remove_stale
 
 

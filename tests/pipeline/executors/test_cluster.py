@@ -5,7 +5,6 @@ core; losing one is `kill -9` of its processes, which is what a machine's end lo
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,14 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import kill_trials
 import psutil
 import pytest
-from kill_trials import start, tree, until_shards
+
+from support.kill_trials import start, tree, until_shards
 
 IMAGES = 40
 ENV = {"FAKE_RUN": json.dumps({"delay": 0.05})}  # what the cluster's workers inherit
-ROOT = Path(kill_trials.__file__).parent
 
 
 def finish(run: subprocess.Popen[str]) -> dict[str, object]:
@@ -35,8 +33,7 @@ def finish(run: subprocess.Popen[str]) -> dict[str, object]:
 def cluster_environment() -> Iterator[None]:
     """Workers of the cluster find the fake models, and no token of an earlier local Ray."""
     with pytest.MonkeyPatch.context() as patch:
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        for name, value in (ENV | {"PYTHONPATH": path}).items():
+        for name, value in ENV.items():
             patch.setenv(name, value)
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
             patch.delenv(name, raising=False)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mock_task import MockTask
 
+from support.mock_task import MockTask
 from svp.pipeline.errors import CacheError, ConfigError, WeightsError
 from svp.pipeline.executors import EXECUTORS, Event, ExecutorOptions, Summary, build
 

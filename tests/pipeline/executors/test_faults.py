@@ -8,10 +8,11 @@ import signal
 import subprocess
 from pathlib import Path
 
-import kill_trials
 import psutil
 import pytest
-from kill_trials import orphans, start, tree, trial, until_shards
+
+from support import kill_trials
+from support.kill_trials import orphans, start, tree, trial, until_shards
 
 SLOW = ("--told", '{"delay": 0.02}')
 

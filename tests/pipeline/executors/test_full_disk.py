@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kill_trials import PROGRAM, start, tree
 
+from support.kill_trials import PROGRAM, start, tree
 from svp.pipeline.errors import CacheError
 
 # The run would see beforehand that the space does not suffice: here it must meet the full disk.
 UNCHECKED = """
 import sys
-sys.path.insert(0, sys.argv[1])
-sys.argv = sys.argv[1:]
-import fake_run
+from support import fake_run
 from svp.pipeline.precompute import run
 run._check_disk = lambda *arguments: None
 sys.exit(fake_run.main())
@@ -50,7 +48,7 @@ def small(tmp_path: Path) -> Iterator[Mount]:
 def test_a_full_file_system(size: str, small: Mount, world: Path) -> None:
     """At the first files, in the middle and near the end; then there is space again."""
     folder = small(size)
-    command = [sys.executable, "-c", UNCHECKED, str(PROGRAM.parent)]
+    command = [sys.executable, "-c", UNCHECKED]
     command += [str(folder / "c"), str(world / "images")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1, done.stderr

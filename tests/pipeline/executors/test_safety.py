@@ -71,7 +71,7 @@ def test_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_worker_computes_on_the_threads_it_was_given(threads: int, tmp_path: Path) -> None:
     """CPU time of a matrix product over its wall time: how many cores worked on it."""
-    from thread_task import ThreadTask
+    from support.thread_task import ThreadTask
 
     results = []
     build("local", ExecutorOptions(workers=1, threads=threads)).run(

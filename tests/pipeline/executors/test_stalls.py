@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kill_trials import orphans, start, tree, until_shards, workers
-
+from support.kill_trials import orphans, start, tree, until_shards, workers
 from svp.pipeline.cache import CacheReader
 from svp.pipeline.errors import CacheError, MissingError
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import fake_run
 import pytest
-from fake_run import RECIPE, write_image
-from kill_trials import tree
 
+from support import fake_run
+from support.fake_run import RECIPE, write_image
+from support.kill_trials import tree
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loader_world import make_row, make_source
 from PIL import Image
 
+from support.loader_world import make_row, make_source
 from svp.pipeline.cache import CacheReader, Plan, PlanImage, create_cache, finalize, write_shard
 from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.errors import DataError

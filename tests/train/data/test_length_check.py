@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from loader_world import make_source, vocabulary, write_cache
 
+from support.loader_world import make_source, vocabulary, write_cache
 from svp.pipeline.datasets import Source
 from svp.pipeline.errors import DataError
 from svp.train.data.build_table import open_table

@@ -9,9 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loader_world import make_loader, make_source, make_table, target, vocabulary, write_cache
 from torch import Tensor
 
+from support.loader_world import (
+    make_loader,
+    make_source,
+    make_table,
+    target,
+    vocabulary,
+    write_cache,
+)
 from svp.model.batch import Batch, Visual
 from svp.pipeline.cache import CacheReader
 from svp.pipeline.errors import CacheError, ConfigError, DataError, PlanMismatchError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loader_world import SIZE, make_source, make_table, target, write_cache
 from numpy.typing import NDArray
 
+from support.loader_world import SIZE, make_source, make_table, target, write_cache
 from svp.pipeline.datasets import Source
 from svp.pipeline.errors import CacheError, DataError
 from svp.train.data import build_table

@@ -1,8 +1,6 @@
 """Evaluation: what is asked, what is counted, and that ranks and batches change nothing."""
 
 import multiprocessing as mp
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "eval"))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
-import eval_world
-
+from support import eval_world
 from svp.model.ris import RisModel
 from svp.model.shared_prefix import predict_shared
 from svp.pipeline.errors import CacheError, DataError, WeightsError
@@ -25,7 +20,7 @@ from svp.train.evaluation.protocols import Example, Unit, examples, plan
 from svp.train.evaluation.results import Row
 
 FRESH = mp.get_context("forkserver")
-FRESH.set_forkserver_preload(["eval_world"])
+FRESH.set_forkserver_preload(["support.eval_world"])
 IDS = range(3, 16)  # 13 images, 30 sentences: neither is a multiple of 2, 3 or the batch
 World = tuple[list[Example], CachedVisuals]
 

@@ -1,15 +1,12 @@
 """What an evaluation leaves out is counted and named; what is not used is not looked at."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "loader"))
-from loader_world import make_source, write_cache
-
+from support.loader_world import make_source, write_cache
 from svp.pipeline.errors import DataError
 from svp.pipeline.precompute.launch import LARGE, _about_large
 from svp.train.evaluation.protocols import examples, gather

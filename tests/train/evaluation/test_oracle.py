@@ -1,14 +1,11 @@
 """Upper bounds: the click lies inside, SAM draws what it is told, objects share their bounds."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "eval"))
-import eval_world
-
+from support import eval_world
 from svp.pipeline.datasets.scenes.make import make_scene
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.recipe import SuperpixelConfig

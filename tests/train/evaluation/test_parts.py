@@ -1,16 +1,11 @@
 """What an evaluation has computed stays: after a stop, a crash, a full disk at its end."""
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "eval"))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
-import eval_world
-
+from support import eval_world
 from svp.pipeline.errors import CacheError
 from svp.train.evaluation import evaluate as module
 from svp.train.evaluation.evaluate import Settings, evaluate

@@ -1,25 +1,22 @@
 """T17: a version-1 checkpoint in the repository must load for ever, to the bit.
 
-Made once by tests/fixtures/checkpoint_v1/checkpoint_v1_make.py; never make it again under the same version.
+Made once by tests/support/make_checkpoint_v1.py; never make it again under the same version.
 """
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from support import FIXTURES
+from support.make_checkpoint_v1 import STATE as MADE
+from support.make_checkpoint_v1 import tensors
 from svp.pipeline.errors import WeightsError
 from svp.train.trainer.checkpoint import STATE, Checkpoint
 
-HOME = Path(__file__).parents[2] / "fixtures" / "checkpoint_v1"
-sys.path.insert(0, str(HOME))
-from checkpoint_v1_make import STATE as MADE
-from checkpoint_v1_make import tensors
-
-FOLDER = HOME / "step-00000003"
+FOLDER = FIXTURES / "checkpoint_v1" / "step-00000003"
 
 
 def test_it_still_reads_to_the_bit() -> None:

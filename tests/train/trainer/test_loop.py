@@ -2,19 +2,14 @@
 
 import json
 import multiprocessing as mp
-import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "train"))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
-import micro_run
-
+from support import micro_run
 from svp.pipeline.errors import ConfigError, NonFiniteError
 from svp.train.recipe import StageConfig, TrainRecipe
 from svp.train.trainer.checkpoint import checkpoints
@@ -22,7 +17,7 @@ from svp.train.trainer.optimizers import OffloadedAdamW, build_optimizer, learni
 from svp.train.trainer.trainer import split_evenly
 
 FRESH = mp.get_context("forkserver")
-FRESH.set_forkserver_preload(["micro_run"])
+FRESH.set_forkserver_preload(["support.micro_run"])
 # Dropout draws by process; without it a global batch has one loss whatever it is split into.
 LORA = {"r": 2, "targets": ["q_proj", "v_proj"], "dropout": 0.0}
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "fixtures" / "train" / "micro_run.py"
+from support import micro_run
+
+PROGRAM = Path(micro_run.__file__)
 # Dropout draws by process; without it a global batch has one loss whatever it is split into.
 MODEL = {"dtype": "float32", "lora": {"r": 2, "targets": ["q_proj"], "dropout": 0.0}}
 

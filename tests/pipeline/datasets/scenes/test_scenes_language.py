@@ -1,8 +1,8 @@
 from collections import Counter
 
 import pytest
-from scene_language import fitting
 
+from support.scene_language import fitting
 from svp.pipeline.datasets.scenes import MadeScene, make_scene
 from svp.pipeline.datasets.scenes.language import CLASSES
 from svp.pipeline.datasets.scenes.vocab import COLOURS, SIZES, TEXTURES

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "fixtures" / "train"))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
-import sharded_run
-from split_runs import MODEL, RUN, assert_same_files, assert_same_losses, losses, ranks, recipe
-
 import svp
+from support import sharded_run
+from support.split_runs import (
+    MODEL,
+    RUN,
+    assert_same_files,
+    assert_same_losses,
+    losses,
+    ranks,
+    recipe,
+)
 from svp.pipeline.errors import ConfigError, NonFiniteError
 from svp.train.trainer.checkpoint import checkpoints
 from svp.train.trainer.strategies.deepspeed import zero_plugin

@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "fixtures" / "train"))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
-import sharded_run
-from micro_run import micro_batch, micro_model
-from split_runs import MODEL, RUN, assert_same_files, assert_same_losses, ranks, recipe
-
 import svp
+from support import sharded_run
+from support.micro_run import micro_batch, micro_model
+from support.split_runs import MODEL, RUN, assert_same_files, assert_same_losses, ranks, recipe
 from svp.model.language_model import Lora, add_lora
 from svp.pipeline.errors import ConfigError
 from svp.train.trainer.checkpoint import checkpoints

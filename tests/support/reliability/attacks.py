@@ -1,6 +1,6 @@
 """The faults somebody makes: hostile files and careless services, T20 to T36."""
 
-from registry import Row, tests
+from support.reliability.registry import Row, tests
 
 ATTACKS = (
     Row(

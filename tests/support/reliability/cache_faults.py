@@ -4,7 +4,7 @@ Numbers that are not here are rows of `faults`: C1 T8, C2 to C4 T6 and T9, C8 T8
 C13 T8, C16 and C17 T1 and T2, C18 T13, C20 T17, C21 T8.
 """
 
-from registry import Row, tests
+from support.reliability.registry import Row, tests
 
 CACHE_FAULTS = (
     Row(

@@ -1,6 +1,6 @@
 """The faults that happen by themselves: T1 to T17."""
 
-from registry import Row, tests
+from support.reliability.registry import Row, tests
 
 FAULTS = (
     Row(

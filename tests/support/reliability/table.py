@@ -1,9 +1,9 @@
 """docs/reliability.md, made by running the rows: fault -> tried -> survived -> lost.
 
-    python tests/reliability/table.py                    every row, the page written anew
-    python tests/reliability/table.py --row T6           one row alone, nothing written
-    python tests/reliability/table.py --row T6 --slow    with its slow trials
-    python tests/reliability/table.py --row T6 --update  its line of the page written anew
+    PYTHONPATH=tests python -m support.reliability.table           every row, the page written anew
+    ... --row T6                                                   one row alone, nothing written
+    ... --row T6 --slow                                            with its slow trials
+    ... --row T6 --update                                          its line of the page written anew
 
 `tried` counts injected faults: a test that injects many says how many (`record_property("tried",
 n)`), any other case counts as one. A row is lost where one of its tests fails.
@@ -11,29 +11,23 @@ n)`), any other case counts as one. A row is lost where one of its tests fails.
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support import ROOT
+from support.reliability.registry import Row, rows
+
 PAGE = ROOT / "docs" / "reliability.md"
-# As `python -m pytest` does: processes that tests start import their modules from there.
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
-
-from registry import Row, rows
-
 HEAD = """# What svp survives
 
 Made by `make reliability`, which runs every row; do not edit. One row alone:
-`python tests/reliability/table.py --row T6` (with `--slow` also its long trials). T numbers are
-those of the reliability specification, C numbers those of the cache's fault list; T18 and T19 do
-not exist. *Tried* counts injected faults, *survived* those after which everything in the third
-column held, *lost* the others. {slow}
+`make reliability ROW=T6`. T numbers are those of the reliability specification, C numbers those
+of the cache's fault list; T18 and T19 do not exist. *Tried* counts injected faults, *survived*
+those after which everything in the third column held, *lost* the others. {slow}
 
 | row | fault | what must survive | tried | survived | lost |
 |---|---|---|---:|---:|---:|

@@ -17,9 +17,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from support import FIXTURES
 from svp.pipeline.errors import SvpError, describe
 
-CORPUS = Path(__file__).parents[1] / "fixtures" / "fuzz"
+CORPUS = FIXTURES / "fuzz"
 CPU_S = 10.0
 SPARE = 1 << 30  # bytes a parser may map beyond what the process has; inputs here are kilobytes
 

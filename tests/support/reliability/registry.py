@@ -29,8 +29,8 @@ def tests(file: str, *names: str) -> tuple[str, ...]:
 
 def rows() -> Sequence[Row]:
     """All rows in the order of the table."""
-    from attacks import ATTACKS
-    from cache_faults import CACHE_FAULTS
-    from faults import FAULTS
+    from support.reliability.attacks import ATTACKS
+    from support.reliability.cache_faults import CACHE_FAULTS
+    from support.reliability.faults import FAULTS
 
     return (*FAULTS, *CACHE_FAULTS, *ATTACKS)

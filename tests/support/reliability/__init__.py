@@ -1,0 +1,1 @@
+"""docs/reliability.md: its rows, and the program that runs them."""

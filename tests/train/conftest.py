@@ -1,6 +1,0 @@
-"""Makes tests/fixtures/loader importable by name."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures" / "loader"))
