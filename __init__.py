@@ -1,3 +1,77 @@
-"""SVP: semantic superpixels as visual tokens for referring image segmentation."""
+"""SVP: semantic superpixels as visual tokens for referring image segmentation.
+
+The names of `__all__` are the public API (docs/api.md); every other module may move. They are
+imported on first use, so `import svp` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model.pretrained import Card, ProjectorSpec, load_pretrained, save_pretrained
+    from .model.projectors import PROJECTORS, MaskInput, Projector, build_projector
+    from .model.projectors.svp.drop_in import SVPProjector
+    from .pipeline.cache.reader import CacheReader
+    from .pipeline.datasets import open_dataset
+    from .pipeline.errors import SvpError
+    from .pipeline.recipe import SuperpixelConfig
+    from .pipeline.records import Where
+    from .pipeline.superpixels.generator import build_generator
+    from .train import metrics
+    from .train.runs.predictor import Prediction, Predictor, load, predict
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "PROJECTORS",
+    "CacheReader",
+    "Card",
+    "MaskInput",
+    "Prediction",
+    "Predictor",
+    "Projector",
+    "ProjectorSpec",
+    "SVPProjector",
+    "SuperpixelConfig",
+    "SvpError",
+    "Where",
+    "build_generator",
+    "build_projector",
+    "load",
+    "load_pretrained",
+    "metrics",
+    "open_dataset",
+    "predict",
+    "save_pretrained",
+]
+
+# Name -> the module it is in; "" for a module itself.
+_HOMES = {
+    "model.pretrained": ("Card", "ProjectorSpec", "load_pretrained", "save_pretrained"),
+    "model.projectors": ("PROJECTORS", "MaskInput", "Projector", "build_projector"),
+    "model.projectors.svp.drop_in": ("SVPProjector",),
+    "pipeline.cache.reader": ("CacheReader",),
+    "pipeline.datasets": ("open_dataset",),
+    "pipeline.errors": ("SvpError",),
+    "pipeline.recipe": ("SuperpixelConfig",),
+    "pipeline.records": ("Where",),
+    "pipeline.superpixels.generator": ("build_generator",),
+    "train": ("metrics",),
+    "train.runs.predictor": ("Prediction", "Predictor", "load", "predict"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'svp' has no attribute {name!r}")
+    if name == "metrics":
+        value: Any = import_module(".train.metrics", __name__)
+    else:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

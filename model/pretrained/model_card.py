@@ -48,20 +48,15 @@ Numbers hold for the protocol they name; others are not comparable.
 The weights derive from a language model and a SAM whose licences apply beside the one above.
 """
 _ASK = """\
-from pathlib import Path
-from svp.train.runs.predict import PredictRequest, predict_command
+import svp
 
-folder = {folder}  # where this folder lies
-photo, expression = "photo.jpg", "the red cup"
-answer = predict_command(
-    PredictRequest(image=Path(photo), expressions=(expression,), checkpoint=Path(folder){toy})
-)
-mask = answer.predictions[0].pixels()  # (H,W) bool, of the photograph as viewers show it
+model = svp.load({folder}{toy})  # where this folder lies
+mask = model.predict("photo.jpg", "the red cup").mask  # (H,W) bool, as viewers show the photograph
 print(mask.shape, mask.sum())"""
 _LOAD = """\
-from svp.model.pretrained import load_pretrained
+import svp
 
-model = load_pretrained({folder})  # where this folder lies"""
+model = svp.load_pretrained({folder})  # where this folder lies"""
 _COMMAND = """\
 The same from a shell: `svp predict photo.jpg "the red cup" --checkpoint {folder}{toy}`. Photographs
 go through SAM `{sam}` and the encoder `{encoder}` at {size} px (view `{view}`), whose weights `svp`

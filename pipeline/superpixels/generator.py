@@ -6,6 +6,7 @@ are imported only for the kind that is asked for.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -94,14 +95,21 @@ def generate(
 
 
 def build_generator(
-    config: SuperpixelConfig, where: Where, device: str = "cpu", *, embeddings: bool = False
+    config: SuperpixelConfig | None = None,
+    where: Where | None = None,
+    device: str = "cpu",
+    *,
+    embeddings: bool = False,
 ) -> SuperpixelSource:
     """The source a recipe asks for, weights loaded.
 
+    config      None: the defaults, with the shipped tiny SAM
+    where       where its weights or masks lie; None: only what is shipped
     embeddings  SAM embeddings will be asked for, also of SLIC
 
     Raises what `sam.build_backend` raises, or MissingPackageError for SLIC without scikit-image.
     """
+    config, where = config or SuperpixelConfig(), where or Where(Path("."))
     if config.prompts_sam:
         return SamSource(config, where, device)
     sam = None

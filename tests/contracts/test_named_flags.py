@@ -45,6 +45,7 @@ OWN = {
     "train/runs/held_out.py": ("train",),
     "train/runs/train.py": ("train",),
     "train/runs/predict.py": ("predict",),
+    "train/runs/predictor.py": ("predict",),
     "train/runs/export.py": ("export",),
     "train/figures": ("figures",),
 }

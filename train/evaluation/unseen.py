@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from ...pipeline.cache import create_cache
 from ...pipeline.encoders import build_encoder
+from ...pipeline.encoders.encoder import Encoder
+from ...pipeline.encoders.pair import PairEncoder
 from ...pipeline.masks import runs as rl
 from ...pipeline.precompute.options import Flags, resolve
 from ...pipeline.precompute.planner import Content, build_plan
@@ -92,14 +94,21 @@ def live_readers(
     plans = {
         name: build_plan(content, recipe, images) for name, (content, images) in splits.items()
     }
+    source, encoder = live_models(found, recipe, where, encoders)
+    readers = {}
+    for number, ((name, plan), images) in enumerate(zip(plans.items(), roots, strict=True)):
+        create_cache(folder / str(number), plan)
+        there = replace(where, images=images)
+        readers[name] = LiveReader(folder / str(number), there, encoders.device, source, encoder)
+    return readers
+
+
+def live_models(
+    found: Published, recipe: Recipe, where: Where, encoders: Encoders
+) -> tuple[WholeImage, Encoder | PairEncoder]:
+    """SAM's encoder and CLIP, loaded, by the recipe of `live_recipe`. Raises as `live_readers`."""
     if encoders.own_sam:
         backend: SamBackend = SamPackage(own_sam(found), device=encoders.device)
     else:
         backend = build_backend(recipe.superpixels, where, encoders.device)
-    clip, readers = build_encoder(recipe.features, where, encoders.device), {}
-    for number, ((name, plan), images) in enumerate(zip(plans.items(), roots, strict=True)):
-        create_cache(folder / str(number), plan)
-        there = replace(where, images=images)
-        source = WholeImage(backend)
-        readers[name] = LiveReader(folder / str(number), there, encoders.device, source, clip)
-    return readers
+    return WholeImage(backend), build_encoder(recipe.features, where, encoders.device)

@@ -1,52 +1,22 @@
-"""`svp predict`: a photograph and an expression in; mask, overlay and a JSON record out.
-
-The photograph goes the way of the training images: superpixels, patch features and SAM embedding by
-the recipe of a cache the model knows, rounded as a cache stores them.
-"""
+"""`svp predict`: a photograph and an expression in; mask, overlay and a JSON record out."""
 
 import io
 import json
-import shutil
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...model.generate import generate
-from ...pipeline.cache import create_cache
-from ...pipeline.cache.layout import PLAN
-from ...pipeline.cache.plan import Plan
-from ...pipeline.datasets.images import Header, image_header, read_image
-from ...pipeline.datasets.scenes.generated import is_generated
+from ...pipeline.datasets.images import Header, read_image
 from ...pipeline.display import show
-from ...pipeline.errors import ConfigError, ImageError, MissingError
+from ...pipeline.errors import ConfigError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
-from ...pipeline.masks import rle
-from ...pipeline.precompute.options import Flags, resolve
-from ...pipeline.precompute.planner import Content, build_plan
-from ...pipeline.precompute.toy_guard import require_real_models
-from ...pipeline.process import pick_device
-from ...pipeline.recipe import Recipe
-from ...pipeline.records import Expression, ImageRecord, Rle, Where
-from ..data.collate import CachedVisuals
-from ..data.expression_table import Entry
-from ..data.live_cache import LiveReader
-from ..evaluation.evaluate import precision, to_batch
-from ..evaluation.exported import Exported
-from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained
-from ..evaluation.protocols import Example, plan
-from ..evaluation.published import Published
-from ..evaluation.trained import Trained
-from ..evaluation.unseen import Encoders, live_readers
+from ..evaluation.load_trained import find_trained
 from ..options import TrainFlags
 from ..trainer.previews import PREDICTED
-from ..trainer.run_data import cache_of_run
-from .inputs import CACHE
+from .predictor import Answers, Prediction, open_predictor, photo_header
 
 Mask = NDArray[np.bool_]
 COPY = "photo"  # the photograph's name while it is looked at
@@ -87,29 +57,6 @@ class PredictRequest:
             raise ConfigError("--published says itself how a photograph is seen: leave out --cache")
         if self.own_sam and self.published is None:
             raise ConfigError("--own-sam is for --published")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer. `answer` is the generated text, None with teacher forcing; `box` is x1 y1 x2 y2
-    with inclusive maxima, None for an empty mask.
-    """
-
-    expression: str
-    answer: str | None
-    has_seg: bool
-    area: int
-    box: tuple[int, int, int, int] | None
-    mask: Rle
-
-    def pixels(self) -> Mask:
-        """The mask (H,W) bool."""
-        return rle.decode(self.mask).astype(np.bool_)
-
-    def record(self) -> dict[str, object]:
-        """As JSON, the mask as COCO RLE."""
-        size = [self.mask.height, self.mask.width]
-        return asdict(self) | {"mask": {"size": size, "counts": self.mask.counts.decode("ascii")}}
 
 
 @dataclass(frozen=True)
@@ -168,31 +115,21 @@ def predict_command(request: PredictRequest) -> PredictReport:
     Raises MissingError (no such photograph, run, weights), ImageError, WeightsError,
     PlanMismatchError, ConfigError, DataError, CacheError (`out` cannot be written).
     """
-    header = _header(request.image)
+    header = photo_header(request.image)
     _require_places(request)
     read_image(request.image)  # damage is told with the path that the user gave, before any weights
-    device = pick_device(request.device)
-    found = find_trained(request.checkpoint, request.runs, request.published)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        photo = ImageRecord(1, COPY, *header.upright)
-        shutil.copyfile(request.image, root / COPY)  # under a name that no rule refuses
-        reader = _reader(request, found, Content((photo,), "", {}), root, device)
-        trained = open_trained(found, reader.plan, request.flags)
-        require_real_models(
-            show(request.image.name),
-            generated=is_generated([request.image]),
-            size=request.size,
-            precompute=reader.plan.recipe,
-            language_model=trained.recipe.model.init,
-            instead="a model trained with `svp train --size small` (or paper) and the recipe of "
-            "its cache with --cache",
-        )
-        trained.model.to(device)
-        visuals = CachedVisuals([reader], trained.model.projector.needs)
-        tokens, answers = _ask(trained, visuals, photo, request, device)
-    digests = trained.digests | {"precompute": reader.plan.recipe.digest()}
-    return _write(request, header, tokens, answers, digests)
+    model = open_predictor(
+        find_trained(request.checkpoint, request.runs, request.published),
+        device=request.device,
+        size=request.size,
+        cache=request.cache,
+        flags=request.flags,
+        sam_weights=request.sam_weights,
+        encoder_weights=request.encoder_weights,
+        own_sam=request.own_sam,
+    )
+    answers = model.ask(request.image, request.expressions, generate=request.generate)
+    return _write(request, header, answers, model.digests)
 
 
 def overlay(photo: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
@@ -222,104 +159,29 @@ def _require_places(request: PredictRequest) -> None:
         check_writable(path, file=True)
 
 
-def _header(path: Path) -> Header:
-    """Size and orientation. MissingError for what is not there, ImageError as `image_header`."""
-    try:
-        return image_header(path)
-    except ImageError as error:
-        if error.reason == "missing":
-            raise MissingError(f"{show(str(path), 300)}: no such photograph") from None
-        raise
-
-
-def _reader(
-    request: PredictRequest, found: Found, content: Content, root: Path, device: str
-) -> LiveReader:
-    """The photograph in `root`, seen the way the model's training images were."""
-    if isinstance(found, Published):
-        encoders = Encoders(
-            device=device,
-            own_sam=request.own_sam,
-            sam=request.sam_weights,
-            encoder=request.encoder_weights,
-        )
-        return live_readers(found, {"": (content, root)}, root / "plan", encoders)[""]
-    recipe, where = _recipe(request, found, root)
-    create_cache(root / "plan", build_plan(content, recipe, root))
-    return LiveReader(root / "plan", where, device)
-
-
-def _recipe(request: PredictRequest, found: Found, root: Path) -> tuple[Recipe, Where]:
-    """How the photograph is cut, and where it and the weights lie."""
-    if isinstance(found, Exported) and request.cache is None:
-        return found.recipe, Where(root, request.sam_weights, request.encoder_weights)
-    cache = request.cache or cache_of_run(data_of_run(found))
-    cache = cache or (CACHE if (CACHE / PLAN).is_file() else None)
-    if cache is not None:
-        where = Where(root, request.sam_weights, request.encoder_weights)
-        return Plan.load(cache / PLAN).recipe, where
-    given = {"sam_weights": request.sam_weights, "encoder_weights": request.encoder_weights}
-    paths = {name: str(path) if path else None for name, path in given.items()}
-    flags = Flags(**paths, store_sam_embeddings=True)  # type: ignore[arg-type]
-    return resolve(request.size, None, flags, (), root)
-
-
-def _ask(
-    trained: Trained,
-    visuals: CachedVisuals,
-    record: ImageRecord,
-    request: PredictRequest,
-    device: str,
-) -> tuple[int, list[Prediction]]:
-    """Visual tokens of the photograph, and an answer per expression."""
-    nothing = rle.encode(np.zeros((record.height, record.width), np.bool_))
-    said = tuple(
-        Expression(n, n, n, record.image_id, text, nothing)
-        for n, text in enumerate(request.expressions)
-    )
-    item = Example(Entry("", record.image_id, 0, 0, record.height, record.width), record.path, said)
-    wording = trained.vocab.wording
-    units = plan([item], "full", generate=request.generate, wording=wording)
-    batch = to_batch(units, trained.vocab, visuals).to(device, torch.float32)
-    model, vocab = trained.model, trained.vocab
-    with torch.inference_mode(), precision(model, device):
-        tokens = int(model.tokens(batch)[1][0].sum())
-        if not request.generate:
-            masks = [(logits[0] > 0).cpu().numpy() for logits in model.predict(batch)]
-            return tokens, [_prediction(e.text, m, None) for e, m in zip(said, masks, strict=True)]
-        answers = generate(model, batch, seg=vocab.seg, eos=vocab.eos)
-    texts = [vocab.decode(ids) for ids in answers.ids]
-    masks = [(m[0] > 0).cpu().numpy() if len(m) else rle.decode(nothing) > 0 for m in answers.masks]
-    return tokens, [
-        _prediction(e.text, mask, text, has_seg)
-        for e, mask, text, has_seg in zip(said, masks, texts, answers.seg.tolist(), strict=True)
-    ]
-
-
-def _prediction(text: str, mask: Mask, answer: str | None, has_seg: bool = True) -> Prediction:
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = (int(xs[0]), int(ys[0]), int(xs[-1]), int(ys[-1])) if len(xs) else None
-    return Prediction(text, answer, has_seg, int(mask.sum()), box, rle.encode(mask))
-
-
 def _write(
     request: PredictRequest,
     header: Header,
-    tokens: int,
-    found: Sequence[Prediction],
+    answers: Answers,
     digests: dict[str, str],
 ) -> PredictReport:
     make_folders(request.out)
     photo, files = read_image(request.image), []
-    for number, prediction in enumerate(found, 1):
-        mask = prediction.pixels()
+    for number, prediction in enumerate(answers.predictions, 1):
+        mask = prediction.mask
         pictures = {"mask": mask.astype(np.uint8) * 255, "overlay": overlay(photo, mask)}
         for kind, path in _places(request, number).items():
             files.append(path)
             write_file(path, _png(pictures[kind]), label="prediction")
     files.append(_record(request))
     report = PredictReport(
-        request.image, header.upright, header.orientation, tokens, list(found), files, digests
+        request.image,
+        header.upright,
+        header.orientation,
+        answers.tokens,
+        answers.predictions,
+        files,
+        digests,
     )
     text = json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n"
     write_file(files[-1], text.encode(), label="prediction")

@@ -1,0 +1,333 @@
+"""A trained model with its encoders loaded, asked about photographs: `svp.load`, `svp.predict`.
+
+A photograph goes the way of the training images: superpixels, patch features and SAM embedding by
+the recipe of a cache the model knows, rounded as a cache stores them.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ...model.generate import generate as generate_answers
+from ...model.pretrained.config import CONFIG, is_export
+from ...pipeline.cache import create_cache
+from ...pipeline.cache.layout import PLAN
+from ...pipeline.cache.plan import Plan
+from ...pipeline.datasets.images import Header, image_header, read_image
+from ...pipeline.datasets.scenes.generated import is_generated
+from ...pipeline.display import show
+from ...pipeline.encoders import build_encoder
+from ...pipeline.encoders.encoder import Encoder
+from ...pipeline.encoders.pair import PairEncoder
+from ...pipeline.errors import ConfigError, ImageError, MissingError
+from ...pipeline.io.paths import expand
+from ...pipeline.masks import rle
+from ...pipeline.precompute.options import Flags, resolve
+from ...pipeline.precompute.planner import Content, build_plan, sized_plan
+from ...pipeline.precompute.toy_guard import require_real_models
+from ...pipeline.process import pick_device
+from ...pipeline.recipe import Recipe
+from ...pipeline.records import Expression, ImageRecord, Where
+from ...pipeline.superpixels.generator import SuperpixelSource, build_generator
+from ..data.collate import CachedVisuals
+from ..data.expression_table import Entry
+from ..data.live_cache import LiveReader
+from ..evaluation.evaluate import precision, to_batch
+from ..evaluation.exported import Exported
+from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained
+from ..evaluation.protocols import Example, plan
+from ..evaluation.published import Published
+from ..evaluation.trained import Trained
+from ..evaluation.unseen import Encoders, live_models, live_recipe
+from ..options import TrainFlags
+from ..trainer.run_data import cache_of_run
+from .inputs import CACHE
+
+Mask = NDArray[np.bool_]
+Photo = str | Path | NDArray[np.uint8] | Image.Image
+COPY = "photo"  # the photograph's name while it is looked at
+HUB = "hub:"
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One answer.
+
+    mask     (H,W) bool, of the photograph as viewers show it (EXIF orientation applied)
+    score    mean foreground probability over the mask's pixels, in (0.5, 1]; 0 for an empty mask.
+             Not calibrated: it orders answers of one model
+    answer   the generated text; None with teacher forcing
+    has_seg  False if the generated answer has no [SEG]: the mask is empty then
+    box      x1 y1 x2 y2 in pixels with inclusive maxima; None for an empty mask
+    """
+
+    expression: str
+    mask: Mask
+    score: float
+    answer: str | None = None
+    has_seg: bool = True
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(self.mask.sum())
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """Around the mask."""
+        ys, xs = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
+        return (int(xs[0]), int(ys[0]), int(xs[-1]), int(ys[-1])) if len(xs) else None
+
+    def record(self) -> dict[str, object]:
+        """As JSON, the mask as COCO RLE."""
+        found = rle.encode(self.mask)
+        mask = {"size": [found.height, found.width], "counts": found.counts.decode("ascii")}
+        return asdict(self) | {"area": self.area, "box": self.box, "mask": mask}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one photograph gave: its visual tokens, and a prediction per expression."""
+
+    tokens: int
+    predictions: list[Prediction]
+
+
+class Predictor:
+    """A model in evaluation mode and the frozen encoders it sees photographs with, on one device.
+
+    Made by `load`. `digests` says which weights and recipe answer.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        plan: Plan,
+        where: Where,
+        source: SuperpixelSource,
+        encoder: Encoder | PairEncoder,
+        *,
+        device: str,
+        size: str | None = None,
+    ) -> None:
+        trained.model.to(device)
+        self._trained, self._plan, self._where = trained, plan, where
+        self._source, self._encoder = source, encoder
+        self._device, self._size = device, size
+        self.digests = trained.digests | {"precompute": plan.recipe.digest()}
+
+    def predict(self, image: Photo, expression: str, *, generate: bool = False) -> Prediction:
+        """The mask of what `expression` names in `image`; see `ask`."""
+        return self.ask(image, (expression,), generate=generate).predictions[0]
+
+    def ask(self, image: Photo, expressions: Sequence[str], *, generate: bool = False) -> Answers:
+        """A mask per expression; the photograph is encoded once.
+
+        image     path (trusted: links and any name are read), PIL image, or (H,W,3) uint8 RGB
+        generate  let the model answer by itself; it may then give no mask
+
+        Raises MissingError (no such photograph), ImageError (it cannot be used), ConfigError (no
+        expression, or toy models on data that is not generated).
+        """
+        if isinstance(expressions, str) or not expressions:
+            raise ConfigError("give at least one expression, in a list")
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            name, generated = _place(image, root / COPY)
+            header = image_header(root / COPY)
+            require_real_models(
+                name,
+                generated=generated,
+                size=self._size,
+                precompute=self._plan.recipe,
+                language_model=self._trained.recipe.model.init,
+                instead="a model trained with `svp train --size small` (or paper) and the recipe "
+                "of its cache with --cache",
+            )
+            photo = ImageRecord(1, COPY, *header.upright)
+            content = Content((photo,), "", {})
+            create_cache(
+                root / "plan", build_plan(content, self._plan.recipe, root, known=self._plan)
+            )
+            where = replace(self._where, images=root)
+            reader = LiveReader(root / "plan", where, self._device, self._source, self._encoder)
+            return self._answer(reader, photo, expressions, generate)
+
+    @torch.inference_mode()
+    def _answer(
+        self, reader: LiveReader, photo: ImageRecord, expressions: Sequence[str], generate: bool
+    ) -> Answers:
+        model, vocab = self._trained.model, self._trained.vocab
+        nothing = np.zeros((photo.height, photo.width), np.bool_)
+        blank = rle.encode(nothing)
+        said = tuple(
+            Expression(n, n, n, photo.image_id, text, blank) for n, text in enumerate(expressions)
+        )
+        entry = Entry("", photo.image_id, 0, 0, photo.height, photo.width)
+        units = plan(
+            [Example(entry, photo.path, said)], "full", generate=generate, wording=vocab.wording
+        )
+        visuals = CachedVisuals([reader], model.projector.needs)
+        batch = to_batch(units, vocab, visuals).to(self._device, torch.float32)
+        with precision(model, self._device):
+            tokens = int(model.tokens(batch)[1][0].sum())
+            if not generate:
+                logits = model.predict(batch)
+                masks = zip(expressions, logits, strict=True)
+                return Answers(tokens, [Prediction(e, *_mask(found[0])) for e, found in masks])
+            answers = generate_answers(model, batch, seg=vocab.seg, eos=vocab.eos)
+        masked = [_mask(found[0]) if len(found) else (nothing, 0.0) for found in answers.masks]
+        rows = zip(expressions, masked, answers.ids, answers.seg.tolist(), strict=True)
+        return Answers(
+            tokens, [Prediction(e, m[0], m[1], vocab.decode(i), s) for e, m, i, s in rows]
+        )
+
+
+def load(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    size: str | None = None,
+    cache: str | Path | None = None,
+    sam_weights: str | Path | None = None,
+    encoder_weights: str | Path | None = None,
+) -> Predictor:
+    """A trained model, ready for photographs.
+
+    model    run folder, one of its checkpoints, a folder of `svp export`, a published GLaMM or LISA
+             folder, or hub:OWNER/NAME of one
+    device   auto, cpu, cuda, cuda:N
+    size     "tiny" lets the tiny models answer on photographs too; default the variable SVP_SIZE
+    cache    whose recipe cuts photographs; default the model's own
+    sam_weights, encoder_weights  default: looked for in the usual folders, by their digests
+
+    Raises MissingError (no such model or weights), WeightsError, PlanMismatchError, ConfigError.
+    """
+    found = _find(model)
+    if cache is not None and isinstance(found, Published):
+        raise ConfigError("a published model says itself how a photograph is seen: leave out cache")
+    return open_predictor(
+        found,
+        device=device,
+        size=size or os.environ.get("SVP_SIZE"),
+        cache=expand(cache) if cache is not None else None,
+        sam_weights=expand(sam_weights) if sam_weights is not None else None,
+        encoder_weights=expand(encoder_weights) if encoder_weights is not None else None,
+    )
+
+
+def predict(
+    image: Photo,
+    expression: str,
+    model: str | Path,
+    *,
+    device: str = "auto",
+    size: str | None = None,
+) -> Prediction:
+    """The mask of what `expression` names in one photograph; for more than one, `load` once.
+
+    Arguments and errors as those of `load` and `Predictor.ask`.
+    """
+    return load(model, device=device, size=size).predict(image, expression)
+
+
+def open_predictor(
+    found: Found,
+    *,
+    device: str = "auto",
+    size: str | None = None,
+    cache: Path | None = None,
+    flags: TrainFlags | None = None,
+    sam_weights: Path | None = None,
+    encoder_weights: Path | None = None,
+    own_sam: bool = False,
+) -> Predictor:
+    """`load` for a model that was found; `flags` as `open_trained`, `own_sam` as `Encoders`."""
+    device, here = pick_device(device), Path(".")
+    source: SuperpixelSource
+    encoder: Encoder | PairEncoder
+    if isinstance(found, Published):
+        encoders = Encoders(
+            device=device, own_sam=own_sam, sam=sam_weights, encoder=encoder_weights
+        )
+        recipe, where = live_recipe(found, encoders, here)
+        source, encoder = live_models(found, recipe, where, encoders)
+    else:
+        recipe, where = _recipe(found, cache, size, Where(here, sam_weights, encoder_weights))
+        source = build_generator(
+            recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
+        )
+        encoder = build_encoder(recipe.features, where, device)
+    plan = sized_plan(recipe)
+    trained = open_trained(found, plan, flags or TrainFlags())
+    return Predictor(trained, plan, where, source, encoder, device=device, size=size)
+
+
+def photo_header(path: Path) -> Header:
+    """Size and orientation. MissingError for what is not there, ImageError as `image_header`."""
+    try:
+        return image_header(path)
+    except ImageError as error:
+        if error.reason == "missing":
+            raise MissingError(f"{show(str(path), 300)}: no such photograph") from None
+        raise
+
+
+def _find(model: str | Path) -> Found:
+    """Raises MissingError, WeightsError."""
+    if isinstance(model, str) and model.startswith(HUB):
+        return find_trained(None, Path(), model)
+    folder = expand(model)
+    if (folder / CONFIG).is_file() and not is_export(folder):
+        return find_trained(None, Path(), str(folder))
+    return find_trained(folder, Path())
+
+
+def _recipe(
+    found: Found, cache: Path | None, size: str | None, where: Where
+) -> tuple[Recipe, Where]:
+    """How photographs are cut, and where the weights lie."""
+    if isinstance(found, Exported) and cache is None:
+        return found.recipe, where
+    cache = cache or cache_of_run(data_of_run(found))
+    cache = cache or (CACHE if (CACHE / PLAN).is_file() else None)
+    if cache is not None:
+        return Plan.load(cache / PLAN).recipe, where
+    given = {"sam_weights": where.sam, "encoder_weights": where.encoder}
+    paths = {name: str(path) if path else None for name, path in given.items()}
+    flags = Flags(**paths, store_sam_embeddings=True)  # type: ignore[arg-type]
+    return resolve(size, None, flags, (), where.images)
+
+
+def _place(image: Photo, copy: Path) -> tuple[str, bool]:
+    """Put the photograph at `copy`, a name that no rule refuses.
+
+    Returns what messages call it, and whether it is a generated scene.
+    """
+    if isinstance(image, str | Path):
+        path = Path(image)
+        photo_header(path)
+        read_image(path)  # damage is told with the path that the user gave
+        shutil.copyfile(path, copy)
+        return show(path.name), is_generated([path])
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ConfigError(f"image: {image.dtype} {image.shape}, want uint8 RGB (H,W,3)")
+        image = Image.fromarray(image)
+    ImageOps.exif_transpose(image).convert("RGB").save(copy, "PNG")
+    return "the image", False
+
+
+def _mask(logits: torch.Tensor) -> tuple[Mask, float]:
+    """Logits (H,W) -> mask and score."""
+    inside = logits > 0
+    score = float(logits[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
+    return inside.cpu().numpy(), score
