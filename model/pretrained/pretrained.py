@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ... import __version__
 from ...pipeline.display import show
-from ...pipeline.errors import CacheError, ConfigError
-from ...pipeline.io.atomic import sync_folder
+from ...pipeline.errors import ConfigError
+from ...pipeline.io.atomic import refusal, sync_folder
 from ...pipeline.io.paths import expand
 from ...pipeline.recipe import Recipe
 from ...pipeline.weights.fill_module import fill
@@ -83,10 +84,8 @@ def save_pretrained(
         _write(partial, model, about, card, tokenizer, name)
         partial.rename(folder)
         sync_folder(folder.parent)
-    except OSError as error:
-        raise CacheError(
-            f"{show(str(folder), 200)}: cannot be written: {error.strerror}"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise refusal(error, folder) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return about

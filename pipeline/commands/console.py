@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 usage, 3 data or weights missing, 130 interrupted and resumable.
 """
 
+import errno
 import json
 import math
 import os
@@ -16,6 +17,8 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 
 import click
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # of a write, which names no file
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -53,6 +56,7 @@ class Root(click.Group):
         from ..errors import SvpError, describe
         from ..plugins import plugins
 
+        _want_folder()
         try:
             with _terminable(), plugins(ctx.params.pop("plugins", ())):
                 _say_rehearsal()
@@ -66,9 +70,12 @@ class Root(click.Group):
             raise SystemExit(error.exit_code) from None
         except OSError as error:  # the system refuses a file: the user's business, not a bug
             where = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else ""
-            if not where and "temporary directory" not in str(error):
+            full = not where and error.errno in _FULL
+            if not (where or full or "temporary directory" in str(error)):
                 raise
             cause = error.strerror or str(error)
+            if full:
+                cause = f"the output could not be written: {cause}"
             named = f"{shorten(os.fsdecode(where), 300)}: " if where else ""
             click.echo(f"svp: {named}{shorten(cause, 300)}", err=True)
             raise SystemExit(1) from None
@@ -95,6 +102,15 @@ def _require_values(ctx: click.Context, args: Sequence[str]) -> None:
             f"empty value{where}: give one, or leave the option out (is a shell variable not set?)",
             ctx,
         )
+
+
+def _want_folder() -> None:
+    """Refuse to work in a folder that was removed: libraries end the process there, unexplained."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        click.echo(f"svp: the current folder: {error.strerror}: change to another", err=True)
+        raise SystemExit(1) from None
 
 
 class Terminated(BaseException):

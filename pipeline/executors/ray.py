@@ -178,7 +178,7 @@ def _connected(options: ExecutorOptions) -> Iterator[int]:
     """Join or start Ray; yields the number of workers to use."""
     _want_token(options)
     if not options.ray_address:
-        require_short_folder(tempfile.gettempdir())
+        require_folder(tempfile.gettempdir())
     with environment(_environment(options)):
         import ray
 
@@ -195,11 +195,11 @@ def _connected(options: ExecutorOptions) -> Iterator[int]:
             _restore(handlers)
 
 
-def require_short_folder(folder: str) -> None:
+def require_folder(folder: str) -> None:
     """Refuse a temporary folder under which Ray cannot name its sockets. Raises ConfigError.
 
-    Ray puts `ray/session_<date>_<time>_<pid>/sockets/plasma_store` there, and a socket's path ends
-    at 107 bytes on Linux, 103 on macOS.
+    Ray takes ASCII only. It puts `ray/session_<date>_<time>_<pid>/sockets/plasma_store` there,
+    and a socket's path ends at 107 bytes on Linux, 103 on macOS.
     """
     chosen = os.environ.get("RAY_TMPDIR") or folder
     path = os.path.join(os.path.realpath(chosen), SOCKET)
@@ -208,6 +208,11 @@ def require_short_folder(folder: str) -> None:
         raise ConfigError(
             f"executor=ray: the temporary folder {show(chosen, 200)} is {excess} bytes too long for "
             "Ray's sockets: set a shorter one, such as TMPDIR=/tmp, or use --executor local"
+        )
+    if not path.isascii():
+        raise ConfigError(
+            f"executor=ray: the temporary folder {show(chosen, 200)} is not ASCII, which Ray cannot "
+            "use: set another one, such as TMPDIR=/tmp, or use --executor local"
         )
 
 

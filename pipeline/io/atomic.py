@@ -12,6 +12,7 @@ labels are the array names, `log`, `manifest`, `plan`, `metadata`, `column`, `in
 import errno
 import os
 import platform
+import re
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,7 +64,7 @@ class TempFile:
             os.replace(self.temp, self.path)
             crash_point(self.label, "after-rename", self.shard)
         except OSError as error:
-            raise _explain(error, self.path) from error
+            raise refusal(error, self.path) from error
         finally:
             self.discard()
 
@@ -88,12 +89,12 @@ def write_temp(
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         file = TempFile(path, temp, os.open(temp, flags, 0o644), label, shard)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise refusal(error, path) from error
     try:
         file.bytes, file.xxh3 = _write_and_digest(file.fd, buffers)
     except OSError as error:
         file.discard()
-        raise _explain(error, path) from error
+        raise refusal(error, path) from error
     except BaseException:
         file.discard()
         raise
@@ -115,7 +116,7 @@ def sync_folder(folder: Path) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise _explain(error, folder) from error
+        raise refusal(error, folder) from error
 
 
 def make_folder(folder: Path, root: Path) -> None:
@@ -143,7 +144,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         named = error.filename if isinstance(error.filename, str | os.PathLike) else path
-        raise _explain(error, Path(named)) from error
+        raise refusal(error, Path(named)) from error
 
 
 def check_writable(path: Path, *, file: bool = False) -> None:
@@ -154,14 +155,14 @@ def check_writable(path: Path, *, file: bool = False) -> None:
     """
     above = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
     if above != path.absolute() and not above.is_dir():
-        raise _explain(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), path)
+        raise refusal(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), path)
     folder = above if above.is_dir() else above.parent
     if above == path.absolute() and above.is_dir():
         if file:
-            raise _explain(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path)
+            raise refusal(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path)
         return  # what is written into it tells
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise _explain(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
+        raise refusal(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -173,7 +174,7 @@ def append_line(path: Path, line: str) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{line}\n")
     except OSError as error:
-        raise _explain(error, path) from error
+        raise refusal(error, path) from error
 
 
 def write_file(path: Path, data: bytes, *, label: str, shard: int | None = None) -> None:
@@ -242,11 +243,21 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _explain(error: OSError, path: Path) -> CacheError:
-    where = show(str(path), 300)
-    if error.errno in _NO_SPACE:
+def refusal(
+    error: Exception, path: Path, *, again: str = "run the same command again"
+) -> CacheError:
+    """The error for `path` that the system would not write, with the remedy that fits the cause.
+
+    error  an OSError, or of a library that has only its text (safetensors: "... (os error 28)")
+    again  the command that goes on once there is space
+    """
+    code = getattr(error, "errno", None)
+    if code is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        code = int(found[1])
+    where, cause = show(str(path), 300), os.strerror(code) if code else show(str(error), 300)
+    if code in _NO_SPACE:
         return CacheError(
-            f"{where}: {error.strerror}: what was being written was not committed; free some "
-            "space and run the same command again, it continues where it stopped"
+            f"{where}: {cause}: what was being written was not committed; free some "
+            f"space and {again}, it continues where it stopped"
         )
-    return CacheError(f"{where}: cannot be written: {error.strerror}: give another place")
+    return CacheError(f"{where}: cannot be written: {cause}: give another place")

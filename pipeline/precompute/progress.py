@@ -24,10 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from ..display import duration, escape, shorten, show
-from ..errors import CacheError
+from ..display import duration, escape, shorten
 from ..executors.base import Event
-from ..io.atomic import append_line, make_folders
+from ..io.atomic import append_line, make_folders, refusal
 
 PLAIN_EVERY_S = 10.0
 WINDOW_S = 300.0  # what the rate is taken over
@@ -264,10 +263,7 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CacheError(
-            f"{show(str(folder), 300)}: cannot write the log: {error.strerror}: free "
-            "some space and run the same command again, it continues where it stopped"
-        ) from error
+        raise refusal(error, folder) from error
 
 
 def _line(event: Event) -> str:

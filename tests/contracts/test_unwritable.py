@@ -4,6 +4,9 @@ Run as root, a folder without permission is no obstacle; a file in the way is on
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -126,3 +129,43 @@ def test_what_the_system_refuses_elsewhere_is_one_line_too(
     monkeypatch.setattr(command.check_command, "callback", refuse)
     result = CliRunner().invoke(main, ["data", "check", "own.jsonl"])
     assert (result.exit_code, result.output) == (1, "svp: some/file: Permission denied\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_output_that_is_full_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    code = "import sys; from svp.cli import main; main()"
+    words = [sys.executable, "-c", code, "data", "check", "own.jsonl", "--json"]
+    with open("/dev/full", "w") as full:
+        said = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-1] == (
+        "svp: the output could not be written: No space left on device"
+    )
+
+
+def test_a_reader_that_leaves_is_no_mistake_of_ours(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`svp ... | head -1`: the command ends without a word."""
+    monkeypatch.chdir(place)
+    code = "import sys; from svp.cli import main; main()"
+    reading, writing_end = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-c", code, "data", "check", "own.jsonl"]
+    said = subprocess.run(words, stdout=writing_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing_end)
+    assert (said.returncode, said.stderr) == (1, "")
+
+
+def test_a_working_folder_that_was_removed_is_told(tmp_path: Path) -> None:
+    """Before any library looks for it: MKL ends the process there."""
+    code = (
+        "import os, sys; from pathlib import Path; from svp.cli import main; "
+        "Path('gone').mkdir(); os.chdir('gone'); os.rmdir('../gone'); main(['doctor'])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr == "svp: the current folder: No such file or directory: change to another\n"

@@ -4,15 +4,17 @@ import errno
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import svp
 from support.micro_ris import CHANNELS, SEG, SVP, WIDTH, micro_batch, micro_config, micro_model
 from svp.model.language_model import Lora
-from svp.model.pretrained import Card, ProjectorSpec, load_pretrained, save_pretrained
+from svp.model.pretrained import Card, ProjectorSpec, load_pretrained, pretrained, save_pretrained
 from svp.model.pretrained.peft_adapters import peft_config
 from svp.model.ris import RisModel
 from svp.model.trainable import STAGE1, set_trainable
@@ -114,7 +116,7 @@ class FullDisk:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_the_folder_is_complete_or_absent(tmp_path: Path) -> None:
+def test_the_folder_is_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vocab = load_vocabulary(TINY)
     folder = save(micro_model("svp"), tmp_path / "m", tokenizer=vocab.tokenizer)
     names = {path.name for path in folder.iterdir()}
@@ -124,6 +126,13 @@ def test_the_folder_is_complete_or_absent(tmp_path: Path) -> None:
     assert again.encode("the red disc") == vocab.encode("the red disc")
     with pytest.raises(CacheError, match="No space left"):
         save(micro_model("svp"), tmp_path / "n", tokenizer=FullDisk())
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(CacheError, match="n: No space left.*free some space"),
+    ):
+        full = Mock(side_effect=SafetensorError("I/O error: full (os error 28)"))
+        patch.setattr(pretrained, "save_file", full)
+        save(micro_model("svp"), tmp_path / "n")
     assert {path.name for path in tmp_path.iterdir()} == {"m"}
     with pytest.raises(ConfigError, match="exists already"):
         save(micro_model("svp"), folder)

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...pipeline.display import show
-from ...pipeline.errors import CacheError, MissingError, PlanMismatchError, WeightsError
-from ...pipeline.io.atomic import sync_folder
+from ...pipeline.errors import MissingError, PlanMismatchError, WeightsError
+from ...pipeline.io.atomic import refusal, sync_folder
 from ...pipeline.io.json_files import canonical
 from ...pipeline.weights.file_checks import regular_size
 
@@ -154,10 +154,8 @@ def save_checkpoint(
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise CacheError(
-            f"{show(str(final), 300)}: cannot be written: {show(str(error))}: free some space and "
-            "give the same command with --resume auto"
-        ) from error
+        again = "give the same command with --resume auto"
+        raise refusal(error, final, again=again) from error
     return Checkpoint.open(final)
 
 

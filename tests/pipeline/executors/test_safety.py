@@ -83,14 +83,16 @@ def test_worker_computes_on_the_threads_it_was_given(threads: int, tmp_path: Pat
         assert found["cores"] < 1.2, found  # type: ignore[operator]
 
 
-def test_a_folder_too_long_for_rays_sockets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from svp.pipeline.executors.ray import require_short_folder
+def test_a_folder_that_rays_sockets_cannot_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from svp.pipeline.executors.ray import require_folder
 
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    require_short_folder("/tmp")
-    require_short_folder("/var/folders/zz/12345678/T")
+    require_folder("/tmp")
+    require_folder("/var/folders/zz/12345678/T")
     for folder in ("/tmp/" + "x" * 60, "/tmp/" + "\N{EURO SIGN}" * 20):
         with pytest.raises(ConfigError, match=r"bytes too long for Ray's sockets: .*TMPDIR=/tmp"):
-            require_short_folder(folder)
+            require_folder(folder)
+    with pytest.raises(ConfigError, match=r"not ASCII, which Ray cannot use: .*TMPDIR=/tmp"):
+        require_folder("/tmp/\N{LATIN SMALL LETTER E WITH ACUTE}")
     monkeypatch.setenv("RAY_TMPDIR", "/r")
-    require_short_folder("/tmp/" + "x" * 60)
+    require_folder("/tmp/" + "x" * 60)

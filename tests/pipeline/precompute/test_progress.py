@@ -1,11 +1,15 @@
 """Counts, rate and what is printed: plain lines, nothing of a terminal's control codes."""
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from svp.pipeline.errors import CacheError
 from svp.pipeline.executors.base import Event
 from svp.pipeline.precompute import progress
 from svp.pipeline.precompute.progress import Progress, RunLog, Tally
@@ -138,3 +142,17 @@ def test_log_files(tmp_path: Path) -> None:
     assert "\\u001b" not in lines[1], "escaped in the text itself, not only by JSON"
     status = json.loads((tmp_path / "logs/status.json").read_text())
     assert (status["state"], status["images"], status["failures"]) == ("finished", 4, {"empty": 1})
+
+
+def test_a_log_that_cannot_be_written_has_the_remedy_of_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RunLog(tmp_path / "logs", Tally(10))
+    for code, remedy in (
+        (errno.EACCES, r"logs: cannot be written: Permission denied: give another place"),
+        (errno.ENOSPC, r"logs: No space left on device: .*free some space"),
+    ):
+        refused = OSError(code, os.strerror(code))
+        monkeypatch.setattr(progress, "replace_text", Mock(side_effect=refused))
+        with pytest.raises(CacheError, match=remedy):
+            log.update(Event("finished"))
