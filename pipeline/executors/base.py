@@ -1,10 +1,8 @@
-"""What an executor is: the shapes that pass between a run, its scheduler and its workers.
+"""Executor interface: the types that a run, its scheduler and its workers exchange.
 
 A backend (`local`, `ray`, `dask`) only moves jobs to workers and reports what became of them; it
-decides nothing. Retries, timeouts, poison images and parking live in `drive`, once for all three.
+decides nothing. Retries, timeouts and quarantine are the scheduler's, once for all three.
 Invariant: a job is a pure function of (task, job), so running one twice is harmless.
-
-Starting Ray or Dask: a process that dies while they come up, or a crowded machine, is no end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +13,8 @@ from ..display import shorten
 from ..errors import CacheError
 
 Reason = Literal["worker_died", "worker_timeout", "worker_error"]
+# Printed in the progress log and seen by listeners: these words stay, also where the code has newer
+# ones (shard_hunt: the search for crashing images begins; shard_parked: the shard is abandoned).
 EventKind = Literal[
     "started",  # result: {"shards": int, "workers": int}
     "worker_ready",
@@ -71,14 +71,17 @@ class Event:
 class Summary:
     """What became of the shards of one run.
 
-    done    committed shards, in order of completion
-    parked  shards given up, with the last cause; none of their images is in the cache
-    poison  (shard, row, reason) of images quarantined because they kill their worker
-    tries   attempts per shard that needed more than one
+    done       committed shards, in order of completion
+    abandoned  shards that exhausted their retries, with the last cause; none of their images is
+               in the cache
+    poison     (shard, row, reason) of images quarantined because they crash their worker
+    tries      attempts per shard that needed more than one
+    deaths     workers that died
+    timeouts   workers stopped because a shard took longer than its limit
     """
 
     done: tuple[int, ...]
-    parked: Mapping[int, str]
+    abandoned: Mapping[int, str]
     poison: tuple[tuple[int, int, Reason], ...]
     tries: Mapping[int, int]
     deaths: int
@@ -90,7 +93,7 @@ class Summary:
 class Outcome:
     """What a pool reports about one of its workers.
 
-    progress  `value` is what its job told meanwhile (`worker.tell`); the job goes on
+    progress  `value` is what its job reported so far (`worker.report_progress`)
     ready   it can take a job       done    `value` is what the job returned
     raised  `error` (an SvpError) or `detail` (any other exception's traceback)
     died    the process is gone     refused `error` or `detail`: the models did not load
@@ -153,17 +156,18 @@ class Executor(Protocol):
         max_tries: int = 3,
         shard_timeout_s: float | None = None,
     ) -> Summary:
-        """Do all `shards`; see `scheduler.drive` for what happens to those that fail."""
+        """Run all `shards`; see `scheduler.run_shards` for what happens to those that fail."""
 
 
 T = TypeVar("T")
 TRIES = 3
 
 
-def started(what: str, start: Callable[[], T], clean: Callable[[], None] = lambda: None) -> T:
-    """What `start` returns, tried up to three times; `clean` takes away what a failure left.
+def retry_start(what: str, start: Callable[[], T], clean: Callable[[], None] = lambda: None) -> T:
+    """Call `start` up to three times; `clean` removes what a failed call left.
 
-    Raises CacheError. Both packages raise bare Exception or RuntimeError for a slow start.
+    Ray and Dask raise bare Exception or RuntimeError where a process of theirs dies during start-up
+    or a busy machine is slow. Raises CacheError after the last attempt.
     """
     for left in reversed(range(TRIES)):
         try:

@@ -1,13 +1,11 @@
-"""Dask processes as a pool of workers.
+"""Workers as Dask processes: on this machine or on a Dask cluster.
 
-The futures carry a job and return a few hundred bytes. Models are loaded by a process's first job,
-so a time limit includes that.
+Futures carry a job and return a few hundred bytes. A process loads the models with its first job,
+so that job's time limit includes the loading.
 
-Workers as Dask processes: on this machine or on a Dask cluster.
-
-A scheduler has no authentication: ours listens on 127.0.0.1 only and has no dashboard (T28).
-Retries are ours: `allowed-failures` is 0, so that a worker's death comes back at once instead of
-Dask running the poison shard three more times.
+A Dask scheduler has no authentication: the one a run starts listens on 127.0.0.1 only and has no
+dashboard. Retries are the run's: `allowed-failures` is 0, so that a worker's death is reported at
+once instead of Dask running a shard that crashes its worker three more times.
 """
 
 import importlib.util
@@ -24,10 +22,10 @@ from typing import Any
 
 from ..display import shorten
 from ..errors import CacheError, MissingPackageError
-from .base import ExecutorOptions, Job, Outcome, Pool, Task, started
+from .base import ExecutorOptions, Job, Outcome, Pool, Task, retry_start
 from .devices import usable_devices
-from .scheduler import DrivenExecutor
-from .worker import Life, listening, thread_environment
+from .scheduler import PoolExecutor
+from .worker import WorkerRuntime, progress_listener, thread_environment
 
 START_S = 60  # for a process to come, or to come back
 ANSWER_S = 2  # for a few hundred bytes of a finished job
@@ -54,8 +52,8 @@ class DaskPool:
         self._waiting = dict.fromkeys(range(size), time.monotonic())  # for a process, since when
         self._address: dict[int, str] = {}
         self._futures: dict[Any, int] = {}
-        self._told: deque[Outcome] = deque()
-        client.subscribe_topic(self._run, self._hear)
+        self._reports: deque[Outcome] = deque()
+        client.subscribe_topic(self._run, self._relay)
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`."""
@@ -77,8 +75,8 @@ class DaskPool:
     def wait(self, timeout: float) -> list[Outcome]:
         """See `Pool`. Raises CacheError when the scheduler is gone."""
         distributed = distributed_package()
-        if self._told:
-            return [self._told.popleft() for _ in range(len(self._told))]
+        if self._reports:
+            return [self._reports.popleft() for _ in range(len(self._reports))]
         try:
             alive = set(self._client.nthreads())
             outcomes = self._place(alive) + self._abandoned(alive)
@@ -112,11 +110,11 @@ class DaskPool:
         with suppress(OSError, ValueError):  # the scheduler may be gone
             self._client.unsubscribe_topic(self._run)
 
-    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
-        """Called in the client's own thread with what a job told."""
+    def _relay(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Called in the client's own thread with what a job reported."""
         value = dict(event[1])
         value.pop("worker", None)  # Dask puts the process's address there
-        self._told.append(Outcome(value.pop("by"), "progress", value))
+        self._reports.append(Outcome(value.pop("by"), "progress", value))
 
     def _place(self, alive: set[str]) -> list[Outcome]:
         """Give processes nobody uses to the workers that wait for one."""
@@ -164,25 +162,25 @@ class DaskPool:
 
 
 _lock = threading.Lock()
-_lives: dict[str, Life] = {}  # in a Dask worker: the models of the run it works for
+_runtimes: dict[str, WorkerRuntime] = {}  # in a Dask worker: the models of the run it works for
 
 
 def _do(run: str, task: Task, worker: int, threads: int, job: Job) -> Outcome:
     """A job inside a Dask worker; the lock keeps a worker of many threads to one job."""
     with _lock:
-        if run not in _lives:
-            _lives.clear()
-            life = Life(task, worker, threads)
-            loaded = life.load()
-            if not life.loaded:
+        if run not in _runtimes:
+            _runtimes.clear()
+            runtime = WorkerRuntime(task, worker, threads)
+            loaded = runtime.load()
+            if not runtime.loaded:
                 return loaded
-            _lives[run] = life
-        with listening(lambda told: _log(run, {"by": worker, **told.value})):
-            return replace(_lives[run].do(job), worker=worker)
+            _runtimes[run] = runtime
+        with progress_listener(lambda report: _log(run, {"by": worker, **report.value})):
+            return replace(_runtimes[run].do(job), worker=worker)
 
 
-def _log(run: str, told: dict[str, object]) -> None:
-    distributed_package().get_worker().log_event(run, told)
+def _log(run: str, report: dict[str, object]) -> None:
+    distributed_package().get_worker().log_event(run, report)
 
 
 # spec: work stealing kills workers on long jobs (distributed#7523), so does a time to live when
@@ -202,7 +200,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class DaskExecutor(DrivenExecutor):
+class DaskExecutor(PoolExecutor):
     """Dask workers; raises MissingPackageError without dask and distributed."""
 
     def __init__(self, options: ExecutorOptions) -> None:
@@ -212,7 +210,7 @@ class DaskExecutor(DrivenExecutor):
 
     @contextmanager
     def connect(self, task: Task, shards: int) -> Iterator[Pool]:
-        """See `DrivenExecutor`."""
+        """See `PoolExecutor`."""
         with _connected(self.options) as (client, workers):
             yield DaskPool(client, task, min(workers, max(1, shards)), self.options)
 
@@ -254,7 +252,7 @@ def _connected(options: ExecutorOptions) -> Iterator[tuple[Any, int]]:
         devices = usable_devices(options)
         arguments = cluster_options(options, len(devices), folder)
         with (
-            started("Dask", lambda: distributed.LocalCluster(**arguments)) as cluster,
+            retry_start("Dask", lambda: distributed.LocalCluster(**arguments)) as cluster,
             distributed.Client(cluster) as client,
         ):
             yield client, len(devices)

@@ -1,7 +1,7 @@
-"""How many workers, and which device each one sees.
+"""Number of workers, and the device visible to each.
 
-A worker sees one GPU and calls it `cuda`; which one is decided here through its environment, so
-that the same task runs under every executor.
+A worker sees one GPU and calls it `cuda`; its environment selects which one, so that the same task
+runs under every executor.
 """
 
 import os

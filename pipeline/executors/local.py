@@ -4,10 +4,9 @@ Not multiprocessing.Pool (waits for ever after a worker's `kill -9`) and not Pro
 (fails all pending work). The parent waits on the pipes and on the processes themselves, so a dead
 worker is noticed at once. Processes are spawned, never forked: libraries hold threads and locks.
 
-Jobs in the calling process, one after another: for debuggers, profilers and tiny runs.
-
-Nothing is isolated here: a job that kills its process ends the run, a hung one hangs it. What a
-job tells is heard at once, and may stop it.
+With 0 workers, jobs run in the calling process one after another: for debuggers, profilers and tiny
+runs. There nothing is isolated: a job that kills its process ends the run, and a hung job hangs it.
+Its progress is delivered at once, and a listener may stop the run by raising.
 """
 
 import multiprocessing
@@ -19,8 +18,8 @@ from multiprocessing.process import BaseProcess
 from ..weights.rehearsal import dial
 from .base import Job, Outcome, Pool, Task
 from .devices import usable_devices
-from .scheduler import DrivenExecutor
-from .worker import Life, environment, serve, thread_environment
+from .scheduler import PoolExecutor
+from .worker import WorkerRuntime, environment, serve, thread_environment
 
 
 class InlinePool:
@@ -40,14 +39,16 @@ class InlinePool:
 
     def wait(self, timeout: float) -> list[Outcome]:
         """See `Pool`; takes as long as the job."""
-        if not self._life.loaded:
-            return [self._life.load()]
+        if not self._runtime.loaded:
+            return [self._runtime.load()]
         job, self._job = self._job, None
-        return [self._life.do(job)] if job else []
+        return [self._runtime.do(job)] if job else []
 
     def restart(self, worker: int) -> None:
         """See `Pool`: load the models again."""
-        self._life = Life(self._task, 0, self._threads, lambda told: self.listen(told))
+        self._runtime = WorkerRuntime(
+            self._task, 0, self._threads, lambda report: self.listen(report)
+        )
 
     def close(self) -> None:
         """See `Pool`: nothing was started."""
@@ -56,11 +57,11 @@ class InlinePool:
 GRACE_S = 5.0
 
 
-class LocalExecutor(DrivenExecutor):
+class LocalExecutor(PoolExecutor):
     """One process per GPU, or per usable core without one; `workers=0` runs in this process."""
 
     def connect(self, task: Task, shards: int) -> AbstractContextManager[Pool]:
-        """See `DrivenExecutor`."""
+        """See `PoolExecutor`."""
         devices = usable_devices(self.options)
         if self.options.workers == 0 or self._rehearsed():
             return nullcontext(InlinePool(task, self.options.threads))

@@ -1,8 +1,8 @@
-"""Search for the images of a shard that kill their worker.
+"""Find the images that crash a worker by bisecting their shard.
 
-A shard that failed too often is bisected by probes: parts of it are computed and thrown away. A
-part that fails is halved; a single image must fail twice, so that a worker killed from outside
-accuses nobody. Invariant: only images that failed alone are ever accused.
+Probes compute a part of the shard and discard the result; a part that fails is halved. An image is
+quarantined only after it failed twice on its own, so that a worker killed from outside does not
+quarantine an image. Invariant: only images that failed alone are quarantined.
 """
 
 from dataclasses import dataclass, field
@@ -10,53 +10,61 @@ from dataclasses import dataclass, field
 from .base import Job, Reason
 
 MAX_POISON = 4  # more in one shard means the machine or the recipe is broken, not the images
-CONFIRM = 2  # failures of one image, alone, before it is accused
+FAILURES_TO_QUARANTINE = 2  # of one image on its own
 
 
 @dataclass(slots=True)
-class Hunt:
-    """The search in one shard of `rows` images. `open` counts probes not yet answered."""
+class PoisonSearch:
+    """The search in one shard of `rows` images.
+
+    found     rows to quarantine, with the reason
+    failures  by row, of probes of that row alone
+    pending   probes without a result yet
+    """
 
     shard: int
     rows: int
     found: dict[int, Reason] = field(default_factory=dict)
-    strikes: dict[int, int] = field(default_factory=dict)
-    open: int = 0
+    failures: dict[int, int] = field(default_factory=dict)
+    pending: int = 0
 
     def start(self) -> list[Job]:
         """The first probes."""
         return self._split(0, self.rows)
 
     def passed(self) -> list[Job]:
-        """A probe came through."""
-        self.open -= 1
+        """Record a probe that succeeded; no further probe follows from it."""
+        self.pending -= 1
         return []
 
     def failed(self, job: Job, reason: Reason) -> list[Job]:
-        """A probe failed: what to try next."""
+        """Record a probe that failed; returns the probes to run next."""
         assert job.rows is not None
-        self.open -= 1
+        self.pending -= 1
         first, last = job.rows
         if last - first > 1:
             return self._split(first, last)
-        self.strikes[first] = self.strikes.get(first, 0) + 1
-        if self.strikes[first] < CONFIRM:
+        self.failures[first] = self.failures.get(first, 0) + 1
+        if self.failures[first] < FAILURES_TO_QUARANTINE:
             return self._probe((first, last))
         self.found[first] = reason
         return []
 
     @property
     def over(self) -> bool:
-        """Nothing left to ask, or enough known to give up."""
-        return self.open == 0 or self.hopeless
+        """Whether no probe is pending, or so many images failed that more probes are useless."""
+        return self.pending == 0 or self.too_many_failures
 
     @property
-    def hopeless(self) -> bool:
-        """Too many culprits to be the images' fault: more than half of them, or MAX_POISON."""
+    def too_many_failures(self) -> bool:
+        """Whether more than half of the images, or more than MAX_POISON, were found.
+
+        Then the machine or the recipe is at fault, not the images.
+        """
         return len(self.found) > max(1, min(MAX_POISON, self.rows // 2))
 
-    def verdict(self) -> Job:
-        """The job that commits the shard without its culprits (maybe none were found)."""
+    def result(self) -> Job:
+        """The job that commits the shard without the images found, if any."""
         return Job(self.shard, poison=tuple(sorted(self.found.items())))
 
     def _split(self, first: int, last: int) -> list[Job]:
@@ -66,5 +74,5 @@ class Hunt:
         )
 
     def _probe(self, *parts: tuple[int, int]) -> list[Job]:
-        self.open += len(parts)
+        self.pending += len(parts)
         return [Job(self.shard, rows=part) for part in parts]

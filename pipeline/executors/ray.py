@@ -1,14 +1,12 @@
 """Workers as Ray actors: one per GPU (or core), on this machine or on a Ray cluster.
 
-A Ray of our own has no dashboard, sends no usage
-statistics and, because its servers listen on all interfaces whatever one asks, wants a token that
-only this run knows (CVE-2023-48022). A cluster is joined only when `ray_address` says so.
-
-Ray actors as a pool of workers.
+A Ray that a run starts has no dashboard, sends no usage statistics and, because its servers listen
+on all interfaces whatever the settings, requires a token that only this run knows (CVE-2023-48022).
+A cluster is joined only when `ray_address` names one.
 
 No array crosses the object store: an actor writes its own shards and returns a few hundred bytes.
-A dead actor is replaced by us (max_restarts=0, max_task_retries=0): Ray's own retries would run a
-poison shard again without anybody counting.
+The scheduler replaces a dead actor (max_restarts=0, max_task_retries=0): Ray's own retries would
+run a shard that crashes its worker again without counting the attempt.
 """
 
 import importlib.util
@@ -24,32 +22,32 @@ from typing import Any
 
 from ..display import shorten, show
 from ..errors import CacheError, ConfigError, MissingPackageError
-from .base import ExecutorOptions, Job, Outcome, Pool, Task, started
+from .base import ExecutorOptions, Job, Outcome, Pool, Task, retry_start
 from .devices import usable_devices
-from .scheduler import DrivenExecutor
-from .worker import Life, environment, thread_environment
+from .scheduler import PoolExecutor
+from .worker import WorkerRuntime, environment, thread_environment
 
-LOOK_S = 0.5  # between two looks at what jobs told
+LOOK_S = 0.5  # between two looks at what jobs reported
 
 
 class Box:
     """An actor that keeps what jobs tell until the run takes it: a few hundred bytes a second."""
 
     def __init__(self) -> None:
-        self._told: list[Outcome] = []
+        self._reports: list[Outcome] = []
 
-    def put(self, told: Outcome) -> None:
+    def put(self, report: Outcome) -> None:
         """Keep it."""
-        self._told.append(told)
+        self._reports.append(report)
 
     def take(self) -> list[Outcome]:
         """All that was put since the last call."""
-        told, self._told = self._told, []
-        return told
+        reports, self._reports = self._reports, []
+        return reports
 
 
-class RayLife(Life):
-    """A `Life` whose jobs tell through a `Box`; nobody waits for it."""
+class RayWorkerRuntime(WorkerRuntime):
+    """A `WorkerRuntime` whose jobs report progress through a `Box`, without waiting for it."""
 
     def __init__(self, task: Task, worker: int, threads: int, box: Any) -> None:
         super().__init__(task, worker, threads, box.put.remote)
@@ -66,7 +64,7 @@ class RayPool:
         self._box: Any = keeper.options(num_cpus=0, max_restarts=0).remote()
         self._taken = self._box.take.remote()
         self._looked = time.monotonic()
-        self._class = ray.remote(RayLife).options(
+        self._class = ray.remote(RayWorkerRuntime).options(
             num_cpus=0 if gpu else 1,
             num_gpus=1 if gpu else 0,
             max_restarts=0,
@@ -91,7 +89,7 @@ class RayPool:
         if not self._calls:
             return []
         ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
-        return [*self._hear(), *(self._receive(call) for call in ready)]
+        return [*self._relay(), *(self._receive(call) for call in ready)]
 
     def restart(self, worker: int) -> None:
         """See `Pool`."""
@@ -114,19 +112,19 @@ class RayPool:
         self._actors[worker] = self._class.remote(self._task, worker, self._threads, self._box)
         self._calls[self._actors[worker].load.remote()] = worker
 
-    def _hear(self) -> list[Outcome]:
-        """What jobs told since the last look; nothing once the box is lost with its node."""
+    def _relay(self) -> list[Outcome]:
+        """What jobs reported since the last look; nothing once the box is lost with its node."""
         import ray
 
         if time.monotonic() - self._looked < LOOK_S or not ray.wait([self._taken], timeout=0)[0]:
             return []
         self._looked = time.monotonic()
         try:
-            told: list[Outcome] = ray.get(self._taken)
+            reports: list[Outcome] = ray.get(self._taken)
         except ray.exceptions.RayActorError:
             return []
         self._taken = self._box.take.remote()
-        return told
+        return reports
 
     def _receive(self, call: Any) -> Outcome:
         import ray
@@ -143,7 +141,7 @@ class RayPool:
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 
-class RayExecutor(DrivenExecutor):
+class RayExecutor(PoolExecutor):
     """Ray actors; raises MissingPackageError without Ray."""
 
     def __init__(self, options: ExecutorOptions) -> None:
@@ -153,7 +151,7 @@ class RayExecutor(DrivenExecutor):
 
     @contextmanager
     def connect(self, task: Task, shards: int) -> Iterator[Pool]:
-        """See `DrivenExecutor`."""
+        """See `PoolExecutor`."""
         with _connected(self.options) as workers:
             yield RayPool(task, min(workers, max(1, shards)), self.options)
 
@@ -186,7 +184,7 @@ def _connected(options: ExecutorOptions) -> Iterator[int]:
             raise CacheError("this process uses Ray already: run svp in a process of its own")
         local = len(usable_devices(options)) if not options.ray_address else 0
         handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-        started("Ray", lambda: ray.init(**init_options(options, local)), ray.shutdown)
+        retry_start("Ray", lambda: ray.init(**init_options(options, local)), ray.shutdown)
         try:
             _restore(handlers)  # Ray puts its own SIGTERM handler in place of the run's
             yield local or options.workers or _cluster_workers(options)

@@ -1,9 +1,9 @@
-"""The scheduler all executors share: who does what, and what happens when it goes wrong.
+"""The scheduler of all executors: assign shards to workers, retry failures, quarantine images.
 
 A failed shard is tried `max_tries` times, each on a fresh worker. Then its images are bisected
-(`hunt`): those that kill their worker are quarantined and the rest is committed. A shard without a
-culprit gets one more try and is then parked; the run goes on. An `SvpError` from a worker (disk
-full, wrong weights) is nobody's bad luck: it ends the run at once.
+(`poison_search`): those that crash their worker are quarantined and the rest is committed. A shard
+where none is found is tried once more and then abandoned; the run continues with the others. An
+`SvpError` from a worker (disk full, wrong weights) would recur on every shard: it ends the run.
 """
 
 import time
@@ -15,21 +15,23 @@ from contextlib import AbstractContextManager, closing
 from ..display import shorten
 from ..errors import CacheError, SvpError
 from .base import Event, EventKind, ExecutorOptions, Job, Outcome, Pool, Reason, Summary, Task
-from .poison_search import Hunt
+from .poison_search import PoisonSearch
 
 TICK_S = 0.2
-HOPELESS = 3  # shards parked before the first one succeeded: stop, nothing works
+MAX_ABANDONED_BEFORE_FIRST_SUCCESS = (
+    3  # shards parked before the first one succeeded: stop, nothing works
+)
 
 
-class DrivenExecutor(ABC):
-    """An `Executor` that is a way to get a pool: the rest is `drive`."""
+class PoolExecutor(ABC):
+    """An `Executor` defined by the pool of workers it connects to; `run_shards` does the rest."""
 
     def __init__(self, options: ExecutorOptions) -> None:
         self.options = options
 
     @abstractmethod
     def connect(self, task: Task, shards: int) -> AbstractContextManager[Pool]:
-        """A pool for `shards` shards; leaving the context ends what was started, and only that."""
+        """Connect to a pool for `shards` shards; leaving the context stops what it started only."""
 
     def run(
         self,
@@ -40,14 +42,14 @@ class DrivenExecutor(ABC):
         max_tries: int = 3,
         shard_timeout_s: float | None = None,
     ) -> Summary:
-        """See `Executor` and `drive`."""
+        """See `Executor` and `run_shards`."""
         with self.connect(task, len(shards)) as pool:
-            return drive(
+            return run_shards(
                 pool, task, shards, on_event, max_tries=max_tries, shard_timeout_s=shard_timeout_s
             )
 
 
-def drive(
+def run_shards(
     pool: Pool,
     task: Task,
     shards: Sequence[int],
@@ -61,11 +63,13 @@ def drive(
     Raises what `on_event` raised, a worker's SvpError, or CacheError if no worker can start.
     """
     with closing(pool):
-        run = _Run(pool, task, shards, on_event, max_tries, shard_timeout_s)
+        run = Scheduler(pool, task, shards, on_event, max_tries, shard_timeout_s)
         return run.loop()
 
 
-class _Run:
+class Scheduler:
+    """State of one run: queued and running jobs, attempts, searches, and what became of shards."""
+
     def __init__(
         self,
         pool: Pool,
@@ -81,27 +85,29 @@ class _Run:
         self.idle: set[int] = set()
         self.busy: dict[int, tuple[Job, float]] = {}  # worker -> job, when it was given
         self.tries = dict.fromkeys(shards, 0)
-        self.hunts: dict[int, Hunt] = {}
+        self.searches: dict[int, PoisonSearch] = {}
         self.done: list[int] = []
-        self.parked: dict[int, str] = {}
+        self.abandoned: dict[int, str] = {}
         self.poison: list[tuple[int, int, Reason]] = []
-        self.false_starts = self.deaths = self.timeouts = 0
+        self.failed_starts = self.deaths = self.timeouts = 0
 
     def loop(self) -> Summary:
+        """Run until every shard is committed or abandoned."""
         began = time.monotonic()
-        if hasattr(self.pool, "listen"):  # its jobs run inside `wait`: nothing comes out of it
-            self.pool.listen = self._hear
-        self._tell("started", result={"shards": len(self.queue), "workers": self.pool.size})
+        # The pool of the calling process runs jobs inside `wait`, which returns no progress.
+        if hasattr(self.pool, "listen"):
+            self.pool.listen = self._relay
+        self._emit("started", result={"shards": len(self.queue), "workers": self.pool.size})
         while self.queue or self.busy:
             self._dispatch()
             for outcome in self.pool.wait(TICK_S):
                 self._handle(outcome)
-            self._end_hung()
-            self._tell("tick")
-        self._tell("finished")
+            self._stop_hung_workers()
+            self._emit("tick")
+        self._emit("finished")
         return Summary(
             done=tuple(self.done),
-            parked=self.parked,
+            abandoned=self.abandoned,
             poison=tuple(self.poison),
             tries={shard: tries for shard, tries in self.tries.items() if tries > 1},
             deaths=self.deaths,
@@ -112,8 +118,8 @@ class _Run:
     def _dispatch(self) -> None:
         while self.queue and self.idle:
             worker, job = min(self.idle), self.queue.popleft()
-            if job.shard in self.parked:
-                continue  # a probe of a shard that was given up meanwhile
+            if job.shard in self.abandoned:
+                continue  # a probe of a shard that was abandoned meanwhile
             self.idle.remove(worker)
             self.tries[job.shard] += job.rows is None
             self.busy[worker] = job, time.monotonic()
@@ -123,98 +129,108 @@ class _Run:
         worker = outcome.worker
         match outcome.kind:
             case "ready":
-                self.false_starts = 0
+                self.failed_starts = 0
                 self.idle.add(worker)
-                self._tell("worker_ready", worker=worker)
+                self._emit("worker_ready", worker=worker)
             case "progress":
                 job, _ = self.busy.get(worker, (None, 0.0))
                 if job is not None and job.rows is None and outcome.value.get("shard") == job.shard:
-                    self._tell("progress", job.shard, worker, result=outcome.value)
+                    self._emit("progress", job.shard, worker, result=outcome.value)
             case "done":
                 self.idle.add(worker)
-                self._finish(self.busy.pop(worker)[0], worker, outcome)
+                self._commit(self.busy.pop(worker)[0], worker, outcome)
             case "raised" | "refused":
                 if isinstance(outcome.error, SvpError):
                     raise outcome.error
-                self._lose(worker, "worker_error", outcome.detail)
+                self._replace_worker(worker, "worker_error", outcome.detail)
             case "died":
                 self.deaths += 1
-                self._tell("worker_died", worker=worker, detail=outcome.detail)
-                self._lose(worker, "worker_died", outcome.detail)
+                self._emit("worker_died", worker=worker, detail=outcome.detail)
+                self._replace_worker(worker, "worker_died", outcome.detail)
 
-    def _hear(self, outcome: Outcome) -> None:
+    def _relay(self, outcome: Outcome) -> None:
         self._handle(outcome)
-        self._tell("tick")
+        self._emit("tick")
 
-    def _end_hung(self) -> None:
+    def _stop_hung_workers(self) -> None:
         if self.timeout is None:
             return
         now = time.monotonic()
         for worker in [w for w, (_, since) in self.busy.items() if now - since > self.timeout]:
             self.timeouts += 1
-            self._tell("worker_hung", self.busy[worker][0].shard, worker)
-            self._lose(worker, "worker_timeout", f"no result after {self.timeout:g} s")
+            self._emit("worker_hung", self.busy[worker][0].shard, worker)
+            self._replace_worker(worker, "worker_timeout", f"no result after {self.timeout:g} s")
 
-    def _lose(self, worker: int, reason: Reason, detail: str) -> None:
-        """A worker is lost or no longer trusted: replace it and see to the job it had."""
+    def _replace_worker(self, worker: int, reason: Reason, detail: str) -> None:
+        """Replace a worker that died, hung or failed, and retry the job it had."""
         self.idle.discard(worker)
         held = self.busy.pop(worker, None)
+
+        # A worker without a job failed while it loaded the models: no shard can be blamed, and
+        # replacing it for ever would hang the run.
         if held is None:
-            self.false_starts += 1
-            if self.false_starts >= self.max_tries * self.pool.size:
+            self.failed_starts += 1
+            if self.failed_starts >= self.max_tries * self.pool.size:
                 raise CacheError(
-                    f"workers stop before their first shard ({self.false_starts} in a row), "
+                    f"workers stop before their first shard ({self.failed_starts} in a row), "
                     f"last: {shorten(detail, 1000)}. Check memory and weights with `svp doctor`"
                 )
         self.pool.restart(worker)
         if held is not None:
-            self._fail(held[0], worker, reason, detail)
+            self._retry_or_search(held[0], worker, reason, detail)
 
-    def _finish(self, job: Job, worker: int, outcome: Outcome) -> None:
+    def _commit(self, job: Job, worker: int, outcome: Outcome) -> None:
         if job.rows is not None:
-            self._advance(job, self.hunts[job.shard].passed())
+            self._continue_search(job, self.searches[job.shard].passed())
             return
         self.done.append(job.shard)
         for row, reason in job.poison:
             self.poison.append((job.shard, row, reason))
-            self._tell("image_poison", job.shard, worker, result={"row": row, "reason": reason})
-        self._tell("shard_done", job.shard, worker, result=outcome.value)
+            self._emit("image_poison", job.shard, worker, result={"row": row, "reason": reason})
+        self._emit("shard_done", job.shard, worker, result=outcome.value)
 
-    def _fail(self, job: Job, worker: int, reason: Reason, detail: str) -> None:
-        hunt = self.hunts.get(job.shard)
-        if job.rows is not None and hunt:
-            self._advance(job, hunt.failed(job, reason))
+    def _retry_or_search(self, job: Job, worker: int, reason: Reason, detail: str) -> None:
+        search = self.searches.get(job.shard)
+
+        # A failed probe narrows the search; it is not an attempt of its shard.
+        if job.rows is not None and search:
+            self._continue_search(job, search.failed(job, reason))
             return
-        self._tell("shard_failed", job.shard, worker, shorten(detail, 1000), {"reason": reason})
-        if hunt:
-            self._park(job.shard, f"{reason} also after the search for bad images: {detail}")
+        self._emit("shard_failed", job.shard, worker, shorten(detail, 1000), {"reason": reason})
+        if search:
+            # The shard without the images found fails too: the images are not the cause.
+            self._abandon(job.shard, f"{reason} also after the search for bad images: {detail}")
         elif self.tries[job.shard] < self.max_tries:
             self.queue.append(job)
         else:
-            self._tell("shard_hunt", job.shard, worker, f"{reason} {self.max_tries} times")
-            self.hunts[job.shard] = hunt = Hunt(job.shard, self.task.rows(job.shard))
-            self.queue.extendleft(reversed(hunt.start()))
+            self._emit("shard_hunt", job.shard, worker, f"{reason} {self.max_tries} times")
+            self.searches[job.shard] = search = PoisonSearch(job.shard, self.task.rows(job.shard))
+            self.queue.extendleft(reversed(search.start()))
 
-    def _advance(self, job: Job, probes: list[Job]) -> None:
+    def _continue_search(self, job: Job, probes: list[Job]) -> None:
         self.queue.extendleft(reversed(probes))
-        hunt = self.hunts[job.shard]
-        if job.shard in self.parked or not hunt.over:
+        search = self.searches[job.shard]
+        if job.shard in self.abandoned or not search.over:
             return
-        if hunt.hopeless:
-            self._park(job.shard, "too many of its images stop their worker: it is not the images")
+        if search.too_many_failures:
+            self._abandon(
+                job.shard, "too many of its images stop their worker: it is not the images"
+            )
         else:
-            self.queue.appendleft(hunt.verdict())
+            self.queue.appendleft(search.result())
 
-    def _park(self, shard: int, why: str) -> None:
-        self.parked[shard] = shorten(why, 1000)
-        self._tell("shard_parked", shard, detail=self.parked[shard])
-        if not self.done and len(self.parked) >= HOPELESS:
+    def _abandon(self, shard: int, why: str) -> None:
+        self.abandoned[shard] = shorten(why, 1000)
+        self._emit("shard_parked", shard, detail=self.abandoned[shard])
+        if not self.done and len(self.abandoned) >= MAX_ABANDONED_BEFORE_FIRST_SUCCESS:
             raise CacheError(
-                f"stopped: the first {HOPELESS} shards all failed, "
-                f"last (shard {shard}): {self.parked[shard]}"
+                f"stopped: the first {MAX_ABANDONED_BEFORE_FIRST_SUCCESS} shards all failed, "
+                f"last (shard {shard}): {self.abandoned[shard]}"
             )
 
-    def _tell(
+    # Event kinds are part of the printed progress and of users' listeners: they keep older words
+    # ("hunt" for the search, "poison" for a crashing image, "parked" for an abandoned shard).
+    def _emit(
         self,
         kind: EventKind,
         shard: int | None = None,

@@ -1,7 +1,7 @@
-"""What happens inside a worker process, whichever executor started it.
+"""Worker process: main function, thread limits and progress reports, for every executor.
 
 A worker computes on as many threads as it was given (one by default), does not outlive the run
-that started it, and leaves Ctrl-C to that run.
+that started it, and ignores Ctrl-C, which that run handles.
 """
 
 import os
@@ -68,25 +68,25 @@ def serve(conn: Connection, task: Task, worker: int, threads: int) -> None:
     """Main function of a spawned worker: load the models, then do jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group
     _die_with_parent()
-    life = Life(task, worker, threads, conn.send)
-    conn.send(life.load())
+    runtime = WorkerRuntime(task, worker, threads, conn.send)
+    conn.send(runtime.load())
     with suppress(EOFError, BrokenPipeError):
-        while life.loaded:
-            conn.send(life.do(conn.recv()))
+        while runtime.loaded:
+            conn.send(runtime.do(conn.recv()))
 
 
 _listener: Callable[[Outcome], None] | None = None  # of the job this process is at
 
 
-def tell(**value: object) -> None:
+def report_progress(**value: object) -> None:
     """Report on the job under way, from within it: a few bytes, `shard` among them."""
     if _listener is not None:
         _listener(Outcome(0, "progress", value))
 
 
 @contextmanager
-def listening(listen: Callable[[Outcome], None] | None) -> Iterator[None]:
-    """What `tell` says inside goes to `listen`."""
+def progress_listener(listen: Callable[[Outcome], None] | None) -> Iterator[None]:
+    """Pass what `report_progress` reports inside the context to `listen`."""
     global _listener
     before, _listener = _listener, listen
     try:
@@ -95,10 +95,10 @@ def listening(listen: Callable[[Outcome], None] | None) -> Iterator[None]:
         _listener = before
 
 
-class Life:
-    """A worker's life in two calls: load the models once, then do jobs.
+class WorkerRuntime:
+    """What a worker process holds: load the models once, then run jobs.
 
-    listen  takes what jobs tell meanwhile; it may be lost, the job's result counts
+    listen  receives the progress of running jobs; unlike results, it may be lost
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class Life:
         """Do a job: `done` or `raised`."""
         assert self._do is not None
         work = self._do
-        with listening(self._hear if self._listen else _listener):
+        with progress_listener(self._relay if self._listen else _listener):
             return self._attempt("raised", lambda: Outcome(self._worker, "done", work(job)))
 
-    def _hear(self, told: Outcome) -> None:
+    def _relay(self, report: Outcome) -> None:
         assert self._listen is not None
-        self._listen(replace(told, worker=self._worker))
+        self._listen(replace(report, worker=self._worker))
 
     def _attempt(
         self, otherwise: Literal["raised", "refused"], call: Callable[[], Outcome]

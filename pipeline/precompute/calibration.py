@@ -118,8 +118,8 @@ class _Measure:
         """Until all images are done. Raises _Enough, CacheError."""
         self.kind = "CPU worker" if options.device == "cpu" else "GPU"
         summary = LocalExecutor(options).run(probe, range(self.plan.num_shards), self._listen)
-        if summary.parked:
-            raise CacheError(f"no estimate: {next(iter(summary.parked.values()))}")
+        if summary.abandoned:
+            raise CacheError(f"no estimate: {next(iter(summary.abandoned.values()))}")
         seconds: Counter[str] = Counter()
         for result in self.results:
             seconds.update(_seconds(result))

@@ -71,10 +71,10 @@ class PrecomputeReport:
     computed     images computed by this run, good or not
     good         images in the cache, all runs together
     failures     images not in the cache: reason -> how many
-    parked       shards given up in this run, with the cause
+    abandoned    shards that exhausted their retries in this run, with the cause
     complete     whether every shard is committed
     failed       True if more images are missing than `max_failures` allows, if not one is good, or
-                 if shards were given up
+                 if shards were abandoned
     next         the command that uses the finished cache; empty: none
     """
 
@@ -84,7 +84,7 @@ class PrecomputeReport:
     computed: int
     good: int
     failures: dict[str, int]
-    parked: dict[int, str]
+    abandoned: dict[int, str]
     superpixels: int
     fallbacks: int
     complete: bool
@@ -100,7 +100,10 @@ class PrecomputeReport:
 
     def to_json(self) -> dict[str, object]:
         """For `--json`."""
-        return asdict(self) | {"exit_code": self.exit_code}
+        # Readers of `--json` know the abandoned shards by an older word.
+        older = {"abandoned": "parked"}
+        values = {older.get(name, name): value for name, value in asdict(self).items()}
+        return values | {"exit_code": self.exit_code}
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -116,7 +119,7 @@ class PrecomputeReport:
         lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.failures.items())]
         if self.failures:
             lines.append(f"see {self.cache}/{LOGS}/failures.jsonl; retry with --retry-quarantined")
-        lines += [f"shard {s} given up: {why}" for s, why in sorted(self.parked.items())]
+        lines += [f"shard {s} abandoned: {why}" for s, why in sorted(self.abandoned.items())]
         return [*lines, *([f"next: {self.next}"] if self.next else [])]
 
 
@@ -149,7 +152,7 @@ def precompute(
             shown = [show_progress.update] if show_progress else []
             listeners = [*shown, on_event, lambda event: stop.check()]
             summary = _run(plan, missing, where, out, options, tally, listeners)
-        return _finish(plan, out, options, tally, summary.parked)
+        return _finish(plan, out, options, tally, summary.abandoned)
 
 
 def limited(content: Content, limit: int | None) -> Content:
@@ -225,7 +228,7 @@ def _run(
 
 
 def _finish(
-    plan: Plan, out: Path, options: RunOptions, tally: Tally, parked: Mapping[int, str]
+    plan: Plan, out: Path, options: RunOptions, tally: Tally, abandoned: Mapping[int, str]
 ) -> PrecomputeReport:
     complete = not missing_shards(out, plan)
     if complete and (tally.shards or not (out / COMPLETE).exists()):
@@ -246,11 +249,11 @@ def _finish(
         computed=tally.images,
         good=good,
         failures=failures,
-        parked=dict(parked),
+        abandoned=dict(abandoned),
         superpixels=int(rows.k.sum()),
         fallbacks=len(rows.fallback),
         complete=complete,
-        failed=bool(parked) or too_many or (complete and not good),
+        failed=bool(abandoned) or too_many or (complete and not good),
         seconds=tally.elapsed,
         stage_seconds=dict(tally.seconds),
     )

@@ -25,7 +25,7 @@ from ..cache.plan import Plan, PlanImage
 from ..display import shorten
 from ..errors import ImageError
 from ..executors.base import Job, Reason
-from ..executors.worker import limit_threads, tell
+from ..executors.worker import limit_threads, report_progress
 from ..process import peak_rss
 from ..records import ImageRow, Quarantined, Superpixels, Where
 from .source_images import Pixels, read_verified
@@ -104,7 +104,7 @@ class Stage:
                 done |= {r: _poisoned(images[r], poison[r]) for r in wanted if r in poison}
                 entries += [done[row] for row in wanted]
                 if job.rows is None:
-                    tell(shard=job.shard, **_told(list(done.values()), report))
+                    report_progress(shard=job.shard, **_told(list(done.values()), report))
         if job.rows is None:
             self._write(job.shard, entries, report)
         report.count(entries)

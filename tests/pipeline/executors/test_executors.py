@@ -53,7 +53,7 @@ def test_every_fault_at_once(executor: str, make: MakeTask, clean: dict[str, byt
     assert sorted(summary.done) == list(task.shards)
     assert len(summary.done) == len(set(summary.done)), "a shard was reported twice"
     assert sorted(summary.poison) == [(1, 1, "worker_died"), (3, 2, "worker_error")]
-    assert not summary.parked
+    assert not summary.abandoned
     assert summary.timeouts == 1
     assert summary.tries[2] == 2, "a shard whose worker died once is tried once more"
     told = [e.result["host_threads"] for e in events if e.kind == "shard_done"]
@@ -62,7 +62,7 @@ def test_every_fault_at_once(executor: str, make: MakeTask, clean: dict[str, byt
 
 @pytest.mark.parametrize("executor", [*EXECUTORS, "inline"])
 def test_each_image_is_told_of_before_its_shard_is_done(executor: str, make: MakeTask) -> None:
-    """One shard of 12 images: the run hears of them while it goes on, whoever computes."""
+    """One shard of 12 images: their progress is reported meanwhile, by every executor."""
     task = make(images=12, per_shard=12, delay=0.25)
     inline = executor == "inline"
     _, events = run(task, "local" if inline else executor, workers=0 if inline else 1)
@@ -86,8 +86,8 @@ def test_too_many_poison_images_park_the_shard_and_the_run_goes_on(make: MakeTas
     task = make(images=24, per_shard=8, faults=dict.fromkeys(range(8, 14), "raise"))
     summary, _ = run(task, workers=0)
     assert set(summary.done) == {0, 2}
-    assert list(summary.parked) == [1]
-    assert "images stop their worker" in summary.parked[1]
+    assert list(summary.abandoned) == [1]
+    assert "images stop their worker" in summary.abandoned[1]
     assert not Path(task.out, "1.bin").exists()
 
 

@@ -99,7 +99,7 @@ def test_ctrl_c_reaches_the_whole_group(world: Path, tmp_path: Path, clean: dict
 def test_worker_crashes_at_a_write_point(
     point: str, world: Path, tmp_path: Path, clean: dict[str, str]
 ) -> None:
-    """It crashes there every time: the shard is given up (or was committed), the rest is not."""
+    """It crashes there every time: the shard is abandoned (or was committed), the rest is not."""
     code, _, err = finish(start(tmp_path / "c", world / "images", SVP_CRASH_AT=point))
     committed = len(list((tmp_path / "c/manifest").glob("*.json")))
     if point.startswith("manifest:after"):
