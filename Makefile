@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup superpixels quickstart rehearse test test-all test-zero lint type wheel check check-long check-gpu reliability audit bench build clean distclean
+.PHONY: help setup superpixels quickstart rehearse test test-fast test-all test-zero docs lint type wheel check check-long check-gpu reliability audit bench build clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -70,12 +70,29 @@ $(TESTED): $(READY) $(SOURCES)
 	@touch $@
 	@echo "tests passed; 'make test' runs them again once a file changes (make -B test: now)"
 
+# Chosen by measured durations: quick folders that start no cluster, no second process and no browser.
+FAST := tests/contracts/test_cli.py tests/contracts/test_habits.py tests/model/projectors/svp/test_ssa.py \
+	tests/model/projectors/svp/test_sspe.py tests/model/test_losses.py tests/model/test_merge.py \
+	tests/model/test_projectors.py tests/pipeline/datasets \
+	tests/pipeline/encoders/test_dinov2.py tests/pipeline/encoders/test_features.py \
+	tests/pipeline/masks tests/pipeline/sam tests/pipeline/superpixels tests/pipeline/weights \
+	tests/train/data/test_order.py tests/train/data/test_loader.py tests/train/test_metrics.py
+
+test-fast: $(READY)   ## under a minute: the core of each package, for while you work
+	$(PYTEST) -m 'not slow and not gpu and not browser' $(FAST)
+
 test-all: $(READY)   ## every test, slow ones too
 	$(PYTEST) -m 'not gpu'
 
 test-zero: $(READY)   ## DeepSpeed's tests; installs it, which the other tests do without
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
 	$(PYTEST) -m 'not slow and not gpu' tests/train/trainer/strategies/test_deepspeed.py
+
+docs: $(VENV)/.docs   ## the documentation as a site in site/; a warning or a broken link fails it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
 
 lint: $(READY)   ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -124,7 +141,7 @@ build: clean $(READY)   ## wheel and sdist from a clean tree
 	$(BIN)/python -m build
 
 clean:   ## remove build outputs
-	rm -rf build dist *.egg-info
+	rm -rf build dist site *.egg-info
 
 distclean: clean   ## also the environment, generated data, caches and pages
 	rm -rf $(VENV) .audit .typing data caches runs
