@@ -6,6 +6,7 @@ Tests marked `gpu` are skipped where there is no CUDA device.
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import TESTS
 
@@ -13,6 +14,9 @@ from support import TESTS
 os.environ["PYTHONPATH"] = os.pathsep.join(
     dict.fromkeys([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 )
+# A busy machine generates inputs and runs examples slowly: neither is a fault of the code.
+settings.register_profile("svp", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("svp")
 # Files whose tests run whole pipelines; the rest keep their order.
 LONG = ("test_quickstart.py", "test_end_to_end.py", "test_cluster.py", "test_torchrun.py")
 

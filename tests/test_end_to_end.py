@@ -65,6 +65,7 @@ def test_slic_on_photographs(photographs: Path, tmp_path: Path, split: str, imag
     assert json.loads(again.stdout)["computed"] == 0
 
 
+@pytest.mark.timeout(900)
 def test_tiny_sam_on_photographs_and_everything_after(photographs: Path, tmp_path: Path) -> None:
     out, page = tmp_path / "cache", tmp_path / "page"
     command = ("precompute", "--size", "tiny", "--dataset", photographs, "--split", "train",
@@ -98,6 +99,7 @@ def test_a_damaged_cache_is_found_repaired_and_finished(photographs: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_official_vit_b_at_full_size_with_random_weights(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "cache"
     svp(

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import svp
 from support import FIXTURES, TESTS
@@ -79,7 +80,7 @@ def test_wheel_contents(tmp_path: Path) -> None:
 
 
 # Tests of what stands on the path: a module found there, an entry point, an example beside another.
-ON_THE_PATH = {"test_package.py", "test_plugins.py", "test_tiny_recipes.py"}
+ON_THE_PATH = {"test_package.py", "test_plugins.py", "test_pretrain_tiny.py"}
 PATH_EDIT = re.compile(r"sys\.path(\.(insert|append|extend)\(|\[.*\] *=| *\+?=)|syspath_prepend\(")
 
 
@@ -105,3 +106,11 @@ def test_the_tests_mirror_the_tree() -> None:
     beside = {Path(), Path("contracts"), Path("reliability"), Path("workflows")}
     lost = [str(f) for f in sorted(folders - beside) if not (ROOT / f / "__init__.py").exists()]
     assert lost == []
+
+
+def test_a_slow_strategy_fails_no_test() -> None:
+    """A busy machine generates slowly: that says nothing of the code."""
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
+    for path in TESTS.rglob("*.py"):
+        for names in re.findall(r"suppress_health_check=\[(.*?)\]", path.read_text("utf-8")):
+            assert "too_slow" in names, path

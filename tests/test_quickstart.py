@@ -27,6 +27,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.timeout(900)
 def test_from_nothing_to_giou_and_back() -> None:
     """`svp quickstart` alone trains and evaluates; the figures come again from the file."""
     short = ("stages.0.steps=4", "stages.0.warmup=1", "stages.1.steps=3", "stages.1.warmup=1")

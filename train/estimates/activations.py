@@ -5,7 +5,8 @@ arithmetic: two RMSNorms keep their float32 input, 8d; attention keeps q, k, v a
 c (2d + 2dk/h), and 4h for the row sums; the gated MLP keeps gate, SiLU(gate) and up, 3cf. Frozen
 linears keep nothing of their input; trained ones keep it, c (2d + f) more as q, k, v share theirs
 and so do gate and up, and the norms' weights two copies of what they scale; an adapted one of input i and rank r keeps c i (its input), i
-(the dropout mask) and c r. `tests/model/test_memory_estimate.py` compares it with what transformers keeps.
+(the dropout mask) and c r. `tests/train/estimates/test_activations.py` compares it with what
+transformers keeps.
 """
 
 from collections.abc import Callable, Iterator

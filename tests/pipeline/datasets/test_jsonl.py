@@ -278,7 +278,10 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.dictionaries(st.sampled_from(module.FIELDS), VALUES))
 def test_any_object_is_a_record_or_a_data_error(root: Path, changes: dict[str, Any]) -> None:
     try:

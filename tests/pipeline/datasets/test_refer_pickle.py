@@ -149,7 +149,10 @@ def test_truncated_anywhere_gives_nothing(protocol: int, tmp_path: Path) -> None
             load_refs(path)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 255))
 def test_any_bytes_load_or_are_a_data_error(
     tmp_path: Path, noise: bytes, place: int, value: int

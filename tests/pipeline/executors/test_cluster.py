@@ -58,6 +58,7 @@ def ray_cluster() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.timeout(900)
 def test_a_ray_node_is_killed(replaced: bool, world: Path, tmp_path: Path) -> None:
     with ray_cluster() as (cluster, node):
         cluster.wait_for_nodes()
@@ -123,6 +124,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("lost", ["worker", "machine"])
+@pytest.mark.timeout(900)
 def test_a_dask_worker_or_its_machine_is_killed(lost: str, world: Path, tmp_path: Path) -> None:
     """A nanny starts its killed worker again; a killed nanny takes its worker along for good."""
     with dask_cluster() as (address, nannies):

@@ -174,7 +174,9 @@ def test_one_attempt_per_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.data())
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])

@@ -83,7 +83,7 @@ ATTACKS = (
                 "network_only_when_allowed",
             ),
             *tests("pipeline/sam/test_huggingface", "a_folder_that_could_run_code_is_refused"),
-            *tests("model/test_imports", "a_config_that_asks_for_code_is_refused"),
+            *tests("model/conversion/test_convert", "a_config_that_asks_for_code_is_refused"),
         ),
     ),
     Row(
@@ -180,7 +180,7 @@ ATTACKS = (
                 "no_address_leaves_the_folder",
             ),
             *tests("train/evaluation/test_summary", "page_shows_pictures_and_keeps_text_text"),
-            *tests("model/test_export", "the_card_says_what_it_was_given"),
+            *tests("model/pretrained/test_pretrained", "the_card_says_what_it_was_given"),
         ),
     ),
     Row(

@@ -9,7 +9,7 @@ FAULTS = (
         "the resumed run ends bit-equal to one that was not stopped",
         (
             *tests(
-                "train/test_resume",
+                "train/trainer/test_resumed_run",
                 "killed_in_either_stage_and_resumed_is_bit_equal",
                 "killed_at_any_step_is_bit_equal",
                 "a_signal_finishes_the_step_saves_and_names_the_command",
@@ -47,7 +47,10 @@ FAULTS = (
                 "a_damaged_cursor_is_refused",
             ),
             *tests("train/data/test_loader", "a_cursor_of_other_data_is_refused"),
-            *tests("train/test_resume", "another_recipe_or_cache_is_refused_with_the_field"),
+            *tests(
+                "train/trainer/test_resumed_run",
+                "another_recipe_or_cache_is_refused_with_the_field",
+            ),
         ),
     ),
     Row(
@@ -85,7 +88,7 @@ FAULTS = (
             *tests("pipeline/masks/test_rle", "full_and_empty_mask"),
             *tests("train/data/test_loader", "a_share_without_images_is_refused"),
             *tests("train/evaluation/test_evaluate", "limit_takes_the_first_images"),
-            *tests("model/test_svp", "an_image_without_superpixels_is_refused"),
+            *tests("model/projectors/svp/test_svp", "an_image_without_superpixels_is_refused"),
         ),
     ),
     Row(
@@ -182,9 +185,9 @@ FAULTS = (
         "two equal runs; superpixels in another order; padding",
         "equal metrics files; tokens only permute; padding has no effect",
         (
-            *tests("train/test_resume", "equal_runs_write_equal_metrics"),
+            *tests("train/trainer/test_resumed_run", "equal_runs_write_equal_metrics"),
             *tests(
-                "model/test_svp",
+                "model/projectors/svp/test_svp",
                 "permuting_superpixels_permutes_tokens",
                 "padding_and_neighbours_change_nothing",
                 "what_stands_in_padding_is_never_read",
@@ -281,7 +284,7 @@ FAULTS = (
         "strict load with counts; the contracts are snapshots",
         (
             *tests(
-                "model/test_imports",
+                "model/conversion/test_convert",
                 "every_published_tensor_is_accounted_for",
                 "all_missing_and_unknown_tensors_are_named",
                 "wrong_shapes_and_second_tensors_are_named",

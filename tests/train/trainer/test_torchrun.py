@@ -24,7 +24,7 @@ def torchrun(root: Path, world: int, *options: str) -> subprocess.CompletedProce
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
          f"--nproc-per-node={world}", str(PROGRAM), str(root), "--recipe", recipe, *options],
-        env=env, text=True, capture_output=True, timeout=250, check=False,
+        env=env, text=True, capture_output=True, timeout=400, check=False,
     )  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 
 
 @pytest.mark.parametrize(("before", "after", "step"), [(2, 3, 2), (3, 2, 5)])
+@pytest.mark.timeout(900)
 def test_a_rank_is_killed_and_another_number_goes_on(
     before: int, after: int, step: int, whole: list[float], tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def vqa() -> ModuleType:
     return module
 
 
+@pytest.mark.timeout(900)
 def test_a_toy_llava_learns_to_answer(vqa: ModuleType) -> None:
     """From nothing, on 30 scenes: well above the 1 in 8 of chance, and it needs the picture."""
     asked = vqa.questions(30)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from support import FIXTURES
 from svp.model.conversion import (
     Imported,
     build_imported,
@@ -25,7 +26,7 @@ from svp.pipeline.display import fold
 from svp.pipeline.errors import ConfigError, SvpError, WeightsError
 from svp.pipeline.weights.fill_module import fill
 
-KEYS = Path(__file__).parents[1] / "fixtures" / "keys" / "glamm_refseg.tsv"
+KEYS = FIXTURES / "keys" / "glamm_refseg.tsv"
 State = dict[str, Tensor]
 MICRO = LlamaShape(vocab=47, hidden=16, intermediate=24, layers=2, heads=2, kv_heads=2)
 

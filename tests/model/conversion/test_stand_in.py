@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from support import FIXTURES
 from svp.model.conversion import open_ris_checkpoint
 from svp.model.conversion.key_mapping import LAYOUTS
 from svp.model.conversion.stand_in import SMALL, write_standin
 from svp.pipeline.weights.load import load_state_dict
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="pip install 'svp[train]'")
-KEYS = Path(__file__).parents[1] / "fixtures" / "keys" / "glamm_refseg.tsv"
+KEYS = FIXTURES / "keys" / "glamm_refseg.tsv"
 LATER = tuple(f"model.layers.{layer}." for layer in range(SMALL.layers, 32))
 
 

@@ -1,4 +1,4 @@
-"""The command that a stop prints can be pasted into a shell, launcher and all."""
+"""A signal is never lost, and the command that a stop prints can be pasted into a shell."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from svp.pipeline.errors import Interrupted, describe
-from svp.pipeline.process import resuming, started_by
+from svp.pipeline.process import SIGNALS, Stop, resuming, started_by
 
 ARGV = ["/x/bin/svp", "train", "--set", "model.shape={hidden: 32}", "--runs", "a b"]
 
@@ -86,3 +86,24 @@ def test_a_stop_before_the_work_began(number: signal.Signals, code: int, tmp_pat
         f"svp: stopped by {number.name}. "
         "To go on: svp train --from-cache 'x y' --size tiny --set seed=3"
     )
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_the_last_look_is_told_at_the_end(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="kept.*To go on: again") as stopped, Stop("again"):
+        os.kill(os.getpid(), number)
+    assert stopped.value.signum == number
+    assert signal.getsignal(number) == before
+
+
+def test_an_error_of_the_block_is_not_hidden_by_a_signal() -> None:
+    with pytest.raises(OSError, match="full"), Stop("again"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError("full")
+
+
+def test_without_a_signal_nothing_is_raised() -> None:
+    with Stop("again") as stop:
+        stop.check()
+    assert stop.received is None

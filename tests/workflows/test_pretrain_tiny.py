@@ -28,6 +28,7 @@ def train(recipe: str, work: Path, stop: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["sam", "encoder", "lm"])
+@pytest.mark.timeout(900)
 def test_three_steps_are_the_same_twice_and_after_a_stop(recipe: str, tmp_path: Path) -> None:
     first = train(recipe, tmp_path / "a", 3)
     second = train(recipe, tmp_path / "b", 3)

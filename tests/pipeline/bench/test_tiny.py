@@ -67,6 +67,7 @@ def test_cards_tell_the_truth_and_weights_load_strictly(path: Path, build: objec
     assert 300_000 < card["parameters"] < 1_200_000
 
 
+@pytest.mark.timeout(900)
 def test_sam_finds_wholes_parts_and_regions(made: list[MadeScene]) -> None:
     torch.set_num_threads(1)
     backend = build_backend(SuperpixelConfig(), HERE)
@@ -77,6 +78,7 @@ def test_sam_finds_wholes_parts_and_regions(made: list[MadeScene]) -> None:
     assert 8 < found["superpixels"] < 24, found
 
 
+@pytest.mark.timeout(900)
 def test_encoder_tells_the_attributes(made: list[MadeScene]) -> None:
     torch.set_num_threads(1)
     accuracy, chance = measure_attributes(build_encoder(FeatureConfig(), HERE, "cpu"), made)
@@ -99,6 +101,7 @@ class Told:
         return getattr(build_encoder(FeatureConfig(), HERE, "cpu"), name)
 
 
+@pytest.mark.timeout(900)
 def test_a_place_is_found_where_features_tell_it_and_only_there(made: list[MadeScene]) -> None:
     places = np.indices((16, 16)).reshape(2, -1).T.astype(np.float64)
     assert measure_places(Told(3 * places - 7), made) < 1e-6  # type: ignore[arg-type]
