@@ -63,6 +63,7 @@ def test_doctests_and_one_identity() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_wheel_contents(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "build", "-o", str(tmp_path), str(ROOT)], check=True)
     got = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())

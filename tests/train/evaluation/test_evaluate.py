@@ -83,6 +83,7 @@ def ranks(place: str, rank: int, size: int, cache: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.timeout(900)
 def test_ranks_give_the_same_bytes(world: World, model: RisModel, tmp_path: Path) -> None:
     cache = str(world[1].caches[0].path)
     alone = "\n".join(row.model_dump_json() for row in run(world, model))
