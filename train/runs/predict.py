@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,8 @@ class PredictReport:
 def predict_command(request: PredictRequest) -> PredictReport:
     """Predict and write `<name>-<n>-mask.png`, `<name>-<n>-overlay.png` and `<name>.json`.
 
+    Where the record in `out` is of another photograph of that name, `<name>~2` and so on.
+
     The path is the user's own and trusted: links and any name the system allows are read.
 
     Raises MissingError (no such photograph, run, weights), ImageError, WeightsError,
@@ -144,12 +147,25 @@ def overlay(photo: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
 
 def _places(request: PredictRequest, number: int) -> dict[str, Path]:
     """The pictures of expression `number`, counted from 1."""
-    stem = request.image.stem
+    stem = _record(request).stem
     return {kind: request.out / f"{stem}-{number}-{kind}.png" for kind in ("mask", "overlay")}
 
 
 def _record(request: PredictRequest) -> Path:
-    return request.out / f"{request.image.stem}.json"
+    """The record of this photograph; one of its name from another folder keeps its own files."""
+    stem, image = request.image.stem, show(str(request.image), 4096)
+    names = chain([stem], (f"{stem}~{n}" for n in count(2)))
+    paths = (request.out / f"{name}.json" for name in names)
+    return next(path for path in paths if _image_of(path) in (None, image))
+
+
+def _image_of(record: Path) -> str | None:
+    """The photograph that the answers in `record` are about; None: no such record."""
+    try:
+        image = json.loads(record.read_bytes())["image"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
+    return image if isinstance(image, str) else None
 
 
 def _require_places(request: PredictRequest) -> None:

@@ -447,6 +447,26 @@ def test_a_photograph_lying_on_its_side_is_answered_upright(exported: Path, tmp_
     assert "EXIF orientation 6 applied" in two.lines()[0]
 
 
+def test_photographs_of_one_name_keep_their_own_files(exported: Path, tmp_path: Path) -> None:
+    photo = Image.open(exported / "photo.jpg").convert("RGB")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    photo.save(tmp_path / "a" / "x.png")
+    photo.crop((0, 0, 120, 80)).save(tmp_path / "b" / "x.png")
+    made = {}
+    for name in ("a", "b", "a"):
+        asked = PredictRequest(
+            image=tmp_path / name / "x.png", expressions=("the red disc",),
+            checkpoint=exported / "model", out=tmp_path / "out", device="cpu", size="tiny",
+        )  # fmt: skip
+        made[name] = predict_command(asked).files
+    assert [path.name for path in made["a"]] == ["x-1-mask.png", "x-1-overlay.png", "x.json"]
+    assert [path.name for path in made["b"]] == ["x~2-1-mask.png", "x~2-1-overlay.png", "x~2.json"]
+    assert {*made["a"], *made["b"]} == set((tmp_path / "out").iterdir())
+    assert Image.open(made["a"][0]).size == photo.size
+    assert Image.open(made["b"][0]).size == (120, 80)
+
+
 def test_a_photograph_that_is_not_there_is_missing_data(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["predict", str(tmp_path / "no.jpg"), "disc"])
     assert result.exit_code == 3 and "no.jpg: no such photograph" in result.output
