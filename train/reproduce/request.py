@@ -68,6 +68,11 @@ class Ask:
             raise ConfigError(f"--seeds {self.seeds}: need >= 1")
         if self.processes < 1:
             raise ConfigError(f"--processes {self.processes}: need >= 1")
+        if self.processes > 1 and self.device.startswith("cuda:"):
+            raise ConfigError(
+                f"--device {self.device} with {self.processes} processes: each takes a GPU of its "
+                "own: --device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
         if (found := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
             raise ConfigError(
                 f"this is one of {found} processes: start `svp reproduce` once and give it "

@@ -133,23 +133,29 @@ def test_the_lines_are_a_shell_script() -> None:
             parsed(line)
 
 
+def test_one_gpu_for_several_processes_is_refused_before_the_plan() -> None:
+    Ask(table="tableC", size="paper", device="cuda:1", processes=1)
+    with pytest.raises(ConfigError, match="--device cuda:1 with 4 processes: .*--device cuda,"):
+        Ask(table="tableC", size="paper", device="cuda:1", processes=4)
+
+
 def test_how_it_is_run_is_the_users() -> None:
     """In caches, in training and in evaluation, printed and real."""
-    words = ["--size", "paper", "--device", "cuda:1", "--mode", "fast", "--dtype", "bfloat16",
+    words = ["--size", "paper", "--device", "cuda", "--mode", "fast", "--dtype", "bfloat16",
              "--executor", "ray", "--ray-address", "auto", "--workers", "3", "--threads", "2",
              "--processes", "4", "--protocol", "glamm", "--init", "hub:A/B", "--seeds", "1"]  # fmt: skip
     plan = told("tableC", *words)
     for cache in plan["caches"]:
         _, options = parsed(cache["command"])
         assert (options["mode"], options["dtype"], options["device"]) == (
-            "fast", "bfloat16", "cuda:1",
+            "fast", "bfloat16", "cuda",
         )  # fmt: skip
         assert (options["executor"], options["ray_address"]) == ("ray", "auto")
         assert (options["workers"], options["threads"]) == (3, 2)
     for line in plan["rows"][0]["commands"]:
         assert line.startswith("accelerate launch --num_processes 4 -m svp ")
         _, options = parsed(line)
-        assert options["device"] == "cuda:1" and options["init"] == "hub:A/B"
+        assert options["device"] == "cuda" and options["init"] == "hub:A/B"
         assert options.get("protocol", "glamm") == "glamm"
     plain = told("tableC", "--size", "paper")
     assert not {c["command"].split()[-1] for c in plain["caches"]} & {
