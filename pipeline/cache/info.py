@@ -9,6 +9,7 @@ from ..display import show
 from .index import GOOD, load_rows
 from .layout import PLAN
 from .manifest import missing_shards
+from .places import rehearsed
 from .plan import Plan
 from .schema import ArraySpec, array_specs
 
@@ -21,6 +22,7 @@ class InfoReport:
 
     arrays       name -> shape of one image's row, dtype, codecs and meaning, as text
     quarantined  reason -> images; `bad` names the first of them with their detail
+    rehearsal    made with stand-ins for the weights, whatever names they have in the recipe
     """
 
     cache_id: str
@@ -38,6 +40,7 @@ class InfoReport:
     fallback: int
     quarantined: dict[str, int]
     bad: tuple[str, ...]
+    rehearsal: bool
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for --json."""
@@ -58,6 +61,8 @@ class InfoReport:
             f"superpixels: {sam}, preset {pixels['preset']}, {pixels['mode']} {pixels['dtype']}",
             f"features: {encoder}, view {features['view']}, stored as {features['stored']}",
         ]
+        if self.rehearsal:
+            lines.insert(1, "made in a rehearsal, with stand-ins for the weights: no real result")
         lines += [f"array {name}: {text}" for name, text in self.arrays.items()]
         lines += [f"source {show(name)}: sha256 {value}" for name, value in self.digests.items()]
         lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.quarantined.items())]
@@ -86,6 +91,7 @@ def info(cache: Path) -> InfoReport:
         fallback=len(rows.fallback),
         quarantined=dict(Counter(reason for reason, _ in rows.bad.values())),
         bad=tuple(f"{show(plan.images[i].path)}: {why}: {show(text)}" for i, (why, text) in named),
+        rehearsal=rehearsed(cache),
     )
 
 

@@ -179,7 +179,7 @@ class _Join:
         return [
             line
             for finder in self.finders
-            for line in (*finder.limit_notes(), *finder.unseen_notes())
+            for line in (*finder.rehearsal_notes(), *finder.limit_notes(), *finder.unseen_notes())
         ]
 
 

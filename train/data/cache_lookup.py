@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from ...pipeline.cache.places import limit_of
+from ...pipeline.cache.places import limit_of, rehearsed
 from ...pipeline.cache.plan import PlanImage
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.datasets.expressions import expression_problem
@@ -108,6 +108,15 @@ class Finder:
             f"--limit, and the other {len(self.beyond)} are beyond it"
         )
         return [line]
+
+    def rehearsal_notes(self) -> list[str]:
+        """What the user is told about caches made with stand-ins for the weights."""
+        return [
+            f"{show(str(cache.path), 200)} was made in a rehearsal, with stand-ins for the weights: "
+            "no result from it is real"
+            for cache in self.caches
+            if rehearsed(cache.path)
+        ]
 
     def unseen_notes(self) -> list[str]:
         """What the user is told about images whose content was not compared."""

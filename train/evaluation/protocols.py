@@ -182,7 +182,13 @@ def _notes(finder: Finder, bad: Faults) -> list[str]:
     ]
     if (more := len(finder.quarantined) - len(lines)) > 0:
         lines.append(f"... and {more} more images in quarantine")
-    return [*lines, *bad.notices(), *finder.limit_notes(), *finder.unseen_notes()]
+    return [
+        *lines,
+        *bad.notices(),
+        *finder.rehearsal_notes(),
+        *finder.limit_notes(),
+        *finder.unseen_notes(),
+    ]
 
 
 def that_fit(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from support.loader_world import make_row, make_source
 from svp.pipeline.cache import CacheReader, Plan, PlanImage, create_cache, finalize, write_shard
+from svp.pipeline.cache.info import info
 from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.errors import DataError
 from svp.pipeline.precompute.planner import hash_image
@@ -86,6 +87,22 @@ def refused(tmp_path: Path, source, caches, match: str) -> None:  # type: ignore
 def test_the_photographs_of_the_cache(tmp_path: Path, cache: CacheReader) -> None:
     table = join(tmp_path, source_in(tmp_path / "photos"), [cache])
     assert not [note for note in table.notes if "not compared" in note]
+
+
+def test_a_cache_of_a_rehearsal_is_told(tmp_path: Path) -> None:
+    """In `svp cache info`, in training and in evaluation: its weights are none of their names."""
+    photos = paint(tmp_path / "photos")
+    cache, source = cached(tmp_path / "cache", photos), source_in(photos)
+    for rehearsal in (False, True):
+        write_places(cache.path, DataPlaces(dataset="d", images=photos, rehearsal=rehearsal))
+        report = info(cache.path)
+        assert report.to_json()["rehearsal"] is rehearsal
+        said = ["\n".join(report.lines()), "\n".join(gather(source, [cache]).notes)]
+        said += [
+            "\n".join(open_table(tmp_path / f"{rehearsal}", [source], [cache], training=True).notes)
+        ]
+        found = ["made in a rehearsal, with stand-ins for the weights" in text for text in said]
+        assert found == [rehearsal] * 3
 
 
 def test_images_beyond_the_recorded_limit_need_no_partial(tmp_path: Path) -> None:
