@@ -73,7 +73,7 @@ $(TESTED): $(READY) $(SOURCES)
 # Chosen by measured durations: quick folders that start no cluster, no second process and no browser.
 FAST := tests/contracts/test_cli.py tests/contracts/test_habits.py tests/model/projectors/svp/test_ssa.py \
 	tests/model/projectors/svp/test_sspe.py tests/model/test_losses.py tests/model/test_merge.py \
-	tests/model/test_projectors.py tests/pipeline/datasets \
+	tests/model/projectors/test_projectors.py tests/pipeline/datasets \
 	tests/pipeline/encoders/test_dinov2.py tests/pipeline/encoders/test_features.py \
 	tests/pipeline/masks tests/pipeline/sam tests/pipeline/superpixels tests/pipeline/weights \
 	tests/train/data/test_order.py tests/train/data/test_loader.py tests/train/test_metrics.py
