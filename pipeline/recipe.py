@@ -8,10 +8,11 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,9 +21,11 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from .display import show
 from .errors import ConfigError
+from .fetch.encoder_specs import ENCODERS
 
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -123,15 +126,19 @@ class SuperpixelConfig(Frozen):
         return self
 
 
-EncoderName = Literal[
-    "tiny",
-    "dinov2-small",
-    "dinov2-base",
-    "dinov2-large",
-    "clip-large-336",
-    "clip-large",
-    "clip-tiny",
-]
+def _one_of(name: str, known: Iterable[str]) -> str:
+    """`name` if it is known; the error says what pydantic says of a `Literal`."""
+    names = list(known)
+    if name not in names:
+        *others, last = [repr(one) for one in names]
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise PydanticCustomError(
+            "literal_error", "Input should be {expected}", {"expected": expected}
+        )
+    return name
+
+
+EncoderName = Annotated[str, AfterValidator(lambda name: _one_of(name, ENCODERS))]
 
 
 class SecondEncoder(Frozen):

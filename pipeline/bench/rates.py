@@ -19,7 +19,8 @@ from torch import Tensor
 from ..encoders import build_encoder
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
-from ..precompute.cost_model import ENCODER_TFLOP, FEATURES, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL
+from ..fetch.encoder_specs import ENCODERS
+from ..precompute.cost_model import ENCODER_TFLOP, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL
 from ..recipe import FeatureConfig, SuperpixelConfig
 from ..records import Where
 from ..sam import build_backend
@@ -131,10 +132,10 @@ class _Clock:
 def _features(name: str, photos: list[NDArray[np.uint8]], clock: _Clock) -> list[Rate]:
     rates = []
     for dtype in ("float32", "bfloat16"):
-        size = 128 if "tiny" in name else 336
+        size = ENCODERS[name].size
         told = {"encoder": name, "weights": "random:0", "size": size, "dtype": dtype}
         encoder = build_encoder(FeatureConfig.model_validate(told), HERE, str(clock.device))
-        work = len(photos) * FEATURES[name][0]
+        work = len(photos) * ENCODERS[name].tflop
 
         def call(encoder: Any = encoder) -> Tensor:
             return torch.from_numpy(encoder.encode(photos).patches)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from ..fetch.encoder_specs import ENCODERS
 from .console import PATH, as_json, report
 
 
@@ -78,8 +79,7 @@ def bench_cost_command(scenes: int, workers: int | None, as_json: bool) -> None:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--sam", type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h"]), default="tiny",
               show_default=True)  # fmt: skip
-@click.option("--encoder", type=click.Choice(["tiny", "dinov2-small", "dinov2-base",
-              "dinov2-large"]), default="tiny", show_default=True)  # fmt: skip
+@click.option("--encoder", type=click.Choice(list(ENCODERS)), default="tiny", show_default=True)
 @click.option("--images", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--prompts", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)

@@ -11,11 +11,12 @@ from ..display import show
 from ..encoders.tiny import WEIGHTS as encoder_tiny
 from ..errors import SvpError, describe
 from ..fetch.catalogue import CHECKPOINTS, REMOTES
+from ..fetch.encoder_specs import ENCODERS
 from ..io.yaml_files import shipped_yaml
 from ..recipe import Recipe
 from ..records import Where
 from ..sam.tiny import WEIGHTS as sam_tiny
-from ..weights.locate import WEIGHT_FILES, find_checkpoint, search_weights, weight_folders
+from ..weights.locate import find_checkpoint, search_weights, weight_files, weight_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,9 @@ def _published_size(name: str, place: Path) -> int:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    from ..weights.model_config import HUB, hub_folder
+    from ..weights.model_config import hub_folder
 
-    if name not in HUB:
+    if name not in ENCODERS or not ENCODERS[name].hub:
         return None
     try:
         return hub_folder(name, allow_download=False)
@@ -135,7 +136,7 @@ def _advice(asked: _Asked, given: Path | None) -> str:
         return f"not found{size}: {show(str(given), 300)}, given with {asked.flag}, is not there"
     if model == "tiny":
         return f"not found: {show(str(asked.shipped), 300)} belongs to this package: install again"
-    names = " or ".join(WEIGHT_FILES.get(model, ("(no known file name)",)))
+    names = " or ".join(weight_files(model) or ("(no known file name)",))
     folders = ", ".join(show(str(folder), 200) for folder in weight_folders())
     fetch = f"`svp fetch {model}`, or " if model in REMOTES else ""
     return f"not found{size}: looked for {names} in {folders}. {fetch}{asked.flag} PATH"

@@ -4,7 +4,7 @@ One adapter per family (`dinov2`, `clip`) hides which of the transformer's outpu
 choice is the method's, not the library's (method spec 11).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -53,6 +53,24 @@ class Backbone(Protocol):
     def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """A published layout of the weights in the model's own names."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How to build, fill and read one encoder.
+
+    build     the untrained model, on the current default device
+    adapt     the model as a `Backbone`
+    expected  what the config.json of a model folder must say
+    part      sub-configuration of config.json to compare, "" for the whole
+    finish    gives a model that was built on the meta device what no file holds
+    """
+
+    build: "Callable[[], nn.Module]"
+    adapt: "Callable[[nn.Module], Backbone]"
+    expected: dict[str, object]
+    part: str = ""
+    finish: "Callable[[nn.Module], None] | None" = None
 
 
 def multiple_of(patch: int, size: int) -> str:

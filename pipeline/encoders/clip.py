@@ -6,17 +6,16 @@ weights know one input size.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
+from ..fetch.encoder_specs import ENCODERS, EncoderSpec
 from ..weights.rehearsal import dial
-from .backbone import Colour, Tokens
+from .backbone import Colour, Family, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-LARGE = {"hidden": 1024, "blocks": 24, "heads": 16, "patch": 14, "size": 336}
-TINY = {"hidden": 64, "blocks": 3, "heads": 4, "patch": 8}  # for tests: random weights only
 
 _PREFIX = "vision_model."
 _DROPPED = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
@@ -64,12 +63,18 @@ class Clip:
         }
 
 
-def large() -> dict[str, int]:
-    """`LARGE`, with the width and heads of a rehearsal's stand-in where they differ."""
+def shape(name: str) -> dict[str, int]:
+    """Arguments of `build_clip` for the model called `name`, at its usual size.
+
+    In a rehearsal a published model has the width and heads of its stand-in.
+    """
+    spec = ENCODERS[name]
     found = dial()
-    if found and found.encoder_width:
-        return LARGE | {"hidden": found.encoder_width, "heads": found.encoder_heads}
-    return LARGE
+    hidden, heads = spec.hidden, spec.heads
+    if found and found.encoder_width and not spec.stand_in:
+        hidden, heads = found.encoder_width, found.encoder_heads
+    return {"hidden": hidden, "blocks": spec.blocks, "heads": heads, "patch": spec.patch,
+            "size": spec.size}  # fmt: skip
 
 
 def build_clip(hidden: int, blocks: int, heads: int, patch: int, size: int) -> "nn.Module":
@@ -98,15 +103,25 @@ def fill_buffers(model: "nn.Module") -> None:
     embeddings.position_ids = torch.arange(embeddings.num_positions).expand((1, -1))
 
 
-def expected_config(pixels: int = LARGE["size"]) -> dict[str, object]:
-    """What the (vision part of the) config.json of a folder of CLIP-L at `pixels` px must say."""
-    size = large()
+def expected_config(name: str) -> dict[str, object]:
+    """What the (vision part of the) config.json of a folder of the model called `name` must say."""
+    size = shape(name)
     return {
         "hidden_size": size["hidden"],
         "intermediate_size": 4 * size["hidden"],
         "num_hidden_layers": size["blocks"],
         "num_attention_heads": size["heads"],
         "patch_size": size["patch"],
-        "image_size": pixels,
+        "image_size": size["size"],
         "hidden_act": "quick_gelu",
     }
+
+
+def family(spec: EncoderSpec, size: int) -> Family:
+    """A CLIP of one input size; the stand-in has no published weights and takes any `size`."""
+    sizes = shape(spec.name)
+    if spec.stand_in:
+        build = partial(build_clip, **(sizes | {"size": size}))
+        return Family(build, Clip, {}, finish=fill_buffers)
+    build = partial(build_clip, **sizes)
+    return Family(build, Clip, expected_config(spec.name), "vision_config", fill_buffers)

@@ -8,26 +8,24 @@ and a 5.x file of transformers give the same numbers.
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
+from ..fetch.encoder_specs import ENCODERS, EncoderSpec
 from ..weights.rehearsal import dial
-from .backbone import Colour, Tokens, multiple_of
+from .backbone import Colour, Family, Tokens, multiple_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PATCH, REGISTERS, TRAINED_SIZE = 14, 4, 518
-SHAPES = {  # hidden size, blocks, heads
-    "dinov2-small": (384, 12, 6),
-    "dinov2-base": (768, 12, 12),
-    "dinov2-large": (1024, 24, 16),
-}
 
 
 def shape(name: str) -> tuple[int, int, int]:
     """Hidden size, blocks and heads of the model called `name`."""
-    hidden, blocks, heads = SHAPES[name]
+    spec = ENCODERS[name]
+    hidden, blocks, heads = spec.hidden, spec.blocks, spec.heads
     found = dial()
     if found and found.encoder_width:
         hidden, heads = found.encoder_width, found.encoder_heads
@@ -160,3 +158,9 @@ def expected_config(name: str) -> dict[str, object]:
         "use_swiglu_ffn": False,
         "hidden_act": "gelu",
     }
+
+
+def family(spec: EncoderSpec, size: int) -> Family:
+    """A published DINOv2 with registers; it takes any `size` that is a multiple of its patch."""
+    build = partial(build_dinov2, *shape(spec.name))
+    return Family(build, Dinov2, expected_config(spec.name))

@@ -4,57 +4,32 @@ Strict: every tensor must be there, fit and be finite; the file must have the di
 names. Models of published size are built without memory and take the file's tensors.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..display import show
 from ..errors import ConfigError, MissingError
+from ..fetch.encoder_specs import ENCODERS
 from ..recipe import FeatureConfig
 from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights, search_weights
-from ..weights.model_config import HUB, check_config, hub_folder
+from ..weights.model_config import check_config, hub_folder
 from ..weights.tensor_names import plain_names
-from .backbone import Backbone
-from .clip import TINY, Clip, build_clip, fill_buffers, large
-from .clip import expected_config as clip_config
-from .dinov2 import Dinov2, build_dinov2
-from .dinov2 import expected_config as dinov2_config
-from .dinov2 import shape as dinov2_shape
+from .backbone import Backbone, Family
 
 if TYPE_CHECKING:
     from torch import nn
 
 FLAG = "--encoder-weights"
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How to build, fill and read one encoder."""
-
-    build: "Callable[[], nn.Module]"
-    adapt: "Callable[[nn.Module], Backbone]"
-    expected: dict[str, object]
-    part: str = ""
-    finish: "Callable[[nn.Module], None] | None" = None
+PACKAGE = Path(__file__).parents[2]
 
 
 def family(config: FeatureConfig) -> Family:
-    """The `Family` behind `features.encoder`."""
-    name = config.encoder
-    if name == "tiny":
-        from .tiny import build_tiny_dinov2
-
-        return Family(build_tiny_dinov2, Dinov2, {})
-    if name == "clip-tiny":
-        return Family(partial(build_clip, **TINY, size=config.size), Clip, {}, finish=fill_buffers)
-    if name in ("clip-large-336", "clip-large"):
-        shape = large() | {"size": 336 if name == "clip-large-336" else 224}
-        build = partial(build_clip, **shape)
-        return Family(build, Clip, clip_config(shape["size"]), "vision_config", fill_buffers)
-    return Family(partial(build_dinov2, *dinov2_shape(name)), Dinov2, dinov2_config(name))
+    """How to build the encoder of a recipe, by the module its row in `encoder_specs.ENCODERS` names."""
+    spec = ENCODERS[config.encoder]
+    found: Family = import_module(spec.module, __package__).family(spec, config.size)
+    return found
 
 
 def load_backbone(config: FeatureConfig, path: Path | None, allow_download: bool) -> Backbone:
@@ -81,12 +56,11 @@ def load_backbone(config: FeatureConfig, path: Path | None, allow_download: bool
 
 def _source(config: FeatureConfig, path: Path | None, allow_download: bool) -> Path:
     """The weights the recipe names, checked against its digest."""
-    if config.weights == "shipped" and config.encoder == "tiny":
-        from .tiny import WEIGHTS
-
-        return WEIGHTS
+    spec = ENCODERS[config.encoder]
+    if config.weights == "shipped" and spec.shipped:
+        return PACKAGE / spec.shipped
     if not config.weights.startswith("sha256:"):
-        known = "shipped, " if config.encoder == "tiny" else ""
+        known = "shipped, " if spec.shipped else ""
         raise ConfigError(
             f"features.weights={show(config.weights)}: allowed for {config.encoder} are {known}"
             "random:<seed> and sha256:<hex>"
@@ -99,7 +73,7 @@ def _source(config: FeatureConfig, path: Path | None, allow_download: bool) -> P
 def _find(encoder: str, allow_download: bool) -> Path:
     """A file or folder in the usual places, or the hub's cache."""
     found = search_weights(encoder)
-    if found is None and encoder in HUB:
+    if found is None and ENCODERS[encoder].hub:
         try:
             found = hub_folder(encoder, allow_download=allow_download)
         except MissingError:

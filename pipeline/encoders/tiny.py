@@ -7,19 +7,23 @@ workflows/pretrain_tiny/train_encoder.py; a stand-in, of no use on photographs.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..fetch.encoder_specs import ENCODERS, EncoderSpec
+from .backbone import Family
+from .dinov2 import Dinov2
+
 if TYPE_CHECKING:
     from transformers import Dinov2WithRegistersModel
 
-VIEW: Final = 128  # pixels of the square view
-PATCH: Final = 8  # 16x16 patches
-WIDTH: Final = 96  # C
+_SPEC: Final = ENCODERS["tiny"]
+VIEW: Final = _SPEC.size  # pixels of the square view
+PATCH: Final = _SPEC.patch  # 16x16 patches
+WIDTH: Final = _SPEC.hidden  # C
 REGISTERS: Final = 4
 # ImageNet's constants, as for the real encoder: pixels / 255, minus MEAN, over STD.
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
-_TINY: Final = Path(__file__).parents[2] / "workflows" / "tiny"
-WEIGHTS: Final = _TINY / "dinov2.safetensors"
-PROBE: Final = _TINY / "attributes.safetensors"  # linear heads that read the attributes
+WEIGHTS: Final = Path(__file__).parents[2] / _SPEC.shipped
+PROBE: Final = WEIGHTS.parent / "attributes.safetensors"  # linear heads that read the attributes
 
 
 def build_tiny_dinov2() -> "Dinov2WithRegistersModel":
@@ -33,8 +37,8 @@ def build_tiny_dinov2() -> "Dinov2WithRegistersModel":
 
     config = Dinov2WithRegistersConfig(
         hidden_size=WIDTH,
-        num_hidden_layers=6,
-        num_attention_heads=4,
+        num_hidden_layers=_SPEC.blocks,
+        num_attention_heads=_SPEC.heads,
         mlp_ratio=4,
         image_size=VIEW,
         patch_size=PATCH,
@@ -48,3 +52,8 @@ def build_tiny_dinov2() -> "Dinov2WithRegistersModel":
     patches.projection = PatchStem(patches.projection)
     model.train(False)
     return model
+
+
+def family(spec: EncoderSpec, size: int) -> Family:
+    """The tiny encoder, whose weights are in this package."""
+    return Family(build_tiny_dinov2, Dinov2, {})

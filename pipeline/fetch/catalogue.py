@@ -2,8 +2,8 @@
 
 Nothing here touches the network. Sizes marked exact are refused when the server offers another
 one; the others are estimates and only bound the download. A digest that no publisher states but
-that independent projects report for the same file is kept: it detects damage and swaps. Weight
-names are those of `locate.WEIGHT_FILES`.
+that independent projects report for the same file is kept: it detects damage and swaps. Weights
+stand in the tables of models (`encoder_specs`), data sets and SAM here.
 
 Sources: facebookresearch/segment-anything README (the file names carry the first digits of the
 md5), ChaoningZhang/MobileSAM, facebookresearch/dinov2 README, the hub's openai/clip pages,
@@ -14,67 +14,15 @@ from dataclasses import dataclass
 
 from ..display import show
 from ..errors import ConfigError
+from .encoder_specs import ENCODERS
+from .published import META, Remote, RemoteFile
 
-META = "https://dl.fbaipublicfiles.com"
 COCO = "https://s3.amazonaws.com/images.cocodataset.org"
-CLIP = (
-    "https://huggingface.co/openai/clip-vit-large-patch14-336/resolve/"
-    "ce19dc912ca5cd21c8a653c79e251e808ccabcd1"
-)
 MOBILE = (
     "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/"
     "f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt"
 )
 REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"  # the host is gone; archived below
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """One file. `path` is relative to the destination folder.
-
-    size    bytes; exact if `exact`, else an estimate that bounds the download (times `SLACK`)
-    digest  "sha256:<hex>", "md5:<hex>" or "" where none is known
-    unpack  the file is an archive whose members belong beside it
-    """
-
-    url: str
-    path: str
-    size: int
-    digest: str = ""
-    exact: bool = True
-    unpack: bool = False
-
-    SLACK = 1.5
-
-    @property
-    def limit(self) -> int:
-        """Most bytes that may arrive."""
-        return self.size if self.exact else int(self.size * self.SLACK)
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """What `svp fetch NAME` brings."""
-
-    name: str
-    about: str
-    licence: str
-    files: tuple[RemoteFile, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes to download, all files together."""
-        return sum(file.size for file in self.files)
-
-    @property
-    def exact(self) -> bool:
-        """Whether every file's size is known to the byte."""
-        return all(file.exact for file in self.files)
-
-    @property
-    def verified(self) -> bool:
-        """Whether every file's digest is known."""
-        return all(file.digest for file in self.files)
 
 
 def find_remote(name: str) -> Remote:
@@ -90,13 +38,6 @@ def find_remote(name: str) -> Remote:
 def _sam(name: str, stem: str, size: int, sha256: str) -> Remote:
     file = RemoteFile(f"{META}/segment_anything/{stem}.pth", f"{stem}.pth", size, sha256)
     return Remote(name, f"Segment Anything, {name}", "Apache-2.0", (file,))
-
-
-def _dino(name: str, code: str, size: int, exact: bool) -> Remote:
-    path = f"dinov2_{code}_reg4_pretrain.pth"
-    url = f"{META}/dinov2/dinov2_{code}/{path}"
-    file = RemoteFile(url, path, size, exact=exact)
-    return Remote(name, f"DINOv2 with registers, {code}", "Apache-2.0", (file,))
 
 
 def _coco(name: str, about: str, path: str, size: int, digest: str) -> Remote:
@@ -144,34 +85,7 @@ _ALL = (
             ),
         ),
     ),
-    _dino("dinov2-small", "vits14", 88_300_000, exact=False),
-    _dino("dinov2-base", "vitb14", 346_400_000, exact=False),
-    _dino("dinov2-large", "vitl14", 1_217_607_321, exact=True),
-    Remote(
-        "clip-large-336",
-        "CLIP ViT-L/14 at 336 px (hub folder)",
-        "MIT (OpenAI CLIP)",
-        (
-            RemoteFile(
-                f"{CLIP}/config.json",
-                "clip-vit-large-patch14-336/config.json",
-                4_757,
-                "sha256:51b1c14aabcdf639c4a0370eeda1010b773bbe1df78319c7d0f5882c22ac0ac0",
-            ),
-            RemoteFile(
-                f"{CLIP}/preprocessor_config.json",
-                "clip-vit-large-patch14-336/preprocessor_config.json",
-                316,
-                "sha256:d253881f65322dc546df59cf925a408e5538b8ecb5a1b496cdd36af9992686d4",
-            ),
-            RemoteFile(
-                f"{CLIP}/pytorch_model.bin",
-                "clip-vit-large-patch14-336/pytorch_model.bin",
-                1_711_974_081,
-                "sha256:c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801",
-            ),
-        ),
-    ),
+    *(row.remote for row in ENCODERS.values() if row.remote),
     _coco(
         "coco2014-annotations",
         "COCO 2014 train and val annotations",

@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 from ..display import show
 from ..errors import DataError, MissingError, MissingPackageError
 from ..io.atomic import make_folders
-from .catalogue import RemoteFile
+from .published import RemoteFile
 
 if TYPE_CHECKING:
     import httpx2

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from ..cache.plan import Plan
 from ..cache.schema import ArraySpec, array_specs
 from ..display import duration, size
-from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig
+from ..fetch.encoder_specs import ENCODERS
+from ..recipe import GridConfig, SuperpixelConfig
 from .machines import DEVICES, Device
 
 __all__ = ["DEVICES", "Calibration", "Device", "Estimate", "estimate", "makespan", "prompts",
@@ -26,16 +27,6 @@ ENCODER_TFLOP = {"vit_b": 0.97, "vit_l": 2.99, "vit_h": 5.96, "vit_t": 0.078, "t
 PROMPT_GFLOP = {"tiny": 0.0192}
 PROMPT_GFLOP_OFFICIAL = 3.62
 SAM_GB = {"vit_b": 0.36, "vit_l": 1.19, "vit_h": 2.45, "vit_t": 0.04, "tiny": 0.003}
-# Patch features: TFLOP of one view at 336 px (2 per multiply-add, attention included), GB of fp32.
-FEATURES = {
-    "tiny": (0.0005, 0.003),
-    "clip-tiny": (0.0005, 0.003),
-    "dinov2-small": (0.031, 0.09),
-    "dinov2-base": (0.113, 0.35),
-    "dinov2-large": (0.386, 1.22),
-    "clip-large-336": (0.382, 1.22),
-    "clip-large": (0.162, 1.22),
-}
 # Assumed where nothing was measured: superpixels per image (the paper), bytes each in every array.
 SUPERPIXELS = 40
 RLE_EACH, COVER_EACH, MASK_EACH, SMALL_EACH = 300, 220, 120, 22
@@ -212,7 +203,7 @@ def tflop(plan: Plan) -> dict[str, float]:
     """TFLOP of one image by part."""
     pixels, features = plan.recipe.superpixels, plan.recipe.features
     seen = [features, *([features.beside] if features.beside else [])]
-    parts = {"features": sum(FEATURES[one.encoder][0] * _view_scale(one) for one in seen)}
+    parts = {"features": sum(ENCODERS[one.encoder].view_tflop(one.size) for one in seen)}
     if not pixels.prompts_sam:
         if plan.sam is not None:
             parts["sam encoder"] = ENCODER_TFLOP[pixels.model]
@@ -223,10 +214,6 @@ def tflop(plan: Plan) -> dict[str, float]:
         parts["sam encoder"] = passes * ENCODER_TFLOP[pixels.model]
         parts["sam decoder"] = points * PROMPT_GFLOP.get(pixels.model, PROMPT_GFLOP_OFFICIAL) / 1e3
     return parts
-
-
-def _view_scale(config: FeatureConfig) -> float:
-    return 1.0 if "tiny" in config.encoder else (config.size / 336) ** 2
 
 
 def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
@@ -257,8 +244,8 @@ def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str,
         return {"host": round(calibration.peak_rss + rows * left)}
     pixels: SuperpixelConfig = plan.recipe.superpixels
     features = plan.recipe.features
-    models = FEATURES[features.encoder][1]
-    models += FEATURES[features.beside.encoder][1] if features.beside else 0.0
+    models = ENCODERS[features.encoder].gigabytes
+    models += ENCODERS[features.beside.encoder].gigabytes if features.beside else 0.0
     work = 0.2
     if not pixels.prompts_sam:
         models += SAM_GB[pixels.model] if plan.sam is not None else 0.0

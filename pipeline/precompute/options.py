@@ -11,6 +11,7 @@ from typing import Any
 
 from ..display import show
 from ..errors import ConfigError, PlanMismatchError, WeightsError
+from ..fetch.encoder_specs import ENCODERS
 from ..io.paths import expand
 from ..io.yaml_files import assign, group, load_yaml, shipped_yaml
 from ..recipe import GRID_PRESETS, Recipe, parse_recipe
@@ -130,28 +131,17 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         raw["store_sam_embeddings"] = flags.store_sam_embeddings
 
 
-_ENCODER_SIZE = {
-    "tiny": 128,
-    "clip-tiny": 128,
-    "dinov2-small": 336,
-    "dinov2-base": 336,
-    "dinov2-large": 336,
-    "clip-large-336": 336,
-    "clip-large": 224,
-}
-
-
 def _name_encoders(features: dict[str, Any], said: str) -> None:
     """`--encoder NAME`, or NAME+NAME: two of them in one cache. Raises ConfigError."""
     name, plus, beside = said.partition("+")
     for known in (name, beside) if plus else (name,):
-        if known not in _ENCODER_SIZE:
+        if known not in ENCODERS:
             raise ConfigError(
-                f"--encoder {show(said)}: allowed are {', '.join(_ENCODER_SIZE)}, and two of one "
+                f"--encoder {show(said)}: allowed are {', '.join(ENCODERS)}, and two of one "
                 "shape as NAME+NAME"
             )
     if name != features.get("encoder"):
-        features.update(encoder=name, size=_ENCODER_SIZE[name])
+        features.update(encoder=name, size=ENCODERS[name].size)
     if plus:
         features["second"] = {"encoder": beside, "weights": "auto"}
 

@@ -22,10 +22,6 @@ from ..records import ImageRecord
 from ..weights.rehearsal import VARIABLE
 from .source_images import hash_image
 
-# (patch, channels) of encoders, so that a plan needs neither torch nor transformers; a test
-# compares. Those of CLIP take one size each, which their class knows.
-SHAPES = {"tiny": (8, 96), "dinov2-small": (14, 384), "dinov2-base": (14, 768),
-          "dinov2-large": (14, 1024)}  # fmt: skip
 HASH_THREADS = 4
 CHUNK = 256  # images between two looks at `stop`
 

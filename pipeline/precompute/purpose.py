@@ -14,6 +14,7 @@ from typing import Any, Literal
 from .. import plugins
 from ..cache.places import DataPlaces, read_places
 from ..cache.plan import Plan
+from ..fetch.encoder_specs import ENCODERS
 from ..recipe import FeatureConfig, Recipe
 
 Purpose = Literal["train", "look"]
@@ -34,9 +35,6 @@ NEEDS: dict[str, frozenset[str]] = {
     "pvtc": frozenset({"cls"}),
     "fusion": frozenset({"masks", "multi"}),
 }
-DEPTH = {"tiny": 6, "dinov2-small": 12, "dinov2-base": 12, "dinov2-large": 24,
-         "clip-large-336": 24, "clip-large": 24}  # fmt: skip
-
 # What a training of each size starts from where the recipe leaves it to the user.
 START_FROM = {
     "paper": ("--init", "GLaMM-GranD-Pretrained"),
@@ -63,10 +61,10 @@ class Stores:
         if (
             self.layers and features.get("second") and self.last
         ):  # beside the first's own last layer
-            depth = DEPTH.get(str(features.get("encoder", "tiny")))
+            depth = _depth(features)
             features.setdefault("layers", [depth] if depth else [])
         elif self.layers:
-            depth = DEPTH.get(str(features.get("encoder", "tiny")))
+            depth = _depth(features)
             if depth:
                 features.setdefault("layers", four_layers(depth, last=self.last))
 
@@ -88,6 +86,12 @@ def needs_of(projector: str) -> frozenset[str]:
     if projector in NEEDS:
         return NEEDS[projector]
     return frozenset(plugins.lookup(plugins.PROJECTORS, projector, NEEDS).needs)
+
+
+def _depth(features: dict[str, Any]) -> int:
+    """Blocks of the encoder a raw recipe names; 0 if it is unknown or has fewer than four."""
+    row = ENCODERS.get(str(features.get("encoder", "tiny")))
+    return row.blocks if row and row.blocks >= 4 else 0
 
 
 def four_layers(depth: int, *, last: bool = False) -> list[int]:

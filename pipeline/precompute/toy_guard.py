@@ -6,9 +6,9 @@ that (to try the code) says `--size tiny`, by the flag or as SVP_SIZE.
 """
 
 from ..errors import ConfigError
+from ..fetch.encoder_specs import ENCODERS
 from ..recipe import Recipe
 
-TINY = ("tiny", "clip-tiny")  # architectures of the recipe that only stand-ins have
 SAID = "tiny"
 
 
@@ -50,9 +50,9 @@ def toy_models(precompute: Recipe | None, language_model: str | None = None) -> 
     toys = []
     if precompute is not None:
         reads_sam = precompute.superpixels.prompts_sam or precompute.store_sam_embeddings
-        if reads_sam and precompute.superpixels.model in TINY:
+        if reads_sam and precompute.superpixels.model == "tiny":
             toys.append("the tiny SAM")
-        if precompute.features.encoder in TINY:
+        if ENCODERS[precompute.features.encoder].stand_in:
             toys.append("the tiny encoder")
     if language_model is not None and language_model.split(":")[0] == "shipped":
         toys.append("the tiny language model")

@@ -25,7 +25,8 @@ from pathlib import Path
 
 from ..display import show
 from ..errors import MissingError, WeightsError
-from ..fetch.catalogue import REMOTES, RemoteFile
+from ..fetch.catalogue import REMOTES
+from ..fetch.published import RemoteFile
 from ..io.paths import user_cache
 from .rehearsal import dial
 

@@ -13,22 +13,27 @@ from pathlib import Path
 from ..display import show
 from ..errors import ConfigError, MissingError, SvpError
 from ..fetch.catalogue import CHECKPOINTS
+from ..fetch.encoder_specs import ENCODERS
 from ..io.paths import expand, user_cache
 
-WEIGHT_FILES: dict[str, tuple[str, ...]] = {
+_SAM_FILES: dict[str, tuple[str, ...]] = {
     "vit_b": ("sam_vit_b_01ec64.pth", "sam_vit_b.safetensors"),
     "vit_l": ("sam_vit_l_0b3195.pth", "sam_vit_l.safetensors"),
     "vit_h": ("sam_vit_h_4b8939.pth", "sam_vit_h.safetensors"),
     "vit_t": ("mobile_sam.pt", "mobile_sam.safetensors"),
-    "dinov2-small": ("dinov2-with-registers-small", "dinov2_vits14_reg4_pretrain.pth"),
-    "dinov2-base": ("dinov2-with-registers-base", "dinov2_vitb14_reg4_pretrain.pth"),
-    "dinov2-large": ("dinov2-with-registers-large", "dinov2_vitl14_reg4_pretrain.pth"),
-    "clip-large-336": ("clip-vit-large-patch14-336",),
-    "clip-large": ("clip-vit-large-patch14",),
 }
 
 
-FETCH = {"clip-large": "hf download openai/clip-vit-large-patch14"}  # what `svp fetch` has not
+def weight_files(model: str) -> tuple[str, ...]:
+    """Names under which the weights of `model`, an encoder or a SAM, are published; () if none."""
+    row = ENCODERS.get(model)
+    return row.files if row else _SAM_FILES.get(model, ())
+
+
+def _how_to_fetch(model: str) -> str:
+    """The command that downloads the weights of `model`."""
+    row = ENCODERS.get(model)
+    return f"hf download {row.hub}" if row and row.hub and not row.remote else f"svp fetch {model}"
 
 
 def weight_folders() -> list[Path]:
@@ -44,7 +49,7 @@ def weight_folders() -> list[Path]:
 
 def search_weights(model: str) -> Path | None:
     """The first file or folder that holds the weights of `model`, or None."""
-    places = (folder / name for folder in weight_folders() for name in WEIGHT_FILES.get(model, ()))
+    places = (folder / name for folder in weight_folders() for name in weight_files(model))
     return next((place for place in places if place.exists()), None)
 
 
@@ -52,11 +57,11 @@ def find_weights(model: str, flag: str) -> Path:
     """Like `search_weights`, but a MissingError says where it looked and what to do."""
     found = search_weights(model)
     if found is None:
-        names = " or ".join(WEIGHT_FILES.get(model, ("(no known file name)",)))
+        names = " or ".join(weight_files(model) or ("(no known file name)",))
         folders = ", ".join(str(folder) for folder in weight_folders())
         raise MissingError(
             f"weights of {model} not found: looked for {names} in {folders}. "
-            f"Get them with `{FETCH.get(model, f'svp fetch {model}')}`, give a file with {flag} PATH, "
+            f"Get them with `{_how_to_fetch(model)}`, give a file with {flag} PATH, "
             f"or try the machinery with {flag} random"
         )
     return found

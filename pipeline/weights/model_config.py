@@ -10,16 +10,10 @@ from pathlib import Path
 
 from ..display import show
 from ..errors import WeightsError
+from ..fetch.encoder_specs import ENCODERS
 from . import locate
 from .file_checks import read_json
 
-HUB = {
-    "dinov2-small": "facebook/dinov2-with-registers-small",
-    "dinov2-base": "facebook/dinov2-with-registers-base",
-    "dinov2-large": "facebook/dinov2-with-registers-large",
-    "clip-large-336": "openai/clip-vit-large-patch14-336",
-    "clip-large": "openai/clip-vit-large-patch14",
-}
 FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 MAX_CONFIG = 1 << 20  # bytes
 _HARMLESS = {"_name_or_path", "_commit_hash", "_attn_implementation_autoset"}
@@ -52,7 +46,7 @@ def check_config(folder: Path, expected: Mapping[str, object], part: str = "") -
 
 def hub_folder(name: str, *, allow_download: bool) -> Path:
     """The hub's folder of encoder `name`: from the local hub cache, or downloaded if allowed."""
-    return locate.hub_folder(HUB[name], FILES, allow_download=allow_download)
+    return locate.hub_folder(ENCODERS[name].hub, FILES, allow_download=allow_download)
 
 
 def _keys(value: object) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
+from ...pipeline.fetch.encoder_specs import ENCODERS
 from ...pipeline.recipe import FeatureConfig
 
 CELLS = (5, 8)  # rows and columns of superpixels: 40 [paper]
@@ -20,8 +21,7 @@ class Preset:
     """Shapes of one comparison.
 
     hidden, layers, heads, intermediate, vocab   the language model, LLaMA's architecture
-    encoder, view          vision encoder and side of its square input, pixels
-    grid, channels         side of its patch grid, C
+    encoder                vision encoder, at its usual size
     sam, points            SAM type; side of the grid of prompts for live superpixels
     embedding              (c,h,w) of SAM's image embedding
     dtype                  of frozen weights and of the arithmetic; what trains is float32
@@ -40,10 +40,7 @@ class Preset:
     heads: int
     intermediate: int
     vocab: int
-    encoder: Literal["tiny", "dinov2-small", "dinov2-large"]
-    view: int
-    grid: int
-    channels: int
+    encoder: str
     sam: Literal["tiny", "vit_h"]
     points: int
     embedding: tuple[int, int, int]
@@ -57,6 +54,21 @@ class Preset:
     goals: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def view(self) -> int:
+        """Side of the encoder's square input, pixels."""
+        return ENCODERS[self.encoder].size
+
+    @property
+    def grid(self) -> int:
+        """Side of the encoder's patch grid."""
+        return self.view // ENCODERS[self.encoder].patch
+
+    @property
+    def channels(self) -> int:
+        """Width C of the encoder's patch features."""
+        return ENCODERS[self.encoder].hidden
+
+    @property
     def features(self) -> FeatureConfig:
         """The vision encoder as a recipe names it."""
         return FeatureConfig(
@@ -67,14 +79,14 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     "cpu": Preset(
         name="cpu", hidden=2048, layers=16, heads=16, intermediate=5504, vocab=8192,
-        encoder="dinov2-small", view=336, grid=24, channels=384,
+        encoder="dinov2-small",
         sam="tiny", points=16, embedding=(64, 16, 16), dtype="float32",
         images=2, micro={"mlp": 1, "svp": 2},
         goals={"stage 2, from cache": 3.5, "forward, live": 2.5},
     ),
     "paper": Preset(
         name="paper", hidden=4096, layers=32, heads=32, intermediate=11008, vocab=32007,
-        encoder="dinov2-large", view=336, grid=24, channels=1024,
+        encoder="dinov2-large",
         sam="vit_h", points=32, embedding=(256, 64, 64), dtype="bfloat16",
         images=24, micro={"mlp": 6, "svp": 24}, batch=16,
         goals={"stage 2, SVP from cache, MLP live": 4.0, "forward, live": 3.0},

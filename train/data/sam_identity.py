@@ -10,7 +10,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import PlanMismatchError
 from ...pipeline.recipe import Recipe, SuperpixelConfig
 from ...pipeline.weights.digests import published
-from ...pipeline.weights.locate import WEIGHT_FILES
+from ...pipeline.weights.locate import weight_files
 from ..options import EXPORTED, SHIPPED
 from ..recipe import TrainRecipe
 
@@ -84,7 +84,7 @@ def doubt(recipe: TrainRecipe, plan: Plan) -> str:
     own = recipe.model.init.startswith((SHIPPED, EXPORTED))
     brings = recipe.model.sam_decoder == "none" and not own
     weights = plan.recipe.superpixels.weights
-    files = [name for name in WEIGHT_FILES[CHECKPOINTS_SAM] if name in published()]
+    files = [name for name in weight_files(CHECKPOINTS_SAM) if name in published()]
     if not brings or plan.sam is None or weights in {published()[name].digest for name in files}:
         return ""
     return (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...pipeline.encoders.clip import large
+from ...pipeline.encoders.clip import shape as clip_shape
 from ...pipeline.encoders.dinov2 import expected_config as dinov2_config
 from ...pipeline.encoders.dinov2 import shape as dinov2_shape
 from ...pipeline.sam.specs import random_sam
@@ -201,7 +201,7 @@ def _write_clip(folder: Path) -> None:
     import torch
     from transformers import CLIPConfig, CLIPModel
 
-    size = large()
+    size = clip_shape("clip-large-336")
     vision = {
         "hidden_size": size["hidden"],
         "intermediate_size": 4 * size["hidden"],

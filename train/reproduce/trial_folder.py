@@ -19,7 +19,7 @@ from pathlib import Path
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, DataError
 from ...pipeline.io.atomic import make_folders, write_file, writing
-from ...pipeline.weights.locate import WEIGHT_FILES, search_weights
+from ...pipeline.weights.locate import search_weights, weight_files
 from ..evaluation.protocols import Protocol
 from ..options import TrainFlags, resolve_train
 from .experiment import Row
@@ -86,7 +86,7 @@ def decoder_of(row: Row) -> str | None:
     if not row.decoder:
         return None
     found = search_weights(row.decoder)
-    return str(found or Path("weights") / WEIGHT_FILES[row.decoder][0])
+    return str(found or Path("weights") / weight_files(row.decoder)[0])
 
 
 def _mark(protocol: Protocol) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svp.pipeline.encoders.clip import LARGE, TINY, Clip, build_clip, fill_buffers
+from svp.pipeline.encoders.clip import Clip, build_clip, fill_buffers, shape
 from svp.pipeline.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ from svp.pipeline.errors import ConfigError
 def model() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_clip(**TINY, size=32)
+        return build_clip(**(shape("clip-tiny") | {"size": 32}))
 
 
 def test_patches_are_the_last_block_but_one_without_cls(model: Any) -> None:
@@ -50,7 +50,7 @@ def test_vision_part_of_a_whole_clip(model: Any) -> None:
 
 def test_published_size() -> None:
     with torch.device("meta"):
-        large: Any = build_clip(**LARGE)
+        large: Any = build_clip(**shape("clip-large-336"))
     assert sum(p.numel() for p in large.parameters()) == 303_507_456
     assert large.config.hidden_act == "quick_gelu"
     with torch.device("meta"):
@@ -60,7 +60,7 @@ def test_published_size() -> None:
 
 def test_a_model_built_without_memory_computes_the_same(model: Any) -> None:
     with torch.device("meta"):
-        other: Any = build_clip(**TINY, size=32)
+        other: Any = build_clip(**(shape("clip-tiny") | {"size": 32}))
     other.load_state_dict(model.state_dict(), assign=True)
     fill_buffers(other)
     assert not any(tensor.is_meta for tensor in (*other.parameters(), *other.buffers()))

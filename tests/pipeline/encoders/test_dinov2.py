@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svp.pipeline.encoders.dinov2 import SHAPES, Dinov2, build_dinov2
+from svp.pipeline.encoders.dinov2 import Dinov2, build_dinov2, shape
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.weights.load import check_keys, expected_of
 
@@ -181,7 +181,7 @@ def test_positions_are_resized_antialiased(height: int, width: int) -> None:
 
 def test_published_size() -> None:
     with torch.device("meta"):
-        large: Any = build_dinov2(*SHAPES["dinov2-large"])
+        large: Any = build_dinov2(*shape("dinov2-large"))
     assert sum(p.numel() for p in large.parameters()) == 304_372_736
     assert large.config.patch_size == 14 and large.config.image_size == 518
     with torch.device("meta"):

@@ -1,6 +1,7 @@
 """From a recipe to a loaded encoder: the right file, whole, or a clear refusal."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from svp.pipeline.encoders import build_encoder, dinov2
 from svp.pipeline.encoders import registry as encoder_weights
 from svp.pipeline.encoders.dinov2 import build_dinov2, expected_config
 from svp.pipeline.errors import ConfigError, MissingError, WeightsError
+from svp.pipeline.fetch.encoder_specs import ENCODERS
 from svp.pipeline.recipe import FeatureConfig
 from svp.pipeline.records import Where
 from svp.pipeline.weights.load import weights_digest
@@ -23,7 +25,8 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """`dinov2-small` made really small, with nothing to be found by accident."""
-    monkeypatch.setitem(dinov2.SHAPES, "dinov2-small", (32, 2, 2))
+    narrow = replace(ENCODERS["dinov2-small"], hidden=32, blocks=2, heads=2)
+    monkeypatch.setitem(ENCODERS, "dinov2-small", narrow)
     monkeypatch.setenv("SVP_WEIGHTS", str(tmp_path / "nowhere"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(encoder_weights, "hub_folder", no_hub)
@@ -117,7 +120,7 @@ def test_partial_or_wrong_weights_are_refused(small: Any, tmp_path: Path, fault:
 def test_hostile_folder_is_refused_before_any_model_is_made(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder_weights, "build_dinov2", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr(dinov2, "build_dinov2", lambda *_: pytest.fail("built"))
     save_file(dict(small.state_dict()), tmp_path / "model.safetensors")
     hostile = expected_config("dinov2-small") | {"auto_map": {"AutoModel": "x.Y"}}
     (tmp_path / "config.json").write_text(json.dumps(hostile))

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from svp.model.language_model import Lora, add_lora
 from svp.model.losses import Weights
 from svp.model.projectors import MaskInput, build_projector
-from svp.pipeline.encoders.dinov2 import PATCH, SHAPES
+from svp.pipeline.encoders.registry import family
 from svp.pipeline.errors import ConfigError, SvpError
 from svp.train.bench import speed
 from svp.train.bench.components import Meter, borders, counts_of, forward, inside, train_batch
@@ -33,7 +33,7 @@ counts_attention = pytest.mark.skipif(
 )
 MICRO = Preset(
     name="micro", hidden=64, layers=2, heads=4, intermediate=176, vocab=64, encoder="tiny",
-    view=128, grid=16, channels=96, sam="tiny", points=8, embedding=(64, 16, 16),
+    sam="tiny", points=8, embedding=(64, 16, 16),
     dtype="float32", images=2, micro={"mlp": 1, "svp": 2}, photo=(120, 160),
 )  # fmt: skip
 
@@ -131,8 +131,10 @@ def test_a_preset_says_what_its_encoders_give(name: str) -> None:
     told = PRESETS[name]
     prompts = random_sam(told, torch.device("meta")).prompt_encoder
     assert (prompts.embed_dim, *prompts.image_embedding_size) == told.embedding
-    assert SHAPES[told.encoder][0] == told.channels
-    assert told.grid * PATCH == told.view
+    kind = family(told.features)
+    with torch.device("meta"):
+        backbone = kind.adapt(kind.build())
+    assert (backbone.dim, backbone.patch * told.grid) == (told.channels, told.view)
 
 
 def test_live_inputs_have_the_shapes_of_cached_ones(runner: Runner) -> None:

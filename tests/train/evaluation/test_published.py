@@ -6,6 +6,7 @@ nothing of this package but the names of the checkpoint's tensors.
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from svp.model.conversion.convert import _sam_under as sam_shapes
 from svp.model.conversion.stand_in import write_standin
 from svp.pipeline.datasets import open_dataset
-from svp.pipeline.encoders.clip import LARGE
 from svp.pipeline.errors import (
     CacheError,
     ConfigError,
@@ -30,6 +30,7 @@ from svp.pipeline.errors import (
     WeightsError,
 )
 from svp.pipeline.executors.base import ExecutorOptions
+from svp.pipeline.fetch.encoder_specs import ENCODERS
 from svp.pipeline.masks import rle
 from svp.pipeline.precompute.planner import Content
 from svp.pipeline.precompute.run import RunOptions, precompute
@@ -71,7 +72,7 @@ def small() -> Iterator[None]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sam_model_registry, "vit_h", build)
-        patch.setitem(LARGE, "blocks", 2)
+        patch.setitem(ENCODERS, "clip-large-336", replace(ENCODERS["clip-large-336"], blocks=2))
         sam_shapes.cache_clear()
         yield
     sam_shapes.cache_clear()

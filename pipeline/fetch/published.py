@@ -1,0 +1,54 @@
+"""Files that a publisher offers for download: address, size, digest, licence. Plain data only."""
+
+from dataclasses import dataclass
+
+META = "https://dl.fbaipublicfiles.com"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file. `path` is relative to the destination folder.
+
+    size    bytes; exact if `exact`, else an estimate that bounds the download (times `SLACK`)
+    digest  "sha256:<hex>", "md5:<hex>" or "" where none is known
+    unpack  the file is an archive whose members belong beside it
+    """
+
+    url: str
+    path: str
+    size: int
+    digest: str = ""
+    exact: bool = True
+    unpack: bool = False
+
+    SLACK = 1.5
+
+    @property
+    def limit(self) -> int:
+        """Most bytes that may arrive."""
+        return self.size if self.exact else int(self.size * self.SLACK)
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """What `svp fetch NAME` brings."""
+
+    name: str
+    about: str
+    licence: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes to download, all files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every file's size is known to the byte."""
+        return all(file.exact for file in self.files)
+
+    @property
+    def verified(self) -> bool:
+        """Whether every file's digest is known."""
+        return all(file.digest for file in self.files)

@@ -1,0 +1,95 @@
+"""The table of encoders: what its rows say is what the models are, and one row adds an encoder."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from svp.pipeline.encoders import build_encoder
+from svp.pipeline.encoders.registry import family
+from svp.pipeline.errors import ConfigError
+from svp.pipeline.fetch.encoder_specs import ENCODERS
+from svp.pipeline.precompute.cost_model import tflop
+from svp.pipeline.precompute.options import Flags, resolve
+from svp.pipeline.precompute.planner import sized_plan
+from svp.pipeline.recipe import FeatureConfig, parse_recipe
+
+MODULE = """
+from svp.pipeline.encoders.backbone import Family
+from svp.pipeline.encoders.clip import Clip, build_clip, fill_buffers
+
+def family(spec, size):
+    def build():
+        return build_clip(spec.hidden, spec.blocks, spec.heads, spec.patch, size)
+    return Family(build, Clip, {}, finish=fill_buffers)
+"""
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_a_row_says_what_the_model_is(name: str) -> None:
+    spec = ENCODERS[name]
+    kind = family(FeatureConfig(encoder=name, size=spec.size))
+    with torch.device("meta"):
+        model = kind.build()
+    backbone = kind.adapt(model)
+    backbone.require_size(spec.size)
+    assert (backbone.patch, backbone.dim, backbone.depth) == (spec.patch, spec.hidden, spec.blocks)
+    held = sum(p.numel() * 4 for p in model.parameters()) / 1e9
+    assert held == pytest.approx(spec.gigabytes, rel=0.1, abs=0.003)
+
+
+def test_the_table_needs_no_library() -> None:
+    code = "import sys, svp.pipeline.fetch.encoder_specs; print(*sorted(sys.modules))"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not {"torch", "numpy", "pydantic", "transformers"} & set(loaded)
+    ours = {name for name in loaded if name.startswith("svp.pipeline.")}
+    assert ours == {
+        "svp.pipeline.fetch",
+        "svp.pipeline.fetch.encoder_specs",
+        "svp.pipeline.fetch.published",
+    }
+
+
+def test_a_view_costs_what_its_patches_cost() -> None:
+    """CLIP at 224 px has its own figure: it is not scaled down from 336 px once more."""
+    for name, expected in {"clip-large": 0.162, "clip-large-336": 0.382, "tiny": 0.0005}.items():
+        flags = Flags(encoder=name, encoder_weights="random", superpixels="slic")
+        recipe, _ = resolve("tiny", None, flags, (), Path())
+        assert tflop(sized_plan(recipe))["features"] == expected
+    assert ENCODERS["dinov2-large"].view_tflop(168) == pytest.approx(0.386 / 4)
+
+
+def test_one_row_and_one_module_add_an_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere_encoder.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = Flags(encoder="elsewhere", encoder_weights="random:3", superpixels="slic")
+    with pytest.raises(ConfigError, match="--encoder elsewhere: allowed are tiny, dinov2-small"):
+        resolve("tiny", None, flags, (), tmp_path)
+    row = replace(
+        ENCODERS["clip-tiny"], name="elsewhere", module="elsewhere_encoder", hidden=32, size=64
+    )
+    monkeypatch.setitem(ENCODERS, "elsewhere", row)
+    recipe, where = resolve("tiny", None, flags, (), tmp_path)
+    assert (recipe.features.encoder, recipe.features.size) == ("elsewhere", 64)
+    plan = sized_plan(recipe)
+    assert (plan.grid, plan.channels) == ((8, 8), 32)
+    assert tflop(plan)["features"] == row.tflop
+    photo = np.zeros((40, 60, 3), np.uint8)
+    found = build_encoder(recipe.features, where, "cpu").encode([photo])
+    assert found.patches.shape == (1, 64, 32)
+
+
+def test_an_unknown_encoder_is_told_with_the_known_ones() -> None:
+    raw = json.loads('{"features": {"encoder": "resnet"}}')
+    expected = ", ".join(repr(name) for name in list(ENCODERS)[:-1])
+    with pytest.raises(
+        ConfigError, match=f"features.encoder=resnet: Input should be {expected} or"
+    ):
+        parse_recipe(raw, "recipe")
