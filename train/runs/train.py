@@ -107,7 +107,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         job = Job(
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
             resume=found, hint=hint, skip=request.skip_nonfinite,
-            new_rows=made.new_rows, preview=previews, say=request.say, sam=identity(first),
+            new_rows=made.new_rows, preview=previews, log=request.say, sam=identity(first),
             features=features_of(first.recipe, recipe.model.projector.name),
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},

@@ -1,4 +1,4 @@
-"""Entering a stage: what trains, with which optimizer, wrapped for the devices it runs on.
+"""Prepare a stage: trainable parameters, optimizer, and the strategy for the devices.
 
 A stage always starts a fresh optimizer. Adapters are put around the linears when the first stage
 that wants them begins, so stage 1 pays nothing for them.
@@ -19,7 +19,7 @@ from ...pipeline.errors import ConfigError, MissingPackageError
 from ..data.keyed_rng import key_of
 from ..recipe import LoraConfig, TrainRecipe
 from .optimizers import build_optimizer
-from .strategies.base import Wrapped
+from .strategies.base import Strategy
 from .strategies.deepspeed import PartAdamW, ZeroStates, ZeroWeights, split_on_cpu, zero_plugin
 from .strategies.fsdp import Sharded, fsdp_plugin, shard_on_cpu
 
@@ -103,19 +103,21 @@ def recompute(model: RisModel) -> None:
     enable({"use_reentrant": False})
 
 
-def enter(accelerator: "Accelerator", model: RisModel, recipe: TrainRecipe, index: int) -> Wrapped:
+def enter_stage(
+    accelerator: "Accelerator", model: RisModel, recipe: TrainRecipe, index: int
+) -> Strategy:
     """Optimizer and wrapper for stage `index`; call `make_ready` before."""
     stage = recipe.stages[index]
     trained = [p for p in model.parameters() if p.requires_grad]
     accelerator.free_memory()
     if accelerator.distributed_type.value == "DEEPSPEED":
         parts = PartAdamW(trained, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
-        lends = accelerator.deepspeed_plugin.zero_stage == 3
+        split_weights = accelerator.deepspeed_plugin.zero_stage == 3
         half = recipe.model.dtype == "bfloat16"
-        return (ZeroWeights if lends else ZeroStates)(accelerator, model, parts, half)
+        return (ZeroWeights if split_weights else ZeroStates)(accelerator, model, parts, half)
     optimizer = build_optimizer(recipe.optimizer, trained, stage)
     split = accelerator.distributed_type.value == "FSDP"
-    return (Sharded if split else Wrapped)(accelerator, model, optimizer)
+    return (Sharded if split else Strategy)(accelerator, model, optimizer)
 
 
 def _has_bfloat16() -> bool:

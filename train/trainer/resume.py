@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the one named, or the newest of the newest run that fits."""
+"""Select the checkpoint to resume from: the one named, or the newest of the newest matching run."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...model.batch import IGNORE, Batch
 from ...model.losses import Weights
-from .strategies.base import Wrapped
+from .strategies.base import Strategy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a global batch is divided by, the same on all ranks; `signal` if one rank has one."""
+    """Loss denominators of a global batch, equal on all ranks; `signal` if a rank received one."""
 
     tokens: int
     masks: int
@@ -58,7 +58,7 @@ class StepResult:
         return {name: getattr(self, name) for name in names}
 
 
-def agree(accelerator: "Accelerator", batches: Sequence[Batch], signal: int) -> Counts:
+def sync_counts(accelerator: "Accelerator", batches: Sequence[Batch], signal: int) -> Counts:
     """Counts of the global batch, and a signal if any rank received one; one small collective."""
     own = [sum(int((b.labels != IGNORE).sum()) for b in batches),
            sum(len(b.seg_row) for b in batches)]  # fmt: skip
@@ -67,8 +67,8 @@ def agree(accelerator: "Accelerator", batches: Sequence[Batch], signal: int) -> 
     return Counts(tokens, masks, signals // ranks if ranks else 0)
 
 
-def take(
-    wrapped: Wrapped,
+def optimizer_step(
+    strategy: Strategy,
     batches: Sequence[Batch],
     counts: Counts,
     weights: Weights,
@@ -79,16 +79,19 @@ def take(
 
     `batches` are on the CPU. The result is the same on every rank; no gradient is left.
     """
-    accelerator, sums = wrapped.accelerator, []
+    # Every micro-batch is divided by the counts of the whole global batch, so gradients add up.
+    accelerator, sums = strategy.accelerator, []
     for number, batch in enumerate(batches, 1):
-        with wrapped.micro_batch(number == len(batches)):
-            losses = wrapped.losses(batch.to(accelerator.device, torch.float32))
-            wrapped.backward(losses.total(weights, tokens=counts.tokens, masks=counts.masks))
+        with strategy.micro_batch(number == len(batches)):
+            losses = strategy.losses(batch.to(accelerator.device, torch.float32))
+            strategy.backward(losses.total(weights, tokens=counts.tokens, masks=counts.masks))
         sums.append(torch.stack([losses.ce, losses.bce, losses.dice]).detach().double())
+
+    # Summed over ranks before the step: all take it or none does.
     own = torch.stack(sums)
     bad = (~own.isfinite().all(1)).nonzero().flatten().tolist()
     total = _sum(accelerator, own.sum(0))
-    norm = wrapped.update(lr, clip, allowed=bool(total.isfinite().all()))
+    norm = strategy.update(lr, clip, allowed=bool(total.isfinite().all()))
     return _result(total.tolist(), norm, counts, weights, bad)
 
 

@@ -1,9 +1,7 @@
-"""The training loop: stages of steps; stops, checkpoints and goes on without losing or repeating.
+"""Resumable two-stage training loop, with its inputs (`Job`) and its report.
 
-The invariant: the state after step n is a function of (recipe, data, n). Where a run was stopped,
-and how often, does not show in it; on the CPU in float32 it does not show in a single bit.
-
-What a run is given, and what it tells at its end.
+Invariant: the state after step n is a function of (recipe, data, n). Where and how often a run was
+stopped does not change it; on the CPU in float32 not by a single bit.
 """
 
 import json
@@ -29,10 +27,10 @@ from ..recipe import TrainRecipe
 from .checkpoint import Checkpoint, State, checkpoint_path, load_weights, prune, save_checkpoint
 from .monitor import Watch
 from .optimizers import learning_rate
-from .prepare import enter, make_ready
+from .prepare import enter_stage, make_ready
 from .run_folder import RunFolder
-from .step import StepResult, agree, take
-from .strategies.base import Wrapped
+from .step import StepResult, optimizer_step, sync_counts
+from .strategies.base import Strategy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,8 +44,8 @@ Preview = Callable[[RisModel, int], None]
 class Job:
     """All a run needs; nothing in it is opened or moved yet.
 
-    resume         the checkpoint to go on from
-    hint           the command that goes on, for the message of a stop
+    resume         the checkpoint to resume from
+    hint           the command that resumes the run, for the message of an interruption
     skip           non-finite steps that are dropped before the run fails
     new_rows       ids of the special tokens, for recipes that train only their rows
     validate       scores of the model on held-out images, called on every rank
@@ -55,7 +53,7 @@ class Job:
     left_out       how much of the data is not trained on, by reason, for the report
     sam            identity of the SAM in the caches (`train.decoder`)
     features       identity of their encoder (`train.features`)
-    say            told a line now and then
+    log            called with one progress line
     """
 
     recipe: TrainRecipe
@@ -72,7 +70,7 @@ class Job:
     left_out: Mapping[str, int] = field(default_factory=dict)
     sam: str = ""
     features: str = ""
-    say: Callable[[str], None] = field(default=lambda line: None)
+    log: Callable[[str], None] = field(default=lambda line: None)
 
 
 def percents(scores: Mapping[str, float]) -> str:
@@ -134,7 +132,7 @@ def train(job: Job) -> TrainReport:
     """
     split_evenly(job.recipe, job.accelerator.num_processes)
     with Stop(job.hint, KEPT) as stop:
-        return _Run(job, stop).all()
+        return Trainer(job, stop).train()
 
 
 def split_evenly(recipe: TrainRecipe, world: int) -> int:
@@ -149,7 +147,7 @@ def split_evenly(recipe: TrainRecipe, world: int) -> int:
     return whole // (micro * world)
 
 
-class _Run:
+class Trainer:
     """A run in progress; every attribute that changes is part of a checkpoint."""
 
     def __init__(self, job: Job, stop: Stop) -> None:
@@ -171,8 +169,8 @@ class _Run:
         loss = job.recipe.loss
         self.weights = Weights(loss.ce, loss.bce, loss.dice)
 
-    def all(self) -> TrainReport:
-        """Every stage that is left."""
+    def train(self) -> TrainReport:
+        """Run every remaining stage."""
         job, resume = self.job, self.job.resume
         if resume:
             resume.require(self._recipe(), job.stream.identity)
@@ -183,51 +181,59 @@ class _Run:
         try:
             while self.step < self.recipe.steps:
                 index, done = self.recipe.stage_at(self.step)
-                self._stage(index, done, steps)
+                self._train_stage(index, done, steps)
         finally:
             job.folder.close()
         return self._report()
 
-    def _stage(self, index: int, done: int, steps: Iterator[Step]) -> None:
-        entered = self._enter(index, done)
-        for k in range(done, self.recipe.stages[index].steps):
+    def _train_stage(self, index: int, done: int, steps: Iterator[Step]) -> None:
+        strategy = self._enter_stage(index, done)
+        stage = self.recipe.stages[index]
+        for k in range(done, stage.steps):
+            # Ranks agree on the loss denominators and on a stop before any of them computes, so
+            # that all write the same checkpoint and none waits for one that has left.
             step = next(steps)
-            counts = agree(self.accelerator, step.batches, self.stop.received or 0)
+            counts = sync_counts(self.accelerator, step.batches, self.stop.received or 0)
             if counts.signal:
-                self._save(entered)
+                self._save(strategy)
                 raise self.stop.error(counts.signal)
+
+            # Dropout depends on the step and the rank alone: a resumed run draws the same.
             torch.manual_seed(key_of(self.recipe.seed, "step", self.step, self._rank))
-            entered.model.train()
-            stage = self.recipe.stages[index]
+            strategy.model.train()
             rate = learning_rate(stage, k)
-            result = take(entered, step.batches, counts, self.weights, rate, stage.clip)
+            result = optimizer_step(strategy, step.batches, counts, self.weights, rate, stage.clip)
             if not result.finite:
-                self._refuse(index, result, step)
+                self._handle_nonfinite(index, result, step)
+
+            # A skipped step counts: the learning rate and the order of samples do not shift.
             self.step, self.cursor, self.last = self.step + 1, step.cursor, result
             self.watch.step(step.batches, self.job.model.projector)
-            self._after(entered, index, result, rate)
-        entered.leave()
+            self._log_and_save(strategy, index, result, rate)
+        strategy.leave()
 
-    def _enter(self, index: int, done: int) -> Wrapped:
-        """Stage `index`, as it is after `done` steps if the run goes on from a checkpoint."""
+    def _enter_stage(self, index: int, done: int) -> Strategy:
+        """Prepare stage `index`; a resumed run restores its state after `done` steps."""
         model, resume = self.job.model, self.job.resume
         table = make_ready(model, self.recipe, index, self.job.new_rows)
-        goes_on = resume is not None and resume.state.step == self.step
-        if resume and goes_on:
+
+        # Weights are loaded before the strategy splits them, optimizer states after it made them.
+        resumed = resume is not None and resume.state.step == self.step
+        if resume and resumed:
             weights = resume.weights()
             load_weights(model, weights, str(resume.path))
             self.trained |= weights.keys()
-        entered = enter(self.accelerator, model, self.recipe, index)
-        self.trained |= set(entered.names.values())
-        if resume and goes_on and done:
-            entered.restore(resume.optimizer())
+        strategy = enter_stage(self.accelerator, model, self.recipe, index)
+        self.trained |= set(strategy.names.values())
+        if resume and resumed and done:
+            strategy.restore(resume.optimizer())
         stage = self.recipe.stages[index]
-        self._say(
+        self._log(
             f"stage {stage.name}: {stage.steps - done} steps, {table.trainable:,} trainable parameters"
         )
-        return entered
+        return strategy
 
-    def _refuse(self, index: int, result: StepResult, step: Step) -> None:
+    def _handle_nonfinite(self, index: int, result: StepResult, step: Step) -> None:
         from accelerate.utils import gather_object
 
         bad = result.bad or range(len(step.images))
@@ -245,64 +251,66 @@ class _Run:
                 f"{text}; images {', '.join(images[:8])}. The step was not taken. Look at these "
                 "images and at the learning rate; --skip-nonfinite N drops up to N such steps"
             )
-        self._say(f"{text}; skipped")
+        self._log(f"{text}; skipped")
 
-    def _after(self, entered: Wrapped, index: int, result: StepResult, rate: float) -> None:
+    def _log_and_save(
+        self, strategy: Strategy, index: int, result: StepResult, rate: float
+    ) -> None:
         """Log, score, show and save, as often as the recipe says."""
         run, end = self.recipe.run, self._stage_end(index)
         if end or self.step % run.log == 0:
-            self._say(self._progress(result))
+            self._log(self._progress(result))
         held: dict[str, float] = {}
         if end or (run.validate_every and self.step % run.validate_every == 0):
-            held = self._validate(entered)
+            held = self._validate(strategy)
         record = {**(result.values() if result.finite else {}), **held}
         if record:
             stage = self.recipe.stages[index].name
             self.job.folder.metrics(self.step, {**record, "lr": rate, "stage": stage})
         if run.preview and (end or self.step % run.preview == 0):
-            self._preview(entered)
+            self._preview(strategy)
         if end or self.step % run.checkpoint == 0:
-            self._save(entered)
+            self._save(strategy)
 
-    def _validate(self, entered: Wrapped) -> dict[str, float]:
+    def _validate(self, strategy: Strategy) -> dict[str, float]:
         """Held-out scores as percent, by the names of metrics.jsonl and TensorBoard."""
         if self.job.validate is None:
             return {}
-        with self._evaluating(entered):
+        with self._evaluating(strategy):
             self.scores = dict(self.job.validate(self.job.model))
         if BEST in self.scores and (self.best is None or self.scores[BEST] > self.best):
             self.best = self.scores[BEST]
-        self._say(f"step {self.step}: held-out {percents(self.scores)}")
+        self._log(f"step {self.step}: held-out {percents(self.scores)}")
         return {f"held-out/{name}": 100 * value for name, value in self.scores.items()}
 
-    def _preview(self, entered: Wrapped) -> None:
+    def _preview(self, strategy: Strategy) -> None:
         draws = self.job.folder.main and self.job.preview is not None
-        if draws or entered.split:  # the weights of a split model come from all ranks
-            with self._evaluating(entered):
+        if draws or strategy.split:  # the weights of a split model come from all ranks
+            with self._evaluating(strategy):
                 if draws and self.job.preview:
                     self.job.preview(self.job.model, self.step)
 
     @contextmanager
-    def _evaluating(self, entered: Wrapped) -> Iterator[None]:
+    def _evaluating(self, strategy: Strategy) -> Iterator[None]:
         """Evaluation mode; the loop sets training mode again before its next step."""
         self.job.model.eval()
-        with torch.no_grad(), entered.usable(), entered.autocast():
+        with torch.no_grad(), strategy.usable(), strategy.autocast():
             yield
 
-    def _save(self, entered: Wrapped) -> None:
-        if self.job.folder.main or entered.split:  # what is split comes from all ranks
-            self._write(entered)
+    def _save(self, strategy: Strategy) -> None:
+        if self.job.folder.main or strategy.split:  # what is split comes from all ranks
+            self._write(strategy)
         meet(self.accelerator.device)
 
-    def _write(self, entered: Wrapped) -> None:
+    def _write(self, strategy: Strategy) -> None:
         main = self.job.folder.main
         index, done = (
             self.recipe.stage_at(self.step)
             if self.step < self.recipe.steps
             else (len(self.recipe.stages), 0)
         )
-        weights = entered.weights(sorted(self.trained), keep=main)
-        optimizer = entered.state(keep=main) if done else {}
+        weights = strategy.weights(sorted(self.trained), keep=main)
+        optimizer = strategy.state(keep=main) if done else {}
         if not main:
             return
         state = State(
@@ -327,10 +335,10 @@ class _Run:
         losses += f"dice {result.dice:.4f}) norm {result.norm:.3f}"
         return f"step {self.step}/{self.recipe.steps}: {losses}; {rates}"
 
-    def _say(self, line: str) -> None:
+    def _log(self, line: str) -> None:
         self.job.folder.log(line)
         if self.job.folder.main:
-            self.job.say(line)
+            self.job.log(line)
 
     def _recipe(self) -> dict[str, JsonValue]:
         value: dict[str, JsonValue] = json.loads(self.recipe.canonical())

@@ -29,7 +29,7 @@ from pathlib import Path
 from torch.distributed.tensor import DTensor
 from svp.model.conversion import build_imported, open_ris_checkpoint
 from svp.model.projectors import build_projector
-from svp.train.trainer.prepare import enter, make_accelerator, make_ready
+from svp.train.trainer.prepare import enter_stage, make_accelerator, make_ready
 from svp.train.recipe import parse_train_recipe
 
 def memory(name):
@@ -46,7 +46,7 @@ def load(folder):
     model = build_imported(imported, build_projector("mlp", in_dim=8, llm_dim=imported.shape.hidden))
     del imported
     make_ready(model, recipe, 0)
-    entered = enter(accelerator, model, recipe, 0)
+    entered = enter_stage(accelerator, model, recipe, 0)
     peak = memory("VmHWM") - before
     kept = sum(part(p).nbytes for p in entered.parameters.values())
     assert type(entered).__name__ == wrapper
@@ -98,7 +98,7 @@ def config(way: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("way", "kind"),
     [
-        ("ddp", "Wrapped"),
+        ("ddp", "Strategy"),
         ("fsdp", "Sharded"),
         pytest.param("zero2", "ZeroStates", marks=pytest.mark.slow),
         pytest.param("zero3", "ZeroWeights", marks=pytest.mark.slow),

@@ -178,7 +178,7 @@ def test_a_start_refused_late_leaves_nothing(world: Path, monkeypatch: pytest.Mo
         raise DataError("too late")
 
     monkeypatch.chdir(world)
-    monkeypatch.setattr("svp.train.trainer.trainer.enter", refuse)
+    monkeypatch.setattr("svp.train.trainer.trainer.enter_stage", refuse)
     result = run("train", "--from-cache", "caches/train", "--runs", "late", "--device", "cpu",
                  "--size", "tiny", *SETS)  # fmt: skip
     assert result.exit_code == 1 and "too late" in result.output

@@ -1,7 +1,7 @@
-"""A stage's model and optimizer on the devices it runs on: one process, or a copy per rank (DDP).
+"""Training strategy: model and optimizer of a stage on one process or under DDP.
 
-What splits values over ranks (`sharded`: FSDP2, `zero`: DeepSpeed) does the same in its own way, so
-the loop, the step and the files do not know which it is.
+Strategies that split values over ranks (`fsdp`, `deepspeed`) have the same interface, so that the
+trainer, the optimizer step and the checkpoints do not depend on the choice.
 """
 
 import math
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class Wrapped:
+class Strategy:
     """A stage ready to run.
 
     plain       the job's model, by which parameters are named

@@ -23,9 +23,9 @@ from ....model.ris import RisModel
 from ....pipeline.errors import ConfigError, MissingPackageError
 from ...recipe import TrainRecipe
 from ..optimizers import moments, set_rate
-from .base import Wrapped
+from .base import Strategy
 from .fsdp import say_split
-from .shard_copy import Lent
+from .shard_copy import ShardCopy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,7 +76,7 @@ class PartAdamW(AdamW):
             self.state[part] = moments(part)
 
 
-class _Zero(Wrapped):
+class _DeepSpeedStrategy(Strategy):
     """What all levels of ZeRO share: DeepSpeed's engine makes gradients, `PartAdamW` steps."""
 
     split = True
@@ -169,7 +169,7 @@ class _Zero(Wrapped):
         gc.collect()  # engine and hooks refer to each other
 
 
-class ZeroStates(_Zero):
+class ZeroStates(_DeepSpeedStrategy):
     """ZeRO 1 and 2: optimizer states, and gradients, are split; every rank has the weights."""
 
     def leave(self) -> None:
@@ -194,7 +194,7 @@ class ZeroStates(_Zero):
         safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
 
-class ZeroWeights(_Zero, Lent):
+class ZeroWeights(_DeepSpeedStrategy, ShardCopy):
     """ZeRO 3: weights are split as well; the job's model lends them.
 
     They are split before the engine sees them. It would put the whole model on each device first

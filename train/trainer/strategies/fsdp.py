@@ -1,6 +1,6 @@
-"""Weights split over processes by FSDP2: lent out for a stage, whole for everything else.
+"""FSDP2 strategy: weights, gradients and optimizer states split over processes for a stage.
 
-For a stage the job's model lends its parameters to a twin, which accelerate splits (lent.py).
+The parameters move into a copy of the model for the stage (shard_copy.py); accelerate splits it.
 
 The split keeps every parameter's own dtype (trained float32, frozen bfloat16) and the forward pass
 runs under autocast, as without a split: the arithmetic is that of one process. It costs 4 instead of
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ....model.ris import RisModel
 from ....pipeline.errors import ConfigError
-from .shard_copy import Lent
+from .shard_copy import ShardCopy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -83,7 +83,7 @@ def say_split(accelerator: "Accelerator", how: Any) -> None:
     accelerator.state.distributed_type = how
 
 
-class Sharded(Lent):
+class Sharded(ShardCopy):
     """A stage whose parameters, gradients and states are split by FSDP2.
 
     accelerate takes a state dict of the whole model before it splits, and uses it only for
@@ -93,7 +93,7 @@ class Sharded(Lent):
 
     def __init__(self, accelerator: "Accelerator", plain: RisModel, optimizer: Optimizer) -> None:
         super().__init__(accelerator, plain, optimizer)
-        del self._twin.__dict__["state_dict"]
+        del self._copy.__dict__["state_dict"]
 
     def _called(self) -> RisModel:
         twin = super()._called()

@@ -1,4 +1,4 @@
-"""A model that lends its values for a stage, because the wrapper splits them over processes.
+"""Move parameters into a sharded copy for one stage and back.
 
 The job's model itself stays an ordinary module without values meanwhile. Evaluation, pictures, the
 next stage and checkpoints see whole tensors under the names they always have, so no file tells how
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ....model.ris import RisModel
-from .base import Wrapped
+from .base import Strategy
 
 
-class Lent(Wrapped):
-    """A stage whose parameters are lent to a twin of the job's model, which is split."""
+class ShardCopy(Strategy):
+    """A stage whose parameters are moved to a twin of the job's model, which is split."""
 
     split = True
 
@@ -36,20 +36,20 @@ class Lent(Wrapped):
         self.accelerator.free_memory()
 
     def _called(self) -> RisModel:
-        self._twin = lend(self.plain)
-        return self._twin
+        self._copy = to_shard_copy(self.plain)
+        return self._copy
 
     def _fill(self, device: torch.device | str) -> None:
         """Give `plain` the twin's values, whole, on `device`; a collective of all ranks."""
-        state = self._collect(self._twin.state_dict(keep_vars=True).items(), device=device)
+        state = self._collect(self._copy.state_dict(keep_vars=True).items(), device=device)
         self.plain.load_state_dict(state, assign=True)
         self.plain.to(device)  # buffers that are no part of the state
 
 
-def lend(model: RisModel) -> RisModel:
+def to_shard_copy(model: RisModel) -> RisModel:
     """A twin with the parameters and buffers of `model`, which keeps names and shapes only."""
-    lent: list[Tensor] = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in lent})
+    moved: list[Tensor] = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in moved})
     empty(model)
     return twin
 

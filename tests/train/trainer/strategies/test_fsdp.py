@@ -19,7 +19,7 @@ from svp.pipeline.errors import ConfigError
 from svp.train.trainer.checkpoint import checkpoints
 from svp.train.trainer.prepare import make_accelerator
 from svp.train.trainer.strategies.fsdp import fsdp_plugin
-from svp.train.trainer.strategies.shard_copy import Lent
+from svp.train.trainer.strategies.shard_copy import ShardCopy
 
 CONFIGS = Path(svp.__file__).parent / "workflows" / "accelerate"
 FSDP = sharded_run.FSDP
@@ -121,7 +121,7 @@ def test_a_lent_model_has_no_values_until_it_is_filled() -> None:
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     own = dict(model.named_parameters())
     optimizer = torch.optim.AdamW([p for p in own.values() if p.requires_grad])
-    lent = Lent(make_accelerator(recipe(4), "cpu"), model, optimizer)
+    lent = ShardCopy(make_accelerator(recipe(4), "cpu"), model, optimizer)
     assert all(lent.parameters[name] is parameter for name, parameter in own.items())
     assert all(parameter.is_meta for parameter in model.parameters())
     with torch.no_grad():
