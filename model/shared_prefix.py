@@ -1,4 +1,4 @@
-"""Masks for many dialogues about one image: what they all start with is read once.
+"""Shared-prefix inference: compute the common KV cache of an image once.
 
 In an evaluation an image is asked about ten times or more, and up to the expression every dialogue
 is the same: system prompt, visual tokens, the start of the question. Causal attention makes the

@@ -1,4 +1,4 @@
-"""What trains in a stage, and the table that says so before the run starts.
+"""Trainable parameters of a stage, and their summary table.
 
 Every parameter belongs to exactly one part; a stage names parts. Source: the paper lists SVP,
 embedding layer, LM head, L-P projector and RIS mask decoder, and LoRA in stage 2 only; GLaMM's

@@ -1,4 +1,4 @@
-"""What passes between rooms: frozen records, no loose dicts.
+"""Data classes shared by the packages.
 
 Letters: N superpixels, P patches, C channels, H W pixels, G cells of the SSPE mask grid.
 """

@@ -1,4 +1,4 @@
-"""Work dealt to the processes of a run, and brought together again, without padding.
+"""Split work over ranks without padding and gather the results.
 
 `DistributedSampler` repeats samples so that all ranks have equally many, which moves the metrics.
 Here rank r takes items r, r + world, ...; what it found travels as bytes of our own JSON.

@@ -1,4 +1,4 @@
-"""From a recipe, a cache's plan and the places of weights to the model before its first step.
+"""Build the model that a recipe describes and check that the cache fits it.
 
 What does not belong together is refused here, before anything is read that takes minutes: a cache
 of another encoder or view, a projector whose inputs the cache lacks, a frozen [SEG].

@@ -1,4 +1,4 @@
-"""What an expression may not be: text that would break a prompt or a terminal."""
+"""Validation rules for referring expressions: text that would break a prompt or a terminal."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""What a weight file is, decided from its bytes before any loader sees it.
+"""Checks of untrusted weight files before loading.
 
 A checkpoint is untrusted input. These checks need no torch: regular file, size cap, name and
 content agree, an archive that holds only stored (uncompressed) entries which together are no larger

@@ -1,4 +1,4 @@
-"""Random choices as pure functions of a key: the same on every machine, rank and thread, for ever.
+"""Counter-based random numbers: a pure function of a key, stable across versions.
 
 splitmix64 (Steele, Lea, Flood, OOPSLA 2014) in frozen integer arithmetic. Neither numpy's
 `Generator` nor `random` is used: their streams may change between versions. The scalar and the

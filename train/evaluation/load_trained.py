@@ -1,4 +1,4 @@
-"""A trained model, ready to be asked: a run's checkpoint, an export, or a published folder.
+"""Load a trained model for evaluation: a run's checkpoint, an export, or a published folder.
 
 A checkpoint holds what was trained; the rest comes from where the run took it, and must be those
 very files (their digests are in the recipe). The last stage that ran decides whether SSPE is added

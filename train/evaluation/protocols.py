@@ -1,4 +1,4 @@
-"""What is asked in an evaluation: every sentence once, or the published imitation.
+"""Evaluation protocols: all expressions, or GLaMM's sampling.
 
 | protocol | sentences                     | dialogue                                               |
 |----------|-------------------------------|--------------------------------------------------------|

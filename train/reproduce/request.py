@@ -1,4 +1,4 @@
-"""What the user asks of `svp reproduce`, and the data a size stands on."""
+"""Options of `svp reproduce` and the data sets of each size."""
 
 import os
 from collections.abc import Callable

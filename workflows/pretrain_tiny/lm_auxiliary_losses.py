@@ -1,4 +1,4 @@
-"""Helps of the tiny referring model's pretraining, thrown away afterwards.
+"""Auxiliary losses used only in pretraining the tiny referring model.
 
 Masks alone teach a small model nothing for thousands of steps: to answer with a place, a text token
 must attend to the target's patches, the patches must say where they are, and the decoder must get a
