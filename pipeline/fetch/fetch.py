@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..display import shorten
-from .catalogue import CHECKPOINTS, REMOTES, Remote, RemoteFile, find_remote
+from .catalogue import CHECKPOINTS, REMOTES, find_remote
 from .download import PATIENT, Patience, Progress, download
+from .published import Remote, RemoteFile
 from .unpack import unpack
 
 
