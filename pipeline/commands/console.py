@@ -8,9 +8,10 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,7 @@ size_option = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
     help="Shipped recipe; default tiny, for generated scenes only.",
 )  # fmt: skip
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+STDOUT = "svp.stdout"  # in a click context: where the report goes while the rest goes to stderr
 
 
 class Root(click.Group):
@@ -190,10 +191,28 @@ def either(
     return apply
 
 
+def as_json(command: F) -> F:
+    """The option --json. With it stdout holds the report alone: what libraries print, such as
+    DeepSpeed when it is loaded, goes to stderr.
+    """
+
+    @wraps(command)
+    def run(*args: Any, as_json: bool, **options: Any) -> Any:
+        if not as_json:
+            return command(*args, as_json=False, **options)
+        click.get_current_context().meta[STDOUT] = sys.stdout
+        with redirect_stdout(sys.stderr):
+            return command(*args, as_json=True, **options)
+
+    option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+    return cast(F, option(run))
+
+
 def report(result: Any, as_json: bool) -> None:
     """Print a report: `lines()` for people, `to_json()` for programs; exit with its `exit_code`."""
     if as_json:
-        click.echo(json.dumps(finite(result.to_json()), indent=1, sort_keys=True))
+        text = json.dumps(finite(result.to_json()), indent=1, sort_keys=True)
+        click.echo(text, file=click.get_current_context().meta[STDOUT])
     else:
         click.echo("\n".join(result.lines()))
     if code := getattr(result, "exit_code", 0):

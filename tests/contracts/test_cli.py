@@ -153,3 +153,23 @@ def test_options_that_the_docs_name_exist(name: str) -> None:
     known |= {option for param in main.params for option in param.opts}
     text = (Path(__file__).parents[2] / name).read_text(encoding="utf-8")
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
+
+
+def test_json_is_all_there_is_on_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that print while they are loaded would make the record unreadable."""
+    from svp.pipeline.doctor import examine
+
+    class Report:
+        exit_code = 0
+
+        def to_json(self) -> dict[str, int]:
+            return {"found": 1}
+
+    def loud(*arguments: object, **options: object) -> Report:
+        print("[WARNING] a library says hello")
+        return Report()
+
+    monkeypatch.setattr(examine, "examine", loud)
+    done = CliRunner().invoke(main, ["doctor", "--json"])
+    assert json.loads(done.stdout) == {"found": 1}
+    assert "hello" in done.stderr
