@@ -21,7 +21,15 @@ from ..pipeline.weights.model_config import MAX_CONFIG, check_config
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-ALL_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEARS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)  # the default; a run takes those of its recipe, train/recipe.py
 FAMILY = ("llama",)  # config.model_type; GLaMM and LISA files name their own, of the same layout
 ALIASES = {"llava": "llama", "glamm": "llama", "lisa": "llama"}
 IGNORED = ("rotary_emb.inv_freq",)  # a constant of older transformers

@@ -81,7 +81,12 @@ def test_wheel_contents(tmp_path: Path) -> None:
 
 
 # Tests of what stands on the path: a module found there, an entry point, an example beside another.
-ON_THE_PATH = {"test_package.py", "test_plugins.py", "test_pretrain_tiny.py"}
+ON_THE_PATH = {
+    "test_encoder_specs.py",
+    "test_package.py",
+    "test_plugins.py",
+    "test_pretrain_tiny.py",
+}
 PATH_EDIT = re.compile(r"sys\.path(\.(insert|append|extend)\(|\[.*\] *=| *\+?=)|syspath_prepend\(")
 
 

@@ -2,7 +2,7 @@
 
 Pure NumPy: no pixel, no device. Order and rules are those of FMA-WSSS `SamAuto.generate` on top of
 segment-anything's `SamAutomaticMaskGenerator`; all score comparisons are fp32, as published.
-`grid.GridPrompter` supplies the masks.
+`point_grid.GridPrompter` supplies the masks.
 
 Greedy box suppression, equal to torchvision's on a CPU, with ties kept in list order.
 

@@ -3,7 +3,7 @@
 Batches are cut first and then dealt to ranks, so a sentence is computed beside the same neighbours
 however many processes there are: rounding, and with it every count, is the same. Where an image is
 asked about more than once, a batch is of one image: its features are read, projected and put through
-the language model once, for all its sentences (`model.prefix`).
+the language model once, for all its sentences (`model.shared_prefix`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..metrics import CONVENTIONS, NAMES, Interval, empty_accuracy, intervals, metrics
 from .breakdown import Slice, breakdown
-from .published_results import Published, asked_alike, beside
+from .paper_numbers import Published, asked_alike, beside
 from .results import Header, Results, Row, SplitSize
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...pipeline.display import quote, shorten, show
 from ...pipeline.errors import ConfigError, DataError, MissingError
-from ..evaluation.published_results import COLUMNS, TABLES, is_published_split
+from ..evaluation.paper_numbers import COLUMNS, TABLES, is_published_split
 from ..evaluation.results import Header, Results, Row, read_header, read_results
 from ..evaluation.word_classes import CLASSES, PLAIN
 from ..recipe import TrainRecipe, parse_train_recipe

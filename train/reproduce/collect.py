@@ -15,7 +15,7 @@ from ...pipeline.weights.rehearsal import dial
 from ..bench.presets import Preset, preset
 from ..bench.speed import bench_infer, bench_train
 from ..estimates.hours import GRID
-from ..evaluation.published_results import TABLE_6
+from ..evaluation.paper_numbers import TABLE_6
 from ..evaluation.results import Results, read_results
 from ..factory import outline_projector
 from ..metrics import Counts, intervals

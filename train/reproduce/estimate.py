@@ -20,7 +20,7 @@ from ...pipeline.precompute.launch import price
 from ..estimates.gpus import GPUS, Gpu
 from ..estimates.hours import GRID, TEXT, Reference, projector_flops
 from ..estimates.sizing import SHARE
-from ..evaluation.published_results import SPLIT_BY
+from ..evaluation.paper_numbers import SPLIT_BY
 from ..factory import outline_projector
 from ..options import TrainFlags, resolve_train
 from .caches import Caches, splits_of

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
-from ..evaluation.published_results import TABLES
+from ..evaluation.paper_numbers import TABLES
 
 SUPERPIXELS = 40  # per image, the paper's mean
 

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ..cli_defaults import ALL, TABLE_NAMES
-from ..evaluation.published_results import TABLES
+from ..evaluation.paper_numbers import TABLES
 from .experiment import SUPERPIXELS, Claim, Experiment, Row, best, projector, rich, svp
 from .sizes import Setting, setting
 

@@ -22,7 +22,7 @@ from ...pipeline.browse.page_kit import (
 )
 from ...pipeline.browse.page_kit import HERE as SHARED
 from ...pipeline.display import duration, shorten
-from ..evaluation.published_results import COLUMNS, PROTOCOL, asked_alike
+from ..evaluation.paper_numbers import COLUMNS, PROTOCOL, asked_alike
 from .results import RowResult, TableResult
 
 VERDICTS = {

@@ -11,7 +11,7 @@ from ...pipeline.executors import ExecutorOptions
 from ...pipeline.precompute.options import Flags
 from ...pipeline.process import pick_device
 from .. import cli_defaults
-from ..evaluation.published_results import COLUMNS
+from ..evaluation.paper_numbers import COLUMNS
 
 INIT = "GLaMM-GranD-Pretrained"  # what the paper starts from
 PAPER_SETS = "refcoco,refcoco+,refcocog"

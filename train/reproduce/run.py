@@ -8,7 +8,7 @@ from pathlib import Path
 from ...pipeline.display import duration, show
 from ...pipeline.errors import ConfigError, MissingError, MissingPackageError
 from ...pipeline.io.atomic import check_writable, write_file
-from ..evaluation.published_results import PROTOCOL
+from ..evaluation.paper_numbers import PROTOCOL
 from . import collect
 from .caches import Caches
 from .collect import Gathered

@@ -2,7 +2,7 @@
 
 import pytest
 
-from svp.train.evaluation.published_results import PROTOCOL, TABLE_6, TABLES, asked_alike, beside
+from svp.train.evaluation.paper_numbers import PROTOCOL, TABLE_6, TABLES, asked_alike, beside
 
 # Rows with all eight numbers, in the order they are printed in; table 2's others have gaps.
 PRINTED = {

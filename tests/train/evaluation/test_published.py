@@ -72,7 +72,8 @@ def small() -> Iterator[None]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sam_model_registry, "vit_h", build)
-        patch.setitem(ENCODERS, "clip-large-336", replace(ENCODERS["clip-large-336"], blocks=2))
+        for name in ("clip-large", "clip-large-336"):
+            patch.setitem(ENCODERS, name, replace(ENCODERS[name], blocks=2))
         sam_shapes.cache_clear()
         yield
     sam_shapes.cache_clear()

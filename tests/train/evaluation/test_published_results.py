@@ -2,7 +2,7 @@
 
 import pytest
 
-from svp.train.evaluation.published_results import COLUMNS, TABLE_6, TABLES, beside
+from svp.train.evaluation.paper_numbers import COLUMNS, TABLE_6, TABLES, beside
 
 
 def test_every_row_has_eight_columns() -> None:

@@ -112,7 +112,8 @@ def test_projectors_of_table_1_are_narrow_and_keep_what_the_table_sets() -> None
 
 def test_the_encoders_heads_are_as_wide_as_published(dialled: Path) -> None:
     assert dinov2.shape("dinov2-large") == (128, 24, 2)
-    assert clip.large()["hidden"] == 128 and clip.large()["heads"] == 2
+    large = clip.shape("clip-large-336")
+    assert (large["hidden"], large["heads"]) == (128, 2)
 
 
 def test_without_the_dial_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:

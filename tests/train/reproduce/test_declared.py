@@ -11,7 +11,7 @@ from svp.pipeline.errors import ConfigError
 from svp.pipeline.precompute.options import resolve
 from svp.pipeline.precompute.planner import sized_plan
 from svp.train.cli_defaults import TABLE_SIZES
-from svp.train.evaluation.published_results import TABLES
+from svp.train.evaluation.paper_numbers import TABLES
 from svp.train.factory import outline_projector, require_cache
 from svp.train.options import TrainFlags, resolve_train
 from svp.train.recipe import TrainRecipe
