@@ -1,4 +1,7 @@
-"""Untrusted text made safe to print: file names and expressions may hold terminal codes."""
+"""How values are printed: untrusted text made safe, sizes, durations, shares, folded name lists.
+
+File names and expressions may hold terminal codes.
+"""
 
 import re
 import unicodedata

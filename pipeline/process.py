@@ -1,9 +1,8 @@
-"""The command line this process was started by, as one to paste into a shell again.
+"""This process: its command line, device and peak memory, and a clean end by SIGINT and SIGTERM.
 
-SIGINT and SIGTERM end a run cleanly: the handler only takes a note, the run looks at it.
-
-Nothing is torn out of the middle of a write, and workers are ended before the command is. A second
-signal of the same kind acts at once, as without this module.
+The signal handler sets a flag that the run polls, so nothing is torn out of the middle of a write
+and workers are ended before the command is. A second signal of the same kind acts at once, as
+without this module.
 """
 
 import os

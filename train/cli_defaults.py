@@ -1,7 +1,4 @@
-"""The data of the embedded default: which scenes `svp train` and `svp eval` take when none is named.
-
-What the command line may ask for; importing this imports nothing else.
-"""
+"""Values that the command line shows; importing this imports nothing else."""
 
 from pathlib import Path
 from typing import Final

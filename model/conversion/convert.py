@@ -1,15 +1,11 @@
-"""A GLaMM or LISA state dict sorted into the parts of our model, strictly and with a report.
+"""Sort a GLaMM or LISA state dict into the parts of our model, strictly and with a report.
 
-No tensor is copied here: groups refer to the (memory-mapped) tensors of the file, so a 17 GB
-checkpoint costs no memory until `build_imported` casts its parts one by one. The exception are linears into
-which LoRA matrices are merged. Invariant: every tensor of the file is loaded, dropped by a named
-rule or merged; anything else is an error that lists all such tensors.
-
-Names and shapes a checkpoint has to hold, taken from the modules that will hold them.
-
-The modules are built on the meta device, so the list can never disagree with the model.
-
-A checkpoint on disk: a published folder, or one weight file with its config.json beside it.
+Names and shapes that a checkpoint must hold come from the modules themselves, built on the meta
+device, so the list cannot disagree with the model. No tensor is copied here: groups refer to the
+memory-mapped tensors of the file, so a 17 GB checkpoint costs no memory until `build_imported`
+casts its parts one by one; linears with LoRA matrices to merge are the exception. Invariant: every
+tensor of the file is loaded, merged, or dropped by a named rule; anything else is an error that
+lists all such tensors.
 """
 
 import os

@@ -1,14 +1,13 @@
-"""Where a tensor of a checkpoint goes, decided by the end of its name.
+"""Where a tensor of a published checkpoint goes, by the end of its name; the two published layouts.
 
 Rules are tried in order and the first match wins; parts with inner names like LLaMA's (SAM's
 decoder has `layers.0.self_attn.q_proj`, too) come first. What precedes the matched end is free, so
 `module.`, `base_model.model.` and unknown wrappers do not matter; two names that end alike are an
 error of the caller's. Invariant: a tensor is kept, dropped by a named rule, or unknown.
 
-The two published layouts: how they name SAM and which tokens they added to LLaMA's vocabulary.
-
-Source: mbzuai-oryx/groundingLMM train_ft.py:134-153, dvlab-research/LISA train_ds.py: the added
-tokens are the last rows of the embedding and of the head, in this order.
+A layout says how SAM is named and which tokens were added to LLaMA's vocabulary: the last rows of
+embedding and head, in order (mbzuai-oryx/groundingLMM train_ft.py:134-153, dvlab-research/LISA
+train_ds.py).
 """
 
 import re

@@ -1,13 +1,10 @@
 """`svp bench scale`: what SA-1B and a billion images would take, from what is measured here.
 
 Bytes and files follow from the plan, GPU-hours from the cost model, record sizes and times from
-`scale_probe`, failures from a simulation (`failures`). Opening a cache costs time and memory by the
-image, so large sets are split into caches of `PART` images; every figure that follows is O(shards).
-
-How often a large run fails and what each failure costs, by simulation.
-
-A failure takes one node: all its workers lose the shard under way and start again. Nothing else is
-lost, because a shard is committed by itself and a run goes on from the committed ones.
+`scale_probe`. Failures are simulated: each takes one node, whose workers lose the shard under way
+and start again; nothing else is lost, because a shard is committed by itself. Opening a cache costs
+time and memory by the image, so large sets are split into caches of `PART` images; every figure
+that follows is O(shards).
 """
 
 import tempfile

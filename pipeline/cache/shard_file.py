@@ -3,16 +3,12 @@
 Layout: the rows' encoded bytes in order, then 64 pairs (offset, nbytes) of u64 and their crc32c. A
 row that has no image (quarantined, or past the end) has the pair (2^64-1, 2^64-1). The encoder is
 byte-identical to zarr-python's (a test holds that), without its per-row cost; a good image always
-has a chunk, even if all its values are zero.
+has a chunk, even if all its values are zero. Arrays that someone recompressed are read through
+zarr-python, after `zarr_metadata.check_array` accepted their codecs.
 
-At most 128 open shard files, shared by all threads of a process.
-
-A cache of 1,849 shards and a dozen arrays has more files than a process may open; opening per read
-costs 6 %. An evicted file is closed by its last reader.
-
-The slow path: one row through zarr-python, for an array someone recompressed.
-
-Only called after `metadata.check_array` accepted the zarr.json, so every codec is of the allow-list.
+At most 128 shard files are open, shared by all threads of a process: a cache of 1,849 shards and a
+dozen arrays has more files than a process may open, and opening per read costs 6 %. An evicted file
+is closed by its last reader.
 """
 
 import os

@@ -1,9 +1,7 @@
-"""COCO: an instances file and its image folder, in the train2014 and train2017 layouts.
+"""COCO: checked rows of an instances file, and its image folder in the 2014 and 2017 layouts.
 
 No expressions: every image of the file is listed. `--split train` picks
 `annotations/instances_train2017.json` or `..._train2014.json`.
-
-COCO `instances*.json`: its images and annotations as checked rows.
 """
 
 import re

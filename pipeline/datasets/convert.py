@@ -1,13 +1,12 @@
-"""The normalised tables on disk: what `svp data convert` writes, itself a source.
+"""The normalised tables of `svp data convert`, themselves a source; `svp data export` to JSONL.
 
 A folder of `images.jsonl`, `sentences.jsonl`, `masks.jsonl` (one row per line, sorted keys, sorted
 rows: equal data gives equal bytes) and `tables.json` with the sha256 of the three and of the files
 they came from. The folder appears complete or not at all.
 
-`svp data export`: expressions of one split as JSONL with compressed RLE, for local use.
-
-Read back with the same image folder it gives equal masks and sentences; ids are the lines' own.
-The result derives from its source and carries that source's licence: it is not for redistribution.
+An export holds the expressions of one split with compressed RLE. Read back with the same image
+folder it gives equal masks and sentences; ids are the lines' own. It derives from its source and
+carries that source's licence: it is not for redistribution.
 """
 
 import json

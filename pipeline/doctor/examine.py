@@ -1,4 +1,4 @@
-"""What `svp doctor` tries: a run of the models on a picture of its own."""
+"""`svp doctor`: examine what the recipe of the given options needs on this machine."""
 
 from pathlib import Path
 from typing import Any

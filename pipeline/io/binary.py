@@ -1,11 +1,8 @@
-"""Read and write runs of buffers whole: a system call may do only a part of what it was asked.
+"""Vectored reads and writes that finish what they began, page-aligned buffers, crc32c.
 
-Memory that rows are read into.
-
-crc32c by the fastest library at hand.
-
-`awscrt` (extra `fast`) folds 512-bit words where the processor can: twice the speed of the `crc32c`
-package, which is the fallback. Both release the GIL and give the same number.
+A system call may do only a part of what it was asked. `awscrt` (extra `fast`) folds 512-bit words
+where the processor can: twice the speed of the `crc32c` package, which is the fallback. Both
+release the GIL and give the same number.
 """
 
 import os

@@ -1,9 +1,8 @@
-"""The cache's JSON files: one canonical form, bounded strict reading.
+"""Strict, bounded JSON: canonical files of the cache, and files from anyone.
 
 A file of ours is exactly the canonical form of its content, so equal content means equal bytes,
-and a changed, added or doubled byte is seen even where JSON would still parse.
-
-Bounded JSON: size and depth caps, no NaN, and errors that name line and column.
+and a changed, added or doubled byte is seen even where JSON would still parse. Other files are read
+with caps on size and depth, without NaN, and errors name line and column.
 """
 
 import hashlib

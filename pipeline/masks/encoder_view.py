@@ -1,14 +1,12 @@
-"""The encoder's field of view: one affine map per axis, used for images and for masks alike.
+"""The encoder's field of view, and the model inputs derived from superpixels through it.
 
-If photographs and masks went through different resizes, a superpixel would be pooled from patches
-beside it. So both read the same `Axis`. Coordinates are continuous: pixel i
-covers [i, i+1). Coverage of a cell is the exact share of its area, counted in integers, so the
-result is the same bit for bit whatever the batch, the threads or the order of summation.
+One affine map per axis serves images and masks alike: through different resizes a superpixel would
+be pooled from patches beside it. Coordinates are continuous: pixel i covers [i, i+1). Coverage of a
+cell is the exact share of its area, counted in integers, so the result is the same bit for bit
+whatever the batch, the threads or the order of summation.
 
-What the model eats of the superpixels: coverage of the patches, and small binary masks.
-
-RLE at image size is the truth; both arrays are pure functions of it, of the view and of two grids
-(method spec 3.2 and 3.3), so `svp cache verify` can recompute and compare them. Invariant: under
+RLE at image size is the truth; patch coverage and the SSPE's small masks are pure functions of it,
+of the view and of two grids, so `svp cache verify` can recompute and compare them. Invariant: under
 `squash` every superpixel has a non-zero row in both, however tiny it is.
 """
 

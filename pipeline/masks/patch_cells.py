@@ -1,14 +1,11 @@
-"""One axis of the field of view: which source interval lands where, in exact integers.
+"""Exact area of a mask in every cell of a grid, from its runs, without decoding a pixel.
 
-The invariant: image resize, mask coverage and point mapping all derive from the four integers of
-an `Axis`, so they cannot disagree.
-
-How much of every grid cell a mask covers, from its runs, without decoding a pixel.
-
-A mask is a set of runs down the columns, so its integral over a cell is a signed sum, over the
-run ends, of one function F(end): everything before that pixel in column-major order. F splits
-into whole columns (a product of two vectors) and the part of one column, which meets only the few
-cells under it; both are small sparse-dense products. All in int64: nothing is rounded.
+An `Axis` maps source intervals to target cells by four integers; image resize, mask coverage and
+point mapping all derive from them, so they cannot disagree. A mask is a set of runs down the
+columns, so its integral over a cell is a signed sum, over the run ends, of one function F(end):
+everything before that pixel in column-major order. F splits into whole columns (a product of two
+vectors) and the part of one column, which meets only the few cells under it; both are small
+sparse-dense products. All in int64: nothing is rounded.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,7 @@
-"""How far a run is: counts, rate, time left and failures by cause, for people to watch.
+"""Progress of a run: on the terminal, and in the cache's `logs/` folder for scripts and post-mortems.
 
 A bar on a terminal, one plain line every few seconds elsewhere; NO_COLOR is honoured. Everything
 that could come from a file is escaped before it is printed.
-
-What a run leaves in the cache's `logs/` folder, for `svp status`, scripts and post-mortems.
 
     events.jsonl    one line per event of every run, appended
     status.json     counts, rate and time left of the latest run, replaced about once a second

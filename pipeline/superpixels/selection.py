@@ -4,10 +4,9 @@ Pure NumPy: no pixel, no device. Order and rules are those of FMA-WSSS `SamAuto.
 segment-anything's `SamAutomaticMaskGenerator`; all score comparisons are fp32, as published.
 `point_grid.GridPrompter` supplies the masks.
 
-Greedy box suppression, equal to torchvision's on a CPU, with ties kept in list order.
-
-torchvision re-sorts with an unstable sort above 4000 / 4 boxes (`batched_nms`, "vanilla" branch)
-and scores tie often here, so results would depend on the batch size. This one never does.
+Box NMS equals torchvision's on a CPU, with ties kept in list order: torchvision re-sorts with an
+unstable sort above 4000 / 4 boxes (`batched_nms`, "vanilla" branch) and scores tie often here, so
+its results would depend on the batch size.
 """
 
 from collections import Counter

@@ -1,16 +1,15 @@
-"""sha256 of weight files, and the digests of the public ones.
+"""sha256 of weight files: those published, and those hashed before on this machine.
 
 Invariant: a file that carries a published name has the published bytes, or loading it is an error.
 The hex digits in SAM's file names (`sam_vit_h_4b8939.pth`) begin the file's *MD5*, not its sha256;
-the sizes and sha256 of `fetch_list` are checked instead.
+the sizes and sha256 of the catalogue are checked instead.
 
-Digests of weight files remembered between processes, so that gigabytes are not read again.
-
-One small file, `svp/digests.jsonl` in the user's cache folder: a line per file hashed, the last line
-about a path wins. A line is one append, so writers at the same time do not disturb each other, and
-a damaged line is passed by. A digest counts only for the very size, modification time and change
-time it was made of, and never for a file that was written within the last two seconds: file systems
-with coarse clocks would give its next content the same times. `SVP_REHASH=1` trusts none of them.
+Digests are remembered between processes, so that gigabytes are not read again, in one small file,
+`svp/digests.jsonl` in the user's cache folder: a line per file hashed, the last line about a path
+wins. A line is one append, so writers at the same time do not disturb each other, and a damaged
+line is skipped. A digest counts only for the very size, modification time and change time it was
+made of, and never for a file that was written within the last two seconds: file systems with coarse
+clocks would give its next content the same times. `SVP_REHASH=1` trusts none of them.
 """
 
 import fcntl

@@ -1,8 +1,6 @@
-"""Where weight files are looked for. Nothing is downloaded here: `svp fetch` does that.
+"""Weight files and model folders on this machine, the Hugging Face cache (`hub:owner/name`) included.
 
-Model folders of the Hugging Face hub: `hub:owner/name`, from the local hub cache.
-
-Nothing is downloaded unless the caller says so.
+Nothing is downloaded unless the caller says so; `svp fetch` downloads.
 """
 
 import os

@@ -1,18 +1,13 @@
-"""Batches from the cache: encoder outputs, superpixels, text and targets, each into its place.
+"""Collate cache rows into a batch, in buffers owned by the batch.
 
-Rows go from the file straight into the batch's own memory (`memory.Memory`), which nobody else gets
-as long as a tensor on it lives. No RLE is decoded.
-
-Superpixels are a set; their order is shuffled by a key in training (masks, cover and validity
-together) and by descending area, ties in cache order, where there is no key.
-
-Memory for batches that is used again once nobody holds it.
+Rows go from the file straight into the batch's memory (`Memory`). No RLE is decoded. Superpixels are
+a set; their order is shuffled by a key in training (masks, cover and validity together) and by
+descending area, ties in cache order, where there is no key.
 
 Fresh memory costs more than filling it: the kernel hands out 4 kB at a time, and clears each. So
 blocks are kept, and a block is free again exactly when the last tensor on it is gone (also a view,
-or one that autograd saved): nobody has to say when he is done with a batch.
-
-Pinned memory comes from torch's own caching allocator, which also waits for copies in flight.
+or one that autograd saved). Pinned memory comes from torch's own caching allocator, which also
+waits for copies in flight.
 """
 
 import weakref

@@ -1,6 +1,6 @@
-"""The expression table: which sentences each cached image has, and their target masks.
+"""The expression table: the sentences of each cached image and their target masks.
 
-Made once from sources and caches (`table_build`), then only read: targets are stored as packed bits,
+Made once from sources and caches (`build_table`), then only read: targets are stored as packed bits,
 so that no RLE is decoded in training. A table is a folder named after its digest:
 
     table.json         written last: sizes and checksums of the rest, notes
@@ -8,10 +8,9 @@ so that no RLE is decoded in training. A table is a folder named after its diges
     targets-00000.bin  packed targets one after another, each with a crc32c in the index
     left_out.json      bad sentences by name, for reports: no part of the table
 
-What the columns of a table must be for every later read to stay inside them.
-
 A checksum says that a file is the one that was written, not that it was written by us: a table may
-come with a copied folder. One pass over whole columns replaces a check at every read.
+come with a copied folder. One pass over whole columns at opening keeps every later read inside them
+and replaces a check at every read.
 """
 
 import os

@@ -3,9 +3,7 @@
 Every sample (which image, which sentences, which wordings, which order of superpixels) is a pure
 function of the seed and the sample's number, so ranks, threads and restarts change nothing. Threads
 suffice: reading, checksums and decompression release the interpreter lock, and no worker process
-has to copy a batch.
-
-What the loop asks of its data: global batches in an order it does not know, and their cursors.
+has to copy a batch. `Stream` is all that the training loop knows of it.
 """
 
 from collections import Counter, deque

@@ -1,15 +1,14 @@
-"""Which image is the k-th of the run: a pure function of (seed, k), whatever the ranks or threads.
+"""The order of samples, a pure function of (seed, k) whatever the ranks or threads, and its cursor.
 
 Samples are numbered from 0 without end; global batch b is samples [b GB, (b+1) GB), and rank r of w
 takes every w-th of them, starting at r. Nothing is dropped or repeated at the end of an epoch: the
-next one starts in the middle of a batch. To resume, only k is needed.
+next one starts in the middle of a batch. To resume, only k is needed, so a cursor is a few numbers
+and digests.
 
 `proportional`: true passes over all entries, each pass in a new order. `uniform`: every data set
 gets the same share, as in GLaMM (data set uniform, then image, RefCOCO_Segm_ds.py:128-134), but
 without its noise: each block of D samples holds each of the D data sets once, in random order, and
 within a data set true passes are made.
-
-Where a stream of samples goes on: a few numbers and digests, no state of ranks or threads.
 """
 
 from collections.abc import Mapping, Sequence

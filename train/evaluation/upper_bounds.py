@@ -1,18 +1,15 @@
-"""What superpixels allow: the best single one, and the best union of them, for each target.
+"""Upper bounds of an answer that only names superpixels: the best one, the best union, one click.
+
+Where a model's masks fall short, these tell why: superpixels that do not fit the target, or a mask
+decoder that could not draw it even when told where it is (one click at the target's deepest point,
+best of SAM's three masks).
 
 An image's superpixels cut it into atoms, the largest areas that no superpixel border crosses. On
-atoms every union is a sum of a few numbers, so the search costs next to nothing.
-
-For superpixels that do not overlap the best union is exact: the IoU of a union is a ratio of sums,
-and such a ratio is largest for a prefix of the superpixels sorted by (inside) / (outside). Where
-they overlap, that prefix is improved by adding or dropping one superpixel as long as it helps: a
-lower bound of the best union, at least as good as the best single superpixel.
-
-Upper bounds from the cache: how good could an answer be that only names superpixels?
-
-Where a model's masks fall short, these tell why: superpixels that do not fit the target (best
-single, best union, see bounds.py), or a mask decoder that could not draw it even when told where
-it is (one click at the target's deepest point, best of SAM's three masks).
+atoms every union is a sum of a few numbers, so the search costs next to nothing. For superpixels
+that do not overlap the best union is exact: the IoU of a union is a ratio of sums, and such a ratio
+is largest for a prefix of the superpixels sorted by (inside) / (outside). Where they overlap, that
+prefix is improved by adding or dropping one superpixel as long as it helps: a lower bound of the
+best union, at least as good as the best single superpixel.
 """
 
 from collections.abc import Sequence

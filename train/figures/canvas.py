@@ -1,7 +1,4 @@
-"""What all figures share: matplotlib without a screen, two colours colour-blind people can tell apart.
-
-A drawn figure: its PNG and the words beside it.
-"""
+"""A drawn figure, its PNG and the words beside it: matplotlib without a screen, colour-blind safe."""
 
 from collections import Counter
 from collections.abc import Sequence

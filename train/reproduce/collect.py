@@ -1,7 +1,4 @@
-"""From the cells of a table to its result: scores, differences, orderings, cost.
-
-Table 6's time and memory: our bench of the same two projectors, and the paper's ratios.
-"""
+"""Collect the trials of a table: scores, differences, orderings, cost; time and memory of Table 6."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

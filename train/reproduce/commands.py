@@ -1,7 +1,6 @@
-"""The commands that make a row by hand: what a plan prints, and what several processes are started
-with. They read and write the very folders `svp reproduce` does, so either finds the other's work.
+"""The commands that make a row by hand, and `accelerate launch` as a child for several processes.
 
-Training and evaluation in several processes: `accelerate launch` as a child of this one.
+They read and write the very folders `svp reproduce` does, so either finds the other's work.
 """
 
 import os

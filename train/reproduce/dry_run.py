@@ -1,9 +1,8 @@
-"""`svp reproduce --rehearse`: a table's rows at the paper's size, to their end, on stand-ins.
+"""`svp reproduce --plan`, whether a run can start at all, and `--rehearse` on stand-ins.
 
-The stand-ins are those of `svp rehearse`, in the folder `rehearsal` of the working folder, and so is
-everything that is made; the dial that shortens the recipes is in force meanwhile.
-
-`svp reproduce --plan`, and whether a run can start at all.
+A rehearsal runs a table's rows at the paper's size to their end. The stand-ins are those of `svp
+rehearse`, in the folder `rehearsal` of the working folder, and so is everything that is made; the
+dial that shortens the recipes is in force meanwhile.
 """
 
 import os

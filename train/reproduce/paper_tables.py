@@ -1,10 +1,8 @@
-"""Table 1, compressive projectors at equal token budget; Table 2, other systems; Table 6, cost.
+"""Tables 1 to 7 and C as experiments, and the table of them by name.
 
-Tables 3, 4 and 5 and Fig. 5: what SVP is made of, its variants and its sizes.
-
-Table 7, embeddings of several layers and encoders; Table C, where superpixels come from.
-
-Every table by name.
+Table 1 compares compressive projectors at equal token budget, Table 2 other systems, Table 6 cost;
+Tables 3, 4 and 5 and Fig. 5 what SVP is made of, its variants and its sizes; Table 7 embeddings of
+several layers and encoders, Table C sources of superpixels.
 """
 
 import itertools

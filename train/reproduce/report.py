@@ -1,8 +1,6 @@
-"""The words and figures that page, Markdown and terminal share; numbers in percent.
+"""A table as text, as Markdown for the documentation and as a page; numbers in percent.
 
-A table as Markdown, to stand in the documentation.
-
-A table as a page: our row beside the paper's, orderings with intervals, cost, digests.
+The page has our row beside the paper's, orderings with intervals, cost and digests.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,8 @@
-"""One process per cell: two would train it twice, and the slower one's results be refused.
+"""The folder of a row with one seed: its name, its lock and its elapsed time.
 
-Where a row with one seed lies: a folder named by what decides it, known without weights.
-
-How long something took, all attempts together: a small file beside what was made.
-
-A stopped run that goes on adds to its file, so the cost of a table is honest.
+It is named by what decides the trial, known without weights. One process works in it: two would
+train twice, and the slower one's results be refused. Elapsed time is that of all attempts together,
+in a file beside the result, so the cost of a table is honest.
 """
 
 import fcntl
