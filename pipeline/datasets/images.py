@@ -83,7 +83,7 @@ def read_image(path: Path, record: ImageRecord | None = None) -> NDArray[np.uint
     """
     with _opened(path) as image:
         turn = _turn(_header(image), record, path)
-        pixels = _to_rgb(image, path)
+        pixels = to_rgb(image, path)
     return np.ascontiguousarray(turned(pixels, turn))
 
 
@@ -266,7 +266,8 @@ def _turn(header: Header, record: ImageRecord | None, path: Path) -> int:
     raise _error("wrong-size", path, detail)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """(H,W,3) uint8 of a decoded picture. ImageError, naming `path`: no sound conversion."""
     if image.mode in _RGB_BY_PILLOW:
         return np.array(image.convert("RGB"), dtype=np.uint8)
     if image.mode.startswith("I;16"):  # Pillow itself takes the high byte of 16-bit RGB

@@ -21,13 +21,14 @@ from ...model.pretrained.config import CONFIG, is_export
 from ...pipeline.cache import create_cache
 from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.plan import Plan
-from ...pipeline.datasets.images import Header, image_header, read_image
+from ...pipeline.datasets.images import Header, image_header, read_image, to_rgb
 from ...pipeline.datasets.scenes.generated import is_generated
 from ...pipeline.display import show
 from ...pipeline.encoders import build_encoder
 from ...pipeline.encoders.encoder import Encoder
 from ...pipeline.encoders.pair import PairEncoder
 from ...pipeline.errors import ConfigError, ImageError, MissingError
+from ...pipeline.fetch.catalogue import PREFIX
 from ...pipeline.io.paths import expand
 from ...pipeline.masks import rle
 from ...pipeline.precompute.options import Flags, resolve
@@ -54,7 +55,6 @@ from .inputs import CACHE
 Mask = NDArray[np.bool_]
 Photo = str | Path | NDArray[np.uint8] | Image.Image
 COPY = "photo"  # the photograph's name while it is looked at
-HUB = "hub:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +283,7 @@ def photo_header(path: Path) -> Header:
 
 def _find(model: str | Path) -> Found:
     """Raises MissingError, WeightsError."""
-    if isinstance(model, str) and model.startswith(HUB):
+    if isinstance(model, str) and model.startswith(PREFIX):
         return find_trained(None, Path(), model)
     folder = expand(model)
     if (folder / CONFIG).is_file() and not is_export(folder):
@@ -322,7 +322,8 @@ def _place(image: Photo, copy: Path) -> tuple[str, bool]:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ConfigError(f"image: {image.dtype} {image.shape}, want uint8 RGB (H,W,3)")
         image = Image.fromarray(image)
-    ImageOps.exif_transpose(image).convert("RGB").save(copy, "PNG")
+    upright = to_rgb(ImageOps.exif_transpose(image), Path("the image"))
+    Image.fromarray(upright).save(copy, "PNG")
     return "the image", False
 
 
