@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from .errors import Interrupted
+from .errors import ConfigError, Interrupted
 
 _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "RANK")  # set by launchers
 
@@ -98,6 +98,15 @@ def peak_rss() -> int:
         return int(found[0].split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def require_own_gpus(device: str, processes: int) -> None:
+    """Raise ConfigError for `cuda:N` in a run of several processes: each takes a GPU of its own."""
+    if processes > 1 and device.startswith("cuda:"):
+        raise ConfigError(
+            f"--device {device} with {processes} processes: each takes a GPU of its own: "
+            "--device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
+        )
 
 
 def pick_device(name: str) -> str:

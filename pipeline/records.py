@@ -90,7 +90,7 @@ class ImageRow:
     """All that the cache stores of one good image.
 
     patches     (P,C) float16 patch features, raster order of the patch grid
-    cover       (N,P) float16, share of each patch covered by each superpixel (method spec 3.2)
+    cover       (N,P) float16, share of each patch covered by each superpixel
     sspe_masks  (N,ceil(G/8)) uint8, superpixels on the SSPE grid, bit-packed, high bit first
     cls         (C,) float16 or None
     layers      (L,P,C) float16 extra encoder layers or None

@@ -13,11 +13,11 @@ from typing import Any
 from ..model.pretrained.config import is_export
 from ..pipeline.display import show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
-from ..pipeline.fetch.catalogue import CHECKPOINTS
+from ..pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
 from ..pipeline.io.paths import expand
 from ..pipeline.io.yaml_files import assign, group, load_yaml, shipped_yaml
 from ..pipeline.weights.load import weights_digest
-from ..pipeline.weights.locate import LM_FILES, PREFIX, find_checkpoint, hub_folder
+from ..pipeline.weights.locate import LM_FILES, find_checkpoint, hub_folder
 from ..pipeline.weights.rehearsal import turned_down
 from .recipe import BESIDE, CONFIG, TrainRecipe, parse_train_recipe
 

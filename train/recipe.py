@@ -179,7 +179,7 @@ class RunConfig(Frozen):
 
     micro_batch  images per process and forward pass; global_batch is kept by accumulation
     gradient_checkpointing  the language model's layers are computed again in the backward pass;
-                 auto, of both: chosen by the device's memory when a run starts (`train.sizing`)
+                 auto, of both: chosen by the device's memory when a run starts (`train.estimates.sizing`)
     keep         checkpoints kept beside those of stage ends and the best
     validate     steps between two evaluations on held-out images, 0: only at the end of a stage
     """

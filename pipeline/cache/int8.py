@@ -1,4 +1,4 @@
-"""int8 features: a scale per token and group of 64 channels (cache spec 4.3).
+"""int8 features: a scale per token and group of 64 channels.
 
 Half the bytes of float16 for a relative error of about 1 %. The scale needs no calibration pass, so
 a shard stays a pure function of its images. Outlier channels spoil only their own group.

@@ -7,13 +7,14 @@ Whatever the files look like, later code sees a `Source`. `open_dataset` finds o
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from ..display import counted, show
 from ..errors import ConfigError, MissingError
 from . import leakage
 from .convert import ConvertReport, export_jsonl, write_tables
 from .coordinates import survey, systematic
-from .detect import Options, held_out, load
+from .detect import Given, Options, held_out, load
 from .image_roots import Found, image_root
 from .photo_headers import look_at
 from .problems import Problems
@@ -71,7 +72,7 @@ def open_dataset(
     if exclude_eval_images and split != "train":
         raise ConfigError(f"exclude_eval_images is for --split train, not {show(split)}")
     options = Options(
-        root=root or Path("."),
+        root=root,
         images=images,
         split=split,
         split_by=split_by,
@@ -141,33 +142,12 @@ def _placement(source: Source, max_failures: int | None) -> list[str]:
     return [*notices, f"left out: {left} cannot lie on their photograph (first: {wrong[0]})"]
 
 
-def convert(
-    where: Path | str,
-    out: Path,
-    *,
-    images: Path | None = None,
-    split: str | None = None,
-    root: Path | None = None,
-    split_by: str | None = None,
-    allow_google: bool = False,
-    allow_counts: bool = False,
-    allow_empty: bool = False,
-    max_failures: int | None = 0,
-) -> ConvertReport:
+def convert(where: Path | str, out: Path, **given: Unpack[Given]) -> ConvertReport:
     """Write the normalised tables of a source, all its splits, to the new folder `out`.
 
-    `split` only picks the instances file of a COCO root. Raises as `open_dataset`, except that the
-    photographs need not be there. Bad records are left out and counted, up to `max_failures`.
+    Keywords as `open_dataset`; `split` only picks the instances file of a COCO root. Raises as
+    `open_dataset`, except that the photographs need not be there. Bad records are left out and
+    counted, up to `max_failures`.
     """
-    options = Options(
-        root=root or Path("."),
-        images=images,
-        split=split,
-        split_by=split_by,
-        allow_google=allow_google,
-        allow_counts=allow_counts,
-        allow_empty=allow_empty,
-        annotations=True,
-        max_failures=max_failures,
-    )
-    return write_tables(load(where, options), out, max_failures)
+    options = Options(**given, annotations=True)
+    return write_tables(load(where, options), out, options.max_failures)

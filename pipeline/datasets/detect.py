@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from ..display import show
 from ..errors import DataError, MissingError
@@ -35,7 +36,7 @@ LOOKED_FOR = (
 class Options:
     """How to read: where named sets lie, and which refusals are lifted."""
 
-    root: Path = Path(".")
+    root: Path | None = None  # None: here
     images: Path | None = None
     split: str | None = None
     split_by: str | None = None
@@ -44,6 +45,19 @@ class Options:
     allow_empty: bool = False
     annotations: bool = False  # read the objects of plain COCO files too
     max_failures: int | None = 0  # bad records that are left out; None: up to half of a file
+
+
+class Given(TypedDict, total=False):
+    """What a caller may say of `Options`, as keywords."""
+
+    root: Path | None
+    images: Path | None
+    split: str | None
+    split_by: str | None
+    allow_google: bool
+    allow_counts: bool
+    allow_empty: bool
+    max_failures: int | None
 
 
 def load(where: Path | str, options: Options) -> list[Dataset]:
@@ -112,7 +126,8 @@ def _load_file(path: Path, options: Options) -> list[Dataset]:
 
 
 def _load_named(spec: str, options: Options) -> list[Dataset]:
-    sets = find_sets(options.root)
+    root = options.root or Path(".")
+    sets = find_sets(root)
     found: list[Dataset] = []
     for part in spec.split(","):
         match = _SPEC.fullmatch(part.strip())
@@ -121,7 +136,7 @@ def _load_named(spec: str, options: Options) -> list[Dataset]:
             have = ", ".join(sets) or "none"
             raise MissingError(
                 f"{show(part)} is neither a path nor a REFER set in "
-                f"{show(str(options.root), 300)} (sets there: {have})"
+                f"{show(str(root), 300)} (sets there: {have})"
             )
         found.append(_read_refer(folder, match[2] or options.split_by, options))
     return found

@@ -7,15 +7,16 @@ counted; only what would stop a run makes the source unusable. What deserves a l
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Unpack
 
 from ..display import counted, quote, show
 from ..errors import DataError, ImageError, MissingError, SvpError
 from ..masks.rle import area, overlap, parts, union
 from ..records import ImageRecord
 from .coordinates import require_placed, survey, systematic
-from .detect import Options, load
+from .detect import Given, Options, load
 from .expressions import expression_problem
 from .image_roots import image_root
 from .images import mislabelled, read_record
@@ -40,35 +41,20 @@ MIRRORS = {
 def check(
     where: Path | str,
     *,
-    images: Path | None = None,
-    root: Path | None = None,
-    split: str | None = None,
-    split_by: str | None = None,
-    allow_google: bool = False,
-    allow_counts: bool = False,
-    allow_empty: bool = False,
-    max_failures: int | None = None,
     decode: bool = True,
     on_image: Callable[[int, int], None] = lambda done, total: None,
+    **given: Unpack[Given],
 ) -> CheckReport:
     """Examine a source. Never raises for what is in the data: that becomes an error of the report.
 
-    `max_failures` bad records and images leave it usable; None: what a run accepts, any number of
-    images but not all, and up to half of a file's records. `decode` False reads only the headers of
-    the images. `on_image(done, total)` reports progress.
+    Keywords as `open_dataset`. `max_failures` bad records and images leave it usable; None: what a
+    run accepts, any number of images but not all, and up to half of a file's records. `decode`
+    False reads only the headers of the images. `on_image(done, total)` reports progress.
     """
-    report = CheckReport(show(str(where), 300), allowed=max_failures)
-    options = Options(
-        root=root or Path("."),
-        images=images,
-        split=split,
-        split_by=split_by,
-        allow_google=allow_google,
-        allow_counts=True,
-        allow_empty=allow_empty,
-        annotations=True,
-        max_failures=1 << 62,  # all of them are listed
-    )
+    report = CheckReport(show(str(where), 300), allowed=given.get("max_failures"))
+    options = replace(
+        Options(**given), allow_counts=True, annotations=True, max_failures=1 << 62
+    )  # all bad records are listed
     try:
         datasets = load(where, options)
     except SvpError as error:
@@ -77,8 +63,8 @@ def check(
     for dataset in datasets:
         _take_faults(dataset.faults, report)
         report.notices += [n for n in dataset.notices if not n.startswith(QUARANTINE)]
-    _check_counts(datasets, allow_counts, report)
-    _check_images(datasets, images, decode, on_image, report)
+    _check_counts(datasets, given.get("allow_counts", False), report)
+    _check_images(datasets, options.images, decode, on_image, report)
     _check_masks(datasets, report)
     _check_text(datasets, report)
     report.groups["leaks"] = {

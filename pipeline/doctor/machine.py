@@ -37,7 +37,7 @@ def packages(distribution: str = "svp") -> Iterator[Package]:
     """Installed versions against the floors of the package's own metadata.
 
     A missing package of an extra is a note, any other one is bad; so is a version under its floor:
-    most floors close a security hole (reliability spec 6). The `dev` extra is left out.
+    most floors close a security hole. The `dev` extra is left out.
     """
     from packaging.requirements import Requirement
 

@@ -1,6 +1,6 @@
 """Which weight files a recipe needs, how large they are, and where they were found.
 
-Users of such systems ask first which of many files they need (users spec 3). Sizes of published
+Users of such systems ask first which of many files they need. Sizes of published
 files are known to the byte, so a cut-off download is seen here without reading it.
 """
 

@@ -1,7 +1,7 @@
 """What the feature encoder asks of a vision transformer: patch tokens, CLS, some earlier layers.
 
 One adapter per family (`dinov2`, `clip`) hides which of the transformer's outputs those are; the
-choice is the method's, not the library's (method spec 11).
+choice is the method's, not the library's.
 """
 
 from collections.abc import Callable, Mapping

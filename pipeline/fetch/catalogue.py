@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from .encoder_specs import ENCODERS
 from .published import META, Remote, RemoteFile
 
+PREFIX = "hub:"  # hub:OWNER/NAME is a model folder in the local cache of the Hugging Face hub
 COCO = "https://s3.amazonaws.com/images.cocodataset.org"
 MOBILE = (
     "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/"
@@ -148,7 +149,7 @@ class Checkpoint:
         """The two things to do, in words."""
         return (
             f"get it with `hf download {self.repository}` ({self.size / 1e9:.1f} GB), then give "
-            f"{self.flag} hub:{self.repository}, or the folder it lies in"
+            f"{self.flag} {PREFIX}{self.repository}, or the folder it lies in"
         )
 
 

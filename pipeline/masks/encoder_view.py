@@ -146,7 +146,7 @@ LEAST_COVER = 17 * 2.0**-24  # the smallest float16 above 1e-6
 
 
 def sspe_grid(view: View, budget: int) -> tuple[int, int]:
-    """Height and width of the grid the SSPE masks live on (method spec 3.3, `per_mask`).
+    """Height and width of the grid the SSPE masks live on.
 
     The view is scaled by s = min(1, sqrt(budget / pixels)) per side, never up.
 

@@ -22,7 +22,7 @@ MANIFEST_BYTES = 140  # per image, in its manifest, the log and the index
 SHARD_INDEX = 16  # bytes per chunk in a shard file's index, plus its crc32c
 
 # TFLOP of one image encoder pass and GFLOP of one decoder prompt: torch's FlopCounter, 2 per
-# multiply-add (superpixel spec 2; tiny: the shipped architecture).
+# multiply-add (tiny: the shipped architecture).
 ENCODER_TFLOP = {"vit_b": 0.97, "vit_l": 2.99, "vit_h": 5.96, "vit_t": 0.078, "tiny": 0.0004}
 PROMPT_GFLOP = {"tiny": 0.0192}
 PROMPT_GFLOP_OFFICIAL = 3.62

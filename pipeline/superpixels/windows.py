@@ -1,4 +1,4 @@
-"""Finer superpixels from local windows: the paper's future work (its section 7; method spec 10.6).
+"""Finer superpixels from local windows: the paper's future work (its section 7).
 
 The image is tiled as SAM's last crop layer does, 2^i x 2^i overlapping windows. Each window is
 prompted and selected by itself, as if it were a photograph: so a large object that would win over

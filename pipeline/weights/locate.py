@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..display import show
 from ..errors import ConfigError, MissingError, SvpError
-from ..fetch.catalogue import CHECKPOINTS
+from ..fetch.catalogue import CHECKPOINTS, PREFIX
 from ..fetch.encoder_specs import ENCODERS
 from ..io.paths import expand, user_cache
 
@@ -65,7 +65,6 @@ def find_weights(model: str, flag: str) -> Path:
     return found
 
 
-PREFIX = "hub:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w./-]{1,100})?")
 # Only what is read: no code, no pickles beside the shards of an index.
 LM_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "tokenizer.model")

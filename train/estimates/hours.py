@@ -28,7 +28,7 @@ from .sizing import SHARE
 TEXT = 72 + 2 * 28  # text ids of a dialogue of three sentences (bench/presets.py, bench/inputs.py)
 ANSWERS = 3 * 8  # supervised ids
 MICROS = (1, 2, 4, 8, 16, 32)
-BUDGET = 0.9  # of the device's memory, as `train.sizing`
+BUDGET = 0.9  # of the device's memory, as `train.estimates.sizing`
 GRID = 24, 24  # patches of the paper's view
 MASK_SIDE = 64  # of the SSPE's masks
 

@@ -18,13 +18,13 @@ from ...model.projectors import Projector, build_projector
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
-from ...pipeline.fetch.catalogue import CHECKPOINTS
+from ...pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
 from ...pipeline.io.paths import expand
 from ...pipeline.sam.specs import build_sam
 from ...pipeline.weights.file_checks import read_json
 from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import weights_digest
-from ...pipeline.weights.locate import LM_FILES, PREFIX, hub_folder, weight_folders
+from ...pipeline.weights.locate import LM_FILES, hub_folder, weight_folders
 from ...pipeline.weights.model_config import MAX_CONFIG, check_config
 from ..data.sam_identity import require_decoder
 from ..data.tokenizer import load_vocabulary

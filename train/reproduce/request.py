@@ -9,7 +9,7 @@ from typing import Literal
 from ...pipeline.errors import ConfigError
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.precompute.options import Flags
-from ...pipeline.process import pick_device
+from ...pipeline.process import pick_device, require_own_gpus
 from .. import cli_defaults
 from ..evaluation.paper_numbers import COLUMNS
 
@@ -68,11 +68,7 @@ class Ask:
             raise ConfigError(f"--seeds {self.seeds}: need >= 1")
         if self.processes < 1:
             raise ConfigError(f"--processes {self.processes}: need >= 1")
-        if self.processes > 1 and self.device.startswith("cuda:"):
-            raise ConfigError(
-                f"--device {self.device} with {self.processes} processes: each takes a GPU of its "
-                "own: --device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
-            )
+        require_own_gpus(self.device, self.processes)
         if (found := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
             raise ConfigError(
                 f"this is one of {found} processes: start `svp reproduce` once and give it "

@@ -18,8 +18,8 @@ from ..evaluation.protocols import Example, examples, plan
 from ..factory import Assembled, require_cache
 from ..metrics import Counts, metrics
 from ..options import DataRequest, TrainRequest
+from ..trainer.job import Validate
 from ..trainer.run_data import Used, used
-from ..trainer.trainer import Validate
 from .inputs import Opened, source_of
 from .newest_cache import recorded
 

@@ -20,7 +20,7 @@ from ...pipeline.weights.rehearsal import few_scenes
 from ..cli_defaults import DATA, HELD_OUT, SEED, SPLITS, cache_of
 from ..evaluation.summary import EvalReport
 from ..options import DataRequest, TrainRequest, resolve_plain
-from ..trainer.trainer import TrainReport
+from ..trainer.job import TrainReport
 from .evaluate import EvalRequest, eval_command, report_command
 from .train import train_command
 

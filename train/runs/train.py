@@ -20,13 +20,14 @@ from ..estimates.sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, set
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
 from ..factory import assemble, outline, shape_of
 from ..recipe import TrainRecipe
+from ..trainer.job import Job, TrainReport
 from ..trainer.optimizers import require_packages
 from ..trainer.prepare import make_accelerator, make_ready, recompute
 from ..trainer.previews import Previews
 from ..trainer.resume import find_checkpoint
 from ..trainer.run_data import RunData, Used, used, weights_of, write_run_data
 from ..trainer.run_folder import RunFolder
-from ..trainer.trainer import Job, TrainReport, split_evenly, train
+from ..trainer.trainer import split_evenly, train
 from ..warm_start import imitate
 from .held_out import open_held_out, scorer
 from .inputs import Opened, TrainRequest, next_commands, open_training, stream_of

@@ -5,7 +5,7 @@
                   state.json             recipe, data, position, digests of both files
 
 A folder has its name only once all its files are on the disk: a name is a complete checkpoint.
-Random generators have no state to save (seeds.py), the data's position is the loader's cursor.
+Random generators have no state to save (data/keyed_rng.py), the data's position is the loader's cursor.
 """
 
 import os
@@ -44,7 +44,7 @@ class State(BaseModel):
     skipped         steps dropped because of a non-finite loss or gradient
     scores          of the last evaluation; `best` is the best until now
     sam             type and weights of the SAM whose embeddings were trained on
-    features        the encoder whose features were trained on (`train.features`)
+    features        the encoder whose features were trained on (`data.encoder_identity`)
     stage_end       whether this is the last step of its stage
     files           xxh3_64 of the two tensor files
     """

@@ -16,6 +16,7 @@ from ...model.projectors.svp import SVP
 from ...model.ris import RisModel
 from ...model.trainable import TrainableTable, set_trainable
 from ...pipeline.errors import ConfigError, MissingPackageError
+from ...pipeline.process import require_own_gpus
 from ..data.keyed_rng import key_of
 from ..recipe import LoraConfig, TrainRecipe
 from .optimizers import build_optimizer
@@ -66,11 +67,7 @@ def pin_gpu(device: str) -> None:
     index = device.partition(":")[2]
     if not device.startswith("cuda:") or not index.isdecimal():
         return
-    if (world := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
-        raise ConfigError(
-            f"--device {device} with {world} processes: each takes a GPU of its own: leave the number "
-            "out, and choose GPUs with CUDA_VISIBLE_DEVICES"
-        )
+    require_own_gpus(device, int(os.environ.get("WORLD_SIZE") or 1))
     if int(index) >= (found := torch.cuda.device_count()):
         raise ConfigError(f"--device {device}: {found} CUDA devices found, counted from 0")
     torch.cuda.set_device(int(index))

@@ -1,4 +1,4 @@
-"""Resumable two-stage training loop, with its inputs (`Job`) and its report.
+"""Resumable two-stage training loop.
 
 Invariant: the state after step n is a function of (recipe, data, n). Where and how often a run was
 stopped does not change it; on the CPU in float32 not by a single bit.
@@ -6,118 +6,27 @@ stopped does not change it; on the CPU in float32 not by a single bit.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import JsonValue
 
 from ...model.losses import Weights
-from ...model.ris import RisModel
 from ...pipeline.errors import ConfigError, NonFiniteError
 from ...pipeline.process import Stop
 from ..data.keyed_rng import key_of
-from ..data.loader import CursorState, Step, Stream
+from ..data.loader import CursorState, Step
 from ..distributed import meet
 from ..provenance import libraries
 from ..recipe import TrainRecipe
-from .checkpoint import Checkpoint, State, checkpoint_path, load_weights, prune, save_checkpoint
+from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkpoint
+from .job import Job, TrainReport, percents
 from .monitor import Watch
 from .optimizers import learning_rate
 from .prepare import enter_stage, make_ready
-from .run_folder import RunFolder
 from .step import StepResult, optimizer_step, sync_counts
 from .strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-Validate = Callable[[RisModel], Mapping[str, float]]
-Preview = Callable[[RisModel, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """All a run needs; nothing in it is opened or moved yet.
-
-    resume         the checkpoint to resume from
-    hint           the command that resumes the run, for the message of an interruption
-    skip           non-finite steps that are dropped before the run fails
-    new_rows       ids of the special tokens, for recipes that train only their rows
-    validate       scores of the model on held-out images, called on every rank
-    preview        writes pictures of predictions, called on the first rank
-    left_out       how much of the data is not trained on, by reason, for the report
-    sam            identity of the SAM in the caches (`train.decoder`)
-    features       identity of their encoder (`train.features`)
-    log            called with one progress line
-    """
-
-    recipe: TrainRecipe
-    model: RisModel
-    stream: Stream
-    folder: RunFolder
-    accelerator: "Accelerator"
-    resume: Checkpoint | None = None
-    hint: str = "svp train --resume auto"
-    skip: int = 0
-    new_rows: Sequence[int] = ()
-    validate: Validate | None = None
-    preview: Preview | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    sam: str = ""
-    features: str = ""
-    log: Callable[[str], None] = field(default=lambda line: None)
-
-
-def percents(scores: Mapping[str, float]) -> str:
-    """Fractions as percent, as `svp eval` prints them."""
-    return "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a finished run tells; `next` are the commands that use it, for a shell."""
-
-    folder: Path
-    checkpoint: Path
-    steps: int
-    seconds: float
-    images: int
-    last: Mapping[str, float]
-    scores: Mapping[str, float]
-    skipped: int
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    next: tuple[str, ...] = ()
-
-    exit_code = 0
-
-    def lines(self) -> list[str]:
-        """For people."""
-        rate = self.images / max(self.seconds, 1e-9)
-        last = "  ".join(f"{name} {value:.4f}" for name, value in self.last.items())
-        skipped = f", {self.skipped} steps skipped" if self.skipped else ""
-        done = f"{self.images} images in {self.seconds:.1f} s ({rate:.1f} images/s)"
-        return [
-            f"trained to step {self.steps}: {done if self.images else 'nothing was left'}{skipped}",
-            *([f"last losses: {last}"] if last else []),
-            *([f"held-out: {percents(self.scores)}"] if self.scores else []),
-            f"checkpoint: {self.checkpoint}",
-            f"run folder: {self.folder}",
-            *(f"next: {command}" for command in self.next),
-        ]
-
-    def to_json(self) -> dict[str, object]:
-        """For programs."""
-        plain = {"folder": str(self.folder), "checkpoint": str(self.checkpoint)}
-        numbers = {"steps": self.steps, "seconds": self.seconds, "images": self.images}
-        found = {"last": self.last, "scores": self.scores, "left_out": self.left_out}
-        parts = {name: dict(values) for name, values in found.items()}
-        return plain | numbers | parts | {"next": list(self.next)}
-
 
 KEPT = "the step was finished and a checkpoint written"
 BEST = "gIoU"  # the score that decides which checkpoint is kept as the best
