@@ -62,7 +62,8 @@ def test_a_long_command_is_not_cut() -> None:
 def test_a_stop_before_the_work_began(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """No `Aborted!`: the command, and the exit code of the signal."""
     waits = (
-        "import sys, time, svp.train.runs.train as launch\n"
+        "import signal, sys, time, svp.train.runs.train as launch\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a script ignores it\n"
         "def wait(request):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
