@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .pipeline.datasets import open_dataset
     from .pipeline.errors import SvpError
     from .pipeline.recipe import SuperpixelConfig
-    from .pipeline.records import Where
+    from .pipeline.records import LocalPaths
     from .pipeline.superpixels.generator import build_generator
     from .train import metrics
     from .train.runs.predictor import Prediction, Predictor, load, predict
@@ -26,6 +26,7 @@ __all__ = [
     "PROJECTORS",
     "CacheReader",
     "Card",
+    "LocalPaths",
     "MaskInput",
     "Prediction",
     "Predictor",
@@ -34,7 +35,6 @@ __all__ = [
     "SVPProjector",
     "SuperpixelConfig",
     "SvpError",
-    "Where",
     "build_generator",
     "build_projector",
     "load",
@@ -54,7 +54,7 @@ _HOMES = {
     "pipeline.datasets": ("open_dataset",),
     "pipeline.errors": ("SvpError",),
     "pipeline.recipe": ("SuperpixelConfig",),
-    "pipeline.records": ("Where",),
+    "pipeline.records": ("LocalPaths",),
     "pipeline.superpixels.generator": ("build_generator",),
     "train": ("metrics",),
     "train.runs.predictor": ("Prediction", "Predictor", "load", "predict"),

@@ -1,6 +1,6 @@
 """What decides every bit of a cache: the recipe. Its canonical JSON is part of the plan's digest.
 
-Places (folders, weight files, devices) are not here: they are `records.Where`. A field that changes
+Places (folders, weight files, devices) are not here: they are `records.LocalPaths`. A field that changes
 one stored bit belongs here; a field that changes none does not.
 """
 

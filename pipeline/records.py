@@ -117,7 +117,7 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class LocalPaths:
     """Where things lie on this machine: never part of a digest, so a cache can be moved.
 
     `images` is the image root; `sam`, `encoder` and `second` (the encoder beside it) are weight

@@ -27,7 +27,7 @@ from ..pipeline.cache.plan import Plan
 from ..pipeline.display import show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.precompute.purpose import command_for, lacks
-from ..pipeline.records import Where
+from ..pipeline.records import LocalPaths
 from ..pipeline.sam.load import load_sam, random_seed
 from ..pipeline.sam.specs import build_sam
 from ..pipeline.weights.fill_module import fill
@@ -292,7 +292,7 @@ def _options(recipe: TrainRecipe) -> dict[str, Any]:
 def _mask_head(recipe: TrainRecipe, plan: Plan, places: Places) -> MaskHead:
     """SAM's decoder of the type that made the cache's embeddings."""
     source = plan.recipe.superpixels.model_copy(update={"weights": recipe.model.sam_decoder})
-    sam, _ = load_sam(source, Where(images=Path(), sam=places.sam_decoder))
+    sam, _ = load_sam(source, LocalPaths(images=Path(), sam=places.sam_decoder))
     return MaskHead(sam.prompt_encoder, sam.mask_decoder.train())
 
 

@@ -1,4 +1,4 @@
-"""`svp bench store`: what a read, a write and an open cost, against rivals in the same run.
+"""`svp bench store`: what a read, a write and an open cost, against baselines in the same run.
 
 Method: every file is freshly written with write() in this run (a file dirtied through mmap reads up
 to three times slower); each pass opens its dataset inside the timer, copies every image into a
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from ..cache.plan import SHARD_SIZE
 from ..cache.reader import CacheReader, Verify
 from ..io.binary import empty
-from .mosaic_baseline import Rates, Rival, keep_best, open_rival
+from .mosaic_baseline import Baseline, Rates, keep_best, open_baseline
 from .synthetic_cache import bench_features, make_cache, open_times, write_npy
-from .targets import Goal, GoalReport
+from .targets import Target, TargetReport
 
 Pass = Callable[[Sequence[int], NDArray[np.float16]], None]
 SEQ, SHUFFLED = "seq", "shuffled"
@@ -32,8 +32,8 @@ NOT_ASKED = "use --mosaic (makes its own environment)"
 
 
 @dataclass
-class StoreBench(GoalReport):
-    """The outcome: best images per second by reader and order, goals, and what was left out."""
+class StoreBench(TargetReport):
+    """The outcome: best images per second by reader and order, targets, and what was left out."""
 
     images: int
     shape: tuple[int, int]
@@ -46,7 +46,7 @@ class StoreBench(GoalReport):
             f"  {name:28} " + "  ".join(f"{order} {rate:8.0f} img/s" for order, rate in by.items())
             for name, by in self.rates.items()
         ]
-        return [head, *rows, *(goal.line() for goal in self.goals), *self.notes]
+        return [head, *rows, *(target.line() for target in self.targets), *self.notes]
 
 
 def run(
@@ -72,16 +72,18 @@ def run(
         del features
         passes = _passes(work, shape)
         say(f"reading: {len(passes)} readers, best of {reps}")
-        with open_rival(work, mosaic_venv, say) if mosaic else nullcontext(NOT_ASKED) as rival:
-            bench = StoreBench(images, shape, measure(passes, images, shape, reps, rival))
-        bench.goals = _reader_goals(bench.rates)
-        bench.goals.append(Goal("write, per process", write_rate, ">=", 400, "img/s"))
+        with (
+            open_baseline(work, mosaic_venv, say) if mosaic else nullcontext(NOT_ASKED) as baseline
+        ):
+            bench = StoreBench(images, shape, measure(passes, images, shape, reps, baseline))
+        bench.targets = _reader_targets(bench.rates)
+        bench.targets.append(Target("write, per process", write_rate, ">=", 400, "img/s"))
         bench.notes.append(f"writing costs {write_cost:.2f} ms of CPU per image")
         say(f"opening a cache of {shards} shards")
         seconds = open_times(work / "wide", shards)
-        bench.goals.append(Goal(f"open a cache of {shards} shards", seconds[0], "<=", 0.5, "s"))
-        bench.goals.append(Goal(f"rerun check of {shards} shards", seconds[1], "<=", 2.0, "s"))
-        _add_mosaic(bench, rival if isinstance(rival, str) else rival.failure)
+        bench.targets.append(Target(f"open a cache of {shards} shards", seconds[0], "<=", 0.5, "s"))
+        bench.targets.append(Target(f"rerun check of {shards} shards", seconds[1], "<=", 2.0, "s"))
+        _add_mosaic(bench, baseline if isinstance(baseline, str) else baseline.failure)
     return bench
 
 
@@ -90,9 +92,9 @@ def measure(
     images: int,
     shape: tuple[int, int],
     reps: int,
-    rival: Rival | str = NOT_ASKED,
+    baseline: Baseline | str = NOT_ASKED,
 ) -> Rates:
-    """Best images per second of each pass, in sequence and block-shuffled, and of the rival."""
+    """Best images per second of each pass, in sequence and block-shuffled, and of the baseline."""
     orders = {SEQ: list(range(images)), SHUFFLED: block_shuffle(images)}
     out = empty(shape, np.float16)
     rates = {name: dict.fromkeys(orders, 0.0) for name in passes}
@@ -104,8 +106,8 @@ def measure(
                 passes[name](rows, out)
                 rate = images / (time.perf_counter() - start)
                 rates[name][order] = max(rates[name][order], rate)
-        if isinstance(rival, Rival):
-            keep_best(rates, rival.round())
+        if isinstance(baseline, Baseline):
+            keep_best(rates, baseline.round())
     return rates
 
 
@@ -166,18 +168,18 @@ def _touch(image: NDArray[np.float16]) -> None:
     image.view(np.uint8).reshape(-1)[::4096].max()
 
 
-def _reader_goals(rates: dict[str, dict[str, float]]) -> list[Goal]:
+def _reader_targets(rates: dict[str, dict[str, float]]) -> list[Target]:
     def ratio(a: str, b: str, order: str) -> float:
         return rates[a][order] / rates[b][order]
 
-    goals = [
-        Goal(f"{name} / npy memmap, {order}", ratio(name, "npy memmap", order), ">=", goal)
-        for name, goal in (("ours, no verify", 0.75), ("ours, verify", 0.40))
+    targets = [
+        Target(f"{name} / npy memmap, {order}", ratio(name, "npy memmap", order), ">=", target)
+        for name, target in (("ours, no verify", 0.75), ("ours, verify", 0.40))
         for order in (SEQ, SHUFFLED)
     ]
     slow = "zarr-python a[i]"
     least = min(ratio("ours, no verify", slow, order) for order in (SEQ, SHUFFLED))
-    return [*goals, Goal("ours, no verify / zarr-python a[i], the worse", least, ">=", 8)]
+    return [*targets, Target("ours, no verify / zarr-python a[i], the worse", least, ">=", 8)]
 
 
 def _add_mosaic(bench: StoreBench, failure: str | None) -> None:
@@ -186,9 +188,9 @@ def _add_mosaic(bench: StoreBench, failure: str | None) -> None:
         return
     ours, getitem = bench.rates["ours, verify"], bench.rates["MosaicML ds[i]"]
     least = min(ours[order] / getitem[order] for order in (SEQ, SHUFFLED))
-    bench.goals.append(Goal("ours, verify / MosaicML ds[i], the worse", least, ">=", 1.0))
+    bench.targets.append(Target("ours, verify / MosaicML ds[i], the worse", least, ">=", 1.0))
     iteration = bench.rates["ours, no verify"][SEQ] / bench.rates["MosaicML iteration"][SEQ]
-    bench.goals.append(Goal("ours, no verify / MosaicML iteration", iteration, ">=", 5))
+    bench.targets.append(Target("ours, no verify / MosaicML iteration", iteration, ">=", 5))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ..precompute.cost_model import estimate
 from ..precompute.planner import Content, sized_plan
 from ..precompute.run import RunOptions, precompute
 from ..recipe import Recipe
-from ..records import Where
+from ..records import LocalPaths
 
 TOLERANCE = 0.25
 
@@ -61,7 +61,7 @@ def run(scenes: int = 200, recipe: Recipe | None = None, workers: int | None = N
     count = len(usable_devices(options))
     with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
         source = open_dataset(write_scenes(Path(folder) / "scenes", images=scenes, seed=2))
-        content, where = Content(source.images), Where(source.image_root)
+        content, where = Content(source.images), LocalPaths(source.image_root)
         seen = calibrate(content, recipe, where, options)
         assert seen is not None
         plan = sized_plan(recipe)

@@ -81,7 +81,7 @@ def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     from ..precompute.run import RunOptions, precompute
     from ..process import peak_rss
     from ..recipe import GridConfig, Recipe, SuperpixelConfig
-    from ..records import Where
+    from ..records import LocalPaths
 
     peaks = [0]
 
@@ -96,7 +96,7 @@ def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     precompute(
         Content(source.images),
         Recipe(superpixels=pixels),
-        Where(source.image_root),
+        LocalPaths(source.image_root),
         Path(cache),
         options,
         on_event=listen,

@@ -1,4 +1,4 @@
-"""MosaicML's streaming reader as a rival, in an environment of its own.
+"""MosaicML's streaming reader as a baseline, in an environment of its own.
 
 It pins older numpy and transformers than this package, so it can never share our environment. The
 bench makes a small one once, borrows torch from ours, and talks to a process in it by pipes.
@@ -21,8 +21,8 @@ PACKAGES = ["numpy<2.2", "boto3", "Brotli", "python-snappy", "xxhash", "zstd", "
 SCRIPT = Path(__file__).with_name("mosaic_baseline_script.py")
 
 
-class Rival:
-    """The rival's own process; it measures one round whenever it is asked.
+class Baseline:
+    """The baseline's own process; it measures one round whenever it is asked.
 
     So its rounds can be run between ours: both see the machine as it is at that moment. `failure`
     says why there are no figures, None if there are.
@@ -62,21 +62,23 @@ class Rival:
 
 
 @contextmanager
-def open_rival(
+def open_baseline(
     work: Path, environment: Path | None, say: Callable[[str], None], script: Path = SCRIPT
-) -> Iterator[Rival | str]:
-    """`script` as a rival over `work`/features.npy, in an environment made once; or why not."""
+) -> Iterator[Baseline | str]:
+    """`script` as a baseline over `work`/features.npy, in an environment made once; or why not."""
     home = environment or (user_cache() or work) / "svp/mosaic-venv"
     try:
         python = _environment(home, say)
-        rival = Rival([python, script, work / "mds", work / "features.npy"], work / "mosaic.log")
+        baseline = Baseline(
+            [python, script, work / "mds", work / "features.npy"], work / "mosaic.log"
+        )
     except (subprocess.CalledProcessError, OSError) as error:
         yield last_line(str(getattr(error, "stderr", "") or error))
         return
     try:
-        yield rival
+        yield baseline
     finally:
-        rival.close()
+        baseline.close()
 
 
 def keep_best(rates: Rates, found: Rates) -> None:
@@ -103,7 +105,7 @@ def _environment(home: Path, say: Callable[[str], None]) -> Path:
     subprocess.run(
         [*pip, "--no-deps", "mosaicml-streaming"], check=True, capture_output=True, text=True
     )
-    # torch and torchvision come from our environment, after the rival's own packages on the path.
+    # torch and torchvision come from our environment, after the baseline's own packages on the path.
     [site] = home.glob("lib/python*/site-packages")
     borrowed = sysconfig.get_paths()["purelib"]
     (site / "zz_borrowed.pth").write_text(borrowed + "\n")

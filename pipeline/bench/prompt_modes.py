@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..recipe import GridConfig, SuperpixelConfig
-from ..records import Superpixels, Where
+from ..records import LocalPaths, Superpixels
 from ..superpixels.generator import build_generator
 
 VARIANTS: dict[str, SuperpixelConfig] = {
@@ -57,7 +57,7 @@ def _superpixels(
     config: SuperpixelConfig, images: Sequence[NDArray[np.uint8]], points: int, device: str
 ) -> list[Superpixels]:
     grid = {"preset": "custom", "grid": GridConfig(points_per_side=points)}
-    source = build_generator(config.model_copy(update=grid), Where(images=Path()), device)
+    source = build_generator(config.model_copy(update=grid), LocalPaths(images=Path()), device)
     return source.generate_batch(images)[0]
 
 

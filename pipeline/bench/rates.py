@@ -22,7 +22,7 @@ from ..executors.devices import usable_devices
 from ..fetch.encoder_specs import ENCODERS
 from ..precompute.cost_model import ENCODER_TFLOP, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL
 from ..recipe import FeatureConfig, SuperpixelConfig
-from ..records import Where
+from ..records import LocalPaths
 from ..sam import build_backend
 
 PHOTO = (480, 640)  # COCO's most frequent size
@@ -31,7 +31,7 @@ Dtype = Literal["float32", "bfloat16"]
 MODES: tuple[tuple[Mode, Dtype], ...] = (
     ("exact", "float32"), ("fast", "float32"), ("fast", "bfloat16"),
 )  # fmt: skip
-HERE = Where(images=Path())
+HERE = LocalPaths(images=Path())
 
 
 @dataclass(frozen=True, slots=True)

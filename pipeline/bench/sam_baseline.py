@@ -1,4 +1,4 @@
-"""The rival: segment-anything's own mask generator plus the published filter, on given logits.
+"""The baseline: segment-anything's own mask generator plus the published filter, on given logits.
 
 `SamAutomaticMaskGenerator`, `SamPredictor` and `Sam.postprocess_masks` run unmodified on a `Sam`
 whose three networks only hand out stored outputs. FMA-WSSS's two score offsets enter through the
@@ -48,7 +48,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Superpixels of the rival: COCO compressed counts and level, in its order."""
+    """Superpixels of the baseline: COCO compressed counts and level, in its order."""
 
     counts: tuple[bytes, ...]
     level: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Found:
 def published_superpixels(
     outputs: DecoderOutputs, size: tuple[int, int], config: GridConfig, watch: Watch
 ) -> Found:
-    """Runs the rival on one image of `size` (H,W) without crops; stages go into `watch`."""
+    """Runs the baseline on one image of `size` (H,W) without crops; stages go into `watch`."""
     generator = _generator(outputs, config, watch)
     image = np.zeros((*size, 3), np.uint8)
     annotations = watch.timed("total", generator.generate)(image)

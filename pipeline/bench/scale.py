@@ -21,7 +21,7 @@ from ..precompute.cost_model import DEVICES, Estimate, estimate, seconds_per_ima
 from ..precompute.planner import sized_plan
 from ..recipe import Recipe
 from .scale_probe import Opening, Scanning, opening, scanning
-from .targets import Goal, GoalReport
+from .targets import Target, TargetReport
 
 # Llama Team, "The Llama 3 Herd of Models" (2024), section 3.3.4: 419 unexpected interruptions in
 # 54 days on 16,384 H100; most of them take one node.
@@ -141,7 +141,7 @@ class Scale:
 
 
 @dataclass(kw_only=True)
-class ScaleReport(GoalReport):
+class ScaleReport(TargetReport):
     """All sets, and what was measured for them."""
 
     device: str
@@ -169,7 +169,7 @@ class ScaleReport(GoalReport):
         planned = [line for one in self.sets for line in one.lines()]
         return [
             *measured, f"opening: {fit}", scan, *planned,
-            *(goal.line() for goal in self.goals), *self.notes,
+            *(target.line() for target in self.targets), *self.notes,
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -201,8 +201,8 @@ def run(recipe: Recipe, device: str = "a100", probe: int = PROBE) -> ScaleReport
             f"one plan holds at most {MAX_IMAGES:,} images; caches of {PART:,} are advised",
         ],
     )
-    report.goals.append(
-        Goal(f"open a cache of {many.shards:,} shards", many.seconds, "<=", OPEN_GOAL_S, "s")
+    report.targets.append(
+        Target(f"open a cache of {many.shards:,} shards", many.seconds, "<=", OPEN_GOAL_S, "s")
     )
     report.sets = [_scale(name, plan, device, report) for name in SETS]
     return report

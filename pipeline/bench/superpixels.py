@@ -24,12 +24,12 @@ from .prompt_modes import compare_modes, difference
 from .sam_baseline import Found, Watch, published_superpixels
 from .synthetic_masks import SAM_LOW, DecoderOutputs, Replay, decoder_outputs
 
-GOALS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
+TARGETS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was measured; `ok` if every goal is met and the results agree."""
+    """What was measured; `ok` if every target is met and the results agree."""
 
     text: tuple[str, ...]
     figures: dict[str, Any]
@@ -37,7 +37,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """1 if a goal was missed or a result differs."""
+        """1 if a target was missed or a result differs."""
         return 0 if self.ok else 1
 
     def lines(self) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def run(
     low: int = SAM_LOW,
     scenes: int = 20,
 ) -> Report:
-    """Measures both paths on stored outputs; the goals are meant for the defaults.
+    """Measures both paths on stored outputs; the targets are meant for the defaults.
 
     prompts  a square number; low: side of the logits (SAM: 256); size: (H,W) of the image
     scenes   generated scenes on which the modes are compared with the tiny SAM; 0: not at all
@@ -72,17 +72,17 @@ def run(
         outputs = decoder_outputs(side, *size, seed, low)
         ours, watch = _measure(outputs, size, config, "exact")
         fast, fast_watch = _measure(outputs, size, config, "fast")
-        rival_watch = Watch()
-        rival = published_superpixels(outputs, size, config, rival_watch)
+        baseline_watch = Watch()
+        baseline = published_superpixels(outputs, size, config, baseline_watch)
     figures: dict[str, Any] = {
         "prompts": side * side,
         "size": list(size),
         "survivors": dict(ours.survivors),
         "superpixels": len(ours),
-        "published": _stages(rival_watch),
+        "published": _stages(baseline_watch),
         "exact": _stages(watch),
         "fast": _stages(fast_watch),
-        "same": _same(ours, rival),
+        "same": _same(ours, baseline),
         "fast_difference": difference([ours], [fast]),
         "models": compare_modes(scenes) if scenes else {},
         "decoder_flops": _decoder_flops(side * side),
@@ -144,8 +144,8 @@ def _stages(watch: Watch) -> dict[str, float]:
     }
 
 
-def _same(ours: Superpixels, rival: Found) -> bool:
-    return ours.rles == rival.counts and ours.level.tolist() == rival.level.tolist()
+def _same(ours: Superpixels, baseline: Found) -> bool:
+    return ours.rles == baseline.counts and ours.level.tolist() == baseline.level.tolist()
 
 
 def _decoder_flops(prompts: int) -> dict[str, float]:
@@ -157,14 +157,14 @@ def _decoder_flops(prompts: int) -> dict[str, float]:
 
 
 def _report(figures: dict[str, Any]) -> Report:
-    rival, exact, fast = figures["published"], figures["exact"], figures["fast"]
+    baseline, exact, fast = figures["published"], figures["exact"], figures["fast"]
     ratios = {
-        "selection": rival["selection"] / exact["selection"],
-        "whole": rival["total"] / exact["total"],
-        "whole_fast": rival["total"] / fast["total"],
+        "selection": baseline["selection"] / exact["selection"],
+        "whole": baseline["total"] / exact["total"],
+        "whole_fast": baseline["total"] / fast["total"],
         "decoder": figures["decoder_flops"]["saved"],
     }
-    ok = figures["same"] and all(ratios[name] >= goal for name, goal in GOALS.items())
+    ok = figures["same"] and all(ratios[name] >= target for name, target in TARGETS.items())
     return Report(tuple(_lines(figures, ratios)), {**figures, "ratios": ratios, "ok": ok}, ok)
 
 
@@ -176,15 +176,15 @@ def _lines(figures: dict[str, Any], ratios: dict[str, float]) -> Iterator[str]:
     for stage in ("decode", "upscale", "selection", "total"):
         times = (figures[path][stage] for path in ("published", "exact", "fast"))
         yield f"  {stage:24}" + "".join(f"{seconds:10.3f}" for seconds in times)
-    yield f"selection after up-sampling {ratios['selection']:.1f}x (goal {GOALS['selection']:.0f}x)"
+    yield f"selection after up-sampling {ratios['selection']:.1f}x (target {TARGETS['selection']:.0f}x)"
     yield (
-        f"logits to superpixels {ratios['whole']:.1f}x exact (goal {GOALS['whole']:.0f}x), "
+        f"logits to superpixels {ratios['whole']:.1f}x exact (target {TARGETS['whole']:.0f}x), "
         f"{ratios['whole_fast']:.1f}x fast"
     )
     flops = figures["decoder_flops"]
     yield (
         f"decoder {flops['ours'] / 1e12:.2f} TFLOP, published {flops['published'] / 1e12:.2f}: "
-        f"{flops['saved']:.0%} fewer (goal {GOALS['decoder']:.0%})"
+        f"{flops['saved']:.0%} fewer (target {TARGETS['decoder']:.0%})"
     )
     yield f"exact and published superpixels are {'the same' if figures['same'] else 'DIFFERENT'}"
     yield f"fused up-sampling: {_changes(figures['fast_difference'])}"

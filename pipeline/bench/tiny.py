@@ -18,7 +18,7 @@ from ..encoders.encoder import Encoder
 from ..encoders.tiny import PROBE, WIDTH
 from ..masks.rle import decode
 from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig
-from ..records import Rle, Superpixels, Where
+from ..records import LocalPaths, Rle, Superpixels
 from ..sam import SamBackend, build_backend
 from ..superpixels.point_grid import GridPrompter
 from ..weights.load import load_state_dict
@@ -107,7 +107,7 @@ def measure(
 
     Raises MissingError or WeightsError if the shipped files are not as they should be.
     """
-    here = Where(images=PROBE.parent)
+    here = LocalPaths(images=PROBE.parent)
     backend = build_backend(SuperpixelConfig(), here, device)
     encoder = build_encoder(FeatureConfig(), here, device)
     made = [make_scene(seed, index, SPLIT) for index in range(scenes)]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..precompute.options import Flags, resolve
-from ..records import Where
+from ..records import LocalPaths
 from .report import DoctorReport, doctor
 
 WEIGHTS = ("sam_weights", "encoder_weights", "second_weights")
@@ -30,6 +30,6 @@ def examine(
         features = features.model_copy(update={"second": features.second.model_copy(update=named)})
     needed = recipe.model_copy(update={"superpixels": pixels, "features": features})
     return doctor(
-        recipe=needed, where=Where(Path(), sam, encoder, second), folder=Path(), cache=cache,
+        recipe=needed, where=LocalPaths(Path(), sam, encoder, second), folder=Path(), cache=cache,
         size=None if recipe_file else size,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Literal
 from ..display import escape
 from ..errors import SvpError, describe
 from ..recipe import Recipe
-from ..records import Where
+from ..records import LocalPaths
 from .machine import devices, memory, packages, python, space
 from .weight_search import Need, needed_checkpoint, needed_weights
 
@@ -65,7 +65,7 @@ class DoctorReport:
 def doctor(
     *,
     recipe: Recipe | None = None,
-    where: Where | None = None,
+    where: LocalPaths | None = None,
     folder: Path | None = None,
     cache: Path | None = None,
     size: str | None = None,

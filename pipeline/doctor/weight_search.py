@@ -14,7 +14,7 @@ from ..fetch.catalogue import CHECKPOINTS, REMOTES
 from ..fetch.encoder_specs import ENCODERS
 from ..io.yaml_files import shipped_yaml
 from ..recipe import Recipe
-from ..records import Where
+from ..records import LocalPaths
 from ..sam.tiny import WEIGHTS as sam_tiny
 from ..weights.locate import find_checkpoint, search_weights, weight_files, weight_folders
 
@@ -34,7 +34,7 @@ class Need:
     fault: str = ""
 
 
-def needed_weights(recipe: Recipe, where: Where | None = None) -> list[Need]:
+def needed_weights(recipe: Recipe, where: LocalPaths | None = None) -> list[Need]:
     """The superpixel model's and the encoder's weights; SLIC needs SAM for its embedding only."""
     pixels, features = recipe.superpixels, recipe.features
     needs = []

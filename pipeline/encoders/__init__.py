@@ -1,7 +1,7 @@
 """The frozen vision encoders: DINOv2 with registers, CLIP, and their tiny forms."""
 
 from ..recipe import FeatureConfig
-from ..records import Where
+from ..records import LocalPaths
 from .encoder import Encoder
 from .pair import PairEncoder
 
@@ -9,7 +9,7 @@ __all__ = ["Encoder", "PairEncoder", "build_encoder"]
 
 
 def build_encoder(
-    config: FeatureConfig, where: Where, device: str, *, allow_download: bool = False
+    config: FeatureConfig, where: LocalPaths, device: str, *, allow_download: bool = False
 ) -> Encoder:
     """The encoder of a recipe, or the two of them, weights loaded and checked against the recipe's digest.
 

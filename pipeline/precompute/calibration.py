@@ -20,7 +20,7 @@ from ..executors.base import Event, ExecutorOptions, Job
 from ..executors.devices import task_device, usable_devices
 from ..executors.local import LocalExecutor
 from ..recipe import Recipe
-from ..records import ImageRecord, Where
+from ..records import ImageRecord, LocalPaths
 from .cost_model import Calibration, seconds_per_image
 from .planner import Content, build_plan, sized_plan
 from .shard_task import ShardTask
@@ -58,7 +58,7 @@ class _Enough(Exception):
 def calibrate(
     content: Content,
     recipe: Recipe,
-    where: Where,
+    where: LocalPaths,
     options: ExecutorOptions,
     *,
     images: int | None = None,

@@ -15,7 +15,7 @@ from ..display import show
 from ..executors.base import Event
 from ..executors.devices import usable_devices
 from ..recipe import Recipe
-from ..records import Where
+from ..records import LocalPaths
 from ..weights.rehearsal import dial, few_scenes
 from .calibration import calibrate
 from .cost_model import Estimate, estimate
@@ -108,7 +108,7 @@ def open_request(request: Request) -> Opened:
     return Opened(source, out, _places(request, dataset, source))
 
 
-def recipe_of(request: Request, source: Source) -> tuple[Recipe, Where]:
+def recipe_of(request: Request, source: Source) -> tuple[Recipe, LocalPaths]:
     """The recipe of a request on this data, and where everything lies.
 
     Raises what `resolve` raises; ConfigError for the tiny models on data that is not generated.

@@ -1,4 +1,4 @@
-"""From flags and recipe files to one `Recipe` and one `Where`.
+"""From flags and recipe files to one `Recipe` and one `LocalPaths`.
 
 Order, later wins: the size's recipe in `workflows/precompute/`, a recipe file, single flags,
 `--set a.b=c`. Weights given as a file enter the recipe as their sha256, never as a path.
@@ -15,7 +15,7 @@ from ..fetch.encoder_specs import ENCODERS
 from ..io.paths import expand
 from ..io.yaml_files import assign, group, load_yaml, shipped_yaml
 from ..recipe import GRID_PRESETS, Recipe, parse_recipe
-from ..records import Where
+from ..records import LocalPaths
 from ..sam.load import read_sam
 from ..sam.specs import detect_type
 from ..weights.load import weights_digest
@@ -55,7 +55,7 @@ def resolve(
     overrides: Sequence[str],
     images: Path,
     default: Stores = LOOK,
-) -> tuple[Recipe, Where]:
+) -> tuple[Recipe, LocalPaths]:
     """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError.
 
     size     None: tiny
@@ -157,7 +157,7 @@ def _switch_source(pixels: dict[str, Any], source: str) -> None:
     pixels.update(source=source, model={"mobile_sam": "vit_t", "sam": "vit_h"}[source])
 
 
-def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:
+def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> LocalPaths:
     sam = encoder = None
     if raw["superpixels"].get("source", "sam") in PROMPTED:
         sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
@@ -174,7 +174,7 @@ def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> Where:
             given = flags.encoder_weights  # untrained: both, as no file is asked for
         second = _one_weight(beside, given, "encoder", "--second-weights")
     masks = _place_masks(raw["superpixels"], flags.masks)
-    return Where(images=images, sam=sam, encoder=encoder, second=second, masks=masks)
+    return LocalPaths(images=images, sam=sam, encoder=encoder, second=second, masks=masks)
 
 
 def _place_masks(pixels: dict[str, Any], given: str | None) -> Path | None:

@@ -28,7 +28,7 @@ from ..io.atomic import remove_stale
 from ..io.paths import refuse_url
 from ..process import Stop
 from ..recipe import Recipe
-from ..records import Where
+from ..records import LocalPaths
 from .cost_model import Estimate, estimate
 from .planner import Content, build_plan
 from .progress import Progress, RunLog, Tally, write_failures
@@ -126,7 +126,7 @@ class PrecomputeReport:
 def precompute(
     content: Content,
     recipe: Recipe,
-    where: Where,
+    where: LocalPaths,
     out: Path,
     options: RunOptions | None = None,
     *,
@@ -167,7 +167,7 @@ def limited(content: Content, limit: int | None) -> Content:
 def _prepare(
     content: Content,
     recipe: Recipe,
-    where: Where,
+    where: LocalPaths,
     out: Path,
     options: RunOptions,
     stop: Callable[[], None],
@@ -198,7 +198,7 @@ def _prepare(
 def _run(
     plan: Plan,
     missing: Sequence[int],
-    where: Where,
+    where: LocalPaths,
     out: Path,
     options: RunOptions,
     tally: Tally,

@@ -27,7 +27,7 @@ from ..errors import ImageError
 from ..executors.base import Job, Reason
 from ..executors.worker import limit_threads, report_progress
 from ..process import peak_rss
-from ..records import ImageRow, Quarantined, Superpixels, Where
+from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
 from .source_images import Pixels, read_verified
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ShardTask:
     """What a worker needs to know; picklable. `device` is the device's name inside the worker."""
 
     cache: str
-    where: Where
+    where: LocalPaths
     device: str = "cpu"
     threads: int = 1
 

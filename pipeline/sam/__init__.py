@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..recipe import SuperpixelConfig
-from ..records import Where
+from ..records import LocalPaths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class SamBackend(Protocol):
         ...
 
 
-def build_backend(config: SuperpixelConfig, where: Where, device: str = "cpu") -> SamBackend:
+def build_backend(config: SuperpixelConfig, where: LocalPaths, device: str = "cpu") -> SamBackend:
     """The backend of a recipe, weights loaded and checked.
 
     Raises `MissingError` (no weights at `where.sam`), `WeightsError` (wrong digest, keys, shapes
@@ -67,7 +67,7 @@ def build_backend(config: SuperpixelConfig, where: Where, device: str = "cpu") -
     return builder(config, where, device)
 
 
-def _segment_anything(config: SuperpixelConfig, where: Where, device: str) -> SamBackend:
+def _segment_anything(config: SuperpixelConfig, where: LocalPaths, device: str) -> SamBackend:
     from .load import load_sam
     from .segment_anything import SamPackage
 
@@ -75,13 +75,13 @@ def _segment_anything(config: SuperpixelConfig, where: Where, device: str) -> Sa
     return SamPackage(sam, mode=config.mode, dtype=config.dtype, device=device, report=report)
 
 
-def _transformers(config: SuperpixelConfig, where: Where, device: str) -> SamBackend:
+def _transformers(config: SuperpixelConfig, where: LocalPaths, device: str) -> SamBackend:
     from .huggingface import load_huggingface
 
     return load_huggingface(config, where, device)
 
 
-Builder = Callable[[SuperpixelConfig, Where, str], SamBackend]
+Builder = Callable[[SuperpixelConfig, LocalPaths, str], SamBackend]
 
 BACKENDS: dict[tuple[str, str], Builder] = {
     ("sam", "segment-anything"): _segment_anything,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..recipe import SuperpixelConfig
-from ..records import Where
+from ..records import LocalPaths
 from ..weights.key_report import KeyReport
 from ..weights.load import load_into
 from ..weights.model_config import check_config
@@ -65,7 +65,7 @@ GEOMETRY: dict[str, Geometry] = {
 }
 
 
-def load_huggingface(config: SuperpixelConfig, where: Where, device: str) -> "HuggingFaceSam":
+def load_huggingface(config: SuperpixelConfig, where: LocalPaths, device: str) -> "HuggingFaceSam":
     """The backend of a recipe with `package=transformers`; raises as `build_backend`."""
     if config.model not in GEOMETRY:
         raise ConfigError(
@@ -156,7 +156,7 @@ class HuggingFaceSam:
 
 
 def _load(
-    config: SuperpixelConfig, where: Where, geometry: Geometry
+    config: SuperpixelConfig, where: LocalPaths, geometry: Geometry
 ) -> tuple[Any, KeyReport | None]:
     attention: Literal["eager", "sdpa"] = "eager" if config.mode == "exact" else "sdpa"
     if config.weights.startswith("random:"):

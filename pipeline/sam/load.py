@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..display import show
 from ..errors import ConfigError, WeightsError
 from ..recipe import SuperpixelConfig
-from ..records import Where
+from ..records import LocalPaths
 from ..weights.key_report import KeyReport
 from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights
@@ -23,7 +23,7 @@ ANCHORS = ("mask_decoder.iou_token.weight", "prompt_encoder.no_mask_embed.weight
 SHIPPED = "workflows/tiny/sam.safetensors"
 
 
-def load_sam(config: SuperpixelConfig, where: Where) -> tuple[Any, KeyReport | None]:
+def load_sam(config: SuperpixelConfig, where: LocalPaths) -> tuple[Any, KeyReport | None]:
     """The `segment_anything.modeling.Sam` of a recipe on the CPU in eval mode, and the key report.
 
     The report is None for random weights. Raises as `build_backend`.
@@ -57,14 +57,16 @@ def random_seed(weights: str) -> int:
     return int(value)
 
 
-def find_sam(config: SuperpixelConfig, where: Where) -> Path | None:
+def find_sam(config: SuperpixelConfig, where: LocalPaths) -> Path | None:
     """Where the recipe's weights lie on this machine; None for shipped and random ones."""
     if not config.weights.startswith("sha256:"):
         return None
     return where.sam or find_weights(config.model, FLAG)
 
 
-def read_recipe_weights(config: SuperpixelConfig, where: Where) -> "tuple[dict[str, Tensor], str]":
+def read_recipe_weights(
+    config: SuperpixelConfig, where: LocalPaths
+) -> "tuple[dict[str, Tensor], str]":
     """The state dict a recipe names, as it is in the file, and a name for messages."""
     kind, _, value = config.weights.partition(":")
     if kind == "shipped":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, MissingError
 from ..recipe import SuperpixelConfig
-from ..records import Superpixels, Where
+from ..records import LocalPaths, Superpixels
 from .point_grid import embedded
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SuperpixelSource(Protocol):
 class SamSource:
     """SAM or MobileSAM, prompted on a grid."""
 
-    def __init__(self, config: SuperpixelConfig, where: Where, device: str) -> None:
+    def __init__(self, config: SuperpixelConfig, where: LocalPaths, device: str) -> None:
         from ..sam import build_backend
         from .point_grid import GridPrompter
         from .windows import WindowPrompter
@@ -96,7 +96,7 @@ def generate(
 
 def build_generator(
     config: SuperpixelConfig | None = None,
-    where: Where | None = None,
+    where: LocalPaths | None = None,
     device: str = "cpu",
     *,
     embeddings: bool = False,
@@ -109,7 +109,7 @@ def build_generator(
 
     Raises what `sam.build_backend` raises, or MissingPackageError for SLIC without scikit-image.
     """
-    config, where = config or SuperpixelConfig(), where or Where(Path("."))
+    config, where = config or SuperpixelConfig(), where or LocalPaths(Path("."))
     if config.prompts_sam:
         return SamSource(config, where, device)
     sam = None
@@ -125,7 +125,7 @@ def build_generator(
     return SlicSource(config, sam) if config.source == "slic" else _own(config, where, sam)
 
 
-def _own(config: SuperpixelConfig, where: Where, sam: "SamBackend | None") -> SuperpixelSource:
+def _own(config: SuperpixelConfig, where: LocalPaths, sam: "SamBackend | None") -> SuperpixelSource:
     """Masks of a folder or of a plug-in, if they are those of the recipe."""
     from . import external as own
 

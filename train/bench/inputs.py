@@ -18,7 +18,7 @@ from ...model.projectors import projector_class
 from ...pipeline.encoders import build_encoder
 from ...pipeline.masks.encoder_view import View, derive, sspe_grid
 from ...pipeline.recipe import GridConfig
-from ...pipeline.records import Superpixels, Where
+from ...pipeline.records import LocalPaths, Superpixels
 from ...pipeline.sam.segment_anything import SamPackage
 from ...pipeline.superpixels.point_grid import GridPrompter
 from .components import Lap
@@ -75,7 +75,7 @@ class LiveEncoders:
         self.view = View(preset.features.view, preset.view)
         rng = np.random.default_rng(0)
         self._photos = [rng.integers(0, 256, (*preset.photo, 3), np.uint8) for _ in range(CHUNK)]
-        self._encoder = build_encoder(preset.features, Where(images=Path()), str(device))
+        self._encoder = build_encoder(preset.features, LocalPaths(images=Path()), str(device))
         mode: Literal["exact", "fast"] = "exact" if preset.dtype == "float32" else "fast"
         sam = SamPackage(
             random_sam(preset, device, encoder=True),

@@ -1,4 +1,4 @@
-"""`svp bench loader`: how fast training data arrive, against rivals in the same run.
+"""`svp bench loader`: how fast training data arrive, against baselines in the same run.
 
 Method: all files are freshly written in this run and read warm, checksums on; whole training
 samples of the paper's shapes (features, SAM embedding, superpixels, targets, tokenised dialogues)
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...pipeline.bench.cache_speed import NOT_ASKED
-from ...pipeline.bench.mosaic_baseline import Rates, keep_best, open_rival
-from ...pipeline.bench.targets import Goal, GoalReport
+from ...pipeline.bench.mosaic_baseline import Rates, keep_best, open_baseline
+from ...pipeline.bench.targets import Target, TargetReport
 from ...pipeline.cache import CacheReader
 from ..data import keyed_rng
 from ..data.build_table import open_table
@@ -48,8 +48,8 @@ Run = Callable[[], Generator[object]]  # an endless stream of batches of BATCH i
 
 
 @dataclass
-class LoaderBench(GoalReport):
-    """The outcome: images per second and CPU milliseconds per image by name, and goals."""
+class LoaderBench(TargetReport):
+    """The outcome: images per second and CPU milliseconds per image by name, and targets."""
 
     images: int
     threads: int
@@ -67,7 +67,7 @@ class LoaderBench(GoalReport):
             + (f"  {self.cpu[name]:8.2f} ms of CPU per image" if name in self.cpu else "")
             for name, rate in self.rates.items()
         ]
-        return [head, *rows, *(goal.line() for goal in self.goals), *self.notes]
+        return [head, *rows, *(target.line() for target in self.targets), *self.notes]
 
 
 def run(
@@ -95,26 +95,26 @@ def run(
         if mosaic:
             features = np.stack([cache.features(row) for row in range(images)])
             np.save(Path(work) / "features.npy", features)
-            failure = _rival(bench, Path(work), reps, mosaic_venv, say)
+            failure = _baseline(bench, Path(work), reps, mosaic_venv, say)
         if failure is not None:
             bench.notes.append(f"MosaicML not measured: {failure}")
-    bench.goals = _goals(bench)
+    bench.targets = _targets(bench)
     return bench
 
 
-def _rival(
+def _baseline(
     bench: LoaderBench, work: Path, reps: int, venv: Path | None, say: Callable[[str], None]
 ) -> str | None:
-    """The best of the rival's rounds into `bench`; or why there is none."""
+    """The best of the baseline's rounds into `bench`; or why there is none."""
     found: Rates = {}
-    with open_rival(work, venv, say, _SCRIPT) as rival:
-        if isinstance(rival, str):
-            return rival
+    with open_baseline(work, venv, say, _SCRIPT) as baseline:
+        if isinstance(baseline, str):
+            return baseline
         for _ in range(reps):
-            keep_best(found, rival.round())
-    if rival.failure is None:
+            keep_best(found, baseline.round())
+    if baseline.failure is None:
         bench.rates[MOSAIC] = found[MOSAIC]["shuffled"]
-    return rival.failure
+    return baseline.failure
 
 
 def _runs(cache: CacheReader, work: Path, threads: int) -> dict[str, Run]:
@@ -177,19 +177,19 @@ def _rate(run: Run, batches: int) -> tuple[float, float]:
     return rate, cost
 
 
-def _goals(bench: LoaderBench) -> list[Goal]:
+def _targets(bench: LoaderBench) -> list[Target]:
     rates = bench.rates
-    rival = max(rates[DENSE], rates[RUNS])
-    goals = [
-        Goal(f"{OURS}, {bench.threads} threads", rates[OURS], ">=", 500, "img/s"),
-        Goal(f"{OURS} / from RLEs, the faster way", rates[OURS] / rival, ">=", 10),
-        Goal("resume at any step", _resume_ms(), "<=", 50, "ms"),
-        Goal(f"order of {COCO_TRAIN} samples", _order_ms(), "<=", 100, "ms"),
+    baseline = max(rates[DENSE], rates[RUNS])
+    targets = [
+        Target(f"{OURS}, {bench.threads} threads", rates[OURS], ">=", 500, "img/s"),
+        Target(f"{OURS} / from RLEs, the faster way", rates[OURS] / baseline, ">=", 10),
+        Target("resume at any step", _resume_ms(), "<=", 50, "ms"),
+        Target(f"order of {COCO_TRAIN} samples", _order_ms(), "<=", 100, "ms"),
     ]
     if MOSAIC in rates:
         ratio = rates[FEATURES] / rates[MOSAIC]
-        goals.append(Goal("features alone / MosaicML StreamingDataLoader", ratio, ">=", 4))
-    return goals
+        targets.append(Target("features alone / MosaicML StreamingDataLoader", ratio, ">=", 4))
+    return targets
 
 
 def _resume_ms() -> float:

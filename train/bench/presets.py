@@ -31,7 +31,7 @@ class Preset:
     prompt                 text ids of a dialogue of one sentence, about LLaMA's on RefCOCO
     answer                 ids generated
     batch                  images per forward pass of the case "batch", as an evaluation has; 1: none
-    goals                  ratios MLP / SVP to reach, by the names of `SpeedReport.ratios`
+    targets                  ratios MLP / SVP to reach, by the names of `SpeedReport.ratios`
     """
 
     name: str
@@ -51,7 +51,7 @@ class Preset:
     prompt: int = 72
     answer: int = 8
     batch: int = 1
-    goals: Mapping[str, float] = field(default_factory=dict)
+    targets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def view(self) -> int:
@@ -82,14 +82,14 @@ PRESETS: Mapping[str, Preset] = {
         encoder="dinov2-small",
         sam="tiny", points=16, embedding=(64, 16, 16), dtype="float32",
         images=2, micro={"mlp": 1, "svp": 2},
-        goals={"stage 2, from cache": 3.5, "forward, live": 2.5},
+        targets={"stage 2, from cache": 3.5, "forward, live": 2.5},
     ),
     "paper": Preset(
         name="paper", hidden=4096, layers=32, heads=32, intermediate=11008, vocab=32007,
         encoder="dinov2-large",
         sam="vit_h", points=32, embedding=(256, 64, 64), dtype="bfloat16",
         images=24, micro={"mlp": 6, "svp": 24}, batch=16,
-        goals={"stage 2, SVP from cache, MLP live": 4.0, "forward, live": 3.0},
+        targets={"stage 2, SVP from cache, MLP live": 4.0, "forward, live": 3.0},
     ),
 }  # fmt: skip
 

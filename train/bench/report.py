@@ -1,7 +1,7 @@
-"""What the speed comparison found: one table per kind of work, then ratios and goals.
+"""What the speed comparison found: one table per kind of work, then ratios and targets.
 
 Times of a case are those of its median run, so its parts sum to its whole. Ratios are given of
-medians and of least times; goals look at the medians.
+medians and of least times; targets look at the medians.
 """
 
 from collections.abc import Callable, Sequence
@@ -104,11 +104,13 @@ class SpeedReport:
     def missed(self) -> list[str]:
         """Goals of the preset that this run measured and did not reach."""
         found = self.ratios()
-        return [name for name, goal in self.preset.goals.items() if found.get(name, goal) < goal]
+        return [
+            name for name, target in self.preset.targets.items() if found.get(name, target) < target
+        ]
 
     @property
     def exit_code(self) -> int:
-        """1 if a goal was missed."""
+        """1 if a target was missed."""
         return int(bool(self.missed))
 
     def to_json(self) -> dict[str, object]:
@@ -134,10 +136,10 @@ class SpeedReport:
         least = self.least_ratios()
         for name, ratio in self.ratios().items():
             lines.append(f"- {name}: MLP / SVP = {ratio:.2f} (least times: {least[name]:.2f})")
-        met = [name for name in self.preset.goals if name in least and name not in self.missed]
-        lines += [f"- goal met: {name} >= {self.preset.goals[name]}" for name in met]
+        met = [name for name in self.preset.targets if name in least and name not in self.missed]
+        lines += [f"- target met: {name} >= {self.preset.targets[name]}" for name in met]
         return lines + [
-            f"- GOAL MISSED: {name} >= {self.preset.goals[name]}" for name in self.missed
+            f"- TARGET MISSED: {name} >= {self.preset.targets[name]}" for name in self.missed
         ]
 
     def _setting(self) -> list[str]:

@@ -1,7 +1,7 @@
 """The usual way to make the same batches: decode RLEs and resize masks while training.
 
 Everything but superpixels and targets is shared with the real loader: features, text, order,
-threads. Two ways to resize are measured and the faster one is the rival: `dense` (pycocotools, then
+threads. Two ways to resize are measured and the faster one is the baseline: `dense` (pycocotools, then
 torch's area interpolation) and `runs` (this package's exact run-length resizing, which made the
 cache; its batches are equal bit for bit).
 """

@@ -22,7 +22,7 @@ from ...pipeline.encoders.pair import PairEncoder
 from ...pipeline.errors import CacheError
 from ...pipeline.masks.encoder_view import derive
 from ...pipeline.precompute.source_images import read_verified
-from ...pipeline.records import ImageRow, Where
+from ...pipeline.records import ImageRow, LocalPaths
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator, generate
 
 REMEMBERED = 64  # images; a batch asks for several arrays of each
@@ -42,7 +42,7 @@ class LiveReader(CacheReader):
     def __init__(
         self,
         cache: Path,
-        where: Where,
+        where: LocalPaths,
         device: str,
         source: SuperpixelSource | None = None,
         encoder: Encoder | PairEncoder | None = None,

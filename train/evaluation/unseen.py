@@ -19,7 +19,7 @@ from ...pipeline.masks import runs as rl
 from ...pipeline.precompute.options import Flags, resolve
 from ...pipeline.precompute.planner import Content, build_plan
 from ...pipeline.recipe import Recipe
-from ...pipeline.records import Superpixels, Where
+from ...pipeline.records import LocalPaths, Superpixels
 from ...pipeline.sam import SamBackend, build_backend
 from ...pipeline.sam.segment_anything import SamPackage
 from ...pipeline.superpixels.candidates import full_image, to_superpixels
@@ -58,7 +58,7 @@ class WholeImage:
         return whole, embedded(self._sam, images) if embeddings else None
 
 
-def live_recipe(found: Published, encoders: Encoders, images: Path) -> tuple[Recipe, Where]:
+def live_recipe(found: Published, encoders: Encoders, images: Path) -> tuple[Recipe, LocalPaths]:
     """What `found` was shown, as a precompute recipe. Raises MissingError, WeightsError."""
     paths = {"sam_weights": encoders.sam, "encoder_weights": encoders.encoder}
     given: dict[str, Any] = {name: str(path) if path else None for name, path in paths.items()}
@@ -104,7 +104,7 @@ def live_readers(
 
 
 def live_models(
-    found: Published, recipe: Recipe, where: Where, encoders: Encoders
+    found: Published, recipe: Recipe, where: LocalPaths, encoders: Encoders
 ) -> tuple[WholeImage, Encoder | PairEncoder]:
     """SAM's encoder and CLIP, loaded, by the recipe of `live_recipe`. Raises as `live_readers`."""
     if encoders.own_sam:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.masks import rle
-from ...pipeline.records import Expression, Rle, Where
+from ...pipeline.records import Expression, LocalPaths, Rle
 from ...pipeline.sam import SamBackend, build_backend
 from ...pipeline.sam.preprocess import target_size
 from ...pipeline.superpixels.upsample import UpsampleShape, two_step
@@ -202,7 +202,7 @@ def point_decoder(cache: CacheReader, sam: Path | None, device: str) -> PointDec
     """
     if cache.plan.sam is None:
         return None
-    where = Where(images=Path(), sam=sam)
+    where = LocalPaths(images=Path(), sam=sam)
     return PointDecoder(build_backend(cache.plan.recipe.superpixels, where, device), device)
 
 

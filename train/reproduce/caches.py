@@ -17,7 +17,7 @@ from ...pipeline.precompute.launch import Request, launch, open_request
 from ...pipeline.precompute.options import resolve
 from ...pipeline.precompute.run import RunOptions
 from .experiment import Row
-from .request import Ask, Data
+from .request import Data, ReproduceRequest
 from .trial_folder import spending, spent
 
 Key = tuple[tuple[str, ...], str, str]  # changes of the precompute recipe, data set, split
@@ -27,7 +27,7 @@ Key = tuple[tuple[str, ...], str, str]  # changes of the precompute recipe, data
 class Caches:
     """The caches of one table; each is looked up once and made when it is first needed."""
 
-    ask: Ask
+    request: ReproduceRequest
     data: Data
     _made: dict[Key, Path] = field(default_factory=dict)
     _paths: dict[Key, Path] = field(default_factory=dict)
@@ -39,8 +39,10 @@ class Caches:
         """
         key = (row.cache, dataset, split)
         if key not in self._paths:
-            name = f"{self.ask.size}-{split}-{recipe_key(self.ask, row.cache, dataset, split)}"
-            self._paths[key] = self.ask.caches / name
+            name = (
+                f"{self.request.size}-{split}-{recipe_key(self.request, row.cache, dataset, split)}"
+            )
+            self._paths[key] = self.request.caches / name
         return self._paths[key]
 
     def get(self, row: Row, dataset: str, split: str) -> Path:
@@ -59,45 +61,45 @@ class Caches:
         """What making these caches took."""
         return sum(spent(_note(path)) for path in caches)
 
-    def request(self, row: Row, dataset: str, split: str) -> Request:
+    def precompute_request(self, row: Row, dataset: str, split: str) -> Request:
         """What `svp precompute` is asked for to make the cache."""
-        ask = self.ask
+        request = self.request
         run = RunOptions(
-            executor=ask.executor,
-            executor_options=ask.executor_options,
-            hint=ask.hint,
+            executor=request.executor,
+            executor_options=request.executor_options,
+            hint=request.hint,
         )
         return Request(
             dataset=dataset,
             split=split,
             out=self.path(row, dataset, split),
             root=self.data.root,
-            size=ask.size,
-            flags=ask.flags,
+            size=request.size,
+            flags=request.flags,
             overrides=row.cache,
             run=run,
             quiet=True,
         )
 
     def _make(self, row: Row, dataset: str, split: str) -> Path:
-        request = self.request(row, dataset, split)
-        assert request.out is not None
-        out, opened = request.out, open_request(request)
+        precompute_request = self.precompute_request(row, dataset, split)
+        assert precompute_request.out is not None
+        out, opened = precompute_request.out, open_request(precompute_request)
         try:
             if (out / COMPLETE).exists():
-                launch(request, opened)  # refuses images that are not those of the cache
+                launch(precompute_request, opened)  # refuses images that are not those of the cache
                 return out
             what = ", ".join(row.cache) or "as in the recipe"
-            self.ask.say(f"cache {out.name} of {split}: {what}")
+            self.request.say(f"cache {out.name} of {split}: {what}")
             with spending(_note(out)):
-                report = launch(request, opened)
+                report = launch(precompute_request, opened)
         except PlanMismatchError as error:
-            where = show(str(self.ask.caches), 300)
+            where = show(str(self.request.caches), 300)
             raise PlanMismatchError(
                 f"{error}; the caches in {where} are of other data, weights or library versions: "
                 "give another folder with --caches"
             ) from None
-        self.ask.say(report.lines()[1])
+        self.request.say(report.lines()[1])
         return out
 
 
@@ -107,11 +109,11 @@ def splits_of(row: Row, data: Data) -> list[tuple[str, str]]:
     return held_out if row.untrained else [(data.dataset, "train"), *held_out]
 
 
-def recipe_key(ask: Ask, changes: Sequence[str], dataset: str, split: str) -> str:
+def recipe_key(request: ReproduceRequest, changes: Sequence[str], dataset: str, split: str) -> str:
     """12 hex digits of what decides a cache beside weights, library versions and the data's bytes."""
     # Random weights stand in for files that nobody has to own yet.
-    flags = replace(ask.flags, sam_weights="random", encoder_weights="random")
-    recipe, _ = resolve(ask.size, None, flags, changes, Path())
+    flags = replace(request.flags, sam_weights="random", encoder_weights="random")
+    recipe, _ = resolve(request.size, None, flags, changes, Path())
     text = json.dumps([recipe.canonical(), dataset, split])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

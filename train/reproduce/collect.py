@@ -21,11 +21,11 @@ from ..provenance import commit, libraries
 from .caches import Caches
 from .experiment import Claim, Experiment, Row
 from .paper_tables import experiment
-from .request import Ask, Data
+from .request import Data, ReproduceRequest
 from .results import Bench, ClaimResult, RowResult, Score, TableResult
 from .significance import Sums, agreement, difference, sums_of, verdict
 from .trial_folder import Place
-from .trials import Cell
+from .trials import Trial
 
 CHANNELS, LLM = 1024, 4096  # the paper's
 
@@ -39,16 +39,16 @@ class Gathered:
     caches   caches of each row
     """
 
-    ask: Ask
+    request: ReproduceRequest
     data: Data
     table: Experiment
-    cells: dict[str, list[tuple[Cell, Place]]] = field(default_factory=dict)
+    cells: dict[str, list[tuple[Trial, Place]]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     caches: dict[str, set[Path]] = field(default_factory=dict)
     bench: Bench | None = None
     _rows: dict[str, tuple[RowResult, list[Sums]]] = field(default_factory=dict)
 
-    def add(self, row: Row, cells: Sequence[tuple[Cell, Place]], caches: set[Path]) -> None:
+    def add(self, row: Row, cells: Sequence[tuple[Trial, Place]], caches: set[Path]) -> None:
         """Take note of a row's finished cells, and of the caches they read."""
         if self.cells.get(row.name) != list(cells):
             self._rows.pop(row.name, None)
@@ -64,12 +64,12 @@ class Gathered:
             svp=__version__,
             commit=commit(),
             table=self.table.key,
-            size=self.ask.size,
+            size=self.request.size,
             title=self.table.title,
             metric=self.table.metric,
-            protocol=self.ask.protocol,
-            seeds=self.ask.seeds,
-            changes=list(self.ask.changes),
+            protocol=self.request.protocol,
+            seeds=self.request.seeds,
+            changes=list(self.request.changes),
             columns=[column.label for column in self.data.columns],
             rows=rows,
             claims=[found for claim in self.table.claims if (found := self._claim(claim))],
@@ -103,7 +103,7 @@ class Gathered:
             return base, []
         cells = [cell for cell, _ in found]
         read = {
-            c.label: [read_results(p.results(c, self.ask.protocol)) for _, p in found]
+            c.label: [read_results(p.results(c, self.request.protocol)) for _, p in found]
             for c in self.data.columns
         }
         metric = self.table.metric

@@ -15,82 +15,90 @@ from ...pipeline.errors import SvpError
 from ...pipeline.process import Stop
 from .caches import Caches
 from .experiment import Row
-from .request import Ask, Column, Data
+from .request import Column, Data, ReproduceRequest
 from .trial_folder import Place, place
 
 
-def precompute_words(ask: Ask, row: Row, dataset: str, split: str, out: Path) -> list[str]:
+def precompute_words(
+    request: ReproduceRequest, row: Row, dataset: str, split: str, out: Path
+) -> list[str]:
     """`svp precompute` of one split of a row."""
-    words = ["svp", "precompute", "--size", ask.size, "--split", split, "--dataset", dataset]
-    words += ["--root", str(ask.root or "DATA")] if ask.size == "paper" else []
+    words = ["svp", "precompute", "--size", request.size, "--split", split, "--dataset", dataset]
+    words += ["--root", str(request.root or "DATA")] if request.size == "paper" else []
     words += ["--for", "train", *_sets(row.cache)]
     words += _given(
-        ("--mode", ask.mode), ("--dtype", ask.dtype), *_device(ask),
-        ("--executor", ask.executor if ask.executor != "local" else None),
-        ("--workers", ask.workers), ("--threads", ask.threads if ask.threads > 1 else None),
-        ("--ray-address", ask.ray_address), ("--dask-scheduler", ask.dask_scheduler),
+        ("--mode", request.mode), ("--dtype", request.dtype), *_device(request),
+        ("--executor", request.executor if request.executor != "local" else None),
+        ("--workers", request.workers), ("--threads", request.threads if request.threads > 1 else None),
+        ("--ray-address", request.ray_address), ("--dask-scheduler", request.dask_scheduler),
     )  # fmt: skip
     return [*words, "--out", str(out)]
 
 
-def train_words(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> list[str]:
+def train_words(
+    request: ReproduceRequest, data: Data, row: Row, at: Place, cache: Path
+) -> list[str]:
     """`svp train` of one row and seed, under `accelerate launch` if several processes are asked for."""
-    words = [*_start(ask), "train", "--size", ask.size, "--from-cache", str(cache)]
-    words += [*_data(ask, data.dataset), *_weights(ask, at), "--seed", str(at.seed)]
-    words += [*_sets((*row.train, *ask.changes)), *_given(*_device(ask))]
+    words = [*_start(request), "train", "--size", request.size, "--from-cache", str(cache)]
+    words += [*_data(request, data.dataset), *_weights(request, at), "--seed", str(at.seed)]
+    words += [*_sets((*row.train, *request.changes)), *_given(*_device(request))]
     return [*words, "--runs", str(at.folder), "--resume", "auto"]
 
 
-def eval_words(ask: Ask, row: Row, at: Place, columns: Mapping[Column, Path]) -> list[str]:
+def eval_words(
+    request: ReproduceRequest, row: Row, at: Place, columns: Mapping[Column, Path]
+) -> list[str]:
     """`svp eval` of splits of one data set with their caches, for a row and seed."""
     first, *more = columns
-    out = at.results(first, ask.protocol)
+    out = at.results(first, request.protocol)
     if more:  # svp eval adds the split to the name
         out = out.with_name(f"{out.stem.removesuffix(f'-{first.split}')}.jsonl")
-    words = [*_start(ask), "eval", *_caches(columns.values()), *_data(ask, first.dataset)]
+    words = [*_start(request), "eval", *_caches(columns.values()), *_data(request, first.dataset)]
     words += ["--split", ",".join(column.split for column in columns)]
-    model = ["--runs", str(at.folder), *_weights(ask, at)]
-    words += ["--published", ask.published] if row.untrained else model
-    words += ["--protocol", ask.protocol, *([] if at.seed == 0 else ["--no-bounds"])]
-    return [*words, *_given(*_device(ask)), "--out", str(out)]
+    model = ["--runs", str(at.folder), *_weights(request, at)]
+    words += ["--published", request.published] if row.untrained else model
+    words += ["--protocol", request.protocol, *([] if at.seed == 0 else ["--no-bounds"])]
+    return [*words, *_given(*_device(request)), "--out", str(out)]
 
 
-def row_commands(ask: Ask, data: Data, row: Row, caches: Caches) -> tuple[str, ...]:
+def row_commands(
+    request: ReproduceRequest, data: Data, row: Row, caches: Caches
+) -> tuple[str, ...]:
     """Training and evaluation of all seeds of a row, a line of shell each."""
     lines = []
-    for seed in row.seeds(ask.seeds):
+    for seed in row.seeds(request.seeds):
         cache = caches.path(row, data.dataset, "train")
-        at = place(ask, row, seed, cache)
-        lines += [] if row.untrained else [train_words(ask, data, row, at, cache)]
+        at = place(request, row, seed, cache)
+        lines += [] if row.untrained else [train_words(request, data, row, at, cache)]
         for dataset in dict.fromkeys(column.dataset for column in data.columns):
             own = [column for column in data.columns if column.dataset == dataset]
             paths = {column: caches.path(row, dataset, column.split) for column in own}
-            lines.append(eval_words(ask, row, at, paths))
+            lines.append(eval_words(request, row, at, paths))
     return tuple(shlex.join(words) for words in lines)
 
 
-def _start(ask: Ask) -> list[str]:
-    if ask.processes == 1:
+def _start(request: ReproduceRequest) -> list[str]:
+    if request.processes == 1:
         return ["svp"]
-    cpu = ["--cpu"] if ask.device == "cpu" else []
-    return ["accelerate", "launch", *cpu, "--num_processes", str(ask.processes), "-m", "svp"]
+    cpu = ["--cpu"] if request.device == "cpu" else []
+    return ["accelerate", "launch", *cpu, "--num_processes", str(request.processes), "-m", "svp"]
 
 
 def _caches(paths: Iterable[Path]) -> list[str]:
     return [word for path in paths for word in ("--from-cache", str(path))]
 
 
-def _data(ask: Ask, dataset: str) -> list[str]:
-    root = ["--root", str(ask.root or "DATA")] if ask.size == "paper" else []
+def _data(request: ReproduceRequest, dataset: str) -> list[str]:
+    root = ["--root", str(request.root or "DATA")] if request.size == "paper" else []
     return ["--dataset", dataset, *root]
 
 
-def _weights(ask: Ask, at: Place) -> list[str]:
-    return _given(("--init", ask.start), ("--sam-decoder", at.flags.sam_decoder))
+def _weights(request: ReproduceRequest, at: Place) -> list[str]:
+    return _given(("--init", request.start), ("--sam-decoder", at.flags.sam_decoder))
 
 
-def _device(ask: Ask) -> tuple[tuple[str, str | None], ...]:
-    return (("--device", ask.device if ask.device != "auto" else None),)
+def _device(request: ReproduceRequest) -> tuple[tuple[str, str | None], ...]:
+    return (("--device", request.device if request.device != "auto" else None),)
 
 
 def _given(*options: tuple[str, object]) -> list[str]:
@@ -104,15 +112,15 @@ def _sets(assignments: Sequence[str]) -> list[str]:
 LAUNCH = ("accelerate", "launch")
 
 
-def started(words: Sequence[str], ask: Ask) -> None:
+def started(words: Sequence[str], request: ReproduceRequest) -> None:
     """Run a command of `script` to its end. Raises SvpError if it fails, Interrupted if stopped.
 
     A signal to this process goes to the launcher once; the ranks then write their checkpoint.
     """
     assert tuple(words[:2]) == LAUNCH
-    ask.say(shlex.join(words))
+    request.say(shlex.join(words))
     real = [sys.executable, "-m", "accelerate.commands.launch", *words[2:]]
-    with Stop(ask.hint, kept="the last checkpoint is kept") as stop:
+    with Stop(request.hint, kept="the last checkpoint is kept") as stop:
         # A group of its own: a terminal's Ctrl-C would reach every rank beside what we send.
         child = subprocess.Popen(real, start_new_session=True)
         try:

@@ -28,10 +28,10 @@ from .caches import Caches
 from .estimate import PricePlan, price_plan
 from .experiment import Experiment, Row
 from .paper_tables import experiment
-from .request import Ask, Data, data_of
+from .request import Data, ReproduceRequest, data_of
 from .run import TableReport, reproduce
 from .trial_folder import place
-from .trials import read_cell
+from .trials import read_trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,57 +82,59 @@ class TinyPlan:
         return {"table": self.table, "rows": rows, "seconds_per_run": self.known}
 
 
-def reproduce_or_plan(ask: Ask, *, plan_only: bool) -> TableReport | TinyPlan | PricePlan:
+def reproduce_or_plan(
+    request: ReproduceRequest, *, plan_only: bool
+) -> TableReport | TinyPlan | PricePlan:
     """The table; or its plan, if that is asked for or if the paper's size cannot start here."""
-    if ask.table == ALL and not plan_only:
+    if request.table == ALL and not plan_only:
         raise ConfigError(f"{ALL}: only with --plan; run the tables one by one, they share work")
-    table, data = experiment(ask.table, ask.size), data_of(ask)
-    if ask.size != "tiny":
-        missing = missing_for(ask, data, table)
+    table, data = experiment(request.table, request.size), data_of(request)
+    if request.size != "tiny":
+        missing = missing_for(request, data, table)
         if plan_only or missing:
-            return price_plan(ask, data, table, missing, asked=plan_only)
+            return price_plan(request, data, table, missing, asked=plan_only)
     elif plan_only:
-        return tiny_plan(ask, data, table)
-    return reproduce(ask)
+        return tiny_plan(request, data, table)
+    return reproduce(request)
 
 
-def missing_for(ask: Ask, data: Data, table: Experiment) -> list[str]:
+def missing_for(request: ReproduceRequest, data: Data, table: Experiment) -> list[str]:
     """What the paper's size needs and this machine lacks, a line each."""
     lacks = []
-    if ask.root is None:
+    if request.root is None:
         lacks.append("the REFER sets: name their folder with --root (see docs/data.md)")
     else:
         try:
             for name in dict.fromkeys(column.dataset for column in data.columns):
-                open_dataset(name, root=ask.root, split="train")
+                open_dataset(name, root=request.root, split="train")
         except SvpError as error:
             lacks.append(describe(error))
-    if ask.init is None and ask.start is not None:
+    if request.init is None and request.start is not None:
         lacks.append("the checkpoint all rows start from: --init GLaMM-GranD-Pretrained")
-    chosen = [row for row in table.rows if not ask.rows or row.name in ask.rows]
+    chosen = [row for row in table.rows if not request.rows or row.name in request.rows]
     if any(row.untrained and not row.not_run for row in chosen):
-        lacks += _published(ask)
+        lacks += _published(request)
     for row in table.rows:
-        if not row.not_run and (not ask.rows or row.name in ask.rows):
-            lacks += _weights(ask, row)
+        if not row.not_run and (not request.rows or row.name in request.rows):
+            lacks += _weights(request, row)
     return list(dict.fromkeys(lacks))
 
 
-def tiny_plan(ask: Ask, data: Data, table: Experiment) -> TinyPlan:
+def tiny_plan(request: ReproduceRequest, data: Data, table: Experiment) -> TinyPlan:
     """Looks at what is there; makes and trains nothing."""
-    rows = [table.row(name) for name in ask.rows] or list(table.rows)
-    caches = Caches(ask, data)
-    return TinyPlan(table.key, tuple(_row(ask, data, row, caches) for row in rows))
+    rows = [table.row(name) for name in request.rows] or list(table.rows)
+    caches = Caches(request, data)
+    return TinyPlan(table.key, tuple(_row(request, data, row, caches) for row in rows))
 
 
-def _row(ask: Ask, data: Data, row: Row, caches: Caches) -> RowPlan:
-    every = tuple(row.seeds(ask.seeds))
+def _row(request: ReproduceRequest, data: Data, row: Row, caches: Caches) -> RowPlan:
+    every = tuple(row.seeds(request.seeds))
     if row.not_run:
         return RowPlan(row.name, row.not_run, (), (), "", None)
     if not cli_defaults.DATA.exists():
         return RowPlan(row.name, "", (), every, "to be made, and the scenes first", None)
     cache = caches.path(row, data.dataset, "train")
-    cells = {seed: read_cell(place(ask, row, seed, cache), ask.protocol) for seed in every}
+    cells = {seed: read_trial(place(request, row, seed, cache), request.protocol) for seed in every}
     done = tuple(seed for seed, cell in cells.items() if cell is not None)
     spent = [sum(cell.seconds.values()) for cell in cells.values() if cell is not None]
     return RowPlan(
@@ -142,19 +144,19 @@ def _row(ask: Ask, data: Data, row: Row, caches: Caches) -> RowPlan:
     )  # fmt: skip
 
 
-def _weights(ask: Ask, row: Row) -> list[str]:
+def _weights(request: ReproduceRequest, row: Row) -> list[str]:
     """What the frozen encoders of a row lack."""
     try:
-        resolve(ask.size, None, ask.flags, row.cache, ask.root or cli_defaults.DATA)
+        resolve(request.size, None, request.flags, row.cache, request.root or cli_defaults.DATA)
     except SvpError as error:
         return [describe(error)]
     return []
 
 
-def _published(ask: Ask) -> list[str]:
+def _published(request: ReproduceRequest) -> list[str]:
     """What is missing of the model that is evaluated as it is; its weights are not read."""
     try:
-        published_folder(ask.published)
+        published_folder(request.published)
     except SvpError as error:
         return [describe(error)]
     return []
@@ -187,7 +189,7 @@ def rehearsed(
         chosen["device"] = "cpu"
     env = stand_ins(folder, full=False, say=say)
     with _within(folder, env):
-        found = reproduce_or_plan(Ask(say=say, **chosen), plan_only=plan_only)
+        found = reproduce_or_plan(ReproduceRequest(say=say, **chosen), plan_only=plan_only)
     if isinstance(found, PricePlan):
         return replace(found, opening=_opening(folder, env))
     return found

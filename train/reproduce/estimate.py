@@ -27,7 +27,7 @@ from .caches import Caches, splits_of
 from .collect import CHANNELS, LLM
 from .commands import precompute_words, row_commands
 from .experiment import SUPERPIXELS, Experiment, Row
-from .request import Ask, Data
+from .request import Data, ReproduceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,46 +174,51 @@ class PricePlan:
 
 
 def price_plan(
-    ask: Ask, data: Data, table: Experiment, missing: Sequence[str], *, asked: bool
+    request: ReproduceRequest, data: Data, table: Experiment, missing: Sequence[str], *, asked: bool
 ) -> PricePlan:
     """The price of a table at the paper's size. Raises ConfigError."""
-    rows = [table.row(name) for name in ask.rows] or list(table.rows)
-    made, named = Reference(ask.changes, ask.processes), Caches(ask, data)
+    rows = [table.row(name) for name in request.rows] or list(table.rows)
+    made, named = Reference(request.changes, request.processes), Caches(request, data)
     caches: dict[tuple[tuple[str, ...], str, str], CachePrice] = {}
     priced: list[RowPrice] = []
     runs: dict[tuple[str, ...], str] = {}
     for row in rows:
-        found = _row(ask, data, row, made, named)
+        found = _row(request, data, row, made, named)
         first = runs.setdefault(found.commands, row.name) if found.commands else row.name
         if first != row.name:
             found = replace(found, same_as=first)
         priced.append(found)
         for dataset, split in [] if row.not_run else splits_of(row, data):
             if (key := (row.cache, dataset, split)) not in caches:
-                caches[key] = _cache(ask, row, dataset, split, named)
+                caches[key] = _cache(request, row, dataset, split, named)
     return PricePlan(
-        table.key, ask.seeds, GPUS[ask.gpu], tuple(priced), tuple(caches.values()), tuple(missing),
+        table.key, request.seeds, GPUS[request.gpu], tuple(priced), tuple(caches.values()), tuple(missing),
         asked,
     )  # fmt: skip
 
 
-def _row(ask: Ask, data: Data, row: Row, made: Reference, caches: Caches) -> RowPrice:
+def _row(
+    request: ReproduceRequest, data: Data, row: Row, made: Reference, caches: Caches
+) -> RowPrice:
     if row.not_run:
         return RowPrice(row.name, row.not_run, 0, 0, 0.0, 0, True, ())
     if row.untrained:
-        return RowPrice(row.name, "", 0, 0, 0.0, 0, True, row_commands(ask, data, row, caches))
+        return RowPrice(row.name, "", 0, 0, 0.0, 0, True, row_commands(request, data, row, caches))
     recipe, _ = resolve_train(
-        "paper", None, TrainFlags(), (*row.train, *ask.changes), weights=False
+        "paper", None, TrainFlags(), (*row.train, *request.changes), weights=False
     )
     made_of = outline_projector(recipe, CHANNELS, GRID, LLM)
     tokens = made_of.num_tokens(GRID) or row.superpixels
     projector = sum(parameter.numel() for parameter in made_of.parameters())
-    gpu, flops = GPUS[ask.gpu], _flops(recipe.model.projector.model_dump_json(), row.superpixels)
+    gpu, flops = (
+        GPUS[request.gpu],
+        _flops(recipe.model.projector.model_dump_json(), row.superpixels),
+    )
     recipe = made.sized(recipe, tokens, projector, flops, gpu)
     memory = made.memory(recipe, tokens, projector)
     return RowPrice(
         row.name, "", tokens, projector, made.hours(recipe, tokens, flops, gpu), memory,
-        memory <= gpu.memory, row_commands(ask, data, row, caches), "", recipe.run.images,
+        memory <= gpu.memory, row_commands(request, data, row, caches), "", recipe.run.images,
         recipe.run.recompute,
     )  # fmt: skip
 
@@ -226,22 +231,24 @@ def _flops(projector: str, superpixels: int) -> float:
     return projector_flops(outline_projector(recipe, CHANNELS, GRID, LLM), superpixels)
 
 
-def _cache(ask: Ask, row: Row, dataset: str, split: str, caches: Caches) -> CachePrice:
-    request = caches.request(row, dataset, split)
-    assert request.out is not None
-    words = precompute_words(ask, row, dataset, split, request.out)
-    count = _counted(ask, dataset, split)
+def _cache(
+    request: ReproduceRequest, row: Row, dataset: str, split: str, caches: Caches
+) -> CachePrice:
+    precompute_request = caches.precompute_request(row, dataset, split)
+    assert precompute_request.out is not None
+    words = precompute_words(request, row, dataset, split, precompute_request.out)
+    count = _counted(request, dataset, split)
     images = count if count is not None else published_images(dataset, split)
-    asked = replace(request, dataset=None, root=None, out=None)
-    return CachePrice(shlex.join(words), price(asked, ask.gpu, images), count is not None)
+    asked = replace(precompute_request, dataset=None, root=None, out=None)
+    return CachePrice(shlex.join(words), price(asked, request.gpu, images), count is not None)
 
 
-def _counted(ask: Ask, dataset: str, split: str) -> int | None:
+def _counted(request: ReproduceRequest, dataset: str, split: str) -> int | None:
     """Images of a split, each once, if the data is here."""
-    if ask.root is None:
+    if request.root is None:
         return None
     try:
-        return len(open_dataset(dataset, root=ask.root, split=split).images)
+        return len(open_dataset(dataset, root=request.root, split=split).images)
     except SvpError:
         return None
 

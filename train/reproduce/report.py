@@ -32,7 +32,7 @@ VERDICTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TableRow:
     """One row of a table, ready to print; "" where there is nothing."""
 
     name: str
@@ -48,12 +48,12 @@ class Line:
     not_run: str
 
 
-def lines_of(result: TableResult) -> list[Line]:
+def table_rows(result: TableResult) -> list[TableRow]:
     """Every row of the table."""
     return [_line(row, result.metric) for row in result.rows]
 
 
-def claims_of(result: TableResult) -> list[tuple[str, str, str, str]]:
+def claim_rows(result: TableResult) -> list[tuple[str, str, str, str]]:
     """(ordering, paper's difference, ours with its interval, verdict)."""
     return [
         (
@@ -106,12 +106,12 @@ def bench_lines(result: TableResult) -> Iterator[tuple[str, str, str]]:
             yield name, f"{ours:.2f}", f"{paper:.2f}" if paper is not None else "–"
 
 
-def _line(row: RowResult, metric: str) -> Line:
+def _line(row: RowResult, metric: str) -> TableRow:
     every = [
         score for split in row.scores.values() for name, score in split.items() if name == metric
     ]
     single = every[0] if len(every) == 1 else None
-    return Line(
+    return TableRow(
         name=row.name,
         tokens=f"{row.tokens:.1f}" if row.tokens is not None else "",
         parameters=_millions(row.parameters),
@@ -167,7 +167,7 @@ def markdown(result: TableResult) -> str:
     parts += ["\n".join(reasons)] if reasons else []
     if result.claims:
         head = ("the paper's ordering", "paper", "ours (95 %)", "verdict")
-        parts.append(_table(head, claims_of(result)))
+        parts.append(_table(head, claim_rows(result)))
     if rows := list(bench_lines(result)):
         parts.append(_table(("MLP / SVP", "ours", "paper"), rows))
     parts.append("\n".join(f"- {line}" for line in (*summary(result), *result.notes)))
@@ -182,7 +182,7 @@ def _lines(result: TableResult) -> Sequence[tuple[str, ...]]:
             line.ours or ("not run" if line.not_run else ""),
             line.interval, line.seeds, line.others, line.paper,
         )
-        for line in lines_of(result)
+        for line in table_rows(result)
     ]  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def write_page(result: TableResult, out: Path) -> Path:
 
 def _render(result: TableResult) -> str:
     style = inline(SHARED / "style.css") + inline(HERE / "table.css")
-    lines = lines_of(result)
+    lines = table_rows(result)
     most = max([100 * (row.value or 0.0) for row in result.rows] + [1.0])
     return (
         environment(HERE)
@@ -239,7 +239,7 @@ def _render(result: TableResult) -> str:
             paper_protocol=PROTOCOL,
             rows=list(zip(lines, result.rows, strict=True)),
             most=most,
-            claims=claims_of(result),
+            claims=claim_rows(result),
             bench=list(bench_lines(result)),
             summary=summary(result),
             splits=[f"{dataset} {split}" for dataset, split in COLUMNS],

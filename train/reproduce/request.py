@@ -18,7 +18,7 @@ PAPER_SETS = "refcoco,refcoco+,refcocog"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class ReproduceRequest:
     """One table at one size.
 
     seeds     0, 1, ... so many
@@ -117,11 +117,11 @@ class Data:
     columns: tuple[Column, ...]
 
 
-def data_of(ask: Ask) -> Data:
+def data_of(request: ReproduceRequest) -> Data:
     """The generated scenes at tiny size, the RefCOCO sets at paper size."""
-    if ask.size == "paper":
+    if request.size == "paper":
         names = tuple(Column(name, split, name) for name, split in COLUMNS)
-        return Data(PAPER_SETS, ask.root, names)
+        return Data(PAPER_SETS, request.root, names)
     scenes, held_out = str(cli_defaults.DATA), cli_defaults.HELD_OUT
     return Data(scenes, None, (Column(scenes, held_out, "scenes"),))
 

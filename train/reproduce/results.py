@@ -14,7 +14,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import DataError, MissingError
 from ...pipeline.io.atomic import make_folders, write_file
 from ...pipeline.io.json_files import JsonFile
-from .trials import Cell
+from .trials import Trial
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
@@ -51,7 +51,7 @@ class RowResult(JsonFile):
     paper: list[Number | None] | None = None
     paper_mean: Number | None = None
     changes: dict[str, list[str]]
-    cells: list[Cell] = Field(default_factory=list)
+    cells: list[Trial] = Field(default_factory=list)
     scores: dict[str, dict[str, Score]] = Field(default_factory=dict)
     mean: dict[str, Number] = Field(default_factory=dict)
     tokens: Number | None = None

@@ -14,11 +14,11 @@ from .caches import Caches
 from .collect import Gathered
 from .experiment import Row
 from .paper_tables import experiment
-from .report import claims_of, lines_of, markdown, summary, write_page
-from .request import Ask, Data, data_of, make_scenes
+from .report import claim_rows, markdown, summary, table_rows, write_page
+from .request import Data, ReproduceRequest, data_of, make_scenes
 from .results import Bench, TableResult, read_table, write_table
 from .trial_folder import place, spent
-from .trials import read_cell, run_cell
+from .trials import read_trial, run_trial
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class TableReport:
         result = self.result
         head = f"{result.table} ({result.size}): {result.title}, {result.metric} in percent"
         found = [f"{head}, protocol {result.protocol}"]
-        for line in lines_of(result):
+        for line in table_rows(result):
             ours = f"{line.ours} ({line.interval or '-'})" if line.ours else "not run"
             why = f"  {line.not_run}" if line.not_run else ""
             parts = [line.seeds, f"{line.tokens} tokens" if line.tokens else "", line.parameters]
             rest = ", ".join(part for part in parts if part)
             paper = f"paper ({PROTOCOL}) {line.paper or '-':>5}"
             found.append(f"{line.name:<36} {ours:>22}  {paper}  {rest}{why}")
-        for ordering, paper, ours, verdict in claims_of(result):
+        for ordering, paper, ours, verdict in claim_rows(result):
             found.append(f"{ordering}: paper {paper}, ours {ours}: {verdict}")
         found += [*summary(result), f"all tables so far: {duration(self.spent)}"]
         return [*found, *(f"wrote {path}" for path in self.files)]
@@ -54,79 +54,81 @@ class TableReport:
         return self.result.model_dump(mode="json") | {"files": files, "all_tables": self.spent}
 
 
-def reproduce(ask: Ask) -> TableReport:
+def reproduce(request: ReproduceRequest) -> TableReport:
     """The table, with everything that is missing run first.
 
     Rows that cannot be run say why; a package that is not installed costs its row only. Raises
     Interrupted (the same command goes on), ConfigError (no such table or row), and what caches,
     training and evaluation raise.
     """
-    for folder in (ask.out, ask.runs, ask.caches):
+    for folder in (request.out, request.runs, request.caches):
         check_writable(folder / "new")
-    table, data = experiment(ask.table, ask.size), data_of(ask)
-    chosen = [table.row(name) for name in ask.rows] or [r for r in table.rows if not r.not_run]
-    if ask.size == "tiny":
+    table, data = experiment(request.table, request.size), data_of(request)
+    chosen = [table.row(name) for name in request.rows] or [r for r in table.rows if not r.not_run]
+    if request.size == "tiny":
         make_scenes()
-    caches = Caches(ask, data)
-    known = Gathered(ask, data, table, bench=_earlier_bench(ask))
+    caches = Caches(request, data)
+    known = Gathered(request, data, table, bench=_earlier_bench(request))
     for row in table.rows:
         if not row.not_run:
-            _look(ask, data, row, caches, known)
+            _look(request, data, row, caches, known)
     for row in chosen:
         if row.not_run:
-            ask.say(f"{row.name}: not run: {row.not_run}")
+            request.say(f"{row.name}: not run: {row.not_run}")
             continue
         try:
-            cells = [run_cell(ask, data, row, seed, caches) for seed in row.seeds(ask.seeds)]
+            cells = [
+                run_trial(request, data, row, seed, caches) for seed in row.seeds(request.seeds)
+            ]
         except MissingPackageError as error:
             known.reasons[row.name] = show(str(error), 300)
-            ask.say(f"{row.name}: not run: {error}")
+            request.say(f"{row.name}: not run: {error}")
             continue
         known.add(row, cells, caches.of(row))
-        write(ask, known.result())
-    if table.bench and known.bench is None and not ask.rows:
-        known.bench = collect.for_size(ask.size, ask.device, ask.say)
+        write(request, known.result())
+    if table.bench and known.bench is None and not request.rows:
+        known.bench = collect.for_size(request.size, request.device, request.say)
     result = known.result()
-    return TableReport(result, write(ask, result), everything(ask))
+    return TableReport(result, write(request, result), everything(request))
 
 
-def write(ask: Ask, result: TableResult) -> tuple[Path, ...]:
+def write(request: ReproduceRequest, result: TableResult) -> tuple[Path, ...]:
     """JSON, Markdown and page of a table; returns their paths."""
-    path = result_path(ask)
+    path = result_path(request)
     write_table(path, result)
     text = path.with_suffix(".md")
     write_file(text, markdown(result).encode(), label="table")
     return path, text, write_page(result, path.with_suffix(""))
 
 
-def result_path(ask: Ask) -> Path:
+def result_path(request: ReproduceRequest) -> Path:
     """Where the table goes; one of another recipe or protocol gets a name of its own."""
-    changed = json.dumps(ask.changes).encode()
-    mark = f"-{hashlib.sha256(changed).hexdigest()[:8]}" if ask.changes else ""
-    asked = f"-{ask.protocol}" if ask.protocol != "full" else ""
-    return ask.out / f"{ask.table}-{ask.size}{asked}{mark}.json"
+    changed = json.dumps(request.changes).encode()
+    mark = f"-{hashlib.sha256(changed).hexdigest()[:8]}" if request.changes else ""
+    asked = f"-{request.protocol}" if request.protocol != "full" else ""
+    return request.out / f"{request.table}-{request.size}{asked}{mark}.json"
 
 
-def everything(ask: Ask) -> float:
-    """Seconds of all caches and runs in the folders of `ask`, each counted once."""
-    notes = [*ask.runs.glob("*/*.spent.json"), *ask.caches.glob("*.spent.json")]
+def everything(request: ReproduceRequest) -> float:
+    """Seconds of all caches and runs in the folders of `request`, each counted once."""
+    notes = [*request.runs.glob("*/*.spent.json"), *request.caches.glob("*.spent.json")]
     return sum(spent(note) for note in notes)
 
 
-def _look(ask: Ask, data: Data, row: Row, caches: Caches, known: Gathered) -> None:
+def _look(request: ReproduceRequest, data: Data, row: Row, caches: Caches, known: Gathered) -> None:
     """Take what is finished of a row, so that no table that is written forgets it.
 
     A row whose cache or weights cannot be looked up now has nothing finished.
     """
     try:
         cache = caches.path(row, data.dataset, "train")
-        places = [place(ask, row, seed, cache) for seed in row.seeds(ask.seeds)]
+        places = [place(request, row, seed, cache) for seed in row.seeds(request.seeds)]
     except (ConfigError, MissingError, MissingPackageError):
         return
-    found = [(cell, at) for at in places if (cell := read_cell(at, ask.protocol)) is not None]
+    found = [(cell, at) for at in places if (cell := read_trial(at, request.protocol)) is not None]
     known.add(row, found, caches.of(row) if found else set())
 
 
-def _earlier_bench(ask: Ask) -> Bench | None:
-    path = result_path(ask)
+def _earlier_bench(request: ReproduceRequest) -> Bench | None:
+    path = result_path(request)
     return read_table(path).bench if path.is_file() else None

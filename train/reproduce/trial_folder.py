@@ -21,7 +21,7 @@ from ...pipeline.weights.locate import search_weights, weight_files
 from ..evaluation.protocols import Protocol
 from ..options import TrainFlags, resolve_train
 from .experiment import Row
-from .request import Ask, Column
+from .request import Column, ReproduceRequest
 
 LOCK = "lock"
 
@@ -64,19 +64,19 @@ class Place:
         return self.folder / f"cell{_mark(protocol)}.json"
 
 
-def place(ask: Ask, row: Row, seed: int, cache: Path) -> Place:
+def place(request: ReproduceRequest, row: Row, seed: int, cache: Path) -> Place:
     """Where the cell lies; reads neither data nor weights. Raises ConfigError."""
-    flags = TrainFlags(seed=seed, init=ask.init, sam_decoder=decoder_of(row))
-    overrides = (*row.train, *ask.changes)
+    flags = TrainFlags(seed=seed, init=request.init, sam_decoder=decoder_of(row))
+    overrides = (*row.train, *request.changes)
     # Weights count by where they were said to lie: their bytes are compared when they are read.
-    recipe, _ = resolve_train(ask.size, None, TrainFlags(seed=0), overrides, weights=False)
-    text = json.dumps([recipe.canonical(), _start(ask, row), row.decoder, cache.name])
+    recipe, _ = resolve_train(request.size, None, TrainFlags(seed=0), overrides, weights=False)
+    text = json.dumps([recipe.canonical(), _start(request, row), row.decoder, cache.name])
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Place(ask.runs / f"{name}-seed{seed}", seed, flags, overrides)
+    return Place(request.runs / f"{name}-seed{seed}", seed, flags, overrides)
 
 
-def _start(ask: Ask, row: Row) -> str | None:
-    return f"published {ask.published}" if row.untrained else ask.start
+def _start(request: ReproduceRequest, row: Row) -> str | None:
+    return f"published {request.published}" if row.untrained else request.start
 
 
 def decoder_of(row: Row) -> str | None:

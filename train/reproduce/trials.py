@@ -35,14 +35,14 @@ from ..runs.train import train_command
 from .caches import Caches
 from .commands import eval_words, started, train_words
 from .experiment import Row
-from .request import Ask, Column, Data
+from .request import Column, Data, ReproduceRequest
 from .trial_folder import Place, at_work, place, spending, spent
 
 TRAINED, EVALUATED = "train.spent.json", "eval.spent.json"
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class CellScore(JsonFile):
+class TrialScore(JsonFile):
     """One split: metrics as fractions, mean visual tokens per image, sentences and images."""
 
     metrics: dict[str, Number]
@@ -51,7 +51,7 @@ class CellScore(JsonFile):
     sentences: int
 
 
-class Cell(JsonFile):
+class Trial(JsonFile):
     """One row with one seed, finished.
 
     folder      name of its folder under the runs
@@ -65,19 +65,19 @@ class Cell(JsonFile):
     digests: dict[str, str]
     parameters: int
     warm: int
-    scores: dict[str, CellScore]
+    scores: dict[str, TrialScore]
     seconds: dict[str, Number]
     commit: str
     libraries: dict[str, str]
 
 
-def read_cell(at: Place, protocol: Protocol = "full") -> Cell | None:
+def read_trial(at: Place, protocol: Protocol = "full") -> Trial | None:
     """The record of a finished cell, None if there is none. Raises DataError if it is damaged."""
     path = at.record(protocol)
     if not path.is_file():
         return None
     try:
-        return Cell.model_validate_json(path.read_bytes())
+        return Trial.model_validate_json(path.read_bytes())
     except ValidationError:
         where = show(str(path), 300)
         raise DataError(
@@ -85,33 +85,35 @@ def read_cell(at: Place, protocol: Protocol = "full") -> Cell | None:
         ) from None
 
 
-def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple[Cell, Place]:
+def run_trial(
+    request: ReproduceRequest, data: Data, row: Row, seed: int, caches: Caches
+) -> tuple[Trial, Place]:
     """The cell, made, finished or found. Raises what training and evaluation raise."""
     cache = caches.path(row, data.dataset, "train")
-    at = place(ask, row, seed, cache)
+    at = place(request, row, seed, cache)
     if not row.untrained:
         caches.get(row, data.dataset, "train")
     held = {column: caches.get(row, column.dataset, column.split) for column in data.columns}
     plans = {} if row.untrained else {"train": Plan.load(cache / PLAN)}
     plans |= {column.label: Plan.load(path / PLAN) for column, path in held.items()}
     wanted = {f"cache {name}": plan.id for name, plan in plans.items()}
-    recipe = _recipe(ask, row, at)
+    recipe = _recipe(request, row, at)
     made = {} if recipe is None else {"recipe": recipe.digest()}
     wanted |= made
-    found = read_cell(at, ask.protocol)
+    found = read_trial(at, request.protocol)
     if found is not None and wanted.items() <= found.digests.items():
         return found, at
     with at_work(at.folder):
-        ask.say(f"{row.name}, seed {seed}: {at.folder}")
-        run = None if row.untrained else _train(ask, data, row, at, cache)
+        request.say(f"{row.name}, seed {seed}: {at.folder}")
+        run = None if row.untrained else _train(request, data, row, at, cache)
         scores = {}
         for column in data.columns:
             label = column.label
             want = {**made, "cache 0": plans[label].id}
-            scores[label] = _evaluate(ask, data, row, at, run, column, held[column], want)
-        first = read_results(at.results(data.columns[0], ask.protocol))
+            scores[label] = _evaluate(request, data, row, at, run, column, held[column], want)
+        first = read_results(at.results(data.columns[0], request.protocol))
         parameters, warm = _parameters(recipe, next(iter(plans.values())))
-        cell = Cell(
+        cell = Trial(
             seed=seed,
             folder=at.folder.name,
             digests={"checkpoint": first.header.digests["checkpoint"]} | wanted,
@@ -125,15 +127,17 @@ def run_cell(ask: Ask, data: Data, row: Row, seed: int, caches: Caches) -> tuple
             commit=commit(),
             libraries=libraries(),
         )
-        write_file(at.record(ask.protocol), canonical(cell.model_dump(mode="json")), label="cell")
+        write_file(
+            at.record(request.protocol), canonical(cell.model_dump(mode="json")), label="cell"
+        )
     return cell, at
 
 
-def _recipe(ask: Ask, row: Row, at: Place) -> TrainRecipe | None:
+def _recipe(request: ReproduceRequest, row: Row, at: Place) -> TrainRecipe | None:
     """The recipe with its weights found, None where nothing trains."""
     if row.untrained:
         return None
-    return resolve_train(ask.size, None, at.flags, at.overrides)[0]
+    return resolve_train(request.size, None, at.flags, at.overrides)[0]
 
 
 def _parameters(recipe: TrainRecipe | None, plan: Plan) -> tuple[int, int]:
@@ -162,29 +166,29 @@ def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
     return sum(shape.numel() for shape in known.values()) if fits else 0
 
 
-def _train(ask: Ask, data: Data, row: Row, at: Place, cache: Path) -> Path:
+def _train(request: ReproduceRequest, data: Data, row: Row, at: Place, cache: Path) -> Path:
     """The run folder of the trained model."""
     with spending(at.folder / TRAINED):
-        if ask.processes > 1:
-            started(train_words(ask, data, row, at, cache), ask)
+        if request.processes > 1:
+            started(train_words(request, data, row, at, cache), request)
             return newest_run(at.folder)
-        request = TrainRequest(
+        train_request = TrainRequest(
             caches=(cache,),
             data=DataRequest(dataset=data.dataset, root=data.root),
-            size=ask.size,
+            size=request.size,
             flags=at.flags,
             overrides=at.overrides,
             runs=at.folder,
             resume="auto",
-            device=ask.device,
-            hint=ask.hint,
-            say=ask.say,
+            device=request.device,
+            hint=request.hint,
+            say=request.say,
         )
-        return train_command(request).folder
+        return train_command(train_request).folder
 
 
 def _evaluate(
-    ask: Ask,
+    request: ReproduceRequest,
     data: Data,
     row: Row,
     at: Place,
@@ -192,28 +196,28 @@ def _evaluate(
     column: Column,
     cache: Path,
     want: Mapping[str, str],
-) -> CellScore:
+) -> TrialScore:
     """Scores of one split; bounds of the superpixels only once, as no seed changes them."""
-    path = at.results(column, ask.protocol)
+    path = at.results(column, request.protocol)
     if not path.exists():
         with spending(at.folder / EVALUATED):
-            if ask.processes > 1:
-                started(eval_words(ask, row, at, {column: cache}), ask)
+            if request.processes > 1:
+                started(eval_words(request, row, at, {column: cache}), request)
             else:
-                request = EvalRequest(
+                eval_request = EvalRequest(
                     data=DataRequest(dataset=column.dataset, root=data.root),
                     split=column.split,
                     caches=(cache,),
                     checkpoint=run,
-                    published=ask.published if row.untrained else None,
+                    published=request.published if row.untrained else None,
                     flags=replace(at.flags, seed=None),
-                    protocol=ask.protocol,
+                    protocol=request.protocol,
                     bounds=at.seed == 0,
-                    device=ask.device,
+                    device=request.device,
                     out=path,
-                    say=ask.say,
+                    say=request.say,
                 )
-                eval_command(request)
+                eval_command(eval_request)
     results = read_results(path)
     if not want.items() <= results.header.digests.items():
         raise DataError(
@@ -223,10 +227,10 @@ def _evaluate(
     return _score(results)
 
 
-def _score(results: Results) -> CellScore:
+def _score(results: Results) -> TrialScore:
     (size,) = results.header.splits
     tokens = {row.image_id: row.tokens for row in results.rows}
-    return CellScore(
+    return TrialScore(
         metrics=metrics(results.counts),
         tokens=mean(tokens.values()),
         images=size.images,

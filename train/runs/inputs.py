@@ -19,7 +19,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import CacheError, ConfigError, MissingError
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.precompute.toy_guard import require_real_models
-from ...pipeline.records import Where
+from ...pipeline.records import LocalPaths
 from ..cli_defaults import DATA, cache_of
 from ..data.build_table import check_left_out, open_table
 from ..data.collate import CachedVisuals
@@ -169,7 +169,7 @@ def open_reader(path: Path, request: Looking, device: str) -> CacheReader:
     if photos is None:
         raise MissingError(f"--live: the photographs of {show(str(path), 300)} are not where they "
                            "were: name their folder with --images")  # fmt: skip
-    where = Where(photos, request.sam_weights, request.encoder_weights)
+    where = LocalPaths(photos, request.sam_weights, request.encoder_weights)
     return LiveReader(path, where, device)
 
 

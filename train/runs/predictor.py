@@ -36,7 +36,7 @@ from ...pipeline.precompute.planner import Content, build_plan, sized_plan
 from ...pipeline.precompute.toy_guard import require_real_models
 from ...pipeline.process import pick_device
 from ...pipeline.recipe import Recipe
-from ...pipeline.records import Expression, ImageRecord, Where
+from ...pipeline.records import Expression, ImageRecord, LocalPaths
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator
 from ..data.collate import CachedVisuals
 from ..data.expression_table import Entry
@@ -111,7 +111,7 @@ class Predictor:
         self,
         trained: Trained,
         plan: Plan,
-        where: Where,
+        where: LocalPaths,
         source: SuperpixelSource,
         encoder: Encoder | PairEncoder,
         *,
@@ -261,7 +261,7 @@ def open_predictor(
         recipe, where = live_recipe(found, encoders, here)
         source, encoder = live_models(found, recipe, where, encoders)
     else:
-        recipe, where = _recipe(found, cache, size, Where(here, sam_weights, encoder_weights))
+        recipe, where = _recipe(found, cache, size, LocalPaths(here, sam_weights, encoder_weights))
         source = build_generator(
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
@@ -292,8 +292,8 @@ def _find(model: str | Path) -> Found:
 
 
 def _recipe(
-    found: Found, cache: Path | None, size: str | None, where: Where
-) -> tuple[Recipe, Where]:
+    found: Found, cache: Path | None, size: str | None, where: LocalPaths
+) -> tuple[Recipe, LocalPaths]:
     """How photographs are cut, and where the weights lie."""
     if isinstance(found, Exported) and cache is None:
         return found.recipe, where

@@ -21,8 +21,14 @@ from ..data.keyed_rng import key_of
 from ..recipe import LoraConfig, TrainRecipe
 from .optimizers import build_optimizer
 from .strategies.base import Strategy
-from .strategies.deepspeed import PartAdamW, ZeroStates, ZeroWeights, split_on_cpu, zero_plugin
-from .strategies.fsdp import Sharded, fsdp_plugin, shard_on_cpu
+from .strategies.deepspeed import (
+    DeepSpeedZero2,
+    DeepSpeedZero3,
+    PartAdamW,
+    split_on_cpu,
+    zero_plugin,
+)
+from .strategies.fsdp import FSDP, fsdp_plugin, shard_on_cpu
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -111,10 +117,12 @@ def enter_stage(
         parts = PartAdamW(trained, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
         split_weights = accelerator.deepspeed_plugin.zero_stage == 3
         half = recipe.model.dtype == "bfloat16"
-        return (ZeroWeights if split_weights else ZeroStates)(accelerator, model, parts, half)
+        return (DeepSpeedZero3 if split_weights else DeepSpeedZero2)(
+            accelerator, model, parts, half
+        )
     optimizer = build_optimizer(recipe.optimizer, trained, stage)
     split = accelerator.distributed_type.value == "FSDP"
-    return (Sharded if split else Strategy)(accelerator, model, optimizer)
+    return (FSDP if split else Strategy)(accelerator, model, optimizer)
 
 
 def _has_bfloat16() -> bool:

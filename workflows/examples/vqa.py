@@ -23,7 +23,7 @@ from svp.pipeline.datasets.scenes import make_scene
 from svp.pipeline.datasets.scenes.vocab import COLOURS, SHAPES
 from svp.pipeline.encoders import build_encoder
 from svp.pipeline.recipe import FeatureConfig, GridConfig, SuperpixelConfig
-from svp.pipeline.records import Superpixels, Where
+from svp.pipeline.records import LocalPaths, Superpixels
 from svp.pipeline.superpixels.generator import build_generator
 
 WORDS = ("<pad>", "<image>", "colour", *SHAPES, *COLOURS)
@@ -67,8 +67,8 @@ def questions(scenes: int, seed: int = 5) -> Questions:
     made = [make_scene(seed, index) for index in range(scenes)]
     images: list[np.ndarray[Any, np.dtype[np.uint8]]] = [one.image for one in made]
     sam = SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=6))
-    found, _ = build_generator(sam, Where(Path())).generate_batch(images)
-    features = build_encoder(FeatureConfig(), Where(Path()), "cpu").encode(images).patches
+    found, _ = build_generator(sam, LocalPaths(Path())).generate_batch(images)
+    features = build_encoder(FeatureConfig(), LocalPaths(Path()), "cpu").encode(images).patches
     rows = []
     for index, one in enumerate(made):
         shapes = [thing.shape for thing in one.scene.things]

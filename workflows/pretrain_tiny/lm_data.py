@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from svp.pipeline.datasets.scenes import make_scene
 from svp.pipeline.encoders import build_encoder
 from svp.pipeline.recipe import FeatureConfig, SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 
 CHUNK = 16
@@ -46,7 +46,7 @@ def lm_data(count: int, seed: int, folder: Path, *, split: str = "train") -> Ris
 
 
 def _make(count: int, seed: int, split: str, path: Path) -> None:
-    where = Where(Path())
+    where = LocalPaths(Path())
     encoder, sam = (
         build_encoder(FeatureConfig(), where, "cpu"),
         build_backend(SuperpixelConfig(), where),

@@ -22,7 +22,7 @@ from svp.model.projectors import build_projector
 from svp.model.ris import RisModel
 from svp.pipeline.encoders.tiny import WIDTH as CHANNELS
 from svp.pipeline.recipe import SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.train.data.dialogues import build_dialogue, collate
 from svp.train.data.prompts import choose_turns
@@ -69,7 +69,7 @@ class Lesson(NamedTuple):
 def build(seed: int) -> Tiny:
     """The untrained model; mask decoder and prompt encoder are those of the shipped SAM."""
     words = load_vocabulary(TOKENIZER.parent)
-    sam: Any = build_backend(SuperpixelConfig(), Where(Path()))
+    sam: Any = build_backend(SuperpixelConfig(), LocalPaths(Path()))
     torch.manual_seed(seed)
     lm = random_lm(lm_config(words.size), seed)
     _start(lm)

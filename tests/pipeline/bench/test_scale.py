@@ -71,6 +71,6 @@ def test_the_report_adds_up() -> None:
         assert one.failures.days * 24 * one.failures.gpus == pytest.approx(
             one.estimate.worker_hours
         )
-    assert report.goals[0].name == "open a cache of 1,000 shards"
+    assert report.targets[0].name == "open a cache of 1,000 shards"
     assert "SA-1B: 11,185,362 images in 12 caches" in "\n".join(report.lines())
     assert report.to_json()["sets"][1]["inodes"] > 15_625_000 * 13

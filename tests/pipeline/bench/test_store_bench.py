@@ -7,7 +7,7 @@ import pytest
 
 from svp.pipeline.bench.cache_speed import block_shuffle, run
 from svp.pipeline.bench.synthetic_cache import bench_features, make_cache, write_npy
-from svp.pipeline.bench.targets import Goal
+from svp.pipeline.bench.targets import Target
 from svp.pipeline.cache import CacheReader
 
 
@@ -22,14 +22,14 @@ def test_a_small_run_reports_every_goal_and_leaves_nothing_behind(tmp_path: Path
         "zarr-python a[i]",
     }
     text = "\n".join(bench.lines())
-    for goal in bench.goals:
-        assert goal.name in text
-    assert len(bench.goals) == 8
+    for target in bench.targets:
+        assert target.name in text
+    assert len(bench.targets) == 8
     assert "MosaicML not measured" in text
-    assert bench.passed == ("SHORT" not in text)
+    assert bench.passed == ("FAIL" not in text)
 
 
-def test_all_rivals_read_the_same_bytes(tmp_path: Path) -> None:
+def test_all_baselines_read_the_same_bytes(tmp_path: Path) -> None:
     features = bench_features(5, (4, 8))
     make_cache(tmp_path / "cache", features)
     write_npy(tmp_path / "x.npy", features)
@@ -50,6 +50,6 @@ def test_block_shuffle_visits_each_image_once_and_mixes_pairs_of_shards(images: 
     ("kind", "value", "passed"), [(">=", 2.0, True), (">=", 1.9, False), ("<=", 2.1, False)]
 )
 def test_a_goal_that_is_missed_says_so(kind: str, value: float, passed: bool) -> None:
-    goal = Goal("speed", value, kind, 2.0)
-    assert goal.passed == passed
-    assert goal.line().startswith("pass" if passed else "SHORT")
+    target = Target("speed", value, kind, 2.0)
+    assert target.passed == passed
+    assert target.line().startswith("pass" if passed else "FAIL")

@@ -30,11 +30,11 @@ from svp.pipeline.encoders import build_encoder
 from svp.pipeline.encoders import tiny as features_tiny
 from svp.pipeline.encoders.dinov2 import Dinov2
 from svp.pipeline.recipe import FeatureConfig, GridConfig, SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend, tiny
 
 WEIGHTS = {tiny.WEIGHTS: 2_500_000, features_tiny.WEIGHTS: 2_000_000, features_tiny.PROBE: 20_000}
-HERE = Where(images=Path())
+HERE = LocalPaths(images=Path())
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute.planner import Content
 from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.pipeline.recipe import Recipe
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 
 RECIPE = Recipe.model_validate({"superpixels": {"source": "slic"}})
 
@@ -207,7 +207,7 @@ def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> No
         assert check(data, max_failures=allowed).exit_code == code
         options = RunOptions(executor_options=ExecutorOptions(workers=0), max_failures=allowed)
         source = open_dataset(data)
-        where = Where(source.image_root)
+        where = LocalPaths(source.image_root)
         out = tmp_path / f"cache{allowed}"
         report = precompute(Content(source.images), RECIPE, where, out, options, quiet=True)
         assert report.exit_code == code
@@ -216,7 +216,7 @@ def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> No
     for path in bad.parent.iterdir():
         path.write_bytes(b"no photograph")
     assert check(data).exit_code == 1
-    where, out = Where(open_dataset(data).image_root), tmp_path / "none"
+    where, out = LocalPaths(open_dataset(data).image_root), tmp_path / "none"
     options = RunOptions(executor_options=ExecutorOptions(workers=0))
     content = Content(open_dataset(data).images)
     assert precompute(content, RECIPE, where, out, options, quiet=True).exit_code == 1

@@ -7,7 +7,7 @@ import pytest
 from svp.pipeline.doctor import weight_search
 from svp.pipeline.doctor.weight_search import needed_weights
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 
 PAPER = Recipe(
     superpixels=SuperpixelConfig(model="vit_h", weights="sha256:0"),
@@ -51,19 +51,19 @@ def test_a_model_folder_counts_its_weight_files(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(bytes(3_000_000))
     (folder / "README").write_bytes(bytes(9_000_000))
-    _, encoder = needed_weights(PAPER, Where(images=tmp_path, encoder=folder))
+    _, encoder = needed_weights(PAPER, LocalPaths(images=tmp_path, encoder=folder))
     assert encoder.found and encoder.detail.startswith("3.0 MB") and not encoder.fault
 
 
 def test_an_empty_model_folder_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    _, encoder = needed_weights(PAPER, Where(images=tmp_path, encoder=tmp_path / "mine"))
+    _, encoder = needed_weights(PAPER, LocalPaths(images=tmp_path, encoder=tmp_path / "mine"))
     assert "no weights in this folder" in encoder.fault
 
 
 def test_a_given_path_that_is_not_there_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "dinov2_vitl14_reg4_pretrain.pth").write_bytes(b"x")
-    _, encoder = needed_weights(PAPER, Where(images=tmp_path, encoder=tmp_path / "gone.pth"))
+    _, encoder = needed_weights(PAPER, LocalPaths(images=tmp_path, encoder=tmp_path / "gone.pth"))
     assert not encoder.found and "given with --encoder-weights, is not there" in encoder.detail
 
 

@@ -16,7 +16,7 @@ from svp.pipeline.encoders.dinov2 import build_dinov2, expected_config
 from svp.pipeline.errors import ConfigError, MissingError, WeightsError
 from svp.pipeline.fetch.encoder_specs import ENCODERS
 from svp.pipeline.recipe import FeatureConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.weights.load import weights_digest
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -45,7 +45,7 @@ def asked(path: Path, **options: Any) -> FeatureConfig:
 
 
 def encode(config: FeatureConfig, path: Path | None) -> Any:
-    encoder = build_encoder(config, Where(images=Path(), encoder=path), "cpu")
+    encoder = build_encoder(config, LocalPaths(images=Path(), encoder=path), "cpu")
     return encoder.encode([IMAGE]).patches
 
 

@@ -13,13 +13,13 @@ from svp.pipeline.encoders import build_encoder
 from svp.pipeline.encoders.encoder import Encoder, Features
 from svp.pipeline.errors import ConfigError, ImageError
 from svp.pipeline.recipe import FeatureConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 
 
 def encoder(**options: Any) -> Encoder:
     chosen: dict[str, Any] = {"weights": "random:0", "size": 64, **options}
     config = FeatureConfig(**chosen)
-    return build_encoder(config, Where(images=Path()), "cpu")
+    return build_encoder(config, LocalPaths(images=Path()), "cpu")
 
 
 def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -187,7 +187,7 @@ def test_the_papers_encoders_give_24_by_24_by_1024(name: str) -> None:
 @pytest.mark.parametrize("name", ["tiny", "clip-tiny"])
 def test_a_gpu_gives_what_the_cpu_gives_and_twice_the_same(name: str) -> None:
     config = FeatureConfig(encoder=name, weights="random:0", size=64, cls=True, layers=(1, 3))
-    here, photos = Where(images=Path()), [photo(40, 60), photo(64, 64)]
+    here, photos = LocalPaths(images=Path()), [photo(40, 60), photo(64, 64)]
     expected = build_encoder(config, here, "cpu").encode(photos)
     device = build_encoder(config, here, "cuda")
     found, again = device.encode(photos), device.encode(photos)

@@ -15,7 +15,7 @@ from svp.pipeline.precompute.cost_model import tflop
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.recipe import FeatureConfig, Recipe, SecondEncoder
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.train.recipe import VisionConfig
 
 BOTH = "features.second={encoder: tiny, weights: 'random:1'}"
@@ -37,7 +37,7 @@ def test_the_second_ones_last_layer_follows_the_layers() -> None:
         layers=(6,), second=SecondEncoder(encoder="tiny", weights="random:1"), cls=True
     )
     photos = [np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)] * 2
-    here = Where(images=Path())
+    here = LocalPaths(images=Path())
     found = build_encoder(config, here, "cpu").encode(photos)
     first = build_encoder(FeatureConfig(layers=(6,)), here, "cpu").encode(photos)
     second = build_encoder(FeatureConfig(weights="random:1"), here, "cpu").encode(photos)

@@ -23,7 +23,7 @@ from svp.pipeline.precompute.planner import Content, build_plan
 from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.pipeline.precompute.shard_task import ShardTask, quarantine
 from svp.pipeline.recipe import GridConfig, Recipe, SuperpixelConfig
-from svp.pipeline.records import ImageRecord, Where
+from svp.pipeline.records import ImageRecord, LocalPaths
 from svp.pipeline.superpixels.generator import build_generator
 
 RECIPE = Recipe(
@@ -34,14 +34,14 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Content, Where]:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Content, LocalPaths]:
     folder = tmp_path_factory.mktemp("scenes") / "s"
     source = open_dataset(write_scenes(folder, images=10, seed=5))
-    return Content(source.images[:3]), Where(source.image_root)
+    return Content(source.images[:3]), LocalPaths(source.image_root)
 
 
 @pytest.fixture(scope="module")
-def cache(scenes: tuple[Content, Where], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(scenes: tuple[Content, LocalPaths], tmp_path_factory: pytest.TempPathFactory) -> Path:
     content, where = scenes
     out = tmp_path_factory.mktemp("cache") / "c"
     options = RunOptions(executor_options=ExecutorOptions(workers=0))
@@ -58,7 +58,7 @@ def cache(scenes: tuple[Content, Where], tmp_path_factory: pytest.TempPathFactor
     return out
 
 
-def test_rows_are_what_the_models_say(scenes: tuple[Content, Where], cache: Path) -> None:
+def test_rows_are_what_the_models_say(scenes: tuple[Content, LocalPaths], cache: Path) -> None:
     """T15: one image at a time here, batches of two with a padded last one there."""
     content, where = scenes
     source = build_generator(RECIPE.superpixels, where)
@@ -79,14 +79,14 @@ def test_rows_are_what_the_models_say(scenes: tuple[Content, Where], cache: Path
         np.testing.assert_allclose(reader.sam(row), embeddings[0], rtol=2e-3, atol=2e-3)
 
 
-def test_probe_computes_and_stores_nothing(scenes: tuple[Content, Where], cache: Path) -> None:
+def test_probe_computes_and_stores_nothing(scenes: tuple[Content, LocalPaths], cache: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*"))
     result = ShardTask(str(cache), scenes[1]).open()(Job(0, rows=(1, 3)))
     assert result["images"] == 2
     assert sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*")) == before
 
 
-def test_plan_knows_the_shapes_without_weights(scenes: tuple[Content, Where]) -> None:
+def test_plan_knows_the_shapes_without_weights(scenes: tuple[Content, LocalPaths]) -> None:
     content, where = scenes
     plan = build_plan(content, RECIPE, where.images)
     encoder = build_encoder(RECIPE.features, where, "cpu")
@@ -95,7 +95,7 @@ def test_plan_knows_the_shapes_without_weights(scenes: tuple[Content, Where]) ->
     assert all(len(image.xxh3) == 16 and image.bytes > 0 for image in plan.images)
 
 
-def test_calibration_measures_every_stage(scenes: tuple[Content, Where]) -> None:
+def test_calibration_measures_every_stage(scenes: tuple[Content, LocalPaths]) -> None:
     content, where = scenes
     seen = calibrate(content, RECIPE, where, ExecutorOptions(), images=2, workers=1)
     assert seen is not None
@@ -126,7 +126,7 @@ def test_unknown_size_is_no_size() -> None:
 
 
 def test_measuring_ends_in_time_with_what_it_has(
-    scenes: tuple[Content, Where], monkeypatch: pytest.MonkeyPatch
+    scenes: tuple[Content, LocalPaths], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow machine: told of two batches, the second ends the time; the first only warmed up."""
     content, where = scenes
@@ -163,7 +163,7 @@ def test_measuring_ends_in_time_with_what_it_has(
 
 
 def test_a_dry_run_that_measured_nothing_computes_its_price(
-    scenes: tuple[Content, Where], monkeypatch: pytest.MonkeyPatch
+    scenes: tuple[Content, LocalPaths], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "calibrate", lambda *args, **options: None)
     root = scenes[1].images.parent

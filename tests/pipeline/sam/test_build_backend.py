@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 
 from svp.pipeline.errors import ConfigError, MissingError, WeightsError
 from svp.pipeline.recipe import SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam.tiny import build_tiny_sam
 from svp.pipeline.weights.load import sha256_file
 
-NOWHERE = Where(Path())
+NOWHERE = LocalPaths(Path())
 
 
 def tiny_file(folder: Path) -> Path:
@@ -40,7 +40,7 @@ def test_random_weights_are_a_function_of_the_seed_alone() -> None:
 def test_weights_from_a_file_are_reported(tmp_path: Path) -> None:
     path = tiny_file(tmp_path)
     config = SuperpixelConfig(weights=f"sha256:{sha256_file(path)}")
-    backend = build_backend(config, Where(Path(), sam=path))
+    backend = build_backend(config, LocalPaths(Path(), sam=path))
     count = len(build_tiny_sam().state_dict())
     assert str(backend.report) == f"{count}/{count} tensors, 0 missing, 0 unexpected"
 
@@ -49,7 +49,7 @@ def test_another_file_than_the_recipe_names_both_digests(tmp_path: Path) -> None
     path = tiny_file(tmp_path)
     wanted = "0" * 64
     with pytest.raises(WeightsError) as caught:
-        build_backend(SuperpixelConfig(weights=f"sha256:{wanted}"), Where(Path(), sam=path))
+        build_backend(SuperpixelConfig(weights=f"sha256:{wanted}"), LocalPaths(Path(), sam=path))
     assert wanted in str(caught.value)
     assert sha256_file(path) in str(caught.value)
 
@@ -64,7 +64,7 @@ def test_missing_weights_say_where_they_were_looked_for(
     with pytest.raises(MissingError, match="sam_vit_h_4b8939.pth"):
         build_backend(config, NOWHERE)
     with pytest.raises(MissingError, match="no such weight file"):
-        build_backend(config, Where(Path(), sam=tmp_path / "gone.pth"))
+        build_backend(config, LocalPaths(Path(), sam=tmp_path / "gone.pth"))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_partial_checkpoint_is_never_used(tmp_path: Path) -> None:
     save_file(state, path)
     config = SuperpixelConfig(weights=f"sha256:{sha256_file(path)}")
     with pytest.raises(WeightsError, match="1 missing.*mask_decoder.iou_token.weight"):
-        build_backend(config, Where(Path(), sam=path))
+        build_backend(config, LocalPaths(Path(), sam=path))
 
 
 def test_a_transformers_file_names_the_package(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_transformers_file_names_the_package(tmp_path: Path) -> None:
     save_file({"vision_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, path)
     config = SuperpixelConfig(model="vit_b", weights=f"sha256:{sha256_file(path)}")
     with pytest.raises(WeightsError, match="set package=transformers"):
-        build_backend(config, Where(Path(), sam=path))
+        build_backend(config, LocalPaths(Path(), sam=path))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from svp.pipeline.errors import ConfigError, WeightsError
 from svp.pipeline.recipe import SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam import huggingface as hf
 from svp.pipeline.sam.segment_anything import SamPackage
@@ -88,7 +88,7 @@ def test_a_tied_matrix_may_be_stored_once(small_sam: Any) -> None:
 def test_tiny_needs_the_other_package() -> None:
     config = SuperpixelConfig(package="transformers")
     with pytest.raises(ConfigError, match="set package=segment-anything"):
-        build_backend(config, Where(Path()))
+        build_backend(config, LocalPaths(Path()))
 
 
 @pytest.mark.parametrize("extra", [{"auto_map": {"AutoModel": "x.py"}}, {"_attn_x_internal": "y"}])
@@ -103,4 +103,4 @@ def test_a_folder_that_could_run_code_is_refused(tmp_path: Path, extra: dict[str
         model="vit_b", package="transformers", weights=f"sha256:{weights_digest(tmp_path)}"
     )
     with pytest.raises(WeightsError, match="refused"):
-        build_backend(config, Where(Path(), sam=tmp_path))
+        build_backend(config, LocalPaths(Path(), sam=tmp_path))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from svp.pipeline.recipe import SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam.mobile_sam import build_mobile_sam, map_keys
 from svp.pipeline.sam.segment_anything import SamPackage
@@ -78,7 +78,7 @@ def test_from_a_recipe_and_a_pt_file(tmp_path: Path) -> None:
     config = SuperpixelConfig(
         source="mobile_sam", model="vit_t", weights=f"sha256:{sha256_file(path)}"
     )
-    backend = build_backend(config, Where(Path(), sam=path))
+    backend = build_backend(config, LocalPaths(Path(), sam=path))
     assert backend.image_size == 1024
     assert str(backend.report) == "435/435 tensors, 0 missing, 0 unexpected, 4 unused"
 

@@ -17,7 +17,7 @@ from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError, ImageError, MissingError, PlanMismatchError
 from svp.pipeline.masks import rle
 from svp.pipeline.recipe import Recipe, SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.superpixels import external as own
 from svp.pipeline.superpixels import mask_folder
 from svp.pipeline.superpixels.generator import build_generator, generate
@@ -65,7 +65,7 @@ def write(folder: Path, kind: str, name: str = "a") -> Path:
 
 def cut(folder: Path, name: str = "a.jpg", limit: int = 256) -> Any:
     config = SuperpixelConfig(source="masks", made="sha256:1", max_superpixels=limit)
-    source = build_generator(config, Where(Path(), masks=folder))
+    source = build_generator(config, LocalPaths(Path(), masks=folder))
     return generate(source, [PHOTO], [name], embeddings=False)[0][0]
 
 
@@ -157,7 +157,7 @@ def test_the_folders_digest_is_that_of_its_masks(tmp_path: Path) -> None:
 def test_a_cache_of_masks_is_not_seen_live() -> None:
     config = SuperpixelConfig(source="masks", made="sha256:1")
     with pytest.raises(MissingError, match="use the cache without --live"):
-        build_generator(config, Where(Path()))
+        build_generator(config, LocalPaths(Path()))
 
 
 def test_recipes_without_it_keep_their_digest() -> None:
@@ -169,10 +169,10 @@ def test_a_plug_in_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(plugins, "_installed", lambda group, name: lambda image: LABELS)
     monkeypatch.setattr(own, "METHODS", {})
     with pytest.raises(PlanMismatchError, match="superpixels=thing: this cache is made with"):
-        build_generator(SuperpixelConfig(source="thing", made="1 abc"), Where(Path()))
+        build_generator(SuperpixelConfig(source="thing", made="1 abc"), LocalPaths(Path()))
     kind = own.find_method("thing")
     config = SuperpixelConfig(source="thing", made=own.method_version(kind))
-    (found,), _ = build_generator(config, Where(Path())).generate_batch([PHOTO])
+    (found,), _ = build_generator(config, LocalPaths(Path())).generate_batch([PHOTO])
     assert len(found) == 3, "an entry point may be a plain function"
 
 

@@ -11,7 +11,7 @@ from svp.pipeline.bench.prompt_modes import difference
 from svp.pipeline.datasets.scenes import make_scene
 from svp.pipeline.masks import rle
 from svp.pipeline.recipe import GridConfig, SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.pipeline.superpixels.generator import build_generator
 from svp.pipeline.superpixels.point_grid import GridPrompter
@@ -30,9 +30,9 @@ def test_the_selection_needs_no_torch() -> None:
 
 
 def test_sam_source_equals_its_prompter_and_hands_on_the_embedding() -> None:
-    source = build_generator(CONFIG, Where(images=Path()), "cpu")
+    source = build_generator(CONFIG, LocalPaths(images=Path()), "cpu")
     found, embeddings = source.generate_batch(IMAGES, embeddings=True)
-    backend = build_backend(CONFIG, Where(images=Path()), "cpu")
+    backend = build_backend(CONFIG, LocalPaths(images=Path()), "cpu")
     for image, one in zip(IMAGES, found, strict=True):
         alone = GridPrompter(backend, config=CONFIG.grid).generate(image)
         assert one.rles == alone.rles and len(one) > 2
@@ -52,7 +52,7 @@ def test_no_mask_comes_twice(preset: str, size: tuple[int, int]) -> None:
     ramp = np.linspace(0, 255, max(size)).astype(np.uint8)
     image = np.broadcast_to(ramp.reshape(-1 if size[1] < size[0] else 1, max(size))[..., None]
                             if size[0] <= size[1] else ramp[:, None, None], (*size, 3))  # fmt: skip
-    (found,), _ = build_generator(config, Where(images=Path()), "cpu").generate_batch(
+    (found,), _ = build_generator(config, LocalPaths(images=Path()), "cpu").generate_batch(
         [image.copy()]
     )
     assert len(set(found.rles)) == len(found.rles) < 40
@@ -62,7 +62,7 @@ def test_no_mask_comes_twice(preset: str, size: tuple[int, int]) -> None:
 def test_fast_mode_finds_nearly_the_same(dtype: str) -> None:
     fast = SuperpixelConfig.model_validate({**CONFIG.model_dump(), "mode": "fast", "dtype": dtype})
     found, expected = (
-        build_generator(config, Where(images=Path()), "cpu").generate_batch(IMAGES)[0]
+        build_generator(config, LocalPaths(images=Path()), "cpu").generate_batch(IMAGES)[0]
         for config in (fast, CONFIG)
     )
     for ours, theirs in zip(found, expected, strict=True):
@@ -74,7 +74,7 @@ def test_fast_mode_finds_nearly_the_same(dtype: str) -> None:
 
 def test_random_weights_run_and_fall_back() -> None:
     config = CONFIG.model_copy(update={"weights": "random:0"})
-    found, _ = build_generator(config, Where(images=Path()), "cpu").generate_batch(IMAGES[:1])
+    found, _ = build_generator(config, LocalPaths(images=Path()), "cpu").generate_batch(IMAGES[:1])
     assert found[0].survivors["decoded"] == 3 * 16
     assert found[0].fallback == (found[0].survivors["kept"] == 0)
 
@@ -86,7 +86,7 @@ def test_random_weights_run_and_fall_back() -> None:
 def test_a_gpu_finds_nearly_the_same_and_twice_the_same(mode: str, dtype: str) -> None:
     changes = {"mode": mode, "dtype": dtype}
     config = SuperpixelConfig.model_validate({**CONFIG.model_dump(), **changes})
-    here = Where(images=Path())
+    here = LocalPaths(images=Path())
     expected = build_generator(CONFIG, here, "cpu").generate_batch(IMAGES)[0]
     source = build_generator(config, here, "cuda")
     found, again = (source.generate_batch(IMAGES)[0] for _ in range(2))

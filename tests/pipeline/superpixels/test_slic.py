@@ -19,7 +19,7 @@ from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import Content, sized_plan
 from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.pipeline.recipe import SlicConfig, SuperpixelConfig
-from svp.pipeline.records import WHOLE, Where
+from svp.pipeline.records import WHOLE, LocalPaths
 from svp.pipeline.superpixels.generator import build_generator
 from svp.pipeline.superpixels.slic import calibrate, slic_labels, slic_superpixels
 from svp.train.data.live_cache import LiveReader
@@ -81,7 +81,7 @@ def test_thin_images_work(size: tuple[int, int]) -> None:
 
 def test_source_from_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SuperpixelConfig(source="slic", slic=SlicConfig(n_segments=20))
-    source = build_generator(config, Where(images=Path()), "cpu")
+    source = build_generator(config, LocalPaths(images=Path()), "cpu")
     images = photographs()
     found, embeddings = source.generate_batch(images)
     assert [len(one) for one in found] == [len(slic_superpixels(i, config.slic)) for i in images]
@@ -92,7 +92,7 @@ def test_source_from_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
         source.generate_batch([np.zeros((5, 5), np.uint8)])
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
     with pytest.raises(MissingPackageError, match=r"svp\[slic\]"):
-        build_generator(config, Where(images=Path()), "cpu")
+        build_generator(config, LocalPaths(images=Path()), "cpu")
 
 
 def test_sam_embeddings_beside_slic(tmp_path: Path) -> None:

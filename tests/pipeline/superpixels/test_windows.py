@@ -12,7 +12,7 @@ from svp.pipeline.precompute.cost_model import tflop
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.recipe import GridConfig, SuperpixelConfig, parse_recipe
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.superpixels.generator import build_generator
 from svp.pipeline.superpixels.windows import cores, windows
 
@@ -39,8 +39,10 @@ def test_windows_see_what_the_whole_image_hides() -> None:
     image = make_scene(21, 0, "val").image
     config = SuperpixelConfig(preset="windows", grid=grid)
     plain = SuperpixelConfig(preset="custom", grid=grid.model_copy(update={"crop_n_layers": 0}))
-    (found,), fine = build_generator(config, Where(Path())).generate_batch([image], embeddings=True)
-    (whole,), coarse = build_generator(plain, Where(Path())).generate_batch(
+    (found,), fine = build_generator(config, LocalPaths(Path())).generate_batch(
+        [image], embeddings=True
+    )
+    (whole,), coarse = build_generator(plain, LocalPaths(Path())).generate_batch(
         [image], embeddings=True
     )
     assert fine is not None and coarse is not None and np.array_equal(fine[0], coarse[0])
@@ -53,7 +55,7 @@ def test_windows_see_what_the_whole_image_hides() -> None:
         assert mask.sum() == area == mask[y0:y1, x0:x1].sum() > 0
         assert x0 <= box[0] <= box[2] < x1 and y0 <= box[1] <= box[3] < y1
     assert {tuple(crop) for crop in found.crop.tolist()} == {box.box for box in boxes}
-    few = build_generator(config.model_copy(update={"max_superpixels": 5}), Where(Path()))
+    few = build_generator(config.model_copy(update={"max_superpixels": 5}), LocalPaths(Path()))
     (cut,), _ = few.generate_batch([image])
     assert sorted(cut.area) == sorted(found.area)[-5:]
 

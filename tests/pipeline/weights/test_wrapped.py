@@ -10,7 +10,7 @@ from torch import Tensor
 from svp.pipeline.errors import WeightsError
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.recipe import FeatureConfig, SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam.load import load_sam
 from svp.pipeline.sam.specs import build_sam
 from svp.pipeline.sam.tiny import WEIGHTS
@@ -69,7 +69,7 @@ def test_a_fine_tuned_sam_is_loaded(sam: State, tmp_path: Path, kind: str) -> No
     path = tmp_path / "mine.pth"
     torch.save(WRAPPED[kind](sam), path)
     config = SuperpixelConfig(model="tiny", weights=f"sha256:{weights_digest(path)}")
-    found, report = load_sam(config, Where(images=tmp_path, sam=path))
+    found, report = load_sam(config, LocalPaths(images=tmp_path, sam=path))
     assert report is not None and report.ok
     loaded = found.state_dict()
     for name, tensor in sam.items():
@@ -100,7 +100,7 @@ def test_what_is_not_one_whole_model_is_told(
     torch.save(change(sam), path)
     config = SuperpixelConfig(model="tiny", weights=f"sha256:{weights_digest(path)}")
     with pytest.raises(WeightsError, match=message):
-        load_sam(config, Where(images=tmp_path, sam=path))
+        load_sam(config, LocalPaths(images=tmp_path, sam=path))
 
 
 def test_the_type_of_a_wrapped_sam_is_seen(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from svp.train.data.tokenizer import load_vocabulary
 
 
 @pytest.mark.slow
-def test_rivals_make_the_same_batches(tmp_path: Path) -> None:
+def test_baselines_make_the_same_batches(tmp_path: Path) -> None:
     cache = write_paper_cache(tmp_path / "cache", 16)
     source = paper_source(cache)
     table = open_table(tmp_path / "t", [source], [cache], training=True)
@@ -37,10 +37,10 @@ def test_rivals_make_the_same_batches(tmp_path: Path) -> None:
     dense = first(slow, RleVisuals([cache], "dense"))
     assert torch.equal(ours.ids, runs.ids) and torch.equal(ours.ids, dense.ids)
     assert ours.packed and runs.packed and dense.packed and ours.visual.valid is not None
-    for rival, exact in ((runs, True), (dense, False)):
-        for a, b in zip(ours.packed, rival.packed or (), strict=True):
+    for baseline, exact in ((runs, True), (dense, False)):
+        for a, b in zip(ours.packed, baseline.packed or (), strict=True):
             assert torch.equal(a, b)
-        mine, other = ours.visual, rival.visual
+        mine, other = ours.visual, baseline.visual
         assert mine.cover is not None and other.cover is not None
         assert mine.masks is not None and other.masks is not None
         assert torch.equal(mine.patches, other.patches)
@@ -57,14 +57,14 @@ def test_rivals_make_the_same_batches(tmp_path: Path) -> None:
 def test_a_small_run_measures_everything() -> None:
     made = run(images=32, reps=1)
     assert set(made.rates) == {OURS, FEATURES, DENSE, RUNS} and all(made.rates.values())
-    assert [g.goal for g in made.goals] == [500, 10, 50, 100]
+    assert [g.target for g in made.targets] == [500, 10, 50, 100]
     assert any("MosaicML not measured" in line for line in made.lines())
     assert made.to_json()["passed"] == made.passed == (made.exit_code == 0)
 
 
 def test_a_missed_goal_is_said() -> None:
-    from svp.pipeline.bench.targets import Goal
+    from svp.pipeline.bench.targets import Target
 
-    goals = [Goal("speed", 100.0, ">=", 500)]
-    made = LoaderBench(8, 2, {OURS: 100.0}, {OURS: 3.0}, goals=goals)
-    assert made.exit_code == 1 and any(line.startswith("SHORT") for line in made.lines())
+    targets = [Target("speed", 100.0, ">=", 500)]
+    made = LoaderBench(8, 2, {OURS: 100.0}, {OURS: 3.0}, targets=targets)
+    assert made.exit_code == 1 and any(line.startswith("FAIL") for line in made.lines())

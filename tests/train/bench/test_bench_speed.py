@@ -261,11 +261,13 @@ def test_a_comparison_adds_up(runner: Runner) -> None:
         length = 2 * [128 - 1 + one.tokens[0]]
         assert one.formula is not None and one.whole == sum(one.median.values())
         assert one.formula + flash_again(length) == about(one.flops["LLM"])
-    report = SpeedReport(replace(MICRO, goals={"stage 2, from cache": 1e-3}), "x", None, (*found,))
+    report = SpeedReport(
+        replace(MICRO, targets={"stage 2, from cache": 1e-3}), "x", None, (*found,)
+    )
     text = "\n".join(report.lines())
     for wanted in ("| stage 2, one step | MLP from cache | SVP from cache | SVP live |",
                    "| visual tokens per image | 256 | 40 | 40 |", "2 P T",
-                   "- goal met: stage 2, from cache"):  # fmt: skip
+                   "- target met: stage 2, from cache"):  # fmt: skip
         assert wanted in text
     assert report.exit_code == 0
     assert json.loads(json.dumps(report.to_json()))["ratios"].keys() == report.ratios().keys()
@@ -294,13 +296,13 @@ def fake(projector: str, live: bool, *runs: float) -> Measured:
 def test_ratios_are_of_medians_and_a_missed_goal_fails() -> None:
     cases = (fake("mlp", False, 4, 9, 8), fake("svp", False, 2, 1, 5),
              fake("mlp", True, 12), fake("svp", True, 6))  # fmt: skip
-    report = SpeedReport(replace(MICRO, goals={"forward, live": 2.5}), "x", 100.0, cases)
+    report = SpeedReport(replace(MICRO, targets={"forward, live": 2.5}), "x", 100.0, cases)
     assert report.ratios() == {
         "forward, from cache": 4.0, "forward, live": 2.0, "forward, SVP from cache, MLP live": 6.0,
     }  # fmt: skip
     assert report.exit_code == 1 and report.missed == ["forward, live"]
     lines = report.lines()
-    assert "- GOAL MISSED: forward, live >= 2.5" in lines
+    assert "- TARGET MISSED: forward, live >= 2.5" in lines
     assert any(line.startswith("| model FLOPs utilisation | ") for line in lines)
     assert any("42.0 (40 to 44)" in line for line in lines)
 

@@ -9,7 +9,7 @@ from support import eval_world
 from svp.pipeline.datasets.scenes.make import make_scene
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.recipe import SuperpixelConfig
-from svp.pipeline.records import Where
+from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.train.evaluation.protocols import examples
 from svp.train.evaluation.upper_bounds import Atoms, Oracle, PointDecoder, deepest
@@ -41,7 +41,7 @@ def test_bounds_come_from_the_rows_superpixels(tmp_path: Path) -> None:
 
 def test_the_shipped_sam_finds_what_is_clicked() -> None:
     """Discs and squares of generated scenes, from float16 embeddings as a cache holds them."""
-    backend = build_backend(SuperpixelConfig(), Where(Path()), "cpu")
+    backend = build_backend(SuperpixelConfig(), LocalPaths(Path()), "cpu")
     decoder, ious = PointDecoder(backend), []
     for index in range(3):
         made = make_scene(11, index, "val")

@@ -18,10 +18,10 @@ from svp.train.recipe import TrainRecipe
 from svp.train.reproduce.collect import full_parameters
 from svp.train.reproduce.experiment import Row
 from svp.train.reproduce.paper_tables import EXPERIMENTS, MLP, experiment
-from svp.train.reproduce.request import Ask
+from svp.train.reproduce.request import ReproduceRequest
 from svp.train.reproduce.trials import warm_of
 
-FLAGS = Ask(table="table1").flags
+FLAGS = ReproduceRequest(table="table1").flags
 KEYS = ["table1", "table2", "table3", "table4", "table5", "table7", "tableC"]
 
 

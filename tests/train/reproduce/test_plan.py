@@ -18,7 +18,7 @@ from svp.train.estimates.gpus import GPUS
 from svp.train.reproduce.caches import Caches
 from svp.train.reproduce.commands import row_commands
 from svp.train.reproduce.paper_tables import EXPERIMENTS, experiment
-from svp.train.reproduce.request import Ask, data_of
+from svp.train.reproduce.request import ReproduceRequest, data_of
 
 
 def invoke(*words: str) -> Any:
@@ -118,7 +118,9 @@ def test_glamm_is_evaluated_as_published() -> None:
 
 def test_the_plan_is_what_the_run_would_make() -> None:
     """Folders need no weights, no data and no root to be named."""
-    here = Ask(table="table1", size="paper", root=Path("DATA"), init="GLaMM-GranD-Pretrained")
+    here = ReproduceRequest(
+        table="table1", size="paper", root=Path("DATA"), init="GLaMM-GranD-Pretrained"
+    )
     plan = told("table1", "--size", "paper")
     caches, data = Caches(here, data_of(here)), data_of(here)
     for row, found in zip(experiment("table1", "paper").rows, plan["rows"], strict=True):
@@ -134,9 +136,9 @@ def test_the_lines_are_a_shell_script() -> None:
 
 
 def test_one_gpu_for_several_processes_is_refused_before_the_plan() -> None:
-    Ask(table="tableC", size="paper", device="cuda:1", processes=1)
+    ReproduceRequest(table="tableC", size="paper", device="cuda:1", processes=1)
     with pytest.raises(ConfigError, match="--device cuda:1 with 4 processes: .*--device cuda,"):
-        Ask(table="tableC", size="paper", device="cuda:1", processes=4)
+        ReproduceRequest(table="tableC", size="paper", device="cuda:1", processes=4)
 
 
 def test_how_it_is_run_is_the_users() -> None:
@@ -161,18 +163,24 @@ def test_how_it_is_run_is_the_users() -> None:
     assert not {c["command"].split()[-1] for c in plain["caches"]} & {
         c["command"].split()[-1] for c in plan["caches"]
     }, "a cache of another precision has another name"
-    ask = Ask(
+    request = ReproduceRequest(
         table="table1", size="paper", device="cuda:1", executor="ray", mode="fast",
         dtype="bfloat16", workers=3, threads=2, ray_address="auto",
     )  # fmt: skip
-    request = Caches(ask, data_of(ask)).request(
+    precompute_request = Caches(request, data_of(request)).precompute_request(
         experiment("table1", "paper").rows[0], "refcoco", "val"
     )
-    options = request.run.executor_options
-    assert (request.run.executor, options.device, options.workers) == ("ray", "cuda:1", 3)
+    options = precompute_request.run.executor_options
+    assert (precompute_request.run.executor, options.device, options.workers) == (
+        "ray",
+        "cuda:1",
+        3,
+    )
     assert (options.threads, options.ray_address) == (2, "auto")
-    assert (request.flags.mode, request.flags.dtype) == ("fast", "bfloat16")
-    assert Ask(table="table1").executor_options.workers is None, "one per GPU, else one per core"
+    assert (precompute_request.flags.mode, precompute_request.flags.dtype) == ("fast", "bfloat16")
+    assert ReproduceRequest(table="table1").executor_options.workers is None, (
+        "one per GPU, else one per core"
+    )
 
 
 def test_hours_follow_the_recipe_and_the_gpu() -> None:
@@ -239,7 +247,7 @@ def test_finer_superpixels_are_priced_at_their_tokens() -> None:
 def test_several_processes_are_started_by_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="--processes 2"):
-        Ask(table="table1")
+        ReproduceRequest(table="table1")
     monkeypatch.delenv("WORLD_SIZE")
     refused = invoke("table1", "--rows", "all", "--row", "SVP")
     assert refused.exit_code == 2 and "exclude each other" in refused.output

@@ -12,7 +12,7 @@ from svp.cli import main
 from svp.pipeline.weights.rehearsal import VARIABLE
 from svp.train.rehearse.run import SMALL
 from svp.train.reproduce import dry_run
-from svp.train.reproduce.request import Ask
+from svp.train.reproduce.request import ReproduceRequest
 
 
 class Done:
@@ -27,10 +27,10 @@ class Done:
 def test_the_stand_ins_are_named_and_the_place_is_left_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[Ask, str, str]] = []
+    seen: list[tuple[ReproduceRequest, str, str]] = []
 
-    def ran(ask: Ask, *, plan_only: bool) -> Any:
-        seen.append((ask, os.getcwd(), os.environ.get(VARIABLE, "")))
+    def ran(request: ReproduceRequest, *, plan_only: bool) -> Any:
+        seen.append((request, os.getcwd(), os.environ.get(VARIABLE, "")))
         return Done()
 
     def made(folder: Path, *, full: bool, say: object) -> dict[str, str]:
@@ -42,12 +42,12 @@ def test_the_stand_ins_are_named_and_the_place_is_left_as_it_was(
     monkeypatch.chdir(tmp_path)
     words = ["reproduce", "tableC", "--size", "paper", "--rehearse", "--rows", "all"]
     assert CliRunner().invoke(main, words).exit_code == 0
-    (ask, folder, dial) = seen[0]
+    (request, folder, dial) = seen[0]
     assert folder == str(tmp_path / "rehearsal") and dial == str(tmp_path / "rehearsal/dial.yaml")
-    assert (ask.root, ask.init, ask.published) == (
+    assert (request.root, request.init, request.published) == (
         Path("refer_data"), "GLaMM-GranD-Pretrained", "GLaMM-RefSeg",
     )  # fmt: skip
-    assert (ask.seeds, ask.device, ask.rows, ask.table) == (1, "cpu", (), "tableC")
+    assert (request.seeds, request.device, request.rows, request.table) == (1, "cpu", (), "tableC")
     assert os.getcwd() == str(tmp_path) and VARIABLE not in os.environ
     assert CliRunner().invoke(main, [*words[:5], "--seeds", "2"]).exit_code == 0
     assert seen[1][0].seeds == 2

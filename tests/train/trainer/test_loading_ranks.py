@@ -22,7 +22,7 @@ pytest.importorskip("sentencepiece", reason="pip install 'svp[train]'")
 CONFIGS = Path(svp.__file__).parent / "workflows" / "accelerate"
 SHAPE = LlamaShape(hidden=512, intermediate=1376, layers=20, heads=8, kv_heads=8)
 EMPTY = LlamaShape(hidden=16, intermediate=16, layers=20, heads=2, kv_heads=2)
-SPLIT = ("Sharded", "ZeroWeights")  # what keeps a part of the weights
+SPLIT = ("FSDP", "DeepSpeedZero3")  # what keeps a part of the weights
 PROGRAM = """
 import json, sys, torch
 from pathlib import Path
@@ -99,9 +99,9 @@ def config(way: str, folder: Path) -> list[str]:
     ("way", "kind"),
     [
         ("ddp", "Strategy"),
-        ("fsdp", "Sharded"),
-        pytest.param("zero2", "ZeroStates", marks=pytest.mark.slow),
-        pytest.param("zero3", "ZeroWeights", marks=pytest.mark.slow),
+        ("fsdp", "FSDP"),
+        pytest.param("zero2", "DeepSpeedZero2", marks=pytest.mark.slow),
+        pytest.param("zero3", "DeepSpeedZero3", marks=pytest.mark.slow),
     ],
 )
 def test_no_rank_builds_what_it_does_not_keep(

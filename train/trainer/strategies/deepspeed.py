@@ -169,7 +169,7 @@ class _DeepSpeedStrategy(Strategy):
         gc.collect()  # engine and hooks refer to each other
 
 
-class ZeroStates(_DeepSpeedStrategy):
+class DeepSpeedZero2(_DeepSpeedStrategy):
     """ZeRO 1 and 2: optimizer states, and gradients, are split; every rank has the weights."""
 
     def leave(self) -> None:
@@ -194,7 +194,7 @@ class ZeroStates(_DeepSpeedStrategy):
         safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
 
-class ZeroWeights(_DeepSpeedStrategy, ShardCopy):
+class DeepSpeedZero3(_DeepSpeedStrategy, ShardCopy):
     """ZeRO 3: weights are split as well; the job's model lends them.
 
     They are split before the engine sees them. It would put the whole model on each device first

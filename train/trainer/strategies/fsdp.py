@@ -83,7 +83,7 @@ def say_split(accelerator: "Accelerator", how: Any) -> None:
     accelerator.state.distributed_type = how
 
 
-class Sharded(ShardCopy):
+class FSDP(ShardCopy):
     """A stage whose parameters, gradients and states are split by FSDP2.
 
     accelerate takes a state dict of the whole model before it splits, and uses it only for
