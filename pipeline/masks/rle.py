@@ -38,6 +38,8 @@ __all__ = [
 MAX_COORDINATE = 65536.0  # far outside any image we accept; pycocotools multiplies it by 5 as int
 MAX_PERIMETER = 4_000_000.0  # pixels; its C code allocates 5 points per pixel of outline
 
+MERGED = 8  # masks that are united at once
+
 
 def encode(mask: NDArray[Any]) -> Rle:
     """The canonical `Rle` of a (H,W) mask, bool or integer with values {0,1}."""
@@ -107,9 +109,13 @@ def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
 
     if not masks:
         return encode(np.zeros((height, width), dtype=np.bool_))
-    if len(masks) == 1:
-        return masks[0]
-    return Rle(height, width, bytes(coco.merge([mask.coco() for mask in masks])["counts"]))
+    # In groups: one merge of all walks the growing union again for every mask, so that the 50,000
+    # polygons of a fragmented object would take minutes.
+    while len(masks) > 1:
+        groups = [masks[i : i + MERGED] for i in range(0, len(masks), MERGED)]
+        merged = (coco.merge([mask.coco() for mask in group])["counts"] for group in groups)
+        masks = [Rle(height, width, bytes(counts)) for counts in merged]
+    return masks[0]
 
 
 def overlap(masks: Sequence[Rle], merged: Rle) -> int:

@@ -142,6 +142,25 @@ def test_union_of_rles_and_of_many_polygons_equals_clamped_sum() -> None:
     assert np.array_equal(rle.decode(union), np.any(masks, axis=0))
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 64, 65, 200])
+def test_union_of_many_is_that_of_one_merge_in_short_ones(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """One merge of all walks the growing union once for every mask."""
+    rng = np.random.default_rng(count)
+    masks = [rle.encode(rng.random((9, 31)) < 0.01) for _ in range(count)]
+    one = coco.merge([mask.coco() for mask in masks])["counts"]
+    merge, sizes = coco.merge, list[int]()
+
+    def counted(rles: list[object]) -> object:
+        sizes.append(len(rles))
+        return merge(rles)
+
+    monkeypatch.setattr(coco, "merge", counted)
+    assert rle.union(masks, 9, 31).counts == one
+    assert max(sizes, default=0) <= 8 and len(sizes) <= count
+
+
 def test_empty_segmentation_and_polygon_outside_are_empty_masks() -> None:
     outside = [[100, 100, 120, 100, 120, 130]]
     for value in ([], outside):
