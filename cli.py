@@ -1,4 +1,4 @@
-"""The `svp` command. Each command is a few lines that call one function; heavy imports wait inside.
+"""The `svp` command line: commands are imported lazily, each calls one function.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 data or weights missing, 130 interrupted and resumable.
 """

@@ -1,1 +1,1 @@
-"""The projectors and the referring-segmentation model. It reads no file and knows no Zarr."""
+"""Projectors and the referring-segmentation model; no file access, no dependency on Zarr."""

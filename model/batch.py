@@ -1,4 +1,4 @@
-"""What the loader hands to the model: frozen encoders' outputs, one dialogue per image, targets.
+"""Batch of model inputs: frozen encoder outputs, dialogues and targets of B images.
 
 Everything is padded on the right and says how long it really is; nothing depends on a fixed number
 of visual tokens. Letters: B images, N superpixels, P patches, C channels, T text ids, S masks.

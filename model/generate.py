@@ -1,4 +1,4 @@
-"""Greedy answers with a key-value cache: does the model say [SEG] by itself, and where is the mask?
+"""Greedy decoding with a KV cache: the generated answer and the mask of its [SEG] token.
 
 The prompt ends with "ASSISTANT:". With `mask_state="predicting"` the mask comes from the state that
 emitted [SEG], the same one teacher forcing takes; of several [SEG] the first counts.

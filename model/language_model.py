@@ -1,4 +1,4 @@
-"""The causal language model: a LLaMA-family model of transformers, its loading and its LoRA.
+"""Causal language model: loading of LLaMA-family models, and LoRA adapters.
 
 Weights come in through the one guarded loader, never through a pickle: a folder in the usual
 layout (`config.json` + safetensors or .bin shards) or random values from a seed.

@@ -1,4 +1,4 @@
-"""Losses as sums with their counts, so that a global batch has one value however it is split.
+"""Losses as (sum, count) pairs: the global-batch loss does not depend on how the batch is split.
 
 GLaMM averages its micro-batches equally, which makes a sentence's weight depend on how many share
 its micro-batch. Here the caller divides by the counts of the whole global batch.

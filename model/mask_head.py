@@ -1,4 +1,4 @@
-"""From the language model's [SEG] states to masks: SAM's own decoder, prompted by one vector.
+"""Mask head: [SEG] states projected to prompts of SAM's mask decoder.
 
 As GLaMM and LISA: the projected state is the only sparse prompt, the dense prompt is SAM's "no
 mask" code, and mask token 0 (the single-mask output) is used; IoU head and the other three

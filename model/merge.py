@@ -1,4 +1,4 @@
-"""Visual tokens take the place of <image> in the text, by index: no constant number of tokens.
+"""Insert a variable number of visual tokens into the text, in place of <image>.
 
 With <image> at text index s and n visual tokens, text index p lands at p if p < s, else p - 1 + n
 (n = 576 gives GLaMM's p + 575). Padding stays on the right, *after* merging, so causal attention

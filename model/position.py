@@ -1,4 +1,4 @@
-"""Sine position embedding of a grid, as DETR and Mask2Former normalise it.
+"""Sine position embedding of a grid, normalised as in DETR and Mask2Former.
 
 Positions count from 1 and are divided by the grid's size, so every grid spans (0, 2 pi]: the code
 tells where in the image a cell lies, not how many cells there are. y comes first; sine and cosine

@@ -1,1 +1,1 @@
-"""The offline half: photographs in, a Zarr cache of semantic superpixels and features out."""
+"""The offline half: images in, a Zarr cache of semantic superpixels and features out."""

@@ -1,4 +1,4 @@
-"""How values are printed: untrusted text made safe, sizes, durations, shares, folded name lists.
+"""Formatting of printed values: escaped untrusted text, sizes, durations, percentages, name lists.
 
 File names and expressions may hold terminal codes.
 """

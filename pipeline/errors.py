@@ -1,4 +1,4 @@
-"""The error tree: every failure a user can cause or meet says what, where and what to do next.
+"""Error classes: every user-facing failure states file and record, cause and remedy.
 
 The command line turns an `SvpError` into one line on stderr and the class's `exit_code`; any other
 exception is a bug of ours and keeps its traceback.

@@ -1,4 +1,4 @@
-"""Plug-ins: projectors and superpixel sources from outside of this package.
+"""Plug-ins: projectors and superpixel sources defined outside this package.
 
 Two doors. An installed package names its classes as entry points, in the group of their kind:
 

@@ -1,4 +1,4 @@
-"""This process: its command line, device and peak memory, and a clean end by SIGINT and SIGTERM.
+"""This process: command line, device, peak memory, graceful shutdown on SIGINT and SIGTERM.
 
 The signal handler sets a flag that the run polls, so nothing is torn out of the middle of a write
 and workers are ended before the command is. A second signal of the same kind acts at once, as

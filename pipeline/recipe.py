@@ -1,4 +1,4 @@
-"""What decides every bit of a cache: the recipe. Its canonical JSON is part of the plan's digest.
+"""Recipe of a cache: every setting that changes its bits; canonical JSON in the plan's digest.
 
 Places (folders, weight files, devices) are not here: they are `records.LocalPaths`. A field that changes
 one stored bit belongs here; a field that changes none does not.

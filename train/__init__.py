@@ -1,1 +1,1 @@
-"""The online half: cache to two-stage fine-tune to evaluation."""
+"""The online half: from a cache through two-stage fine-tuning to evaluation."""

@@ -1,4 +1,4 @@
-"""Values that the command line shows; importing this imports nothing else."""
+"""Default values shown by the command line; imports nothing."""
 
 from pathlib import Path
 from typing import Final

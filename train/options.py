@@ -1,4 +1,4 @@
-"""From flags and recipe files to one `TrainRecipe` and the places it is carried out in.
+"""Resolve flags and recipe files into one `TrainRecipe` and its `LocalPaths`.
 
 Order, later wins: the size's recipe in `workflows/train/` or a recipe file, single flags,
 `--set a.b=c`. Weights given as a path enter the recipe as their sha256, never as a path.

@@ -1,4 +1,4 @@
-"""What made a result: commit, library versions, environment."""
+"""Provenance of a result: commit, library versions, environment."""
 
 import os
 import platform

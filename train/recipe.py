@@ -1,4 +1,4 @@
-"""What decides a training run: every field here changes the result, every place is left out.
+"""Recipe of a training run: every setting that changes the result, no path.
 
 Folders, devices and micro-batches are not here or not in the digest: a run can move to another
 machine, or to another number of processes, and goes on. Defaults are those of `--size paper`:

@@ -1,4 +1,4 @@
-"""A projector's start from the pretrained one, for a model so small that masks alone teach it nothing.
+"""Warm start of a projector: copy matching layers, then distil the pretrained one.
 
 Where the layers fit they are copied (`copy_layers`). Then it imitates: its tokens learn to be what
 the pretrained projector makes of the patches that they stand for, which are those of its superpixel,

@@ -1,4 +1,4 @@
-"""Published checkpoints of GLaMM and LISA, brought in strictly: loaded, dropped by rule, or refused."""
+"""Strict conversion of published GLaMM and LISA checkpoints."""
 
 from .convert import Imported, import_ris_checkpoint, open_ris_checkpoint
 from .fill_model import build_imported

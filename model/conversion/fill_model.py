@@ -1,4 +1,4 @@
-"""From an imported checkpoint to a model: tensors cast one at a time into freshly built modules.
+"""Build a model from a converted checkpoint, one tensor at a time.
 
 Peak memory is the model plus one tensor: modules are built on the meta device and the sources stay
 memory-mapped. The projector is the caller's: published checkpoints hold none of ours.

@@ -1,4 +1,4 @@
-"""Where a tensor of a published checkpoint goes, by the end of its name; the two published layouts.
+"""Key mapping from the published checkpoint layouts (GLaMM, LISA) to our modules.
 
 Rules are tried in order and the first match wins; parts with inner names like LLaMA's (SAM's
 decoder has `layers.0.self_attn.q_proj`, too) come first. What precedes the matched end is free, so

@@ -1,4 +1,4 @@
-"""LoRA matrices of a checkpoint saved before merging: folded into the linears they adapt.
+"""Merge the LoRA matrices of a checkpoint into the linear layers they adapt.
 
 W' = W + (alpha / r) B A, in float32, in the dtype of W (peft's own merge; LISA and GLaMM ship the
 result as merge_lora_weights_and_save_hf_model.py writes it).

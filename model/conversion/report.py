@@ -1,4 +1,4 @@
-"""What an import did with every tensor, in lines a user reads; long name lists are folded.
+"""Report of a conversion: counts and folded key lists per outcome.
 
 Invariant: loaded + dropped + merged + unknown = tensors of the file.
 """

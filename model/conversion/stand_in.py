@@ -1,4 +1,4 @@
-"""A checkpoint folder in the published layout of GLaMM or LISA, true in all but its values.
+"""Write a random checkpoint in the published folder layout of GLaMM or LISA.
 
 Names, dtypes, shards, config.json and tokenizer files are those of MBZUAI/GLaMM-RefSeg and
 xinlai/LISA-7B-v1; values are random, from a seed. The language model may be small, and parts that no

@@ -1,4 +1,4 @@
-"""A sentencepiece model in LLaMA's form, made from a few sentences: 32,000 entries, few of them used.
+"""Make a sentencepiece model of LLaMA's form (32,000 entries) from a few sentences.
 
 Everything but the words is LLaMA's: BPE with byte fallback, no normalisation, a blank put in front,
 <unk> <s> </s>, then 256 bytes, then runs of blanks that are merged last of all, single characters at

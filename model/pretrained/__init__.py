@@ -1,4 +1,4 @@
-"""A trained model as a folder anyone can load: config, safetensors, tokenizer, model card."""
+"""Pretrained model folders: config, safetensors, tokenizer, model card."""
 
 from .config import ProjectorSpec
 from .model_card import Card

@@ -1,4 +1,4 @@
-"""config.json of an exported model: what has to be known to build it before its weights come.
+"""config.json of an exported model: everything needed to build it before loading weights.
 
 Read strictly: unknown fields, other versions and out-of-range sizes are refused, so nothing of the
 file can reach a library as an option of the file's choosing.

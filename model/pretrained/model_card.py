@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it was trained on, how well it does, what it cannot do."""
+"""Model card of an exported model: description, training data, metrics, limitations."""
 
 import re
 import shlex

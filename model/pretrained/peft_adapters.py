@@ -1,4 +1,4 @@
-"""LoRA in an exported model: merged into its linears, or taken out under peft's file names.
+"""LoRA in an exported model: merged into the weights, or saved in peft's format.
 
 The names in an adapter file are those `PeftModel.save_pretrained` writes, so peft can load it onto
 the language model.

@@ -1,4 +1,4 @@
-"""What an exported model needs beside its weights to look at a photograph."""
+"""Preprocessing config of an exported model: SAM, encoder and superpixel recipe."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""Write a model as a folder and load it back.
+"""Save a model as a folder and load it back.
 
     config.json          what to build (config.py)
     model.safetensors    all weights; LoRA merged, or left out

@@ -1,4 +1,4 @@
-"""Every projector of the comparison, by name. A new one is a file and a line here, or a plug-in."""
+"""Projector registry: every projector of the comparison, by name."""
 
 from inspect import signature
 from typing import Any

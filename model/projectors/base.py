@@ -1,8 +1,8 @@
-"""One interface for everything that turns patch features into visual tokens of an LLM.
+"""Projector interface: patch features in, visual tokens of a language model out.
 
 A projector says which extra inputs it needs, how many tokens it makes of a grid, and under which
 names its published weights come. The grid is always given: no code takes a square root of P.
-Source: spec/projectors.md 1. Inputs are never modified.
+Inputs are never modified.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Embedding fusion, COMM style (Table 7): the same superpixels over several sources of features.
+"""Embedding fusion, COMM style (Table 7): the same superpixels over several feature sources.
 
     X = sum_k alpha_k SVP_k(F_k)
 

@@ -1,4 +1,4 @@
-"""Patches as a picture and back, and as square windows. Raster order everywhere, y outer."""
+"""Reshape patches to a grid and back, and to square windows; raster order, y outer."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""LLaVA's `mlp2x_gelu`: every patch becomes a token. The uncompressed reference, as in GLaMM.
+"""LLaVA's `mlp2x_gelu`: one token per patch, the uncompressed reference (GLaMM).
 
 With `layers=1` it is LLaVA's `linear`, which LISA has.
 

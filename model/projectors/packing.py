@@ -1,4 +1,4 @@
-"""Superpixels as one axis: the real ones of a padded batch, without the padding.
+"""Pack the superpixels of a padded batch along one axis, without padding.
 
 Images have different numbers of superpixels. What looks at one superpixel at a time (SSPE, the
 output MLP) works on the packed axis; what lets the superpixels of an image see each other works

@@ -1,4 +1,4 @@
-"""Pixel-Shuffle (InternVL): the patches of a window side by side, then an MLP.
+"""Pixel-Shuffle (InternVL): the patches of a window concatenated, then an MLP.
 
 Source: InternVL 2410d1db, modeling_internvl_chat.py (mlp1 89-94, pixel_shuffle 257-271).
 """

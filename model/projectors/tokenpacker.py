@@ -1,7 +1,7 @@
 """TokenPacker: a coarse query per window attends to the window's finer, multi-layer features.
 
-Source: TokenPacker 771a16e7, multimodal_projector/builder.py 39-137, described in the
-specification; the repository has no licence, so nothing was taken from it.
+Source: TokenPacker 771a16e7, multimodal_projector/builder.py 39-137, used as a
+description only: the repository has no licence, so no code was taken from it.
 """
 
 from typing import ClassVar

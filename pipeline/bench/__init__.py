@@ -1,0 +1,1 @@
+"""Benchmarks of the offline half, one module per `svp bench` subcommand."""

@@ -1,4 +1,4 @@
-"""`svp bench store`: what a read, a write and an open cost, against baselines in the same run.
+"""`svp bench store`: read, write and open times of a cache, against baselines in the same run.
 
 Method: every file is freshly written with write() in this run (a file dirtied through mmap reads up
 to three times slower); each pass opens its dataset inside the timer, copies every image into a

@@ -1,4 +1,4 @@
-"""How good the cost model is: predict a local run of generated scenes, then do it and compare.
+"""Accuracy of the cost model: predict a local run on generated scenes, then run and compare.
 
 Prediction and run follow each other on the same machine; on one whose other load changes meanwhile
 the comparison says little.

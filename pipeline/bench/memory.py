@@ -1,4 +1,4 @@
-"""Peak memory of a run of few images and of many: it must not grow with their number.
+"""Peak memory of a run against its number of images, which must not matter.
 
 Runs `precompute` on generated scenes with the shipped models and a coarse grid of prompts, which
 makes it fast without changing what is kept in memory. Measured are one worker's peak (all its rows,

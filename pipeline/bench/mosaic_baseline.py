@@ -1,4 +1,4 @@
-"""MosaicML's streaming reader as a baseline, in an environment of its own.
+"""MosaicML Streaming reader as a baseline, in its own virtual environment.
 
 It pins older numpy and transformers than this package, so it can never share our environment. The
 bench makes a small one once, borrows torch from ours, and talks to a process in it by pipes.

@@ -1,4 +1,4 @@
-"""What `fast` mode changes on a whole model: superpixels of the shipped tiny SAM, mode by mode.
+"""Effect of `fast` mode on the superpixels of the shipped tiny SAM, mode by mode.
 
 The same generated scenes, weights and grid; only mode and dtype differ. On a CPU that leaves the
 shared-layer decoder and the fused up-sampling (fp32), and autocast (bf16).

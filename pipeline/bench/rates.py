@@ -1,4 +1,4 @@
-"""`svp bench rates`: what a device makes of the models in each mode, the figures behind `--price`.
+"""`svp bench rates`: throughput of the models on a device in each mode, used by `--price`.
 
 Random weights and photographs of noise: times depend on shapes only. What the modes change is told
 by the distance of their outputs from those of exact mode on the same inputs.

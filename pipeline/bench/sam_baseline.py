@@ -1,4 +1,4 @@
-"""The baseline: segment-anything's own mask generator plus the published filter, on given logits.
+"""Published baseline: segment-anything's mask generator plus FMA filter, on given logits.
 
 `SamAutomaticMaskGenerator`, `SamPredictor` and `Sam.postprocess_masks` run unmodified on a `Sam`
 whose three networks only hand out stored outputs. FMA-WSSS's two score offsets enter through the

@@ -1,4 +1,4 @@
-"""`svp bench scale`: what SA-1B and a billion images would take, from what is measured here.
+"""`svp bench scale`: estimated cost of SA-1B and of a billion images, from measurements.
 
 Bytes and files follow from the plan, GPU-hours from the cost model, record sizes and times from
 `scale_probe`. Failures are simulated: each takes one node, whose workers lose the shard under way

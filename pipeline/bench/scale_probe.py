@@ -1,4 +1,4 @@
-"""What a cache costs besides its arrays, measured: opening, scanning, files. No model is needed.
+"""Measure the costs of a cache besides its arrays: opening, scanning, file count.
 
 Opening is measured on caches of records alone (plan, index, mark): nothing else is read then.
 Scanning is measured on a small real cache, because it looks at every file.

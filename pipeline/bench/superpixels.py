@@ -1,6 +1,6 @@
-"""`svp bench superpixels`: our path from decoder outputs to superpixels against the published one.
+"""`svp bench superpixels`: decoder outputs to superpixels, against the published code.
 
-Both get the same stored low-resolution logits (see `blobs`), run one after the other in this
+Both get the same stored low-resolution logits (`synthetic_masks`), run one after the other in this
 process, and are timed in CPU seconds by stage, so other load on the machine hardly matters. The
 results must be the same masks, levels and order, or the report says so.
 """

@@ -1,4 +1,4 @@
-"""The files `svp bench store` reads: one cache with real-sized rows, one wide and empty of features."""
+"""Synthetic caches for `svp bench store`: one with real-sized rows, one without features."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Decoder outputs without a decoder: what SAM would say about a scene of nested smooth blobs.
+"""Synthetic SAM decoder outputs for scenes of nested smooth blobs.
 
 Every whole object holds parts, every part sub-parts, as SAM's three outputs nest. A prompt answers
 with the blobs under its point; each answer wobbles a little and carries specks, so that duplicates,

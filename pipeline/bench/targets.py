@@ -1,4 +1,4 @@
-"""Targets of a bench: what was measured, what was wanted, and the exit code that follows."""
+"""Benchmark targets: measured value, target, and the resulting exit code."""
 
 from dataclasses import asdict, dataclass, field
 

@@ -1,4 +1,4 @@
-"""`svp bench tiny`: how well the shipped tiny weights do on generated scenes they never saw.
+"""`svp bench tiny`: quality of the shipped tiny weights on held-out generated scenes.
 
 Everything goes through the product's own path (grid prompting, selection, encoder), so the figures
 are those that a cache of such scenes has. Bars: the acceptance figures of the embedded default.

@@ -1,1 +1,1 @@
-"""A static page that shows what a cache holds: no server, no network, no JavaScript library."""
+"""Static page of a cache's content: no server, no network, no JavaScript library."""

@@ -1,4 +1,4 @@
-"""One card of the page: what is said about one image, ready for the template."""
+"""Template data of one image's card."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The words and figures at the head of the page."""
+"""Summary facts at the head of the page."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The histogram of superpixels per image: bars in view box units, and the sentence beside it."""
+"""Histogram of superpixels per image: SVG bars and caption."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

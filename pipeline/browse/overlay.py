@@ -1,4 +1,4 @@
-"""One image as the page shows it: a small photograph and, over it, outlines of its superpixels.
+"""Thumbnail of an image with the outlines of its superpixels.
 
 Coordinates are those of an SVG view box whose long side is `SIDE` units, whatever the image's size.
 Shares are exact counts on the full-size masks; only the outlines are simplified.

@@ -1,4 +1,4 @@
-"""`svp cache browse`: a folder with one static page that shows what a cache holds.
+"""`svp cache browse`: write a static page of a cache's content.
 
 Untrusted text (file names, reasons) is made safe as page_kit.py says. The folder appears by rename,
 so it is whole or absent, and it can be moved.

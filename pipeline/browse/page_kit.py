@@ -1,4 +1,4 @@
-"""What every page of ours is made with: templates, a strict policy, a folder that is whole or absent.
+"""Shared tools of all pages: templates, content security policy, atomic page folders.
 
 Untrusted text reaches a page only through `display.shorten` and jinja2's autoescape; the policy in its
 head allows its own style and script by digest, pictures beside it, and nothing else.

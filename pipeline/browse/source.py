@@ -1,4 +1,4 @@
-"""What the page reads of a cache, gathered once: plan, rows that can be shown, and statistics."""
+"""Data of the page, read once from the cache: plan, sampled rows and statistics."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The outline of a mask as SVG path data.
+"""Outline of a mask as SVG path data.
 
 Boundaries are followed along pixel edges (exact), then simplified by Douglas and Peucker with a
 tolerance below one pixel, which turns staircases into lines. Filled by the even-odd rule the path

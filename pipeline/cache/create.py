@@ -1,4 +1,4 @@
-"""Make a cache folder for a plan, or join one that holds the same plan."""
+"""Create a cache folder for a plan, or open one that holds the same plan."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The end of a build: one index over all manifests, and the mark that the cache is complete.
+"""Finish a build: write the index over all manifests and the COMPLETE marker.
 
 With it a cache of thousands of shards opens by reading three files. `COMPLETE` carries the index's
 sha256; without a valid `COMPLETE` the index is not used and the manifests are read instead.

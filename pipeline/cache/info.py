@@ -1,4 +1,4 @@
-"""`svp cache info`: what a cache is and how far it has come, from its plan and records alone."""
+"""`svp cache info`: content and progress of a cache, from its plan and records alone."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass

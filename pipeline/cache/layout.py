@@ -1,4 +1,4 @@
-"""Where things lie in a cache: the only file that spells names.
+"""File layout of a cache; no other module spells these names.
 
 plan.json                immutable; its sha256 is the cache id
 zarr.json                Zarr v3 group, so that any reader can open the folder

@@ -1,4 +1,4 @@
-"""The record that commits a shard: what its files are and what became of each of its images.
+"""Manifest of a shard: file sizes, checksums and the outcome of each image.
 
 A manifest is written last, after every file of the shard is durable. It is a pure function of
 (plan, shard): times and hosts go to `logs/`, so two runs of one plan give byte-equal manifests.

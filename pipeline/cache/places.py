@@ -1,4 +1,4 @@
-"""Where a cache's photographs and sentences lie on this machine: `logs/places.json` of the cache.
+"""Local paths of a cache's images and expressions: `logs/places.json`.
 
 Written by `precompute`, read by commands that are given a cache and no data set. A hint, never part
 of a digest: a cache that was moved, or made by an older svp, may have none or a stale one.

@@ -1,4 +1,4 @@
-"""The plan: what a cache holds, fixed before the first image is read.
+"""Plan of a cache: its content, fixed before the first image is read.
 
 `plan.json` is immutable and its sha256 is the cache id: the recipe, the image list with sizes and
 hashes, the digests of weights and data, and the sizes of every array. Shard `s` of a plan is images

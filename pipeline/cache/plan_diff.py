@@ -1,4 +1,4 @@
-"""Why two plans are not the same: the lines a refused run prints."""
+"""Differences between two plans, as lines for an error message."""
 
 from collections.abc import Iterator, Mapping
 

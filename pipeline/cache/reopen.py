@@ -1,4 +1,4 @@
-"""Opening a finished cache again, for the images that were quarantined.
+"""Reopen a finished cache to add the images that were quarantined.
 
 A repaired file has another hash, so it belongs to another plan: a cache healed in place must end up
 byte for byte like one made from the good files at once. `adopt` therefore moves the committed

@@ -1,4 +1,4 @@
-"""One image's row: `ImageRow` to padded arrays and back.
+"""Encode `ImageRow` as padded arrays, and decode it.
 
 The row of `rle` is little-endian: u16 n, then n + 1 u32 offsets from the row's start, then the n
 counts strings; the rest is zero. A row that does not fit is an error of that image, never cut.

@@ -1,4 +1,4 @@
-"""The arrays of a cache, as one table: names, types, shapes, codecs.
+"""Array schema of a cache: names, dtypes, shapes, codecs.
 
 One chunk = one image's row, one shard file = 64 rows. Ragged fields are padded to the plan's
 `max_superpixels` and compressed, so that zeros cost nothing and an image's index is its row number

@@ -1,4 +1,4 @@
-"""One shard file of a Zarr v3 array: encode it, and read one row by offset.
+"""Shard file of a Zarr v3 array: encode it, and read one row by offset.
 
 Layout: the rows' encoded bytes in order, then 64 pairs (offset, nbytes) of u64 and their crc32c. A
 row that has no image (quarantined, or past the end) has the pair (2^64-1, 2^64-1). The encoder is

@@ -1,4 +1,4 @@
-"""What is in a cache: tokens per image, coverage, overlap, levels, selection steps, quarantine, bytes.
+"""Statistics of a cache: tokens per image, coverage, overlap, levels, quarantine, bytes.
 
 Counts are over all committed images. What needs the masks (coverage, overlap) is exact to the pixel
 and taken from at most `sample` images spread evenly over the cache; the report says how many.

@@ -1,4 +1,4 @@
-"""Find damage, and un-commit exactly the damaged shards so that a rerun makes only those anew.
+"""Find damaged shards and un-commit exactly those, so that a rerun makes only them again.
 
 `full` hashes every byte; without it only sizes, records and shard indices are looked at.
 """

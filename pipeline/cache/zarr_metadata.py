@@ -1,4 +1,4 @@
-"""zarr.json: made by zarr-python, read by an allow-list.
+"""zarr.json metadata: written as zarr-python writes it, read through an allow-list.
 
 A foreign zarr.json can name any codec, and some codecs run code. So ours are never handed to a Zarr
 library before this module has accepted them: format 3, the name, type, shape and chunks the plan

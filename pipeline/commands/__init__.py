@@ -1,1 +1,1 @@
-"""The commands of the offline half; each is a few lines that call one function."""
+"""Commands of the offline half; each calls one function."""

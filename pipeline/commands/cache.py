@@ -1,4 +1,4 @@
-"""`svp cache`: look at, check and repair caches."""
+"""`svp cache`: inspect, check and repair caches."""
 
 from collections.abc import Sequence
 from pathlib import Path

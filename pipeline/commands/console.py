@@ -1,4 +1,4 @@
-"""What the commands share: errors as exit codes, groups of options, reports for people or programs.
+"""Shared parts of the commands: exit codes, option groups, text and JSON reports.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 data or weights missing, 130 interrupted and resumable.
 """

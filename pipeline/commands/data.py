@@ -1,4 +1,4 @@
-"""`svp data`: look at, convert and generate datasets."""
+"""`svp data`: inspect, convert and generate data sets."""
 
 from pathlib import Path
 from typing import Any

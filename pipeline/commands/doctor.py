@@ -1,4 +1,4 @@
-"""`svp doctor` and `svp fetch`: what this machine has, and what it lacks."""
+"""`svp doctor` and `svp fetch`: check this machine, download missing files."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`svp precompute`: photographs in, a cache out."""
+"""`svp precompute`: compute a cache from images."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Sources of photographs and expressions: COCO, REFER, hub parquet, JSONL, plain folders.
+"""Data sets of images and expressions: COCO, REFER, hub parquet, JSONL, plain folders.
 
 Whatever the files look like, later code sees a `Source`. `open_dataset` finds out what a path is;
 `check`, `convert` and `export_jsonl` are `svp data`'s commands.

@@ -1,4 +1,4 @@
-"""COCO: checked rows of an instances file, and its image folder in the 2014 and 2017 layouts.
+"""COCO reader: validated records of an instances file, 2014 and 2017 image layouts.
 
 No expressions: every image of the file is listed. `--split train` picks
 `annotations/instances_train2017.json` or `..._train2014.json`.

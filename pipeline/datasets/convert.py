@@ -1,4 +1,4 @@
-"""The normalised tables of `svp data convert`, themselves a source; `svp data export` to JSONL.
+"""`svp data convert` and `svp data export`: normalised tables, and JSONL.
 
 A folder of `images.jsonl`, `sentences.jsonl`, `masks.jsonl` (one row per line, sorted keys, sorted
 rows: equal data gives equal bytes) and `tables.json` with the sha256 of the three and of the files

@@ -1,4 +1,4 @@
-"""Whether polygons can have been drawn on their photograph: a polygon carries no size to compare.
+"""Plausibility checks of polygon coordinates against the image size.
 
 Coordinates of another system are refused where they cannot be right: shares of the side (0..1, as
 YOLO and Roboflow write them), polygons outside the picture, or far beyond its edge (drawn at another

@@ -1,4 +1,4 @@
-"""What a path or a name such as `refcoco+/unc` is, and loading it as datasets."""
+"""Detect the format of a path, or a name such as `refcoco+/unc`, and load it."""
 
 import os
 import re

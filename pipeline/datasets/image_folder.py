@@ -1,4 +1,4 @@
-"""A plain folder of photographs, subfolders included.
+"""Plain folder of images, subfolders included.
 
 An image's id is a hash of its relative path, not its place in a list: adding a photograph leaves
 the ids of all others, and so their cache rows, as they were.

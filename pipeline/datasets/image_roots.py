@@ -1,4 +1,4 @@
-"""Where a dataset's photographs lie: the folder layouts people have, tried in a fixed order.
+"""Image roots: the known folder layouts, tried in a fixed order.
 
 COCO file names carry no folder, so the root is found by trying: given folders first, then the
 layouts of COCO itself, GLaMM and LISA beside the annotations.

@@ -1,4 +1,4 @@
-"""Reading one photograph: bounded, by content, always (H,W,3) uint8 RGB, upright.
+"""Image decoding: bounded, format by content, always (H,W,3) uint8 RGB, upright.
 
 Only JPEG, PNG and WEBP are opened (Pillow's other decoders are attack surface), the size is taken
 from the header and capped before a pixel is decoded, and every failure is an `ImageError` whose

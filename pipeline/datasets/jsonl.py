@@ -1,4 +1,4 @@
-"""Own data: one JSON object per line, one expression for one mask (docs/data.md).
+"""JSONL reader for custom data: one expression and one mask per line (docs/data.md).
 
 Ids are derived, so that the rest of the pipeline sees a table like any other: `sent_id` is the
 line number, `ann_id` = `ref_id` the line that first names the object, `image_id` a hash of the

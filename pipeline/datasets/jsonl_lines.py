@@ -1,4 +1,4 @@
-"""The lines of a JSONL file: syntax, fields, and the split a file's name stands for."""
+"""Lines of a JSONL file: syntax, fields, and the split that the file name implies."""
 
 import posixpath
 import re

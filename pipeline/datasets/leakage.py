@@ -1,4 +1,4 @@
-"""Images that are in a training set and in an evaluation split, of the same or another set.
+"""Images shared by a training split and an evaluation split, of one data set or several.
 
 RefCOCOg umd train holds val and test images of RefCOCO and RefCOCO+, and the other way round;
 published numbers include the overlap. Images are compared by their COCO id, never by file name or

@@ -1,4 +1,4 @@
-"""The photographs below a folder, as the disk has them; what is passed by is counted and named.
+"""List the images below a folder; skipped files are counted and named.
 
 Names found on the disk are not judged here: one that cannot be used is quarantined when it is read.
 Links are followed, as the folder is the user's own, but once: no loop, and nothing above the folder.

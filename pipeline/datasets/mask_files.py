@@ -1,4 +1,4 @@
-"""Masks in files of their own: `"mask": "masks/1.png"`, target where a pixel is not zero."""
+"""Masks as image files: `"mask": "masks/1.png"`, foreground where a pixel is not zero."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What svp itself wrote into a folder of photographs: it is never taken for photographs.
+"""Recognise svp's own output in an image folder, so that it is not read as images.
 
 Known by what each command leaves, not by the folder's name, which is the user's.
 """

@@ -1,4 +1,4 @@
-"""The hub's parquet layout of RefCOCO: jxu124/refcoco, refcocoplus, refcocog.
+"""Hub parquet reader: jxu124/refcoco, refcocoplus, refcocog.
 
 One row per ref. Its `test` split is testA for refcoco and refcoco+ (refcocog has a real `test`),
 its bbox is converted and ignored, and sizes and polygons are JSON strings. The tables are the same

@@ -1,4 +1,4 @@
-"""What the headers of the photographs say, told before anything is computed.
+"""Header checks of all images, reported before anything is computed.
 
 Each file is opened once, no pixel is decoded. What cannot be read is no error here: it goes to the
 quarantine list when its turn comes, and is named now.

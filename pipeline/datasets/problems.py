@@ -1,4 +1,4 @@
-"""Collecting what is wrong with a file, so that a user sees all of it at once (up to 100).
+"""Collect the problems of a file (up to 100) and report them together.
 
 One bad record costs itself: it is left out, named and counted (`settle`). More than half of a file
 is no accident of single records but another kind of file, and is refused; `--max-failures` says how

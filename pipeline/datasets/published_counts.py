@@ -1,4 +1,4 @@
-"""Published sizes of the RefCOCO sets: a wrong or cut split file is otherwise silent.
+"""Published sizes of the RefCOCO sets, to detect wrong or truncated split files.
 
 Images and refs: TFDS `ref_coco` README. Sentences: FlagEval for refcoco; the others are commonly
 stated but unconfirmed, so they only warn. None = not known.

@@ -1,4 +1,4 @@
-"""REFER's `refs(*.p)` without running what a pickle can run: no globals at all, not even builtins.
+"""Safe unpickler for REFER's `refs(*.p)`: no globals at all, not even builtins.
 
 Published loaders call `pickle.load` on these files, and a pickle can run any code. REFER's lists,
 dicts, strings and numbers need no global, so this reader knows only the opcodes that

@@ -1,4 +1,4 @@
-"""The three tables every source becomes, and the `Source` that later code reads.
+"""Normalised tables (images, sentences, masks) and the `Source` that later code reads.
 
 Readers (refer, hub, coco, jsonl, folder, convert) each give a `Dataset` with all its splits;
 `assemble` picks a split and unites datasets. Order is always (dataset, image_id, ref_id, sent_id)

@@ -1,4 +1,4 @@
-"""`svp data check`: everything that is wrong with a source, in one report, before hours of work.
+"""`svp data check`: report all problems of a data set at once.
 
 Six groups: counts, images, masks, text, leaks, sources. The rules are those of the commands that use
 the data: an image that cannot be read is quarantined, a bad record is left out, both named and

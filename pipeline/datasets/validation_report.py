@@ -1,4 +1,4 @@
-"""What `svp data check` found, for people and for programs."""
+"""Report of `svp data check`, as text and JSON."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""`svp doctor`: what this machine has and what a recipe needs."""
+"""`svp doctor`: check this machine against the needs of a recipe."""

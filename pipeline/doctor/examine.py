@@ -1,4 +1,4 @@
-"""`svp doctor`: examine what the recipe of the given options needs on this machine."""
+"""`svp doctor`: run the checks that a recipe with the given options needs."""
 
 from pathlib import Path
 from typing import Any

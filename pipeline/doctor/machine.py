@@ -1,4 +1,4 @@
-"""Facts about this machine for `svp doctor` and the cost model: versions, devices, memory, disk.
+"""Machine facts for `svp doctor` and the cost model: versions, devices, memory, disk.
 
 Nothing here fails on a machine that lacks something: absence is a fact too.
 """

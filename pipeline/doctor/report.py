@@ -1,4 +1,4 @@
-"""`svp doctor`: what this machine has, what a recipe needs, and where it was looked for.
+"""Report of `svp doctor`: findings about this machine, the recipe's needs and searched paths.
 
 Reads only: no network, no model is built, no checksum of gigabytes. Every finding says what it saw;
 one that is not fine also says what to do. Untrusted names are escaped.

@@ -1,4 +1,4 @@
-"""Which weight files a recipe needs, how large they are, and where they were found.
+"""Weight files that a recipe needs: their sizes, and the paths where they were found.
 
 Users of such systems ask first which of many files they need. Sizes of published
 files are known to the byte, so a cut-off download is seen here without reading it.

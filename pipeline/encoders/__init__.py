@@ -1,4 +1,4 @@
-"""The frozen vision encoders: DINOv2 with registers, CLIP, and their tiny forms."""
+"""Frozen vision encoders: DINOv2 with registers, CLIP, and their tiny versions."""
 
 from ..recipe import FeatureConfig
 from ..records import LocalPaths

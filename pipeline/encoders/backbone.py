@@ -1,4 +1,4 @@
-"""What the feature encoder asks of a vision transformer: patch tokens, CLS, some earlier layers.
+"""Backbone interface: patch tokens, CLS token and earlier layers of a vision transformer.
 
 One adapter per family (`dinov2`, `clip`) hides which of the transformer's outputs those are; the
 choice is the method's, not the library's.

@@ -1,4 +1,4 @@
-"""Patch features of a frozen vision encoder, as they will be stored.
+"""Patch features of a frozen vision encoder, rounded as the cache stores them.
 
 An `Encoder` applies the recipe's view itself, so that what it sees is what the masks are resized
 to. It batches what it is given and pads nothing. Invariant: no NaN, no infinity and no value that

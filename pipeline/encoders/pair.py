@@ -1,4 +1,4 @@
-"""Two frozen encoders over the same view: the second one's last layer is stored among `layers`.
+"""Pair of frozen encoders over one view; the second one's last layer is stored in `layers`.
 
 Both must see the photograph on one patch grid and give one width, as one array holds them side by
 side (Table 7: CLIP with DINOv2).

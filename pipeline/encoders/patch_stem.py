@@ -1,4 +1,4 @@
-"""Patch embedding with a stack of convolutions beside it, for the tiny SAM and the tiny encoder.
+"""Convolutional patch stem beside the patch embedding, for the tiny SAM and encoder.
 
 A plain ViT of their size learns outlines and shapes far too slowly for an hour on a CPU: its first
 layer sees each 8x8 patch alone. The stack sees 39 pixels across the patch borders. Its last layer

@@ -1,4 +1,4 @@
-"""Which file becomes which encoder: names of the recipe to loaded backbones.
+"""Build and load the encoder that a recipe names.
 
 Strict: every tensor must be there, fit and be finite; the file must have the digest the recipe
 names. Models of published size are built without memory and take the file's tensors.

@@ -1,4 +1,4 @@
-"""The tiny encoder: transformers' DINOv2 with registers at a size that a CPU trains in an hour.
+"""Tiny encoder: DINOv2 with registers at a size that a CPU trains in an hour.
 
 Trained on the generated scenes to tell their attributes patch by patch, by
 workflows/pretrain_tiny/train_encoder.py; a stand-in, of no use on photographs.

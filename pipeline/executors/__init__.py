@@ -1,4 +1,4 @@
-"""Where shard tasks run: on this machine, on Ray or on Dask.
+"""Executors of shard tasks: local processes, Ray, Dask.
 
 >>> sorted(EXECUTORS)
 ['dask', 'local', 'ray']

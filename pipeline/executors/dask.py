@@ -1,4 +1,4 @@
-"""Workers as Dask processes: on this machine or on a Dask cluster.
+"""Dask executor: workers as Dask processes, on this machine or on a cluster.
 
 Futures carry a job and return a few hundred bytes. A process loads the models with its first job,
 so that job's time limit includes the loading.

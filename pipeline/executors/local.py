@@ -1,4 +1,4 @@
-"""Workers on this machine: one spawned process and one pipe each. The default; needs no package.
+"""Local executor (the default): one spawned process and one pipe per worker.
 
 Not multiprocessing.Pool (waits for ever after a worker's `kill -9`) and not ProcessPoolExecutor
 (fails all pending work). The parent waits on the pipes and on the processes themselves, so a dead

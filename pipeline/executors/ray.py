@@ -1,4 +1,4 @@
-"""Workers as Ray actors: one per GPU (or core), on this machine or on a Ray cluster.
+"""Ray executor: workers as actors, one per GPU (or core), on this machine or on a cluster.
 
 A Ray that a run starts has no dashboard, sends no usage statistics and, because its servers listen
 on all interfaces whatever the settings, requires a token that only this run knows (CVE-2023-48022).

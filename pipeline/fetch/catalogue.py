@@ -1,4 +1,4 @@
-"""Official weights and annotation files: address, size, digest where one is known, licence.
+"""Catalogue of official weights and annotation files: URL, size, digest, licence.
 
 Nothing here touches the network. Sizes marked exact are refused when the server offers another
 one; the others are estimates and only bound the download. A digest that no publisher states but

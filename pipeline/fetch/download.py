@@ -1,4 +1,4 @@
-"""One file over https: resumed by Range, bounded in size, checked, then renamed into place.
+"""Download one file over https: resumable, size-bounded, verified, renamed into place.
 
 Invariant: a file under its final name is complete and has the expected size and digest. What
 arrives lies in `<name>.partial`, with the server's validator beside it in `<name>.partial.etag`, so

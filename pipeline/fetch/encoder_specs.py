@@ -1,4 +1,4 @@
-"""The table of vision encoders: one row says all that the package knows of an encoder by name.
+"""Encoder specifications: one row per vision encoder, read by all other modules.
 
 Recipes, options, cost model, weight search, downloads and benchmarks read `ENCODERS`. A new encoder
 is one row here and one module with a function `family(spec, size)` (`encoders.backbone.Family`).

@@ -1,4 +1,4 @@
-"""`svp fetch NAME`: official weights and annotation files, by name, checked and unpacked.
+"""`svp fetch NAME`: download, verify and unpack official weights and annotation files.
 
 The one place of the package that opens a network connection, and only when asked by name. A second
 call finds the files in place and downloads nothing.

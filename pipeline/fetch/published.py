@@ -1,4 +1,4 @@
-"""Files that a publisher offers for download: address, size, digest, licence. Plain data only."""
+"""Data classes of downloadable files: URL, size, digest, licence."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Vectored reads and writes that finish what they began, page-aligned buffers, crc32c.
+"""Complete vectored reads and writes, page-aligned buffers, crc32c.
 
 A system call may do only a part of what it was asked. `awscrt` (extra `fast`) folds 512-bit words
 where the processor can: twice the speed of the `crc32c` package, which is the fallback. Both

@@ -1,4 +1,4 @@
-"""Strict, bounded JSON: canonical files of the cache, and files from anyone.
+"""Strict, bounded JSON: canonical form for files of the cache, any layout for other files.
 
 A file of ours is exactly the canonical form of its content, so equal content means equal bytes,
 and a changed, added or doubled byte is seen even where JSON would still parse. Other files are read

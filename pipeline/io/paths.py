@@ -1,4 +1,4 @@
-"""Where names point: those of the user are trusted, those from data files are not.
+"""Safe paths: names from the user are trusted, names from data files are not.
 
 A name from instances.json, parquet or JSONL is text that somebody else wrote; COCO readers that
 joined it to a folder have read and written outside it (open-edge-platform/datumaro#2206,

@@ -1,4 +1,4 @@
-"""Recipes as YAML from anyone: safe tags only, no aliases, bounded size and depth.
+"""Strict, bounded YAML for recipes: safe tags only, no aliases, limited size and depth.
 
 What is read is plain data; whether its fields exist and make sense is decided by the recipe's own
 model. The invariant: no file can run code, refer to itself, or take unbounded memory.

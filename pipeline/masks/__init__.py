@@ -1,1 +1,1 @@
-"""Masks as runs: encoding, clean-up, suppression, and their way into the field of view."""
+"""Masks as run lengths: encoding, clean-up, suppression, mapping to the encoder's view."""

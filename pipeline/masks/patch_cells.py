@@ -1,4 +1,4 @@
-"""Exact area of a mask in every cell of a grid, from its runs, without decoding a pixel.
+"""Exact area of a mask in every cell of a grid, from its runs, without decoding pixels.
 
 An `Axis` maps source intervals to target cells by four integers; image resize, mask coverage and
 point mapping all derive from them, so they cannot disagree. A mask is a set of runs down the

@@ -1,4 +1,4 @@
-"""The one resize of photographs: what SAM and the vision encoders see, in every command.
+"""Image resizing shared by SAM and the vision encoders, in every command.
 
 Pillow's antialiased filters are separable, and each of its two passes rounds to 8 bits, so their
 order can be seen in the result. Up to version 12.2 the horizontal pass always came first; from 13.0

@@ -1,4 +1,4 @@
-"""Masks as COCO RLE: to and from pixels, and from any COCO `segmentation` value.
+"""COCO RLE masks: conversion to and from pixels, and from any COCO `segmentation` value.
 
 Parts of an object are merged (union), never summed: published loaders sum decoded polygons, so
 overlap pixels hold 2, which poisons every loss and IoU. Everything from outside is

@@ -1,4 +1,4 @@
-"""COCO run lengths and their compressed string: checked and converted in numpy.
+"""Codec for COCO run lengths and their compressed string, with checks, in NumPy.
 
 pycocotools 2.0.11 decodes runs that sum to less than H*W into uninitialised bytes, truncates float
 counts and trusts the size, so every outside mask passes `check_runs` before its C code sees it.

@@ -1,4 +1,4 @@
-"""Many masks at once as column-major runs: the form in which selection is cheap and exact.
+"""Column-major runs of many masks, for fast exact selection.
 
 A run [start, end) counts pixels down the columns of an H x W mask (pixel = column * H + row), the
 order of COCO RLE. All masks of an image share three flat arrays, so one NumPy call works on all.

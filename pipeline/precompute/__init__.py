@@ -1,1 +1,1 @@
-"""A precompute run: settings, plan, shard task, progress, cost."""
+"""A precompute run: options, plan, shard task, progress, cost."""

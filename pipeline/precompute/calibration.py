@@ -1,4 +1,4 @@
-"""Measures a few images on this machine, for the cost model.
+"""Calibration of the cost model: measure a few images on this machine.
 
 The workers are those of the run (spawned, one thread each) and all compute at once, so that what
 they take from each other (memory bandwidth, shared cores) is in the figures. Nothing is kept.

@@ -1,8 +1,8 @@
-"""What a run will cost before it is started: images, files, bytes, hours, memory.
+"""Cost estimate of a run before its start: images, files, bytes, hours, memory.
 
 Bytes of uncompressed arrays are exact. Time comes from a calibration (a few images computed on this
-machine: `calibrate`) or, for a machine that is not here, from operation counts and throughputs
-measured or assumed there. Compressed arrays are measured by the calibration too, else assumed.
+machine: `calibration`) or, for another machine, from operation counts and throughputs measured or
+assumed there. Compressed arrays are measured by the calibration too, else assumed.
 """
 
 from collections.abc import Mapping, Sequence

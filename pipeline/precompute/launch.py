@@ -1,4 +1,4 @@
-"""From the command line's words to a run of `precompute`: source, recipe, places, options.
+"""Resolve command-line options into a `precompute` run: source, recipe, paths, options.
 
 Without a dataset the embedded default is used: scenes are generated beside the cache first.
 """

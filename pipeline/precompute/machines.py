@@ -1,4 +1,4 @@
-"""Machines that are not here: what this code does on them, measured on one and derived for others."""
+"""Machine profiles for `--price`: throughput measured on one, derived for the others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

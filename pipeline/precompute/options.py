@@ -1,4 +1,4 @@
-"""From flags and recipe files to one `Recipe` and one `LocalPaths`.
+"""Resolve flags and recipe files into one `Recipe` and one `LocalPaths`.
 
 Order, later wins: the size's recipe in `workflows/precompute/`, a recipe file, single flags,
 `--set a.b=c`. Weights given as a file enter the recipe as their sha256, never as a path.

@@ -1,4 +1,4 @@
-"""From a source and a recipe to a plan: array sizes, library versions, a hash of every image.
+"""Make a plan from a source and a recipe: array sizes, library versions, image hashes.
 
 The plan binds a cache to its images' bytes. Hashing reads every file once, so an existing cache's
 plan is consulted first: a file of unchanged size keeps its hash (a worker checks the bytes anyway

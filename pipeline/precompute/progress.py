@@ -1,4 +1,4 @@
-"""Progress of a run: on the terminal, and in the cache's `logs/` folder for scripts and post-mortems.
+"""Progress of a run: on the terminal, and as machine-readable logs in `logs/`.
 
 A bar on a terminal, one plain line every few seconds elsewhere; NO_COLOR is honoured. Everything
 that could come from a file is escaped before it is printed.

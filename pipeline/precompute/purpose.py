@@ -1,4 +1,4 @@
-"""What a cache is for: the arrays a projector reads, what a finished cache will do and will not.
+"""Purpose of a cache: the arrays its projectors read, and the uses it rules out.
 
 Training reads the SAM image embedding beside the superpixels and patch features (the mask decoder
 takes it), and some projectors the CLS token or four encoder layers. They cost disk, not hours, and

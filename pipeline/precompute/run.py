@@ -1,4 +1,4 @@
-"""`svp precompute`: the frozen half of training, computed once, offline.
+"""`svp precompute`: compute the outputs of the frozen models once, offline.
 
 Plan -> missing shards -> executor -> index. Running it again continues where it stopped and does
 nothing when there is nothing to do. Invariant: whatever ends a run (signal, kill, full disk, power),

@@ -1,4 +1,4 @@
-"""The shard task: photographs of one shard in, one committed shard out.
+"""Shard task: compute and commit the rows of one shard.
 
 Reading -> superpixels -> derived arrays -> patch features -> store. A shard is a pure function of
 (plan, shard number): batches never cross a shard, a bad image leaves its place in the batch empty

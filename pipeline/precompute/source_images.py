@@ -1,4 +1,4 @@
-"""The photographs of a plan on this machine: read, and refused where they changed."""
+"""Read the images of a plan from disk; changed files are refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The tiny models know generated scenes and nothing else: they do not meet photographs unnoticed.
+"""Guard against running the tiny models, which know only generated scenes, on photographs.
 
 They were trained on the scenes of `svp data synth`, as stand-ins that need no download. On a
 photograph they give masks and answers that look like a result and mean nothing, so whoever wants

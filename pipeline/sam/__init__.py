@@ -1,4 +1,4 @@
-"""Segment Anything behind one small contract: images -> features, features + points -> logits.
+"""Segment Anything behind one interface: images -> features, features + points -> logits.
 
 Adapters: `segment-anything` (any `modeling.Sam`), MobileSAM (timm TinyViT under the same class)
 and Hugging Face `SamModel`. All grid prompting, filtering and storage works on this contract only.

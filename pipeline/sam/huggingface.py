@@ -1,4 +1,4 @@
-"""Adapter for Hugging Face `SamModel`: a second implementation of the same network.
+"""Adapter for Hugging Face `SamModel`, an independent implementation of SAM.
 
 Takes a hub folder (safetensors) or an original SA state dict, renamed. It is no bit-equal twin of
 segment-anything (agreement about 1e-5), so the package is part of the recipe. The configuration is

@@ -1,4 +1,4 @@
-"""SAM's ViT image encoder without the work around its arithmetic.
+"""Fast forward pass of SAM's ViT image encoder, exact up to rounding.
 
 Same weights, same result up to rounding; nothing is approximated. What the published forward pass
 (segment_anything/modeling/image_encoder.py) does besides:

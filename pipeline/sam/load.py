@@ -1,4 +1,4 @@
-"""From a recipe to a `modeling.Sam` with checked weights: shipped, random, or a file on disk."""
+"""Load a `modeling.Sam` for a recipe with checked weights: shipped, random, or from a file."""
 
 import importlib.resources
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""SAM's mask decoder for one image and many single clicks, with half the arithmetic.
+"""SAM's mask decoder for many single-click prompts of one image, with half the arithmetic.
 
 Same weights, same result up to rounding (about 1e-6 of the largest logit); nothing is approximated.
 Three exact rearrangements of segment_anything/modeling/{transformer,mask_decoder}.py:

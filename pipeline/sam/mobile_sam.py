@@ -1,4 +1,4 @@
-"""MobileSAM: timm's TinyViT with one stride changed, SAM's neck, prompt encoder and mask decoder.
+"""MobileSAM: TinyViT image encoder with SAM's neck, prompt encoder and mask decoder.
 
 The published checkpoint (439 tensors) maps onto it name by name; agreement with the original code
 is 8e-6 on values up to 4. Invariant: attention biases are never read before the weights are in

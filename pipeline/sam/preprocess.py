@@ -1,4 +1,4 @@
-"""Photograph to SAM input: longest side to S pixels, normalise, zero-pad right and bottom to S x S.
+"""SAM preprocessing: resize the longest side to S pixels, normalise, zero-pad to S x S.
 
 Bit-equal to segment-anything's `ResizeLongestSide.apply_image` + `Sam.preprocess` under Pillow 12.2
 (bilinear on uint8, x before y, which is what the model was trained with; see `resize`), without

@@ -2,7 +2,7 @@
 
 exact   float32 without TF32, one image at a time, the published modules called as `SamPredictor`
         calls them: logits are bit-equal to its `predict_torch` for the same points.
-fast    batched encoder (`vit.FastViT`), `mask_decoder.decode_shared`, optionally weights and
+fast    batched encoder (`image_encoder.FastViT`), `mask_decoder.decode_shared`, optionally weights and
         arithmetic in bfloat16/float16, on CUDA `torch.compile` of both. Same model, other
         rounding: masks near a threshold may change. Prompt codes stay float32: sin(2 pi x) of a
         bfloat16 coordinate is noise.

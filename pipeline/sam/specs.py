@@ -1,4 +1,4 @@
-"""SAM models without weights: built on the meta device, recognised from a key list, or random.
+"""SAM model specifications: build on the meta device, identify by keys, initialise randomly.
 
 The official types differ in the encoder only, so its width and depth identify them
 (segment_anything/build_sam.py; its keys: tests/fixtures/keys).

@@ -1,4 +1,4 @@
-"""The tiny SAM: the official `segment_anything` classes at a size that a CPU trains in an hour.
+"""Tiny SAM: the official `segment_anything` classes at a size that a CPU trains in an hour.
 
 Its outputs keep SAM's order: 0 sub-part, 1 part, 2 whole. Trained on the generated scenes by
 workflows/pretrain_tiny/train_sam.py; a stand-in, of no use on photographs.

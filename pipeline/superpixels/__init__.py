@@ -1,1 +1,1 @@
-"""Superpixels of a photograph: SAM prompted on a grid, FMA-WSSS filtering, SLIC, masks of your own."""
+"""Superpixel generators: SAM grid prompting with the FMA filter, SLIC, external masks."""

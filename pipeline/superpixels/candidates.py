@@ -1,4 +1,4 @@
-"""Candidate masks on their way through the selection: aligned arrays plus runs. Pure NumPy."""
+"""Candidate masks during selection: aligned arrays plus runs, pure NumPy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Geometry of grid prompting: crops, prompt points and where they lie in SAM's input.
+"""Geometry of grid prompting: crops, prompt points and their SAM input coordinates.
 
 Source: facebookresearch/segment-anything utils/amg.py (`generate_crop_boxes`,
 `build_all_layer_point_grids`, `is_box_near_crop_edge`) and utils/transforms.py.

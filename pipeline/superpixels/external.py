@@ -1,4 +1,4 @@
-"""Superpixels of your own: masks made by another program, or a plug-in that makes them.
+"""External superpixels: masks made by another program, or by a plug-in.
 
 `--superpixels masks --masks DIR` reads one file per photograph; `--superpixels NAME` calls a plug-in
 (`--plugin FILE`, or an entry point in the group `svp.superpixels`). Masks may overlap and leave gaps,

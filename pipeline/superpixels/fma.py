@@ -1,4 +1,4 @@
-"""The FMA-WSSS level filter ("rock, sand, water"): whole masks first, parts where none lies.
+"""FMA-WSSS level filter ("rock, sand, water"): whole masks first, then uncovered parts.
 
 Walks the levels whole, part, sub-part. The first level that has masks is kept whole; of each
 further level a mask is kept if every mask kept from the levels before covers less than `threshold`

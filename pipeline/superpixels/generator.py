@@ -1,4 +1,4 @@
-"""One door to every superpixel source: a recipe in, something that turns images into superpixels.
+"""Build a superpixel generator from a recipe.
 
 SAM kinds prompt a backend on a grid; SLIC needs neither weights nor a device, unless SAM embeddings
 are to be stored with it (the mask decoder reads them whatever the superpixels are). Heavy packages

@@ -1,4 +1,4 @@
-"""Superpixels out of a folder of masks: one file per photograph, made by another program.
+"""Read superpixels from a folder of masks, one file per image.
 
 `DIR/a/b.json`, `.png` or `.npz` belongs to the photograph `a/b.jpg`. What each format holds stands at
 its reader below; whatever is wrong in a file is an ImageError that names it.

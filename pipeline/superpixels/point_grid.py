@@ -1,4 +1,4 @@
-"""SAM grid prompting: a photograph in, its semantic superpixels out.
+"""SAM grid prompting: an image in, its semantic superpixels out.
 
 Order of work (FMA-WSSS on SAM): encode all crops of all images in batches; decode a grid of
 points per crop in chunks; select by predicted IoU *before* up-scaling; up-scale what is left in

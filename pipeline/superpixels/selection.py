@@ -1,4 +1,4 @@
-"""The selection between SAM's outputs and the superpixels, step by step, in the published order.
+"""Selection of superpixels from SAM's candidate masks, in the published order.
 
 Pure NumPy: no pixel, no device. Order and rules are those of FMA-WSSS `SamAuto.generate` on top of
 segment-anything's `SamAutomaticMaskGenerator`; all score comparisons are fp32, as published.

@@ -1,4 +1,4 @@
-"""SLIC superpixels: the baseline without any network (the paper's Table C, third row).
+"""SLIC superpixels, the baseline without a network (Table C, third row).
 
 scikit-image's `slic`, `start_label=0`, every label one superpixel. `n_segments` is not the count:
 its connectivity step merges segments, so the recipe's value is calibrated to a mean of 40 labels.

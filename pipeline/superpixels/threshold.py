@@ -1,4 +1,4 @@
-"""From logits at image size to pixel counts and column pieces, touching few pixels.
+"""Threshold logits at image size into areas and column runs, touching few pixels.
 
 On a CPU the window that can hold values above -offset is found on the low-resolution logits: an
 up-scaled value lies between its low-resolution neighbours, so nothing outside can matter. On a GPU

@@ -1,4 +1,4 @@
-"""From SAM's low-resolution logits to masks at image size, for the masks that need it.
+"""Upsample SAM's low-resolution logits to image size, for the selected masks.
 
 `exact`  two bilinear `F.interpolate` steps, bit-equal to `Sam.postprocess_masks`; only the rows and
          columns that survive the un-padding are computed, which changes no bit.

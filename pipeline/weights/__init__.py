@@ -1,1 +1,1 @@
-"""Weight files: one guarded loader, strict key reports, digests, where they are looked for."""
+"""Weight files: guarded loading, strict key reports, digests, search paths."""

@@ -1,4 +1,4 @@
-"""sha256 of weight files: those published, and those hashed before on this machine.
+"""sha256 of weight files: published digests, and a local cache of computed ones.
 
 Invariant: a file that carries a published name has the published bytes, or loading it is an error.
 The hex digits in SAM's file names (`sam_vit_h_4b8939.pth`) begin the file's *MD5*, not its sha256;

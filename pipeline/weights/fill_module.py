@@ -1,4 +1,4 @@
-"""Put loaded tensors into freshly built modules, one at a time."""
+"""Load tensors into freshly built modules, one at a time."""
 
 from collections.abc import Mapping
 

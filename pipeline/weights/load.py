@@ -1,8 +1,8 @@
-"""The one loader of weights: every checkpoint, ours or anyone's, comes in through here.
+"""Guarded loading of weights: the only entry point for checkpoints.
 
-`torch.load` is called once in this package, with `weights_only=True` and no second attempt: a file
-that asks for a Python object is refused and nothing in it runs. Files are checked first
-(`weight_files`), tensors afterwards, names and shapes by `keyreport.check_keys`.
+`torch.load` is called once in this package, with `weights_only=True` and no fallback: a file
+that needs a Python object is refused and none of its code runs. Files are checked first
+(`file_checks`), tensors afterwards, names and shapes by `key_report.check_keys`.
 """
 
 import hashlib

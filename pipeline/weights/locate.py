@@ -1,4 +1,4 @@
-"""Weight files and model folders on this machine, the Hugging Face cache (`hub:owner/name`) included.
+"""Locate weight files and model folders, including the Hugging Face cache (`hub:owner/name`).
 
 Nothing is downloaded unless the caller says so; `svp fetch` downloads.
 """

@@ -1,4 +1,4 @@
-"""A model folder from outside: its config.json is read as data and checked, never handed on.
+"""Read config.json of an untrusted model folder as data and check it.
 
 transformers has run code named in a config.json twice (CVE-2026-4372, CVE-2026-5241), so the
 library gets a configuration of our own and no path. The file only has to agree with it. Without

@@ -1,4 +1,4 @@
-"""The rehearsal's dial: stand-ins for the published files, and what is made smaller with them.
+"""Rehearsal settings: stand-in files and reduced model sizes, from SVP_REHEARSAL.
 
 `svp rehearse` walks the path of the paper on stand-ins of the published files. The environment
 variable SVP_REHEARSAL names a YAML file that says where they lie and which widths and counts that

@@ -1,4 +1,4 @@
-"""Tensor names without what training put around them.
+"""Strip wrapper prefixes (DDP, torch.compile, FSDP, Lightning) from tensor names.
 
 DDP, torch.compile, FSDP and checkpointing add a part to every name below the module they wrap;
 Lightning and most training scripts hold the model as an attribute and save its name in front. Both

@@ -1,1 +1,1 @@
-"""Measurements of the online half: loader, training step, inference; ratios are of one run."""
+"""Benchmarks of the online half: loader, training step, inference; ratios within one run."""

@@ -1,4 +1,4 @@
-"""Where a step's time goes: the production model, cut at the borders of its components.
+"""Time per component of a training step: the model cut at the components' borders.
 
 Hooks note when a component has finished its forward pass. For the backward pass they also cut the
 graph there: a component's output becomes a leaf, so the backward pass runs piece by piece from one

@@ -1,4 +1,4 @@
-"""A SAM that does all its work and then answers with the cells of a regular grid.
+"""SAM with replaced outputs: full computation, then masks of a regular grid's cells.
 
 Untrained weights predict masks that no selection keeps, so the time after the decoder would be
 missing. Here encoder and decoder run as they are; the logits handed on are those of the cell under

@@ -1,4 +1,4 @@
-"""Batches of the speed comparison: as the cache gives them, or with the encoders in the loop.
+"""Batches of the speed comparison, read from the cache or with the encoders in the loop.
 
 Both hold the same dialogues, targets and number of superpixels: cells of a regular grid.
 """

@@ -1,4 +1,4 @@
-"""`svp bench loader`: how fast training data arrive, against baselines in the same run.
+"""`svp bench loader`: data loading rate, against baselines in the same run.
 
 Method: all files are freshly written in this run and read warm, checksums on; whole training
 samples of the paper's shapes (features, SAM embedding, superpixels, targets, tokenised dialogues)

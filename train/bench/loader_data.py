@@ -1,4 +1,4 @@
-"""What `svp bench loader` reads: a cache, expressions and targets of the paper's shapes.
+"""Synthetic data for `svp bench loader`: cache, expressions and targets of the paper's shapes.
 
 Photographs of 480x640, 24x24 patches of 1,024 channels, a SAM embedding of 256x64x64, 40 irregular
 superpixels with real RLEs. Feature values are noise: the cost of reading does not depend on them.

@@ -1,4 +1,4 @@
-"""Peak memory of one case, without what only the others need.
+"""Peak memory of a single case of the comparison.
 
 On a CPU the peak resident memory of a process of its own, its libraries included; on a GPU the
 allocator's peak, less what it holds for other cases.

@@ -1,4 +1,4 @@
-"""The models of a speed comparison, with random weights made on the device they run on.
+"""Models of the speed comparison, initialised randomly on their device.
 
 Both projectors stand before the same language model and share the L-P projector and the mask head,
 so what differs between two timings is the projector and the number of its tokens.

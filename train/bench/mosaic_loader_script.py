@@ -1,4 +1,4 @@
-"""Runs inside the baseline's environment (see pipeline/bench/mosaic_baseline.py): knows nothing of svp.
+"""Script run inside the baseline's environment (see mosaic_baseline.py), without svp.
 
 Arguments: folder for the MDS files, .npy of the features. Each line of its input asks for a round,
 and gets one line of JSON: the rate of MosaicML's StreamingDataLoader with two worker processes and

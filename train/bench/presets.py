@@ -1,7 +1,7 @@
 """Sizes of the speed comparison: one for a CPU, one of the paper's shapes.
 
 Everything is random, so nothing is downloaded; times depend on shapes only. The photographs are
-noise, and their superpixels are the cells of a regular grid (`cells`), 40 of them, the paper's mean.
+noise, and their superpixels are the cells of a regular grid (`grid_cells`), 40 of them, the paper's mean.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the speed comparison found: one table per kind of work, then ratios and targets.
+"""Report of the speed comparison: times per component, ratios and targets.
 
 Times of a case are those of its median run, so its parts sum to its whole. Ratios are given of
 medians and of least times; targets look at the medians.

@@ -1,4 +1,4 @@
-"""The usual way to make the same batches: decode RLEs and resize masks while training.
+"""Baseline loader: decode RLEs and resize masks during training.
 
 Everything but superpixels and targets is shared with the real loader: features, text, order,
 threads. Two ways to resize are measured and the faster one is the baseline: `dense` (pycocotools, then

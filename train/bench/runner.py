@@ -1,4 +1,4 @@
-"""One comparison at work: models, optimizers and inputs of a preset, and a single run of a case."""
+"""Runner of the speed comparison: models, optimizers and inputs of a preset, one case at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

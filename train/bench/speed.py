@@ -1,4 +1,4 @@
-"""`svp bench train` and `svp bench infer`: 40 tokens of SVP against 576 of the MLP, in one run.
+"""`svp bench train` and `svp bench infer`: 40 tokens of SVP against 576 of the MLP.
 
 The same language model stands behind both. Cases take turns, so that whatever else the machine does
 hits all alike; the first round, in which operations are counted, also warms up. On a CPU seconds

@@ -1,1 +1,1 @@
-"""The command line of the online half: click only."""
+"""Commands of the online half: click only, no torch at import."""

@@ -1,4 +1,4 @@
-"""`svp bench loader`, `train` and `infer`: the measurements of the online half."""
+"""`svp bench loader`, `train` and `infer`: benchmarks of the online half."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`svp figures`."""
+"""`svp figures`: draw the paper's figures from a run."""
 
 from dataclasses import fields
 from typing import Any

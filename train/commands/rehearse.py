@@ -1,4 +1,4 @@
-"""`svp rehearse`."""
+"""`svp rehearse`: run the documented commands on stand-ins."""
 
 from pathlib import Path
 

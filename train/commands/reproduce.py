@@ -1,4 +1,4 @@
-"""`svp reproduce`."""
+"""`svp reproduce`: reproduce the paper's tables."""
 
 from pathlib import Path
 from typing import Any

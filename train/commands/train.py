@@ -1,4 +1,4 @@
-"""The commands of the online half; each is a few lines that call one function."""
+"""`svp train`, `eval`, `predict`, `export` and `quickstart`; each calls one function."""
 
 import os
 from collections.abc import Callable

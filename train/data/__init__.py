@@ -1,1 +1,1 @@
-"""From caches and sentences to batches: table, order, cursor, reader threads."""
+"""Training data: expression table, sampler, collation, loader."""

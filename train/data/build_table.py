@@ -1,4 +1,4 @@
-"""Make an expression table: join sources with caches, pack the targets, write it once.
+"""Build an expression table: join sources with caches, pack the targets, write the files.
 
 The folder's name is the digest of everything that decides its content, so a table is never
 rewritten: other data make another folder, and two processes that make the same one write the same

@@ -1,7 +1,7 @@
-"""Where the features of a source's images are: which cache, which row, and whether they are theirs.
+"""Look up the cached features of a source's images: cache, row and identity check.
 
 Training and evaluation ask the same `Finder`, so they agree about what belongs together. An image
-is found by its id, if the photograph is the one that was cached (see `photos`), else by the content
+is found by its id, if the photograph is the one that was cached (see `photo_identity`), else by the content
 of its file under whatever id. Several caches may hold one id: the one with this photograph counts.
 """
 

@@ -1,4 +1,4 @@
-"""A dialogue as ids, labels and positions, built from segments.
+"""Dialogue as token ids, labels and [SEG] positions, built from segments.
 
     A chat between ... questions. USER: The <im_start><image><im_end> provides an overview of the
     picture.\n<question> ASSISTANT: <answer></s>USER: <question> ASSISTANT: <answer></s>

@@ -1,4 +1,4 @@
-"""Whose features a projector reads: caches of another encoder file are refused by identity.
+"""Encoder identity check: refuse caches of another encoder or other weights.
 
 Two files of one architecture, or other blocks of one encoder, give features of one shape: a model
 trained on the one answers on the other with noise. The identity is the encoder with its weights and

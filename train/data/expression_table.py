@@ -1,4 +1,4 @@
-"""The expression table: the sentences of each cached image and their target masks.
+"""Expression table: the sentences of each cached image and their target masks.
 
 Made once from sources and caches (`build_table`), then only read: targets are stored as packed bits,
 so that no RLE is decoded in training. A table is a folder named after its digest:

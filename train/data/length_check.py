@@ -1,4 +1,4 @@
-"""Which sentences fit the model: counted in ids of its own tokenizer, before the first step.
+"""Length check: count tokens with the model's tokenizer, leave out sentences that do not fit.
 
 A sequence is at most `MAX_LENGTH` positions long: the text, with the visual tokens of its image in
 the place of one id. How many ids a sentence has, only the tokenizer knows: 500 letters of English are

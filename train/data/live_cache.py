@@ -1,4 +1,4 @@
-"""`--live`: the encoders in the loop. A cache's rows, computed when they are asked for.
+"""`--live`: rows computed on demand with the encoders in the loop.
 
 The images, their hashes and the recipe are the cache's plan; nothing else is read from it. Rows go
 through the same rounding as stored ones, so losses differ from a run on the cache by no more than

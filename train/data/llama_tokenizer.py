@@ -1,4 +1,4 @@
-"""LLaMA tokenizers read by what they are: `tokenizer.model` or `tokenizer.json`, and added tokens.
+"""LLaMA tokenizers from `tokenizer.model` or `tokenizer.json`, whatever the folder's model_type.
 
 transformers' AutoTokenizer chooses a class by the folder's `model_type`; GLaMM's and LISA's folders
 say "llava", for which it makes a tokenizer without LLaMA's leading "▁". And a `tokenizer.model`

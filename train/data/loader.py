@@ -1,4 +1,4 @@
-"""The training stream: global batches in a fixed order, filled by threads ahead of their use.
+"""Training data loader: global batches in a fixed order, prefetched by threads.
 
 Every sample (which image, which sentences, which wordings, which order of superpixels) is a pure
 function of the seed and the sample's number, so ranks, threads and restarts change nothing. Threads

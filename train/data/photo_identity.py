@@ -1,4 +1,4 @@
-"""Whether a photograph on this machine is the one a cache was made from: by content, not by name.
+"""Image identity check: compare an image with the cached one by content, not by name.
 
 Ids and names collide: every export of an annotation tool counts from 1, every recording has a
 frame 000001.jpg, and an edited picture keeps both. The plan holds the size and hash of each file,

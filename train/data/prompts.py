@@ -1,4 +1,4 @@
-"""What is asked and answered, in the words of the weights that are asked.
+"""Question and answer templates of GLaMM and LISA.
 
 GLaMM: mbzuai-oryx/groundingLMM dataset/utils/utils.py:87-115 and conversation template llava_v1.
 LISA: JIA-Lab-research/LISA utils/utils.py, utils/dataset.py, the same template. Question and answer

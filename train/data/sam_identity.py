@@ -1,4 +1,4 @@
-"""Whose embeddings a mask decoder reads: a cache of another SAM is refused by identity, not by shape.
+"""SAM identity check: refuse a cache of another SAM than the mask decoder's.
 
 vit_b, vit_l, vit_h and MobileSAM all give (256,64,64) embeddings, so a decoder tuned on one of them
 accepts those of another and answers with noise. The identity is SAM's type and its weights, as the

@@ -1,4 +1,4 @@
-"""The order of samples, a pure function of (seed, k) whatever the ranks or threads, and its cursor.
+"""Sampler: sample order as a pure function of (seed, k), for any number of ranks and threads.
 
 Samples are numbered from 0 without end; global batch b is samples [b GB, (b+1) GB), and rank r of w
 takes every w-th of them, starting at r. Nothing is dropped or repeated at the end of an epoch: the

@@ -1,4 +1,4 @@
-"""A LLaMA tokenizer as the dialogues use it: pieces of plain text, and special ids.
+"""LLaMA tokenizer of the dialogues: pieces of plain text, and special ids.
 
 GLaMM and LISA weights know the ids of transformers 4.28's slow tokenizer: text after a special token
 starts a new word ("▁"), and blanks next to a special token are dropped. Newer tokenizers differ in

@@ -1,4 +1,4 @@
-"""What autograd keeps for the backward pass: counted for any module, by formula for a LLaMA.
+"""Activation memory for the backward pass: counted for any module, by formula for LLaMA.
 
 Formula per layer and position, d width, f MLP width, h heads, k of them for keys, c bytes of the
 arithmetic: two RMSNorms keep their float32 input, 8d; attention keeps q, k, v and its output,

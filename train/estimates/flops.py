@@ -1,4 +1,4 @@
-"""Floating-point operations of a LLaMA by formula, 2 per multiply-add.
+"""FLOPs of a LLaMA by formula, 2 per multiply-add.
 
 Per sequence of T tokens, with P numbers in the layers' matrices, r in the adapters, H layers of
 width D:

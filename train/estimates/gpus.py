@@ -1,4 +1,4 @@
-"""GPUs that a plan can be priced for, by the data sheets in `pipeline.precompute.machines`."""
+"""GPUs for which a training run can be priced, from `pipeline.precompute.machines`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

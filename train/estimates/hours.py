@@ -1,4 +1,4 @@
-"""GPU-hours and memory of a training run at the paper's size, from the recipe that would run.
+"""GPU-hours and memory of a training run of the paper's size, from its recipe.
 
 Operations are counted on models without weights; a stated share of the peak is assumed, and every
 pass over a micro-batch also reads the language model's weights once, which is what small

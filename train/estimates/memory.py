@@ -1,4 +1,4 @@
-"""Device memory of a training step, estimated line by line before the run starts.
+"""Estimate of the device memory of a training step, item by item.
 
 What a formula can say exactly is computed from the model and one micro-batch: weights, gradients,
 optimizer, and what the language model keeps for the backward pass. Projector and mask decoder are

@@ -1,6 +1,6 @@
-"""Micro-batch and checkpointing where a recipe says `auto`: what fits the device, then the fastest.
+"""Automatic micro-batch and checkpointing: the fastest setting that fits the device.
 
-Memory comes from the estimate of `model.memory` for one image and grows with the images; time from
+Memory comes from the estimate of `memory` for one image and grows with the images; time from
 operation counts and from reading the language model's weights once a pass, which is what small
 micro-batches wait for. The global batch stays: a micro-batch must divide each process's share.
 """

@@ -1,4 +1,4 @@
-"""A typical image with its dialogue, without data: what memory and time are computed from.
+"""Typical batch for memory and time estimates, without data.
 
 Text ids and answers are LLaMA's on RefCOCO (docs/benchmarks.md); the photograph has COCO's most
 frequent size; for the tiny models it is a generated scene. Values are of no use, sizes are.

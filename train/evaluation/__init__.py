@@ -1,1 +1,1 @@
-"""Protocols, per-sentence results and what is computed from them."""
+"""Evaluation: protocols, per-sentence results, metrics and pages."""

@@ -1,4 +1,4 @@
-"""Where a model is good and where it is not: its metrics on slices of the sentences.
+"""Breakdown of the metrics by target size, word class and superpixel fit.
 
 | group                         | slices                                                            |
 |-------------------------------|-------------------------------------------------------------------|

@@ -1,4 +1,4 @@
-"""Run a model over a planned evaluation: dialogues in, one result row per sentence out.
+"""Run a model over a planned evaluation; one result row per sentence.
 
 Batches are cut first and then dealt to ranks, so a sentence is computed beside the same neighbours
 however many processes there are: rounding, and with it every count, is the same. Where an image is

@@ -1,4 +1,4 @@
-"""A folder of `svp export`, asked as it is: it brings words and preprocessing with its weights."""
+"""Evaluate a folder of `svp export`, with its own tokenizer and preprocessing."""
 
 from dataclasses import dataclass
 from pathlib import Path

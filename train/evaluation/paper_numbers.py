@@ -1,4 +1,4 @@
-"""The paper's tables 1 to 7 and C, and what to print beside our own figures.
+"""The paper's tables 1 to 7 and C, and the reference rows printed beside our results.
 
 All accuracies are percent, one per column of `COLUMNS`. A published number is only comparable on
 the published split, so `beside` answers nothing for a set of another size: generated scenes use

@@ -1,4 +1,4 @@
-"""Rows of an evaluation under way, on disk from the batch that made them on.
+"""Partial results of an evaluation, saved after every batch.
 
 A full disk, a stop or a crash at the end then costs one batch, not the evaluation: the same command
 reads what is there and goes on. A part belongs to one evaluation, by a digest of all that decides its

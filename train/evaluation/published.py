@@ -1,4 +1,4 @@
-"""A published GLaMM or LISA folder, asked as it is: nothing of ours is in it and nothing trains.
+"""Evaluate a published GLaMM or LISA folder as it is.
 
 CLIP ViT-L/14 through CLIP's own preprocessing (recipe view `clip`), hidden state -2 without CLS, the
 checkpoint's `mm_projector`, its language model, its L-P projector and the mask decoder of its

@@ -1,4 +1,4 @@
-"""A result file: who produced it, then one line per sentence, enough to make every metric again.
+"""Result file: provenance, then one row per sentence, enough to recompute every metric.
 
 JSON lines: a header with provenance, the number of rows and their xxh3 digest, then the rows,
 sorted, with the predicted mask as RLE. The file appears whole (atomic write), and a copy that was

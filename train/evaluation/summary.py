@@ -1,4 +1,4 @@
-"""A result file boiled down: metrics with intervals per split, spreads, bounds, published numbers.
+"""Summary of a result file: metrics with intervals per split, bounds, published numbers.
 
 Everything here is a function of a `Results`: `svp eval` and `svp eval --from-results` print the
 same. Intervals draw images, because sentences of one image err together.

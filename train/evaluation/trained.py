@@ -1,4 +1,4 @@
-"""A model ready for evaluation, with the words it is asked in."""
+"""Trained model ready for evaluation, together with its prompts."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Photographs that no cache holds, for a published model: CLIP and SAM's encoder in the loop.
+"""Features of uncached images for a published model: CLIP and SAM's encoder in the loop.
 
 Such a model reads patches only, so no superpixels are looked for: each photograph is one.
 """

@@ -1,4 +1,4 @@
-"""Upper bounds of an answer that only names superpixels: the best one, the best union, one click.
+"""Upper bounds of superpixel answers: best superpixel, best union, one click.
 
 Where a model's masks fall short, these tell why: superpixels that do not fit the target, or a mask
 decoder that could not draw it even when told where it is (one click at the target's deepest point,

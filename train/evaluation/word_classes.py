@@ -1,4 +1,4 @@
-"""Word classes of an expression: does it say where, how large, of what kind, or beside what?
+"""Word classes of an expression: attribute, size, position, relation, plain.
 
 Generated scenes come with the class of every sentence (`word_classes.json`). For real data words
 decide: a short list per class, relations first, because "left of the dog" is a relation and "left

@@ -1,1 +1,1 @@
-"""The paper's pictures, drawn from any run of ours: one module per figure, one page for all."""
+"""The paper's figures, drawn from any run: one module per figure, one page for all."""

@@ -1,4 +1,4 @@
-"""Fig. 6, 11 and 12: another run's answers to the same sentences, without SSPE or of another encoder."""
+"""Fig. 6, 11 and 12: answers of two runs to the same sentences, side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

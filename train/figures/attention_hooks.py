@@ -1,4 +1,4 @@
-"""Where the projector looked: cross-attention of SSA's superpixels or of Q-Former's queries.
+"""Cross-attention weights of SSA or Q-Former, recomputed by forward hooks.
 
 The product's kernels never build these matrices. Hooks note what went into each cross-attention,
 and the weights are computed from it with the module's own projections.

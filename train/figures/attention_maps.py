@@ -1,4 +1,4 @@
-"""Fig. 4 and 7: what a superpixel of SSA, or a query of Q-Former, looks at."""
+"""Fig. 4 and 7: attention maps of SSA's superpixels and Q-Former's queries."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A drawn figure, its PNG and the words beside it: matplotlib without a screen, colour-blind safe."""
+"""Drawn figure with its PNG and caption: headless matplotlib, colour-blind safe."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the figures are drawn from: a run's model, its result file, the cache and the photographs."""
+"""Inputs of the figures: a run's model, its result file, the cache and the images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Fig. 10: where the time of one answer goes, from a file of `svp bench infer --json`."""
+"""Fig. 10: latency of an answer by component, from a file of `svp bench infer --json`."""
 
 import json
 from collections.abc import Mapping, Sequence

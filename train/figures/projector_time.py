@@ -1,4 +1,4 @@
-"""Fig. 10, its smallest part: the run's own projector over its cache, timed as SSPE, SSA and MLP."""
+"""Fig. 10, detail: time of the run's projector on its cache, by SSPE, SSA and MLP."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Fig. 8 and 14: good answers, and failures, each beside its superpixels."""
+"""Fig. 8 and 14: good and failed answers, each beside its superpixels."""
 
 from collections.abc import Sequence
 

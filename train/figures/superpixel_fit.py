@@ -1,4 +1,4 @@
-"""Fig. 9: answers where superpixels are larger than the target, or cut it to pieces."""
+"""Fig. 9: answers where superpixels are larger than the target, or split it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

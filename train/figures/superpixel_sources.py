@@ -1,4 +1,4 @@
-"""Fig. 13: the same photographs cut by each source of superpixels."""
+"""Fig. 13: superpixels of the same images from each source."""
 
 from collections.abc import Sequence
 from statistics import mean

@@ -1,1 +1,1 @@
-"""The rehearsal: the documented commands, run in order on stand-ins of the published files."""
+"""Rehearsal: run the documented commands in order on stand-ins of the published files."""

@@ -1,8 +1,8 @@
-"""The commands printed in README.md and docs/*.md: found, classified and checked against `svp`.
+"""Commands printed in README.md and docs/*.md: extract, classify, check against `svp`.
 
 Commands stand in fenced blocks marked `sh`, each of which can be pasted whole into `bash -e`.
 Invariant: every command of every such block is either run by the rehearsal as it is printed, or in
-`exceptions.EXCEPTIONS` with a reason; a command that is printed anywhere else is an error.
+`left_out.EXCEPTIONS` with a reason; a command that is printed anywhere else is an error.
 """
 
 import re

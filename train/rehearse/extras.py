@@ -1,4 +1,4 @@
-"""Whether the extras of setup.cfg bring what the walk imports."""
+"""Check that the extras of setup.cfg provide every imported package."""
 
 import configparser
 import re

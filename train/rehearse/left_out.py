@@ -1,4 +1,4 @@
-"""Documented commands that the rehearsal does not run, each with its reason; all others run."""
+"""Documented commands that the rehearsal skips, each with its reason."""
 
 NETWORK = "needs the network"
 CI = "run by .ci/run itself"

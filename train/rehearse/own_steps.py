@@ -1,4 +1,4 @@
-"""Steps of the rehearsal that no document prints: other files, a kill, plain loading, the tables.
+"""Rehearsal steps that no document prints: other file formats, a kill, plain loading, tables.
 
 They read what README.md's commands made and write into `more/`, beside the documents' own commands.
 """

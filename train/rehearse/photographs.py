@@ -1,4 +1,4 @@
-"""Stand-ins for COCO train2014 and the three REFER sets, and a JSONL set of one's own.
+"""Stand-ins for COCO train2014 and the three REFER sets, and a custom JSONL set.
 
 Ten drawn photographs in sizes COCO has, one of them grey and three upright, each with three things
 whose outlines are known. Invariant: the files are what the published archives hold (names, fields,

@@ -1,4 +1,4 @@
-"""`svp rehearse`: stand-ins, then every documented command on them, then what documents leave out."""
+"""`svp rehearse`: make stand-ins, run every documented command on them, then its own steps."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""`svp` as a forked child of one process that has imported everything, for a quick walk.
+"""Fork server for `svp`: forked children of a process with all imports done.
 
 Importing torch and transformers takes longer than most commands here. So a shim named `svp` hands
 its words, folder, environment and open files to this process over a socket; a child forked from it

@@ -1,8 +1,8 @@
-"""Stand-ins for the published weights of SAM, DINOv2 and CLIP: their names, files and shapes.
+"""Stand-ins for the published weights of SAM, DINOv2 and CLIP: names, formats and shapes.
 
 The values are random, except that SAM's decoder is tuned so that some masks survive the selection:
 a random one predicts an IoU near 0 and every image would be a single superpixel. Widths and depths
-are those of the dial in force (`pipeline.rehearsal`); without one they are the published ones.
+are those of the rehearsal settings (`pipeline.weights.rehearsal`); without them they are the published ones.
 """
 
 import json

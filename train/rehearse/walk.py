@@ -1,4 +1,4 @@
-"""Blocks of commands, run in a folder of stand-ins, and what came of them."""
+"""Run blocks of commands in a folder of stand-ins and record their outcomes."""
 
 import os
 import signal

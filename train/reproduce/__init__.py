@@ -1,1 +1,1 @@
-"""`svp reproduce`: the paper's tables as declared rows, run, compared and written down."""
+"""`svp reproduce`: define, run, compare and report the paper's tables."""

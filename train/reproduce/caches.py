@@ -1,4 +1,4 @@
-"""Caches of the rows: named by what decides them, so that rows share what they can.
+"""Caches of the trials, named by digest so that trials share them.
 
 The name needs neither data nor weights, so a plan made anywhere names the folders that the run
 will make, and what was made by the plan's commands is found again.

@@ -1,4 +1,4 @@
-"""The commands that make a row by hand, and `accelerate launch` as a child for several processes.
+"""Shell commands equivalent to a trial, and `accelerate launch` as a child process.
 
 They read and write the very folders `svp reproduce` does, so either finds the other's work.
 """

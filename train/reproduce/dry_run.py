@@ -1,4 +1,4 @@
-"""`svp reproduce --plan`, whether a run can start at all, and `--rehearse` on stand-ins.
+"""`svp reproduce --plan` and `--rehearse`, and the checks before a run starts.
 
 A rehearsal runs a table's rows at the paper's size to their end. The stand-ins are those of `svp
 rehearse`, in the folder `rehearsal` of the working folder, and so is everything that is made; the

@@ -1,4 +1,4 @@
-"""What the paper's size costs before anything is there: commands, GPU-hours, disk, memory.
+"""Estimate of a table at the paper's size: commands, GPU-hours, disk, memory.
 
 Printed, the plan is a shell script: everything but the commands is a comment. Images are counted
 where the data is, else the published counts stand in (an upper bound: the sets share photographs).

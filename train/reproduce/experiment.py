@@ -1,4 +1,4 @@
-"""What a table of the paper is to us: rows that differ in a few recipe fields, and claims about them.
+"""Experiment: a table's rows as recipe overrides, and the paper's claims about them.
 
 A row names everything that is not as in the shipped recipe of the size; a row without changes is
 the recipe itself. So rows of different tables that are the same run have the same digest, and are

@@ -1,4 +1,4 @@
-"""Tables 1 to 7 and C as experiments, and the table of them by name.
+"""Tables 1 to 7 and C as experiments, by name.
 
 Table 1 compares compressive projectors at equal token budget, Table 2 other systems, Table 6 cost;
 Tables 3, 4 and 5 and Fig. 5 what SVP is made of, its variants and its sizes; Table 7 embeddings of

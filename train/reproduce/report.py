@@ -1,4 +1,4 @@
-"""A table as text, as Markdown for the documentation and as a page; numbers in percent.
+"""Report of a table as text, Markdown and a page; numbers in percent.
 
 The page has our row beside the paper's, orderings with intervals, cost and digests.
 """

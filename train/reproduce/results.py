@@ -1,4 +1,4 @@
-"""The result file of a table: `<out>/<table>-<size>.json`, written anew after every row.
+"""Result file of a table: `<out>/<table>-<size>.json`, rewritten after every row.
 
 Fractions are 0..1, the paper's numbers percent as printed. Everything in it can be made again from
 the cells' folders, whose names and digests it holds.

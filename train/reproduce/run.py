@@ -1,4 +1,4 @@
-"""`svp reproduce`: run what is missing, row by row, and write the table after every row."""
+"""`svp reproduce`: run the missing trials and write the table after each."""
 
 import hashlib
 import json

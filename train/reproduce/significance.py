@@ -1,4 +1,4 @@
-"""Do the paper's orderings hold here? Differences of rows with intervals over images and seeds.
+"""Significance of the paper's orderings: paired bootstrap over images and seeds.
 
 The rows of a table answer the same sentences, so a difference is taken image by image: a draw takes
 images with replacement, the same for both rows, and seeds with replacement, for each row its own.

@@ -1,4 +1,4 @@
-"""What differs between the sizes of a table: token budgets, layers, widths, and what is missing.
+"""Sizes of the experiments: token budgets, layers, widths and unavailable rows.
 
 Equal token budget (the paper: "a similar average number"): the window methods can only divide the patch grid, so 36 =
 6x6 of 24x24 at paper size and 16 = 4x4 of 16x16 at tiny size; Q-Former takes 40 and 16 queries. SVP

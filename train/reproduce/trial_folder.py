@@ -1,4 +1,4 @@
-"""The folder of a row with one seed: its name, its lock and its elapsed time.
+"""Trial folder (one row, one seed): its name, its lock and its elapsed time.
 
 It is named by what decides the trial, known without weights. One process works in it: two would
 train twice, and the slower one's results be refused. Elapsed time is that of all attempts together,

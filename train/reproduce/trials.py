@@ -1,4 +1,4 @@
-"""One row with one seed: a training run and its evaluations, in a folder named by digests.
+"""Run a trial (one row, one seed): training and evaluations, in a folder named by digests.
 
 What is there is kept: a finished cell by its record, a finished evaluation by its result file, a
 stopped run by its checkpoint. Nothing here is ever removed; to make a cell again, remove its folder.

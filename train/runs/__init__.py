@@ -1,1 +1,1 @@
-"""One module per command: train, evaluate, predict, export, quickstart; and what they open."""
+"""One module per command: train, evaluate, predict, export, quickstart."""

@@ -1,4 +1,4 @@
-"""`svp train --dry-run`: what would train, on how much memory, for how long; no weights are needed.
+"""`svp train --dry-run`: trainable parameters, memory and time of a run, without its weights.
 
 The model is built on the meta device. Without a cache its sizes are those of the recipe's encoder
 and the SAM of its size; a typical image stands in for the data, and is stated. Time is measured

@@ -1,4 +1,4 @@
-"""What `svp eval` was asked for, as the command line or a program says it."""
+"""Request of `svp eval`, from the command line or from Python."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""One split of an evaluation: opened, joined with its caches, its dialogues planned, its header."""
+"""Open one split of an evaluation: source, caches, planned dialogues, result header."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`svp eval`: a trained model, splits, a protocol in; a result file of each, a summary and a page out.
+"""`svp eval`: evaluate a model on splits; write result files, a summary and a page.
 
 Several splits are evaluated one after another by one model, loaded once; everything that can be
 refused is refused before the first one. Started with torchrun or `accelerate launch`, every process

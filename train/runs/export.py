@@ -1,4 +1,4 @@
-"""`svp export`: a run's checkpoint becomes a folder that loads without the run and its weights."""
+"""`svp export`: save a checkpoint as a self-contained folder."""
 
 from collections.abc import Mapping
 from contextlib import suppress

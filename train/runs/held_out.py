@@ -1,4 +1,4 @@
-"""Scores on held-out images while a run trains: protocol full, every sentence, fixed wording."""
+"""Validation during training: held-out images, protocol full, fixed wording."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""From the command line's words to recipe, caches, sentences and their stream, checked together.
+"""Resolve command-line options into recipe, caches, expressions and data stream.
 
 Without a cache the newest one of the training split is taken, without a data set what it was made
 from.

@@ -1,4 +1,4 @@
-"""What a training takes where nothing is named: the newest train cache, and the data it was made from.
+"""Default cache and data of a training run: the newest train cache and its source.
 
 `svp precompute` leaves the request for its data beside each cache (`logs/places.json`), so that
 `svp train --from-cache` trains on exactly what was cut, without naming the data again.

@@ -1,4 +1,4 @@
-"""`svp predict`: a photograph and an expression in; mask, overlay and a JSON record out."""
+"""`svp predict`: segment the object that an expression names; mask, overlay and JSON out."""
 
 import io
 import json

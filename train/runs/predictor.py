@@ -1,4 +1,4 @@
-"""A trained model with its encoders loaded, asked about photographs: `svp.load`, `svp.predict`.
+"""`svp.load` and `svp.predict`: a trained model together with its encoders.
 
 A photograph goes the way of the training images: superpixels, patch features and SAM embedding by
 the recipe of a cache the model knows, rounded as a cache stores them.

@@ -1,4 +1,4 @@
-"""The embedded default from nothing: scenes, caches, two-stage training, evaluation and a page.
+"""`svp quickstart`: scenes, caches, two-stage training, evaluation and a page.
 
 What is there already is kept: scenes and caches by their digests, a finished run by its recipe, an
 evaluation by its result file. So a stopped quickstart goes on, and a finished one costs nothing.

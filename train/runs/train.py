@@ -1,4 +1,4 @@
-"""`svp train`: a request becomes a job, in a new run folder or in that of the run it goes on with."""
+"""`svp train`: set up a new run, or resume one, and train."""
 
 import json
 import os

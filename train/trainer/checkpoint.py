@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on bit for bit, in one atomic folder.
+"""Checkpoints: the complete state for a bit-exact resume, in one atomic folder.
 
     step-00001234/weights.safetensors    every parameter trained so far
                   optimizer.safetensors  `<parameter>/<key>`

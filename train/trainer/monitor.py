@@ -1,4 +1,4 @@
-"""How fast a run is and what memory it takes: for its log and TensorBoard, never in its record."""
+"""Throughput and memory of a run, for its log and TensorBoard only."""
 
 import resource
 import sys

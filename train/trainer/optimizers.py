@@ -1,4 +1,4 @@
-"""Optimizers and the learning rate: AdamW, in 8 bit, or with its states in the computer's memory.
+"""Optimizers and learning rate: AdamW, 8-bit AdamW, or AdamW with its states in host memory.
 
 The learning rate is a pure function of the step, so it needs no state of its own.
 """

@@ -1,4 +1,4 @@
-"""Pictures of predictions while training: the same few images each time, one PNG per look."""
+"""Preview images of predictions during training: the same few images each time."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Select the checkpoint to resume from: the one named, or the newest of the newest matching run."""
+"""Select the checkpoint to resume from: the named one, or the newest of the matching run."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run was trained and scored on: `data.json` in its folder.
+"""Data of a run: `data.json`, the data sets it was trained and scored on.
 
 Written when the run starts or goes on, read by `eval`, `predict`, `export`, `figures` and
 `train --resume RUN`, which then need not be told again. Paths are this machine's; digests of the

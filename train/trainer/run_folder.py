@@ -1,4 +1,4 @@
-"""A run's folder: what was asked for, where it ran, how it went. Never overwritten.
+"""Run folder: request, environment and metrics of a run; never overwritten.
 
 config.yaml        the resolved recipe and what it ran on
 data.json          which data, caches and held-out data, so that other commands find them

@@ -1,4 +1,4 @@
-"""One optimizer step over a global batch, however it is split over micro-batches and processes.
+"""One optimizer step over a global batch, for any split into micro-batches and ranks.
 
 The loss has ONE definition: cross-entropy is the mean over all supervised tokens of the global
 batch, BCE and dice are means over all its masks. Every micro-batch is therefore divided by the

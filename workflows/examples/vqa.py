@@ -1,4 +1,4 @@
-"""SVP in another multimodal model: a LLaVA-style question answerer in the tiny world.
+"""Example: SVP in another multimodal model, a LLaVA-style question answerer.
 
     python workflows/examples/vqa.py        a few minutes on one core
 

@@ -1,4 +1,4 @@
-"""What the tiny encoder learns: the attributes of the thing that most of a patch shows.
+"""Training task of the tiny encoder: predict the attributes of each patch's main object.
 
 One linear head per attribute reads single patches and means over the patches of a thing alike,
 as the superpixel tokens of the product are such means.

@@ -1,4 +1,4 @@
-"""The recipes' checkpoints as the shipped files: float16 weights and a card of facts each."""
+"""Export the recipes' checkpoints: float16 weights and a JSON card each."""
 
 import hashlib
 import json

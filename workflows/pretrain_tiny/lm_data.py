@@ -1,4 +1,4 @@
-"""Generated scenes as the frozen models see them, with their expressions; kept beside checkpoints."""
+"""Training data of the tiny language model: frozen features of scenes, and expressions."""
 
 import json
 from dataclasses import dataclass

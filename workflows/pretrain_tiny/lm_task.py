@@ -1,4 +1,4 @@
-"""What the tiny referring model learns in its pretraining: batches of dialogues, and the losses."""
+"""Training task of the tiny referring model: batches of dialogues, and the losses."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What of a scene the language model is shown: patches, or pieces of the scene, each as one token.
+"""Visual inputs of the language model: patches, or pieces of a scene, one token each.
 
 Superpixels will be its visual words later, and other projectors give other ones. So it learns on
 all patches, on a random share of them, on windows of patches, all in raster order, and on pieces

@@ -1,4 +1,4 @@
-"""What the tiny SAM learns: prompts, targets, the batched forward pass and the loss."""
+"""Training task of the tiny SAM: prompts, targets, batched forward pass and loss."""
 
 from typing import Any
 

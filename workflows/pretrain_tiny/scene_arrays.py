@@ -1,4 +1,4 @@
-"""Training scenes as plain arrays, made once and kept in a file beside the checkpoints."""
+"""Training scenes as plain arrays, computed once and stored beside the checkpoints."""
 
 from pathlib import Path
 

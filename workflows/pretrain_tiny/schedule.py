@@ -1,4 +1,4 @@
-"""The learning rate of both recipes, and their checkpoints."""
+"""Learning-rate schedule and checkpoints of the pretraining recipes."""
 
 import math
 from pathlib import Path

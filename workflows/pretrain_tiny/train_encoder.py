@@ -1,4 +1,4 @@
-"""Train the tiny encoder of the embedded default on generated scenes; one CPU thread, an hour."""
+"""Train the tiny encoder on generated scenes; about an hour on one CPU thread."""
 
 import time
 from pathlib import Path

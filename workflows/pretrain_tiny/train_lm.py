@@ -1,4 +1,4 @@
-"""Pretrain the tiny language model, L-P projector and mask decoder: the stand-in for GLaMM.
+"""Pretrain the tiny language model, L-P projector and mask decoder, the stand-in for GLaMM.
 
 The plain MLP projector, and dialogues of many turns about generated scenes. What is shown changes
 from step to step (lm_visual_inputs.py): all patches, some, or a few larger pieces.

@@ -1,4 +1,4 @@
-"""Train the tiny SAM of the embedded default on generated scenes; one CPU thread, about an hour."""
+"""Train the tiny SAM on generated scenes; about an hour on one CPU thread."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""SVP for another multimodal model: the place of LLaVA's `mm_projector`, in a few lines.
+"""Drop-in SVP projector for other multimodal models, in place of LLaVA's `mm_projector`.
 
     projector = SVPProjector(in_dim=1024, llm_dim=4096, size=336)
     tokens, valid = projector(features, superpixels)     # instead of tokens = mm_projector(features)

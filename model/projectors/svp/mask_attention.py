@@ -1,4 +1,4 @@
-"""Cross-attention to binary masks, exactly, without a key, a value or a score per pixel.
+"""Exact cross-attention to binary masks, without per-pixel keys, values or scores.
 
 A pixel's key is Wk e + Wk pos + bk with e = e0 outside the mask and e1 inside; its value is v0 or
 v1. So the output is v0 + a (v1 - v0), where `a` is the softmax mass inside the mask, and

@@ -1,4 +1,4 @@
-"""How many pixels a mask may have inside SSPE.
+"""Resize masks to a pixel budget for SSPE.
 
 `per_mask`   each mask at most `budget` pixels (4,096): what the cache stores already
 `per_image`  all masks of one image together (163,840 = 40 x 64 x 64): many superpixels, coarse masks

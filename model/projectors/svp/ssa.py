@@ -1,4 +1,4 @@
-"""SSA: superpixels gather what they need from the patches (Eq. 2 and 3 of arXiv 2509.13676).
+"""SSA: aggregate patch features per superpixel (Eq. 2 and 3 of arXiv 2509.13676).
 
 Queries start as the average of their patches. A superpixel and the patches under it share one
 positional embedding, the SSPE, on queries and on keys: so each finds its own patches, yet may look

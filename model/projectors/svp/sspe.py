@@ -1,4 +1,4 @@
-"""SSPE encoder: what shape a superpixel has and where it lies, as one vector (paper, Sec. 4.2).
+"""SSPE: encode the shape and position of a superpixel as one vector (paper, Sec. 4.2).
 
 Learnable queries attend to the mask: its two-row embedding gives keys and values, sine positions
 are added to the keys. Every superpixel is encoded alone, from its mask only, so all superpixels of

@@ -1,4 +1,4 @@
-"""The rows of Table 4: other ways to tell a superpixel's place and shape.
+"""SSPE ablations of Table 4: alternative encodings of position and shape.
 
 All take masks (n,h,w) and give (n,C), like `SSPE`; `none` is no module at all.
 """

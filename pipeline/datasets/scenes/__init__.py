@@ -1,4 +1,4 @@
-"""The generated world of the embedded default: scenes with exact masks and expressions."""
+"""Generated scenes with exact masks and expressions, the default data set."""
 
 from .generated import is_generated
 from .make import SIZE, SPLITS, MadeScene, make_scene

@@ -1,4 +1,4 @@
-"""The attributes of regions and things as class labels, for training and measuring encoders."""
+"""Attributes of regions and things as class labels, for training and measuring encoders."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""One finished scene from three numbers: description, image, labels and expressions.
+"""Make one scene from (seed, split, index): description, image, labels and expressions.
 
 Scene (seed, split, index) is the same whatever else is made; splits have separate streams, so no
 scene of one split can appear in another.

@@ -1,4 +1,4 @@
-"""Draw a scene: the image and, pixel for pixel, what each of its pixels belongs to.
+"""Render a scene: the image, and label maps that agree with it pixel for pixel.
 
 No anti-aliasing: label maps and image agree exactly. Later things hide earlier ones.
 """

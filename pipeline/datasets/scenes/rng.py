@@ -1,4 +1,4 @@
-"""Random choices that stay the same for ever: raw PCG64 words and integer arithmetic only.
+"""Version-independent random numbers: raw PCG64 words and integer arithmetic only.
 
 NumPy guarantees the raw stream of a bit generator and of `SeedSequence`, but not what the methods
 of `Generator` make of it, so the scenes never call those.

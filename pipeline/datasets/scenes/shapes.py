@@ -1,4 +1,4 @@
-"""Exact masks of the shapes, without anti-aliasing: pixel centres against inequalities.
+"""Exact masks of geometric shapes, without anti-aliasing.
 
 Only +, -, *, / and sqrt are used: IEEE arithmetic gives the same bits on every platform.
 """

@@ -1,4 +1,4 @@
-"""The words of the tiny world and what they look like: shapes, colours, textures, sizes, regions.
+"""Vocabulary of the scenes: shapes, colours, textures, sizes, regions.
 
 The list order is part of the format: label k of an attribute is item k of its tuple.
 """

@@ -1,4 +1,4 @@
-"""What is in a scene: regions of background and things with parts and sub-parts, as plain data.
+"""Scene description: background regions, and things with parts and sub-parts.
 
 A description says everything; drawing it takes no further choice. Invariants of every scene: each
 thing shows at least 60 % and 110 px of itself, each region at least 200 px, each part most of its

@@ -1,4 +1,4 @@
-"""Scenes on disk as every source form at once: COCO + REFER, JSONL and PNG.
+"""Write scenes to disk in every input format: COCO + REFER, JSONL and PNG.
 
     <out>/images/<split>_<index>.png
     <out>/refcoco/instances.json, <out>/refcoco/refs(unc).p

@@ -1,1 +1,1 @@
-"""The page of an evaluation: figures, slices and samples; static, no network, no script."""
+"""Evaluation page: figures, slices and samples; static, no network, no script."""

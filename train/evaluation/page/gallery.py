@@ -1,4 +1,4 @@
-"""Sentences to look at: the best, the worst and some by chance, each as outlines over its photo.
+"""Gallery of sentences: the best, the worst and a random sample, outlined over the image.
 
 Coordinates are those of an SVG view box whose long side is `SIDE` units. Outlines are simplified by
 less than a pixel; every figure is counted on the full-size masks.

@@ -1,4 +1,4 @@
-"""`svp eval`'s page: metrics with intervals, published numbers, bounds, slices, histograms, samples.
+"""Page of `svp eval`: metrics with intervals, published numbers, bounds, slices, samples.
 
 Expressions are other people's text: they reach the page through `display.shorten` and autoescape only.
 """

@@ -1,1 +1,1 @@
-"""How a model and its optimizer lie on the devices: one process, DDP, FSDP2, DeepSpeed."""
+"""Distribution strategies: one process, DDP, FSDP2, DeepSpeed."""

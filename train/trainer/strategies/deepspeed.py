@@ -1,4 +1,4 @@
-"""Weights, gradients or optimizer states split by DeepSpeed's ZeRO, as accelerate's settings say.
+"""DeepSpeed strategy: ZeRO partitioning, configured by accelerate.
 
 DeepSpeed's engine is driven here, not by accelerate's `backward`, which would take the step at once:
 a step is taken only if the loss of the whole global batch and the norm of its gradient are finite.

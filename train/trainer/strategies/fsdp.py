@@ -1,4 +1,4 @@
-"""FSDP2 strategy: weights, gradients and optimizer states split over processes for a stage.
+"""FSDP2 strategy: weights, gradients and optimizer states sharded over processes.
 
 The parameters move into a copy of the model for the stage (shard_copy.py); accelerate splits it.
 
