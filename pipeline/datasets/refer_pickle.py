@@ -1,18 +1,19 @@
 """Safe unpickler for REFER's `refs(*.p)`: no globals at all, not even builtins.
 
 Published loaders call `pickle.load` on these files, and a pickle can run any code. REFER's lists,
-dicts, strings and numbers need no global, so this reader knows only the opcodes that
-build those. It is Python's own pure-Python unpickler with the rest of its table removed: the C one
-would fill gigabytes for a ten-byte file with a large memo index.
+dicts, strings and numbers need no global, so every opcode of a file is looked at before anything
+is built, and whatever does not build those is refused. So is a memo index larger than the file:
+Python's C unpickler would fill gigabytes for a ten-byte file.
 """
 
 import io
 import pickle
-import struct
+import pickletools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from ..display import quote, show
 from ..errors import DataError, MissingError
@@ -68,9 +69,6 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-_CUT = (pickle.UnpicklingError, EOFError, MemoryError, RecursionError, OverflowError, struct.error)
-
-
 class _Refused(pickle.UnpicklingError):
     """The file asks for something REFER files do not need."""
 
@@ -79,13 +77,8 @@ class _BadRef(Exception):
     """One ref is wrong; the message names it."""
 
 
-class _PlainUnpickler(pickle._Unpickler):
-    """Builds lists, dicts, tuples, strings and numbers; anything else is refused."""
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        code: pickle._Unpickler.dispatch[code]
-        for code in (getattr(pickle, name)[0] for name in _OPCODES.split())
-    }
+class _PlainUnpickler(pickle.Unpickler):
+    """A second wall behind `_check_opcodes`: no name is ever looked up."""
 
     def find_class(self, module_name: str, global_name: str) -> NoReturn:
         raise _Refused(f"asks for the global {module_name}.{global_name}")
@@ -94,33 +87,38 @@ class _PlainUnpickler(pickle._Unpickler):
         raise _Refused(f"asks for the persistent object {pid!r}")
 
 
-for _name in ("GLOBAL", "STACK_GLOBAL", "PERSID", "BINPERSID"):  # kept to name what was asked for
-    _code = getattr(pickle, _name)[0]
-    _PlainUnpickler.dispatch[_code] = pickle._Unpickler.dispatch[_code]
+def _check_opcodes(data: bytes) -> None:
+    allowed = frozenset(_OPCODES.split())
+    texts: deque[object] = deque(maxlen=2)  # STACK_GLOBAL takes the names from the two before it
+    for opcode, argument, _ in pickletools.genops(data):
+        name = opcode.name
+        if name in ("GLOBAL", "STACK_GLOBAL"):
+            asked = str(argument).replace(" ", ".") if argument else ".".join(map(str, texts))
+            raise _Refused(f"asks for the global {asked}")
+        if name not in allowed:
+            raise _Refused(f"uses the pickle opcode {name}")
+        if name.endswith(("PUT", "GET")) and int(argument) > len(data):
+            raise _Refused(f"has a memo index of {argument}, beyond its own length")
+        if isinstance(argument, str):
+            texts.append(argument)
 
 
 def _load(data: bytes, encoding: str, path: Path) -> object:
     try:
-        return _PlainUnpickler(io.BytesIO(data), encoding=encoding).load()
+        _check_opcodes(data)
+        return _PlainUnpickler(io.BytesIO(data), fix_imports=False, encoding=encoding).load()
     except _Refused as error:
         raise _refused(
             path, f"{error}; a REFER file needs none, so this one is not opened"
         ) from None
-    except KeyError as error:
-        raise _refused(path, _explain_key(error)) from None
     except UnicodeError:
         raise
-    except _CUT as error:
-        raise _refused(path, f"damaged or cut off ({type(error).__name__}: {error})") from None
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        raise _refused(path, f"not a pickle of lists and dicts ({error})") from None
-
-
-def _explain_key(error: KeyError) -> str:
-    code = error.args[0] if error.args else None
-    names = [n for n in dir(pickle) if n.isupper() and getattr(pickle, n) == bytes([code or 0])]
-    asked = names[0] if isinstance(code, int) and names else repr(code)
-    return f"uses the pickle opcode {asked}, which REFER files do not need"
+    except Exception as error:  # noqa: BLE001  damaged bytes raise whatever they happen to meet
+        raise _refused(
+            path,
+            "damaged or cut off, or not a pickle of lists and dicts "
+            f"({type(error).__name__}: {error})",
+        ) from None
 
 
 def _to_refs(value: object, path: Path, on_bad: Callable[[str], None] | None) -> list[Ref]:
