@@ -21,15 +21,8 @@ from ..pipeline.weights.model_config import MAX_CONFIG, check_config
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-ALL_LINEARS = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)  # the default; a run takes those of its recipe, train/recipe.py
+# The default of a recipe's `model.lora.targets` too.
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FAMILY = ("llama",)  # config.model_type; GLaMM and LISA files name their own, of the same layout
 ALIASES = {"llava": "llama", "glamm": "llama", "lisa": "llama"}
 IGNORED = ("rotary_emb.inv_freq",)  # a constant of older transformers
@@ -42,7 +35,7 @@ class Lora:
     rank: int = 32
     alpha: int = 16
     dropout: float = 0.05
-    targets: Sequence[str] = ALL_LINEARS
+    targets: Sequence[str] = LINEARS
 
 
 def random_lm(config: "LlamaConfig", seed: int = 0) -> "LlamaForCausalLM":

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..model.language_model import LINEARS
 from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import FeatureConfig, Frozen, explain
 
@@ -34,7 +35,6 @@ Source = Annotated[
 # lm: all layers of the language model; not among those that train by default.
 Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder", "lm"]
 PARTS: tuple[Part, ...] = ("projector", "embedding", "lm_head", "to_prompt", "mask_decoder")
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class DataConfig(Frozen):

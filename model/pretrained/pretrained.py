@@ -30,8 +30,6 @@ from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import load_state_dict
 from ..language_model import add_lora, restore_buffers
 from ..projectors import build_projector
-from ..projectors.fusion import Fusion
-from ..projectors.svp import SVP
 from ..ris import RisModel
 from ..trainable_tokens import fold_rows
 from .config import (
@@ -110,8 +108,7 @@ def load_pretrained(folder: str | Path) -> RisModel:
     projector = build_projector(
         spec.name, in_dim=spec.in_dim, llm_dim=spec.llm_dim, grid=spec.grid, **spec.options
     )
-    if isinstance(projector, SVP | Fusion):
-        projector.add_sspe = about.add_sspe
+    projector.set_sspe(about.add_sspe)
     model = RisModel(lm, projector, about.mask_head.build(), mask_state=about.mask_state)
     for name in ("projector", "to_prompt", "mask_head"):
         fill(model.get_submodule(name), _part(state, name), f"{WEIGHTS}: {name}")
@@ -132,7 +129,7 @@ def _describe(
         projector=projector,
         mask_head=MaskHeadSpec.of(model.mask_head),
         mask_state=model.mask_state,
-        add_sspe=not isinstance(model.projector, SVP | Fusion) or model.projector.add_sspe,
+        add_sspe=model.projector.add_sspe,
         adapter=lora_of(model.lm) if adapter == "separate" else None,
         preprocessing=Preprocessing.of(recipe) if recipe else None,
     )

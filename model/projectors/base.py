@@ -41,12 +41,15 @@ class Projector(nn.Module):
     """Patches (B,P,C) -> visual tokens (B,K,D). Subclasses write `project` and `num_tokens`.
 
     `needs` holds the extra inputs among "cls", "multi" and "masks"; without "masks" every token is
-    valid. `prefixes` and `renames` say which published names `from_original` accepts.
+    valid. `prefixes` and `renames` say which published names `from_original` accepts. One with
+    position embeddings that a stage may leave out sets `supports_sspe`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     prefixes: ClassVar[tuple[str, ...]] = ()
     renames: ClassVar[tuple[Rename, ...]] = ()
+    supports_sspe: ClassVar[bool] = False
+    add_sspe: bool = True
 
     def __init__(self, *, in_dim: int, llm_dim: int) -> None:
         super().__init__()
@@ -56,6 +59,11 @@ class Projector(nn.Module):
     def multi_dim(self) -> int:
         """Channels of `multi`: four encoder layers side by side, unless a projector says more."""
         return 4 * self.in_dim
+
+    def set_sspe(self, add: bool) -> None:
+        """Add the position embeddings to the tokens or not; without effect where there are none."""
+        if self.supports_sspe:
+            self.add_sspe = add
 
     def num_tokens(self, grid: tuple[int, int]) -> int | None:
         """Visual tokens K for this grid; None where K varies by image. Raises ConfigError."""

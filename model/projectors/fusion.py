@@ -27,6 +27,7 @@ class Fusion(Projector):
     """
 
     needs = frozenset({"masks", "multi"})
+    supports_sspe = True
 
     def __init__(
         self, *, in_dim: int, llm_dim: int, sources: int = 4, svp: Mapping[str, Any] | None = None
@@ -41,17 +42,15 @@ class Fusion(Projector):
         rest = {**given, "sspe_variant": "none"}  # the first one's SSPE serves all
         others = (SVP(in_dim=in_dim, llm_dim=llm_dim, **rest) for _ in range(sources - 1))
         self.parts = nn.ModuleList([first, *others])
+        self.add_sspe = first.add_sspe
         self.alpha = nn.Parameter(torch.full((sources,), 1 / sources))
 
-    @property
-    def add_sspe(self) -> bool:
-        """As `SVP.add_sspe`, for all sources."""
-        return bool(self.parts[0].add_sspe)
-
-    @add_sspe.setter
-    def add_sspe(self, value: bool) -> None:
+    def set_sspe(self, add: bool) -> None:
+        """As `SVP.set_sspe`, for all sources."""
+        super().set_sspe(add)
         for part in self.parts:
-            part.add_sspe = value  # type: ignore[assignment]
+            if isinstance(part, SVP):
+                part.set_sspe(add)
 
     @property
     def multi_dim(self) -> int:

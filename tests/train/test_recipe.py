@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from svp.model.language_model import LINEARS
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.io.yaml_files import assign, shipped_yaml
 from svp.train.options import TrainFlags, resolve_train
-from svp.train.recipe import LINEARS, PARTS, parse_train_recipe
+from svp.train.recipe import PARTS, parse_train_recipe
 
 SIZES = ("tiny", "small", "paper", "custom")
 

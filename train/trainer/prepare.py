@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...model.language_model import Lora, add_lora
-from ...model.projectors.fusion import Fusion
-from ...model.projectors.svp import SVP
 from ...model.ris import RisModel
 from ...model.trainable import TrainableTable, set_trainable
 from ...pipeline.errors import ConfigError, MissingPackageError
@@ -92,8 +90,7 @@ def make_ready(
         with torch.random.fork_rng():
             torch.manual_seed(key_of(recipe.seed, "lora"))
             add_lora(model.lm, _lora(recipe.model.lora))
-    if isinstance(model.projector, SVP | Fusion):
-        model.projector.add_sspe = stage.add_sspe
+    model.projector.set_sspe(stage.add_sspe)
     parts = (*stage.trains, "lora") if stage.lora else stage.trains
     return set_trainable(model, parts, new_rows=new_rows if recipe.model.new_rows_only else ())
 

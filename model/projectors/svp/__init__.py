@@ -24,7 +24,7 @@ STARTS = ("xavier", "pooled")
 class SVP(Projector):
     """52,373,376 parameters at 1024 -> 4096 with the defaults.
 
-    `add_sspe` is a plain attribute: set it per stage. With `ssa_variant="none"` and `add_sspe`
+    `set_sspe` is called per stage. With `ssa_variant="none"` and `add_sspe`
     False the SSPE touches no token and gets no gradient: DDP then needs find_unused_parameters.
     `sspe_variant` and `ssa_variant` are the rows of Tables 4 and 5; both "none" is the Baseline;
     `mask_side` is the grid of Mask-MLP.
@@ -37,6 +37,7 @@ class SVP(Projector):
     """
 
     needs = frozenset({"masks"})
+    supports_sspe = True
     renames = (Rename(r"(sspe|ssa|mlp)\..+"),)
 
     def __init__(

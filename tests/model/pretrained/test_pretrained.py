@@ -39,7 +39,7 @@ def masks(model: RisModel) -> torch.Tensor:
 
 def test_a_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model = micro_model("svp")
-    model.projector.add_sspe = False  # type: ignore[assignment]
+    model.projector.set_sspe(False)
     model.mask_state = "at_seg"
     back = load_pretrained(save(model, tmp_path / "m"))
     assert {n: t.dtype for n, t in back.state_dict().items()} == {

@@ -58,7 +58,7 @@ def test_starts_as_the_mean_and_has_one_sspe() -> None:
 def test_stages_reach_every_part() -> None:
     model, data = fusion(2), inputs(2)
     with_sspe = model(**data)[0]
-    model.add_sspe = False
+    model.set_sspe(False)
     assert not any(part.add_sspe for part in model.parts)
     assert not torch.allclose(model(**data)[0], with_sspe)
 

@@ -1,10 +1,12 @@
-"""Which GPU a run is on."""
+"""Which GPU a run is on, and what a stage sets."""
 
 import pytest
 import torch
 
+from support import micro_run
+from support.micro_ris import micro_model
 from svp.pipeline.errors import ConfigError
-from svp.train.trainer.prepare import pin_gpu
+from svp.train.trainer.prepare import make_ready, pin_gpu
 
 
 def test_a_numbered_gpu_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +26,19 @@ def test_several_processes_do_not_share_a_numbered_gpu(monkeypatch: pytest.Monke
     pin_gpu("cuda")
     with pytest.raises(ConfigError, match="--device cuda:1 with 4 processes: each takes a GPU"):
         pin_gpu("cuda:1")
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("svp", [False, True]), ("mlp", [True, True])])
+def test_a_stage_sets_the_position_embeddings_of_projectors_that_have_them(
+    name: str, wanted: list[bool]
+) -> None:
+    recipe = micro_run.micro_recipe(
+        stages=[{"name": "one", "steps": 1, "warmup": 0, "add_sspe": False},
+                {"name": "two", "steps": 1, "warmup": 0}]
+    )  # fmt: skip
+    model = micro_model(name)
+    found = []
+    for index in range(2):
+        make_ready(model, recipe, index)
+        found.append(model.projector.add_sspe)
+    assert found == wanted
