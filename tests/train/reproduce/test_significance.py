@@ -51,6 +51,27 @@ def test_images_cancel_and_seeds_do_not() -> None:
     assert back.value == pytest.approx(-found.value)
 
 
+@pytest.mark.parametrize("metric", ["gIoU", "cIoU"])
+def test_one_seed_is_scipys_paired_bootstrap(metric: str) -> None:
+    """Images are drawn with replacement, the same for both rows: scipy's interval, to sampling."""
+    from scipy.stats import bootstrap
+
+    a, b = (sums_of(fakes(level, 1, 0.0, k), metric) for k, level in ((1, 0.53), (2, 0.5)))
+    b.below[0, ::3] *= 2  # unequal denominators, so that a ratio of sums is not a mean of ratios
+    columns = [a.above[0], a.below[0], b.above[0], b.below[0]]
+
+    def statistic(p: Any, q: Any, r: Any, s: Any, axis: int) -> Any:
+        return p.sum(axis) / q.sum(axis) - r.sum(axis) / s.sum(axis)
+
+    theirs = bootstrap(
+        columns, statistic, paired=True, n_resamples=8000, method="percentile", rng=0
+    ).confidence_interval
+    ours = difference([a], [b], draws=8000)
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.05 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.05 * width)
+
+
 def test_value_is_the_metric() -> None:
     """gIoU is a mean of ratios, cIoU a ratio of sums; both of every seed, then averaged."""
     a, b = fakes(0.6, 2, 0.05, 3), fakes(0.4, 2, 0.05, 4)
