@@ -23,10 +23,10 @@ from .train.commands.train import COMMANDS
 @click.version_option(__version__, prog_name="svp")
 @click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE",
-    help="Python file with projectors or superpixel sources of your own; also after the command.",
+    help="Python file that registers projectors or superpixel sources; repeatable.",
 )  # fmt: skip
 def main() -> None:
-    """Semantic superpixels as visual tokens: cut images once, then train on about 40 tokens."""
+    """Referring image segmentation with semantic superpixels as visual tokens."""
 
 
 for command in (

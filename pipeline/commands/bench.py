@@ -11,81 +11,98 @@ from .console import PATH, as_json, report
 
 @click.group()
 def bench() -> None:
-    """Measurements behind the documentation's figures; ratios are of one run."""
+    """Run the benchmarks quoted in the documentation."""
 
 
 @bench.command("tiny")
-@click.option("--scenes", type=click.IntRange(min=1), default=200, show_default=True)
-@click.option("--points-per-side", type=click.IntRange(1, 64), default=32, show_default=True)
+@click.option("--scenes", type=click.IntRange(min=1), default=200, show_default=True,
+              help="Number of generated scenes.")  # fmt: skip
+@click.option("--points-per-side", type=click.IntRange(1, 64), default=32, show_default=True,
+              help="Prompt points per side of the grid.")  # fmt: skip
 @as_json
 def bench_tiny_command(scenes: int, points_per_side: int, as_json: bool) -> None:
-    """Quality of the shipped tiny SAM and encoder on scenes they never saw."""
+    """Measure the quality of the shipped tiny SAM and encoder on held-out scenes."""
     from ..bench.tiny import measure
 
     report(measure(scenes, points_per_side=points_per_side), as_json)
 
 
 @bench.command("superpixels")
-@click.option("--prompts", type=click.IntRange(min=1), default=1024, show_default=True)
-@click.option("--size", type=(int, int), default=(480, 640), help="Height and width.")
-@click.option("--scenes", type=click.IntRange(min=0), default=20, help="For exact against fast.")
+@click.option("--prompts", type=click.IntRange(min=1), default=1024, show_default=True,
+              help="Number of prompt points.")  # fmt: skip
+@click.option("--size", type=(int, int), default=(480, 640), show_default=True,
+              help="Height and width of the image.")  # fmt: skip
+@click.option("--scenes", type=click.IntRange(min=0), default=20, show_default=True,
+              help="Scenes on which exact and fast mode are compared.")  # fmt: skip
 @as_json
 def bench_superpixels_command(
     prompts: int, size: tuple[int, int], scenes: int, as_json: bool
 ) -> None:
-    """From low-resolution logits to superpixels, against the published code, in one run."""
+    """Compare the superpixel selection with the published code: time and results."""
     from ..bench.superpixels import run
 
     report(run(prompts=prompts, size=size, scenes=scenes), as_json)
 
 
 @bench.command("store")
-@click.option("--images", type=click.IntRange(min=64), default=384, show_default=True)
-@click.option("--reps", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--mosaic", is_flag=True, help="Also MosaicML, in an environment made for it.")
-@click.option("--folder", type=PATH, help="Where the files go; default the temporary folder.")
+@click.option("--images", type=click.IntRange(min=64), default=384, show_default=True,
+              help="Images in the cache.")  # fmt: skip
+@click.option("--reps", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Repetitions; the best one counts.")  # fmt: skip
+@click.option(
+    "--mosaic", is_flag=True, help="Also measure MosaicML Streaming, in its own environment."
+)
+@click.option("--folder", type=PATH, help="Folder for the files. Default: the temporary folder.")
 @as_json
 def bench_store_command(
     images: int, reps: int, mosaic: bool, folder: Path | None, as_json: bool
 ) -> None:
-    """The cache's reader and writer against memmap, zarr-python and MosaicML, in one run."""
+    """Compare the cache's reader and writer with memmap, zarr-python and MosaicML."""
     from ..bench.cache_speed import run
 
     report(run(images=images, reps=reps, mosaic=mosaic, folder=folder), as_json)
 
 
 @bench.command("memory")
-@click.option("--scenes", type=(int, int), default=(200, 2000), show_default=True)
+@click.option("--scenes", type=(int, int), default=(200, 2000), show_default=True,
+              help="Numbers of scenes of the two runs.")  # fmt: skip
 @as_json
 def bench_memory_command(scenes: tuple[int, int], as_json: bool) -> None:
-    """Peak memory of a run of few and of many images; they must be the same."""
+    """Check that peak memory does not grow with the number of images."""
     from ..bench.memory import run
 
     report(run(scenes), as_json)
 
 
 @bench.command("cost")
-@click.option("--scenes", type=click.IntRange(min=8), default=200, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), help="Default: one per core.")
+@click.option("--scenes", type=click.IntRange(min=8), default=200, show_default=True,
+              help="Number of generated scenes.")  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Number of workers. Default: one per core."
+)
 @as_json
 def bench_cost_command(scenes: int, workers: int | None, as_json: bool) -> None:
-    """The dry run's prediction against the run itself; they must agree within 25 %."""
+    """Check that the dry run predicts a run's time within 25 %."""
     from ..bench.cost import run
 
     report(run(scenes, workers=workers), as_json)
 
 
 @bench.command("rates")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", default="cpu", show_default=True, help="Device: cpu, cuda or cuda:N.")
 @click.option("--sam", type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h"]), default="tiny",
-              show_default=True)  # fmt: skip
-@click.option("--encoder", type=click.Choice(list(ENCODERS)), default="tiny", show_default=True)
-@click.option("--images", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--prompts", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+              show_default=True, help="SAM model.")  # fmt: skip
+@click.option("--encoder", type=click.Choice(list(ENCODERS)), default="tiny", show_default=True,
+              help="Vision encoder.")  # fmt: skip
+@click.option("--images", type=click.IntRange(min=1), default=8, show_default=True,
+              help="Images for the feature encoder.")  # fmt: skip
+@click.option("--prompts", type=click.IntRange(min=1), default=256, show_default=True,
+              help="Prompt points for SAM's decoder.")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Timed repetitions.")  # fmt: skip
 @as_json
 def bench_rates_command(as_json: bool, device: str, **options: Any) -> None:
-    """TFLOP/s of encoders and decoder in each mode: the figures behind --price."""
+    """Measure the throughput of SAM and the encoder in each mode, as used by --price."""
     from ..bench.rates import run
 
     report(run(device, **options), as_json)
@@ -93,16 +110,15 @@ def bench_rates_command(as_json: bool, device: str, **options: Any) -> None:
 
 @bench.command("scale")
 @click.option("--size", type=click.Choice(["tiny", "small", "paper"]), default="paper",
-              show_default=True)  # fmt: skip
-@click.option(
-    "--device", type=click.Choice(["a100", "h100", "h200"]), default="a100", show_default=True
-)
+              show_default=True, help="Shipped recipe.")  # fmt: skip
+@click.option("--device", type=click.Choice(["a100", "h100", "h200"]), default="a100",
+              show_default=True, help="GPU to price.")  # fmt: skip
 @click.option("--probe", type=click.IntRange(min=1000), default=100_000, show_default=True,
-              help="Images of the largest cache of records made for the measurement.")  # fmt: skip
+              help="Images in the largest cache opened for the measurement.")  # fmt: skip
 @click.option("--exact", is_flag=True, help="Price exact float32 instead of fast bfloat16.")
 @as_json
 def bench_scale_command(size: str, device: str, probe: int, exact: bool, as_json: bool) -> None:
-    """SA-1B and a billion images: shards, bytes, hours, opening, listing, failures."""
+    """Estimate the cost of SA-1B and of a billion images."""
     from ..bench.scale import run
     from ..precompute.options import Flags, resolve
 

@@ -10,14 +10,14 @@ from .console import PATH, as_json, report
 
 @click.group()
 def cache() -> None:
-    """Look at, check and repair caches."""
+    """Inspect, check and repair caches."""
 
 
 @cache.command("info")
 @click.argument("path", type=PATH)
 @as_json
 def info_command(path: Path, as_json: bool) -> None:
-    """Identity, recipe, arrays, what is committed and what is quarantined."""
+    """Show identity, recipe and arrays, and the committed and quarantined images."""
     from ..cache.info import info
 
     report(info(path), as_json)
@@ -25,10 +25,10 @@ def info_command(path: Path, as_json: bool) -> None:
 
 @cache.command("verify")
 @click.argument("path", type=PATH)
-@click.option("--quick", is_flag=True, help="Sizes and records only, not every byte.")
+@click.option("--quick", is_flag=True, help="Check sizes and records only, not every byte.")
 @as_json
 def verify_command(path: Path, quick: bool, as_json: bool) -> None:
-    """Check every byte; lists damaged files and what to do; exit code 1 if there are any."""
+    """Check every byte and list damaged files; exit code 1 if there are any."""
     from ..cache.verify import verify
 
     report(verify(path, full=not quick), as_json)
@@ -37,7 +37,7 @@ def verify_command(path: Path, quick: bool, as_json: bool) -> None:
 @cache.command("repair")
 @click.argument("path", type=PATH)
 def repair_command(path: Path) -> None:
-    """Take damaged shards out, so that the same `svp precompute` makes only those again."""
+    """Un-commit damaged shards, so that the same `svp precompute` makes only those again."""
     from ..cache.verify import repair
 
     shards = repair(path)
@@ -46,10 +46,16 @@ def repair_command(path: Path) -> None:
 
 @cache.command("stats")
 @click.argument("path", type=PATH)
-@click.option("--sample", type=click.IntRange(min=1), default=512, help="Images to look into.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Images whose masks are read.",
+)
 @as_json
 def stats_command(path: Path, sample: int, as_json: bool) -> None:
-    """Tokens per image, coverage, overlap, levels, survivors of each step, bytes."""
+    """Show tokens per image, coverage, overlap, levels, selection steps and bytes."""
     from ..cache.stats import stats
 
     report(stats(path, sample), as_json)
@@ -57,14 +63,20 @@ def stats_command(path: Path, sample: int, as_json: bool) -> None:
 
 @cache.command("browse")
 @click.argument("path", type=PATH)
-@click.option("--out", type=PATH, help="Folder of the page; default runs/pages/<cache>.")
-@click.option("--images", type=PATH, help="Folder of the photographs, if they were moved.")
-@click.option("--limit", type=click.IntRange(1, 500), default=24, help="Images to show.")
-@click.option("--id", "ids", type=int, multiple=True, help="Show these image ids.")
+@click.option("--out", type=PATH, help="Folder of the page. Default: runs/pages/<cache>.")
+@click.option("--images", type=PATH, help="Folder of the images, if they were moved.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 500),
+    default=24,
+    show_default=True,
+    help="Number of images to show.",
+)
+@click.option("--id", "ids", type=int, multiple=True, help="Image id to show; repeatable.")
 def browse_command(
     path: Path, out: Path | None, images: Path | None, limit: int, ids: Sequence[int]
 ) -> None:
-    """Write a static page that shows superpixels, levels, gaps, overlaps and counts."""
+    """Write a static page with the superpixels, levels, gaps, overlaps and counts."""
     from ..browse.page import browse
     from ..cache.places import image_root_of
 

@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 size_option = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
-    help="Shipped recipe; default tiny, for generated scenes only.",
+    help="Shipped recipe. Default: tiny, for generated scenes only.",
 )  # fmt: skip
 STDOUT = "svp.stdout"  # in a click context: where the report goes while the rest goes to stderr
 

@@ -8,35 +8,41 @@ import click
 from .console import PATH, as_json, either, report, several
 
 source_options = several(
-    click.option("--images", type=PATH, help="Folder of the photographs, if not found around it."),
-    click.option("--root", type=PATH, help="Folder the names of REFER sets are looked for in."),
+    click.option(
+        "--images", type=PATH, help="Folder of the images, if not found near the data set."
+    ),
+    click.option("--root", type=PATH, help="Folder that contains the REFER sets."),
     click.option("--split-by", help="REFER split file: unc, google or umd."),
     click.option(
-        "--allow-google", is_flag=True, help="Accept google splits (objects, not images)."
+        "--allow-google",
+        is_flag=True,
+        help="Accept google splits, which share images between train and val.",
     ),
-    click.option("--allow-counts", is_flag=True, help="Accept counts other than the published."),
-    click.option("--allow-empty", is_flag=True, help="Empty masks in val and test are meant."),
+    click.option(
+        "--allow-counts", is_flag=True, help="Accept counts that differ from the published ones."
+    ),
+    click.option("--allow-empty", is_flag=True, help="Accept empty masks in val and test."),
 )
 max_failures = click.option(
     "--max-failures", type=click.IntRange(min=0), metavar="N",
-    help="More bad images or records: exit 1.",
+    help="Bad images or records to accept; more give exit code 1.",
 )  # fmt: skip
 
 
 @click.group()
 def data() -> None:
-    """Look at, convert and generate datasets."""
+    """Inspect, convert and generate data sets."""
 
 
 @data.command("check")
 @click.argument("path")
 @source_options
-@click.option("--split", help="COCO: which instances file.")
+@click.option("--split", help="Split of a COCO folder: selects the instances file.")
 @max_failures
-@click.option("--headers-only", is_flag=True, help="Do not decode the images.")
+@click.option("--headers-only", is_flag=True, help="Read image headers only, without decoding.")
 @as_json
 def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) -> None:
-    """Counts, problems by record and overlaps of a dataset; exit code 1 if it is not usable."""
+    """Report counts, problems and overlaps of a data set; exit code 1 if it is unusable."""
     from ..datasets import check
 
     report(check(path, decode=not headers_only, **options), as_json)
@@ -47,10 +53,10 @@ def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) 
 @click.option("--out", type=PATH, required=True, help="New folder for the tables.")
 @source_options
 @max_failures
-@click.option("--split", help="COCO: which instances file.")
+@click.option("--split", help="Split of a COCO folder: selects the instances file.")
 @as_json
 def convert_command(path: str, out: Path, as_json: bool, **options: Any) -> None:
-    """Write the normalised tables (images, sentences, masks); they are a dataset again."""
+    """Write normalised tables (images, sentences, masks), which are a data set themselves."""
     from ..datasets import convert
 
     report(convert(path, out, **options), as_json)
@@ -61,9 +67,9 @@ def convert_command(path: str, out: Path, as_json: bool, **options: Any) -> None
 @click.option("--out", type=PATH, required=True, help="JSONL file to write.")
 @source_options
 @max_failures
-@click.option("--split", help="Only this split.")
+@click.option("--split", help="Export this split only.")
 def export_command(path: str, out: Path, **options: Any) -> None:
-    """Write a dataset as JSONL: image, expression, mask as RLE."""
+    """Export a data set as JSONL: image, expression and mask as RLE."""
     from ..datasets import export_jsonl, open_dataset
 
     source = open_dataset(path, masks=True, **options)
@@ -74,10 +80,12 @@ def export_command(path: str, out: Path, **options: Any) -> None:
 
 @data.command("synth")
 @either("out")
-@click.option("--images", type=click.IntRange(min=1), default=200, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--images", type=click.IntRange(min=1), default=200, show_default=True,
+              help="Number of scenes.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Seed of the scenes.")  # fmt: skip
 def synth_command(out: Path, images: int, seed: int) -> None:
-    """Write generated scenes as COCO, REFER and JSONL; a finished folder is left as it is."""
+    """Write generated scenes as COCO, REFER and JSONL; a finished folder is kept."""
     from ..datasets.scenes import write_scenes
 
     click.echo(f"scenes: {write_scenes(out, images=images, seed=seed)}")

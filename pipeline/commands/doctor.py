@@ -11,10 +11,10 @@ from .precompute import RECIPE_FLAGS, recipe_options
 
 @click.command("doctor")
 @recipe_options
-@click.option("--from-cache", "--cache", "cache_path", type=PATH, help="Also look at this cache.")
+@click.option("--from-cache", "--cache", "cache_path", type=PATH, help="Also check this cache.")
 @as_json
 def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> None:
-    """Versions, devices, disk and memory, and which weights a recipe needs and where they are."""
+    """Check versions, devices, disk, memory and the weights that a recipe needs."""
     from ..doctor.examine import examine
 
     flags = {name: options.pop(name) for name in RECIPE_FLAGS}
@@ -23,11 +23,12 @@ def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> No
 
 @click.command("fetch")
 @click.argument("name", required=False)
-@click.option("--dest", type=PATH, default=Path("weights"), show_default=True)
-@click.option("--mirror", help="Base address that has the files by their names.")
-@click.option("--no-unpack", is_flag=True)
+@click.option("--dest", type=PATH, default=Path("weights"), show_default=True,
+              help="Destination folder.")  # fmt: skip
+@click.option("--mirror", help="Base URL of a mirror with the same file names.")
+@click.option("--no-unpack", is_flag=True, help="Keep archives packed.")
 def fetch_command(name: str | None, dest: Path, mirror: str | None, no_unpack: bool) -> None:
-    """Official weights and annotation files by NAME; without it, the list."""
+    """Download official weights and annotation files. Without NAME: list them."""
     from ..fetch.fetch import fetch, offer_lines, progress_bars
 
     if name is None:

@@ -9,52 +9,116 @@ from .data import source_options
 
 recipe_options = several(
     size_option,
-    click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size."),
-    click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field."),
     click.option(
-        "--superpixels", metavar="NAME", help="sam, mobile_sam, slic, masks, a plug-in's."
+        "--recipe", "recipe_file", type=PATH, help="Recipe file (YAML) instead of --size."
     ),
-    click.option("--masks", metavar="DIR", help="For --superpixels masks: a file per photograph."),
-    click.option("--sam-model", type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h", "vit_t"])),
-    click.option("--sam-weights", metavar="PATH|random[:SEED]"),
     click.option(
-        "--preset", type=click.Choice(["svp", "fma", "windows"]), help="Grid prompting preset."
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="A.B=C",
+        help="Set a field of the recipe; repeatable.",
     ),
-    click.option("--points-per-side", type=click.IntRange(1, 128)),
-    click.option("--mode", type=click.Choice(["exact", "fast"])),
-    click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"])),
-    click.option("--max-superpixels", type=click.IntRange(1, 1024)),
+    click.option(
+        "--superpixels",
+        metavar="NAME",
+        help="Superpixel source: sam, mobile_sam, slic, masks or a plug-in.",
+    ),
+    click.option(
+        "--masks", metavar="DIR", help="Folder of --superpixels masks: one file per image."
+    ),
+    click.option(
+        "--sam-model",
+        type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h", "vit_t"]),
+        help="SAM model.",
+    ),
+    click.option("--sam-weights", metavar="PATH|random[:SEED]", help="SAM checkpoint."),
+    click.option(
+        "--preset", type=click.Choice(["svp", "fma", "windows"]), help="Preset of grid prompting."
+    ),
+    click.option(
+        "--points-per-side", type=click.IntRange(1, 128), help="Prompt points per side of the grid."
+    ),
+    click.option(
+        "--mode",
+        type=click.Choice(["exact", "fast"]),
+        help="SAM as published, or batched and compiled.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Dtype of SAM in fast mode.",
+    ),
+    click.option(
+        "--max-superpixels",
+        type=click.IntRange(1, 1024),
+        help="Maximum number of superpixels per image.",
+    ),
     click.option(
         "--encoder",
         metavar="NAME[+NAME]",
-        help="tiny, dinov2-large, clip-large-336, ...; a second one's last layer beside.",
+        help="Vision encoder: tiny, dinov2-large, clip-large-336, ...; A+B stores both.",
     ),
-    click.option("--encoder-weights", metavar="PATH|random[:SEED]"),
-    click.option("--second-weights", metavar="PATH|random[:SEED]", help="Of the second encoder."),
-    click.option("--features", type=click.Choice(["float16", "int8"]), help="As stored."),
-    click.option("--store-sam-embeddings/--no-store-sam-embeddings", default=None),
+    click.option("--encoder-weights", metavar="PATH|random[:SEED]", help="Weights of the encoder."),
+    click.option(
+        "--second-weights", metavar="PATH|random[:SEED]", help="Weights of the second encoder."
+    ),
+    click.option(
+        "--features", type=click.Choice(["float16", "int8"]), help="Stored dtype of the features."
+    ),
+    click.option(
+        "--store-sam-embeddings/--no-store-sam-embeddings",
+        default=None,
+        help="Store SAM's image embedding, which the mask decoder reads.",
+    ),
 )
 RECIPE_FLAGS = ("superpixels", "masks", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
                 "dtype", "max_superpixels", "encoder", "encoder_weights", "second_weights", "features",
                 "store_sam_embeddings")  # fmt: skip
 run_options = several(
-    click.option("--executor", type=click.Choice(["local", "ray", "dask"]), default="local"),
-    click.option("--workers", type=click.IntRange(min=0), help="Default: GPUs, else cores."),
-    click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
-    click.option("--threads", type=click.IntRange(min=1), default=1, help="Of one worker."),
-    click.option("--ray-address", help="Join this Ray cluster."),
-    click.option("--dask-scheduler", help="Join this Dask scheduler."),
-    click.option("--shards", metavar="A:B", help="Only these shards, for a static split."),
-    click.option("--limit", type=click.IntRange(min=1), help="Only the first N images."),
-    click.option("--resume/--no-resume", default=True, help="Continue a cache that is there."),
-    click.option("--retry-quarantined", is_flag=True, help="Try bad images again."),
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "ray", "dask"]),
+        default="local",
+        show_default=True,
+        help="Where the workers run.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        help="Number of workers; 0 works in this process. Default: one per GPU, else per core.",
+    ),
+    click.option(
+        "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="CPU threads per worker.",
+    ),
+    click.option("--ray-address", help="Address of a running Ray cluster."),
+    click.option("--dask-scheduler", help="Address of a running Dask scheduler."),
+    click.option("--shards", metavar="A:B", help="Compute only shards A to B-1."),
+    click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images."),
+    click.option(
+        "--resume/--no-resume", default=True, show_default=True, help="Continue an existing cache."
+    ),
+    click.option("--retry-quarantined", is_flag=True, help="Try quarantined images again."),
     click.option(
         "--max-failures",
         type=click.IntRange(min=0),
-        help="More bad images: exit 1; bad records: stop.",
+        help="Bad images or records to accept; more images give exit code 1, more records stop.",
     ),
-    click.option("--max-tries", type=click.IntRange(min=1), default=3),
-    click.option("--shard-timeout", type=float, help="Seconds before a hung worker is ended."),
+    click.option(
+        "--max-tries",
+        type=click.IntRange(min=1),
+        default=3,
+        show_default=True,
+        help="Attempts per shard.",
+    ),
+    click.option("--shard-timeout", type=float, help="Seconds before a hung worker is killed."),
 )
 RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_scheduler", "shards",
              "limit", "resume", "retry_quarantined", "max_failures", "max_tries",
@@ -62,35 +126,37 @@ RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_sc
 
 
 @click.command("precompute")
-@click.option("--split", help="train, val, testA, ...; a plain folder has none.")
-@either(
-    "dataset", str, required=False, help="Path or REFER names; without it scenes are generated."
+@click.option("--split", help="Split: train, val, testA, ...; a plain folder has none.")
+@either("dataset", str, required=False, help="Path or REFER names. Default: generated scenes.")
+@click.option("--out", type=PATH, help="Cache folder. Default: caches/<dataset>-<split>.")
+@click.option(
+    "--exclude-eval-images",
+    is_flag=True,
+    help="Leave out train images that are in any val or test split.",
 )
-@click.option("--out", type=PATH, help="Cache folder; default caches/<dataset>-<split>.")
-@click.option("--exclude-eval-images", is_flag=True, help="Drop train images of any val or test.")
 @source_options
 @recipe_options
 @click.option("--for", "purpose", type=click.Choice(["train", "look"]),
-              help="Store what training reads, or only what looking does. Default: train where "
-              "the data has expressions.")  # fmt: skip
+              help="Store the arrays that training needs, or only those that viewing needs. "
+              "Default: train if the data has expressions.")  # fmt: skip
 @click.option("--projector", default="svp", show_default=True,
-              help="The projector to be trained: its inputs are stored.")  # fmt: skip
+              help="Projector to be trained; its inputs are stored.")  # fmt: skip
 @run_options
 @click.option(
     "--dry-run",
     "--plan",
     "dry_run",
     is_flag=True,
-    help="Print images, shards, GB, hours, memory; stop.",
+    help="Print images, shards, GB, hours and memory, and stop.",
 )
 @click.option("--price", type=(click.Choice(["3090", "4090", "a100", "h100", "h200", "core"]), int), metavar="DEVICE N",
-              help="Dry run for N images on another machine; needs no data or weights.")  # fmt: skip
-@click.option("--quiet", is_flag=True, help="No progress.")
+              help="Dry run for N images on another machine, without data or weights.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Print no progress.")
 @as_json
 def precompute_command(
     dry_run: bool, price: tuple[str, int] | None, as_json: bool, **options: Any
 ) -> None:
-    """Photographs in, a cache of superpixels and features out. Give it again to go on."""
+    """Compute a cache of superpixels and features. Re-run the same command to resume."""
     from ..precompute import launch
 
     request = _request(options)

@@ -8,25 +8,31 @@ import click
 from ...pipeline.commands.console import PATH, as_json, report, several
 
 speed_options = several(
-    click.option("--preset", type=click.Choice(["cpu", "paper"]), default="cpu", show_default=True),
-    click.option("--device", default="cpu", show_default=True),
-    click.option("--layers", type=click.IntRange(min=1), help="Of the language model."),
-    click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True),
-    click.option(
-        "--projector", "more", multiple=True, help="Beside mlp and svp; again for several."
-    ),
-)
+    click.option("--preset", type=click.Choice(["cpu", "paper"]), default="cpu", show_default=True,
+                 help="Model and batch sizes."),
+    click.option("--device", default="cpu", show_default=True, help="Device: cpu, cuda or cuda:N."),
+    click.option("--layers", type=click.IntRange(min=1), help="Layers of the language model."),
+    click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True,
+                 help="Timed repetitions."),
+    click.option("--projector", "more", multiple=True,
+                 help="Projector to measure besides mlp and svp; repeatable."),
+)  # fmt: skip
 
 
 @click.command("loader")
-@click.option("--images", type=click.IntRange(min=32), default=256, show_default=True)
-@click.option("--reps", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--mosaic", is_flag=True, help="Also MosaicML, in an environment made for it.")
-@click.option("--folder", type=PATH, help="Where the files go; default the temporary folder.")
+@click.option("--images", type=click.IntRange(min=32), default=256, show_default=True,
+              help="Images in the cache.")  # fmt: skip
+@click.option("--reps", type=click.IntRange(min=1), default=3, show_default=True,
+              help="Repetitions; the best one counts.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True,
+              help="Reader threads.")  # fmt: skip
+@click.option(
+    "--mosaic", is_flag=True, help="Also measure MosaicML Streaming, in its own environment."
+)
+@click.option("--folder", type=PATH, help="Folder for the files. Default: the temporary folder.")
 @as_json
 def bench_loader_command(as_json: bool, folder: Path | None, **options: Any) -> None:
-    """Batches at paper shapes against RLE decoding and MosaicML; resume and order."""
+    """Compare the data loader with RLE decoding and MosaicML, at the paper's shapes."""
     from ..bench.loader import run
 
     report(run(folder=folder, **options), as_json)
@@ -38,7 +44,7 @@ def bench_loader_command(as_json: bool, folder: Path | None, **options: Any) -> 
 def bench_train_command(
     preset: str, device: str, layers: int | None, repeats: int, more: tuple[str, ...], as_json: bool
 ) -> None:
-    """A training step, SVP against MLP, from cache and live, part by part."""
+    """Time a training step of SVP and MLP, from the cache and live, by component."""
     from ..bench.presets import preset as shapes
     from ..bench.speed import bench_train
 
@@ -51,7 +57,7 @@ def bench_train_command(
 def bench_infer_command(
     preset: str, device: str, layers: int | None, repeats: int, more: tuple[str, ...], as_json: bool
 ) -> None:
-    """One image and expression, SVP against MLP, forward and generated, part by part."""
+    """Time the answer to one expression with SVP and MLP, by component."""
     from ..bench.presets import preset as shapes
     from ..bench.speed import bench_infer
 
@@ -59,10 +65,11 @@ def bench_infer_command(
 
 
 @click.command("quickstart")
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True,
+              help="Number of seeds: 0, 1, ...")  # fmt: skip
 @as_json
 def bench_quickstart_command(seeds: int, as_json: bool) -> None:
-    """The quickstart with SVP and with MLP on all patches, seeds 0, 1, ...: gIoU and goals."""
+    """Compare SVP with MLP in the quickstart over several seeds: gIoU and targets."""
     from ..runs.quickstart import compare
 
     report(compare(range(seeds), lambda line: click.echo(line, err=True)), as_json)

@@ -11,28 +11,29 @@ from ...pipeline.commands.data import max_failures, source_options
 
 @click.command("figures")
 @click.argument("run", type=PATH)
-@click.option("--results", type=PATH, help="Result file; default the run's newest.")
-@click.option("--from-cache", "cache", type=PATH, help="Its cache; default found by digest.")
-@click.option("--beside", type=PATH, multiple=True, help="Another cache of the same images.")
+@click.option("--results", type=PATH, help="Result file. Default: the run's newest.")
+@click.option(
+    "--from-cache", "cache", type=PATH, help="Cache of the run. Default: found by digest."
+)
+@click.option(
+    "--beside", type=PATH, multiple=True, help="Another cache of the same images; repeatable."
+)
 @click.option(
     "--against", type=PATH, multiple=True,
-    help="Another run, evaluated on the same split: without SSPE, or of another encoder.",
+    help="Another run to draw beside, evaluated on the same split; repeatable.",
 )  # fmt: skip
 @click.option("--bench", type=PATH, help="Output of `svp bench infer --json`.")
-@click.option("--dataset", help="Path or REFER names; default what the run records.")
+@click.option("--dataset", help="Path or REFER names. Default: as recorded by the run.")
 @source_options
 @max_failures
 @click.option("--init", help="Checkpoint the run started from.")
 @click.option(
-    "--device", default="auto", help="auto, cpu, cuda or cuda:N; the projector is timed on it."
+    "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
 )
-@click.option("--out", type=PATH, help="Folder of the page; default RUN/figures.")
+@click.option("--out", type=PATH, help="Folder of the page. Default: RUN/figures.")
 @as_json
 def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
-    """Attention maps, answers, failures, superpixels, times: the paper's figures from a run.
-
-    --against draws both runs' answers side by side.
-    """
+    """Draw the paper's figures from a run: attention maps, answers, superpixels, latency."""
     from ..figures.run import FiguresRequest
     from ..figures.run import figures_command as run
     from ..options import TrainFlags

@@ -8,19 +8,25 @@ from ...pipeline.commands.console import PATH, as_json, report
 
 
 @click.command("rehearse")
-@click.option("--out", type=PATH, help="Folder; default a temporary one, removed if all passed.")
-@click.option("--full", is_flag=True, help="Published sizes: about 40 GB, hours on a CPU.")
-@click.option("--keep", is_flag=True, help="Leave the temporary folder.")
+@click.option(
+    "--out",
+    type=PATH,
+    help="Folder to work in. Default: a temporary one, removed if all commands passed.",
+)
+@click.option(
+    "--full", is_flag=True, help="Use the published model sizes: about 40 GB, hours on a CPU."
+)
+@click.option("--keep", is_flag=True, help="Keep the temporary folder.")
 @click.option("--only", multiple=True, metavar="BLOCK",
-              help="Only blocks whose name holds this, e.g. README.md; repeatable.")  # fmt: skip
+              help="Run only blocks whose name contains this, such as README.md; repeatable.")  # fmt: skip
 @as_json
 def rehearse_command(
     out: Path | None, full: bool, keep: bool, only: tuple[str, ...], as_json: bool
 ) -> None:
     """Run every documented command on stand-ins of the published files.
 
-    Nothing is downloaded and nothing it prints is a result. Exit code 1 if a command fails or a
-    document prints one that does not exist.
+    Nothing is downloaded, and the printed metrics are not results. Exit code 1 if a command fails or
+    a document contains one that does not exist.
     """
     from ..rehearse.run import rehearse
 

@@ -11,45 +11,63 @@ from ..cli_defaults import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 
 @click.command("reproduce")
 @click.argument("table", type=click.Choice([*TABLE_NAMES, ALL]), metavar="TABLE")
-@click.option("--size", type=click.Choice(TABLE_SIZES), default="tiny", show_default=True)
-@click.option("--seeds", type=click.IntRange(1, 100), help="Default 3, in a rehearsal 1.")
-@click.option("--row", "rows", multiple=True, metavar="NAME", help="Only this row; repeatable.")
-@click.option("--rows", "every", type=click.Choice(["all"]), help="Every row, the default.")
-@click.option("--set", "changes", multiple=True, metavar="A.B=C",
-              help="Change every row's training recipe; the table gets its own name.")  # fmt: skip
-@click.option("--out", type=PATH, default=Path("results"), show_default=True)
-@click.option("--runs", type=PATH, default=Path("runs/reproduce"), show_default=True)
-@click.option("--caches", type=PATH, default=Path("caches/reproduce"), show_default=True)
-@click.option("--root", type=PATH, help="Paper size: folder of the REFER sets.")
-@click.option("--init", help="Paper size: the checkpoint the models start from.")
-@click.option("--published", default="GLaMM-RefSeg", show_default=True,
-              help="Paper size: table 3's GLaMM, as in svp eval.")  # fmt: skip
-@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full",
-              show_default=True, help="As in svp eval; the paper's is glamm.")  # fmt: skip
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N; of everything.")
-@click.option("--processes", type=click.IntRange(min=1), default=1, metavar="N",
-              help="Train and evaluate with accelerate launch.")  # fmt: skip
-@click.option("--mode", type=click.Choice(["exact", "fast"]), help="Of SAM.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of SAM.")
-@click.option("--executor", type=click.Choice(["local", "ray", "dask"]), default="local",
-              help="That makes caches.")  # fmt: skip
+@click.option("--size", type=click.Choice(TABLE_SIZES), default="tiny", show_default=True,
+              help="Tiny models on generated scenes, or the paper's.")  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(min=0), help="That make caches; default: GPUs, else cores."
+    "--seeds", type=click.IntRange(1, 100), help="Number of seeds. Default: 3, in a rehearsal 1."
 )
-@click.option("--threads", type=click.IntRange(min=1), default=1, help="Of one worker.")
-@click.option("--ray-address", help="Join this Ray cluster.")
-@click.option("--dask-scheduler", help="Join this Dask scheduler.")
+@click.option("--row", "rows", multiple=True, metavar="NAME", help="Run only this row; repeatable.")
+@click.option("--rows", "every", type=click.Choice(["all"]), help="Run every row (the default).")
+@click.option("--set", "changes", multiple=True, metavar="A.B=C",
+              help="Set a training recipe field of every row; the table gets its own name.")  # fmt: skip
+@click.option("--out", type=PATH, default=Path("results"), show_default=True,
+              help="Folder of the tables.")  # fmt: skip
+@click.option("--runs", type=PATH, default=Path("runs/reproduce"), show_default=True,
+              help="Folder of the runs.")  # fmt: skip
+@click.option("--caches", type=PATH, default=Path("caches/reproduce"), show_default=True,
+              help="Folder of the caches.")  # fmt: skip
+@click.option("--root", type=PATH, help="Paper size: folder that contains the REFER sets.")
+@click.option("--init", help="Paper size: checkpoint that training starts from.")
+@click.option("--published", default="GLaMM-RefSeg", show_default=True,
+              help="Paper size: GLaMM of table 3, as in svp eval.")  # fmt: skip
+@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full",
+              show_default=True, help="Protocol, as in svp eval; the paper uses glamm.")  # fmt: skip
+@click.option(
+    "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
+)
+@click.option("--processes", type=click.IntRange(min=1), default=1, metavar="N",
+              help="Train and evaluate on N processes, with accelerate launch.")  # fmt: skip
+@click.option("--mode", type=click.Choice(["exact", "fast"]), help="Mode of SAM.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Dtype of SAM."
+)
+@click.option("--executor", type=click.Choice(["local", "ray", "dask"]), default="local",
+              show_default=True, help="Executor of the caches.")  # fmt: skip
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Workers that make caches. Default: one per GPU, else per core.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads per worker.",
+)
+@click.option("--ray-address", help="Address of a running Ray cluster.")
+@click.option("--dask-scheduler", help="Address of a running Dask scheduler.")
 @click.option("--gpu", type=click.Choice(GPU_NAMES), default="h100", show_default=True,
-              help="Price plans for this GPU.")  # fmt: skip
+              help="GPU for which plans are priced.")  # fmt: skip
 @click.option("--rehearse", is_flag=True,
-              help="Paper size: every row to its end on stand-ins made in ./rehearsal.")  # fmt: skip
+              help="Paper size: run every row on stand-ins made in ./rehearsal.")  # fmt: skip
 @click.option("--plan", "--dry-run", is_flag=True,
-              help="What is there, what would run, what it costs; stop.")  # fmt: skip
+              help="Print what exists, what would run and its cost, and stop.")  # fmt: skip
 @as_json
 def reproduce_command(plan: bool, rehearse: bool, as_json: bool, **options: Any) -> None:
-    """A table of the paper, ours beside the paper's. Give it again to go on.
+    """Reproduce a table of the paper. Re-run the same command to resume.
 
-    TABLE is table1 to table7, tableC or fig5; all, with --plan: every table, shared work once.
+    TABLE is table1 to table7, tableC or fig5; with --plan also all, which counts shared work once.
     """
     if options.pop("every") and options["rows"]:
         raise click.UsageError("--rows all and --row NAME exclude each other")

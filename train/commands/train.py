@@ -20,39 +20,50 @@ FLAGS = ("seed", "projector", "optimizer", "micro_batch", "steps", *WEIGHTS)
 
 caches = click.option(
     "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value=NEWEST,
-    help="Cache to read, again for several; without a path the newest in caches/.",
+    help="Cache to read; repeatable. Without a path: the newest in caches/.",
 )  # fmt: skip
-dataset = click.option("--dataset", help="Path or REFER names; default what the cache is made of.")
-device = click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+dataset = click.option("--dataset", help="Path or REFER names. Default: the data of the cache.")
+device = click.option(
+    "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
+)
 allow_tiny = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
-    help="tiny allows the tiny models on data that is not generated; else without effect.",
+    help="tiny: allow the tiny models on data that is not generated. Otherwise no effect.",
 )  # fmt: skip
-runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True)
+runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True,
+                    help="Folder of the runs.")  # fmt: skip
 checkpoint = click.option(
     "--checkpoint",
     "--model",
     "checkpoint",
     type=PATH,
-    help="Run folder, checkpoint or export; default the newest run.",
+    help="Run folder, checkpoint or export. Default: the newest run.",
 )
 published = several(
     click.option(
         "--published",
         metavar="FOLDER|hub:OWNER/NAME",
-        help="GLaMM or LISA as published, untrained.",
+        help="Published GLaMM or LISA model, used as it is.",
     ),
-    click.option("--own-sam", is_flag=True, help="With --published: SAM's encoder from it too."),
+    click.option(
+        "--own-sam", is_flag=True, help="With --published: use its SAM image encoder, too."
+    ),
 )
 weights = several(
     click.option("--lm", help="Language model: folder, hub:OWNER/NAME or random:SEED."),
-    click.option("--init", help="GLaMM or LISA to start from: folder, hub:OWNER/NAME, none."),
-    click.option("--sam-decoder", help="SAM weights the mask decoder starts from."),
+    click.option(
+        "--init", help="GLaMM or LISA checkpoint to start from: folder, hub:OWNER/NAME or none."
+    ),
+    click.option("--sam-decoder", help="SAM weights that initialise the mask decoder."),
 )
 encoders = several(
-    click.option("--live", is_flag=True, help="Encoders in the loop instead of cached features."),
-    click.option("--sam-weights", type=PATH, help="For --live."),
-    click.option("--encoder-weights", type=PATH, help="For --live."),
+    click.option(
+        "--live",
+        is_flag=True,
+        help="Compute features on the fly instead of reading them from the cache.",
+    ),
+    click.option("--sam-weights", type=PATH, help="SAM checkpoint for --live."),
+    click.option("--encoder-weights", type=PATH, help="Encoder weights for --live."),
 )
 
 
@@ -62,30 +73,53 @@ encoders = several(
 @source_options
 @max_failures
 @size_option
-@click.option("--recipe", "recipe_file", type=PATH, help="YAML recipe instead of --size.")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field.")
-@click.option("--seed", type=click.IntRange(min=0))
-@click.option("--projector", help="svp, mlp, qformer, ... with its default options.")
-@click.option("--optimizer", type=click.Choice(["adamw", "adamw8bit", "offload"]))
-@click.option("--micro-batch", type=click.IntRange(min=1), help="Images per process and pass.")
-@click.option("--steps", type=click.IntRange(min=1), help="In all, for a short try: stages shrink.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
+@click.option("--recipe", "recipe_file", type=PATH, help="Recipe file (YAML) instead of --size.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=C",
+    help="Set a field of the recipe; repeatable.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Random seed of the run.")
+@click.option("--projector", help="Projector with its default options: svp, mlp, qformer, ...")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["adamw", "adamw8bit", "offload"]),
+    help="Optimizer; offload keeps AdamW's states in host memory.",
+)
+@click.option(
+    "--micro-batch", type=click.IntRange(min=1), help="Images per process and forward pass."
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Total steps; both stages shrink.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images.")
 @weights
 @encoders
-@click.option("--validate", type=PATH, metavar="CACHE", help="Score on these images meanwhile.")
-@click.option("--validate-dataset", help="Their data, if the cache was made from another path.")
-@click.option("--partial", is_flag=True, help="Accept images that no cache holds.")
-@runs
-@click.option("--resume", metavar="auto|PATH", help="Go on with a run or checkpoint.")
-@device
-@click.option("--deterministic", is_flag=True, help="Only deterministic kernels.")
-@click.option("--skip-nonfinite", type=click.IntRange(min=0), default=0, metavar="N")
 @click.option(
-    "--dry-run", "--plan", "dry_run", is_flag=True, help="What trains, memory, tokens, hours; stop."
+    "--validate", type=PATH, metavar="CACHE", help="Validate on this cache during training."
+)
+@click.option("--validate-dataset", help="Data of the validation cache, if it was moved.")
+@click.option("--partial", is_flag=True, help="Skip images that are in no cache.")
+@runs
+@click.option(
+    "--resume",
+    metavar="auto|PATH",
+    help="Resume a run or checkpoint; auto: the newest that matches.",
+)
+@device
+@click.option("--deterministic", is_flag=True, help="Use deterministic kernels only.")
+@click.option("--skip-nonfinite", type=click.IntRange(min=0), default=0, metavar="N",
+              show_default=True, help="Steps with a non-finite loss to skip before stopping.")  # fmt: skip
+@click.option(
+    "--dry-run",
+    "--plan",
+    "dry_run",
+    is_flag=True,
+    help="Print trainable parameters, memory, tokens and hours, and stop.",
 )
 @as_json
 def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Cache in, two-stage fine-tune out. With --resume auto an interrupted run goes on."""
+    """Fine-tune a model in two stages on a cache. Re-run with --resume auto to resume."""
     from ...pipeline.process import this_command
     from ..options import TrainFlags
     from ..runs.inputs import DataRequest, TrainRequest
@@ -128,16 +162,22 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
 
 
 @click.command("quickstart")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Set a recipe field.")
-@click.option("--seed", type=click.IntRange(min=0))
-@click.option("--projector", help="svp, mlp, qformer, ... with its default options.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=C",
+    help="Set a field of the recipe; repeatable.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Random seed of the run.")
+@click.option("--projector", help="Projector with its default options: svp, mlp, qformer, ...")
 @runs
 @device
 @as_json
 def quickstart_command(
     as_json: bool, seed: int | None, projector: str | None, **options: Any
 ) -> None:
-    """Generated scenes to caches, two-stage training and evaluation. Run again to resume."""
+    """Run the whole pipeline on generated scenes. Re-run the same command to resume."""
     from ...pipeline.process import this_command
     from ..options import TrainFlags, TrainRequest
     from ..runs.quickstart import quickstart
@@ -153,30 +193,61 @@ def quickstart_command(
 @source_options
 @max_failures
 @allow_tiny
-@click.option("--split", help="Default the cache's or the run's, or val; several: val,testA,testB.")
+@click.option(
+    "--split", help="Splits, such as val,testA,testB. Default: that of the cache or run, or val."
+)
 @checkpoint
 @published
 @runs
 @weights
-@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full")
-@click.option("--generate", is_flag=True, help="Let the model say [SEG] by itself.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of protocol glamm.")
-@click.option("--repeats", type=click.IntRange(min=1), default=1, help="Of protocol glamm.")
+@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full", show_default=True,
+              help="All expressions, or GLaMM's sampling.")  # fmt: skip
+@click.option(
+    "--generate", is_flag=True, help="Generate the answer instead of teacher-forcing [SEG]."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of protocol glamm.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Repetitions of protocol glamm.",
+)
 @click.option("--shuffle-orders", type=click.IntRange(min=0), default=0, metavar="K",
-              help="Also K other superpixel orders: the spread.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images.")
-@click.option("--batch", type=click.IntRange(min=1), default=16, help="Dialogues per pass.")
-@click.option("--bounds/--no-bounds", default=True, help="What the superpixels allow.")
+              help="Also evaluate K random superpixel orders and report the spread.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Dialogues per forward pass.",
+)
+@click.option(
+    "--bounds/--no-bounds", default=True, show_default=True, help="Upper bounds of the superpixels."
+)
 @encoders
 @device
-@click.option("--out", type=PATH, help="Result file (+ -SPLIT if several); default in the run.")
-@click.option("--from-results", type=PATH, metavar="FILE", help="Every figure from this file.")
-@click.option("--page", type=PATH, help="With --from-results: folder of the page.")
+@click.option(
+    "--out",
+    type=PATH,
+    help="Result file; several splits append -SPLIT. Default: in the run folder.",
+)
+@click.option(
+    "--from-results", type=PATH, metavar="FILE", help="Recompute all metrics from this result file."
+)
+@click.option("--page", type=PATH, help="Folder of the page, with --from-results.")
 @as_json
 def eval_command(
     from_results: Path | None, page: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """gIoU, cIoU and P@ of a split, beside the paper's; every sentence is saved."""
+    """Evaluate a model on one or more splits: gIoU, cIoU and P@k, beside the paper's."""
     from ..options import TrainFlags
     from ..runs.evaluate import EvalRequest, default_split, report_command
     from ..runs.evaluate import eval_command as run
@@ -201,20 +272,25 @@ def eval_command(
 @click.command("predict")
 @click.argument("image", type=PATH)
 @click.argument("expressions", nargs=-1, required=True)
-@click.option("--cache", "--from-cache", "cache", type=PATH, help="Whose recipe cuts it.")
+@click.option(
+    "--cache", "--from-cache", "cache", type=PATH, help="Cache whose recipe is used for the image."
+)
 @size_option
 @checkpoint
 @published
 @runs
 @weights
-@click.option("--sam-weights", type=PATH)
-@click.option("--encoder-weights", type=PATH)
-@click.option("--generate", is_flag=True, help="Let the model say [SEG] by itself.")
+@click.option("--sam-weights", type=PATH, help="SAM checkpoint.")
+@click.option("--encoder-weights", type=PATH, help="Encoder weights.")
+@click.option(
+    "--generate", is_flag=True, help="Generate the answer instead of teacher-forcing [SEG]."
+)
 @device
-@click.option("--out", type=PATH, default=Path("predictions"), show_default=True)
+@click.option("--out", type=PATH, default=Path("predictions"), show_default=True,
+              help="Folder of the outputs.")  # fmt: skip
 @as_json
 def predict_command(as_json: bool, **options: Any) -> None:
-    """The mask of each expression in a photograph: PNG, overlay and JSON."""
+    """Segment the object of each expression in an image: PNG mask, overlay and JSON."""
     from ..options import TrainFlags
     from ..runs.predict import PredictRequest
     from ..runs.predict import predict_command as run
@@ -227,14 +303,20 @@ def predict_command(as_json: bool, **options: Any) -> None:
 @either("out")
 @checkpoint
 @runs
-@click.option("--cache", "--from-cache", "cache", type=PATH, help="Any cache the model reads.")
+@click.option(
+    "--cache", "--from-cache", "cache", type=PATH, help="Cache of the model, for its preprocessing."
+)
 @weights
-@click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged")
-@click.option("--results", type=PATH, multiple=True, help="Result files for the model card.")
-@click.option("--license", "--licence", "licence", default="other", show_default=True)
+@click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged",
+              show_default=True, help="Merge LoRA into the weights, or save it separately.")  # fmt: skip
+@click.option(
+    "--results", type=PATH, multiple=True, help="Result file for the model card; repeatable."
+)
+@click.option("--license", "--licence", "licence", default="other", show_default=True,
+              help="License in the model card.")  # fmt: skip
 @as_json
 def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
-    """A folder that loads without the run: config, safetensors, tokenizer, model card."""
+    """Save a checkpoint as a self-contained folder with a model card."""
     from ..options import TrainFlags
     from ..runs.export import ExportRequest
     from ..runs.export import export_command as run
