@@ -3,6 +3,7 @@
 Tests marked `gpu` are skipped where there is no CUDA device.
 """
 
+import logging
 import os
 
 import pytest
@@ -23,6 +24,13 @@ LONG = ("test_quickstart.py", "test_end_to_end.py", "test_cluster.py", "test_tor
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the package logs for its user: `logged.messages`."""
+    caplog.set_level(logging.INFO, logger="svp")
+    return caplog
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

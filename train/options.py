@@ -5,7 +5,7 @@ Order, later wins: the size's recipe in `workflows/train/` or a recipe file, sin
 """
 
 import importlib.resources
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -281,4 +281,3 @@ class TrainRequest:
     deterministic: bool = False
     skip_nonfinite: int = 0
     hint: str = "svp train --resume auto"
-    say: Callable[[str], None] = print

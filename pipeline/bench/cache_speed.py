@@ -6,6 +6,7 @@ reused buffer and touches it; readers take turns, MosaicML's process too, and al
 best of `reps`; one thread. Only ratios within a run mean something.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ from ..io.binary import empty
 from .mosaic_baseline import Baseline, Rates, keep_best, open_baseline
 from .synthetic_cache import bench_features, make_cache, open_times, write_npy
 from .targets import Target, TargetReport
+
+log = logging.getLogger(__name__)
 
 Pass = Callable[[Sequence[int], NDArray[np.float16]], None]
 SEQ, SHUFFLED = "seq", "shuffled"
@@ -58,7 +61,6 @@ def run(
     mosaic: bool = False,
     mosaic_venv: Path | None = None,
     folder: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> StoreBench:
     """Measure everything; `mosaic` makes (or reuses) a virtual environment for MosaicML.
 
@@ -66,20 +68,18 @@ def run(
     """
     with _workspace(folder) as work:
         features = bench_features(images, shape)
-        say(f"writing {images} images twice")
+        log.info(f"writing {images} images twice")
         write_rate, write_cost = make_cache(work / "cache", features)
         write_npy(work / "features.npy", features)
         del features
         passes = _passes(work, shape)
-        say(f"reading: {len(passes)} readers, best of {reps}")
-        with (
-            open_baseline(work, mosaic_venv, say) if mosaic else nullcontext(NOT_ASKED) as baseline
-        ):
+        log.info(f"reading: {len(passes)} readers, best of {reps}")
+        with open_baseline(work, mosaic_venv) if mosaic else nullcontext(NOT_ASKED) as baseline:
             bench = StoreBench(images, shape, measure(passes, images, shape, reps, baseline))
         bench.targets = _reader_targets(bench.rates)
         bench.targets.append(Target("write, per process", write_rate, ">=", 400, "img/s"))
         bench.notes.append(f"writing costs {write_cost:.2f} ms of CPU per image")
-        say(f"opening a cache of {shards} shards")
+        log.info(f"opening a cache of {shards} shards")
         seconds = open_times(work / "wide", shards)
         bench.targets.append(Target(f"open a cache of {shards} shards", seconds[0], "<=", 0.5, "s"))
         bench.targets.append(Target(f"rerun check of {shards} shards", seconds[1], "<=", 2.0, "s"))

@@ -5,16 +5,19 @@ bench makes a small one once, borrows torch from ours, and talks to a process in
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..io.paths import user_cache
+
+log = logging.getLogger(__name__)
 
 Rates = dict[str, dict[str, float]]  # images per second by reader and order
 PACKAGES = ["numpy<2.2", "boto3", "Brotli", "python-snappy", "xxhash", "zstd", "catalogue", "tqdm"]
@@ -63,12 +66,12 @@ class Baseline:
 
 @contextmanager
 def open_baseline(
-    work: Path, environment: Path | None, say: Callable[[str], None], script: Path = SCRIPT
+    work: Path, environment: Path | None, script: Path = SCRIPT
 ) -> Iterator[Baseline | str]:
     """`script` as a baseline over `work`/features.npy, in an environment made once; or why not."""
     home = environment or (user_cache() or work) / "svp/mosaic-venv"
     try:
-        python = _environment(home, say)
+        python = _environment(home)
         baseline = Baseline(
             [python, script, work / "mds", work / "features.npy"], work / "mosaic.log"
         )
@@ -94,11 +97,11 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1] if text.strip() else "failed without a message"
 
 
-def _environment(home: Path, say: Callable[[str], None]) -> Path:
+def _environment(home: Path) -> Path:
     python = home / "bin" / "python"
     if (home / "ready").exists():
         return python
-    say(f"MosaicML: making an environment in {home} (once)")
+    log.info(f"MosaicML: making an environment in {home} (once)")
     venv.create(home, with_pip=True, clear=True)
     pip = [str(python), "-m", "pip", "install", "-q"]
     subprocess.run([*pip, *PACKAGES], check=True, capture_output=True, text=True)

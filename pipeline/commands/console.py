@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 data or weights missing, 130 interrupte
 
 import errno
 import json
+import logging
 import math
 import os
 import signal
@@ -59,7 +60,7 @@ class Root(click.Group):
 
         _want_folder()
         try:
-            with _terminable(), plugins(ctx.params.pop("plugins", ())):
+            with _terminable(), _logged(), plugins(ctx.params.pop("plugins", ())):
                 _say_rehearsal()
                 return super().invoke(ctx)
         except SvpError as error:
@@ -134,6 +135,28 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class _Lines(logging.Handler):
+    """Log records as plain lines on stderr, above a progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message alone: a printed command stays one line that can be copied."""
+        click.echo(record.getMessage(), err=True)
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """The package's progress on stderr, from the first process alone where there are several."""
+    log = logging.getLogger(__package__.partition(".")[0])
+    before = log.handlers, log.propagate, log.level
+    log.handlers, log.propagate = [_Lines()], False
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = before[:2]
+        log.setLevel(before[2])
 
 
 def _stopped(number: signal.Signals) -> SystemExit:

@@ -166,12 +166,8 @@ def precompute_command(
     for notice in launch.notices(request, opened):
         click.echo(notice, err=True)
     if dry_run:
-        return report(launch.dry_run(request, opened, _say), as_json)
+        return report(launch.dry_run(request, opened), as_json)
     report(launch.launch(request, opened), as_json)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _request(options: dict[str, Any]) -> Any:

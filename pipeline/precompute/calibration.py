@@ -4,6 +4,7 @@ The workers are those of the run (spawned, one thread each) and all compute at o
 they take from each other (memory bandwidth, shared cores) is in the figures. Nothing is kept.
 """
 
+import logging
 import tempfile
 import time
 from collections import Counter
@@ -24,6 +25,8 @@ from ..records import ImageRecord, LocalPaths
 from .cost_model import Calibration, seconds_per_image
 from .planner import Content, build_plan, sized_plan
 from .shard_task import ShardTask
+
+log = logging.getLogger(__name__)
 
 IMAGES = 16  # per worker, after the first batch, which warms everything up
 SAY_EVERY_S = 5.0
@@ -64,13 +67,11 @@ def calibrate(
     images: int | None = None,
     workers: int | None = None,
     bound_s: float | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Calibration | None:
     """Compute a few images per worker, spread over `content`, in a temporary cache.
 
     images   per worker; None: as many as may take 20 s, at most 16
     bound_s  seconds after which what was measured until then has to do, start-up included
-    say      is told what is measured, and how far that is
 
     None if there is no image to measure, or not one was done in time. Raises what the models raise
     when they are loaded.
@@ -85,7 +86,7 @@ def calibrate(
     if not sample:
         return None
     limit = "" if bound_s is None else f", for at most {bound_s:.0f} s"
-    say(f"measuring up to {len(sample)} images on {count} workers{limit}")
+    log.info(f"measuring up to {len(sample)} images on {count} workers{limit}")
     with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
         plan = build_plan(Content(sample), recipe, where.images)
         # One shard per worker: every worker is busy from start to end.
@@ -94,7 +95,7 @@ def calibrate(
         task = ShardTask(folder, where, task_device(options), options.threads)
         warm = 0 if slow or images == 1 else min(plan.recipe.batch, plan.shard_size)
         probe = _Probe(task, warm)
-        measure = _Measure(Path(folder), plan, bound_s, say)
+        measure = _Measure(Path(folder), plan, bound_s)
         try:
             return measure.run(probe, replace(options, workers=count))
         except _Enough:
@@ -104,10 +105,8 @@ def calibrate(
 class _Measure:
     """One calibration: listens to its workers and ends them when the time is over."""
 
-    def __init__(
-        self, cache: Path, plan: Plan, bound_s: float | None, say: Callable[[str], None]
-    ) -> None:
-        self.cache, self.plan, self.bound, self.say = cache, plan, bound_s, say
+    def __init__(self, cache: Path, plan: Plan, bound_s: float | None) -> None:
+        self.cache, self.plan, self.bound = cache, plan, bound_s
         self.began = self.said = time.monotonic()
         self.ready: list[float] = []
         self.results: list[Mapping[str, object]] = []
@@ -168,7 +167,7 @@ class _Measure:
             self.said = time.monotonic()
             done = sum(_number(one["images"]) for told in self.told.values() for one in told)
             state = f"{done} images" if self.ready else "models are being loaded"
-            self.say(f"measuring: {state} after {passed:.0f} s")
+            log.info(f"measuring: {state} after {passed:.0f} s")
         if self.bound is not None and passed >= self.bound:
             raise _Enough
 

@@ -3,8 +3,8 @@
 Without a dataset the embedded default is used: scenes are generated beside the cache first.
 """
 
+import logging
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from .planner import Content, sized_plan
 from .purpose import Purpose, announce, next_command, stores
 from .run import PrecomputeReport, RunOptions, limited, precompute
 from .toy_guard import require_real_models
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "DataPlaces",
@@ -203,12 +205,10 @@ def _next(request: Request, opened: Opened, recipe: Recipe) -> str:
     )  # fmt: skip
 
 
-def dry_run(
-    request: Request, opened: Opened, say: Callable[[str], None] = lambda line: None
-) -> Estimate:
+def dry_run(request: Request, opened: Opened) -> Estimate:
     """What the run would cost on this machine: computes a few images of the dataset to measure.
 
-    Measuring takes `MEASURE_S` at most, however slow the machine is; `say` is told how far it is.
+    Measuring takes `MEASURE_S` at most, however slow the machine is; its progress is logged.
     """
     source, options = opened.source, request.run.executor_options
     recipe, where = recipe_of(request, source)
@@ -216,10 +216,10 @@ def dry_run(
     plan = sized_plan(recipe, content.split, content.digests)
     workers = len(usable_devices(options))
     measured = calibrate(
-        content, recipe, where, options, workers=options.workers, bound_s=MEASURE_S, say=say
+        content, recipe, where, options, workers=options.workers, bound_s=MEASURE_S
     )
     if measured is None and content.images:
-        say(f"not one image was done in {MEASURE_S:.0f} s: the price is computed instead")
+        log.info(f"not one image was done in {MEASURE_S:.0f} s: the price is computed instead")
         here = measured_here(options.device, options.threads)
         return estimate(plan, len(content.images), device=here, workers=workers)
     return estimate(plan, len(content.images), calibration=measured, workers=workers)

@@ -11,8 +11,8 @@ Logs are no part of the cache's content: they hold times and process numbers, no
 """
 
 import json
+import logging
 import os
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,11 +20,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from ..display import duration, escape, shorten
 from ..executors.base import Event
 from ..io.atomic import append_line, make_folders, refusal
+
+log = logging.getLogger(__name__)
 
 PLAIN_EVERY_S = 10.0
 WINDOW_S = 300.0  # what the rate is taken over
@@ -140,18 +142,16 @@ class Tally:
 class Progress:
     """Shows a `Tally` while a run goes on: `with Progress(tally) as show: show.update(event)`."""
 
-    def __init__(
-        self, tally: Tally, stream: TextIO | None = None, every_s: float = PLAIN_EVERY_S
-    ) -> None:
+    def __init__(self, tally: Tally, every_s: float = PLAIN_EVERY_S) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as Bar
 
         self.tally, self._every, self._last = tally, every_s, time.monotonic()
-        self._stream = stream or sys.stderr
-        console = Console(file=self._stream, highlight=False, markup=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._bar = None
-        if console.is_terminal and not console.is_dumb_terminal:
+        shown = log.isEnabledFor(logging.INFO)
+        if shown and console.is_terminal and not console.is_dumb_terminal:
             text = TextColumn("{task.description}", markup=False)
             self._bar = Bar(SpinnerColumn(), BarColumn(24), text, console=console, transient=True)
             self._row = self._bar.add_task(tally.line(), total=tally.total)
@@ -170,22 +170,19 @@ class Progress:
         if self._bar:
             self._bar.stop()
         self.tally.end()
-        self._say(self.tally.line())
+        log.info(self.tally.line())
 
     def update(self, event: Event) -> None:
         """Redraw; a lasting line for what the user should know of."""
         if event.kind in ("shard_failed", "shard_hunt", "image_poison", "shard_parked"):
             what = event.kind.replace("_", " ")
-            self._say(f"shard {event.shard}: {what}: {_last_line(event)}")
+            log.info(escape(f"shard {event.shard}: {what}: {_last_line(event)}"))
         if self._bar:
             done = self.tally.before + self.tally.images
             self._bar.update(self._row, completed=done, description=self.tally.line())
         elif time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()
-            self._say(self.tally.line())
-
-    def _say(self, text: str) -> None:
-        print(escape(text), file=self._stream, flush=True)
+            log.info(self.tally.line())
 
 
 def _last_line(event: Event) -> str:

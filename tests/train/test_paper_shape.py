@@ -73,9 +73,7 @@ def test_one_step_of_either_stage_an_evaluation_and_an_export(
     recipe = Path("recipe.yaml")
     recipe.write_text(RECIPE)
     words = DataRequest(dataset=str(data))
-    request = TrainRequest(
-        caches=(Path("train"),), data=words, recipe_file=recipe, device="cpu", say=lambda line: None
-    )
+    request = TrainRequest(caches=(Path("train"),), data=words, recipe_file=recipe, device="cpu")
     trained = train_command(request)
     lines = (trained.folder / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == trained.steps == 2
@@ -90,7 +88,6 @@ def test_one_step_of_either_stage_an_evaluation_and_an_export(
         bounds=False,
         limit=1,
         out=Path("results.jsonl"),
-        say=lambda line: None,
     )
     (split,) = eval_command(evaluation).splits
     assert split.size.sentences > 0

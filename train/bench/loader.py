@@ -6,6 +6,7 @@ in batches of 16. Start-up is not timed, turns alternate, best of `reps`. Only r
 mean something.
 """
 
+import logging
 import tempfile
 import time
 from collections import deque
@@ -32,6 +33,8 @@ from ..data.sampler import Order
 from ..data.tokenizer import load_vocabulary
 from .loader_data import paper_source, write_paper_cache
 from .rle_baseline import RleTable, RleVisuals
+
+log = logging.getLogger(__name__)
 
 BATCH = 16
 COCO_TRAIN = 118_287  # images of train2017
@@ -78,7 +81,6 @@ def run(
     mosaic: bool = False,
     mosaic_venv: Path | None = None,
     folder: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> LoaderBench:
     """Measure everything; `mosaic` makes (or reuses) a virtual environment for MosaicML.
 
@@ -86,28 +88,26 @@ def run(
     """
     bench = LoaderBench(images, threads)
     with tempfile.TemporaryDirectory(prefix="svp-bench-", dir=folder) as work:
-        say(f"writing {images} images")
+        log.info(f"writing {images} images")
         cache = write_paper_cache(Path(work) / "cache", images)
         runs = _runs(cache, Path(work), threads)
-        say(f"loading: {len(runs)} loaders, best of {reps}")
+        log.info(f"loading: {len(runs)} loaders, best of {reps}")
         _measure(bench, runs, reps)
         failure: str | None = NOT_ASKED
         if mosaic:
             features = np.stack([cache.features(row) for row in range(images)])
             np.save(Path(work) / "features.npy", features)
-            failure = _baseline(bench, Path(work), reps, mosaic_venv, say)
+            failure = _baseline(bench, Path(work), reps, mosaic_venv)
         if failure is not None:
             bench.notes.append(f"MosaicML not measured: {failure}")
     bench.targets = _targets(bench)
     return bench
 
 
-def _baseline(
-    bench: LoaderBench, work: Path, reps: int, venv: Path | None, say: Callable[[str], None]
-) -> str | None:
+def _baseline(bench: LoaderBench, work: Path, reps: int, venv: Path | None) -> str | None:
     """The best of the baseline's rounds into `bench`; or why there is none."""
     found: Rates = {}
-    with open_baseline(work, venv, say, _SCRIPT) as baseline:
+    with open_baseline(work, venv, _SCRIPT) as baseline:
         if isinstance(baseline, str):
             return baseline
         for _ in range(reps):

@@ -72,7 +72,7 @@ def bench_quickstart_command(seeds: int, as_json: bool) -> None:
     """Compare SVP with MLP in the quickstart over several seeds: gIoU and targets."""
     from ..runs.quickstart import compare
 
-    report(compare(range(seeds), lambda line: click.echo(line, err=True)), as_json)
+    report(compare(range(seeds)), as_json)
 
 
 BENCHES = (

@@ -40,9 +40,5 @@ def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
     from ..runs.inputs import DataRequest
 
     data = DataRequest(**{f.name: options.pop(f.name) for f in fields(DataRequest)})
-    request = FiguresRequest(data=data, flags=TrainFlags(init=init), say=_say, **options)
+    request = FiguresRequest(data=data, flags=TrainFlags(init=init), **options)
     report(run(request), as_json)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)

@@ -31,8 +31,4 @@ def rehearse_command(
     from ..rehearse.run import rehearse
 
     main = click.get_current_context().find_root().command
-    report(rehearse(out, full=full, keep=keep, only=only, main=main, say=_say), as_json)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+    report(rehearse(out, full=full, keep=keep, only=only, main=main), as_json)

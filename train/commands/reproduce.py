@@ -77,13 +77,9 @@ def reproduce_command(plan: bool, rehearse: bool, as_json: bool, **options: Any)
     if rehearse:
         from ..reproduce.dry_run import rehearsed
 
-        return report(rehearsed(options, plan_only=plan, say=_say), as_json)
+        return report(rehearsed(options, plan_only=plan), as_json)
     from ..reproduce.dry_run import reproduce_or_plan
     from ..reproduce.request import ReproduceRequest
 
     options["seeds"] = options["seeds"] or 3
-    report(reproduce_or_plan(ReproduceRequest(say=_say, **options), plan_only=plan), as_json)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+    report(reproduce_or_plan(ReproduceRequest(**options), plan_only=plan), as_json)

@@ -1,6 +1,5 @@
 """`svp train`, `eval`, `predict`, `export` and `quickstart`; each calls one function."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +129,6 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
         flags=TrainFlags(**_take(options, FLAGS)),
         caches=_named(options.pop("caches")),
         hint=this_command(),
-        say=_say,
         **options,
     )
     if dry_run:
@@ -138,7 +136,7 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
         from ..runs.newest_cache import newest_cache
 
         if named and not request.caches:
-            newest = newest_cache("train", _say, request.data.dataset)
+            newest = newest_cache("train", request.data.dataset)
             request = replace(request, caches=(newest,))
         return report(dry_run_command(request), as_json)
     from ..options import resolve_plain
@@ -183,7 +181,7 @@ def quickstart_command(
     from ..runs.quickstart import quickstart
 
     flags = TrainFlags(seed=seed, projector=projector)
-    request = TrainRequest(flags=flags, resume="auto", hint=this_command(), say=_say, **options)
+    request = TrainRequest(flags=flags, resume="auto", hint=this_command(), **options)
     _run(quickstart, request, as_json)
 
 
@@ -263,7 +261,6 @@ def eval_command(
         data=DataRequest(**_take(options, DATA)),
         flags=TrainFlags(**_take(options, WEIGHTS)),
         caches=caches,
-        say=_say,
         **options,
     )
     _run(run, request, as_json)
@@ -341,12 +338,6 @@ def _take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 def _named(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """`--from-cache` without a path names none."""
     return tuple(path for path in paths if path != Path(NEWEST))
-
-
-def _say(line: str) -> None:
-    """Once, however many processes say it."""
-    if os.environ.get("RANK", "0") == "0":
-        click.echo(line, err=True)
 
 
 COMMANDS = (train_command, quickstart_command, eval_command, predict_command, export_command)

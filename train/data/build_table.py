@@ -8,8 +8,9 @@ the table remembers its bad sentences, for reports: it is no part of the table.
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from ...pipeline.records import Rle
 from .cache_lookup import BEYOND, Finder, Masks, Place
 from .expression_table import INDEX, SCHEMA, TABLE, ExpressionTable, TableFile, part_names
 
+log = logging.getLogger(__name__)
+
 PART_BYTES = 128 << 20
 LEFT = "left_out.json"
 
@@ -44,7 +47,6 @@ def open_table(
     datasets: Collection[str] = (),
     partial: bool = False,
     max_failures: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> ExpressionTable:
     """The table of `sources` joined with `caches`, made under `root` if it is not there yet.
 
@@ -57,13 +59,13 @@ def open_table(
     Raises DataError: more bad sentences or masks than that, an image the caches lack, or hold as
     another photograph (see `finding`).
     """
-    joined = _Join(caches, frozenset(datasets), training, partial, say)
+    joined = _Join(caches, frozenset(datasets), training, partial)
     for source in sources:
         joined.add(source)
     joined.check()
     path = root / joined.digest(sources)[:16]
     if not (path / TABLE).exists():
-        say(f"packing the masks of {len(joined.rows)} sentences (once)")
+        log.info(f"packing the masks of {len(joined.rows)} sentences (once)")
         _write(path, joined, sources)
     bad = merged((*(s.faults for s in sources), joined.text.faults(), _read_bad(path)))
     table = ExpressionTable(path)
@@ -97,7 +99,6 @@ class _Join:
     datasets: frozenset[str]
     training: bool
     partial: bool
-    say: Callable[[str], None]
     rows: list[tuple[Sentence, Place, Masks]] = field(default_factory=list)
     finders: list[Finder] = field(default_factory=list)
     text: Problems = field(default_factory=lambda: Problems("expressions"))
@@ -106,7 +107,7 @@ class _Join:
     def add(self, source: Source) -> None:
         """Join one source; its sentences may be of several data sets."""
         records = {image.image_id: image for image in source.images}
-        finder = Finder(self.caches, source.image_root, self.say)
+        finder = Finder(self.caches, source.image_root)
         masks = Masks(source, self.text)
         self.finders.append(finder)
         for sentence in source.sentences:

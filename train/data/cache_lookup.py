@@ -5,7 +5,7 @@ is found by its id, if the photograph is the one that was cached (see `photo_ide
 of its file under whatever id. Several caches may hold one id: the one with this photograph counts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -50,9 +50,8 @@ class Finder:
         self,
         caches: Sequence[CacheReader],
         root: Path,
-        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.caches, self.root, self._say = caches, root, say
+        self.caches, self.root = caches, root
         self.absent: set[int] = set()
         self.beyond: set[int] = set()
         self.pending: dict[int, tuple[CacheReader, int]] = {}
@@ -60,7 +59,7 @@ class Finder:
         self.other: list[str] = []
         self.unseen: set[int] = set()
         self.looked = 0
-        self._photos = Photos(root, caches[0].path, say)
+        self._photos = Photos(root, caches[0].path)
         self._index = [cache.index_of for cache in caches]
         self._places: dict[ImageRecord, Place | None] = {}
 

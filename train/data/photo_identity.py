@@ -8,8 +8,8 @@ no part of the cache.
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,8 @@ from ...pipeline.io.atomic import write_file
 from ...pipeline.io.paths import safe_join
 from ...pipeline.precompute.source_images import hash_image
 from ...pipeline.records import ImageRecord
+
+log = logging.getLogger(__name__)
 
 SEEN = "photos.json"
 MAX_BYTES = 1 << 30
@@ -39,10 +41,8 @@ class Photos:
     `save` writes what was learnt.
     """
 
-    def __init__(
-        self, root: Path, cache: Path, say: Callable[[str], None] = lambda line: None
-    ) -> None:
-        self.root, self._path, self._say = root, cache / LOGS / SEEN, say
+    def __init__(self, root: Path, cache: Path) -> None:
+        self.root, self._path = root, cache / LOGS / SEEN
         self._known = _read(self._path)
         self._hashed = 0
 
@@ -91,7 +91,7 @@ class Photos:
             return known[2]
         self._hashed += 1
         if self._hashed == TOLD:
-            self._say("comparing the photographs with those of the cache (remembered afterwards)")
+            log.info("comparing the photographs with those of the cache (remembered afterwards)")
         try:
             _, digest = hash_image(self.root, record)
         except ImageError:

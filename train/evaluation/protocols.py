@@ -12,6 +12,7 @@ Chance in `glamm` is a function of (seed, repeat, dataset, image_id) alone: orde
 do not matter (GLaMM's own evaluator is unseeded: its numbers move by one to two points).
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -30,6 +31,8 @@ from ..data.keyed_rng import Choices, key_of
 from ..data.length_check import SPARE, Room, describe, longest
 from ..data.prompts import GLAMM, Turn, Wording, choose_turns, fixed_turn, phrase
 from ..data.tokenizer import Vocabulary
+
+log = logging.getLogger(__name__)
 
 Protocol = Literal["full", "glamm"]
 Fits = Callable[["Example", Sequence[Turn]], bool]
@@ -72,7 +75,6 @@ def examples(
     limit: int | None = None,
     *,
     max_failures: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> list[Example]:
     """The images of a source that have sentences, sorted by data set and image id.
 
@@ -80,10 +82,10 @@ def examples(
     max_failures  bad sentences, masks and quarantined images that are left out; None: any number of
                   images, half of the sentences
 
-    `say` hears what is left out. Raises DataError if nothing is left, an image is in no cache, or is
+    What is left out is logged. Raises DataError if nothing is left, an image is in no cache, or is
     another photograph there (see `data.cache_lookup`); CacheError if its row is not computed yet.
     """
-    return gather(source, caches, limit, max_failures=max_failures, say=say).items
+    return gather(source, caches, limit, max_failures=max_failures).items
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,9 @@ def gather(
     limit: int | None = None,
     *,
     max_failures: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Gathered:
     """`examples` with what is not among them. Raises as it does."""
-    finder, problems = Finder(caches, source.image_root, say), Problems(source.name)
+    finder, problems = Finder(caches, source.image_root), Problems(source.name)
     masks = Masks(source, problems)
     records = {record.image_id: record for record in source.images}
     found: list[Example] = []
@@ -149,7 +150,7 @@ def gather(
     check_left_out(bad, len(finder.quarantined), max_failures)
     notes = _notes(finder, bad)
     for line in notes:
-        say(line)
+        log.info(line)
     if not found:
         raise DataError(
             f"{source.name} split {source.split or 'all'}: no sentence to evaluate"

@@ -1,6 +1,6 @@
 """`svp figures RUN`: every figure a run allows, as PNG files in a page."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,8 @@ from .qualitative import failures, good, small_targets
 from .superpixel_fit import fit
 from .superpixel_sources import sources
 
+log = logging.getLogger(__name__)
+
 HERE = Path(__file__).parent
 EVALUATED = 40  # images, where the run has no result file yet
 
@@ -62,7 +64,6 @@ class FiguresRequest:
     flags: TrainFlags = field(default_factory=TrainFlags)
     device: str = "auto"
     out: Path | None = None
-    say: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,9 @@ def _results(request: FiguresRequest) -> Results:
         flags=request.flags,
         limit=EVALUATED,
         device=pick_device(request.device),
-        say=request.say,
     )
     path = free_name(folder / "eval", asked)
-    request.say(f"no result file yet: evaluating {EVALUATED} images")
+    log.info(f"no result file yet: evaluating {EVALUATED} images")
     eval_command(asked)
     return read_results(path)
 

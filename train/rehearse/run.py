@@ -1,10 +1,11 @@
 """`svp rehearse`: make stand-ins, run every documented command on them, then its own steps."""
 
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from .extras import check_extras
 from .own_steps import MORE
 from .server import import_everything
 from .walk import Outcome, Step, walk
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the documents' relative paths and `make` find in a checkout.
@@ -109,7 +112,6 @@ def rehearse(
     keep: bool,
     only: Sequence[str],
     main: click.Command,
-    say: Callable[[str], None],
     root: Path = ROOT,
 ) -> RehearseReport:
     """Make the stand-ins in `out` and walk. Raises MissingError, ConfigError.
@@ -131,17 +133,17 @@ def rehearse(
     steps = _steps(blocks, only)
     problems = check_documents(root, main) + check_extras(root)
     for problem in problems:
-        say(problem)
+        log.info(problem)
     folder = _folder(out)
-    env = prepare(folder, root, full=full, say=say)
+    env = prepare(folder, root, full=full)
     readme = [step for step in steps if step.file == "README.md"]
     others = [step for step in steps if step.file not in ("README.md", "")]
-    outcomes = walk([readme], folder, env, main, say)
+    outcomes = walk([readme], folder, env, main)
     # What documents go on from is there now; the rest is two halves that do not meet.
     own = [step for step in steps if not step.file]
     early = [step for step in own if step in MORE[:3]]  # so that both take as long
     rest = [step for step in own if step not in early]
-    outcomes += walk([[*early, *others], rest], folder, env, main, say)
+    outcomes += walk([[*early, *others], rest], folder, env, main)
     if out is None and not keep and not any(o.code for o in outcomes):
         shutil.rmtree(folder)
     left_out = tuple(
@@ -175,7 +177,7 @@ def _folder(out: Path | None) -> Path:
     return out.resolve()
 
 
-def prepare(folder: Path, root: Path, *, full: bool, say: Callable[[str], None]) -> dict[str, str]:
+def prepare(folder: Path, root: Path, *, full: bool) -> dict[str, str]:
     """The stand-ins, and what the documents' commands find beside them; the environment of the walk."""
     for name in _FROM_CHECKOUT:
         if (root / name).exists() and not (folder / name).is_symlink():
@@ -185,11 +187,11 @@ def prepare(folder: Path, root: Path, *, full: bool, say: Callable[[str], None])
             (folder / name).write_text(code)
     began = time.monotonic()
     import_everything()
-    say(f"everything imported in {time.monotonic() - began:.1f} s")
-    return stand_ins(folder, full=full, say=say)
+    log.info(f"everything imported in {time.monotonic() - began:.1f} s")
+    return stand_ins(folder, full=full)
 
 
-def stand_ins(folder: Path, *, full: bool, say: Callable[[str], None]) -> dict[str, str]:
+def stand_ins(folder: Path, *, full: bool) -> dict[str, str]:
     """The dial and the stand-ins in `folder`, made unless they are there; the environment in which
     commands use them, from that folder.
     """
@@ -218,7 +220,7 @@ def stand_ins(folder: Path, *, full: bool, say: Callable[[str], None]) -> dict[s
     if os.waitpid(pid, 0)[1]:
         raise MissingError("the stand-ins could not be made; the error is above")
     made.write_text(text)
-    say(f"stand-ins made in {time.monotonic() - began:.1f} s: {folder}")
+    log.info(f"stand-ins made in {time.monotonic() - began:.1f} s: {folder}")
     return env
 
 

@@ -1,17 +1,20 @@
 """Run blocks of commands in a folder of stand-ins and record their outcomes."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
 from .server import LINE, STEP, Server
+
+log = logging.getLogger(__name__)
 
 TAIL = 25  # lines of a failed block's output that are shown
 
@@ -68,7 +71,6 @@ def walk(
     folder: Path,
     env: dict[str, str],
     main: click.Command,
-    say: Callable[[str], None],
 ) -> list[Outcome]:
     """Run the steps of every lane in order, the lanes at once, also after one failed.
 
@@ -90,7 +92,7 @@ def walk(
                 if each.ended:
                     del running[lane]
                     outcomes.append(each.outcome(server))
-                    _tell(outcomes[-1], say)
+                    _tell(outcomes[-1])
     finally:
         for each in running.values():
             each.kill()
@@ -98,11 +100,11 @@ def walk(
     return outcomes
 
 
-def _tell(outcome: Outcome, say: Callable[[str], None]) -> None:
+def _tell(outcome: Outcome) -> None:
     word = "failed" if outcome.code else "ok"
-    say(f"{word:6} {outcome.seconds:6.1f} s  {outcome.step.name}")
+    log.info(f"{word:6} {outcome.seconds:6.1f} s  {outcome.step.name}")
     if outcome.failure:
-        say(outcome.failure)
+        log.info(outcome.failure)
 
 
 class _Running:

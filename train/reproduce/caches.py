@@ -6,6 +6,7 @@ will make, and what was made by the plan's commands is found again.
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from ...pipeline.precompute.run import RunOptions
 from .experiment import Row
 from .request import Data, ReproduceRequest
 from .trial_folder import spending, spent
+
+log = logging.getLogger(__name__)
 
 Key = tuple[tuple[str, ...], str, str]  # changes of the precompute recipe, data set, split
 
@@ -90,7 +93,7 @@ class Caches:
                 launch(precompute_request, opened)  # refuses images that are not those of the cache
                 return out
             what = ", ".join(row.cache) or "as in the recipe"
-            self.request.say(f"cache {out.name} of {split}: {what}")
+            log.info(f"cache {out.name} of {split}: {what}")
             with spending(_note(out)):
                 report = launch(precompute_request, opened)
         except PlanMismatchError as error:
@@ -99,7 +102,7 @@ class Caches:
                 f"{error}; the caches in {where} are of other data, weights or library versions: "
                 "give another folder with --caches"
             ) from None
-        self.request.say(report.lines()[1])
+        log.info(report.lines()[1])
         return out
 
 

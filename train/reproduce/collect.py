@@ -1,6 +1,7 @@
 """Collect the trials of a table: scores, differences, orderings, cost; time and memory of Table 6."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -26,6 +27,8 @@ from .results import Bench, ClaimResult, RowResult, Score, TableResult
 from .significance import Sums, agreement, difference, sums_of, verdict
 from .trial_folder import Place
 from .trials import Trial
+
+log = logging.getLogger(__name__)
 
 CHANNELS, LLM = 1024, 4096  # the paper's
 
@@ -188,13 +191,13 @@ def published() -> dict[str, float]:
     }
 
 
-def measure(shapes: Preset, device: str, say: Callable[[str], None], repeats: int = 3) -> Bench:
+def measure(shapes: Preset, device: str, repeats: int = 3) -> Bench:
     """The same ratios of ours, and those of training from a cache, which the paper has not.
 
     As many images go into a pass of one as of the other. Raises what the benches raise.
     """
     shapes = same_images(shapes)
-    say(f"bench train and infer, preset {shapes.name}, on {device}")
+    log.info(f"bench train and infer, preset {shapes.name}, on {device}")
     train, infer = bench_train(shapes, device, repeats), bench_infer(shapes, device, repeats)
     memory = {
         (one.case.what, one.case.where, one.case.projector): one.memory
@@ -222,9 +225,9 @@ def same_images(shapes: Preset) -> Preset:
     return replace(shapes, micro=dict.fromkeys(shapes.micro, micro))
 
 
-def for_size(size: str, device: str, say: Callable[[str], None]) -> Bench:
+def for_size(size: str, device: str) -> Bench:
     """The bench that stands for a size of the table: the `cpu` or the `paper` preset."""
-    return measure(preset(PRESETS[size]), "cpu" if size == "tiny" else device, say)
+    return measure(preset(PRESETS[size]), "cpu" if size == "tiny" else device)
 
 
 def _ratio(memory: dict[tuple[str, str, str], int], what: str, where: str) -> float:

@@ -3,6 +3,7 @@
 They read and write the very folders `svp reproduce` does, so either finds the other's work.
 """
 
+import logging
 import os
 import shlex
 import signal
@@ -17,6 +18,8 @@ from .caches import Caches
 from .experiment import Row
 from .request import Column, Data, ReproduceRequest
 from .trial_folder import Place, place
+
+log = logging.getLogger(__name__)
 
 
 def precompute_words(
@@ -118,7 +121,7 @@ def started(words: Sequence[str], request: ReproduceRequest) -> None:
     A signal to this process goes to the launcher once; the ranks then write their checkpoint.
     """
     assert tuple(words[:2]) == LAUNCH
-    request.say(shlex.join(words))
+    log.info(shlex.join(words))
     real = [sys.executable, "-m", "accelerate.commands.launch", *words[2:]]
     with Stop(request.hint, kept="the last checkpoint is kept") as stop:
         # A group of its own: a terminal's Ctrl-C would reach every rank beside what we send.

@@ -7,7 +7,7 @@ dial that shortens the recipes is in force meanwhile.
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,9 +171,7 @@ STAND_INS: Mapping[str, Any] = {
 }
 
 
-def rehearsed(
-    options: Mapping[str, Any], *, plan_only: bool, say: Callable[[str], None]
-) -> TableReport | TinyPlan | PricePlan:
+def rehearsed(options: Mapping[str, Any], *, plan_only: bool) -> TableReport | TinyPlan | PricePlan:
     """As `reproduce_or_plan`, of what the command line says, on stand-ins. Raises ConfigError.
 
     The same command goes on with a rehearsal that was stopped; one in a new folder begins anew.
@@ -187,9 +185,9 @@ def rehearsed(
     chosen = {**options, **STAND_INS, "seeds": options["seeds"] or 1}
     if chosen["device"] == "auto":
         chosen["device"] = "cpu"
-    env = stand_ins(folder, full=False, say=say)
+    env = stand_ins(folder, full=False)
     with _within(folder, env):
-        found = reproduce_or_plan(ReproduceRequest(say=say, **chosen), plan_only=plan_only)
+        found = reproduce_or_plan(ReproduceRequest(**chosen), plan_only=plan_only)
     if isinstance(found, PricePlan):
         return replace(found, opening=_opening(folder, env))
     return found

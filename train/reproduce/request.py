@@ -1,8 +1,7 @@
 """Options of `svp reproduce` and the data sets of each size."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +60,6 @@ class ReproduceRequest:
     processes: int = 1
     gpu: str = "h100"
     hint: str = "the same command again"
-    say: Callable[[str], None] = field(default=print)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from .request import Data, ReproduceRequest, data_of, make_scenes
 from .results import Bench, TableResult, read_table, write_table
 from .trial_folder import place, spent
 from .trials import read_trial, run_trial
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def reproduce(request: ReproduceRequest) -> TableReport:
             _look(request, data, row, caches, known)
     for row in chosen:
         if row.not_run:
-            request.say(f"{row.name}: not run: {row.not_run}")
+            log.info(f"{row.name}: not run: {row.not_run}")
             continue
         try:
             cells = [
@@ -82,12 +85,12 @@ def reproduce(request: ReproduceRequest) -> TableReport:
             ]
         except MissingPackageError as error:
             known.reasons[row.name] = show(str(error), 300)
-            request.say(f"{row.name}: not run: {error}")
+            log.info(f"{row.name}: not run: {error}")
             continue
         known.add(row, cells, caches.of(row))
         write(request, known.result())
     if table.bench and known.bench is None and not request.rows:
-        known.bench = collect.for_size(request.size, request.device, request.say)
+        known.bench = collect.for_size(request.size, request.device)
     result = known.result()
     return TableReport(result, write(request, result), everything(request))
 

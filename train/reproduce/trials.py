@@ -5,6 +5,7 @@ stopped run by its checkpoint. Nothing here is ever removed; to make a cell agai
 """
 
 import importlib.resources
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,8 @@ from .commands import eval_words, started, train_words
 from .experiment import Row
 from .request import Column, Data, ReproduceRequest
 from .trial_folder import Place, at_work, place, spending, spent
+
+log = logging.getLogger(__name__)
 
 TRAINED, EVALUATED = "train.spent.json", "eval.spent.json"
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -104,7 +107,7 @@ def run_trial(
     if found is not None and wanted.items() <= found.digests.items():
         return found, at
     with at_work(at.folder):
-        request.say(f"{row.name}, seed {seed}: {at.folder}")
+        log.info(f"{row.name}, seed {seed}: {at.folder}")
         run = None if row.untrained else _train(request, data, row, at, cache)
         scores = {}
         for column in data.columns:
@@ -182,7 +185,6 @@ def _train(request: ReproduceRequest, data: Data, row: Row, at: Place, cache: Pa
             resume="auto",
             device=request.device,
             hint=request.hint,
-            say=request.say,
         )
         return train_command(train_request).folder
 
@@ -215,7 +217,6 @@ def _evaluate(
                     bounds=at.seed == 0,
                     device=request.device,
                     out=path,
-                    say=request.say,
                 )
                 eval_command(eval_request)
     results = read_results(path)

@@ -5,6 +5,7 @@ and the SAM of its size; a typical image stands in for the data, and is stated. 
 where the model is shipped, else computed for five GPUs from operation counts.
 """
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ from ..recipe import TrainRecipe
 from ..trainer.prepare import make_ready
 from ..trainer.trainer import split_evenly
 from .inputs import Opened, TrainRequest, open_training, stream_of
+
+log = logging.getLogger(__name__)
 
 SIZES = {"tiny": "tiny", "clip-tiny": "tiny", "dinov2-base": "small", "dinov2-small": "small"}
 
@@ -184,7 +187,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
     }
     images = sentences = 0
     if opened:
-        table = opened.table(request.partial, request.runs, request.say)
+        table = opened.table(request.partial, request.runs)
         images, sentences = len(table), table.sentence_count
         length = _length(opened.readers, model, _drawn(opened, request, table, model))
         seen = max(1, round(float(np.mean(_counts(opened.readers)))))
@@ -271,7 +274,7 @@ def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model:
         fixed=model.projector.num_tokens(visuals.plan.grid), max_failures=opened.data.max_failures,
     )  # fmt: skip
     for line in [*table.notes, *stream.too_long.faults().notices()]:
-        request.say(line)
+        log.info(line)
     return next(stream.steps(stream.start())).batches[0].to("cpu", torch.float32)
 
 

@@ -1,6 +1,5 @@
 """Request of `svp eval`, from the command line or from Python."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +51,6 @@ class EvalRequest:
     device: str = "auto"
     out: Path | None = None
     size: str | None = None
-    say: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
         if not all(self.splits) or len(set(self.splits)) < len(self.splits):

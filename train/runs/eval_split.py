@@ -1,6 +1,7 @@
 """Open one split of an evaluation: source, caches, planned dialogues, result header."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ... import __version__
@@ -18,6 +19,8 @@ from ..evaluation.trained import Trained
 from ..provenance import commit, libraries
 from .eval_request import EvalRequest
 from .inputs import DataRequest, require_models, source_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,15 @@ def open_split(
     trained: Trained,
     name: str,
     readers: tuple[CacheReader, ...],
-    say: Callable[[str], None],
 ) -> Split:
     source = source_of(request.data, trained.recipe, name)
     require_models(trained.recipe, readers, source, request.size)
     allowed = request.data.max_failures
-    found = gather(source, readers, request.limit, max_failures=allowed, say=say)
+    found = gather(source, readers, request.limit, max_failures=allowed)
     room = Room(readers, trained.model.projector.num_tokens(readers[0].plan.grid))
     items, long = that_fit(found.items, trained.vocab, room)
     for line in long.faults().notices():
-        say(line)
+        log.info(line)
     asked = sum(len(item.expressions) for item in found.items)
     bad = merged((found.bad, long.settle(asked, None)))
     check_left_out(bad, len(found.quarantined), allowed)

@@ -5,6 +5,7 @@ refused is refused before the first one. Started with torchrun or `accelerate la
 takes its share; the first one writes.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -44,6 +45,8 @@ from .eval_request import EvalRequest
 from .eval_split import Split, header_of, open_split
 from .inputs import ALL, DataRequest, open_reader, source_of
 from .newest_cache import newest_cache, over, recorded, require_images
+
+log = logging.getLogger(__name__)
 
 __all__ = ["EvalRequest", "commit", "data_for", "default_split", "eval_command", "free_name",
            "open_caches", "report_command"]  # fmt: skip
@@ -105,15 +108,12 @@ def _eval(
         wanted = features_of(first.recipe, projector)
         require_same_features(wanted, seen, projector, f"cache {first.id[:12]}")
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
-    say = request.say if accelerator.is_main_process else _unheard
     asked = {
         name: replace(request, data=data_for(request.data, name, by_split[name], known))
         for name in request.splits
     }
     with accelerator.main_process_first():  # the first one hashes photographs for all
-        splits = [
-            open_split(asked[name], trained, name, by_split[name], say) for name in request.splits
-        ]
+        splits = [open_split(asked[name], trained, name, by_split[name]) for name in request.splits]
     trained.model.to(str(accelerator.device))
     home = results_of(found, request.runs)
     for split in splits:
@@ -150,7 +150,7 @@ def _evaluate(
 ) -> EvalReport:
     device, main = str(accelerator.device), accelerator.is_main_process
     several = f"{split.name}: " if len(request.splits) > 1 else ""
-    progress = _progress(len(split.units), accelerator.num_processes, request.say, several)
+    progress = _progress(len(split.units), accelerator.num_processes, several)
     settings = Settings(
         batch=request.batch,
         generate=request.generate,
@@ -229,7 +229,7 @@ def _cache_for(split: str, request: EvalRequest, known: RunData | None) -> Path:
         return mine.caches[0].path
     dataset = request.data.dataset or (known.training.dataset if known else None)
     if dataset is not None:
-        return newest_cache("" if split == ALL else split, request.say, dataset)
+        return newest_cache("" if split == ALL else split, dataset)
     return cache_of(split)
 
 
@@ -305,9 +305,7 @@ def _shipped(reader: CacheReader) -> bool:
     return reader.plan.sam is not None and not weights.startswith("sha256:")
 
 
-def _progress(
-    units: int, ranks: int, say: Callable[[str], None], split: str
-) -> Callable[[int], None]:
+def _progress(units: int, ranks: int, split: str) -> Callable[[int], None]:
     """Tells about ten times how far this rank is."""
     total, done = max(1, units // ranks), 0
 
@@ -315,14 +313,10 @@ def _progress(
         nonlocal done
         before, done = done, done + count
         if 10 * before // total != 10 * done // total:
-            say(f"{split}evaluated {min(done, total):,} of {total:,} dialogues")
+            log.info(f"{split}evaluated {min(done, total):,} of {total:,} dialogues")
 
     return progress
 
 
 def _quiet(count: int) -> None:
-    pass
-
-
-def _unheard(line: str) -> None:
     pass

@@ -70,7 +70,6 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
         (reader,),
         opened.recipe.run.validate_images,
         max_failures=request.data.max_failures,
-        say=request.say,
     )
     trained = _trained(opened)
     shared = sum(reader.plan.images[item.entry.row].xxh3 in trained for item in items)

@@ -6,7 +6,7 @@ from.
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -55,7 +55,7 @@ class Opened:
     source: Source
     data: DataRequest
 
-    def table(self, partial: bool, runs: Path, say: Callable[[str], None]) -> ExpressionTable:
+    def table(self, partial: bool, runs: Path) -> ExpressionTable:
         """The expression table, made on the first run; beside the runs where that is the only
         place that can be written.
         """
@@ -72,7 +72,6 @@ class Opened:
             datasets=self.recipe.data.datasets,
             partial=partial,
             max_failures=self.data.max_failures,
-            say=say,
         )
 
 
@@ -84,7 +83,7 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     require_images(request.data)
     asked = (request.size, request.recipe_file, request.flags, request.overrides)
     recipe, places = resolve_train(*asked, weights=False)  # weights may take minutes to hash
-    paths = request.caches or (newest_cache(recipe.data.split, request.say, request.data.dataset),)
+    paths = request.caches or (newest_cache(recipe.data.split, request.data.dataset),)
     for path in paths:
         if not path.is_dir():
             raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")

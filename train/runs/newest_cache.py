@@ -5,8 +5,9 @@
 """
 
 import hashlib
+import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ...pipeline.errors import CacheError, ConfigError, MissingError
 from ..options import DataRequest
 from ..trainer.run_data import RunData
 
+log = logging.getLogger(__name__)
+
 CACHES = Path("caches")
 NONE_THERE = (
     "make one with `svp precompute --split train` (generated scenes; your own data with --dataset), "
@@ -26,12 +29,10 @@ NONE_THERE = (
 )
 
 
-def newest_cache(
-    split: str, say: Callable[[str], None], dataset: str | None = None, root: Path = CACHES
-) -> Path:
+def newest_cache(split: str, dataset: str | None = None, root: Path = CACHES) -> Path:
     """The newest complete cache of `split` in `root`, made from `dataset` if that is given.
 
-    Says which it is, and which newer ones are not finished. Raises MissingError if there is none.
+    Logs which it is, and which newer ones are not finished. Raises MissingError if there is none.
     """
     wanted = [
         path
@@ -41,9 +42,11 @@ def newest_cache(
     for path in wanted:
         cache = path.parent
         if CacheReader(cache).complete:
-            say(f"cache: {cache}, the newest of split {split}")
+            log.info(f"cache: {cache}, the newest of split {split}")
             return cache
-        say(f"{cache}: newer, but not finished: left out (its `svp precompute` goes on with it)")
+        log.info(
+            f"{cache}: newer, but not finished: left out (its `svp precompute` goes on with it)"
+        )
     of = f" made from {show(dataset)}" if dataset else ""
     make = "svp precompute --split train"
     remedy = NONE_THERE.replace(make, f"svp precompute --split {split}")

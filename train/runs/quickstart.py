@@ -4,8 +4,9 @@ What is there already is kept: scenes and caches by their digests, a finished ru
 evaluation by its result file. So a stopped quickstart goes on, and a finished one costs nothing.
 """
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -24,6 +25,8 @@ from ..trainer.job import TrainReport
 from .evaluate import EvalRequest, eval_command, report_command
 from .train import train_command
 
+log = logging.getLogger(__name__)
+
 GOAL, MARGIN = 0.60, 0.02  # gIoU of SVP, and how much better MLP on all patches may be
 PROJECTORS = ("svp", "mlp")
 
@@ -33,7 +36,7 @@ def _sizes() -> dict[str, int]:
     return {split: few_scenes(count) for split, count in SPLITS.items()}
 
 
-def prepare(split: str, say: Callable[[str], None], hint: str = "svp quickstart") -> Path:
+def prepare(split: str, hint: str = "svp quickstart") -> Path:
     """The cache of a split of the quickstart's scenes, made or finished. Raises as `launch`.
 
     hint  the command that goes on, told when it is stopped
@@ -47,7 +50,7 @@ def prepare(split: str, say: Callable[[str], None], hint: str = "svp quickstart"
     flags = Flags(store_sam_embeddings=True)  # 32 kB per scene: the mask decoder reads them
     request = Request(dataset=str(DATA), split=split, out=cache_of(split), flags=flags, run=run)
     report = launch(request, open_request(request))
-    say(f"{split}: {report.lines()[0]}")
+    log.info(f"{split}: {report.lines()[0]}")
     return cache_of(split)
 
 
@@ -79,8 +82,8 @@ def quickstart(request: TrainRequest) -> QuickstartReport:
     """Train on the generated scenes by `request` and evaluate; raises what its steps raise."""
     check_writable(request.runs / "run")
     resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
-    caches = (prepare("train", request.say, request.hint),)
-    held_out = (prepare(HELD_OUT, request.say, request.hint),)
+    caches = (prepare("train", request.hint),)
+    held_out = (prepare(HELD_OUT, request.hint),)
     data = DataRequest(dataset=str(DATA))
     trained = train_command(replace(request, caches=caches, data=data))
     results = trained.folder / "eval" / f"{HELD_OUT}-full-1.jsonl"
@@ -88,7 +91,7 @@ def quickstart(request: TrainRequest) -> QuickstartReport:
         return QuickstartReport(trained, report_command(results))
     evaluation = EvalRequest(
         data=data, split=HELD_OUT, caches=held_out, checkpoint=trained.folder, device=request.device,
-        flags=request.flags, say=request.say,
+        flags=request.flags,
     )  # fmt: skip
     return QuickstartReport(trained, eval_command(evaluation))
 
@@ -128,14 +131,14 @@ class Comparison:
         return {"gIoU": self.giou, "tokens": self.tokens, "goal": GOAL, "margin": MARGIN}
 
 
-def compare(seeds: Sequence[int], say: Callable[[str], None]) -> Comparison:
+def compare(seeds: Sequence[int]) -> Comparison:
     """The quickstart with SVP and with MLP on all patches, once per seed."""
     giou: dict[str, dict[int, float]] = {name: {} for name in PROJECTORS}
     tokens, seconds = {}, 0.0
     for name in PROJECTORS:
         for seed in seeds:
-            say(f"{name}, seed {seed}")
-            request = TrainRequest(resume="auto", runs=Path("runs/quickstart"), say=say)
+            log.info(f"{name}, seed {seed}")
+            request = TrainRequest(resume="auto", runs=Path("runs/quickstart"))
             chosen = replace(request.flags, seed=seed, projector=None if name == "svp" else name)
             report = quickstart(replace(request, flags=chosen))
             giou[name][seed] = report.giou

@@ -1,6 +1,7 @@
 """`svp train`: set up a new run, or resume one, and train."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,6 +36,8 @@ from .inputs import Opened, TrainRequest, next_commands, open_training, stream_o
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+log = logging.getLogger(__name__)
+
 AUTO = "auto"
 
 
@@ -54,10 +57,10 @@ def train_command(request: TrainRequest) -> TrainReport:
         choice = choose_for(accelerator, recipe, opened)
         recipe = settled(recipe, choice)
         opened = replace(opened, recipe=recipe)
-        request.say(choice.line())
+        log.info(choice.line())
     split_evenly(recipe, world)
     with accelerator.main_process_first():
-        table = opened.table(request.partial, request.runs, request.say)
+        table = opened.table(request.partial, request.runs)
     first = opened.readers[0].plan
     made = assemble(recipe, first, opened.places)
     visuals = CachedVisuals(
@@ -74,7 +77,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         images = [table.entry(i) for i in range(len(table))]
         line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
         if main:
-            request.say(line)
+            log.info(line)
     folder = _folder(request, recipe, stream.identity, found.path if found else None, main)
     with folder.unless_refused(new=found is None):
         scored = held.used if held else None
@@ -91,7 +94,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             *doubts,
         ]
         for line in [*notes, f"run folder: {folder.path}"] if main else []:
-            request.say(line)
+            log.info(line)
         previews = None
         if main and recipe.run.preview:
             photos = opened.source.image_root
@@ -108,7 +111,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         job = Job(
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
             resume=found, hint=hint, skip=request.skip_nonfinite,
-            new_rows=made.new_rows, preview=previews, log=request.say, sam=identity(first),
+            new_rows=made.new_rows, preview=previews, sam=identity(first),
             features=features_of(first.recipe, recipe.model.projector.name),
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},

@@ -31,7 +31,6 @@ class Job:
     left_out       how much of the data is not trained on, by reason, for the report
     sam            identity of the SAM in the caches (`data.sam_identity`)
     features       identity of their encoder (`data.encoder_identity`)
-    log            called with one progress line
     """
 
     recipe: TrainRecipe
@@ -48,7 +47,6 @@ class Job:
     left_out: Mapping[str, int] = field(default_factory=dict)
     sam: str = ""
     features: str = ""
-    log: Callable[[str], None] = field(default=lambda line: None)
 
 
 def percents(scores: Mapping[str, float]) -> str:

@@ -5,13 +5,14 @@ data.json          which data, caches and held-out data, so that other commands 
 env.json           versions, machine, command, by an allow-list: no token of an environment gets in
 metrics.jsonl      losses, rates and held-out scores (percent) by step; no times, so two equal runs
                    write equal files
-log.txt            what was said, with times
+log.txt            the progress lines, with times
 checkpoints/       see checkpoint.py
 previews/          predictions while training
 tensorboard/       if TensorBoard is installed
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ from ...pipeline.errors import ConfigError, DataError, Interrupted, NonFiniteErr
 from ...pipeline.io.atomic import append_line, write_file, writing
 from ..provenance import environment
 from ..recipe import CONFIG, TrainRecipe
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 
@@ -72,8 +75,9 @@ class RunFolder:
                 self._board.add_scalar(name, value, step)
 
     def log(self, text: str) -> None:
-        """Append one line with the time to log.txt."""
+        """Log one line, and append it with the time to log.txt, whatever level is configured."""
         if self.main:
+            log.info(text)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             append_line(self.path / "log.txt", f"{now} {escape(text)}")
 

@@ -137,7 +137,7 @@ class Trainer:
         if resume and resumed and done:
             strategy.restore(resume.optimizer())
         stage = self.recipe.stages[index]
-        self._log(
+        self.job.folder.log(
             f"stage {stage.name}: {stage.steps - done} steps, {table.trainable:,} trainable parameters"
         )
         return strategy
@@ -160,7 +160,7 @@ class Trainer:
                 f"{text}; images {', '.join(images[:8])}. The step was not taken. Look at these "
                 "images and at the learning rate; --skip-nonfinite N drops up to N such steps"
             )
-        self._log(f"{text}; skipped")
+        self.job.folder.log(f"{text}; skipped")
 
     def _log_and_save(
         self, strategy: Strategy, index: int, result: StepResult, rate: float
@@ -168,7 +168,7 @@ class Trainer:
         """Log, score, show and save, as often as the recipe says."""
         run, end = self.recipe.run, self._stage_end(index)
         if end or self.step % run.log == 0:
-            self._log(self._progress(result))
+            self.job.folder.log(self._progress(result))
         held: dict[str, float] = {}
         if end or (run.validate_every and self.step % run.validate_every == 0):
             held = self._validate(strategy)
@@ -189,7 +189,7 @@ class Trainer:
             self.scores = dict(self.job.validate(self.job.model))
         if BEST in self.scores and (self.best is None or self.scores[BEST] > self.best):
             self.best = self.scores[BEST]
-        self._log(f"step {self.step}: held-out {percents(self.scores)}")
+        self.job.folder.log(f"step {self.step}: held-out {percents(self.scores)}")
         return {f"held-out/{name}": 100 * value for name, value in self.scores.items()}
 
     def _preview(self, strategy: Strategy) -> None:
@@ -243,11 +243,6 @@ class Trainer:
         losses = f"loss {result.loss:.4f} (ce {result.ce:.4f} bce {result.bce:.4f} "
         losses += f"dice {result.dice:.4f}) norm {result.norm:.3f}"
         return f"step {self.step}/{self.recipe.steps}: {losses}; {rates}"
-
-    def _log(self, line: str) -> None:
-        self.job.folder.log(line)
-        if self.job.folder.main:
-            self.job.log(line)
 
     def _recipe(self) -> dict[str, JsonValue]:
         value: dict[str, JsonValue] = json.loads(self.recipe.canonical())

@@ -1,7 +1,6 @@
 """Counts, rate and what is printed: plain lines, nothing of a terminal's control codes."""
 
 import errno
-import io
 import json
 import os
 from pathlib import Path
@@ -103,24 +102,22 @@ def test_failures_are_counted_by_cause() -> None:
     assert tally.line().endswith("empty=2  missing=3  worker_died=1")
 
 
-def test_plain_lines_now_and_then(clock: Clock) -> None:
-    tally, stream = Tally(10), io.StringIO()
-    with Progress(tally, stream, every_s=10) as show:
+def test_plain_lines_now_and_then(clock: Clock, logged: pytest.LogCaptureFixture) -> None:
+    with Progress(Tally(10), every_s=10) as show:
         for second in range(25):
             clock.now = 100.0 + second
             show.update(Event("tick"))
     loading = "0/10 images  loading models"
-    assert stream.getvalue().splitlines() == [loading, loading, "0/10 images"], (
+    assert logged.messages == [loading, loading, "0/10 images"], (
         "after 10 s, after 20 s, at the end"
     )
 
 
-def test_nothing_controls_the_terminal() -> None:
-    stream = io.StringIO()
-    with Progress(Tally(10), stream) as show:
+def test_nothing_controls_the_terminal(logged: pytest.LogCaptureFixture) -> None:
+    with Progress(Tally(10)) as show:
         show.update(Event("shard_failed", 3, 0, EVIL, {"reason": EVIL}))
         show.update(Event("image_poison", 3, 0, "", {"reason": EVIL}))
-    text = stream.getvalue()
+    text = "".join(logged.messages)
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\\x1b[31m[red]b" in text

@@ -126,11 +126,12 @@ def test_unknown_size_is_no_size() -> None:
 
 
 def test_measuring_ends_in_time_with_what_it_has(
-    scenes: tuple[Content, LocalPaths], monkeypatch: pytest.MonkeyPatch
+    scenes: tuple[Content, LocalPaths],
+    monkeypatch: pytest.MonkeyPatch,
+    logged: pytest.LogCaptureFixture,
 ) -> None:
     """A slow machine: told of two batches, the second ends the time; the first only warmed up."""
     content, where = scenes
-    said: list[str] = []
     told: list[float] = []  # seconds of each batch
 
     class Slow:
@@ -151,25 +152,26 @@ def test_measuring_ends_in_time_with_what_it_has(
     for batches, image_s in (([8.0, 3.0], 1.5), ([8.0], 4.0), ([], None)):
         clock.now, told[:] = 0.0, batches
         options = ExecutorOptions(workers=1)
-        seen = calibrate(content, RECIPE, where, options, bound_s=15, say=said.append)
+        seen = calibrate(content, RECIPE, where, options, bound_s=15)
         if image_s is None:
             assert seen is None
         else:
             assert (
                 seen and seen.image_s == {"read": image_s} and (seen.images, seen.cut) == (2, True)
             )
-    assert said[0] == "measuring up to 3 images on 1 workers, for at most 15 s"
-    assert "measuring: 2 images after 8 s" in said
+    assert logged.messages[0] == "measuring up to 3 images on 1 workers, for at most 15 s"
+    assert "measuring: 2 images after 8 s" in logged.messages
 
 
 def test_a_dry_run_that_measured_nothing_computes_its_price(
-    scenes: tuple[Content, LocalPaths], monkeypatch: pytest.MonkeyPatch
+    scenes: tuple[Content, LocalPaths],
+    monkeypatch: pytest.MonkeyPatch,
+    logged: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(launch, "calibrate", lambda *args, **options: None)
     root = scenes[1].images.parent
     request = launch.Request(dataset=str(root), split="train", out=None)
-    said: list[str] = []
-    found = launch.dry_run(request, launch.open_request(request), said.append)
+    found = launch.dry_run(request, launch.open_request(request))
     assert found.device == "CPU worker" and found.worker_hours > 0
     assert any("float32 product here" in line for line in found.basis)
-    assert said == ["not one image was done in 12 s: the price is computed instead"]
+    assert logged.messages == ["not one image was done in 12 s: the price is computed instead"]

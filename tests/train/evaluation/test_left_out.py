@@ -15,20 +15,19 @@ from svp.train.evaluation.summary import EvalReport, joined
 from svp.train.figures.superpixel_sources import _require_same
 
 
-def test_quarantined_images_and_bad_masks(tmp_path: Path) -> None:
+def test_quarantined_images_and_bad_masks(tmp_path: Path, logged: pytest.LogCaptureFixture) -> None:
     cache = write_cache(tmp_path / "cache", range(1, 9), bad=[3])
     source = make_source("aa", range(1, 9))
     keys = [("aa", 30), ("aa", 50)]  # of the image in quarantine, and of a good one
     spoilt = {key: replace(source.annotations[key], segmentation=[[1, 2, 3, 4]]) for key in keys}
     bad = replace(source, annotations={**source.annotations, **spoilt})
-    told: list[str] = []
-    found = gather(bad, [cache], say=told.append)
+    found = gather(bad, [cache])
     assert [item.entry.image_id for item in found.items] == [1, 2, 4, 5, 6, 7, 8]
     assert found.left_out == {"bad records": 1, "images in quarantine": 1}
     assert found.quarantined == {3: "truncated"}
-    assert any("image 3 left out" in line and "truncated" in line for line in told)
-    assert any("aa sentence 500: " in line and "4 numbers" in line for line in told)
-    assert not any("sentence 300" in line for line in told)
+    assert any("image 3 left out" in line and "truncated" in line for line in logged.messages)
+    assert any("aa sentence 500: " in line and "4 numbers" in line for line in logged.messages)
+    assert not any("sentence 300" in line for line in logged.messages)
     assert len(examples(bad, [cache], max_failures=2)) == 7
     with pytest.raises(
         DataError, match="1 bad records and 1 images in quarantine, more than --max"

@@ -143,7 +143,7 @@ class World:
         options = {
             "published": str(self.folder), "data": DataRequest(dataset=str(self.root / "own.jsonl")),
             "sam_weights": self.root / "sam.pth", "encoder_weights": self.root / "clip",
-            "runs": self.root / "runs", "device": "cpu", "say": lambda line: None,
+            "runs": self.root / "runs", "device": "cpu",
         }  # fmt: skip
         return EvalRequest(**(options | changes))
 

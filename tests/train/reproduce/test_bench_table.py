@@ -32,7 +32,7 @@ def test_ratios_are_of_the_right_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(collect, "bench_train", given(train))
     monkeypatch.setattr(collect, "bench_infer", given(infer))
-    found = collect.measure(PRESETS["cpu"], "cpu", lambda line: None)
+    found = collect.measure(PRESETS["cpu"], "cpu")
     assert found.ratios == {
         "training time, encoders in the loop": 7.0, "training memory, encoders in the loop": 7.0,
         "training time, from cache": 4.0, "training memory, from cache": 1.5,

@@ -33,7 +33,7 @@ def test_the_stand_ins_are_named_and_the_place_is_left_as_it_was(
         seen.append((request, os.getcwd(), os.environ.get(VARIABLE, "")))
         return Done()
 
-    def made(folder: Path, *, full: bool, say: object) -> dict[str, str]:
+    def made(folder: Path, *, full: bool) -> dict[str, str]:
         return {VARIABLE: str(folder / "dial.yaml")}
 
     monkeypatch.setattr(dry_run, "reproduce_or_plan", ran)
@@ -80,7 +80,7 @@ def test_a_plan_starts_with_what_a_shell_needs(
     assert "--init GLaMM-GranD-Pretrained" in printed
 
 
-def made_small(folder: Path, *, full: bool, say: object) -> dict[str, str]:
+def made_small(folder: Path, *, full: bool) -> dict[str, str]:
     """The dial alone: a plan reads no weights."""
     path = folder / "dial.yaml"
     path.write_text(yaml.safe_dump({"folder": str(folder), **SMALL}))

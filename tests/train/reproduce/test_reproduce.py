@@ -28,7 +28,7 @@ def request(tmp_path_factory: pytest.TempPathFactory) -> ReproduceRequest:
     root = tmp_path_factory.mktemp("reproduce")
     return ReproduceRequest(
         table="table1", seeds=2, changes=MICRO, out=root / "results", runs=root / "runs",
-        caches=root / "caches", device="cpu", workers=0, say=lambda line: None,
+        caches=root / "caches", device="cpu", workers=0,
     )  # fmt: skip
 
 

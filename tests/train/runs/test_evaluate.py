@@ -90,7 +90,6 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> EvalRequest:
     data = DataRequest(dataset=str(scenes), images=source.image_root)
     return EvalRequest(
         data=data, caches=(root / "cache",), runs=root / "runs", live=True, device="cpu", batch=1,
-        say=lambda line: None,
     )  # fmt: skip
 
 

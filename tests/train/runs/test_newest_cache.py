@@ -81,24 +81,25 @@ def test_a_limited_cache_trains_and_every_next_command_runs(
     assert said.exit_code == 0, said.output
 
 
-def test_newest_complete_of_the_split(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newest_complete_of_the_split(
+    made: Path, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(made)
     (cache,) = Path("caches").glob("scenes*")
     half = Path("caches/half")
     (half / "logs").mkdir(parents=True)
     (half / "plan.json").write_bytes((cache / "plan.json").read_bytes())
     write_places(half, places(made / "scenes"))
-    told: list[str] = []
-    assert newest_cache("train", told.append) == cache
-    assert "half: newer, but not finished" in told[0]
-    assert newest_cache("train", told.append, "scenes/scenes.jsonl") == cache
+    assert newest_cache("train") == cache
+    assert "half: newer, but not finished" in logged.messages[0]
+    assert newest_cache("train", "scenes/scenes.jsonl") == cache
     for split, dataset, remedy in (
         ("val", None, "`svp precompute --split val`.*svp quickstart"),
         ("train", "scenes", "`svp precompute --split train --dataset scenes`"),
         ("testA", "/a b", "`svp precompute --split testA --dataset '/a b'`"),
     ):
         with pytest.raises(MissingError, match=remedy):
-            newest_cache(split, told.append, dataset)
+            newest_cache(split, dataset)
 
 
 def test_data_of_caches(tmp_path: Path) -> None:

@@ -68,7 +68,6 @@ def asked(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train
         partial=True,
         runs=tmp_path / "runs",
         device="cpu",
-        say=lambda line: None,
     )
 
 
@@ -77,11 +76,10 @@ def losses(run: Path) -> list[float]:
 
 
 def test_a_run_leaves_what_it_promises(
-    asked: TrainRequest, monkeypatch: pytest.MonkeyPatch
+    asked: TrainRequest, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    said: list[str] = []
-    report = train_command(replace(asked, say=said.append))
+    report = train_command(asked)
     run = report.folder
     assert run.name.startswith("tiny-") and report.steps == 3 and report.exit_code == 0
     assert len(losses(run)) == 3 and np.isfinite(losses(run)).all()
@@ -91,7 +89,7 @@ def test_a_run_leaves_what_it_promises(
     assert config["global_batch"] == 2 and config["on"].keys() >= {"table", "cache 0"}
     texts = "".join(p.read_text() for p in run.iterdir() if p.is_file())
     assert "hf_secret" not in texts and "stage align: 2 steps" in texts
-    assert any("was made with --limit, and the other" in line for line in said)
+    assert any("was made with --limit, and the other" in line for line in logged.messages)
 
     again = train_command(replace(asked, resume="auto"))
     assert (again.folder, again.images) == (run, 0)

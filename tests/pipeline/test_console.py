@@ -1,0 +1,67 @@
+"""Progress of a command: plain lines on stderr, once, and silence where the package is a library."""
+
+import logging
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from svp.pipeline.commands.console import Root, as_json, report
+
+LINE = "run folder: [red]runs/" + "long" * 40  # neither folded nor taken for markup
+
+
+@click.group(cls=Root)
+def group() -> None: ...
+
+
+@group.command()
+@as_json
+def command(as_json: bool) -> None:
+    logging.getLogger("svp.train.runs.train").info(LINE)
+    logging.getLogger("svp.train.runs.train").debug("not for users")
+    logging.getLogger("another.package").info("not ours")
+    report(Done(), as_json)
+
+
+class Done:
+    exit_code = 0
+
+    def lines(self) -> list[str]:
+        return ["done"]
+
+    def to_json(self) -> dict[str, object]:
+        return {"done": True}
+
+
+def invoke(*words: str, rank: str = "0") -> Result:
+    return CliRunner().invoke(group, ["command", *words], env={"RANK": rank})
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_progress_is_on_stderr_alone_and_once(
+    words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = logging.getLogger("svp").__dict__.copy()
+    found = invoke(*words)
+    assert found.stderr == f"{LINE}\n"
+    assert LINE not in found.stdout and "done" in found.stdout
+    assert not caplog.messages, "a library's handler of the root logger does not repeat the lines"
+    after = logging.getLogger("svp").__dict__
+    assert all(after[name] == before[name] for name in ("level", "handlers", "propagate"))
+
+
+def test_the_other_processes_are_silent() -> None:
+    found = invoke(rank="1")
+    assert (found.stderr, found.stdout) == ("", "done\n")
+
+
+def test_a_library_prints_nothing_by_itself() -> None:
+    code = (
+        "import logging, svp.pipeline.precompute.progress as p\n"
+        "with p.Progress(p.Tally(3)): logging.getLogger('svp.train').info('progress')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("", "")
