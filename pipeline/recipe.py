@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from .display import show
 from .errors import ConfigError
 from .fetch.encoder_specs import ENCODERS
+from .fetch.sam_specs import SAMS, USUAL_SAM
 
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -76,6 +77,22 @@ class SlicConfig(Frozen):
     sigma: Annotated[float, Field(ge=0)] = 0.0
 
 
+def _one_of(name: str, known: Iterable[str]) -> str:
+    """`name` if it is known; the error says what pydantic says of a `Literal`."""
+    names = list(known)
+    if name not in names:
+        *others, last = [repr(one) for one in names]
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise PydanticCustomError(
+            "literal_error", "Input should be {expected}", {"expected": expected}
+        )
+    return name
+
+
+SamName = Annotated[str, AfterValidator(lambda name: _one_of(name, SAMS))]
+EncoderName = Annotated[str, AfterValidator(lambda name: _one_of(name, ENCODERS))]
+
+
 class SuperpixelConfig(Frozen):
     """Where superpixels come from.
 
@@ -89,7 +106,7 @@ class SuperpixelConfig(Frozen):
 
     source: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")] = "sam"
     made: Annotated[str, Field(max_length=200)] = ""
-    model: Literal["tiny", "vit_b", "vit_l", "vit_h", "vit_t"] = "tiny"
+    model: SamName = "tiny"
     package: Literal["segment-anything", "transformers"] = "segment-anything"
     weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
     mode: Literal["exact", "fast"] = "exact"
@@ -103,7 +120,7 @@ class SuperpixelConfig(Frozen):
     @property
     def prompts_sam(self) -> bool:
         """Whether the superpixels are SAM's or MobileSAM's."""
-        return self.source in ("sam", "mobile_sam")
+        return self.source in USUAL_SAM
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -116,29 +133,18 @@ class SuperpixelConfig(Frozen):
     def _consistent(self) -> "SuperpixelConfig":
         if self.mode == "exact" and self.dtype != "float32":
             raise ValueError(f"mode=exact needs dtype=float32, got {self.dtype}: set mode=fast")
-        if self.prompts_sam and (self.source == "mobile_sam") != (self.model == "vit_t"):
-            raise ValueError(f"source={self.source} does not go with model={self.model}")
+        own = SAMS[self.model].source
+        if self.prompts_sam and self.source != own:
+            raise ValueError(
+                f"source={self.source} does not go with model={self.model}: set source={own}, or "
+                f"model={USUAL_SAM[self.source]}"
+            )
         if self.preset == "windows":
             if self.grid.crop_n_layers < 1:
                 raise ValueError("preset=windows needs grid.crop_n_layers >= 1")
         elif self.preset != "custom" and self.grid != GRID_PRESETS[self.preset]:
             raise ValueError(f"grid differs from preset={self.preset}: set preset=custom")
         return self
-
-
-def _one_of(name: str, known: Iterable[str]) -> str:
-    """`name` if it is known; the error says what pydantic says of a `Literal`."""
-    names = list(known)
-    if name not in names:
-        *others, last = [repr(one) for one in names]
-        expected = f"{', '.join(others)} or {last}" if others else last
-        raise PydanticCustomError(
-            "literal_error", "Input should be {expected}", {"expected": expected}
-        )
-    return name
-
-
-EncoderName = Annotated[str, AfterValidator(lambda name: _one_of(name, ENCODERS))]
 
 
 class SecondEncoder(Frozen):

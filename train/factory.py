@@ -28,8 +28,8 @@ from ..pipeline.display import show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.precompute.purpose import command_for, lacks
 from ..pipeline.records import LocalPaths
+from ..pipeline.sam.build import build_sam
 from ..pipeline.sam.load import load_sam, random_seed
-from ..pipeline.sam.specs import build_sam
 from ..pipeline.weights.fill_module import fill
 from ..pipeline.weights.load import load_state_dict
 from .data.encoder_identity import features_of, require_same_features

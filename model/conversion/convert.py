@@ -80,7 +80,7 @@ def _sam(part: str) -> Shapes:
 @cache
 def _sam_under(part: str, dial: str | None) -> Shapes:
     """`dial` is the rehearsal's in force: it narrows SAM's encoder."""
-    from ...pipeline.sam.specs import build_sam
+    from ...pipeline.sam.build import build_sam
 
     sam: Any = build_sam("vit_h")
     return _shapes(getattr(sam, part))

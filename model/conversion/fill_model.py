@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...pipeline.sam.specs import build_sam
+from ...pipeline.sam.build import build_sam
 from ...pipeline.weights.fill_module import fill
 from ..language_model import restore_buffers
 from ..mask_head import MaskHead

@@ -135,7 +135,7 @@ def _mm_projector(
 
 
 def _image_encoder() -> Iterator[tuple[str, tuple[int, ...]]]:
-    from ...pipeline.sam.specs import build_sam
+    from ...pipeline.sam.build import build_sam
 
     sam: Any = build_sam("vit_h")
     for name, value in sam.image_encoder.state_dict().items():

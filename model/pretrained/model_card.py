@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...pipeline.display import escape
+from ...pipeline.precompute.toy_guard import toy_models
 from .config import ModelFile
 
 _TEMPLATE = """\
@@ -87,7 +88,7 @@ class Card:
         needs, toy = "", False
         if model.preprocessing:
             recipe = model.preprocessing.recipe
-            toy = "tiny" in (recipe.superpixels.model, recipe.features.encoder)
+            toy = bool(toy_models(recipe))
             needs = _COMMAND.format(
                 toy=" --size tiny" if toy else "", folder=_plain(shlex.quote(folder)), sam=recipe.superpixels.model,
                 encoder=recipe.features.encoder, size=recipe.features.size,

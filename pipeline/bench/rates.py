@@ -20,7 +20,7 @@ from ..encoders import build_encoder
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
 from ..fetch.encoder_specs import ENCODERS
-from ..precompute.cost_model import ENCODER_TFLOP, PROMPT_GFLOP, PROMPT_GFLOP_OFFICIAL
+from ..fetch.sam_specs import SAMS
 from ..recipe import FeatureConfig, SuperpixelConfig
 from ..records import LocalPaths
 from ..sam import build_backend
@@ -147,9 +147,10 @@ def _features(name: str, photos: list[NDArray[np.uint8]], clock: _Clock) -> list
 def _sam(model: str, photos: list[NDArray[np.uint8]], points: Tensor, clock: _Clock) -> list[Rate]:
     rates: list[Rate] = []
     features: Tensor | None = None
-    each = PROMPT_GFLOP.get(model, PROMPT_GFLOP_OFFICIAL) / 1e3
+    spec = SAMS[model]
     for mode, dtype in MODES:
-        told = {"model": model, "weights": "random:0", "mode": mode, "dtype": dtype}
+        told = {"source": spec.source, "model": model, "weights": "random:0"}
+        told |= {"mode": mode, "dtype": dtype}
         sam = build_backend(SuperpixelConfig.model_validate(told), HERE, str(clock.device))
         features = sam.embed(photos)[0] if features is None else features
 
@@ -162,9 +163,7 @@ def _sam(model: str, photos: list[NDArray[np.uint8]], points: Tensor, clock: _Cl
             return logits
 
         name = f"{mode} {dtype}"
-        rates.append(
-            clock.rate(f"SAM {model} encoder, 1 image", name, ENCODER_TFLOP[model], encode)
-        )
-        work = len(points) * each
+        rates.append(clock.rate(f"SAM {model} encoder, 1 image", name, spec.tflop, encode))
+        work = len(points) * spec.prompt_gflop / 1e3
         rates.append(clock.rate(f"its decoder, {len(points)} prompts", name, work, decode))
     return sorted(rates, key=lambda rate: "decoder" in rate.part)

@@ -149,8 +149,8 @@ def _same(ours: Superpixels, baseline: Found) -> bool:
 
 
 def _decoder_flops(prompts: int) -> dict[str, float]:
+    from ..sam.build import build_sam
     from ..sam.mask_decoder import decoder_flops
-    from ..sam.specs import build_sam
 
     published, ours = decoder_flops(build_sam("vit_b"), prompts)
     return {"published": published, "ours": ours, "saved": 1 - ours / published}

@@ -97,10 +97,9 @@ def _source(config: SuperpixelConfig) -> str:
     grid = config.grid
     points = f"{grid.points_per_side} × {grid.points_per_side} points"
     crops = f", {grid.crop_n_layers} crop layer(s)" if grid.crop_n_layers else ""
-    model = config.model if config.source == "sam" else "vit_t"
     weights = shorten(config.weights, 30)
     return (
-        f"{name} {model} ({weights} weights), preset {config.preset}: {points}{crops}, "
+        f"{name} {config.model} ({weights} weights), preset {config.preset}: {points}{crops}, "
         f"{config.mode} mode"
     )
 

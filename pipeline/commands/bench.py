@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from ..fetch.encoder_specs import ENCODERS
+from ..fetch.sam_specs import SAMS
 from .console import PATH, as_json, report
 
 
@@ -90,7 +91,7 @@ def bench_cost_command(scenes: int, workers: int | None, as_json: bool) -> None:
 
 @bench.command("rates")
 @click.option("--device", default="cpu", show_default=True, help="Device: cpu, cuda or cuda:N.")
-@click.option("--sam", type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h"]), default="tiny",
+@click.option("--sam", type=click.Choice(list(SAMS)), default="tiny",
               show_default=True, help="SAM model.")  # fmt: skip
 @click.option("--encoder", type=click.Choice(list(ENCODERS)), default="tiny", show_default=True,
               help="Vision encoder.")  # fmt: skip

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from ..fetch.sam_specs import SAMS
 from .console import PATH, as_json, either, report, several, size_option
 from .data import source_options
 
@@ -29,7 +30,7 @@ recipe_options = several(
     ),
     click.option(
         "--sam-model",
-        type=click.Choice(["tiny", "vit_b", "vit_l", "vit_h", "vit_t"]),
+        type=click.Choice(list(SAMS)),
         help="SAM model.",
     ),
     click.option("--sam-weights", metavar="PATH|random[:SEED]", help="SAM checkpoint."),

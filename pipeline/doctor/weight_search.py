@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..display import show
-from ..encoders.tiny import WEIGHTS as encoder_tiny
 from ..errors import SvpError, describe
-from ..fetch.catalogue import CHECKPOINTS, REMOTES
-from ..fetch.encoder_specs import ENCODERS
+from ..fetch.catalogue import CHECKPOINTS
+from ..fetch.encoder_specs import ENCODERS, EncoderSpec
+from ..fetch.sam_specs import SAMS, SamSpec
 from ..io.yaml_files import shipped_yaml
 from ..recipe import Recipe
 from ..records import LocalPaths
-from ..sam.tiny import WEIGHTS as sam_tiny
-from ..weights.locate import find_checkpoint, search_weights, weight_files, weight_folders
+from ..weights.locate import find_checkpoint, search_weights, weight_folders
+
+PACKAGE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,13 @@ def needed_weights(recipe: Recipe, where: LocalPaths | None = None) -> list[Need
     pixels, features = recipe.superpixels, recipe.features
     needs = []
     if pixels.prompts_sam or recipe.store_sam_embeddings:
-        asked = _Asked(pixels.model, pixels.weights, "--sam-weights", sam_tiny)
+        asked = _Asked(SAMS[pixels.model], pixels.weights, "--sam-weights")
         needs.append(_need(f"superpixels {pixels.model}", asked, where.sam if where else None))
-    asked = _Asked(features.encoder, features.weights, "--encoder-weights", encoder_tiny)
+    asked = _Asked(ENCODERS[features.encoder], features.weights, "--encoder-weights")
     needs.append(_need(f"encoder {features.encoder}", asked, where.encoder if where else None))
     if features.second is not None:
         beside = features.second
-        asked = _Asked(beside.encoder, beside.weights, "--second-weights", encoder_tiny)
+        asked = _Asked(ENCODERS[beside.encoder], beside.weights, "--second-weights")
         needs.append(_need(f"encoder {beside.encoder}", asked, where.second if where else None))
     return needs
 
@@ -70,10 +71,14 @@ def needed_checkpoint(size: str) -> list[Need]:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    model: str
+    spec: SamSpec | EncoderSpec
     weights: str
     flag: str
-    shipped: Path  # where the tiny model of this kind lies in the package
+
+    @property
+    def shipped(self) -> Path:
+        """Where the weights lie in this package, if they are in it."""
+        return PACKAGE / self.spec.shipped
 
 
 def _need(name: str, asked: _Asked, given: Path | None) -> Need:
@@ -88,17 +93,17 @@ def _need(name: str, asked: _Asked, given: Path | None) -> Need:
         fault = describe(error)
         return Need(name, True, fault, fault)
     detail = f"{size / 1e6:,.1f} MB, found at {show(str(place), 300)}"
-    wanted = _published_size(asked.model, place)
+    wanted = _published_size(asked.spec, place)
     if wanted and size != wanted:
         fault = f"{size:,} bytes, the published file has {wanted:,}"
-        return Need(name, True, f"{detail}: {fault}: `svp fetch {asked.model}` again", fault)
+        return Need(name, True, f"{detail}: {fault}: `svp fetch {asked.spec.name}` again", fault)
     return Need(name, True, detail)
 
 
 def _find(asked: _Asked) -> Path | None:
-    if asked.model == "tiny":
+    if asked.spec.shipped:
         return asked.shipped
-    return search_weights(asked.model) or _in_hub_cache(asked.model)
+    return search_weights(asked.spec.name) or _in_hub_cache(asked.spec)
 
 
 def _weight_files(place: Path) -> list[Path]:
@@ -107,36 +112,34 @@ def _weight_files(place: Path) -> list[Path]:
     return sorted(shards(place)) if place.is_dir() else [place]
 
 
-def _published_size(name: str, place: Path) -> int:
+def _published_size(spec: SamSpec | EncoderSpec, place: Path) -> int:
     """Exact bytes of the published file of that name, 0 where unknown."""
-    if name not in REMOTES:
-        return 0
-    for file in REMOTES[name].files:
+    for file in spec.remote.files if spec.remote else ():
         if file.exact and Path(file.path).name == place.name:
             return file.size
     return 0
 
 
-def _in_hub_cache(name: str) -> Path | None:
+def _in_hub_cache(spec: SamSpec | EncoderSpec) -> Path | None:
     from ..weights.model_config import hub_folder
 
-    if name not in ENCODERS or not ENCODERS[name].hub:
+    if not (isinstance(spec, EncoderSpec) and spec.hub):
         return None
     try:
-        return hub_folder(name, allow_download=False)
+        return hub_folder(spec.name, allow_download=False)
     except SvpError:
         return None
 
 
 def _advice(asked: _Asked, given: Path | None) -> str:
     """What is missing, how large it is, where it was looked for, and how to get it."""
-    model = asked.model
-    size = f" ({REMOTES[model].size / 1e6:,.0f} MB)" if model in REMOTES else ""
+    remote = asked.spec.remote
+    size = f" ({remote.size / 1e6:,.0f} MB)" if remote else ""
     if given:
         return f"not found{size}: {show(str(given), 300)}, given with {asked.flag}, is not there"
-    if model == "tiny":
+    if asked.spec.shipped:
         return f"not found: {show(str(asked.shipped), 300)} belongs to this package: install again"
-    names = " or ".join(weight_files(model) or ("(no known file name)",))
+    names = " or ".join(asked.spec.files or ("(no known file name)",))
     folders = ", ".join(show(str(folder), 200) for folder in weight_folders())
-    fetch = f"`svp fetch {model}`, or " if model in REMOTES else ""
+    fetch = f"`svp fetch {remote.name}`, or " if remote else ""
     return f"not found{size}: looked for {names} in {folders}. {fetch}{asked.flag} PATH"

@@ -3,7 +3,7 @@
 Nothing here touches the network. Sizes marked exact are refused when the server offers another
 one; the others are estimates and only bound the download. A digest that no publisher states but
 that independent projects report for the same file is kept: it detects damage and swaps. Weights
-stand in the tables of models (`encoder_specs`), data sets and SAM here.
+stand in the tables of models (`encoder_specs`, `sam_specs`), data sets here.
 
 Sources: facebookresearch/segment-anything README (the file names carry the first digits of the
 md5), ChaoningZhang/MobileSAM, facebookresearch/dinov2 README, the hub's openai/clip pages,
@@ -15,14 +15,11 @@ from dataclasses import dataclass
 from ..display import show
 from ..errors import ConfigError
 from .encoder_specs import ENCODERS
-from .published import META, Remote, RemoteFile
+from .published import Remote, RemoteFile
+from .sam_specs import SAMS
 
 PREFIX = "hub:"  # hub:OWNER/NAME is a model folder in the local cache of the Hugging Face hub
 COCO = "https://s3.amazonaws.com/images.cocodataset.org"
-MOBILE = (
-    "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/"
-    "f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt"
-)
 REFER = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"  # the host is gone; archived below
 
 
@@ -34,11 +31,6 @@ def find_remote(name: str) -> Remote:
     if name not in REMOTES:
         raise ConfigError(f"nothing to fetch called {show(name)}; known: {', '.join(REMOTES)}")
     return REMOTES[name]
-
-
-def _sam(name: str, stem: str, size: int, sha256: str) -> Remote:
-    file = RemoteFile(f"{META}/segment_anything/{stem}.pth", f"{stem}.pth", size, sha256)
-    return Remote(name, f"Segment Anything, {name}", "Apache-2.0", (file,))
 
 
 def _coco(name: str, about: str, path: str, size: int, digest: str) -> Remote:
@@ -55,37 +47,7 @@ def _refer(name: str, stamp: str, size: int, sha256: str) -> Remote:
 
 
 _ALL = (
-    _sam(
-        "vit_b",
-        "sam_vit_b_01ec64",
-        375_042_383,
-        "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    ),
-    _sam(
-        "vit_l",
-        "sam_vit_l_0b3195",
-        1_249_524_607,
-        "sha256:3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    ),
-    _sam(
-        "vit_h",
-        "sam_vit_h_4b8939",
-        2_564_550_879,
-        "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    ),
-    Remote(
-        "vit_t",
-        "MobileSAM",
-        "Apache-2.0",
-        (
-            RemoteFile(
-                MOBILE,
-                "mobile_sam.pt",
-                40_728_226,
-                "sha256:6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-            ),
-        ),
-    ),
+    *(row.remote for row in SAMS.values() if row.remote),
     *(row.remote for row in ENCODERS.values() if row.remote),
     _coco(
         "coco2014-annotations",

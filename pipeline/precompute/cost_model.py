@@ -12,6 +12,7 @@ from ..cache.plan import Plan
 from ..cache.schema import ArraySpec, array_specs
 from ..display import duration, size
 from ..fetch.encoder_specs import ENCODERS
+from ..fetch.sam_specs import SAMS
 from ..recipe import GridConfig, SuperpixelConfig
 from .machines import DEVICES, Device
 
@@ -21,12 +22,6 @@ __all__ = ["DEVICES", "Calibration", "Device", "Estimate", "estimate", "makespan
 MANIFEST_BYTES = 140  # per image, in its manifest, the log and the index
 SHARD_INDEX = 16  # bytes per chunk in a shard file's index, plus its crc32c
 
-# TFLOP of one image encoder pass and GFLOP of one decoder prompt: torch's FlopCounter, 2 per
-# multiply-add (tiny: the shipped architecture).
-ENCODER_TFLOP = {"vit_b": 0.97, "vit_l": 2.99, "vit_h": 5.96, "vit_t": 0.078, "tiny": 0.0004}
-PROMPT_GFLOP = {"tiny": 0.0192}
-PROMPT_GFLOP_OFFICIAL = 3.62
-SAM_GB = {"vit_b": 0.36, "vit_l": 1.19, "vit_h": 2.45, "vit_t": 0.04, "tiny": 0.003}
 # Assumed where nothing was measured: superpixels per image (the paper), bytes each in every array.
 SUPERPIXELS = 40
 RLE_EACH, COVER_EACH, MASK_EACH, SMALL_EACH = 300, 220, 120, 22
@@ -202,17 +197,18 @@ def window_prompts(grid: GridConfig) -> tuple[int, int]:
 def tflop(plan: Plan) -> dict[str, float]:
     """TFLOP of one image by part."""
     pixels, features = plan.recipe.superpixels, plan.recipe.features
+    sam = SAMS[pixels.model]
     seen = [features, *([features.beside] if features.beside else [])]
     parts = {"features": sum(ENCODERS[one.encoder].view_tflop(one.size) for one in seen)}
     if not pixels.prompts_sam:
         if plan.sam is not None:
-            parts["sam encoder"] = ENCODER_TFLOP[pixels.model]
+            parts["sam encoder"] = sam.tflop
     else:
         passes, points = (
             window_prompts(pixels.grid) if pixels.preset == "windows" else prompts(pixels.grid)
         )
-        parts["sam encoder"] = passes * ENCODER_TFLOP[pixels.model]
-        parts["sam decoder"] = points * PROMPT_GFLOP.get(pixels.model, PROMPT_GFLOP_OFFICIAL) / 1e3
+        parts["sam encoder"] = passes * sam.tflop
+        parts["sam decoder"] = points * sam.prompt_gflop / 1e3
     return parts
 
 
@@ -246,15 +242,14 @@ def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str,
     features = plan.recipe.features
     models = ENCODERS[features.encoder].gigabytes
     models += ENCODERS[features.beside.encoder].gigabytes if features.beside else 0.0
-    work = 0.2
+    work, sam = 0.2, SAMS[pixels.model]
     if not pixels.prompts_sam:
-        models += SAM_GB[pixels.model] if plan.sam is not None else 0.0
+        models += sam.gigabytes if plan.sam is not None else 0.0
     else:
-        models += SAM_GB[pixels.model]
-        official = pixels.model != "tiny"
+        models += sam.gigabytes
         # 3 masks of 1024^2 fp32 per prompt, and about 5 copies of the decoder's 4 MiB keys.
-        work += pixels.points_per_batch * (0.0126 + 0.021) if official else 0.3
-        work += plan.recipe.batch * 0.35 if official else 0.0
+        work += 0.3 if sam.stand_in else pixels.points_per_batch * (0.0126 + 0.021)
+        work += 0.0 if sam.stand_in else plan.recipe.batch * 0.35
     if not gpu:
         return {"host": round((PROCESS_GB + models + work) * 1e9 + 2 * rows)}
     return {

@@ -12,20 +12,19 @@ from typing import Any
 from ..display import show
 from ..errors import ConfigError, PlanMismatchError, WeightsError
 from ..fetch.encoder_specs import ENCODERS
+from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import expand
 from ..io.yaml_files import assign, group, load_yaml, shipped_yaml
 from ..recipe import GRID_PRESETS, Recipe, parse_recipe
 from ..records import LocalPaths
+from ..sam.build import detect_type
 from ..sam.load import read_sam
-from ..sam.specs import detect_type
 from ..weights.load import weights_digest
 from ..weights.locate import find_weights
 from ..weights.rehearsal import turned_down
 from .purpose import LOOK, Stores
 
 SIZES = ("tiny", "small", "paper")
-PROMPTED = ("sam", "mobile_sam")  # sources whose superpixels are a SAM's
-SHIPPED = ("tiny",)  # models whose weights are in this package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +93,8 @@ def _with_sam_type(flags: Flags) -> Flags:
     found = detect_type(read_sam(expand(given)))
     if found is None:
         raise WeightsError(
-            f"{show(given)}: neither SAM vit_b, vit_l, vit_h nor MobileSAM by its tensors: "
-            "name the architecture with --sam-model"
+            f"{show(given)}: none of {', '.join(SAMS)} by its tensors: name the architecture with "
+            "--sam-model"
         )
     return replace(flags, sam_model=found)
 
@@ -103,11 +102,13 @@ def _with_sam_type(flags: Flags) -> Flags:
 def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
     pixels, features = raw["superpixels"], raw["features"]
     if flags.superpixels and flags.superpixels != pixels.get("source", "sam"):
-        _switch_source(pixels, flags.superpixels)
+        pixels["source"] = flags.superpixels
+        # With another source the size's SAM stays: its embedding may be stored beside.
+        pixels["model"] = USUAL_SAM.get(flags.superpixels, pixels.get("model", "tiny"))
     if flags.sam_model:
         pixels["model"] = flags.sam_model
-        if pixels.get("source", "sam") in PROMPTED:
-            pixels["source"] = "mobile_sam" if flags.sam_model == "vit_t" else "sam"
+        if pixels.get("source", "sam") in USUAL_SAM and flags.sam_model in SAMS:
+            pixels["source"] = SAMS[flags.sam_model].source
     if flags.encoder:
         _name_encoders(features, flags.encoder)
     if flags.preset:
@@ -150,16 +151,9 @@ def _windows(raw: Mapping[str, Any]) -> bool:
     return str(raw["superpixels"].get("preset")) == "windows"
 
 
-def _switch_source(pixels: dict[str, Any], source: str) -> None:
-    if source not in PROMPTED:  # the size's SAM stays: its embedding may be stored beside
-        pixels.update(source=source)
-        return
-    pixels.update(source=source, model={"mobile_sam": "vit_t", "sam": "vit_h"}[source])
-
-
 def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> LocalPaths:
     sam = encoder = None
-    if raw["superpixels"].get("source", "sam") in PROMPTED:
+    if raw["superpixels"].get("source", "sam") in USUAL_SAM:
         sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
     elif not raw.get("store_sam_embeddings"):  # no SAM is read: none may be in the digest
         raw["superpixels"].update(model="tiny", weights="shipped")
@@ -182,7 +176,7 @@ def _place_masks(pixels: dict[str, Any], given: str | None) -> Path | None:
     source = str(pixels.get("source", "sam"))
     if given is not None and source != "masks":
         raise ConfigError(f"--masks goes with --superpixels masks, not {show(source)}")
-    if source in (*PROMPTED, "slic"):
+    if source in (*USUAL_SAM, "slic"):
         pixels.pop("made", None)
         return None
     from ..superpixels.external import find_method, method_version, require_version
@@ -208,7 +202,8 @@ def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -
     if given and given.split(":")[0] == "random":
         part["weights"] = given if ":" in given else "random:0"
         return None
-    if given is None and (asked.startswith("random:") or name in SHIPPED):
+    row = (SAMS if kind == "model" else ENCODERS).get(name)
+    if given is None and (asked.startswith("random:") or (row is not None and row.shipped)):
         part["weights"] = asked if asked.startswith("random:") else "shipped"
         return None
     path = expand(given) if given else find_weights(name, flag)

@@ -16,8 +16,9 @@ from pathlib import Path
 from ..cache.plan import Plan, PlanImage
 from ..display import show
 from ..errors import DataError, ImageError, MissingError
+from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import safe_join
-from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
+from ..recipe import FeatureConfig, Recipe
 from ..records import ImageRecord
 from ..weights.rehearsal import VARIABLE
 from .source_images import hash_image
@@ -98,7 +99,7 @@ def sized_plan(recipe: Recipe, split: str = "", digests: Mapping[str, str] | Non
         grid=grid,
         channels=channels,
         sspe=sspe_grid(View(recipe.features.view, recipe.features.size), recipe.sspe.budget),
-        sam=embedding_shape(recipe.superpixels) if recipe.store_sam_embeddings else None,
+        sam=SAMS[recipe.superpixels.model].embedding if recipe.store_sam_embeddings else None,
         split=split,
         digests=dict(digests or {}),
     )
@@ -136,15 +137,6 @@ def _shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
     return (side, side), backbone.dim
 
 
-def embedding_shape(config: SuperpixelConfig) -> tuple[int, int, int]:
-    """(C,h,w) of the SAM image embedding; with SLIC of the SAM beside it."""
-    if config.model == "tiny":
-        from ..sam.tiny import EMBED_DIM, IMAGE_SIZE, PATCH
-
-        return EMBED_DIM, IMAGE_SIZE // PATCH, IMAGE_SIZE // PATCH
-    return 256, 64, 64
-
-
 def library_versions(recipe: Recipe) -> dict[str, str]:
     """Installed versions of the packages that decide stored bits under `recipe`."""
     names = ["numcodecs", "numpy", "pillow", "torch", "torchvision", "transformers"]
@@ -153,10 +145,9 @@ def library_versions(recipe: Recipe) -> dict[str, str]:
             names += ["scikit-image", "scipy"]
             if recipe.store_sam_embeddings:
                 names.append(recipe.superpixels.package)
-        case "mobile_sam":
-            names += ["scipy", "segment-anything", "timm"]
-        case "sam":
-            names += ["scipy", recipe.superpixels.package]
+        case source if source in USUAL_SAM:
+            packages = SAMS[recipe.superpixels.model].packages
+            names += ["scipy", recipe.superpixels.package, *packages]
         case _:
             if recipe.store_sam_embeddings:
                 names.append(recipe.superpixels.package)

@@ -15,6 +15,7 @@ from .. import plugins
 from ..cache.places import DataPlaces, read_places
 from ..cache.plan import Plan
 from ..fetch.encoder_specs import ENCODERS
+from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..recipe import FeatureConfig, Recipe
 
 Purpose = Literal["train", "look"]
@@ -38,7 +39,7 @@ NEEDS: dict[str, frozenset[str]] = {
 # What a training of each size starts from where the recipe leaves it to the user.
 START_FROM = {
     "paper": ("--init", "GLaMM-GranD-Pretrained"),
-    "small": ("--lm", "LM_FOLDER", "--sam-decoder", "mobile_sam.pt"),
+    "small": ("--lm", "LM_FOLDER", "--sam-decoder", SAMS[USUAL_SAM["mobile_sam"]].files[0]),
 }
 
 

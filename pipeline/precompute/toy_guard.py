@@ -7,6 +7,7 @@ that (to try the code) says `--size tiny`, by the flag or as SVP_SIZE.
 
 from ..errors import ConfigError
 from ..fetch.encoder_specs import ENCODERS
+from ..fetch.sam_specs import SAMS
 from ..recipe import Recipe
 
 SAID = "tiny"
@@ -50,7 +51,7 @@ def toy_models(precompute: Recipe | None, language_model: str | None = None) -> 
     toys = []
     if precompute is not None:
         reads_sam = precompute.superpixels.prompts_sam or precompute.store_sam_embeddings
-        if reads_sam and precompute.superpixels.model == "tiny":
+        if reads_sam and SAMS[precompute.superpixels.model].stand_in:
             toys.append("the tiny SAM")
         if ENCODERS[precompute.features.encoder].stand_in:
             toys.append("the tiny encoder")

@@ -8,7 +8,6 @@ ours, never the folder's, and the weights come through `weights.load_state_dict`
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,74 +16,53 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..fetch.sam_specs import SAMS, SamSpec
 from ..recipe import SuperpixelConfig
 from ..records import LocalPaths
 from ..weights.key_report import KeyReport
 from ..weights.load import load_into
 from ..weights.model_config import check_config
+from .build import PIXEL_MEAN, PIXEL_STD, check_type, sam_spec
 from .load import find_sam, random_seed, read_recipe_weights
 from .preprocess import to_input
 from .segment_anything import Dtype, Precision, require_finite
-from .specs import OFFICIAL, PIXEL_MEAN, PIXEL_STD, check_type
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
-    """Size of a SAM image encoder, in the names of `SamVisionConfig`; the decoder never varies."""
+def vision_sizes(spec: SamSpec) -> dict[str, object]:
+    """Keyword arguments for `SamVisionConfig`, and what a folder's config must agree with.
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    global_attn_indexes: tuple[int, ...]
-    image_size: int = 1024
-
-    def vision(self) -> dict[str, object]:
-        """Keyword arguments for `SamVisionConfig`, and what a folder's config must agree with."""
-        return {
-            "hidden_size": self.hidden_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "global_attn_indexes": list(self.global_attn_indexes),
-            "image_size": self.image_size,
-        }
-
-
-_BLOCKS = {
-    "vit_b": (12, (2, 5, 8, 11)),
-    "vit_l": (16, (5, 11, 17, 23)),
-    "vit_h": (16, (7, 15, 23, 31)),
-}
-GEOMETRY: dict[str, Geometry] = {
-    name: Geometry(
-        hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=_BLOCKS[name][0],
-        global_attn_indexes=_BLOCKS[name][1],
-    )
-    for name, (width, depth) in OFFICIAL.items()
-}
+    The decoder never varies.
+    """
+    return {
+        "hidden_size": spec.width,
+        "num_hidden_layers": spec.depth,
+        "num_attention_heads": spec.heads,
+        "global_attn_indexes": list(spec.global_blocks),
+        "image_size": spec.image_size,
+    }
 
 
 def load_huggingface(config: SuperpixelConfig, where: LocalPaths, device: str) -> "HuggingFaceSam":
     """The backend of a recipe with `package=transformers`; raises as `build_backend`."""
-    if config.model not in GEOMETRY:
+    spec = sam_spec(config.model)
+    if not spec.global_blocks:  # not the published layout of the ViT
+        known = ", ".join(row.name for row in SAMS.values() if row.global_blocks)
         raise ConfigError(
-            f"package=transformers: model={config.model} is not one of {', '.join(GEOMETRY)}; "
+            f"package=transformers: model={config.model} is not one of {known}; "
             "set package=segment-anything"
         )
-    geometry = GEOMETRY[config.model]
-    model, report = _load(config, where, geometry)
+    model, report = _load(config, where, spec)
     return HuggingFaceSam(model, mode=config.mode, dtype=config.dtype, device=device, report=report)
 
 
-def build_model(geometry: Geometry, *, attention: Literal["eager", "sdpa"] = "eager") -> Any:
+def build_model(spec: SamSpec, *, attention: Literal["eager", "sdpa"] = "eager") -> Any:
     """An untrained `SamModel` on the current default device."""
     from transformers import SamConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-    sizes: Any = geometry.vision()
+    sizes: Any = vision_sizes(spec)
     config = SamConfig(
         vision_config=SamVisionConfig(**sizes),
-        prompt_encoder_config=SamPromptEncoderConfig(image_size=geometry.image_size),
+        prompt_encoder_config=SamPromptEncoderConfig(image_size=spec.image_size),
     )
     config._attn_implementation = attention
     model: Any = SamModel(config)
@@ -156,20 +134,20 @@ class HuggingFaceSam:
 
 
 def _load(
-    config: SuperpixelConfig, where: LocalPaths, geometry: Geometry
+    config: SuperpixelConfig, where: LocalPaths, spec: SamSpec
 ) -> tuple[Any, KeyReport | None]:
     attention: Literal["eager", "sdpa"] = "eager" if config.mode == "exact" else "sdpa"
     if config.weights.startswith("random:"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed(config.weights))
-            return build_model(geometry, attention=attention), None
+            return build_model(spec, attention=attention), None
     path = find_sam(config, where)
     if path is not None and path.is_dir():
-        check_config(path, geometry.vision(), "vision_config")
+        check_config(path, vision_sizes(spec), "vision_config")
     state, name = read_recipe_weights(config, where)
     check_type(state, config.model, name)
     with torch.device("meta"):
-        model = build_model(geometry, attention=attention)
+        model = build_model(spec, attention=attention)
     advice = f"Give a {config.model} checkpoint of segment-anything or its hub folder"
     return model, load_into(model, from_original(state), name, advice, any_float=True)
 

@@ -12,7 +12,7 @@ from ..weights.key_report import KeyReport
 from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights
 from ..weights.tensor_names import plain_names
-from .specs import build_sam, check_type, random_sam
+from .build import build_sam, check_type, family, random_sam, sam_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 FLAG = "--sam-weights"
 ANCHORS = ("mask_decoder.iou_token.weight", "prompt_encoder.no_mask_embed.weight",
            "image_encoder.neck.0.weight")  # fmt: skip
-SHIPPED = "workflows/tiny/sam.safetensors"
 
 
 def load_sam(config: SuperpixelConfig, where: LocalPaths) -> tuple[Any, KeyReport | None]:
@@ -36,11 +35,7 @@ def load_sam(config: SuperpixelConfig, where: LocalPaths) -> tuple[Any, KeyRepor
         raise WeightsError(
             f"{show(name, 200)}: the layout of transformers' SamModel: set package=transformers"
         )
-    unused: tuple[str, ...] = ()
-    if config.model == "vit_t":
-        from .mobile_sam import map_keys
-
-        state, unused = map_keys(state)
+    state, unused = family(config.model).from_file(state)
     advice = (
         f"This is no complete {config.model} checkpoint: give the published one, or the state dict "
         "of a whole SAM (image encoder, prompt encoder, mask decoder)"
@@ -87,12 +82,13 @@ def read_sam(path: Path) -> "dict[str, Tensor]":
 
 
 def _read_shipped(model: str) -> "tuple[dict[str, Tensor], str]":
-    if model != "tiny":
+    shipped = sam_spec(model).shipped
+    if not shipped:
         raise ConfigError(
-            f"weights=shipped: only model=tiny is shipped, not {model}; get the file with "
+            f"weights=shipped: those of {model} are not in this package; get the file with "
             f"`svp fetch {model}` and give it with {FLAG}"
         )
-    with importlib.resources.as_file(importlib.resources.files("svp") / SHIPPED) as path:
+    with importlib.resources.as_file(importlib.resources.files("svp") / shipped) as path:
         half = load_state_dict(path)
     # Stored as float16 to keep the package small; training ended on values that float16 holds.
-    return {name: tensor.float() for name, tensor in half.items()}, SHIPPED
+    return {name: tensor.float() for name, tensor in half.items()}, shipped

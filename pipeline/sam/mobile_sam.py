@@ -12,12 +12,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import MissingPackageError
+from ..fetch.sam_specs import SAMS, SamSpec
+from .build import Family
+from .official import two_way, with_decoder
 
-IMAGE_SIZE = 1024
+IMAGE_SIZE = SAMS["vit_t"].image_size
 _PREFIX = "image_encoder."
 # In the file, but no forward pass of MobileSAM reads them (modeling/tiny_vit_sam.py:616-620).
 _COUNT = "num_batches_tracked"
 _UNUSED = (f"{_PREFIX}norm_head.", f"{_PREFIX}head.")
+
+
+def family(spec: SamSpec) -> Family:
+    """MobileSAM; in memory, because timm fills its index buffers there."""
+    return Family(build_mobile_sam, from_file=map_keys)
 
 
 def build_mobile_sam(image_size: int = IMAGE_SIZE) -> Any:
@@ -26,26 +34,8 @@ def build_mobile_sam(image_size: int = IMAGE_SIZE) -> Any:
     Source: ChaoningZhang/MobileSAM mobile_sam/build_sam.py:53-92. `image_size` is 1024 in the
     checkpoint; no tensor depends on it, so tests may use a smaller one (a multiple of 16).
     """
-    return around(TinyVitEncoder(image_size), image_size)
-
-
-def around(encoder: nn.Module, image_size: int = IMAGE_SIZE) -> Any:
-    """SAM's own prompt encoder and mask decoder, in their one published size, around an encoder."""
-    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-    grid = image_size // 16
-    transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
-    sam = Sam(
-        image_encoder=encoder,
-        prompt_encoder=PromptEncoder(
-            embed_dim=256,
-            image_embedding_size=(grid, grid),
-            input_image_size=(image_size, image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(transformer_dim=256, transformer=transformer),
-    )
-    return sam.eval()
+    encoder = TinyVitEncoder(image_size)
+    return with_decoder(encoder, image_size, two_way())
 
 
 class TinyVitEncoder(nn.Module):

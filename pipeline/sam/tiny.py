@@ -8,14 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..fetch.sam_specs import SAMS, SamSpec
+from .build import Family
+
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
 
-IMAGE_SIZE: Final = 128  # pixels of the longer side
-PATCH: Final = 8  # embedding 16x16, low-resolution masks 64x64
-EMBED_DIM: Final = 64
-WIDTH, DEPTH, HEADS = 96, 5, 4
-WEIGHTS: Final = Path(__file__).parents[2] / "workflows" / "tiny" / "sam.safetensors"
+_SPEC: Final = SAMS["tiny"]
+IMAGE_SIZE: Final = _SPEC.image_size  # pixels of the longer side
+PATCH: Final = _SPEC.patch  # embedding 16x16, low-resolution masks 64x64
+EMBED_DIM: Final = _SPEC.channels
+WEIGHTS: Final = Path(__file__).parents[2] / _SPEC.shipped
+
+
+def family(spec: SamSpec) -> Family:
+    """The tiny SAM, whose weights are in this package."""
+    return Family(build_tiny_sam)
 
 
 def build_tiny_sam() -> "Sam":
@@ -35,9 +43,9 @@ def build_tiny_sam() -> "Sam":
     encoder = ImageEncoderViT(
         img_size=IMAGE_SIZE,
         patch_size=PATCH,
-        embed_dim=WIDTH,
-        depth=DEPTH,
-        num_heads=HEADS,
+        embed_dim=_SPEC.width,
+        depth=_SPEC.depth,
+        num_heads=_SPEC.heads,
         mlp_ratio=4.0,
         out_chans=EMBED_DIM,
         qkv_bias=True,

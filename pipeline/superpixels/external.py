@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .. import plugins
 from ..display import shorten, show
 from ..errors import ConfigError, ImageError, PlanMismatchError
+from ..fetch.sam_specs import USUAL_SAM
 from ..masks import runs as rl
 from ..records import WHOLE, Superpixels
 from .candidates import distinct, full_image, largest, to_superpixels
@@ -51,7 +52,7 @@ class SuperpixelMethod:
 
 
 METHODS: dict[str, type[SuperpixelMethod]] = {}
-BUILT_IN = ("sam", "mobile_sam", "slic", "masks")
+BUILT_IN = (*USUAL_SAM, "slic", "masks")
 
 
 def superpixels(

@@ -12,20 +12,14 @@ from ..display import show
 from ..errors import ConfigError, MissingError, SvpError
 from ..fetch.catalogue import CHECKPOINTS, PREFIX
 from ..fetch.encoder_specs import ENCODERS
+from ..fetch.sam_specs import SAMS
 from ..io.paths import expand, user_cache
-
-_SAM_FILES: dict[str, tuple[str, ...]] = {
-    "vit_b": ("sam_vit_b_01ec64.pth", "sam_vit_b.safetensors"),
-    "vit_l": ("sam_vit_l_0b3195.pth", "sam_vit_l.safetensors"),
-    "vit_h": ("sam_vit_h_4b8939.pth", "sam_vit_h.safetensors"),
-    "vit_t": ("mobile_sam.pt", "mobile_sam.safetensors"),
-}
 
 
 def weight_files(model: str) -> tuple[str, ...]:
     """Names under which the weights of `model`, an encoder or a SAM, are published; () if none."""
-    row = ENCODERS.get(model)
-    return row.files if row else _SAM_FILES.get(model, ())
+    row = ENCODERS.get(model) or SAMS.get(model)
+    return row.files if row else ()
 
 
 def _how_to_fetch(model: str) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..display import show
 from ..errors import ConfigError
+from ..fetch.sam_specs import SAMS
 from ..io.yaml_files import load_yaml
 
 VARIABLE = "SVP_REHEARSAL"
@@ -71,7 +72,8 @@ class Dial(BaseModel):
         pixels = raw.setdefault("superpixels", {})
         grid = pixels.get("grid") or {}
         asked = int(grid.get("points_per_side", 32))
-        if pixels.get("model", "tiny") == "tiny" or pixels.get("source") == "slic":
+        sam = SAMS.get(str(pixels.get("model", "tiny")))
+        if (sam is not None and sam.stand_in) or pixels.get("source") == "slic":
             return
         if self.grid_points and asked > self.grid_points:
             if pixels.get("preset", "svp") != "windows":

@@ -24,7 +24,7 @@ from svp.model.trainable import (
 )
 from svp.model.trainable_tokens import fold_rows, train_rows
 from svp.pipeline.errors import ConfigError
-from svp.pipeline.sam.specs import build_sam
+from svp.pipeline.sam.build import build_sam
 
 
 def paper_model(targets: tuple[str, ...] | None = None) -> RisModel:

@@ -15,7 +15,7 @@ from ...model.language_model import restore_buffers
 from ...model.mask_head import MaskHead
 from ...model.projectors import build_projector
 from ...model.ris import RisModel
-from ...pipeline.sam.specs import build_sam
+from ...pipeline.sam.build import build_sam
 from .presets import Preset
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Literal
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ...pipeline.fetch.encoder_specs import ENCODERS
+from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.recipe import FeatureConfig
 
 CELLS = (5, 8)  # rows and columns of superpixels: 40 [paper]
@@ -23,7 +24,6 @@ class Preset:
     hidden, layers, heads, intermediate, vocab   the language model, LLaMA's architecture
     encoder                vision encoder, at its usual size
     sam, points            SAM type; side of the grid of prompts for live superpixels
-    embedding              (c,h,w) of SAM's image embedding
     dtype                  of frozen weights and of the arithmetic; what trains is float32
     images                 per optimizer step, three sentences each
     micro                  images per forward pass, by projector: what fits the memory
@@ -41,9 +41,8 @@ class Preset:
     intermediate: int
     vocab: int
     encoder: str
-    sam: Literal["tiny", "vit_h"]
+    sam: str
     points: int
-    embedding: tuple[int, int, int]
     dtype: Literal["float32", "bfloat16"]
     images: int
     micro: Mapping[str, int]
@@ -52,6 +51,11 @@ class Preset:
     answer: int = 8
     batch: int = 1
     targets: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def embedding(self) -> tuple[int, int, int]:
+        """(c,h,w) of SAM's image embedding."""
+        return SAMS[self.sam].embedding
 
     @property
     def view(self) -> int:
@@ -80,14 +84,14 @@ PRESETS: Mapping[str, Preset] = {
     "cpu": Preset(
         name="cpu", hidden=2048, layers=16, heads=16, intermediate=5504, vocab=8192,
         encoder="dinov2-small",
-        sam="tiny", points=16, embedding=(64, 16, 16), dtype="float32",
+        sam="tiny", points=16, dtype="float32",
         images=2, micro={"mlp": 1, "svp": 2},
         targets={"stage 2, from cache": 3.5, "forward, live": 2.5},
     ),
     "paper": Preset(
         name="paper", hidden=4096, layers=32, heads=32, intermediate=11008, vocab=32007,
         encoder="dinov2-large",
-        sam="vit_h", points=32, embedding=(256, 64, 64), dtype="bfloat16",
+        sam="vit_h", points=32, dtype="bfloat16",
         images=24, micro={"mlp": 6, "svp": 24}, batch=16,
         targets={"stage 2, SVP from cache, MLP live": 4.0, "forward, live": 3.0},
     ),

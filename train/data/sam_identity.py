@@ -8,6 +8,7 @@ cache's recipe names them.
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import PlanMismatchError
+from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.recipe import Recipe, SuperpixelConfig
 from ...pipeline.weights.digests import published
 from ...pipeline.weights.locate import weight_files
@@ -71,8 +72,8 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
 
 
 def _another(have: SuperpixelConfig) -> str:
-    """The decoder that may stand in for a checkpoint's; none for tiny, whose prompts are narrower."""
-    if have.model == "tiny":
+    """The decoder that may stand in for a checkpoint's; none where its prompts are narrower."""
+    if SAMS[have.model].channels != SAMS[CHECKPOINTS_SAM].channels:
         return ""
     random = have.weights.startswith("random:")
     file = have.weights if random else f"FILE, the {have.model} file the cache was made with"

@@ -9,6 +9,7 @@ import torch
 from ...model.batch import IGNORE, Batch, Visual
 from ...pipeline.cache.plan import Plan
 from ...pipeline.datasets.scenes.make import SIZE
+from ...pipeline.fetch.sam_specs import SAMS
 from ..recipe import TrainRecipe
 
 SUPERPIXELS = 40  # per photograph, the paper's mean
@@ -40,7 +41,7 @@ def typical_image(
     ends = [length - turn * max(ANSWER, (length - SLOT) // turns) for turn in range(turns)]
     for end in ends:
         labels[0, end - ANSWER : end] = 1
-    height, width = photo = SIZE if plan.recipe.superpixels.model == "tiny" else PHOTO
+    height, width = photo = SIZE if SAMS[plan.recipe.superpixels.model].stand_in else PHOTO
     assert plan.sam is not None
     return Batch(
         visual=visual,

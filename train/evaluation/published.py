@@ -20,7 +20,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
 from ...pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
 from ...pipeline.io.paths import expand
-from ...pipeline.sam.specs import build_sam
+from ...pipeline.sam.build import build_sam
 from ...pipeline.weights.file_checks import read_json
 from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import weights_digest

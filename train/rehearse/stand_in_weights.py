@@ -13,18 +13,14 @@ from typing import TYPE_CHECKING, Any
 from ...pipeline.encoders.clip import shape as clip_shape
 from ...pipeline.encoders.dinov2 import expected_config as dinov2_config
 from ...pipeline.encoders.dinov2 import shape as dinov2_shape
-from ...pipeline.sam.specs import random_sam
+from ...pipeline.fetch.sam_specs import SAMS
+from ...pipeline.sam.build import random_sam
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 State = "dict[str, Tensor]"
-SAM_FILES = {
-    "vit_h": "sam_vit_h_4b8939.pth",
-    "vit_l": "sam_vit_l_0b3195.pth",
-    "vit_b": "sam_vit_b_01ec64.pth",
-    "vit_t": "mobile_sam.pt",
-}
+SAM_FILES = {name: spec.files[0] for name, spec in SAMS.items() if spec.remote}
 DINOV2_FOLDER, DINOV2_FILE = "dinov2-with-registers-large", "dinov2_vitl14_reg4_pretrain.pth"
 CLIP_FOLDER = "clip-vit-large-patch14-336"
 # The text tower is dropped by every reader here; it has the published names and one block.
@@ -43,7 +39,7 @@ def write_weights(folder: Path) -> None:
 
 
 def sam_state(model: str, seed: int = 0) -> "dict[str, Tensor]":
-    """A SAM under the names of its published file; `model` is vit_h, vit_l, vit_b or vit_t."""
+    """A SAM under the names of its published file; `model` is one of `SAM_FILES`."""
     sam = random_sam(model, seed)
     enliven(sam.prompt_encoder, sam.mask_decoder)
     if model != "vit_t":

@@ -1,6 +1,7 @@
 """One state dict feeds segment-anything and transformers; both give the same masks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from svp.pipeline.errors import ConfigError, WeightsError
+from svp.pipeline.fetch.sam_specs import SAMS
 from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam import huggingface as hf
+from svp.pipeline.sam.build import build_sam
 from svp.pipeline.sam.segment_anything import SamPackage
-from svp.pipeline.sam.specs import build_sam
 from svp.pipeline.weights.key_report import check_keys, expected_of, load_into
 
-SMALL = hf.Geometry(
-    hidden_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    global_attn_indexes=(1,),
-    image_size=256,
-)
+SMALL = replace(SAMS["vit_b"], width=64, depth=2, heads=2, global_blocks=(1,), image_size=256)
 
 
 def load(state: dict[str, torch.Tensor], attention: Any = "eager") -> Any:
@@ -67,7 +63,7 @@ def test_official_state_dicts_map_onto_every_parameter(model: str) -> None:
     state = build_sam(model).state_dict()
     renamed = hf.from_original(state)
     with torch.device("meta"):
-        target = hf.build_model(hf.GEOMETRY[model])
+        target = hf.build_model(SAMS[model])
     report = check_keys(renamed, expected_of(target))
     assert report.ok, report.details()
     assert len(renamed) == len(state) + 1  # the positional matrix is held twice

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from svp.pipeline.errors import WeightsError
+from svp.pipeline.sam.build import build_sam, check_type, detect_type
 from svp.pipeline.sam.mobile_sam import map_keys
-from svp.pipeline.sam.specs import build_sam, check_type, detect_type
 from svp.pipeline.weights.key_report import TensorSpec, check_keys, expected_of
 
 KEYS = Path(__file__).parents[2] / "fixtures" / "keys"

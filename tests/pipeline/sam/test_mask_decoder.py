@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from svp.pipeline.sam.build import build_sam
 from svp.pipeline.sam.mask_decoder import decode_shared, decoder_flops
-from svp.pipeline.sam.specs import build_sam
 from svp.pipeline.sam.tiny import build_tiny_sam
 
 

@@ -11,8 +11,8 @@ from svp.pipeline.errors import WeightsError
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.recipe import FeatureConfig, SuperpixelConfig
 from svp.pipeline.records import LocalPaths
+from svp.pipeline.sam.build import build_sam
 from svp.pipeline.sam.load import load_sam
-from svp.pipeline.sam.specs import build_sam
 from svp.pipeline.sam.tiny import WEIGHTS
 from svp.pipeline.weights.load import load_state_dict, weights_digest
 from svp.pipeline.weights.tensor_names import plain_names

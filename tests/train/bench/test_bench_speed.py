@@ -33,7 +33,7 @@ counts_attention = pytest.mark.skipif(
 )
 MICRO = Preset(
     name="micro", hidden=64, layers=2, heads=4, intermediate=176, vocab=64, encoder="tiny",
-    sam="tiny", points=8, embedding=(64, 16, 16),
+    sam="tiny", points=8,
     dtype="float32", images=2, micro={"mlp": 1, "svp": 2}, photo=(120, 160),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from svp.model.mask_head import MaskHead
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.errors import ConfigError, PlanMismatchError
 from svp.pipeline.recipe import Recipe, SuperpixelConfig
-from svp.pipeline.sam.specs import random_sam
+from svp.pipeline.sam.build import random_sam
 from svp.pipeline.weights.digests import published
 from svp.train.data.sam_identity import doubt, identity, require_decoder, require_same_sam
 from svp.train.factory import replace_decoder

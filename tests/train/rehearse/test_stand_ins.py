@@ -9,8 +9,9 @@ import yaml
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.encoders import clip, dinov2
 from svp.pipeline.errors import ConfigError, WeightsError
+from svp.pipeline.fetch.sam_specs import SAMS
 from svp.pipeline.precompute.options import Flags, resolve
-from svp.pipeline.sam.specs import OFFICIAL, build_sam, detect_type, official
+from svp.pipeline.sam.build import build_sam, detect_type, sam_spec
 from svp.pipeline.weights.load import load_state_dict
 from svp.pipeline.weights.rehearsal import MARK, VARIABLE, dial
 from svp.train.factory import outline_projector
@@ -41,10 +42,10 @@ def published(model: str) -> dict[str, str]:
 @pytest.mark.parametrize("model", ["vit_h", "vit_l", "vit_b"])
 def test_sam_has_the_published_names_of_the_blocks_it_keeps(model: str) -> None:
     state = sam_state(model)
-    width, depth = official()[model]
+    depth = sam_spec(model).depth
     names = published(f"sam_{model}")
     kept = {n for n in names if ".blocks." not in n or int(n.split(".")[2]) < depth}
-    assert state.keys() == kept and width < OFFICIAL[model][0]
+    assert state.keys() == kept and sam_spec(model).width < SAMS[model].width
     assert detect_type(state) == model
     build_sam(model).load_state_dict(state, assign=True)
 
@@ -118,7 +119,7 @@ def test_the_encoders_heads_are_as_wide_as_published(dialled: Path) -> None:
 
 def test_without_the_dial_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert dial() is None and official() == OFFICIAL
+    assert dial() is None and all(sam_spec(name) is SAMS[name] for name in SAMS)
     recipe = resolve_plain("paper", None, TrainFlags(), ())
     assert recipe.name == "paper" and recipe.steps == 5250 and recipe.global_batch == 160
 
