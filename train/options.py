@@ -259,6 +259,7 @@ class TrainRequest:
     partial    accept images that the caches do not hold
     size       None: tiny, on generated scenes only
     resume     None, "auto", a run folder or a checkpoint
+    log        trackers by commas, or none (`trainer.trackers`); None: TensorBoard if installed
     hint       the command line, told when the run is stopped
     """
 
@@ -280,4 +281,5 @@ class TrainRequest:
     device: str = "auto"
     deterministic: bool = False
     skip_nonfinite: int = 0
+    log: str | None = None
     hint: str = "svp train --resume auto"

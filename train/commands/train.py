@@ -109,6 +109,8 @@ encoders = several(
 @click.option("--deterministic", is_flag=True, help="Use deterministic kernels only.")
 @click.option("--skip-nonfinite", type=click.IntRange(min=0), default=0, metavar="N",
               show_default=True, help="Steps with a non-finite loss to skip before stopping.")  # fmt: skip
+@click.option("--log", metavar="NAME,...",
+              help="Trackers: tensorboard, wandb, mlflow, trackio; or none.")  # fmt: skip
 @click.option(
     "--dry-run",
     "--plan",
