@@ -42,7 +42,7 @@ class TrainFlags:
 
 @dataclass(frozen=True)
 class Places:
-    """Where weights lie on this machine; None: shipped, random or not used."""
+    """Local paths of weights; None: shipped, random or not used."""
 
     lm: Path | None = None
     init: Path | None = None
@@ -183,7 +183,7 @@ def _place(given: str) -> Path:
 
 
 def _shipped_digest(asked: str) -> str:
-    """`shipped:<digest>`: a run must not go on with the shipped weights of another version."""
+    """`shipped:<digest>`: a run must not resume with the shipped weights of another version."""
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
         if not path.is_file():
             raise MissingError(f"{TINY_MODEL} is not in this package: reinstall svp")
@@ -230,7 +230,7 @@ def _refuse_unplaced(name: str, asked: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
-    """Which sentences of which photographs; None: what the caches were made from.
+    """Data options of a command; None: the data that the caches were made from.
 
     allow_empty   empty masks in val and test are meant: no notice about them
     max_failures  images and records that may be left out because something is wrong with them;
@@ -249,7 +249,7 @@ class DataRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What the user asked for.
+    """Options of `svp train`.
 
     caches     of the training split; none: the newest complete one under `caches`
     validate   cache of held-out images, for scores while training; validate_dataset  their data,

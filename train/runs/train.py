@@ -109,7 +109,7 @@ def train_command(request: TrainRequest) -> TrainReport:
                 photos=photos,
                 out=folder.path / "previews",
             )
-        # With --resume auto the command itself goes on.
+        # With --resume auto the command itself resumes the run.
         hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.path)
         job = Job(
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
@@ -123,7 +123,7 @@ def train_command(request: TrainRequest) -> TrainReport:
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:
-    """What `auto` means on the smallest device of the run, on every rank the same."""
+    """Resolve `auto` for the smallest device of the run, the same on every rank."""
     plan, reader = opened.readers[0].plan, opened.readers[0]
     model = outline(recipe, plan, shape_of(recipe, opened.places))
     make_ready(model, recipe, len(recipe.stages) - 1, (3, 4, 7))

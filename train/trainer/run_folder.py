@@ -60,7 +60,7 @@ class RunFolder:
         return folder
 
     def open(self, step: int) -> None:
-        """Ready to go on after `step` steps: later lines of metrics.jsonl are taken back."""
+        """Prepare to resume after `step` steps: remove later lines of metrics.jsonl."""
         if not self.main:
             return
         path = self.path / METRICS
