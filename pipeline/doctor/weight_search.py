@@ -77,7 +77,7 @@ class _Asked:
 
     @property
     def shipped(self) -> Path:
-        """Where the weights lie in this package, if they are in it."""
+        """Path of the shipped weights, if they are part of this package."""
         return PACKAGE / self.spec.shipped
 
 
