@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class ProjectorSpec(_Strict):
-    """Arguments of `build_projector`."""
+    """How `build_projector` makes the projector."""
 
     name: str
     in_dim: _Size

@@ -12,7 +12,7 @@ LEVELS = {WHOLE: "whole", PART: "part", SUB_PART: "sub-part"}
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Image file of a card, relative to the page; `size` is (width, height)."""
+    """Where a card's photograph lies, relative to the page; `size` is (width, height)."""
 
     large: str
     small: str
@@ -50,7 +50,7 @@ class Card:
 
     @property
     def count(self) -> str:
-        """Number of superpixels, as text."""
+        """How many superpixels, in words."""
         return many(len(self.overlay.shapes))
 
     @property

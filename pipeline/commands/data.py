@@ -84,8 +84,13 @@ def export_command(path: str, out: Path, **options: Any) -> None:
               help="Number of scenes.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Seed of the scenes.")  # fmt: skip
-def synth_command(out: Path, images: int, seed: int) -> None:
+@click.option("--world", type=click.IntRange(1, 2), default=1, show_default=True,
+              help="2: parts, outlines and places decide which thing is meant.")  # fmt: skip
+@click.option("--difficulty", type=click.IntRange(0, 100), help="Of world 2; default 50.")
+def synth_command(out: Path, images: int, seed: int, world: int, difficulty: int | None) -> None:
     """Write generated scenes as COCO, REFER and JSONL; a finished folder is kept."""
     from ..datasets.scenes import write_scenes
 
-    click.echo(f"scenes: {write_scenes(out, images=images, seed=seed)}")
+    click.echo(
+        f"scenes: {write_scenes(out, images=images, seed=seed, world=world, difficulty=difficulty)}"
+    )

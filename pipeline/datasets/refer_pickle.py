@@ -97,7 +97,7 @@ def _check_opcodes(data: bytes) -> None:
             raise _Refused(f"asks for the global {asked}")
         if name not in allowed:
             raise _Refused(f"uses the pickle opcode {name}")
-        if name.endswith(("PUT", "GET")) and int(argument) > len(data):
+        if name.endswith(("PUT", "GET")) and int(argument or 0) > len(data):
             raise _Refused(f"has a memo index of {argument}, beyond its own length")
         if isinstance(argument, str):
             texts.append(argument)

@@ -62,7 +62,7 @@ class Annotation:
 
     @property
     def where(self) -> str:
-        """Name of the record in messages."""
+        """How messages name it."""
         return self.label or f"{self.dataset} annotation {self.ann_id}"
 
     @property
@@ -110,7 +110,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """Input of all later code: the images of one split, each once, sorted by id, with expressions.
+    """What later code reads: the images of one split, each once, sorted by id, and its expressions.
 
     An image that could not be examined is listed all the same, with height = width = 0 (unknown):
     reading it at precompute time raises the ImageError that quarantines it. It is never dropped.
@@ -131,7 +131,7 @@ class Source:
 
     @property
     def where(self) -> str:
-        """Name of the source in messages: the sets, and the files they were read from."""
+        """How messages name it: the sets, and the files they were read from."""
         files = ", ".join(show(name, 80) for name in self.sha256)
         return f"{show(self.name)} ({files})" if files else show(self.name)
 
@@ -158,8 +158,8 @@ class Source:
 
     @property
     def bad_masks(self) -> dict[tuple[str, int], str]:
-        """Fault of each bad mask, by (dataset, ann_id). It matters only if the mask is used:
-        the image may be in quarantine, or not requested."""
+        """What is wrong with a mask, per (dataset, ann_id). It matters only if the mask is used:
+        the image may be in quarantine, or not asked for."""
         return self._masks[1]
 
     @cached_property

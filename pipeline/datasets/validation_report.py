@@ -12,7 +12,7 @@ Group = dict[str, Any]
 
 @dataclass
 class CheckReport:
-    """Findings of `check`.
+    """What `check` found.
 
     errors       what stops a run
     left_out     bad records: they cost themselves

@@ -57,7 +57,7 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Functions that build, fill and read the encoders of one family.
+    """How to build, fill and read one encoder.
 
     build     the untrained model, on the current default device
     adapt     the model as a `Backbone`
@@ -74,7 +74,7 @@ class Family:
 
 
 def multiple_of(patch: int, size: int) -> str:
-    """Error text for an unusable `size`, with the nearest sizes that fit; empty if it is usable."""
+    """What is wrong with `size`, and the nearest sizes that fit; empty if nothing is wrong."""
     if size >= patch and size % patch == 0:
         return ""
     below = max(size // patch, 1) * patch

@@ -31,7 +31,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Files and notes of one name of `svp fetch NAME`."""
+    """What `svp fetch NAME` brings."""
 
     name: str
     about: str

@@ -39,7 +39,7 @@ SPARE_BYTES = 256 << 20  # free space to leave: logs, other programs, the file s
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of a `precompute` run; none changes a stored bit except `limit`.
+    """How to run `precompute`; nothing here changes a stored bit except `limit`.
 
     executor           "local", "ray" or "dask", with `executor_options`
     limit              only the first that many images (their plan, so their cache, is another one)
@@ -66,7 +66,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class PrecomputeReport:
-    """Outcome of a run and state of the cache.
+    """What a run did and what the cache is now.
 
     computed     images computed by this run, good or not
     good         images in the cache, all runs together
@@ -95,7 +95,7 @@ class PrecomputeReport:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command."""
+        """What the command exits with."""
         return int(self.failed)
 
     def to_json(self) -> dict[str, object]:

@@ -43,7 +43,7 @@ class Case:
 
     @property
     def where(self) -> str:
-        """Origin of the encoder outputs, as text."""
+        """Where encoder outputs come from."""
         return "live" if self.live else "from cache"
 
 

@@ -53,7 +53,7 @@ class Dialogue:
 
     @property
     def supervised(self) -> int:
-        """Number of supervised ids."""
+        """How many ids are supervised."""
         return len(self.labels) - self.labels.count(IGNORE)
 
 

@@ -40,7 +40,7 @@ _GLAMMS = (
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """Prompt templates of one family of weights.
+    """How one family of weights is talked to.
 
     before, after          text between "USER: " and the image, and between the image and the first
                            question

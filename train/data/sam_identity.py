@@ -81,7 +81,7 @@ def _another(have: SuperpixelConfig) -> str:
 
 
 def doubt(recipe: TrainRecipe, plan: Plan) -> str:
-    """Warning about a cache whose SAM may not match the mask decoder of a checkpoint, or ""."""
+    """What to say of a cache whose SAM may not be the one a checkpoint's decoder knows, or ""."""
     own = recipe.model.init.startswith((SHIPPED, EXPORTED))
     brings = recipe.model.sam_decoder == "none" and not own
     weights = plan.recipe.superpixels.weights

@@ -30,7 +30,7 @@ GROWING = ("batch", "projector", "language model", "vocabulary", "mask decoder, 
 
 @dataclass(frozen=True)
 class Demand:
-    """Needs of a process in the last stage.
+    """What a process needs for the last stage.
 
     fixed       bytes of weights, gradients and optimizer
     flops       of an image's step: forward and backward, and the forward pass of the layers again
@@ -115,7 +115,7 @@ def demand(
 def choose(
     recipe: TrainRecipe, need: Demand, gpu: Gpu, processes: int = 1, largest: int = LARGEST
 ) -> Choice:
-    """Micro-batch of the recipe; for `auto` the fastest that fits `gpu`, else the smallest."""
+    """What the recipe says, and for `auto` the fastest that fits `gpu`, else the smallest there is."""
     run, share = recipe.run, recipe.global_batch // max(1, processes)
     whole = recipe.global_batch % max(1, processes) == 0
     sizes: Sequence[int] = [n for n in range(1, largest + 1) if whole and share % n == 0] or [1]

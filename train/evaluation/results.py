@@ -48,7 +48,7 @@ class SplitSize(JsonFile):
 
 
 class Header(JsonFile):
-    """Provenance of the rows; equal headers and weights give equal rows.
+    """What produced the rows; equal headers and weights give equal rows.
 
     order       superpixel order at inference: `area` (descending), and K shuffles beside it
     left_out    how much of the splits is not in the rows, by reason; empty: nothing
@@ -71,7 +71,7 @@ class Header(JsonFile):
 
 
 class Bounds(JsonFile):
-    """Upper bounds (IoU) of the superpixels for one sentence's target.
+    """What the superpixels allow for one sentence's target (IoU).
 
     single   best single superpixel
     union    best union of superpixels, `pieces` of them

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,6 @@ from ..trainer.previews import Previews
 from ..trainer.resume import find_checkpoint
 from ..trainer.run_data import RunData, Used, used, weights_of, write_run_data
 from ..trainer.run_folder import RunFolder
-from ..trainer.trackers import chosen_trackers
 from ..trainer.trainer import split_evenly, train
 from ..warm_start import imitate
 from .held_out import open_held_out, scorer
@@ -47,7 +46,6 @@ def train_command(request: TrainRequest) -> TrainReport:
     if request.deterministic:
         torch.use_deterministic_algorithms(True)
     check_writable(request.runs / "run")
-    trackers = chosen_trackers(request.log)
     device = pick_device(request.device)
     opened = open_training(request, device)
     recipe = opened.recipe
@@ -80,8 +78,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
         if main:
             log.info(line)
-    went_on = found.path if found else None
-    folder = _folder(request, recipe, stream.identity, went_on, main, trackers)
+    folder = _folder(request, recipe, stream.identity, found.path if found else None, main)
     with folder.unless_refused(new=found is None):
         scored = held.used if held else None
         weights = weights_of(opened.places)
@@ -109,7 +106,7 @@ def train_command(request: TrainRequest) -> TrainReport:
                 photos=photos,
                 out=folder.path / "previews",
             )
-        # With --resume auto the command itself resumes the run.
+        # With --resume auto the command itself goes on.
         hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.path)
         job = Job(
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
@@ -123,7 +120,7 @@ def train_command(request: TrainRequest) -> TrainReport:
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:
-    """Resolve `auto` for the smallest device of the run, the same on every rank."""
+    """What `auto` means on the smallest device of the run, on every rank the same."""
     plan, reader = opened.readers[0].plan, opened.readers[0]
     model = outline(recipe, plan, shape_of(recipe, opened.places))
     make_ready(model, recipe, len(recipe.stages) - 1, (3, 4, 7))
@@ -151,13 +148,12 @@ def _folder(
     identity: Mapping[str, str],
     checkpoint: Path | None,
     main: bool,
-    trackers: Sequence[str],
 ) -> RunFolder:
     """The run's folder: that of its checkpoint, or a new one all ranks agree on."""
     if checkpoint is not None:
-        return RunFolder(checkpoint.parents[1], main=main, trackers=trackers)
+        return RunFolder(checkpoint.parents[1], main=main)
     from accelerate.utils import broadcast_object_list
 
     made = RunFolder.create(request.runs, recipe, identity, main=main)
     (path,) = broadcast_object_list([str(made.path)])
-    return RunFolder(Path(path), main=main, trackers=trackers)
+    return RunFolder(Path(path), main=main)

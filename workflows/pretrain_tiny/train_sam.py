@@ -24,9 +24,10 @@ from svp.pipeline.sam.tiny import EMBED_DIM, build_tiny_sam
 @click.option("--points", default=10, show_default=True, help="Points per image.")
 @click.option("--stem-from", default=0, show_default=True, help="Convolutions learn from here.")
 @click.option("--rate", default=1e-3, show_default=True, help="Peak learning rate.")
+@click.option("--world", type=click.IntRange(1, 2), default=1, show_default=True)
 def main(
     work: Path, horizon: int, stop: int, decay: int, scenes: int, seed: int,
-    images: int, points: int, stem_from: int, rate: float,
+    images: int, points: int, stem_from: int, rate: float, world: int,
 ) -> None:  # fmt: skip
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -46,7 +47,7 @@ def main(
         optimiser.load_state_dict(state["optimiser"])
         start = int(state["step"])
     click.echo(f"making {scenes} scenes")
-    data = SceneArrays(scenes, seed, work)
+    data = SceneArrays(scenes, seed, work, world)
     clock, ema = time.monotonic(), None
     for step in range(start, stop):
         for group in optimiser.param_groups:

@@ -53,6 +53,11 @@ class Phrase:
     target: int
     classes: tuple[str, ...]
 
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """The things it is true of: one, in this world."""
+        return (self.target,)
+
 
 def describe(scene: Scene, rng: Rng) -> tuple[Phrase, ...]:
     """Up to three phrases per thing, of different classes; some things have none."""

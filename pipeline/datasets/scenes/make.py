@@ -29,6 +29,12 @@ class MadeScene:
     labels: Labels
     phrases: tuple[Phrase, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The category of each label of `labels.whole`, from label 1 on."""
+        regions, things = self.scene.regions, self.scene.things
+        return (*(region.name for region in regions), *(thing.shape for thing in things))
+
 
 def make_scene(
     seed: int, index: int, split: str = "train", size: tuple[int, int] = SIZE

@@ -44,7 +44,7 @@ def draw(scene: Scene) -> tuple[NDArray[np.uint8], Labels]:
     for k, thing in enumerate(scene.things, len(scene.regions) + 1):
         _draw_thing(image, labels, thing, k)
     image += np.asarray(scene.tint, np.int16)
-    image += _noise(scene.height, scene.width, *scene.noise)[..., None]
+    image += noise(scene.height, scene.width, *scene.noise)[..., None]
     return image.clip(0, 255).astype(np.uint8), labels
 
 
@@ -79,7 +79,7 @@ def _edge_tone(colour: Colour) -> Colour:
 
 @cache
 def _pattern(texture: str, radius: int) -> Mask:
-    """Mask of the second tone, on a stamp of this radius."""
+    """Where the second tone shows, on a stamp of this radius."""
     axis = np.arange(2 * radius + 1)
     u, v = axis[None, :], axis[:, None]
     if texture == "striped":
@@ -91,7 +91,8 @@ def _pattern(texture: str, radius: int) -> Mask:
     return np.zeros((2 * radius + 1, 2 * radius + 1), np.bool_)
 
 
-def _noise(height: int, width: int, top: int, left: int) -> Colour:
+def noise(height: int, width: int, top: int, left: int) -> Colour:
+    """(H,W) of the noise tile, repeated from offset (top, left): -4 to 4."""
     tile = np.roll(_noise_tile(), (top, left), (0, 1))
     return np.tile(tile, (-(-height // _TILE), -(-width // _TILE)))[:height, :width]
 

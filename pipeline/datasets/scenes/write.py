@@ -5,12 +5,14 @@
     <out>/annotations/instances.json   the same objects for COCO's API
     <out>/scenes.jsonl            one expression per line
     <out>/word_classes.json       word classes of each sentence
+    <out>/no_target.jsonl         world 2: expressions that are true of nothing in their image
     <out>/digest.json             written last: what was asked for, and the sha256 of the above
 
 The published REFER loaders (lichengunc/refer refer.py, and GLaMM's and LISA's) take a list as
 `segmentation`: of polygons, or of RLE dicts. COCO's API takes the dict itself: hence two files.
 
-Masks are visible pixels. Ids say where they come from, so they do not depend on the number of
+Masks are visible pixels; an expression for several things has an annotation of its own, their union,
+of category `group`. Ids say where they come from, so they do not depend on the number of
 scenes: image = split * 1,000,000 + index + 1, annotation = image * 100 + object, sentence =
 annotation * 10 + number.
 """
@@ -20,8 +22,9 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -36,11 +39,27 @@ from .generated import DIGEST
 from .make import SIZE, SPLITS, MadeScene, make_scene
 from .vocab import REGIONS, SHAPES
 
-FORMAT: Final = 2  # raise it when equal arguments would give other bytes
+FORMAT: Final = {1: 2, 2: 1}  # by world; raise it when equal arguments would give other bytes
 SHARES: Final = {"train": 0.7, "val": 0.1, "testA": 0.1, "testB": 0.1}
-_CATEGORIES: Final = (*SHAPES, *REGIONS)
+_GROUP: Final = "group"
 _TABLES: Final = ("refcoco/instances.json", "annotations/instances.json", "refcoco/refs(unc).p",
                   "scenes.jsonl", "word_classes.json")  # fmt: skip
+_NO_TARGET: Final = "no_target.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """How scenes are made, their categories, and what digest.json says of it."""
+
+    make: Callable[[int, int, str, tuple[int, int]], Any]
+    things: tuple[str, ...]
+    grounds: tuple[str, ...]
+    asked: dict[str, object]
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        groups = (_GROUP,) if "world" in self.asked else ()
+        return (*self.things, *self.grounds, *groups)
 
 
 def write_scenes(
@@ -50,17 +69,22 @@ def write_scenes(
     seed: int,
     splits: Mapping[str, int] | None = None,
     size: tuple[int, int] = SIZE,
+    world: int = 1,
+    difficulty: int | None = None,
 ) -> Path:
     """Write the scenes under `out` and return it; a folder already finished is left as it is.
 
-    splits  scenes per split; None: 70, 10, 10 and 10 % of `images` (which must equal their sum)
-    size    (height, width) of every scene
+    splits      scenes per split; None: 70, 10, 10 and 10 % of `images` (which must equal their sum)
+    size        (height, width) of every scene
+    world       1, or 2 (see `datasets.world2`)
+    difficulty  of world 2, 0 to 100; None: 50
 
     The folder appears complete or not at all. Raises ConfigError for impossible numbers,
     DataError if `out` holds something else.
     """
-    counts = _counts(images, splits)
-    asked = {"format": FORMAT, "seed": seed, "splits": counts, "size": list(size)}
+    counts, source = _counts(images, splits), _world(world, difficulty)
+    asked = {"format": FORMAT[world], "seed": seed, "splits": counts, "size": list(size)}
+    asked |= source.asked
     if out.exists() and not out.is_dir():
         raise DataError(f"{show(str(out))} is a file, scenes are a folder: choose another name")
     if out.exists() and any(out.iterdir()):
@@ -71,7 +95,7 @@ def write_scenes(
         (part / "images").mkdir(parents=True)
         (part / "refcoco").mkdir()
         (part / "annotations").mkdir()
-        digests = _write_all(part, seed, counts, size)
+        digests = _write_all(part, source, seed, counts, size)
         _write(part / DIGEST, _json({**asked, "sha256": digests}))
         if out.exists() and not any(out.iterdir()):
             out.rmdir()
@@ -84,6 +108,23 @@ def write_scenes(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def _world(number: int, difficulty: int | None) -> _World:
+    if number == 1 and difficulty is None:
+        return _World(make_scene, SHAPES, tuple(REGIONS), {})
+    if number != 2:
+        raise ConfigError(
+            f"world={number}, difficulty={difficulty}: there are world 1, which has no difficulty, "
+            "and world 2"
+        )
+    from ..world2 import DIFFICULTY, vocabulary  # late: it builds on this package
+    from ..world2 import make_scene as make_scene2
+
+    level = DIFFICULTY if difficulty is None else difficulty
+    make = partial(make_scene2, difficulty=level)
+    asked: dict[str, object] = {"world": number, "difficulty": level}
+    return _World(make, vocabulary.SILHOUETTES, tuple(vocabulary.GROUNDS), asked)
 
 
 def _counts(images: int, splits: Mapping[str, int] | None) -> dict[str, int]:
@@ -108,10 +149,13 @@ def _finished(out: Path, asked: dict[str, object]) -> Path:
         raise DataError(
             f"{show(str(out))} is not empty and holds no finished scenes: choose another folder"
         ) from None
-    got = {key: found.get(key) for key in asked} if isinstance(found, dict) else {}
+    got = (
+        {key: found.get(key) for key in {**asked, "world": None}} if isinstance(found, dict) else {}
+    )
+    asked = {"world": None, **asked}  # world 1 is older than the word
     if got == asked:
         return out
-    if got | {"format": FORMAT} == asked:
+    if got | {"format": asked["format"]} == asked:
         raise DataError(
             f"{show(str(out))} was written by another version of svp, whose scenes differ: remove "
             "it, or choose another folder"
@@ -128,24 +172,25 @@ class _Tables:
     refs: list[dict[str, Any]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     classes: dict[str, list[str]] = field(default_factory=dict)
+    untrue: list[str] = field(default_factory=list)
 
 
 def _write_all(
-    root: Path, seed: int, counts: Mapping[str, int], size: tuple[int, int]
+    root: Path, world: _World, seed: int, counts: Mapping[str, int], size: tuple[int, int]
 ) -> dict[str, str]:
     """Write all files; the sha256 of each table and of all images in order."""
     tables, pictures = _Tables(), hashlib.sha256()
     for split in SPLITS:
         for index in range(counts[split]):
-            made = make_scene(seed, index, split, size)
+            made = world.make(seed, index, split, size)
             name = f"{split}_{index:06d}.png"
             data = _png(made.image)
             pictures.update(data)
             _write(root / "images" / name, data)
-            _add(tables, made, split, index, name)
+            _add(tables, world.categories, made, split, index, name)
     categories = [
-        {"id": k, "name": name, "supercategory": "thing" if name in SHAPES else "region"}
-        for k, name in enumerate(_CATEGORIES, 1)
+        {"id": k, "name": name, "supercategory": "region" if name in world.grounds else "thing"}
+        for k, name in enumerate(world.categories, 1)
     ]
     instances = {"info": {"description": "svp generated scenes", "seed": seed}, "licenses": [],
                  "images": tables.images, "annotations": tables.annotations,
@@ -154,38 +199,47 @@ def _write_all(
     contents = (_json(instances | {"annotations": as_lists}), _json(instances), pickle.dumps(tables.refs, protocol=2),
                 "".join(f"{line}\n" for line in tables.lines).encode(),
                 _json({"sentences": tables.classes}))  # fmt: skip
+    files = dict(zip(_TABLES, contents, strict=True))
+    if _GROUP in world.categories:
+        files[_NO_TARGET] = "".join(f"{line}\n" for line in tables.untrue).encode()
     digests = {"images": pictures.hexdigest()}
-    for name, data in zip(_TABLES, contents, strict=True):
+    for name, data in files.items():
         _write(root / name, data)
         digests[name] = hashlib.sha256(data).hexdigest()
     return digests
 
 
-def _add(tables: _Tables, made: MadeScene, split: str, index: int, name: str) -> None:
+def _add(
+    tables: _Tables, categories: tuple[str, ...], made: Any, split: str, index: int, name: str
+) -> None:
     image_id = SPLITS.index(split) * 1_000_000 + index + 1
     height, width = made.labels.whole.shape
     tables.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-    names = [r.name for r in made.scene.regions] + [t.shape for t in made.scene.things]
-    annotations: list[dict[str, Any]] = []
-    for k, category in enumerate(names, 1):
-        mask = made.labels.whole == k
-        annotations.append({
+    first = len(made.scene.regions) + 1  # label of thing 0
+    labels = {(k,): category for k, category in enumerate(made.names, 1)}
+    spoken: dict[tuple[int, ...], list[Any]] = {key: [] for key in labels}
+    for phrase in made.phrases:
+        key = tuple(first + target for target in phrase.targets)
+        if len(key) > 1:
+            labels.setdefault(key, _GROUP)
+        spoken.setdefault(key, []).append(phrase)
+    for k, (key, category) in enumerate(labels.items(), 1):
+        mask = np.isin(made.labels.whole, key)
+        annotation: dict[str, Any] = {
             "id": image_id * 100 + k, "image_id": image_id, "iscrowd": 0,
-            "category_id": _CATEGORIES.index(category) + 1, "area": int(mask.sum()),
+            "category_id": categories.index(category) + 1, "area": int(mask.sum()),
             "bbox": _bbox(mask), "segmentation": _rle(mask),
-        })  # fmt: skip
-    tables.annotations += annotations
-    first = len(made.scene.regions)
-    for target in range(len(made.scene.things)):
-        annotation = annotations[first + target]
-        spoken = [p for p in made.phrases if p.target == target]
-        if spoken:
-            sent_ids = [annotation["id"] * 10 + j for j in range(len(spoken))]
-            texts = [p.text for p in spoken]
-            tables.refs.append(_ref(annotation, split, name, sent_ids, texts))
-            for sent_id, phrase in zip(sent_ids, spoken, strict=True):
+        }  # fmt: skip
+        tables.annotations.append(annotation)
+        if said := spoken[key]:
+            sent_ids = [annotation["id"] * 10 + j for j in range(len(said))]
+            tables.refs.append(_ref(annotation, split, name, sent_ids, [p.text for p in said]))
+            for sent_id, phrase in zip(sent_ids, said, strict=True):
                 tables.classes[str(sent_id)] = list(phrase.classes)
                 tables.lines.append(_line(annotation, split, name, sent_id, phrase.text))
+    for phrase in spoken.get((), []):
+        line = {"image": f"images/{name}", "expression": phrase.text, "split": _jsonl_split(split)}
+        tables.untrue.append(json.dumps(line))
 
 
 def _ref(
@@ -206,8 +260,12 @@ def _ref(
 def _line(annotation: dict[str, Any], split: str, name: str, sent_id: int, text: str) -> str:
     record = {"image": f"images/{name}", "expression": text, "mask": annotation["segmentation"],
               "id": str(sent_id), "object": str(annotation["id"]),
-              "split": "test" if split.startswith("test") else split}  # fmt: skip
+              "split": _jsonl_split(split)}  # fmt: skip
     return json.dumps(record)
+
+
+def _jsonl_split(split: str) -> str:
+    return "test" if split.startswith("test") else split
 
 
 def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:

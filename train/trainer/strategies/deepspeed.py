@@ -44,7 +44,7 @@ class PartAdamW(AdamW):
     """AdamW over this rank's parts, which ZeRO calls with the averaged gradients of those parts.
 
     norm     of the whole gradient, over all ranks, before clipping
-    clip     the norm it is clipped to; `allowed` False takes no step whatever the norm
+    clip     the norm it is brought down to; `allowed` False takes no step whatever the norm
     device   by which ranks talk; parts may lie in the computer's memory
     """
 
@@ -77,7 +77,7 @@ class PartAdamW(AdamW):
 
 
 class _DeepSpeedStrategy(Strategy):
-    """Base of all ZeRO levels: DeepSpeed's engine computes gradients, `PartAdamW` steps."""
+    """What all levels of ZeRO share: DeepSpeed's engine makes gradients, `PartAdamW` steps."""
 
     split = True
     model: Any  # DeepSpeedEngine
@@ -143,7 +143,7 @@ class _DeepSpeedStrategy(Strategy):
                     self._put(parameter, key, value)
 
     def _begin(self) -> None:
-        """Allocate memory for the values of a checkpoint. DeepSpeed does so at its first step, too late."""
+        """Make room for the values of a checkpoint. DeepSpeed does so at its first step, too late."""
         raise NotImplementedError
 
     def _put(self, parameter: Tensor, key: str, value: Tensor) -> None:
@@ -195,7 +195,7 @@ class DeepSpeedZero2(_DeepSpeedStrategy):
 
 
 class DeepSpeedZero3(_DeepSpeedStrategy, ShardCopy):
-    """ZeRO 3: weights are split as well, in a sharded copy of the job's model.
+    """ZeRO 3: weights are split as well; the job's model lends them.
 
     They are split before the engine sees them. It would put the whole model on each device first
     and send all of it from the first rank to the others; that writes to the mapped weight files,
@@ -249,7 +249,7 @@ def split_weights(model: RisModel, accelerator: "Accelerator") -> None:
 
 
 def zero_plugin(recipe: TrainRecipe) -> Any:
-    """DeepSpeed plugin of `accelerate launch`, None if it is not configured.
+    """What `accelerate launch` says of DeepSpeed, None if it was not asked for.
 
     Raises ConfigError for settings the recipe has or that are not supported; MissingPackageError.
     """
