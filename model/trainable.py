@@ -77,11 +77,16 @@ class TrainableTable:
 
 
 def set_trainable(
-    model: "RisModel", parts: Collection[str], *, new_rows: Collection[int] = ()
+    model: "RisModel",
+    parts: Collection[str],
+    *,
+    new_rows: Collection[int] = (),
+    single: bool = True,
 ) -> TrainableTable:
     """Make exactly `parts` of `model` trainable, and float32; dtypes of the rest are left alone.
 
     new_rows  ids of added tokens: of embedding and head, only these rows train
+    single    False: what trains keeps its dtype, for who splits the model first (`in_single`)
 
     Raises ConfigError: an unknown part, one the model does not have, or `new_rows` where embedding
     and head do not train.
@@ -95,11 +100,16 @@ def set_trainable(
     for part, parameters in owned.items():
         for parameter in parameters:
             parameter.requires_grad_(part in whole)
-            if part in whole:  # a step of 3e-4 is lost in bfloat16's 8 bits
-                parameter.data = parameter.data.float()
+            if single and part in whole:
+                in_single(parameter)
     if new_rows:
         train_rows(model.lm, sorted(new_rows))
     return trainable_table(model)
+
+
+def in_single(parameter: nn.Parameter) -> None:
+    """Make the values float32, in place: a step of 3e-4 is lost in bfloat16's 8 bits."""
+    parameter.data = parameter.data.float()
 
 
 def trainable_table(model: "RisModel") -> TrainableTable:

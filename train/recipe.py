@@ -248,6 +248,45 @@ class TrainRecipe(Frozen):
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
+def share_of(recipe: TrainRecipe, world: int) -> int:
+    """Images of one process per step. Raises ConfigError unless every process has equally many."""
+    whole = recipe.global_batch
+    if whole % world:
+        counts = " or ".join(
+            str(n) for n in range(1, whole + 1) if whole % n == 0 and n < 2 * world
+        )
+        raise ConfigError(
+            f"global_batch {whole} cannot be divided over {world} processes: start {counts} "
+            "(accelerate launch --num_processes N), or give the recipe another one "
+            f"(--set global_batch={(whole // world + 1) * world})"
+        )
+    return whole // world
+
+
+def split_evenly(recipe: TrainRecipe, world: int) -> int:
+    """Micro-batches per process and step. Raises ConfigError unless micro x them x `world` = global."""
+    micro, share = recipe.run.images, share_of(recipe, world)
+    if share % micro:
+        raise ConfigError(
+            f"micro_batch {micro} x accumulation x {world} ranks cannot be the recipe's "
+            f"global_batch {recipe.global_batch}: use a micro_batch that divides {share} "
+            "(--micro-batch, or --set run.micro_batch=auto), another number of processes, or "
+            "--set global_batch=N"
+        )
+    return share // micro
+
+
+def micro_batches(recipe: TrainRecipe, world: int, largest: int) -> list[int]:
+    """What `micro_batch` may be on `world` processes, rising: the recipe's own, or for auto every
+    number up to `largest` that divides a process's share. Raises ConfigError as `split_evenly`.
+    """
+    if recipe.run.micro_batch != "auto":
+        split_evenly(recipe, world)
+        return [recipe.run.micro_batch]
+    share = share_of(recipe, world)
+    return [n for n in range(1, min(share, largest) + 1) if share % n == 0]
+
+
 def parse_train_recipe(raw: object, where: str) -> TrainRecipe:
     """A `TrainRecipe` from untrusted data; every wrong field is named in one `ConfigError`."""
     try:

@@ -17,17 +17,16 @@ from ...model.projectors.base import MaskInput
 from ...model.ris import RisModel
 from ..factory import llama_shape, outline
 from ..options import TrainFlags, resolve_train
-from ..recipe import ModelConfig, StageConfig, TrainRecipe
+from ..recipe import ModelConfig, StageConfig, TrainRecipe, micro_batches
 from ..trainer.prepare import make_ready
 from .activations import LanguageModel
 from .flops import llm_flops
 from .gpus import Gpu
 from .memory import CONTEXT, SLACK
-from .sizing import SHARE
+from .sizing import LARGEST, SHARE
 
 TEXT = 72 + 2 * 28  # text ids of a dialogue of three sentences (bench/presets.py, bench/inputs.py)
 ANSWERS = 3 * 8  # supervised ids
-MICROS = (1, 2, 4, 8, 16, 32)
 BUDGET = 0.9  # of the device's memory, as `train.estimates.sizing`
 GRID = 24, 24  # patches of the paper's view
 MASK_SIDE = 64  # of the SSPE's masks
@@ -63,11 +62,13 @@ class Reference:
     def sized(
         self, recipe: TrainRecipe, tokens: int, projector: int, flops: float, gpu: Gpu
     ) -> TrainRecipe:
-        """The recipe with `auto` chosen: the fastest that fits `gpu`, else what needs least."""
+        """The recipe with `auto` chosen: the fastest that fits `gpu`, else what needs least.
+
+        Raises ConfigError where the global batch cannot be divided over the processes.
+        """
         run, auto = recipe.run, "auto"
-        micros = MICROS if run.micro_batch == auto else (run.images,)
         again = (False, True) if run.gradient_checkpointing == auto else (run.recompute,)
-        shares = [m for m in micros if recipe.global_batch % (m * self.processes) == 0] or [1]
+        shares = micro_batches(recipe, self.processes, LARGEST)
         options = [
             recipe.model_copy(update={"run": run.model_copy(update={
                 "micro_batch": micro, "gradient_checkpointing": recompute})})

@@ -5,7 +5,6 @@ operation counts and from reading the language model's weights once a pass, whic
 micro-batches wait for. The global batch stays: a micro-batch must divide each process's share.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...model.batch import Batch
 from ...model.ris import RisModel
-from ..recipe import TrainRecipe
+from ..recipe import TrainRecipe, micro_batches
 from .activations import LanguageModel
 from .flops import llm_flops, matrices
 from .gpus import GPUS, Gpu
@@ -26,6 +25,13 @@ SHARE = 0.25  # of the peak: 0.29 and 0.22 in the stages on an H200 (docs/benchm
 CPU = Gpu("CPU", 0, 2e11, 2e10)
 # Items of the estimate that grow with the images; the others stay, but for the slack.
 GROWING = ("batch", "projector", "language model", "vocabulary", "mask decoder, losses")
+# Items of the estimate that are divided over the processes at each level of ZeRO.
+DIVIDED: tuple[tuple[str, ...], ...] = (
+    (),
+    ("optimizer",),
+    ("optimizer", "gradients"),
+    ("optimizer", "gradients", "weights", "autocast copies"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,22 +85,18 @@ class Choice:
 
 
 def demand(
-    recipe: TrainRecipe, model: RisModel, image: Batch, processes: int = 1, split: bool = False
+    recipe: TrainRecipe, model: RisModel, image: Batch, processes: int = 1, zero: int = 0
 ) -> Demand:
     """The demand of `model`, as its last stage trains it, for images like `image` (a batch of one).
 
-    model  on the meta device; `split`: weights and states are divided over the processes
+    model  on the meta device
+    zero   how much is divided over the processes (`trainer.prepare.zero_level`)
     """
     dtype = torch.bfloat16 if recipe.model.dtype == "bfloat16" else None
     kept = estimate_memory(
         model, image, optimizer=recipe.optimizer, checkpointing=False, autocast=dtype
     )
-    fixed = sum(i.bytes for i in kept.items if not i.host and i.what not in (*GROWING, SLACK_ITEM))
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if split:
-        fixed //= processes
-    elif processes > 1:
-        fixed += 4 * trained
+    fixed = fixed_bytes(kept, processes, zero)
     lm: Any = model.lm
     small = small_parts(model).requires_grad_(False)  # a copy: `model` has no values
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -112,15 +114,25 @@ def demand(
     return Demand(fixed, (kept, MemoryEstimate(again)), (each, forward), weights)
 
 
+def fixed_bytes(found: MemoryEstimate, processes: int, zero: int) -> int:
+    """What does not grow with the images, on one of `processes` processes."""
+    own = {
+        item.what: item.bytes // (processes if item.what in DIVIDED[zero] else 1)
+        for item in found.items
+        if not item.host and item.what not in (*GROWING, SLACK_ITEM)
+    }
+    buckets = own["gradients"] if processes > 1 and not zero else 0  # DDP's, a copy of them
+    return sum(own.values()) + buckets
+
+
 def choose(
     recipe: TrainRecipe, need: Demand, gpu: Gpu, processes: int = 1, largest: int = LARGEST
 ) -> Choice:
-    """What the recipe says, and for `auto` the fastest that fits `gpu`, else the smallest there is."""
-    run, share = recipe.run, recipe.global_batch // max(1, processes)
-    whole = recipe.global_batch % max(1, processes) == 0
-    sizes: Sequence[int] = [n for n in range(1, largest + 1) if whole and share % n == 0] or [1]
-    if run.micro_batch != "auto":
-        sizes = [run.micro_batch]
+    """What the recipe says, and for `auto` the fastest that fits `gpu`, else the smallest there is.
+
+    Raises ConfigError where the global batch cannot be divided so.
+    """
+    run, sizes = recipe.run, micro_batches(recipe, processes, largest)
     kinds = (False, True) if run.gradient_checkpointing == "auto" else (run.recompute,)
     every = [Choice(n, kind, need.bytes(n, kind), gpu.memory) for n in sizes for kind in kinds]
     fitting = [one for one in every if one.need <= BUDGET * gpu.memory]

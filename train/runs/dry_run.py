@@ -44,9 +44,8 @@ from ..estimates.sizing import (
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
 from ..factory import assemble, outline, shape_of, shipped_words
 from ..options import SHIPPED, Places, resolve_train
-from ..recipe import TrainRecipe
+from ..recipe import TrainRecipe, split_evenly
 from ..trainer.prepare import make_ready
-from ..trainer.trainer import split_evenly
 from .inputs import Opened, TrainRequest, open_training, stream_of
 
 log = logging.getLogger(__name__)

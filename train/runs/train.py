@@ -20,15 +20,15 @@ from ..estimates.memory import GIB
 from ..estimates.sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
 from ..factory import assemble, outline, shape_of
-from ..recipe import TrainRecipe
+from ..recipe import TrainRecipe, share_of, split_evenly
 from ..trainer.job import Job, TrainReport
 from ..trainer.optimizers import require_packages
-from ..trainer.prepare import make_accelerator, make_ready, recompute
+from ..trainer.prepare import make_accelerator, make_ready, recompute, zero_level
 from ..trainer.previews import Previews
 from ..trainer.resume import find_checkpoint
 from ..trainer.run_data import RunData, Used, used, weights_of, write_run_data
 from ..trainer.run_folder import RunFolder
-from ..trainer.trainer import split_evenly, train
+from ..trainer.trainer import train
 from ..warm_start import imitate
 from .held_out import open_held_out, scorer
 from .inputs import Opened, TrainRequest, next_commands, open_training, stream_of
@@ -53,6 +53,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     held = open_held_out(request, opened)
     accelerator = make_accelerator(recipe, device)
     world, main = accelerator.num_processes, accelerator.is_main_process
+    share_of(recipe, world)  # refused before anything is estimated
     if AUTO in (recipe.run.micro_batch, recipe.run.gradient_checkpointing):
         choice = choose_for(accelerator, recipe, opened)
         recipe = settled(recipe, choice)
@@ -126,9 +127,9 @@ def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) 
     make_ready(model, recipe, len(recipe.stages) - 1, (3, 4, 7))
     counts = reader.counts[reader.counts > 0]
     tokens = int(np.percentile(counts, 95)) if len(counts) else SUPERPIXELS
-    world, kind = accelerator.num_processes, accelerator.distributed_type.value
+    world = accelerator.num_processes
     image = typical_image(recipe, plan, max(1, tokens))
-    need = demand(recipe, model, image, world, split=kind in ("FSDP", "DEEPSPEED"))
+    need = demand(recipe, model, image, world, zero_level(accelerator))
     gpu = this_device(accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     cpu = accelerator.device.type == "cpu"
     own = torch.tensor([gpu.memory / GIB], device=accelerator.device)

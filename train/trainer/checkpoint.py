@@ -227,8 +227,15 @@ def _damaged(path: Path, why: str) -> WeightsError:
 
 
 @torch.no_grad()
-def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy `weights` into the parameters of their names. Raises WeightsError on any misfit."""
+def load_weights(
+    model: torch.nn.Module, weights: Mapping[str, Tensor], where: str, *, mapped: bool = False
+) -> None:
+    """Put `weights` into the parameters of their names, in their own dtype: what trained in an
+    earlier stage stays float32 where it does not train any more. Raises WeightsError on any misfit.
+
+    mapped  the parameters become these tensors, the mapped file, themselves: for a model that is
+            split next, so that no process holds a whole copy
+    """
     own = dict(model.named_parameters())
     wrong = [n for n, w in weights.items() if n not in own or own[n].shape != w.shape]
     if wrong:
@@ -237,4 +244,4 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], where: s
             f"shape in this model: {show(wrong[:5], 300)}"
         )
     for name, value in weights.items():
-        own[name].copy_(value)
+        own[name].data = value if mapped else value.to(own[name].device, copy=True)

@@ -62,6 +62,16 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
     return accelerator
 
 
+def zero_level(accelerator: "Accelerator") -> int:
+    """What is split over processes, as DeepSpeed counts: 0 nothing, 1 optimizer states, 2 gradients
+    too, 3 weights too (FSDP2 as well).
+    """
+    kind = accelerator.distributed_type.value
+    if kind == "DEEPSPEED":
+        return int(accelerator.deepspeed_plugin.zero_stage)
+    return 3 if kind == "FSDP" else 0
+
+
 def pin_gpu(device: str) -> None:
     """Make the GPU that `cuda:N` names the one that `cuda` means in this process.
 
@@ -78,11 +88,18 @@ def pin_gpu(device: str) -> None:
 
 
 def make_ready(
-    model: RisModel, recipe: TrainRecipe, index: int, new_rows: Sequence[int] = ()
+    model: RisModel,
+    recipe: TrainRecipe,
+    index: int,
+    new_rows: Sequence[int] = (),
+    *,
+    single: bool = True,
 ) -> TrainableTable:
     """Set what trains in stage `index`, adapters included; what trains becomes float32.
 
     new_rows  ids of special tokens, used if the recipe trains only those rows
+    single    False where `enter_stage` splits the weights (`zero_level` 3): what trains is made
+              float32 after the split there, so that no process holds all of it so
     """
     stage = recipe.stages[index]
     if any(earlier.lora for earlier in recipe.stages[: index + 1]) and not _has_lora(model):
@@ -92,7 +109,8 @@ def make_ready(
             add_lora(model.lm, _lora(recipe.model.lora))
     model.projector.set_sspe(stage.add_sspe)
     parts = (*stage.trains, "lora") if stage.lora else stage.trains
-    return set_trainable(model, parts, new_rows=new_rows if recipe.model.new_rows_only else ())
+    rows = new_rows if recipe.model.new_rows_only else ()
+    return set_trainable(model, parts, new_rows=rows, single=single)
 
 
 def recompute(model: RisModel) -> None:
@@ -110,16 +128,13 @@ def enter_stage(
     stage = recipe.stages[index]
     trained = [p for p in model.parameters() if p.requires_grad]
     accelerator.free_memory()
+    whole = zero_level(accelerator) < 3
     if accelerator.distributed_type.value == "DEEPSPEED":
         parts = PartAdamW(trained, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
-        split_weights = accelerator.deepspeed_plugin.zero_stage == 3
         half = recipe.model.dtype == "bfloat16"
-        return (DeepSpeedZero3 if split_weights else DeepSpeedZero2)(
-            accelerator, model, parts, half
-        )
+        return (DeepSpeedZero2 if whole else DeepSpeedZero3)(accelerator, model, parts, half)
     optimizer = build_optimizer(recipe.optimizer, trained, stage)
-    split = accelerator.distributed_type.value == "FSDP"
-    return (FSDP if split else Strategy)(accelerator, model, optimizer)
+    return (Strategy if whole else FSDP)(accelerator, model, optimizer)
 
 
 def _has_bfloat16() -> bool:

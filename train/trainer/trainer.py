@@ -13,18 +13,18 @@ import torch
 from pydantic import JsonValue
 
 from ...model.losses import Weights
-from ...pipeline.errors import ConfigError, NonFiniteError
+from ...pipeline.errors import NonFiniteError
 from ...pipeline.process import Stop
 from ..data.keyed_rng import key_of
 from ..data.loader import CursorState, Step
 from ..distributed import meet
 from ..provenance import libraries
-from ..recipe import TrainRecipe
+from ..recipe import split_evenly
 from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkpoint
 from .job import Job, TrainReport, percents
 from .monitor import Watch
 from .optimizers import learning_rate
-from .prepare import enter_stage, make_ready
+from .prepare import enter_stage, make_ready, zero_level
 from .step import StepResult, optimizer_step, sync_counts
 from .strategies.base import Strategy
 
@@ -42,18 +42,6 @@ def train(job: Job) -> TrainReport:
     split_evenly(job.recipe, job.accelerator.num_processes)
     with Stop(job.hint, KEPT) as stop:
         return Trainer(job, stop).train()
-
-
-def split_evenly(recipe: TrainRecipe, world: int) -> int:
-    """Micro-batches per rank and step. Raises ConfigError unless micro x them x ranks = global."""
-    micro, whole = recipe.run.images, recipe.global_batch
-    if whole % (micro * world):
-        raise ConfigError(
-            f"micro_batch {micro} x accumulation x {world} ranks cannot be the recipe's "
-            f"global_batch {whole}: use a micro_batch that divides {whole / world:g} "
-            "(--micro-batch), another number of processes, or --set global_batch=N"
-        )
-    return whole // (micro * world)
 
 
 class Trainer:
@@ -124,13 +112,14 @@ class Trainer:
     def _enter_stage(self, index: int, done: int) -> Strategy:
         """Prepare stage `index`; a resumed run restores its state after `done` steps."""
         model, resume = self.job.model, self.job.resume
-        table = make_ready(model, self.recipe, index, self.job.new_rows)
+        whole = zero_level(self.accelerator) < 3
+        table = make_ready(model, self.recipe, index, self.job.new_rows, single=whole)
 
         # Weights are loaded before the strategy splits them, optimizer states after it made them.
         resumed = resume is not None and resume.state.step == self.step
         if resume and resumed:
             weights = resume.weights()
-            load_weights(model, weights, str(resume.path))
+            load_weights(model, weights, str(resume.path), mapped=not whole)
             self.trained |= weights.keys()
         strategy = enter_stage(self.accelerator, model, self.recipe, index)
         self.trained |= set(strategy.names.values())

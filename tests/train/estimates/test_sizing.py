@@ -10,19 +10,18 @@ from svp.pipeline.errors import ConfigError
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.train.estimates.gpus import GPUS, Gpu
 from svp.train.estimates.memory import CONTEXT, GIB, Line, MemoryEstimate
-from svp.train.estimates.sizing import Demand, choose, settled, this_device
+from svp.train.estimates.sizing import Demand, choose, fixed_bytes, settled, this_device
 from svp.train.estimates.typical_batch import typical_image
 from svp.train.options import TrainFlags, TrainRequest, resolve_train
-from svp.train.recipe import TrainRecipe, parse_train_recipe
+from svp.train.recipe import TrainRecipe, parse_train_recipe, split_evenly
 from svp.train.reproduce.paper_tables import experiment
 from svp.train.runs.dry_run import DryRun, dry_run_command, planned, scaled
-from svp.train.trainer.trainer import split_evenly
 
 STAGES = [{"name": "one", "steps": 2, "warmup": 0}]
 
 
-def recipe(**run: object) -> TrainRecipe:
-    return parse_train_recipe({"stages": STAGES, "global_batch": 24, "run": run}, "test")
+def recipe(batch: int = 24, **run: object) -> TrainRecipe:
+    return parse_train_recipe({"stages": STAGES, "global_batch": batch, "run": run}, "test")
 
 
 def one(language_model: int) -> MemoryEstimate:
@@ -52,7 +51,6 @@ def gpu(gib: float) -> Gpu:
         (24, {"micro_batch": 2}, 1, (2, False)),
         (24, {"micro_batch": 8}, 1, (8, True)),
         (16, {"micro_batch": 3, "gradient_checkpointing": False}, 1, (3, False)),
-        (200, {}, 5, (1, False)),  # 24 / 5 is refused when the run starts, not here
     ],
 )
 def test_the_fastest_that_fits(
@@ -73,8 +71,75 @@ def test_what_was_chosen_is_not_in_the_digest() -> None:
     assert (made.run.micro_batch, made.run.gradient_checkpointing) == (4, False)
     assert made.digest() == asked.digest() == recipe(micro_batch=3).digest()
     assert split_evenly(made, 2) == 3
-    with pytest.raises(ConfigError, match="5 ranks cannot be the recipe's global_batch 24"):
-        split_evenly(settled(asked, choose(asked, NEED, gpu(24), 5)), 5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "gib", "largest", "expected"),
+    [
+        (1, 1, 200, 64, (1, False)),
+        (7, 1, 200, 64, (7, False)),
+        (7, 1, 24, 64, (1, False)),  # recomputing for seven at once would cost more than it saves
+        (7, 1, 13, 64, (1, True)),
+        (13, 1, 200, 64, (13, False)),
+        (13, 1, 200, 8, (1, False)),  # on a CPU, which takes eight at most
+        (7, 7, 200, 64, (1, False)),
+        (14, 2, 200, 64, (7, False)),
+        (26, 2, 20, 64, (1, False)),
+        (21, 3, 200, 64, (7, False)),
+        (9, 3, 200, 64, (3, False)),
+        (160, 2, 200, 64, (40, False)),  # 80 of a process; 64 does not divide it
+    ],
+)
+def test_what_is_chosen_divides_an_odd_batch(
+    batch: int, processes: int, gib: float, largest: int, expected: tuple[int, bool]
+) -> None:
+    asked = recipe(batch)
+    found = choose(asked, NEED, gpu(gib), processes, largest)
+    assert (found.micro, found.recompute) == expected
+    made = settled(asked, found)
+    assert split_evenly(made, processes) * found.micro * processes == batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "remedy"),
+    [
+        (1, 2, r"start 1 \(.*--set global_batch=2"),
+        (1, 3, r"start 1 \(.*--set global_batch=3"),
+        (7, 2, r"start 1 \(.*--set global_batch=8"),
+        (7, 3, r"start 1 \(.*--set global_batch=9"),
+        (13, 3, r"start 1 \(.*--set global_batch=15"),
+        (24, 5, r"start 1 or 2 or 3 or 4 or 6 or 8 \(.*--set global_batch=25"),
+    ],
+)
+@pytest.mark.parametrize("micro", ["auto", 1])
+def test_a_batch_that_processes_cannot_share_is_refused(
+    batch: int, processes: int, remedy: str, micro: object
+) -> None:
+    asked = recipe(batch, micro_batch=micro)
+    match = f"global_batch {batch} cannot be divided over {processes} processes: {remedy}"
+    with pytest.raises(ConfigError, match=match):
+        choose(asked, NEED, gpu(200), processes)
+    with pytest.raises(ConfigError, match=match):
+        split_evenly(asked, processes)
+
+
+def test_a_micro_batch_of_ones_own_must_divide_too() -> None:
+    with pytest.raises(ConfigError, match=r"a micro_batch that divides 7 \(.*micro_batch=auto"):
+        choose(recipe(14, micro_batch=2), NEED, gpu(200), 2)
+
+
+def test_what_each_level_of_zero_divides() -> None:
+    """Four processes; weights stay whole on each below level 3, DDP has buckets of the gradients."""
+    sizes = {
+        "weights": 800,
+        "gradients": 400,
+        "autocast copies": 200,
+        "optimizer": 1200,
+        "batch": 9,
+    }
+    found = MemoryEstimate(tuple(Line(what, size, "") for what, size in sizes.items()))
+    assert [fixed_bytes(found, 1, level) for level in range(4)] == [2600] * 4
+    assert [fixed_bytes(found, 4, level) for level in range(4)] == [3000, 1700, 1400, 650]
 
 
 def test_this_machines_memory_is_shared_by_its_processes() -> None:

@@ -213,6 +213,15 @@ def test_hours_follow_the_recipe_and_the_gpu() -> None:
     assert hours(*two, *again, "--processes", "4")[1] > memory, "buckets of the gradients"
 
 
+def test_processes_that_cannot_share_the_batch_are_refused() -> None:
+    for words, match in [
+        (("--processes", "3"), "global_batch 160 cannot be divided over 3 processes"),
+        (("--set", "run.micro_batch=3"), "use a micro_batch that divides 160"),
+    ]:
+        result = invoke("tableC", "--size", "paper", "--plan", *words)
+        assert result.exit_code == 2 and match in result.stderr
+
+
 def test_a_row_that_does_not_fit_says_so() -> None:
     plan = told("table1", "--size", "paper", "--gpu", "3090")
     assert [row["name"] for row in plan["rows"] if not row["fits"]] == ["PVTC"]

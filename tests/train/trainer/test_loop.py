@@ -11,10 +11,12 @@ import torch
 
 from support import micro_run
 from svp.pipeline.errors import ConfigError, NonFiniteError
-from svp.train.recipe import StageConfig, TrainRecipe
+from svp.train.estimates.gpus import Gpu
+from svp.train.estimates.memory import Line, MemoryEstimate
+from svp.train.estimates.sizing import Demand, choose, settled
+from svp.train.recipe import StageConfig, TrainRecipe, split_evenly
 from svp.train.trainer.checkpoint import checkpoints
 from svp.train.trainer.optimizers import OffloadedAdamW, build_optimizer, learning_rate
-from svp.train.trainer.trainer import split_evenly
 
 FRESH = mp.get_context("forkserver")
 FRESH.set_forkserver_preload(["support.micro_run"])
@@ -63,6 +65,29 @@ def test_two_processes_and_accumulation_give_the_loss_of_one_batch(tmp_path: Pat
         for mine, theirs in zip(found, one, strict=True):
             assert mine[0] == pytest.approx(theirs[0], abs=1e-6 * max(1, theirs[0]))
             assert mine[1] == pytest.approx(theirs[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(("batch", "world"), [(1, 1), (7, 1), (13, 1), (14, 2), (21, 3)])
+def test_a_micro_batch_that_was_chosen_gives_the_losses_of_one_image_at_a_time(
+    batch: int, world: int, tmp_path: Path
+) -> None:
+    """On a device where everything fits: a process's whole share at once."""
+    short = [{"name": "one", "steps": 2, "lr": 1e-2, "warmup": 0, "lora": True}]
+    asked = recipe(1, stages=short, global_batch=batch, run={"micro_batch": "auto"})
+    one = MemoryEstimate((Line("language model", 1, ""),))
+    big = Gpu("test", 1 << 40, 1e14, 1e12)
+    chosen = choose(asked, Demand(1, (one, one), (1e9, 1e9), 1), big, world)
+    assert chosen.micro == batch // world
+    made = settled(asked, chosen)
+    if world == 1:
+        micro_run.run(tmp_path / "auto", made)
+    else:
+        ranks(world, tmp_path / "auto", made)
+    micro_run.run(tmp_path / "one", recipe(1, stages=short, global_batch=batch))
+    found, expected = losses(tmp_path / "auto"), losses(tmp_path / "one")
+    assert [line[2:] for line in found] == [line[2:] for line in expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine[:2] == pytest.approx(theirs[:2], rel=1e-5)
 
 
 def test_a_non_finite_loss_stops_before_the_step_and_names_the_batch(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch.optim import AdamW
 from ....model.batch import Batch
 from ....model.losses import Losses
 from ....model.ris import RisModel
+from ....model.trainable import in_single
 from ....pipeline.errors import ConfigError, MissingPackageError
 from ...recipe import TrainRecipe
 from ..optimizers import moments, set_rate
@@ -234,15 +235,32 @@ class DeepSpeedZero3(_DeepSpeedStrategy, ShardCopy):
             return value.detach().clone()
 
 
+class _OneByOne(nn.Module):
+    """A model's parameters as ZeRO asks for them: what trains is float32 just before it is split."""
+
+    def __init__(self, model: RisModel) -> None:
+        super().__init__()
+        self._parts = model.parameters()
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        for parameter in self._parts:
+            if parameter.requires_grad:
+                in_single(parameter)
+            yield parameter
+
+
 def split_weights(model: RisModel, accelerator: "Accelerator") -> None:
-    """Leave this rank's part of each parameter, one after another, in place; a collective."""
+    """Leave this rank's part of each parameter, one after another, in place; a collective.
+
+    What trains becomes float32.
+    """
     from deepspeed import zero
 
     plugin = accelerator.state.deepspeed_plugin
     config = {k: v for k, v in plugin.deepspeed_config.items() if v != "auto"}
     section = config["zero_optimization"]  # "auto" is accelerate's to settle, with the engine
     config["zero_optimization"] = {k: v for k, v in section.items() if v != "auto"}
-    zero.Init(model, config_dict_or_path=config, dtype=torch.float32)
+    zero.Init(_OneByOne(model), config_dict_or_path=config, dtype=torch.float32)
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             module._buffers[name] = buffer.to(accelerator.device)
@@ -278,15 +296,15 @@ def zero_plugin(recipe: TrainRecipe) -> Any:
             f"ZeRO stage {plugin.zero_stage} splits nothing: leave DeepSpeed out "
             "(accelerate launch --multi_gpu), or set zero_stage to 1, 2 or 3"
         )
-    return _ours(plugin, recipe)
+    return _ours(plugin)
 
 
-def _ours(plugin: Any, recipe: TrainRecipe) -> Any:
+def _ours(plugin: Any) -> Any:
     """Settings the loop depends on."""
     config = plugin.deepspeed_config
     config.pop("train_batch_size", None)
     config |= {
-        "train_micro_batch_size_per_gpu": recipe.run.images,
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed's own count only; the loop splits
         "gradient_accumulation_steps": 1,  # the loop says which micro-batch is the last
         "gradient_clipping": 0.0,  # PartAdamW clips
         "fp16": {"enabled": False},

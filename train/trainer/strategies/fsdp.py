@@ -88,16 +88,23 @@ class FSDP(ShardCopy):
 
     accelerate takes a state dict of the whole model before it splits, and uses it only for
     `cpu_ram_efficient_loading`. It would keep every weight, mapped or not, until the last layer is
-    split; without it a layer's whole weights are let go as soon as this rank has its part.
+    split; without it a layer's whole weights are let go as soon as this rank has its part. It would
+    also make what trains float32 while it is whole: nothing trains until it is split.
     """
 
     def __init__(self, accelerator: "Accelerator", plain: RisModel, optimizer: Optimizer) -> None:
         super().__init__(accelerator, plain, optimizer)
         del self._copy.__dict__["state_dict"]
+        for name in self._trained:
+            self.parameters[name].requires_grad_(True)
+        # FSDP's own `_apply` keeps parts, padding and the optimizer's parameters in step.
+        self._copy._apply(lambda value: value.float() if value.requires_grad else value)
 
     def _called(self) -> RisModel:
         twin = super()._called()
         twin.state_dict = dict  # type: ignore[method-assign, assignment]
+        self._trained = [name for name, p in twin.named_parameters() if p.requires_grad]
+        twin.requires_grad_(False)
         return twin
 
     def restore(self, state: Mapping[str, Tensor]) -> None:

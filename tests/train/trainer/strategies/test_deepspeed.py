@@ -163,7 +163,7 @@ def test_switches_that_are_off_or_left_to_others_are_fine(
         monkeypatch.setenv(name, value)
     config = zero_plugin(recipe(4)).deepspeed_config
     assert config["zero_optimization"]["stage"] == 3 and "train_batch_size" not in config
-    assert config["train_micro_batch_size_per_gpu"] == 4 and not config["bf16"]["enabled"]
+    assert config["train_micro_batch_size_per_gpu"] == 1 and not config["bf16"]["enabled"]
 
 
 def test_without_a_request_nothing_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
