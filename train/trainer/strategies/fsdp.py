@@ -98,7 +98,9 @@ class FSDP(ShardCopy):
         for name in self._trained:
             self.parameters[name].requires_grad_(True)
         # FSDP's own `_apply` keeps parts, padding and the optimizer's parameters in step.
-        self._copy._apply(lambda value: value.float() if value.requires_grad else value)
+        self._copy._apply(  # type: ignore[no-untyped-call]
+            lambda value: value.float() if value.requires_grad else value
+        )
 
     def _called(self) -> RisModel:
         twin = super()._called()
