@@ -37,7 +37,7 @@ def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
 
 
 def _common(batch: Batch, before: int) -> int:
-    """How many ids all dialogues share, short of the first state that a mask needs."""
+    """Number of ids that all dialogues share, short of the first state that a mask needs."""
     if len(batch.visual.patches) != 1 or len(batch.sam) != 1:
         raise ValueError("the dialogues are about one image, given once")
     if len(set(batch.seg_row.tolist())) != len(batch.ids):

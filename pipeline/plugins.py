@@ -1,6 +1,6 @@
 """Plug-ins: projectors and superpixel sources defined outside this package.
 
-Two doors. An installed package names its classes as entry points, in the group of their kind:
+There are two ways. An installed package names its classes as entry points, in the group of their kind:
 
     [options.entry_points]
     svp.projectors =
@@ -150,7 +150,7 @@ def _refuse_replaced(
 
 
 def _installed(group: str, name: str) -> object:
-    """What the entry point gives, or None."""
+    """Load the object that an entry point names, or None."""
     for point in entry_points(group=group, name=name):
         try:
             return point.load()

@@ -125,7 +125,7 @@ class Stop:
     """`with Stop(hint) as stop:` ... `stop.check()` raises Interrupted once a signal came.
 
     So does the end of the block: a signal after the last check would else be lost on a command that
-    goes on to other work.
+    continues with other work.
 
     hint  the command that resumes the run; it ends the error's message
     kept  what the stop does not lose
@@ -164,9 +164,9 @@ class Stop:
             raise self.error(self._received)
 
     def error(self, number: int) -> Interrupted:
-        """What a stop by signal `number` is told as."""
+        """Exception for a stop by signal `number`."""
         name = signal.Signals(number).name
-        return Interrupted(number, f"stopped by {name}: {self._kept}. To go on: {self._hint}")
+        return Interrupted(number, f"stopped by {name}: {self._kept}. To resume: {self._hint}")
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self._received = number

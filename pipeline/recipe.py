@@ -94,7 +94,7 @@ EncoderName = Annotated[str, AfterValidator(lambda name: _one_of(name, ENCODERS)
 
 
 class SuperpixelConfig(Frozen):
-    """Where superpixels come from.
+    """Settings of the superpixel generator.
 
     source  sam and mobile_sam are prompted on a grid. slic, masks (of a folder) and plug-ins by
             name need no SAM; with `store_sam_embeddings`, `model` and `weights` name the SAM whose

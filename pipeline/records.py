@@ -118,7 +118,7 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class LocalPaths:
-    """Where things lie on this machine: never part of a digest, so a cache can be moved.
+    """Paths on this machine: never part of a digest, so a cache can be moved.
 
     `images` is the image root; `sam`, `encoder` and `second` (the encoder beside it) are weight
     files or folders, or None for the shipped tiny weights (or random ones, where the recipe says

@@ -10,7 +10,7 @@ HELD_OUT: Final = "testA"
 
 
 def cache_of(split: str) -> Path:
-    """Where the cache of a split of the default scenes lies."""
+    """Default cache folder of a split of the default scenes."""
     return Path("caches") / f"quickstart-{split}"
 
 

@@ -188,7 +188,7 @@ def _shipped(
 def _from_export(
     recipe: TrainRecipe, plan: Plan, folder: Path, dtype: torch.dtype
 ) -> tuple[RisModel, Vocabulary]:
-    """A model of `svp export` to go on from; its adapters are merged first.
+    """A model of `svp export` as initialisation; its adapters are merged first.
 
     Its projector is kept if the recipe names the same one with the same options.
     """
@@ -307,7 +307,7 @@ def replace_decoder(model: RisModel, head: MaskHead) -> None:
 
 
 def require_embedding(model: RisModel, plan: Plan) -> None:
-    """The cache's SAM embedding must be what the mask decoder eats."""
+    """The cache must hold SAM embeddings of the shape that the mask decoder reads."""
     head = model.mask_head
     side = tuple(head.prompt_encoder.image_embedding_size)
     if plan.sam != (head.width, *side):

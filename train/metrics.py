@@ -58,7 +58,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """How one program turns counts into metrics.
+    """Conventions of one program for computing metrics from counts.
 
     both_empty      IoU where prediction and target are empty
     union_eps       added to each union, `count_eps` to the number of sentences

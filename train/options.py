@@ -42,7 +42,7 @@ class TrainFlags:
 
 @dataclass(frozen=True)
 class Places:
-    """Where weights lie on this machine; None: shipped, random or not used."""
+    """Local paths of weights; None: shipped, random or not used."""
 
     lm: Path | None = None
     init: Path | None = None
@@ -183,7 +183,7 @@ def _place(given: str) -> Path:
 
 
 def _shipped_digest(asked: str) -> str:
-    """`shipped:<digest>`: a run must not go on with the shipped weights of another version."""
+    """`shipped:<digest>`: a run must not resume with the shipped weights of another version."""
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
         if not path.is_file():
             raise MissingError(f"{TINY_MODEL} is not in this package: reinstall svp")
@@ -230,7 +230,7 @@ def _refuse_unplaced(name: str, asked: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
-    """Which sentences of which photographs; None: what the caches were made from.
+    """Data options of a command; None: the data that the caches were made from.
 
     allow_empty   empty masks in val and test are meant: no notice about them
     max_failures  images and records that may be left out because something is wrong with them;
@@ -249,7 +249,7 @@ class DataRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What the user asked for.
+    """Options of `svp train`.
 
     caches     of the training split; none: the newest complete one under `caches`
     validate   cache of held-out images, for scores while training; validate_dataset  their data,
@@ -259,6 +259,7 @@ class TrainRequest:
     partial    accept images that the caches do not hold
     size       None: tiny, on generated scenes only
     resume     None, "auto", a run folder or a checkpoint
+    log        trackers by commas, or none (`trainer.trackers`); None: TensorBoard if installed
     hint       the command line, told when the run is stopped
     """
 
@@ -280,4 +281,5 @@ class TrainRequest:
     device: str = "auto"
     deterministic: bool = False
     skip_nonfinite: int = 0
+    log: str | None = None
     hint: str = "svp train --resume auto"

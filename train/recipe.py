@@ -1,7 +1,7 @@
 """Recipe of a training run: every setting that changes the result, no path.
 
-Folders, devices and micro-batches are not here or not in the digest: a run can move to another
-machine, or to another number of processes, and goes on. Defaults are those of `--size paper`:
+Folders, devices and micro-batches are not here or not in the digest: a run can resume on
+another machine, or with another number of processes. Defaults are those of `--size paper`:
 which of them the paper states is told in docs/provenance.md.
 """
 
@@ -38,7 +38,7 @@ PARTS: tuple[Part, ...] = ("projector", "embedding", "lm_head", "to_prompt", "ma
 
 
 class DataConfig(Frozen):
-    """Which sentences are drawn, and how.
+    """Data sets and sampling of the expressions.
 
     datasets             names as the dataset writes them; empty: all it has
     sampling             uniform over datasets, then images (GLaMM), or proportional to their size
@@ -175,7 +175,7 @@ class LossConfig(Frozen):
 
 
 class RunConfig(Frozen):
-    """How a run is carried out; not in the digest, may differ when a run goes on.
+    """Execution settings of a run; not in the digest, may differ when a run resumes.
 
     micro_batch  images per process and forward pass; global_batch is kept by accumulation
     gradient_checkpointing  the language model's layers are computed again in the backward pass;

@@ -26,7 +26,7 @@ LOUDNESS = 2.0  # of the place code: about half of the features' own deviation p
 
 
 class Visuals(Protocol):
-    """Where projector inputs come from, see `data.collate.VisualSource`."""
+    """Source of projector inputs, see `data.collate.VisualSource`."""
 
     def read(
         self, entries: Sequence[Entry], keys: Sequence[int | None]
@@ -51,7 +51,7 @@ def imitate(
 ) -> str:
     """Let `projector` (CPU, float32) imitate `teacher`; a line for the user.
 
-    In place. A function of its arguments alone: every rank, and a run that goes on, gets the same.
+    In place. A function of its arguments alone: every rank, and a resumed run, gets the same.
     """
 
     def batch(step: int) -> Visual:
@@ -81,7 +81,7 @@ def imitate(
 
 
 def place_code(share: Tensor, area: Tensor, grid: tuple[int, int], width: int) -> Tensor:
-    """Where pieces of an image lie and how large they are, as the tiny model was taught to read it.
+    """Code of the position and size of image pieces, which the tiny model was taught to read.
 
     share (...,K,P) how much each patch counts in each piece, rows sum to 1; area (...,K) share of the
     image -> (...,K,width) float32, to be added to the pieces' features: waves of rows and columns

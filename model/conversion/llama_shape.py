@@ -24,7 +24,7 @@ _Base = Annotated[float, Field(gt=0, le=1e9)]
 
 @dataclass(frozen=True, slots=True)
 class LlamaShape:
-    """What `LlamaForCausalLM` needs to be built; defaults are LLaMA-2 7B with GLaMM's vocabulary.
+    """Shape of a `LlamaForCausalLM`; defaults are LLaMA-2 7B with GLaMM's vocabulary.
 
     Sizes are counts; `eps` is the RMSNorm epsilon, `theta` the base of the rotary frequencies.
     """

@@ -90,5 +90,5 @@ class ImportReport:
 
 
 def count_by(reasons: Iterable[str]) -> dict[str, int]:
-    """How often each reason occurs, in order of first appearance."""
+    """Count each reason, in order of first appearance."""
     return dict(Counter(reasons))

@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class ProjectorSpec(_Strict):
-    """How `build_projector` makes the projector."""
+    """Arguments of `build_projector`."""
 
     name: str
     in_dim: _Size

@@ -72,7 +72,7 @@ _LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the caller knows about the model; texts may be untrusted, markup in them is escaped.
+    """Content of a model card; texts may be untrusted, markup in them is escaped.
 
     training, metrics  name -> value, one line each
     """

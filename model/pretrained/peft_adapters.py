@@ -50,7 +50,7 @@ def adapted(lm: nn.Module) -> dict[str, Any]:
 
 
 def lora_of(lm: nn.Module) -> LoraSpec:
-    """What the adapters of `lm` are like. Raises ConfigError if it has none."""
+    """LoRA settings of the adapters of `lm`. Raises ConfigError if it has none."""
     linears = adapted(lm)
     if not linears:
         raise ConfigError("adapter=separate: this model has no LoRA; export it merged")

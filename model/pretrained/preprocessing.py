@@ -11,7 +11,7 @@ Colour = tuple[float, float, float]
 
 
 class Preprocessing(BaseModel):
-    """From a photograph to the model's input, as `svp precompute` did it for the training images.
+    """Image preprocessing, as `svp precompute` did it for the training images.
 
     recipe         superpixels, SAM (type and digest of its weights), encoder, view and grids
     mean, std      of the encoder's input, RGB in [0,1]

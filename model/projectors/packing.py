@@ -20,7 +20,7 @@ class Packing:
 
     @classmethod
     def of(cls, valid: Tensor) -> "Packing":
-        """From `valid` (B,N) bool. Raises ValueError where an image has no superpixel.
+        """Packing of `valid` (B,N) bool. Raises ValueError where an image has no superpixel.
 
         Attention over nothing is NaN; the data step gives such an image one whole-image mask.
         """

@@ -1,7 +1,7 @@
 """Accuracy of the cost model: predict a local run on generated scenes, then run and compare.
 
-Prediction and run follow each other on the same machine; on one whose other load changes meanwhile
-the comparison says little.
+Prediction and run follow each other on the same machine; if the load of the
+machine changes in between, the comparison says little.
 """
 
 import tempfile

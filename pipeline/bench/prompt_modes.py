@@ -21,7 +21,7 @@ VARIANTS: dict[str, SuperpixelConfig] = {
 
 
 def difference(exact: Sequence[Superpixels], other: Sequence[Superpixels]) -> dict[str, float]:
-    """How far `other` is from `exact`, image by image; superpixels match by prompt, crop, level.
+    """Compare `other` with `exact`, image by image; superpixels match by prompt, crop, level.
 
     missing, added: superpixels without a partner; changed: partners with any other pixel;
     images: images with any of these; pixels_flipped: differing pixels per matched pixel.

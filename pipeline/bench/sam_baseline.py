@@ -165,7 +165,7 @@ def _levels(
     size: tuple[int, int],
     config: GridConfig,
 ) -> NDArray[np.int64]:
-    """Which of the three outputs of its point each annotation is."""
+    """Index of the output (of the three of its point) of each annotation."""
     side = round(len(outputs.iou) ** 0.5)
     scores = _scores(outputs.iou, config).numpy()
     levels = []

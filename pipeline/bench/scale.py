@@ -32,7 +32,7 @@ RESTART_S = 90.0  # a worker's process, its libraries and its models, from a sha
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """What failures do to a run on `gpus` GPUs.
+    """Effect of node failures on a run on `gpus` GPUs.
 
     per_day    failures a day             total     mean failures of the whole run
     lost_s     GPU-seconds lost per failure, mean: half a shard and a restart for each GPU of a node

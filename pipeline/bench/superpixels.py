@@ -29,7 +29,7 @@ TARGETS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was measured; `ok` if every target is met and the results agree."""
+    """Measurements; `ok` if every target is met and the results agree."""
 
     text: tuple[str, ...]
     figures: dict[str, Any]

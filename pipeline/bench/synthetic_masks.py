@@ -87,7 +87,7 @@ def decoder_outputs(
 def _answers(
     nested: Tensor, owner: Tensor, depth: Tensor, rng: np.random.Generator
 ) -> DecoderOutputs:
-    """What each prompt says about the object `owner` (P,) it stands `depth` (P,) logits deep in."""
+    """Outputs of each prompt for its object `owner` (P,), `depth` (P,) logits inside it."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     count, shape = len(owner), nested.shape[-2:]
     low = torch.empty((count, 3, *shape), dtype=torch.float16)

@@ -26,7 +26,7 @@ class Target:
 
 @dataclass(kw_only=True)
 class TargetReport:
-    """What benches with targets share: targets, notes, and what follows from them."""
+    """Base of reports with targets: targets, notes and exit code."""
 
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

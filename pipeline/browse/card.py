@@ -12,7 +12,7 @@ LEVELS = {WHOLE: "whole", PART: "part", SUB_PART: "sub-part"}
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Where a card's photograph lies, relative to the page; `size` is (width, height)."""
+    """Image file of a card, relative to the page; `size` is (width, height)."""
 
     large: str
     small: str
@@ -50,7 +50,7 @@ class Card:
 
     @property
     def count(self) -> str:
-        """How many superpixels, in words."""
+        """Number of superpixels, as text."""
         return many(len(self.overlay.shapes))
 
     @property

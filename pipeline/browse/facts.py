@@ -47,7 +47,7 @@ def tiles(found: StatsReport) -> list[Tile]:
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:
-    """What made the cache, as (name, value) pairs a person can read."""
+    """Provenance of the cache as readable (name, value) pairs."""
     recipe = plan.recipe
     return [
         ("Split", plan.split or "not named"),
@@ -70,7 +70,7 @@ def steps(found: StatsReport) -> list[tuple[str, str]]:
 
 
 def notices(found: StatsReport, recipe: Recipe, photographs: bool) -> list[str]:
-    """What a reader must know before trusting the page."""
+    """Warnings that a reader needs before trusting the page."""
     lines = []
     if recipe.superpixels.prompts_sam and recipe.superpixels.weights.startswith("random"):
         lines.append(
@@ -80,7 +80,7 @@ def notices(found: StatsReport, recipe: Recipe, photographs: bool) -> list[str]:
     if found.missing:
         lines.append(
             f"This cache is not complete: {found.missing:,} of {found.images:,} images are still "
-            "to be done. Run the same svp precompute again; it goes on where it stopped."
+            "to be done. Re-run the same svp precompute to resume."
         )
     if not photographs:
         lines.append("The photographs are not available here: superpixels are shown without them.")

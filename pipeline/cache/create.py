@@ -49,7 +49,7 @@ def write_metadata(cache: Path, plan: Plan) -> None:
 
 
 def _stays(path: Path, spec: ArraySpec, images: int, size: int | None) -> bool:
-    """Whether a zarr.json is as we write it, or that of an array somebody recompressed."""
+    """Whether a zarr.json is as we write it, or that of a recompressed array."""
     try:
         if check_array(path, spec, images, size) == list(spec.codecs):
             check_settings(path, spec, images, size)

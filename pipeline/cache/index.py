@@ -45,7 +45,7 @@ class _Complete(JsonFile):
 
 @dataclass(frozen=True)
 class Rows:
-    """What is known of every image of a plan, by row.
+    """Status of every image of a plan, by row.
 
     status   (N,) uint8: 0 not committed, 1 ok, 2 quarantined
     k        (N,) uint16 superpixels, 0 unless ok

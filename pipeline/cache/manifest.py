@@ -36,7 +36,7 @@ class FileEntry(JsonFile):
 
 
 class ImageEntry(JsonFile):
-    """What became of one image. `k` superpixels if ok; else a stable reason and one line."""
+    """Outcome of one image. `k` superpixels if ok; else a stable reason and one line."""
 
     id: Count
     h: Count

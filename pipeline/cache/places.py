@@ -48,7 +48,7 @@ class DataPlaces:
 
 
 class _File(BaseModel):
-    """What places.json may hold. Fields of a later svp are passed over: it is only a hint."""
+    """Schema of places.json. Fields of a later svp are ignored: the file is only a hint."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -84,7 +84,7 @@ def write_places(cache: Path, places: DataPlaces) -> None:
 
 
 def read_places(cache: Path) -> DataPlaces | None:
-    """What `cache` was made from, or None if it does not say (readably); nothing is looked for."""
+    """Paths that `cache` was made from, or None without a readable record; no path is checked."""
     raw = _raw(cache)
     try:
         return DataPlaces(**dict(_File.model_validate(raw)))
@@ -93,7 +93,7 @@ def read_places(cache: Path) -> DataPlaces | None:
 
 
 def limit_of(cache: Path) -> int | None:
-    """How many of its data's images `cache` was limited to; None: all, or it does not say."""
+    """Number of images that `cache` was limited to; None: all, or unknown."""
     places = read_places(cache)
     return places.limit if places else None
 

@@ -78,7 +78,7 @@ class _PlanFile(JsonFile):
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides every byte of a cache.
+    """Everything that determines the bytes of a cache.
 
     recipe      what computes the rows
     images      in shard order, ids unique
@@ -117,7 +117,7 @@ class Plan:
 
     @property
     def layers(self) -> int:
-        """How many extra encoder layers are stored."""
+        """Number of extra encoder layers stored."""
         return self.recipe.features.stored_layers
 
     @property

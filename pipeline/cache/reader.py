@@ -94,7 +94,7 @@ class CacheReader:
         return self._rows.k
 
     def status(self, i: int) -> Literal["ok", "quarantined", "missing"]:
-        """What became of row `i`."""
+        """Status of row `i`."""
         code = self._status[i]
         return "ok" if code == GOOD else "quarantined" if code == BAD else "missing"
 

@@ -115,7 +115,7 @@ class ShardFile:
         """A CacheError that names this file and what to do."""
         return CacheError(
             f"{show(str(self.path), 300)}: {what}: run `svp cache repair`, then the same "
-            "`svp precompute` again: only damaged shards are made anew"
+            "`svp precompute` again: only damaged shards are computed again"
         )
 
     def _read_index(self, shard_size: int) -> list[tuple[int, int] | None]:
@@ -200,7 +200,7 @@ class OpenFiles:
                 pass
             return found
         if self._pid != os.getpid():
-            self._reset()  # the parent's lock may be held for ever in this child
+            self._reset()  # the parent's lock may stay locked in this child
         opened = open_file()
         with self._lock:
             self._files[key] = opened

@@ -85,7 +85,7 @@ class StatsReport:
         bad = sum(self.quarantined.values())
         lines = [
             f"cache {self.cache[:12]}: {self.ok} of {self.images} images, {bad} quarantined, "
-            + f"{self.missing} not made yet, {self.fallback} with the whole image as one",
+            + f"{self.missing} missing, {self.fallback} with the whole image as one",
             f"superpixels per image: {self.tokens.line(1)}",
             f"covered share of an image: {self.coverage.line(3)} ({self.sampled} images looked at)",
             f"share under more than one: {self.overlap.line(3)}",

@@ -30,7 +30,7 @@ Map = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["ShardR
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What is wrong with one shard: (file relative to the cache, why) pairs; empty if sound."""
+    """Faults of one shard: (file relative to the cache, cause) pairs; empty if sound."""
 
     shard: int
     problems: tuple[tuple[str, str], ...]
@@ -75,7 +75,7 @@ class VerifyReport:
     def lines(self) -> list[str]:
         """The report for people: counts, each damaged file, what to do."""
         how = "every byte" if self.full else "sizes and records"
-        state = "complete" if self.complete else f"{len(self.missing)} shards not made yet"
+        state = "complete" if self.complete else f"{len(self.missing)} shards missing"
         lines = [
             f"cache {self.cache[:12]}: {self.files} files, {self.bytes / 1e6:.1f} MB, {how} read",
             f"{self.shards} shards, {len(self.bad_shards)} damaged, {state}",
@@ -128,7 +128,7 @@ def repair(path: Path) -> list[int]:
     """Un-commit the shards that a full check finds damaged; returns their numbers.
 
     Also rewrites damaged zarr.json files, drops leftovers of dead writers and, if no shard is
-    missing, writes the index anew. Run the same `svp precompute` afterwards.
+    missing, rewrites the index. Run the same `svp precompute` afterwards.
     """
     cache = Path(path)
     plan = Plan.load(cache / PLAN)

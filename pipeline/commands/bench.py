@@ -123,7 +123,7 @@ def bench_scale_command(size: str, device: str, probe: int, exact: bool, as_json
     from ..bench.scale import run
     from ..precompute.options import Flags, resolve
 
-    # The weights' values change no cost: random ones stand in for files nobody has to own.
+    # The weights' values change no cost: random ones stand in for missing files.
     flags = Flags(sam_weights="random", encoder_weights="random")
     fast = ("superpixels.mode=fast", "superpixels.dtype=bfloat16")
     recipe, _ = resolve(size, None, flags, () if exact else fast, Path())

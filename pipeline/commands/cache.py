@@ -41,7 +41,9 @@ def repair_command(path: Path) -> None:
     from ..cache.verify import repair
 
     shards = repair(path)
-    click.echo(f"{len(shards)} shards taken out {shards or ''}: run the same svp precompute again")
+    click.echo(
+        f"{len(shards)} shards un-committed {shards or ''}: run the same svp precompute again"
+    )
 
 
 @cache.command("stats")

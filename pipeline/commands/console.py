@@ -160,11 +160,11 @@ def _logged() -> Iterator[None]:
 
 
 def _stopped(number: signal.Signals) -> SystemExit:
-    """What a stop outside of a run's own loop is told as; one line, however many processes."""
+    """Exit after a signal outside a run's own loop; one message for any number of processes."""
     from ..process import this_command
 
     if os.environ.get("RANK", "0") == "0":
-        click.echo(f"svp: stopped by {number.name}. To go on: {this_command()}", err=True)
+        click.echo(f"svp: stopped by {number.name}. To resume: {this_command()}", err=True)
     return SystemExit(128 + number)
 
 

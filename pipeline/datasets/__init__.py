@@ -111,7 +111,7 @@ def _find(datasets: Sequence[Dataset], images: Path | None, source: Source, need
 
 
 def photo_notices(source: Source) -> list[str]:
-    """What the photographs' headers say that the user should know: all are opened, none is decoded.
+    """Notices about the headers of the images: all files are opened, none is decoded.
 
     Empty for sources whose reader has looked at them: their notices have it already.
     """

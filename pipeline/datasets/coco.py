@@ -21,7 +21,7 @@ MAX_IMAGE_SIDE = 1 << 20  # beyond what images.py reads: such an image is quaran
 def read_instances(
     path: Path, dataset: str, wanted: Container[int] | None
 ) -> tuple[list[ImageEntry], dict[int, Annotation]]:
-    """What `load_instances` gives if nothing is wrong with the file. Raises DataError."""
+    """Load and check an instances file as `load_instances` does. Raises DataError."""
     images, annotations, _ = load_instances(path, dataset, wanted, 0)
     return images, annotations
 

@@ -35,7 +35,7 @@ FILES = ("images", "masks", "sentences")
 
 @dataclass(frozen=True, slots=True)
 class ConvertReport:
-    """What was written: rows per table, objects with an empty mask, sizes per set and split.
+    """Report of a conversion: rows per table, objects with an empty mask, sizes per set and split.
 
     left_out  bad records; the notices name them
     """

@@ -48,12 +48,12 @@ def extent(segmentation: object) -> Box | None:
 
 
 def beyond(box: Box, height: int, width: int) -> float:
-    """How many pixels the box passes the edge of the picture by, 0 if it does not."""
+    """Pixels by which the box exceeds the image, 0 if it does not."""
     return max(0.0, -box[0], -box[1], box[2] - width, box[3] - height)
 
 
 def misplaced(box: Box, height: int, width: int) -> str | None:
-    """Why polygons with this box cannot belong to a photograph (height, width); None if they can.
+    """Reason why polygons with this box cannot belong to an image (height, width), or None.
 
     >>> misplaced((0.1, 0.1, 0.6, 0.6), 128, 128).partition(":")[0]
     'its coordinates lie within 0..1'
@@ -105,7 +105,7 @@ def systematic(wrong: int, objects: int) -> bool:
 
 @dataclass
 class Placement:
-    """What the polygons of one file look like together.
+    """Statistics of all polygons of one file.
 
     polygons  objects given as polygons
     clipped   of these, those that pass the edge by a little; `first` and `most` (pixels) describe
@@ -151,7 +151,7 @@ class Placement:
         return found
 
     def _guess(self) -> str | None:
-        """What the whole file may be drawn in, if it looks like anything but pixels."""
+        """Guess the coordinate system of the whole file, if it is not pixels."""
         if not self.polygons:
             return None
         for unit, name in ((100, "percent"), (1000, "thousandths of the side")):

@@ -34,7 +34,7 @@ LOOKED_FOR = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to read: where named sets lie, and which refusals are lifted."""
+    """Read options: roots of named sets, and the checks that are lifted."""
 
     root: Path | None = None  # None: here
     images: Path | None = None
@@ -48,7 +48,7 @@ class Options:
 
 
 class Given(TypedDict, total=False):
-    """What a caller may say of `Options`, as keywords."""
+    """Keyword arguments from which `Options` are made."""
 
     root: Path | None
     images: Path | None

@@ -20,7 +20,7 @@ _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 
 def expression_problem(text: str) -> str | None:
-    """Why `text` cannot be an expression, or None.
+    """Reason why `text` cannot be an expression, or None.
 
     >>> expression_problem("man on the left"), expression_problem(" ")
     (None, 'is empty')

@@ -93,7 +93,7 @@ def other_name(name: str) -> str:
 
 
 def image_root(datasets: Sequence[Dataset], images: Path | None, names: Sequence[str]) -> Found:
-    """Where the images of loaded datasets lie; a JSONL file and a folder say it themselves."""
+    """Find the image root of loaded data sets; JSONL files and folders define their own."""
     first = datasets[0]
     if first.kind in ("folder", "jsonl"):
         return Found(images if images is not None and first.kind == "jsonl" else first.root, "own")

@@ -89,7 +89,7 @@ def read_image(path: Path, record: ImageRecord | None = None) -> NDArray[np.uint
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the head of a file says. `stored` is (height, width) before the EXIF `orientation`
+    """Content of an image header. `stored` is (height, width) before the EXIF `orientation`
     (1..8, 1: none) is applied; `deep` is whether its grey values have 16 bits.
     """
 
@@ -186,7 +186,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _examine(path: Path) -> tuple[bytes, int]:
     try:
         info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(info.st_mode):  # opening a pipe would block
             raise _error("unsafe-path", path, "is not a regular file")
         if info.st_size > MAX_BYTES:
             raise _error("too-large", path, f"{info.st_size} bytes; at most {MAX_BYTES}")

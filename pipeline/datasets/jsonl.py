@@ -130,7 +130,7 @@ def _by_name(parts: Sequence[Part], lines: list[Line]) -> list[str]:
 
 
 def _hint(parts: Sequence[Part], lines: list[Line]) -> str:
-    """What to do if a split is asked for that no line has."""
+    """Remedy for a split that no line has."""
     if not all(line.splitless for line in lines):
         return ""
     names = ", ".join(show(part.path.name, 40) for part in parts)

@@ -59,7 +59,7 @@ class Line:
 
     @property
     def where(self) -> str:
-        """How messages name it."""
+        """Name of the record in messages."""
         return f"{self.part.label}line {self.line}"
 
 
@@ -128,7 +128,7 @@ def read_lines(part: Part, problems: Problems, notices: list[str]) -> Iterator[L
 
 
 def _other_form(path: Path) -> str | None:
-    """What the file is instead of JSONL, with the way out; None if it may be JSONL.
+    """Recognise a file that is not JSONL: its format and the remedy; None if it may be JSONL.
 
     One line for the file: each of its lines would be an error that says nothing.
     """

@@ -15,7 +15,7 @@ from ..display import counted, quote, show
 from .images import IMAGE_SUFFIXES, is_readable_kind
 from .own_files import own_folder, predictions
 
-# Pictures svp does not decode: named first among what is passed by.
+# Image types that svp does not decode, named first among the skipped files.
 PICTURES = frozenset(
     [
         ".tif",
@@ -50,12 +50,12 @@ PICTURES = frozenset(
 
 @dataclass
 class Listing:
-    """What lies below `root`.
+    """Files below `root`.
 
     names     photographs by relative POSIX path, sorted
     targets   of these, the ones that lie outside `root` behind a link: their real paths
     linked    links to folders that were followed
-    skipped   folders passed by, and why
+    skipped   skipped folders, and why
     own       files of `svp predict`
     passed    files that are not JPEG, PNG or WEBP, by suffix
     """
@@ -76,16 +76,16 @@ class Listing:
 
     def _notices(self) -> Iterator[str]:
         if self.passed:
-            yield f"passed by: {self._files()}"
+            yield f"skipped: {self._files()}"
         if self.hidden:
-            yield f"passed by: {self.hidden:,} hidden (names that start with a dot)"
+            yield f"skipped: {self.hidden:,} hidden (names that start with a dot)"
         if self.own:
             first = quote(self.own[0], 160)
-            yield f"passed by: {counted(len(self.own), 'picture')} made by svp predict (first: {first})"
+            yield f"skipped: {counted(len(self.own), 'picture')} made by svp predict (first: {first})"
         reasons = Counter(why for _, why in self.skipped)
         for why, count in reasons.items():
             first = next(name for name, reason in self.skipped if reason == why)
-            yield f"passed by: {counted(count, 'folder')}: {why} (first: {quote(first, 160)})"
+            yield f"skipped: {counted(count, 'folder')}: {why} (first: {quote(first, 160)})"
         if self.linked:
             first = quote(self.linked[0], 160)
             yield f"followed: {counted(len(self.linked), 'linked folder')} (first: {first})"
@@ -111,7 +111,7 @@ class Listing:
 
 
 def list_images(root: Path) -> Listing:
-    """Walk `root`. A folder that may not be read is passed by, and named, like all else."""
+    """Walk `root`. A folder without read permission is skipped and named, too."""
     walk = _Walk(root)
     walk.go("", root)
     while walk.links:  # after the real folders: what these hold keeps its own name

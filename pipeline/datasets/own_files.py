@@ -15,7 +15,7 @@ _PREDICTION = re.compile(r"(.+)-\d+-(?:mask|overlay)\.png", re.DOTALL)
 
 
 def own_folder(folder: Path, folders: Iterable[str], files: Iterable[str]) -> str | None:
-    """What a folder with these entries is, if svp wrote it: a word for the notice."""
+    """Kind of folder with these entries, if svp wrote it: a word for the notice."""
     below, names = set(folders), set(files)
     if "index.html" in names and _is_page(folder / "index.html"):
         return "page"

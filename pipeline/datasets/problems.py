@@ -75,7 +75,7 @@ class Problems:
             self.refuse("")
 
     def settle(self, records: int, allowed: int | None, why: str = "") -> Faults:
-        """What is left out of a file of so many records.
+        """Accept the problems of a file of `records` records: what is left out of it.
 
         allowed  problems that are accepted; None: as many as half of the records, and `why` is ""
         why      what else is wrong with the file as a whole

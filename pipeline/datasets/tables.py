@@ -62,7 +62,7 @@ class Annotation:
 
     @property
     def where(self) -> str:
-        """How messages name it."""
+        """Name of the record in messages."""
         return self.label or f"{self.dataset} annotation {self.ann_id}"
 
     @property
@@ -110,7 +110,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """What later code reads: the images of one split, each once, sorted by id, and its expressions.
+    """Input of all later code: the images of one split, each once, sorted by id, with expressions.
 
     An image that could not be examined is listed all the same, with height = width = 0 (unknown):
     reading it at precompute time raises the ImageError that quarantines it. It is never dropped.
@@ -131,7 +131,7 @@ class Source:
 
     @property
     def where(self) -> str:
-        """How messages name it: the sets, and the files they were read from."""
+        """Name of the source in messages: the sets, and the files they were read from."""
         files = ", ".join(show(name, 80) for name in self.sha256)
         return f"{show(self.name)} ({files})" if files else show(self.name)
 
@@ -158,8 +158,8 @@ class Source:
 
     @property
     def bad_masks(self) -> dict[tuple[str, int], str]:
-        """What is wrong with a mask, per (dataset, ann_id). It matters only if the mask is used:
-        the image may be in quarantine, or not asked for."""
+        """Fault of each bad mask, by (dataset, ann_id). It matters only if the mask is used:
+        the image may be in quarantine, or not requested."""
         return self._masks[1]
 
     @cached_property

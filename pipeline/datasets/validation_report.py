@@ -12,7 +12,7 @@ Group = dict[str, Any]
 
 @dataclass
 class CheckReport:
-    """What `check` found.
+    """Findings of `check`.
 
     errors       what stops a run
     left_out     bad records: they cost themselves

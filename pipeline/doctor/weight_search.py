@@ -52,7 +52,7 @@ def needed_weights(recipe: Recipe, where: LocalPaths | None = None) -> list[Need
 
 
 def needed_checkpoint(size: str) -> list[Need]:
-    """What training at `size` starts from, where its shipped recipe leaves that to the user."""
+    """Checkpoint that training at `size` starts from, where its shipped recipe leaves it open."""
     model = shipped_yaml("train", size).get("model") or {}
     kinds = {"init": "GLaMM-GranD-Pretrained", "lm": "vicuna-7b-v1.5"}
     needs = []
@@ -77,7 +77,7 @@ class _Asked:
 
     @property
     def shipped(self) -> Path:
-        """Where the weights lie in this package, if they are in it."""
+        """Path of the shipped weights, if they are part of this package."""
         return PACKAGE / self.spec.shipped
 
 
@@ -132,7 +132,7 @@ def _in_hub_cache(spec: SamSpec | EncoderSpec) -> Path | None:
 
 
 def _advice(asked: _Asked, given: Path | None) -> str:
-    """What is missing, how large it is, where it was looked for, and how to get it."""
+    """Message for a missing file: name, size, searched paths, remedy."""
     remote = asked.spec.remote
     size = f" ({remote.size / 1e6:,.0f} MB)" if remote else ""
     if given:

@@ -57,7 +57,7 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How to build, fill and read one encoder.
+    """Functions that build, fill and read the encoders of one family.
 
     build     the untrained model, on the current default device
     adapt     the model as a `Backbone`
@@ -74,7 +74,7 @@ class Family:
 
 
 def multiple_of(patch: int, size: int) -> str:
-    """What is wrong with `size`, and the nearest sizes that fit; empty if nothing is wrong."""
+    """Error text for an unusable `size`, with the nearest sizes that fit; empty if it is usable."""
     if size >= patch and size % patch == 0:
         return ""
     below = max(size // patch, 1) * patch

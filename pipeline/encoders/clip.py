@@ -104,7 +104,7 @@ def fill_buffers(model: "nn.Module") -> None:
 
 
 def expected_config(name: str) -> dict[str, object]:
-    """What the (vision part of the) config.json of a folder of the model called `name` must say."""
+    """Expected values in (the vision part of) config.json of the model `name`."""
     size = shape(name)
     return {
         "hidden_size": size["hidden"],

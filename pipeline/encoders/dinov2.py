@@ -144,7 +144,7 @@ def build_dinov2(
 
 
 def expected_config(name: str) -> dict[str, object]:
-    """What the config.json of a model folder must say for the model called `name`."""
+    """Expected values in config.json of the model `name`."""
     hidden, blocks, heads = shape(name)
     return {
         "model_type": "dinov2_with_registers",

@@ -25,7 +25,7 @@ FLOAT16_MAX = 65504.0
 
 @dataclass(frozen=True, slots=True)
 class StoredFeatures:
-    """What `ImageRow` holds of one image, all float16: (P,C); (C,) or None; (L,P,C) or None."""
+    """Stored features of one image, all float16: (P,C); (C,) or None; (L,P,C) or None."""
 
     patches: NDArray[np.float16]
     cls: NDArray[np.float16] | None

@@ -26,7 +26,7 @@ class PatchStem(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Where transformers looks up the dtype of its patch embedding."""
+        """Weight from which transformers reads the dtype of its patch embedding."""
         return self.proj.weight
 
     def forward(self, x: Tensor) -> Tensor:

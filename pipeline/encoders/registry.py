@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).parents[2]
 
 
 def family(config: FeatureConfig) -> Family:
-    """How to build the encoder of a recipe, by the module its row in `encoder_specs.ENCODERS` names."""
+    """Family of a recipe's encoder: the module that its row in `encoder_specs.ENCODERS` names."""
     spec = ENCODERS[config.encoder]
     found: Family = import_module(spec.module, __package__).family(spec, config.size)
     return found

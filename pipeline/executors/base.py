@@ -53,7 +53,7 @@ class Task(Protocol):
         """Load the models; the result does one job and returns a small dict."""
 
     def rows(self, shard: int) -> int:
-        """How many images shard `shard` has."""
+        """Number of images in shard `shard`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of the shards of one run.
+    """Outcome of the shards of one run.
 
     done       committed shards, in order of completion
     abandoned  shards that exhausted their retries, with the last cause; none of their images is
@@ -91,7 +91,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a pool reports about one of its workers.
+    """Report of a pool about one of its workers.
 
     progress  `value` is what its job reported so far (`worker.report_progress`)
     ready   it can take a job       done    `value` is what the job returned
@@ -115,7 +115,7 @@ class Pool(Protocol):
         """Give `job` to a worker that reported `ready` or `done`."""
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """What happened since the last call; waits at most `timeout` seconds for something."""
+        """Events since the last call; waits at most `timeout` seconds for one."""
 
     def restart(self, worker: int) -> None:
         """End the worker, whatever it is doing, and start a fresh one under the same number."""
@@ -126,7 +126,7 @@ class Pool(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorOptions:
-    """How to run; nothing here changes a stored bit.
+    """Execution options; none of them changes a stored bit.
 
     workers         None: one per GPU, else one per usable core; 0: in this process (debugging)
     device          "cpu", "cuda" or "cuda:<i>", as the task gets it

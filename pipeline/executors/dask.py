@@ -117,7 +117,7 @@ class DaskPool:
         self._reports.append(Outcome(value.pop("by"), "progress", value))
 
     def _place(self, alive: set[str]) -> list[Outcome]:
-        """Give processes nobody uses to the workers that wait for one."""
+        """Assign unused processes to the workers that wait for one."""
         free = sorted(alive - set(self._address.values()))
         new = dict(zip(sorted(self._waiting), free, strict=False))
         self._address |= new
@@ -129,7 +129,7 @@ class DaskPool:
         ]
 
     def _abandoned(self, alive: set[str]) -> list[Outcome]:
-        """Jobs pinned to a process that ended before it got them: Dask would wait for ever."""
+        """Jobs pinned to a process that ended before it got them: Dask would wait forever."""
         lost = [f for f, w in self._futures.items() if self._address[w] not in alive]
         lost = [future for future in lost if not future.done()]
         return [Outcome(self._drop(f), "died", detail="its Dask worker is gone") for f in lost]
@@ -139,9 +139,9 @@ class DaskPool:
         return self._futures.pop(future)
 
     def _receive(self, future: Any) -> Outcome | None:
-        """What a job returned; None if its process does not answer yet.
+        """Result of a job; None if its process does not answer yet.
 
-        The answer lies in the process. If that died after the job, Dask would wait for ever for
+        The answer lies in the process. If that died after the job, Dask would wait forever for
         another one under the same address.
         """
         distributed = distributed_package()

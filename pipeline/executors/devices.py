@@ -48,7 +48,7 @@ def task_device(options: ExecutorOptions) -> str:
 
 
 def usable_cores(threads: int = 1) -> int:
-    """How many workers of `threads` threads the cores this process may use can feed."""
+    """Number of workers of `threads` threads that fit the cores available to this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // threads)
 

@@ -1,6 +1,6 @@
 """Local executor (the default): one spawned process and one pipe per worker.
 
-Not multiprocessing.Pool (waits for ever after a worker's `kill -9`) and not ProcessPoolExecutor
+Not multiprocessing.Pool (waits forever after a worker's `kill -9`) and not ProcessPoolExecutor
 (fails all pending work). The parent waits on the pipes and on the processes themselves, so a dead
 worker is noticed at once. Processes are spawned, never forked: libraries hold threads and locks.
 
@@ -85,7 +85,7 @@ class LocalPool:
             self._start(worker)
 
     def submit(self, worker: int, job: Job) -> None:
-        """See `Pool`. A worker that died meanwhile is reported by the next `wait`."""
+        """See `Pool`. A worker that died in between is reported by the next `wait`."""
         with suppress(OSError):
             self._workers[worker][1].send(job)
 

@@ -113,7 +113,7 @@ class RayPool:
         self._calls[self._actors[worker].load.remote()] = worker
 
     def _relay(self) -> list[Outcome]:
-        """What jobs reported since the last look; nothing once the box is lost with its node."""
+        """Events reported by jobs since the last call; none once the box is lost with its node."""
         import ray
 
         if time.monotonic() - self._looked < LOOK_S or not ray.wait([self._taken], timeout=0)[0]:
@@ -221,7 +221,7 @@ def _want_token(options: ExecutorOptions) -> None:
 
 
 def _environment(options: ExecutorOptions) -> dict[str, str]:
-    """What the servers and workers of a Ray of our own inherit."""
+    """Environment of the servers and workers of a Ray cluster that a run starts."""
     if options.ray_address:
         return {}
     path = os.pathsep.join(entry for entry in sys.path if entry)

@@ -119,7 +119,7 @@ class Scheduler:
         while self.queue and self.idle:
             worker, job = min(self.idle), self.queue.popleft()
             if job.shard in self.abandoned:
-                continue  # a probe of a shard that was abandoned meanwhile
+                continue  # a probe of a shard that was abandoned in between
             self.idle.remove(worker)
             self.tries[job.shard] += job.rows is None
             self.busy[worker] = job, time.monotonic()
@@ -167,7 +167,7 @@ class Scheduler:
         held = self.busy.pop(worker, None)
 
         # A worker without a job failed while it loaded the models: no shard can be blamed, and
-        # replacing it for ever would hang the run.
+        # replacing it without end would hang the run.
         if held is None:
             self.failed_starts += 1
             if self.failed_starts >= self.max_tries * self.pool.size:

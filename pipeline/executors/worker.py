@@ -96,7 +96,7 @@ def progress_listener(listen: Callable[[Outcome], None] | None) -> Iterator[None
 
 
 class WorkerRuntime:
-    """What a worker process holds: load the models once, then run jobs.
+    """State of a worker process: load the models once, then run jobs.
 
     listen  receives the progress of running jobs; unlike results, it may be lost
     """

@@ -33,7 +33,7 @@ _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for a server. Only tries in a row that bring no byte are counted."""
+    """Timeouts and retries. Only consecutive attempts without a new byte are counted."""
 
     tries: int = 4
     backoff_s: float = 1.0  # doubled after each try
@@ -161,7 +161,7 @@ def _judge(
         raise _Again(f"the server answers {status}")
     if status == 416:
         _discard(partial)
-        raise _Again("the server cannot resume the partial file; it starts anew")
+        raise _Again("the server cannot resume the partial file; the download restarts")
     if status not in (200, 206):
         place = partial.with_suffix("")
         raise MissingError(_by_hand(address, place, f"the server answers {status}"))

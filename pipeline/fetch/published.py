@@ -31,7 +31,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """What `svp fetch NAME` brings."""
+    """Files and notes of one name of `svp fetch NAME`."""
 
     name: str
     about: str

@@ -134,7 +134,7 @@ def make_folders(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system refuses in the body becomes a CacheError: the path, the cause, what to do.
+    """Turn an OSError of the body into a CacheError: the path, the cause, the remedy.
 
     path  named where the system names none; the body reads nothing that may fail
     """
@@ -249,7 +249,7 @@ def refusal(
     """The error for `path` that the system would not write, with the remedy that fits the cause.
 
     error  an OSError, or of a library that has only its text (safetensors: "... (os error 28)")
-    again  the command that goes on once there is space
+    again  the command that resumes once there is space
     """
     code = getattr(error, "errno", None)
     if code is None and (found := re.search(r"\(os error (\d+)\)", str(error))):

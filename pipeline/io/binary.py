@@ -44,7 +44,7 @@ def write_all(fd: int, views: Sequence[memoryview]) -> None:
 
 
 def after(views: Sequence[memoryview], done: int) -> list[memoryview]:
-    """What is left of `views`, taken as one run of bytes, after its first `done` bytes."""
+    """Rest of `views`, taken as one run of bytes, after the first `done` bytes."""
     rest: list[memoryview] = []
     for view in views:
         if done < len(view):

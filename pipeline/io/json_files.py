@@ -109,7 +109,7 @@ def parse_line(data: bytes, where: str) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a source file was: hex sha256 and size in bytes."""
+    """Identity of a source file: hex sha256 and size in bytes."""
 
     sha256: str
     bytes: int

@@ -1,6 +1,6 @@
 """Safe paths: names from the user are trusted, names from data files are not.
 
-A name from instances.json, parquet or JSONL is text that somebody else wrote; COCO readers that
+A name from instances.json, parquet or JSONL is untrusted text; COCO readers that
 joined it to a folder have read and written outside it (open-edge-platform/datumaro#2206,
 roboflow/supervision#2218). The invariant: what `safe_join` returns lies under the resolved root,
 and is a regular file if it exists.

@@ -32,7 +32,7 @@ PAD_COLOUR = (124, 116, 104)  # ImageNet mean x 255: near zero after either enco
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How an image of any size becomes the encoder's `size` x `size` input.
+    """Mapping from an image of any size to the encoder's `size` x `size` input.
 
     | kind          | what is seen                                                              |
     |---------------|---------------------------------------------------------------------------|

@@ -119,7 +119,7 @@ def union(masks: Sequence[Rle], height: int, width: int) -> Rle:
 
 
 def overlap(masks: Sequence[Rle], merged: Rle) -> int:
-    """How much a summed mask would exceed the union, in pixels; 0 for disjoint parts."""
+    """Pixels by which a summed mask would exceed the union; 0 for disjoint parts."""
     return sum(area(mask) for mask in masks) - area(merged)
 
 

@@ -133,7 +133,7 @@ class _Measure:
         )
 
     def so_far(self) -> Calibration | None:
-        """From the images done in time; a worker's first batch counts only if it is its only one."""
+        """Calibration from the images so far; a first batch counts only if it is the only one."""
         seconds: Counter[str] = Counter()
         images = 0
         for told in self.told.values():

@@ -168,7 +168,7 @@ def makespan(images: int, shard_size: int, workers: int) -> int:
     """
     full, rest = divmod(images, shard_size)
     rounds, more = divmod(full, workers)
-    # Each shard goes to whoever has done least, so the short one follows the last full round.
+    # Each shard goes to the worker that has done least, so the short one follows the last full round.
     return max((rounds + bool(more)) * shard_size, rounds * shard_size + rest)
 
 

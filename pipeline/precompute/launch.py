@@ -49,7 +49,7 @@ MEASURE_S = 12.0  # of a dry run, which is to answer within 20 s, imports and al
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for; None means not given.
+    """Options of `svp precompute`; None means not given.
 
     dataset    path, or names of REFER sets under `root`; None: the generated scenes
     size       None: tiny, for generated scenes; any other data is then refused
@@ -126,7 +126,7 @@ def recipe_of(request: Request, source: Source) -> tuple[Recipe, LocalPaths]:
 
 
 def notices(request: Request, opened: Opened) -> list[str]:
-    """What the user is told before the hours: of the data, and of what the cache will be good for.
+    """Notices printed before a run: about the data, and the uses of the cache.
 
     Raises as `recipe_of`.
     """
@@ -206,7 +206,7 @@ def _next(request: Request, opened: Opened, recipe: Recipe) -> str:
 
 
 def dry_run(request: Request, opened: Opened) -> Estimate:
-    """What the run would cost on this machine: computes a few images of the dataset to measure.
+    """Estimate the cost of the run on this machine: computes a few images to measure.
 
     Measuring takes `MEASURE_S` at most, however slow the machine is; its progress is logged.
     """
@@ -230,7 +230,7 @@ def price(request: Request, device: str, images: int) -> Estimate:
 
     device  a key of `cost.DEVICES`
     """
-    # The weights' values change no cost: random ones stand in for files nobody has to own yet.
+    # The weights' values change no cost: random ones stand in for missing files.
     flags = replace(
         request.flags, sam_weights="random", encoder_weights="random", second_weights="random"
     )
@@ -262,7 +262,7 @@ def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
 
 
 def _words(hint: str) -> tuple[str, ...]:
-    """What a command line says after `svp precompute`; nothing if the run is another command's."""
+    """Arguments of the `svp precompute` command line; none if another command started the run."""
     words = shlex.split(hint)
     return tuple(words[2:]) if words[:2] == ["svp", "precompute"] else ()
 

@@ -77,7 +77,7 @@ def resolve(
 
 
 def _require_groups(raw: dict[str, Any], name: str) -> None:
-    """What is looked into before the recipe's model has checked it. Raises ConfigError."""
+    """Check the field groups that are read before the recipe is validated. Raises ConfigError."""
     pixels, _ = group(raw, "superpixels", name), group(raw, "features", name)
     if pixels.get("grid") is not None:
         group(pixels, "grid", name)

@@ -29,7 +29,7 @@ CHUNK = 256  # images between two looks at `stop`
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a cache is made from: the images of a split, and what identifies their lists.
+    """Content of a cache: the images of a split, and the identity of their lists.
 
     images   each once, in the order of the cache
     split    name of the split, "" if there is none
@@ -53,7 +53,7 @@ def build_plan(
     """The plan of a cache.
 
     known     plan of the cache that is there already: its hashes are reused
-    distrust  image ids of `known` to hash anew
+    distrust  image ids of `known` to hash again
     stop      called now and then; raises to end the work
 
     Raises MissingError if not one image can be read, ConfigError for an impossible recipe.

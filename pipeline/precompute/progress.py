@@ -112,7 +112,7 @@ class Tally:
             self._seen.popleft()
 
     def line(self) -> str:
-        """Where the run is, in one printable line."""
+        """Progress of the run in one printable line."""
         parts = [
             f"{self.before + self.images}/{self.total} images",
             *self._pace(),
@@ -140,7 +140,7 @@ class Tally:
 
 
 class Progress:
-    """Shows a `Tally` while a run goes on: `with Progress(tally) as show: show.update(event)`."""
+    """Show a `Tally` during a run: `with Progress(tally) as show: show.update(event)`."""
 
     def __init__(self, tally: Tally, every_s: float = PLAIN_EVERY_S) -> None:
         from rich.console import Console

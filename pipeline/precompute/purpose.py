@@ -45,7 +45,7 @@ START_FROM = {
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What a recipe stores beside the superpixels and features where it does not say itself."""
+    """Defaults of the stored arrays where the recipe leaves them open."""
 
     sam: bool = False
     cls: bool = False
@@ -74,7 +74,7 @@ LOOK = Stores()
 
 
 def stores(purpose: Purpose, projector: str) -> Stores:
-    """What training of `projector` reads; for looking, nothing. Raises ConfigError."""
+    """Arrays that training of `projector` reads; none for viewing. Raises ConfigError."""
     needs = needs_of(projector)
     if purpose == "look":
         return LOOK
@@ -107,7 +107,7 @@ def four_layers(depth: int, *, last: bool = False) -> list[int]:
 
 
 def lacks(recipe: Recipe, needs: Iterable[str], sources: int = 4) -> list[str]:
-    """What a model with these `needs` reads and a cache of this recipe does not hold, in words.
+    """Arrays that a model with these `needs` reads and a cache of this recipe lacks, as text.
 
     sources  maps side by side that "multi" stands for
     """
@@ -119,7 +119,7 @@ def lacks(recipe: Recipe, needs: Iterable[str], sources: int = 4) -> list[str]:
 
 
 def announce(recipe: Recipe) -> list[str]:
-    """What a cache of this recipe will hold and what cannot be done with it, for people."""
+    """Notice about the content of a cache of this recipe, and the uses that it rules out."""
     features = recipe.features
     holds = ["superpixels", f"{features.encoder} features"]
     holds += [f"the last layer of {features.second.encoder}"] if features.second else []

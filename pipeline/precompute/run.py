@@ -39,7 +39,7 @@ SPARE_BYTES = 256 << 20  # free space to leave: logs, other programs, the file s
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to run `precompute`; nothing here changes a stored bit except `limit`.
+    """Options of a `precompute` run; none changes a stored bit except `limit`.
 
     executor           "local", "ray" or "dask", with `executor_options`
     limit              only the first that many images (their plan, so their cache, is another one)
@@ -66,7 +66,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class PrecomputeReport:
-    """What a run did and what the cache is now.
+    """Outcome of a run and state of the cache.
 
     computed     images computed by this run, good or not
     good         images in the cache, all runs together
@@ -95,7 +95,7 @@ class PrecomputeReport:
 
     @property
     def exit_code(self) -> int:
-        """What the command exits with."""
+        """Exit code of the command."""
         return int(self.failed)
 
     def to_json(self) -> dict[str, object]:

@@ -45,7 +45,7 @@ POISON: dict[Reason, str] = {
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a worker needs to know; picklable. `device` is the device's name inside the worker."""
+    """Picklable task of a worker. `device` is the device's name inside the worker."""
 
     cache: str
     where: LocalPaths
@@ -68,7 +68,7 @@ class ShardTask:
         return Stage(self._plan, Path(self.cache), self.where.images, source, encoder).do
 
     def rows(self, shard: int) -> int:
-        """How many images the shard has."""
+        """Number of images in the shard."""
         return len(self._plan.shard(shard))
 
     @cached_property
@@ -208,7 +208,7 @@ class Stage:
 
 @dataclass
 class Report:
-    """What a job tells the run: a few hundred bytes."""
+    """Result of a job, a few hundred bytes."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     quarantined: Counter[str] = field(default_factory=Counter)
@@ -260,7 +260,7 @@ def quarantine(image: PlanImage, error: ImageError, root: Path) -> Quarantined:
 
 
 def _told(entries: Sequence[Entry], report: Report) -> dict[str, object]:
-    """What a batch is told as: its images, and the seconds of the job so far."""
+    """Progress event of a batch: its images, and the seconds of the job so far."""
     bad = Counter(entry.reason for entry in entries if isinstance(entry, Quarantined))
     return {
         "images": len(entries),

@@ -1,8 +1,8 @@
 """Guard against running the tiny models, which know only generated scenes, on photographs.
 
-They were trained on the scenes of `svp data synth`, as stand-ins that need no download. On a
-photograph they give masks and answers that look like a result and mean nothing, so whoever wants
-that (to try the code) says `--size tiny`, by the flag or as SVP_SIZE.
+The tiny models were trained on the scenes of `svp data synth`, as stand-ins that need no download.
+Their masks and answers on photographs look like results and mean nothing, so running them there (to
+try the code) requires an explicit `--size tiny`, or SVP_SIZE.
 """
 
 from ..errors import ConfigError
@@ -47,7 +47,7 @@ def require_real_models(
 
 
 def toy_models(precompute: Recipe | None, language_model: str | None = None) -> list[str]:
-    """Which of the models that would be used are the tiny ones, in words."""
+    """Tiny models among those that would be used, as text."""
     toys = []
     if precompute is not None:
         reads_sam = precompute.superpixels.prompts_sam or precompute.store_sam_embeddings

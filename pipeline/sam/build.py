@@ -25,7 +25,7 @@ def _as_it_is(state: "Mapping[str, Tensor]") -> "tuple[dict[str, Tensor], tuple[
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How to build and fill one SAM.
+    """Functions that build and fill one SAM.
 
     build      an untrained `modeling.Sam` in evaluation mode
     meta       build it on the meta device: no memory, no random initialisation. Not where a

@@ -1,6 +1,6 @@
 """Adapter for Hugging Face `SamModel`, an independent implementation of SAM.
 
-Takes a hub folder (safetensors) or an original SA state dict, renamed. It is no bit-equal twin of
+Takes a hub folder (safetensors) or an original SA state dict, renamed. It is not bit-equal to
 segment-anything (agreement about 1e-5), so the package is part of the recipe. The configuration is
 ours, never the folder's, and the weights come through `weights.load_state_dict`:
 `from_pretrained` is not called.

@@ -3,7 +3,7 @@
 Same weights, same result up to rounding; nothing is approximated. What the published forward pass
 (segment_anything/modeling/image_encoder.py) does besides:
 
-1. Each call gathers the tables of relative positions anew, with indices made on the host, which a
+1. Each call gathers the tables of relative positions again, with indices made on the host, which a
    GPU waits for 64 times per image. Frozen weights: gathered once.
 2. Scores, bias and softmax are tensors of their own. One fused attention takes the bias as its mask.
 3. The neck's LayerNorm2d is four passes over memory; torch's layer_norm is one, and sums in float32

@@ -53,7 +53,7 @@ def random_seed(weights: str) -> int:
 
 
 def find_sam(config: SuperpixelConfig, where: LocalPaths) -> Path | None:
-    """Where the recipe's weights lie on this machine; None for shipped and random ones."""
+    """Local path of the recipe's SAM weights; None for shipped and random ones."""
     if not config.weights.startswith("sha256:"):
         return None
     return where.sam or find_weights(config.model, FLAG)

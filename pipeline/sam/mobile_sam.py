@@ -3,7 +3,7 @@
 The published checkpoint (439 tensors) maps onto it name by name; agreement with the original code
 is 8e-6 on values up to 4. Invariant: attention biases are never read before the weights are in
 (timm caches them in eval mode, MobileSAM's own builder runs with stale ones; `load_into` enters
-eval mode anew after loading, which drops the cache).
+eval mode again after loading, which drops the cache).
 """
 
 from collections.abc import Mapping

@@ -42,7 +42,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """What the decoder said to P points of one crop, flattened to 3P (point, level) outputs."""
+    """Decoder outputs for P points of one crop, flattened to 3P (point, level) outputs."""
 
     crop: Crop
     point: NDArray[np.float64]  # (3P,2) pixels of the crop

@@ -93,7 +93,7 @@ def find_method(name: str) -> type[SuperpixelMethod]:
 
 
 def method_version(kind: type[SuperpixelMethod]) -> str:
-    """What a recipe records of a plug-in: its version and the digest of the file it stands in."""
+    """Identity of a plug-in in the recipe: its version and the digest of its file."""
     code: Any = getattr(kind, "code", kind)
     try:
         digest = hashlib.sha256(Path(inspect.getfile(code)).read_bytes()).hexdigest()[:16]
@@ -148,7 +148,7 @@ class Given:
 
 
 def from_method(kind: type[SuperpixelMethod], name: str) -> Callable[..., Given]:
-    """What `OwnSource` calls for a plug-in. Raises ImageError at a photograph on which it fails."""
+    """Reader of `OwnSource` for a plug-in. Raises ImageError for an image on which it fails."""
     method = kind()
 
     def make(image: NDArray[np.uint8], path: str) -> Given:

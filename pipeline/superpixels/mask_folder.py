@@ -45,7 +45,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def from_folder(folder: Path) -> Callable[..., Given]:
-    """What `OwnSource` calls for a folder of masks. Raises ImageError at the photograph."""
+    """Reader of `OwnSource` for a folder of masks. Raises ImageError for a faulty file."""
 
     def make(image: NDArray[np.uint8], path: str) -> Given:
         file = _file_of(folder, path)

@@ -7,8 +7,8 @@ the sizes and sha256 of the catalogue are checked instead.
 Digests are remembered between processes, so that gigabytes are not read again, in one small file,
 `svp/digests.jsonl` in the user's cache folder: a line per file hashed, the last line about a path
 wins. A line is one append, so writers at the same time do not disturb each other, and a damaged
-line is skipped. A digest counts only for the very size, modification time and change time it was
-made of, and never for a file that was written within the last two seconds: file systems with coarse
+line is skipped. A digest counts only for exactly the size, modification time and change time of
+its file, and never for a file that was written within the last two seconds: file systems with coarse
 clocks would give its next content the same times. `SVP_REHASH=1` trusts none of them.
 """
 
@@ -37,7 +37,7 @@ Stamp = tuple[int, int, int]  # size, mtime_ns, ctime_ns
 
 
 def memory_file() -> Path:
-    """Where digests are remembered: $XDG_CACHE_HOME/svp, by default ~/.cache/svp.
+    """Path of the digest cache: in $XDG_CACHE_HOME/svp, by default ~/.cache/svp.
 
     A user without a home gets a path that can be neither read nor written: nothing is remembered.
     """
@@ -50,7 +50,7 @@ def distrusted() -> bool:
 
 
 def stamp(status: os.stat_result) -> Stamp:
-    """What a digest is remembered by, beside the path."""
+    """File attributes that a remembered digest is valid for."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -146,7 +146,7 @@ def sha256_file(path: Path) -> str:
         if (found := _known(name, before)) is not None:
             return found
         with alone():
-            if (found := _known(name, before)) is not None:  # another rank has read it meanwhile
+            if (found := _known(name, before)) is not None:  # another rank has read it by now
                 return found
             certain = settled(before)
             found = _CACHE[name, before] = _sha256(path)

@@ -81,7 +81,7 @@ def spec_of(tensor: "Tensor") -> TensorSpec:
 
 
 def expected_of(module: "nn.Module") -> dict[str, TensorSpec]:
-    """What `module.state_dict()` holds, in its order; works on meta modules."""
+    """Keys and shapes of `module.state_dict()`, in its order; works on meta modules."""
     return {name: spec_of(tensor) for name, tensor in module.state_dict().items()}
 
 

@@ -83,7 +83,7 @@ def require_finite(path: Path, wanted: Callable[[str], bool]) -> None:
     """WeightsError if a tensor that is `wanted`, by name, holds NaN or infinity.
 
     Files are mapped and let go one after another, so at most one of them is resident: afterwards
-    the same weights can be mapped anew and each process touch its own part only.
+    the same weights can be mapped again and each process touch its own part only.
     """
     for file in sorted(shards(path)) if path.is_dir() else [path]:
         part = _load_file(file)
@@ -237,5 +237,5 @@ def _check_promise(path: Path, part: "dict[str, Tensor]", promised: frozenset[st
         odd = sorted(part.keys() ^ promised)
         raise WeightsError(
             f"{show(str(path), 200)}: does not hold what the index says: {show(odd)}: "
-            "get the shards and their index anew, from one source"
+            "get the shards and their index again, from one source"
         )

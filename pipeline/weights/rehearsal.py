@@ -27,7 +27,7 @@ Few = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Dial(BaseModel):
-    """What a rehearsal makes smaller; names, layouts, files, stages and commands stay real.
+    """Reduced sizes of a rehearsal; names, layouts, files, stages and commands stay real.
 
     folder          stand-ins lie in it: there a file of a public name need not have its content
     sam             encoder width and number of blocks of the official SAM types

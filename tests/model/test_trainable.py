@@ -28,7 +28,7 @@ from svp.pipeline.sam.build import build_sam
 
 
 def paper_model(targets: tuple[str, ...] | None = None) -> RisModel:
-    """The paper's model on the meta device, as spec/ris.md 13 counts it."""
+    """The paper's model on the meta device, with the parameter counts of its recipe."""
     sam: Any = build_sam("vit_h")
     with torch.device("meta"):
         lm: Any = LlamaForCausalLM(LlamaShape().config())

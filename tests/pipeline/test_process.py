@@ -85,14 +85,14 @@ def test_a_stop_before_the_work_began(number: signal.Signals, code: int, tmp_pat
     assert process.returncode == code, said
     assert said.strip() == (
         f"svp: stopped by {number.name}. "
-        "To go on: svp train --from-cache 'x y' --size tiny --set seed=3"
+        "To resume: svp train --from-cache 'x y' --size tiny --set seed=3"
     )
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_after_the_last_look_is_told_at_the_end(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="kept.*To go on: again") as stopped, Stop("again"):
+    with pytest.raises(Interrupted, match="kept.*To resume: again") as stopped, Stop("again"):
         os.kill(os.getpid(), number)
     assert stopped.value.signum == number
     assert signal.getsignal(number) == before

@@ -76,7 +76,7 @@ class Cuts:
         return leaf
 
     def backward(self, part: str) -> None:
-        """Go on below the leaf of `part`."""
+        """Continue the backward pass below the leaf of `part`."""
         output, leaf = self.pairs.pop(part)
         output.backward(leaf.grad)  # type: ignore[no-untyped-call]
 

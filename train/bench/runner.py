@@ -43,7 +43,7 @@ class Case:
 
     @property
     def where(self) -> str:
-        """Where encoder outputs come from."""
+        """Origin of the encoder outputs, as text."""
         return "live" if self.live else "from cache"
 
 

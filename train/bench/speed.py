@@ -153,7 +153,7 @@ def _formula(runner: Runner, case: Case, tokens: Sequence[int]) -> float | None:
 
 
 def device_name(device: str) -> str:
-    """What the times of `clock` are of, for people."""
+    """Name of the device that `clock` times, for reports."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return "one CPU thread"

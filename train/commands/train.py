@@ -27,7 +27,7 @@ device = click.option(
 )
 allow_tiny = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
-    help="tiny: allow the tiny models on data that is not generated. Otherwise no effect.",
+    help="With tiny: allow the tiny models on other than generated data. Otherwise no effect.",
 )  # fmt: skip
 runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True,
                     help="Folder of the runs.")  # fmt: skip
@@ -109,6 +109,8 @@ encoders = several(
 @click.option("--deterministic", is_flag=True, help="Use deterministic kernels only.")
 @click.option("--skip-nonfinite", type=click.IntRange(min=0), default=0, metavar="N",
               show_default=True, help="Steps with a non-finite loss to skip before stopping.")  # fmt: skip
+@click.option("--log", metavar="NAME,...",
+              help="Trackers: tensorboard, wandb, mlflow, trackio; or none.")  # fmt: skip
 @click.option(
     "--dry-run",
     "--plan",

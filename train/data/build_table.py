@@ -130,7 +130,7 @@ class _Join:
         return {k: why for finder in self.finders for k, why in finder.quarantined.items()}
 
     def beyond(self) -> dict[str, int]:
-        """How many images a limited cache left out, by reason; empty: none."""
+        """Number of images left out by the limit of a cache, by reason; empty: none."""
         count = sum(len(finder.beyond) for finder in self.finders)
         return {BEYOND: count} if count else {}
 
@@ -163,7 +163,7 @@ class _Join:
         self.text.settle(max(1, len(self.rows) + self.text.found), None)
 
     def notes(self, empty: int) -> list[str]:
-        """What the user should know of the table: what was left out."""
+        """Notices about the table: what was left out."""
         lines: list[str] = []
         for images, why in ((self.absent, "not in the cache"), (self.quarantined, "quarantined")):
             if images:
@@ -176,7 +176,7 @@ class _Join:
         return lines
 
     def told_anew(self) -> list[str]:
-        """What is no part of a table: images beyond a limit, or taken without their photograph."""
+        """Notices outside the table: images beyond a limit, or used without their file."""
         return [
             line
             for finder in self.finders

@@ -64,7 +64,7 @@ class Finder:
         self._places: dict[ImageRecord, Place | None] = {}
 
     def find(self, record: ImageRecord) -> Place | None:
-        """Where `record`'s features are, or None after noting why there are none.
+        """Location of `record`'s features, or None after noting the cause.
 
         Raises DataError if the data says another size than the cache about one photograph.
         """
@@ -98,7 +98,7 @@ class Finder:
         self.absent -= self.beyond
 
     def limit_notes(self) -> list[str]:
-        """What the user is told about images beyond the limit of a cache."""
+        """Notices about images beyond the limit of a cache."""
         if not self.beyond:
             return []
         used, known = self.looked - len(self.beyond), show(str(self.caches[0].path), 200)
@@ -109,7 +109,7 @@ class Finder:
         return [line]
 
     def rehearsal_notes(self) -> list[str]:
-        """What the user is told about caches made with stand-ins for the weights."""
+        """Notices about caches made with stand-ins for the weights."""
         return [
             f"{show(str(cache.path), 200)} was made in a rehearsal, with stand-ins for the weights: "
             "no result from it is real"
@@ -118,7 +118,7 @@ class Finder:
         ]
 
     def unseen_notes(self) -> list[str]:
-        """What the user is told about images whose content was not compared."""
+        """Notices about images whose content was not compared."""
         if not self.unseen:
             return []
         line = (

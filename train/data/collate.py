@@ -51,7 +51,7 @@ class Memory:
             block = free.pop()
         except IndexError:
             block = empty((whole,), np.uint8)
-        # The tensor's storage owns `lease`, and nobody else does: when it goes, the block is free.
+        # The tensor's storage owns `lease`, alone: when the storage is freed, the block is free.
         lease = block[:size]
         weakref.finalize(lease, free.append, block).atexit = False
         return torch.from_numpy(lease).view(dtype).view(shape)
@@ -70,7 +70,7 @@ class Item(NamedTuple):
 
 
 class VisualSource(Protocol):
-    """Where encoder outputs come from: the cache, or live encoders."""
+    """Source of encoder outputs: the cache, or live encoders."""
 
     def read(
         self, entries: Sequence[Entry], keys: Sequence[int | None]

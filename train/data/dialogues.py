@@ -53,7 +53,7 @@ class Dialogue:
 
     @property
     def supervised(self) -> int:
-        """How many ids are supervised."""
+        """Number of supervised ids."""
         return len(self.labels) - self.labels.count(IGNORE)
 
 

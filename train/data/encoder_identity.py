@@ -13,7 +13,7 @@ from ...pipeline.recipe import Recipe
 
 
 def features_of(recipe: Recipe, projector: str) -> str:
-    """What of a precompute recipe decides the features that `projector` reads, in words."""
+    """Settings of a precompute recipe that determine the features `projector` reads, as text."""
     config = recipe.features
     words = [config.encoder, config.weights, f"view {config.view}", f"{config.size} px"]
     if "multi" in projector_class(projector).needs:

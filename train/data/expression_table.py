@@ -40,7 +40,7 @@ MAX_SIDE = 65_535
 def column_fault(
     columns: Mapping[str, NDArray[np.generic]], datasets: int, caches: int, parts: int
 ) -> str:
-    """What is wrong with the columns of a table of so many data sets, caches and parts, or ''."""
+    """Fault of the columns of a table of so many data sets, caches and parts, or ''."""
     if columns.keys() != NAMES:
         return f"columns {sorted(columns.keys() ^ NAMES)}"
     kinds = {name: np.uint8 if name == "text" else np.int64 for name in NAMES}
@@ -140,7 +140,7 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How messages name it."""
+        """Name of the entry in messages."""
         return f"{self.dataset}/{self.image_id}"
 
     @property

@@ -76,7 +76,7 @@ class LiveReader(CacheReader):
         return self.count(i)
 
     def _survivors(self, i: int) -> Mapping[str, int]:
-        return {}  # no manifest counts what nobody stored
+        return {}  # nothing is stored, so no manifest counts it
 
     def _read(self, name: str, i: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         value = self._row(i)[name]

@@ -68,7 +68,7 @@ AHEAD = 4  # micro-batches that are ready or being filled before they are asked 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """What the order of samples depends on, beside the data.
+    """Settings that determine the order of samples, besides the data.
 
     sentences  turns of one dialogue at most, drawn without replacement at every visit
     """

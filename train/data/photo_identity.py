@@ -111,7 +111,7 @@ def same_name(a: str, b: str) -> bool:
 
 
 def _read(path: Path) -> Known:
-    """What is remembered; nothing if the file is not there or not what `save` writes."""
+    """Remembered results; empty if the file is missing or malformed."""
     try:
         if path.is_symlink() or path.stat().st_size > MAX_BYTES:
             return {}

@@ -40,7 +40,7 @@ _GLAMMS = (
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How one family of weights is talked to.
+    """Prompt templates of one family of weights.
 
     before, after          text between "USER: " and the image, and between the image and the first
                            question

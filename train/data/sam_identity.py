@@ -81,7 +81,7 @@ def _another(have: SuperpixelConfig) -> str:
 
 
 def doubt(recipe: TrainRecipe, plan: Plan) -> str:
-    """What to say of a cache whose SAM may not be the one a checkpoint's decoder knows, or ""."""
+    """Warning about a cache whose SAM may not match the mask decoder of a checkpoint, or ""."""
     own = recipe.model.init.startswith((SHIPPED, EXPORTED))
     brings = recipe.model.sam_decoder == "none" and not own
     weights = plan.recipe.superpixels.weights

@@ -111,7 +111,7 @@ def estimate_memory(
 
 
 def _fixed(model: RisModel, optimizer: str, autocast: torch.dtype | None) -> list[Line]:
-    """What does not depend on the batch."""
+    """Memory that does not depend on the batch."""
     parameters = list(model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     device, host = STATES[optimizer]
@@ -160,7 +160,7 @@ def small_parts(model: RisModel) -> RisModel:
 
 
 def _mask_path(model: RisModel, batch: Batch) -> Tensor:
-    """From the states of the [SEG]s to the losses, on states of zeros."""
+    """Memory from the states of the [SEG]s to the losses, on states of zeros."""
     width = next(model.to_prompt.parameters()).shape[1]
     states = torch.zeros(len(batch.seg_row), width, requires_grad=True)
     groups = model.masks_of(states, batch.seg_row, batch)

@@ -36,7 +36,7 @@ DIVIDED: tuple[tuple[str, ...], ...] = (
 
 @dataclass(frozen=True)
 class Demand:
-    """What a process needs for the last stage.
+    """Needs of a process in the last stage.
 
     fixed       bytes of weights, gradients and optimizer
     flops       of an image's step: forward and backward, and the forward pass of the layers again

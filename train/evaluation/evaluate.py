@@ -1,7 +1,7 @@
 """Run a model over a planned evaluation; one result row per sentence.
 
-Batches are cut first and then dealt to ranks, so a sentence is computed beside the same neighbours
-however many processes there are: rounding, and with it every count, is the same. Where an image is
+Batches are formed first and then distributed to ranks, so a sentence has the same neighbours for any
+number of processes: rounding, and with it every count, is the same. Where an image is
 asked about more than once, a batch is of one image: its features are read, projected and put through
 the language model once, for all its sentences (`model.shared_prefix`).
 """
@@ -54,7 +54,7 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How an evaluation runs; none of it but `generate` changes what is measured.
+    """Settings of an evaluation; only `generate` changes its results.
 
     batch     dialogues in one pass of the language model
     classes   the word classes of a sentence

@@ -38,7 +38,7 @@ class Exported:
 
     @property
     def recipe(self) -> Recipe:
-        """How a photograph is shown to it. ConfigError if it was saved without."""
+        """Preprocessing recipe of the export. Raises ConfigError if it was saved without."""
         if self.about.preprocessing is None:
             raise ConfigError(
                 f"{show(str(self.folder), 200)}: was exported without its preprocessing: name a "

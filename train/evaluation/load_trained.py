@@ -29,8 +29,8 @@ Found = Checkpoint | Published | Exported
 
 
 def find_trained(asked: Path | None, runs: Path, published: str | None = None) -> Found:
-    """What is `asked` for (a run folder, one of its checkpoints, a folder of `svp export`), or the
-    newest run in `runs`.
+    """Find the model `asked` for: a run folder, one of its checkpoints, a folder of `svp export`;
+    None: the newest run in `runs`.
 
     published  a GLaMM or LISA folder, or `hub:OWNER/NAME`, instead
 

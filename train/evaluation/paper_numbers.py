@@ -32,7 +32,7 @@ PROTOCOL_WORDS = "up to 3 random sentences of an image in one dialogue"
 
 
 def asked_alike(protocol: str) -> str:
-    """How the paper's numbers were asked for, beside ours of a protocol."""
+    """Note on the protocol of the paper's numbers, beside ours."""
     told = f"the paper's numbers: protocol {PROTOCOL} ({PROTOCOL_WORDS})"
     same = (
         "ours: the same" if protocol == PROTOCOL else f"ours: protocol {protocol} (every sentence)"
@@ -214,7 +214,7 @@ class Published:
 
 
 def is_published_split(dataset: str, split_by: str, split: str, images: int) -> bool:
-    """Whether these are the very images the paper evaluates on, by name and by number."""
+    """Whether these are the images the paper evaluates on, by name and by number."""
     if (dataset, split) not in COLUMNS or SPLIT_BY[dataset] != split_by:
         return False
     return COUNTS[dataset, split_by][split].images == images

@@ -1,8 +1,8 @@
 """Partial results of an evaluation, saved after every batch.
 
-A full disk, a stop or a crash at the end then costs one batch, not the evaluation: the same command
-reads what is there and goes on. A part belongs to one evaluation, by a digest of all that decides its
-rows and of how they are dealt to processes; one line per batch, a line that was cut is computed again.
+A full disk, a stop or a crash at the end costs one batch, not the evaluation: the same command reads
+the saved rows and resumes. A part belongs to one evaluation, by a digest of all that decides its rows
+and of their distribution to processes. One line per batch; a truncated line is computed again.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from .results import Header, Row
 
 
 class Parts:
-    """What this process has done of an evaluation, in a hidden folder under `home`.
+    """Finished batches of this process, in a hidden folder under `home`.
 
     done  number of a batch -> its rows
 

@@ -3,12 +3,12 @@
 | protocol | sentences                     | dialogue                                               |
 |----------|-------------------------------|--------------------------------------------------------|
 | full     | all                           | one turn each, fixed question and answer; no seed      |
-| glamm    | up to 3 of an image, by chance| one, random wordings, earlier true answers in context  |
+| glamm    | random sample, <= 3 per image | one, random wordings, earlier true answers in context  |
 
 Masks are teacher-forced: the answer with [SEG] is given. With `generate` the last answer of a
 dialogue is left open, so each sentence is a dialogue of its own and earlier answers stay true.
 
-Chance in `glamm` is a function of (seed, repeat, dataset, image_id) alone: order, batches and ranks
+The random choices of `glamm` are a function of (seed, repeat, dataset, image_id) alone: order, batches and ranks
 do not matter (GLaMM's own evaluator is unseeded: its numbers move by one to two points).
 """
 
@@ -102,7 +102,7 @@ class Gathered:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How much is left out, by reason; empty: nothing."""
+        """Number of sentences left out, by reason; empty: none."""
         counts = {
             "bad records": self.bad.found,
             "images in quarantine": len(self.quarantined),

@@ -59,7 +59,7 @@ class Published:
 
     @property
     def name(self) -> str:
-        """What results are called after."""
+        """Name of the results."""
         parts = self.folder.resolve().parts
         if "snapshots" in parts:  # models--OWNER--NAME/snapshots/COMMIT of the hub's cache
             return parts[parts.index("snapshots") - 1].removeprefix("models--").split("--")[-1]
@@ -67,7 +67,7 @@ class Published:
 
     @property
     def digests(self) -> dict[str, str]:
-        """What results of this model are to be named after."""
+        """Digests that name the results of this model."""
         return {"checkpoint": self.digest, "published": f"{self.name} ({self.layout.name})"}
 
 
@@ -206,7 +206,7 @@ def _is_clip(tower: str) -> bool:
 
 
 def published_folder(given: str) -> Path:
-    """Where `given` lies; see `find_published`."""
+    """Local folder of `given`; see `find_published`."""
     if given.startswith(PREFIX):
         return hub_folder(given.removeprefix(PREFIX), LM_FILES)
     places = [expand(given), *(folder / given for folder in weight_folders())]

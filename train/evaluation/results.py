@@ -48,7 +48,7 @@ class SplitSize(JsonFile):
 
 
 class Header(JsonFile):
-    """What produced the rows; equal headers and weights give equal rows.
+    """Provenance of the rows; equal headers and weights give equal rows.
 
     order       superpixel order at inference: `area` (descending), and K shuffles beside it
     left_out    how much of the splits is not in the rows, by reason; empty: nothing
@@ -71,7 +71,7 @@ class Header(JsonFile):
 
 
 class Bounds(JsonFile):
-    """What the superpixels allow for one sentence's target (IoU).
+    """Upper bounds (IoU) of the superpixels for one sentence's target.
 
     single   best single superpixel
     union    best union of superpixels, `pieces` of them

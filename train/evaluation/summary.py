@@ -116,7 +116,7 @@ def _once_per_image(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """What `svp eval` prints. `notes` are lines for the user, `files` the result files written."""
+    """Report of `svp eval`. `notes` are lines for the user, `files` the result files written."""
 
     header: Header
     splits: list[SplitSummary]

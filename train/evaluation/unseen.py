@@ -31,7 +31,7 @@ from .published import Published, own_sam
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """Where the two encoders come from.
+    """Weights of the two encoders.
 
     own_sam  SAM's image encoder of the published folder instead of SAM's published file
     sam, encoder  weight files, or `random`; None: looked for in the usual folders
@@ -59,7 +59,7 @@ class WholeImage:
 
 
 def live_recipe(found: Published, encoders: Encoders, images: Path) -> tuple[Recipe, LocalPaths]:
-    """What `found` was shown, as a precompute recipe. Raises MissingError, WeightsError."""
+    """Precompute recipe equivalent to the inputs of `found`. Raises MissingError, WeightsError."""
     paths = {"sam_weights": encoders.sam, "encoder_weights": encoders.encoder}
     given: dict[str, Any] = {name: str(path) if path else None for name, path in paths.items()}
     if encoders.own_sam:

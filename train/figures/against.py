@@ -26,7 +26,7 @@ Pair = tuple[Row, Row]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What two runs are compared in.
+    """One aspect in which two runs are compared.
 
     sides    names of the poorer and the richer side
     swap     RUN is the poorer side
@@ -76,7 +76,7 @@ def open_other(path: Path, own: TrainRecipe, results: Results) -> Other:
 
 
 def looks_of(own: TrainRecipe, other: TrainRecipe) -> tuple[Look, ...]:
-    """What the two differ in of what the paper draws: SSPE, the encoder, or both."""
+    """Aspects that the paper draws in which the two differ: SSPE, the encoder, or both."""
     found = []
     ours, theirs = _sspe(own), _sspe(other)
     if "" not in (ours, theirs) and (ours == "none") != (theirs == "none"):
@@ -228,7 +228,7 @@ def _sspe(recipe: TrainRecipe) -> str:
 
 
 def _also(own: TrainRecipe, other: Other, look: Look) -> str:
-    """What else differs between the models, so that no one credits SSPE or the encoder with it."""
+    """Other differences between the models, which would confound the comparison."""
     mine, its = (_flat(recipe.model.model_dump(mode="json")) for recipe in (own, other.recipe))
     ours = {"sspe": "sspe_variant", "encoders": "vision.encoder"}[look.name]
     names = [n for n in sorted(mine.keys() | its.keys()) if mine.get(n) != its.get(n)]

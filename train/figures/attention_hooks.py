@@ -20,7 +20,7 @@ from ...model.projectors.svp import SVP
 
 
 def looks(projector: Projector) -> str:
-    """What attends to the patches: "superpixels", "queries", or "" where nothing does."""
+    """Kind of attention queries: "superpixels", "queries", or "" if there are none."""
     if isinstance(projector, Fusion):
         projector = next(part for part in projector.parts if isinstance(part, SVP))
     if isinstance(projector, QFormer):

@@ -76,7 +76,7 @@ class Material:
         return [as_mask(masks[k]) for k in order.tolist()]
 
     def visual(self, row: Row) -> Visual:
-        """What the projector reads of the cache for a sentence's image, a batch of one, float32."""
+        """Projector inputs of a sentence's image, a batch of one, float32."""
         entry = self.items[row.dataset, row.image_id].entry
         needs = self.trained.model.projector.needs
         visual, _, _ = CachedVisuals([self.reader], needs).read([entry], [None])

@@ -44,7 +44,7 @@ EVALUATED = 40  # images, where the run has no result file yet
 
 @dataclass(frozen=True, kw_only=True)
 class FiguresRequest:
-    """What the user asked for.
+    """Options of `svp figures`.
 
     run      run folder or checkpoint
     results  result file; None: the newest of the run, else some images are evaluated first

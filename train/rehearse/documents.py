@@ -59,7 +59,7 @@ class Command:
 
     @property
     def reason(self) -> str:
-        """Why the rehearsal does not run it, or ""."""
+        """Reason why the rehearsal skips it, or ""."""
         return reason_for(self.text)
 
 
@@ -108,7 +108,7 @@ def read_blocks(path: Path, name: str) -> list[Block]:
 
 
 def strays(path: Path, name: str) -> list[str]:
-    """Places with a command of `svp` outside an `sh` block, where nobody would run it."""
+    """Places with a command of `svp` outside an `sh` block, where the rehearsal would not run it."""
     found, inside = [], ""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fence = _FENCE.match(line)
@@ -173,7 +173,7 @@ def _reach(lines: list[str], first: int) -> range:
 
 
 def fault(command: Command, main: click.Command) -> str:
-    """What is wrong with a command of `svp` (`main`) by its own definition, or ""; nothing is run."""
+    """Fault of a command of `svp` (`main`) by its own definition, or ""; nothing is run."""
     arguments = command.svp
     if arguments is None:
         return ""

@@ -32,5 +32,5 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
 
 
 def reason_for(text: str) -> str:
-    """Why the command `text` is not run, or "": the first entry that it begins with."""
+    """Reason why the command `text` is skipped, or "": that of the first entry it starts with."""
     return next((why for start, why in EXCEPTIONS if text.startswith(start)), "")

@@ -72,7 +72,7 @@ def file_name(index: int) -> str:
 
 
 def things(index: int) -> list[Thing]:
-    """What is in a photograph."""
+    """Objects of an image."""
     width, height = SIZES[index]
     rng = np.random.default_rng(index)
     colours = [tuple(int(v) for v in rng.integers(20, 236, 3)) for _ in range(3)]

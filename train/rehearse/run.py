@@ -49,7 +49,7 @@ SMALL: dict[str, object] = {
 
 @dataclass(frozen=True)
 class RehearseReport:
-    """What ran, what did not and why, what failed; `exit_code` 1 if anything did."""
+    """Outcome of every command, and reasons for those skipped; `exit_code` 1 if any failed."""
 
     folder: Path
     problems: tuple[str, ...]
@@ -120,7 +120,7 @@ def rehearse(
     full  the published sizes (about 40 GB on disk and in memory, hours on a CPU)
     keep  leave a temporary folder; it is left too if something failed
     only  run only blocks whose place or name holds one of these texts
-    main  the command line that is walked: this room stands below it
+    main  the command line under test, passed in because this package may not import it
     """
     began = time.monotonic()
     found = documents(root)
@@ -139,7 +139,7 @@ def rehearse(
     readme = [step for step in steps if step.file == "README.md"]
     others = [step for step in steps if step.file not in ("README.md", "")]
     outcomes = walk([readme], folder, env, main)
-    # What documents go on from is there now; the rest is two halves that do not meet.
+    # The files that later documents start from exist now; the rest is two halves that do not meet.
     own = [step for step in steps if not step.file]
     early = [step for step in own if step in MORE[:3]]  # so that both take as long
     rest = [step for step in own if step not in early]

@@ -78,7 +78,7 @@ class Server:
         self._watch.register(self._door, selectors.EVENT_READ)
 
     def environment(self) -> dict[str, str]:
-        """What a shell needs for its `svp` to be this one."""
+        """Environment variables that make this server the shell's `svp`."""
         path = f"{self.path.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         return {SOCKET: str(self.path), "PATH": path}
 
@@ -185,7 +185,7 @@ def _run(main: click.Command) -> int:
 
 
 def import_everything() -> None:
-    """What the commands import, so that no child has to; nothing is computed."""
+    """Import all that the commands import, so that no child has to; nothing is computed."""
     import accelerate  # noqa: F401
     import matplotlib.figure  # noqa: F401
     import peft  # noqa: F401

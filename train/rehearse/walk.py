@@ -46,7 +46,7 @@ class Step:
 
 @dataclass
 class Outcome:
-    """What came of a step. `commands` are (place, command, exit code, seconds)."""
+    """Outcome of a step. `commands` are (place, command, exit code, seconds)."""
 
     step: Step
     code: int
@@ -145,7 +145,7 @@ class _Running:
             self._shell.wait()
 
     def outcome(self, server: Server) -> Outcome:
-        """What came of it, once it has ended."""
+        """Outcome of the step, once it has ended."""
         step, code = self.step, self._shell.returncode or 0
         named = step.file or step.name
         commands = [

@@ -36,7 +36,7 @@ class Caches:
     _paths: dict[Key, Path] = field(default_factory=dict)
 
     def path(self, row: Row, dataset: str, split: str) -> Path:
-        """Where the cache of a split lies; it need not be there. Raises ConfigError.
+        """Path of the cache of a split, whether or not it exists. Raises ConfigError.
 
         The name carries a digest of the recipe without its weights, the data set and the split.
         """
@@ -61,11 +61,11 @@ class Caches:
 
     @staticmethod
     def seconds(caches: set[Path]) -> float:
-        """What making these caches took."""
+        """Time that making these caches took."""
         return sum(spent(_note(path)) for path in caches)
 
     def precompute_request(self, row: Row, dataset: str, split: str) -> Request:
-        """What `svp precompute` is asked for to make the cache."""
+        """Request of `svp precompute` that makes the cache."""
         request = self.request
         run = RunOptions(
             executor=request.executor,
@@ -114,7 +114,7 @@ def splits_of(row: Row, data: Data) -> list[tuple[str, str]]:
 
 def recipe_key(request: ReproduceRequest, changes: Sequence[str], dataset: str, split: str) -> str:
     """12 hex digits of what decides a cache beside weights, library versions and the data's bytes."""
-    # Random weights stand in for files that nobody has to own yet.
+    # Random weights stand in for missing files.
     flags = replace(request.flags, sam_weights="random", encoder_weights="random")
     recipe, _ = resolve(request.size, None, flags, changes, Path())
     text = json.dumps([recipe.canonical(), dataset, split])

@@ -35,7 +35,7 @@ CHANNELS, LLM = 1024, 4096  # the paper's
 
 @dataclass
 class Gathered:
-    """What is known of a table so far; a row's result is made once.
+    """Results of a table so far; a row's result is computed once.
 
     cells    finished cells of each row, by seed
     reasons  why a row has none
@@ -220,7 +220,7 @@ def measure(shapes: Preset, device: str, repeats: int = 3) -> Bench:
 
 
 def same_images(shapes: Preset) -> Preset:
-    """With the images per pass that both projectors have room for."""
+    """With the micro-batch that fits both projectors."""
     micro = min(shapes.micro.values())
     return replace(shapes, micro=dict.fromkeys(shapes.micro, micro))
 

@@ -1,6 +1,6 @@
 """Shell commands equivalent to a trial, and `accelerate launch` as a child process.
 
-They read and write the very folders `svp reproduce` does, so either finds the other's work.
+They use the same folders as `svp reproduce`, so each finds the results of the other.
 """
 
 import logging

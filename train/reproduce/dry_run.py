@@ -2,7 +2,7 @@
 
 A rehearsal runs a table's rows at the paper's size to their end. The stand-ins are those of `svp
 rehearse`, in the folder `rehearsal` of the working folder, and so is everything that is made; the
-dial that shortens the recipes is in force meanwhile.
+rehearsal settings that shorten the recipes apply to the whole run.
 """
 
 import os
@@ -48,7 +48,7 @@ class RowPlan:
 
 @dataclass(frozen=True)
 class TinyPlan:
-    """What a table would do here."""
+    """Plan of a table at tiny size."""
 
     table: str
     rows: tuple[RowPlan, ...]
@@ -99,7 +99,7 @@ def reproduce_or_plan(
 
 
 def missing_for(request: ReproduceRequest, data: Data, table: Experiment) -> list[str]:
-    """What the paper's size needs and this machine lacks, a line each."""
+    """Files that the paper's size needs and this machine lacks, one per line."""
     lacks = []
     if request.root is None:
         lacks.append("the REFER sets: name their folder with --root (see docs/data.md)")
@@ -145,7 +145,7 @@ def _row(request: ReproduceRequest, data: Data, row: Row, caches: Caches) -> Row
 
 
 def _weights(request: ReproduceRequest, row: Row) -> list[str]:
-    """What the frozen encoders of a row lack."""
+    """Missing weights of the frozen encoders of a row."""
     try:
         resolve(request.size, None, request.flags, row.cache, request.root or cli_defaults.DATA)
     except SvpError as error:
@@ -154,7 +154,7 @@ def _weights(request: ReproduceRequest, row: Row) -> list[str]:
 
 
 def _published(request: ReproduceRequest) -> list[str]:
-    """What is missing of the model that is evaluated as it is; its weights are not read."""
+    """Missing files of the published model; its weights are not read."""
     try:
         published_folder(request.published)
     except SvpError as error:
@@ -174,7 +174,7 @@ STAND_INS: Mapping[str, Any] = {
 def rehearsed(options: Mapping[str, Any], *, plan_only: bool) -> TableReport | TinyPlan | PricePlan:
     """As `reproduce_or_plan`, of what the command line says, on stand-ins. Raises ConfigError.
 
-    The same command goes on with a rehearsal that was stopped; one in a new folder begins anew.
+    The same command resumes a rehearsal that was stopped; in a new folder it starts again.
     """
     if options["size"] != "paper":
         raise ConfigError("--rehearse goes with --size paper: the tiny models need no stand-ins")
@@ -194,7 +194,7 @@ def rehearsed(options: Mapping[str, Any], *, plan_only: bool) -> TableReport | T
 
 
 def _opening(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-    """What a plan's commands need to find the stand-ins from any shell."""
+    """Shell lines that let a plan's commands find the stand-ins."""
     given = (f"export {name}={shlex.quote(env[name])}" for name in IN_A_SHELL if name in env)
     return (f"cd {shlex.quote(str(folder))}", *given)
 

@@ -112,7 +112,7 @@ NO_SSA = svp(ssa_variant="none")
 
 
 def table3(at: Setting) -> Experiment:
-    """From GLaMM to SVP, one part after another."""
+    """Table 3: from GLaMM to SVP, one part after another."""
     mlp = projector("mlp")
     parts = (
         ("GLaMM", mlp, GLAMM_CACHE),

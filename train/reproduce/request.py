@@ -80,12 +80,12 @@ class ReproduceRequest:
 
     @property
     def flags(self) -> Flags:
-        """What every cache's recipe is made with: the mask decoder reads SAM's embeddings."""
+        """Recipe flags of every cache: the mask decoder reads SAM's embeddings."""
         return Flags(store_sam_embeddings=True, mode=self.mode, dtype=self.dtype)
 
     @property
     def executor_options(self) -> ExecutorOptions:
-        """How caches are made, on the device that was asked for."""
+        """Executor options of the caches, on the requested device."""
         return ExecutorOptions(
             workers=self.workers, device=pick_device(self.device), threads=self.threads,
             ray_address=self.ray_address, dask_scheduler=self.dask_scheduler,
@@ -108,7 +108,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What a size trains on and is evaluated on; `root` is where named sets are looked for."""
+    """Training and evaluation data of a size; `root` is where named sets are looked for."""
 
     dataset: str
     root: Path | None

@@ -61,7 +61,7 @@ def reproduce(request: ReproduceRequest) -> TableReport:
     """The table, with everything that is missing run first.
 
     Rows that cannot be run say why; a package that is not installed costs its row only. Raises
-    Interrupted (the same command goes on), ConfigError (no such table or row), and what caches,
+    Interrupted (the same command resumes), ConfigError (no such table or row), and what caches,
     training and evaluation raise.
     """
     for folder in (request.out, request.runs, request.caches):
@@ -105,7 +105,7 @@ def write(request: ReproduceRequest, result: TableResult) -> tuple[Path, ...]:
 
 
 def result_path(request: ReproduceRequest) -> Path:
-    """Where the table goes; one of another recipe or protocol gets a name of its own."""
+    """Path of the table; one of another recipe or protocol gets its own name."""
     changed = json.dumps(request.changes).encode()
     mark = f"-{hashlib.sha256(changed).hexdigest()[:8]}" if request.changes else ""
     asked = f"-{request.protocol}" if request.protocol != "full" else ""

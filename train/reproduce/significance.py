@@ -24,7 +24,7 @@ Verdict = Literal["holds", "leans", "leans against", "reversed"]
 
 @dataclass(frozen=True)
 class Sums:
-    """What a metric of one row and split is made of: (seeds, images) numerators, denominators.
+    """Numerators and denominators (seeds, images) of a metric of one row and split.
 
     key  the sentences that were asked: rows can be compared only if it is equal
     """

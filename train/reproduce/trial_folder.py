@@ -40,7 +40,7 @@ def at_work(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"{show(str(folder), 300)}: another process is at work on it: wait for it, or give "
+                f"{show(str(folder), 300)}: another process is running it: wait for it, or give "
                 "this one other rows (--row)"
             ) from None
         yield
@@ -60,12 +60,12 @@ class Place:
         return self.folder / f"{column.name}{_mark(protocol)}-{column.split}.jsonl"
 
     def record(self, protocol: Protocol = "full") -> Path:
-        """What is known of the cell once it is finished."""
+        """Record of the trial once it is finished."""
         return self.folder / f"cell{_mark(protocol)}.json"
 
 
 def place(request: ReproduceRequest, row: Row, seed: int, cache: Path) -> Place:
-    """Where the cell lies; reads neither data nor weights. Raises ConfigError."""
+    """Folder of the trial; reads neither data nor weights. Raises ConfigError."""
     flags = TrainFlags(seed=seed, init=request.init, sam_decoder=decoder_of(row))
     overrides = (*row.train, *request.changes)
     # Weights count by where they were said to lie: their bytes are compared when they are read.

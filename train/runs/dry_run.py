@@ -258,7 +258,7 @@ def _shown(
 
 
 def _folders(request: TrainRequest, places: Places) -> Places:
-    """Where config.json of the language model may lie; a dry run places no weights."""
+    """Candidate folders of the language model's config.json; a dry run needs no weights."""
     given = {name: getattr(request.flags, name) for name in ("init", "lm")}
     return replace(places, **{n: expand(v) for n, v in given.items() if v})
 

@@ -11,7 +11,7 @@ from ..options import DataRequest, TrainFlags
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRequest:
-    """What the user asked for.
+    """Options of `svp eval`.
 
     split           names of the splits, by commas: `val,testA,testB`; `all`: the whole data set
     data            without a dataset: what the caches say they were made from, else the run's own
@@ -72,7 +72,7 @@ class EvalRequest:
         return tuple(name.strip() for name in self.split.split(","))
 
     def result_file(self, split: str) -> Path | None:
-        """Where the results of one of the splits go, if `out` says it.
+        """Result file of one of the splits, if `out` is given.
 
         >>> EvalRequest(split="val,testA", out=Path("mine.jsonl")).result_file("testA").name
         'mine-testA.jsonl'

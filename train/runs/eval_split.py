@@ -103,7 +103,7 @@ def header_of(request: EvalRequest, trained: Trained, split: Split) -> Header:
 def _sizes(
     source: Source, split: str, items: Sequence[Example], units: Sequence[Unit]
 ) -> list[SplitSize]:
-    """What is evaluated of each data set, in one repeat."""
+    """Number of evaluated sentences of each data set, in one repeat."""
     split_by = {row.dataset: row.split_by for row in source.sentences}
     asked = [(u.example.entry.dataset, len(u.asked)) for u in units if u.repeat == 0]
     return [

@@ -134,7 +134,7 @@ def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
 def data_for(
     asked: DataRequest, split: str, readers: Sequence[CacheReader], known: RunData | None
 ) -> DataRequest:
-    """What was asked for, else what the caches were made from, else what the run read."""
+    """Data of the request, else of the caches, else of the run."""
     if asked.dataset is not None:
         return asked
     made = {recorded(reader.path) for reader in readers} - {None}

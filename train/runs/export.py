@@ -25,7 +25,7 @@ from .newest_cache import find_cache
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What the user asked for.
+    """Options of `svp export`.
 
     out         the new folder
     checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
@@ -47,7 +47,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written: file name -> bytes."""
+    """Files written: name -> bytes."""
 
     folder: Path
     files: Mapping[str, int]

@@ -145,7 +145,7 @@ def require_models(
 
 
 class Looking(Protocol):
-    """What a request says of how photographs are seen; see `TrainRequest`."""
+    """Preprocessing options of a request; see `TrainRequest`."""
 
     @property
     def data(self) -> DataRequest: ...

@@ -45,7 +45,7 @@ def newest_cache(split: str, dataset: str | None = None, root: Path = CACHES) ->
             log.info(f"cache: {cache}, the newest of split {split}")
             return cache
         log.info(
-            f"{cache}: newer, but not finished: left out (its `svp precompute` goes on with it)"
+            f"{cache}: newer, but not finished: skipped (re-run its `svp precompute` to finish it)"
         )
     of = f" made from {show(dataset)}" if dataset else ""
     make = "svp precompute --split train"
@@ -118,7 +118,7 @@ def _split(plan: Path) -> str | None:
 
 
 def _time(plan: Path) -> int:
-    """When a cache was last worked on."""
+    """Time of the last change of a cache."""
     places = plan.parent / LOGS / PLACES
     return (places if places.exists() else plan).stat().st_mtime_ns
 

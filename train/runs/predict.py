@@ -26,7 +26,7 @@ EDGE = np.array([255, 255, 255], np.uint8)
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest:
-    """What the user asked for.
+    """Options of `svp predict`.
 
     cache       whose recipe cuts the photograph; None: the run's own, or `size`'s
     checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
@@ -62,7 +62,7 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What `svp predict` prints.
+    """Report of `svp predict`.
 
     size, orientation  (H,W) of masks and overlays: the photograph as viewers show it, its EXIF
                        orientation (1..8) applied

@@ -95,7 +95,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one photograph gave: its visual tokens, and a prediction per expression."""
+    """Results for one image: its visual tokens, and a prediction per expression."""
 
     tokens: int
     predictions: list[Prediction]
@@ -294,7 +294,7 @@ def _find(model: str | Path) -> Found:
 def _recipe(
     found: Found, cache: Path | None, size: str | None, where: LocalPaths
 ) -> tuple[Recipe, LocalPaths]:
-    """How photographs are cut, and where the weights lie."""
+    """Preprocessing recipe of the predictor, and the paths of its weights."""
     if isinstance(found, Exported) and cache is None:
         return found.recipe, where
     cache = cache or cache_of_run(data_of_run(found))

@@ -1,7 +1,7 @@
 """`svp quickstart`: scenes, caches, two-stage training, evaluation and a page.
 
 What is there already is kept: scenes and caches by their digests, a finished run by its recipe, an
-evaluation by its result file. So a stopped quickstart goes on, and a finished one costs nothing.
+evaluation by its result file. So a stopped quickstart resumes, and a finished one costs nothing.
 """
 
 import logging
@@ -39,7 +39,7 @@ def _sizes() -> dict[str, int]:
 def prepare(split: str, hint: str = "svp quickstart") -> Path:
     """The cache of a split of the quickstart's scenes, made or finished. Raises as `launch`.
 
-    hint  the command that goes on, told when it is stopped
+    hint  the command that resumes, printed when a run is stopped
     """
     sizes = _sizes()
     write_scenes(DATA, images=sum(sizes.values()), seed=SEED, splits=sizes)

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from ..trainer.previews import Previews
 from ..trainer.resume import find_checkpoint
 from ..trainer.run_data import RunData, Used, used, weights_of, write_run_data
 from ..trainer.run_folder import RunFolder
+from ..trainer.trackers import chosen_trackers
 from ..trainer.trainer import train
 from ..warm_start import imitate
 from .held_out import open_held_out, scorer
@@ -46,6 +47,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     if request.deterministic:
         torch.use_deterministic_algorithms(True)
     check_writable(request.runs / "run")
+    trackers = chosen_trackers(request.log)
     device = pick_device(request.device)
     opened = open_training(request, device)
     recipe = opened.recipe
@@ -79,7 +81,8 @@ def train_command(request: TrainRequest) -> TrainReport:
         line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
         if main:
             log.info(line)
-    folder = _folder(request, recipe, stream.identity, found.path if found else None, main)
+    went_on = found.path if found else None
+    folder = _folder(request, recipe, stream.identity, went_on, main, trackers)
     with folder.unless_refused(new=found is None):
         scored = held.used if held else None
         weights = weights_of(opened.places)
@@ -107,7 +110,7 @@ def train_command(request: TrainRequest) -> TrainReport:
                 photos=photos,
                 out=folder.path / "previews",
             )
-        # With --resume auto the command itself goes on.
+        # With --resume auto the command itself resumes the run.
         hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.path)
         job = Job(
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
@@ -121,7 +124,7 @@ def train_command(request: TrainRequest) -> TrainReport:
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:
-    """What `auto` means on the smallest device of the run, on every rank the same."""
+    """Resolve `auto` for the smallest device of the run, the same on every rank."""
     plan, reader = opened.readers[0].plan, opened.readers[0]
     model = outline(recipe, plan, shape_of(recipe, opened.places))
     make_ready(model, recipe, len(recipe.stages) - 1, (3, 4, 7))
@@ -149,12 +152,13 @@ def _folder(
     identity: Mapping[str, str],
     checkpoint: Path | None,
     main: bool,
+    trackers: Sequence[str],
 ) -> RunFolder:
     """The run's folder: that of its checkpoint, or a new one all ranks agree on."""
     if checkpoint is not None:
-        return RunFolder(checkpoint.parents[1], main=main)
+        return RunFolder(checkpoint.parents[1], main=main, trackers=trackers)
     from accelerate.utils import broadcast_object_list
 
     made = RunFolder.create(request.runs, recipe, identity, main=main)
     (path,) = broadcast_object_list([str(made.path)])
-    return RunFolder(Path(path), main=main)
+    return RunFolder(Path(path), main=main, trackers=trackers)

@@ -97,7 +97,7 @@ class Checkpoint:
         if state.schema_version != SCHEMA:
             raise WeightsError(
                 f"{show(str(path), 300)}: checkpoint schema {state.schema_version}, this svp reads "
-                f"{SCHEMA}: go on with the svp that wrote it"
+                f"{SCHEMA}: resume with the svp version that wrote it"
             )
         return cls(path, state, sha256(data).hexdigest())
 
@@ -110,7 +110,7 @@ class Checkpoint:
         return self._tensors(OPTIMIZER)
 
     def require(self, recipe: Mapping[str, JsonValue], data: Mapping[str, str]) -> None:
-        """Refuse to go on with another recipe or other data, naming every difference."""
+        """Refuse to resume with another recipe or other data, naming every difference."""
         differences = [
             *_differences("recipe", dict(self.state.recipe), dict(recipe)),
             *_differences("data", dict(self.state.data), dict(data)),
@@ -147,7 +147,7 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         _write(partial, state, weights, optimizer)
-        if final.exists():  # a run went on from an earlier one; its name is taken before its files
+        if final.exists():  # a run resumed from an earlier one; its name is taken before its files
             final.rename(old := folder / f"{final.name}.old.{os.getpid()}.partial")
             shutil.rmtree(old, ignore_errors=True)
         partial.rename(final)
@@ -160,7 +160,7 @@ def save_checkpoint(
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps is, in the folder of a run's checkpoints."""
+    """Path of the checkpoint after `step` steps, in the folder of a run's checkpoints."""
     return folder / f"{PREFIX}{step:08d}"
 
 
@@ -221,7 +221,7 @@ def _xxh3(path: Path) -> str:
 
 def _damaged(path: Path, why: str) -> WeightsError:
     return WeightsError(
-        f"{show(str(path), 300)}: damaged checkpoint: {why}. Delete this folder and go on from the "
+        f"{show(str(path), 300)}: damaged checkpoint: {why}. Delete this folder and resume from the "
         "one before with --resume auto"
     )
 

@@ -56,7 +56,7 @@ def percents(scores: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a finished run tells; `next` are the commands that use it, for a shell."""
+    """Report of a finished run; `next` are the commands that use it, for a shell."""
 
     folder: Path
     checkpoint: Path

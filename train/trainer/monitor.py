@@ -1,4 +1,4 @@
-"""Throughput and memory of a run, for its log and TensorBoard only."""
+"""Throughput and memory of a run, for its log and trackers only."""
 
 import resource
 import sys
@@ -30,7 +30,7 @@ class Watch:
         self._done += 1
 
     def read(self, step: int) -> tuple[str, dict[str, float]]:
-        """A phrase for people and numbers for TensorBoard, since the last call."""
+        """A phrase for people and numbers for trackers, since the last call."""
         now = time.monotonic()
         took = max(now - self._last, 1e-9)
         images, tokens = (self._done - self._seen) * self._images / took, self._tokens / took

@@ -22,7 +22,7 @@ def find_checkpoint(
     content: Mapping[str, JsonValue],
     data: Mapping[str, str],
 ) -> Checkpoint | None:
-    """The checkpoint to go on from, None to start anew.
+    """The checkpoint to resume from, None to start a new run.
 
     asked    None; "auto": the newest run of this recipe and data under `runs`, or a new one; else a
              run folder or one checkpoint
@@ -59,7 +59,7 @@ def named_checkpoint(path: Path) -> Checkpoint:
 
 
 def _model(path: Path) -> str:
-    """What to say of a model's folder. Raises WeightsError for a damaged config.json."""
+    """Hint for the folder of another kind of model. Raises WeightsError for a damaged config.json."""
     file = path / "config.json"
     if not file.is_file():
         return ""

@@ -1,7 +1,7 @@
 """Data of a run: `data.json`, the data sets it was trained and scored on.
 
-Written when the run starts or goes on, read by `eval`, `predict`, `export`, `figures` and
-`train --resume RUN`, which then need not be told again. Paths are this machine's; digests of the
+Written when the run starts or resumes, read by `eval`, `predict`, `export`, `figures` and
+`train --resume RUN`, which then need no data options. Paths are this machine's; digests of the
 same things stand in the checkpoints.
 """
 
@@ -32,7 +32,7 @@ Text = Annotated[str, Field(max_length=4096)]
 
 
 class UsedCache(BaseModel):
-    """Where a cache lay, and its id."""
+    """Path and id of a cache."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ class RunData(BaseModel):
     weights: dict[str, Path] = Field(default_factory=dict)
 
     def of(self, split: str) -> Used | None:
-        """What the run read of `split`, held-out images first, if it did."""
+        """Data of `split` that the run read, held-out images first, or None."""
         known = (self.validation, self.training)
         return next((used for used in known if used and used.split == split), None)
 

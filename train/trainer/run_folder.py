@@ -8,13 +8,13 @@ metrics.jsonl      losses, rates and held-out scores (percent) by step; no times
 log.txt            the progress lines, with times
 checkpoints/       see checkpoint.py
 previews/          predictions while training
-tensorboard/       if TensorBoard is installed
+tensorboard/       if TensorBoard is installed, see trackers.py
 """
 
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from ...pipeline.errors import ConfigError, DataError, Interrupted, NonFiniteErr
 from ...pipeline.io.atomic import append_line, write_file, writing
 from ..provenance import environment
 from ..recipe import CONFIG, TrainRecipe
+from .trackers import chosen_trackers, start_tracker
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,18 @@ CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 
 
 class RunFolder:
-    """One run's folder. `main` is False on all ranks but the first: they write nothing."""
+    """One run's folder. `main` is False on all ranks but the first: they write nothing.
 
-    def __init__(self, path: Path, *, main: bool = True) -> None:
+    trackers  names of `trackers.py` that get the numbers too; None: TensorBoard where there is one
+    """
+
+    def __init__(
+        self, path: Path, *, main: bool = True, trackers: Sequence[str] | None = None
+    ) -> None:
         self.path, self.main = path, main
         self.checkpoints = path / CHECKPOINTS
-        self._board: Any = None
+        self._names = chosen_trackers(None) if trackers is None else trackers
+        self._trackers: list[Any] = []
 
     @classmethod
     def create(
@@ -53,26 +60,27 @@ class RunFolder:
         return folder
 
     def open(self, step: int) -> None:
-        """Ready to go on after `step` steps: later lines of metrics.jsonl are taken back."""
+        """Prepare to resume after `step` steps: remove later lines of metrics.jsonl."""
         if not self.main:
             return
         path = self.path / METRICS
         if path.exists():
             write_file(path, _until(path, step), label="metrics")
-        self._board = _tensorboard(self.path / "tensorboard", step)
+        for name in self._names:
+            self._trackers.append(start_tracker(name, self.path, step))
 
     def metrics(self, step: int, values: Mapping[str, float | int | str]) -> None:
-        """Append one line, and the numbers to TensorBoard. CacheError where the disk is full."""
+        """Append one line, and the numbers to trackers. CacheError where the disk is full."""
         if not self.main:
             return
         append_line(self.path / METRICS, json.dumps({"step": step, **values}))
-        self.board(step, values)
+        self.track(step, values)
 
-    def board(self, step: int, values: Mapping[str, float | int | str]) -> None:
-        """Numbers to TensorBoard alone: rates and memory differ between equal runs."""
-        for name, value in values.items():
-            if self._board is not None and not isinstance(value, str):
-                self._board.add_scalar(name, value, step)
+    def track(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Numbers to trackers alone: rates and memory differ between equal runs."""
+        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+        for tracker in self._trackers:
+            tracker.log(numbers, step=step)
 
     def log(self, text: str) -> None:
         """Log one line, and append it with the time to log.txt, whatever level is configured."""
@@ -104,9 +112,9 @@ class RunFolder:
             raise
 
     def close(self) -> None:
-        """Flush TensorBoard's files."""
-        if self._board is not None:
-            self._board.close()
+        """End the trackers, whose last numbers are then written."""
+        while self._trackers:
+            self._trackers.pop().finish()
 
     def _make(self, recipe: TrainRecipe, identity: Mapping[str, str]) -> None:
         if self.path.is_dir():
@@ -134,11 +142,3 @@ def _until(path: Path, step: int) -> bytes:
             where = f"{show(str(path), 300)} line {number}"
             raise DataError(f"{where}: not a line of metrics: move the file away") from None
     return b"".join(kept)
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)

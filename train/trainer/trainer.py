@@ -171,7 +171,7 @@ class Trainer:
             self._save(strategy)
 
     def _validate(self, strategy: Strategy) -> dict[str, float]:
-        """Held-out scores as percent, by the names of metrics.jsonl and TensorBoard."""
+        """Held-out scores as percent, by the names of metrics.jsonl and trackers."""
         if self.job.validate is None:
             return {}
         with self._evaluating(strategy):
@@ -228,7 +228,7 @@ class Trainer:
     def _progress(self, result: StepResult) -> str:
         rates, numbers = self.watch.read(self.step)
         if self.job.folder.main:
-            self.job.folder.board(self.step, numbers)
+            self.job.folder.track(self.step, numbers)
         losses = f"loss {result.loss:.4f} (ce {result.ce:.4f} bce {result.bce:.4f} "
         losses += f"dice {result.dice:.4f}) norm {result.norm:.3f}"
         return f"step {self.step}/{self.recipe.steps}: {losses}; {rates}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One cache by many independent processes: array task t of n computes its n-th part of the shards.
-# Given again, or requeued after a preemption, each task goes on where it stopped.
+# Resubmitted, or requeued after a preemption, each task resumes.
 #
 #   SHARDS=1294 sbatch --array=0-15 slurm-precompute.sh    (svp precompute --dry-run prints SHARDS)
 #
@@ -43,7 +43,7 @@ trap 'kill -TERM $child' TERM INT
 while true; do
   status=0
   wait "$child" || status=$?
-  kill -0 "$child" 2>/dev/null || break  # the trap interrupts a wait: go on until svp has ended
+  kill -0 "$child" 2>/dev/null || break  # the trap interrupts a wait: wait again until svp has ended
 done
 if ((status == 143)) && [[ -n ${SLURM_JOB_ID:-} ]]; then
   scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}_$task"

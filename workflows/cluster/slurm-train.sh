@@ -35,6 +35,6 @@ srun --kill-on-bad-exit=1 torchrun \
   --from-cache "$CACHE" --dataset "$DATASET" --size paper --init "$INIT" \
   --runs "$RUNS" --resume auto --device cuda || status=$?
 if ((status != 0 && status != 1 && status != 2 && status != 3)) && [[ -n ${SLURM_JOB_ID:-} ]]; then
-  scontrol requeue "$SLURM_JOB_ID"  # stopped, not failed: the same command goes on
+  scontrol requeue "$SLURM_JOB_ID"  # stopped, not failed: the same command resumes
 fi
 exit "$status"

@@ -128,4 +128,4 @@ if __name__ == "__main__":
     print(f"loss {np.mean(history[:20]):.2f} -> {np.mean(history[-20:]):.2f}")
     print(f"right: {accuracy(trained, seen):.0%} of the questions trained on, "
           f"{accuracy(trained, questions(40, seed=6)):.0%} of new scenes; "
-          f"by chance {1 / len(COLOURS):.0%}")  # fmt: skip
+          f"chance level {1 / len(COLOURS):.0%}")  # fmt: skip

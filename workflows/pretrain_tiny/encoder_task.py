@@ -140,7 +140,7 @@ def shifted(encoder: Any, images: Tensor, shifts: Any) -> Tensor:
 
 
 def change(a: Tensor, b: Tensor) -> Tensor:
-    """How much two views' features (B,P,C) of the same images differ, in units of their variance."""
+    """Distance of two views' features (B,P,C) of the same images, in units of their variance."""
     return (a - b).square().mean() / a.detach().var()
 
 

@@ -135,7 +135,7 @@ def make_lesson(
 
 
 def _find(ids: tuple[int, ...], piece: tuple[int, ...], start: int) -> range:
-    """Where `piece` stands in `ids` after `start`."""
+    """Index of `piece` in `ids` after `start`."""
     for at in range(start, len(ids) - len(piece) + 1):
         if ids[at : at + len(piece)] == piece:
             return range(at, at + len(piece))
@@ -228,7 +228,7 @@ SIGHTS = {"pieces": _pieces, "windows": _windows, "patches": _patches}
 
 
 def draw_sight(lesson: Lesson, rng: np.random.Generator) -> Sight:
-    """What a step of training shows: mostly pieces, which cost little, else windows or patches."""
+    """Visual inputs of a step: mostly pieces, which cost little, else windows or patches."""
     kind = rng.random()
     if kind < PIECES:
         return _pieces(lesson, rng)

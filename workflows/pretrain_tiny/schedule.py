@@ -25,5 +25,5 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def resume(path: Path) -> dict[str, Any] | None:
-    """The checkpoint to go on from, if any."""
+    """The checkpoint to resume from, if any."""
     return torch.load(path, weights_only=True) if path.exists() else None

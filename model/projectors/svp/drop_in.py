@@ -62,7 +62,7 @@ class SVPProjector(nn.Module):
     def masks(
         self, superpixels: Sequence[Superpixels], grid: tuple[int, int], device: torch.device
     ) -> tuple[MaskInput, Tensor]:
-        """What SVP eats of the superpixels, padded, and which are real (B,N) bool."""
+        """Model inputs derived from superpixels, padded, and their validity (B,N) bool."""
         h, w = sspe_grid(self.view, self.budget)
         most, shape = max(map(len, superpixels)), (len(superpixels), -1, h, w)
         cover = torch.zeros(len(superpixels), most, grid[0] * grid[1])

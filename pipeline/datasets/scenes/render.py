@@ -79,7 +79,7 @@ def _edge_tone(colour: Colour) -> Colour:
 
 @cache
 def _pattern(texture: str, radius: int) -> Mask:
-    """Where the second tone shows, on a stamp of this radius."""
+    """Mask of the second tone, on a stamp of this radius."""
     axis = np.arange(2 * radius + 1)
     u, v = axis[None, :], axis[:, None]
     if texture == "striped":

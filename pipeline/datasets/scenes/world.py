@@ -172,7 +172,7 @@ def _region_shapes(rng: Rng, h: int, w: int) -> list[tuple[str, tuple[int, ...]]
 
 
 class _Table:
-    """What shows where while things are put down, and how much of each thing may still vanish."""
+    """Visible pixels of each object during placement, and how many each may still lose."""
 
     def __init__(self, ground: NDArray[np.uint8], regions: int) -> None:
         self.regions = regions

@@ -70,7 +70,7 @@ def test_unreadable_images_are_listed_with_size_zero(tmp_path: Path) -> None:
 
 def notices(root: Path, start: str = "") -> list[str]:
     found = open_dataset(root).notices
-    return [line for line in found if line.startswith(start or ("passed by", "followed"))]
+    return [line for line in found if line.startswith(start or ("skipped", "followed"))]
 
 
 def test_links_are_followed_once_and_named(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_links_are_followed_once_and_named(tmp_path: Path) -> None:
         read_record(source.image_root, r).shape == (4, 6, 3) for r in good
     )
     said = "\n".join(source.notices)
-    assert "passed by: 2 folders: a link to the folder itself or above it (first: 'above')" in said
-    assert "passed by: 2 folders: a link to a folder that is taken already" in said
+    assert "skipped: 2 folders: a link to the folder itself or above it (first: 'above')" in said
+    assert "skipped: 2 folders: a link to a folder that is taken already" in said
     assert "followed: 1 linked folder (first: 'trip')" in said
     assert "3 photographs of 7 behind links that lead elsewhere (first: 'e.png' is " in said
     assert "nothing.png: missing" in said and "self.png" in said
@@ -186,7 +186,7 @@ def test_a_folder_without_a_photograph_says_what_is_there(kind: str, tmp_path: P
         case _:
             (tmp_path / "notes.txt").write_text("x")
             said = "1 file not JPEG, PNG or WEBP: 1 .txt"
-    with pytest.raises(MissingError, match=f"is no dataset: looked for .*; passed by: .*{said}"):
+    with pytest.raises(MissingError, match=f"is no dataset: looked for .*; skipped: .*{said}"):
         open_dataset(tmp_path)
 
 

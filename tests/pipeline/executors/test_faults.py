@@ -73,7 +73,7 @@ def test_signal(
     found, _, err = finish(run)
     assert found == code
     kept = f"error: stopped by {number.name}: committed shards are kept. "
-    assert err.splitlines() == [f"{kept}To go on: svp precompute --resume"]
+    assert err.splitlines() == [f"{kept}To resume: svp precompute --resume"]
     assert orphans(group) == 0
     assert json.loads((tmp_path / "c/logs/status.json").read_text())["state"] == "stopped"
     assert 0 < rerun(tmp_path / "c", world)["computed"] < 40  # type: ignore[operator]

@@ -45,7 +45,7 @@ CACHE_FAULTS = (
     Row(
         "C7",
         "images that are missing, changed, truncated, odd or refused by the model",
-        "quarantined with the reason, neighbours unchanged; a repaired file heals to the same bytes",
+        "quarantined with the reason, neighbours unchanged; a repaired file gives the same bytes",
         tests(
             "pipeline/precompute/test_run",
             "a_bad_image_does_not_change_its_neighbours",

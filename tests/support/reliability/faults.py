@@ -21,7 +21,7 @@ FAULTS = (
     Row(
         "T2",
         "loader stopped in the middle of an epoch",
-        "no record is lost or repeated, the order goes on",
+        "no record is lost or repeated, the order continues",
         (
             *tests(
                 "train/data/test_order",
@@ -139,7 +139,7 @@ FAULTS = (
     Row(
         "T8",
         "workers that die, raise or hang; images that kill their worker; a Ray node, a Dask machine lost",
-        "same bytes from all executors; a poison image is recorded once; the run goes on",
+        "same bytes from all executors; a poison image is recorded once; the run continues",
         (
             *tests(
                 "pipeline/executors/test_executors",
@@ -169,7 +169,7 @@ FAULTS = (
     Row(
         "T9",
         "two runs on one cache; SIGINT and SIGTERM; Ctrl-C to the whole group",
-        "never corruption; a clean stop that names the command to go on; no worker left",
+        "never corruption; a clean stop that names the command that resumes; no worker left",
         (
             *tests(
                 "pipeline/executors/test_faults",
@@ -303,7 +303,7 @@ FAULTS = (
     Row(
         "T17",
         "a cache or checkpoint of version 1, or of a version to come",
-        "version 1 reads for ever, to the bit; a later one is refused and says what to use",
+        "version 1 stays readable, to the bit; a later one is refused and says what to use",
         (
             *tests("pipeline/cache/test_golden", "it_still_reads_to_the_bit"),
             *tests(

@@ -33,5 +33,5 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "step-00000003")
     path = tmp_path / "step-00000003" / STATE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
-    with pytest.raises(WeightsError, match="checkpoint schema 2, this svp reads 1: go on with"):
+    with pytest.raises(WeightsError, match="checkpoint schema 2, this svp reads 1: resume with"):
         Checkpoint.open(path.parent)

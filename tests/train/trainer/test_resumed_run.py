@@ -81,7 +81,9 @@ def test_a_signal_finishes_the_step_saves_and_names_the_command(
         return plain(self, step, part)
 
     monkeypatch.setattr(micro_run.MicroStream, "_batch", signalled)
-    with pytest.raises(Interrupted, match=f"checkpoint written. To go on: again in {root}") as stop:
+    with pytest.raises(
+        Interrupted, match=f"checkpoint written. To resume: again in {root}"
+    ) as stop:
         micro_run.run(root, RECIPE)
     assert stop.value.exit_code == code
     saved = checkpoints(root / "checkpoints")[-1].state

@@ -26,7 +26,7 @@ def test_a_full_disk_is_one_clear_error(name: str, tmp_path: Path) -> None:
 
 
 def test_lines_after_the_resumed_step_are_taken_back(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
+    folder = RunFolder(tmp_path, trackers=())
     for step in range(1, 5):
         folder.metrics(step, {"loss": step / 2})
     with open(tmp_path / METRICS, "a") as file:

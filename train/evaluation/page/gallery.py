@@ -57,7 +57,7 @@ def gallery(
     """
     order = sorted(range(len(rows)), key=lambda k: rows[k].iou)
     middle = permutation(key_of(seed, "gallery"), len(rows)).tolist()
-    picks = (("Best", order[::-1]), ("Worst", order), ("By chance", middle))
+    picks = (("Best", order[::-1]), ("Worst", order), ("Random sample", middle))
     photos = _Photos(folder, images)
     return [
         Shelf(title, tuple(_card(row, photos, targets(row)) for row in _few(rows, chosen)))

@@ -90,7 +90,7 @@ class Strategy:
         return self._collect(state_of(self.optimizer, self.names), keep=keep)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` returned, whoever wrote it and however it was split."""
+        """Restore what `state` returned, for any strategy and number of ranks that wrote it."""
         restore(self.optimizer, self.names, state)
 
     def usable(self) -> AbstractContextManager[None]:

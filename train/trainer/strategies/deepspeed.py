@@ -45,7 +45,7 @@ class PartAdamW(AdamW):
     """AdamW over this rank's parts, which ZeRO calls with the averaged gradients of those parts.
 
     norm     of the whole gradient, over all ranks, before clipping
-    clip     the norm it is brought down to; `allowed` False takes no step whatever the norm
+    clip     the norm it is clipped to; `allowed` False takes no step whatever the norm
     device   by which ranks talk; parts may lie in the computer's memory
     """
 
@@ -78,7 +78,7 @@ class PartAdamW(AdamW):
 
 
 class _DeepSpeedStrategy(Strategy):
-    """What all levels of ZeRO share: DeepSpeed's engine makes gradients, `PartAdamW` steps."""
+    """Base of all ZeRO levels: DeepSpeed's engine computes gradients, `PartAdamW` steps."""
 
     split = True
     model: Any  # DeepSpeedEngine
@@ -144,7 +144,7 @@ class _DeepSpeedStrategy(Strategy):
                     self._put(parameter, key, value)
 
     def _begin(self) -> None:
-        """Make room for the values of a checkpoint. DeepSpeed does so at its first step, too late."""
+        """Allocate memory for the values of a checkpoint. DeepSpeed does so at its first step, too late."""
         raise NotImplementedError
 
     def _put(self, parameter: Tensor, key: str, value: Tensor) -> None:
@@ -196,7 +196,7 @@ class DeepSpeedZero2(_DeepSpeedStrategy):
 
 
 class DeepSpeedZero3(_DeepSpeedStrategy, ShardCopy):
-    """ZeRO 3: weights are split as well; the job's model lends them.
+    """ZeRO 3: weights are split as well, in a sharded copy of the job's model.
 
     They are split before the engine sees them. It would put the whole model on each device first
     and send all of it from the first rank to the others; that writes to the mapped weight files,
@@ -267,7 +267,7 @@ def split_weights(model: RisModel, accelerator: "Accelerator") -> None:
 
 
 def zero_plugin(recipe: TrainRecipe) -> Any:
-    """What `accelerate launch` says of DeepSpeed, None if it was not asked for.
+    """DeepSpeed plugin of `accelerate launch`, None if it is not configured.
 
     Raises ConfigError for settings the recipe has or that are not supported; MissingPackageError.
     """

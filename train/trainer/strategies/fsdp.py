@@ -26,7 +26,7 @@ UNIT = "LlamaDecoderLayer"  # gathered one at a time; what is around the layers 
 
 
 def fsdp_plugin(optimizer: str) -> Any:
-    """What `accelerate launch` says of FSDP, None if it was not asked for.
+    """FSDP plugin of `accelerate launch`, None if it is not configured.
 
     optimizer  of the recipe. Raises ConfigError for settings that are not supported.
     """
@@ -74,7 +74,7 @@ def shard_on_cpu(accelerator: "Accelerator", plugin: Any) -> None:
 def say_split(accelerator: "Accelerator", how: Any) -> None:
     """Make `how` accelerate's distributed type, for all stages.
 
-    Each optimizer it prepares reads the type from `PartialState` anew, so it must stand there too:
+    Each optimizer it prepares reads the type from `PartialState` again, so it must be set there, too:
     otherwise a second stage on CPUs would be copied instead of split.
     """
     from accelerate.state import PartialState

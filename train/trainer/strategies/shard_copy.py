@@ -1,6 +1,6 @@
 """Move parameters into a sharded copy for one stage and back.
 
-The job's model itself stays an ordinary module without values meanwhile. Evaluation, pictures, the
+The job's model stays an ordinary module, without values during the stage. Evaluation, previews, the
 next stage and checkpoints see whole tensors under the names they always have, so no file tells how
 many processes wrote it.
 """
@@ -17,13 +17,13 @@ from .base import Strategy
 
 
 class ShardCopy(Strategy):
-    """A stage whose parameters are moved to a twin of the job's model, which is split."""
+    """A stage whose parameters are moved to a copy of the job's model, which is sharded."""
 
     split = True
 
     @contextmanager
     def usable(self) -> Iterator[None]:
-        """`plain` is whole on the device meanwhile; needs room for it there."""
+        """`plain` is whole on the device during this call and must fit there."""
         self._fill(self.accelerator.device)
         try:
             yield
@@ -40,14 +40,14 @@ class ShardCopy(Strategy):
         return self._copy
 
     def _fill(self, device: torch.device | str) -> None:
-        """Give `plain` the twin's values, whole, on `device`; a collective of all ranks."""
+        """Copy the sharded values back to `plain`, whole, on `device`; a collective of all ranks."""
         state = self._collect(self._copy.state_dict(keep_vars=True).items(), device=device)
         self.plain.load_state_dict(state, assign=True)
         self.plain.to(device)  # buffers that are no part of the state
 
 
 def to_shard_copy(model: RisModel) -> RisModel:
-    """A twin with the parameters and buffers of `model`, which keeps names and shapes only."""
+    """A copy with the parameters and buffers of `model`, which keeps names and shapes only."""
     moved: list[Tensor] = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in moved})
     empty(model)
@@ -55,7 +55,7 @@ def to_shard_copy(model: RisModel) -> RisModel:
 
 
 def empty(model: nn.Module) -> None:
-    """Free the parameters' values; buffers, which are small and shared with the twin, stay."""
+    """Free the parameters' values; buffers, which are small and shared with the copy, stay."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             hollow = torch.empty_like(parameter, device="meta")
