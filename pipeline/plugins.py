@@ -60,11 +60,13 @@ def lookup(group: str, name: str, known: Iterable[str] = ()) -> type[Any]:
     file that is not there).
     """
     load_files()
-    own, _ = _REGISTRIES.get(group, ({}, object))
-    adapt = _ADAPT.get(group)
-    installed = _installed(group, name)
-    found = own.get(name) or (adapt(installed) if adapt else installed)
-    registry, base = _REGISTRIES.get(group, ({}, object))  # a plug-in may have imported it
+    registry, base = _REGISTRIES.get(group, ({}, object))
+    found: object = registry.get(name)
+    if found is None:
+        adapt = _ADAPT.get(group)
+        installed = _installed(group, name)
+        registry, base = _REGISTRIES.get(group, (registry, base))  # a plug-in may have imported it
+        found = registry.get(name) or (adapt(installed) if adapt else installed)
     kind = group.removeprefix("svp.").removesuffix("s")
     if found is None:
         allowed = ", ".join(sorted({*known, *registry, *_names(group)}))

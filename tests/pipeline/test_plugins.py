@@ -96,6 +96,18 @@ def test_an_entry_point(registry: dict[str, type[Base]], monkeypatch: pytest.Mon
         look(registry, "no")
 
 
+def test_a_known_name_asks_no_installed_package(
+    registry: dict[str, type[Base]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes longer than building a small projector, and is asked at every look at one."""
+
+    def asked(**words: str) -> None:
+        raise AssertionError(words)
+
+    monkeypatch.setattr(plugins, "entry_points", asked)
+    assert look(registry, "own") is Own
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
