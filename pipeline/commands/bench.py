@@ -7,7 +7,7 @@ import click
 
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
-from .console import PATH, as_json, report
+from .console import NEW_FOLDER, as_json, report
 
 
 @click.group()
@@ -53,7 +53,9 @@ def bench_superpixels_command(
 @click.option(
     "--mosaic", is_flag=True, help="Also measure MosaicML Streaming, in its own environment."
 )
-@click.option("--folder", type=PATH, help="Folder for the files. Default: the temporary folder.")
+@click.option(
+    "--folder", type=NEW_FOLDER, help="Folder for the files. Default: the temporary folder."
+)
 @as_json
 def bench_store_command(
     images: int, reps: int, mosaic: bool, folder: Path | None, as_json: bool

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .console import PATH, as_json, report
+from .console import FOLDER, NEW_FOLDER, PATH, as_json, report
 
 
 @click.group()
@@ -65,8 +65,8 @@ def stats_command(path: Path, sample: int, as_json: bool) -> None:
 
 @cache.command("browse")
 @click.argument("path", type=PATH)
-@click.option("--out", type=PATH, help="Folder of the page. Default: runs/pages/<cache>.")
-@click.option("--images", type=PATH, help="Folder of the images, if they were moved.")
+@click.option("--out", type=NEW_FOLDER, help="Folder of the page. Default: runs/pages/<cache>.")
+@click.option("--images", type=FOLDER, help="Folder of the images, if they were moved.")
 @click.option(
     "--limit",
     type=click.IntRange(1, 500),

@@ -19,11 +19,60 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # of a write, which names no file
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class CheckedPath(click.Path):
+    """A path that is looked at when the command line is read, so that a wrong one costs no work.
+
+    check  called with the path and the option's name; raises SvpError. Defaults are not checked:
+           not every command uses them.
+    """
+
+    def __init__(self, check: Callable[[Path, str], None]) -> None:
+        super().__init__(path_type=Path)
+        self._check = check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path. Raises what the check raises."""
+        path = super().convert(value, param, ctx)
+        if param is None or not param.name or ctx is None or ctx.resilient_parsing:
+            return path
+        if ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
+            self._check(Path(path), param.opts[0])
+        return path
+
+
+def _require_folder(path: Path, option: str) -> None:
+    """MissingError unless `path` is a folder that is there."""
+    from ..display import show
+    from ..errors import MissingError
+
+    if not path.is_dir():
+        what = "is a file: give the folder" if path.is_file() else "no such folder"
+        raise MissingError(f"{option} {show(str(path), 300)}: {what}")
+
+
+def _require_writable(path: Path, option: str) -> None:
+    from ..io.atomic import check_writable
+
+    check_writable(path)
+
+
+def _require_writable_file(path: Path, option: str) -> None:
+    from ..io.atomic import check_writable
+
+    check_writable(path, file=True)
+
+
 PATH = click.Path(path_type=Path)
+FOLDER = CheckedPath(_require_folder)  # to read
+NEW_FOLDER = CheckedPath(_require_writable)  # to write, new or not
+NEW_FILE = CheckedPath(_require_writable_file)  # to write
 size_option = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
     help="Shipped recipe. Default: tiny, for generated scenes only.",

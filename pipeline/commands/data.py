@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from .console import PATH, as_json, either, report, several
+from .console import FOLDER, NEW_FILE, NEW_FOLDER, as_json, either, report, several
 
 source_options = several(
     click.option(
-        "--images", type=PATH, help="Folder of the images, if not found near the data set."
+        "--images", type=FOLDER, help="Folder of the images, if not found near the data set."
     ),
-    click.option("--root", type=PATH, help="Folder that contains the REFER sets."),
+    click.option("--root", type=FOLDER, help="Folder that contains the REFER sets."),
     click.option("--split-by", help="REFER split file: unc, google or umd."),
     click.option(
         "--allow-google",
@@ -50,7 +50,7 @@ def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) 
 
 @data.command("convert")
 @click.argument("path")
-@click.option("--out", type=PATH, required=True, help="New folder for the tables.")
+@click.option("--out", type=NEW_FOLDER, required=True, help="New folder for the tables.")
 @source_options
 @max_failures
 @click.option("--split", help="Split of a COCO folder: selects the instances file.")
@@ -64,7 +64,7 @@ def convert_command(path: str, out: Path, as_json: bool, **options: Any) -> None
 
 @data.command("export")
 @click.argument("path")
-@click.option("--out", type=PATH, required=True, help="JSONL file to write.")
+@click.option("--out", type=NEW_FILE, required=True, help="JSONL file to write.")
 @source_options
 @max_failures
 @click.option("--split", help="Export this split only.")
@@ -79,7 +79,7 @@ def export_command(path: str, out: Path, **options: Any) -> None:
 
 
 @data.command("synth")
-@either("out")
+@either("out", NEW_FOLDER)
 @click.option("--images", type=click.IntRange(min=1), default=200, show_default=True,
               help="Number of scenes.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .console import PATH, as_json, report
+from .console import NEW_FOLDER, PATH, as_json, report
 from .precompute import RECIPE_FLAGS, recipe_options
 
 
@@ -23,7 +23,7 @@ def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> No
 
 @click.command("fetch")
 @click.argument("name", required=False)
-@click.option("--dest", type=PATH, default=Path("weights"), show_default=True,
+@click.option("--dest", type=NEW_FOLDER, default=Path("weights"), show_default=True,
               help="Destination folder.")  # fmt: skip
 @click.option("--mirror", help="Base URL of a mirror with the same file names.")
 @click.option("--no-unpack", is_flag=True, help="Keep archives packed.")

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from ..fetch.sam_specs import SAMS
-from .console import PATH, as_json, either, report, several, size_option
+from .console import NEW_FOLDER, PATH, as_json, either, report, several, size_option
 from .data import source_options
 
 recipe_options = several(
@@ -129,7 +129,7 @@ RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_sc
 @click.command("precompute")
 @click.option("--split", help="Split: train, val, testA, ...; a plain folder has none.")
 @either("dataset", str, required=False, help="Path or REFER names. Default: generated scenes.")
-@click.option("--out", type=PATH, help="Cache folder. Default: caches/<dataset>-<split>.")
+@click.option("--out", type=NEW_FOLDER, help="Cache folder. Default: caches/<dataset>-<split>.")
 @click.option(
     "--exclude-eval-images",
     is_flag=True,

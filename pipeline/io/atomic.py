@@ -150,17 +150,16 @@ def writing(path: Path) -> Iterator[None]:
 def check_writable(path: Path, *, file: bool = False) -> None:
     """CacheError if `path` can be no output, told before the work is done; makes nothing.
 
-    The nearest folder above that is there decides. `file`: the output is one file, so a folder in
-    its place is refused.
+    The nearest folder above that is there decides. The output is a folder, new or not; `file`: it
+    is one file, so a folder in its place is refused, and replaced if it is there.
     """
     above = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.lexists(p))
-    if above != path.absolute() and not above.is_dir():
+    there = above == path.absolute()
+    if there and file and above.is_dir():
+        raise refusal(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path)
+    folder = above.parent if there and file else above
+    if not folder.is_dir():
         raise refusal(NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), path)
-    folder = above if above.is_dir() else above.parent
-    if above == path.absolute() and above.is_dir():
-        if file:
-            raise refusal(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path)
-        return  # what is written into it tells
     if not os.access(folder, os.W_OK | os.X_OK):
         raise refusal(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
 

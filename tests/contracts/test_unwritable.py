@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from svp.cli import main
+from svp.pipeline.commands.console import CheckedPath
 from svp.pipeline.errors import CacheError
 from svp.pipeline.io.atomic import check_writable, make_folders, writing
 
@@ -35,9 +36,20 @@ WRITING = {
     "quickstart": ["--runs", "{bad}"],
     "fetch": ["vit_b", "--dest", "{bad}"],
 }  # fmt: skip
+# Further options that name an output: what is given with them.
+FURTHER = {
+    ("eval", "--page"): ["--from-results", "results.jsonl"],
+    ("reproduce", "--out"): ["table5"],
+    ("reproduce", "--caches"): ["table5"],
+    ("rehearse", "--out"): [],
+    ("bench store", "--folder"): [],
+    ("bench loader", "--folder"): [],
+}
+FILES = {("data export", "--out"), ("eval", "--out")}  # outputs that are one file, not a folder
+INPUTS = {"--images", "--root"}  # folders that are read
 # These write nothing, or only into the cache or the temporary folder they are given.
 READING = {"data check", "cache info", "cache verify", "cache stats", "cache repair", "doctor"}
-LATER = {"rehearse"}  # makes its own folder
+LATER = {"rehearse"}  # in FURTHER
 
 
 def commands(command: click.Command, name: str = "") -> set[str]:
@@ -89,6 +101,98 @@ def test_one_line_names_the_place_and_the_cause(
     assert said.startswith("svp: file") and said.endswith("Not a directory: give another place")
 
 
+def checked_options() -> list[tuple[str, str, CheckedPath]]:
+    """Every option and argument whose path is looked at: command, name, type."""
+    return [
+        (name, param.opts[0], param.type)
+        for name in sorted(commands(main))
+        for param in command_of(name).params
+        if isinstance(param.type, CheckedPath)
+    ]
+
+
+def command_of(name: str) -> click.Command:
+    command: click.Command = main
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    return command
+
+
+def outputs() -> dict[tuple[str, str], list[str]]:
+    """(command, option) of every output, with the words of `WRITING`, then of `FURTHER`."""
+    found = {}
+    for name, words in WRITING.items():
+        at = words.index("{bad}")
+        option = words[at - 1] if at and words[at - 1].startswith("--") else "out"
+        rest = words[: at - (option != "out")] + words[at + 1 :]
+        found[name, option] = rest
+    return found | FURTHER
+
+
+def test_every_output_and_every_folder_is_looked_at_first() -> None:
+    """A path option is read elsewhere with errors of its own, or it is one of these."""
+    found = {(name, option) for name, option, _ in checked_options()}
+    looked_at = {(name, option) for name, option in found if option not in INPUTS}
+    both = {(name, "--out") for name, option in outputs() if option == "out"}
+    assert looked_at == outputs().keys() | both
+    for name in commands(main):
+        for param in command_of(name).params:
+            if param.opts[0] in INPUTS | {"--out", "--page", "--folder", "--dest"} and isinstance(
+                param.type, click.Path
+            ):
+                assert isinstance(param.type, CheckedPath), (name, param.opts)
+
+
+def refused(name: str, option: str, words: list[str], path: str) -> str:
+    """The one line that is said of `path` as this option."""
+    given = [path] if option == "out" else [option, path]
+    result = CliRunner().invoke(main, [*name.split(), *given, *words])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == (3 if option in INPUTS else 1), result.output
+    assert len(result.output.splitlines()) == 1, result.output
+    return result.output.strip()
+
+
+@pytest.mark.parametrize("key", sorted(outputs()), ids=" ".join)
+def test_a_file_for_a_folder_or_a_folder_for_a_file_is_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, key: tuple[str, str]
+) -> None:
+    monkeypatch.chdir(place)
+    bad, cause = ("cache", "Is a directory") if key in FILES else ("file", "Not a directory")
+    said = refused(*key, outputs()[key], bad)
+    assert said == f"svp: {bad}: cannot be written: {cause}: give another place"
+    assert (place / "file").read_text() == "in the way"
+    said = refused(*key, outputs()[key], "file/below/it")
+    assert said == "svp: file/below/it: cannot be written: Not a directory: give another place"
+
+
+@pytest.mark.parametrize("key", sorted({(n, o) for n, o, _ in checked_options() if o in INPUTS}),
+                         ids=" ".join)  # fmt: skip
+def test_a_folder_to_read_that_is_none_is_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, key: tuple[str, str]
+) -> None:
+    monkeypatch.chdir(place)
+    name, option = key
+    words = [word for word in WRITING.get(name, ["cache"]) if word not in (option,)]
+    words = [word.format(bad="new") for word in words]
+    assert refused(name, option, words, "file") == f"svp: {option} file: is a file: give the folder"
+    assert refused(name, option, words, "nowhere") == f"svp: {option} nowhere: no such folder"
+    assert not (place / "new").exists()
+
+
+def test_a_default_is_left_to_the_command(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--runs` of a dry run writes nothing, and the default may be what it cannot write."""
+    monkeypatch.chdir(place)
+    (place / "runs").write_text("in the way")
+    try:
+        words = ["train", "--from-cache", "cache", "--size", "tiny", "--dry-run"]
+        result = CliRunner().invoke(main, words)
+    finally:
+        (place / "runs").unlink()
+    assert result.exit_code == 0, result.output
+
+
 def test_a_place_that_can_be_made_is_made(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -105,6 +209,12 @@ def test_refusals_name_the_nearest_place(tmp_path: Path) -> None:
     for refused in (check_writable, make_folders):
         with pytest.raises(CacheError, match=r"file/a/b: cannot be written: Not a directory"):
             refused(tmp_path / "file" / "a" / "b")
+    with pytest.raises(CacheError, match="file: cannot be written: Not a directory"):
+        check_writable(tmp_path / "file")
+    with pytest.raises(CacheError, match="cannot be written: Is a directory"):
+        check_writable(tmp_path, file=True)
+    check_writable(tmp_path / "file", file=True)
+    check_writable(tmp_path)
     check_writable(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
     (tmp_path / "named").mkdir()

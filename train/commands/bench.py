@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import PATH, as_json, report, several
+from ...pipeline.commands.console import NEW_FOLDER, as_json, report, several
 
 speed_options = several(
     click.option("--preset", type=click.Choice(["cpu", "paper"]), default="cpu", show_default=True,
@@ -29,7 +29,9 @@ speed_options = several(
 @click.option(
     "--mosaic", is_flag=True, help="Also measure MosaicML Streaming, in its own environment."
 )
-@click.option("--folder", type=PATH, help="Folder for the files. Default: the temporary folder.")
+@click.option(
+    "--folder", type=NEW_FOLDER, help="Folder for the files. Default: the temporary folder."
+)
 @as_json
 def bench_loader_command(as_json: bool, folder: Path | None, **options: Any) -> None:
     """Compare the data loader with RLE decoding and MosaicML, at the paper's shapes."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import PATH, as_json, report
+from ...pipeline.commands.console import NEW_FOLDER, PATH, as_json, report
 from ...pipeline.commands.data import max_failures, source_options
 
 
@@ -30,7 +30,7 @@ from ...pipeline.commands.data import max_failures, source_options
 @click.option(
     "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
 )
-@click.option("--out", type=PATH, help="Folder of the page. Default: RUN/figures.")
+@click.option("--out", type=NEW_FOLDER, help="Folder of the page. Default: RUN/figures.")
 @as_json
 def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
     """Draw the paper's figures from a run: attention maps, answers, superpixels, latency."""

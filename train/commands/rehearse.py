@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from ...pipeline.commands.console import PATH, as_json, report
+from ...pipeline.commands.console import NEW_FOLDER, as_json, report
 
 
 @click.command("rehearse")
 @click.option(
     "--out",
-    type=PATH,
+    type=NEW_FOLDER,
     help="Folder to work in. Default: a temporary one, removed if all commands passed.",
 )
 @click.option(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import PATH, as_json, report
+from ...pipeline.commands.console import FOLDER, NEW_FOLDER, as_json, report
 from ..cli_defaults import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 
 
@@ -20,13 +20,13 @@ from ..cli_defaults import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 @click.option("--rows", "every", type=click.Choice(["all"]), help="Run every row (the default).")
 @click.option("--set", "changes", multiple=True, metavar="A.B=C",
               help="Set a training recipe field of every row; the table gets its own name.")  # fmt: skip
-@click.option("--out", type=PATH, default=Path("results"), show_default=True,
+@click.option("--out", type=NEW_FOLDER, default=Path("results"), show_default=True,
               help="Folder of the tables.")  # fmt: skip
-@click.option("--runs", type=PATH, default=Path("runs/reproduce"), show_default=True,
+@click.option("--runs", type=NEW_FOLDER, default=Path("runs/reproduce"), show_default=True,
               help="Folder of the runs.")  # fmt: skip
-@click.option("--caches", type=PATH, default=Path("caches/reproduce"), show_default=True,
+@click.option("--caches", type=NEW_FOLDER, default=Path("caches/reproduce"), show_default=True,
               help="Folder of the caches.")  # fmt: skip
-@click.option("--root", type=PATH, help="Paper size: folder that contains the REFER sets.")
+@click.option("--root", type=FOLDER, help="Paper size: folder that contains the REFER sets.")
 @click.option("--init", help="Paper size: checkpoint that training starts from.")
 @click.option("--published", default="GLaMM-RefSeg", show_default=True,
               help="Paper size: GLaMM of table 3, as in svp eval.")  # fmt: skip

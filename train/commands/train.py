@@ -7,7 +7,16 @@ from typing import Any, TypeVar
 
 import click
 
-from ...pipeline.commands.console import PATH, as_json, either, report, several, size_option
+from ...pipeline.commands.console import (
+    NEW_FILE,
+    NEW_FOLDER,
+    PATH,
+    as_json,
+    either,
+    report,
+    several,
+    size_option,
+)
 from ...pipeline.commands.data import max_failures, source_options
 
 T = TypeVar("T")
@@ -31,6 +40,8 @@ allow_tiny = click.option(
 )  # fmt: skip
 runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True,
                     help="Folder of the runs.")  # fmt: skip
+new_runs = click.option("--runs", type=NEW_FOLDER, default=Path("runs"), show_default=True,
+                        help="Folder of the runs.")  # fmt: skip
 checkpoint = click.option(
     "--checkpoint",
     "--model",
@@ -99,7 +110,7 @@ encoders = several(
 )
 @click.option("--validate-dataset", help="Data of the validation cache, if it was moved.")
 @click.option("--partial", is_flag=True, help="Skip images that are in no cache.")
-@runs
+@new_runs
 @click.option(
     "--resume",
     metavar="auto|PATH",
@@ -171,7 +182,7 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Random seed of the run.")
 @click.option("--projector", help="Projector with its default options: svp, mlp, qformer, ...")
-@runs
+@new_runs
 @device
 @as_json
 def quickstart_command(
@@ -236,13 +247,13 @@ def quickstart_command(
 @device
 @click.option(
     "--out",
-    type=PATH,
+    type=NEW_FILE,
     help="Result file; several splits append -SPLIT. Default: in the run folder.",
 )
 @click.option(
     "--from-results", type=PATH, metavar="FILE", help="Recompute all metrics from this result file."
 )
-@click.option("--page", type=PATH, help="Folder of the page, with --from-results.")
+@click.option("--page", type=NEW_FOLDER, help="Folder of the page, with --from-results.")
 @as_json
 def eval_command(
     from_results: Path | None, page: Path | None, as_json: bool, **options: Any
@@ -285,7 +296,7 @@ def eval_command(
     "--generate", is_flag=True, help="Generate the answer instead of teacher-forcing [SEG]."
 )
 @device
-@click.option("--out", type=PATH, default=Path("predictions"), show_default=True,
+@click.option("--out", type=NEW_FOLDER, default=Path("predictions"), show_default=True,
               help="Folder of the outputs.")  # fmt: skip
 @as_json
 def predict_command(as_json: bool, **options: Any) -> None:
@@ -299,7 +310,7 @@ def predict_command(as_json: bool, **options: Any) -> None:
 
 
 @click.command("export")
-@either("out")
+@either("out", NEW_FOLDER)
 @checkpoint
 @runs
 @click.option(

@@ -65,7 +65,7 @@ def reproduce(request: ReproduceRequest) -> TableReport:
     training and evaluation raise.
     """
     for folder in (request.out, request.runs, request.caches):
-        check_writable(folder / "new")
+        check_writable(folder)
     table, data = experiment(request.table, request.size), data_of(request)
     chosen = [table.row(name) for name in request.rows] or [r for r in table.rows if not r.not_run]
     if request.size == "tiny":

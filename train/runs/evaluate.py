@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ...pipeline.browse.page_kit import check_replaceable
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import show
-from ...pipeline.errors import CacheError, ConfigError, MissingError
+from ...pipeline.errors import CacheError, ConfigError, MissingError, SvpError
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.precompute.planner import Content
 from ...pipeline.process import pick_device
@@ -61,7 +61,11 @@ def eval_command(request: EvalRequest) -> EvalReport:
     Raises MissingError (cache, run, data), PlanMismatchError (cache and model do not belong
     together), CacheError, DataError, WeightsError, ConfigError.
     """
-    check_writable(request.out or request.runs / "run")
+    if request.out is None:
+        check_writable(request.runs)
+    for split in request.splits:
+        if (out := request.result_file(split)) is not None:
+            check_writable(out, file=True)
     require_images(request.data)
     found = find_trained(request.checkpoint, request.runs, request.published)
     with tempfile.TemporaryDirectory() as scratch:
@@ -126,9 +130,14 @@ def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
     out = request.result_file(split.name)
     if out is None:
         return
-    check_replaceable(out.with_suffix(""))
+    check_replaceable(_page_folder(out))
     if out.exists() and read_header(out) != header_of(request, trained, split):
         raise ConfigError(f"{show(str(out), 300)} holds other results: they are never overwritten")
+
+
+def _page_folder(results: Path) -> Path:
+    """Where the page of a result file lies: beside it, also where its name has no suffix."""
+    return results.with_suffix("") if results.suffix else results.with_name(f"{results.name}-page")
 
 
 def data_for(
@@ -178,12 +187,12 @@ def _evaluate(
     try:
         page = write_page(
             results,
-            out.with_suffix(""),
+            _page_folder(out),
             images=split.source.image_root,
             targets=_targets(split.items),
         )
         seen = f"page: {page.resolve().as_uri()}"
-    except (CacheError, OSError) as error:  # the figures are safe; a page can be made of them
+    except (SvpError, OSError) as error:  # the figures are safe; a page can be made of them
         seen = f"no page: {error}: make it with `svp eval --from-results {out} --page FOLDER`"
     return EvalReport(results.header, summarise(results), (f"results: {out}", seen), (out,))
 

@@ -60,7 +60,7 @@ class Opened:
         place that can be written.
         """
         try:
-            check_writable(TABLES / "table")
+            check_writable(TABLES)
             tables = TABLES
         except CacheError:
             tables = runs / "tables"

@@ -80,7 +80,7 @@ class QuickstartReport:
 
 def quickstart(request: TrainRequest) -> QuickstartReport:
     """Train on the generated scenes by `request` and evaluate; raises what its steps raise."""
-    check_writable(request.runs / "run")
+    check_writable(request.runs)
     resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
     caches = (prepare("train", request.hint),)
     held_out = (prepare(HELD_OUT, request.hint),)

@@ -46,7 +46,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     """`svp train`. Raises what `open_training`, `assemble` and `train` raise."""
     if request.deterministic:
         torch.use_deterministic_algorithms(True)
-    check_writable(request.runs / "run")
+    check_writable(request.runs)
     trackers = chosen_trackers(request.log)
     device = pick_device(request.device)
     opened = open_training(request, device)
