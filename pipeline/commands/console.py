@@ -40,8 +40,8 @@ class CheckedPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path. Raises what the check raises."""
         path = super().convert(value, param, ctx)
-        if param is None or not param.name or ctx is None or ctx.resilient_parsing:
-            return path
+        if param is None or not param.name or ctx is None or ctx.parent is None:
+            return path  # parsed alone, as a command that a document prints is: not to be run
         if ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
             self._check(Path(path), param.opts[0])
         return path

@@ -181,6 +181,13 @@ def test_a_folder_to_read_that_is_none_is_one_line(
     assert not (place / "new").exists()
 
 
+def test_a_command_that_is_only_parsed_looks_at_nothing() -> None:
+    """Documents print commands with folders that are the reader's."""
+    command = command_of("data check")
+    context = command.make_context("check", ["my_data", "--images", "nowhere"])
+    assert context.params["images"] == Path("nowhere")
+
+
 def test_a_default_is_left_to_the_command(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--runs` of a dry run writes nothing, and the default may be what it cannot write."""
     monkeypatch.chdir(place)
