@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -16,6 +16,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -27,6 +29,7 @@ from .display import show
 from .errors import ConfigError
 from .fetch.encoder_specs import ENCODERS
 from .fetch.sam_specs import SAMS, USUAL_SAM
+from .weights.reference import SHIPPED, Kind, WeightsRef, forms
 
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -36,6 +39,26 @@ class Frozen(BaseModel):
     """Base of a recipe's groups: immutable, no unknown fields, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def weights_of(*kinds: Kind) -> Callable[[object], WeightsRef]:
+    """Validator of a field that holds one of `kinds`; the recipe's text stays what it was."""
+
+    def check(value: object) -> WeightsRef:
+        try:
+            return WeightsRef.parse(str(value) if isinstance(value, WeightsRef) else value, kinds)
+        except ConfigError:
+            raise ValueError(f"write {forms(kinds)}") from None
+
+    return check
+
+
+WEIGHTS: tuple[Kind, ...] = ("auto", "shipped", "random", "sha256")
+Weights = Annotated[
+    WeightsRef,
+    PlainValidator(weights_of(*WEIGHTS)),
+    PlainSerializer(str, return_type=str),
+]
 
 
 class GridConfig(Frozen):
@@ -108,7 +131,7 @@ class SuperpixelConfig(Frozen):
     made: Annotated[str, Field(max_length=200)] = ""
     model: SamName = "tiny"
     package: Literal["segment-anything", "transformers"] = "segment-anything"
-    weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
+    weights: Weights = SHIPPED
     mode: Literal["exact", "fast"] = "exact"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     preset: Literal["svp", "fma", "windows", "custom"] = "svp"
@@ -151,7 +174,7 @@ class SecondEncoder(Frozen):
     """An encoder beside the first, with its view, size and precision."""
 
     encoder: EncoderName
-    weights: str = "shipped"  # as `FeatureConfig.weights`
+    weights: Weights = SHIPPED
 
 
 class FeatureConfig(Frozen):
@@ -162,7 +185,7 @@ class FeatureConfig(Frozen):
     """
 
     encoder: EncoderName = "tiny"
-    weights: str = "shipped"  # "shipped", "random:<seed>" or "sha256:<hex>"
+    weights: Weights = SHIPPED
     view: Literal["squash", "center_crop", "pad", "clip"] = "squash"
     size: Annotated[int, Field(ge=14, le=1024)] = 128
     layers: tuple[int, ...] = ()  # extra 1-based block outputs, stored beside the last
@@ -188,8 +211,8 @@ class FeatureConfig(Frozen):
         """The second encoder as a configuration of its own, None if there is none."""
         if self.second is None:
             return None
-        alone = {"second": None, "layers": (), "cls": False}
-        return self.model_copy(update=self.second.model_dump() | alone)
+        named = {"encoder": self.second.encoder, "weights": self.second.weights}
+        return self.model_copy(update=named | {"second": None, "layers": (), "cls": False})
 
     @property
     def name(self) -> str:

@@ -29,14 +29,14 @@ from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.precompute.purpose import command_for, lacks
 from ..pipeline.records import LocalPaths
 from ..pipeline.sam.build import build_sam
-from ..pipeline.sam.load import load_sam, random_seed
+from ..pipeline.sam.load import load_sam
 from ..pipeline.weights.fill_module import fill
 from ..pipeline.weights.load import load_state_dict
 from .data.encoder_identity import features_of, require_same_features
 from .data.keyed_rng import key_of
 from .data.sam_identity import require_decoder, require_same_sam, sam_of
 from .data.tokenizer import Vocabulary, load_vocabulary
-from .options import EXPORTED, SHIPPED, Places
+from .options import Places
 from .recipe import TrainRecipe
 from .warm_start import copy_layers
 
@@ -71,13 +71,13 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
     require_cache(recipe, plan)
     config, init = recipe.model, recipe.model.init
     dtype = getattr(torch, config.dtype)
-    fresh = init == "none"
+    fresh = init.kind == "none"
     teacher = None
-    if init.startswith(SHIPPED):
+    if init.kind == "shipped":
         model, vocab, teacher = _shipped(recipe, plan, dtype)
-    elif init == "none":
+    elif fresh:
         model, vocab = _from_parts(recipe, plan, places, dtype)
-    elif init.startswith(EXPORTED):
+    elif init.kind == "svp":
         assert places.init is not None, "settings place what a recipe names by digest"
         model, vocab = _from_export(recipe, plan, places.init, dtype)
     else:
@@ -86,7 +86,7 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         projector = _projector(recipe, plan, imported.shape.hidden)
         model = build_imported(imported, projector, dtype=dtype, mask_state=config.mask_state)
         vocab = load_vocabulary(places.init, imported.layout)
-    if not fresh and config.sam_decoder != "none":
+    if not fresh and config.sam_decoder.kind != "none":
         replace_decoder(model, _mask_head(recipe, plan, places))
     if (rows := model.lm.get_input_embeddings().num_embeddings) < vocab.size:
         raise ConfigError(f"the model has {rows} rows of words, its tokenizer {vocab.size}")
@@ -193,7 +193,7 @@ def _from_export(
     Its projector is kept if the recipe names the same one with the same options.
     """
     about, found = read_model_file(folder), load_pretrained(folder)
-    if recipe.model.sam_decoder == "none" and about.preprocessing is not None:
+    if recipe.model.sam_decoder.kind == "none" and about.preprocessing is not None:
         require_same_sam(sam_of(about.preprocessing.recipe), plan, f"the model {folder.name}")
     with torch.device("meta"):
         lm: Any = random_lm(about.language.shape().config())
@@ -219,10 +219,10 @@ def _from_parts(
 ) -> tuple[RisModel, Vocabulary]:
     """A language model of its own; L-P projector random, mask decoder from SAM."""
     config = recipe.model
-    if config.lm.startswith("random:"):
+    if config.lm.kind == "random":
         vocab = shipped_words()
         shape = llama_shape(recipe, vocab.size)
-        lm: Any = random_lm(shape.config(), random_seed(config.lm))
+        lm: Any = random_lm(shape.config(), config.lm.seed)
         lm.to(dtype)
     else:
         assert places.lm is not None
@@ -254,9 +254,9 @@ def shape_of(recipe: TrainRecipe, places: Places) -> LlamaShape:
     folder = places.init or places.lm
     if folder is not None and (folder / "config.json").is_file():
         return language_shape(folder)
-    if recipe.model.init.startswith(SHIPPED):
+    if recipe.model.init.kind == "shipped":
         return shipped_shape()
-    random = recipe.model.lm.startswith("random:")
+    random = recipe.model.lm.kind == "random"
     return llama_shape(recipe, shipped_words().size if random else None)
 
 
@@ -326,7 +326,7 @@ def outline_projector(
     llm_dim  D; None: that of the shipped language model, else what the recipe's shape says
     """
     if llm_dim is None:
-        shipped = recipe.model.init.startswith(SHIPPED)
+        shipped = recipe.model.init.kind == "shipped"
         llm_dim = (shipped_shape() if shipped else llama_shape(recipe)).hidden
     with torch.device("meta"):
         return build_projector(

@@ -8,7 +8,7 @@ import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..model.pretrained.config import is_export
 from ..pipeline.display import show
@@ -18,11 +18,12 @@ from ..pipeline.io.paths import expand
 from ..pipeline.io.yaml_files import assign, group, load_yaml, shipped_yaml
 from ..pipeline.weights.load import weights_digest
 from ..pipeline.weights.locate import LM_FILES, find_checkpoint, hub_folder
+from ..pipeline.weights.reference import SHIPPED, Kind, WeightsRef
 from ..pipeline.weights.rehearsal import turned_down
 from .recipe import BESIDE, CONFIG, TrainRecipe, parse_train_recipe
 
-SHIPPED = "shipped"
-EXPORTED = "svp"  # a folder of `svp export`
+EXPORTED: Literal["svp"] = "svp"  # a folder of `svp export`
+WITHOUT_FILE: tuple[Kind, ...] = ("random", "shipped", "none")
 TINY_MODEL = "workflows/tiny/lm/ris.safetensors"
 
 
@@ -151,23 +152,32 @@ def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True
         model.setdefault("sam_decoder", "random:0")
     for name in ("lm", "init", "sam_decoder"):
         given: str | None = getattr(flags, name)
-        if given is None and read:
-            _refuse_unplaced(name, str(model.get(name, "")))
-        elif given is None:
-            continue
+        asked = _asked(model, name)
+        if given is None:
+            if read:
+                _refuse_unplaced(name, asked)
         elif not read and expand(given).exists():
-            if not str(model.get(name, "")).startswith(("sha256:", f"{EXPORTED}:")):
+            if not asked.on_disk:
                 own = name == "init" and is_export(expand(given))
                 model[name] = EXPORTED if own else "given"
-        elif given.split(":")[0] in ("random", "shipped", "none"):
-            model[name] = given
+        elif ready := WeightsRef.from_option(given, WITHOUT_FILE, _flag(name)):
+            model[name] = str(ready)
         else:
             path = _place(given)
-            model[name] = _digest(path, name, str(model.get(name, "")))
+            model[name] = _digest(path, name, asked)
             places = replace(places, **{name: path})
-    if read and str(model.get("init", "")).split(":")[0] == SHIPPED:
-        model["init"] = _shipped_digest(model["init"])
+    if read and "init" in model and _asked(model, "init").kind == "shipped":
+        model["init"] = _shipped_digest(_asked(model, "init"))
     return places
+
+
+def _asked(model: dict[str, Any], name: str) -> WeightsRef:
+    """What the raw recipe says of a part; `none` where it says nothing."""
+    return WeightsRef.parse(model.get(name, "none"), where=f"model.{name}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _place(given: str) -> Path:
@@ -182,23 +192,23 @@ def _place(given: str) -> Path:
     return known or path
 
 
-def _shipped_digest(asked: str) -> str:
+def _shipped_digest(asked: WeightsRef) -> str:
     """`shipped:<digest>`: a run must not resume with the shipped weights of another version."""
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
         if not path.is_file():
             raise MissingError(f"{TINY_MODEL} is not in this package: reinstall svp")
-        found = f"{SHIPPED}:{weights_digest(path)[:16]}"
+        found = WeightsRef("shipped", weights_digest(path)[:16])
     if asked not in (SHIPPED, found):
         raise PlanMismatchError(
-            f"the recipe starts from {show(asked)}, this package ships {found}: "
+            f"the recipe starts from {asked}, this package ships {found}: "
             "install the version of svp the run was started with, or start a new run"
         )
-    return found
+    return str(found)
 
 
-def _digest(path: Path, name: str, asked: str) -> str:
+def _digest(path: Path, name: str, asked: WeightsRef) -> str:
+    flag = _flag(name)
     if not path.exists():
-        flag = f"--{name.replace('_', '-')}"
         known = CHECKPOINTS.get(path.name)
         how = (
             known.how
@@ -209,19 +219,19 @@ def _digest(path: Path, name: str, asked: str) -> str:
             "`svp fetch` lists the public ones"
         )
         raise MissingError(f"{flag} {show(str(path), 200)}: does not exist: {how}")
-    kind = EXPORTED if name == "init" and is_export(path) else "sha256"
-    found = f"{kind}:{weights_digest(path)}"
-    if asked.startswith(("sha256:", f"{EXPORTED}:")) and asked != found:
+    own = name == "init" and is_export(path)
+    found = WeightsRef(EXPORTED if own else "sha256", weights_digest(path))
+    if asked.on_disk and asked != found:
         raise PlanMismatchError(
-            f"{show(str(path), 200)} has {found}, but the recipe asks for {show(asked)}: "
-            f"give that file with --{name.replace('_', '-')}"
+            f"{show(str(path), 200)} has {found}, but the recipe asks for {asked}: "
+            f"give that file with {flag}"
         )
-    return found
+    return str(found)
 
 
-def _refuse_unplaced(name: str, asked: str) -> None:
-    if asked.startswith(("sha256:", EXPORTED)) or asked == "given":
-        flag = f"--{name.replace('_', '-')}"
+def _refuse_unplaced(name: str, asked: WeightsRef) -> None:
+    if asked.kind in ("sha256", EXPORTED, "given"):
+        flag = _flag(name)
         raise MissingError(
             f"the recipe starts from model.{name}={asked}: say where it lies with {flag} PATH "
             f"(or try the code with random weights: {flag} random:0)"

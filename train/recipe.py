@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Field,
     JsonValue,
+    PlainSerializer,
+    PlainValidator,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -20,17 +22,17 @@ from pydantic import (
 
 from ..model.language_model import LINEARS
 from ..pipeline.errors import ConfigError
-from ..pipeline.recipe import FeatureConfig, Frozen, explain
+from ..pipeline.recipe import FeatureConfig, Frozen, explain, weights_of
+from ..pipeline.weights.reference import NONE, SHIPPED, WeightsRef
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Unit = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 # Where weights come from; a path is never in a recipe, it enters as its sha256.
 Source = Annotated[
-    str,
-    Field(
-        pattern=r"^(none|shipped(:[0-9a-f]{16})?|given|random:\d{1,18}|sha256:[0-9a-f]{64}|svp(:[0-9a-f]{64})?)$"
-    ),
+    WeightsRef,
+    PlainValidator(weights_of("none", "given", "shipped", "random", "sha256", "svp")),
+    PlainSerializer(str, return_type=str),
 ]
 # lm: all layers of the language model; not among those that train by default.
 Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder", "lm"]
@@ -118,10 +120,10 @@ class ModelConfig(Frozen):
     new_rows_only  of embedding and head train the rows of the special tokens only
     """
 
-    init: Source = "shipped"
-    lm: Source = "none"
+    init: Source = SHIPPED
+    lm: Source = NONE
     shape: dict[str, Annotated[int | float, Field(gt=0)]] = Field(default_factory=dict)
-    sam_decoder: Source = "none"
+    sam_decoder: Source = NONE
     vision: VisionConfig = VisionConfig()
     projector: ProjectorConfig = ProjectorConfig()
     warm_projector: bool = False
@@ -132,9 +134,9 @@ class ModelConfig(Frozen):
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
-        if self.init == "none" and "none" in (self.lm, self.sam_decoder):
+        if self.init == NONE and NONE in (self.lm, self.sam_decoder):
             raise ValueError("init=none: say where lm and sam_decoder start from, e.g. random:0")
-        if self.init != "none" and self.lm != "none":
+        if NONE not in (self.init, self.lm):
             raise ValueError(f"init={self.init} brings lm: leave it none")
         return self
 

@@ -72,7 +72,7 @@ def steps(found: StatsReport) -> list[tuple[str, str]]:
 def notices(found: StatsReport, recipe: Recipe, photographs: bool) -> list[str]:
     """Warnings that a reader needs before trusting the page."""
     lines = []
-    if recipe.superpixels.prompts_sam and recipe.superpixels.weights.startswith("random"):
+    if recipe.superpixels.prompts_sam and recipe.superpixels.weights.kind == "random":
         lines.append(
             "These superpixels come from random weights: they test the machinery and show nothing "
             "about the method."
@@ -97,7 +97,7 @@ def _source(config: SuperpixelConfig) -> str:
     grid = config.grid
     points = f"{grid.points_per_side} × {grid.points_per_side} points"
     crops = f", {grid.crop_n_layers} crop layer(s)" if grid.crop_n_layers else ""
-    weights = shorten(config.weights, 30)
+    weights = shorten(str(config.weights), 30)
     return (
         f"{name} {config.model} ({weights} weights), preset {config.preset}: {points}{crops}, "
         f"{config.mode} mode"
@@ -105,7 +105,7 @@ def _source(config: SuperpixelConfig) -> str:
 
 
 def _features(config: FeatureConfig) -> str:
-    weights = shorten(config.weights, 30)
+    weights = shorten(str(config.weights), 30)
     return (
         f"{config.encoder} ({weights} weights), {VIEWS[config.view]} to {config.size} px, "
         f"stored as {config.stored}"

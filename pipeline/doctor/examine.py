@@ -5,6 +5,7 @@ from typing import Any
 
 from ..precompute.options import Flags, resolve
 from ..records import LocalPaths
+from ..weights.reference import WeightsRef
 from .report import DoctorReport, doctor
 
 WEIGHTS = ("sam_weights", "encoder_weights", "second_weights")
@@ -23,10 +24,15 @@ def examine(
     stand_in = Flags(**(flags | dict.fromkeys(WEIGHTS, "random")))
     recipe, _ = resolve(size, recipe_file, stand_in, overrides, Path())
     sam, encoder, second = (Path(path) if path else None for path in given.values())
-    pixels = recipe.superpixels.model_copy(update={"weights": given["sam_weights"] or "auto"})
-    features = recipe.features.model_copy(update={"weights": given["encoder_weights"] or "auto"})
+    refs = [
+        WeightsRef.from_option(path, ("random",), f"--{name.replace('_', '-')}")
+        or WeightsRef("auto")
+        for name, path in given.items()
+    ]
+    pixels = recipe.superpixels.model_copy(update={"weights": refs[0]})
+    features = recipe.features.model_copy(update={"weights": refs[1]})
     if features.second is not None:
-        named = {"weights": given["second_weights"] or "auto"}
+        named = {"weights": refs[2]}
         features = features.model_copy(update={"second": features.second.model_copy(update=named)})
     needed = recipe.model_copy(update={"superpixels": pixels, "features": features})
     return doctor(

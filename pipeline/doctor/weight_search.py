@@ -16,6 +16,7 @@ from ..io.yaml_files import shipped_yaml
 from ..recipe import Recipe
 from ..records import LocalPaths
 from ..weights.locate import find_checkpoint, search_weights, weight_folders
+from ..weights.reference import WeightsRef
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -72,7 +73,7 @@ def needed_checkpoint(size: str) -> list[Need]:
 @dataclass(frozen=True, slots=True)
 class _Asked:
     spec: SamSpec | EncoderSpec
-    weights: str
+    weights: WeightsRef
     flag: str
 
     @property
@@ -82,8 +83,8 @@ class _Asked:
 
 
 def _need(name: str, asked: _Asked, given: Path | None) -> Need:
-    if asked.weights.startswith("random:"):
-        return Need(name, True, f"random weights (seed {show(asked.weights[7:])}): no file needed")
+    if asked.weights.kind == "random":
+        return Need(name, True, f"random weights (seed {asked.weights.value}): no file needed")
     place = given or _find(asked)
     if place is None or not place.exists():
         return Need(name, False, _advice(asked, given))

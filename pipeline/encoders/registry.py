@@ -8,7 +8,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..display import show
 from ..errors import ConfigError, MissingError
 from ..fetch.encoder_specs import ENCODERS
 from ..recipe import FeatureConfig
@@ -37,8 +36,8 @@ def load_backbone(config: FeatureConfig, path: Path | None, allow_download: bool
     import torch
 
     kind = family(config)
-    if config.weights.startswith("random:"):
-        return kind.adapt(_random(kind, config.weights.removeprefix("random:")))
+    if config.weights.kind == "random":
+        return kind.adapt(_random(kind, config.weights.seed))
     source = _source(config, path, allow_download)
     if source.is_dir():
         check_config(source, kind.expected, kind.part)
@@ -57,16 +56,16 @@ def load_backbone(config: FeatureConfig, path: Path | None, allow_download: bool
 def _source(config: FeatureConfig, path: Path | None, allow_download: bool) -> Path:
     """The weights the recipe names, checked against its digest."""
     spec = ENCODERS[config.encoder]
-    if config.weights == "shipped" and spec.shipped:
+    if config.weights.kind == "shipped" and spec.shipped:
         return PACKAGE / spec.shipped
-    if not config.weights.startswith("sha256:"):
+    if config.weights.kind != "sha256":
         known = "shipped, " if spec.shipped else ""
         raise ConfigError(
-            f"features.weights={show(config.weights)}: allowed for {config.encoder} are {known}"
+            f"features.weights={config.weights}: allowed for {config.encoder} are {known}"
             "random:<seed> and sha256:<hex>"
         )
     source = path or _find(config.encoder, allow_download)
-    require_digest(source, config.weights.removeprefix("sha256:"), "features.weights")
+    require_digest(source, config.weights.value, "features.weights")
     return source
 
 
@@ -81,12 +80,10 @@ def _find(encoder: str, allow_download: bool) -> Path:
     return found or find_weights(encoder, FLAG)  # says where it looked, and what to do
 
 
-def _random(kind: Family, seed: str) -> "nn.Module":
+def _random(kind: Family, seed: int) -> "nn.Module":
     """Untrained weights that are a pure function of `seed`; torch's own state is left alone."""
     import torch
 
-    if not seed.isdecimal() or len(seed) > 18:
-        raise ConfigError(f"features.weights=random:{show(seed)}: need random:<whole number>")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
+        torch.manual_seed(seed)
         return kind.build()

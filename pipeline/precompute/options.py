@@ -15,16 +15,18 @@ from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import expand
 from ..io.yaml_files import assign, group, load_yaml, shipped_yaml
-from ..recipe import GRID_PRESETS, Recipe, parse_recipe
+from ..recipe import GRID_PRESETS, WEIGHTS, Recipe, parse_recipe
 from ..records import LocalPaths
 from ..sam.build import detect_type
 from ..sam.load import read_sam
 from ..weights.load import weights_digest
 from ..weights.locate import find_weights
+from ..weights.reference import SHIPPED, Kind, WeightsRef
 from ..weights.rehearsal import turned_down
 from .purpose import LOOK, Stores
 
 SIZES = ("tiny", "small", "paper")
+UNTRAINED: tuple[Kind, ...] = ("random",)  # what --sam-weights and its like take beside a path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,11 @@ def _require_groups(raw: dict[str, Any], name: str) -> None:
 def _with_sam_type(flags: Flags) -> Flags:
     """A checkpoint given without its type says itself what it is, by its tensors' names."""
     given = flags.sam_weights
-    if given is None or flags.sam_model or given[:6] == "random":
+    if (
+        given is None
+        or flags.sam_model
+        or WeightsRef.from_option(given, UNTRAINED, "--sam-weights")
+    ):
         return flags
     found = detect_type(read_sam(expand(given)))
     if found is None:
@@ -107,7 +113,7 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         pixels["model"] = USUAL_SAM.get(flags.superpixels, pixels.get("model", "tiny"))
     if flags.sam_model:
         pixels["model"] = flags.sam_model
-        if pixels.get("source", "sam") in USUAL_SAM and flags.sam_model in SAMS:
+        if str(pixels.get("source", "sam")) in USUAL_SAM and flags.sam_model in SAMS:
             pixels["source"] = SAMS[flags.sam_model].source
     if flags.encoder:
         _name_encoders(features, flags.encoder)
@@ -153,7 +159,7 @@ def _windows(raw: Mapping[str, Any]) -> bool:
 
 def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> LocalPaths:
     sam = encoder = None
-    if raw["superpixels"].get("source", "sam") in USUAL_SAM:
+    if str(raw["superpixels"].get("source", "sam")) in USUAL_SAM:
         sam = _one_weight(raw["superpixels"], flags.sam_weights, "model", "--sam-weights")
     elif not raw.get("store_sam_embeddings"):  # no SAM is read: none may be in the digest
         raw["superpixels"].update(model="tiny", weights="shipped")
@@ -164,7 +170,9 @@ def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> LocalP
     if features.get("second") is not None:
         beside = group(features, "second", "features")
         given = flags.second_weights
-        if given is None and (flags.encoder_weights or "")[:6] == "random":
+        if given is None and WeightsRef.from_option(
+            flags.encoder_weights, UNTRAINED, "--encoder-weights"
+        ):
             given = flags.encoder_weights  # untrained: both, as no file is asked for
         second = _one_weight(beside, given, "encoder", "--second-weights")
     masks = _place_masks(raw["superpixels"], flags.masks)
@@ -198,20 +206,23 @@ def _place_masks(pixels: dict[str, Any], given: str | None) -> Path | None:
 
 def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -> Path | None:
     """Fill `part["weights"]` and say where the file is. The tiny models are in the package."""
-    name, asked = str(part.get(kind, "tiny")), str(part.get("weights", "auto"))
-    if given and given.split(":")[0] == "random":
-        part["weights"] = given if ":" in given else "random:0"
-        return None
+    name = str(part.get(kind, "tiny"))
     row = (SAMS if kind == "model" else ENCODERS).get(name)
-    if given is None and (asked.startswith("random:") or (row is not None and row.shipped)):
-        part["weights"] = asked if asked.startswith("random:") else "shipped"
+    asked = WeightsRef.parse(part.get("weights", "auto"), WEIGHTS, f"weights of {kind} {name}")
+    ready = WeightsRef.from_option(given, UNTRAINED, flag)
+    if given is None and asked.kind == "random":
+        ready = asked
+    elif given is None and row is not None and row.shipped:
+        ready = SHIPPED
+    if ready is not None:
+        part["weights"] = str(ready)
         return None
     path = expand(given) if given else find_weights(name, flag)
-    found = f"sha256:{weights_digest(path)}"
-    if asked.startswith("sha256:") and asked != found:
+    found = WeightsRef("sha256", weights_digest(path))
+    if asked.kind == "sha256" and asked != found:
         raise PlanMismatchError(
-            f"{show(str(path))} has {found}, but the recipe asks for {show(asked)}: "
+            f"{show(str(path))} has {found}, but the recipe asks for {asked}: "
             f"give that file with {flag}, or take the line out of the recipe"
         )
-    part["weights"] = found
+    part["weights"] = str(found)
     return path

@@ -9,6 +9,7 @@ from ..errors import ConfigError
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
 from ..recipe import Recipe
+from ..weights.reference import WeightsRef
 
 SAID = "tiny"
 
@@ -19,7 +20,7 @@ def require_real_models(
     generated: bool,
     size: str | None,
     precompute: Recipe | None = None,
-    language_model: str | None = None,
+    language_model: WeightsRef | None = None,
     instead: str = "",
 ) -> None:
     """Refuse toy models on data that is not generated, unless `--size tiny` was said.
@@ -46,7 +47,7 @@ def require_real_models(
     )
 
 
-def toy_models(precompute: Recipe | None, language_model: str | None = None) -> list[str]:
+def toy_models(precompute: Recipe | None, language_model: WeightsRef | None = None) -> list[str]:
     """Tiny models among those that would be used, as text."""
     toys = []
     if precompute is not None:
@@ -55,6 +56,6 @@ def toy_models(precompute: Recipe | None, language_model: str | None = None) -> 
             toys.append("the tiny SAM")
         if ENCODERS[precompute.features.encoder].stand_in:
             toys.append("the tiny encoder")
-    if language_model is not None and language_model.split(":")[0] == "shipped":
+    if language_model is not None and language_model.kind == "shipped":
         toys.append("the tiny language model")
     return toys

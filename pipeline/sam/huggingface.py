@@ -23,7 +23,7 @@ from ..weights.key_report import KeyReport
 from ..weights.load import load_into
 from ..weights.model_config import check_config
 from .build import PIXEL_MEAN, PIXEL_STD, check_type, sam_spec
-from .load import find_sam, random_seed, read_recipe_weights
+from .load import find_sam, read_recipe_weights
 from .preprocess import to_input
 from .segment_anything import Dtype, Precision, require_finite
 
@@ -137,9 +137,9 @@ def _load(
     config: SuperpixelConfig, where: LocalPaths, spec: SamSpec
 ) -> tuple[Any, KeyReport | None]:
     attention: Literal["eager", "sdpa"] = "eager" if config.mode == "exact" else "sdpa"
-    if config.weights.startswith("random:"):
+    if config.weights.kind == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random_seed(config.weights))
+            torch.manual_seed(config.weights.seed)
             return build_model(spec, attention=attention), None
     path = find_sam(config, where)
     if path is not None and path.is_dir():

@@ -27,8 +27,8 @@ def load_sam(config: SuperpixelConfig, where: LocalPaths) -> tuple[Any, KeyRepor
 
     The report is None for random weights. Raises as `build_backend`.
     """
-    if config.weights.startswith("random:"):
-        return random_sam(config.model, random_seed(config.weights)), None
+    if config.weights.kind == "random":
+        return random_sam(config.model, config.weights.seed), None
     state, name = read_recipe_weights(config, where)
     check_type(state, config.model, name)
     if "vision_encoder.pos_embed" in state:
@@ -44,17 +44,9 @@ def load_sam(config: SuperpixelConfig, where: LocalPaths) -> tuple[Any, KeyRepor
     return sam, load_into(sam, state, name, advice, any_float=True, unused=unused)
 
 
-def random_seed(weights: str) -> int:
-    """7 from "random:7"; `ConfigError` for anything that is no seed."""
-    kind, _, value = weights.partition(":")
-    if kind != "random" or not (value.isascii() and value.isdigit() and len(value) <= 18):
-        raise ConfigError(f"weights={show(weights)}: write random:<seed>, e.g. random:0")
-    return int(value)
-
-
 def find_sam(config: SuperpixelConfig, where: LocalPaths) -> Path | None:
     """Local path of the recipe's SAM weights; None for shipped and random ones."""
-    if not config.weights.startswith("sha256:"):
+    if config.weights.kind != "sha256":
         return None
     return where.sam or find_weights(config.model, FLAG)
 
@@ -63,16 +55,14 @@ def read_recipe_weights(
     config: SuperpixelConfig, where: LocalPaths
 ) -> "tuple[dict[str, Tensor], str]":
     """The state dict a recipe names, as it is in the file, and a name for messages."""
-    kind, _, value = config.weights.partition(":")
-    if kind == "shipped":
+    if config.weights.kind == "shipped":
         return _read_shipped(config.model)
-    if kind != "sha256":
-        raise ConfigError(
-            f"weights={show(config.weights)}: write shipped, random:<seed> or sha256:<hex>"
-        )
     path = find_sam(config, where)
-    assert path is not None
-    require_digest(path, value, f"the recipe ({config.model})")
+    if path is None:
+        raise ConfigError(
+            f"weights={config.weights}: names no file: write shipped, random:<seed> or sha256:<hex>"
+        )
+    require_digest(path, config.weights.value, f"the recipe ({config.model})")
     return read_sam(path), str(path)
 
 

@@ -79,7 +79,7 @@ def test_weights_that_must_be_given_are_asked_for(tmp_path: Path) -> None:
     weights = tmp_path / "pytorch_model.bin"
     weights.write_bytes(b"hashed, not read")
     recipe, places = resolve_train("paper", None, TrainFlags(init=str(weights)), ())
-    assert recipe.model.init.startswith("sha256:") and places.init == weights
+    assert recipe.model.init.kind == "sha256" and places.init == weights
     assert str(tmp_path) not in recipe.canonical()
     pinned = "model.init=sha256:" + "0" * 64
     with pytest.raises(PlanMismatchError, match="recipe asks for sha256:000"):

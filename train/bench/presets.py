@@ -13,6 +13,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.fetch.encoder_specs import ENCODERS
 from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.recipe import FeatureConfig
+from ...pipeline.weights.reference import WeightsRef
 
 CELLS = (5, 8)  # rows and columns of superpixels: 40 [paper]
 
@@ -76,7 +77,10 @@ class Preset:
     def features(self) -> FeatureConfig:
         """The vision encoder as a recipe names it."""
         return FeatureConfig(
-            encoder=self.encoder, weights="random:0", size=self.view, dtype=self.dtype
+            encoder=self.encoder,
+            weights=WeightsRef("random", "0"),
+            size=self.view,
+            dtype=self.dtype,
         )
 
 

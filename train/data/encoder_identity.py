@@ -15,7 +15,7 @@ from ...pipeline.recipe import Recipe
 def features_of(recipe: Recipe, projector: str) -> str:
     """Settings of a precompute recipe that determine the features `projector` reads, as text."""
     config = recipe.features
-    words = [config.encoder, config.weights, f"view {config.view}", f"{config.size} px"]
+    words = [config.encoder, str(config.weights), f"view {config.view}", f"{config.size} px"]
     if "multi" in projector_class(projector).needs:
         if config.layers:
             words.append(f"blocks {','.join(map(str, config.layers))}")

@@ -12,7 +12,7 @@ from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.recipe import Recipe, SuperpixelConfig
 from ...pipeline.weights.digests import published
 from ...pipeline.weights.locate import weight_files
-from ..options import EXPORTED, SHIPPED
+from ...pipeline.weights.reference import SHIPPED
 from ..recipe import TrainRecipe
 
 CHECKPOINTS_SAM = "vit_h"  # GLaMM's and LISA's decoders were tuned on its embeddings
@@ -38,11 +38,11 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
         return
     decoder, init = recipe.model.sam_decoder, recipe.model.init
     have = plan.recipe.superpixels
-    if decoder == "none" and init.startswith(SHIPPED):
+    if decoder.kind == "none" and init.kind == "shipped":
         decoder = SHIPPED
-    if decoder == "none" and init.startswith(EXPORTED):
+    if decoder.kind == "none" and init.kind == "svp":
         return  # an export names its SAM itself: `assemble` compares it
-    if decoder == "none":
+    if decoder.kind == "none":
         if have.model != CHECKPOINTS_SAM:
             raise PlanMismatchError(
                 f"cache {plan.id[:12]} holds embeddings of SAM {have.model}, but the mask decoder "
@@ -51,14 +51,14 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
                 f"--superpixels slic or mobile_sam it stores them too){_another(have)}"
             )
         return
-    if decoder.startswith(SHIPPED) and (have.model, have.weights) != ("tiny", SHIPPED):
+    if decoder.kind == "shipped" and (have.model, have.weights) != ("tiny", SHIPPED):
         raise PlanMismatchError(
             f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but the mask decoder is "
             "the shipped tiny one: make the cache with the tiny SAM (--size tiny), or name the "
             "decoder with --sam-decoder FILE, the file the cache was made with"
         )
-    if decoder.startswith("sha256:") and have.weights != decoder:
-        if have.weights == SHIPPED or have.weights.startswith("random:"):
+    if decoder.kind == "sha256" and have.weights != decoder:
+        if have.weights.kind in ("shipped", "random"):
             raise PlanMismatchError(
                 f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, which is no file: "
                 f"give --sam-decoder {have.weights}, or make the cache again with `svp precompute "
@@ -66,7 +66,7 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
             )
         raise PlanMismatchError(
             f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but --sam-decoder is "
-            f"{show(decoder)}: give the file the cache was made with, or make the cache again with "
+            f"{decoder}: give the file the cache was made with, or make the cache again with "
             "`svp precompute --sam-weights FILE` and this file"
         )
 
@@ -75,16 +75,16 @@ def _another(have: SuperpixelConfig) -> str:
     """The decoder that may stand in for a checkpoint's; none where its prompts are narrower."""
     if SAMS[have.model].channels != SAMS[CHECKPOINTS_SAM].channels:
         return ""
-    random = have.weights.startswith("random:")
+    random = have.weights.kind == "random"
     file = have.weights if random else f"FILE, the {have.model} file the cache was made with"
     return f", or start from another decoder with --sam-decoder {file}"
 
 
 def doubt(recipe: TrainRecipe, plan: Plan) -> str:
     """Warning about a cache whose SAM may not match the mask decoder of a checkpoint, or ""."""
-    own = recipe.model.init.startswith((SHIPPED, EXPORTED))
-    brings = recipe.model.sam_decoder == "none" and not own
-    weights = plan.recipe.superpixels.weights
+    own = recipe.model.init.kind in ("shipped", "svp")
+    brings = recipe.model.sam_decoder.kind == "none" and not own
+    weights = str(plan.recipe.superpixels.weights)
     files = [name for name in weight_files(CHECKPOINTS_SAM) if name in published()]
     if not brings or plan.sam is None or weights in {published()[name].digest for name in files}:
         return ""

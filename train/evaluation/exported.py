@@ -11,6 +11,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, PlanMismatchError
 from ...pipeline.recipe import Recipe
 from ...pipeline.weights.load import weights_digest
+from ...pipeline.weights.reference import WeightsRef
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import require_same_sam, sam_of
 from ..data.tokenizer import load_vocabulary
@@ -79,7 +80,7 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
     recipe = TrainRecipe(
         name="exported",
         model=ModelConfig(
-            init=f"svp:{found.digest}",
+            init=WeightsRef("svp", found.digest),
             vision=vision_of(features),
             projector=ProjectorConfig(
                 name=about.projector.name, options=dict(about.projector.options)

@@ -26,6 +26,7 @@ from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import weights_digest
 from ...pipeline.weights.locate import LM_FILES, hub_folder, weight_folders
 from ...pipeline.weights.model_config import MAX_CONFIG, check_config
+from ...pipeline.weights.reference import WeightsRef
 from ..data.sam_identity import require_decoder
 from ..data.tokenizer import load_vocabulary
 from ..recipe import (
@@ -125,7 +126,7 @@ def open_published(found: Published, plan: Plan) -> "Trained":
     recipe = TrainRecipe(
         name="published",
         model=ModelConfig(
-            init=f"sha256:{found.digest}",
+            init=WeightsRef("sha256", found.digest),
             vision=vision_of(plan.recipe.features),
             projector=config,
             dtype="bfloat16" if half else "float32",

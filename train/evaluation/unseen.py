@@ -25,6 +25,7 @@ from ...pipeline.sam.segment_anything import SamPackage
 from ...pipeline.superpixels.candidates import full_image, to_superpixels
 from ...pipeline.superpixels.generator import Embeddings
 from ...pipeline.superpixels.point_grid import embedded
+from ...pipeline.weights.reference import WeightsRef
 from ..data.live_cache import LiveReader
 from .published import Published, own_sam
 
@@ -71,7 +72,9 @@ def live_recipe(found: Published, encoders: Encoders, images: Path) -> tuple[Rec
     changes = (f"features.view={found.vision.view}", "superpixels.mode=exact")
     recipe, where = resolve("paper", None, flags, changes, images)
     if encoders.own_sam:
-        pixels = recipe.superpixels.model_copy(update={"weights": f"sha256:{found.digest}"})
+        pixels = recipe.superpixels.model_copy(
+            update={"weights": WeightsRef("sha256", found.digest)}
+        )
         recipe = recipe.model_copy(update={"superpixels": pixels})
     return recipe, where
 

@@ -27,7 +27,7 @@ from ..evaluation.protocols import Protocol
 from ..evaluation.results import Results, read_results
 from ..factory import outline_projector
 from ..metrics import metrics
-from ..options import SHIPPED, TINY_MODEL, resolve_train
+from ..options import TINY_MODEL, resolve_train
 from ..provenance import libraries
 from ..recipe import TrainRecipe
 from ..runs.evaluate import EvalRequest, commit, eval_command
@@ -156,7 +156,7 @@ def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
 
     A comparison must tell: all imitate it before they train (`train.warm`).
     """
-    if not (recipe.model.warm_projector and recipe.model.init.startswith(SHIPPED)):
+    if not (recipe.model.warm_projector and recipe.model.init.kind == "shipped"):
         return 0
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
         known = {

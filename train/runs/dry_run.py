@@ -43,7 +43,7 @@ from ..estimates.sizing import (
 )
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
 from ..factory import assemble, outline, shape_of, shipped_words
-from ..options import SHIPPED, Places, resolve_train
+from ..options import Places, resolve_train
 from ..recipe import TrainRecipe, split_evenly
 from ..trainer.prepare import make_ready
 from .inputs import Opened, TrainRequest, open_training, stream_of
@@ -198,7 +198,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
     need = demand(recipe, model, image)
     priced = [_price(recipe, need, gpu) for gpu in GPUS.values()]
     shown = _shown(request, recipe, need, priced)
-    shipped = recipe.model.init.startswith(SHIPPED)
+    shipped = recipe.model.init.kind == "shipped"
     recipe = settled(recipe, shown.choice)
     found = need.one[shown.choice.recompute]
     return DryRun(

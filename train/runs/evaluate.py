@@ -311,7 +311,7 @@ def _judge(request: EvalRequest, readers: Sequence[CacheReader], device: str) ->
 def _shipped(reader: CacheReader) -> bool:
     """Whether SAM's weights are in the package (or need no file)."""
     weights = reader.plan.recipe.superpixels.weights
-    return reader.plan.sam is not None and not weights.startswith("sha256:")
+    return reader.plan.sam is not None and weights.kind != "sha256"
 
 
 def _progress(units: int, ranks: int, split: str) -> Callable[[int], None]:

@@ -10,8 +10,8 @@ from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import LocalPaths
 
 PAPER = Recipe(
-    superpixels=SuperpixelConfig(model="vit_h", weights="sha256:0"),
-    features=FeatureConfig(encoder="dinov2-large", size=336, weights="sha256:0"),
+    superpixels=SuperpixelConfig(model="vit_h", weights="sha256:" + "0" * 64),
+    features=FeatureConfig(encoder="dinov2-large", size=336, weights="sha256:" + "0" * 64),
 )
 
 

@@ -8,6 +8,7 @@ from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError, We
 from svp.pipeline.io.yaml_files import load_yaml
 from svp.pipeline.precompute.options import SIZES, Flags, resolve
 from svp.pipeline.recipe import GRID_PRESETS, Recipe, parse_recipe
+from svp.pipeline.weights.reference import SHIPPED
 
 
 def make(size: str = "tiny", overrides: tuple[str, ...] = (), **flags: object) -> Recipe:
@@ -17,7 +18,7 @@ def make(size: str = "tiny", overrides: tuple[str, ...] = (), **flags: object) -
 
 def test_tiny_needs_nothing_and_is_shipped() -> None:
     recipe = make()
-    assert (recipe.superpixels.weights, recipe.features.weights) == ("shipped", "shipped")
+    assert recipe.superpixels.weights == recipe.features.weights == SHIPPED
     assert recipe.superpixels.model == recipe.features.encoder == "tiny"
 
 
@@ -32,7 +33,9 @@ def test_paper_is_the_papers_setting() -> None:
     assert recipe.superpixels.grid == GRID_PRESETS["svp"]
     assert recipe.superpixels.model == "vit_h"
     assert (recipe.features.encoder, recipe.features.size) == ("dinov2-large", 336)
-    assert (recipe.superpixels.weights, recipe.features.weights) == ("random:0", "random:3")
+    assert [str(w) for w in (recipe.superpixels.weights, recipe.features.weights)] == [
+        "random:0", "random:3",
+    ]  # fmt: skip
 
 
 def test_preset_points_and_set_are_applied_in_order() -> None:
@@ -95,7 +98,7 @@ def test_a_pinned_digest_must_be_the_files(tmp_path: Path) -> None:
     weights = tmp_path / "sam.pth"
     weights.write_bytes(b"not a checkpoint, but hashed all the same")
     path = tmp_path / "pinned.yaml"
-    path.write_text("superpixels: {model: vit_b, preset: svp, weights: 'sha256:00'}")
+    path.write_text("superpixels: {model: vit_b, preset: svp, weights: 'sha256:" + "0" * 64 + "'}")
     with pytest.raises(PlanMismatchError, match=r"sha256:00.*--sam-weights"):
         resolve("tiny", path, Flags(sam_weights=str(weights), sam_model="vit_b"), (), Path())
 

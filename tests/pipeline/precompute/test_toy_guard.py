@@ -11,6 +11,7 @@ from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.precompute.toy_guard import require_real_models, toy_models
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
+from svp.pipeline.weights.reference import NONE, WeightsRef
 
 REAL = Recipe(
     superpixels=SuperpixelConfig(model="vit_b", weights="random:0"),
@@ -19,9 +20,9 @@ REAL = Recipe(
 
 
 def test_which_models_are_toys() -> None:
-    assert toy_models(Recipe(), "shipped:12") == [
+    assert toy_models(Recipe(), WeightsRef("shipped", "12")) == [
         "the tiny SAM", "the tiny encoder", "the tiny language model"]  # fmt: skip
-    assert toy_models(REAL, "sha256:12") == toy_models(None, "none") == []
+    assert toy_models(REAL, WeightsRef("sha256", "12")) == toy_models(None, NONE) == []
     slic = Recipe(superpixels=SuperpixelConfig(source="slic"), features=REAL.features)
     assert toy_models(slic) == [], "no SAM is read"
     assert toy_models(slic.model_copy(update={"store_sam_embeddings": True})) == ["the tiny SAM"]
@@ -36,7 +37,7 @@ def test_they_are_refused_with_the_way_out() -> None:
             require_real_models("photos", generated=False, size=size, precompute=tiny)
         assert "--sam-weights FILE and --encoder NAME" in str(error.value)
     with pytest.raises(ConfigError, match="the tiny language model knows nothing else: take this"):
-        require_real_models("p", generated=False, size=None, language_model="shipped:1",
+        require_real_models("p", generated=False, size=None, language_model=WeightsRef("shipped", "1"),
                             instead="this")  # fmt: skip
 
 

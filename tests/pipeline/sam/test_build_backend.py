@@ -70,10 +70,7 @@ def test_missing_weights_say_where_they_were_looked_for(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"weights": "random:"},
-        {"weights": "random:-1"},
-        {"weights": "random:1e3"},
-        {"weights": "downloaded"},
+        {"weights": "auto"},
         {"model": "vit_b", "weights": "shipped"},
         {"source": "mobile_sam", "model": "vit_t", "package": "transformers"},
     ],

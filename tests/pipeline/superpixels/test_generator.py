@@ -15,6 +15,7 @@ from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.pipeline.superpixels.generator import build_generator
 from svp.pipeline.superpixels.point_grid import GridPrompter
+from svp.pipeline.weights.reference import WeightsRef
 
 PURE = "masks.runs superpixels.candidates superpixels.cleanup superpixels.crops superpixels.fma"
 IMAGES = [make_scene(9000, index, "testA").image for index in range(2)]
@@ -73,7 +74,7 @@ def test_fast_mode_finds_nearly_the_same(dtype: str) -> None:
 
 
 def test_random_weights_run_and_fall_back() -> None:
-    config = CONFIG.model_copy(update={"weights": "random:0"})
+    config = CONFIG.model_copy(update={"weights": WeightsRef("random", "0")})
     found, _ = build_generator(config, LocalPaths(images=Path()), "cpu").generate_batch(IMAGES[:1])
     assert found[0].survivors["decoded"] == 3 * 16
     assert found[0].fallback == (found[0].survivors["kept"] == 0)

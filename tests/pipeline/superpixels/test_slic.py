@@ -125,7 +125,7 @@ def test_which_sam_stands_beside_slic() -> None:
     beside = Flags(superpixels="slic", store_sam_embeddings=True, encoder_weights="random",
                    sam_weights="random:3")  # fmt: skip
     recipe, _ = resolve("paper", None, beside, (), Path())
-    assert (recipe.superpixels.model, recipe.superpixels.weights) == ("vit_h", "random:3")
+    assert (recipe.superpixels.model, str(recipe.superpixels.weights)) == ("vit_h", "random:3")
     plan = sized_plan(recipe)
     assert plan.sam == (256, 64, 64) and tflop(plan)["sam encoder"] == pytest.approx(5.96)
     assert "sam decoder" not in tflop(plan), "nothing is prompted"
@@ -135,5 +135,5 @@ def test_which_sam_stands_beside_slic() -> None:
     alone = Flags(superpixels="slic", encoder_weights="random")
     for size in ("paper", "small"):
         bare, where = resolve(size, None, alone, (), Path())
-        assert (bare.superpixels.model, bare.superpixels.weights) == ("tiny", "shipped")
+        assert (bare.superpixels.model, str(bare.superpixels.weights)) == ("tiny", "shipped")
         assert where.sam is None and "sam encoder" not in tflop(sized_plan(bare))

@@ -28,6 +28,7 @@ from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import Content, build_plan
 from svp.pipeline.records import Rle
 from svp.pipeline.weights.load import weights_digest
+from svp.pipeline.weights.reference import WeightsRef
 from svp.train.evaluation.load_trained import find_trained, open_trained
 from svp.train.evaluation.results import read_results
 from svp.train.factory import assemble
@@ -359,7 +360,7 @@ def test_training_starts_from_an_export(request_: EvalRequest, exported: Path) -
     file = exported / "recipe.yaml"
     file.write_text(json.dumps(raw))
     recipe, places = resolve_train(None, file, TrainFlags(init=str(folder)), ())
-    assert recipe.model.init == f"svp:{weights_digest(folder)}" and places.init == folder
+    assert recipe.model.init == WeightsRef("svp", weights_digest(folder)) and places.init == folder
     made, source = assemble(recipe, plan, places).model, load_pretrained(str(folder))
     for name, tensor in source.state_dict().items():
         torch.testing.assert_close(made.state_dict()[name], tensor, rtol=0, atol=0)
@@ -374,7 +375,7 @@ def test_an_export_refuses_what_it_was_not_made_for(
 ) -> None:
     folder = exported / "model"
     plan = Plan.load(request_.caches[0] / "plan.json")
-    pixels = plan.recipe.superpixels.model_copy(update={"weights": "random:7"})
+    pixels = plan.recipe.superpixels.model_copy(update={"weights": WeightsRef("random", "7")})
     other = dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"superpixels": pixels}))
     with pytest.raises(
         PlanMismatchError, match="SAM tiny random:7, the model model uses SAM tiny sh"
