@@ -15,7 +15,7 @@ from ..pipeline.display import show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
 from ..pipeline.io.paths import expand
-from ..pipeline.io.yaml_files import assign, group, load_yaml, shipped_yaml
+from ..pipeline.io.yaml_files import Override, group, load_yaml, override_of, shipped_yaml
 from ..pipeline.weights.load import weights_digest
 from ..pipeline.weights.locate import LM_FILES, find_checkpoint, hub_folder
 from ..pipeline.weights.reference import SHIPPED, Kind, WeightsRef
@@ -54,7 +54,7 @@ def resolve_train(
     size: str | None,
     recipe_file: Path | None,
     flags: TrainFlags,
-    overrides: Sequence[str],
+    overrides: Sequence[str | Override],
     *,
     weights: bool = True,
 ) -> tuple[TrainRecipe, Places]:
@@ -71,7 +71,10 @@ def resolve_train(
 
 
 def resolve_plain(
-    size: str | None, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
+    size: str | None,
+    recipe_file: Path | None,
+    flags: TrainFlags,
+    overrides: Sequence[str | Override],
 ) -> TrainRecipe:
     """The recipe before weights are placed. Raises MissingError, ConfigError: what is mistyped."""
     from ..model.projectors import projector_class
@@ -84,7 +87,7 @@ def resolve_plain(
 
 
 def _raw_recipe(
-    size: str, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str]
+    size: str, recipe_file: Path | None, flags: TrainFlags, overrides: Sequence[str | Override]
 ) -> dict[str, Any]:
     raw = load_yaml(recipe_file) if recipe_file else shipped_yaml("train", size)
     for name in BESIDE if recipe_file and recipe_file.name == CONFIG else ():
@@ -92,8 +95,8 @@ def _raw_recipe(
     for name in ("model", "run", "data"):
         group(raw, name, str(recipe_file or size))
     _apply_flags(raw, flags)
-    for assignment in overrides:
-        assign(raw, assignment)
+    for override in overrides:
+        override_of(override).apply(raw)
     if flags.steps is not None:
         shorten(raw, flags.steps)
     turned_down(lambda dial: dial.train(raw))
@@ -278,7 +281,7 @@ class TrainRequest:
     size: str | None = None
     recipe_file: Path | None = None
     flags: TrainFlags = field(default_factory=TrainFlags)
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str | Override, ...] = ()
     validate: Path | None = None
     validate_dataset: str | None = None
     limit: int | None = None

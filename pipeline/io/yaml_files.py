@@ -4,7 +4,10 @@ What is read is plain data; whether its fields exist and make sense is decided b
 model. The invariant: no file can run code, refer to itself, or take unbounded memory.
 """
 
+import copy
 import importlib.resources
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +64,72 @@ def group(raw: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     return value
 
 
-def assign(raw: dict[str, Any], assignment: str) -> None:
-    """Carry out one `--set a.b=value`; the value is YAML. Raises ConfigError.
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One field of a recipe and the value it is set to; its text is what `--set` takes.
 
-    A number as a part of the name is an index of a list: `stages.0.steps=5`.
+    path  names by dots; a number is an index of a list: `stages.0.steps`
     """
-    name, equals, text = assignment.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"--set {show(assignment)}: want a.b=value")
-    *parents, leaf = name.split(".")
-    node: Any = raw
-    for part in parents:
-        node = _child(node, part, assignment)
-    value = parse_yaml(f"value: {text}", f"--set {assignment}")["value"]
-    if isinstance(node, list):
-        node[_index(node, leaf, assignment)] = value
-    else:
-        node[leaf] = value
+
+    path: str
+    value: Any
+
+    @classmethod
+    def parse(cls, assignment: str) -> "Override":
+        """`a.b=value` of `--set`; the value is YAML. Raises ConfigError."""
+        name, equals, text = assignment.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {show(assignment)}: want a.b=value")
+        return cls(name, parse_yaml(f"value: {text}", f"--set {assignment}")["value"])
+
+    def __str__(self) -> str:
+        plain = isinstance(self.value, str) and _reads_as_itself(self.value)
+        return f"{self.path}={self.value if plain else json.dumps(self.value)}"
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def apply(self, raw: dict[str, Any]) -> None:
+        """Set the field in a recipe's plain data, of which the value becomes no part.
+
+        Raises ConfigError for a path through what is no group of fields.
+        """
+        *parents, leaf = self.path.split(".")
+        node: Any = raw
+        for part in parents:
+            node = self._child(node, part)
+        value = copy.deepcopy(self.value)
+        if isinstance(node, list):
+            node[self._index(node, leaf)] = value
+        else:
+            node[leaf] = value
+
+    def _child(self, node: Any, part: str) -> Any:
+        child = (
+            node[self._index(node, part)] if isinstance(node, list) else node.setdefault(part, {})
+        )
+        if not isinstance(child, dict | list):
+            raise ConfigError(f"--set {show(str(self))}: {show(part)} is not a group of fields")
+        return child
+
+    def _index(self, node: list[Any], part: str) -> int:
+        if not part.isdecimal() or int(part) >= len(node):
+            raise ConfigError(
+                f"--set {show(str(self))}: {show(part)}: want a number from 0 to {len(node) - 1}"
+            )
+        return int(part)
+
+
+def override_of(given: "str | Override") -> Override:
+    """What `--set` says, or a program already has as a value. Raises ConfigError."""
+    return Override.parse(given) if isinstance(given, str) else given
+
+
+def _reads_as_itself(text: str) -> bool:
+    try:
+        return bool(_Loader(text).get_single_data() == text)
+    except (yaml.YAMLError, *_UNFIT):
+        return False
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,21 +146,3 @@ class _Loader(yaml.SafeLoader):
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
-
-
-def _child(node: Any, part: str, assignment: str) -> Any:
-    if isinstance(node, list):
-        child = node[_index(node, part, assignment)]
-    else:
-        child = node.setdefault(part, {})
-    if not isinstance(child, dict | list):
-        raise ConfigError(f"--set {show(assignment)}: {show(part)} is not a group of fields")
-    return child
-
-
-def _index(node: list[Any], part: str, assignment: str) -> int:
-    if not part.isdecimal() or int(part) >= len(node):
-        raise ConfigError(
-            f"--set {show(assignment)}: {show(part)}: want a number from 0 to {len(node) - 1}"
-        )
-    return int(part)

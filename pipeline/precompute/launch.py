@@ -14,6 +14,7 @@ from ..datasets import Source, open_dataset, photo_notices
 from ..display import show
 from ..executors.base import Event
 from ..executors.devices import usable_devices
+from ..io.yaml_files import Override
 from ..recipe import Recipe
 from ..records import LocalPaths
 from ..weights.rehearsal import dial, few_scenes
@@ -70,7 +71,7 @@ class Request:
     size: str | None = None
     recipe_file: Path | None = None
     flags: Flags = field(default_factory=Flags)
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str | Override, ...] = ()
     run: RunOptions = field(default_factory=RunOptions)
     purpose: Purpose | None = None
     projector: str = "svp"

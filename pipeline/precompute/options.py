@@ -14,7 +14,7 @@ from ..errors import ConfigError, PlanMismatchError, WeightsError
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import expand
-from ..io.yaml_files import assign, group, load_yaml, shipped_yaml
+from ..io.yaml_files import Override, group, load_yaml, override_of, shipped_yaml
 from ..recipe import GRID_PRESETS, WEIGHTS, Recipe, parse_recipe
 from ..records import LocalPaths
 from ..sam.build import detect_type
@@ -53,7 +53,7 @@ def resolve(
     size: str | None,
     recipe_file: Path | None,
     flags: Flags,
-    overrides: Sequence[str],
+    overrides: Sequence[str | Override],
     images: Path,
     default: Stores = LOOK,
 ) -> tuple[Recipe, LocalPaths]:
@@ -67,10 +67,10 @@ def resolve(
     name = str(recipe_file or f"--size {size}")
     _require_groups(raw, name)
     _apply_flags(raw, _with_sam_type(flags))
-    for assignment in overrides:
-        assign(raw, assignment)
+    for override in map(override_of, overrides):
+        override.apply(raw)
         _require_groups(raw, name)
-        if assignment.startswith("superpixels.grid.") and not _windows(raw):
+        if override.path.startswith("superpixels.grid.") and not _windows(raw):
             raw["superpixels"]["preset"] = "custom"
     default.apply(raw)
     turned_down(lambda dial: dial.precompute(raw))

@@ -13,7 +13,7 @@ from svp.pipeline.datasets.coco import read_instances
 from svp.pipeline.datasets.jsonl import read_jsonl
 from svp.pipeline.datasets.refer_pickle import load_refs
 from svp.pipeline.datasets.tables import Annotation, Source, assemble
-from svp.pipeline.io.yaml_files import assign, parse_yaml
+from svp.pipeline.io.yaml_files import Override, parse_yaml
 from svp.pipeline.masks.rle import area, decode, from_segmentation
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.records import Rle
@@ -181,8 +181,8 @@ def parse_is_valid(text: bytes) -> bool:
 @given(st.text(max_size=30), JSON)
 def test_assignments(text: str, value: object) -> None:
     raw = {"a": {"b": 1, "c": [1, {"d": 2}]}, "e": 3, "f": value}
-    holds(lambda: assign(raw, text))
-    holds(lambda: assign(raw, f"a.c.{text}"))
+    holds(lambda: Override.parse(text).apply(raw))
+    holds(lambda: Override.parse(f"a.c.{text}").apply(raw))
 
 
 @FUZZ

@@ -6,7 +6,7 @@ import pytest
 
 from svp.model.language_model import LINEARS
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
-from svp.pipeline.io.yaml_files import assign, shipped_yaml
+from svp.pipeline.io.yaml_files import Override, shipped_yaml
 from svp.train.options import TrainFlags, resolve_train
 from svp.train.recipe import PARTS, parse_train_recipe
 
@@ -88,7 +88,7 @@ def test_weights_that_must_be_given_are_asked_for(tmp_path: Path) -> None:
 
 def test_values_may_be_set_inside_lists() -> None:
     raw = shipped_yaml("train", "paper")
-    assign(raw, "stages.1.steps=9")
+    Override.parse("stages.1.steps=9").apply(raw)
     assert [stage["steps"] for stage in raw["stages"]] == [3500, 9]
     with pytest.raises(ConfigError, match="allowed are custom, paper, small, tiny"):
         shipped_yaml("train", "huge")

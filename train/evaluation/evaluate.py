@@ -29,7 +29,7 @@ from ..data.collate import VisualSource
 from ..data.dialogues import MAX_IDS, build_dialogue, collate
 from ..data.length_check import ANY
 from ..data.tokenizer import Vocabulary
-from ..distributed import gather, mine
+from ..distributed import gather, mine, rank_and_world
 from .protocols import Example, Unit
 from .results import Bounds, Row
 
@@ -234,7 +234,8 @@ def _token_counts(model: RisModel, batch: Batch) -> list[int]:
 
 
 def _gathered(rows: list[Row], device: str) -> list[Row]:
-    lines = b"".join(canonical(row.model_dump(mode="json")) for row in rows)
-    parts = gather(lines, device)
-    every = [Row.model_validate_json(line) for part in parts for line in part.splitlines()]
-    return sorted(every, key=lambda row: row.key)
+    if rank_and_world()[1] > 1:
+        lines = b"".join(canonical(row.model_dump(mode="json")) for row in rows)
+        parts = gather(lines, device)
+        rows = [Row.model_validate_json(line) for part in parts for line in part.splitlines()]
+    return sorted(rows, key=lambda row: row.key)

@@ -15,6 +15,7 @@ from ...pipeline.cache import create_cache
 from ...pipeline.encoders import build_encoder
 from ...pipeline.encoders.encoder import Encoder
 from ...pipeline.encoders.pair import PairEncoder
+from ...pipeline.io.yaml_files import Override
 from ...pipeline.masks import runs as rl
 from ...pipeline.precompute.options import Flags, resolve
 from ...pipeline.precompute.planner import Content, build_plan
@@ -69,7 +70,10 @@ def live_recipe(found: Published, encoders: Encoders, images: Path) -> tuple[Rec
         superpixels="slic", sam_model="vit_h", encoder=found.vision.encoder,
         store_sam_embeddings=True, **given,
     )  # fmt: skip
-    changes = (f"features.view={found.vision.view}", "superpixels.mode=exact")
+    changes = (
+        Override("features.view", found.vision.view),
+        Override("superpixels.mode", "exact"),
+    )
     recipe, where = resolve("paper", None, flags, changes, images)
     if encoders.own_sam:
         pixels = recipe.superpixels.model_copy(

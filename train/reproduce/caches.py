@@ -7,7 +7,6 @@ will make, and what was made by the plan's commands is found again.
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,13 +16,13 @@ from ...pipeline.errors import PlanMismatchError
 from ...pipeline.precompute.launch import Request, launch, open_request
 from ...pipeline.precompute.options import resolve
 from ...pipeline.precompute.run import RunOptions
-from .experiment import Row
+from .experiment import Overrides, Row
 from .request import Data, ReproduceRequest
 from .trial_folder import spending, spent
 
 log = logging.getLogger(__name__)
 
-Key = tuple[tuple[str, ...], str, str]  # changes of the precompute recipe, data set, split
+Key = tuple[Overrides, str, str]  # changes of the precompute recipe, data set, split
 
 
 @dataclass
@@ -92,7 +91,7 @@ class Caches:
             if (out / COMPLETE).exists():
                 launch(precompute_request, opened)  # refuses images that are not those of the cache
                 return out
-            what = ", ".join(row.cache) or "as in the recipe"
+            what = ", ".join(map(str, row.cache)) or "as in the recipe"
             log.info(f"cache {out.name} of {split}: {what}")
             with spending(_note(out)):
                 report = launch(precompute_request, opened)
@@ -112,7 +111,7 @@ def splits_of(row: Row, data: Data) -> list[tuple[str, str]]:
     return held_out if row.untrained else [(data.dataset, "train"), *held_out]
 
 
-def recipe_key(request: ReproduceRequest, changes: Sequence[str], dataset: str, split: str) -> str:
+def recipe_key(request: ReproduceRequest, changes: Overrides, dataset: str, split: str) -> str:
     """12 hex digits of what decides a cache beside weights, library versions and the data's bytes."""
     # Random weights stand in for missing files.
     flags = replace(request.flags, sam_weights="random", encoder_weights="random")

@@ -99,7 +99,10 @@ class Gathered:
             not_run=row.not_run or ("" if found else self.reasons.get(row.name, "not run yet")),
             paper=list(row.published) if row.published else None,
             paper_mean=row.published_mean,
-            changes={"train": list(row.train), "precompute": list(row.cache)},
+            changes={
+                "train": [str(override) for override in row.train],
+                "precompute": [str(override) for override in row.cache],
+            },
             full=None if row.not_run else full_parameters(self.table.key, row.name),
         )
         if not found:

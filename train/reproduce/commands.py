@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ...pipeline.errors import SvpError
+from ...pipeline.io.yaml_files import Override
 from ...pipeline.process import Stop
 from .caches import Caches
 from .experiment import Row
@@ -108,8 +109,8 @@ def _given(*options: tuple[str, object]) -> list[str]:
     return [word for flag, value in options if value is not None for word in (flag, str(value))]
 
 
-def _sets(assignments: Sequence[str]) -> list[str]:
-    return [word for assignment in assignments for word in ("--set", assignment)]
+def _sets(overrides: Sequence[Override | str]) -> list[str]:
+    return [word for override in overrides for word in ("--set", str(override))]
 
 
 LAUNCH = ("accelerate", "launch")

@@ -6,6 +6,7 @@ Time comes from operation counts and a stated share of the peak; nothing was mea
 are read.
 """
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from ...pipeline.datasets import open_dataset
 from ...pipeline.datasets.published_counts import COUNTS
 from ...pipeline.display import size
 from ...pipeline.errors import SvpError
+from ...pipeline.io.yaml_files import Override
 from ...pipeline.precompute.cost_model import Estimate
 from ...pipeline.precompute.launch import price
 from ..estimates.gpus import GPUS, Gpu
@@ -226,7 +228,11 @@ def _row(
 @cache
 def _flops(projector: str, superpixels: int) -> float:
     recipe, _ = resolve_train(
-        "paper", None, TrainFlags(), (f"model.projector={projector}",), weights=False
+        "paper",
+        None,
+        TrainFlags(),
+        (Override("model.projector", json.loads(projector)),),
+        weights=False,
     )
     return projector_flops(outline_projector(recipe, CHANNELS, GRID, LLM), superpixels)
 

@@ -5,7 +5,6 @@ the recipe itself. So rows of different tables that are the same run have the sa
 run once.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
@@ -14,8 +13,10 @@ from pydantic import JsonValue
 
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
+from ...pipeline.io.yaml_files import Override
 from ..evaluation.paper_numbers import TABLES
 
+Overrides = tuple[Override, ...]
 SUPERPIXELS = 40  # per image, the paper's mean
 
 
@@ -23,8 +24,8 @@ SUPERPIXELS = 40  # per image, the paper's mean
 class Row:
     """One line of a table.
 
-    train    `--set` assignments on the training recipe
-    cache    `--set` assignments on the precompute recipe
+    train    what is set in the training recipe
+    cache    what is set in the precompute recipe
     paper    (table, row) of `evaluation.paper.TABLES` to print beside it
     not_run  why this row cannot be run at this size, or ""
     untrained  evaluated as published, nothing trains: one seed
@@ -33,8 +34,8 @@ class Row:
     """
 
     name: str
-    train: tuple[str, ...] = ()
-    cache: tuple[str, ...] = ()
+    train: Overrides = ()
+    cache: Overrides = ()
     paper: tuple[str, str] | None = None
     not_run: str = ""
     untrained: bool = False
@@ -99,22 +100,21 @@ class Experiment:
         raise ConfigError(f"--row {show(name)}: {self.key} has {names}")
 
 
-def projector(name: str, options: Mapping[str, JsonValue] | None = None) -> tuple[str, ...]:
-    """The assignment that puts another projector into a recipe."""
-    value = {"name": name, "options": dict(options or {})}
-    return (f"model.projector={json.dumps(value)}",)
+def projector(name: str, options: Mapping[str, JsonValue] | None = None) -> Overrides:
+    """Another projector in a training recipe."""
+    return (Override("model.projector", {"name": name, "options": dict(options or {})}),)
 
 
-def svp(**options: JsonValue) -> tuple[str, ...]:
-    """Assignments that change options of the recipe's SVP."""
+def svp(**options: JsonValue) -> Overrides:
+    """Other options of the recipe's SVP."""
     return tuple(
-        f"model.projector.options.{name}={json.dumps(value)}" for name, value in options.items()
+        Override(f"model.projector.options.{name}", value) for name, value in options.items()
     )
 
 
-def rich(layers: tuple[int, ...]) -> tuple[str, ...]:
-    """Assignments of a cache that also holds the CLS token and these layers: one cache for all."""
-    return ("features.cls=true", f"features.layers={json.dumps(layers)}")
+def rich(layers: tuple[int, ...]) -> Overrides:
+    """A cache that also holds the CLS token and these layers: one cache for all."""
+    return (Override("features.cls", True), Override("features.layers", list(layers)))
 
 
 def best(winner: str, others: tuple[str, ...]) -> tuple[Claim, ...]:

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
+from ...pipeline.io.yaml_files import Override
 from ..cli_defaults import ALL, TABLE_NAMES
 from ..evaluation.paper_numbers import TABLES
 from .experiment import SUPERPIXELS, Claim, Experiment, Row, best, projector, rich, svp
@@ -103,10 +104,10 @@ def _options(at: Setting, kind: str) -> Mapping[str, JsonValue]:
     return {**budget, **at.narrow.get(kind, {})}
 
 
-CLIP_CACHE = ("features.encoder=clip-large-336",)
+CLIP_CACHE = (Override("features.encoder", "clip-large-336"),)
 # As GLaMM shows a photograph to CLIP: CLIP's own preprocessing, which crops.
-GLAMM_CACHE = ("features.encoder=clip-large-336", "features.view=clip")
-CLIP_TRAIN = ("model.vision.encoder=clip-large-336",)
+GLAMM_CACHE = (*CLIP_CACHE, Override("features.view", "clip"))
+CLIP_TRAIN = (Override("model.vision.encoder", "clip-large-336"),)
 BARE = svp(sspe_variant="none", ssa_variant="none")  # X = MLP(E0)
 NO_SSA = svp(ssa_variant="none")
 
@@ -185,8 +186,11 @@ def fig5(at: Setting) -> Experiment:
 
 
 # The last layer of each: DINOv2's own stands among `layers` too, CLIP's beside it.
-BOTH_CACHE = ("features.second={encoder: clip-large-336, weights: auto}", "features.layers=[24]")
-BOTH_TRAIN = ("model.vision.second=clip-large-336",)
+BOTH_CACHE = (
+    Override("features.second", {"encoder": "clip-large-336", "weights": "auto"}),
+    Override("features.layers", [24]),
+)
+BOTH_TRAIN = (Override("model.vision.second", "clip-large-336"),)
 FINER = "Finer semantic superpixels, 2x2 windows"
 
 
@@ -222,20 +226,26 @@ def table_c(at: Setting) -> Experiment:
     """SAM, MobileSAM and SLIC; and the paper's future work, superpixels of local windows."""
     slic, mobile, sam = (row.name for row in TABLES["C"].rows)
     windows = (
-        "superpixels.preset=windows",
-        "superpixels.grid={crop_n_layers: 1, points_per_side: " + f"{at.points}" + "}",
+        Override("superpixels.preset", "windows"),
+        Override("superpixels.grid", {"crop_n_layers": 1, "points_per_side": at.points}),
     )
     rows = (
         Row(
             slic,
-            cache=("superpixels.source=slic", f"superpixels.slic.n_segments={at.slic}"),
+            cache=(
+                Override("superpixels.source", "slic"),
+                Override("superpixels.slic.n_segments", at.slic),
+            ),
             paper=("C", slic),
         ),
         Row(
             mobile,
-            train=("model.sam_decoder=given",),
+            train=(Override("model.sam_decoder", "given"),),
             decoder="vit_t",
-            cache=("superpixels.source=mobile_sam", "superpixels.model=vit_t"),
+            cache=(
+                Override("superpixels.source", "mobile_sam"),
+                Override("superpixels.model", "vit_t"),
+            ),
             paper=("C", mobile),
             not_run=at.no_mobile,
         ),

@@ -17,6 +17,7 @@ from pathlib import Path
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, DataError
 from ...pipeline.io.atomic import make_folders, write_file, writing
+from ...pipeline.io.yaml_files import Override
 from ...pipeline.weights.locate import search_weights, weight_files
 from ..evaluation.protocols import Protocol
 from ..options import TrainFlags, resolve_train
@@ -53,7 +54,7 @@ class Place:
     folder: Path
     seed: int
     flags: TrainFlags
-    overrides: tuple[str, ...]
+    overrides: tuple[Override | str, ...]
 
     def results(self, column: Column, protocol: Protocol = "full") -> Path:
         """The result file of a split."""

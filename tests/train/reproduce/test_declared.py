@@ -8,6 +8,7 @@ import torch
 
 from svp.model.projectors import build_projector
 from svp.pipeline.errors import ConfigError
+from svp.pipeline.io.yaml_files import Override
 from svp.pipeline.precompute.options import resolve
 from svp.pipeline.precompute.planner import sized_plan
 from svp.train.cli_defaults import TABLE_SIZES
@@ -130,3 +131,11 @@ def test_sizes_of_the_sweep_surround_the_recipes() -> None:
         queries, blocks = base
         assert plain == [f"queries: {queries}", f"SSPE blocks: {blocks}", f"SSA blocks: {blocks}"]
         assert math.prod(len(row.train) <= 1 for row in rows) == 1
+
+
+@pytest.mark.parametrize("size", TABLE_SIZES)
+@pytest.mark.parametrize("key", list(EXPERIMENTS))
+def test_the_text_of_a_row_for_set_is_read_as_the_row(key: str, size: str) -> None:
+    for row in experiment(key, size).rows:
+        for override in (*row.train, *row.cache):
+            assert Override.parse(str(override)) == override
