@@ -191,7 +191,8 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message alone: a printed command stays one line that can be copied."""
-        click.echo(record.getMessage(), err=True)
+        # Not click.echo, which writes past rich's bar: it looks for a binary stream beneath.
+        print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 @contextmanager

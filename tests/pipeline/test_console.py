@@ -1,5 +1,6 @@
 """Progress of a command: plain lines on stderr, once, and silence where the package is a library."""
 
+import io
 import logging
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import sys
 import click
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
+from rich.progress import Progress
 
-from svp.pipeline.commands.console import Root, as_json, report
+from svp.pipeline.commands.console import Root, _logged, as_json, report
 
 LINE = "run folder: [red]runs/" + "long" * 40  # neither folded nor taken for markup
 
@@ -56,6 +59,15 @@ def test_progress_is_on_stderr_alone_and_once(
 def test_the_other_processes_are_silent() -> None:
     found = invoke(rank="1")
     assert (found.stderr, found.stdout) == ("", "done\n")
+
+
+def test_lines_stand_above_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=500)
+    with _logged(), Progress(console=console):
+        logging.getLogger("svp").info("a line")
+    assert "a line\n" in shown.getvalue(), "printed by the bar's console, which makes room for it"
+    assert not capsys.readouterr().err
 
 
 def test_a_library_prints_nothing_by_itself() -> None:
