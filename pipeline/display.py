@@ -6,12 +6,31 @@ File names and expressions may hold terminal codes.
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from reprlib import Repr
+from typing import Any, Protocol, cast
 
 _BOUNDED = Repr()
 _BOUNDED.maxlist = _BOUNDED.maxtuple = _BOUNDED.maxdict = 20
 _BOUNDED.maxstring = _BOUNDED.maxother = 2000
+
+
+class Report(Protocol):
+    """What a command prints. As a base class of a dataclass it gives all but `lines`."""
+
+    @property
+    def exit_code(self) -> int:
+        """What the command exits with."""
+        return 0
+
+    def lines(self) -> Sequence[str]:
+        """The report for people."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """The report for programs: plain values and paths."""
+        return asdict(cast(Any, self)) | {"exit_code": self.exit_code}
 
 
 def escape(text: str) -> str:

@@ -5,12 +5,12 @@ machine changes in between, the comparison says little.
 """
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..datasets import open_dataset
 from ..datasets.scenes import write_scenes
-from ..display import size
+from ..display import Report, size
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
 from ..precompute.calibration import calibrate
@@ -24,7 +24,7 @@ TOLERANCE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class CostReport:
+class CostReport(Report):
     """Seconds and bytes of one run, predicted and measured; the prediction read `sampled` images."""
 
     scenes: int
@@ -40,12 +40,7 @@ class CostReport:
         """1 if the time was missed by more than 25 %."""
         return int(abs(self.predicted_s / self.measured_s - 1) > TOLERANCE)
 
-    def to_json(self) -> dict[str, object]:
-        """For `--json`."""
-        return asdict(self) | {"exit_code": self.exit_code}
-
     def lines(self) -> list[str]:
-        """For people."""
         time, room = self.predicted_s / self.measured_s, self.predicted_bytes / self.measured_bytes
         disk = f"predicted {size(self.predicted_bytes)}, measured {size(self.measured_bytes)}"
         return [

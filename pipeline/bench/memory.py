@@ -9,10 +9,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..display import size
+from ..display import Report, size
 
 POINTS = 4  # per side
 TOLERANCE = 0.05  # allocators do not return every page
@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryReport:
+class MemoryReport(Report):
     """Peak resident memory, bytes, by number of scenes."""
 
     scenes: tuple[int, int]
@@ -39,12 +39,7 @@ class MemoryReport:
         pairs = (self.worker, self.driver)
         return int(any(many > few * (1 + TOLERANCE) for few, many in pairs))
 
-    def to_json(self) -> dict[str, object]:
-        """For `--json`."""
-        return asdict(self) | {"exit_code": self.exit_code}
-
     def lines(self) -> list[str]:
-        """For people."""
         rows = zip(self.scenes, self.worker, self.driver, strict=True)
         lines = [f"{n} scenes: worker {size(w)}, driver {size(d)} at most" for n, w, d in rows]
         verdict = "GROWS with" if self.exit_code else "does not grow with"

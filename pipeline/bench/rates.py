@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..display import Report
 from ..encoders import build_encoder
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
@@ -57,14 +58,13 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class RatesReport:
+class RatesReport(Report):
     """All parts in all modes."""
 
     device: str
     rates: tuple[Rate, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
         rows = [asdict(rate) | {"tflop_per_s": rate.speed} for rate in self.rates]
         return {"device": self.device, "rates": rows}
 

@@ -9,9 +9,8 @@ that follows is O(shards).
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -152,7 +151,6 @@ class ScaleReport(TargetReport):
     sets: list[Scale] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For people."""
         measured = [
             f"opened {o.images:,} images in {o.shards:,} shards in {o.seconds:.3f} s "
             f"(plan {size(o.plan_bytes)}, index {size(o.index_bytes)})"
@@ -171,10 +169,6 @@ class ScaleReport(TargetReport):
             *measured, f"opening: {fit}", scan, *planned,
             *(target.line() for target in self.targets), *self.notes,
         ]  # fmt: skip
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for --json."""
-        return asdict(self) | {"passed": self.passed}
 
 
 def run(recipe: Recipe, device: str = "a100", probe: int = PROBE) -> ScaleReport:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..display import Report
 from ..errors import ConfigError
 from ..recipe import GridConfig
 from ..records import Superpixels
@@ -28,7 +29,7 @@ TARGETS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SuperpixelsReport(Report):
     """Measurements; `ok` if every target is met and the results agree."""
 
     text: tuple[str, ...]
@@ -41,11 +42,9 @@ class Report:
         return 0 if self.ok else 1
 
     def lines(self) -> tuple[str, ...]:
-        """The report for people."""
         return self.text
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for --json."""
         return self.figures
 
 
@@ -56,7 +55,7 @@ def run(
     seed: int = 0,
     low: int = SAM_LOW,
     scenes: int = 20,
-) -> Report:
+) -> SuperpixelsReport:
     """Measures both paths on stored outputs; the targets are meant for the defaults.
 
     prompts  a square number; low: side of the logits (SAM: 256); size: (H,W) of the image
@@ -156,7 +155,7 @@ def _decoder_flops(prompts: int) -> dict[str, float]:
     return {"published": published, "ours": ours, "saved": 1 - ours / published}
 
 
-def _report(figures: dict[str, Any]) -> Report:
+def _report(figures: dict[str, Any]) -> SuperpixelsReport:
     baseline, exact, fast = figures["published"], figures["exact"], figures["fast"]
     ratios = {
         "selection": baseline["selection"] / exact["selection"],
@@ -165,7 +164,9 @@ def _report(figures: dict[str, Any]) -> Report:
         "decoder": figures["decoder_flops"]["saved"],
     }
     ok = figures["same"] and all(ratios[name] >= target for name, target in TARGETS.items())
-    return Report(tuple(_lines(figures, ratios)), {**figures, "ratios": ratios, "ok": ok}, ok)
+    return SuperpixelsReport(
+        tuple(_lines(figures, ratios)), {**figures, "ratios": ratios, "ok": ok}, ok
+    )
 
 
 def _lines(figures: dict[str, Any], ratios: dict[str, float]) -> Iterator[str]:

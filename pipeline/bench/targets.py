@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass, field
 
+from ..display import Report
+
 
 @dataclass(frozen=True)
 class Target:
@@ -25,7 +27,7 @@ class Target:
 
 
 @dataclass(kw_only=True)
-class TargetReport:
+class TargetReport(Report):
     """Base of reports with targets: targets, notes and exit code."""
 
     targets: list[Target] = field(default_factory=list)
@@ -42,5 +44,4 @@ class TargetReport:
         return 0 if self.passed else 1
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for --json."""
         return asdict(self) | {"passed": self.passed}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..datasets.scenes import MadeScene, make_scene, object_masks
 from ..datasets.scenes.attributes import ATTRIBUTES, scene_attributes
+from ..display import Report
 from ..encoders import build_encoder
 from ..encoders.encoder import Encoder
 from ..encoders.tiny import PROBE, WIDTH
@@ -30,7 +31,7 @@ _NEAR: Final = 4.0  # px around a part in which points are asked for candidates
 
 
 @dataclass(frozen=True, slots=True)
-class TinyReport:
+class TinyReport(Report):
     """Means over all objects of all scenes.
 
     body, region    best superpixel IoU of each thing and of each background region
@@ -80,7 +81,6 @@ class TinyReport:
         return {**asdict(self), "bars": dict(BARS), "ok": self.ok}
 
     def lines(self) -> tuple[str, ...]:
-        """The report for people."""
         side = self.points_per_side
         masks = (
             ("things, best superpixel IoU", self.body, BARS["body"]),

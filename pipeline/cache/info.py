@@ -1,11 +1,11 @@
 """`svp cache info`: content and progress of a cache, from its plan and records alone."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..display import show
+from ..display import Report, show
 from .index import GOOD, load_rows
 from .layout import PLAN
 from .manifest import missing_shards
@@ -17,7 +17,7 @@ LISTED = 20  # quarantined images named one by one
 
 
 @dataclass(frozen=True)
-class InfoReport:
+class InfoReport(Report):
     """Identity and state of a cache.
 
     arrays       name -> shape of one image's row, dtype, codecs and meaning, as text
@@ -42,12 +42,7 @@ class InfoReport:
     bad: tuple[str, ...]
     rehearsal: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for --json."""
-        return asdict(self)
-
     def lines(self) -> list[str]:
-        """The report for people."""
         pixels, features = self.recipe["superpixels"], self.recipe["features"]
         state = "complete" if self.complete else f"{self.missing_shards} shards to do"
         mean = self.superpixels / self.good if self.good else 0.0

@@ -6,7 +6,7 @@ and taken from at most `sample` images spread evenly over the cache; the report 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import Report
 from ..errors import CacheError, MissingPackageError
 from ..masks.rle_codec import check_runs
 from ..records import Superpixels
@@ -51,7 +52,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class StatsReport:
+class StatsReport(Report):
     """Figures of a cache; shares are in 0..1 of the image's pixels.
 
     histogram  superpixels per image -> images
@@ -76,12 +77,7 @@ class StatsReport:
     area: Spread
     levels: Mapping[str, int]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for --json."""
-        return asdict(self)
-
     def lines(self) -> list[str]:
-        """The report for people."""
         bad = sum(self.quarantined.values())
         lines = [
             f"cache {self.cache[:12]}: {self.ok} of {self.images} images, {bad} quarantined, "

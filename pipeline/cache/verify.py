@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from ..display import show
+from ..display import Report, show
 from ..errors import CacheError
 from ..io.atomic import make_folder, remove_stale, sync_folders
 from ..io.json_files import read_bounded
@@ -40,7 +40,7 @@ class ShardReport:
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Report):
     """The outcome of `verify`.
 
     problems   (file relative to the cache, why), damaged shards first, then shared files
@@ -69,7 +69,6 @@ class VerifyReport:
         return 0 if self.ok else 1
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for --json."""
         return {**asdict(self), "ok": self.ok}
 
     def lines(self) -> list[str]:

@@ -21,6 +21,8 @@ from typing import Any, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from ..display import Report
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # of a write, which names no file
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -281,15 +283,15 @@ def as_json(command: F) -> F:
     return cast(F, option(run))
 
 
-def report(result: Any, as_json: bool) -> None:
-    """Print a report: `lines()` for people, `to_json()` for programs; exit with its `exit_code`."""
+def report(result: Report, as_json: bool) -> None:
+    """Print a report and exit with its `exit_code`."""
     if as_json:
-        text = json.dumps(finite(result.to_json()), indent=1, sort_keys=True)
+        text = json.dumps(finite(result.to_json()), indent=1, sort_keys=True, default=os.fspath)
         click.echo(text, file=click.get_current_context().meta[STDOUT])
     else:
         click.echo("\n".join(result.lines()))
-    if code := getattr(result, "exit_code", 0):
-        raise SystemExit(code)
+    if result.exit_code:
+        raise SystemExit(result.exit_code)
 
 
 def finite(value: Any) -> Any:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..display import escape, show
+from ..display import Report, escape, show
 from ..errors import DataError
 from ..io.atomic import make_folders, writing
 from ..io.json_files import Fingerprint, fingerprint, parse_line, read_json
@@ -34,7 +34,7 @@ FILES = ("images", "masks", "sentences")
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertReport:
+class ConvertReport(Report):
     """Report of a conversion: rows per table, objects with an empty mask, sizes per set and split.
 
     left_out  bad records; the notices name them
@@ -47,12 +47,7 @@ class ConvertReport:
     notices: tuple[str, ...]
     left_out: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for --json."""
-        return {**asdict(self), "out": str(self.out), "notices": list(self.notices)}
-
     def lines(self) -> list[str]:
-        """The report as text."""
         rows = ", ".join(f"{number} {name}" for name, number in self.rows.items())
         first = f"wrote {show(str(self.out), 300)}: {rows}; {self.empty_masks} empty masks"
         return [first, *map(escape, self.notices)]

@@ -4,14 +4,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..display import counted, escape
+from ..display import Report, counted, escape
 from .problems import LIMIT
 
 Group = dict[str, Any]
 
 
 @dataclass
-class CheckReport:
+class CheckReport(Report):
     """Findings of `check`.
 
     errors       what stops a run
@@ -66,7 +66,6 @@ class CheckReport:
             lines.append(str(line))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for --json."""
         return {
             "path": self.where,
             "usable": self.usable,

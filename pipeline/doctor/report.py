@@ -5,11 +5,11 @@ one that is not fine also says what to do. Untrusted names are escaped.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..display import escape
+from ..display import Report, escape
 from ..errors import SvpError, describe
 from ..recipe import Recipe
 from ..records import LocalPaths
@@ -35,7 +35,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class DoctorReport:
+class DoctorReport(Report):
     """All findings, in the order they are printed."""
 
     findings: tuple[Finding, ...]
@@ -56,10 +56,6 @@ class DoctorReport:
                 lines.append(area)
             lines.append(finding.line())
         return lines
-
-    def to_json(self) -> dict[str, object]:
-        """For `--json`: plain values only."""
-        return {"exit_code": self.exit_code, "findings": [asdict(f) for f in self.findings]}
 
 
 def doctor(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..cache.plan import Plan
 from ..cache.schema import ArraySpec, array_specs
-from ..display import duration, size
+from ..display import Report, duration, size
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
 from ..recipe import GridConfig, SuperpixelConfig
@@ -54,7 +54,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Report):
     """The price of a run. `basis` says where the figures come from; bytes are exact or rounded up.
 
     worker_hours  hours of one device (GPU, or CPU worker); wall_s  for `workers` of them, of which
@@ -80,7 +80,6 @@ class Estimate:
         return sum(self.bytes.values())
 
     def to_json(self) -> dict[str, object]:
-        """For `--json`."""
         return {
             "images": self.images,
             "shards": self.shards,
@@ -97,7 +96,6 @@ class Estimate:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
         arrays = "  ".join(f"{name} {size(value)}" for name, value in self.bytes.items())
         memory = ", ".join(f"{size(value)} {name}" for name, value in self.memory.items())
         total = size(self.total_bytes)

@@ -19,7 +19,7 @@ from ..cache.manifest import missing_shards
 from ..cache.plan import Plan
 from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit
-from ..display import show
+from ..display import Report, show
 from ..errors import CacheError, ConfigError, PlanMismatchError
 from ..executors import ExecutorOptions, Summary, build
 from ..executors.base import Event
@@ -65,7 +65,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class PrecomputeReport:
+class PrecomputeReport(Report):
     """Outcome of a run and state of the cache.
 
     computed     images computed by this run, good or not
@@ -99,14 +99,12 @@ class PrecomputeReport:
         return int(self.failed)
 
     def to_json(self) -> dict[str, object]:
-        """For `--json`."""
         # Readers of `--json` know the abandoned shards by an older word.
         older = {"abandoned": "parked"}
         values = {older.get(name, name): value for name, value in asdict(self).items()}
         return values | {"exit_code": self.exit_code}
 
     def lines(self) -> list[str]:
-        """The report for people."""
         rate = f" ({self.computed / self.seconds:.1f}/s)" if self.computed else ""
         mean = self.superpixels / self.good if self.good else 0.0
         state = "complete" if self.complete else "not complete"

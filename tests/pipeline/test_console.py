@@ -1,9 +1,12 @@
 """Progress of a command: plain lines on stderr, once, and silence where the package is a library."""
 
 import io
+import json
 import logging
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import pytest
@@ -11,7 +14,8 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from rich.progress import Progress
 
-from svp.pipeline.commands.console import Root, _logged, as_json, report
+from svp.pipeline.commands.console import STDOUT, Root, _logged, as_json, report
+from svp.pipeline.display import Report
 
 LINE = "run folder: [red]runs/" + "long" * 40  # neither folded nor taken for markup
 
@@ -29,14 +33,29 @@ def command(as_json: bool) -> None:
     report(Done(), as_json)
 
 
-class Done:
-    exit_code = 0
+@dataclass(frozen=True, slots=True)
+class Done(Report):
+    folder: Path = Path("runs/done")
 
     def lines(self) -> list[str]:
         return ["done"]
 
-    def to_json(self) -> dict[str, object]:
-        return {"done": True}
+
+class Missed(Done):
+    @property
+    def exit_code(self) -> int:
+        return 1
+
+
+def test_a_report_is_its_fields_and_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(command, obj=None) as context:
+        context.meta[STDOUT] = sys.stdout
+        report(Done(), True)
+        with pytest.raises(SystemExit, match="1"):
+            report(Missed(), True)
+    first, second = capsys.readouterr().out.split("}\n{")
+    assert json.loads(first + "}") == {"folder": "runs/done", "exit_code": 0}
+    assert json.loads("{" + second) == {"folder": "runs/done", "exit_code": 1}
 
 
 def invoke(*words: str, rank: str = "0") -> Result:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median_low
 
-from ...pipeline.display import size
+from ...pipeline.display import Report, size
 from ..estimates.flops import FORMULA
 from .components import COMPONENTS, INSIDE
 from .presets import Preset
@@ -71,7 +71,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeedReport:
+class SpeedReport(Report):
     """All cases of one run; `peak` bfloat16 FLOP/s of the device, if known."""
 
     preset: Preset

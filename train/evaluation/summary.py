@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...pipeline.display import Report
 from ..metrics import CONVENTIONS, NAMES, Interval, empty_accuracy, intervals, metrics
 from .breakdown import Slice, breakdown
 from .paper_numbers import Published, asked_alike, beside
@@ -115,15 +116,13 @@ def _once_per_image(rows: Sequence[Row]) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class EvalReport:
+class EvalReport(Report):
     """Report of `svp eval`. `notes` are lines for the user, `files` the result files written."""
 
     header: Header
     splits: list[SplitSummary]
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
-
-    exit_code = 0
 
     def lines(self) -> list[str]:
         """For people: fractions as percent."""

@@ -16,7 +16,7 @@ from ...pipeline.browse.page_kit import (
 )
 from ...pipeline.browse.page_kit import HERE as SHARED
 from ...pipeline.cache.reader import CacheReader
-from ...pipeline.display import shorten
+from ...pipeline.display import Report, shorten
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
 from ...pipeline.process import pick_device
@@ -67,16 +67,13 @@ class FiguresRequest:
 
 
 @dataclass(frozen=True)
-class FiguresReport:
+class FiguresReport(Report):
     """The page, what was drawn and what was not."""
 
     page: Path
     pictures: tuple[Picture, ...]
 
-    exit_code = 0
-
     def lines(self) -> list[str]:
-        """For people."""
         lines = [
             f"{picture.title} ({picture.paper}): {'drawn' if picture.png else picture.text}"
             for picture in self.pictures
@@ -84,7 +81,6 @@ class FiguresReport:
         return [*lines, f"page: {self.page.resolve().as_uri()}"]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
         drawn = {picture.name: picture.png is not None for picture in self.pictures}
         return {"page": str(self.page), "drawn": drawn}
 

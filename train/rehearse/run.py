@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import yaml
 
-from ...pipeline.display import show
+from ...pipeline.display import Report, show
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.weights.rehearsal import MARK, VARIABLE
 from .documents import Block, check_documents, documents, printed_files, read_blocks
@@ -48,7 +48,7 @@ SMALL: dict[str, object] = {
 
 
 @dataclass(frozen=True)
-class RehearseReport:
+class RehearseReport(Report):
     """Outcome of every command, and reasons for those skipped; `exit_code` 1 if any failed."""
 
     folder: Path
@@ -68,7 +68,6 @@ class RehearseReport:
         return int(bool(self.failures))
 
     def lines(self) -> list[str]:
-        """For people."""
         commands = [c for outcome in self.outcomes for c in outcome.commands]
         lines = [f"{MARK} in {self.folder}: stand-ins and shortened recipes, no results"]
         lines += [f"{s:6.1f} s  {code:3}  {place}: {text}" for place, text, code, s in commands]
@@ -88,7 +87,6 @@ class RehearseReport:
         )
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
         return {
             "folder": str(self.folder),
             "ran": [

@@ -9,14 +9,14 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from ...pipeline.cache.layout import COMPLETE
 from ...pipeline.datasets import open_dataset
-from ...pipeline.display import duration
+from ...pipeline.display import Report, duration
 from ...pipeline.errors import ConfigError, SvpError, describe
 from ...pipeline.precompute.options import resolve
 from ...pipeline.weights.rehearsal import VARIABLE
@@ -47,13 +47,11 @@ class RowPlan:
 
 
 @dataclass(frozen=True)
-class TinyPlan:
+class TinyPlan(Report):
     """Plan of a table at tiny size."""
 
     table: str
     rows: tuple[RowPlan, ...]
-
-    exit_code = 0
 
     @property
     def known(self) -> float | None:
@@ -62,7 +60,6 @@ class TinyPlan:
         return mean(found) if found else None
 
     def lines(self) -> list[str]:
-        """For people."""
         lines = [f"{self.table} at tiny size"]
         for row in self.rows:
             if row.not_run:
@@ -77,8 +74,7 @@ class TinyPlan:
         return [*lines, f"{runs} runs to do, {cost}"]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
-        rows = [{name: getattr(row, name) for name in RowPlan.__slots__} for row in self.rows]
+        rows = [asdict(row) for row in self.rows]
         return {"table": self.table, "rows": rows, "seconds_per_run": self.known}
 
 

@@ -9,12 +9,12 @@ are read.
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 from ...pipeline.datasets import open_dataset
 from ...pipeline.datasets.published_counts import COUNTS
-from ...pipeline.display import size
+from ...pipeline.display import Report, size
 from ...pipeline.errors import SvpError
 from ...pipeline.io.yaml_files import Override
 from ...pipeline.precompute.cost_model import Estimate
@@ -67,7 +67,7 @@ class CachePrice:
 
 
 @dataclass(frozen=True)
-class PricePlan:
+class PricePlan(Report):
     """The price of a table at the paper's size; `missing` says what is not here.
 
     opening  commands that a shell needs before the others
@@ -157,7 +157,6 @@ class PricePlan:
         )
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
         return {
             "table": self.table,
             "seeds": self.seeds,
@@ -169,9 +168,7 @@ class PricePlan:
                 {"command": c.command, "counted": c.counted, **c.cost.to_json()}
                 for c in self.caches
             ],
-            "rows": [
-                {name: getattr(row, name) for name in RowPrice.__slots__} for row in self.rows
-            ],
+            "rows": [asdict(row) for row in self.rows],
         }
 
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...pipeline.display import duration, show
+from ...pipeline.display import Report, duration, show
 from ...pipeline.errors import ConfigError, MissingError, MissingPackageError
 from ...pipeline.io.atomic import check_writable, write_file
 from ..evaluation.paper_numbers import PROTOCOL
@@ -25,17 +25,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TableReport:
+class TableReport(Report):
     """A table as it stands, the files it was written to, and the seconds of all tables together."""
 
     result: TableResult
     files: tuple[Path, ...]
     spent: float
 
-    exit_code = 0
-
     def lines(self) -> list[str]:
-        """For people."""
         result = self.result
         head = f"{result.table} ({result.size}): {result.title}, {result.metric} in percent"
         found = [f"{head}, protocol {result.protocol}"]
@@ -52,7 +49,6 @@ class TableReport:
         return [*found, *(f"wrote {path}" for path in self.files)]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
         files = [str(path) for path in self.files]
         return self.result.model_dump(mode="json") | {"files": files, "all_tables": self.spent}
 

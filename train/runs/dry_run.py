@@ -20,6 +20,7 @@ from ...model.ris import RisModel
 from ...model.trainable import TrainableTable
 from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
+from ...pipeline.display import Report
 from ...pipeline.io.paths import expand
 from ...pipeline.precompute.options import Flags, resolve
 from ...pipeline.precompute.planner import sized_plan
@@ -86,7 +87,7 @@ class Priced:
 
 
 @dataclass(frozen=True)
-class DryRun:
+class DryRun(Report):
     """The plan of a run.
 
     assumed  what stands in for data that was not named, "" if it was
@@ -106,10 +107,7 @@ class DryRun:
     sentences: int = 0
     assumed: str = ""
 
-    exit_code = 0
-
     def lines(self) -> list[str]:
-        """For people."""
         recipe = self.recipe
         lines = [f"recipe {recipe.name}, digest {recipe.digest()}"]
         for stage in recipe.stages:
@@ -143,7 +141,6 @@ class DryRun:
         return lines + [f"  {priced.line()}" for priced in self.gpus]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
         return {
             "recipe": self.recipe.model_dump(mode="json"),
             "digest": self.recipe.digest(),

@@ -10,7 +10,7 @@ from ...model.pretrained.pretrained import Adapter
 from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
-from ...pipeline.display import show
+from ...pipeline.display import Report, show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ...pipeline.io.atomic import check_writable
 from ..evaluation.load_trained import data_of_run, find_trained, open_trained
@@ -46,23 +46,16 @@ class ExportRequest:
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Report):
     """Files written: name -> bytes."""
 
     folder: Path
     files: Mapping[str, int]
 
-    exit_code = 0
-
     def lines(self) -> list[str]:
-        """For people."""
         return [f"{name}  {size:,} bytes" for name, size in self.files.items()] + [
             f"model: {self.folder}"
         ]
-
-    def to_json(self) -> dict[str, object]:
-        """For programs."""
-        return {"folder": str(self.folder), "files": dict(self.files)}
 
 
 def export_command(request: ExportRequest) -> ExportReport:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipeline.datasets.images import Header, read_image
-from ...pipeline.display import show
+from ...pipeline.display import Report, show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
 from ..evaluation.load_trained import find_trained
@@ -61,7 +61,7 @@ class PredictRequest:
 
 
 @dataclass(frozen=True)
-class PredictReport:
+class PredictReport(Report):
     """Report of `svp predict`.
 
     size, orientation  (H,W) of masks and overlays: the photograph as viewers show it, its EXIF
@@ -76,10 +76,7 @@ class PredictReport:
     files: list[Path]
     digests: dict[str, str]
 
-    exit_code = 0
-
     def lines(self) -> list[str]:
-        """For people."""
         pixels = self.size[0] * self.size[1]
         found = [
             f"{p.expression!r}: {p.area:,} pixels ({p.area / pixels:.1%})"
@@ -95,7 +92,6 @@ class PredictReport:
         return [*turned, f"{self.tokens} visual tokens", *found, *files]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
         return {
             "image": show(str(self.image), 4096),
             "size": list(self.size),

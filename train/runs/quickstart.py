@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 
 from ...pipeline.datasets.scenes import write_scenes
+from ...pipeline.display import Report
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.precompute.launch import Request, launch, open_request
@@ -55,13 +56,11 @@ def prepare(split: str, hint: str = "svp quickstart") -> Path:
 
 
 @dataclass(frozen=True)
-class QuickstartReport:
+class QuickstartReport(Report):
     """One run and its evaluation on the held-out scenes."""
 
     train: TrainReport
     evaluation: EvalReport
-
-    exit_code = 0
 
     @property
     def giou(self) -> float:
@@ -69,12 +68,10 @@ class QuickstartReport:
         return self.evaluation.splits[0].values["gIoU"].value
 
     def lines(self) -> list[str]:
-        """For people."""
         said = replace(self.train, next=()).lines()
         return [*said, *self.evaluation.lines(), *(f"next: {c}" for c in self.train.next[1:])]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
         return {"train": self.train.to_json(), "eval": self.evaluation.to_json()}
 
 
@@ -97,7 +94,7 @@ def quickstart(request: TrainRequest) -> QuickstartReport:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Report):
     """gIoU by projector and seed; `exit_code` 1 if a goal is missed."""
 
     giou: dict[str, dict[int, float]]
@@ -115,7 +112,6 @@ class Comparison:
         return int(means["svp"] < GOAL or means["mlp"] - means["svp"] > MARGIN)
 
     def lines(self) -> list[str]:
-        """For people."""
         rows = [f"gIoU on {SPLITS[HELD_OUT]} scenes never trained on, protocol full"]
         for name, found in self.giou.items():
             seeds = "  ".join(f"seed {seed} {value:.4f}" for seed, value in found.items())
@@ -127,7 +123,6 @@ class Comparison:
         return [*rows, f"training: {self.seconds / 60:.1f} minutes"]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
         return {"gIoU": self.giou, "tokens": self.tokens, "goal": GOAL, "margin": MARGIN}
 
 

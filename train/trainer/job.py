@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...model.ris import RisModel
+from ...pipeline.display import Report
 from ..data.loader import Stream
 from ..recipe import TrainRecipe
 from .checkpoint import Checkpoint
@@ -55,7 +56,7 @@ def percents(scores: Mapping[str, float]) -> str:
 
 
 @dataclass(frozen=True)
-class TrainReport:
+class TrainReport(Report):
     """Report of a finished run; `next` are the commands that use it, for a shell."""
 
     folder: Path
@@ -69,10 +70,7 @@ class TrainReport:
     left_out: Mapping[str, int] = field(default_factory=dict)
     next: tuple[str, ...] = ()
 
-    exit_code = 0
-
     def lines(self) -> list[str]:
-        """For people."""
         rate = self.images / max(self.seconds, 1e-9)
         last = "  ".join(f"{name} {value:.4f}" for name, value in self.last.items())
         skipped = f", {self.skipped} steps skipped" if self.skipped else ""
@@ -85,11 +83,3 @@ class TrainReport:
             f"run folder: {self.folder}",
             *(f"next: {command}" for command in self.next),
         ]
-
-    def to_json(self) -> dict[str, object]:
-        """For programs."""
-        plain = {"folder": str(self.folder), "checkpoint": str(self.checkpoint)}
-        numbers = {"steps": self.steps, "seconds": self.seconds, "images": self.images}
-        found = {"last": self.last, "scores": self.scores, "left_out": self.left_out}
-        parts = {name: dict(values) for name, values in found.items()}
-        return plain | numbers | parts | {"next": list(self.next)}
