@@ -13,9 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cache import CacheReader, Plan, PlanImage, create_cache, finalize, missing_shards, verify
+from ..cache import (
+    CacheReader,
+    Plan,
+    PlanImage,
+    create_cache,
+    finalize,
+    missing_shards,
+    read_committed,
+    verify,
+)
 from ..cache.layout import COMPLETE, INDEX, PLAN
-from ..cache.schema import array_specs
 from ..cache.writer import write_shard
 from ..io.atomic import remove_stale
 from ..io.json_files import canonical
@@ -41,7 +49,7 @@ class Opening:
 class Scanning:
     """Seconds per shard of what a resume and a check do, and what a shard puts on the disk.
 
-    resume   `missing_shards`: reads every manifest, looks at every file's size
+    resume   `read_committed`, `missing_shards`: reads every manifest, looks at every file's size
     check    `verify` without reading data       leftovers  the walk for files of dead writers
     files    files per shard                     folders    folders per shard
     """
@@ -63,7 +71,7 @@ def opening(folder: Path, images: int, shard_size: int, reps: int = 3) -> Openin
             "schema_version": 1,
             "cache": plan.id,
             "manifests": [f"{s:016x}" for s in range(plan.num_shards)],
-            "bytes": {spec.name: 0 for spec in array_specs(plan)},
+            "bytes": {spec.name: 0 for spec in plan.arrays},
             "k": [1] * images,
             "bad": [],
             "fallback": [],
@@ -85,10 +93,11 @@ def scanning(folder: Path, shards: int = 64, reps: int = 3) -> Scanning:
     for shard, image in enumerate(plan.images):
         write_shard(folder, plan, shard, [_row(plan, image)], {})
     files, folders = (b - a for a, b in zip(before, inodes(folder), strict=True))
-    finalize(folder)
+    finalize(folder, plan, read_committed(folder, plan))
     return Scanning(
         shards=shards,
-        resume_s=best(lambda: missing_shards(folder, plan), reps) / shards,
+        resume_s=best(lambda: missing_shards(folder, plan, read_committed(folder, plan)), reps)
+        / shards,
         check_s=best(lambda: verify(folder), reps) / shards,
         leftovers_s=best(lambda: remove_stale(folder), reps) / shards,
         files=files / shards,

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from ..cache.create import create_cache
 from ..cache.index import finalize
 from ..cache.layout import manifest_path, shard_path
-from ..cache.manifest import FileEntry, ImageEntry, Manifest, missing_shards
+from ..cache.manifest import FileEntry, ImageEntry, Manifest, missing_shards, read_committed
 from ..cache.plan import SHARD_SIZE, Plan, PlanImage
 from ..cache.reader import CacheReader
-from ..cache.schema import array_specs
 from ..cache.shard_file import encode_shard
 from ..cache.writer import write_shard
 from ..recipe import Recipe, SuperpixelConfig
@@ -47,7 +46,7 @@ def make_cache(path: Path, features: NDArray[np.float16]) -> tuple[float, float]
         write_shard(path, plan, shard, rows, {})
         rates.append(len(images) / (time.perf_counter() - start))
         costs.append(1000 * (time.process_time() - busy) / len(images))
-    finalize(path)
+    finalize(path, plan, read_committed(path, plan))
     return max(rates), min(costs)
 
 
@@ -69,23 +68,28 @@ def open_times(path: Path, shards: int) -> tuple[float, float]:
     plan = _plan(shards * SHARD_SIZE, (4, 8), max_superpixels=64)
     create_cache(path, plan)
     files: dict[str, FileEntry] = {}
-    for spec in array_specs(plan):
+    for spec in plan.arrays:
         data = b"".join(bytes(part) for part in encode_shard(spec, [], SHARD_SIZE))
         files[spec.name] = FileEntry(bytes=len(data), xxh3="0" * 16)
         for shard in range(shards):
-            file = shard_path(path, spec.name, shard, 1 + len(spec.row))
+            file = shard_path(path, spec, shard)
             file.parent.mkdir(parents=True, exist_ok=True)
             if shard == 0:
                 file.write_bytes(data)
             else:
-                file.hardlink_to(shard_path(path, spec.name, 0, 1 + len(spec.row)))
+                file.hardlink_to(shard_path(path, spec, 0))
     for shard in range(shards):
         manifest_path(path, shard).write_bytes(_manifest(plan, shard, files).data())
-    finalize(path)
+    finalize(path, plan, read_committed(path, plan))
     return (
         min(_timed(lambda: CacheReader(path)) for _ in range(5)),
-        min(_timed(lambda: missing_shards(path, Plan.load(path / "plan.json"))) for _ in range(2)),
+        min(_timed(lambda: _missing(path)) for _ in range(2)),
     )
+
+
+def _missing(path: Path) -> list[int]:
+    plan = Plan.load(path / "plan.json")
+    return missing_shards(path, plan, read_committed(path, plan))
 
 
 def _plan(images: int, shape: tuple[int, ...], max_superpixels: int) -> Plan:

@@ -2,7 +2,7 @@
 
 from .create import create_cache
 from .index import finalize
-from .manifest import Manifest, committed, missing_shards
+from .manifest import Manifest, committed_shards, missing_shards, read_committed
 from .plan import Plan, PlanImage
 from .reader import CacheReader
 from .verify import ShardReport, VerifyReport, repair, uncommit, verify, verify_shard
@@ -15,10 +15,11 @@ __all__ = [
     "PlanImage",
     "ShardReport",
     "VerifyReport",
-    "committed",
+    "committed_shards",
     "create_cache",
     "finalize",
     "missing_shards",
+    "read_committed",
     "repair",
     "uncommit",
     "verify",

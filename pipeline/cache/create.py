@@ -7,11 +7,10 @@ from ..display import show
 from ..errors import CacheError, PlanMismatchError
 from ..io.atomic import make_folder, remove_stale, write_file
 from ..io.paths import refuse_url
-from .layout import COMPLETE, LOGS, MANIFESTS, META, PLAN
+from .layout import COMPLETE, LOGS, MANIFESTS, PLAN
 from .plan import Plan
 from .plan_diff import diff_plans
-from .schema import ArraySpec, array_specs, column_specs
-from .zarr_metadata import array_metadata, check_array, check_settings, group_metadata
+from .zarr_metadata import check_document, documents
 
 DIFF_LINES = 12
 
@@ -37,25 +36,19 @@ def create_cache(cache: Path, plan: Plan) -> None:
 
 
 def write_metadata(cache: Path, plan: Plan) -> None:
-    """Write each zarr.json that is missing or not as the plan says; the others stay."""
-    if not (cache / META).is_file() or (cache / META).read_bytes() != group_metadata(plan):
-        write_file(cache / META, group_metadata(plan), label="metadata")
-    sharded = [(spec, plan.shard_size) for spec in array_specs(plan)]
-    for spec, size in [*sharded, *((spec, None) for spec in column_specs())]:
-        path = cache / spec.name / META
+    """Write each zarr.json that is missing or not as the plan says; the others stay.
+
+    A recompressed array keeps its own: its chunks can still be read.
+    """
+    for name, data in documents(plan).items():
+        path = cache / name
         make_folder(path.parent, cache)
-        if not _stays(path, spec, len(plan.images), size):
-            write_file(path, array_metadata(spec, len(plan.images), size), label="metadata")
-
-
-def _stays(path: Path, spec: ArraySpec, images: int, size: int | None) -> bool:
-    """Whether a zarr.json is as we write it, or that of a recompressed array."""
-    try:
-        if check_array(path, spec, images, size) == list(spec.codecs):
-            check_settings(path, spec, images, size)
-    except CacheError:
-        return False
-    return True
+        try:
+            stays = check_document(path, data) != "settings"
+        except CacheError:
+            stays = False
+        if not stays:
+            write_file(path, data, label="metadata")
 
 
 def _check_same(cache: Path, plan: Plan) -> None:

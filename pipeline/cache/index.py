@@ -5,7 +5,7 @@ sha256; without a valid `COMPLETE` the index is not used and the manifests are r
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,10 +19,10 @@ from ..display import show
 from ..errors import CacheError
 from ..io.atomic import make_folder, write_file
 from ..io.json_files import JsonFile, canonical, parse_checked, parse_model, read_bounded
-from .layout import COMPLETE, INDEX, PLAN
-from .manifest import OK, Count, Hex64, Manifest, committed, read_manifest
+from .layout import COMPLETE, INDEX
+from .manifest import OK, Committed, Count, Hex64, committed_shards, read_manifest
 from .plan import SCHEMA, Plan
-from .schema import column_specs
+from .schema import COLUMNS
 
 MAX_INDEX_BYTES = 1 << 30
 MISSING, GOOD, BAD = 0, 1, 2  # codes of the `status` array
@@ -63,38 +63,40 @@ class Rows:
     checks: tuple[str, ...] = ()
 
 
-def finalize(cache: Path) -> None:
+def finalize(cache: Path, plan: Plan, committed: Committed) -> Rows:
     """Write the id, hw, k and status arrays, index.json and COMPLETE. Safe to repeat.
 
-    Raises CacheError naming the first shards that are not committed.
+    Raises CacheError naming the first shards that are not in `committed`.
     """
-    plan = Plan.load(cache / PLAN)
-    missing = sorted(set(range(plan.num_shards)) - set(committed(cache, plan)))
+    missing = [shard for shard in range(plan.num_shards) if shard not in committed]
     if missing:
         raise CacheError(
             f"{show(str(cache), 300)}: {len(missing)} of {plan.num_shards} shards are missing "
             f"(first {missing[:5]}): run the same `svp precompute` again"
         )
-    manifests = [read_manifest(cache, plan, s) for s in range(plan.num_shards)]
-    rows = _merge(plan, manifests, complete=True)
+    rows = _merge(plan, committed, complete=True)
     for path, data in column_files(cache, plan, rows):
         make_folder(path.parent, cache)
         write_file(path, data, label="column")
-    index = _index(plan, manifests, rows)
+    index = _index(plan, committed, rows)
     write_file(cache / INDEX, index, label="index")
+    # The mark comes last: it vouches for the index, which is trusted from now on.
     mark = canonical({"cache": plan.id, "index": hashlib.sha256(index).hexdigest()})
     write_file(cache / COMPLETE, mark, label="complete")
+    return rows
 
 
-def load_rows(cache: Path, plan: Plan) -> Rows:
-    """`Rows` from the index of a complete cache, else from the manifests there are.
+def load_rows(cache: Path, plan: Plan, committed: Committed | None = None) -> Rows:
+    """`Rows` from the index of a complete cache, else from `committed`, None: the manifests there.
 
-    Raises CacheError if COMPLETE or the index is damaged or of another cache.
+    Raises CacheError if COMPLETE, the index or a manifest that is read is damaged or of another
+    cache.
     """
     if (cache / COMPLETE).exists():
         return read_index(cache, plan)
-    manifests = [read_manifest(cache, plan, s) for s in committed(cache, plan)]
-    return _merge(plan, manifests, complete=False)
+    if committed is None:
+        committed = {s: read_manifest(cache, plan, s) for s in committed_shards(cache, plan)}
+    return _merge(plan, committed, complete=False)
 
 
 def read_index(cache: Path, plan: Plan) -> Rows:
@@ -140,31 +142,31 @@ def column_files(cache: Path, plan: Plan, rows: Rows) -> Iterator[tuple[Path, by
         "k": rows.k,
         "status": rows.status,
     }
-    for spec in column_specs():
+    for spec in COLUMNS:
         values = np.ascontiguousarray(columns[spec.name].astype(spec.numpy))
         path = cache.joinpath(spec.name, "c", *["0"] * (1 + len(spec.row)))
         yield path, zstd.compress(values, spec.level, checksum=True)
 
 
-def _merge(plan: Plan, manifests: Sequence[Manifest], *, complete: bool) -> Rows:
+def _merge(plan: Plan, committed: Committed, *, complete: bool) -> Rows:
     status = np.zeros(len(plan.images), np.uint8)
     k = np.zeros(len(plan.images), np.uint16)
     fallback: set[int] = set()
     bad: dict[int, tuple[str, str]] = {}
-    for manifest in manifests:
-        for row, entry in enumerate(manifest.images, manifest.shard * plan.shard_size):
+    for shard, manifest in committed.items():
+        for row, entry in enumerate(manifest.images, shard * plan.shard_size):
             status[row], k[row] = (GOOD if entry.status == OK else BAD), entry.k
             if entry.fallback:
                 fallback.add(row)
             if entry.status != OK:
                 bad[row] = entry.reason, entry.detail
-    checks = tuple(manifest.check for manifest in manifests) if complete else ()
+    checks = tuple(committed[s].check for s in range(plan.num_shards)) if complete else ()
     return Rows(status, k, frozenset(fallback), bad, complete, checks)
 
 
-def _index(plan: Plan, manifests: Sequence[Manifest], rows: Rows) -> bytes:
+def _index(plan: Plan, committed: Committed, rows: Rows) -> bytes:
     totals: dict[str, int] = {}
-    for manifest in manifests:
+    for manifest in committed.values():
         for name, file in manifest.files.items():
             totals[name] = totals.get(name, 0) + file.bytes
     return canonical(

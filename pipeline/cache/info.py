@@ -8,10 +8,10 @@ from typing import Any
 from ..display import Report, show
 from .index import GOOD, load_rows
 from .layout import PLAN
-from .manifest import missing_shards
+from .manifest import missing_shards, read_committed
 from .places import rehearsed
 from .plan import Plan
-from .schema import ArraySpec, array_specs
+from .schema import ArraySpec
 
 LISTED = 20  # quarantined images named one by one
 
@@ -67,8 +67,9 @@ class InfoReport(Report):
 def info(cache: Path) -> InfoReport:
     """Read the plan and the records of `cache`. Raises MissingError, CacheError."""
     plan = Plan.load(cache / PLAN)
-    rows = load_rows(cache, plan)
-    missing = missing_shards(cache, plan)
+    committed = read_committed(cache, plan)
+    rows = load_rows(cache, plan, committed)
+    missing = missing_shards(cache, plan, committed)
     named = sorted(rows.bad.items())[:LISTED]
     return InfoReport(
         cache_id=plan.id,
@@ -76,7 +77,7 @@ def info(cache: Path) -> InfoReport:
         recipe_digest=plan.recipe.digest(),
         recipe=plan.recipe.model_dump(mode="json"),
         digests=dict(plan.digests),
-        arrays={spec.name: _describe(spec) for spec in array_specs(plan)},
+        arrays={spec.name: _describe(spec) for spec in plan.arrays},
         images=len(plan.images),
         good=int((rows.status == GOOD).sum()),
         shards=plan.num_shards,

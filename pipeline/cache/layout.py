@@ -11,13 +11,15 @@ index.json, COMPLETE     written once all shards are committed
 
 from pathlib import Path
 
+from .schema import ArraySpec
+
 PLAN, INDEX, COMPLETE, META = "plan.json", "index.json", "COMPLETE", "zarr.json"
 MANIFESTS, LOGS = "manifest", "logs"
 
 
-def shard_path(cache: Path, array: str, shard: int, axes: int) -> Path:
-    """File of shard `shard` of an array with `axes` axes (only the first is split)."""
-    return cache.joinpath(array, "c", str(shard), *["0"] * (axes - 1))
+def shard_path(cache: Path, spec: ArraySpec, shard: int) -> Path:
+    """File of shard `shard` of an array, of which only the first axis is split."""
+    return cache.joinpath(spec.name, "c", str(shard), *["0"] * len(spec.row))
 
 
 def manifest_path(cache: Path, shard: int) -> Path:

@@ -4,8 +4,10 @@ A manifest is written last, after every file of the shard is durable. It is a pu
 (plan, shard): times and hosts go to `logs/`, so two runs of one plan give byte-equal manifests.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Final, Literal
 
 import xxhash
@@ -16,7 +18,6 @@ from ..errors import CacheError
 from ..io.json_files import JsonFile, canonical, parse_checked, read_bounded
 from .layout import MANIFESTS, manifest_path, shard_path
 from .plan import Plan
-from .schema import array_specs
 
 MAX_MANIFEST_BYTES = 64 << 20
 OK: Final = "ok"
@@ -72,6 +73,9 @@ class Manifest(JsonFile):
         return canonical(self.model_dump(mode="json"))
 
 
+Committed = Mapping[int, Manifest]  # sound manifests by shard
+
+
 def read_manifest(cache: Path, plan: Plan, shard: int) -> Manifest:
     """The manifest of a committed shard, checked against the plan.
 
@@ -94,7 +98,7 @@ def read_manifest(cache: Path, plan: Plan, shard: int) -> Manifest:
     return found
 
 
-def committed(cache: Path, plan: Plan) -> list[int]:
+def committed_shards(cache: Path, plan: Plan) -> list[int]:
     """Numbers of the shards that have a manifest file, without reading it."""
     try:
         names = {entry.name for entry in (cache / MANIFESTS).iterdir()}
@@ -103,39 +107,37 @@ def committed(cache: Path, plan: Plan) -> list[int]:
     return [s for s in range(plan.num_shards) if f"{s}.json" in names]
 
 
-def files_in_place(cache: Path, plan: Plan, manifest: Manifest) -> Iterable[str]:
+def read_committed(cache: Path, plan: Plan, known: Committed = MappingProxyType({})) -> Committed:
+    """The sound manifests of `cache` by shard, in order; those in `known` are not read again."""
+    found: dict[int, Manifest] = {}
+    for shard in committed_shards(cache, plan):
+        with suppress(CacheError):  # a damaged one commits nothing: its shard is made anew
+            found[shard] = known.get(shard) or read_manifest(cache, plan, shard)
+    return found
+
+
+def missing_shards(cache: Path, plan: Plan, committed: Committed) -> list[int]:
+    """The shards still to compute: not in `committed`, or a file gone or of the wrong size."""
+    return [
+        shard
+        for shard in range(plan.num_shards)
+        if shard not in committed or any(damaged_files(cache, plan, committed[shard]))
+    ]
+
+
+def damaged_files(cache: Path, plan: Plan, manifest: Manifest) -> Iterator[str]:
     """Names of the shard's arrays whose file is missing or has another size."""
-    for spec in array_specs(plan):
-        path = shard_path(cache, spec.name, manifest.shard, 1 + len(spec.row))
+    for spec in plan.arrays:
         try:
-            size = path.lstat().st_size
+            size = shard_path(cache, spec, manifest.shard).lstat().st_size
         except OSError:
             size = -1
         if size != manifest.files[spec.name].bytes:
             yield spec.name
 
 
-def missing_shards(cache: Path, plan: Plan) -> list[int]:
-    """The shards still to compute: no sound manifest, or a file gone or of the wrong size."""
-
-    def done(shard: int) -> bool:
-        try:
-            manifest = read_manifest(cache, plan, shard)
-        except CacheError:
-            return False
-        return not any(True for _ in files_in_place(cache, plan, manifest))
-
-    sound = {shard for shard in committed(cache, plan) if done(shard)}
-    return [shard for shard in range(plan.num_shards) if shard not in sound]
-
-
-def survivors_of(raw: Mapping[str, int]) -> dict[str, int]:
-    """Survivor counts as plain ints in a fixed order."""
-    return {str(name): int(raw[name]) for name in sorted(raw)}
-
-
 def _disagreement(found: Manifest, plan: Plan, shard: int) -> str:
-    names = {spec.name for spec in array_specs(plan)}
+    names = {spec.name for spec in plan.arrays}
     if found.shard != shard:
         return f"it is of shard {found.shard}"
     if set(found.files) != names:
@@ -145,9 +147,8 @@ def _disagreement(found: Manifest, plan: Plan, shard: int) -> str:
         (i.image_id, i.height, i.width) for i in images
     ]:
         return "its images are others"
-    k = plan.k
     for entry in found.images:
         good = entry.status == OK
-        if good != (1 <= entry.k <= k) or good == bool(entry.reason):
+        if good != (1 <= entry.k <= plan.k) or good == bool(entry.reason):
             return f"image {entry.id} is {entry.status} with k={entry.k}"
     return ""

@@ -22,6 +22,7 @@ from ..io.atomic import write_file
 from ..io.json_files import JsonFile, canonical, parse_model, read_bounded
 from ..io.paths import refuse_url
 from ..recipe import Recipe, parse_recipe
+from .schema import ArraySpec, array_specs
 
 SCHEMA = 1
 SHARD_SIZE = 64
@@ -131,6 +132,26 @@ class Plan:
         return self.recipe.features.stored == "int8"
 
     @property
+    def mask_bytes(self) -> int:
+        """Bytes of one bit-packed mask on the SSPE grid."""
+        return -(-self.sspe[0] * self.sspe[1] // 8)
+
+    @cached_property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """The sharded arrays, in the order they are written."""
+        return array_specs(
+            k=self.k,
+            patches=self.patches,
+            channels=self.channels,
+            mask_bytes=self.mask_bytes,
+            rle_bytes=self.rle_bytes,
+            int8=self.int8,
+            layers=self.layers,
+            cls=self.cls,
+            sam=self.sam,
+        )
+
+    @property
     def num_shards(self) -> int:
         """Shards, the last one maybe short; an empty image list has none."""
         return -(-len(self.images) // self.shard_size)
@@ -228,7 +249,7 @@ def _check(plan: Plan) -> None:
     row = max(
         plan.patches * plan.channels * 2 * max(plan.layers, 1),
         plan.k * plan.patches * 2,
-        plan.k * -(-plan.sspe[0] * plan.sspe[1] // 8),
+        plan.k * plan.mask_bytes,
     )
     if min(plan.grid + plan.sspe + (plan.channels, plan.shard_size)) < 1 or row > MAX_ROW_BYTES:
         raise ConfigError(

@@ -24,9 +24,9 @@ from .layout import META, PLAN, shard_path
 from .manifest import Manifest, read_manifest
 from .plan import Plan
 from .row_codec import superpixels_of, unpack_rles
-from .schema import ArraySpec, array_specs, spec_of
+from .schema import ArraySpec, spec_of
 from .shard_file import OpenFiles, ShardFile, read_with_zarr
-from .zarr_metadata import check_array
+from .zarr_metadata import array_metadata, check_document
 
 Array = NDArray[Any]
 Verify = Literal["first", "always", "off"]
@@ -55,7 +55,7 @@ class CacheReader:
         self._rows = load_rows(self.path, self.plan)
         self._status = self._rows.status.tobytes()  # an item of bytes costs a third of an array's
         self._int8 = self.plan.int8
-        self._specs = {spec.name: spec for spec in array_specs(self.plan)}
+        self._specs = {spec.name: spec for spec in self.plan.arrays}
         self._ours: dict[str, bool] = {}  # array -> whether its chunks are as we write them
         self._checked: dict[str, bytearray] = {}
         self._files = OpenFiles()
@@ -188,14 +188,14 @@ class CacheReader:
             checked[i] = 1
 
     def _open_array(self, spec: ArraySpec) -> bool:
-        path = self.path / spec.name / META
-        chain = check_array(path, spec, len(self), self.plan.shard_size)
+        document = array_metadata(spec, len(self), self.plan.shard_size)
+        stored = check_document(self.path / spec.name / META, document)
         self._checked[spec.name] = bytearray(len(self))
-        self._ours[spec.name] = chain == list(spec.codecs)
+        self._ours[spec.name] = stored != "other"
         return self._ours[spec.name]
 
     def _open(self, spec: ArraySpec, shard: int) -> ShardFile:
-        path = shard_path(self.path, spec.name, shard, 1 + len(spec.row))
+        path = shard_path(self.path, spec, shard)
         refuse_links(self.path, path)
         return ShardFile(path, spec, self.plan.shard_size)
 

@@ -10,29 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..display import show
-from ..errors import CacheError, PlanMismatchError
+from ..errors import PlanMismatchError
 from ..io.atomic import write_file
 from .layout import PLAN, manifest_path
-from .manifest import QUARANTINED, Manifest, committed, read_manifest
+from .manifest import QUARANTINED, Committed, Manifest
 from .plan import Plan
 from .plan_diff import diff_plans
 from .verify import uncommit
 
 
-def quarantined(cache: Path, plan: Plan) -> dict[int, set[int]]:
-    """Ids of the quarantined images by shard; damaged manifests are left to the run itself."""
-    found: dict[int, set[int]] = {}
-    for shard in committed(cache, plan):
-        manifest = _manifest(cache, shard, plan)
-        if manifest and (bad := _bad_ids(manifest)):
-            found[shard] = bad
-    return found
+def quarantined(committed: Committed) -> dict[int, set[int]]:
+    """Ids of the quarantined images by shard."""
+    found = {shard: _bad_ids(manifest) for shard, manifest in committed.items()}
+    return {shard: bad for shard, bad in found.items() if bad}
 
 
-def adopt(cache: Path, old: Plan, new: Plan) -> None:
+def adopt(cache: Path, old: Plan, new: Plan, committed: Committed) -> None:
     """Give the cache of plan `old` the plan `new`, in which quarantined images were repaired.
 
-    Shards without a repaired image stay committed. Raises PlanMismatchError if the plans differ in
+    Shards of `committed`, by the old plan, without a repaired image stay committed. Raises PlanMismatchError if the plans differ in
     more than the files of images that are not in the cache.
     """
     if old.id == new.id:
@@ -41,11 +37,8 @@ def adopt(cache: Path, old: Plan, new: Plan) -> None:
         raise _refusal(cache, old, new, diff_plans(old, new))
     changed = {a.image_id for a, b in zip(old.images, new.images, strict=True) if a != b}
     keep: list[Manifest] = []
-    for shard in committed(cache, old):
-        manifest = _manifest(cache, shard, old) or _manifest(cache, shard, new)
+    for shard, manifest in committed.items():
         touched = changed & {image.image_id for image in old.shard(shard)}
-        if manifest is None or manifest.cache == new.id:
-            continue
         if good := touched - _bad_ids(manifest):
             lines = [f"image {i} changed, but it is in the cache" for i in sorted(good)[:5]]
             raise _refusal(cache, old, new, lines)
@@ -60,13 +53,6 @@ def adopt(cache: Path, old: Plan, new: Plan) -> None:
 
 def _same_images(old: Plan, new: Plan) -> bool:
     return [image[:2] for image in old.images] == [image[:2] for image in new.images]
-
-
-def _manifest(cache: Path, shard: int, plan: Plan) -> Manifest | None:
-    try:
-        return read_manifest(cache, plan, shard)
-    except CacheError:
-        return None
 
 
 def _bad_ids(manifest: Manifest) -> set[int]:

@@ -40,8 +40,7 @@ def row_arrays(plan: Plan, image: PlanImage, row: ImageRow) -> dict[str, Array]:
         raise ImageError("too_large", f"{found.height}x{found.width}, at most {MAX_SIDE} a side")
     arrays = {**_features(plan, row), **_superpixels(plan, found)}
     arrays["cover"] = _fit(row.cover, "float16", (n, plan.patches), "cover", image)
-    bits = -(-plan.sspe[0] * plan.sspe[1] // 8)
-    arrays["sspe_masks"] = _fit(row.sspe_masks, "uint8", (n, bits), "sspe_masks", image)
+    arrays["sspe_masks"] = _fit(row.sspe_masks, "uint8", (n, plan.mask_bytes), "sspe_masks", image)
     return arrays
 
 

@@ -9,16 +9,12 @@ cost 7-20x read time, so they carry a crc32c only.
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..display import show
 from ..errors import CacheError
 from .int8 import GROUP
-
-if TYPE_CHECKING:
-    from .plan import Plan
 
 CRC32C = "crc32c"
 # Axes as caches made before svp 0.2 name them: two lengths under one name, which xarray refuses.
@@ -57,15 +53,32 @@ class ArraySpec:
         return ("bytes", CRC32C if self.level is None else "zstd")
 
 
-def array_specs(plan: "Plan") -> tuple[ArraySpec, ...]:
-    """The sharded arrays of `plan`, in the order they are written."""
-    k, p, c = plan.k, plan.patches, plan.channels
-    bits = -(-plan.sspe[0] * plan.sspe[1] // 8)
+def array_specs(
+    *,
+    k: int,
+    patches: int,
+    channels: int,
+    mask_bytes: int,
+    rle_bytes: int,
+    int8: bool,
+    layers: int,
+    cls: bool,
+    sam: tuple[int, int, int] | None,
+) -> tuple[ArraySpec, ...]:
+    """The sharded arrays of a plan with these sizes, in the order they are written."""
+    p, c = patches, channels
     table = [
-        *_features(plan),
+        *_features(p, c, int8),
         ArraySpec("cover", "float16", (k, p), 3, ("superpixel", "patch"), "covered share"),
-        ArraySpec("sspe_masks", "uint8", (k, bits), 3, ("superpixel", "mask_byte"), "packed masks"),
-        ArraySpec("rle", "uint8", (plan.rle_bytes,), 5, ("byte",), "COCO RLE, the truth"),
+        ArraySpec(
+            "sspe_masks",
+            "uint8",
+            (k, mask_bytes),
+            3,
+            ("superpixel", "mask_byte"),
+            "packed masks",
+        ),
+        ArraySpec("rle", "uint8", (rle_bytes,), 5, ("byte",), "COCO RLE, the truth"),
         ArraySpec("level", "uint8", (k,), 3, ("superpixel",), "0 sub-part, 1 part, 2 whole"),
         ArraySpec("area", "int32", (k,), 3, ("superpixel",), "pixels"),
         ArraySpec("iou", "float32", (k,), 3, ("superpixel",), "predicted IoU"),
@@ -74,25 +87,24 @@ def array_specs(plan: "Plan") -> tuple[ArraySpec, ...]:
         ArraySpec("point", "float32", (k, 2), 3, ("superpixel", "xy"), "prompt, image pixels"),
         ArraySpec("crop", "uint16", (k, 4), 3, ("superpixel", "xyxy"), "exclusive maxima"),
     ]
-    if plan.layers:
+    if layers:
         axes = ("layer", "patch", "channel")
-        table.append(ArraySpec("layers", "float16", (plan.layers, p, c), None, axes, "encoder"))
-    if plan.cls:
+        table.append(ArraySpec("layers", "float16", (layers, p, c), None, axes, "encoder"))
+    if cls:
         table.append(ArraySpec("cls", "float16", (c,), None, ("channel",), "CLS token"))
-    if plan.sam is not None:
+    if sam is not None:
         axes = ("sam_channel", "y", "x")
-        table.append(ArraySpec("sam", "float16", plan.sam, None, axes, "SAM image embedding"))
+        table.append(ArraySpec("sam", "float16", sam, None, axes, "SAM image embedding"))
     return tuple(table)
 
 
-def column_specs() -> tuple[ArraySpec, ...]:
-    """The small arrays `finalize` writes for other tools: one chunk each, not sharded."""
-    return (
-        ArraySpec("id", "int64", (), 3, (), "image id"),
-        ArraySpec("hw", "uint16", (2,), 3, ("hw",), "image height, width"),
-        ArraySpec("k", "uint16", (), 3, (), "superpixels"),
-        ArraySpec("status", "uint8", (), 3, (), "0 missing, 1 ok, 2 quarantined"),
-    )
+# The small arrays `finalize` writes for other tools: one chunk each, not sharded.
+COLUMNS = (
+    ArraySpec("id", "int64", (), 3, (), "image id"),
+    ArraySpec("hw", "uint16", (2,), 3, ("hw",), "image height, width"),
+    ArraySpec("k", "uint16", (), 3, (), "superpixels"),
+    ArraySpec("status", "uint8", (), 3, (), "0 missing, 1 ok, 2 quarantined"),
+)
 
 
 def spec_of(specs: tuple[ArraySpec, ...], name: str) -> ArraySpec:
@@ -107,9 +119,8 @@ def spec_of(specs: tuple[ArraySpec, ...], name: str) -> ArraySpec:
     )
 
 
-def _features(plan: "Plan") -> list[ArraySpec]:
-    p, c = plan.patches, plan.channels
-    if not plan.int8:
+def _features(p: int, c: int, int8: bool) -> list[ArraySpec]:
+    if not int8:
         return [ArraySpec("dino", "float16", (p, c), None, ("patch", "channel"), "features")]
     groups = -(-c // GROUP)
     return [

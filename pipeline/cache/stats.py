@@ -19,11 +19,9 @@ from ..errors import CacheError, MissingPackageError
 from ..masks.rle_codec import check_runs
 from ..records import Superpixels
 from .index import BAD, GOOD
-from .layout import META
-from .manifest import committed, read_manifest
+from .manifest import read_committed
 from .reader import CacheReader
-from .schema import array_specs, spec_of
-from .zarr_metadata import check_array
+from .schema import spec_of
 
 LEVELS = ("sub-part", "part", "whole")
 SAMPLE = 2000
@@ -101,8 +99,7 @@ def stats(path: Path, sample: int = SAMPLE) -> StatsReport:
     counts = rows.k[good]
     survivors: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for shard in committed(reader.path, plan):
-        manifest = read_manifest(reader.path, plan, shard)
+    for manifest in read_committed(reader.path, plan).values():
         sizes.update({name: file.bytes for name, file in manifest.files.items()})
         for entry in manifest.images:
             survivors.update(entry.survivors)
@@ -161,8 +158,7 @@ def feature_stats(path: Path) -> dict[str, NDArray[np.float64]]:
     delayed = import_module("dask").delayed
     reader = CacheReader(path)
     plan = reader.plan
-    spec = spec_of(array_specs(plan), "dino")
-    check_array(Path(path) / spec.name / META, spec, len(plan.images), plan.shard_size)
+    spec_of(plan.arrays, "dino")
     good = np.flatnonzero(reader._rows.status == GOOD)
     if not len(good):
         raise CacheError(f"{path}: no committed image")

@@ -17,12 +17,11 @@ from ..io.json_files import read_bounded
 from ..io.paths import refuse_links
 from .create import write_metadata
 from .index import column_files, finalize, read_index
-from .layout import COMPLETE, INDEX, MANIFESTS, META, PLAN, manifest_path, shard_path
-from .manifest import committed, files_in_place, read_manifest
+from .layout import COMPLETE, INDEX, MANIFESTS, PLAN, manifest_path, shard_path
+from .manifest import committed_shards, damaged_files, read_committed, read_manifest
 from .plan import Plan
-from .schema import array_specs, column_specs
 from .shard_file import ShardFile
-from .zarr_metadata import check_ours, group_metadata
+from .zarr_metadata import check_document, documents
 
 BLOCK = 1 << 20
 Map = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["ShardReport"]]
@@ -93,7 +92,7 @@ def verify(path: Path, full: bool = False, run: Map = map) -> VerifyReport:
     """
     cache = Path(path)
     plan = Plan.load(cache / PLAN)
-    done = committed(cache, plan)
+    done = committed_shards(cache, plan)
     check = _Check(cache, full)
     reports = [report for report in run(check, done)]
     checks = {report.shard: report.check for report in reports}
@@ -137,7 +136,7 @@ def repair(path: Path) -> list[int]:
         uncommit(cache, report.bad_shards)
         write_metadata(cache, plan)
     if report.problems and not report.bad_shards and not report.missing:
-        finalize(cache)
+        finalize(cache, plan, read_committed(cache, plan))
     return list(report.bad_shards)
 
 
@@ -179,11 +178,11 @@ def _verify_shard(cache: Path, plan: Plan, shard: int, full: bool) -> ShardRepor
     except CacheError as error:
         name = str(manifest_path(cache, shard).relative_to(cache))
         return ShardReport(shard, ((name, str(error)),))
-    wrong_size = set(files_in_place(cache, plan, manifest))
+    wrong_size = set(damaged_files(cache, plan, manifest))
     good = [entry.status == "ok" for entry in manifest.images]
     problems: list[tuple[str, str]] = []
-    for spec in array_specs(plan):
-        path = shard_path(cache, spec.name, shard, 1 + len(spec.row))
+    for spec in plan.arrays:
+        path = shard_path(cache, spec, shard)
         try:
             if spec.name in wrong_size:
                 raise CacheError(f"missing or not {manifest.files[spec.name].bytes} bytes")
@@ -209,17 +208,12 @@ def _hash(path: Path) -> str:
 
 
 def _metadata_problems(cache: Path, plan: Plan) -> Iterator[tuple[str, str]]:
-    try:
-        if read_bounded(cache / META, BLOCK) != group_metadata(plan):
-            yield META, "differs from what the plan says"
-    except CacheError as error:
-        yield META, str(error)
-    sharded = [(spec, plan.shard_size) for spec in array_specs(plan)]
-    for spec, size in [*sharded, *((spec, None) for spec in column_specs())]:
+    for name, data in documents(plan).items():
         try:
-            check_ours(cache / spec.name / META, spec, len(plan.images), size)
+            if check_document(cache / name, data) != "same":
+                raise CacheError("its codecs are not the plan's")
         except CacheError as error:
-            yield f"{spec.name}/{META}", str(error)
+            yield name, str(error)
 
 
 def _index_problems(cache: Path, plan: Plan, checks: dict[int, str]) -> Iterator[tuple[str, str]]:

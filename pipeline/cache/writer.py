@@ -14,10 +14,9 @@ from ..io.atomic import TempFile, make_folder, sync_folder, write_file, write_te
 from ..io.json_files import canonical
 from ..records import ImageRow, Quarantined
 from .layout import log_path, manifest_path, shard_path
-from .manifest import OK, QUARANTINED, FileEntry, ImageEntry, Manifest, survivors_of
+from .manifest import OK, QUARANTINED, FileEntry, ImageEntry, Manifest
 from .plan import Plan, PlanImage
 from .row_codec import Array, row_arrays
-from .schema import array_specs
 from .shard_file import encode_shard
 
 # They only wait for the disk, which commits several requests in one go.
@@ -55,7 +54,7 @@ def write_shard(
 
 def crash_labels(plan: Plan) -> tuple[str, ...]:
     """The labels of `SVP_CRASH_AT` in the order in which `write_shard` passes them."""
-    return (*(spec.name for spec in array_specs(plan)), "log", "manifest")
+    return (*(spec.name for spec in plan.arrays), "log", "manifest")
 
 
 def _prepare(
@@ -86,8 +85,8 @@ def _write_arrays(
     pool = ThreadPoolExecutor(SYNC_THREADS, "svp-sync")
     try:
         commits = []
-        for spec in array_specs(plan):
-            path = shard_path(cache, spec.name, shard, 1 + len(spec.row))
+        for spec in plan.arrays:
+            path = shard_path(cache, spec, shard)
             make_folder(path.parent, cache)
             folders |= {path.parents[level] for level in range(len(spec.row) + 2)}
             column = [row[spec.name] if row else None for row in rows]
@@ -117,7 +116,7 @@ def _entry(image: PlanImage, row: ImageRow | Quarantined) -> ImageEntry:
         "status": OK,
         "reason": "",
         "fallback": found.fallback,
-        "survivors": survivors_of(found.survivors),
+        "survivors": {name: int(found.survivors[name]) for name in sorted(found.survivors)},
     }
     return entry.model_copy(update=done)
 

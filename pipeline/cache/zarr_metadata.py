@@ -1,115 +1,109 @@
-"""zarr.json metadata: written as zarr-python writes it, read through an allow-list.
+"""The zarr.json files of a cache: made from its plan, read by an allow-list.
 
-A foreign zarr.json can name any codec, and some codecs run code. So ours are never handed to a Zarr
-library before this module has accepted them: format 3, the name, type, shape and chunks the plan
+A foreign zarr.json can name any codec, and some codecs run code. So no file is handed to a Zarr
+library before this module has accepted it: format 3, the name, type, shape and chunks the plan
 says, fill value 0, and only codecs of the Zarr v3 core (plus zstd).
 """
 
+import json
 import math
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..display import show
 from ..errors import CacheError
 from ..io.json_files import canonical, read_bounded
 from .layout import META
 from .plan import SCHEMA, Plan
-from .schema import OLD_AXES, ArraySpec
+from .schema import COLUMNS, OLD_AXES, ArraySpec
 
 MAX_META_BYTES = 65_536
-CODECS = {"bytes", "crc32c", "zstd", "gzip", "blosc"}
-INDEX_CODECS = ["bytes", "crc32c"]
+CODECS = {"crc32c", "zstd", "gzip", "blosc"}  # what may follow `bytes`
+LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+CRC = {"name": "crc32c"}
+Stored = Literal["same", "settings", "other"]
 
 
-@lru_cache(maxsize=256)
+def documents(plan: Plan) -> dict[str, bytes]:
+    """Every zarr.json of a cache by its path in the cache folder.
+
+    The group's names its cache; each array's has the bytes that zarr-python would write.
+    """
+    attributes = {"svp": {"cache": plan.id, "schema": SCHEMA}}
+    group = canonical({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    sizes = {spec: plan.shard_size for spec in plan.arrays} | dict.fromkeys(COLUMNS)
+    images = len(plan.images)
+    return {META: group} | {
+        f"{spec.name}/{META}": array_metadata(spec, images, size) for spec, size in sizes.items()
+    }
+
+
 def array_metadata(spec: ArraySpec, images: int, shard_size: int | None) -> bytes:
-    """The zarr.json of one array of `images` rows, as zarr-python writes it.
+    """The zarr.json of one array of `images` rows.
 
     `shard_size` None makes a plain array of one chunk (the columns that `finalize` writes).
     """
-    from zarr import create_array
-    from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
-    from zarr.storage import MemoryStore
-
-    store = MemoryStore()
-    last = Crc32cCodec() if spec.level is None else ZstdCodec(level=spec.level, checksum=True)
-    create_array(
-        store,
-        shape=(images, *spec.row),
-        chunks=(1 if shard_size else max(images, 1), *spec.row),
-        shards=(shard_size, *spec.row) if shard_size else None,
-        dtype=spec.dtype,
-        filters=None,
-        serializer=BytesCodec(),
-        compressors=[last],
-        fill_value=0,
-        dimension_names=["image", *spec.axes],
-    )
-    return bytes(store._store_dict[META].to_bytes())
-
-
-def group_metadata(plan: Plan) -> bytes:
-    """The zarr.json of the cache folder: a Zarr group that names its cache."""
-    attributes = {"svp": {"cache": plan.id, "schema": SCHEMA}}
-    return canonical({"zarr_format": 3, "node_type": "group", "attributes": attributes})
-
-
-def check_array(path: Path, spec: ArraySpec, images: int, shard_size: int | None) -> list[str]:
-    """Accept the zarr.json at `path` as array `spec`; returns the codec names of one row.
-
-    The names equal `spec.codecs` in every cache we write; an allowed other chain (the array was
-    recompressed) must be read with zarr-python. Raises CacheError naming the file otherwise.
-    """
-    raw = parse_meta(read_bounded(path, MAX_META_BYTES), path)
-    chunk = [shard_size or max(images, 1), *spec.row]
-    wanted = {
-        "zarr_format": 3,
-        "node_type": "array",
+    zstd = {"name": "zstd", "configuration": {"level": spec.level, "checksum": True}}
+    order = LITTLE if spec.numpy.itemsize > 1 else {"name": "bytes"}
+    codecs: list[dict[str, Any]] = [order, CRC if spec.level is None else zstd]
+    if shard_size:
+        inside = {
+            "chunk_shape": [1, *spec.row],
+            "codecs": codecs,
+            "index_codecs": [LITTLE, CRC],
+            "index_location": "end",
+        }
+        codecs = [{"name": "sharding_indexed", "configuration": inside}]
+    chunk = {"chunk_shape": [shard_size or max(images, 1), *spec.row]}
+    document = {
         "shape": [images, *spec.row],
         "data_type": spec.dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_grid": {"name": "regular", "configuration": chunk},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0,
-        "storage_transformers": [],
+        "fill_value": 0.0 if spec.numpy.kind == "f" else 0,
+        "codecs": codecs,
         "attributes": {},
         "dimension_names": ["image", *spec.axes],
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
     }
-    if raw.get("dimension_names") == ["image", *OLD_AXES.get(spec.name, spec.axes)]:
-        wanted["dimension_names"] = raw["dimension_names"]
+    return json.dumps(document, indent=2).encode("ascii")
+
+
+def check_document(path: Path, data: bytes) -> Stored:
+    """Accept the zarr.json at `path` in place of `data`, one of `documents`.
+
+    same      it says what `data` says; spacing and names of axes of older caches aside
+    settings  its codecs are the plan's with other settings, such as the level of zstd
+    other     its codecs are others (the array was recompressed): zarr-python must read it
+
+    Raises CacheError naming the file for anything else.
+    """
+    found = read_bounded(path, MAX_META_BYTES)
+    if found == data:
+        return "same"
+    raw, wanted = parse_meta(found, path), json.loads(data)
+    if wanted["node_type"] == "group":
+        raise _refused(path, "differs from what the plan says")
+    old = ["image", *OLD_AXES.get(path.parent.name, ())]
+    if raw.get("dimension_names") == old:
+        wanted["dimension_names"] = old
+    codecs, ours = raw.get("codecs"), wanted.pop("codecs")
     wrong = [key for key, value in wanted.items() if not _same(raw.get(key), value)]
     wrong += sorted(set(raw) - {*wanted, "codecs"})
     if wrong:
         raise _refused(path, ", ".join(f"{show(key)}={show(raw.get(key))}" for key in wrong[:4]))
-    codecs = raw.get("codecs")
-    names = _sharded(codecs, [1, *spec.row]) if shard_size else _names(codecs)
-    if names is None or names[0] != "bytes" or not set(names[1:]) <= CODECS - {"bytes"}:
+    if _same(codecs, ours):
+        return "same"
+    names = _row_codecs(codecs, ours)
+    if names is None or names[0] != "bytes" or not set(names[1:]) <= CODECS:
         raise _refused(path, f"codecs={show(codecs, 200)}")
-    return names
-
-
-def check_ours(path: Path, spec: ArraySpec, images: int, shard_size: int | None) -> None:
-    """Accept only what `array_metadata` writes, codec settings included; spacing may differ.
-
-    Raises CacheError naming the file.
-    """
-    chain = check_array(path, spec, images, shard_size)
-    if chain != list(spec.codecs):
-        raise CacheError(f"codecs {chain} are not the plan's {list(spec.codecs)}")
-    check_settings(path, spec, images, shard_size)
-
-
-def check_settings(path: Path, spec: ArraySpec, images: int, shard_size: int | None) -> None:
-    """Compare the codecs' settings of a zarr.json, whose codecs are the plan's, with ours."""
-    found = parse_meta(read_bounded(path, MAX_META_BYTES), path)
-    wanted = parse_meta(array_metadata(spec, images, shard_size), path)
-    if found["codecs"] != wanted["codecs"]:
-        raise _refused(path, f"codecs={show(found['codecs'], 200)}")
+    return "settings" if names == _row_codecs(ours, ours) else "other"
 
 
 def parse_meta(data: bytes, path: Path) -> dict[str, Any]:
     """A zarr.json as a dict. Raises CacheError for anything but one plain JSON object."""
-    import json
 
     def refuse(token: str) -> object:
         raise ValueError(f"{token} is not allowed")
@@ -128,18 +122,21 @@ def parse_meta(data: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def _sharded(codecs: object, chunk: list[int]) -> list[str] | None:
-    """Codec names inside a lone `sharding_indexed` with our layout, else None."""
+def _row_codecs(codecs: object, ours: list[Any]) -> list[str] | None:
+    """Names of the codecs of one row, if the sharding around them, where we have it, is as ours."""
+    if ours[0]["name"] != "sharding_indexed":
+        return _names(codecs)
+    wanted = ours[0]["configuration"]
     match codecs:
         case [{"name": "sharding_indexed", "configuration": dict(inside), **more}] if not more:
-            fixed = set(inside) == {"chunk_shape", "codecs", "index_codecs", "index_location"}
-            if fixed and _same(inside["chunk_shape"], chunk) and inside["index_location"] == "end":
-                return _names(inside["codecs"]) if _index(inside["index_codecs"]) else None
+            if (
+                inside.keys() == wanted.keys()
+                and _same(inside["chunk_shape"], wanted["chunk_shape"])
+                and inside["index_location"] == "end"
+                and _names(inside["index_codecs"]) == ["bytes", "crc32c"]
+            ):
+                return _names(inside["codecs"])
     return None
-
-
-def _index(codecs: object) -> bool:
-    return _names(codecs) == INDEX_CODECS
 
 
 def _names(codecs: object) -> list[str] | None:
@@ -160,7 +157,7 @@ def _names(codecs: object) -> list[str] | None:
 
 
 def _same(found: object, wanted: object) -> bool:
-    """Equality in which True is not 1 and NaN is nothing; 0.0 may stand for 0."""
+    """Equality in which True is not 1, NaN is nothing and -0.0 is not 0; 0.0 may stand for 0."""
     if isinstance(wanted, dict):
         return (
             isinstance(found, dict)
@@ -171,9 +168,9 @@ def _same(found: object, wanted: object) -> bool:
         return (
             isinstance(found, list) and len(found) == len(wanted) and all(map(_same, found, wanted))
         )
-    if isinstance(wanted, int):
+    if isinstance(wanted, int | float) and not isinstance(wanted, bool):
         number = isinstance(found, int | float) and not isinstance(found, bool)
-        return number and found == wanted and math.copysign(1, float(wanted)) == 1
+        return number and found == wanted and math.copysign(1, found) == 1
     return type(found) is type(wanted) and found == wanted
 
 

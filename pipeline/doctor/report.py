@@ -104,14 +104,15 @@ def _cache(cache: Path) -> Iterator[Finding]:
     """Counts from the plan and the manifests; `svp cache verify` reads the data itself."""
     from ..cache.index import load_rows
     from ..cache.layout import PLAN
-    from ..cache.manifest import missing_shards
+    from ..cache.manifest import missing_shards, read_committed
     from ..cache.plan import Plan
 
     area, name = "cache", str(cache)
     try:
         plan = Plan.load(cache / PLAN)
-        missing = missing_shards(cache, plan)
-        rows = load_rows(cache, plan)
+        committed = read_committed(cache, plan)
+        missing = missing_shards(cache, plan, committed)
+        rows = load_rows(cache, plan, committed)
     except SvpError as error:
         yield Finding(area, name, "missing" if error.exit_code == 3 else "bad", describe(error))
         return

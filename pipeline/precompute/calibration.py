@@ -15,7 +15,6 @@ from pathlib import Path
 from ..cache.create import create_cache
 from ..cache.layout import PLAN
 from ..cache.plan import Plan
-from ..cache.schema import array_specs
 from ..errors import CacheError
 from ..executors.base import Event, ExecutorOptions, Job
 from ..executors.devices import task_device, usable_devices
@@ -189,7 +188,7 @@ def _bytes(cache: Path, plan: Plan) -> dict[str, float]:
         spec.name: [
             path.stat().st_size for path in (cache / spec.name / "c").rglob("*") if path.is_file()
         ]
-        for spec in array_specs(plan)
+        for spec in plan.arrays
         if spec.level is not None
     }
     index = plan.num_shards * (16 * plan.shard_size + 4)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..cache.plan import Plan
-from ..cache.schema import ArraySpec, array_specs
+from ..cache.schema import ArraySpec
 from ..display import Report, duration, size
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
@@ -132,7 +132,7 @@ def estimate(
     """
     machine = DEVICES[device] if isinstance(device, str) else device
     shards = -(-images // plan.shard_size)
-    specs = array_specs(plan)
+    specs = plan.arrays
     sizes = {
         spec.name: round(_row_bytes(spec, calibration) * images)
         + shards * (SHARD_INDEX * plan.shard_size + 4)
@@ -232,7 +232,7 @@ def seconds_per_image(plan: Plan, machine: str | Device) -> float:
 
 
 def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str, int]:
-    rows = plan.shard_size * sum(s.row_bytes for s in array_specs(plan) if s.level is None)
+    rows = plan.shard_size * sum(s.row_bytes for s in plan.arrays if s.level is None)
     if calibration:
         left = max(0, plan.shard_size - calibration.images) / plan.shard_size
         return {"host": round(calibration.peak_rss + rows * left)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..cache.create import create_cache
 from ..cache.index import finalize, load_rows
 from ..cache.layout import COMPLETE, LOGS, PLAN
-from ..cache.manifest import missing_shards
+from ..cache.manifest import Committed, missing_shards, read_committed
 from ..cache.plan import Plan
 from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit
@@ -139,18 +139,22 @@ def precompute(
     options = options or RunOptions()
     with Stop(options.hint) as stop:
         plan = _prepare(limited(content, options.limit), recipe, where, out, options, stop.check)
-        missing = missing_shards(out, plan)
+        committed = read_committed(out, plan)
+        missing = missing_shards(out, plan, committed)
+        sound = {shard: committed[shard] for shard in committed if shard not in missing}
         if options.shards is not None:
             missing = [shard for shard in missing if shard in options.shards]
         tally = Tally(len(plan.images), len(plan.images) - _count(plan, missing))
         if not missing:
-            return _finish(plan, out, options, tally, {})
+            return _finish(plan, out, options, tally, {}, committed)
         _check_disk(plan, missing, out)
         with nullcontext() if quiet else Progress(tally) as show_progress:
             shown = [show_progress.update] if show_progress else []
             listeners = [*shown, on_event, lambda event: stop.check()]
             summary = _run(plan, missing, where, out, options, tally, listeners)
-        return _finish(plan, out, options, tally, summary.abandoned)
+        # Only what this run and others beside it committed since is still to be read.
+        committed = read_committed(out, plan, known=sound)
+        return _finish(plan, out, options, tally, summary.abandoned, committed)
 
 
 def limited(content: Content, limit: int | None) -> Content:
@@ -177,11 +181,12 @@ def _prepare(
     old = Plan.load(out / PLAN) if os.path.lexists(out / PLAN) else None
     if old and not options.resume:
         raise CacheError(f"{show(str(out), 300)} is a cache already: add --resume to continue it")
-    bad = quarantined(out, old) if old and options.retry_quarantined else {}
+    committed = read_committed(out, old) if old and options.retry_quarantined else {}
+    bad = quarantined(committed)
     distrust = frozenset(image_id for ids in bad.values() for image_id in ids)
     plan = build_plan(content, recipe, where.images, known=old, distrust=distrust, stop=stop)
     if old and options.retry_quarantined:
-        adopt(out, old, plan)
+        adopt(out, old, plan, committed)
         uncommit(out, bad)
     try:
         create_cache(out, plan)
@@ -226,13 +231,19 @@ def _run(
 
 
 def _finish(
-    plan: Plan, out: Path, options: RunOptions, tally: Tally, abandoned: Mapping[int, str]
+    plan: Plan,
+    out: Path,
+    options: RunOptions,
+    tally: Tally,
+    abandoned: Mapping[int, str],
+    committed: Committed,
 ) -> PrecomputeReport:
-    complete = not missing_shards(out, plan)
+    complete = not missing_shards(out, plan, committed)
     if complete and (tally.shards or not (out / COMPLETE).exists()):
         remove_stale(out)  # of workers killed in the middle of a write
-        finalize(out)
-    rows = load_rows(out, plan)
+        rows = finalize(out, plan, committed)
+    else:
+        rows = load_rows(out, plan, committed)
     failures: dict[str, int] = {}
     for reason, _ in rows.bad.values():
         failures[reason] = failures.get(reason, 0) + 1

@@ -15,13 +15,13 @@ from svp.pipeline.cache.layout import COMPLETE, INDEX, PLAN, manifest_path
 from svp.pipeline.cache.manifest import Manifest, read_manifest
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.cache.row_codec import unpack_rles
-from svp.pipeline.cache.schema import array_specs
 from svp.pipeline.cache.shard_file import ShardFile
-from svp.pipeline.cache.zarr_metadata import check_array
+from svp.pipeline.cache.zarr_metadata import check_document, documents
 from svp.pipeline.io.json_files import canonical
 
 GOLDEN = build_golden()
-SPECS = {spec.name: spec for spec in array_specs(GOLDEN.plan)}
+SPECS = {spec.name: spec for spec in GOLDEN.plan.arrays}
+DOCUMENTS = documents(GOLDEN.plan)
 
 
 def any_json(kind: str) -> st.SearchStrategy[bytes]:
@@ -92,7 +92,7 @@ def test_complete(tmp_path: Path, data: bytes) -> None:
 def test_metadata(tmp_path: Path, name: str, data: bytes) -> None:
     path = tmp_path / "zarr.json"
     path.write_bytes(data)
-    holds(lambda: check_array(path, SPECS[name], len(GOLDEN.rows), GOLDEN.plan.shard_size))
+    holds(lambda: check_document(path, DOCUMENTS[f"{name}/zarr.json"]))
 
 
 @FUZZ

@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.cache import CacheReader, Plan, PlanImage, create_cache, finalize, write_shard
+from ...pipeline.cache import (
+    CacheReader,
+    Plan,
+    PlanImage,
+    create_cache,
+    finalize,
+    read_committed,
+    write_shard,
+)
 from ...pipeline.datasets import Annotation, Sentence, Source
 from ...pipeline.masks import runs
 from ...pipeline.masks.encoder_view import View, derive
@@ -58,7 +66,7 @@ def write_paper_cache(path: Path, images: int) -> CacheReader:
     for shard in range(plan.num_shards):
         rows = [_row(image, layouts[image.image_id % _MAPS]) for image in plan.shard(shard)]
         write_shard(path, plan, shard, rows, {})
-    finalize(path)
+    finalize(path, plan, read_committed(path, plan))
     return CacheReader(path, "always")
 
 

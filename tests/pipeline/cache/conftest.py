@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from svp.pipeline.cache import Plan, PlanImage, create_cache, finalize, missing_shards, write_shard
+from svp.pipeline.cache import (
+    Plan,
+    PlanImage,
+    create_cache,
+    finalize,
+    missing_shards,
+    read_committed,
+    write_shard,
+)
 from svp.pipeline.masks.rle import encode
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRow, Quarantined, Superpixels
@@ -37,11 +45,19 @@ class Made:
     def resume(self) -> list[int]:
         """What a rerun of the same command does; returns the shards it computed."""
         create_cache(self.path, self.plan)
-        todo = missing_shards(self.path, self.plan)
+        todo = self.missing()
         for shard in todo:
             write_shard(self.path, self.plan, shard, self.shard_rows(shard), {})
-        finalize(self.path)
+        self.finish()
         return todo
+
+    def missing(self) -> list[int]:
+        """The shards still to compute."""
+        return missing_shards(self.path, self.plan, read_committed(self.path, self.plan))
+
+    def finish(self) -> None:
+        """Write the index and COMPLETE."""
+        finalize(self.path, self.plan, read_committed(self.path, self.plan))
 
 
 def make_plan(images: int = 10, **features: object) -> Plan:
@@ -121,7 +137,7 @@ def made(tmp_path: Path) -> Made:
 def cache(made: Made) -> Made:
     """The same, committed and complete."""
     made.write()
-    finalize(made.path)
+    made.finish()
     return made
 
 

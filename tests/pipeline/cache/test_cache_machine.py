@@ -36,6 +36,7 @@ from svp.pipeline.cache import (
     create_cache,
     finalize,
     missing_shards,
+    read_committed,
     repair,
     verify,
     write_shard,
@@ -218,13 +219,14 @@ class CacheMachine(RuleBasedStateMachine):
         """What the command does, without the models (pipeline/precompute/run.py)."""
         create_cache(self.cache, GOLDEN.plan)
         expected = [s for s in range(GOLDEN.plan.num_shards) if not self._resumable(s)]
-        todo = missing_shards(self.cache, GOLDEN.plan)
+        committed = read_committed(self.cache, GOLDEN.plan)
+        todo = missing_shards(self.cache, GOLDEN.plan, committed)
         assert todo == expected, "a sound shard made twice, or a damaged one taken for whole"
         for shard in todo:
             self._write(shard)
         if todo or not (self.cache / COMPLETE).exists():
             remove_stale(self.cache)
-            finalize(self.cache)
+            finalize(self.cache, GOLDEN.plan, read_committed(self.cache, GOLDEN.plan))
 
     def _resumable(self, shard: int) -> bool:
         """Whether a resume may skip the shard: manifest sound, all files of their size."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from svp.pipeline.cache import CacheReader, committed, finalize, missing_shards
+from svp.pipeline.cache import CacheReader, committed_shards
 from svp.pipeline.cache.index import load_rows
 from svp.pipeline.cache.manifest import Manifest, read_manifest
 from svp.pipeline.errors import CacheError
@@ -82,30 +82,30 @@ def test_hostile_manifests_are_refused_even_with_a_right_checksum(made: Any, nam
     path.write_bytes(data)
     with pytest.raises(CacheError, match=r"manifest/0\.json"):
         CacheReader(made.path)
-    assert missing_shards(made.path, made.plan) == [0]
+    assert made.missing() == [0]
 
 
 def test_a_resume_redoes_shards_with_lost_or_short_files(made: Any) -> None:
     made.write()
-    assert missing_shards(made.path, made.plan) == []
+    assert made.missing() == []
     (made.path / "cover/c/0/0/0").unlink()
     path = made.path / "rle/c/2/0"
     path.write_bytes(path.read_bytes()[:-1])
-    assert missing_shards(made.path, made.plan) == [0, 2]
-    assert committed(made.path, made.plan) == [0, 1, 2]
+    assert made.missing() == [0, 2]
+    assert committed_shards(made.path, made.plan) == [0, 1, 2]
 
 
 def test_a_partial_manifest_does_not_count(made: Any) -> None:
     made.write([0])
     path = made.path / "manifest/0.json"
     path.rename(path.with_name("0.json.aaaaaaaa-1-1.partial"))
-    assert committed(made.path, made.plan) == []
+    assert committed_shards(made.path, made.plan) == []
 
 
 def test_finalize_refuses_an_unfinished_cache(made: Any) -> None:
     made.write([1])
     with pytest.raises(CacheError, match=r"2 of 3 shards are missing \(first \[0, 2\]\)"):
-        finalize(made.path)
+        made.finish()
     assert not (made.path / "COMPLETE").exists()
 
 
@@ -123,7 +123,7 @@ def test_index_and_manifests_tell_the_same(cache: Any) -> None:
 def test_an_empty_plan_is_complete_at_once(maker: Callable[..., Any]) -> None:
     made = maker(0)
     made.write()
-    finalize(made.path)
+    made.finish()
     reader = CacheReader(made.path)
     assert reader.complete and len(reader) == 0 and reader.quarantined == ()
 
@@ -132,11 +132,11 @@ def test_one_image_and_all_quarantined(maker: Callable[..., Any]) -> None:
     one, none = maker(1), maker(5, bad=range(5))
     for made in (one, none):
         made.write()
-        finalize(made.path)
+        made.finish()
     assert CacheReader(one.path).features(0).shape == (4, 8)
     reader = CacheReader(none.path)
     assert [reader.status(i) for i in range(5)] == ["quarantined"] * 5
-    assert missing_shards(none.path, none.plan) == []
+    assert none.missing() == []
 
 
 def test_control_characters_in_a_reason_never_reach_the_file(made: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from svp.pipeline.cache import CacheReader, finalize
+from svp.pipeline.cache import CacheReader
 from svp.pipeline.cache.shard_file import OpenFiles
 from svp.pipeline.errors import CacheError, ConfigError, MissingError
 from svp.pipeline.records import ImageRow
@@ -129,7 +129,7 @@ def test_a_foreign_manifest_and_a_foreign_plan_are_refused(
     shutil.copy(other.path / "manifest/0.json", made.path / "manifest/0.json")
     with pytest.raises(CacheError, match=f"belongs to cache {other.plan.id[:12]}"):
         CacheReader(made.path)
-    finalize(other.path)
+    other.finish()
     shutil.copy(made.path / "plan.json", other.path / "plan.json")
     with pytest.raises(CacheError, match="COMPLETE: belongs to cache"):
         CacheReader(other.path)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from svp.pipeline.cache import Plan, create_cache
-from svp.pipeline.cache.schema import array_specs, column_specs
-from svp.pipeline.cache.zarr_metadata import check_array
+from svp.pipeline.cache.schema import COLUMNS, ArraySpec
+from svp.pipeline.cache.zarr_metadata import array_metadata, check_document, documents
 from svp.pipeline.errors import CacheError
 
 SNAPSHOT = Path(__file__).parents[2] / "fixtures" / "cache_v1" / "schema.json"
@@ -46,7 +46,7 @@ def test_an_axis_name_has_one_length(planner: Callable[..., Plan], stored: str) 
     recipe = plan.recipe.model_copy(update={"store_sam_embeddings": True})
     plan = dataclasses.replace(plan, recipe=recipe, sam=(256, 64, 64))
     lengths: dict[str, set[int]] = {}
-    for spec in (*array_specs(plan), *column_specs()):
+    for spec in (*plan.arrays, *COLUMNS):
         assert len(spec.axes) == len(spec.row), spec.name
         for axis, length in zip(spec.axes, spec.row, strict=True):
             lengths.setdefault(axis, set()).add(length)
@@ -60,21 +60,19 @@ def test_axes_named_as_older_caches_name_them_are_read(
     create_cache(tmp_path / "c", plan)
     path = tmp_path / "c/sspe_masks/zarr.json"
     raw = json.loads(path.read_bytes())
-    (spec,) = [s for s in array_specs(plan) if s.name == "sspe_masks"]
     path.write_text(json.dumps(raw | {"dimension_names": ["image", "superpixel", "byte"]}))
-    check_array(path, spec, len(plan.images), plan.shard_size)
+    document = documents(plan)["sspe_masks/zarr.json"]
+    assert check_document(path, document) == "same"
     path.write_text(json.dumps(raw | {"dimension_names": ["image", "superpixel", "bytes"]}))
     with pytest.raises(CacheError, match="dimension_names"):
-        check_array(path, spec, len(plan.images), plan.shard_size)
+        check_document(path, document)
 
 
 def test_every_row_has_its_own_chunk_and_shard_files_hold_64(planner: Callable[..., Plan]) -> None:
     import dataclasses
 
     plan = dataclasses.replace(planner(70), shard_size=64)
-    from svp.pipeline.cache.zarr_metadata import array_metadata
-
-    for spec in array_specs(plan):
+    for spec in plan.arrays:
         raw = json.loads(array_metadata(spec, 70, 64))
         assert raw["chunk_grid"]["configuration"]["chunk_shape"] == [64, *spec.row]
         assert raw["codecs"][0]["configuration"]["chunk_shape"] == [1, *spec.row]
@@ -103,6 +101,7 @@ def hostile() -> dict[str, Callable[[dict[str, Any]], Any]]:
         "NaN fill": put(fill_value="NaN"),
         "fill one": put(fill_value=1.0),
         "fill true": put(fill_value=False),
+        "fill minus zero": put(fill_value=-0.0),
         "must understand": put(run_this={"must_understand": True}),
         "transformer": put(storage_transformers=[{"name": "chunk-manifest-json-v1"}]),
         "attributes": put(attributes={"filters": [{"id": "pickle"}]}),
@@ -132,11 +131,11 @@ def test_hostile_metadata_is_refused_with_one_message(
     plan = planner()
     create_cache(tmp_path / "c", plan)
     path = tmp_path / "c" / "dino" / "zarr.json"
-    spec = array_specs(plan)[0]
-    assert check_array(path, spec, 10, 4) == ["bytes", "crc32c"]
+    document = documents(plan)["dino/zarr.json"]
+    assert check_document(path, document) == "same"
     path.write_text(json.dumps(hostile()[name](json.loads(path.read_bytes()))))
     with pytest.raises(CacheError, match=r"dino/zarr\.json: not an array of this cache"):
-        check_array(path, spec, 10, 4)
+        check_document(path, document)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +148,66 @@ def test_what_is_no_metadata_is_refused(
     path = tmp_path / "zarr.json"
     path.write_bytes(data)
     with pytest.raises(CacheError, match=r"zarr\.json"):
-        check_array(path, array_specs(planner())[0], 10, 4)
+        check_document(path, documents(planner())["dino/zarr.json"])
 
 
 def test_columns_are_plain_arrays(planner: Callable[..., Plan], tmp_path: Path) -> None:
     create_cache(tmp_path / "c", planner())
-    for spec in column_specs():
+    for spec in COLUMNS:
         path = tmp_path / "c" / spec.name / "zarr.json"
-        assert check_array(path, spec, 10, None) == ["bytes", "zstd"]
+        names = [codec["name"] for codec in json.loads(path.read_bytes())["codecs"]]
+        assert names == ["bytes", "zstd"]
         assert json.loads(path.read_bytes())["shape"] == [10, *spec.row]
+
+
+def by_zarr_python(spec: ArraySpec, images: int, shard_size: int | None) -> bytes:
+    """The zarr.json that zarr-python writes for the same array."""
+    from zarr import create_array
+    from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+    from zarr.storage import MemoryStore
+
+    store = MemoryStore()
+    last = Crc32cCodec() if spec.level is None else ZstdCodec(level=spec.level, checksum=True)
+    create_array(
+        store,
+        shape=(images, *spec.row),
+        chunks=(1 if shard_size else max(images, 1), *spec.row),
+        shards=(shard_size, *spec.row) if shard_size else None,
+        dtype=spec.dtype,
+        filters=None,
+        serializer=BytesCodec(),
+        compressors=[last],
+        fill_value=0,
+        dimension_names=["image", *spec.axes],
+    )
+    return bytes(store._store_dict["zarr.json"].to_bytes())
+
+
+@pytest.mark.parametrize("images", [0, 10])
+def test_each_document_has_the_bytes_of_zarr_python(
+    planner: Callable[..., Plan], images: int
+) -> None:
+    for stored in ("float16", "int8"):
+        plan = planner(images, layers=(3, 4), cls=True, stored=stored)
+        wanted = {spec: plan.shard_size for spec in plan.arrays} | dict.fromkeys(COLUMNS)
+        for spec, size in wanted.items():
+            assert array_metadata(spec, images, size) == by_zarr_python(spec, images, size)
+
+
+def test_recompressed_arrays_and_other_settings_are_told_apart(
+    planner: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = planner()
+    document = documents(plan)["rle/zarr.json"]
+    path = tmp_path / "rle" / "zarr.json"
+    path.parent.mkdir()
+
+    def stored(level: int, *names: str) -> str:
+        raw = json.loads(document)
+        inside = raw["codecs"][0]["configuration"]
+        inside["codecs"][1]["configuration"]["level"] = level
+        inside["codecs"][1:] = inside["codecs"][1:] if not names else [{"name": n} for n in names]
+        path.write_text(json.dumps(raw))
+        return check_document(path, document)
+
+    assert [stored(5), stored(9), stored(5, "gzip")] == ["same", "settings", "other"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from svp.pipeline.cache import CacheReader, missing_shards, repair, uncommit, verify, verify_shard
+from svp.pipeline.cache import CacheReader, repair, uncommit, verify, verify_shard
 from svp.pipeline.errors import CacheError
 
 Tree = Callable[[Path], dict[str, bytes]]
@@ -128,7 +128,7 @@ def test_repair_of_a_cache_under_construction(made: Any) -> None:
     path = made.path / "rle/c/0/0"
     path.write_bytes(bytes(path.stat().st_size))
     assert repair(made.path) == [0]
-    assert missing_shards(made.path, made.plan) == [0, 2]
+    assert made.missing() == [0, 2]
     assert made.resume() == [0, 2]
     assert CacheReader(made.path).complete
 

@@ -18,8 +18,6 @@ import pytest
 from svp.pipeline.cache import (
     CacheReader,
     create_cache,
-    finalize,
-    missing_shards,
     verify,
     write_shard,
 )
@@ -40,9 +38,9 @@ def test_two_writes_are_byte_equal_and_hold_no_time(
     assert tree_of(made.path) == first
     other = maker(bad=[2])
     other.write([2, 0, 1])
-    finalize(other.path)
-    finalize(made.path)
-    finalize(made.path)
+    other.finish()
+    made.finish()
+    made.finish()
     assert tree_of(other.path) == tree_of(made.path)
     assert json.loads((made.path / "logs/1.json").read_bytes())["host"] == "other"
     assert not list(made.path.rglob("*.partial"))
@@ -139,7 +137,7 @@ def test_rows_of_another_shard_or_shape_are_refused(made: Any) -> None:
     ]:
         with pytest.raises(CacheError, match=match):
             write_shard(made.path, made.plan, 0, rows, {})
-    assert missing_shards(made.path, made.plan) == [0, 1, 2]
+    assert made.missing() == [0, 1, 2]
 
 
 @contextmanager
@@ -164,7 +162,7 @@ def test_a_refused_write_commits_nothing_and_leaves_the_cache_usable(made: Any) 
     rows = made.shard_rows(1)
     with pytest.raises(CacheError, match="not committed; free some space"), tiny_files():
         write_shard(made.path, made.plan, 1, rows, {})
-    assert missing_shards(made.path, made.plan) == [1, 2]
+    assert made.missing() == [1, 2]
     assert not list(made.path.rglob("*.partial"))
     np.testing.assert_array_equal(CacheReader(made.path).features(0), before)
 
@@ -185,7 +183,7 @@ def test_disk_full_while_encoding_and_while_syncing(
             with pytest.raises(CacheError, match="No space left on device.*not committed"):
                 write_shard(made.path, made.plan, 0, made.shard_rows(0), {})
         assert not list(made.path.rglob("*.partial"))
-        assert missing_shards(made.path, made.plan) == [0, 1, 2]
+        assert made.missing() == [0, 1, 2]
 
 
 KILLED = """
@@ -199,8 +197,7 @@ spec.loader.exec_module(builder)
 plan = builder.make_plan()
 made = builder.Made(Path(sys.argv[2]), plan, builder.make_rows(plan, bad=[2]))
 made.write()
-from svp.pipeline.cache import finalize
-finalize(made.path)
+made.finish()
 """
 POINTS = ["dino:after-temp@1", "manifest:before-rename@1", "complete:before-rename"]
 SLOW_POINTS = ["rle:before-rename", "crop:after-rename@2", "manifest:before-temp@1"]
@@ -226,11 +223,7 @@ def test_killed_anywhere_a_rerun_gives_the_same_bytes(
         for i in range(10):
             if reader.status(i) == "ok":
                 np.testing.assert_array_equal(reader.features(i), cache.rows[i].patches)
-    made = dataclasses.replace(cache, path=again)
-    create_cache(again, made.plan)
-    for shard in missing_shards(again, made.plan):
-        write_shard(again, made.plan, shard, made.shard_rows(shard), {})
-    finalize(again)
+    dataclasses.replace(cache, path=again).resume()
     assert tree_of(again) == tree_of(cache.path)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from svp.pipeline.cache.create import create_cache
 from svp.pipeline.cache.index import finalize
-from svp.pipeline.cache.layout import shard_path
+from svp.pipeline.cache.manifest import read_committed
 from svp.pipeline.cache.plan import Plan, PlanImage
 from svp.pipeline.cache.writer import write_shard
 from svp.pipeline.doctor import report as room
@@ -88,7 +88,7 @@ def cache_of_four(folder: Path) -> Plan:
     create_cache(folder, plan)
     for shard in (0, 1):
         commit(folder, plan, shard)
-    finalize(folder)
+    finalize(folder, plan, read_committed(folder, plan))
     return plan
 
 
@@ -130,7 +130,7 @@ def test_a_complete_cache(tmp_path: Path) -> None:
 
 def test_a_complete_cache_that_lost_a_file_is_broken(tmp_path: Path) -> None:
     cache_of_four(tmp_path)
-    shard_path(tmp_path, "cover", 1, 3).unlink()
+    (tmp_path / "cover/c/1/0/0").unlink()
     report = doctor(cache=tmp_path)
     (shards,) = [f for f in findings(report, "cache") if f.name == "shards"]
     assert shards.status == "bad" and "missing or damaged [1]" in shards.detail

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,3 +229,30 @@ def test_disk_is_checked_before_the_start(
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(CacheError, match="needs about 0.00 GB, 0.00 GB are free"):
         fake_run.run(tmp_path / "c", world / "images", options())
+
+
+def test_each_manifest_is_read_once_in_a_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hundreds of shards: what is missing, the index and the report share what was read."""
+    from svp.pipeline.cache import manifest
+
+    read: Counter[str] = Counter()
+    real = manifest.read_bounded
+
+    def counted(path: Path, limit: int) -> bytes:
+        read[path.name] += 1
+        return real(path, limit)
+
+    monkeypatch.setattr(manifest, "read_bounded", counted)
+    once = {f"{shard}.json": 1 for shard in range(7)}
+
+    fake_run.run(tmp_path / "c", world / "images", options())
+    assert read == once, "after a build"
+    read.clear()
+    fake_run.run(tmp_path / "c", world / "images", options())
+    assert read == once, "when nothing is missing"
+    read.clear()
+    (tmp_path / "c" / "cover" / "c" / "2" / "0" / "0").unlink()
+    fake_run.run(tmp_path / "c", world / "images", options())
+    assert read == once | {"2.json": 2}, "the shard made anew, before and after"

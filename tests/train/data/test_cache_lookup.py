@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from support.loader_world import make_row, make_source
-from svp.pipeline.cache import CacheReader, Plan, PlanImage, create_cache, finalize, write_shard
+from svp.pipeline.cache import (
+    CacheReader,
+    Plan,
+    PlanImage,
+    create_cache,
+    finalize,
+    read_committed,
+    write_shard,
+)
 from svp.pipeline.cache.info import info
 from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.errors import DataError
@@ -53,7 +61,7 @@ def cached(path: Path, root: Path, *, ids: tuple[int, ...] = IDS, folder: str = 
     )  # fmt: skip
     create_cache(path, plan)
     write_shard(path, plan, 0, [make_row(plan, image) for image in images], {})
-    finalize(path)
+    finalize(path, plan, read_committed(path, plan))
     return CacheReader(path)
 
 
