@@ -4,7 +4,7 @@ Layout: the rows' encoded bytes in order, then 64 pairs (offset, nbytes) of u64 
 row that has no image (quarantined, or past the end) has the pair (2^64-1, 2^64-1). The encoder is
 byte-identical to zarr-python's (a test holds that), without its per-row cost; a good image always
 has a chunk, even if all its values are zero. Arrays that someone recompressed are read through
-zarr-python, after `zarr_metadata.check_array` accepted their codecs.
+zarr-python, after `zarr_metadata.check_document` accepted their codecs.
 
 At most 128 shard files are open, shared by all threads of a process: a cache of 1,849 shards and a
 dozen arrays has more files than a process may open, and opening per read costs 6 %. An evicted file
