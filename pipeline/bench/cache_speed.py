@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..cache.plan import SHARD_SIZE
 from ..cache.reader import CacheReader, Verify
+from ..io.atomic import make_folders
 from ..io.binary import empty
 from .mosaic_baseline import Baseline, Rates, keep_best, open_baseline
 from .synthetic_cache import bench_features, make_cache, open_times, write_npy
@@ -195,6 +196,8 @@ def _add_mosaic(bench: StoreBench, failure: str | None) -> None:
 
 @contextmanager
 def _workspace(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        make_folders(folder)
     work = Path(tempfile.mkdtemp(prefix="svp-bench-", dir=folder))
     try:
         yield work

@@ -25,6 +25,7 @@ from ...pipeline.bench.cache_speed import NOT_ASKED
 from ...pipeline.bench.mosaic_baseline import Rates, keep_best, open_baseline
 from ...pipeline.bench.targets import Target, TargetReport
 from ...pipeline.cache import CacheReader
+from ...pipeline.io.atomic import make_folders
 from ..data import keyed_rng
 from ..data.build_table import open_table
 from ..data.collate import CachedVisuals, Memory
@@ -87,6 +88,8 @@ def run(
     folder: where the files go (default: the temp folder); about 4 MB per image are used.
     """
     bench = LoaderBench(images, threads)
+    if folder is not None:
+        make_folders(folder)
     with tempfile.TemporaryDirectory(prefix="svp-bench-", dir=folder) as work:
         log.info(f"writing {images} images")
         cache = write_paper_cache(Path(work) / "cache", images)

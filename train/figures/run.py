@@ -96,16 +96,17 @@ def figures_command(request: FiguresRequest) -> FiguresReport:
     check_replaceable(out)
     device = pick_device(request.device)
     usable_devices(ExecutorOptions(device=device))  # refuses what is not there
-    made = _material(request)
+    bars = None if request.bench is None else read_bars(request.bench)
     beside = [CacheReader(path) for path in request.beside]
+    made = _material(request)
     others = [open_other(path, made.trained.recipe, made.results) for path in request.against]
     pictures = [
         attention_maps(made), good(made), small_targets(made), failures(made), fit(made),
         sources(made, beside), *numbered([p for one in others for p in against(made, one)]),
         projector_time(made, device),
     ]  # fmt: skip
-    if request.bench is not None:
-        pictures.append(latency(read_bars(request.bench)))
+    if bars is not None:
+        pictures.append(latency(bars))
     with page_folder(out) as folder:
         (folder / ASSETS).mkdir()
         for picture in pictures:

@@ -17,6 +17,7 @@ from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.errors import DataError, MissingError
 from svp.train.factory import assemble
 from svp.train.figures import canvas
+from svp.train.figures import run as figures
 from svp.train.figures.latency import latency, read_bars
 from svp.train.figures.projector_time import Timed, means, time_images
 from svp.train.options import Places
@@ -143,6 +144,17 @@ def test_a_device_that_is_not_there_is_refused(
     run = save_run(world, "svp", SVP)
     done = CliRunner().invoke(main, ["figures", str(run), "--device", "tpu"])
     assert done.exit_code == 2 and "tpu" in done.output
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_drawn(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    run = save_run(world, "svp", SVP)
+    monkeypatch.setattr(figures, "_material", lambda request: pytest.fail("work has begun"))
+    for option, said in (("--bench", "nowhere: no such file"), ("--beside", "not a cache")):
+        done = CliRunner().invoke(main, ["figures", str(run), "--device", "cpu", option, "nowhere"])
+        assert done.exit_code == 3 and said in done.output
 
 
 def test_bars_are_the_median_runs(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import pytest
 
 import svp
 from svp.cli import main
+from svp.pipeline.datasets import open_dataset
+from svp.pipeline.datasets.scenes import write_scenes
+from svp.train.cli_defaults import SEED
 from svp.train.rehearse.documents import Block, check_documents, documents, read_blocks, strays
 from svp.train.rehearse.extras import check_extras
 from svp.train.rehearse.left_out import CI, EXCEPTIONS
@@ -83,6 +86,27 @@ def test_a_script_keeps_the_documents_lines_and_leaves_exceptions_out(tmp_path: 
     (block,) = written(tmp_path, text)
     assert block.script().rstrip().splitlines() == ["", "", "", "", "", "svp --version"]
     assert [bool(c.reason) for c in block.commands] == [True, False, True]
+
+
+def test_what_is_asked_of_a_generated_scene_is_in_it(tmp_path: Path) -> None:
+    """The first prediction a newcomer sees is of a thing that the scene holds, and no other."""
+    asked = [
+        (Path(command.words[2]).name, command.words[3])
+        for path in documents(ROOT)
+        for block in read_blocks(path, path.name)
+        for command in block.commands
+        if command.words[:2] == ("svp", "predict") and command.words[2].startswith("data/")
+    ]
+    assert asked
+    highest = max(int(name[-10:-4]) for name, _ in asked)
+    scenes = write_scenes(
+        tmp_path / "scenes", images=highest + 1, seed=SEED, splits={"testA": highest + 1}
+    )
+    source = open_dataset(scenes, split="testA")
+    ids = {image.path: image.image_id for image in source.images}
+    for name, text in asked:
+        sentences = [s.sent for s in source.sentences if s.image_id == ids[name]]
+        assert text in sentences, (name, sentences)
 
 
 def test_every_exception_is_printed_somewhere() -> None:
