@@ -55,7 +55,7 @@ def sam_spec(model: str) -> SamSpec:
 
 
 def family(model: str) -> Family:
-    """How to build `model`, by the module its row names. Raises ConfigError."""
+    """Family of `model`, from the module that its row names. Raises ConfigError."""
     spec = sam_spec(model)
     found: Family = import_module(spec.module, __package__).family(spec)
     return found

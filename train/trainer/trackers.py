@@ -47,7 +47,7 @@ def chosen_trackers(asked: str | None) -> tuple[str, ...]:
 
 
 def start_tracker(name: str, folder: Path, step: int) -> Any:
-    """The tracker for the run in `folder`, which goes on after `step` steps.
+    """The tracker for the run in `folder`, resumed after `step` steps.
 
     Raises ConfigError with the tracker's own words if it refuses: not logged in, no such server.
     """
