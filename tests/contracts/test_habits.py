@@ -72,6 +72,16 @@ def test_the_index_leads_to_every_page_of_its_four_kinds() -> None:
     assert sorted(own | {"results/README.md", "decisions/README.md"}) == sorted(linked)
 
 
+def test_every_page_is_of_one_kind_the_same_in_the_site_and_the_index() -> None:
+    kinds = {title: nav(pages) for part in site()["nav"][1:] for title, pages in part.items()}
+    assert list(kinds) == ["Tutorial", "How-to guides", "Reference", "Explanation"]
+    index = re.split(r"^## ", (DOCS / "index.md").read_text("utf-8"), flags=re.MULTILINE)[1:]
+    for (kind, pages), section in zip(kinds.items(), index, strict=True):
+        assert section.startswith(f"{kind}: ")
+        listed = [page for page in pages if "/" not in page or page.endswith("/README.md")]
+        assert LINK.findall(section) == listed
+
+
 @pytest.mark.parametrize("path", TEXTS, ids=name)
 def test_links_resolve(path: Path) -> None:
     for link in LINK.findall(CODE.sub("", path.read_text("utf-8"))):
