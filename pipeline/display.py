@@ -17,11 +17,11 @@ _BOUNDED.maxstring = _BOUNDED.maxother = 2000
 
 
 class Report(Protocol):
-    """What a command prints. As a base class of a dataclass it gives all but `lines`."""
+    """Printed result of a command. As a base class of a dataclass it provides all but `lines`."""
 
     @property
     def exit_code(self) -> int:
-        """What the command exits with."""
+        """Exit code of the command."""
         return 0
 
     def lines(self) -> Sequence[str]:

@@ -175,7 +175,7 @@ def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True
 
 
 def _asked(model: dict[str, Any], name: str) -> WeightsRef:
-    """What the raw recipe says of a part; `none` where it says nothing."""
+    """Weights of a part in the raw recipe; `none` if it names none."""
     return WeightsRef.parse(model.get(name, "none"), where=f"model.{name}")
 
 

@@ -279,8 +279,8 @@ def split_evenly(recipe: TrainRecipe, world: int) -> int:
 
 
 def micro_batches(recipe: TrainRecipe, world: int, largest: int) -> list[int]:
-    """What `micro_batch` may be on `world` processes, rising: the recipe's own, or for auto every
-    number up to `largest` that divides a process's share. Raises ConfigError as `split_evenly`.
+    """Possible micro-batches on `world` processes, rising: the recipe's own, or for auto every number
+    up to `largest` that divides a process's share. Raises ConfigError as `split_evenly`.
     """
     if recipe.run.micro_batch != "auto":
         split_evenly(recipe, world)

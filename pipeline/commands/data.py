@@ -85,8 +85,10 @@ def export_command(path: str, out: Path, **options: Any) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Seed of the scenes.")  # fmt: skip
 @click.option("--world", type=click.IntRange(1, 2), default=1, show_default=True,
-              help="2: parts, outlines and places decide which thing is meant.")  # fmt: skip
-@click.option("--difficulty", type=click.IntRange(0, 100), help="Of world 2; default 50.")
+              help="Kind of scenes; in 2, parts, outlines and positions tell objects apart.")  # fmt: skip
+@click.option(
+    "--difficulty", type=click.IntRange(0, 100), help="Difficulty of world 2. Default: 50."
+)
 def synth_command(out: Path, images: int, seed: int, world: int, difficulty: int | None) -> None:
     """Write generated scenes as COCO, REFER and JSONL; a finished folder is kept."""
     from ..datasets.scenes import write_scenes

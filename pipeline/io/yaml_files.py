@@ -121,7 +121,7 @@ class Override:
 
 
 def override_of(given: "str | Override") -> Override:
-    """What `--set` says, or a program already has as a value. Raises ConfigError."""
+    """Override of a recipe field, from `--set` text or a Python value. Raises ConfigError."""
     return Override.parse(given) if isinstance(given, str) else given
 
 

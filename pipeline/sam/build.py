@@ -92,7 +92,7 @@ def random_sam(model: str, seed: int) -> Any:
 
 
 def detect_type(state: "Mapping[str, Tensor]") -> str | None:
-    """Which of `SAMS` a file holds, from names and shapes; None if it is none of them."""
+    """Entry of `SAMS` that a file contains, from names and shapes; None if unknown."""
     if found := next((s.name for s in SAMS.values() if s.anchor and s.anchor in state), None):
         return found
     position = state.get("image_encoder.pos_embed")

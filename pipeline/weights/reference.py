@@ -22,14 +22,14 @@ _FORMS: dict[Kind, tuple[str, str]] = {
 
 
 def forms(kinds: tuple[Kind, ...]) -> str:
-    """What may be written, in words: "shipped, random:<seed> or sha256:<64 hex digits>"."""
+    """Accepted forms, as text: "shipped, random:<seed> or sha256:<64 hex digits>"."""
     *others, last = (_FORMS[kind][0] for kind in kinds)
     return f"{', '.join(others)} or {last}" if others else last
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsRef:
-    """Where the weights of one model come from; `str()` gives the text that `parse` read.
+    """Reference to the weights of one model; `str()` gives the text that `parse` read.
 
     kind   auto     not decided: a file of a known name is looked for
            none     the model has no such part of its own
@@ -62,7 +62,7 @@ class WeightsRef:
     def from_option(
         cls, given: str | None, kinds: tuple[Kind, ...], flag: str
     ) -> "WeightsRef | None":
-        """What the command-line option `flag` names without a file: one of `kinds`; None for a path.
+        """Parse an option `flag` that names no file: one of `kinds`; None for a path.
 
         `random` alone has seed 0. Raises ConfigError.
         """

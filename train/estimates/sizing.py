@@ -115,7 +115,7 @@ def demand(
 
 
 def fixed_bytes(found: MemoryEstimate, processes: int, zero: int) -> int:
-    """What does not grow with the images, on one of `processes` processes."""
+    """Bytes that do not grow with the images, on one of `processes` processes."""
     own = {
         item.what: item.bytes // (processes if item.what in DIVIDED[zero] else 1)
         for item in found.items
@@ -128,7 +128,7 @@ def fixed_bytes(found: MemoryEstimate, processes: int, zero: int) -> int:
 def choose(
     recipe: TrainRecipe, need: Demand, gpu: Gpu, processes: int = 1, largest: int = LARGEST
 ) -> Choice:
-    """What the recipe says, and for `auto` the fastest that fits `gpu`, else the smallest there is.
+    """Micro-batch of the recipe; for `auto` the fastest that fits `gpu`, else the smallest.
 
     Raises ConfigError where the global batch cannot be divided so.
     """

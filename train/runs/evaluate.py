@@ -136,7 +136,7 @@ def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
 
 
 def _page_folder(results: Path) -> Path:
-    """Where the page of a result file lies: beside it, also where its name has no suffix."""
+    """Page folder of a result file: beside it, also if its name has no suffix."""
     return results.with_suffix("") if results.suffix else results.with_name(f"{results.name}-page")
 
 

@@ -63,7 +63,7 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
 
 
 def zero_level(accelerator: "Accelerator") -> int:
-    """What is split over processes, as DeepSpeed counts: 0 nothing, 1 optimizer states, 2 gradients
+    """Level of sharding over processes, as in DeepSpeed: 0 nothing, 1 optimizer states, 2 gradients
     too, 3 weights too (FSDP2 as well).
     """
     kind = accelerator.distributed_type.value

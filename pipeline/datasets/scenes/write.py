@@ -49,7 +49,7 @@ _NO_TARGET: Final = "no_target.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """How scenes are made, their categories, and what digest.json says of it."""
+    """World of a data set: its generator, its categories, and its entry in digest.json."""
 
     make: Callable[[int, int, str, tuple[int, int]], Any]
     things: tuple[str, ...]

@@ -40,7 +40,7 @@ _MIRRORED = ("stack", "row", "stack of three", "row of three", "quarters")
 
 @dataclass(frozen=True, slots=True)
 class Coat:
-    """What a part is painted with."""
+    """Paint of a part."""
 
     paint: str
     finish: str = "plain"
@@ -183,7 +183,7 @@ def _place(rng: Rng, ground: NDArray[np.uint8], regions: int, difficulty: int) -
 
 
 class _Board:
-    """What shows where while things are put down, and how much of each must go on showing."""
+    """Visible pixels of each object during placement, and how many each must keep."""
 
     def __init__(self, ground: NDArray[np.uint8], regions: int) -> None:
         self.regions = regions

@@ -19,7 +19,7 @@ _PI: Final = 3.141592653589793
 
 
 def turns(silhouette: str) -> int:
-    """How many turns by 90 degrees look different."""
+    """Number of distinct rotations by 90 degrees."""
     return len(TURNS.get(silhouette, ("",)))
 
 
