@@ -29,11 +29,10 @@ def plain_state(lm: nn.Module, *, merge: bool) -> dict[str, Tensor]:
 
 def adapter_state(lm: nn.Module) -> dict[str, Tensor]:
     """The adapters' matrices under peft's file names."""
-    return {
-        PREFIX + name.replace(_ADAPTER, ".weight"): tensor
-        for name, tensor in lm.state_dict().items()
-        if ".lora_" in name
-    }
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(lm, save_embedding_layers=False)
+    return {PREFIX + name: tensor for name, tensor in found.items()}
 
 
 def inner_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,11 +53,11 @@ def lora_of(lm: nn.Module) -> LoraSpec:
     linears = adapted(lm)
     if not linears:
         raise ConfigError("adapter=separate: this model has no LoRA; export it merged")
-    first = next(iter(linears.values()))
+    config: Any = lm.peft_config["default"]  # type: ignore[index, union-attr]
     return LoraSpec(
-        rank=first.r["default"],
-        alpha=first.lora_alpha["default"],
-        dropout=getattr(first.lora_dropout["default"], "p", 0.0),
+        rank=config.r,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
         targets=tuple(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linears)),
     )
 

@@ -28,7 +28,7 @@ from ..options import TrainFlags, resolve_train
 from .caches import Caches, splits_of
 from .collect import CHANNELS, LLM
 from .commands import precompute_words, row_commands
-from .experiment import SUPERPIXELS, Experiment, Row
+from .experiment import SUPERPIXELS, Experiment, Overrides, Row
 from .request import Data, ReproduceRequest
 
 
@@ -178,7 +178,7 @@ def price_plan(
     """The price of a table at the paper's size. Raises ConfigError."""
     rows = [table.row(name) for name in request.rows] or list(table.rows)
     made, named = Reference(request.changes, request.processes), Caches(request, data)
-    caches: dict[tuple[tuple[str, ...], str, str], CachePrice] = {}
+    caches: dict[tuple[Overrides, str, str], CachePrice] = {}
     priced: list[RowPrice] = []
     runs: dict[tuple[str, ...], str] = {}
     for row in rows:

@@ -68,7 +68,7 @@ class Place:
 def place(request: ReproduceRequest, row: Row, seed: int, cache: Path) -> Place:
     """Folder of the trial; reads neither data nor weights. Raises ConfigError."""
     flags = TrainFlags(seed=seed, init=request.init, sam_decoder=decoder_of(row))
-    overrides = (*row.train, *request.changes)
+    overrides: tuple[Override | str, ...] = (*row.train, *request.changes)
     # Weights count by where they were said to lie: their bytes are compared when they are read.
     recipe, _ = resolve_train(request.size, None, TrainFlags(seed=0), overrides, weights=False)
     text = json.dumps([recipe.canonical(), _start(request, row), row.decoder, cache.name])
