@@ -13,10 +13,11 @@ from .pipeline.commands.data import data
 from .pipeline.commands.doctor import doctor_command, fetch_command
 from .pipeline.commands.precompute import precompute_command
 from .train.commands.bench import BENCHES
+from .train.commands.evaluate import TRAINED
 from .train.commands.figures import figures_command
 from .train.commands.rehearse import rehearse_command
 from .train.commands.reproduce import reproduce_command
-from .train.commands.train import COMMANDS
+from .train.commands.train import TRAINING
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +31,7 @@ def main() -> None:
 
 
 for command in (
-    data, precompute_command, cache, *COMMANDS, reproduce_command, figures_command, rehearse_command,
+    data, precompute_command, cache, *TRAINING, *TRAINED, reproduce_command, figures_command, rehearse_command,
     doctor_command, fetch_command, bench,
 ):  # fmt: skip
     main.add_command(command)

@@ -53,7 +53,7 @@ def lora_of(lm: nn.Module) -> LoraSpec:
     linears = adapted(lm)
     if not linears:
         raise ConfigError("adapter=separate: this model has no LoRA; export it merged")
-    config: Any = lm.peft_config["default"]  # type: ignore[index, union-attr]
+    config: Any = lm.peft_config["default"]  # type: ignore[index]
     return LoraSpec(
         rank=config.r,
         alpha=config.lora_alpha,

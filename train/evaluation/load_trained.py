@@ -22,7 +22,7 @@ from ..trainer.resume import named_checkpoint
 from ..trainer.run_data import RunData, read_run_data, with_weights
 from ..trainer.run_folder import CHECKPOINTS
 from .exported import Exported, open_exported
-from .published import Published, find_published, open_published
+from .published_models import Published, find_published, open_published
 from .trained import Trained
 
 Found = Checkpoint | Published | Exported

@@ -28,7 +28,7 @@ from ...pipeline.superpixels.generator import Embeddings
 from ...pipeline.superpixels.point_grid import embedded
 from ...pipeline.weights.reference import WeightsRef
 from ..data.live_cache import LiveReader
-from .published import Published, own_sam
+from .published_models import Published, own_sam
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from ..evaluation.page.gallery import Targets
 from ..evaluation.page.page import write_page
 from ..evaluation.parts import Parts
 from ..evaluation.protocols import Example
-from ..evaluation.published import Published
+from ..evaluation.published_models import Published
 from ..evaluation.results import Results, collect, read_header, read_results, write_results
 from ..evaluation.summary import EvalReport, joined, summarise
 from ..evaluation.trained import Trained

@@ -45,7 +45,7 @@ from ..evaluation.evaluate import precision, to_batch
 from ..evaluation.exported import Exported
 from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained
 from ..evaluation.protocols import Example, plan
-from ..evaluation.published import Published
+from ..evaluation.published_models import Published
 from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_models, live_recipe
 from ..options import TrainFlags

@@ -34,7 +34,7 @@ from svp.pipeline.fetch.encoder_specs import ENCODERS
 from svp.pipeline.masks import rle
 from svp.pipeline.precompute.planner import Content
 from svp.pipeline.precompute.run import RunOptions, precompute
-from svp.train.evaluation.published import find_published
+from svp.train.evaluation.published_models import find_published
 from svp.train.evaluation.results import Results, read_results
 from svp.train.evaluation.unseen import Encoders, live_recipe
 from svp.train.runs.evaluate import EvalRequest, eval_command

@@ -1,0 +1,173 @@
+"""`svp eval`, `predict` and `export`: what is done with a trained model; each calls one function."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...pipeline.commands.console import (
+    NEW_FILE,
+    NEW_FOLDER,
+    PATH,
+    as_json,
+    either,
+    report,
+    size_option,
+)
+from ...pipeline.commands.data import max_failures, source_options
+from .shared import (
+    DATA,
+    WEIGHTS,
+    allow_tiny,
+    caches,
+    checkpoint,
+    dataset,
+    device,
+    encoders,
+    named_caches,
+    published,
+    run_and_report,
+    runs,
+    take,
+    weights,
+)
+
+
+@click.command("eval")
+@caches
+@dataset
+@source_options
+@max_failures
+@allow_tiny
+@click.option(
+    "--split", help="Splits, such as val,testA,testB. Default: that of the cache or run, or val."
+)
+@checkpoint
+@published
+@runs
+@weights
+@click.option("--protocol", type=click.Choice(["full", "glamm"]), default="full", show_default=True,
+              help="All expressions, or GLaMM's sampling.")  # fmt: skip
+@click.option(
+    "--generate", is_flag=True, help="Generate the answer instead of teacher-forcing [SEG]."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of protocol glamm.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Repetitions of protocol glamm.",
+)
+@click.option("--shuffle-orders", type=click.IntRange(min=0), default=0, metavar="K",
+              help="Also evaluate K random superpixel orders and report the spread.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Dialogues per forward pass.",
+)
+@click.option(
+    "--bounds/--no-bounds", default=True, show_default=True, help="Upper bounds of the superpixels."
+)
+@encoders
+@device
+@click.option(
+    "--out",
+    type=NEW_FILE,
+    help="Result file; several splits append -SPLIT. Default: in the run folder.",
+)
+@click.option(
+    "--from-results", type=PATH, metavar="FILE", help="Recompute all metrics from this result file."
+)
+@click.option("--page", type=NEW_FOLDER, help="Folder of the page, with --from-results.")
+@as_json
+def eval_command(
+    from_results: Path | None, page: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Evaluate a model on one or more splits: gIoU, cIoU and P@k, beside the paper's."""
+    from ..options import TrainFlags
+    from ..runs.evaluate import EvalRequest, default_split, report_command
+    from ..runs.evaluate import eval_command as run
+    from ..runs.inputs import DataRequest
+
+    if from_results is not None:
+        return report(report_command(from_results, page, options["images"]), as_json)
+    caches = named_caches(options.pop("caches"))
+    if options["split"] is None:
+        asked = (options[name] for name in ("checkpoint", "runs", "published"))
+        options["split"] = default_split(caches, *asked) if options["dataset"] is None else "val"
+    request = EvalRequest(
+        data=DataRequest(**take(options, DATA)),
+        flags=TrainFlags(**take(options, WEIGHTS)),
+        caches=caches,
+        **options,
+    )
+    run_and_report(run, request, as_json)
+
+
+@click.command("predict")
+@click.argument("image", type=PATH)
+@click.argument("expressions", nargs=-1, required=True)
+@click.option(
+    "--cache", "--from-cache", "cache", type=PATH, help="Cache whose recipe is used for the image."
+)
+@size_option
+@checkpoint
+@published
+@runs
+@weights
+@click.option("--sam-weights", type=PATH, help="SAM checkpoint.")
+@click.option("--encoder-weights", type=PATH, help="Encoder weights.")
+@click.option(
+    "--generate", is_flag=True, help="Generate the answer instead of teacher-forcing [SEG]."
+)
+@device
+@click.option("--out", type=NEW_FOLDER, default=Path("predictions"), show_default=True,
+              help="Folder of the outputs.")  # fmt: skip
+@as_json
+def predict_command(as_json: bool, **options: Any) -> None:
+    """Segment the object of each expression in an image: PNG mask, overlay and JSON."""
+    from ..options import TrainFlags
+    from ..runs.predict import PredictRequest
+    from ..runs.predict import predict_command as run
+
+    flags = TrainFlags(**take(options, WEIGHTS))
+    report(run(PredictRequest(flags=flags, **options)), as_json)
+
+
+@click.command("export")
+@either("out", NEW_FOLDER)
+@checkpoint
+@runs
+@click.option(
+    "--cache", "--from-cache", "cache", type=PATH, help="Cache of the model, for its preprocessing."
+)
+@weights
+@click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged",
+              show_default=True, help="Merge LoRA into the weights, or save it separately.")  # fmt: skip
+@click.option(
+    "--results", type=PATH, multiple=True, help="Result file for the model card; repeatable."
+)
+@click.option("--license", "--licence", "licence", default="other", show_default=True,
+              help="License in the model card.")  # fmt: skip
+@as_json
+def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
+    """Save a checkpoint as a self-contained folder with a model card."""
+    from ..options import TrainFlags
+    from ..runs.export import ExportRequest
+    from ..runs.export import export_command as run
+
+    flags = TrainFlags(**take(options, WEIGHTS))
+    report(run(ExportRequest(flags=flags, cache=cache, **options)), as_json)
+
+
+TRAINED = (eval_command, predict_command, export_command)

@@ -1,0 +1,89 @@
+"""Options that `svp train`, `eval`, `predict`, `export` and `quickstart` share, and how they end."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ...pipeline.commands.console import (
+    NEW_FOLDER,
+    PATH,
+    report,
+    several,
+)
+
+T = TypeVar("T")
+NEWEST = "(newest)"  # what --from-cache is without a path
+DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts", "allow_empty",
+        "max_failures")  # fmt: skip
+WEIGHTS = ("lm", "init", "sam_decoder")
+FLAGS = ("seed", "projector", "optimizer", "micro_batch", "steps", *WEIGHTS)
+
+caches = click.option(
+    "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value=NEWEST,
+    help="Cache to read; repeatable. Without a path: the newest in caches/.",
+)  # fmt: skip
+dataset = click.option("--dataset", help="Path or REFER names. Default: the data of the cache.")
+device = click.option(
+    "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
+)
+allow_tiny = click.option(
+    "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
+    help="With tiny: allow the tiny models on other than generated data. Otherwise no effect.",
+)  # fmt: skip
+runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True,
+                    help="Folder of the runs.")  # fmt: skip
+new_runs = click.option("--runs", type=NEW_FOLDER, default=Path("runs"), show_default=True,
+                        help="Folder of the runs.")  # fmt: skip
+checkpoint = click.option(
+    "--checkpoint",
+    "--model",
+    "checkpoint",
+    type=PATH,
+    help="Run folder, checkpoint or export. Default: the newest run.",
+)
+published = several(
+    click.option(
+        "--published",
+        metavar="FOLDER|hub:OWNER/NAME",
+        help="Published GLaMM or LISA model, used as it is.",
+    ),
+    click.option(
+        "--own-sam", is_flag=True, help="With --published: use its SAM image encoder, too."
+    ),
+)
+weights = several(
+    click.option("--lm", help="Language model: folder, hub:OWNER/NAME or random:SEED."),
+    click.option(
+        "--init", help="GLaMM or LISA checkpoint to start from: folder, hub:OWNER/NAME or none."
+    ),
+    click.option("--sam-decoder", help="SAM weights that initialise the mask decoder."),
+)
+encoders = several(
+    click.option(
+        "--live",
+        is_flag=True,
+        help="Compute features on the fly instead of reading them from the cache.",
+    ),
+    click.option("--sam-weights", type=PATH, help="SAM checkpoint for --live."),
+    click.option("--encoder-weights", type=PATH, help="Encoder weights for --live."),
+)
+
+
+def run_and_report(command: Callable[[T], Any], request: T, as_json: bool) -> None:
+    """Report on a command that may be one of several processes'; its process group ends with it."""
+    from ..distributed import process_group
+
+    with process_group():
+        result = command(request)
+    report(result, as_json)
+
+
+def take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: options.pop(name) for name in names}
+
+
+def named_caches(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """`--from-cache` without a path names none."""
+    return tuple(path for path in paths if path != Path(NEWEST))
