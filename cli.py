@@ -24,7 +24,7 @@ from .train.commands.train import TRAINING
 @click.version_option(__version__, prog_name="svp")
 @click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE",
-    help="Python file that registers projectors or superpixel sources; repeatable.",
+    help="Python file that registers projectors, encoders, executors, ...; repeatable.",
 )  # fmt: skip
 def main() -> None:
     """Referring image segmentation with semantic superpixels as visual tokens."""

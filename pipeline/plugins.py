@@ -1,6 +1,6 @@
-"""Plug-ins: projectors and superpixel sources defined outside this package.
+"""Plug-ins: projectors, superpixel sources, encoders, SAMs, data formats and executors from outside.
 
-There are two ways. An installed package names its classes as entry points, in the group of their kind:
+There are two ways. An installed package names what it has as entry points, in the group of its kind:
 
     [options.entry_points]
     svp.projectors =
@@ -18,9 +18,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from .display import show
 from .errors import ConfigError, MissingError
@@ -29,55 +30,98 @@ from .io.paths import expand
 VARIABLE: Final = "SVP_PLUGIN"
 PROJECTORS: Final = "svp.projectors"
 SUPERPIXELS: Final = "svp.superpixels"
+ENCODERS: Final = "svp.encoders"
+SAMS: Final = "svp.sams"
+DATASETS: Final = "svp.datasets"
+EXECUTORS: Final = "svp.executors"
 HOW: Final = "your own: --plugin FILE, or a package with an entry point"
 
-Kind = TypeVar("Kind")
-_REGISTRIES: dict[str, tuple[MutableMapping[str, Any], type]] = {}
-_ADAPT: dict[str, Callable[[object], object]] = {}
+
+@dataclass(frozen=True)
+class _Registry:
+    """Where the objects of a group are registered; by default any class of a private table."""
+
+    table: MutableMapping[str, Any] = field(default_factory=dict)
+    base: Any = object
+    adapt: Callable[[object], object] = lambda found: found
+    instances: bool = False
+
+    def fits(self, found: object) -> bool:
+        """Whether a plug-in gave an object of this kind."""
+        if self.instances:
+            return isinstance(found, self.base)
+        return isinstance(found, type) and issubclass(found, self.base)
+
+    @property
+    def wanted(self) -> str:
+        """What a plug-in must give, for messages."""
+        how = "an instance" if self.instances else "a subclass"
+        return f"{how} of {self.base.__module__}.{self.base.__qualname__}"
+
+
+_REGISTRIES: dict[str, _Registry] = {}
 
 
 def attach(
     group: str,
-    registry: MutableMapping[str, type[Kind]],
-    base: type,
+    table: MutableMapping[str, Any],
+    base: Any,
     adapt: Callable[[object], object] = lambda found: found,
+    *,
+    instances: bool = False,
 ) -> None:
-    """Say where the classes of `group` are registered, and what they inherit.
+    """Say where the objects of `group` are registered, and what they are.
 
-    adapt  makes a class of what an entry point may name instead
+    base       the class they inherit, or with `instances` are an instance of
+    adapt      makes such an object of what an entry point may name instead
     """
-    _REGISTRIES[group] = registry, base
-    _ADAPT[group] = adapt
+    _REGISTRIES[group] = _Registry(table, base, adapt, instances)
 
 
-def lookup(group: str, name: str, known: Iterable[str] = ()) -> type[Any]:
-    """The class `name` of a group, from this package, a plug-in file or an installed package.
+def lookup(group: str, name: str, known: Iterable[str] = ()) -> Any:
+    """The object `name` of a group, from this package, a plug-in file or an installed package.
 
-    group  PROJECTORS or SUPERPIXELS
+    group  PROJECTORS, SUPERPIXELS, ENCODERS, SAMS, DATASETS or EXECUTORS
     known  names to list beside, where this package's own registry is not imported
 
     Raises ConfigError (no such name, a plug-in that fails or is of another kind), MissingError (a
     file that is not there).
     """
-    load_files()
-    registry, base = _REGISTRIES.get(group, ({}, object))
-    found: object = registry.get(name)
+    found = find(group, name)
     if found is None:
-        adapt = _ADAPT.get(group)
-        installed = _installed(group, name)
-        registry, base = _REGISTRIES.get(group, (registry, base))  # a plug-in may have imported it
-        found = registry.get(name) or (adapt(installed) if adapt else installed)
-    kind = group.removeprefix("svp.").removesuffix("s")
-    if found is None:
-        allowed = ", ".join(sorted({*known, *registry, *_names(group)}))
-        raise ConfigError(f"{kind} {show(name)}: allowed are {allowed} ({HOW} {group})")
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(
-            f"{kind} {show(name)}: its plug-in gives {show(found)}, want a subclass of "
-            f"{base.__module__}.{base.__qualname__}"
-        )
-    registry[name] = found
+        table = _REGISTRIES[group].table if group in _REGISTRIES else {}
+        allowed = ", ".join(sorted({*known, *table, *_names(group)}))
+        raise ConfigError(f"{_kind(group)} {show(name)}: allowed are {allowed} ({HOW} {group})")
     return found
+
+
+def find(group: str, name: str) -> Any:
+    """As `lookup`, but None for a name that is not there."""
+    load_files()
+    registry = _REGISTRIES.get(group, _Registry())
+    if (found := registry.table.get(name)) is None:
+        installed = _installed(group, name)
+        registry = _REGISTRIES.get(group, registry)  # a plug-in may have imported it
+        found = registry.table.get(name) or registry.adapt(installed)
+    if found is None:
+        return None
+    if not registry.fits(found):
+        raise ConfigError(
+            f"{_kind(group)} {show(name)}: its plug-in gives {show(found)}, want {registry.wanted}"
+        )
+    registry.table[name] = found
+    return found
+
+
+def find_all(group: str) -> None:
+    """Register every object of a group that plug-in files and installed packages have."""
+    load_files()
+    for name in sorted(_names(group)):
+        find(group, name)
+
+
+def _kind(group: str) -> str:
+    return group.removeprefix("svp.").removesuffix("s")
 
 
 def load_files() -> None:
@@ -128,13 +172,16 @@ def _run(path: Path, name: str) -> None:
         raise ConfigError(f"--plugin {show(str(path), 300)}: want a Python file, its name in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # classes of the file can be pickled
-    before = [(registry, dict(registry)) for registry, _ in _REGISTRIES.values()]
+    before = [(found.table, dict(found.table)) for found in _REGISTRIES.values()]
     try:
         spec.loader.exec_module(module)
-        for registry, old in before:
-            _refuse_replaced(registry, old, name)
+        for table, old in before:
+            _refuse_replaced(table, old, name)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
+        for table, old in before:  # a file that fails registers nothing
+            table.clear()
+            table.update(old)
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"--plugin {show(str(path), 300)}: {show(why, 500)}") from error
 
@@ -148,7 +195,9 @@ def _refuse_replaced(
         gone = owner.startswith("svp_plugin_") and owner not in sys.modules
         if registry.get(key) is not kind and not gone and owner != name:
             registry[key] = kind
-            raise ValueError(f"the name {show(key)} is taken by {show(owner)}: choose another")
+            raise ValueError(
+                f"the name {show(key)} is taken by {show(owner or 'svp')}: choose another"
+            )
 
 
 def _installed(group: str, name: str) -> object:

@@ -25,10 +25,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from . import plugins
 from .display import show
 from .errors import ConfigError
-from .fetch.encoder_specs import ENCODERS
-from .fetch.sam_specs import SAMS, USUAL_SAM
+from .fetch.encoder_specs import ENCODERS, EncoderSpec
+from .fetch.sam_specs import SAMS, USUAL_SAM, SamSpec
 from .weights.reference import SHIPPED, Kind, WeightsRef, forms
 
 Triple = tuple[float, float, float]
@@ -100,11 +101,26 @@ class SlicConfig(Frozen):
     sigma: Annotated[float, Field(ge=0)] = 0.0
 
 
-def _one_of(name: str, known: Iterable[str]) -> str:
-    """`name` if it is known; the error says what pydantic says of a `Literal`."""
-    names = list(known)
-    if name not in names:
-        *others, last = [repr(one) for one in names]
+plugins.attach(plugins.ENCODERS, ENCODERS, EncoderSpec, instances=True)
+plugins.attach(plugins.SAMS, SAMS, SamSpec, instances=True)
+
+
+def encoder_row(name: str) -> EncoderSpec | None:
+    """The row of an encoder, of this package or of a plug-in; None if there is none."""
+    found: EncoderSpec | None = ENCODERS.get(name) or plugins.find(plugins.ENCODERS, name)
+    return found
+
+
+def sam_row(name: str) -> SamSpec | None:
+    """The row of a SAM, of this package or of a plug-in; None if there is none."""
+    found: SamSpec | None = SAMS.get(name) or plugins.find(plugins.SAMS, name)
+    return found
+
+
+def _one_of(name: str, row: object, known: Iterable[str]) -> str:
+    """`name` if it has a row; the error says what pydantic says of a `Literal`."""
+    if row is None:
+        *others, last = [repr(one) for one in known]
         expected = f"{', '.join(others)} or {last}" if others else last
         raise PydanticCustomError(
             "literal_error", "Input should be {expected}", {"expected": expected}
@@ -112,8 +128,10 @@ def _one_of(name: str, known: Iterable[str]) -> str:
     return name
 
 
-SamName = Annotated[str, AfterValidator(lambda name: _one_of(name, SAMS))]
-EncoderName = Annotated[str, AfterValidator(lambda name: _one_of(name, ENCODERS))]
+SamName = Annotated[str, AfterValidator(lambda name: _one_of(name, sam_row(name), SAMS))]
+EncoderName = Annotated[
+    str, AfterValidator(lambda name: _one_of(name, encoder_row(name), ENCODERS))
+]
 
 
 class SuperpixelConfig(Frozen):

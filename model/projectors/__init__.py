@@ -42,7 +42,8 @@ def projector_class(name: str) -> type[Projector]:
 
     Raises ConfigError listing what there is, MissingError for a plug-in file that is not there.
     """
-    return plugins.lookup(plugins.PROJECTORS, name)
+    found: type[Projector] = plugins.lookup(plugins.PROJECTORS, name)
+    return found
 
 
 def build_projector(

@@ -30,8 +30,8 @@ recipe_options = several(
     ),
     click.option(
         "--sam-model",
-        type=click.Choice(list(SAMS)),
-        help="SAM model.",
+        metavar="NAME",
+        help=f"SAM model: {', '.join(SAMS)} or a plug-in.",
     ),
     click.option("--sam-weights", metavar="PATH|random[:SEED]", help="SAM checkpoint."),
     click.option(
@@ -79,10 +79,10 @@ RECIPE_FLAGS = ("superpixels", "masks", "sam_model", "sam_weights", "preset", "p
 run_options = several(
     click.option(
         "--executor",
-        type=click.Choice(["local", "ray", "dask"]),
+        metavar="NAME",
         default="local",
         show_default=True,
-        help="Where the workers run.",
+        help="Where the workers run: local, ray, dask or a plug-in.",
     ),
     click.option(
         "--workers",

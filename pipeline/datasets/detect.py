@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from .. import plugins
 from ..display import show
-from ..errors import DataError, MissingError
+from ..errors import ConfigError, DataError, MissingError, SvpError
 from .coco import choose_file, instance_files, read_coco
 from .convert import is_tables, read_tables
 from .image_folder import read_folder
@@ -60,12 +61,18 @@ class Given(TypedDict, total=False):
     max_failures: int | None
 
 
+Reader = Callable[[Path, Options], list[Dataset] | None]
+"""Reads a path as data sets, or returns None for what is not its format. Raises DataError."""
+
+
 def load(where: Path | str, options: Options) -> list[Dataset]:
     """The datasets at a path, or those a name such as `refcoco,refcoco+/unc` means in the root.
 
     MissingError says what was looked for; readers raise DataError for what is wrong in a file.
     """
     path = Path(where)
+    if os.path.exists(path) and (found := _plugged(path, options)) is not None:
+        return found
     if os.path.isdir(path):  # os.path: what no disk can hold is not there, not an OSError
         return _load_folder(path, options)
     if os.path.isfile(path):
@@ -94,12 +101,40 @@ def held_out(datasets: Sequence[Dataset], options: Options) -> tuple[frozenset[i
 
 
 def _load_folder(path: Path, options: Options) -> list[Dataset]:
-    for reader in (_tables, _refer, _refer_root, _coco, _hub, _jsonl, _images):
-        if (found := reader(path, options)) is not None:
+    for name in FOLDERS:
+        if (found := FORMATS[name](path, options)) is not None:
             return found
     passed = "".join(f"; {line}" for line in list_images(path).notices())
     raise MissingError(
-        f"{show(str(path), 300)} is no dataset: looked for {', '.join(LOOKED_FOR)}{passed}"
+        f"{show(str(path), 300)} is no dataset: looked for {', '.join(LOOKED_FOR)}{passed} "
+        f"({plugins.HOW} {plugins.DATASETS})"
+    )
+
+
+def _plugged(path: Path, options: Options) -> list[Dataset] | None:
+    """`path` by the first reader of a plug-in that knows it: they go before our own formats."""
+    plugins.find_all(plugins.DATASETS)
+    for name, reader in FORMATS.items():
+        if name in FOLDERS:
+            continue
+        try:
+            found = reader(path, options)
+        except (SvpError, MemoryError):
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise DataError(f"{show(str(path), 300)}: format {name}: {show(why, 300)}") from error
+        if found is not None:
+            return _checked(found, name)
+    return None
+
+
+def _checked(found: object, name: str) -> list[Dataset]:
+    if isinstance(found, list) and found and all(isinstance(one, Dataset) for one in found):
+        return found
+    raise ConfigError(
+        f"format {name}: its plug-in gives {show(found)}, want a list of "
+        f"{Dataset.__module__}.{Dataset.__qualname__}, or None for what it does not read"
     )
 
 
@@ -211,3 +246,17 @@ def _read_coco(path: Path, options: Options) -> Dataset:
 
 def _read_hub(path: Path, options: Options) -> Dataset:
     return read_hub(path, allow_counts=options.allow_counts, max_failures=options.max_failures)
+
+
+# Formats by name, in the order in which a folder is tried.
+FORMATS: dict[str, Reader] = {
+    "tables": _tables,
+    "refer": _refer,
+    "refer sets": _refer_root,
+    "coco": _coco,
+    "parquet": _hub,
+    "jsonl": _jsonl,
+    "images": _images,
+}
+FOLDERS = tuple(FORMATS)  # those of this package
+plugins.attach(plugins.DATASETS, FORMATS, Callable, instances=True)

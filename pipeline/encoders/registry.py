@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, MissingError
 from ..fetch.encoder_specs import ENCODERS
-from ..recipe import FeatureConfig
+from ..recipe import FeatureConfig, encoder_row
 from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights, search_weights
 from ..weights.model_config import check_config, hub_folder
@@ -26,7 +26,8 @@ PACKAGE = Path(__file__).parents[2]
 
 def family(config: FeatureConfig) -> Family:
     """Family of a recipe's encoder: the module that its row in `encoder_specs.ENCODERS` names."""
-    spec = ENCODERS[config.encoder]
+    spec = encoder_row(config.encoder)
+    assert spec is not None, "the recipe has checked the name"
     found: Family = import_module(spec.module, __package__).family(spec, config.size)
     return found
 

@@ -4,51 +4,55 @@
 ['dask', 'local', 'ray']
 """
 
-from collections.abc import Callable
+from importlib import import_module
 
-from ..display import show
+from .. import plugins
 from ..errors import ConfigError
 from .base import Event, Executor, ExecutorOptions, Job, Summary, Task
 from .devices import check_device
 
-__all__ = ["EXECUTORS", "Event", "Executor", "ExecutorOptions", "Job", "Summary", "Task", "build"]
+__all__ = ["EXECUTORS", "Event", "Executor", "ExecutorOptions", "Job", "Summary", "Task", "build",
+           "executor_class", "require_executor"]  # fmt: skip
 
-
-def _local(options: ExecutorOptions) -> Executor:
-    from .local import LocalExecutor
-
-    return LocalExecutor(options)
-
-
-def _ray(options: ExecutorOptions) -> Executor:
-    from .ray import RayExecutor
-
-    return RayExecutor(options)
-
-
-def _dask(options: ExecutorOptions) -> Executor:
-    from .dask import DaskExecutor
-
-    return DaskExecutor(options)
-
-
-EXECUTORS: dict[str, Callable[[ExecutorOptions], Executor]] = {
-    "local": _local,
-    "ray": _ray,
-    "dask": _dask,
+# Those of this package as module:class, imported only when chosen.
+EXECUTORS: dict[str, str | type[Executor]] = {
+    "local": ".local:LocalExecutor",
+    "ray": ".ray:RayExecutor",
+    "dask": ".dask:DaskExecutor",
 }
+plugins.attach(plugins.EXECUTORS, EXECUTORS, Executor)
+
+
+def require_executor(name: str) -> None:
+    """ConfigError unless there is an executor `name`; one of this package is not imported yet."""
+    if name not in EXECUTORS:
+        executor_class(name)
+
+
+def executor_class(name: str) -> type[Executor]:
+    """The executor `name`, of this package or of a plug-in.
+
+    Raises ConfigError listing what there is, MissingPackageError, MissingError for a plug-in file
+    that is not there.
+    """
+    known = EXECUTORS.get(name)
+    if isinstance(known, str):
+        module, _, kind = known.partition(":")
+        found: type[Executor] = getattr(import_module(module, __name__), kind)
+    else:
+        found = plugins.lookup(plugins.EXECUTORS, name)
+    return found
 
 
 def build(name: str, options: ExecutorOptions | None = None) -> Executor:
     """The executor `name`. Ray and Dask are imported here, only when chosen.
 
-    Raises ConfigError (unknown name, options that do not go with it), MissingPackageError.
+    Raises as `executor_class`; ConfigError for options that do not go with it.
     """
     options = options or ExecutorOptions()
-    if name not in EXECUTORS:
-        raise ConfigError(f"executor={show(name)}: allowed are {', '.join(EXECUTORS)}")
+    kind = executor_class(name)
     check_device(options)
     for field, owner in (("ray_address", "ray"), ("dask_scheduler", "dask")):
         if getattr(options, field) and name != owner:
             raise ConfigError(f"{field} goes with executor={owner}, not executor={name}")
-    return EXECUTORS[name](options)
+    return kind(options)

@@ -7,7 +7,7 @@ Invariant: a job is a pure function of (task, job), so running one twice is harm
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from ..display import shorten
 from ..errors import CacheError
@@ -144,8 +144,11 @@ class ExecutorOptions:
     memory_mb: int = 100
 
 
+@runtime_checkable
 class Executor(Protocol):
     """One way to run shards. All give byte-identical shards."""
+
+    def __init__(self, options: ExecutorOptions) -> None: ...
 
     def run(
         self,

@@ -12,11 +12,12 @@ cocodataset.org (its bucket, by the address that has a valid certificate), archi
 
 from dataclasses import dataclass
 
+from .. import plugins
 from ..display import show
 from ..errors import ConfigError
-from .encoder_specs import ENCODERS
+from .encoder_specs import ENCODERS, EncoderSpec
 from .published import Remote, RemoteFile
-from .sam_specs import SAMS
+from .sam_specs import SAMS, SamSpec
 
 PREFIX = "hub:"  # hub:OWNER/NAME is a model folder in the local cache of the Hugging Face hub
 COCO = "https://s3.amazonaws.com/images.cocodataset.org"
@@ -28,9 +29,12 @@ def find_remote(name: str) -> Remote:
 
     if known := {key.lower(): row for key, row in CHECKPOINTS.items()}.get(name.lower()):
         raise ConfigError(f"svp fetch does not bring {show(name)}: {known.how}")
-    if name not in REMOTES:
-        raise ConfigError(f"nothing to fetch called {show(name)}; known: {', '.join(REMOTES)}")
-    return REMOTES[name]
+    plugins.load_files()
+    rows: list[SamSpec | EncoderSpec] = [*SAMS.values(), *ENCODERS.values()]
+    offered = {row.remote.name: row.remote for row in rows if row.remote} | REMOTES
+    if name not in offered:
+        raise ConfigError(f"nothing to fetch called {show(name)}; known: {', '.join(offered)}")
+    return offered[name]
 
 
 def _coco(name: str, about: str, path: str, size: int, digest: str) -> Remote:

@@ -15,7 +15,7 @@ from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import expand
 from ..io.yaml_files import Override, group, load_yaml, override_of, shipped_yaml
-from ..recipe import GRID_PRESETS, WEIGHTS, Recipe, parse_recipe
+from ..recipe import GRID_PRESETS, WEIGHTS, Recipe, encoder_row, parse_recipe, sam_row
 from ..records import LocalPaths
 from ..sam.build import detect_type
 from ..sam.load import read_sam
@@ -113,8 +113,9 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         pixels["model"] = USUAL_SAM.get(flags.superpixels, pixels.get("model", "tiny"))
     if flags.sam_model:
         pixels["model"] = flags.sam_model
-        if str(pixels.get("source", "sam")) in USUAL_SAM and flags.sam_model in SAMS:
-            pixels["source"] = SAMS[flags.sam_model].source
+        row = sam_row(flags.sam_model)
+        if row is not None and str(pixels.get("source", "sam")) in USUAL_SAM:
+            pixels["source"] = row.source
     if flags.encoder:
         _name_encoders(features, flags.encoder)
     if flags.preset:
@@ -142,7 +143,7 @@ def _name_encoders(features: dict[str, Any], said: str) -> None:
     """`--encoder NAME`, or NAME+NAME: two of them in one cache. Raises ConfigError."""
     name, plus, beside = said.partition("+")
     for known in (name, beside) if plus else (name,):
-        if known not in ENCODERS:
+        if encoder_row(known) is None:
             raise ConfigError(
                 f"--encoder {show(said)}: allowed are {', '.join(ENCODERS)}, and two of one "
                 "shape as NAME+NAME"
@@ -207,7 +208,7 @@ def _place_masks(pixels: dict[str, Any], given: str | None) -> Path | None:
 def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -> Path | None:
     """Fill `part["weights"]` and say where the file is. The tiny models are in the package."""
     name = str(part.get(kind, "tiny"))
-    row = (SAMS if kind == "model" else ENCODERS).get(name)
+    row = sam_row(name) if kind == "model" else encoder_row(name)
     asked = WeightsRef.parse(part.get("weights", "auto"), WEIGHTS, f"weights of {kind} {name}")
     ready = WeightsRef.from_option(given, UNTRAINED, flag)
     if given is None and asked.kind == "random":

@@ -14,9 +14,8 @@ from typing import Any, Literal
 from .. import plugins
 from ..cache.places import DataPlaces, read_places
 from ..cache.plan import Plan
-from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS, USUAL_SAM
-from ..recipe import FeatureConfig, Recipe
+from ..recipe import FeatureConfig, Recipe, encoder_row
 
 Purpose = Literal["train", "look"]
 SAM, CLS, LAYERS = "the SAM image embedding", "the CLS token", "four encoder layers"
@@ -91,7 +90,7 @@ def needs_of(projector: str) -> frozenset[str]:
 
 def _depth(features: dict[str, Any]) -> int:
     """Blocks of the encoder a raw recipe names; 0 if it is unknown or has fewer than four."""
-    row = ENCODERS.get(str(features.get("encoder", "tiny")))
+    row = encoder_row(str(features.get("encoder", "tiny")))
     return row.blocks if row and row.blocks >= 4 else 0
 
 

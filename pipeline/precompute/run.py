@@ -21,7 +21,7 @@ from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit
 from ..display import Report, show
 from ..errors import CacheError, ConfigError, PlanMismatchError
-from ..executors import ExecutorOptions, Summary, build
+from ..executors import ExecutorOptions, Summary, build, require_executor
 from ..executors.base import Event
 from ..executors.devices import task_device
 from ..io.atomic import remove_stale
@@ -41,7 +41,7 @@ SPARE_BYTES = 256 << 20  # free space to leave: logs, other programs, the file s
 class RunOptions:
     """Options of a `precompute` run; none changes a stored bit except `limit`.
 
-    executor           "local", "ray" or "dask", with `executor_options`
+    executor           "local", "ray", "dask" or a plug-in's, with `executor_options`
     limit              only the first that many images (their plan, so their cache, is another one)
     resume             continue a cache that is there; False refuses it
     retry_quarantined  compute the shards with quarantined images again, accept repaired files
@@ -62,6 +62,9 @@ class RunOptions:
     shard_timeout_s: float | None = None
     shards: range | None = None
     hint: str = "run the same command again"
+
+    def __post_init__(self) -> None:
+        require_executor(self.executor)  # told before anything is read
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .. import plugins
 from ..display import show
 from ..errors import ConfigError, WeightsError
 from ..fetch.sam_specs import SAMS, SamSpec
+from ..recipe import sam_row
 from ..weights.rehearsal import dial
 
 if TYPE_CHECKING:
@@ -45,13 +47,14 @@ def sam_spec(model: str) -> SamSpec:
 
     A rehearsal's encoder has one head: the attention of all 4,096 patches is what costs.
     """
-    if model not in SAMS:
+    row = sam_row(model)
+    if row is None:
         raise ConfigError(f"model={show(model)}: allowed are {', '.join(SAMS)}")
     found = dial()
     if found is None or model not in found.sam:
-        return SAMS[model]
+        return row
     width, depth = found.sam[model]
-    return replace(SAMS[model], width=width, depth=depth, heads=1, global_blocks=(depth - 1,))
+    return replace(row, width=width, depth=depth, heads=1, global_blocks=(depth - 1,))
 
 
 def family(model: str) -> Family:
@@ -93,6 +96,7 @@ def random_sam(model: str, seed: int) -> Any:
 
 def detect_type(state: "Mapping[str, Tensor]") -> str | None:
     """Entry of `SAMS` that a file contains, from names and shapes; None if unknown."""
+    plugins.find_all(plugins.SAMS)
     if found := next((s.name for s in SAMS.values() if s.anchor and s.anchor in state), None):
         return found
     position = state.get("image_encoder.pos_embed")

@@ -127,6 +127,21 @@ def test_a_file_that_fails(registry: dict[str, type[Base]], text: str, message: 
     assert registry["own"] is Own
 
 
+def test_a_file_that_fails_registers_nothing(registry: dict[str, type[Base]]) -> None:
+    Path("half.py").write_text(Path("mine.py").read_text() + "raise KeyError('k')\n")
+    plugins.attach("svp.tests", registry, Base)
+    with plugins.plugins(["half.py"]), pytest.raises(ConfigError, match="half.py: KeyError"):
+        look(registry, "mine")
+    assert registry == {"own": Own}
+
+
+def test_a_row_is_an_instance(registry: dict[str, type[Base]]) -> None:
+    plugins.attach("svp.tests", {"row": 7, "kind": int}, int, instances=True)
+    assert plugins.lookup("svp.tests", "row") == 7 and plugins.find("svp.tests", "no") is None
+    with pytest.raises(ConfigError, match="test kind: .*int.*want an instance of builtins.int"):
+        plugins.lookup("svp.tests", "kind")
+
+
 def test_a_file_that_is_not_there_or_no_python(registry: dict[str, type[Base]]) -> None:
     with pytest.raises(MissingError, match=r"--plugin no\.py .*SVP_PLUGIN.*is not a file"):
         plugins.plugins(["no.py"]).__enter__()

@@ -41,8 +41,8 @@ from ..cli_defaults import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Dtype of SAM."
 )
-@click.option("--executor", type=click.Choice(["local", "ray", "dask"]), default="local",
-              show_default=True, help="Executor of the caches.")  # fmt: skip
+@click.option("--executor", metavar="NAME", default="local", show_default=True,
+              help="Executor of the caches: local, ray, dask or a plug-in.")  # fmt: skip
 @click.option(
     "--workers",
     type=click.IntRange(min=0),

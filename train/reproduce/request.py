@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.executors import ExecutorOptions
+from ...pipeline.executors import ExecutorOptions, require_executor
 from ...pipeline.precompute.options import Flags
 from ...pipeline.process import pick_device, require_own_gpus
 from .. import cli_defaults
@@ -66,6 +66,7 @@ class ReproduceRequest:
             raise ConfigError(f"--seeds {self.seeds}: need >= 1")
         if self.processes < 1:
             raise ConfigError(f"--processes {self.processes}: need >= 1")
+        require_executor(self.executor)
         require_own_gpus(self.device, self.processes)
         if (found := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
             raise ConfigError(
