@@ -236,7 +236,7 @@ def _refuse_unplaced(name: str, asked: WeightsRef) -> None:
     if asked.kind in ("sha256", EXPORTED, "given"):
         flag = _flag(name)
         raise MissingError(
-            f"the recipe starts from model.{name}={asked}: say where it lies with {flag} PATH "
+            f"the recipe starts from model.{name}={asked}: give its path with {flag} PATH "
             f"(or try the code with random weights: {flag} random:0)"
         )
 

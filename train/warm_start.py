@@ -77,7 +77,7 @@ def imitate(
     for parameter, trains in zip(projector.parameters(), wanted, strict=True):
         parameter.requires_grad_(trains)
     last = sum(errors[-10:]) / len(errors[-10:])
-    return f"the projector imitated the pretrained one: error {errors[0]:.2f} -> {last:.2f} of 1"
+    return f"projector distilled from the pretrained one: error {errors[0]:.2f} -> {last:.2f} of 1"
 
 
 def place_code(share: Tensor, area: Tensor, grid: tuple[int, int], width: int) -> Tensor:

@@ -42,7 +42,7 @@ def tiles(found: StatsReport) -> list[Tile]:
             shorten(reasons, 90) or "every image could be used",
             "#quarantined" if bad else "",
         ),
-        Tile("Fallback", f"{found.fallback:,}", "images kept whole: nothing survived"),
+        Tile("Fallback", f"{found.fallback:,}", "images with one full-size superpixel: no mask passed the selection"),
     ]
 
 
@@ -74,13 +74,13 @@ def notices(found: StatsReport, recipe: Recipe, photographs: bool) -> list[str]:
     lines = []
     if recipe.superpixels.prompts_sam and recipe.superpixels.weights.kind == "random":
         lines.append(
-            "These superpixels come from random weights: they test the machinery and show nothing "
+            "These superpixels come from random weights: they test the code and say nothing "
             "about the method."
         )
     if found.missing:
         lines.append(
-            f"This cache is not complete: {found.missing:,} of {found.images:,} images are still "
-            "to be done. Re-run the same svp precompute to resume."
+            f"This cache is not complete: {found.missing:,} of {found.images:,} images are "
+            "missing. Re-run the same svp precompute to resume."
         )
     if not photographs:
         lines.append("The photographs are not available here: superpixels are shown without them.")

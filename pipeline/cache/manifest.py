@@ -139,14 +139,14 @@ def damaged_files(cache: Path, plan: Plan, manifest: Manifest) -> Iterator[str]:
 def _disagreement(found: Manifest, plan: Plan, shard: int) -> str:
     names = {spec.name for spec in plan.arrays}
     if found.shard != shard:
-        return f"it is of shard {found.shard}"
+        return f"it is the manifest of shard {found.shard}"
     if set(found.files) != names:
         return f"arrays {show(sorted(set(found.files) ^ names))}"
     images = plan.shard(shard)
     if [(e.id, e.h, e.w) for e in found.images] != [
         (i.image_id, i.height, i.width) for i in images
     ]:
-        return "its images are others"
+        return "its images differ"
     for entry in found.images:
         good = entry.status == OK
         if good != (1 <= entry.k <= plan.k) or good == bool(entry.reason):

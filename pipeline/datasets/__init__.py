@@ -139,7 +139,7 @@ def _placement(source: Source, max_failures: int | None) -> list[str]:
             problems.add(line)
         problems.refuse(f" in {len(objects)} objects: other coordinates than the photographs'")
     left = f"{counted(len(wrong), 'object')} of {len(objects)}"
-    return [*notices, f"left out: {left} cannot lie on their photograph (first: {wrong[0]})"]
+    return [*notices, f"left out: {left} do not fit their image (first: {wrong[0]})"]
 
 
 def convert(where: Path | str, out: Path, **given: Unpack[Given]) -> ConvertReport:

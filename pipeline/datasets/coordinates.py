@@ -63,7 +63,7 @@ def misplaced(box: Box, height: int, width: int) -> str | None:
     x1, y1, x2, y2 = box
     if max(map(abs, box)) <= SHARES and min(height, width) >= SMALLEST:
         return (
-            "its coordinates lie within 0..1: shares of the side; multiply x by the width "
+            "its coordinates lie within 0..1, fractions of the side: multiply x by the width "
             f"({width}) and y by the height ({height})"
         )
     outside = x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height

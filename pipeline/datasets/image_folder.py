@@ -25,7 +25,7 @@ def read_folder(root: Path, found: Listing | None = None) -> Dataset:
     found = found or list_images(root)
     if not found.names:
         passed = "".join(f"; {line}" for line in found.notices())
-        raise MissingError(f"{show(str(root), 300)}: no photograph that svp reads{passed}")
+        raise MissingError(f"{show(str(root), 300)}: no image in a format that svp reads{passed}")
     name = root.resolve().name
     base, paths = _behind_links(found)
     photos, images = Photos(base), {}

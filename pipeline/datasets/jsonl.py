@@ -107,7 +107,7 @@ def _about_empty(empty: Mapping[str, int]) -> list[str]:
     return [
         f"{counted(count, 'sentence')} of {split} with an empty mask: "
         + ("they cannot be trained on and are left out" if split == "train" else
-           "taken as meant, nothing is to be found (N-acc; --allow-empty: no notice)")
+           "kept as expressions without a target (N-acc); --allow-empty omits this notice")
         for split, count in sorted(empty.items())
     ]  # fmt: skip
 
@@ -203,7 +203,7 @@ class _Reading:
         """The lines left out. DataError if there are more than allowed, or if they have a system."""
         polygons = self.misplaced + self.placement.polygons
         system = systematic(self.misplaced, polygons)
-        why = ": other coordinates than the photographs'" if system else ""
+        why = ": coordinates that do not fit the images" if system else ""
         return self.problems.settle(len(lines) + self.unread, allowed, why)
 
     def sizes(self, lines: list[Line], photos: Photos) -> dict[str, Size]:

@@ -136,7 +136,7 @@ class _Walk:
         if _inside(self.base, real):
             self.found.skipped.append((name, "a link to the folder itself or above it"))
         elif real in self._visited:
-            self.found.skipped.append((name, "a link to a folder that is taken already"))
+            self.found.skipped.append((name, "a link to a folder that is listed already"))
         else:
             self.found.linked.append(name)
             self.go(name, path)

@@ -41,7 +41,7 @@ def dataset_name(path: Path) -> str:
             suffix = (match[1] or "").lower()
             return "refcoco" + ("+" if suffix == "plus" else suffix)
     raise DataError(
-        f"{show(str(path), 300)}: which set is this? Name its folder refcoco, refcocoplus or "
+        f"{show(str(path), 300)}: which data set is this? Name its folder refcoco, refcocoplus or "
         "refcocog, as on the hub"
     )
 

@@ -97,7 +97,7 @@ def with_counts(dataset: Dataset, notices: list[str], allow_counts: bool) -> Dat
     """The dataset with its notices, or a DataError if its counts are wrong and not allowed."""
     errors, more = compare(dataset)
     if errors and not allow_counts:
-        hint = "a wrong or cut file; --allow-counts accepts a subset made on purpose"
+        hint = "a wrong or truncated file; --allow-counts accepts an intended subset"
         raise DataError(f"{dataset.title}: {'; '.join(errors)} ({hint})")
     return replace(dataset, notices=(*notices, *errors, *more))
 

@@ -241,7 +241,7 @@ def _choose(
 ) -> tuple[Sequence[Sentence], Sequence[ImageEntry]]:
     if not dataset.sentences:
         if split is not None and dataset.kind != "coco":  # there the file was chosen by split
-            notices.append(f"{dataset.title} has no splits: all its images are taken")
+            notices.append(f"{dataset.title} has no splits: all its images are used")
         return (), dataset.images
     by_split = dataset.splits()
     rows = dataset.sentences if split is None else by_split.get(split, [])

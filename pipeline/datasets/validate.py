@@ -106,7 +106,7 @@ def _check_counts(datasets: Sequence[Dataset], allowed: bool, report: CheckRepor
             group[dataset.title] = {"images": len(dataset.images)}
         errors, _ = compare(dataset)
         for line in [] if allowed else errors:
-            report.error(f"{line} (--allow-counts accepts a subset made on purpose)")
+            report.error(f"{line} (--allow-counts accepts an intended subset)")
     report.groups["counts"] = group
 
 
@@ -167,10 +167,10 @@ def _check_masks(datasets: Sequence[Dataset], report: CheckReport) -> None:
         )
         if systematic(len(wrong), len(objects)) and len(wrong) > (report.allowed or 0):
             report.error(
-                f"{dataset.title}: {len(wrong)} of {len(objects)} objects have other coordinates "
-                "than their photographs'"
+                f"{dataset.title}: {len(wrong)} of {len(objects)} objects have coordinates "
+                "that do not fit their images"
             )
-        if dataset.kind != "jsonl":  # its reader has told it
+        if dataset.kind != "jsonl":  # its reader has reported it
             report.notices += placement.notices()
         refused = kinds["refused"]
         for item in objects:

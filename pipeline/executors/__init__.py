@@ -54,5 +54,5 @@ def build(name: str, options: ExecutorOptions | None = None) -> Executor:
     check_device(options)
     for field, owner in (("ray_address", "ray"), ("dask_scheduler", "dask")):
         if getattr(options, field) and name != owner:
-            raise ConfigError(f"{field} goes with executor={owner}, not executor={name}")
+            raise ConfigError(f"{field} requires executor={owner}, not executor={name}")
     return kind(options)

@@ -214,7 +214,7 @@ class Scheduler:
             return
         if search.too_many_failures:
             self._abandon(
-                job.shard, "too many of its images stop their worker: it is not the images"
+                job.shard, "too many of its images stop their worker: the images are not the cause"
             )
         else:
             self.queue.appendleft(search.result())

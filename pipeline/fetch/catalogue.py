@@ -115,7 +115,7 @@ class Checkpoint:
         """The two things to do, in words."""
         return (
             f"get it with `hf download {self.repository}` ({self.size / 1e9:.1f} GB), then give "
-            f"{self.flag} {PREFIX}{self.repository}, or the folder it lies in"
+            f"{self.flag} {PREFIX}{self.repository}, or its folder"
         )
 
 

@@ -259,4 +259,4 @@ def refusal(
             f"{where}: {cause}: what was being written was not committed; free some "
             f"space and {again}, it continues where it stopped"
         )
-    return CacheError(f"{where}: cannot be written: {cause}: give another place")
+    return CacheError(f"{where}: cannot be written: {cause}: give another path")

@@ -97,7 +97,7 @@ def parts(segmentation: object, height: int, width: int, where: str) -> list[Rle
         return [_from_dict(part, height, width, where) for part in segmentation]
     if len(segmentation) >= 6 and all(_is_number(part) for part in segmentation):
         raise DataError(
-            f"{where}: a polygon stands alone; write a list of polygons: [[x1, y1, ...]]"
+            f"{where}: a polygon outside a list; write a list of polygons: [[x1, y1, ...]]"
         )
     polygons = [_polygon(part, f"{where}, polygon {i}") for i, part in enumerate(segmentation)]
     return _rasterise(polygons, height, width)

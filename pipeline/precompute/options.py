@@ -184,7 +184,7 @@ def _place_masks(pixels: dict[str, Any], given: str | None) -> Path | None:
     """Record what made superpixels that are not ours; the folder of those that were made before."""
     source = str(pixels.get("source", "sam"))
     if given is not None and source != "masks":
-        raise ConfigError(f"--masks goes with --superpixels masks, not {show(source)}")
+        raise ConfigError(f"--masks requires --superpixels masks, not {show(source)}")
     if source in (*USUAL_SAM, "slic"):
         pixels.pop("made", None)
         return None

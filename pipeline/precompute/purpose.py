@@ -129,7 +129,7 @@ def announce(recipe: Recipe) -> list[str]:
     lines = [f"the cache will hold {_and(holds)}"]
     if not recipe.store_sam_embeddings:
         lines.append(
-            "it is for looking and statistics: svp train cannot read it, because "
+            "it is for viewing and statistics: svp train cannot read it, because "
             f"{SAM} is not stored (--for train stores it)"
         )
         return lines
@@ -137,7 +137,7 @@ def announce(recipe: Recipe) -> list[str]:
     lines.append(f"it trains {', '.join(name for name, what in missing.items() if not what)}")
     if rest := [f"{name} ({_and(what)})" for name, what in missing.items() if what]:
         each = ", ".join(rest)
-        lines.append(f"it does not train {each}: --projector NAME stores what one of these needs")
+        lines.append(f"it cannot train {each}: --projector NAME stores the inputs of one of these")
     return lines
 
 

@@ -183,7 +183,7 @@ _NEXT = "Download it again; if these are your own weights, give the file another
 
 
 def _claim(path: Path) -> str:
-    return f"{show(str(path), 200)} has the name of a public file but not its content"
+    return f"{show(str(path), 200)} has the name of a published file but not its content"
 
 
 def _sha256(path: Path) -> str:

@@ -180,7 +180,7 @@ def _unwrap(path: Path, content: Any, depth: int = _DEPTH) -> Any:
     models = [k for k, v in found.items() if 2 * len(v) >= largest]
     if len(models) > 1:
         raise WeightsError(
-            f"{show(str(path), 200)}: several state dicts lie in it, under "
+            f"{show(str(path), 200)}: it contains several state dicts, under "
             f"{', '.join(show(str(k)) for k in models)}: save the one to be loaded alone"
         )
     return found[models[0]] if models else content

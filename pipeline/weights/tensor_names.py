@@ -58,13 +58,13 @@ def _under(prefixes: set[str], state: "dict[str, Tensor]", where: str) -> "dict[
         return state
     if len(prefixes) > 1:
         raise WeightsError(
-            f"{show(where, 200)}: several models lie in it, under "
+            f"{show(where, 200)}: it contains several models, under "
             f"{', '.join(show(p) for p in sorted(prefixes))}: save the state dict of one alone"
         )
     (prefix,) = prefixes
     if outside := [name for name in state if not name.startswith(prefix)]:
         raise WeightsError(
-            f"{show(where, 200)}: the model lies under {show(prefix)}, beside {len(outside):,} other "
+            f"{show(where, 200)}: the model is under {show(prefix)}, beside {len(outside):,} other "
             f"tensors ({show(outside[0])}, ...): save its state dict alone, "
             f"torch.save(whole.{show(prefix).rstrip('.')}.state_dict(), FILE)"
         )

@@ -98,7 +98,7 @@ def test_one_line_names_the_place_and_the_cause(
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (1, 2), result.output
     said = result.output.strip().splitlines()[-1]
-    assert said.startswith("svp: file") and said.endswith("Not a directory: give another place")
+    assert said.startswith("svp: file") and said.endswith("Not a directory: give another path")
 
 
 def checked_options() -> list[tuple[str, str, CheckedPath]]:
@@ -161,10 +161,10 @@ def test_a_file_for_a_folder_or_a_folder_for_a_file_is_one_line(
     monkeypatch.chdir(place)
     bad, cause = ("cache", "Is a directory") if key in FILES else ("file", "Not a directory")
     said = refused(*key, outputs()[key], bad)
-    assert said == f"svp: {bad}: cannot be written: {cause}: give another place"
+    assert said == f"svp: {bad}: cannot be written: {cause}: give another path"
     assert (place / "file").read_text() == "in the way"
     said = refused(*key, outputs()[key], "file/below/it")
-    assert said == "svp: file/below/it: cannot be written: Not a directory: give another place"
+    assert said == "svp: file/below/it: cannot be written: Not a directory: give another path"
 
 
 @pytest.mark.parametrize("key", sorted({(n, o) for n, o, _ in checked_options() if o in INPUTS}),

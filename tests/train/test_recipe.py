@@ -72,7 +72,7 @@ def test_wrong_fields_are_named(override: str, message: str) -> None:
 
 
 def test_weights_that_must_be_given_are_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"model\.init=given: say where it lies with --init"):
+    with pytest.raises(MissingError, match=r"model\.init=given: give its path with --init"):
         resolve_train("paper", None, TrainFlags(), ())
     with pytest.raises(MissingError, match=r"--init .*nothing: does not exist"):
         resolve_train("paper", None, TrainFlags(init=str(tmp_path / "nothing")), ())

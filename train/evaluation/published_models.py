@@ -214,7 +214,7 @@ def published_folder(given: str) -> Path:
     found = next((place for place in places if place.is_dir()), None)
     if found is None and any(place.exists() for place in places):
         raise ConfigError(
-            f"--published {show(given, 300)}: is a file: give the folder it lies in, with its "
+            f"--published {show(given, 300)}: is a file: give its folder, with its "
             "config.json and tokenizer"
         )
     if found is None:
@@ -222,7 +222,7 @@ def published_folder(given: str) -> Path:
         name = known.repository if known else f"OWNER/{Path(given).name}"
         raise MissingError(
             f"--published {show(given, 300)}: no such folder: get it with `hf download {name}` and "
-            f"give {PREFIX}{name}, or give the folder it lies in"
+            f"give {PREFIX}{name}, or give its folder"
         )
     if not (found / "config.json").is_file():
         snapshots = sorted(found.glob("snapshots/*/config.json"))  # a repository of the hub's cache

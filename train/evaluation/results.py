@@ -222,7 +222,7 @@ def _row(line: bytes, path: Path, number: int) -> Row:
     except DataError as error:
         _fail(path, number, str(error))
     if found != row.union - row.target + row.intersection:
-        _fail(path, number, f"the mask has {found} pixels, the counts say otherwise")
+        _fail(path, number, f"the mask has {found} pixels, which contradicts the counts")
     if found and not row.has_seg:
         _fail(path, number, "a mask without a [SEG]")
     return row

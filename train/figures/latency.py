@@ -73,7 +73,7 @@ def latency(bars: Sequence[Bar]) -> Picture:
         f"Median run of each case{f' on {shorten(devices[0], 60)}' if devices else ''}; parts sum to "
         f"the whole{', those of the projector to the projector' if split else ''}. {PAPER}"
     )
-    return Picture("latency", "Where the time goes", "Fig. 10", text, canvas.png(figure))
+    return Picture("latency", "Latency by component", "Fig. 10", text, canvas.png(figure))
 
 
 def stacks(

@@ -33,7 +33,7 @@ def small_targets(made: Material) -> Picture:
 def failures(made: Material) -> Picture:
     """The worst answers, one per image."""
     rows = one_per_image(sorted(made.rows, key=lambda row: row.iou), 2 * COLUMNS)
-    text = "The lowest IoU of the split. Blue is what was answered, orange what was meant."
+    text = "The lowest IoU of the split. Blue: the answer; orange: the target."
     return Picture("failures", "Failures", "Fig. 8, lower right", text, _grid(made, rows))
 
 

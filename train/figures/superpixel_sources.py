@@ -28,7 +28,7 @@ def sources(made: Material, beside: Sequence[CacheReader]) -> Picture:
     columns: list[tuple[str, list[list[Mask]]]] = [
         (own.source, [made.superpixels(row) for row in rows])
     ]
-    text = "Mean colour of each superpixel, stripes where there is none; the number stands above."
+    text = "Mean colour of each superpixel, stripes where there is none; the number is above."
     if own.source != "slic":
         try:
             columns.append(("SLIC", _slic(made, rows, mean(len(masks) for masks in columns[0][1]))))

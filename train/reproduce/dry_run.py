@@ -173,9 +173,9 @@ def rehearsed(options: Mapping[str, Any], *, plan_only: bool) -> TableReport | T
     The same command resumes a rehearsal that was stopped; in a new folder it starts again.
     """
     if options["size"] != "paper":
-        raise ConfigError("--rehearse goes with --size paper: the tiny models need no stand-ins")
+        raise ConfigError("--rehearse requires --size paper: the tiny models need no stand-ins")
     if given := [f"--{name}" for name in ("root", "init") if options[name] is not None]:
-        raise ConfigError(f"--rehearse brings stand-ins for {' and '.join(given)}: leave it out")
+        raise ConfigError(f"--rehearse makes stand-ins for {' and '.join(given)}: leave it out")
     folder = FOLDER.resolve()
     folder.mkdir(exist_ok=True)
     chosen = {**options, **STAND_INS, "seeds": options["seeds"] or 1}

@@ -149,7 +149,7 @@ class PricePlan(Report):
             "published image counts (the sets share photographs: an upper bound)"
         )  # fmt: skip
         return (
-            f"basis: {images}, {SUPERPIXELS} superpixels per image where nothing else is said, "
+            f"basis: {images}, {SUPERPIXELS} superpixels per image unless stated otherwise, "
             f"{TEXT} text ids, {SHARE:.0%} of {self.gpu.peak / 1e12:.0f} TFLOP/s for language model "
             f"and projector, the model's weights read at {self.gpu.bandwidth / 1e12:.2f} TB/s in "
             "every pass of a micro-batch; memory without the projector's and mask decoder's "

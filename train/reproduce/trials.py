@@ -84,7 +84,7 @@ def read_trial(at: Place, protocol: Protocol = "full") -> Trial | None:
     except ValidationError:
         where = show(str(path), 300)
         raise DataError(
-            f"{where}: damaged: remove it, and the cell is put together again"
+            f"{where}: damaged: remove it; the trial is then collected again"
         ) from None
 
 

@@ -45,7 +45,7 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
     if path is None:
         if request.validate_dataset is not None:
             raise ConfigError(
-                "--validate-dataset goes with --validate CACHE, the cache of its images"
+                "--validate-dataset requires --validate CACHE, the cache of its images"
             )
         return None
     if not path.is_dir():
@@ -81,7 +81,7 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
         )
     notes = [f"held-out: {len(items)} images of {source.name}, split {split or 'all'}"]
     if shared:
-        notes.append(f"held-out: {shared} of these images are trained on too: scores are too high")
+        notes.append(f"held-out: {shared} of these images are also trained on: scores are too high")
     return HeldOut(used(data, split, {path: reader.plan.id}), reader, items, tuple(notes))
 
 

@@ -55,7 +55,7 @@ class PredictRequest:
         if not self.expressions:
             raise ConfigError("give at least one expression")
         if self.published is not None and self.cache is not None:
-            raise ConfigError("--published says itself how a photograph is seen: leave out --cache")
+            raise ConfigError("--published has its own preprocessing: leave out --cache")
         if self.own_sam and self.published is None:
             raise ConfigError("--own-sam is for --published")
 

@@ -213,7 +213,7 @@ def load(
     """
     found = _find(model)
     if cache is not None and isinstance(found, Published):
-        raise ConfigError("a published model says itself how a photograph is seen: leave out cache")
+        raise ConfigError("a published model has its own preprocessing: leave out cache")
     return open_predictor(
         found,
         device=device,

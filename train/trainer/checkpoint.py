@@ -126,7 +126,7 @@ class Checkpoint:
         path = self.path / name
         regular_size(path)
         if _xxh3(path) != self.state.files.get(name):
-            raise _damaged(self.path, f"{name}: its bytes are not those that were written")
+            raise _damaged(self.path, f"{name}: its content is not what was written")
         try:
             return load_file(path)
         except SafetensorError as error:
@@ -240,8 +240,8 @@ def load_weights(
     wrong = [n for n, w in weights.items() if n not in own or own[n].shape != w.shape]
     if wrong:
         raise WeightsError(
-            f"{show(where, 300)}: {len(wrong)} of {len(weights)} tensors have no place of their "
-            f"shape in this model: {show(wrong[:5], 300)}"
+            f"{show(where, 300)}: {len(wrong)} of {len(weights)} tensors match no parameter of this "
+            f"model by name and shape: {show(wrong[:5], 300)}"
         )
     for name, value in weights.items():
         own[name].data = value if mapped else value.to(own[name].device, copy=True)

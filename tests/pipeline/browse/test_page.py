@@ -145,7 +145,7 @@ def test_figures_equal_the_cache(
         "Fallback": "1 images kept whole",
     }.items():
         assert f" {name} {value}" in text, name
-    assert "5 of 10 images are still to be done" in text
+    assert "5 of 10 images are missing" in text
     for card, superpixels in enumerate(found.values(), 1):
         own = page.source.split(f'id="image-{card}"')[1].split("</article>")[0]
         for level in range(3):

@@ -27,7 +27,7 @@ def scaled(mask: list[list[float]], x: float, y: float) -> list[list[float]]:
 
 GOOD = square(300, 200, 100)
 REFUSED: dict[str, tuple[list[list[float]], str]] = {
-    "shares": (scaled(GOOD, 1 / WIDTH, 1 / HEIGHT), "within 0..1: shares of the side"),
+    "shares": (scaled(GOOD, 1 / WIDTH, 1 / HEIGHT), "within 0..1, fractions of the side"),
     "shares, integers": ([[0, 0, 1, 0, 1, 1, 0, 1]], "multiply x by the width .640. and y by"),
     "shares beyond": ([[-0.02, 0.1, 1.1, 0.1, 1.1, 0.9]], "within 0..1"),
     "twice as large": (scaled(square(300, 300, 150), 2, 2), "x=900, y=900 in a picture 640 wide"),
@@ -92,7 +92,7 @@ def opened(kind: str, root: Path, worlds: Any, *masks: Any, **options: Any) -> S
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_right_is_refused(case: str, kind: str, worlds: Any, tmp_path: Path) -> None:
     mask, rule = REFUSED[case]
-    with pytest.raises(DataError, match="other coordinates than the photographs'") as caught:
+    with pytest.raises(DataError, match="coordinates that do not fit the images") as caught:
         opened(kind, tmp_path, worlds, mask, max_failures=None)
     assert all(re.search(rule, line) for line in caught.value.problems)
     assert all(line.startswith((str(tmp_path), "refcoco")) for line in caught.value.problems)
@@ -113,7 +113,7 @@ def test_one_among_good_ones_costs_itself(kind: str, worlds: Any, tmp_path: Path
 def test_several_of_many_refuse_the_file(kind: str, worlds: Any, tmp_path: Path) -> None:
     """Those that fit are on another scale as well."""
     masks = [*[GOOD] * 20, *[square(700, 100, 100)] * 5]
-    with pytest.raises(DataError, match="other coordinates than the photographs'"):
+    with pytest.raises(DataError, match="coordinates that do not fit the images"):
         opened(kind, tmp_path, worlds, *masks, max_failures=None)
     accepted = opened(kind, tmp_path, worlds, *masks, max_failures=10)
     assert len(accepted.good_masks) == 20 * (1 if kind == "jsonl" else 2)
@@ -183,7 +183,7 @@ def test_convert_refuses_by_the_same_rule(worlds: Any, tmp_path: Path) -> None:
 def test_coco_objects_are_checked_by_data_check(worlds: Any, tmp_path: Path) -> None:
     where = refer(tmp_path, worlds, REFUSED["twice as large"][0]) / "instances.json"
     report = check(where)
-    assert not report.usable and "2 of 2 objects have other coordinates" in report.errors[0]
+    assert not report.usable and "2 of 2 objects have coordinates that do not fit" in report.errors[0]
     assert len(report.left_out) == 2
 
 

@@ -95,7 +95,7 @@ def test_links_are_followed_once_and_named(tmp_path: Path) -> None:
     )
     said = "\n".join(source.notices)
     assert "skipped: 2 folders: a link to the folder itself or above it (first: 'above')" in said
-    assert "skipped: 2 folders: a link to a folder that is taken already" in said
+    assert "skipped: 2 folders: a link to a folder that is listed already" in said
     assert "followed: 1 linked folder (first: 'trip')" in said
     assert "3 photographs of 7 behind links that lead elsewhere (first: 'e.png' is " in said
     assert "nothing.png: missing" in said and "self.png" in said

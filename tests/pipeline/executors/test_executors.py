@@ -93,7 +93,7 @@ def test_too_many_poison_images_park_the_shard_and_the_run_goes_on(make: MakeTas
 
 def test_nothing_works_stops_the_run(make: MakeTask) -> None:
     task = make(images=40, faults=dict.fromkeys(range(40), "raise"), per_shard=6)
-    with pytest.raises(CacheError, match="first 3 shards all failed.*it is not the images"):
+    with pytest.raises(CacheError, match="first 3 shards all failed.*the images are not the cause"):
         run(task, workers=0)
 
 
@@ -138,8 +138,8 @@ def test_more_workers_than_shards(make: MakeTask) -> None:
     ("name", "options", "message"),
     [
         ("slurm", {}, "executor=slurm: allowed are local, ray, dask"),
-        ("local", {"ray_address": "auto"}, "ray_address goes with executor=ray"),
-        ("ray", {"dask_scheduler": "tcp://x:1"}, "dask_scheduler goes with executor=dask"),
+        ("local", {"ray_address": "auto"}, "ray_address requires executor=ray"),
+        ("ray", {"dask_scheduler": "tcp://x:1"}, "dask_scheduler requires executor=dask"),
         ("local", {"device": "tpu"}, "device=tpu"),
         ("local", {"device": "cpu:1"}, "device=cpu:1"),
         ("local", {"threads": 0}, "threads=0"),

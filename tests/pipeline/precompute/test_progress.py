@@ -146,7 +146,7 @@ def test_a_log_that_cannot_be_written_has_the_remedy_of_its_cause(
 ) -> None:
     log = RunLog(tmp_path / "logs", Tally(10))
     for code, remedy in (
-        (errno.EACCES, r"logs: cannot be written: Permission denied: give another place"),
+        (errno.EACCES, r"logs: cannot be written: Permission denied: give another path"),
         (errno.ENOSPC, r"logs: No space left on device: .*free some space"),
     ):
         refused = OSError(code, os.strerror(code))

@@ -200,7 +200,7 @@ def test_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert masks.exit_code == 0 and "1 x no-masks" in masks.output
     for words, why in (
         (("--superpixels", "masks"), "name their folder with --masks DIR"),
-        (("--masks", "m"), "--masks goes with --superpixels masks"),
+        (("--masks", "m"), "--masks requires --superpixels masks"),
         (("--superpixels", "nothing"), "allowed are .*masks.*sam.*slic"),
     ):
         wrong = svp(*base, *words, "--out", "d")

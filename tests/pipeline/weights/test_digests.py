@@ -49,7 +49,7 @@ def test_every_sam_file_has_size_and_sha256() -> None:
 @pytest.mark.parametrize("name", ["sam_vit_b_01ec64.pth", "sam_vit_h_4b8939.pth", "mobile_sam.pt"])
 def test_a_published_name_needs_the_published_bytes(tmp_path: Path, name: str) -> None:
     torch.save({"x": torch.zeros(1)}, tmp_path / name)
-    with pytest.raises(WeightsError, match="has the name of a public file but not its content"):
+    with pytest.raises(WeightsError, match="has the name of a published file but not its content"):
         load_state_dict(tmp_path / name)
 
 

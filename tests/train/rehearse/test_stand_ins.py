@@ -66,7 +66,7 @@ def test_a_stand_in_is_read_under_the_dial_only(
     torch.save({"a": torch.zeros(1)}, path)
     assert load_state_dict(path).keys() == {"a"}
     monkeypatch.delenv(VARIABLE)
-    with pytest.raises(WeightsError, match="name of a public file"):
+    with pytest.raises(WeightsError, match="name of a published file"):
         load_state_dict(path)
 
 
@@ -76,7 +76,7 @@ def test_a_public_name_elsewhere_is_still_checked(
 ) -> None:
     path = tmp_path_factory.mktemp("other") / SAM_FILES["vit_b"]
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match="name of a public file"):
+    with pytest.raises(WeightsError, match="name of a published file"):
         load_state_dict(path)
 
 

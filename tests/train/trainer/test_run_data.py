@@ -158,7 +158,7 @@ def test_a_named_run_goes_on_with_its_own_recipe(
     [
         (("--validate", "caches/train"), 2, "every image of it is trained on"),
         (("--validate", "caches/none"), 3, "svp precompute --split val"),
-        (("--validate-dataset", "x.jsonl"), 2, "goes with --validate"),
+        (("--validate-dataset", "x.jsonl"), 2, "requires --validate"),
         (("--validate", "caches/val", "--validate-dataset", "scenes/no.jsonl"), 3, "no.jsonl"),
         (("--optimizer", "adamw8bit"), 3, "bitsandbytes"),
     ],

@@ -42,9 +42,9 @@ def test_lines_after_the_resumed_step_are_taken_back(tmp_path: Path) -> None:
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "free some space and .*--resume auto"),
         (SafetensorError("I/O error: full (os error 28)"), "free some space and .*--resume auto"),
-        (OSError(errno.EACCES, os.strerror(errno.EACCES)), "Permission denied: give another place"),
-        (SafetensorError("I/O error: no (os error 13)"), "Permission denied: give another place"),
-        (SafetensorError("no such dtype"), "cannot be written: no such dtype: give another place"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), "Permission denied: give another path"),
+        (SafetensorError("I/O error: no (os error 13)"), "Permission denied: give another path"),
+        (SafetensorError("no such dtype"), "cannot be written: no such dtype: give another path"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_written_has_the_remedy_of_its_cause(
