@@ -1,4 +1,4 @@
-"""Plug-ins: projectors, superpixel sources, encoders, SAMs, data formats and executors from outside.
+"""Plug-ins: external projectors, superpixel sources, encoders, SAMs, data formats, executors.
 
 There are two ways. An installed package names what it has as entry points, in the group of its kind:
 
@@ -39,7 +39,7 @@ HOW: Final = "your own: --plugin FILE, or a package with an entry point"
 
 @dataclass(frozen=True)
 class _Registry:
-    """Where the objects of a group are registered; by default any class of a private table."""
+    """Registry of the objects of a group; by default any class of a private table."""
 
     table: MutableMapping[str, Any] = field(default_factory=dict)
     base: Any = object

@@ -89,7 +89,9 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
     if not fresh and config.sam_decoder.kind != "none":
         replace_decoder(model, _mask_head(recipe, plan, places))
     if (rows := model.lm.get_input_embeddings().num_embeddings) < vocab.size:
-        raise ConfigError(f"the vocabulary of the model has {rows} rows, its tokenizer {vocab.size}")
+        raise ConfigError(
+            f"the vocabulary of the model has {rows} rows, its tokenizer {vocab.size}"
+        )
     parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
     require_trained_seg(model, parts, vocab.seg, fresh=fresh)
     require_embedding(model, plan)

@@ -42,7 +42,11 @@ def tiles(found: StatsReport) -> list[Tile]:
             shorten(reasons, 90) or "every image could be used",
             "#quarantined" if bad else "",
         ),
-        Tile("Fallback", f"{found.fallback:,}", "images with one full-size superpixel: no mask passed the selection"),
+        Tile(
+            "Fallback",
+            f"{found.fallback:,}",
+            "images with one full-size superpixel: no mask passed the selection",
+        ),
     ]
 
 

@@ -172,7 +172,9 @@ def derive(
     small = view.resize_masks(masks, sspe_grid(view, budget)).reshape(len(masks), -1)
     bits = binarise(small)
     if view.kind == "squash":
-        assert cover.any(axis=1).all(), "a superpixel has no pixel: the superpixel source must not return one"
+        assert cover.any(axis=1).all(), (
+            "a superpixel has no pixel: the superpixel source must not return one"
+        )
     return cover, np.packbits(bits, axis=1, bitorder="big")
 
 

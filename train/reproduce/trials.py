@@ -83,9 +83,7 @@ def read_trial(at: Place, protocol: Protocol = "full") -> Trial | None:
         return Trial.model_validate_json(path.read_bytes())
     except ValidationError:
         where = show(str(path), 300)
-        raise DataError(
-            f"{where}: damaged: remove it; the trial is then collected again"
-        ) from None
+        raise DataError(f"{where}: damaged: remove it; the trial is then collected again") from None
 
 
 def run_trial(

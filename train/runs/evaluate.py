@@ -132,7 +132,9 @@ def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
         return
     check_replaceable(_page_folder(out))
     if out.exists() and read_header(out) != header_of(request, trained, split):
-        raise ConfigError(f"{show(str(out), 300)} contains other results, which are never overwritten")
+        raise ConfigError(
+            f"{show(str(out), 300)} contains other results, which are never overwritten"
+        )
 
 
 def _page_folder(results: Path) -> Path:

@@ -183,7 +183,9 @@ def test_convert_refuses_by_the_same_rule(worlds: Any, tmp_path: Path) -> None:
 def test_coco_objects_are_checked_by_data_check(worlds: Any, tmp_path: Path) -> None:
     where = refer(tmp_path, worlds, REFUSED["twice as large"][0]) / "instances.json"
     report = check(where)
-    assert not report.usable and "2 of 2 objects have coordinates that do not fit" in report.errors[0]
+    assert (
+        not report.usable and "2 of 2 objects have coordinates that do not fit" in report.errors[0]
+    )
     assert len(report.left_out) == 2
 
 
