@@ -60,6 +60,8 @@ class _Registry:
 
 
 _REGISTRIES: dict[str, _Registry] = {}
+_MODULE: Final = "svp_plugin_"  # of a file, with the digests of its path and of its text
+_MADE: dict[str, list[tuple[MutableMapping[str, Any], str]]] = {}  # tables and names, by module
 
 
 def attach(
@@ -125,14 +127,33 @@ def _kind(group: str) -> str:
 
 
 def load_files() -> None:
-    """Run the files of SVP_PLUGIN that this process has not run yet.
+    """Run the files of SVP_PLUGIN that this process has not run yet, or not as they are now.
 
     Raises MissingError, ConfigError naming the file and what went wrong in it.
     """
     for path in _paths():
-        name = f"svp_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+        place = f"{_MODULE}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+        name = f"{place}_{_digest(path)}"
         if name not in sys.modules:
+            _forget(place)
             _run(path, name)
+
+
+def plugin_files() -> tuple[str, ...]:
+    """The plug-in files that are named now, absolute. Raises MissingError for one that is gone."""
+    return tuple(map(str, _paths()))
+
+
+def plugin_words(known: Iterable[str] = ()) -> list[str]:
+    """`--plugin FILE` of each file that is named now, for a command that is told to the user.
+
+    known  words of that command: a file that stands among them is left out
+
+    Raises MissingError for a file that is gone.
+    """
+    have = {os.path.abspath(word.removeprefix("--plugin=")) for word in known}
+    files = [os.path.relpath(file) for file in plugin_files() if file not in have]
+    return [word for file in files for word in ("--plugin", file)]
 
 
 @contextmanager
@@ -166,6 +187,26 @@ def _file(path: Path) -> Path:
     return path.absolute()
 
 
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise MissingError(f"--plugin {show(str(path), 300)}: {show(str(error), 200)}") from None
+
+
+def _forget(place: str) -> None:
+    """Drop what a file registered before it was changed."""
+    for name in [name for name in sys.modules if name.startswith(place)]:
+        del sys.modules[name]
+        for table, key in _MADE.pop(name, ()):
+            table.pop(key, None)
+
+
+def _owner(kind: object) -> str:
+    """The module that a registered class or function stands in."""
+    return str(getattr(getattr(kind, "code", kind), "__module__", ""))
+
+
 def _run(path: Path, name: str) -> None:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -177,6 +218,10 @@ def _run(path: Path, name: str) -> None:
         spec.loader.exec_module(module)
         for table, old in before:
             _refuse_replaced(table, old, name)
+        _MADE[name] = [(t, key) for t, old in before for key in t.keys() - old.keys()]
+        seen = [id(table) for table, _ in before]
+        late = [found.table for found in _REGISTRIES.values() if id(found.table) not in seen]
+        _MADE[name] += [(t, key) for t in late for key, kind in t.items() if _owner(kind) == name]
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         for table, old in before:  # a file that fails registers nothing
@@ -191,8 +236,8 @@ def _refuse_replaced(
 ) -> None:
     """Put back what the file `name` registered under a taken name. Raises ValueError."""
     for key, kind in old.items():
-        owner = getattr(getattr(kind, "code", kind), "__module__", "")
-        gone = owner.startswith("svp_plugin_") and owner not in sys.modules
+        owner = _owner(kind)
+        gone = owner.startswith(_MODULE) and owner not in sys.modules
         if registry.get(key) is not kind and not gone and owner != name:
             registry[key] = kind
             raise ValueError(

@@ -265,7 +265,12 @@ def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
 def _words(hint: str) -> tuple[str, ...]:
     """Arguments of the `svp precompute` command line; none if another command started the run."""
     words = shlex.split(hint)
-    return tuple(words[2:]) if words[:2] == ["svp", "precompute"] else ()
+    name, words = words[:1], words[1:]
+    front: list[str] = []  # --plugin FILE may stand before the command's name
+    while words[:1] and words[0].startswith("--plugin"):
+        count = 1 if "=" in words[0] else 2
+        front, words = [*front, *words[:count]], words[count:]
+    return (*words[1:], *front) if [*name, *words[:1]] == ["svp", "precompute"] else ()
 
 
 def _content(source: Source) -> Content:

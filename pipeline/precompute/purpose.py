@@ -165,6 +165,7 @@ def command_for(
         words += ["--set", f"features.{name}={value}"]
     if projector != "svp":
         words += ["--projector", projector]
+    words += plugins.plugin_words(words)
     out = cache.with_name(f"{cache.name}-{projector}") if cache else f"caches/{projector}"
     return shlex.join(["svp", "precompute", *words, "--out", str(out)])
 
@@ -188,7 +189,7 @@ def next_command(
         return shlex.join(["svp", "cache", "browse", where])
     if split not in ("", "train"):
         tiny = ["--size", "tiny"] if size == "tiny" else []
-        return shlex.join(["svp", "eval", *tiny, "--from-cache", where])
+        return shlex.join(["svp", "eval", *tiny, "--from-cache", where, *plugins.plugin_words()])
     words = ["svp", "train", *(["--size", size] if size else []), "--from-cache", where]
     words += ["--projector", projector] if projector != "svp" else []
     have = recipe.features
@@ -199,7 +200,7 @@ def next_command(
     }  # fmt: skip
     for name, (value, expected) in fields.items():
         words += ["--set", f"model.vision.{name}={value}"] if value != expected else []
-    return shlex.join([*words, *START_FROM.get(size or "", ())])
+    return shlex.join([*words, *START_FROM.get(size or "", ()), *plugins.plugin_words()])
 
 
 def _rebuilt(plan: Plan, places: DataPlaces | None) -> list[str]:

@@ -26,6 +26,7 @@ from ..display import shorten
 from ..errors import ImageError
 from ..executors.base import Job, Reason
 from ..executors.worker import limit_threads, report_progress
+from ..plugins import plugin_files, plugins
 from ..process import peak_rss
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
 from .source_images import Pixels, read_verified
@@ -45,12 +46,17 @@ POISON: dict[Reason, str] = {
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Picklable task of a worker. `device` is the device's name inside the worker."""
+    """Picklable task of a worker.
+
+    device   its name inside the worker
+    plugins  the run's plug-in files: a worker of a cluster that was joined has another environment
+    """
 
     cache: str
     where: LocalPaths
     device: str = "cpu"
     threads: int = 1
+    plugins: tuple[str, ...] = field(default_factory=plugin_files)
 
     def open(self) -> Callable[[Job], dict[str, object]]:
         """Load the plan and the models. Raises CacheError, WeightsError, MissingError."""
@@ -60,11 +66,12 @@ class ShardTask:
         from ..superpixels.generator import build_generator
 
         limit_threads(self.threads)
-        recipe = self._plan.recipe
-        source = build_generator(
-            recipe.superpixels, self.where, self.device, embeddings=recipe.store_sam_embeddings
-        )
-        encoder = build_encoder(recipe.features, self.where, self.device)
+        with plugins(self.plugins):
+            recipe = self._plan.recipe
+            source = build_generator(
+                recipe.superpixels, self.where, self.device, embeddings=recipe.store_sam_embeddings
+            )
+            encoder = build_encoder(recipe.features, self.where, self.device)
         return Stage(self._plan, Path(self.cache), self.where.images, source, encoder).do
 
     def rows(self, shard: int) -> int:

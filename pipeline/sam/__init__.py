@@ -58,7 +58,7 @@ def build_backend(config: SuperpixelConfig, where: LocalPaths, device: str = "cp
     or an unsafe file), `ConfigError` (model and package do not go together) or
     `MissingPackageError`.
     """
-    builder = BACKENDS.get((config.source, config.package))
+    builder = BACKENDS.get((config.source if config.prompts_sam else BESIDE, config.package))
     if builder is None:
         known = ", ".join(f"{source} with {package}" for source, package in BACKENDS)
         raise ConfigError(
@@ -83,11 +83,11 @@ def _transformers(config: SuperpixelConfig, where: LocalPaths, device: str) -> S
 
 Builder = Callable[[SuperpixelConfig, LocalPaths, str], SamBackend]
 
+BESIDE = "slic"  # superpixels of SLIC, a plug-in or a folder, and a SAM beside that is not prompted
 BACKENDS: dict[tuple[str, str], Builder] = {
     ("sam", "segment-anything"): _segment_anything,
     ("mobile_sam", "segment-anything"): _segment_anything,
     ("sam", "transformers"): _transformers,
-    # SLIC's superpixels with a SAM beside, for its embedding and its decoder only.
-    ("slic", "segment-anything"): _segment_anything,
-    ("slic", "transformers"): _transformers,
+    (BESIDE, "segment-anything"): _segment_anything,  # for its embedding and its decoder only
+    (BESIDE, "transformers"): _transformers,
 }

@@ -121,7 +121,7 @@ def build_generator(
         from ..sam import build_backend
 
         # Nothing is prompted: the embedding is the same whatever the superpixels are.
-        sam = build_backend(config.model_copy(update={"source": "slic"}), where, device)
+        sam = build_backend(config, where, device)
     return SlicSource(config, sam) if config.source == "slic" else _own(config, where, sam)
 
 

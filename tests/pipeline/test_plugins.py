@@ -108,6 +108,20 @@ def test_a_known_name_asks_no_installed_package(
     assert look(registry, "own") is Own
 
 
+def test_a_file_that_was_changed_runs_again(registry: dict[str, type[Base]]) -> None:
+    """A notebook and a Dask worker outlive an edit; caches record the file as it is now."""
+    with plugins.plugins(["mine.py"]):
+        old = look(registry, "mine")
+        text = Path("mine.py").read_text()
+        Path("mine.py").write_text(text.replace("'mine'", "'other'"))
+        new = look(registry, "other")
+        assert new is not old and new.__module__ != old.__module__
+        with pytest.raises(ConfigError, match="test mine: allowed are other, own"):
+            look(registry, "mine")
+        Path("mine.py").write_text(text)
+        assert look(registry, "mine") is not old and set(registry) == {"own", "mine"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -18,6 +18,7 @@ from ...pipeline.datasets.problems import Faults, merged
 from ...pipeline.display import show
 from ...pipeline.errors import CacheError, ConfigError, MissingError
 from ...pipeline.io.atomic import check_writable
+from ...pipeline.plugins import plugin_words
 from ...pipeline.precompute.toy_guard import require_real_models
 from ...pipeline.records import LocalPaths
 from ..cli_defaults import DATA, cache_of
@@ -111,7 +112,8 @@ def next_commands(
     request: TrainRequest, opened: Opened, table: ExpressionTable, run: Path
 ) -> tuple[str, ...]:
     """The commands that use the finished run; a photograph and an expression of its own data."""
-    end = ["--checkpoint", str(run), *(["--size", "tiny"] if request.size == "tiny" else [])]
+    size = ["--size", "tiny"] if request.size == "tiny" else []
+    end = ["--checkpoint", str(run), *size, *plugin_words()]
     first = table.entry(0).image_id
     paths = (image.path for image in opened.source.images if image.image_id == first)
     photo = opened.source.image_root / next(paths, "")

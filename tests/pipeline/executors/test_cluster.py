@@ -8,8 +8,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,19 @@ import psutil
 import pytest
 
 from support.kill_trials import start, tree, until_shards
+from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.datasets.scenes import write_scenes
 
 IMAGES = 40
+HALVES = """
+import numpy as np
+from svp.pipeline.superpixels.external import superpixels
+
+@superpixels("halves")
+def halves(image):
+    columns = np.arange(image.shape[1]) * 2 // image.shape[1]
+    return np.tile(columns + 1, (image.shape[0], 1))
+"""
 ENV = {"FAKE_RUN": json.dumps({"delay": 0.05})}  # what the cluster's workers inherit
 
 
@@ -143,3 +154,36 @@ def test_a_dask_worker_or_its_machine_is_killed(lost: str, world: Path, tmp_path
             worker.send_signal(signal.SIGKILL)
         assert finish(run)["good"] == IMAGES
         assert tree(tmp_path / "c") == tree(world / "clean")
+
+
+@contextmanager
+def ray_head() -> Iterator[list[str]]:
+    with ray_cluster() as (cluster, _):
+        yield ["--executor", "ray", "--ray-address", cluster.address]
+
+
+@contextmanager
+def dask_scheduler() -> Iterator[list[str]]:
+    with dask_cluster() as (address, _):
+        yield ["--executor", "dask", "--dask-scheduler", address]
+
+
+@pytest.mark.parametrize("cluster", [ray_head, dask_scheduler])
+@pytest.mark.timeout(900)
+def test_workers_of_a_joined_cluster_load_the_plug_in(
+    cluster: Callable[[], AbstractContextManager[list[str]]], tmp_path: Path
+) -> None:
+    """They were started before anyone named it, and inherit nothing of the run."""
+    scenes = write_scenes(tmp_path / "scenes", images=2, seed=0)
+    plugin = tmp_path / "halves.py"
+    plugin.write_text(HALVES)
+    with cluster() as options:
+        run = subprocess.run(
+            [sys.executable, "-m", "svp", "precompute", "--plugin", str(plugin), "--for", "look",
+             "--superpixels", "halves", "--dataset", str(scenes), "--workers", "1", *options,
+             "--quiet", "--out", str(tmp_path / "c")],
+            capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    reader = CacheReader(tmp_path / "c")
+    assert [len(reader.superpixels(row)) for row in range(2)] == [2, 2]

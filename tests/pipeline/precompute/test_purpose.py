@@ -7,6 +7,8 @@ import pytest
 from svp.model.projectors import PROJECTORS
 from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.errors import ConfigError
+from svp.pipeline.plugins import plugins
+from svp.pipeline.precompute import launch
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.precompute.purpose import (
@@ -134,3 +136,36 @@ def test_the_command_that_makes_the_right_cache(tmp_path: Path) -> None:
         "svp precompute '--dataset=my photos' --split train --encoder dinov2-large "
         f"--set features.size=336 --out '{cache}-svp'"
     )
+
+
+def test_commands_that_are_told_name_the_plug_ins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file once, whether the command it comes from had it in front, behind or not at all."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("halves.py", "pool.py"):
+        (tmp_path / name).touch()
+    made = Recipe(store_sam_embeddings=True)
+    plan = sized_plan(made)
+    hint = "svp --plugin halves.py precompute --split train --dataset d"
+    words = launch._words(hint)
+    assert words == ("--split", "train", "--dataset", "d", "--plugin", "halves.py")
+    assert launch._words(hint.replace(" halves", "=halves"))[-1] == "--plugin=halves.py"
+    assert (
+        launch._words("svp --plugin halves.py quickstart")
+        == launch._words("svp")
+        == launch._words("")
+        == ()
+    )
+    cache = tmp_path / "c"
+    (cache / "logs").mkdir(parents=True)
+    write_places(cache, DataPlaces(dataset="d", images=tmp_path, command=words))
+    with plugins(["halves.py", "pool.py"]):
+        told = command_for(plan, "mlp", cache)
+        assert told.count("--plugin") == 2 and "--plugin pool.py" in told
+        for split, command in (("train", "svp train"), ("val", "svp eval")):
+            told = next_command(made, split, cache, size=None, projector="svp",
+                                usual=made.features)  # fmt: skip
+            assert told.startswith(command)
+            assert told.endswith("--plugin halves.py --plugin pool.py")
+    assert command_for(plan, "mlp", cache).count("--plugin") == 1

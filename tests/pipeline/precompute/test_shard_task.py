@@ -1,5 +1,8 @@
 """The stage with the shipped models: what the cache holds is what the models say, live."""
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from svp.pipeline import plugins
 from svp.pipeline.bench.memory import MemoryReport
+from svp.pipeline.cache import create_cache
 from svp.pipeline.cache.plan import PlanImage
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets import open_dataset
@@ -24,6 +29,7 @@ from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.pipeline.precompute.shard_task import ShardTask, quarantine
 from svp.pipeline.recipe import GridConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRecord, LocalPaths
+from svp.pipeline.superpixels.external import find_method, method_version
 from svp.pipeline.superpixels.generator import build_generator
 
 RECIPE = Recipe(
@@ -84,6 +90,30 @@ def test_probe_computes_and_stores_nothing(scenes: tuple[Content, LocalPaths], c
     result = ShardTask(str(cache), scenes[1]).open()(Job(0, rows=(1, 3)))
     assert result["images"] == 2
     assert sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*")) == before
+
+
+def test_a_worker_of_another_environment_gets_the_plug_ins(
+    scenes: tuple[Content, LocalPaths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task carries the files, as it is pickled for a worker of any executor."""
+    content, where = scenes
+    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    (tmp_path / "whole.py").write_text(
+        "import numpy as np\nfrom svp.pipeline.superpixels.external import superpixels\n\n"
+        "@superpixels('whole')\ndef whole(image):\n    return np.ones(image.shape[:2], int)\n"
+    )
+    with plugins.plugins([str(tmp_path / "whole.py")]):
+        made = method_version(find_method("whole"))
+        pixels = SuperpixelConfig(source="whole", made=made)
+        create_cache(tmp_path / "c", build_plan(content, Recipe(superpixels=pixels), where.images))
+        sent = pickle.dumps(ShardTask(str(tmp_path / "c"), where))
+    code = "import pickle, sys; pickle.loads(sys.stdin.buffer.read()).open()"
+    subprocess.run([sys.executable, "-c", code], input=sent, check=True)
+    (tmp_path / "whole.py").unlink()
+    said = subprocess.run(
+        [sys.executable, "-c", code], input=sent, capture_output=True, check=False
+    )
+    assert b"whole.py (or SVP_PLUGIN): is not a file" in said.stderr
 
 
 def test_plan_knows_the_shapes_without_weights(scenes: tuple[Content, LocalPaths]) -> None:

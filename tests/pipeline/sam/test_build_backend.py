@@ -37,6 +37,15 @@ def test_random_weights_are_a_function_of_the_seed_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("source", ["slic", "masks", "halves"])
+def test_a_sam_stands_beside_superpixels_of_any_source(source: str) -> None:
+    """`svp eval` asks its decoder, whatever cut the cache: a plug-in's name too."""
+    made = SuperpixelConfig(source=source, made="" if source == "slic" else "1 abc")
+    image = np.full((60, 90, 3), 90, np.uint8)
+    found = build_backend(made, NOWHERE).embed([image])
+    assert torch.equal(found, build_backend(SuperpixelConfig(), NOWHERE).embed([image]))
+
+
 def test_weights_from_a_file_are_reported(tmp_path: Path) -> None:
     path = tiny_file(tmp_path)
     config = SuperpixelConfig(weights=f"sha256:{sha256_file(path)}")
