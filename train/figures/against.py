@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ...pipeline.display import quote, shorten, show
+from ...pipeline.display import counted, quote, shorten, show
 from ...pipeline.errors import ConfigError, DataError, MissingError
 from ..evaluation.paper_numbers import COLUMNS, TABLES, is_published_split
 from ..evaluation.results import Header, Results, Row, read_header, read_results
@@ -187,13 +187,13 @@ def _picture(made: Material, other: Other, look: Look) -> Picture:
         row, photo, target = sides[0], made.photo(sides[0]), made.target(sides[0])
         line[0].imshow(photo)
         canvas.outline(line[0], target, canvas.TARGET)
-        line[0].set_title(shorten(row.text, 40), fontsize=8)
+        canvas.label(line[0], shorten(row.text, 60))
         line[1].imshow(canvas.mosaic(photo, made.superpixels(row)))
-        line[1].set_title(f"{why}; {sides[not look.swap].tokens} tokens", fontsize=8)
+        canvas.label(line[1], f"{why}; {counted(sides[not look.swap].tokens, 'token')}")
         for axis, name, answer in zip(line[2:], look.sides, sides, strict=True):
             axis.imshow(canvas.veil(photo, as_mask(answer.mask), canvas.PREDICTED))
             canvas.outline(axis, target, canvas.TARGET)
-            axis.set_title(f"{name}: IoU {100 * answer.iou:.0f} %", fontsize=8)
+            canvas.label(axis, f"{name}: IoU {100 * answer.iou:.0f} %")
     return Picture(look.name, look.title, look.paper, text, canvas.png(figure))
 
 

@@ -51,13 +51,13 @@ def _superpixels(made: Material, rows: list[Row]) -> tuple[Any, str]:
         maps = made.attention(row)[:, chosen]
         line[0].imshow(photo)
         canvas.outline(line[0], target, canvas.TARGET)
-        line[0].set_title(shorten(row.text, 40), fontsize=8)
+        canvas.label(line[0], shorten(row.text, 60))
         line[1].imshow(canvas.veil(photo, masks[chosen], canvas.PREDICTED))
-        line[1].set_title("its superpixel", fontsize=8)
+        canvas.label(line[1], "its superpixel")
         for number, axis in enumerate(line[2:]):
             _heat(axis, photo, maps[number])
             canvas.outline(axis, masks[chosen], canvas.PREDICTED, 1.0)
-            axis.set_title(f"block {number + 1}", fontsize=8)
+            canvas.label(axis, f"block {number + 1}")
         shares.append(inside_share(maps[-1], masks[chosen]))
     text = (
         "Attention of the superpixel that fits the target best, mean over heads. In the last block "
@@ -72,10 +72,10 @@ def _queries(made: Material, rows: list[Row]) -> tuple[Any, str]:
         photo, maps = made.photo(row), made.attention(row)[-1]
         line[0].imshow(photo)
         canvas.outline(line[0], made.target(row), canvas.TARGET)
-        line[0].set_title(shorten(row.text, 40), fontsize=8)
+        canvas.label(line[0], shorten(row.text, 60))
         for axis, query in zip(line[1:], apart(maps, QUERIES), strict=True):
             _heat(axis, photo, maps[query])
-            axis.set_title(f"query {query}", fontsize=8)
+            canvas.label(axis, f"query {query}")
     return figure, (
         "Attention of the queries that differ most from each other in the last block, mean over "
         "heads: queries have no place of their own in the image."

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.display import shorten
 from ...pipeline.errors import MissingPackageError
 
 PREDICTED, TARGET = "#0072b2", "#e69f00"
@@ -31,6 +32,16 @@ def grid(rows: int, columns: int, width: float = 2.4) -> tuple[Any, list[list[An
         for side in axis.spines.values():
             side.set_visible(False)
     return figure, [list(row) for row in axes]
+
+
+def label(axis: Any, text: str) -> None:
+    """A title that stays in its column, whatever its letters; `$` in it begins no formula."""
+    title = axis.set_title(text, fontsize=8, parse_math=False)
+    room = axis.figure.bbox.width / axis.get_gridspec().ncols - 4  # pixels
+    renderer, limit = axis.figure.canvas.get_renderer(), len(text)
+    while limit > 8 and title.get_window_extent(renderer).width > room:
+        limit -= 2
+        title.set_text(shorten(text, limit))
 
 
 def outline(axis: Any, mask: Mask, colour: str, width: float = 1.5) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from ...model.batch import Visual
 from ...model.projectors import Projector
-from ...pipeline.display import shorten
+from ...pipeline.display import counted, shorten
 from ..bench.components import INSIDE, Meter, inside
 from ..bench.speed import clock, device_name, one_thread
 from ..evaluation.results import Row
@@ -103,7 +103,7 @@ def _draw(timed: Sequence[Timed], rows: Sequence[Row]) -> bytes:
     pairs = sorted(zip(timed, rows, strict=True), key=lambda pair: pair[0].tokens)
     bars: list[tuple[str, Mapping[str, float]]] = [("mean", means(timed))]
     for one, row in pairs:
-        label = f"image {row.image_id}, {one.tokens} tokens"
+        label = f"image {row.image_id}, {counted(one.tokens, 'token')}"
         bars.append((label, {name: 1e3 * s for name, s in one.parts.items()}))
     stacks(axis, bars, INSIDE)
     figure.set_size_inches(8, 0.35 * len(bars) + 1.4)

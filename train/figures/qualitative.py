@@ -48,8 +48,8 @@ def _grid(made: Material, rows: Sequence[Row]) -> bytes:
         above, below = axes[2 * line][column], axes[2 * line + 1][column]
         photo = made.photo(row)
         above.imshow(canvas.mosaic(photo, made.superpixels(row)))
-        above.set_title(shorten(row.text, 38), fontsize=8)
+        canvas.label(above, shorten(row.text, 60))
         below.imshow(canvas.veil(photo, as_mask(row.mask), canvas.PREDICTED))
         canvas.outline(below, made.target(row), canvas.TARGET)
-        below.set_title(f"IoU {100 * row.iou:.0f} %", fontsize=8)
+        canvas.label(below, f"IoU {100 * row.iou:.0f} %")
     return canvas.png(figure)

@@ -43,7 +43,7 @@ def sources(made: Material, beside: Sequence[CacheReader]) -> Picture:
         line[0].imshow(photo)
         for axis, (name, masks) in zip(line[1:], columns, strict=True):
             axis.imshow(canvas.mosaic(photo, masks[number]))
-            axis.set_title(f"{name}: {len(masks[number])}", fontsize=8)
+            canvas.label(axis, f"{name}: {len(masks[number])}")
     return Picture("sources", title, paper, text, canvas.png(figure))
 
 

@@ -11,7 +11,11 @@ from PIL import Image
 
 from svp.cli import main
 from svp.pipeline.errors import ConfigError, DataError, MissingError
+from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.masks import rle
+from svp.pipeline.precompute.launch import Request, launch, open_request
+from svp.pipeline.precompute.options import Flags
+from svp.pipeline.precompute.run import RunOptions
 from svp.train.evaluation.results import (
     Header,
     Results,
@@ -174,6 +178,48 @@ def test_a_run_without_sspe_beside_one_with_it(
     with pytest.raises(MissingError, match=r"--protocol glamm"):
         glamm = Results(own.header.model_copy(update={"protocol": "glamm"}), own.rows)
         open_other(bare, recipe, glamm)
+
+
+@pytest.mark.usefixtures("clip_dial")
+def test_a_run_of_another_encoder_beside_it(
+    world: Path, monkeypatch: pytest.MonkeyPatch, figures: list[Any]
+) -> None:
+    """Fig. 11 and 12: photograph, superpixels and both answers of every sentence shown."""
+    monkeypatch.chdir(world)
+    request = Request(
+        dataset="scenes", split="val", out=Path("caches/clip"), size="tiny",
+        flags=Flags(points_per_side=5, store_sam_embeddings=True, encoder="clip-large-336",
+                    encoder_weights="random"),
+        run=RunOptions(executor_options=ExecutorOptions(workers=0)), quiet=True,
+    )  # fmt: skip
+    launch(request, open_request(request))
+    full = save_run(world, "svp", SVP, "tiny")
+    clip = save_run(world, "svp", SVP, "clip", encoder="clip-large-336", size=336, cache="clip")
+    evaluate(full)
+    svp("eval", "--checkpoint", clip, "--from-cache", "caches/clip", "--dataset", "scenes",
+        "--split", "val", "--device", "cpu", "--no-bounds")  # fmt: skip
+    found = read_results(next((full / "eval").glob("*.jsonl")))
+    write_results(full / "eval" / "right.jsonl", collect(found.header, map(righted, found.rows)))
+    figures.clear()
+    told = svp("figures", full, "--dataset", "scenes", "--from-cache", "caches/val",
+               "--against", clip)  # fmt: skip
+    assert told["drawn"]["encoders"] and "sspe" not in told["drawn"]
+    html = Path(told["page"]).read_text()
+    assert "Fig. 11 and 12" in html and "clip-large-336" in html
+    (picture,) = (f for f in figures if any("clip-large" in a.get_title() for a in f.axes))
+    titles = [axis.get_title() for axis in picture.axes]
+    rows = len(titles) // 4
+    assert rows > 0 and len(titles) == 4 * rows
+    own = {row.text for row in found.rows}
+    for number in range(rows):
+        text, why, left, right = titles[4 * number : 4 * number + 4]
+        assert text in own and why.endswith(("token", "tokens"))
+        assert {left.partition(":")[0], right.partition(":")[0]} == {"clip-large-336", "tiny"}
+        photo, mosaic, *answers = picture.axes[4 * number : 4 * number + 4]
+        for axis in (photo, mosaic, *answers):
+            assert np.asarray(axis.images[0].get_array()).shape == (128, 128, 3)
+    png = Image.open(Path(told["page"]).parent / "assets" / "encoders.png")
+    assert png.size == (round(4 * 2.4 * 110), round(rows * 2.4 * 110))
 
 
 def _recipe_of(run: Path) -> dict[str, Any]:

@@ -33,21 +33,30 @@ SVP: dict[str, Any] = {
 QFORMER = {"tokens": 6, "hidden": 8, "layers": 2, "heads": 2, "ffn": 16}
 
 
-def save_run(world: Path, name: str, options: dict[str, Any], folder: str = "") -> Path:
+def save_run(
+    world: Path,
+    name: str,
+    options: dict[str, Any],
+    folder: str = "",
+    *,
+    encoder: str = "tiny",
+    size: int = 128,
+    cache: str = "val",
+) -> Path:
     """A run whose weights are random: its answers are bad, its pictures are not."""
     recipe = parse_train_recipe(
         {
             "model": {
                 "init": "none", "lm": "random:0", "sam_decoder": "shipped", "dtype": "float32",
                 "shape": {"hidden": 16, "intermediate": 24, "layers": 1, "heads": 2, "kv_heads": 2},
-                "vision": {"encoder": "tiny", "size": 128},
+                "vision": {"encoder": encoder, "size": size},
                 "projector": {"name": name, "options": options},
             },
             "stages": [{"name": "one", "steps": 2, "warmup": 0}],
         },
         "test",
     )  # fmt: skip
-    plan = CacheReader(world / "caches" / "val").plan
+    plan = CacheReader(world / "caches" / cache).plan
     made = assemble(recipe, plan, Places())
     make_ready(made.model, recipe, 0, made.new_rows)
     trained = {n: p.detach() for n, p in made.model.named_parameters() if p.requires_grad}
@@ -181,6 +190,20 @@ def test_a_cache_is_found_by_its_digest_only(world: Path, monkeypatch: pytest.Mo
     assert find_cache(wanted) == Path("caches/val")
     with pytest.raises(MissingError, match="--from-cache"):
         find_cache("0" * 64)
+
+
+def test_a_title_stays_in_its_column_and_is_no_formula(figures: list[Any]) -> None:
+    """Expressions are the user's: as long as they like, and with a price in them."""
+    figure, axes = canvas.grid(2, 3)
+    texts = [["W" * 60, "W" * 60, "i" * 60], ["the $5 left of $6", r"$\frac$", "short"]]
+    for line, row, size in zip(axes, texts, ((40, 60), (60, 10)), strict=True):
+        for axis, text in zip(line, row, strict=True):
+            axis.imshow(np.zeros(size))
+            canvas.label(axis, text)
+    assert canvas.png(figure).startswith(b"\x89PNG") and figures == [figure]
+    said = [[axis.get_title() for axis in line] for line in axes]
+    assert said[1] == texts[1] and said[0][2] == texts[0][2]
+    assert 10 < len(said[0][0]) < 60 and "..." in said[0][0]
 
 
 def test_drawing_aids() -> None:
