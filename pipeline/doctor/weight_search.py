@@ -15,7 +15,7 @@ from ..fetch.sam_specs import SAMS, SamSpec
 from ..io.yaml_files import shipped_yaml
 from ..recipe import Recipe
 from ..records import LocalPaths
-from ..weights.locate import find_checkpoint, search_weights, weight_folders
+from ..weights.locate import find_checkpoint, given_weights, search_weights, weight_folders
 from ..weights.reference import WeightsRef
 
 PACKAGE = Path(__file__).parents[2]
@@ -85,7 +85,10 @@ class _Asked:
 def _need(name: str, asked: _Asked, given: Path | None) -> Need:
     if asked.weights.kind == "random":
         return Need(name, True, f"random weights (seed {asked.weights.value}): no file needed")
-    place = given or _find(asked)
+    try:
+        place = given_weights(given, asked.flag) if given else _find(asked)
+    except SvpError:
+        place = None
     if place is None or not place.exists():
         return Need(name, False, _advice(asked, given))
     try:
@@ -104,7 +107,7 @@ def _need(name: str, asked: _Asked, given: Path | None) -> Need:
 def _find(asked: _Asked) -> Path | None:
     if asked.spec.shipped:
         return asked.shipped
-    return search_weights(asked.spec.name) or _in_hub_cache(asked.spec)
+    return search_weights(asked.spec.name)
 
 
 def _weight_files(place: Path) -> list[Path]:
@@ -121,17 +124,6 @@ def _published_size(spec: SamSpec | EncoderSpec, place: Path) -> int:
     return 0
 
 
-def _in_hub_cache(spec: SamSpec | EncoderSpec) -> Path | None:
-    from ..weights.model_config import hub_folder
-
-    if not (isinstance(spec, EncoderSpec) and spec.hub):
-        return None
-    try:
-        return hub_folder(spec.name, allow_download=False)
-    except SvpError:
-        return None
-
-
 def _advice(asked: _Asked, given: Path | None) -> str:
     """Message for a missing file: name, size, searched paths, remedy."""
     remote = asked.spec.remote
@@ -142,5 +134,7 @@ def _advice(asked: _Asked, given: Path | None) -> str:
         return f"not found: {show(str(asked.shipped), 300)} belongs to this package: install again"
     names = " or ".join(asked.spec.files or ("(no known file name)",))
     folders = ", ".join(show(str(folder), 200) for folder in weight_folders())
+    if isinstance(asked.spec, EncoderSpec) and asked.spec.hub:
+        folders += f", and for {asked.spec.hub} in the hub's local cache"
     fetch = f"`svp fetch {remote.name}`, or " if remote else ""
     return f"not found{size}: looked for {names} in {folders}. {fetch}{asked.flag} PATH"

@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError, MissingError
+from ..errors import ConfigError
 from ..fetch.encoder_specs import ENCODERS
 from ..recipe import FeatureConfig, encoder_row
 from ..weights.load import load_into, load_state_dict, require_digest
-from ..weights.locate import find_weights, search_weights
-from ..weights.model_config import check_config, hub_folder
+from ..weights.locate import ENCODER_FILES, find_weights, given_weights, hub_folder, search_weights
+from ..weights.model_config import check_config
 from ..weights.tensor_names import plain_names
 from .backbone import Backbone, Family
 
@@ -65,19 +65,16 @@ def _source(config: FeatureConfig, path: Path | None, allow_download: bool) -> P
             f"features.weights={config.weights}: allowed for {config.encoder} are {known}"
             "random:<seed> and sha256:<hex>"
         )
-    source = path or _find(config.encoder, allow_download)
+    source = given_weights(path, FLAG) if path else _find(config.encoder, allow_download)
     require_digest(source, config.weights.value, "features.weights")
     return source
 
 
 def _find(encoder: str, allow_download: bool) -> Path:
-    """A file or folder in the usual places, or the hub's cache."""
+    """A file or folder in the usual places or the hub's cache, or downloaded if allowed."""
     found = search_weights(encoder)
-    if found is None and ENCODERS[encoder].hub:
-        try:
-            found = hub_folder(encoder, allow_download=allow_download)
-        except MissingError:
-            found = None
+    if found is None and allow_download and (hub := ENCODERS[encoder].hub):
+        return hub_folder(hub, ENCODER_FILES, allow_download=True)
     return found or find_weights(encoder, FLAG)  # says where it looked, and what to do
 
 

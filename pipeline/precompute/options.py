@@ -11,6 +11,7 @@ from typing import Any
 
 from ..display import show
 from ..errors import ConfigError, PlanMismatchError, WeightsError
+from ..fetch.catalogue import PREFIX
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import expand
@@ -20,7 +21,7 @@ from ..records import LocalPaths
 from ..sam.build import detect_type
 from ..sam.load import read_sam
 from ..weights.load import weights_digest
-from ..weights.locate import find_weights
+from ..weights.locate import find_weights, given_weights
 from ..weights.reference import SHIPPED, Kind, WeightsRef
 from ..weights.rehearsal import turned_down
 from .purpose import LOOK, Stores
@@ -144,8 +145,11 @@ def _name_encoders(features: dict[str, Any], said: str) -> None:
     name, plus, beside = said.partition("+")
     for known in (name, beside) if plus else (name,):
         if encoder_row(known) is None:
+            hub = known.removeprefix(PREFIX)
+            ours = next((row.name for row in ENCODERS.values() if row.hub == hub != ""), "")
+            hint = f"{hub} is called {ours} here; " if ours else ""
             raise ConfigError(
-                f"--encoder {show(said)}: allowed are {', '.join(ENCODERS)}, and two of one "
+                f"--encoder {show(said)}: {hint}allowed are {', '.join(ENCODERS)}, and two of one "
                 "shape as NAME+NAME"
             )
     if name != features.get("encoder"):
@@ -218,7 +222,7 @@ def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -
     if ready is not None:
         part["weights"] = str(ready)
         return None
-    path = expand(given) if given else find_weights(name, flag)
+    path = given_weights(given, flag) if given else find_weights(name, flag)
     found = WeightsRef("sha256", weights_digest(path))
     if asked.kind == "sha256" and asked != found:
         raise PlanMismatchError(

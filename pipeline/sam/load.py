@@ -10,7 +10,7 @@ from ..recipe import SuperpixelConfig
 from ..records import LocalPaths
 from ..weights.key_report import KeyReport
 from ..weights.load import load_into, load_state_dict, require_digest
-from ..weights.locate import find_weights
+from ..weights.locate import find_weights, given_weights
 from ..weights.tensor_names import plain_names
 from .build import build_sam, check_type, family, random_sam, sam_spec
 
@@ -48,7 +48,7 @@ def find_sam(config: SuperpixelConfig, where: LocalPaths) -> Path | None:
     """Local path of the recipe's SAM weights; None for shipped and random ones."""
     if config.weights.kind != "sha256":
         return None
-    return where.sam or find_weights(config.model, FLAG)
+    return given_weights(where.sam, FLAG) if where.sam else find_weights(config.model, FLAG)
 
 
 def read_recipe_weights(

@@ -14,6 +14,7 @@ from ..fetch.catalogue import CHECKPOINTS, PREFIX
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
 from ..io.paths import expand, user_cache
+from .file_checks import shards
 
 
 def weight_files(model: str) -> tuple[str, ...]:
@@ -40,27 +41,72 @@ def weight_folders() -> list[Path]:
 
 
 def search_weights(model: str) -> Path | None:
-    """The first file or folder that holds the weights of `model`, or None."""
+    """The first file or folder that holds the weights of `model`, or None.
+
+    Searched are the weight folders, then an encoder's repository in the hub's local cache.
+    """
     places = (folder / name for folder in weight_folders() for name in weight_files(model))
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if place.exists()), None) or _in_hub_cache(model)
+
+
+def _in_hub_cache(model: str) -> Path | None:
+    row = ENCODERS.get(model)
+    if row is None or not row.hub:
+        return None
+    try:
+        folder = hub_folder(row.hub, ENCODER_FILES)
+        shards(folder)  # other programs may have fetched the configuration alone
+    except SvpError:
+        return None
+    return folder
 
 
 def find_weights(model: str, flag: str) -> Path:
     """Like `search_weights`, but a MissingError says where it looked and what to do."""
     found = search_weights(model)
     if found is None:
-        names = " or ".join(weight_files(model) or ("(no known file name)",))
-        folders = ", ".join(str(folder) for folder in weight_folders())
-        raise MissingError(
-            f"weights of {model} not found: looked for {names} in {folders}. "
-            f"Get them with `{_how_to_fetch(model)}`, give a file with {flag} PATH, "
-            f"or try the machinery with {flag} random"
-        )
+        random = f", or try the machinery with {flag} random"
+        raise MissingError(f"weights of {model} not found: {how_to_get(model, flag)}{random}")
     return found
+
+
+def how_to_get(model: str, flag: str) -> str:
+    """Where the weights of `model` were looked for, the command that brings them, and the option."""
+    names = " or ".join(weight_files(model) or ("(no known file name)",))
+    folders = ", ".join(str(folder) for folder in weight_folders())
+    row = ENCODERS.get(model)
+    hub = f", and for {row.hub} in the hub's local cache" if row and row.hub else ""
+    return (
+        f"looked for {names} in {folders}{hub}. Get them with `{_how_to_fetch(model)}`, or give "
+        f"them with {flag} PATH"
+    )
+
+
+def given_weights(given: str | Path, flag: str) -> Path:
+    """The weight file or folder the user named with `flag`: a path, or `hub:OWNER/NAME`.
+
+    Raises MissingError, ConfigError (no such name).
+    """
+    text = str(given)
+    if text.startswith(PREFIX):
+        try:
+            return hub_folder(text.removeprefix(PREFIX), ENCODER_FILES)
+        except MissingError as error:
+            raise MissingError(f"{flag} {show(text, 200)}: {error}") from None
+    path = expand(given)
+    if not path.exists():
+        repository = "/" in text and _NAME.fullmatch(text)
+        hint = f" (a repository in the hub's local cache is {PREFIX}{text})" if repository else ""
+        raise MissingError(
+            f"{flag} {show(text, 200)}: no such weight file or folder{hint}: `svp fetch` lists what "
+            "can be fetched, and where the usual files are looked for `svp doctor` tells"
+        )
+    return path
 
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w./-]{1,100})?")
 # Only what is read: no code, no pickles beside the shards of an index.
+ENCODER_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 LM_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "tokenizer.model")
 
 

@@ -1,8 +1,7 @@
 """Read config.json of an untrusted model folder as data and check it.
 
 transformers has run code named in a config.json twice (CVE-2026-4372, CVE-2026-5241), so the
-library gets a configuration of our own and no path. The file only has to agree with it. Without
-`allow_download` nothing here touches the network.
+library gets a configuration of our own and no path. The file only has to agree with it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,8 @@ from pathlib import Path
 
 from ..display import show
 from ..errors import WeightsError
-from ..fetch.encoder_specs import ENCODERS
-from . import locate
 from .file_checks import read_json
 
-FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 MAX_CONFIG = 1 << 20  # bytes
 _HARMLESS = {"_name_or_path", "_commit_hash", "_attn_implementation_autoset"}
 _CODE = {"auto_map", "custom_pipelines", "trust_remote_code", "code_revision"}
@@ -42,11 +38,6 @@ def check_config(folder: Path, expected: Mapping[str, object], part: str = "") -
                 f"{show(str(path), 200)}: {key} is {show(found[key])}, this encoder has {value!r}. "
                 "Check features.encoder, or give another folder"
             )
-
-
-def hub_folder(name: str, *, allow_download: bool) -> Path:
-    """The hub's folder of encoder `name`: from the local hub cache, or downloaded if allowed."""
-    return locate.hub_folder(ENCODERS[name].hub, FILES, allow_download=allow_download)
 
 
 def _keys(value: object) -> Iterator[str]:

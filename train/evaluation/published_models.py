@@ -7,6 +7,7 @@ model/llava/model/multimodal_encoder/clip_encoder.py; dvlab-research/LISA model/
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +52,14 @@ class Published:
 
     digest  sha256 of its weights, as `weights_digest` names them
     vision  CLIP as the checkpoint's authors ran it
+    tower   what its config.json calls that, "" if nothing
     """
 
     folder: Path
     digest: str
     layout: Layout
     vision: VisionConfig
+    tower: str = ""
 
     @property
     def name(self) -> str:
@@ -102,7 +105,12 @@ def find_published(given: str) -> Published:
     if "clip-vit-large-patch14" in tower:
         encoder, size = ENCODERS["glamm" if "336" in tower else "lisa"]
     vision = VisionConfig(encoder=encoder, view="clip", size=size)
-    return Published(folder, weights_digest(folder), layout, vision)
+    if (named := folder.resolve().name) in CHECKPOINTS and layout.name not in named.lower():
+        raise ConfigError(
+            f"{where}: vocab_size {raw['vocab_size']} is that of layout {layout.name}, the folder is called "
+            f"{named}: give the folder of {CHECKPOINTS[named].repository}, or rename this one"
+        )
+    return Published(folder, weights_digest(folder), layout, vision, tower)
 
 
 def open_published(found: Published, plan: Plan) -> "Trained":
@@ -206,6 +214,25 @@ def _is_clip(tower: str) -> bool:
     return folder or "clip-vit-large-patch14" in tower
 
 
+def _where_to_get(given: str) -> str:
+    """The command that brings what `given` names; the known names if it names none of them."""
+    name = Path(given).name
+    known = {key.lower(): row.repository for key, row in CHECKPOINTS.items()}
+    repository = known.get(name.lower()) or (given if given.count("/") == 1 else "")
+    if repository and not given.startswith((".", "/", "~")):
+        return (
+            f"get it with `hf download {repository}` and give {PREFIX}{repository}, or give the "
+            "folder it lies in"
+        )
+    near = get_close_matches(name.lower(), known, 1, 0.8)
+    hint = f"did you mean {PREFIX}{known[near[0]]}? " if near else ""
+    models = ", ".join(r.repository for r in CHECKPOINTS.values() if r.flag == "--published")
+    return (
+        f"{hint}Published are {models}: get one with `hf download OWNER/NAME` and give "
+        f"{PREFIX}OWNER/NAME, or give the folder it lies in"
+    )
+
+
 def published_folder(given: str) -> Path:
     """Local folder of `given`; see `find_published`."""
     if given.startswith(PREFIX):
@@ -218,11 +245,8 @@ def published_folder(given: str) -> Path:
             "config.json and tokenizer"
         )
     if found is None:
-        known = CHECKPOINTS.get(Path(given).name)
-        name = known.repository if known else f"OWNER/{Path(given).name}"
         raise MissingError(
-            f"--published {show(given, 300)}: no such folder: get it with `hf download {name}` and "
-            f"give {PREFIX}{name}, or give its folder"
+            f"--published {show(given, 300)}: no such folder: {_where_to_get(given)}"
         )
     if not (found / "config.json").is_file():
         snapshots = sorted(found.glob("snapshots/*/config.json"))  # a repository of the hub's cache

@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.cache import create_cache
+from ...pipeline.display import show
 from ...pipeline.encoders import build_encoder
 from ...pipeline.encoders.encoder import Encoder
 from ...pipeline.encoders.pair import PairEncoder
+from ...pipeline.errors import MissingError
+from ...pipeline.fetch.encoder_specs import ENCODERS
 from ...pipeline.io.yaml_files import Override
 from ...pipeline.masks import runs as rl
 from ...pipeline.precompute.options import Flags, resolve
@@ -26,6 +29,7 @@ from ...pipeline.sam.segment_anything import SamPackage
 from ...pipeline.superpixels.candidates import full_image, to_superpixels
 from ...pipeline.superpixels.generator import Embeddings
 from ...pipeline.superpixels.point_grid import embedded
+from ...pipeline.weights.locate import how_to_get, search_weights
 from ...pipeline.weights.reference import WeightsRef
 from ..data.live_cache import LiveReader
 from .published_models import Published, own_sam
@@ -62,12 +66,19 @@ class WholeImage:
 
 def live_recipe(found: Published, encoders: Encoders, images: Path) -> tuple[Recipe, LocalPaths]:
     """Precompute recipe equivalent to the inputs of `found`. Raises MissingError, WeightsError."""
+    clip = found.vision.encoder
+    if encoders.encoder is None and search_weights(clip) is None:
+        raise MissingError(
+            f"{show(str(found.folder / 'config.json'), 200)}: mm_vision_tower "
+            f"{show(found.tower or ENCODERS[clip].hub)}: {show(found.name)} sees through this CLIP, "
+            f"{clip}, which was not found: {how_to_get(clip, '--encoder-weights')}"
+        )
     paths = {"sam_weights": encoders.sam, "encoder_weights": encoders.encoder}
     given: dict[str, Any] = {name: str(path) if path else None for name, path in paths.items()}
     if encoders.own_sam:
         given["sam_weights"] = "random"  # no file is read: the digest of the folder takes its place
     flags = Flags(
-        superpixels="slic", sam_model="vit_h", encoder=found.vision.encoder,
+        superpixels="slic", sam_model="vit_h", encoder=clip,
         store_sam_embeddings=True, **given,
     )  # fmt: skip
     changes = (

@@ -88,9 +88,21 @@ def _live(
         sam=request.sam_weights,
         encoder=request.encoder_weights,
     )
+    if request.data.dataset is None and not DATA.exists():
+        raise ConfigError(
+            "--published without caches reads photographs, expressions and masks: name them with "
+            "--dataset (refcoco with --root FOLDER, a JSONL or parquet file, a folder of `svp data "
+            "synth`), or caches with --from-cache"
+        )
     splits = {}
     for name in request.splits:
         source = source_of(request.data, None, name)
+        if not source.sentences:
+            raise ConfigError(
+                f"{show(request.data.dataset or source.name)}, split {show(name)}: photographs "
+                "without expressions: there is nothing to evaluate. It takes image, expression and "
+                "mask: JSONL, REFER or parquet (docs/data.md)"
+            )
         splits[name] = (Content(source.images, name, source.sha256), source.image_root)
     return {
         name: (reader,) for name, reader in live_readers(found, splits, scratch, encoders).items()

@@ -126,7 +126,8 @@ def enter_stage(
 ) -> Strategy:
     """Optimizer and wrapper for stage `index`; call `make_ready` before."""
     stage = recipe.stages[index]
-    trained = [p for p in model.parameters() if p.requires_grad]
+    # Used once and not kept: what is split lets its whole values go one after another.
+    trained = (p for p in model.parameters() if p.requires_grad)
     accelerator.free_memory()
     whole = zero_level(accelerator) < 3
     if accelerator.distributed_type.value == "DEEPSPEED":

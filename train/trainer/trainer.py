@@ -121,6 +121,7 @@ class Trainer:
             weights = resume.weights()
             load_weights(model, weights, str(resume.path), mapped=not whole)
             self.trained |= weights.keys()
+            del weights  # the mapped file, of which a strategy that splits keeps a part
         strategy = enter_stage(self.accelerator, model, self.recipe, index)
         self.trained |= set(strategy.names.values())
         if resume and resumed and done:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from svp.pipeline.doctor import weight_search
 from svp.pipeline.doctor.weight_search import needed_weights
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import LocalPaths
+from svp.pipeline.weights import locate
 
 PAPER = Recipe(
     superpixels=SuperpixelConfig(model="vit_h", weights="sha256:" + "0" * 64),
@@ -20,7 +20,7 @@ def only_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SVP_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weight_search, "_in_hub_cache", lambda name: None)
+    monkeypatch.setattr(locate, "_in_hub_cache", lambda name: None)
 
 
 def test_nothing_there_names_size_places_and_remedy(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from svp.pipeline.encoders.dinov2 import expected_config
 from svp.pipeline.errors import MissingError, WeightsError
-from svp.pipeline.weights.model_config import check_config, hub_folder
+from svp.pipeline.fetch.encoder_specs import ENCODERS
+from svp.pipeline.weights.locate import ENCODER_FILES, hub_folder
+from svp.pipeline.weights.model_config import check_config
 
 
 def write(folder: Path, config: object) -> Path:
@@ -78,7 +80,8 @@ def test_network_only_when_allowed(
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    assert hub_folder("dinov2-large", allow_download=allowed) == tmp_path
+    hub = ENCODERS["dinov2-large"].hub
+    assert hub_folder(hub, ENCODER_FILES, allow_download=allowed) == tmp_path
     assert calls[0]["repo"] == "facebook/dinov2-with-registers-large"
     assert calls[0]["local_files_only"] is not allowed
     assert all(name.endswith((".json", ".safetensors")) for name in calls[0]["allow_patterns"])
@@ -90,4 +93,4 @@ def test_not_in_the_hub_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     with pytest.raises(MissingError, match="not in the local hub cache"):
-        hub_folder("dinov2-large", allow_download=False)
+        hub_folder(ENCODERS["dinov2-large"].hub, ENCODER_FILES)
