@@ -7,7 +7,7 @@ ours, never the folder's, and the weights come through `weights.load_state_dict`
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -81,6 +81,14 @@ def from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if kept in renamed:
             renamed.setdefault(twin, renamed[kept])
     return renamed
+
+
+def to_original(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """A hub state dict under segment-anything's names; `names` are those of such a model."""
+    original = {_rename(name): name for name in names}
+    # A hub file may hold the tied positional matrix under either name, or under both.
+    given = {_TWINS[0] if name == _TWINS[1] else name: value for name, value in state.items()}
+    return {original.get(name, name): value for name, value in given.items()}
 
 
 class HuggingFaceSam:

@@ -25,16 +25,22 @@ ANCHORS = ("mask_decoder.iou_token.weight", "prompt_encoder.no_mask_embed.weight
 def load_sam(config: SuperpixelConfig, where: LocalPaths) -> tuple[Any, KeyReport | None]:
     """The `segment_anything.modeling.Sam` of a recipe on the CPU in eval mode, and the key report.
 
-    The report is None for random weights. Raises as `build_backend`.
+    Of a recipe with package=transformers it reads a hub folder too: a mask decoder that trains is
+    segment-anything's, whatever package made the cache. The report is None for random weights.
+    Raises as `build_backend`.
     """
     if config.weights.kind == "random":
         return random_sam(config.model, config.weights.seed), None
     state, name = read_recipe_weights(config, where)
-    check_type(state, config.model, name)
     if "vision_encoder.pos_embed" in state:
-        raise WeightsError(
-            f"{show(name, 200)}: the layout of transformers' SamModel: set package=transformers"
-        )
+        if config.package != "transformers":
+            raise WeightsError(
+                f"{show(name, 200)}: the layout of transformers' SamModel: set package=transformers"
+            )
+        from .huggingface import to_original
+
+        state = to_original(state, build_sam(config.model).state_dict())
+    check_type(state, config.model, name)
     state, unused = family(config.model).from_file(state)
     advice = (
         f"This is no complete {config.model} checkpoint: give the published one, or the state dict "

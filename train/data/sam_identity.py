@@ -67,7 +67,8 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
         raise PlanMismatchError(
             f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but --sam-decoder is "
             f"{decoder}: give the file the cache was made with, or make the cache again with "
-            "`svp precompute --sam-weights FILE` and this file"
+            "`svp precompute --sam-weights FILE` and this file (a SAM is known by the digest of its "
+            "file: the same values in another file, such as a hub folder, count as another)"
         )
 
 

@@ -1,18 +1,25 @@
 """A cache of another SAM than the mask decoder knows is refused by identity, whatever its shape."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from svp.model.mask_head import MaskHead
 from svp.pipeline.cache.plan import Plan
-from svp.pipeline.errors import ConfigError, PlanMismatchError
+from svp.pipeline.errors import ConfigError, PlanMismatchError, WeightsError
+from svp.pipeline.fetch.sam_specs import SAMS
 from svp.pipeline.recipe import Recipe, SuperpixelConfig
-from svp.pipeline.sam.build import random_sam
+from svp.pipeline.sam.build import random_sam, sam_spec
+from svp.pipeline.sam.huggingface import from_original, vision_sizes
 from svp.pipeline.weights.digests import published
+from svp.pipeline.weights.load import weights_digest
 from svp.train.data.sam_identity import doubt, identity, require_decoder, require_same_sam
-from svp.train.factory import replace_decoder
+from svp.train.factory import _mask_head, replace_decoder
+from svp.train.options import Places
 from svp.train.recipe import TrainRecipe, parse_train_recipe
 from svp.train.trainer.checkpoint import Checkpoint
 
@@ -145,3 +152,87 @@ def test_the_remedies_that_are_named_exist() -> None:
         require_decoder(
             recipe(init="none", lm="random:0", sam_decoder=FILE), cache("tiny", "shipped")
         )
+
+
+NAMES = ("vit_b", "vit_l", "vit_h", "vit_t")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published ViTs with an encoder of a few thousand numbers, told apart by its width."""
+    for name, width in (("vit_b", 8), ("vit_l", 16), ("vit_h", 24)):
+        row = replace(SAMS[name], width=width, depth=1, heads=1, global_blocks=(0,))
+        monkeypatch.setitem(SAMS, name, row)
+
+
+def saved(folder: Path, name: str, seed: int = 0) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A file of SAM `name` in the published form, and its values."""
+    state = random_sam(name, seed).state_dict()
+    path = folder / f"my_{name}_{seed}.pth"
+    torch.save(state, path)
+    return path, state
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", NAMES)
+def test_each_sam_reads_its_own_embeddings_only(name: str, tmp_path: Path) -> None:
+    """Its decoder, a run and a cache beside know it by type and file, whatever the shape."""
+    own = f"sha256:{weights_digest(saved(tmp_path, name)[0])}"
+    tuned = recipe(init="none", lm="random:0", sam_decoder=own)
+    require_decoder(tuned, cache(name, own))
+    require_same_sam(f"{name} {own}", cache(name, own, "slic"), "the run r")
+    others = {other: saved(tmp_path, other)[0] for other in NAMES if other != name}
+    others[name] = saved(tmp_path, name, seed=1)[0]
+    for other, path in others.items():
+        theirs = f"sha256:{weights_digest(path)}"
+        assert cache(other, theirs).sam == cache(name, own).sam
+        said = f"holds embeddings of SAM {other} {theirs}, but --sam-decoder is {own}"
+        with pytest.raises(PlanMismatchError, match=said):
+            require_decoder(tuned, cache(other, theirs))
+        said = f"holds embeddings of SAM {other} {theirs}, the run r uses SAM {name} {own}"
+        with pytest.raises(PlanMismatchError, match=said):
+            require_same_sam(f"{name} {own}", cache(other, theirs), "the run r")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_a_hub_folder_is_a_decoder_and_another_identity_than_the_file(
+    name: str, tmp_path: Path
+) -> None:
+    """What a cache of package=transformers was made with can be trained on, and gives the values
+    of segment-anything's file; one in the place of the other is refused with the reason."""
+    file, state = saved(tmp_path, name)
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    save_file({n: t.contiguous().clone() for n, t in from_original(state).items()},
+              hub / "model.safetensors")  # fmt: skip
+    (hub / "config.json").write_text(json.dumps({"vision_config": vision_sizes(sam_spec(name))}))
+    heads = []
+    for path in (file, hub):
+        weights = f"sha256:{weights_digest(path)}"
+        made = cache(name, weights)
+        pixels = made.recipe.superpixels.model_copy(update={"package": "transformers"})
+        made = replace(made, recipe=made.recipe.model_copy(update={"superpixels": pixels}))
+        tuned = recipe(init="none", lm="random:0", sam_decoder=weights)
+        require_decoder(tuned, made)
+        heads.append(_mask_head(tuned, made, Places(sam_decoder=path)).state_dict())
+        other = f"sha256:{weights_digest(hub if path == file else file)}"
+        with pytest.raises(PlanMismatchError, match="same values in another file, such as a hub"):
+            require_decoder(recipe(init="none", lm="random:0", sam_decoder=other), made)
+    torch.testing.assert_close(*heads, rtol=0, atol=0)
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        if part in ("prompt_encoder", "mask_decoder"):
+            names = [n for n in heads[0] if n.endswith(rest)]
+            assert any(torch.equal(heads[0][n], value) for n in names), key
+
+
+@pytest.mark.usefixtures("small")
+def test_a_hub_folder_where_segment_anything_is_asked_for_says_what_to_set(tmp_path: Path) -> None:
+    _, state = saved(tmp_path, "vit_b")
+    path = tmp_path / "hub.safetensors"
+    save_file({n: t.contiguous().clone() for n, t in from_original(state).items()}, path)
+    weights = f"sha256:{weights_digest(path)}"
+    tuned = recipe(init="none", lm="random:0", sam_decoder=weights)
+    with pytest.raises(WeightsError, match="layout of transformers.*set package=transformers"):
+        _mask_head(tuned, cache("vit_b", weights), Places(sam_decoder=path))
