@@ -54,7 +54,7 @@ class _Registry:
 
     @property
     def wanted(self) -> str:
-        """What a plug-in must give, for messages."""
+        """Required type of a plug-in, as text for messages."""
         how = "an instance" if self.instances else "a subclass"
         return f"{how} of {self.base.__module__}.{self.base.__qualname__}"
 

@@ -91,10 +91,10 @@ def test_titles_are_noun_phrases_or_imperatives(path: Path) -> None:
     assert title or not tree.body, f"{name(path)}: no module docstring"
     assert not re.match(QUESTION, title), f"{name(path)}: {title}"
     assert len(title) <= WIDTH - len('"""'), f"{name(path)}: {len(title)} characters"
-    for line in summaries(tree):
-        # "Whether ..." is the common form for a function that returns a bool.
-        assert not re.match(QUESTION.replace("Whether|", ""), line), f"{name(path)}: {line}"
-        assert not unwanted(line), f"{name(path)}: {line}: {unwanted(line)}"
+    # "Whether ..." is the common form for a function that returns a bool.
+    question = re.compile(QUESTION.replace("Whether|", ""))
+    wrong = {line: unwanted(line) for line in summaries(tree)}
+    assert not {line: why for line, why in wrong.items() if why or question.match(line)}
 
 
 def test_help_texts_are_sentences_and_every_option_has_one() -> None:
