@@ -122,7 +122,7 @@ def test_any_cut_is_refused(results: Results, tmp_path: Path) -> None:
 def test_impossible_rows_are_named_by_line(results: Results, tmp_path: Path) -> None:
     first = results.rows[0]
     for wrong, what in (
-        ({"intersection": first.intersection - 1}, "pixels, the counts say"),
+        ({"intersection": first.intersection - 1}, "pixels, which contradicts the counts"),
         ({"target": first.union + 1}, "target <= union"),
         ({"has_seg": False}, "without a .SEG"),
         ({"counts": "0"}, "runs sum"),
