@@ -13,6 +13,7 @@ from svp.cli import main
 
 ROOT = Path(svp.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEMPLATES = sorted(p for top in ("pipeline", "train") for p in (ROOT / top).rglob("*.html.j2"))
 MODULES = [
     path
     for top in ("pipeline", "model", "train", "workflows")
@@ -112,6 +113,12 @@ def test_help_texts_are_sentences_and_every_option_has_one() -> None:
             assert not unwanted(text), f"{where}: {unwanted(text)}"
             count += 1
     assert count > 200
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=name)
+def test_pages_use_plain_terms(template: Path) -> None:
+    text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", template.read_text("utf-8"), flags=re.DOTALL)
+    assert not unwanted(text), f"{name(template)}: {unwanted(text)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

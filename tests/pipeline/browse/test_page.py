@@ -154,7 +154,7 @@ def test_figures_equal_the_cache(
             assert own.split(f'class="layer-{level}"')[1].split("</g>")[0].count("<path") == count
         for number, area in enumerate(superpixels.area.tolist(), 1):
             assert f"Superpixel {number}: " in own and f"{area:,} px" in own
-    assert text.count("nothing survived the filter") == 1
+    assert text.count("no mask passed the selection: one superpixel") == 1
 
 
 def test_histogram_is_also_a_table(page: Page, found: dict[str, Superpixels]) -> None:
