@@ -220,7 +220,7 @@ def test_only_an_earlier_page_is_replaced(make_cache: MakeCache, tmp_path: Path)
         browse(cache, out)
     assert (out / "mine.txt").read_text() == "keep"
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="not a folder"):
+    with pytest.raises(CacheError, match="file: cannot be written: Not a directory"):
         browse(cache, tmp_path / "file")
     with pytest.raises(ConfigError, match="holds other files"):
         browse(cache, cache)
