@@ -5,6 +5,8 @@ of another encoder or view, a projector whose inputs the cache lacks, a frozen [
 """
 
 import importlib.resources
+import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from ..model.conversion.fill_model import build_imported
 from ..model.conversion.llama_shape import LlamaShape
 from ..model.language_model import load_lm, random_lm, read_config, restore_buffers
 from ..model.mask_head import MaskHead
-from ..model.pretrained.config import language_shape, read_model_file
+from ..model.pretrained.config import ProjectorSpec, language_shape, read_model_file
 from ..model.pretrained.peft_adapters import plain_state
 from ..model.pretrained.pretrained import load_pretrained
 from ..model.projectors import Projector, build_projector, projector_class
@@ -203,9 +205,7 @@ def _from_export(
     fill(lm, plain_state(found.lm, merge=True), "language model")
     restore_buffers(lm)
     spec = about.projector
-    same = (spec.name, spec.in_dim, spec.grid) == (
-        recipe.model.projector.name, plan.channels, plan.grid,
-    ) and spec.options == _options(recipe)  # fmt: skip
+    same = _is_kept(spec, recipe, plan)
     if same and about.preprocessing is not None:
         wanted = features_of(about.preprocessing.recipe, spec.name)
         require_same_features(wanted, plan, spec.name, f"the projector of {folder.name}")
@@ -214,6 +214,29 @@ def _from_export(
     model = RisModel(lm, projector, found.mask_head, mask_state=state)
     model.to_prompt.load_state_dict(found.to_prompt.state_dict())
     return model, load_vocabulary(folder)
+
+
+def _is_kept(spec: ProjectorSpec, recipe: TrainRecipe, plan: Plan) -> bool:
+    wanted = (recipe.model.projector.name, plan.channels, plan.grid, _options(recipe))
+    return (spec.name, spec.in_dim, spec.grid, spec.options) == wanted
+
+
+def new_projector(recipe: TrainRecipe, plan: Plan, places: Places) -> str:
+    """Warning that the projector of an export is not used for the training that starts from it, or ""."""
+    if recipe.model.init.kind != "svp" or places.init is None:
+        return ""
+    spec = read_model_file(places.init).projector
+    if _is_kept(spec, recipe, plan):
+        return ""
+    note = f"note: projector {recipe.model.projector.name} starts from random values: "
+    own = {"name": spec.name, "options": spec.options}
+    if (spec.in_dim, spec.grid) != (plan.channels, plan.grid):
+        return note + (
+            f"that of {places.init.name} reads {spec.in_dim} channels on grid {spec.grid}, cache "
+            f"{plan.id[:12]} has {plan.channels} on {plan.grid}"
+        )
+    words = shlex.join(["--set", f"model.projector={json.dumps(own)}"])
+    return f"{note}to train that of {places.init.name} instead, give {words}"
 
 
 def _from_parts(

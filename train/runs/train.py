@@ -19,7 +19,7 @@ from ..data.sam_identity import doubt, identity
 from ..estimates.memory import GIB
 from ..estimates.sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
-from ..factory import assemble, outline, shape_of
+from ..factory import assemble, new_projector, outline, shape_of
 from ..recipe import TrainRecipe, share_of, split_evenly
 from ..trainer.job import Job, TrainReport
 from ..trainer.optimizers import require_packages
@@ -90,7 +90,8 @@ def train_command(request: TrainRequest) -> TrainReport:
         write_run_data(folder, known)
         if recipe.run.recompute:
             recompute(made.model)
-        doubts = [line for line in (doubt(recipe, first),) if line]
+        anew = new_projector(recipe, first, opened.places)
+        doubts = [line for line in (doubt(recipe, first), anew) if line]
         notes = [
             *table.notes,
             *stream.too_long.faults().notices(),

@@ -31,7 +31,7 @@ from svp.pipeline.weights.load import weights_digest
 from svp.pipeline.weights.reference import WeightsRef
 from svp.train.evaluation.load_trained import find_trained, open_trained
 from svp.train.evaluation.results import read_results
-from svp.train.factory import assemble
+from svp.train.factory import assemble, new_projector
 from svp.train.metrics import metrics
 from svp.train.options import Places, TrainFlags, resolve_train
 from svp.train.recipe import ProjectorConfig, TrainRecipe, parse_train_recipe
@@ -364,7 +364,13 @@ def test_training_starts_from_an_export(request_: EvalRequest, exported: Path) -
     made, source = assemble(recipe, plan, places).model, load_pretrained(str(folder))
     for name, tensor in source.state_dict().items():
         torch.testing.assert_close(made.state_dict()[name], tensor, rtol=0, atol=0)
+    assert new_projector(recipe, plan, places) == ""
     other = recipe.model.model_copy(update={"projector": ProjectorConfig(name="mlp")})
+    changed = recipe.model_copy(update={"model": other})
+    assert "projector mlp starts from random" in new_projector(changed, plan, places)
+    wider = dataclasses.replace(plan, channels=plan.channels + 1)
+    said = f"that of {folder.name} reads {plan.channels} channels on grid (16, 16), cache"
+    assert said in new_projector(recipe, wider, places)
     fresh = assemble(recipe.model_copy(update={"model": other}), plan, places).model
     assert type(fresh.projector).__name__ == "MLP"
     assert torch.equal(fresh.to_prompt[0].weight, source.to_prompt[0].weight)

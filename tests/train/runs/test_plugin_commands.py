@@ -5,6 +5,8 @@ What a plug-in registered is forgotten before each command, as a new process kno
 
 import importlib
 import importlib.metadata
+import json
+import re
 import shlex
 import shutil
 import sys
@@ -167,7 +169,12 @@ def test_an_export_predicts_and_is_evaluated_and_trains_on(ask: Ask) -> None:
     done(ask("predict", photo, "the red disc", *here, "--device", "cpu", "--out", "again"))
     done(ask(*EVAL, *here, "--out", "exported.jsonl"))
     words = [word for word in TRAIN if word not in ("--lm", "random:0", "--sam-decoder", "shipped")]
-    done(ask(*words, "--init", "made", "--runs", "more"))
+    assert "random values" not in done(ask(*words, "--init", "made", "--runs", "more"))
+    words[words.index("mean_pool")] = "mlp"
+    said = done(ask(*words, "--init", "made", "--runs", "other")).replace("\n", " ")
+    assert "projector mlp starts from random values: to train that of made instead, give" in said
+    (option,) = re.findall(r"give --set '(model.projector=\{.*?\}\})'", said)
+    assert json.loads(option.partition("=")[2]) == {"name": "mean_pool", "options": {}}
     assert type(load_pretrained("made").projector).__name__ == "MeanPool"
 
 
