@@ -307,9 +307,9 @@ def run(examples: int, length: int) -> int:
 
 @pytest.mark.timeout(600)
 def test_any_interleaving(record_property: Callable[[str, object], None]) -> None:
-    taken = run(examples=60, length=40)
+    taken = run(examples=30, length=40)
     record_property("tried", taken)
-    assert taken > 1000, "the machine stopped early"
+    assert taken > 500, "the machine stopped early"
 
 
 @pytest.mark.slow
