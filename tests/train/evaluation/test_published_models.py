@@ -31,6 +31,7 @@ from svp.pipeline.errors import (
 )
 from svp.pipeline.executors.base import ExecutorOptions
 from svp.pipeline.fetch.encoder_specs import ENCODERS
+from svp.pipeline.fetch.sam_specs import SAMS
 from svp.pipeline.masks import rle
 from svp.pipeline.precompute.planner import Content
 from svp.pipeline.precompute.run import RunOptions, precompute
@@ -72,6 +73,8 @@ def small() -> Iterator[None]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sam_model_registry, "vit_h", build)
+        narrow = replace(SAMS["vit_h"], width=16, depth=1, heads=2, global_blocks=())
+        patch.setitem(SAMS, "vit_h", narrow)
         for name in ("clip-large", "clip-large-336"):
             patch.setitem(ENCODERS, name, replace(ENCODERS[name], blocks=2))
         sam_shapes.cache_clear()
@@ -411,7 +414,7 @@ def test_a_repository_of_the_hubs_cache_names_its_snapshot(world: World, tmp_pat
     snapshot.symlink_to(world.folder)
     with pytest.raises(ConfigError, match=rf"give its snapshot .*snapshots/{'a' * 40}"):
         find_published(str(tmp_path / "models--MBZUAI--GLaMM-RefSeg"))
-    with pytest.raises(ConfigError, match="is a file: give the folder"):
+    with pytest.raises(ConfigError, match="is a file: give its folder"):
         find_published(str(world.folder / "config.json"))
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 
 from svp.model.conversion.key_mapping import LAYOUTS
-from svp.model.conversion.stand_in import write_standin
+from svp.model.conversion.stand_in import write_standin, write_words
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.executors.base import ExecutorOptions
 from svp.pipeline.precompute.launch import Request, launch, open_request
@@ -36,7 +37,7 @@ stages: [{name: align, steps: 1, warmup: 0}]
 global_batch: 1
 run: {micro_batch: 1, gradient_checkpointing: false, keep: 1, log: 1, preview: 0, threads: 1}
 """
-DIAL = "folder: .\nsam: {vit_h: [64, 1]}\nin_process: true\n"
+DIAL = "folder: .\nsam: {vit_h: [64, 1]}\nencoder_width: 64\nin_process: true\n"
 
 
 def only_json(folder: Path, layout: str, stated: bool) -> Path:
@@ -73,20 +74,30 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.parametrize("stated", [False, True])
+@pytest.mark.parametrize("layout", IDS)
+def test_ids_of_the_added_tokens(layout: str, stated: bool, tmp_path: Path) -> None:
+    write_words(tmp_path, LAYOUTS[layout])
+    whole = load_vocabulary(tmp_path, LAYOUTS[layout])
+    only_json(tmp_path, layout, stated)
+    assert not list(tmp_path.glob("*.model"))
+    vocab = load_vocabulary(tmp_path, LAYOUTS[layout])
+    known = vocab.tokenizer.get_vocab()
+    assert {token: known[token] for token in IDS[layout]} == IDS[layout]
+    assert (vocab.size, vocab.wording.name) == (32000 + len(IDS[layout]), layout)
+    assert vocab.encode("the  red cup, left") == whole.encode("the  red cup, left")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("layout", "stated"), [("glamm", False), ("lisa", True)])
 def test_a_step_an_evaluation_and_an_answer(
     layout: str, stated: bool, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SVP_REHEARSAL", str(world / "dial.yaml"))
     monkeypatch.setattr(inputs, "TABLES", tmp_path / "tables")
-    models = [write_standin(tmp_path / name, layout) for name in ("model", "json")]
+    models = [write_standin(tmp_path / name, layout, vision=64) for name in ("model", "json")]
     only_json(models[1], layout, stated)
-    assert not list(models[1].glob("*.model"))
-    vocab = load_vocabulary(models[1], LAYOUTS[layout])
-    known = vocab.tokenizer.get_vocab()
-    assert {token: known[token] for token in IDS[layout]} == IDS[layout]
-    assert (vocab.size, vocab.wording.name) == (32000 + len(IDS[layout]), layout)
-
     data = DataRequest(dataset=str(world / "scenes"))
     losses, masks = [], []
     for folder in models:
@@ -100,8 +111,18 @@ def test_a_step_an_evaluation_and_an_answer(
             data=data, split="train", caches=(world / "cache",), checkpoint=run, device="cpu",
             limit=1, bounds=False,
         )  # fmt: skip
-        (path,) = eval_command(request).files
-        masks.append([(row.text, row.mask) for row in read_results(path).rows])
+        untrained = Path("random")
+        as_it_is = EvalRequest(
+            data=data, split="train", published=str(folder), sam_weights=untrained, limit=1,
+            encoder_weights=untrained, device="cpu", runs=tmp_path / f"as-{folder.name}", size="tiny",
+        )  # fmt: skip
+        rows = []
+        for asking in (request, as_it_is):
+            AcceleratorState._reset_state(True)  # the published folder is evaluated in bfloat16
+            (path,) = eval_command(asking).files
+            rows += read_results(path).rows
+        AcceleratorState._reset_state(True)
+        masks.append([(row.text, row.mask) for row in rows])
     assert losses[0] == losses[1] and np.isfinite(losses[0])
     assert masks[0] == masks[1] and masks[0]
     photo = next((world / "scenes" / "images").rglob("*.*"))
