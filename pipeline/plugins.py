@@ -145,7 +145,7 @@ def plugin_files() -> tuple[str, ...]:
 
 
 def plugin_words(known: Iterable[str] = ()) -> list[str]:
-    """`--plugin FILE` of each file that is named now, for a command that is told to the user.
+    """`--plugin FILE` of each named file, for a command that is printed.
 
     known  words of that command: a file that stands among them is left out
 
@@ -203,7 +203,7 @@ def _forget(place: str) -> None:
 
 
 def _owner(kind: object) -> str:
-    """The module that a registered class or function stands in."""
+    """Name of the module that defines a registered class or function."""
     return str(getattr(getattr(kind, "code", kind), "__module__", ""))
 
 

@@ -159,7 +159,7 @@ def _sources(recipe: TrainRecipe) -> int:
 def _shipped(
     recipe: TrainRecipe, plan: Plan, dtype: torch.dtype
 ) -> tuple[RisModel, Vocabulary, Projector | None]:
-    """The tiny stand-in for GLaMM; of its projector what a warm start takes, or it as a teacher."""
+    """The tiny language model, with the projector layers of a warm start or as a teacher."""
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
         weights = folder / "ris.safetensors"
         if not weights.is_file():

@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).with_name("mosaic_baseline_script.py")
 
 
 class Baseline:
-    """The baseline's own process; it measures one round whenever it is asked.
+    """The baseline's process; it measures one round per request.
 
     So its rounds can be run between ours: both see the machine as it is at that moment. `failure`
     says why there are no figures, None if there are.
@@ -93,7 +93,7 @@ def keep_best(rates: Rates, found: Rates) -> None:
 
 
 def last_line(text: str) -> str:
-    """The last line of what a process said."""
+    """The last line of a process's output."""
     return text.strip().splitlines()[-1] if text.strip() else "failed without a message"
 
 

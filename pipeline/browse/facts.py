@@ -23,7 +23,7 @@ class Tile:
 
 
 def tiles(found: StatsReport) -> list[Tile]:
-    """The figures of a cache, most asked for first."""
+    """The main figures of a cache, the most important first."""
     bad = sum(found.quarantined.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.quarantined.items())
     where = f"measured on {found.sampled:,} images"

@@ -111,7 +111,7 @@ def read_committed(cache: Path, plan: Plan, known: Committed = MappingProxyType(
     """The sound manifests of `cache` by shard, in order; those in `known` are not read again."""
     found: dict[int, Manifest] = {}
     for shard in committed_shards(cache, plan):
-        with suppress(CacheError):  # a damaged one commits nothing: its shard is made anew
+        with suppress(CacheError):  # a damaged one commits nothing: its shard is computed again
             found[shard] = known.get(shard) or read_manifest(cache, plan, shard)
     return found
 

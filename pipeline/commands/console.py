@@ -89,7 +89,7 @@ class Root(click.Group):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Bring every --plugin to the front, where this group's own options stand."""
+        """Move every --plugin to the front, among this group's own options."""
         _require_values(ctx, args)
         own, rest, words = [], [], iter(args)
         for word in words:
@@ -172,7 +172,7 @@ class Terminated(BaseException):
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM unwinds like SIGINT: temporary files go, and the command is told."""
+    """SIGTERM unwinds like SIGINT: temporary files are removed, the command is printed."""
 
     def take(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one acts at once

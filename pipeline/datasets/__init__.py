@@ -121,7 +121,7 @@ def photo_notices(source: Source) -> list[str]:
 
 
 def _placement(source: Source, max_failures: int | None) -> list[str]:
-    """Notices about where polygons lie on their photographs, before anything is computed.
+    """Notices about the position of polygons on their images, before anything is computed.
 
     DataError if so many cannot lie there that it is the file, not the object; unless more are
     accepted. The others are refused where their mask is used.

@@ -58,7 +58,7 @@ def path_id(name: str) -> int:
 
 
 def _behind_links(found: Listing) -> tuple[Path, dict[str, str]]:
-    """The folder all photographs lie in, and their paths there where these are not their names."""
+    """The folder of all images, and the paths in it of those whose names differ."""
     if not found.targets:
         return found.root, {}
     real = os.path.realpath(found.root)

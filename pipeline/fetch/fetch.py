@@ -64,12 +64,12 @@ def fetch(
 
 
 def offers(dest: Path | None = None) -> list[Offer]:
-    """Everything that can be fetched, and whether it lies in `dest` already."""
+    """Everything that can be fetched, and whether it is in `dest` already."""
     return [_offer(remote, dest) for remote in REMOTES.values()]
 
 
 def offer_lines(dest: Path | None = None) -> list[str]:
-    """The list as text: name, size, licence, what it is; what lies in `dest` is marked."""
+    """The list as text: name, size, licence, description; files in `dest` are marked."""
     found = offers(dest)
     wide = max(len(offer.name) for offer in found)
     lines = [

@@ -37,7 +37,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def crash_point(label: str, stage: str, shard: int | None = None) -> None:
-    """Kill this process if the environment asks for it here (tests of crash safety)."""
+    """Kill this process if the environment names this point (tests of crash safety)."""
     wanted = os.environ.get("SVP_CRASH_AT")
     if wanted and wanted in (f"{label}:{stage}", f"{label}:{stage}@{shard}"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -148,7 +148,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path, *, file: bool = False) -> None:
-    """CacheError if `path` can be no output, told before the work is done; makes nothing.
+    """Raise CacheError if `path` cannot be written, before the work is done; creates nothing.
 
     The nearest folder above that is there decides. The output is a folder, new or not; `file`: it
     is one file, so a folder in its place is refused, and replaced if it is there.

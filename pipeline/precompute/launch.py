@@ -112,7 +112,7 @@ def open_request(request: Request) -> Opened:
 
 
 def recipe_of(request: Request, source: Source) -> tuple[Recipe, LocalPaths]:
-    """The recipe of a request on this data, and where everything lies.
+    """Recipe of a request on this data, and the local paths.
 
     Raises what `resolve` raises; ConfigError for the tiny models on data that is not generated.
     """

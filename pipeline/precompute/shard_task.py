@@ -257,7 +257,7 @@ class Report:
 
 
 def quarantine(image: PlanImage, error: ImageError, root: Path) -> Quarantined:
-    """The entry of an image that cannot be used. Its text must not depend on where images lie."""
+    """Quarantine entry of an image. Its text must not depend on local paths."""
     text = str(error)
     _, found, detail = text.partition(f": {error.reason}: ")
     text = detail if found else text

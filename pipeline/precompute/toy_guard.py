@@ -23,7 +23,7 @@ def require_real_models(
     language_model: WeightsRef | None = None,
     instead: str = "",
 ) -> None:
-    """Refuse toy models on data that is not generated, unless `--size tiny` was said.
+    """Refuse the tiny models on data that is not generated, unless `--size tiny` is given.
 
     what            names the data in the message
     generated       whether all of it are generated scenes

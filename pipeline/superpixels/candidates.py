@@ -93,7 +93,7 @@ def no_candidates(height: int, width: int) -> Candidates:
 
 
 def full_image(height: int, width: int) -> Candidates:
-    """One whole-image mask with scores 0: stands in where nothing survives."""
+    """One whole-image mask with scores 0, used if no mask is left."""
     runs = rl.from_labels(np.zeros((height, width), np.uint8))
     return Candidates(
         runs=runs,

@@ -101,7 +101,7 @@ def build_generator(
     *,
     embeddings: bool = False,
 ) -> SuperpixelSource:
-    """The source a recipe asks for, weights loaded.
+    """Build the generator of a recipe and load its weights.
 
     config      None: the defaults, with the shipped tiny SAM
     where       where its weights or masks lie; None: only what is shipped

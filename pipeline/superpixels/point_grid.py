@@ -88,7 +88,7 @@ class GridPrompter:
     def generate_batch(
         self, images: Sequence[Image], return_embeddings: bool = False
     ) -> tuple[list[Superpixels], list[NDArray[np.float16]] | None]:
-        """Superpixels of each image and, if asked for, its whole-image SAM embedding.
+        """Superpixels of each image and, on request, its whole-image SAM embedding.
 
         Embeddings are (C,h,w) float16, the encoder output that the prompts were decoded from.
         """

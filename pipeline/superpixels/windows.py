@@ -60,7 +60,7 @@ class WindowPrompter:
     def generate_batch(
         self, images: Sequence[Image], return_embeddings: bool = False
     ) -> tuple[list[Superpixels], list[NDArray[np.float16]] | None]:
-        """Superpixels of each image and, if asked for, its whole-image SAM embedding (C,h,w)."""
+        """Superpixels of each image and, on request, its whole-image SAM embedding (C,h,w)."""
         found = [self._image(image) for image in images]
         if not return_embeddings:
             return found, None

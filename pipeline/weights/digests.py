@@ -45,7 +45,7 @@ def memory_file() -> Path:
 
 
 def distrusted() -> bool:
-    """Whether the user asks for every file to be read (`SVP_REHASH`)."""
+    """Whether every file must be hashed again (`SVP_REHASH`)."""
     return os.environ.get("SVP_REHASH", "") not in ("", "0")
 
 

@@ -137,7 +137,7 @@ def load_into(
 
 
 def finite(tensor: "Tensor") -> bool:
-    """Whether no number is NaN or infinite, told a few million at a time: no copy of its size."""
+    """Whether no number is NaN or infinite, checked in chunks, without a full-size copy."""
     import torch
 
     flat = tensor.flatten() if tensor.is_contiguous() else tensor

@@ -71,7 +71,7 @@ def find_weights(model: str, flag: str) -> Path:
 
 
 def how_to_get(model: str, flag: str) -> str:
-    """Where the weights of `model` were looked for, the command that brings them, and the option."""
+    """Remedy for missing weights of `model`: searched paths, download command and option."""
     names = " or ".join(weight_files(model) or ("(no known file name)",))
     folders = ", ".join(str(folder) for folder in weight_folders())
     row = ENCODERS.get(model)

@@ -17,7 +17,7 @@ _CODE = {"auto_map", "custom_pipelines", "trust_remote_code", "code_revision"}
 
 
 def check_config(folder: Path, expected: Mapping[str, object], part: str = "") -> None:
-    """Refuse a folder whose config.json asks for code or describes another model.
+    """Refuse a folder whose config.json requests code or describes another model.
 
     `part` names the sub-configuration to compare, used where it is present (CLIP's
     `vision_config`). Raises MissingError without a config.json, else WeightsError.

@@ -107,7 +107,7 @@ def inside(projector: Projector, lap: Lap) -> Iterator[str]:
 
 
 def _teller(lap: Lap, name: str) -> Callable[..., None]:
-    """A hook that tells `lap`; of any kind, as it looks at none of its arguments."""
+    """Hook that reports to `lap`; usable as any kind, because it ignores its arguments."""
     return lambda *_: lap(f"projector/{name}")
 
 

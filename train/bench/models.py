@@ -66,7 +66,7 @@ def build_llm(preset: Preset, device: torch.device) -> "LlamaForCausalLM":
 
 
 def random_sam(preset: Preset, device: torch.device, *, encoder: bool = False) -> Any:
-    """A `modeling.Sam`; its image encoder has values only if asked for."""
+    """A `modeling.Sam`; its image encoder is initialised only on request."""
     sam = build_sam(preset.sam)
     for part in (sam.prompt_encoder, sam.mask_decoder, *([sam.image_encoder] if encoder else [])):
         materialise(part, device)

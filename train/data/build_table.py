@@ -149,7 +149,7 @@ class _Join:
         return rows.hexdigest()
 
     def check(self) -> None:
-        """Raise DataError if the data cannot be used as asked."""
+        """Raise DataError if the data cannot be used as requested."""
         if unknown := sorted(self.datasets - self.seen.keys()):
             raise DataError(f"no data set {quote(unknown[0])}: there are {', '.join(self.seen)}")
         for finder in self.finders:

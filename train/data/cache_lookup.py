@@ -222,7 +222,7 @@ class Masks:
         self.source, self.problems = source, problems
 
     def speakable(self, row: Sentence) -> bool:
-        """Whether the expression can be asked about."""
+        """Whether the expression can be used in a prompt."""
         if problem := expression_problem(row.sent):
             self.problems.add(_named(row, f"{quote(row.sent)} {problem}"))
         return not problem

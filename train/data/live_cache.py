@@ -64,7 +64,7 @@ class LiveReader(CacheReader):
 
     @property
     def counts(self) -> Any:
-        """Superpixels of row i as `counts[i]`, found when asked for."""
+        """Superpixels of row i as `counts[i]`, computed on access."""
         return _Counts(self)
 
     def count(self, i: int) -> int:

@@ -108,7 +108,7 @@ def _model(config: str, stage: str) -> RisModel:
 
 
 def projector_flops(made: Projector, superpixels: int) -> float:
-    """FLOPs of one image's forward pass; `made` stands on the meta device, of no use after.
+    """FLOPs of one image's forward pass; moves `made` to the meta device, where it is unusable.
 
     What looks at values (which superpixels are real) or at the device's precision needs real zeros.
     """

@@ -79,7 +79,7 @@ def evaluate(
     visuals: VisualSource,
     settings: Settings,
 ) -> list[Row]:
-    """One row per asked sentence, sorted by key, on every rank.
+    """One row per evaluated sentence, sorted by key, on every rank.
 
     Raises WeightsError if the model's logits are not finite, and what `visuals` raises.
     """
@@ -185,7 +185,7 @@ def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[Tensor 
 
 
 def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) -> Iterator[Row]:
-    """Rows of one dialogue; no logits means that no [SEG] was said, an empty prediction."""
+    """Rows of one dialogue; no logits means that no [SEG] was generated, an empty prediction."""
     entry = unit.example.entry
     shape = (len(unit.asked), entry.height, entry.width)
     if logits is not None and not bool(logits.isfinite().all()):

@@ -43,7 +43,7 @@ class Parts:
             file.write(line)
 
     def remove(self) -> None:
-        """Drop the parts of all processes: the rows stand in a result file."""
+        """Remove the parts of all processes, once the result file has the rows."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

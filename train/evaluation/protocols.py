@@ -227,7 +227,7 @@ def plan(
     wording: Wording = GLAMM,
     fits: Fits = lambda item, turns: True,
 ) -> list[Unit]:
-    """The dialogues of an evaluation, in a fixed order. DataError for text that cannot be asked.
+    """Dialogues of an evaluation, in a fixed order. Raises DataError for unusable text.
 
     repeats  how often all is asked; in `glamm` with new draws
     fits     whether a dialogue of several turns is short enough; it loses its last ones else

@@ -19,7 +19,7 @@ from .canvas import Picture
 from .inputs import Material, as_mask, one_per_image
 
 EACH = 2  # sentences shown of a class of words
-LARGE = 0.25  # of IoU, from where an answer counts as mended or lost
+LARGE = 0.25  # change of IoU from which an answer counts as improved or degraded
 KEYS = ("protocol", "generate")  # of a header: what must be asked alike
 Pair = tuple[Row, Row]
 
@@ -156,7 +156,7 @@ def chosen(look: Look, pairs: Sequence[Pair]) -> list[tuple[str, Pair]]:
 
 
 def words(look: Look, pairs: Sequence[Pair], header: Header) -> str:
-    """The figures beside the picture: gIoU by class, what was mended and lost, what lay outside."""
+    """Caption: gIoU by class, improved and degraded answers, share outside the target."""
     sided = _sided(look, pairs)
     told = []
     for name in ("all", *CLASSES, PLAIN):
@@ -260,7 +260,7 @@ def _published(look: Look, header: Header) -> str:
 
 
 def _results(path: Path, checkpoint: Checkpoint, wanted: Header) -> Results:
-    """The newest results of this checkpoint for the same split, asked alike. Raises MissingError."""
+    """Newest results of this checkpoint for the same split and protocol. Raises MissingError."""
     folder = checkpoint.path.parents[1] / "eval"
     split = wanted.splits[0].split
     for file in sorted(folder.glob("*.jsonl"), key=lambda p: p.stat().st_mtime_ns, reverse=True):

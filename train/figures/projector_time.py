@@ -51,7 +51,7 @@ def projector_time(made: Material, device: str) -> Picture:
 def time_images(
     projector: Projector, images: Sequence[Visual], device: str, *, half: bool
 ) -> list[Timed]:
-    """Each image alone, as it is asked about, `REPEATS` times after one run that warms up.
+    """Time each image alone, `REPEATS` times after a warm-up run.
 
     half  arithmetic in bfloat16, as where the language model's is. The projector is back on its
     device afterwards.

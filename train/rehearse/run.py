@@ -230,7 +230,7 @@ def _make_and_leave(folder: Path, env: dict[str, str], full: bool) -> None:
         os.environ.update(env)
         make_stand_ins(folder, full)
         code = 0
-    except BaseException:  # noqa: BLE001 - a forked child: nobody above would print it
+    except BaseException:  # noqa: BLE001 - a forked child: no caller would print it
         traceback.print_exc()
     finally:
         os._exit(code)

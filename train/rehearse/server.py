@@ -83,7 +83,7 @@ class Server:
         return {SOCKET: str(self.path), "PATH": path}
 
     def serve(self, until: Callable[[], bool]) -> None:
-        """Run what shims ask for until `until()`, asked about every 50 ms."""
+        """Run the requests of shims until `until()`, checked every 50 ms."""
         while not until():
             for key, _ in self._watch.select(0.05):
                 if key.fileobj is self._door:
@@ -178,7 +178,7 @@ def _run(main: click.Command) -> int:
         main(prog_name="svp")
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # noqa: BLE001 - a forked child: nobody above would print it
+    except BaseException:  # noqa: BLE001 - a forked child: no caller would print it
         traceback.print_exc()
         return 1
     return 0

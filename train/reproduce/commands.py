@@ -42,7 +42,7 @@ def precompute_words(
 def train_words(
     request: ReproduceRequest, data: Data, row: Row, at: Place, cache: Path
 ) -> list[str]:
-    """`svp train` of one row and seed, under `accelerate launch` if several processes are asked for."""
+    """`svp train` of one row and seed, under `accelerate launch` for several processes."""
     words = [*_start(request), "train", "--size", request.size, "--from-cache", str(cache)]
     words += [*_data(request, data.dataset), *_weights(request, at), "--seed", str(at.seed)]
     words += [*_sets((*row.train, *request.changes)), *_given(*_device(request))]

@@ -81,7 +81,7 @@ class TinyPlan(Report):
 def reproduce_or_plan(
     request: ReproduceRequest, *, plan_only: bool
 ) -> TableReport | TinyPlan | PricePlan:
-    """The table; or its plan, if that is asked for or if the paper's size cannot start here."""
+    """Reproduce the table; or plan it, on request or if the paper's size cannot start."""
     if request.table == ALL and not plan_only:
         raise ConfigError(f"{ALL}: only with --plan; run the tables one by one, they share work")
     table, data = experiment(request.table, request.size), data_of(request)
@@ -168,7 +168,7 @@ STAND_INS: Mapping[str, Any] = {
 
 
 def rehearsed(options: Mapping[str, Any], *, plan_only: bool) -> TableReport | TinyPlan | PricePlan:
-    """As `reproduce_or_plan`, of what the command line says, on stand-ins. Raises ConfigError.
+    """`reproduce_or_plan` with the options of the command line, on stand-ins. Raises ConfigError.
 
     The same command resumes a rehearsal that was stopped; in a new folder it starts again.
     """

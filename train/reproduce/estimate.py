@@ -84,7 +84,7 @@ class PricePlan(Report):
 
     @property
     def exit_code(self) -> int:
-        """0 if only the plan was asked for, 2 if the run was and cannot be."""
+        """0 if only the plan was requested, 2 if the run was and cannot start."""
         return 0 if self.asked else 2
 
     @property

@@ -76,7 +76,7 @@ class ReproduceRequest:
 
     @property
     def start(self) -> str | None:
-        """The checkpoint that commands name: the one asked for, else the paper's; None at tiny size."""
+        """Checkpoint named in commands: the requested one, else the paper's; None at tiny size."""
         return self.init or (INIT if self.size == "paper" else None)
 
     @property

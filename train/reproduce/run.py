@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TableReport(Report):
-    """A table as it stands, the files it was written to, and the seconds of all tables together."""
+    """Current state of a table, its files, and the seconds of all tables together."""
 
     result: TableResult
     files: tuple[Path, ...]

@@ -224,7 +224,7 @@ def _save(out: Path, results: Results, parts: Parts) -> None:
 
 
 def report_command(path: Path, page: Path | None = None, images: Path | None = None) -> EvalReport:
-    """`svp eval --from-results`: every figure again from a result file, and the page if asked for.
+    """`svp eval --from-results`: recompute the metrics of a result file, optionally a page.
 
     images  folder of the photographs. Raises what `read_results` and `write_page` raise.
     """

@@ -26,7 +26,7 @@ from .newest_cache import recorded
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out images joined with their cache; `notes` are told before the first step."""
+    """Held-out images joined with their cache; `notes` are printed before the first step."""
 
     used: Used
     reader: CacheReader
@@ -35,7 +35,7 @@ class HeldOut:
 
 
 def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
-    """The images of `--validate`, or None if it was not asked for.
+    """The images of `--validate`, or None if it is not given.
 
     The data is that of `--validate-dataset`, else what the cache was made from, else the data
     trained on; its split is the cache's. Raises MissingError, PlanMismatchError, DataError, and

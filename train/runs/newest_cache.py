@@ -59,7 +59,7 @@ def newest_cache(split: str, dataset: str | None = None, root: Path = CACHES) ->
 
 
 def data_of(caches: Sequence[Path], asked: DataRequest) -> DataRequest:
-    """The data request of caches where none is asked for: what they were made from.
+    """Default data request of caches: the data they were made from.
 
     What is asked for beside (`images`, `split_by`, ...) is kept. Raises MissingError if a cache does
     not say, ConfigError if they differ.

@@ -165,7 +165,7 @@ def _image_of(record: Path) -> str | None:
 
 
 def _require_places(request: PredictRequest) -> None:
-    """CacheError if one of the files to come cannot be written, before the model is asked."""
+    """Raise CacheError if an output cannot be written, before the model runs."""
     numbers = range(1, len(request.expressions) + 1)
     for path in (_record(request), *(p for n in numbers for p in _places(request, n).values())):
         check_writable(path, file=True)

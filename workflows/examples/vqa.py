@@ -63,7 +63,7 @@ class Questions:
 
 
 def questions(scenes: int, seed: int = 5) -> Questions:
-    """Every shape that is unique in its scene is asked for; features and superpixels are frozen."""
+    """Ask for every shape that is unique in its scene; features and superpixels are frozen."""
     made = [make_scene(seed, index) for index in range(scenes)]
     images: list[np.ndarray[Any, np.dtype[np.uint8]]] = [one.image for one in made]
     sam = SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=6))

@@ -174,7 +174,7 @@ class DeepSpeedZero2(_DeepSpeedStrategy):
     """ZeRO 1 and 2: optimizer states, and gradients, are split; every rank has the weights."""
 
     def leave(self) -> None:
-        """Fresh parameters: DeepSpeed's keep hooks, and lie in its flat buffers."""
+        """Make fresh parameters: DeepSpeed's keep hooks and share its flat buffers."""
         self._close()
         del self.plain.forward
         fresh = {
