@@ -69,13 +69,20 @@ def quote(value: object, limit: int = 80) -> str:
     return f"'{show(value, limit)}'" if isinstance(value, str) else show(value, limit)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
+_ONE = {"are": "is", "have": "has", "were": "was", "pass": "passes", "match": "matches"}
 
-    >>> counted(1, "file"), counted(1200, "photograph")
-    ('1 file', '1,200 photographs')
+
+def counted(number: int, noun: str, verb: str = "") -> str:
+    """A number with its noun, and a verb given in the plural.
+
+    >>> counted(1, "file"), counted(1200, "process"), counted(1, "image", "are")
+    ('1 file', '1,200 processes', '1 image is')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    if number == 1:
+        verb = _ONE.get(verb, f"{verb}s" if verb else "")
+    else:
+        noun += "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number:,} {noun} {verb}".rstrip()
 
 
 def _repr(value: object) -> str:
@@ -128,11 +135,6 @@ def share(value: float) -> str:
         return f"{value:.0%}".replace("%", " %")
     sign = "< " if value < 0.0005 else "> " if value > 0.9995 else ""
     return sign + f"{min(0.999, max(0.001, value)):.1%}".replace("%", " %")
-
-
-def many(count: int) -> str:
-    """`1 superpixel`, `40 superpixels`."""
-    return f"{count:,} superpixel{'' if count == 1 else 's'}"
 
 
 def fold(names: Iterable[str]) -> list[str]:

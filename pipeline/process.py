@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
+from .display import counted
 from .errors import ConfigError, Interrupted
 
 _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "RANK")  # set by launchers
@@ -104,7 +105,7 @@ def require_own_gpus(device: str, processes: int) -> None:
     """Raise ConfigError for `cuda:N` in a run of several processes: each takes a GPU of its own."""
     if processes > 1 and device.startswith("cuda:"):
         raise ConfigError(
-            f"--device {device} with {processes} processes: each takes a GPU of its own: "
+            f"--device {device} with {counted(processes, 'process')}: each takes a GPU of its own: "
             "--device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES"
         )
 

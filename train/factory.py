@@ -26,7 +26,7 @@ from ..model.projectors.svp.mask_batches import require_stored
 from ..model.ris import RisModel
 from ..model.trainable import require_trained_seg
 from ..pipeline.cache.plan import Plan
-from ..pipeline.display import show
+from ..pipeline.display import counted, show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.precompute.purpose import command_for, lacks
 from ..pipeline.records import LocalPaths
@@ -92,7 +92,7 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         replace_decoder(model, _mask_head(recipe, plan, places))
     if (rows := model.lm.get_input_embeddings().num_embeddings) < vocab.size:
         raise ConfigError(
-            f"the vocabulary of the model has {rows} rows, its tokenizer {vocab.size}"
+            f"the vocabulary of the model has {counted(rows, 'row')}, its tokenizer {vocab.size}"
         )
     parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
     require_trained_seg(model, parts, vocab.seg, fresh=fresh)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..model.pretrained.config import is_export
-from ..pipeline.display import show
+from ..pipeline.display import counted, show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
 from ..pipeline.io.paths import expand
@@ -112,7 +112,9 @@ def shorten(raw: dict[str, Any], steps: int) -> None:
         return  # told by the recipe's own check
     whole = sum(stage["steps"] for stage in stages)
     if steps < len(stages):
-        raise ConfigError(f"--steps {steps}: the recipe has {len(stages)} stages, each needs one")
+        raise ConfigError(
+            f"--steps {steps}: the recipe has {counted(len(stages), 'stage')}, each needs one"
+        )
     done = before = 0
     for number, stage in enumerate(stages, 1):
         done += stage["steps"]

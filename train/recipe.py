@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ..model.language_model import LINEARS
+from ..pipeline.display import counted
 from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import FeatureConfig, Frozen, explain, weights_of
 from ..pipeline.weights.reference import NONE, SHIPPED, WeightsRef
@@ -258,8 +259,8 @@ def share_of(recipe: TrainRecipe, world: int) -> int:
             str(n) for n in range(1, whole + 1) if whole % n == 0 and n < 2 * world
         )
         raise ConfigError(
-            f"global_batch {whole} cannot be divided over {world} processes: start {counts} "
-            "(accelerate launch --num_processes N), or give the recipe another one "
+            f"global_batch {whole} cannot be divided over {counted(world, 'process')}: start "
+            f"{counts} (accelerate launch --num_processes N), or give the recipe another one "
             f"(--set global_batch={(whole // world + 1) * world})"
         )
     return whole // world

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, WeightsError
 
 LM, TO_PROMPT, LORA = "lm", "to_prompt", "lora"
@@ -100,7 +100,8 @@ class Layout:
         """`WeightsError` unless the embedding has a row per token of this layout."""
         if rows != base + len(self.tokens):
             raise WeightsError(
-                f"vocabulary of {rows:,} rows, layout {self.name} has {base + len(self.tokens):,} "
+                f"vocabulary of {counted(rows, 'row')}, layout {self.name} has "
+                f"{base + len(self.tokens):,} "
                 f"({base:,} of LLaMA and {', '.join(self.tokens)}): ids would not line up. "
                 f"Give the layout of this checkpoint: {', '.join(LAYOUTS)}"
             )
@@ -130,7 +131,7 @@ def choose_layout(names: Iterable[str], layout: str) -> Layout:
     if len(found) != 1:
         signs = " or ".join(f"{known.sam} ({known.name})" for known in LAYOUTS.values())
         raise WeightsError(
-            f"no known layout: tensors of {len(found)} layouts found, looked for {signs}. Give a "
-            "GLaMM or LISA checkpoint, or name its layout"
+            f"no known layout: tensors of {counted(len(found), 'layout')} found, looked for "
+            f"{signs}. Give a GLaMM or LISA checkpoint, or name its layout"
         )
     return found[0]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ...pipeline.display import fold, show
+from ...pipeline.display import counted, fold, show
 from ...pipeline.errors import WeightsError
 
 
@@ -22,7 +22,7 @@ class Part:
 
     def line(self) -> str:
         """`lm  291 tensors  6.74B  bfloat16`, in columns."""
-        count = f"{self.tensors:,} tensors"
+        count = f"{counted(self.tensors, 'tensor')}"
         return f"{self.group:<18}{count:>14}{self.parameters:>16,}  {', '.join(self.dtypes)}"
 
 
@@ -55,7 +55,7 @@ class ImportReport:
     def __str__(self) -> str:
         known = sum(part.tensors for part in self.loaded) + self.merged
         gone = sum(self.dropped.values())
-        head = f"{known + gone}/{self.total} tensors: {known} loaded, {gone} dropped, "
+        head = f"{known + gone:,}/{counted(self.total, 'tensor')}: {known} loaded, {gone} dropped, "
         rest = ((self.unknown, "unknown"), (self.wrong, "wrong"))
         tail = "".join(f", {len(names)} {kind}" for names, kind in rest if names)
         return f"{head}{len(self.missing)} missing{tail} (layout {self.layout})"

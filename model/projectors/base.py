@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, WeightsError
 from ..batch import Visual
 
@@ -148,7 +148,7 @@ class Projector(nn.Module):
             raise ConfigError(f"{name} needs {', '.join(missing)}: the cache or caller gives none")
         if "multi" in self.needs and x.multi is not None and x.multi.shape[2] != self.multi_dim:
             raise ConfigError(
-                f"{name}: multi has {x.multi.shape[2]} channels, not {self.multi_dim}"
+                f"{name}: multi has {counted(x.multi.shape[2], 'channel')}, not {self.multi_dim}"
             )
 
 

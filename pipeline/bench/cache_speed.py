@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..cache.plan import SHARD_SIZE
 from ..cache.reader import CacheReader, Verify
+from ..display import counted
 from ..io.atomic import make_folders
 from ..io.binary import empty
 from .mosaic_baseline import Baseline, Rates, keep_best, open_baseline
@@ -45,7 +46,10 @@ class StoreBench(TargetReport):
 
     def lines(self) -> list[str]:
         """The printable report."""
-        head = f"{self.images} images of {self.shape[0]}x{self.shape[1]} float16, one thread"
+        head = (
+            f"{counted(self.images, 'image')} of {self.shape[0]}x{self.shape[1]} float16, one "
+            "thread"
+        )
         rows = [
             f"  {name:28} " + "  ".join(f"{order} {rate:8.0f} img/s" for order, rate in by.items())
             for name, by in self.rates.items()
@@ -69,21 +73,25 @@ def run(
     """
     with _workspace(folder) as work:
         features = bench_features(images, shape)
-        log.info(f"writing {images} images twice")
+        log.info(f"writing {counted(images, 'image')} twice")
         write_rate, write_cost = make_cache(work / "cache", features)
         write_npy(work / "features.npy", features)
         del features
         passes = _passes(work, shape)
-        log.info(f"reading: {len(passes)} readers, best of {reps}")
+        log.info(f"reading: {counted(len(passes), 'reader')}, best of {reps}")
         with open_baseline(work, mosaic_venv) if mosaic else nullcontext(NOT_ASKED) as baseline:
             bench = StoreBench(images, shape, measure(passes, images, shape, reps, baseline))
         bench.targets = _reader_targets(bench.rates)
         bench.targets.append(Target("write, per process", write_rate, ">=", 400, "img/s"))
         bench.notes.append(f"writing costs {write_cost:.2f} ms of CPU per image")
-        log.info(f"opening a cache of {shards} shards")
+        log.info(f"opening a cache of {counted(shards, 'shard')}")
         seconds = open_times(work / "wide", shards)
-        bench.targets.append(Target(f"open a cache of {shards} shards", seconds[0], "<=", 0.5, "s"))
-        bench.targets.append(Target(f"rerun check of {shards} shards", seconds[1], "<=", 2.0, "s"))
+        bench.targets.append(
+            Target(f"open a cache of {counted(shards, 'shard')}", seconds[0], "<=", 0.5, "s")
+        )
+        bench.targets.append(
+            Target(f"rerun check of {counted(shards, 'shard')}", seconds[1], "<=", 2.0, "s")
+        )
         _add_mosaic(bench, baseline if isinstance(baseline, str) else baseline.failure)
     return bench
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..datasets import open_dataset
 from ..datasets.scenes import write_scenes
-from ..display import Report, size
+from ..display import Report, counted, size
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
 from ..precompute.calibration import calibrate
@@ -44,7 +44,10 @@ class CostReport(Report):
         time, room = self.predicted_s / self.measured_s, self.predicted_bytes / self.measured_bytes
         disk = f"predicted {size(self.predicted_bytes)}, measured {size(self.measured_bytes)}"
         return [
-            f"{self.scenes} scenes, {self.workers} workers, predicted from {self.sampled} images",
+            (
+                f"{counted(self.scenes, 'scene')}, {counted(self.workers, 'worker')}, predicted "
+                f"from {counted(self.sampled, 'image')}"
+            ),
             f"time: predicted {self.predicted_s:.1f} s, measured {self.measured_s:.1f} s, {time:.2f}x",
             f"disk: {disk}, {room:.3f}x",
         ]

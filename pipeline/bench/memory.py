@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..display import Report, size
+from ..display import Report, counted, size
 
 POINTS = 4  # per side
 TOLERANCE = 0.05  # allocators do not return every page
@@ -41,7 +41,9 @@ class MemoryReport(Report):
 
     def lines(self) -> list[str]:
         rows = zip(self.scenes, self.worker, self.driver, strict=True)
-        lines = [f"{n} scenes: worker {size(w)}, driver {size(d)} at most" for n, w, d in rows]
+        lines = [
+            f"{counted(n, 'scene')}: worker {size(w)}, driver {size(d)} at most" for n, w, d in rows
+        ]
         verdict = "GROWS with" if self.exit_code else "does not grow with"
         return [*lines, f"peak memory {verdict} the number of images"]
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..display import Report
+from ..display import Report, counted
 from ..encoders import build_encoder
 from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
@@ -99,7 +99,7 @@ def run(
     clock = _Clock(torch.device(device), repeats)
     rates = [*_features(encoder, photos, clock), *_sam(sam, photos[:1], points, clock)]
     name = torch.cuda.get_device_name(device) if clock.device.type == "cuda" else "CPU"
-    return RatesReport(f"{name}, {torch.get_num_threads()} thread(s)", tuple(rates))
+    return RatesReport(f"{name}, {counted(torch.get_num_threads(), 'thread')}", tuple(rates))
 
 
 class _Clock:
@@ -140,7 +140,7 @@ def _features(name: str, photos: list[NDArray[np.uint8]], clock: _Clock) -> list
         def call(encoder: Any = encoder) -> Tensor:
             return torch.from_numpy(encoder.encode(photos).patches)
 
-        rates.append(clock.rate(f"{name}, {len(photos)} images", dtype, work, call))
+        rates.append(clock.rate(f"{name}, {counted(len(photos), 'image')}", dtype, work, call))
     return rates
 
 
@@ -165,5 +165,7 @@ def _sam(model: str, photos: list[NDArray[np.uint8]], points: Tensor, clock: _Cl
         name = f"{mode} {dtype}"
         rates.append(clock.rate(f"SAM {model} encoder, 1 image", name, spec.tflop, encode))
         work = len(points) * spec.prompt_gflop / 1e3
-        rates.append(clock.rate(f"its decoder, {len(points)} prompts", name, work, decode))
+        rates.append(
+            clock.rate(f"its decoder, {counted(len(points), 'prompt')}", name, work, decode)
+        )
     return sorted(rates, key=lambda rate: "decoder" in rate.part)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..cache.plan import MAX_IMAGES, Plan
-from ..display import size
+from ..display import counted, size
 from ..precompute.cost_model import DEVICES, Estimate, estimate, seconds_per_image
 from ..precompute.planner import sized_plan
 from ..recipe import Recipe
@@ -119,8 +119,10 @@ class Scale:
         e, f = self.estimate, self.failures
         return [
             (
-                f"{self.name}: {e.images:,} images in {self.caches:,} caches, {e.shards:,} shards, "
-                f"{e.files:,} files ({self.inodes:,} inodes), {size(e.total_bytes)}"
+                f"{self.name}: {counted(e.images, 'image')} in {counted(self.caches, 'cache')}, "
+                f"{counted(e.shards, 'shard')}, "
+                f"{counted(e.files, 'file')} ({counted(self.inodes, 'inode')}), "
+                f"{size(e.total_bytes)}"
             ),
             f"  {e.worker_hours:,.0f} hours of {e.device}: {f.days:.1f} days on {f.gpus:,} GPUs",
             (
@@ -131,7 +133,10 @@ class Scale:
                 f"  before a rerun: scan of all shards {self.resume_s:,.0f} s, walk for leftovers "
                 f"{self.leftovers_s:,.0f} s; quick check {self.check_s:,.0f} s, on one core"
             ),
-            f"  listing it in an object store: {self.listings:,} requests (no command lists)",
+            (
+                f"  listing it in an object store: {counted(self.listings, 'request')} (no command "
+                "lists)"
+            ),
             (
                 f"  {f.per_day:.2f} failures a day, {f.lost_s / 60:.1f} GPU-minutes lost in each "
                 f"(99 %: {f.worst_s / 60:.1f}), {100 * f.share:.4f} % of all"
@@ -152,8 +157,8 @@ class ScaleReport(TargetReport):
 
     def lines(self) -> list[str]:
         measured = [
-            f"opened {o.images:,} images in {o.shards:,} shards in {o.seconds:.3f} s "
-            f"(plan {size(o.plan_bytes)}, index {size(o.index_bytes)})"
+            f"opened {counted(o.images, 'image')} in {counted(o.shards, 'shard')} in "
+            f"{o.seconds:.3f} s (plan {size(o.plan_bytes)}, index {size(o.index_bytes)})"
             for o in self.openings
         ]
         fit = (
@@ -196,7 +201,9 @@ def run(recipe: Recipe, device: str = "a100", probe: int = PROBE) -> ScaleReport
         ],
     )
     report.targets.append(
-        Target(f"open a cache of {many.shards:,} shards", many.seconds, "<=", OPEN_GOAL_S, "s")
+        Target(
+            f"open a cache of {counted(many.shards, 'shard')}", many.seconds, "<=", OPEN_GOAL_S, "s"
+        )
     )
     report.sets = [_scale(name, plan, device, report) for name in SETS]
     return report

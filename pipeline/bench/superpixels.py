@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..display import Report
+from ..display import Report, counted
 from ..errors import ConfigError
 from ..recipe import GridConfig
 from ..records import Superpixels
@@ -172,7 +172,7 @@ def _report(figures: dict[str, Any]) -> SuperpixelsReport:
 def _lines(figures: dict[str, Any], ratios: dict[str, float]) -> Iterator[str]:
     height, width = figures["size"]
     steps = " > ".join(f"{name} {count}" for name, count in figures["survivors"].items())
-    yield f"{figures['prompts']} prompts, image {width} x {height}, masks: {steps}"
+    yield f"{counted(figures['prompts'], 'prompt')}, image {width} x {height}, masks: {steps}"
     yield f"{'CPU seconds, one thread':26}{'published':>10}{'exact':>10}{'fast':>10}"
     for stage in ("decode", "upscale", "selection", "total"):
         times = (figures[path][stage] for path in ("published", "exact", "fast"))
@@ -195,8 +195,8 @@ def _lines(figures: dict[str, Any], ratios: dict[str, float]) -> Iterator[str]:
 
 def _changes(change: dict[str, float]) -> str:
     return (
-        f"of {change['superpixels']} superpixels {change['changed']} differ in some pixel, "
-        f"{change['missing']} are missing, {change['added']} are new; "
+        f"of {change['superpixels']} superpixels {change['changed']} differ in some "
+        f"pixel, {change['missing']} are missing, {change['added']} are new; "
         f"{change['pixels_flipped']:.1e} of the pixels flipped"
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..datasets.scenes import MadeScene, make_scene, object_masks
 from ..datasets.scenes.attributes import ATTRIBUTES, scene_attributes
-from ..display import Report
+from ..display import Report, counted
 from ..encoders import build_encoder
 from ..encoders.encoder import Encoder
 from ..encoders.tiny import PROBE, WIDTH
@@ -90,7 +90,7 @@ class TinyReport(Report):
             ("pixels in a superpixel", self.coverage, BARS["coverage"]),
             ("superpixels per scene", self.superpixels, None),
         )
-        out = [f"{self.scenes} scenes never trained on, {side}x{side} points"]
+        out = [f"{counted(self.scenes, 'scene')} never trained on, {side}x{side} points"]
         for name, value, bar in masks:
             out.append(f"{name:<30}{value:7.3f}" + (f"  (bar {bar})" if bar else ""))
         out.append(f"encoder by linear probe (bar {BARS['attribute']}); corrected for chance")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..cache.plan import PlanImage
-from ..display import many, share, shorten
+from ..display import counted, share, shorten
 from ..records import PART, SUB_PART, WHOLE, Superpixels
 from .overlay import Overlay, Shape, draw
 
@@ -51,7 +51,7 @@ class Card:
     @property
     def count(self) -> str:
         """Number of superpixels, as text."""
-        return many(len(self.overlay.shapes))
+        return counted(len(self.overlay.shapes), "superpixel")
 
     @property
     def tall(self) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..cache.plan import Plan
 from ..cache.stats import StatsReport
-from ..display import share, shorten
+from ..display import counted, share, shorten
 from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
 
 SOURCES = {"sam": "SAM", "mobile_sam": "MobileSAM", "slic": "SLIC (scikit-image)",
@@ -26,7 +26,7 @@ def tiles(found: StatsReport) -> list[Tile]:
     """The main figures of a cache, the most important first."""
     bad = sum(found.quarantined.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in found.quarantined.items())
-    where = f"measured on {found.sampled:,} images"
+    where = f"measured on {counted(found.sampled, 'image')}"
     return [
         Tile("Images", f"{found.ok:,}", f"of {found.images:,} planned"),
         Tile(
@@ -45,7 +45,7 @@ def tiles(found: StatsReport) -> list[Tile]:
         Tile(
             "Fallback",
             f"{found.fallback:,}",
-            "images with one full-size superpixel: no mask passed the selection",
+            "one full-size superpixel: no mask passed the selection",
         ),
     ]
 
@@ -57,7 +57,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("Split", plan.split or "not named"),
         ("Superpixels", _source(recipe.superpixels)),
         ("Features", _features(recipe.features)),
-        ("Patch grid", f"{plan.grid[0]} × {plan.grid[1]}, {plan.channels} channels"),
+        ("Patch grid", f"{plan.grid[0]} × {plan.grid[1]}, {counted(plan.channels, 'channel')}"),
         ("SAM embedding", "stored" if recipe.store_sam_embeddings else "not stored"),
     ]
 
@@ -83,8 +83,8 @@ def notices(found: StatsReport, recipe: Recipe, photographs: bool) -> list[str]:
         )
     if found.missing:
         lines.append(
-            f"This cache is not complete: {found.missing:,} of {found.images:,} images are "
-            "missing. Re-run the same svp precompute to resume."
+            f"This cache is not complete: {found.missing:,} of "
+            f"{counted(found.images, 'image', 'are')} missing. Re-run the same svp precompute to resume."
         )
     if not photographs:
         lines.append("The photographs are not available here: superpixels are shown without them.")
@@ -97,10 +97,10 @@ def _source(config: SuperpixelConfig) -> str:
         return f"{name}, {shorten(config.made, 40)}"
     if config.source == "slic":
         slic = config.slic
-        return f"{name}, {slic.n_segments} segments, compactness {slic.compactness:g}"
+        return f"{name}, {counted(slic.n_segments, 'segment')}, compactness {slic.compactness:g}"
     grid = config.grid
     points = f"{grid.points_per_side} × {grid.points_per_side} points"
-    crops = f", {grid.crop_n_layers} crop layer(s)" if grid.crop_n_layers else ""
+    crops = f", {counted(grid.crop_n_layers, 'crop layer')}" if grid.crop_n_layers else ""
     weights = shorten(str(config.weights), 30)
     return (
         f"{name} {config.model} ({weights} weights), preset {config.preset}: {points}{crops}, "

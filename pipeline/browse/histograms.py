@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..cache.stats import LEVELS, StatsReport
+from ..display import counted
 from ..records import PART, SUB_PART, WHOLE
 
 MAX_BARS = 40
@@ -80,8 +81,9 @@ def plot(found: StatsReport) -> Plot | None:
         levels=tuple(_parts(found.levels)),
         measured=f"{found.sampled:,}",
         text=(
-            f"From {min(found.histogram)} to {max(found.histogram)} superpixels; the mean is "
-            f"{found.tokens.mean:.1f}, the median {found.tokens.p50:g}, over {found.ok:,} images."
+            f"From {min(found.histogram)} to {counted(max(found.histogram), 'superpixel')}; the "
+            f"mean is {found.tokens.mean:.1f}, the median {found.tokens.p50:g}, over "
+            f"{counted(found.ok, 'image')}."
         ),
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ... import __version__
 from ..cache.plan import PlanImage
 from ..datasets.images import read_record
-from ..display import shorten
+from ..display import counted, shorten
 from ..errors import ImageError
 from ..records import ImageRecord, Quarantined
 from .card import LEVELS, Card, Picture, make_card
@@ -101,7 +101,11 @@ def _render(view: CacheView, cards: list[Card]) -> str:
     style, script = inline(HERE / "style.css"), inline(HERE / "page.js")
     bad = [_bad(plan.images[row], item) for row, item in sorted(view.bad.items())]
     every = len(cards) == found.ok
-    shown = f"All {found.ok:,} images" if every else f"{len(cards):,} of {found.ok:,} images"
+    shown = (
+        f"All {counted(found.ok, 'image')}"
+        if every
+        else f"{len(cards):,} of {counted(found.ok, 'image')}"
+    )
     template = environment().get_template("page.html.j2")
     return template.render(
         version=__version__,
@@ -119,7 +123,7 @@ def _render(view: CacheView, cards: list[Card]) -> str:
         steps=steps(found),
         quarantined=bad[:MAX_LISTED],
         unlisted=max(0, len(bad) - MAX_LISTED),
-        reasons=f"{len(bad):,} images",
+        reasons=f"{counted(len(bad), 'image')}",
         shown=shown if cards else "No pictures to show",
         cards=cards,
         all_layers=LAYERS,

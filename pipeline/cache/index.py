@@ -15,7 +15,7 @@ from numcodecs import zstd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..display import show
+from ..display import counted, show
 from ..errors import CacheError
 from ..io.atomic import make_folder, write_file
 from ..io.json_files import JsonFile, canonical, parse_checked, parse_model, read_bounded
@@ -71,7 +71,8 @@ def finalize(cache: Path, plan: Plan, committed: Committed) -> Rows:
     missing = [shard for shard in range(plan.num_shards) if shard not in committed]
     if missing:
         raise CacheError(
-            f"{show(str(cache), 300)}: {len(missing)} of {plan.num_shards} shards are missing "
+            f"{show(str(cache), 300)}: {len(missing):,} of "
+            f"{counted(plan.num_shards, 'shard', 'are')} missing "
             f"(first {missing[:5]}): run the same `svp precompute` again"
         )
     rows = _merge(plan, committed, complete=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..display import Report, show
+from ..display import Report, counted, show
 from .index import GOOD, load_rows
 from .layout import PLAN
 from .manifest import missing_shards, read_committed
@@ -44,9 +44,11 @@ class InfoReport(Report):
 
     def lines(self) -> list[str]:
         pixels, features = self.recipe["superpixels"], self.recipe["features"]
-        state = "complete" if self.complete else f"{self.missing_shards} shards to do"
+        state = "complete" if self.complete else f"{counted(self.missing_shards, 'shard')} to do"
         mean = self.superpixels / self.good if self.good else 0.0
-        counts = f"{self.good} of {self.images} images in {self.shards} shards"
+        counts = (
+            f"{self.good:,} of {counted(self.images, 'image')} in {counted(self.shards, 'shard')}"
+        )
         sam = f"{pixels['source']} {pixels['model']} ({pixels['weights']})"
         encoder = f"{features['encoder']} ({features['weights']}) at {features['size']} px"
         lines = [

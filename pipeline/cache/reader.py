@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..display import show
+from ..display import counted, show
 from ..errors import CacheError, ConfigError
 from ..io.binary import empty
 from ..io.paths import refuse_links
@@ -143,7 +143,7 @@ class CacheReader:
         except CacheError as error:
             raise self._blame(i, error) from None
         if len(rles) != n:
-            raise self._blame(i, f"{len(rles)} RLEs, the manifest says {n} superpixels")
+            raise self._blame(i, f"{len(rles)} RLEs, the manifest says {counted(n, 'superpixel')}")
         small = {name: self._read(name, i)[:n].copy() for name in SMALL}
         size = (image.height, image.width)
         return superpixels_of(rles, small, size, i in self._rows.fallback, self._survivors(i))

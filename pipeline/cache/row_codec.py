@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import counted
 from ..errors import CacheError, ImageError
 from ..records import ImageRow, Superpixels
 from .int8 import quantise
@@ -35,7 +36,7 @@ def row_arrays(plan: Plan, image: PlanImage, row: ImageRow) -> dict[str, Array]:
     if n < 1:
         raise CacheError(f"image {image.image_id}: no superpixel: an empty result needs a fallback")
     if n > plan.k:
-        raise ImageError("too_many_superpixels", f"{n} superpixels, the cap is {plan.k}")
+        raise ImageError("too_many_superpixels", f"{counted(n, 'superpixel')}, the cap is {plan.k}")
     if max(found.height, found.width) > MAX_SIDE:
         raise ImageError("too_large", f"{found.height}x{found.width}, at most {MAX_SIDE} a side")
     arrays = {**_features(plan, row), **_superpixels(plan, found)}
@@ -63,7 +64,7 @@ def unpack_rles(row: NDArray[np.uint8]) -> tuple[bytes, ...]:
     n = int.from_bytes(data[:2], "little")
     start = 2 + 4 * (n + 1)
     if n < 1 or start > len(data):
-        raise CacheError(f"RLE row says {n} superpixels in {len(data)} bytes")
+        raise CacheError(f"RLE row says {counted(n, 'superpixel')} in {len(data)} bytes")
     ends = np.frombuffer(data, "<u4", n + 1, 2).astype(np.int64)
     if ends[0] != start or np.any(np.diff(ends) < 1) or ends[-1] > len(data):
         raise CacheError("RLE row has offsets out of order")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..display import Report
+from ..display import Report, counted
 from ..errors import CacheError, MissingPackageError
 from ..masks.rle_codec import check_runs
 from ..records import Superpixels
@@ -78,10 +78,16 @@ class StatsReport(Report):
     def lines(self) -> list[str]:
         bad = sum(self.quarantined.values())
         lines = [
-            f"cache {self.cache[:12]}: {self.ok} of {self.images} images, {bad} quarantined, "
+            (
+                f"cache {self.cache[:12]}: {self.ok:,} of {counted(self.images, 'image')}, {bad} "
+                "quarantined, "
+            )
             + f"{self.missing} missing, {self.fallback} with the whole image as one",
             f"superpixels per image: {self.tokens.line(1)}",
-            f"covered share of an image: {self.coverage.line(3)} ({self.sampled} images looked at)",
+            (
+                f"covered share of an image: {self.coverage.line(3)} "
+                f"({counted(self.sampled, 'image')} looked at)"
+            ),
             f"share under more than one: {self.overlap.line(3)}",
             f"area of a superpixel, share: {self.area.line(4)}",
             "levels: " + ", ".join(f"{n} {name}" for name, n in self.levels.items()),

@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from ..display import Report, show
+from ..display import Report, counted, show
 from ..errors import CacheError
 from ..io.atomic import make_folder, remove_stale, sync_folders
 from ..io.json_files import read_bounded
@@ -73,10 +73,13 @@ class VerifyReport(Report):
     def lines(self) -> list[str]:
         """The report for people: counts, each damaged file, what to do."""
         how = "every byte" if self.full else "sizes and records"
-        state = "complete" if self.complete else f"{len(self.missing)} shards missing"
+        state = "complete" if self.complete else f"{counted(len(self.missing), 'shard')} missing"
         lines = [
-            f"cache {self.cache[:12]}: {self.files} files, {self.bytes / 1e6:.1f} MB, {how} read",
-            f"{self.shards} shards, {len(self.bad_shards)} damaged, {state}",
+            (
+                f"cache {self.cache[:12]}: {counted(self.files, 'file')}, {self.bytes / 1e6:.1f} "
+                f"MB, {how} read"
+            ),
+            f"{counted(self.shards, 'shard')}, {len(self.bad_shards)} damaged, {state}",
             *(f"{show(name, 200)}: {show(why, 300)}" for name, why in self.problems),
         ]
         if not self.ok:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..display import shorten
+from ..display import counted, shorten
 from ..errors import CacheError, ImageError
 from ..io.atomic import TempFile, make_folder, sync_folder, write_file, write_temp
 from ..io.json_files import canonical
@@ -41,7 +41,9 @@ def write_shard(
     """
     images = plan.shard(shard)
     if len(rows) != len(images):
-        raise CacheError(f"shard {shard}: {len(rows)} rows for {len(images)} images")
+        raise CacheError(
+            f"shard {shard}: {counted(len(rows), 'row')} for {counted(len(images), 'image')}"
+        )
     arrays, entries = _prepare(plan, images, rows)
     files = _write_arrays(cache, plan, shard, arrays)
     manifest = Manifest(cache=plan.id, shard=shard, files=files, images=entries).sealed()

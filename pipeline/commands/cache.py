@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from ..display import counted
 from .console import FOLDER, NEW_FOLDER, PATH, as_json, report
 
 
@@ -42,7 +43,8 @@ def repair_command(path: Path) -> None:
 
     shards = repair(path)
     click.echo(
-        f"{len(shards)} shards un-committed {shards or ''}: run the same svp precompute again"
+        f"{counted(len(shards), 'shard')} un-committed {shards or ''}: run the same svp precompute "
+        "again"
     )
 
 

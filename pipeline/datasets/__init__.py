@@ -137,7 +137,9 @@ def _placement(source: Source, max_failures: int | None) -> list[str]:
         problems = Problems(source.where)
         for line in wrong:
             problems.add(line)
-        problems.refuse(f" in {len(objects)} objects: coordinates that do not fit the images")
+        problems.refuse(
+            f" in {counted(len(objects), 'object')}: coordinates that do not fit the images"
+        )
     left = f"{counted(len(wrong), 'object')} of {len(objects)}"
     return [*notices, f"left out: {left} do not fit their image (first: {wrong[0]})"]
 

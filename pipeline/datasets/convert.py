@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..display import Report, escape, show
+from ..display import Report, counted, escape, show
 from ..errors import DataError
 from ..io.atomic import make_folders, writing
 from ..io.json_files import Fingerprint, fingerprint, parse_line, read_json
@@ -49,7 +49,9 @@ class ConvertReport(Report):
 
     def lines(self) -> list[str]:
         rows = ", ".join(f"{number} {name}" for name, number in self.rows.items())
-        first = f"wrote {show(str(self.out), 300)}: {rows}; {self.empty_masks} empty masks"
+        first = (
+            f"wrote {show(str(self.out), 300)}: {rows}; {counted(self.empty_masks, 'empty mask')}"
+        )
         return [first, *map(escape, self.notices)]
 
 

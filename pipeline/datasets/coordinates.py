@@ -139,14 +139,15 @@ class Placement:
         found: list[str] = []
         if self.clipped:
             found.append(
-                f"clipped: polygons of {self.clipped:,} of {counted(self.polygons, 'object')} pass "
+                f"clipped: polygons of {self.clipped:,} of "
+                f"{counted(self.polygons, 'object', 'pass')} "
                 f"the edge of their picture, by up to {self.most:.0f} pixels (first: "
                 f"{show(self.first)})"
             )
         if (guess := self._guess()) is not None:
             found.append(
-                f"polygons of all {self.polygons:,} objects lie in {guess}; coordinates are read as pixels of "
-                "the photograph: scale them if that is so"
+                f"polygons of all {counted(self.polygons, 'object', 'lie')} in {guess}; "
+                "coordinates are read as pixels of the photograph: scale them if that is so"
             )
         return found
 

@@ -19,6 +19,9 @@ SPECIAL = re.compile(
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 
+from ..display import counted
+
+
 def expression_problem(text: str) -> str | None:
     """Reason why `text` cannot be an expression, or None.
 
@@ -33,7 +36,7 @@ def expression_problem(text: str) -> str | None:
     if not any(map(_visible, stripped)):
         return "is empty" if not stripped else "is empty: it holds invisible characters only"
     if len(stripped) > MAX_EXPRESSION:
-        return f"has {len(stripped)} characters; at most {MAX_EXPRESSION}"
+        return f"has {counted(len(stripped), 'character')}; at most {MAX_EXPRESSION}"
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in stripped):
         return "holds a control character"
     if match := SPECIAL.search(stripped):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..display import show
+from ..display import counted, show
 from ..errors import DataError, MissingError
 from ..records import ImageRecord
 from .tables import Dataset
@@ -71,7 +71,7 @@ def find_images(names: Sequence[str], images: Path | None, near: Iterable[Path])
     example = show(names[0]) if names else "none"
     also = f", also as {show(others[0])}" if others != list(names) else ""
     raise MissingError(
-        f"none of {len(names)} images (such as {example}{also}) found in {looked}, "
+        f"none of {counted(len(names), 'image')} (such as {example}{also}) found in {looked}, "
         f"nor in its folders {', '.join(list(LAYOUTS)[1:])}: give the folder with --images"
     )
 

@@ -65,8 +65,8 @@ def without_images(source: Source, held_out: frozenset[int], notices: Sequence[s
     used = {(row.dataset, row.ann_id) for row in sentences}
     dropped_refs = len(_refs(source.sentences)) - len(_refs(sentences))
     notice = (
-        f"exclude_eval_images: dropped {len(source.images) - len(images)} images and "
-        f"{dropped_refs} refs that are in an evaluation split"
+        f"exclude_eval_images: dropped {counted(len(source.images) - len(images), 'image')} and "
+        f"{counted(dropped_refs, 'ref')} of an evaluation split"
     )
     return replace(
         source,

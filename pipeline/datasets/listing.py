@@ -100,7 +100,7 @@ class Listing:
     def _files(self) -> str:
         order = sorted(self.passed, key=lambda s: (s not in PICTURES, -self.passed[s], s))
         kinds = ", ".join(f"{self.passed[suffix]} {show(suffix, 20)}" for suffix in order[:12])
-        more = f" and {len(order) - 12} kinds more" if len(order) > 12 else ""
+        more = f" and {counted(len(order) - 12, 'kind')} more" if len(order) > 12 else ""
         advice = (
             f" (first picture: {quote(self.pictures[0], 160)}): save pictures as JPEG or PNG"
             if self.pictures

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..display import quote, show
+from ..display import counted, quote, show
 from ..errors import DataError, MissingPackageError
 from ..io.json_files import fingerprint, parse_json
 from ..io.paths import check_name
@@ -84,7 +84,9 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with parquet.ParquetFile(path) as file:
             if file.metadata.num_rows > MAX_ROWS:
-                raise DataError(f"{where}: {file.metadata.num_rows} rows; at most {MAX_ROWS}")
+                raise DataError(
+                    f"{where}: {counted(file.metadata.num_rows, 'row')}; at most {MAX_ROWS}"
+                )
             if missing := [name for name in COLUMNS if name not in file.schema_arrow.names]:
                 raise DataError(
                     f"{where}: no column {', '.join(missing)}: not the jxu124 layout; mirrors that "

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
+from ..display import counted
 from ..errors import DataError
 
 LIMIT = 100
@@ -37,7 +38,10 @@ class Faults:
             return []
         rest = self.found - len(self.lines[:NAMED])
         more = [f"... and {rest} more: `svp data check` lists them"] if rest else []
-        head = f"{self.found} bad records are left out (--max-failures N refuses more than N):"
+        head = (
+            f"{counted(self.found, 'bad record', 'are')} left out (--max-failures N refuses more "
+            "than N):"
+        )
         return [head, *(f"  {line}" for line in self.lines[:NAMED]), *more]
 
 
@@ -83,7 +87,9 @@ class Problems:
         Raises DataError if there are more.
         """
         if 2 * self.found > records:
-            why = why or f" in {records} records, more than half: is this the right file?"
+            why = (
+                why or f" in {counted(records, 'record')}, more than half: is this the right file?"
+            )
         if allowed is None and why:
             self.refuse(why)
         faults = replace(self.faults(records), refused=self._head(why) if why else "")
@@ -105,5 +111,4 @@ class Problems:
 
     def _head(self, why: str) -> str:
         more = f" (the first {LIMIT} shown)" if self.found > LIMIT else ""
-        count = "1 problem" if self.found == 1 else f"{self.found} problems{more}"
-        return f"{self.where}: {count}{why}"
+        return f"{self.where}: {counted(self.found, 'problem')}{more}{why}"

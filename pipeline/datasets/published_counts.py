@@ -7,6 +7,7 @@ stated but unconfirmed, so they only warn. None = not known.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..display import counted
 from .tables import Dataset
 
 
@@ -77,7 +78,10 @@ def compare(dataset: Dataset) -> tuple[list[str], list[str]]:
     found = count(dataset)
     have, want = _total(found), _total(published)
     if 2 * have.refs < want.refs or 2 * have.images < want.images:
-        part = f"{have.images} of {want.images} images, {have.refs} of {want.refs} refs"
+        part = (
+            f"{have.images:,} of {counted(want.images, 'image')}, {have.refs:,} of "
+            f"{counted(want.refs, 'ref')}"
+        )
         return [], [f"{dataset.title} is a sample: {part}; counts are not checked"]
     errors: list[str] = []
     notices: list[str] = []
@@ -95,9 +99,9 @@ def _compare_split(
 ) -> None:
     where = f"{dataset.title} {split}"
     if got.images != want.images:
-        errors.append(f"{where}: {got.images} images, published {want.images}")
+        errors.append(f"{where}: {counted(got.images, 'image')}, published {want.images}")
     if got.refs != want.refs:
-        errors.append(f"{where}: {got.refs} refs, published {want.refs}")
+        errors.append(f"{where}: {counted(got.refs, 'ref')}, published {want.refs}")
     if want.sentences is not None and got.sentences != want.sentences:
-        line = f"{where}: {got.sentences} sentences, published {want.sentences}"
+        line = f"{where}: {counted(got.sentences or 0, 'sentence')}, published {want.sentences}"
         (errors if dataset.name == "refcoco" else notices).append(line)

@@ -167,8 +167,8 @@ def _check_masks(datasets: Sequence[Dataset], report: CheckReport) -> None:
         )
         if systematic(len(wrong), len(objects)) and len(wrong) > (report.allowed or 0):
             report.error(
-                f"{dataset.title}: {len(wrong)} of {len(objects)} objects have coordinates "
-                "that do not fit their images"
+                f"{dataset.title}: {len(wrong):,} of {counted(len(objects), 'object', 'have')} "
+                "coordinates that do not fit their images"
             )
         if dataset.kind != "jsonl":  # its reader has reported it
             report.notices += placement.notices()
@@ -178,7 +178,8 @@ def _check_masks(datasets: Sequence[Dataset], report: CheckReport) -> None:
         refused = kinds["refused"] - refused
         if not wrong and 2 * refused > len(objects) and report.allowed is None:
             report.error(
-                f"{dataset.title}: {refused} of {len(objects)} masks are bad: more than half"
+                f"{dataset.title}: {refused:,} of {counted(len(objects), 'mask', 'are')} bad: more "
+                "than half"
             )
     report.groups["masks"] = {
         "objects": len(areas) + kinds["refused"],
@@ -239,7 +240,8 @@ def _check_text(datasets: Sequence[Dataset], report: CheckReport) -> None:
     long = [row for row in rows if len(row.sent.encode("utf-8", "surrogatepass")) > LONG]
     if long:
         report.notices.append(
-            f"{len(long)} expressions have more than {LONG} bytes of UTF-8, the first is "
+            f"{counted(len(long), 'expression', 'have')} more than {LONG} bytes of UTF-8, the "
+            "first is "
             f"{long[0].dataset} sentence {long[0].sent_id}: a tokenizer that writes their script "
             "byte by byte may make too many ids of them; `svp train --dry-run` and `svp eval` "
             "measure them and leave out, by name, what does not fit beside the visual tokens"

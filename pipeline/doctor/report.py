@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..display import Report, escape
+from ..display import Report, counted, escape
 from ..errors import SvpError, describe
 from ..recipe import Recipe
 from ..records import LocalPaths
@@ -129,5 +129,5 @@ def _cache(cache: Path) -> Iterator[Finding]:
         counts += f" ({', '.join(reasons)}): see `svp cache info`, retry with --retry-quarantined"
     yield Finding(area, "images", "note" if bad else "ok", counts)
     if rows.fallback:
-        detail = f"{len(rows.fallback)} images got one full-image superpixel"
+        detail = f"{counted(len(rows.fallback), 'image')} got one full-image superpixel"
         yield Finding(area, "fallback", "note", detail)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import counted
 from ..errors import ConfigError, ImageError
 from ..masks.encoder_view import View
 from ..recipe import FeatureConfig
@@ -53,7 +54,9 @@ class Features:
             peak = float(np.abs(array[index]).max(initial=0.0))  # NaN stays NaN
             if not np.isfinite(peak):
                 bad = int((~np.isfinite(array[index])).sum())
-                raise ImageError("non-finite", f"{name}: {bad} values are NaN or infinite")
+                raise ImageError(
+                    "non-finite", f"{name}: {counted(bad, 'value', 'are')} NaN or infinite"
+                )
             if peak > FLOAT16_MAX:
                 raise ImageError(
                     "overflow", f"{name}: |x| reaches {peak:.6g}, float16 ends at {FLOAT16_MAX:.0f}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from ..display import show
+from ..display import counted, show
 from ..errors import DataError
 from ..io.atomic import make_folders
 
@@ -101,7 +101,7 @@ def _check(archive: Path, source: _Archive, max_bytes: int, max_files: int) -> l
         elif key in seen and not member.folder:
             reason = "appears twice"
         elif len(found) >= max_files:
-            reason = f"is one more than the {max_files} members allowed"
+            reason = f"is one more than the {counted(max_files, 'member')} allowed"
         elif total > max_bytes:
             reason = f"brings the unpacked size to {total} bytes; at most {max_bytes}"
         if reason:

@@ -10,7 +10,7 @@ the run two before (cocodataset/cocoapi common/maskApi.c, `rleToString`).
 import numpy as np
 from numpy.typing import NDArray
 
-from ..display import quote
+from ..display import counted, quote
 from ..errors import DataError
 
 MAX_SIDE = 8192  # pixels
@@ -29,7 +29,9 @@ def check_runs(counts: object, height: int, width: int, where: str = "mask") -> 
     pixels = height * width
     runs = _as_runs(counts, pixels, where)
     if runs.size > pixels + 1:
-        raise DataError(f"{where}: {runs.size} runs for {pixels} pixels; at most {pixels + 1}")
+        raise DataError(
+            f"{where}: {counted(runs.size, 'run')} for {pixels} pixels; at most {pixels + 1}"
+        )
     if runs.size and int(runs.min()) < 0:
         raise DataError(f"{where}: run {int(runs.argmin())} is negative ({int(runs.min())})")
     if int(runs.max(initial=0)) > pixels or int(runs.sum()) != pixels:
@@ -116,7 +118,9 @@ def _as_runs(counts: object, pixels: int, where: str) -> Runs:
     if not isinstance(counts, list | tuple):
         raise DataError(f"{where}: counts {quote(counts)} is neither a list nor a string")
     if len(counts) > pixels + 1:
-        raise DataError(f"{where}: {len(counts)} runs for {pixels} pixels; at most {pixels + 1}")
+        raise DataError(
+            f"{where}: {counted(len(counts), 'run')} for {pixels} pixels; at most {pixels + 1}"
+        )
     for index, run in enumerate(counts):
         if type(run) is not int or not 0 <= run <= pixels:
             raise DataError(f"{where}: run {index} is {quote(run)}, not an integer in 0..{pixels}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..cache.create import create_cache
 from ..cache.layout import PLAN
 from ..cache.plan import Plan
+from ..display import counted
 from ..errors import CacheError
 from ..executors.base import Event, ExecutorOptions, Job
 from ..executors.devices import task_device, usable_devices
@@ -85,7 +86,9 @@ def calibrate(
     if not sample:
         return None
     limit = "" if bound_s is None else f", for at most {bound_s:.0f} s"
-    log.info(f"measuring up to {len(sample)} images on {count} workers{limit}")
+    log.info(
+        f"measuring up to {counted(len(sample), 'image')} on {counted(count, 'worker')}{limit}"
+    )
     with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
         plan = build_plan(Content(sample), recipe, where.images)
         # One shard per worker: every worker is busy from start to end.
@@ -165,7 +168,7 @@ class _Measure:
         if passed - (self.said - self.began) >= SAY_EVERY_S:
             self.said = time.monotonic()
             done = sum(_number(one["images"]) for told in self.told.values() for one in told)
-            state = f"{done} images" if self.ready else "models are being loaded"
+            state = f"{counted(done, 'image')}" if self.ready else "models are being loaded"
             log.info(f"measuring: {state} after {passed:.0f} s")
         if self.bound is not None and passed >= self.bound:
             raise _Enough

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..cache.plan import Plan
 from ..cache.schema import ArraySpec
-from ..display import Report, duration, size
+from ..display import Report, counted, duration, size
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
 from ..recipe import GridConfig, SuperpixelConfig
@@ -100,7 +100,10 @@ class Estimate(Report):
         memory = ", ".join(f"{size(value)} {name}" for name, value in self.memory.items())
         total = size(self.total_bytes)
         return [
-            f"{self.images} images, {self.shards} shards, {self.files} files, {total}",
+            (
+                f"{counted(self.images, 'image')}, {counted(self.shards, 'shard')}, "
+                f"{counted(self.files, 'file')}, {total}"
+            ),
             f"bytes: {arrays}",
             f"time: {self._time()}",
             f"memory per worker: {memory}",
@@ -261,7 +264,10 @@ def _basis(plan: Plan, calibration: Calibration | None, device: Device) -> list[
         stages = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in calibration.image_s.items())
         count, workers = calibration.images, calibration.workers
         return [
-            f"measured here on {count} images, {workers} workers at once: {stages}",
+            (
+                f"measured here on {counted(count, 'image')}, {counted(workers, 'worker')} at "
+                f"once: {stages}"
+            ),
             f"models ready after {calibration.start_s:.1f} s",
             *([ASSUMED] if calibration.cut else []),
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..cache.places import DataPlaces, absolute_data, read_places, write_places
 from ..cache.plan import RLE_BYTES, SHARD_SIZE
 from ..datasets import Source, open_dataset, photo_notices
-from ..display import show
+from ..display import counted, show
 from ..executors.base import Event
 from ..executors.devices import usable_devices
 from ..io.yaml_files import Override
@@ -151,16 +151,23 @@ def _idle(request: Request, images: int) -> list[str]:
     shards = -(-min(images, request.run.limit or images) // SHARD_SIZE)
     if shards >= options.workers:
         return []
-    line = f"{images} images are {shards} shard(s) of {SHARD_SIZE}, and a shard is one worker's: "
-    return [line + f"{shards} of {options.workers} workers will have work"]
+    line = (
+        f"{counted(images, 'image', 'are')} {counted(shards, 'shard')} of {SHARD_SIZE}, and a "
+        "shard is one worker's: "
+    )
+    return [line + f"{shards:,} of {counted(options.workers, 'worker')} will have work"]
 
 
 def _shared(request: Request) -> list[str]:
     """That all workers will be on one GPU, if it was named: they load the models once each."""
     options = request.run.executor_options
-    if ":" not in options.device or (options.workers or 1) < 2:
+    workers = options.workers or 1
+    if ":" not in options.device or workers < 2:
         return []
-    line = f"{options.workers} workers share one GPU, {options.device}: each loads all models into its "
+    line = (
+        f"{counted(workers, 'worker', 'share')} one GPU, {options.device}: each loads all "
+        "models into its "
+    )
     return [line + "memory; --device cuda spreads them over all GPUs, one worker is --workers 1"]
 
 
@@ -169,8 +176,8 @@ def _about_large(source: Source) -> list[str]:
     if not large:
         return []
     line = (
-        f"{len(large)} photographs have more than {LARGE / 1e6:.0f} megapixels, the first "
-        f"{show(large[0].path, 100)}: outlines of many superpixels may need more than the "
+        f"{counted(len(large), 'photograph', 'have')} more than {LARGE / 1e6:.0f} megapixels, the "
+        f"first {show(large[0].path, 100)}: outlines of many superpixels may need more than the "
         f"{RLE_BYTES:,} bytes of a row; such an image goes to quarantine (rle_overflow): "
         "fewer superpixels (--max-superpixels) or a smaller copy fit"
     )

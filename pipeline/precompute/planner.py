@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..cache.plan import Plan, PlanImage
-from ..display import show
+from ..display import counted, show
 from ..errors import DataError, ImageError, MissingError
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import safe_join
@@ -68,8 +68,8 @@ def build_plan(
             images += threads.map(partial(_examine, root, old), chunk)
     if images and not any(image.xxh3 for image in images):
         raise MissingError(
-            f"none of the {len(images)} images can be read in {show(str(root), 300)}, first: "
-            f"{show(images[0].path, 200)}: give the image folder with --images"
+            f"none of the {counted(len(images), 'image')} can be read in {show(str(root), 300)}, "
+            f"first: {show(images[0].path, 200)}: give the image folder with --images"
         )
     frame = _reuse(known, recipe, content) or sized_plan(recipe, content.split, content.digests)
     return replace(frame, images=tuple(images))

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..display import duration, escape, shorten
+from ..display import counted, duration, escape, shorten
 from ..executors.base import Event
 from ..io.atomic import append_line, make_folders, refusal
 
@@ -114,7 +114,7 @@ class Tally:
     def line(self) -> str:
         """Progress of the run in one printable line."""
         parts = [
-            f"{self.before + self.images}/{self.total} images",
+            f"{self.before + self.images:,}/{counted(self.total, 'image')}",
             *self._pace(),
             *(f"{name}={count}" for name, count in sorted((self.failures | self.trouble).items())),
         ]

@@ -19,7 +19,7 @@ from ..cache.manifest import Committed, missing_shards, read_committed
 from ..cache.plan import Plan
 from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit
-from ..display import Report, show
+from ..display import Report, counted, show
 from ..errors import CacheError, ConfigError, PlanMismatchError
 from ..executors import ExecutorOptions, Summary, build, require_executor
 from ..executors.base import Event
@@ -114,8 +114,11 @@ class PrecomputeReport(Report):
         there = f"{self.good} of {self.images} in the cache"
         lines = [
             f"{self.cache}: cache {self.cache_id[:12]}, {state}",
-            f"{self.computed} images computed in {self.seconds:.1f} s{rate}, {there}",
-            f"{mean:.1f} superpixels per image, {self.fallbacks} images with the whole image as one",
+            f"{counted(self.computed, 'image')} computed in {self.seconds:.1f} s{rate}, {there}",
+            (
+                f"{mean:.1f} superpixels per image, {counted(self.fallbacks, 'image')} with the "
+                "whole image as one"
+            ),
         ]
         lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.failures.items())]
         if self.failures:

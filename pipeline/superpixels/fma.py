@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from ..display import counted
 from ..errors import DataError
 from ..records import PART, SUB_PART, WHOLE, Rle
 
@@ -44,7 +45,9 @@ def keep_superpixels(
 def _checked(rles: Sequence[Rle], levels: Sequence[int] | NDArray[np.uint8]) -> NDArray[np.integer]:
     level = np.asarray(levels, dtype=np.int64)
     if level.shape != (len(rles),):
-        raise DataError(f"{len(rles)} masks need as many levels, got shape {level.shape}")
+        raise DataError(
+            f"{counted(len(rles), 'mask', 'need')} as many levels, got shape {level.shape}"
+        )
     if len(level) and not 0 <= level.min() <= level.max() <= WHOLE:
         raise DataError(f"levels are 0, 1 or 2, got {level.min()} to {level.max()}")
     if len({(rle.height, rle.width) for rle in rles}) > 1:

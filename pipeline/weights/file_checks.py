@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from ..display import show
+from ..display import counted, show
 from ..errors import MissingError, WeightsError
 
 Kind = Literal["zip", "legacy", "safetensors"]
@@ -112,12 +112,13 @@ def _read_index(path: Path) -> dict[Path, frozenset[str] | None]:
             _refuse(path, f"weight_map names {show(name)}, which is not a plain file name")
         by_file.setdefault(name, set()).add(tensor)
     if len(by_file) > MAX_SHARDS:
-        _refuse(path, f"{len(by_file)} files, allowed {MAX_SHARDS}")
+        _refuse(path, f"{counted(len(by_file), 'file')}, allowed {MAX_SHARDS}")
     # Told before the others are read: a download that broke off misses its last gigabytes.
     absent = [name for name in sorted(by_file) if not (path.parent / name).exists()]
     if absent:
         raise MissingError(
-            f"{show(str(path), 200)}: {len(absent)} of its {len(by_file)} shards are not there, "
+            f"{show(str(path), 200)}: {len(absent):,} of its "
+            f"{counted(len(by_file), 'shard', 'are')} not there, "
             f"{show(absent[0])} first: the download is not complete, repeat it"
         )
     return {path.parent / name: frozenset(names) for name, names in sorted(by_file.items())}
@@ -136,7 +137,7 @@ def _check_safetensors(path: Path, size: int) -> None:
             _refuse(path, "not a safetensors file, or truncated")
         entries = _parse_object(path, file.read(length), "safetensors header")
     if len(entries) > MAX_ENTRIES:
-        _refuse(path, f"{len(entries):,} tensors, allowed {MAX_ENTRIES:,}")
+        _refuse(path, f"{counted(len(entries), 'tensor')}, allowed {MAX_ENTRIES:,}")
 
 
 def _check_zip(path: Path, size: int) -> None:

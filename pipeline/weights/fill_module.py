@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..display import fold, show
+from ..display import counted, fold, show
 from ..errors import WeightsError
 from .key_report import finite
 
@@ -42,8 +42,8 @@ def _require_same(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
     odd += [n for n, t in targets.items() if n in tensors and t.shape != tensors[n].shape]
     if odd:
         raise WeightsError(
-            f"{what}: {len(odd)} tensors differ in name or shape: {', '.join(fold(odd))}. The "
-            "weights were saved from a model of another configuration"
+            f"{what}: {counted(len(odd), 'tensor', 'differ')} in name or shape: "
+            f"{', '.join(fold(odd))}. The weights were saved from a model of another configuration"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..display import show
+from ..display import counted, show
 from ..errors import WeightsError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class KeyReport:
 
     def __str__(self) -> str:
         counts = (
-            f"{self.matched}/{self.expected} tensors, {len(self.missing)} missing, "
+            f"{self.matched:,}/{counted(self.expected, 'tensor')}, {len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected"
         )
         extra = ((self.wrong, "wrong"), (self.unused, "unused"))
@@ -148,8 +148,8 @@ def _require_finite(state: Mapping[str, "Tensor"], where: str) -> None:
     bad = [n for n, t in state.items() if t.is_floating_point() and not finite(t)]
     if bad:
         raise WeightsError(
-            f"{show(where, 200)}: NaN or infinity in {len(bad)} tensors: {_listed(tuple(bad))}. "
-            "The file is damaged or training diverged; get it again"
+            f"{show(where, 200)}: NaN or infinity in {counted(len(bad), 'tensor')}: "
+            f"{_listed(tuple(bad))}. The file is damaged or training diverged; get it again"
         )
 
 

@@ -8,7 +8,7 @@ say nothing about the weights, so they are taken off. What is not all of one mod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..display import show
+from ..display import counted, show
 from ..errors import WeightsError
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def _under(prefixes: set[str], state: "dict[str, Tensor]", where: str) -> "dict[
     (prefix,) = prefixes
     if outside := [name for name in state if not name.startswith(prefix)]:
         raise WeightsError(
-            f"{show(where, 200)}: the model is under {show(prefix)}, beside {len(outside):,} other "
-            f"tensors ({show(outside[0])}, ...): save its state dict alone, "
-            f"torch.save(whole.{show(prefix).rstrip('.')}.state_dict(), FILE)"
+            f"{show(where, 200)}: the model is under {show(prefix)}, beside "
+            f"{counted(len(outside), 'other tensor')} ({show(outside[0])}, ...): save its state "
+            f"dict alone, torch.save(whole.{show(prefix).rstrip('.')}.state_dict(), FILE)"
         )
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}

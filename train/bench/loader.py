@@ -25,6 +25,7 @@ from ...pipeline.bench.cache_speed import NOT_ASKED
 from ...pipeline.bench.mosaic_baseline import Rates, keep_best, open_baseline
 from ...pipeline.bench.targets import Target, TargetReport
 from ...pipeline.cache import CacheReader
+from ...pipeline.display import counted
 from ...pipeline.io.atomic import make_folders
 from ..data import keyed_rng
 from ..data.build_table import open_table
@@ -63,8 +64,8 @@ class LoaderBench(TargetReport):
     def lines(self) -> list[str]:
         """The printable report."""
         head = (
-            f"{self.images} images: 576x1024 features, 256x64x64 embedding, 40 superpixels and 3 "
-            f"targets at 480x640; {self.threads} threads, checksums on"
+            f"{counted(self.images, 'image')}: 576x1024 features, 256x64x64 embedding, 40 "
+            f"superpixels and 3 targets at 480x640; {counted(self.threads, 'thread')}, checksums on"
         )
         rows = [
             f"  {name:46} {rate:8.0f} img/s"
@@ -91,10 +92,10 @@ def run(
     if folder is not None:
         make_folders(folder)
     with tempfile.TemporaryDirectory(prefix="svp-bench-", dir=folder) as work:
-        log.info(f"writing {images} images")
+        log.info(f"writing {counted(images, 'image')}")
         cache = write_paper_cache(Path(work) / "cache", images)
         runs = _runs(cache, Path(work), threads)
-        log.info(f"loading: {len(runs)} loaders, best of {reps}")
+        log.info(f"loading: {counted(len(runs), 'loader')}, best of {reps}")
         _measure(bench, runs, reps)
         failure: str | None = NOT_ASKED
         if mosaic:
@@ -184,7 +185,7 @@ def _targets(bench: LoaderBench) -> list[Target]:
     rates = bench.rates
     baseline = max(rates[DENSE], rates[RUNS])
     targets = [
-        Target(f"{OURS}, {bench.threads} threads", rates[OURS], ">=", 500, "img/s"),
+        Target(f"{OURS}, {counted(bench.threads, 'thread')}", rates[OURS], ">=", 500, "img/s"),
         Target(f"{OURS} / from RLEs, the faster way", rates[OURS] / baseline, ">=", 10),
         Target("resume at any step", _resume_ms(), "<=", 50, "ms"),
         Target(f"order of {COCO_TRAIN} samples", _order_ms(), "<=", 100, "ms"),

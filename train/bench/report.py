@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median_low
 
-from ...pipeline.display import Report, size
+from ...pipeline.display import Report, counted, size
 from ..estimates.flops import FORMULA
 from .components import COMPONENTS, INSIDE
 from .presets import Preset
@@ -145,13 +145,14 @@ class SpeedReport(Report):
     def _setting(self) -> list[str]:
         p = self.preset
         models = (
-            f"{self.device}, {p.dtype}, random weights. LLM: {p.layers} layers of {p.hidden}, "
-            f"vocabulary {p.vocab}; {p.encoder} at {p.view} px, SAM {p.sam} with "
+            f"{self.device}, {p.dtype}, random weights. LLM: {counted(p.layers, 'layer')} of "
+            f"{p.hidden}, vocabulary {p.vocab}; {p.encoder} at {p.view} px, SAM {p.sam} with "
             f"{p.points}x{p.points} prompts, photographs of {p.photo[1]}x{p.photo[0]}."
         )
         micro = ", ".join(f"{n} ({name})" for name, n in p.micro.items())
         work = (
-            f"Training: {p.images} images per step with {SENTENCES} sentences each, per forward "
+            f"Training: {counted(p.images, 'image')} per step with {SENTENCES} sentences each, per "
+            "forward "
             f"pass {micro}; no checkpointing. Inference: one image, one sentence; {p.answer} ids "
             "generated."
         )
@@ -160,7 +161,11 @@ class SpeedReport(Report):
     def _table(self, cases: list[Measured]) -> list[str]:
         """A column per case."""
         names = [f"{one.case.projector.upper()} {one.case.where}" for one in cases]
-        images = f"{self.preset.batch} images" if cases[0].case.work == "batch" else "one image"
+        images = (
+            f"{counted(self.preset.batch, 'image')}"
+            if cases[0].case.work == "batch"
+            else "one image"
+        )
         what = f"{cases[0].case.what}, {'one step' if cases[0].case.stage else images}"
         parts = [part for part in COMPONENTS if any(part in one.median for one in cases)]
         rows = []

@@ -22,7 +22,7 @@ from safetensors.numpy import save
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.datasets.problems import NAMED, Faults, Problems, merged
 from ...pipeline.datasets.tables import Sentence, Source
-from ...pipeline.display import quote
+from ...pipeline.display import counted, quote
 from ...pipeline.errors import DataError
 from ...pipeline.io.atomic import make_folders, sync_folder, write_file, write_temp
 from ...pipeline.io.binary import crc32c
@@ -65,7 +65,7 @@ def open_table(
     joined.check()
     path = root / joined.digest(sources)[:16]
     if not (path / TABLE).exists():
-        log.info(f"packing the masks of {len(joined.rows)} sentences (once)")
+        log.info(f"packing the masks of {counted(len(joined.rows), 'sentence')} (once)")
         _write(path, joined, sources)
     bad = merged((*(s.faults for s in sources), joined.text.faults(), _read_bad(path)))
     table = ExpressionTable(path)
@@ -86,8 +86,8 @@ def check_left_out(bad: Faults, images: int, allowed: int | None) -> None:
     if allowed is not None and bad.found + images > allowed:
         named = "; ".join(bad.lines[:NAMED])
         raise DataError(
-            f"{bad.found} bad records and {images} images in quarantine, more than --max-failures "
-            f"{allowed}{': ' if named else ''}{named}"
+            f"{counted(bad.found, 'bad record')} and {counted(images, 'image')} in quarantine, "
+            f"more than --max-failures {allowed}{': ' if named else ''}{named}"
         )
 
 
@@ -156,7 +156,8 @@ class _Join:
             finder.check()
         if self.absent and not self.partial:
             raise DataError(
-                f"{len(self.absent)} images with expressions are not in the cache (the first is "
+                f"{counted(len(self.absent), 'image')} with expressions not in the cache (the "
+                "first is "
                 f"{min(self.absent)}): run `svp precompute` on the whole split, or allow a part of "
                 "it with --partial"
             )
@@ -167,12 +168,16 @@ class _Join:
         lines: list[str] = []
         for images, why in ((self.absent, "not in the cache"), (self.quarantined, "quarantined")):
             if images:
-                lines.append(f"{len(images)} images left out: {why} (the first is {min(images)})")
+                lines.append(
+                    f"{counted(len(images), 'image')} left out: {why} (the first is {min(images)})"
+                )
         if other := sorted(self.seen.keys() - self.datasets) if self.datasets else []:
             count = sum(self.seen[name] for name in other)
-            lines.append(f"{count} sentences of other data sets left out: {', '.join(other)}")
+            lines.append(
+                f"{counted(count, 'sentence')} of other data sets left out: {', '.join(other)}"
+            )
         if empty:
-            lines.append(f"{empty} sentences left out: their mask is empty")
+            lines.append(f"{counted(empty, 'sentence')} left out for an empty mask")
         return lines
 
     def told_anew(self) -> list[str]:

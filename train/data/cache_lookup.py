@@ -17,7 +17,7 @@ from ...pipeline.cache.reader import CacheReader
 from ...pipeline.datasets.expressions import expression_problem
 from ...pipeline.datasets.problems import Problems
 from ...pipeline.datasets.tables import Sentence, Source
-from ...pipeline.display import quote, show
+from ...pipeline.display import counted, quote, show
 from ...pipeline.errors import DataError
 from ...pipeline.records import ImageRecord, Rle
 from .photo_identity import Photos
@@ -78,7 +78,8 @@ class Finder:
         self._photos.save()
         if self.other:
             raise DataError(
-                f"{len(self.other)} of {self.looked} photographs are not those of the cache: "
+                f"{len(self.other):,} of {counted(self.looked, 'photograph', 'are')} not those of "
+                "the cache: "
                 f"{self.other[0]}: give the data that the cache was made from, or cache these "
                 "photographs with `svp precompute --dataset ... --store-sam-embeddings --out "
                 "NEWCACHE`"
@@ -103,8 +104,8 @@ class Finder:
             return []
         used, known = self.looked - len(self.beyond), show(str(self.caches[0].path), 200)
         line = (
-            f"{used} of {self.looked} images with expressions are used: {known} was made with "
-            f"--limit, and the other {len(self.beyond)} are beyond it"
+            f"{used:,} of {counted(self.looked, 'image')} with expressions used: {known} was made "
+            f"with --limit, and {counted(len(self.beyond), 'other', 'are')} beyond it"
         )
         return [line]
 
@@ -122,7 +123,7 @@ class Finder:
         if not self.unseen:
             return []
         line = (
-            f"{len(self.unseen)} of {self.looked} photographs are not in "
+            f"{len(self.unseen):,} of {counted(self.looked, 'photograph', 'are')} not in "
             f"{show(str(self.root), 200)}: taken by name and size, their content was not compared "
             "with the cache's"
         )

@@ -25,7 +25,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import CacheError
 from ...pipeline.io.binary import crc32c, read_at
 from ...pipeline.io.json_files import JsonFile, canonical, parse_model, read_bounded
@@ -49,7 +49,9 @@ def column_fault(
     lengths = [len(columns[names[0]]) for names in (ENTRY, SENTENCE, TARGET)]
     for names, length in zip((ENTRY, SENTENCE, TARGET), lengths, strict=True):
         if odd := [name for name in names if len(columns[name]) != length]:
-            return f"column {odd[0]} has {len(columns[odd[0]])} values, expected {length}"
+            return (
+                f"column {odd[0]} has {counted(len(columns[odd[0]]), 'value')}, expected {length}"
+            )
     entries, sentences, targets = lengths
     if not _splits(columns["first"], entries, sentences, least=1):
         return "column first does not share the sentences out among the entries"

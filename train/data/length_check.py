@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.datasets.problems import Problems
+from ...pipeline.display import counted
 from .dialogues import MAX_LENGTH, build_dialogue
 from .expression_table import Entry, ExpressionTable
 from .live_cache import LiveReader
@@ -82,7 +83,7 @@ def describe(image: str, sent_id: int, ids: int, room: Room, entry: Entry) -> st
     """A line about a sentence that does not fit."""
     return (
         f"image {image} sentence {sent_id}: {ids} ids in the longest wording; {room.of(entry)} fit "
-        f"beside {room.tokens(entry)} visual tokens ({room.limit} positions)"
+        f"beside {counted(room.tokens(entry), 'visual token')} ({room.limit} positions)"
     )
 
 

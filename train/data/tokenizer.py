@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...model.conversion.key_mapping import LAYOUTS, Layout
 from ...pipeline.datasets.expressions import SPECIAL
-from ...pipeline.display import quote, show
+from ...pipeline.display import counted, quote, show
 from ...pipeline.errors import ConfigError, DataError, WeightsError
 from .llama_tokenizer import Words, read_words
 from .prompts import GLAMM, LISA, SEG, Wording
@@ -77,9 +77,9 @@ class Vocabulary:
             token = wrong[0]
             raise WeightsError(
                 f"{show(where, 200)}: its tokenizer gives {token} the id {own[token]}, the weights "
-                f"(layout {layout}) have it in row {ids[token]} ({len(wrong)} of {len(ids)} added "
-                "tokens differ): use tokenizer.model and added_tokens.json of the folder the "
-                "weights were published in"
+                f"(layout {layout}) have it in row {ids[token]} ({len(wrong)} of "
+                f"{counted(len(ids), 'added token', 'differ')}): use tokenizer.model and "
+                "added_tokens.json of the folder the weights were published in"
             )
 
     def _encode(self, text: str) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.batch import Batch
+from ...pipeline.display import counted
 
 Result = TypeVar("Result")
 
@@ -114,7 +115,10 @@ class LanguageModel:
         Logits in the arithmetic's dtype, in float32, their log-softmax and its gradient.
         """
         each = self.c + 12
-        return answers * self.vocab * each, f"{answers} answer tokens x {self.vocab:,} x {each}"
+        return (
+            answers * self.vocab * each,
+            f"{counted(answers, 'answer token')} x {self.vocab:,} x {each}",
+        )
 
 
 def _own_weights(lm: Any) -> Iterator[Tensor]:

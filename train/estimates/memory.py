@@ -18,6 +18,7 @@ from ...model.batch import IGNORE, Batch
 from ...model.losses import mask_losses
 from ...model.ris import RisModel
 from ...model.trainable import parameters_by_part
+from ...pipeline.display import counted
 from .activations import LanguageModel, saved_bytes, tensors_of
 
 Optimizer = Literal["adamw", "adamw8bit", "offload"]
@@ -95,11 +96,13 @@ def estimate_memory(
     places = len(batch.ids) * length
     lm = LanguageModel.of(model.lm, autocast)
     answers = int((batch.labels != IGNORE).sum())
-    masks = f"{len(batch.seg_row)} masks, counted on the CPU"
+    masks = f"{counted(len(batch.seg_row), 'mask')}, counted on the CPU"
     items = [
         *_fixed(model, optimizer, autocast),
         Line("batch", *_batch(batch)),
-        Line("projector", in_projector, f"{int(valid.sum())} tokens, counted on the CPU"),
+        Line(
+            "projector", in_projector, f"{counted(int(valid.sum()), 'token')}, counted on the CPU"
+        ),
         Line("language model", *lm.kept(places, checkpointing)),
         Line("vocabulary", *lm.head(answers)),
         Line("mask decoder, losses", in_masks, masks),
@@ -148,7 +151,7 @@ def _weights(parameters: list[nn.Parameter]) -> tuple[int, str]:
 
 def _batch(batch: Batch) -> tuple[int, str]:
     parts = tensors_of(batch)
-    return sum(x.numel() * x.itemsize for x in parts), f"{len(batch.ids)} images"
+    return sum(x.numel() * x.itemsize for x in parts), f"{counted(len(batch.ids), 'image')}"
 
 
 def small_parts(model: RisModel) -> RisModel:

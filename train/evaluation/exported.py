@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...model.pretrained import load_pretrained
 from ...model.pretrained.config import ModelFile, read_model_file
 from ...pipeline.cache.plan import Plan
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, PlanMismatchError
 from ...pipeline.recipe import Recipe
 from ...pipeline.weights.load import weights_digest
@@ -72,7 +72,7 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
         require_same_features(wanted, plan, name, who)
     if about.projector.in_dim != plan.channels:
         raise PlanMismatchError(
-            f"cache {plan.id[:12]} has features of {plan.channels} channels, "
+            f"cache {plan.id[:12]} has features of {counted(plan.channels, 'channel')}, "
             f"{show(found.folder.name)} reads {about.projector.in_dim}"
         )
     model = load_pretrained(found.folder)

@@ -21,7 +21,7 @@ from typing import Literal
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.datasets import Source
 from ...pipeline.datasets.problems import NAMED, Faults, Problems, merged
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import DataError
 from ...pipeline.records import Expression
 from ..data.build_table import check_left_out
@@ -169,7 +169,7 @@ def _check_absent(finder: Finder, source: Source) -> None:
         cache.superpixels(row)  # raises the CacheError that says what to do
     name = next(row.dataset for row in source.sentences if row.image_id == first)
     where = ", ".join(show(str(cache.path), 200) for cache in finder.caches)
-    more = f" (nor are {len(finder.absent) - 1} others)" if len(finder.absent) > 1 else ""
+    more = f" (nor {counted(len(finder.absent) - 1, 'other')})" if len(finder.absent) > 1 else ""
     raise DataError(
         f"image {name}/{first} is not in {where}{more}: give the cache of this split with "
         "--from-cache, or make it with svp precompute"
@@ -182,7 +182,7 @@ def _notes(finder: Finder, bad: Faults) -> list[str]:
         for image_id, why in sorted(finder.quarantined.items())[:NAMED]
     ]
     if (more := len(finder.quarantined) - len(lines)) > 0:
-        lines.append(f"... and {more} more images in quarantine")
+        lines.append(f"... and {counted(more, 'more image')} in quarantine")
     return [
         *lines,
         *bad.notices(),

@@ -17,7 +17,7 @@ from ...model.conversion import Imported, build_imported, open_ris_checkpoint
 from ...model.conversion.key_mapping import LAYOUTS, LLAMA_VOCAB, Layout
 from ...model.projectors import Projector, build_projector
 from ...pipeline.cache.plan import Plan
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
 from ...pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
 from ...pipeline.io.paths import expand
@@ -196,8 +196,8 @@ def _projector(
     width = tensors["weight" if linear else "0.weight"].shape[1]
     if width != plan.channels:
         raise PlanMismatchError(
-            f"{show(found.name)}: mm_projector reads {width} channels, the features of cache "
-            f"{plan.id[:12]} have {plan.channels}: use {found.vision.encoder}"
+            f"{show(found.name)}: mm_projector reads {counted(width, 'channel')}, the features of "
+            f"cache {plan.id[:12]} have {plan.channels}: use {found.vision.encoder}"
         )
     options = {"layers": 1} if linear else {}
     made = build_projector(

@@ -21,7 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, DataError, MissingError
 from ...pipeline.io.atomic import make_folders, write_file
 from ...pipeline.io.json_files import JsonFile, canonical
@@ -192,7 +192,11 @@ def read_results(path: Path) -> Results:
             digest.update(line)
             rows.append(_row(line, path, len(rows) + 2))
     if len(rows) != first.rows:
-        _fail(path, len(rows) + 1, f"the file ends after {len(rows)} of {first.rows} sentences")
+        _fail(
+            path,
+            len(rows) + 1,
+            f"the file ends after {len(rows):,} of {counted(first.rows, 'sentence')}",
+        )
     if digest.hexdigest() != first.xxh3:
         _fail(path, 1, "the rows are not those that were written: the file was changed")
     return collect(first.header, rows)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...pipeline.display import Report
+from ...pipeline.display import Report, counted
 from ..metrics import CONVENTIONS, NAMES, Interval, empty_accuracy, intervals, metrics
 from .breakdown import Slice, breakdown
 from .paper_numbers import Published, asked_alike, beside
@@ -128,7 +128,7 @@ class EvalReport(Report):
         """For people: fractions as percent."""
         head = self.header
         kind = f"protocol {head.protocol}" + (", generated" if head.generate else "")
-        repeats = f", {head.repeats} repeats" if head.repeats > 1 else ""
+        repeats = f", {counted(head.repeats, 'repeat')}" if head.repeats > 1 else ""
         lines = [f"{kind}{repeats}, seed {head.seed}, superpixel order {head.order}"]
         if head.left_out:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in head.left_out.items())
@@ -177,7 +177,8 @@ def _lines(split: SplitSummary) -> list[str]:
     size, lines = split.size, []
     name = "/".join(part for part in (size.dataset, size.split_by) if part)
     lines.append(
-        f"{name} {size.split or 'all'}: {size.images:,} images, {size.sentences:,} sentences, "
+        f"{name} {size.split or 'all'}: {counted(size.images, 'image')}, "
+        f"{counted(size.sentences, 'sentence')}, "
         f"{split.tokens[0]:.1f} visual tokens per image (95 %: {split.tokens[1]:.0f})"
     )
     for metric, value in split.values.items():
@@ -186,8 +187,8 @@ def _lines(split: SplitSummary) -> list[str]:
             line += f"  over repeats {_percent(split.spread[metric].mean)} sd {_percent(split.spread[metric].sd)}"
         lines.append(line)
     lines += [
-        f"         {p.name} ({p.tokens or '?'} tokens) {p.metric} {p.value:.1f}  {p.source}, "
-        f"protocol {p.protocol}"
+        f"         {p.name} ({counted(p.tokens, 'token') if p.tokens else '? tokens'}) {p.metric} "
+        f"{p.value:.1f}  {p.source}, protocol {p.protocol}"
         for p in split.published
     ]
     lines.append(
@@ -200,7 +201,7 @@ def _lines(split: SplitSummary) -> list[str]:
     lines += [f"  bound: {name} gIoU {_percent(value)}" for name, value in split.bounds.items()]
     lines += [
         f"  {part.group}, {part.name}: gIoU {_percent(part.values['gIoU'])}, "
-        f"{part.sentences:,} sentences"
+        f"{counted(part.sentences, 'sentence')}"
         for part in split.slices
     ]
     return lines

@@ -93,7 +93,8 @@ def _text(timed: Sequence[Timed], rows: Sequence[Row], device: str) -> str:
     slow = " A CPU's times say which part is the largest, not what a GPU would take."
     return (
         f"This run's projector on {shorten(where, 60)}, features and superpixels from the cache, one "
-        f"image at a time: {sum(parts.values()):.2f} ms, mean of {len(rows)} images (median of "
+        f"image at a time: {sum(parts.values()):.2f} ms, mean of {counted(len(rows), 'image')} "
+        "(median of "
         f"{REPEATS} runs each): {told}.{slow if torch.device(device).type == 'cpu' else ''} {PAPER}"
     )
 

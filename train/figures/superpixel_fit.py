@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ...pipeline.display import shorten
+from ...pipeline.display import counted, shorten
 from ..evaluation.results import Row
 from ..evaluation.upper_bounds import Atoms
 from . import canvas
@@ -64,7 +64,8 @@ def fit(made: Material, limit: int = 400) -> Picture:
         ranked = sorted((c.row for c in members.values()), key=lambda row: -row.iou)
         shown += [members[id(row)] for row in one_per_image(ranked, COLUMNS)]
     text = (
-        f"Of {min(limit, len(made.rows))} sentences {counts['under']} have superpixels that no union "
+        f"Of {counted(min(limit, len(made.rows)), 'sentence')} {counts['under']} have superpixels "
+        "that no union "
         f"of them fits (best union below {LOOSE}), {counts['over']} are cut to pieces. The best "
         "answers of both kinds."
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import yaml
 
-from ...pipeline.display import Report, show
+from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.weights.rehearsal import MARK, VARIABLE
 from .documents import Block, check_documents, documents, printed_files, read_blocks
@@ -81,9 +81,10 @@ class RehearseReport(Report):
     def _total(self, commands: int) -> str:
         passed = sum(o.code == 0 for o in self.outcomes)
         return (
-            f"{passed} of {len(self.outcomes)} blocks passed, {commands} commands of svp run, "
-            f"{len(self.left_out)} documented commands left out, {len(self.problems)} faults of the "
-            f"documents, {self.seconds:.0f} s"
+            f"{passed:,} of {counted(len(self.outcomes), 'block')} passed, "
+            f"{counted(commands, 'command')} of svp run, "
+            f"{counted(len(self.left_out), 'documented command')} left out, "
+            f"{counted(len(self.problems), 'fault')} of the documents, {self.seconds:.0f} s"
         )
 
     def to_json(self) -> dict[str, object]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...pipeline.cache.layout import COMPLETE
 from ...pipeline.datasets import open_dataset
-from ...pipeline.display import Report, duration
+from ...pipeline.display import Report, counted, duration
 from ...pipeline.errors import ConfigError, SvpError, describe
 from ...pipeline.precompute.options import resolve
 from ...pipeline.weights.rehearsal import VARIABLE
@@ -65,13 +65,13 @@ class TinyPlan(Report):
             if row.not_run:
                 lines.append(f"{row.name:<36} not run: {row.not_run}")
                 continue
-            done = f"{len(row.done)} of {len(row.done) + len(row.todo)} seeds done"
+            done = f"{len(row.done):,} of {counted(len(row.done) + len(row.todo), 'seed')} done"
             each = f", {duration(row.seconds)} per seed" if row.seconds is not None else ""
             lines.append(f"{row.name:<36} {done}{each}; caches {row.caches}")
         runs = sum(len(row.todo) for row in self.rows)
         known = self.known
         cost = f"about {duration(runs * known)}" if known is not None else "cost not measured yet"
-        return [*lines, f"{runs} runs to do, {cost}"]
+        return [*lines, f"{counted(runs, 'run')} to do, {cost}"]
 
     def to_json(self) -> dict[str, object]:
         rows = [asdict(row) for row in self.rows]

@@ -14,7 +14,7 @@ from functools import cache
 
 from ...pipeline.datasets import open_dataset
 from ...pipeline.datasets.published_counts import COUNTS
-from ...pipeline.display import Report, size
+from ...pipeline.display import Report, counted, size
 from ...pipeline.errors import SvpError
 from ...pipeline.io.yaml_files import Override
 from ...pipeline.precompute.cost_model import Estimate
@@ -105,11 +105,11 @@ class PricePlan(Report):
 
     def lines(self) -> list[str]:
         """For people, and for a shell."""
-        head = f"# {self.table} at the paper's size, {self.seeds} seed(s). Caches:"
+        head = f"# {self.table} at the paper's size, {counted(self.seeds, 'seed')}. Caches:"
         lines = [*self.opening, head]
         for made in self.caches:
             cost, bound = made.cost, "" if made.counted else "at most "
-            told = f"# {bound}{cost.images} images, {size(cost.total_bytes)}, "
+            told = f"# {bound}{counted(cost.images, 'image')}, {size(cost.total_bytes)}, "
             told += f"{cost.worker_hours:.1f} hours of {cost.device}"
             lines += [told, made.command]
         lines.append("# Rows, all seeds:")
@@ -119,8 +119,8 @@ class PricePlan(Report):
         most = max((row.memory for row in self.runs), default=0)
         total = (
             f"in all {sum(self.hours.values()):.0f} GPU-hours on {self.gpu.name} ({parts}); "
-            f"{len(self.runs)} runs per seed and {len(self.caches)} caches, each counted once; "
-            f"disk {size(self.disk)}; GPU memory up to {size(most)}"
+            f"{counted(len(self.runs), 'run')} per seed and {counted(len(self.caches), 'cache')}, "
+            f"each counted once; disk {size(self.disk)}; GPU memory up to {size(most)}"
         )
         lines += [f"# {line}" for line in (total, self._basis())]
         lines += [f"# missing: {what}" for what in self.missing]
@@ -137,9 +137,15 @@ class PricePlan(Report):
             return [f"# {row.name}: the same run as {row.same_as}"]
         if not row.tokens:
             return [f"# {row.name}: evaluated as published, nothing trains", *row.commands]
-        head = f"# {row.name}: {row.tokens} tokens, projector {row.parameters / 1e6:.1f} M, "
+        head = (
+            f"# {row.name}: {counted(row.tokens, 'token')}, projector {row.parameters / 1e6:.1f} "
+            "M, "
+        )
         head += f"{row.hours:.1f} GPU-hours per seed, {size(row.memory)} per process "
-        head += f"({row.micro_batch} images per pass{', recomputed' if row.recompute else ''})"
+        head += (
+            f"({counted(row.micro_batch, 'image')} per "
+            f"pass{', recomputed' if row.recompute else ''})"
+        )
         if not row.fits:
             head += f": does not fit {self.gpu.name} with {size(self.gpu.memory)}"
         return [head, *row.commands]

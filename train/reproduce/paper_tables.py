@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pydantic import JsonValue
 
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.yaml_files import Override
 from ..cli_defaults import ALL, TABLE_NAMES
@@ -55,7 +55,8 @@ def table1(at: Setting) -> Experiment:
         best("SVP", names),
         notes=(
             (
-                f"Compressive projectors make {at.side * at.side} tokens, Q-Former {at.queries}; SVP "
+                f"Compressive projectors make {counted(at.side * at.side, 'token')}, Q-Former "
+                f"{at.queries}; SVP "
                 "makes one per superpixel. The last row, on every patch, is not in the paper's table: "
                 "its published numbers are Table 3's GLaMM + DINOv2."
             ),

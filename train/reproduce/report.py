@@ -19,7 +19,7 @@ from ...pipeline.browse.page_kit import (
     policy,
 )
 from ...pipeline.browse.page_kit import HERE as SHARED
-from ...pipeline.display import duration, shorten
+from ...pipeline.display import counted, duration, shorten
 from ..evaluation.paper_numbers import COLUMNS, PROTOCOL, asked_alike
 from .results import RowResult, TableResult
 
@@ -75,8 +75,8 @@ def summary(result: TableResult) -> list[str]:
     cost = "; ".join(f"{name} {duration(s)}" for name, s in result.seconds.items())
     found = [
         (
-            f"{len(done)} of {len(result.rows)} rows run, {result.seeds} seed(s) asked; "
-            f"split {', '.join(result.columns)}"
+            f"{len(done):,} of {counted(len(result.rows), 'row')} run, "
+            f"{counted(result.seeds, 'seed')} asked; split {', '.join(result.columns)}"
         ),
     ]
     if any(row.paper for row in result.rows):

@@ -70,8 +70,8 @@ class ReproduceRequest:
         require_own_gpus(self.device, self.processes)
         if (found := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
             raise ConfigError(
-                f"this is one of {found} processes: start `svp reproduce` once and give it "
-                f"--processes {found}; it starts training and evaluation with accelerate launch"
+                f"this is one of {found} processes: start `svp reproduce` once and give "
+                f"it --processes {found}; it starts training and evaluation with accelerate launch"
             )
 
     @property

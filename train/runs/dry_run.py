@@ -20,7 +20,7 @@ from ...model.ris import RisModel
 from ...model.trainable import TrainableTable
 from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
-from ...pipeline.display import Report
+from ...pipeline.display import Report, counted
 from ...pipeline.io.paths import expand
 from ...pipeline.precompute.options import Flags, resolve
 from ...pipeline.precompute.planner import sized_plan
@@ -112,15 +112,20 @@ class DryRun(Report):
         lines = [f"recipe {recipe.name}, digest {recipe.digest()}"]
         for stage in recipe.stages:
             sspe = "added" if stage.add_sspe else "not added"
-            lines += [f"stage {stage.name}: {stage.steps} steps, rate {stage.lr:g}, SSPE {sspe}"]
+            lines += [
+                (
+                    f"stage {stage.name}: {counted(stage.steps, 'step')}, rate {stage.lr:g}, SSPE "
+                    f"{sspe}"
+                )
+            ]
             lines += [f"  {line}" for line in self.tables[stage.name].lines()]
-        split = f"{recipe.run.images} images x {self.accumulation} accumulated"
+        split = f"{counted(recipe.run.images, 'image')} x {self.accumulation} accumulated"
         lines.append(f"global batch {recipe.global_batch} = {split} x processes")
         if self.images:
             passes = recipe.steps * recipe.global_batch / self.images
             lines.append(
-                f"{self.images} images with {self.sentences} sentences; {recipe.steps} steps are "
-                f"{passes:.1f} passes"
+                f"{counted(self.images, 'image')} with {counted(self.sentences, 'sentence')}; "
+                f"{counted(recipe.steps, 'step', 'are')} {passes:.1f} passes"
             )
         else:
             lines.append(f"no cache named: {self.assumed}")

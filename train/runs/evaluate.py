@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ...pipeline.browse.page_kit import check_replaceable
 from ...pipeline.cache.reader import CacheReader
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import CacheError, ConfigError, MissingError, SvpError
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.precompute.planner import Content
@@ -217,7 +217,8 @@ def _save(out: Path, results: Results, parts: Parts) -> None:
         write_results(out, results)
     except (CacheError, OSError) as error:
         raise CacheError(
-            f"{error}; all {len(results.rows)} rows are kept in {show(str(parts.folder), 300)}: the "
+            f"{error}; all {counted(len(results.rows), 'row', 'are')} kept in "
+            f"{show(str(parts.folder), 300)}: the "
             "same command writes them without computing them again"
         ) from error
     parts.remove()
@@ -336,7 +337,7 @@ def _progress(units: int, ranks: int, split: str) -> Callable[[int], None]:
         nonlocal done
         before, done = done, done + count
         if 10 * before // total != 10 * done // total:
-            log.info(f"{split}evaluated {min(done, total):,} of {total:,} dialogues")
+            log.info(f"{split}evaluated {min(done, total):,} of {counted(total, 'dialogue')}")
 
     return progress
 

@@ -10,7 +10,7 @@ from ...model.pretrained.pretrained import Adapter
 from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
-from ...pipeline.display import Report, show
+from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ...pipeline.io.atomic import check_writable
 from ..evaluation.load_trained import data_of_run, find_trained, open_trained
@@ -116,7 +116,7 @@ def _projector(trained: Trained, plan: Plan) -> ProjectorSpec:
 
 def _card(trained: Trained, checkpoint: Checkpoint, request: ExportRequest) -> Card:
     recipe, state = trained.recipe, checkpoint.state
-    stages = ", ".join(f"{stage.name} {stage.steps} steps" for stage in recipe.stages)
+    stages = ", ".join(f"{stage.name} {counted(stage.steps, 'step')}" for stage in recipe.stages)
     training = {
         "recipe": f"digest {recipe.digest()}",
         "stages": f"{stages}; global batch {recipe.global_batch}; stopped at step {state.step}",
@@ -145,5 +145,5 @@ def _metrics(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, str]:
             size, head = split.size, report.header
             name = f"{size.dataset} {size.split}, protocol {head.protocol}"
             values = (f"{n} {split.values[n].value:.4f}" for n in ("gIoU", "cIoU"))
-            found[name] = f"{', '.join(values)} ({size.sentences} sentences)"
+            found[name] = f"{', '.join(values)} ({counted(size.sentences, 'sentence')})"
     return found

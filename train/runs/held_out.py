@@ -8,7 +8,7 @@ import torch
 
 from ...model.ris import RisModel
 from ...pipeline.cache.reader import CacheReader
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, MissingError
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
@@ -79,7 +79,7 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
             f"--validate {where}: this cache is of split {split or 'all'}, and every image of it is "
             "trained on: give the cache of images that are not"
         )
-    notes = [f"held-out: {len(items)} images of {source.name}, split {split or 'all'}"]
+    notes = [f"held-out: {counted(len(items), 'image')} of {source.name}, split {split or 'all'}"]
     if shared:
         notes.append(f"held-out: {shared} of these images are also trained on: scores are too high")
     return HeldOut(used(data, split, {path: reader.plan.id}), reader, items, tuple(notes))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipeline.datasets.images import Header, read_image
-from ...pipeline.display import Report, show
+from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
 from ..evaluation.load_trained import find_trained
@@ -89,7 +89,7 @@ class PredictReport(Report):
             else []
         )
         files = [show(str(path), 400) for path in self.files]
-        return [*turned, f"{self.tokens} visual tokens", *found, *files]
+        return [*turned, f"{counted(self.tokens, 'visual token')}", *found, *files]
 
     def to_json(self) -> dict[str, object]:
         return {

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...pipeline.display import show
+from ...pipeline.display import counted, show
 from ...pipeline.errors import MissingError, PlanMismatchError, WeightsError
 from ...pipeline.io.atomic import refusal, sync_folder
 from ...pipeline.io.json_files import canonical
@@ -240,8 +240,8 @@ def load_weights(
     wrong = [n for n, w in weights.items() if n not in own or own[n].shape != w.shape]
     if wrong:
         raise WeightsError(
-            f"{show(where, 300)}: {len(wrong)} of {len(weights)} tensors match no parameter of this "
-            f"model by name and shape: {show(wrong[:5], 300)}"
+            f"{show(where, 300)}: {len(wrong):,} of {counted(len(weights), 'tensor', 'match')} no parameter of "
+            f"this model by name and shape: {show(wrong[:5], 300)}"
         )
     for name, value in weights.items():
         own[name].data = value if mapped else value.to(own[name].device, copy=True)

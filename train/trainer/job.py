@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...model.ris import RisModel
-from ...pipeline.display import Report
+from ...pipeline.display import Report, counted
 from ..data.loader import Stream
 from ..recipe import TrainRecipe
 from .checkpoint import Checkpoint
@@ -73,8 +73,8 @@ class TrainReport(Report):
     def lines(self) -> list[str]:
         rate = self.images / max(self.seconds, 1e-9)
         last = "  ".join(f"{name} {value:.4f}" for name, value in self.last.items())
-        skipped = f", {self.skipped} steps skipped" if self.skipped else ""
-        done = f"{self.images} images in {self.seconds:.1f} s ({rate:.1f} images/s)"
+        skipped = f", {counted(self.skipped, 'step')} skipped" if self.skipped else ""
+        done = f"{counted(self.images, 'image')} in {self.seconds:.1f} s ({rate:.1f} images/s)"
         return [
             f"trained to step {self.steps}: {done if self.images else 'nothing was left'}{skipped}",
             *([f"last losses: {last}"] if last else []),

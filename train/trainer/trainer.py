@@ -13,6 +13,7 @@ import torch
 from pydantic import JsonValue
 
 from ...model.losses import Weights
+from ...pipeline.display import counted
 from ...pipeline.errors import NonFiniteError
 from ...pipeline.process import Stop
 from ..data.keyed_rng import key_of
@@ -128,7 +129,8 @@ class Trainer:
             strategy.restore(resume.optimizer())
         stage = self.recipe.stages[index]
         self.job.folder.log(
-            f"stage {stage.name}: {stage.steps - done} steps, {table.trainable:,} trainable parameters"
+            f"stage {stage.name}: {counted(stage.steps - done, 'step')}, "
+            f"{counted(table.trainable, 'trainable parameter')}"
         )
         return strategy
 

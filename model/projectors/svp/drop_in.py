@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ....pipeline.display import counted
 from ....pipeline.errors import ConfigError
 from ....pipeline.masks.encoder_view import Kind, View, derive, sspe_grid
 from ....pipeline.records import Superpixels
@@ -52,8 +53,8 @@ class SVPProjector(nn.Module):
         side = round(features.shape[1] ** 0.5)
         if len(features) != len(superpixels) or side * side != features.shape[1]:
             raise ConfigError(
-                f"features {tuple(features.shape)} with superpixels of {len(superpixels)} images: "
-                "need (B,P,C) with P a square, and B of them"
+                f"features {tuple(features.shape)} with superpixels of "
+                f"{counted(len(superpixels), 'image')}: need (B,P,C) with P a square, and B of them"
             )
         masks, valid = self.masks(superpixels, (side, side), features.device)
         tokens, real = self.svp(features, (side, side), masks=masks, mask_valid=valid)

@@ -55,7 +55,7 @@ def test_idle_workers_are_told_of(tmp_path: Path) -> None:
 
     assert told(2, "train") == told(1, "val") == told(0, "val") == []
     assert told(2, "val") == [
-        "30 images are 1 shard(s) of 64, and a shard is one worker's: 1 of 2 workers will have work"
+        "30 images are 1 shard of 64, and a shard is one worker's: 1 of 2 workers will have work"
     ]
     assert len(told(2, "train", limit=64)) == 1
 

@@ -84,5 +84,5 @@ def test_a_sample_is_a_notice_and_other_names_are_not_judged() -> None:
     """Against the real table."""
     small = {"train": Count(3, 5, 9)}
     errors, notices = compare(complete("refcoco", "unc", small))
-    assert errors == [] and "sample: 3 of 19994 images, 5 of 50000 refs" in notices[0]
+    assert errors == [] and "sample: 3 of 19,994 images, 5 of 50,000 refs" in notices[0]
     assert compare(complete("scenes", "unc", small)) == ([], [])

@@ -20,7 +20,7 @@ def test_tables_are_sorted_and_merged(world: Any, tmp_path: Path) -> None:
     assert made.sentences[0].sent == "thing 2"  # lowered and stripped, as the published loaders do
     assert set(made.files) == {"refcoco/instances.json", "refcoco/refs(unc).p"}
     assert {len(file.sha256) for file in made.files.values()} == {64}
-    assert "sample: 5 of 19994 images, 10 of 50000 refs" in made.notices[0]
+    assert "sample: 5 of 19,994 images, 10 of 50,000 refs" in made.notices[0]
 
 
 def test_split_is_the_union_of_its_images_each_once(world: Any, tmp_path: Path) -> None:

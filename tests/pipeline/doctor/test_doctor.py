@@ -124,7 +124,7 @@ def test_a_complete_cache(tmp_path: Path) -> None:
     assert seen["shards"].status == "ok" and seen["shards"].detail == "2 of 2 committed"
     assert seen["images"].status == "note"
     assert "4 planned, 3 good, 1 quarantined (truncated)" in seen["images"].detail
-    assert seen["fallback"].detail.startswith("1 images")
+    assert seen["fallback"].detail.startswith("1 image")
     assert report.exit_code == 0
 
 

@@ -151,7 +151,7 @@ def test_memory_report_tells_growth() -> None:
 def test_unknown_size_is_no_size() -> None:
     """A record without a size (0x0) is one nobody could examine; it is planned all the same."""
     record = ImageRecord(1, "gone.png", 0, 0)
-    with pytest.raises(MissingError, match="none of the 1 images"):
+    with pytest.raises(MissingError, match="none of the 1 image"):
         build_plan(Content([record]), RECIPE, Path("/nonexistent"))
 
 
@@ -189,7 +189,7 @@ def test_measuring_ends_in_time_with_what_it_has(
             assert (
                 seen and seen.image_s == {"read": image_s} and (seen.images, seen.cut) == (2, True)
             )
-    assert logged.messages[0] == "measuring up to 3 images on 1 workers, for at most 15 s"
+    assert logged.messages[0] == "measuring up to 3 images on 1 worker, for at most 15 s"
     assert "measuring: 2 images after 8 s" in logged.messages
 
 

@@ -133,7 +133,7 @@ def test_masks_without_pixels() -> None:
 def test_nothing_in_nothing_out_and_wrong_input_is_named() -> None:
     assert keep_superpixels([], []) == []
     masks = rles(bars((0, 5)))
-    with pytest.raises(DataError, match="1 masks need as many levels"):
+    with pytest.raises(DataError, match="1 mask needs as many levels"):
         keep_superpixels(masks, [2, 2])
     with pytest.raises(DataError, match="got 3 to 3"):
         keep_superpixels(masks, [3])

@@ -83,5 +83,5 @@ def test_partial_state_changes_nothing() -> None:
 def test_non_finite_weights_are_refused(value: float) -> None:
     state = model().state_dict()
     state["0.bias"] = torch.full((4,), value)
-    with pytest.raises(WeightsError, match=r"NaN or infinity in 1 tensors: 0\.bias"):
+    with pytest.raises(WeightsError, match=r"NaN or infinity in 1 tensor: 0\.bias"):
         load_into(model(), state, "f", "advice")

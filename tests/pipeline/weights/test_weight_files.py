@@ -268,7 +268,7 @@ def test_index_and_shards_must_agree(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="count"):
         load_state_dict(tmp_path)
     index.write_text(json.dumps({"weight_map": {"x": "gone.safetensors"}}))
-    with pytest.raises(MissingError, match=r"1 of its 1 shards .*gone\.safetensors.*repeat it"):
+    with pytest.raises(MissingError, match=r"1 of its 1 shard .*gone\.safetensors.*repeat it"):
         load_state_dict(tmp_path)
 
 

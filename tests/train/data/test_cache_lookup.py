@@ -121,7 +121,7 @@ def test_images_beyond_the_recorded_limit_need_no_partial(tmp_path: Path) -> Non
     refused(tmp_path, source, [limited], "image")  # nothing says that it was meant
     write_places(limited.path, DataPlaces(dataset="d", images=photos, limit=2))
     table = join(tmp_path, source, [limited])
-    line = f"2 of 3 images with expressions are used: {limited.path} was made with --limit, and the other 1 are beyond it"  # fmt: skip
+    line = f"2 of 3 images with expressions used: {limited.path} was made with --limit, and 1 other is beyond it"  # fmt: skip
     assert line in table.notes and table.left_out[BEYOND] == 1
     gathered = gather(source, [limited])
     assert line in gathered.notes and gathered.left_out == {BEYOND: 1}

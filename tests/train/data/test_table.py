@@ -70,7 +70,7 @@ def test_a_finished_table_tells_the_notices_of_today(tmp_path: Path) -> None:
     first, second = tables
     assert second.path == first.path and "images: here" in first.notes
     assert "images: there" in second.notes and "images: here" not in second.notes
-    assert "1 sentences left out: their mask is empty" in second.notes
+    assert "1 sentence left out for an empty mask" in second.notes
 
 
 def test_other_data_make_another_table(tmp_path: Path) -> None:
@@ -119,14 +119,14 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert table.notes[0].startswith("leak: ")
     assert table.notes[-4:-1] == [
         "2 images left out: not in the cache (the first is 9)",
-        "1 images left out: quarantined (the first is 3)",
-        "1 sentences left out: their mask is empty",
+        "1 image left out: quarantined (the first is 3)",
+        "1 sentence left out for an empty mask",
     ]
     assert "7 of 10 photographs are not in" in table.notes[-1]  # the world has no files
     assert table.left_out == {
         "bad records": 0, "images in quarantine": 1, "images not in the cache": 2,
     }  # fmt: skip
-    with pytest.raises(DataError, match="1 images in quarantine, more than --max-failures 0"):
+    with pytest.raises(DataError, match="1 image in quarantine, more than --max-failures 0"):
         open_table(tmp_path / "t", [source], [cache], training=True, partial=True, max_failures=0)
     with pytest.raises(DataError, match="not in the cache"):  # also once the table is there
         open_table(tmp_path / "t", [source], [cache], training=True)

@@ -29,9 +29,7 @@ def test_quarantined_images_and_bad_masks(tmp_path: Path, logged: pytest.LogCapt
     assert any("aa sentence 500: " in line and "4 numbers" in line for line in logged.messages)
     assert not any("sentence 300" in line for line in logged.messages)
     assert len(examples(bad, [cache], max_failures=2)) == 7
-    with pytest.raises(
-        DataError, match="1 bad records and 1 images in quarantine, more than --max"
-    ):
+    with pytest.raises(DataError, match="1 bad record and 1 image in quarantine, more than --max"):
         examples(bad, [cache], max_failures=1)
     whole = gather(source, [write_cache(tmp_path / "whole", range(1, 9))])
     assert whole.left_out == {}
@@ -72,4 +70,4 @@ def test_large_photographs_are_told_before_the_hours() -> None:
     assert _about_large(source) == []
     wide = replace(source.images[0], height=5000, width=LARGE // 5000 + 1)
     (line,) = _about_large(replace(source, images=(wide, source.images[1])))
-    assert "1 photographs" in line and "rle_overflow" in line and "d/1.png" in line
+    assert "1 photograph" in line and "rle_overflow" in line and "d/1.png" in line

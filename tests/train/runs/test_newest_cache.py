@@ -69,7 +69,7 @@ def test_a_limited_cache_trains_and_every_next_command_runs(
     assert following == "svp train --from-cache 'my cache'"
     trained = svp(*shlex.split(following)[1:], "--device", "cpu", "--runs", "my runs", *SETS)
     assert trained.exit_code == 0, trained.output
-    assert "2 of 6 images with expressions are used: my cache was made with --limit, and the other 4 are" in trained.stderr  # fmt: skip
+    assert "2 of 6 images with expressions used: my cache was made with --limit, and 4 others are" in trained.stderr  # fmt: skip
     evaluate, predict = (line.removeprefix("next: ") for line in trained.stdout.splitlines()[-2:])
     assert evaluate.startswith("svp eval --checkpoint 'my runs/")
     scored = svp(*shlex.split(evaluate)[1:], "--from-cache", "my cache", "--split", "train",

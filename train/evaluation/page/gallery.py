@@ -14,7 +14,7 @@ from ....pipeline.browse.overlay import SIDE, thumbnail
 from ....pipeline.browse.page_kit import ASSETS
 from ....pipeline.browse.svg_outline import svg_path
 from ....pipeline.datasets.images import read_record
-from ....pipeline.display import share, shorten
+from ....pipeline.display import counted, share, shorten
 from ....pipeline.errors import ImageError
 from ....pipeline.masks import rle
 from ....pipeline.records import ImageRecord, Rle
@@ -121,9 +121,14 @@ def _path(mask: Rle, scale: float) -> str:
 
 
 def _facts(row: Row) -> str:
-    parts = [f"{row.tokens} tokens", f"object {share(row.target / (row.height * row.width))}"]
+    parts = [
+        f"{counted(row.tokens, 'token')}",
+        f"object {share(row.target / (row.height * row.width))}",
+    ]
     if row.bounds is not None:
-        parts.append(f"best union {100 * row.bounds.union:.1f} of {row.bounds.pieces} superpixels")
+        parts.append(
+            f"best union {100 * row.bounds.union:.1f} of {counted(row.bounds.pieces, 'superpixel')}"
+        )
     if not row.has_seg:
         parts.append("no [SEG] in the answer")
     return f"{shorten(row.dataset, 30)} image {row.image_id} · " + " · ".join(parts)

@@ -21,7 +21,7 @@ from ....pipeline.browse.page_kit import (
     policy,
 )
 from ....pipeline.browse.page_kit import HERE as SHARED
-from ....pipeline.display import shorten
+from ....pipeline.display import counted, shorten
 from ....pipeline.records import Rle
 from ..breakdown import Slice
 from ..results import Results, Row
@@ -92,17 +92,17 @@ def _section(
 
 
 def _ious(rows: Sequence[Row]) -> Histogram:
-    counted = Counter(min(99, int(100 * row.iou)) for row in rows)
-    bars, ticks = place({value: counted[value] for value in range(100)})
+    found = Counter(min(99, int(100 * row.iou)) for row in rows)
+    bars, ticks = place({value: found[value] for value in range(100)})
     half = sum(row.iou >= 0.5 for row in rows) / len(rows)
-    text = f"{100 * half:.1f} % of {len(rows):,} sentences have an IoU of 50 % or more."
+    text = f"{100 * half:.1f} % of {counted(len(rows), 'sentence', 'have')} an IoU of 50 % or more."
     return Histogram("IoU of the sentences", "IoU in percent", text, bars, ticks)
 
 
 def _tokens(rows: Sequence[Row]) -> Histogram:
-    counted = Counter({row.image_id: row.tokens for row in rows}.values())
-    bars, ticks = place(counted)
-    text = f"From {min(counted)} to {max(counted)} visual tokens per image."
+    found = Counter({row.image_id: row.tokens for row in rows}.values())
+    bars, ticks = place(found)
+    text = f"From {min(found)} to {counted(max(found), 'visual token')} per image."
     return Histogram("Visual tokens per image", "visual tokens", text, bars, ticks)
 
 

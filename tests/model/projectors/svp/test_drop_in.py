@@ -56,7 +56,7 @@ def test_each_image_stands_alone_and_the_cover_is_exact() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     found = [cells((32, 32), 2, 2)]
     for shape in ((2, 16, 12), (1, 15, 12)):
-        with pytest.raises(ConfigError, match="superpixels of 1 images"):
+        with pytest.raises(ConfigError, match="superpixels of 1 image"):
             projector()(torch.zeros(shape), found)
 
 
