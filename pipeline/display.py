@@ -125,6 +125,16 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""A Markdown table.
+
+    >>> markdown_table(("part", "ms"), [("SAM", "7")])
+    '| part | ms |\n|---|---|\n| SAM | 7 |'
+    """
+    first, *rest = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return "\n".join([first, "|---" * len(head) + "|", *rest])
+
+
 def share(value: float) -> str:
     """A share 0 to 1 as percent; only nothing is rounded to nothing, only all to all.
 

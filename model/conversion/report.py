@@ -22,7 +22,7 @@ class Part:
 
     def line(self) -> str:
         """`lm  291 tensors  6.74B  bfloat16`, in columns."""
-        count = f"{counted(self.tensors, 'tensor')}"
+        count = counted(self.tensors, "tensor")
         return f"{self.group:<18}{count:>14}{self.parameters:>16,}  {', '.join(self.dtypes)}"
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ... import __version__
 from ..cache.plan import PlanImage
 from ..datasets.images import read_record
 from ..display import counted, shorten
@@ -18,16 +17,7 @@ from .card import LEVELS, Card, Picture, make_card
 from .facts import facts, libraries, notices, steps, tiles
 from .histograms import plot
 from .overlay import thumbnail
-from .page_kit import (
-    ASSETS,
-    HERE,
-    INDEX,
-    check_replaceable,
-    environment,
-    inline,
-    page_folder,
-    policy,
-)
+from .page_kit import ASSETS, HERE, check_replaceable, write_page
 from .source import CacheView, open_view
 
 SMALL = 184  # pixels, long side of the pictures in the index
@@ -65,13 +55,13 @@ def browse(
     check_replaceable(out)
     view = open_view(cache)
     rows = view.choose(limit, ids)
-    with page_folder(out) as folder:
-        (folder / ASSETS).mkdir()
-        cards = [
-            _card(view, row, anchor, folder, images_root) for anchor, row in enumerate(rows, 1)
-        ]
-        (folder / INDEX).write_text(_render(view, cards), encoding="utf-8")
-    return out / INDEX
+
+    def fill(folder: Path) -> dict[str, object]:
+        return _values(
+            view, [_card(view, row, n, folder, images_root) for n, row in enumerate(rows, 1)]
+        )
+
+    return write_page(out, HERE / "page.html.j2", fill)
 
 
 def _card(view: CacheView, row: int, anchor: int, folder: Path, images_root: Path | None) -> Card:
@@ -96,9 +86,8 @@ def _photo(image: PlanImage, anchor: int, folder: Path, images_root: Path) -> Pi
     return Picture(*names, size)
 
 
-def _render(view: CacheView, cards: list[Card]) -> str:
+def _values(view: CacheView, cards: list[Card]) -> dict[str, object]:
     plan, found = view.plan, view.stats
-    style, script = inline(HERE / "style.css"), inline(HERE / "page.js")
     bad = [_bad(plan.images[row], item) for row, item in sorted(view.bad.items())]
     every = len(cards) == found.ok
     shown = (
@@ -106,29 +95,26 @@ def _render(view: CacheView, cards: list[Card]) -> str:
         if every
         else f"{len(cards):,} of {counted(found.ok, 'image')}"
     )
-    template = environment().get_template("page.html.j2")
-    return template.render(
-        version=__version__,
-        csp=policy(style, script),
-        style=style,
-        script=script,
-        title=shorten(plan.split or plan.id[:12], 60),
-        cache_id=plan.id,
-        notices=notices(found, plan.recipe, any(card.photo for card in cards) or not cards),
-        tiles=tiles(found),
-        facts=[(shorten(name), shorten(value)) for name, value in facts(plan)],
-        digests=[(shorten(name), shorten(value)) for name, value in sorted(plan.digests.items())],
-        libraries=[(shorten(name), shorten(value)) for name, value in libraries(plan.recipe)],
-        plot=plot(found),
-        steps=steps(found),
-        quarantined=bad[:MAX_LISTED],
-        unlisted=max(0, len(bad) - MAX_LISTED),
-        reasons=f"{counted(len(bad), 'image')}",
-        shown=shown if cards else "No pictures to show",
-        cards=cards,
-        all_layers=LAYERS,
-        level_names=LEVELS,
-    )
+    return {
+        "title": shorten(plan.split or plan.id[:12], 60),
+        "cache_id": plan.id,
+        "notices": notices(found, plan.recipe, any(card.photo for card in cards) or not cards),
+        "tiles": tiles(found),
+        "facts": [(shorten(name), shorten(value)) for name, value in facts(plan)],
+        "digests": [
+            (shorten(name), shorten(value)) for name, value in sorted(plan.digests.items())
+        ],
+        "libraries": [(shorten(name), shorten(value)) for name, value in libraries(plan.recipe)],
+        "plot": plot(found),
+        "steps": steps(found),
+        "quarantined": bad[:MAX_LISTED],
+        "unlisted": max(0, len(bad) - MAX_LISTED),
+        "reasons": counted(len(bad), "image"),
+        "shown": shown if cards else "No pictures to show",
+        "cards": cards,
+        "all_layers": LAYERS,
+        "level_names": LEVELS,
+    }
 
 
 def _bad(image: PlanImage, item: Quarantined) -> BadImage:

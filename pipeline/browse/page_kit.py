@@ -1,4 +1,4 @@
-"""Shared tools of all pages: templates, content security policy, atomic page folders.
+"""Writer of all pages: templates, content security policy, atomic page folders.
 
 Untrusted text reaches a page only through `display.shorten` and jinja2's autoescape; the policy in its
 head allows its own style and script by digest, pictures beside it, and nothing else.
@@ -9,13 +9,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ... import __version__
 from ..display import share, show
 from ..errors import ConfigError
 from ..io.atomic import check_writable, make_folders, writing
@@ -24,27 +25,54 @@ HERE = Path(__file__).parent
 INDEX, ASSETS = "index.html", "assets"
 
 
-def environment(*folders: Path) -> Environment:
-    """Templates of `folders`, then of this one; every value is escaped, an unknown name fails."""
+def write_page(out: Path, template: Path, fill: Callable[[Path], Mapping[str, object]]) -> Path:
+    """Write a page into the folder `out`; returns its index.html.
+
+    template  NAME.html.j2; NAME.css and NAME.js beside it, where there, are the page's own
+    fill      is given the new folder, writes pictures below its `ASSETS`, returns the values
+
+    An earlier page at `out` is replaced. ConfigError if `out` holds anything else; CacheError if it
+    cannot be written.
+    """
+    check_replaceable(out)
+    name = template.name.removesuffix(".html.j2")
+    own = template.with_name(f"{name}.css")
+    style = _inline(HERE / "style.css") + (_inline(own) if own.exists() else "")
+    code = template.with_name(f"{name}.js")
+    script = _inline(code) if code.exists() else None
+    page = _environment(template.parent).get_template(template.name)
+    with _page_folder(out) as folder:
+        (folder / ASSETS).mkdir()
+        values = fill(folder)
+        text = page.render(
+            values, version=__version__, csp=_policy(style, script), style=style, script=script
+        )
+        (folder / INDEX).write_text(text, encoding="utf-8")
+    return out / INDEX
+
+
+def _environment(folder: Path) -> Environment:
+    """Templates of `folder`, then of this one; every value is escaped, an unknown name fails."""
     made = Environment(
-        loader=FileSystemLoader([*folders, HERE]),
+        loader=FileSystemLoader([folder, HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.filters["share"] = share
+    made.filters["percent"] = lambda value: f"{100 * value:.2f}"
     return made
 
 
-def inline(path: Path) -> Markup:
+def _inline(path: Path) -> Markup:
     """Our own style or script, to stand in the page as it is."""
     text = path.read_text(encoding="utf-8")
     assert "</" not in text, f"{path.name} would end its element"
     return Markup(text)
 
 
-def policy(style: str, script: str | None = None) -> str:
+def _policy(style: str, script: str | None = None) -> str:
     """Content-Security-Policy: this style, this script, pictures from here; nothing else.
 
     `file:` is what 'self' means for a page opened from a disk, where browsers disagree on 'self'.
@@ -57,7 +85,7 @@ def policy(style: str, script: str | None = None) -> str:
 
 
 @contextmanager
-def page_folder(out: Path) -> Iterator[Path]:
+def _page_folder(out: Path) -> Iterator[Path]:
     """A new folder that takes the place of `out` when the body ends without an error."""
     make_folders(out.parent)
     with writing(out):

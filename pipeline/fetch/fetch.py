@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from ..display import shorten
+from ..display import shorten, size
 from .catalogue import CHECKPOINTS, REMOTES, find_remote
 from .download import PATIENT, Patience, Progress, download
 from .published import Remote, RemoteFile
@@ -80,7 +80,7 @@ def offer_lines(dest: Path | None = None) -> list[str]:
     here = [] if dest is None else [f"* = complete in {shorten(str(dest))}"]
     wide = max(map(len, CHECKPOINTS))
     models = [
-        f"  {name:<{wide}}  {human_bytes(known.size):>9}  {known.about}: "
+        f"  {name:<{wide}}  {size(known.size):>9}  {known.about}: "
         f"`hf download {known.repository}`, then {known.flag} hub:{known.repository}"
         for name, known in CHECKPOINTS.items()
     ]
@@ -91,18 +91,6 @@ def offer_lines(dest: Path | None = None) -> list[str]:
         *here,
         "Sizes marked ~ are estimates. Nothing is downloaded without a name.",
     ]
-
-
-def human_bytes(size: int) -> str:
-    """Decimal units, three digits.
-
-    >>> human_bytes(5073), human_bytes(375_042_383), human_bytes(13_510_573_713)
-    ('5.07 kB', '375 MB', '13.5 GB')
-    """
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:#.3g}".rstrip(".") + f" {unit}"
-    return f"{size} B"
 
 
 @contextmanager
@@ -120,9 +108,7 @@ def progress_bars() -> Iterator[Callable[[RemoteFile], Progress]]:
 
         def on_file(file: RemoteFile) -> Progress:
             if not console.is_terminal:
-                console.print(
-                    f"{file.path} ({human_bytes(file.size)}) from {file.url}", markup=False
-                )
+                console.print(f"{file.path} ({size(file.size)}) from {file.url}", markup=False)
             task = bars.add_task(Path(file.path).name, total=file.size)
             return lambda done, total: bars.update(task, completed=done, total=total)
 
@@ -130,7 +116,7 @@ def progress_bars() -> Iterator[Callable[[RemoteFile], Progress]]:
 
 
 def _size_text(offer: Offer) -> str:
-    return f"{'' if offer.exact else '~'}{human_bytes(offer.size)}"
+    return f"{'' if offer.exact else '~'}{size(offer.size)}"
 
 
 def _offer(remote: Remote, dest: Path | None) -> Offer:

@@ -168,7 +168,7 @@ class _Measure:
         if passed - (self.said - self.began) >= SAY_EVERY_S:
             self.said = time.monotonic()
             done = sum(_number(one["images"]) for told in self.told.values() for one in told)
-            state = f"{counted(done, 'image')}" if self.ready else "models are being loaded"
+            state = counted(done, "image") if self.ready else "models are being loaded"
             log.info(f"measuring: {state} after {passed:.0f} s")
         if self.bound is not None and passed >= self.bound:
             raise _Enough

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median_low
 
-from ...pipeline.display import Report, counted, size
+from ...pipeline.display import Report, counted, markdown_table, size
 from ..estimates.flops import FORMULA
 from .components import COMPONENTS, INSIDE
 from .presets import Preset
@@ -162,9 +162,7 @@ class SpeedReport(Report):
         """A column per case."""
         names = [f"{one.case.projector.upper()} {one.case.where}" for one in cases]
         images = (
-            f"{counted(self.preset.batch, 'image')}"
-            if cases[0].case.work == "batch"
-            else "one image"
+            counted(self.preset.batch, "image") if cases[0].case.work == "batch" else "one image"
         )
         what = f"{cases[0].case.what}, {'one step' if cases[0].case.stage else images}"
         parts = [part for part in COMPONENTS if any(part in one.median for one in cases)]
@@ -192,8 +190,7 @@ class SpeedReport(Report):
         if self.peak:
             use = [f"{one.model_flops / one.whole / self.peak:.1%}" for one in cases]
             rows.append(("model FLOPs utilisation", use))
-        head = [f"| {what} | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
-        return head + [f"| {name} | {' | '.join(values)} |" for name, values in rows]
+        return markdown_table((what, *names), [(name, *v) for name, v in rows]).splitlines()
 
 
 def _inside_rows(cases: Sequence[Measured]) -> list[tuple[str, list[str]]]:

@@ -151,7 +151,7 @@ def _weights(parameters: list[nn.Parameter]) -> tuple[int, str]:
 
 def _batch(batch: Batch) -> tuple[int, str]:
     parts = tensors_of(batch)
-    return sum(x.numel() * x.itemsize for x in parts), f"{counted(len(batch.ids), 'image')}"
+    return sum(x.numel() * x.itemsize for x in parts), counted(len(batch.ids), "image")
 
 
 def small_parts(model: RisModel) -> RisModel:

@@ -4,17 +4,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ... import __version__
-from ...pipeline.browse.page_kit import (
-    ASSETS,
-    INDEX,
-    check_replaceable,
-    environment,
-    inline,
-    page_folder,
-    policy,
-)
-from ...pipeline.browse.page_kit import HERE as SHARED
+from ...pipeline.browse.page_kit import ASSETS, check_replaceable, write_page
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import Report, shorten
 from ...pipeline.executors import ExecutorOptions
@@ -107,13 +97,14 @@ def figures_command(request: FiguresRequest) -> FiguresReport:
     ]  # fmt: skip
     if bars is not None:
         pictures.append(latency(bars))
-    with page_folder(out) as folder:
-        (folder / ASSETS).mkdir()
+
+    def fill(folder: Path) -> dict[str, object]:
         for picture in pictures:
             if picture.png is not None:
                 (folder / ASSETS / f"{picture.name}.png").write_bytes(picture.png)
-        (folder / INDEX).write_text(_render(made, pictures), encoding="utf-8")
-    return FiguresReport(out / INDEX, tuple(pictures))
+        return _values(made, pictures)
+
+    return FiguresReport(write_page(out, HERE / "figures.html.j2", fill), tuple(pictures))
 
 
 def _material(request: FiguresRequest) -> Material:
@@ -157,20 +148,12 @@ def _folder(run: Path) -> Path:
     return run.parents[1] if run.name.startswith("step-") else run
 
 
-def _render(made: Material, pictures: list[Picture]) -> str:
-    style = inline(SHARED / "style.css") + inline(HERE / "figures.css")
+def _values(made: Material, pictures: list[Picture]) -> dict[str, object]:
     recipe, header = made.trained.recipe, made.results.header
-    return (
-        environment(HERE)
-        .get_template("figures.html.j2")
-        .render(
-            version=__version__,
-            csp=policy(style),
-            style=style,
-            title=shorten(f"{recipe.model.projector.name}, recipe {recipe.name}", 80),
-            pictures=pictures,
-            facts=[
-                (shorten(name), shorten(value)) for name, value in sorted(header.digests.items())
-            ],
-        )
-    )
+    return {
+        "title": shorten(f"{recipe.model.projector.name}, recipe {recipe.name}", 80),
+        "pictures": pictures,
+        "facts": [
+            (shorten(name), shorten(value)) for name, value in sorted(header.digests.items())
+        ],
+    }

@@ -8,18 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
 
-from ... import __version__
-from ...pipeline.browse.page_kit import (
-    ASSETS,
-    INDEX,
-    check_replaceable,
-    environment,
-    inline,
-    page_folder,
-    policy,
-)
-from ...pipeline.browse.page_kit import HERE as SHARED
-from ...pipeline.display import counted, duration, shorten
+from ...pipeline.browse import page_kit
+from ...pipeline.display import counted, duration, markdown_table, shorten
 from ..evaluation.paper_numbers import COLUMNS, PROTOCOL, asked_alike
 from .results import RowResult, TableResult
 
@@ -161,17 +151,17 @@ def markdown(result: TableResult) -> str:
             f"{result.metric} in percent. Made by `svp reproduce {result.table} --size {result.size} "
             f"--seeds {result.seeds}`, protocol {result.protocol}, svp {result.svp}, commit {result.commit[:12] or 'none'}.{changed}"
         ),
-        _table(HEAD, [_row(line) for line in _lines(result)]),
+        markdown_table(HEAD, [_row(line) for line in _lines(result)]),
     ]
     reasons = [f"- **{row.name}** not run: {row.not_run}" for row in result.rows if row.not_run]
     parts += ["\n".join(reasons)] if reasons else []
     if result.claims:
         head = ("the paper's ordering", "paper", "ours (95 %)", "verdict")
-        parts.append(_table(head, claim_rows(result)))
+        parts.append(markdown_table(head, claim_rows(result)))
     if rows := list(bench_lines(result)):
-        parts.append(_table(("MLP / SVP", "ours", "paper"), rows))
+        parts.append(markdown_table(("MLP / SVP", "ours", "paper"), rows))
     parts.append("\n".join(f"- {line}" for line in (*summary(result), *result.notes)))
-    parts.append(_table(("row", "seed", "recipe", "cache"), _digests(result)))
+    parts.append(markdown_table(("row", "seed", "recipe", "cache"), _digests(result)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -203,11 +193,6 @@ def _digests(result: TableResult) -> list[tuple[str, ...]]:
     ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 HERE = Path(__file__).parent
 
 
@@ -216,35 +201,23 @@ def write_page(result: TableResult, out: Path) -> Path:
 
     An earlier page is replaced. ConfigError if `out` holds anything else.
     """
-    check_replaceable(out)
-    with page_folder(out) as folder:
-        (folder / ASSETS).mkdir()
-        (folder / INDEX).write_text(_render(result), encoding="utf-8")
-    return out / INDEX
+    return page_kit.write_page(out, HERE / "table.html.j2", lambda folder: _values(result))
 
 
-def _render(result: TableResult) -> str:
-    style = inline(SHARED / "style.css") + inline(HERE / "table.css")
+def _values(result: TableResult) -> dict[str, object]:
     lines = table_rows(result)
     most = max([100 * (row.value or 0.0) for row in result.rows] + [1.0])
-    return (
-        environment(HERE)
-        .get_template("table.html.j2")
-        .render(
-            version=__version__,
-            csp=policy(style),
-            style=style,
-            result=result,
-            protocols=asked_alike(result.protocol),
-            paper_protocol=PROTOCOL,
-            rows=list(zip(lines, result.rows, strict=True)),
-            most=most,
-            claims=claim_rows(result),
-            bench=list(bench_lines(result)),
-            summary=summary(result),
-            splits=[f"{dataset} {split}" for dataset, split in COLUMNS],
-            changes=[shorten(change) for change in result.changes],
-            commit=shorten(result.commit) or "not a checkout",
-            libraries=[(shorten(n), shorten(v)) for n, v in sorted(result.libraries.items())],
-        )
-    )
+    return {
+        "result": result,
+        "protocols": asked_alike(result.protocol),
+        "paper_protocol": PROTOCOL,
+        "rows": list(zip(lines, result.rows, strict=True)),
+        "most": most,
+        "claims": claim_rows(result),
+        "bench": list(bench_lines(result)),
+        "summary": summary(result),
+        "splits": [f"{dataset} {split}" for dataset, split in COLUMNS],
+        "changes": [shorten(change) for change in result.changes],
+        "commit": shorten(result.commit) or "not a checkout",
+        "libraries": [(shorten(n), shorten(v)) for n, v in sorted(result.libraries.items())],
+    }

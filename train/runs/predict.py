@@ -89,7 +89,7 @@ class PredictReport(Report):
             else []
         )
         files = [show(str(path), 400) for path in self.files]
-        return [*turned, f"{counted(self.tokens, 'visual token')}", *found, *files]
+        return [*turned, counted(self.tokens, "visual token"), *found, *files]
 
     def to_json(self) -> dict[str, object]:
         return {

@@ -283,7 +283,7 @@ def test_progress_reaches_the_end_and_names_the_source(
     file = remote(server)
     with progress_bars() as on_file:
         download(file, tmp_path / "file.bin", patience=QUICK, on_progress=on_file(file))
-    assert "file.bin (1.05 MB) from" in capsys.readouterr().err
+    assert "file.bin (1.0 MB) from" in capsys.readouterr().err
 
 
 def test_unknown_name_lists_the_known() -> None:

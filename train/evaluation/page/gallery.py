@@ -122,7 +122,7 @@ def _path(mask: Rle, scale: float) -> str:
 
 def _facts(row: Row) -> str:
     parts = [
-        f"{counted(row.tokens, 'token')}",
+        counted(row.tokens, "token"),
         f"object {share(row.target / (row.height * row.width))}",
     ]
     if row.bounds is not None:

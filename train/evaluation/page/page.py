@@ -9,18 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from .... import __version__
+from ....pipeline.browse import page_kit
 from ....pipeline.browse.histograms import BASE, HEIGHT, Bar, Tick, place
-from ....pipeline.browse.page_kit import (
-    ASSETS,
-    INDEX,
-    check_replaceable,
-    environment,
-    inline,
-    page_folder,
-    policy,
-)
-from ....pipeline.browse.page_kit import HERE as SHARED
 from ....pipeline.display import counted, shorten
 from ....pipeline.records import Rle
 from ..breakdown import Slice
@@ -65,15 +55,12 @@ def write_page(
 
     An earlier page at `out` is replaced. ConfigError if `out` holds anything else.
     """
-    check_replaceable(out)
-    with page_folder(out) as folder:
-        (folder / ASSETS).mkdir()
-        sections = [
-            _section(results, summary, folder, images, targets or _unknown)
-            for summary in summarise(results)
-        ]
-        (folder / INDEX).write_text(_render(results, sections), encoding="utf-8")
-    return out / INDEX
+
+    def fill(folder: Path) -> dict[str, object]:
+        shown = (folder, images, targets or _unknown)
+        return _values(results, [_section(results, one, *shown) for one in summarise(results)])
+
+    return page_kit.write_page(out, HERE / "eval.html.j2", fill)
 
 
 def _section(
@@ -106,29 +93,25 @@ def _tokens(rows: Sequence[Row]) -> Histogram:
     return Histogram("Visual tokens per image", "visual tokens", text, bars, ticks)
 
 
-def _render(results: Results, sections: list[Section]) -> str:
+def _values(results: Results, sections: list[Section]) -> dict[str, object]:
     header = results.header
-    style = inline(SHARED / "style.css") + inline(HERE / "eval.css")
     kind = f"protocol {header.protocol}" + (", generated answers" if header.generate else "")
-    templates = environment(HERE)
-    templates.filters["percent"] = lambda value: f"{100 * value:.2f}"
-    return templates.get_template("eval.html.j2").render(
-        version=__version__,
-        csp=policy(style),
-        style=style,
-        kind=kind,
-        generate=header.generate,
-        title=shorten(", ".join(section.name for section in sections), 80),
-        sections=sections,
-        facts=[
+    return {
+        "kind": kind,
+        "generate": header.generate,
+        "title": shorten(", ".join(section.name for section in sections), 80),
+        "sections": sections,
+        "facts": [
             ("Seed", str(header.seed)),
             ("Repeats", str(header.repeats)),
             ("Superpixel order", shorten(header.order)),
             ("Commit", shorten(header.commit) or "not a checkout"),
         ],
-        digests=[(shorten(name), shorten(value)) for name, value in sorted(header.digests.items())],
-        libraries=[(shorten(n), shorten(v)) for n, v in sorted(header.libraries.items())],
-    )
+        "digests": [
+            (shorten(name), shorten(value)) for name, value in sorted(header.digests.items())
+        ],
+        "libraries": [(shorten(n), shorten(v)) for n, v in sorted(header.libraries.items())],
+    }
 
 
 def _unknown(row: Row) -> Rle | None:
