@@ -45,7 +45,7 @@ def tiles(found: StatsReport) -> list[Tile]:
         Tile(
             "Fallback",
             f"{found.fallback:,}",
-            "one full-size superpixel: no mask passed the selection",
+            "with one full-size superpixel: no mask passed the selection",
         ),
     ]
 

@@ -142,7 +142,7 @@ def test_figures_equal_the_cache(
         "Coverage": f"{report.coverage.mean:.1%}".replace("%", " %"),
         "Overlap": f"{report.overlap.mean:.1%}".replace("%", " %"),
         "Quarantined": "2 2 truncated",
-        "Fallback": "1 images with one full-size superpixel",
+        "Fallback": "1 with one full-size superpixel",
     }.items():
         assert f" {name} {value}" in text, name
     assert "5 of 10 images are missing" in text
