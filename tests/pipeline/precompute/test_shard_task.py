@@ -193,15 +193,24 @@ def test_measuring_ends_in_time_with_what_it_has(
     assert "measuring: 2 images after 8 s" in logged.messages
 
 
+@pytest.mark.parametrize(("opening", "left"), [(0, 12), (10, 6), (60, 4)])
 def test_a_dry_run_that_measured_nothing_computes_its_price(
+    opening: int,
+    left: int,
     scenes: tuple[Content, LocalPaths],
     monkeypatch: pytest.MonkeyPatch,
     logged: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(launch, "calibrate", lambda *args, **options: None)
+    """What opening the data took is no longer there for measuring: the answer is due in 20 s."""
+    bounds: list[float] = []
+    monkeypatch.setattr(launch, "calibrate", lambda *args, bound_s, **rest: bounds.append(bound_s))
     root = scenes[1].images.parent
     request = launch.Request(dataset=str(root), split="train", out=None)
-    found = launch.dry_run(request, launch.open_request(request))
+    opened = launch.open_request(request)
+    clock = SimpleNamespace(monotonic=lambda: opened.began + opening)
+    monkeypatch.setattr(launch, "time", clock)
+    found = launch.dry_run(request, opened)
+    assert bounds == [left]
     assert found.device == "CPU worker" and found.worker_hours > 0
     assert any("float32 product here" in line for line in found.basis)
-    assert logged.messages == ["not one image was done in 12 s: the price is computed instead"]
+    assert logged.messages == [f"not one image was done in {left} s: the price is computed instead"]
