@@ -137,7 +137,7 @@ def test_more_workers_than_shards(make: MakeTask) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("slurm", {}, "executor=slurm: allowed are local, ray, dask"),
+        ("slurm", {}, "executor slurm: allowed are dask, local, ray"),
         ("local", {"ray_address": "auto"}, "ray_address requires executor=ray"),
         ("ray", {"dask_scheduler": "tcp://x:1"}, "dask_scheduler requires executor=dask"),
         ("local", {"device": "tpu"}, "device=tpu"),
