@@ -73,7 +73,7 @@ def run(scenes: tuple[int, int] = (200, 2000)) -> MemoryReport:
 def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     """(worker's, this process's) peak resident bytes for `count` scenes."""
     from ..datasets import open_dataset
-    from ..executors import Event, ExecutorOptions
+    from ..executors.base import Done, Event, ExecutorOptions
     from ..precompute.planner import Content
     from ..precompute.run import RunOptions, precompute
     from ..process import peak_rss
@@ -83,8 +83,8 @@ def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     peaks = [0]
 
     def listen(event: Event) -> None:
-        peak = event.result.get("peak_rss")
-        peaks.append(peak if isinstance(peak, int) else 0)
+        if isinstance(event, Done):
+            peaks.append(event.report.peak_rss)
 
     # Scenes are written by another process: making them must not count as ours.
     source = open_dataset(_make(Path(scenes), count))

@@ -8,10 +8,11 @@ from importlib import import_module
 
 from .. import plugins
 from ..errors import ConfigError
-from .base import Event, Executor, ExecutorOptions, Job, Summary, Task
+from .base import Event, ExecutorOptions, Job, Task
 from .devices import check_device
+from .scheduler import Executor
 
-__all__ = ["EXECUTORS", "Event", "Executor", "ExecutorOptions", "Job", "Summary", "Task", "build",
+__all__ = ["EXECUTORS", "Event", "Executor", "ExecutorOptions", "Job", "Task", "build",
            "executor_class", "require_executor"]  # fmt: skip
 
 # Those of this package as module:class, imported only when chosen.

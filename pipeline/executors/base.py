@@ -5,30 +5,14 @@ decides nothing. Retries, timeouts and quarantine are the scheduler's, once for 
 Invariant: a job is a pure function of (task, job), so running one twice is harmless.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 from ..display import shorten
-from ..errors import CacheError
+from ..errors import CacheError, SvpError
 
 Reason = Literal["worker_died", "worker_timeout", "worker_error"]
-# Printed in the progress log and seen by listeners: these words stay, also where the code has newer
-# ones (shard_hunt: the search for crashing images begins; shard_parked: the shard is abandoned).
-EventKind = Literal[
-    "started",  # result: {"shards": int, "workers": int}
-    "worker_ready",
-    "worker_died",
-    "worker_hung",
-    "progress",  # of a shard under way; result: {"images": int, "quarantined": {reason: int}}
-    "shard_done",  # result: what the task returned
-    "shard_failed",
-    "shard_hunt",
-    "image_poison",  # result: {"row": int, "reason": str}
-    "shard_parked",
-    "tick",  # a few times a second: lets the listener redraw, or raise to stop the run
-    "finished",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,64 +30,156 @@ class Job:
     poison: tuple[tuple[int, Reason], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What a job reports of one batch, or of all its images once it is done: a few hundred bytes.
+
+    quarantined  images by reason
+    seconds      by stage, of the job so far
+    peak_rss     most memory of the worker, bytes
+    """
+
+    images: int = 0
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    superpixels: int = 0
+    fallbacks: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_rss: int = 0
+
+
+# One job: yields the report of each batch when it is done, returns that of all.
+Work = Callable[[Job], Generator[JobReport, None, JobReport]]
+
+
 class Task(Protocol):
     """Picklable description of the work. `open` loads the models, once per worker process."""
 
-    def open(self) -> Callable[[Job], dict[str, object]]:
-        """Load the models; the result does one job and returns a small dict."""
+    def open(self) -> Work:
+        """Load the models; the result does one job."""
 
     def rows(self, shard: int) -> int:
-        """Number of images in shard `shard`."""
+        """Number of images of shard `shard`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
-    """Something that happened. `on_event` may raise to stop the run: workers are ended first."""
+    """Something that happened in a run, to a worker or a shard.
 
-    kind: EventKind
+    `kind` names it in logs and progress lines: these words stay where classes have newer ones.
+    """
+
+    kind: ClassVar[str]
     shard: int | None = None
     worker: int | None = None
     detail: str = ""
-    result: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def result(self) -> dict[str, object]:
+        """What the log says beside the fields of every event."""
+        return {}
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Outcome of the shards of one run.
+@dataclass(frozen=True)
+class Started(Event):
+    """The run begins."""
 
-    done       committed shards, in order of completion
-    abandoned  shards that exhausted their retries, with the last cause; none of their images is
-               in the cache
-    poison     (shard, row, reason) of images quarantined because they crash their worker
-    tries      attempts per shard that needed more than one
-    deaths     workers that died
-    timeouts   workers stopped because a shard took longer than its limit
+    kind = "started"
+    shards: int = 0
+    workers: int = 0
+
+    @property
+    def result(self) -> dict[str, object]:
+        return {"shards": self.shards, "workers": self.workers}
+
+
+class Ready(Event):
+    """The worker has loaded its models and can take a job."""
+
+    kind = "worker_ready"
+
+
+@dataclass(frozen=True)
+class BatchDone(Event):
+    """A batch of a shard under way is done; such an event may be lost."""
+
+    kind = "progress"
+    report: JobReport = JobReport()
+
+
+@dataclass(frozen=True)
+class Done(Event):
+    """From a worker: its job is done. From the scheduler: the shard is committed."""
+
+    kind = "shard_done"
+    report: JobReport = JobReport()
+
+    @property
+    def result(self) -> dict[str, object]:
+        return asdict(self.report)
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """From a worker: its job or the loading of its models failed, with `error`, if it is one of
+    ours, or a traceback as `detail`. From the scheduler: an attempt at the shard failed.
     """
 
-    done: tuple[int, ...]
-    abandoned: Mapping[int, str]
-    poison: tuple[tuple[int, int, Reason], ...]
-    tries: Mapping[int, int]
-    deaths: int
-    timeouts: int
-    seconds: float
+    kind = "shard_failed"
+    reason: Reason = "worker_error"
+    error: SvpError | None = None
+
+    @property
+    def result(self) -> dict[str, object]:
+        return {"reason": self.reason}
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Report of a pool about one of its workers.
+class Died(Event):
+    """The worker's process is gone."""
 
-    progress  `value` is what its job reported so far (`worker.report_progress`)
-    ready   it can take a job       done    `value` is what the job returned
-    raised  `error` (an SvpError) or `detail` (any other exception's traceback)
-    died    the process is gone     refused `error` or `detail`: the models did not load
-    """
+    kind = "worker_died"
 
-    worker: int
-    kind: Literal["ready", "progress", "done", "raised", "died", "refused"]
-    value: Mapping[str, object] = field(default_factory=dict)
-    detail: str = ""
-    error: Exception | None = None
+
+class Hung(Event):
+    """The worker took longer than the time limit and was ended."""
+
+    kind = "worker_hung"
+
+
+class SearchStarted(Event):
+    """The shard failed too often: the images that crash its workers are searched."""
+
+    kind = "shard_hunt"
+
+
+@dataclass(frozen=True)
+class Poisoned(Event):
+    """The image in this row of the shard crashes its worker: it is quarantined."""
+
+    kind = "image_poison"
+    row: int = 0
+    reason: Reason = "worker_error"
+
+    @property
+    def result(self) -> dict[str, object]:
+        return {"row": self.row, "reason": self.reason}
+
+
+class Abandoned(Event):
+    """The shard exhausted its retries: none of its images will be in the cache."""
+
+    kind = "shard_parked"
+
+
+class Tick(Event):
+    """Nothing; comes a few times a second, so that whoever listens can redraw or stop."""
+
+    kind = "tick"
+
+
+class Finished(Event):
+    """Every shard is committed or abandoned."""
+
+    kind = "finished"
 
 
 class Pool(Protocol):
@@ -112,10 +188,10 @@ class Pool(Protocol):
     size: int
 
     def submit(self, worker: int, job: Job) -> None:
-        """Give `job` to a worker that reported `ready` or `done`."""
+        """Give `job` to a worker whose last event was Ready or Done."""
 
-    def wait(self, timeout: float) -> list[Outcome]:
-        """Events since the last call; waits at most `timeout` seconds for one."""
+    def wait(self, timeout: float) -> list[Event]:
+        """Events of workers since the last call; waits at most `timeout` seconds for one."""
 
     def restart(self, worker: int) -> None:
         """End the worker, whatever it is doing, and start a fresh one under the same number."""
@@ -142,24 +218,6 @@ class ExecutorOptions:
     ray_address: str | None = None
     dask_scheduler: str | None = None
     memory_mb: int = 100
-
-
-@runtime_checkable
-class Executor(Protocol):
-    """One way to run shards. All give byte-identical shards."""
-
-    def __init__(self, options: ExecutorOptions) -> None: ...
-
-    def run(
-        self,
-        task: Task,
-        shards: Sequence[int],
-        on_event: Callable[[Event], None],
-        *,
-        max_tries: int = 3,
-        shard_timeout_s: float | None = None,
-    ) -> Summary:
-        """Run all `shards`; see `scheduler.run_shards` for what happens to those that fail."""
 
 
 T = TypeVar("T")

@@ -17,15 +17,26 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..display import shorten
 from ..errors import CacheError, MissingPackageError
-from .base import ExecutorOptions, Job, Outcome, Pool, Task, retry_start
+from .base import (
+    BatchDone,
+    Died,
+    Event,
+    ExecutorOptions,
+    Job,
+    JobReport,
+    Pool,
+    Ready,
+    Task,
+    retry_start,
+)
 from .devices import usable_devices
-from .scheduler import PoolExecutor
-from .worker import WorkerRuntime, progress_listener, thread_environment
+from .scheduler import Executor
+from .worker import WorkerRuntime, thread_environment
 
 START_S = 60  # for a process to come, or to come back
 ANSWER_S = 2  # for a few hundred bytes of a finished job
@@ -52,7 +63,7 @@ class DaskPool:
         self._waiting = dict.fromkeys(range(size), time.monotonic())  # for a process, since when
         self._address: dict[int, str] = {}
         self._futures: dict[Any, int] = {}
-        self._reports: deque[Outcome] = deque()
+        self._reports: deque[BatchDone] = deque()
         client.subscribe_topic(self._run, self._relay)
 
     def submit(self, worker: int, job: Job) -> None:
@@ -72,24 +83,24 @@ class DaskPool:
         )
         self._futures[future] = worker
 
-    def wait(self, timeout: float) -> list[Outcome]:
+    def wait(self, timeout: float) -> list[Event]:
         """See `Pool`. Raises CacheError when the scheduler is gone."""
         distributed = distributed_package()
         if self._reports:
             return [self._reports.popleft() for _ in range(len(self._reports))]
         try:
             alive = set(self._client.nthreads())
-            outcomes = self._place(alive) + self._abandoned(alive)
-            if outcomes or not self._futures:
-                time.sleep(0 if outcomes else timeout)
-                return outcomes
+            events = self._place(alive) + self._abandoned(alive)
+            if events or not self._futures:
+                time.sleep(0 if events else timeout)
+                return events
             found = distributed.wait(list(self._futures), timeout, return_when="FIRST_COMPLETED")
         except TimeoutError:
             return []
         except OSError as error:  # distributed's CommClosedError is one
             raise CacheError(f"the Dask scheduler is gone: {shorten(str(error))}") from error
         received = [self._receive(future) for future in found.done]
-        return [outcome for outcome in received if outcome]
+        return [event for event in received if event]
 
     def restart(self, worker: int) -> None:
         """See `Pool`: end the process if it still holds a job; its nanny starts another."""
@@ -114,9 +125,10 @@ class DaskPool:
         """Called in the client's own thread with what a job reported."""
         value = dict(event[1])
         value.pop("worker", None)  # Dask puts the process's address there
-        self._reports.append(Outcome(value.pop("by"), "progress", value))
+        worker, shard = value.pop("by"), value.pop("shard")
+        self._reports.append(BatchDone(shard, worker, report=JobReport(**value)))
 
-    def _place(self, alive: set[str]) -> list[Outcome]:
+    def _place(self, alive: set[str]) -> list[Event]:
         """Assign unused processes to the workers that wait for one."""
         free = sorted(alive - set(self._address.values()))
         new = dict(zip(sorted(self._waiting), free, strict=False))
@@ -124,21 +136,19 @@ class DaskPool:
         for worker in new:
             del self._waiting[worker]
         late = [w for w, since in self._waiting.items() if time.monotonic() - since > START_S]
-        return [Outcome(worker, "ready") for worker in new] + [
-            Outcome(worker, "died", detail=f"no Dask worker within {START_S} s") for worker in late
-        ]
+        dead = [Died(worker=w, detail=f"no Dask worker within {START_S} s") for w in late]
+        return [*(Ready(worker=worker) for worker in new), *dead]
 
-    def _abandoned(self, alive: set[str]) -> list[Outcome]:
+    def _abandoned(self, alive: set[str]) -> list[Event]:
         """Jobs pinned to a process that ended before it got them: Dask would wait forever."""
         lost = [f for f, w in self._futures.items() if self._address[w] not in alive]
         lost = [future for future in lost if not future.done()]
-        return [Outcome(self._drop(f), "died", detail="its Dask worker is gone") for f in lost]
+        for future in lost:
+            future.cancel()
+        workers = [self._futures.pop(future) for future in lost]
+        return [Died(worker=worker, detail="its Dask worker is gone") for worker in workers]
 
-    def _drop(self, future: Any) -> int:
-        future.cancel()
-        return self._futures.pop(future)
-
-    def _receive(self, future: Any) -> Outcome | None:
+    def _receive(self, future: Any) -> Event | None:
         """Result of a job; None if its process does not answer yet.
 
         The answer lies in the process. If that died after the job, Dask would wait forever for
@@ -147,25 +157,25 @@ class DaskPool:
         distributed = distributed_package()
         worker = self._futures[future]
         try:
-            outcome = future.result(timeout=ANSWER_S)
+            event = future.result(timeout=ANSWER_S)
         except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError) as why:
-            outcome = Outcome(worker, "died", detail=shorten(str(why), 500))
+            event = Died(worker=worker, detail=shorten(str(why), 500))
         except TimeoutError:
             if self._address[worker] in self._client.nthreads():
                 return None
             future.cancel()
-            outcome = Outcome(worker, "died", detail="its Dask worker died with the answer")
+            event = Died(worker=worker, detail="its Dask worker died with the answer")
         del self._futures[future]
         future.release()
-        assert isinstance(outcome, Outcome)
-        return outcome
+        assert isinstance(event, Event)
+        return event
 
 
 _lock = threading.Lock()
 _runtimes: dict[str, WorkerRuntime] = {}  # in a Dask worker: the models of the run it works for
 
 
-def _do(run: str, task: Task, worker: int, threads: int, job: Job) -> Outcome:
+def _do(run: str, task: Task, worker: int, threads: int, job: Job) -> Event:
     """A job inside a Dask worker; the lock keeps a worker of many threads to one job."""
     with _lock:
         if run not in _runtimes:
@@ -175,15 +185,15 @@ def _do(run: str, task: Task, worker: int, threads: int, job: Job) -> Outcome:
             if not runtime.loaded:
                 return loaded
             _runtimes[run] = runtime
-        with progress_listener(lambda report: _log(run, {"by": worker, **report.value})):
-            return replace(_runtimes[run].do(job), worker=worker)
+        for event in _runtimes[run].do(job):
+            if not isinstance(event, BatchDone):
+                return replace(event, worker=worker)
+            report = {"by": worker, "shard": job.shard, **asdict(event.report)}
+            distributed_package().get_worker().log_event(run, report)
+    raise AssertionError("a job ends with Done or Failed")
 
 
-def _log(run: str, report: dict[str, object]) -> None:
-    distributed_package().get_worker().log_event(run, report)
-
-
-# spec: work stealing kills workers on long jobs (distributed#7523), so does a time to live when
+# Work stealing kills workers on long jobs (distributed#7523), so does a time to live when
 # the event loop is blocked (#8537). A local cluster would drop a nanny whose worker happens to be
 # down some seconds after an earlier death.
 CONFIG: dict[str, Any] = {
@@ -200,7 +210,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class DaskExecutor(PoolExecutor):
+class DaskExecutor(Executor):
     """Dask workers; raises MissingPackageError without dask and distributed."""
 
     def __init__(self, options: ExecutorOptions) -> None:
@@ -210,13 +220,13 @@ class DaskExecutor(PoolExecutor):
 
     @contextmanager
     def connect(self, task: Task, shards: int) -> Iterator[Pool]:
-        """See `PoolExecutor`."""
+        """See `Executor`."""
         with _connected(self.options) as (client, workers):
             yield DaskPool(client, task, min(workers, max(1, shards)), self.options)
 
 
 def cluster_options(options: ExecutorOptions, workers: int, folder: str) -> dict[str, Any]:
-    """Arguments of `LocalCluster` (T28)."""
+    """Arguments of `LocalCluster`."""
     return {
         "n_workers": workers,
         "threads_per_worker": 1,

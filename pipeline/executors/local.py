@@ -1,6 +1,6 @@
 """Local executor (the default): one spawned process and one pipe per worker.
 
-Not multiprocessing.Pool (waits forever after a worker's `kill -9`) and not ProcessPoolExecutor
+Not multiprocessing.Pool (waits forever after a worker's `kill -9`) and not ProcessExecutor
 (fails all pending work). The parent waits on the pipes and on the processes themselves, so a dead
 worker is noticed at once. Processes are spawned, never forked: libraries hold threads and locks.
 
@@ -10,15 +10,16 @@ Its progress is delivered at once, and a listener may stop the run by raising.
 """
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from ..weights.rehearsal import dial
-from .base import Job, Outcome, Pool, Task
+from .base import Died, Event, Job, Pool, Task
 from .devices import usable_devices
-from .scheduler import PoolExecutor
+from .scheduler import Executor
 from .worker import WorkerRuntime, environment, serve, thread_environment
 
 
@@ -29,26 +30,23 @@ class InlinePool:
 
     def __init__(self, task: Task, threads: int) -> None:
         self._task, self._threads = task, threads
-        self._job: Job | None = None
-        self.listen: Callable[[Outcome], None] = lambda outcome: None
+        self._events: Iterator[Event]  # of the job under way
         self.restart(0)
 
     def submit(self, worker: int, job: Job) -> None:
-        """See `Pool`: the job is done by the next `wait`."""
-        self._job = job
+        """See `Pool`: the job is done by the next calls of `wait`."""
+        self._events = self._runtime.do(job)
 
-    def wait(self, timeout: float) -> list[Outcome]:
-        """See `Pool`; takes as long as the job."""
+    def wait(self, timeout: float) -> list[Event]:
+        """See `Pool`; takes as long as a batch."""
         if not self._runtime.loaded:
             return [self._runtime.load()]
-        job, self._job = self._job, None
-        return [self._runtime.do(job)] if job else []
+        return list(islice(self._events, 1))
 
     def restart(self, worker: int) -> None:
         """See `Pool`: load the models again."""
-        self._runtime = WorkerRuntime(
-            self._task, 0, self._threads, lambda report: self.listen(report)
-        )
+        self._runtime = WorkerRuntime(self._task, 0, self._threads)
+        self._events = iter(())
 
     def close(self) -> None:
         """See `Pool`: nothing was started."""
@@ -57,20 +55,16 @@ class InlinePool:
 GRACE_S = 5.0
 
 
-class LocalExecutor(PoolExecutor):
+class LocalExecutor(Executor):
     """One process per GPU, or per usable core without one; `workers=0` runs in this process."""
 
     def connect(self, task: Task, shards: int) -> AbstractContextManager[Pool]:
-        """See `PoolExecutor`."""
+        """See `Executor`."""
         devices = usable_devices(self.options)
-        if self.options.workers == 0 or self._rehearsed():
+        rehearsal = dial()
+        if self.options.workers == 0 or (rehearsal is not None and rehearsal.in_process):
             return nullcontext(InlinePool(task, self.options.threads))
         return nullcontext(LocalPool(task, devices[: max(1, shards)], self.options.threads))
-
-    @staticmethod
-    def _rehearsed() -> bool:
-        found = dial()
-        return found is not None and found.in_process
 
 
 class LocalPool:
@@ -89,7 +83,7 @@ class LocalPool:
         with suppress(OSError):
             self._workers[worker][1].send(job)
 
-    def wait(self, timeout: float) -> list[Outcome]:
+    def wait(self, timeout: float) -> list[Event]:
         """See `Pool`."""
         pipes = {conn: worker for worker, (_, conn) in self._workers.items()}
         ends = {process.sentinel: worker for worker, (process, _) in self._workers.items()}
@@ -123,25 +117,20 @@ class LocalPool:
         child.close()  # else the pipe would stay open when the worker dies
         self._workers[worker] = process, parent
 
-    def _receive(self, worker: int) -> Outcome:
+    def _receive(self, worker: int) -> Event:
         process, conn = self._workers[worker]
         with suppress(EOFError, OSError):
             if conn.poll():
-                outcome = conn.recv()
-                assert isinstance(outcome, Outcome)
-                return outcome
+                event = conn.recv()
+                assert isinstance(event, Event)
+                return event
         process.join(GRACE_S)
         code = process.exitcode
-        return Outcome(worker, "died", detail=f"worker ended by {_cause(code)}")
+        cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return Died(worker=worker, detail=f"worker ended by {cause}")
 
     def _end(self, worker: int) -> None:
         process, conn = self._workers.pop(worker)
         process.kill()
         process.join(GRACE_S)
         conn.close()
-
-
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {-code}"
-    return f"exit code {code}"

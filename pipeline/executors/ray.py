@@ -22,9 +22,9 @@ from typing import Any
 
 from ..display import shorten, show
 from ..errors import CacheError, ConfigError, MissingPackageError
-from .base import ExecutorOptions, Job, Outcome, Pool, Task, retry_start
+from .base import BatchDone, Died, Event, ExecutorOptions, Job, Pool, Task, retry_start
 from .devices import usable_devices
-from .scheduler import PoolExecutor
+from .scheduler import Executor
 from .worker import WorkerRuntime, environment, thread_environment
 
 LOOK_S = 0.5  # between two looks at what jobs reported
@@ -34,23 +34,32 @@ class Box:
     """An actor that keeps what jobs tell until the run takes it: a few hundred bytes a second."""
 
     def __init__(self) -> None:
-        self._reports: list[Outcome] = []
+        self._events: list[Event] = []
 
-    def put(self, report: Outcome) -> None:
+    def put(self, event: Event) -> None:
         """Keep it."""
-        self._reports.append(report)
+        self._events.append(event)
 
-    def take(self) -> list[Outcome]:
+    def take(self) -> list[Event]:
         """All that was put since the last call."""
-        reports, self._reports = self._reports, []
-        return reports
+        events, self._events = self._events, []
+        return events
 
 
 class RayWorkerRuntime(WorkerRuntime):
     """A `WorkerRuntime` whose jobs report progress through a `Box`, without waiting for it."""
 
     def __init__(self, task: Task, worker: int, threads: int, box: Any) -> None:
-        super().__init__(task, worker, threads, box.put.remote)
+        super().__init__(task, worker, threads)
+        self._box = box
+
+    def last(self, job: Job) -> Event:
+        """Do a job; its Done or Failed."""
+        for event in self.do(job):
+            if not isinstance(event, BatchDone):
+                return event
+            self._box.put.remote(event)
+        raise AssertionError("a job ends with Done or Failed")
 
 
 class RayPool:
@@ -80,9 +89,9 @@ class RayPool:
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`."""
-        self._calls[self._actors[worker].do.remote(job)] = worker
+        self._calls[self._actors[worker].last.remote(job)] = worker
 
-    def wait(self, timeout: float) -> list[Outcome]:
+    def wait(self, timeout: float) -> list[Event]:
         """See `Pool`."""
         import ray
 
@@ -112,7 +121,7 @@ class RayPool:
         self._actors[worker] = self._class.remote(self._task, worker, self._threads, self._box)
         self._calls[self._actors[worker].load.remote()] = worker
 
-    def _relay(self) -> list[Outcome]:
+    def _relay(self) -> list[Event]:
         """Events reported by jobs since the last call; none once the box is lost with its node."""
         import ray
 
@@ -120,28 +129,28 @@ class RayPool:
             return []
         self._looked = time.monotonic()
         try:
-            reports: list[Outcome] = ray.get(self._taken)
+            events: list[Event] = ray.get(self._taken)
         except ray.exceptions.RayActorError:
             return []
         self._taken = self._box.take.remote()
-        return reports
+        return events
 
-    def _receive(self, call: Any) -> Outcome:
+    def _receive(self, call: Any) -> Event:
         import ray
 
         worker = self._calls.pop(call)
         try:
-            outcome = ray.get(call)
+            event = ray.get(call)
         except ray.exceptions.RayActorError as error:  # ActorUnavailableError is one of them
-            return Outcome(worker, "died", detail=shorten(str(error), 500))
-        assert isinstance(outcome, Outcome)
-        return outcome
+            return Died(worker=worker, detail=shorten(str(error), 500))
+        assert isinstance(event, Event)
+        return event
 
 
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 
-class RayExecutor(PoolExecutor):
+class RayExecutor(Executor):
     """Ray actors; raises MissingPackageError without Ray."""
 
     def __init__(self, options: ExecutorOptions) -> None:
@@ -151,13 +160,13 @@ class RayExecutor(PoolExecutor):
 
     @contextmanager
     def connect(self, task: Task, shards: int) -> Iterator[Pool]:
-        """See `PoolExecutor`."""
+        """See `Executor`."""
         with _connected(self.options) as workers:
             yield RayPool(task, min(workers, max(1, shards)), self.options)
 
 
 def init_options(options: ExecutorOptions, workers: int) -> dict[str, Any]:
-    """Arguments of `ray.init` (T27)."""
+    """Arguments of `ray.init`."""
     if options.ray_address:
         return {"address": options.ray_address, "log_to_driver": False}
     return {

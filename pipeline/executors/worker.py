@@ -1,4 +1,4 @@
-"""Worker process: main function, thread limits and progress reports, for every executor.
+"""Worker process: main function, thread limits and running of jobs, for every executor.
 
 A worker computes on as many threads as it was given (one by default), does not outlive the run
 that started it, and ignores Ctrl-C, which that run handles.
@@ -9,15 +9,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
-from typing import Literal
 
 from ..errors import SvpError
-from .base import Job, Outcome, Task
+from .base import BatchDone, Done, Event, Failed, Job, Ready, Task, Work
 
 # Read by the numeric libraries when they are first imported: set before the process starts.
 THREAD_VARIABLES = (
@@ -68,87 +66,54 @@ def serve(conn: Connection, task: Task, worker: int, threads: int) -> None:
     """Main function of a spawned worker: load the models, then do jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group
     _die_with_parent()
-    runtime = WorkerRuntime(task, worker, threads, conn.send)
+    runtime = WorkerRuntime(task, worker, threads)
     conn.send(runtime.load())
     with suppress(EOFError, BrokenPipeError):
         while runtime.loaded:
-            conn.send(runtime.do(conn.recv()))
-
-
-_listener: Callable[[Outcome], None] | None = None  # of the job this process is at
-
-
-def report_progress(**value: object) -> None:
-    """Report on the job under way, from within it: a few bytes, `shard` among them."""
-    if _listener is not None:
-        _listener(Outcome(0, "progress", value))
-
-
-@contextmanager
-def progress_listener(listen: Callable[[Outcome], None] | None) -> Iterator[None]:
-    """Pass what `report_progress` reports inside the context to `listen`."""
-    global _listener
-    before, _listener = _listener, listen
-    try:
-        yield
-    finally:
-        _listener = before
+            for event in runtime.do(conn.recv()):
+                conn.send(event)
 
 
 class WorkerRuntime:
-    """State of a worker process: load the models once, then run jobs.
+    """What a worker process holds: load the models once, then run jobs."""
 
-    listen  receives the progress of running jobs; unlike results, it may be lost
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        worker: int,
-        threads: int,
-        listen: Callable[[Outcome], None] | None = None,
-    ) -> None:
+    def __init__(self, task: Task, worker: int, threads: int) -> None:
         self._task, self._worker, self._threads = task, worker, threads
-        self._listen = listen
-        self._do: Callable[[Job], dict[str, object]] | None = None
+        self._work: Work | None = None
 
     @property
     def loaded(self) -> bool:
         """Whether `load` succeeded."""
-        return self._do is not None
+        return self._work is not None
 
-    def load(self) -> Outcome:
-        """Load the models: `ready` or `refused`."""
-
-        def load() -> Outcome:
-            limit_threads(self._threads)
-            self._do = self._task.open()
-            limit_threads(self._threads)
-            return Outcome(self._worker, "ready")
-
-        return self._attempt("refused", load)
-
-    def do(self, job: Job) -> Outcome:
-        """Do a job: `done` or `raised`."""
-        assert self._do is not None
-        work = self._do
-        with progress_listener(self._relay if self._listen else _listener):
-            return self._attempt("raised", lambda: Outcome(self._worker, "done", work(job)))
-
-    def _relay(self, report: Outcome) -> None:
-        assert self._listen is not None
-        self._listen(replace(report, worker=self._worker))
-
-    def _attempt(
-        self, otherwise: Literal["raised", "refused"], call: Callable[[], Outcome]
-    ) -> Outcome:
-        """Our errors travel as they are, others as their traceback; the run decides."""
+    def load(self) -> Event:
+        """Load the models: Ready or Failed."""
         try:
-            return call()
-        except SvpError as error:
-            return Outcome(self._worker, otherwise, error=error, detail=str(error))
-        except Exception:  # noqa: BLE001  a worker's boundary: nothing is swallowed, all is reported
-            return Outcome(self._worker, otherwise, detail=traceback.format_exc()[-2000:].strip())
+            limit_threads(self._threads)
+            self._work = self._task.open()
+            limit_threads(self._threads)
+        except Exception as error:  # noqa: BLE001  a worker's boundary: all is reported
+            return self._failed(error)
+        return Ready(worker=self._worker)
+
+    def do(self, job: Job) -> Iterator[Event]:
+        """Do a job: BatchDone after each batch, at the end Done or Failed."""
+        assert self._work is not None
+        steps = self._work(job)
+        try:
+            while True:
+                yield BatchDone(job.shard, self._worker, report=next(steps))
+        except StopIteration as end:
+            yield Done(job.shard, self._worker, report=end.value)
+        except Exception as error:  # noqa: BLE001  a worker's boundary: all is reported
+            yield self._failed(error)
+
+    def _failed(self, error: Exception) -> Failed:
+        """Our errors travel as they are, others as their traceback; the scheduler decides."""
+        if isinstance(error, SvpError):
+            return Failed(worker=self._worker, detail=str(error), error=error)
+        text = "".join(traceback.format_exception(error))
+        return Failed(worker=self._worker, detail=text[-2000:].strip())
 
 
 def _die_with_parent() -> None:

@@ -8,7 +8,8 @@ import logging
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,17 @@ from ..cache.layout import PLAN
 from ..cache.plan import Plan
 from ..display import counted
 from ..errors import CacheError
-from ..executors.base import Event, ExecutorOptions, Job
+from ..executors.base import (
+    Abandoned,
+    BatchDone,
+    Done,
+    Event,
+    ExecutorOptions,
+    Job,
+    JobReport,
+    Ready,
+    Work,
+)
 from ..executors.devices import task_device, usable_devices
 from ..executors.local import LocalExecutor
 from ..recipe import Recipe
@@ -40,22 +51,18 @@ class _Probe:
     inner: ShardTask
     warm: int
 
-    def open(self) -> Callable[[Job], dict[str, object]]:
+    def open(self) -> Work:
         do = self.inner.open()
 
-        def timed(job: Job) -> dict[str, object]:
+        def timed(job: Job) -> Generator[JobReport, None, JobReport]:
             if self.warm:
-                do(Job(job.shard, rows=(0, self.warm)))
-            return do(job)
+                yield from do(Job(job.shard, rows=(0, self.warm)))
+            return (yield from do(job))
 
         return timed
 
     def rows(self, shard: int) -> int:
         return self.inner.rows(shard)
-
-
-class _Enough(Exception):
-    """The time for measuring is over."""
 
 
 def calibrate(
@@ -98,10 +105,7 @@ def calibrate(
         warm = 0 if slow or images == 1 else min(plan.recipe.batch, plan.shard_size)
         probe = _Probe(task, warm)
         measure = _Measure(Path(folder), plan, bound_s)
-        try:
-            return measure.run(probe, replace(options, workers=count))
-        except _Enough:
-            return measure.so_far()
+        return measure.run(probe, replace(options, workers=count))
 
 
 class _Measure:
@@ -111,26 +115,28 @@ class _Measure:
         self.cache, self.plan, self.bound = cache, plan, bound_s
         self.began = self.said = time.monotonic()
         self.ready: list[float] = []
-        self.results: list[Mapping[str, object]] = []
-        self.told: dict[int | None, list[Mapping[str, object]]] = {}  # by shard
+        self.results: list[JobReport] = []
+        self.told: dict[int | None, list[JobReport]] = {}  # by shard
         self.kind = "CPU worker"
 
-    def run(self, probe: _Probe, options: ExecutorOptions) -> Calibration:
-        """Until all images are done. Raises _Enough, CacheError."""
+    def run(self, probe: _Probe, options: ExecutorOptions) -> Calibration | None:
+        """Until all images are done, or the time is over. Raises CacheError."""
         self.kind = "CPU worker" if options.device == "cpu" else "GPU"
-        summary = LocalExecutor(options).run(probe, range(self.plan.num_shards), self._listen)
-        if summary.abandoned:
-            raise CacheError(f"no estimate: {next(iter(summary.abandoned.values()))}")
+        events = LocalExecutor(options).events(probe, range(self.plan.num_shards))
+        with closing(events):
+            for event in events:
+                if self._listen(event):
+                    return self.so_far()
         seconds: Counter[str] = Counter()
         for result in self.results:
-            seconds.update(_seconds(result))
+            seconds.update(result.seconds)
         return Calibration(
             images=len(self.plan.images),
             workers=self.plan.num_shards,
             start_s=max(self.ready),
             image_s={name: value / len(self.plan.images) for name, value in seconds.items()},
             bytes=_bytes(self.cache, self.plan),
-            peak_rss=max(_number(r["peak_rss"]) for r in self.results),
+            peak_rss=max(result.peak_rss for result in self.results),
             worker=self.kind,
         )
 
@@ -139,11 +145,10 @@ class _Measure:
         seconds: Counter[str] = Counter()
         images = 0
         for told in self.told.values():
-            first, last = told[0], told[-1]
-            images += sum(_number(one["images"]) for one in (told[1:] or told))
-            seconds.update(_seconds(last))
+            images += sum(one.images for one in (told[1:] or told))
+            seconds.update(told[-1].seconds)
             if len(told) > 1:
-                seconds.subtract(_seconds(first))
+                seconds.subtract(told[0].seconds)
         if not images:
             return None
         return Calibration(
@@ -152,36 +157,29 @@ class _Measure:
             start_s=max(self.ready),
             image_s={name: value / images for name, value in seconds.items()},
             bytes={},
-            peak_rss=max(_number(told[-1]["peak_rss"]) for told in self.told.values()),
+            peak_rss=max(told[-1].peak_rss for told in self.told.values()),
             worker=self.kind,
             cut=True,
         )
 
-    def _listen(self, event: Event) -> None:
+    def _listen(self, event: Event) -> bool:
+        """Take note of `event`; whether the time is over."""
         passed = time.monotonic() - self.began
-        if event.kind == "worker_ready":
-            self.ready.append(passed)
-        if event.kind == "progress":
-            self.told.setdefault(event.shard, []).append(event.result)
-        if event.kind == "shard_done":
-            self.results.append(event.result)
+        match event:
+            case Ready():
+                self.ready.append(passed)
+            case BatchDone():
+                self.told.setdefault(event.shard, []).append(event.report)
+            case Done():
+                self.results.append(event.report)
+            case Abandoned():
+                raise CacheError(f"no estimate: {event.detail}")
         if passed - (self.said - self.began) >= SAY_EVERY_S:
             self.said = time.monotonic()
-            done = sum(_number(one["images"]) for told in self.told.values() for one in told)
+            done = sum(one.images for told in self.told.values() for one in told)
             state = counted(done, "image") if self.ready else "models are being loaded"
             log.info(f"measuring: {state} after {passed:.0f} s")
-        if self.bound is not None and passed >= self.bound:
-            raise _Enough
-
-
-def _seconds(result: Mapping[str, object]) -> dict[str, float]:
-    found = result["seconds"]
-    assert isinstance(found, Mapping)
-    return dict(found)
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
+        return self.bound is not None and passed >= self.bound
 
 
 def _bytes(cache: Path, plan: Plan) -> dict[str, float]:

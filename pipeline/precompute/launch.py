@@ -13,7 +13,7 @@ from ..cache.places import DataPlaces, absolute_data, read_places, write_places
 from ..cache.plan import RLE_BYTES, SHARD_SIZE
 from ..datasets import Source, open_dataset, photo_notices
 from ..display import counted, show
-from ..executors.base import Event
+from ..executors.base import Event, Started
 from ..executors.devices import usable_devices
 from ..io.yaml_files import Override
 from ..recipe import Recipe
@@ -198,7 +198,7 @@ def launch(request: Request, opened: Opened) -> PrecomputeReport:
     recipe, where = recipe_of(request, source)
 
     def on_event(event: Event) -> None:
-        if event.kind == "started":  # the cache is this run's by now: a stopped run says it too
+        if isinstance(event, Started):  # the cache is this run's by now: a stopped run says it too
             write_places(opened.out, opened.places)
 
     report = precompute(

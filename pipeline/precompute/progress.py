@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,20 @@ from types import TracebackType
 from typing import Self
 
 from ..display import counted, duration, escape, shorten
-from ..executors.base import Event
+from ..executors.base import (
+    Abandoned,
+    BatchDone,
+    Died,
+    Done,
+    Event,
+    Failed,
+    Finished,
+    Hung,
+    Poisoned,
+    Ready,
+    SearchStarted,
+    Tick,
+)
 from ..io.atomic import append_line, make_folders, refusal
 
 log = logging.getLogger(__name__)
@@ -43,6 +56,7 @@ class Tally:
     def __init__(self, total: int, before: int = 0) -> None:
         self.total, self.before = total, before
         self.shards = 0
+        self.abandoned: dict[int, str] = {}  # shards that exhausted their retries, with the cause
         self.trouble: Counter[str] = Counter()  # worker deaths and the like, by event kind
         self.seconds: Counter[str] = Counter()  # worker time by stage
         self._images = 0
@@ -54,26 +68,29 @@ class Tally:
 
     def update(self, event: Event) -> None:
         """Take note of `event`."""
-        if event.kind == "worker_ready" and not self.images:
-            self._ready = True
-            self._seen = deque([(time.monotonic(), 0)])  # loading models is not computing
-        elif event.kind == "progress":
-            images, failures = self._under_way.get(event.shard, (0, Counter()))
-            images += _number(event.result.get("images"))
-            self._count(failures, event.result.get("quarantined"))
-            self._under_way[event.shard] = images, failures
-            self._note()
-        elif event.kind == "shard_done":
-            self._under_way.pop(event.shard, None)
-            self.shards += 1
-            self._images += _number(event.result.get("images"))
-            self._count(self._failures, event.result.get("quarantined"))
-            self._count(self.seconds, event.result.get("seconds"))
-            self._note()
-        elif event.kind in ("worker_died", "worker_hung", "shard_failed", "shard_parked"):
-            self.trouble[event.kind] += 1
-        if event.kind in ("shard_failed", "shard_parked"):
-            self._under_way.pop(event.shard, None)
+        match event:
+            case Ready() if not self.images:
+                self._ready = True
+                self._seen = deque([(time.monotonic(), 0)])  # loading models is not computing
+            case BatchDone():
+                images, failures = self._under_way.get(event.shard, (0, Counter()))
+                failures.update(event.report.quarantined)
+                self._under_way[event.shard] = images + event.report.images, failures
+                self._note()
+            case Done():
+                self._under_way.pop(event.shard, None)
+                self.shards += 1
+                self._images += event.report.images
+                self._failures.update(event.report.quarantined)
+                self.seconds.update(event.report.seconds)
+                self._note()
+            case Died() | Hung():
+                self.trouble[event.kind] += 1
+            case Failed() | Abandoned():
+                self.trouble[event.kind] += 1
+                self._under_way.pop(event.shard, None)
+        if isinstance(event, Abandoned) and event.shard is not None:
+            self.abandoned[event.shard] = event.detail
 
     @property
     def images(self) -> int:
@@ -132,12 +149,6 @@ class Tally:
             return []
         return ["first images under way" if self._ready else "loading models"]
 
-    @staticmethod
-    def _count(counter: Counter[str], values: object) -> None:
-        if isinstance(values, Mapping):
-            for name, value in values.items():
-                counter[str(name)] += value
-
 
 class Progress:
     """Show a `Tally` during a run: `with Progress(tally) as show: show.update(event)`."""
@@ -174,7 +185,7 @@ class Progress:
 
     def update(self, event: Event) -> None:
         """Redraw; a lasting line for what the user should know of."""
-        if event.kind in ("shard_failed", "shard_hunt", "image_poison", "shard_parked"):
+        if isinstance(event, Failed | SearchStarted | Poisoned | Abandoned):
             what = event.kind.replace("_", " ")
             log.info(escape(f"shard {event.shard}: {what}: {_last_line(event)}"))
         if self._bar:
@@ -192,10 +203,6 @@ def _last_line(event: Event) -> str:
     return shorten(text, 200)
 
 
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
 STATUS_EVERY_S = 1.0
 
 
@@ -209,14 +216,12 @@ class RunLog:
 
     def update(self, event: Event) -> None:
         """Append `event` (ticks and progress only refresh the status). Raises CacheError if the disk refuses."""
+        finished = isinstance(event, Finished)
         with _explained(self._folder):
-            self._update(event)
-
-    def _update(self, event: Event) -> None:
-        if event.kind not in ("tick", "progress"):
-            append_line(self._folder / "events.jsonl", _line(event))
-        if event.kind == "finished" or time.monotonic() - self._written >= STATUS_EVERY_S:
-            self.status("finished" if event.kind == "finished" else "running")
+            if not isinstance(event, Tick | BatchDone):
+                append_line(self._folder / "events.jsonl", _line(event))
+            if finished or time.monotonic() - self._written >= STATUS_EVERY_S:
+                self.status("finished" if finished else "running")
 
     def status(self, state: str) -> None:
         """Replace status.json; `state` is running, finished or stopped."""
@@ -268,7 +273,7 @@ def _line(event: Event) -> str:
         "shard": event.shard,
         "worker": event.worker,
         "detail": escape(event.detail),
-        "result": dict(event.result),
+        "result": event.result,
     }
     return json.dumps(record, default=str)
 

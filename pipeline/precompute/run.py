@@ -7,8 +7,8 @@ the cache holds whole committed shards and the same command finishes it to the s
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit
 from ..display import Report, counted, show
 from ..errors import CacheError, ConfigError, PlanMismatchError
-from ..executors import ExecutorOptions, Summary, build, require_executor
+from ..executors import ExecutorOptions, build, require_executor
 from ..executors.base import Event
 from ..executors.devices import task_device
 from ..io.atomic import remove_stale
@@ -152,15 +152,34 @@ def precompute(
             missing = [shard for shard in missing if shard in options.shards]
         tally = Tally(len(plan.images), len(plan.images) - _count(plan, missing))
         if not missing:
-            return _finish(plan, out, options, tally, {}, committed)
+            return _finish(plan, out, options, tally, committed)
         _check_disk(plan, missing, out)
-        with nullcontext() if quiet else Progress(tally) as show_progress:
-            shown = [show_progress.update] if show_progress else []
-            listeners = [*shown, on_event, lambda event: stop.check()]
-            summary = _run(plan, missing, where, out, options, tally, listeners)
+
+        # The shards' rows go from the workers to the disk; only events come back here. A listener
+        # ends the run by raising, and closing the events ends the workers.
+        how, own = options.executor_options, replace(where, images=where.images.resolve())
+        task = ShardTask(str(out.resolve()), own, task_device(how), how.threads)
+        events = build(options.executor, how).events(
+            task, missing, max_tries=options.max_tries, shard_timeout_s=options.shard_timeout_s
+        )
+        log = RunLog(out / LOGS, tally)
+        try:
+            with nullcontext() if quiet else Progress(tally) as bar, closing(events):
+                for event in events:
+                    tally.update(event)
+                    log.update(event)
+                    if bar:
+                        bar.update(event)
+                    on_event(event)
+                    stop.check()
+        except BaseException:
+            with suppress(OSError):  # a full disk must not hide why the run stopped
+                log.status("stopped")
+            raise
+
         # Only what this run and others beside it committed since is still to be read.
         committed = read_committed(out, plan, known=sound)
-        return _finish(plan, out, options, tally, summary.abandoned, committed)
+        return _finish(plan, out, options, tally, committed)
 
 
 def limited(content: Content, limit: int | None) -> Content:
@@ -204,45 +223,8 @@ def _prepare(
     return plan
 
 
-def _run(
-    plan: Plan,
-    missing: Sequence[int],
-    where: LocalPaths,
-    out: Path,
-    options: RunOptions,
-    tally: Tally,
-    listeners: Sequence[Callable[[Event], None]],
-) -> Summary:
-    how = options.executor_options
-    own = replace(where, images=where.images.resolve())
-    task = ShardTask(str(out.resolve()), own, task_device(how), how.threads)
-    log = RunLog(out / LOGS, tally)
-
-    def tell(event: Event) -> None:
-        for listener in (tally.update, log.update, *listeners):
-            listener(event)
-
-    try:
-        return build(options.executor, how).run(
-            task,
-            missing,
-            tell,
-            max_tries=options.max_tries,
-            shard_timeout_s=options.shard_timeout_s,
-        )
-    except BaseException:
-        with suppress(OSError):  # a full disk must not hide why the run stopped
-            log.status("stopped")
-        raise
-
-
 def _finish(
-    plan: Plan,
-    out: Path,
-    options: RunOptions,
-    tally: Tally,
-    abandoned: Mapping[int, str],
-    committed: Committed,
+    plan: Plan, out: Path, options: RunOptions, tally: Tally, committed: Committed
 ) -> PrecomputeReport:
     complete = not missing_shards(out, plan, committed)
     if complete and (tally.shards or not (out / COMPLETE).exists()):
@@ -264,11 +246,11 @@ def _finish(
         computed=tally.images,
         good=good,
         failures=failures,
-        abandoned=dict(abandoned),
+        abandoned=tally.abandoned,
         superpixels=int(rows.k.sum()),
         fallbacks=len(rows.fallback),
         complete=complete,
-        failed=bool(abandoned) or too_many or (complete and not good),
+        failed=bool(tally.abandoned) or too_many or (complete and not good),
         seconds=tally.elapsed,
         stage_seconds=dict(tally.seconds),
     )

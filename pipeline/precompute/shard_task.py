@@ -9,8 +9,8 @@ on the same operands however the work was interrupted. Memory is one shard's row
 import os
 import platform
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,8 +24,8 @@ from ..cache.layout import PLAN
 from ..cache.plan import Plan, PlanImage
 from ..display import shorten
 from ..errors import ImageError
-from ..executors.base import Job, Reason
-from ..executors.worker import limit_threads, report_progress
+from ..executors.base import Job, JobReport, Reason, Work
+from ..executors.worker import limit_threads
 from ..plugins import plugin_files, plugins
 from ..process import peak_rss
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
@@ -58,7 +58,7 @@ class ShardTask:
     threads: int = 1
     plugins: tuple[str, ...] = field(default_factory=plugin_files)
 
-    def open(self) -> Callable[[Job], dict[str, object]]:
+    def open(self) -> Work:
         """Load the plan and the models. Raises CacheError, WeightsError, MissingError."""
         import torch  # noqa: F401  first, so that its threads can be limited before it is used
 
@@ -94,63 +94,93 @@ class Stage:
     ) -> None:
         self.plan, self.cache, self.root = plan, cache, root
         self.source, self.encoder = source, encoder
+        self._seconds: defaultdict[str, float] = defaultdict(
+            float
+        )  # of the job under way, by stage
 
-    def do(self, job: Job) -> dict[str, object]:
+    def do(self, job: Job) -> Generator[JobReport, None, JobReport]:
         """One job: a shard to commit, or a probe whose result is dropped."""
-        images = self.plan.shard(job.shard)
-        report = Report()
-        entries: list[Entry] = []
+        self._seconds.clear()
+        images, size = self.plan.shard(job.shard), self.plan.recipe.batch
         first, last = job.rows or (0, len(images))
         poison = dict(job.poison)
-        for start in range(0, len(images), self.plan.recipe.batch):
-            rows = range(start, min(start + self.plan.recipe.batch, len(images)))
-            wanted = [row for row in rows if first <= row < last]
-            if wanted:
-                batch = {r: images[r] for r in wanted if r not in poison}
-                done = self._batch(batch, report)
-                done |= {r: _poisoned(images[r], poison[r]) for r in wanted if r in poison}
-                entries += [done[row] for row in wanted]
-                if job.rows is None:
-                    report_progress(shard=job.shard, **_told(list(done.values()), report))
-        if job.rows is None:
-            self._write(job.shard, entries, report)
-        report.count(entries)
-        return report.as_dict()
+        entries: list[Entry] = []
 
-    def _batch(self, images: dict[int, PlanImage], report: "Report") -> dict[int, Entry]:
+        # Every attempt, and a probe of a part, cuts the shard at the same rows: what is computed
+        # side by side does not depend on how often or in which parts it was tried.
+        for start in range(0, len(images), size):
+            wanted = range(max(start, first), min(start + size, last))
+            if not wanted:
+                continue
+            done = self._batch({row: images[row] for row in wanted if row not in poison})
+            done |= {row: _poisoned(images[row], poison[row]) for row in wanted if row in poison}
+            batch = [done[row] for row in wanted]
+            entries += batch
+            if job.rows is None:
+                yield self._report(batch)
+
+        if job.rows is None:
+            from ..cache.writer import write_shard
+
+            seconds = self._report(entries).seconds
+            info = {"host": platform.node(), "pid": os.getpid(), "seconds": seconds}
+            with self._timed("write"):
+                write_shard(self.cache, self.plan, job.shard, entries, info)
+        return self._report(entries)
+
+    def _report(self, entries: Sequence[Entry]) -> JobReport:
+        made = [entry for entry in entries if isinstance(entry, ImageRow)]
+        bad = Counter(entry.reason for entry in entries if isinstance(entry, Quarantined))
+        return JobReport(
+            images=len(entries),
+            quarantined=dict(bad),
+            superpixels=sum(len(entry.superpixels) for entry in made),
+            fallbacks=sum(bool(entry.superpixels.fallback) for entry in made),
+            seconds={stage: round(value, 4) for stage, value in self._seconds.items()},
+            peak_rss=peak_rss(),
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Add the block's wall time to `stage`."""
+        began = time.perf_counter()
+        yield
+        self._seconds[stage] += time.perf_counter() - began
+
+    def _batch(self, images: dict[int, PlanImage]) -> dict[int, Entry]:
         """One batch's entries by row; `images` are those of its rows that are to be touched."""
+        from ..masks.encoder_view import derive
+
         entries: dict[int, Entry] = {}
         pixels: dict[int, Pixels] = {}
-        with report.timed("read"):
+        with self._timed("read"):
             for row, image in images.items():
                 try:
                     pixels[row] = read_verified(self.root, image)
                 except ImageError as error:
-                    entries[row] = self._refuse(image, error)
-        if pixels:
-            self._compute(images, pixels, entries, report)
-        return entries
+                    entries[row] = quarantine(image, error, self.root)
+        if not pixels:
+            return entries
 
-    def _compute(
-        self,
-        images: dict[int, PlanImage],
-        pixels: dict[int, Pixels],
-        entries: dict[int, Entry],
-        report: "Report",
-    ) -> None:
-        with report.timed("superpixels"):
+        with self._timed("superpixels"):
             found = self._superpixels(images, pixels, entries)
-        with report.timed("features"):
+
+        # Padded to one size: a batch of another size may run other kernels, with other last bits.
+        with self._timed("features"):
             rows = list(found)
-            features = self.encoder.encode(self._padded([pixels[row] for row in rows]))
-        with report.timed("derive"):
-            for index, row in enumerate(rows):
-                superpixels, sam = found[row]
+            padding = rows[-1:] * (self.plan.recipe.batch - len(rows))
+            features = self.encoder.encode([pixels[row] for row in (*rows, *padding)])
+
+        with self._timed("derive"):
+            budget = self.plan.recipe.sspe.budget
+            for index, (row, (superpixels, sam)) in enumerate(found.items()):
                 try:
                     stored = features.stored(index)
-                    cover, sspe_masks = self._derive(superpixels)
+                    cover, sspe_masks = derive(
+                        superpixels, self.encoder.view, self.encoder.grid, budget
+                    )
                 except ImageError as error:
-                    entries[row] = self._refuse(images[row], error)
+                    entries[row] = quarantine(images[row], error, self.root)
                     continue
                 entries[row] = ImageRow(
                     image_id=images[row].image_id,
@@ -162,6 +192,7 @@ class Stage:
                     layers=stored.layers,
                     sam=sam,
                 )
+        return entries
 
     def _superpixels(
         self,
@@ -170,90 +201,22 @@ class Stage:
         entries: dict[int, Entry],
     ) -> dict[int, tuple[Superpixels, NDArray[np.float16] | None]]:
         """Superpixels and SAM embedding by row; an image the source refuses is quarantined."""
+        from ..superpixels.generator import generate
+
+        names = [images[row].path for row in pixels]
+        store = self.plan.recipe.store_sam_embeddings
         try:
-            names = [images[row].path for row in pixels]
-            return dict(zip(pixels, self._generate(list(pixels.values()), names), strict=True))
+            found, embeddings = generate(self.source, [*pixels.values()], names, embeddings=store)
+            sam = embeddings if embeddings else [None] * len(found)
+            return dict(zip(pixels, zip(found, sam, strict=True), strict=True))
         except ImageError as error:
             if len(pixels) == 1:
                 (row,) = pixels
-                entries[row] = self._refuse(images[row], error)
+                entries[row] = quarantine(images[row], error, self.root)
                 return {}
-        found: dict[int, tuple[Superpixels, NDArray[np.float16] | None]] = {}
-        for row, image in pixels.items():  # one of them is bad: find out which
-            found |= self._superpixels(images, {row: image}, entries)
-        return found
-
-    def _generate(
-        self, pixels: list[Pixels], names: list[str]
-    ) -> Iterator[tuple[Superpixels, NDArray[np.float16] | None]]:
-        store = self.plan.recipe.store_sam_embeddings
-        from ..superpixels.generator import generate
-
-        found, embeddings = generate(self.source, pixels, names, embeddings=store)
-        return zip(found, embeddings if embeddings else [None] * len(found), strict=True)
-
-    def _padded(self, pixels: Sequence[Pixels]) -> list[Pixels]:
-        missing = self.plan.recipe.batch - len(pixels)
-        return [*pixels, *([pixels[-1]] * missing)] if pixels else []
-
-    def _derive(self, found: Superpixels) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-        from ..masks.encoder_view import derive
-
-        budget = self.plan.recipe.sspe.budget
-        return derive(found, self.encoder.view, self.encoder.grid, budget)
-
-    def _refuse(self, image: PlanImage, error: ImageError) -> Quarantined:
-        return quarantine(image, error, self.root)
-
-    def _write(self, shard: int, entries: list[Entry], report: "Report") -> None:
-        from ..cache.writer import write_shard
-
-        info = {"host": platform.node(), "pid": os.getpid(), "seconds": report.rounded()}
-        with report.timed("write"):
-            write_shard(self.cache, self.plan, shard, entries, info)
-
-
-@dataclass
-class Report:
-    """Result of a job, a few hundred bytes."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    quarantined: Counter[str] = field(default_factory=Counter)
-    images: int = 0
-    superpixels: int = 0
-    fallbacks: int = 0
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's wall time to `stage`."""
-        began = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
-
-    def count(self, entries: Sequence[Entry]) -> None:
-        """Take note of what became of the images."""
-        self.images += len(entries)
-        for entry in entries:
-            if isinstance(entry, Quarantined):
-                self.quarantined[entry.reason] += 1
-            else:
-                self.superpixels += len(entry.superpixels)
-                self.fallbacks += entry.superpixels.fallback
-
-    def rounded(self) -> dict[str, float]:
-        """Seconds by stage, to a tenth of a millisecond."""
-        return {name: round(value, 4) for name, value in self.seconds.items()}
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON-ready."""
-        return {
-            "images": self.images,
-            "quarantined": dict(self.quarantined),
-            "superpixels": self.superpixels,
-            "fallbacks": self.fallbacks,
-            "seconds": self.rounded(),
-            "peak_rss": peak_rss(),
-        }
+        # One of them is bad: each alone tells which.
+        parts = [self._superpixels(images, {row: image}, entries) for row, image in pixels.items()]
+        return {row: pair for part in parts for row, pair in part.items()}
 
 
 def quarantine(image: PlanImage, error: ImageError, root: Path) -> Quarantined:
@@ -264,17 +227,6 @@ def quarantine(image: PlanImage, error: ImageError, root: Path) -> Quarantined:
     for folder in (os.path.realpath(root), str(root)):
         text = text.replace(f"{folder.rstrip(os.sep)}{os.sep}", "")
     return Quarantined(image.image_id, error.reason, shorten(text, 500))
-
-
-def _told(entries: Sequence[Entry], report: Report) -> dict[str, object]:
-    """Progress event of a batch: its images, and the seconds of the job so far."""
-    bad = Counter(entry.reason for entry in entries if isinstance(entry, Quarantined))
-    return {
-        "images": len(entries),
-        "quarantined": dict(bad),
-        "seconds": report.rounded(),
-        "peak_rss": peak_rss(),
-    }
 
 
 def _poisoned(image: PlanImage, reason: Reason) -> Quarantined:

@@ -1,6 +1,7 @@
 """One fault suite for all executors: whatever happens to workers, the shards come out the same."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from support.mock_task import MockTask
 from svp.pipeline.errors import CacheError, ConfigError, WeightsError
-from svp.pipeline.executors import EXECUTORS, Event, ExecutorOptions, Summary, build
+from svp.pipeline.executors import EXECUTORS, Event, ExecutorOptions, build
+from svp.pipeline.executors.base import Abandoned, BatchDone, Done, Failed, Hung, Poisoned, Started
 
 MakeTask = Callable[..., MockTask]
 
@@ -23,12 +25,13 @@ def make(tmp_path: Path) -> MakeTask:
     return make
 
 
-def run(
-    task: MockTask, executor: str = "local", workers: int = 2, **limits: Any
-) -> tuple[Summary, list[Event]]:
-    events: list[Event] = []
+def run(task: MockTask, executor: str = "local", workers: int = 2, **limits: Any) -> list[Event]:
     how = build(executor, ExecutorOptions(workers=workers))
-    return how.run(task, task.shards, events.append, **limits), events
+    return list(how.events(task, task.shards, **limits))
+
+
+def of(kind: type[Any], events: list[Event]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
 
 
 def files(task: MockTask) -> dict[str, bytes]:
@@ -48,16 +51,19 @@ def test_every_fault_at_once(executor: str, make: MakeTask, clean: dict[str, byt
     """Killed and failing workers, a hung one, two poison images: nothing lost, nothing twice."""
     faults = {5: "kill", 14: "raise", 9: "exit_once", 17: "kill_once", 22: "hang_once"}
     task = make(faults=faults)
-    summary, events = run(task, executor, shard_timeout_s=4.0)
+    events = run(task, executor, shard_timeout_s=4.0)
     assert files(task) == clean
-    assert sorted(summary.done) == list(task.shards)
-    assert len(summary.done) == len(set(summary.done)), "a shard was reported twice"
-    assert sorted(summary.poison) == [(1, 1, "worker_died"), (3, 2, "worker_error")]
-    assert not summary.abandoned
-    assert summary.timeouts == 1
-    assert summary.tries[2] == 2, "a shard whose worker died once is tried once more"
-    told = [e.result["host_threads"] for e in events if e.kind == "shard_done"]
-    assert told == [{"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}] * len(task.shards)
+    done = of(Done, events)
+    assert sorted(e.shard for e in done) == list(task.shards), "each shard is reported once"
+    poison = sorted((e.shard, e.row, e.reason) for e in of(Poisoned, events))
+    assert poison == [(1, 1, "worker_died"), (3, 2, "worker_error")]
+    assert not of(Abandoned, events)
+    assert len(of(Hung, events)) == 1
+    tries = [e.shard for e in of(Failed, events)]
+    assert tries.count(2) == 1, "a shard whose worker died once is tried once more"
+    assert [e.report.seconds for e in done] == [
+        {"OMP_NUM_THREADS": 1.0, "MKL_NUM_THREADS": 1.0}
+    ] * len(task.shards)
 
 
 @pytest.mark.parametrize("executor", [*EXECUTORS, "inline"])
@@ -65,12 +71,12 @@ def test_each_image_is_told_of_before_its_shard_is_done(executor: str, make: Mak
     """One shard of 12 images: their progress is reported meanwhile, by every executor."""
     task = make(images=12, per_shard=12, delay=0.25)
     inline = executor == "inline"
-    _, events = run(task, "local" if inline else executor, workers=0 if inline else 1)
-    kinds = [event.kind for event in events]
-    before = [e for e in events[: kinds.index("shard_done")] if e.kind == "progress"]
-    assert 1 <= len(before) <= 12 and kinds.count("progress") == len(before)
-    assert {(e.shard, e.worker, e.result["images"]) for e in before} == {(0, 0, 1)}
-    assert all(e.result["quarantined"] in ({}, {"odd": 1}) for e in before)
+    events = run(task, "local" if inline else executor, workers=0 if inline else 1)
+    (done,) = of(Done, events)
+    before = of(BatchDone, events[: events.index(done)])
+    assert 1 <= len(before) <= 12 and len(of(BatchDone, events)) == len(before)
+    assert {(e.shard, e.worker, e.report.images) for e in before} == {(0, 0, 1)}
+    assert all(e.report.quarantined in ({}, {"odd": 1}) for e in before)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -84,10 +90,10 @@ def test_worker_count_changes_nothing(
 
 def test_too_many_poison_images_park_the_shard_and_the_run_goes_on(make: MakeTask) -> None:
     task = make(images=24, per_shard=8, faults=dict.fromkeys(range(8, 14), "raise"))
-    summary, _ = run(task, workers=0)
-    assert set(summary.done) == {0, 2}
-    assert list(summary.abandoned) == [1]
-    assert "images stop their worker" in summary.abandoned[1]
+    events = run(task, workers=0)
+    assert {e.shard for e in of(Done, events)} == {0, 2}
+    (abandoned,) = of(Abandoned, events)
+    assert abandoned.shard == 1 and "images stop their worker" in abandoned.detail
     assert not Path(task.out, "1.bin").exists()
 
 
@@ -113,25 +119,21 @@ def test_workers_that_cannot_load_their_models(make: MakeTask) -> None:
 
 
 def test_listener_may_stop_the_run(make: MakeTask) -> None:
-    """Raising in `on_event` ends the workers, also one that hangs, and comes out of `run`."""
+    """Closing the events ends the workers, also one that hangs."""
     import psutil
 
-    def listen(event: Event) -> None:
-        if event.kind == "shard_done":
-            raise KeyboardInterrupt
-
     task = make(faults={0: "hang"})
-    with pytest.raises(KeyboardInterrupt):
-        build("local", ExecutorOptions(workers=2)).run(task, task.shards, listen)
+    with closing(build("local", ExecutorOptions(workers=2)).events(task, task.shards)) as events:
+        next(event for event in events if isinstance(event, Done))
     lines = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
     assert not [line for line in lines if "spawn_main" in line]
 
 
 def test_more_workers_than_shards(make: MakeTask) -> None:
     task = make(images=3)
-    summary, events = run(task, workers=4)
-    assert summary.done == (0,)
-    assert events[0].result == {"shards": 1, "workers": 1}
+    events = run(task, workers=4)
+    assert [e.shard for e in of(Done, events)] == [0]
+    assert events[0] == Started(shards=1, workers=1)
 
 
 @pytest.mark.parametrize(

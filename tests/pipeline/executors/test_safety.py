@@ -9,6 +9,7 @@ import pytest
 
 from svp.pipeline.errors import ConfigError, MissingPackageError
 from svp.pipeline.executors import ExecutorOptions, build, dask, ray
+from svp.pipeline.executors.base import Done
 from svp.pipeline.executors.worker import environment, thread_environment
 
 PACKAGE = Path(ray.__file__).parents[2]
@@ -73,14 +74,13 @@ def test_worker_computes_on_the_threads_it_was_given(threads: int, tmp_path: Pat
     """CPU time of a matrix product over its wall time: how many cores worked on it."""
     from support.thread_task import ThreadTask
 
-    results = []
-    build("local", ExecutorOptions(workers=1, threads=threads)).run(
-        ThreadTask(threads), [0], lambda e: results.append(e) if e.kind == "shard_done" else None
+    events = build("local", ExecutorOptions(workers=1, threads=threads)).events(
+        ThreadTask(threads), [0]
     )
-    (found,) = [event.result for event in results]
+    (found,) = [event.report.seconds for event in events if isinstance(event, Done)]
     assert found["torch"] == threads
     if threads == 1:
-        assert found["cores"] < 1.2, found  # type: ignore[operator]
+        assert found["cores"] < 1.2, found
 
 
 def test_a_folder_that_rays_sockets_cannot_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,18 @@ from unittest.mock import Mock
 import pytest
 
 from svp.pipeline.errors import CacheError
-from svp.pipeline.executors.base import Event
+from svp.pipeline.executors.base import (
+    BatchDone,
+    Died,
+    Done,
+    Event,
+    Failed,
+    Finished,
+    JobReport,
+    Poisoned,
+    Ready,
+    Tick,
+)
 from svp.pipeline.precompute import progress
 from svp.pipeline.precompute.progress import Progress, RunLog, Tally
 
@@ -17,7 +28,7 @@ EVIL = "a\x1b[31m[red]b\n\u202ec"
 
 
 def done(images: int, **quarantined: int) -> Event:
-    return Event("shard_done", 0, 0, result={"images": images, "quarantined": quarantined})
+    return Done(0, 0, report=JobReport(images, quarantined))
 
 
 class Clock:
@@ -37,7 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_rate_and_time_left(clock: Clock) -> None:
     tally = Tally(total=200, before=40)
     assert tally.left_s is None and tally.line() == "40/200 images  loading models"
-    tally.update(Event("worker_ready", None, 0))
+    tally.update(Ready(worker=0))
     assert tally.line() == "40/200 images  first images under way"
     clock.now += 8
     tally.update(done(32, truncated=2))
@@ -47,7 +58,7 @@ def test_rate_and_time_left(clock: Clock) -> None:
 
 
 def told(shard: int, images: int, **quarantined: int) -> Event:
-    return Event("progress", shard, 0, result={"images": images, "quarantined": quarantined})
+    return BatchDone(shard, 0, report=JobReport(images, quarantined))
 
 
 def test_images_count_while_their_shard_is_under_way(clock: Clock) -> None:
@@ -58,16 +69,16 @@ def test_images_count_while_their_shard_is_under_way(clock: Clock) -> None:
     assert (tally.images, tally.shards) == (20, 0)
     assert tally.failures == {"empty": 2, "missing": 1}
     assert "20/64 images" in tally.line() and "empty=2  missing=1" in tally.line()
-    tally.update(Event("shard_failed", 1, 0))
+    tally.update(Failed(1, 0))
     assert tally.images == 16, "its images are computed again"
-    tally.update(Event("shard_done", 0, 0, result={"images": 20, "quarantined": {"empty": 2}}))
+    tally.update(done(20, empty=2))
     assert (tally.images, tally.failures) == (20, {"empty": 2}), "the result counts, and once"
 
 
 def test_the_rate_leaves_the_start_out_and_stays_between_batches(clock: Clock) -> None:
     tally = Tally(total=1000)
     clock.now += 60  # models are loaded
-    tally.update(Event("worker_ready", None, 0))
+    tally.update(Ready(worker=0))
     assert tally.left_s is None
     for _ in range(5):
         clock.now += 10
@@ -83,7 +94,7 @@ def test_the_rate_leaves_the_start_out_and_stays_between_batches(clock: Clock) -
 
 def test_the_rate_is_that_of_the_last_minutes(clock: Clock) -> None:
     tally = Tally(total=100_000)
-    tally.update(Event("worker_ready", None, 0))
+    tally.update(Ready(worker=0))
     for _ in range(100):  # large photographs first
         clock.now += 10
         tally.update(told(0, 1))
@@ -96,7 +107,7 @@ def test_the_rate_is_that_of_the_last_minutes(clock: Clock) -> None:
 
 def test_failures_are_counted_by_cause() -> None:
     tally = Tally(10)
-    for event in (done(4, empty=1), done(4, empty=1, missing=3), Event("worker_died")):
+    for event in (done(4, empty=1), done(4, empty=1, missing=3), Died()):
         tally.update(event)
     assert tally.failures == {"empty": 2, "missing": 3}
     assert tally.line().endswith("empty=2  missing=3  worker_died=1")
@@ -106,7 +117,7 @@ def test_plain_lines_now_and_then(clock: Clock, logged: pytest.LogCaptureFixture
     with Progress(Tally(10), every_s=10) as show:
         for second in range(25):
             clock.now = 100.0 + second
-            show.update(Event("tick"))
+            show.update(Tick())
     loading = "0/10 images  loading models"
     assert logged.messages == [loading, loading, "0/10 images"], (
         "after 10 s, after 20 s, at the end"
@@ -115,21 +126,22 @@ def test_plain_lines_now_and_then(clock: Clock, logged: pytest.LogCaptureFixture
 
 def test_nothing_controls_the_terminal(logged: pytest.LogCaptureFixture) -> None:
     with Progress(Tally(10)) as show:
-        show.update(Event("shard_failed", 3, 0, EVIL, {"reason": EVIL}))
-        show.update(Event("image_poison", 3, 0, "", {"reason": EVIL}))
+        show.update(Failed(3, 0, EVIL.replace("\n", " ")))
+        show.update(Poisoned(3, 0, row=2, reason="worker_died"))
     text = "".join(logged.messages)
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\\x1b[31m[red]b" in text
+    assert "shard 3: image poison: row 2, reason worker_died" in text
 
 
 def test_log_files(tmp_path: Path) -> None:
     tally = Tally(10)
     log = RunLog(tmp_path / "logs", tally)
-    for event in (Event("tick"), told(0, 2), done(4, empty=1), Event("shard_failed", 1, 0, EVIL)):
+    for event in (Tick(), told(0, 2), done(4, empty=1), Failed(1, 0, EVIL)):
         tally.update(event)
         log.update(event)
-    log.update(Event("finished"))
+    log.update(Finished())
     lines = (tmp_path / "logs/events.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == [
         "shard_done",
@@ -152,4 +164,4 @@ def test_a_log_that_cannot_be_written_has_the_remedy_of_its_cause(
         refused = OSError(code, os.strerror(code))
         monkeypatch.setattr(progress, "replace_text", Mock(side_effect=refused))
         with pytest.raises(CacheError, match=remedy):
-            log.update(Event("finished"))
+            log.update(Finished())

@@ -3,7 +3,7 @@
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +21,7 @@ from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.encoders import build_encoder
 from svp.pipeline.errors import ImageError, MissingError
 from svp.pipeline.executors import Event, ExecutorOptions, Job
+from svp.pipeline.executors.base import BatchDone, JobReport, Ready, Tick
 from svp.pipeline.masks.encoder_view import derive
 from svp.pipeline.precompute import calibration, launch
 from svp.pipeline.precompute.calibration import calibrate
@@ -54,8 +55,8 @@ def cache(scenes: tuple[Content, LocalPaths], tmp_path_factory: pytest.TempPathF
     told: list[object] = []
 
     def listen(event: Event) -> None:
-        if event.kind == "progress":
-            told.append((event.shard, event.result["images"]))
+        if isinstance(event, BatchDone):
+            told.append((event.shard, event.report.images))
 
     report = precompute(content, RECIPE, where, out, options, on_event=listen, quiet=True)
     assert report.good == report.computed == 3
@@ -87,8 +88,10 @@ def test_rows_are_what_the_models_say(scenes: tuple[Content, LocalPaths], cache:
 
 def test_probe_computes_and_stores_nothing(scenes: tuple[Content, LocalPaths], cache: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*"))
-    result = ShardTask(str(cache), scenes[1]).open()(Job(0, rows=(1, 3)))
-    assert result["images"] == 2
+    steps = ShardTask(str(cache), scenes[1]).open()(Job(0, rows=(1, 3)))
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value.images == 2
     assert sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*")) == before
 
 
@@ -167,14 +170,13 @@ def test_measuring_ends_in_time_with_what_it_has(
     class Slow:
         def __init__(self, options: ExecutorOptions) -> None: ...
 
-        def run(self, task: object, shards: object, on_event: Callable[[Event], None]) -> None:
-            on_event(Event("worker_ready", None, 0))
+        def events(self, task: object, shards: object) -> Iterator[Event]:
+            yield Ready(worker=0)
             for seconds in told:
                 clock.now += seconds
-                on_event(Event("progress", 0, 0, result={
-                    "images": 2, "seconds": {"read": clock.now}, "peak_rss": 7}))  # fmt: skip
+                yield BatchDone(0, 0, report=JobReport(2, seconds={"read": clock.now}, peak_rss=7))
             clock.now += 99
-            on_event(Event("tick"))
+            yield Tick()
 
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(calibration, "LocalExecutor", Slow)
