@@ -8,7 +8,7 @@ only committed shards, so it works on a cache that is still being made.
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,73 @@ from .zarr_metadata import array_metadata, check_document
 
 Array = NDArray[Any]
 Verify = Literal["first", "always", "off"]
+Status = Literal["ok", "quarantined", "missing"]
 SMALL = ("level", "area", "iou", "stability", "box", "point", "crop")
+
+
+class RowReader(Protocol):
+    """The rows of a plan, wherever they come from: `CacheReader` reads stored ones, training's
+    `LiveReader` computes them. Row `i` is the plan's image `i`; arrays as in `CacheReader`.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The cache folder."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the cache."""
+
+    @property
+    def index_of(self) -> Mapping[int, int]:
+        """Image id -> row."""
+
+    @property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """The images that could not be processed, by row."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row is stored."""
+
+    @property
+    def counts(self) -> NDArray[np.uint16]:
+        """(N,) superpixels per image, 0 where no row is stored."""
+
+    def __len__(self) -> int: ...
+
+    def status(self, i: int) -> Status:
+        """Whether row `i` can be had."""
+
+    def count(self, i: int) -> int:
+        """Superpixels n of row `i`."""
+
+    def most(self, i: int) -> int:
+        """Superpixels of row `i` at most, without computing it."""
+
+    def superpixels(self, i: int) -> Superpixels:
+        """The superpixels of row `i`."""
+
+    def areas(self, i: int) -> NDArray[np.int32]:
+        """(n,) pixels of each superpixel."""
+
+    def cover(self, i: int) -> NDArray[np.float16]:
+        """(n,P) share of each patch that each superpixel covers."""
+
+    def sspe_masks(self, i: int) -> NDArray[np.uint8]:
+        """(n,ceil(G/8)) bit-packed masks on the SSPE grid."""
+
+    def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """(P,C) patch features."""
+
+    def layers(self, i: int) -> NDArray[np.float16]:
+        """(L,P,C) extra encoder layers."""
+
+    def cls(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """(C,) CLS token."""
+
+    def sam(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """SAM image embedding of shape `plan.sam`."""
 
 
 class CacheReader:
@@ -39,6 +105,7 @@ class CacheReader:
     plan      the plan of the cache
     ids       (N,) int64 image ids; row i of every array is image ids[i]
     index_of  image id -> row
+    rows      outcome of every image, by row
 
     verify: check a feature row's crc32c at its first read, always, or never. Rows of the
     compressed arrays carry a checksum that is always checked.
@@ -52,8 +119,8 @@ class CacheReader:
             raise ConfigError(f"verify={show(verify)}: use first, always or off")
         self.path, self.verify = Path(path), verify
         self.plan = Plan.load(self.path / PLAN)
-        self._rows = load_rows(self.path, self.plan)
-        self._status = self._rows.status.tobytes()  # an item of bytes costs a third of an array's
+        self.rows = load_rows(self.path, self.plan)
+        self._status = self.rows.status.tobytes()  # an item of bytes costs a third of an array's
         self._int8 = self.plan.int8
         self._specs = {spec.name: spec for spec in self.plan.arrays}
         self._ours: dict[str, bool] = {}  # array -> whether its chunks are as we write them
@@ -80,20 +147,26 @@ class CacheReader:
     @cached_property
     def quarantined(self) -> tuple[Quarantined, ...]:
         """The images that could not be processed, by row."""
-        images, bad = self.plan.images, self._rows.bad
+        images, bad = self.plan.images, self.rows.bad
         return tuple(Quarantined(images[row].image_id, *bad[row]) for row in sorted(bad))
 
     @property
     def complete(self) -> bool:
         """Whether every shard is committed and the cache was finalised."""
-        return self._rows.complete
+        return self.rows.complete
 
     @property
     def counts(self) -> NDArray[np.uint16]:
         """(N,) superpixels per image, 0 unless ok."""
-        return self._rows.k
+        return self.rows.k
 
-    def status(self, i: int) -> Literal["ok", "quarantined", "missing"]:
+    def count(self, i: int) -> int:
+        """Superpixels n of row `i`, 0 unless ok."""
+        return int(self.rows.k[i])
+
+    most = count
+
+    def status(self, i: int) -> Status:
         """Status of row `i`."""
         code = self._status[i]
         return "ok" if code == GOOD else "quarantined" if code == BAD else "missing"
@@ -111,16 +184,16 @@ class CacheReader:
     def cover(self, i: int) -> NDArray[np.float16]:
         """(n,P) float16 share of each patch that each of the n superpixels covers."""
         rows = self._read("cover", i)
-        return rows[: self._n(i)].copy()
+        return rows[: self.count(i)].copy()
 
     def sspe_masks(self, i: int) -> NDArray[np.uint8]:
         """(n,ceil(G/8)) uint8 bit-packed masks on the SSPE grid, high bit first."""
         rows = self._read("sspe_masks", i)
-        return rows[: self._n(i)].copy()
+        return rows[: self.count(i)].copy()
 
     def areas(self, i: int) -> NDArray[np.int32]:
         """(n,) int32 pixels of each superpixel."""
-        return self._read("area", i)[: self._n(i)].copy()
+        return self._read("area", i)[: self.count(i)].copy()
 
     def layers(self, i: int) -> NDArray[np.float16]:
         """(L,P,C) float16 extra encoder layers."""
@@ -137,7 +210,7 @@ class CacheReader:
     def superpixels(self, i: int) -> Superpixels:
         """The superpixels of row `i`: RLE strings (not decoded, not checked) and scores."""
         row = self._read("rle", i)
-        n, image = self._n(i), self.plan.images[i]
+        n, image = self.count(i), self.plan.images[i]
         try:
             rles = unpack_rles(row)
         except CacheError as error:
@@ -146,19 +219,12 @@ class CacheReader:
             raise self._blame(i, f"{len(rles)} RLEs, the manifest says {counted(n, 'superpixel')}")
         small = {name: self._read(name, i)[:n].copy() for name in SMALL}
         size = (image.height, image.width)
-        return superpixels_of(rles, small, size, i in self._rows.fallback, self._survivors(i))
-
-    def _survivors(self, i: int) -> Mapping[str, int]:
-        return self._manifest(i).images[i % self.plan.shard_size].survivors
-
-    def _manifest(self, i: int) -> Manifest:
+        shard, slot = divmod(i, self.plan.shard_size)
         last = self._last  # one attribute read: another thread may replace it
-        if last is None or last.shard != i // self.plan.shard_size:
-            last = self._last = read_manifest(self.path, self.plan, i // self.plan.shard_size)
-        return last
-
-    def _n(self, i: int) -> int:
-        return int(self._rows.k[i])
+        if last is None or last.shard != shard:
+            last = self._last = read_manifest(self.path, self.plan, shard)
+        survivors = last.images[slot].survivors
+        return superpixels_of(rles, small, size, i in self.rows.fallback, survivors)
 
     def _read(self, name: str, i: int, out: Array | None = None) -> Array:
         spec = self._specs.get(name) or spec_of(tuple(self._specs.values()), name)
@@ -205,8 +271,8 @@ class CacheReader:
     def _unavailable(self, i: int) -> CacheError:
         if not 0 <= i < len(self):
             return CacheError(f"row {i}: rows are 0 to {len(self) - 1}")
-        if i in self._rows.bad:
-            reason, detail = self._rows.bad[i]
+        if i in self.rows.bad:
+            reason, detail = self.rows.bad[i]
             return self._blame(
                 i,
                 f"quarantined: {show(reason)}: {show(detail)}: fix the image, then "

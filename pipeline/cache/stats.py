@@ -100,7 +100,7 @@ class StatsReport(Report):
 def stats(path: Path, sample: int = SAMPLE) -> StatsReport:
     """Figures of the cache at `path`. Raises MissingError, CacheError."""
     reader = CacheReader(path)
-    plan, rows = reader.plan, reader._rows
+    plan, rows = reader.plan, reader.rows
     good = np.flatnonzero(rows.status == GOOD)
     counts = rows.k[good]
     survivors: Counter[str] = Counter()
@@ -165,7 +165,7 @@ def feature_stats(path: Path) -> dict[str, NDArray[np.float64]]:
     reader = CacheReader(path)
     plan = reader.plan
     spec_of(plan.arrays, "dino")
-    good = np.flatnonzero(reader._rows.status == GOOD)
+    good = np.flatnonzero(reader.rows.status == GOOD)
     if not len(good):
         raise CacheError(f"{path}: no committed image")
     blocks = [good[i : i + BLOCK] for i in range(0, len(good), BLOCK)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...pipeline.cache import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.masks.encoder_view import View, derive
 from ...pipeline.records import Rle
 from ..data.collate import CachedVisuals
@@ -29,14 +29,14 @@ How = Literal["dense", "runs"]
 class RleVisuals(CachedVisuals):
     """Superpixels from their RLEs instead of the cache's `cover` and `sspe_masks`."""
 
-    def __init__(self, caches: Sequence[CacheReader], how: How) -> None:
+    def __init__(self, caches: Sequence[RowReader], how: How) -> None:
         super().__init__(caches, {"masks"})
         self.how: How = how
         features = self.plan.recipe.features
         self.view = View(features.view, features.size)
 
     def _superpixels(
-        self, places: list[tuple[CacheReader, int]], keys: Sequence[int | None]
+        self, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
     ) -> tuple[Tensor, Tensor, Tensor]:
         made = [self._one(cache, row) for cache, row in places]
         most = max(len(cover) for cover, _ in made)
@@ -50,7 +50,7 @@ class RleVisuals(CachedVisuals):
             valid[b, : len(own)] = True
         return cover, masks, valid
 
-    def _one(self, cache: CacheReader, row: int) -> tuple[Tensor, Tensor]:
+    def _one(self, cache: RowReader, row: int) -> tuple[Tensor, Tensor]:
         """Cover (n,P) float16 and small masks (n,h',w') uint8 of one image."""
         found = cache.superpixels(row)
         if self.how == "dense":

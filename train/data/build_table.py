@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.datasets.problems import NAMED, Faults, Problems, merged
 from ...pipeline.datasets.tables import Sentence, Source
 from ...pipeline.display import counted, quote
@@ -41,7 +41,7 @@ LEFT = "left_out.json"
 def open_table(
     root: Path,
     sources: Sequence[Source],
-    caches: Sequence[CacheReader],
+    caches: Sequence[RowReader],
     *,
     training: bool,
     datasets: Collection[str] = (),
@@ -95,7 +95,7 @@ def check_left_out(bad: Faults, images: int, allowed: int | None) -> None:
 class _Join:
     """Sentences whose image is in a cache, each with its place there."""
 
-    caches: Sequence[CacheReader]
+    caches: Sequence[RowReader]
     datasets: frozenset[str]
     training: bool
     partial: bool

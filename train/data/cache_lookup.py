@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ...pipeline.cache.places import limit_of, rehearsed
 from ...pipeline.cache.plan import PlanImage
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.datasets.expressions import expression_problem
 from ...pipeline.datasets.problems import Problems
 from ...pipeline.datasets.tables import Sentence, Source
@@ -48,13 +48,13 @@ class Finder:
 
     def __init__(
         self,
-        caches: Sequence[CacheReader],
+        caches: Sequence[RowReader],
         root: Path,
     ) -> None:
         self.caches, self.root = caches, root
         self.absent: set[int] = set()
         self.beyond: set[int] = set()
-        self.pending: dict[int, tuple[CacheReader, int]] = {}
+        self.pending: dict[int, tuple[RowReader, int]] = {}
         self.quarantined: dict[int, str] = {}
         self.other: list[str] = []
         self.unseen: set[int] = set()
@@ -192,7 +192,7 @@ class Finder:
             self.unseen.add(record.image_id)
         return Place(number, row, height, width)
 
-    def _differ(self, record: ImageRecord, image: PlanImage, cache: CacheReader) -> str:
+    def _differ(self, record: ImageRecord, image: PlanImage, cache: RowReader) -> str:
         where = show(str(cache.path), 200)
         if not (self.root / record.path).is_file():
             return (
@@ -207,7 +207,7 @@ class Finder:
             f"({where})"
         )
 
-    def _reason(self, cache: CacheReader, row: int) -> str:
+    def _reason(self, cache: RowReader, row: int) -> str:
         wanted = cache.plan.images[row].image_id
         return next((bad.reason for bad in cache.quarantined if bad.image_id == wanted), "")
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...model.batch import Batch, Visual
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.binary import empty
@@ -89,7 +89,7 @@ class CachedVisuals:
     """
 
     def __init__(
-        self, caches: Sequence[CacheReader], needs: Collection[str], *, pinned: bool = False
+        self, caches: Sequence[RowReader], needs: Collection[str], *, pinned: bool = False
     ) -> None:
         self.caches, self.needs = caches, frozenset(needs)
         self.memory = Memory(pinned=pinned)
@@ -121,11 +121,11 @@ class CachedVisuals:
         return visual, sam, tuple((e.height, e.width) for e in entries)
 
     def _superpixels(
-        self, places: list[tuple[CacheReader, int]], keys: Sequence[int | None]
+        self, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
     ) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
         if "masks" not in self.needs:
             return None, None, None
-        counts = [int(cache.counts[row]) for cache, row in places]
+        counts = [cache.count(row) for cache, row in places]
         most, (height, width) = max(counts), self.plan.sspe
         cover = self._empty(len(places), most, self.plan.patches)
         masks = self._empty(len(places), most, height, width, dtype=torch.uint8)
@@ -139,13 +139,13 @@ class CachedVisuals:
             masks[b, :n] = torch.from_numpy(cells).view(n, height, width)
         return cover, masks, valid
 
-    def _cls(self, places: list[tuple[CacheReader, int]]) -> Tensor:
+    def _cls(self, places: list[tuple[RowReader, int]]) -> Tensor:
         out = self._empty(len(places), self.plan.channels)
         for (cache, row), into in zip(places, out, strict=True):
             cache.cls(row, into.numpy())
         return out
 
-    def _multi(self, places: list[tuple[CacheReader, int]]) -> Tensor:
+    def _multi(self, places: list[tuple[RowReader, int]]) -> Tensor:
         """(B,P,L*C): the stored layers side by side, in the order of the cache's recipe."""
         layers = torch.from_numpy(np.stack([cache.layers(row) for cache, row in places]))
         return layers.permute(0, 2, 1, 3).flatten(2).contiguous()
@@ -173,13 +173,13 @@ def _targets(table: ExpressionTable, item: Item) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _order(cache: CacheReader, row: int, key: int | None, n: int) -> NDArray[np.int64]:
+def _order(cache: RowReader, row: int, key: int | None, n: int) -> NDArray[np.int64]:
     if key is None:
         return np.argsort(-cache.areas(row).astype(np.int64), kind="stable")
     return permutation(key, n)
 
 
-def _check(cache: CacheReader, first: CacheReader, needs: frozenset[str]) -> None:
+def _check(cache: RowReader, first: RowReader, needs: frozenset[str]) -> None:
     plan, other = cache.plan, first.plan
     where = show(str(cache.path), 200)
     lacks = {

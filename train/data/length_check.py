@@ -8,12 +8,11 @@ out by name; of sentences that do not fit together, a dialogue takes the first t
 
 from collections.abc import Sequence
 
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.datasets.problems import Problems
 from ...pipeline.display import counted
 from .dialogues import MAX_LENGTH, build_dialogue
 from .expression_table import Entry, ExpressionTable
-from .live_cache import LiveReader
 from .prompts import SEG, Turn, phrase
 from .tokenizer import Vocabulary
 
@@ -28,7 +27,7 @@ class Room:
     """
 
     def __init__(
-        self, caches: Sequence[CacheReader], fixed: int | None, limit: int = MAX_LENGTH
+        self, caches: Sequence[RowReader], fixed: int | None, limit: int = MAX_LENGTH
     ) -> None:
         self.caches, self.fixed, self.limit = caches, fixed, limit
 
@@ -36,8 +35,7 @@ class Room:
         """Visual tokens of an image; the most there can be where they are not known yet."""
         if self.fixed is not None:
             return self.fixed
-        cache = self.caches[entry.cache]
-        return cache.plan.k if isinstance(cache, LiveReader) else int(cache.counts[entry.row])
+        return self.caches[entry.cache].most(entry.row)
 
     def of(self, entry: Entry) -> int:
         """Text ids, the image's place among them."""

@@ -7,29 +7,29 @@ float16 rounding of features whose batches were put together differently.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.int8 import dequantise
+from ...pipeline.cache.reader import CacheReader, Status
 from ...pipeline.cache.row_codec import row_arrays
+from ...pipeline.cache.schema import spec_of
 from ...pipeline.encoders import build_encoder
 from ...pipeline.encoders.encoder import Encoder
 from ...pipeline.encoders.pair import PairEncoder
 from ...pipeline.errors import CacheError
 from ...pipeline.masks.encoder_view import derive
 from ...pipeline.precompute.source_images import read_verified
-from ...pipeline.records import ImageRow, LocalPaths
+from ...pipeline.records import ImageRow, LocalPaths, Superpixels
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator, generate
 
 REMEMBERED = 64  # images; a batch asks for several arrays of each
 
 
-class LiveReader(CacheReader):
-    """A `CacheReader` without shard files: superpixels, features and SAM embedding live.
+class LiveReader:
+    """A `RowReader` without shard files: superpixels, features and SAM embedding live.
 
     cache   folder with plan.json; its shards need not be there
     where   photographs, and the weights the plan names by digest
@@ -47,50 +47,84 @@ class LiveReader(CacheReader):
         source: SuperpixelSource | None = None,
         encoder: Encoder | PairEncoder | None = None,
     ) -> None:
-        super().__init__(cache, verify="off")
+        self._stored = stored = CacheReader(cache, verify="off")
+        self.path, self.plan = stored.path, stored.plan
+        self.index_of, self.quarantined = stored.index_of, stored.quarantined
+        self.complete, self.counts = stored.complete, stored.counts
         recipe = self.plan.recipe
         self._where, self._lock = where, threading.Lock()
         self._source = source or build_generator(
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
         self._encoder = encoder or build_encoder(recipe.features, where, device)
-        self._made: OrderedDict[int, Mapping[str, NDArray[Any]]] = OrderedDict()
-        self._found: dict[int, int] = {}
+        self._made: OrderedDict[int, tuple[ImageRow, NDArray[np.float16]]] = OrderedDict()
 
-    def status(self, i: int) -> Literal["ok", "quarantined", "missing"]:
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def status(self, i: int) -> Status:
         """As in the cache; what is missing there can be made here."""
-        status = super().status(i)
+        status = self._stored.status(i)
         return "ok" if status == "missing" else status
 
-    @property
-    def counts(self) -> Any:
-        """Superpixels of row i as `counts[i]`, computed on access."""
-        return _Counts(self)
-
     def count(self, i: int) -> int:
-        """Superpixels of row `i`."""
-        self._row(i)
-        return self._found[i]
+        """Superpixels n of row `i`."""
+        return len(self._row(i)[0].superpixels)
 
-    def _n(self, i: int) -> int:
-        return self.count(i)
+    def most(self, i: int) -> int:
+        """The recipe's cap: how many there are is known once the row is computed."""
+        return self.plan.k
 
-    def _survivors(self, i: int) -> Mapping[str, int]:
-        return {}  # nothing is stored, so no manifest counts it
+    def superpixels(self, i: int) -> Superpixels:
+        """The superpixels of row `i`."""
+        return self._row(i)[0].superpixels
 
-    def _read(self, name: str, i: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        value = self._row(i)[name]
-        if out is None:
-            return value
-        out[...] = value
-        return out
+    def areas(self, i: int) -> NDArray[np.int32]:
+        """(n,) pixels of each superpixel."""
+        return self._row(i)[0].superpixels.area
 
-    def _row(self, i: int) -> Mapping[str, NDArray[Any]]:
+    def cover(self, i: int) -> NDArray[np.float16]:
+        """(n,P) share of each patch that each of the n superpixels covers."""
+        return self._row(i)[0].cover
+
+    def sspe_masks(self, i: int) -> NDArray[np.uint8]:
+        """(n,ceil(G/8)) bit-packed masks on the SSPE grid, high bit first."""
+        return self._row(i)[0].sspe_masks
+
+    def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """(P,C) patch features of row `i` as they would be stored, into `out` if given."""
+        return _into(self._row(i)[1], out)
+
+    def layers(self, i: int) -> NDArray[np.float16]:
+        """(L,P,C) extra encoder layers."""
+        return self._held(i, "layers")
+
+    def cls(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """(C,) CLS token, into `out` if given."""
+        return self._held(i, "cls", out)
+
+    def sam(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
+        """SAM image embedding of shape `plan.sam`, into `out` if given."""
+        return self._held(i, "sam", out)
+
+    def _held(
+        self, i: int, name: str, out: NDArray[np.float16] | None = None
+    ) -> NDArray[np.float16]:
+        spec_of(self.plan.arrays, name)
+        return _into(getattr(self._row(i)[0], name), out)
+
+    def _row(self, i: int) -> tuple[ImageRow, NDArray[np.float16]]:
+        """Row `i`, and its features as a cache of this plan would give them back."""
         with self._lock:  # one model, many loader threads
             if i not in self._made:
                 row = self._compute(i)
-                self._found[i] = len(row.superpixels)
-                self._made[i] = row_arrays(self.plan, self.plan.images[i], row)
+                # Refuses what a cache would refuse, and rounds as it does.
+                arrays = row_arrays(self.plan, self.plan.images[i], row)
+                features = row.patches
+                if self.plan.int8:
+                    values = dequantise(arrays["dino_q8"], arrays["dino_scale"])
+                    features = values.astype(np.float16)
+                self._made[i] = row, features
                 if len(self._made) > REMEMBERED:
                     self._made.popitem(last=False)
             return self._made[i]
@@ -121,9 +155,8 @@ class LiveReader(CacheReader):
         )
 
 
-class _Counts:
-    def __init__(self, reader: LiveReader) -> None:
-        self._reader = reader
-
-    def __getitem__(self, row: int) -> np.uint16:
-        return np.uint16(self._reader.count(row))
+def _into(value: NDArray[np.float16], out: NDArray[np.float16] | None) -> NDArray[np.float16]:
+    if out is None:
+        return value
+    out[...] = value
+    return out

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.datasets import Source
 from ...pipeline.datasets.problems import NAMED, Faults, Problems, merged
 from ...pipeline.display import counted, show
@@ -71,7 +71,7 @@ class Unit:
 
 def examples(
     source: Source,
-    caches: Sequence[CacheReader],
+    caches: Sequence[RowReader],
     limit: int | None = None,
     *,
     max_failures: int | None = None,
@@ -113,7 +113,7 @@ class Gathered:
 
 def gather(
     source: Source,
-    caches: Sequence[CacheReader],
+    caches: Sequence[RowReader],
     limit: int | None = None,
     *,
     max_failures: int | None = None,

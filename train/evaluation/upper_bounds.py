@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.masks import rle
 from ...pipeline.records import Expression, LocalPaths, Rle
 from ...pipeline.sam import SamBackend, build_backend
@@ -174,7 +174,7 @@ class Oracle:
     Sentences about one object share their bounds. Raises CacheError if a row cannot be read.
     """
 
-    def __init__(self, caches: Sequence[CacheReader], point: PointDecoder | None = None) -> None:
+    def __init__(self, caches: Sequence[RowReader], point: PointDecoder | None = None) -> None:
         self._caches, self._point = caches, point
         self._atoms = lru_cache(4)(self._cut)
         self._bounds = lru_cache(256)(self._judge)
@@ -195,7 +195,7 @@ class Oracle:
         return Atoms(self._caches[entry.cache].superpixels(entry.row).masks())
 
 
-def point_decoder(cache: CacheReader, sam: Path | None, device: str) -> PointDecoder | None:
+def point_decoder(cache: RowReader, sam: Path | None, device: str) -> PointDecoder | None:
     """The decoder that belongs to a cache's embeddings; None if it holds none.
 
     sam  its weights; None: the shipped ones. Raises what `pipeline.sam.build_backend` raises.

@@ -19,7 +19,7 @@ from ...model.projectors import projector_class
 from ...model.ris import RisModel
 from ...model.trainable import TrainableTable
 from ...pipeline.cache.plan import Plan
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.display import Report, counted
 from ...pipeline.io.paths import expand
 from ...pipeline.precompute.options import Flags, resolve
@@ -279,12 +279,12 @@ def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model:
     return next(stream.steps(stream.start())).batches[0].to("cpu", torch.float32)
 
 
-def _counts(readers: tuple[CacheReader, ...]) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
+def _counts(readers: tuple[RowReader, ...]) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
     counts = np.concatenate([reader.counts for reader in readers])
     return counts[counts > 0]
 
 
-def _length(readers: tuple[CacheReader, ...], model: RisModel, batch: Batch) -> Length:
+def _length(readers: tuple[RowReader, ...], model: RisModel, batch: Batch) -> Length:
     fixed = model.projector.num_tokens(readers[0].plan.grid)
     tokens = _counts(readers) if fixed is None else np.array([fixed])
     return Length(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ... import __version__
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.datasets import Source
 from ...pipeline.datasets.problems import merged
 from ..data.build_table import check_left_out
@@ -30,7 +30,7 @@ class Split:
     name: str
     data: DataRequest
     source: Source
-    readers: tuple[CacheReader, ...]
+    readers: tuple[RowReader, ...]
     items: list[Example]
     units: list[Unit]
     left_out: dict[str, int]
@@ -40,7 +40,7 @@ def open_split(
     request: EvalRequest,
     trained: Trained,
     name: str,
-    readers: tuple[CacheReader, ...],
+    readers: tuple[RowReader, ...],
 ) -> Split:
     source = source_of(request.data, trained.recipe, name)
     require_models(trained.recipe, readers, source, request.size)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...pipeline.browse.page_kit import check_replaceable
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import CacheReader, RowReader
 from ...pipeline.display import counted, show
 from ...pipeline.errors import CacheError, ConfigError, MissingError, SvpError
 from ...pipeline.io.atomic import check_writable
@@ -79,7 +79,7 @@ def eval_command(request: EvalRequest) -> EvalReport:
 
 def _live(
     request: EvalRequest, found: Published, scratch: Path
-) -> dict[str, tuple[CacheReader, ...]]:
+) -> dict[str, tuple[RowReader, ...]]:
     """The photographs of each split, seen as a published model sees them."""
     device = pick_device(request.device)
     encoders = Encoders(
@@ -112,7 +112,7 @@ def _live(
 def _eval(
     request: EvalRequest,
     found: Found,
-    by_split: Mapping[str, tuple[CacheReader, ...]],
+    by_split: Mapping[str, tuple[RowReader, ...]],
     known: RunData | None = None,
 ) -> EvalReport:
     first = by_split[request.splits[0]][0].plan
@@ -155,7 +155,7 @@ def _page_folder(results: Path) -> Path:
 
 
 def data_for(
-    asked: DataRequest, split: str, readers: Sequence[CacheReader], known: RunData | None
+    asked: DataRequest, split: str, readers: Sequence[RowReader], known: RunData | None
 ) -> DataRequest:
     """Data of the request, else of the caches, else of the run."""
     if asked.dataset is not None:
@@ -259,7 +259,7 @@ def _cache_for(split: str, request: EvalRequest, known: RunData | None) -> Path:
 
 def open_caches(
     request: EvalRequest, device: str, known: RunData | None = None
-) -> dict[str, tuple[CacheReader, ...]]:
+) -> dict[str, tuple[RowReader, ...]]:
     """The readers of each split, live or not. Raises MissingError, CacheError.
 
     A cache goes to the split its plan names; one without a split (of a plain folder, of a whole
@@ -315,7 +315,7 @@ def _targets(items: Sequence[Example]) -> Targets:
     return lambda row: known.get((row.dataset, row.sent_id))
 
 
-def _judge(request: EvalRequest, readers: Sequence[CacheReader], device: str) -> Oracle | None:
+def _judge(request: EvalRequest, readers: Sequence[RowReader], device: str) -> Oracle | None:
     if not request.bounds:
         return None
     needed = request.sam_weights is not None or _shipped(readers[0])
@@ -323,7 +323,7 @@ def _judge(request: EvalRequest, readers: Sequence[CacheReader], device: str) ->
     return Oracle(readers, point)
 
 
-def _shipped(reader: CacheReader) -> bool:
+def _shipped(reader: RowReader) -> bool:
     """Whether SAM's weights are in the package (or need no file)."""
     weights = reader.plan.recipe.superpixels.weights
     return reader.plan.sam is not None and weights.kind != "sha256"

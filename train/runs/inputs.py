@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...pipeline.cache.places import image_root_of
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.reader import CacheReader, RowReader
 from ...pipeline.datasets import Source, open_dataset
 from ...pipeline.datasets.problems import Faults, merged
 from ...pipeline.display import show
@@ -52,7 +52,7 @@ class Opened:
 
     recipe: TrainRecipe
     places: Places
-    readers: tuple[CacheReader, ...]
+    readers: tuple[RowReader, ...]
     source: Source
     data: DataRequest
 
@@ -125,7 +125,7 @@ def next_commands(
     )
 
 
-def first_images(source: Source, readers: Sequence[CacheReader], limit: int) -> Source:
+def first_images(source: Source, readers: Sequence[RowReader], limit: int) -> Source:
     """The source with the sentences of its first images, by id, that a cache holds."""
     held = {image_id for reader in readers for image_id in reader.index_of}
     ids = sorted({row.image_id for row in source.sentences} & held)[:limit]
@@ -134,7 +134,7 @@ def first_images(source: Source, readers: Sequence[CacheReader], limit: int) -> 
 
 
 def require_models(
-    recipe: TrainRecipe, readers: Sequence[CacheReader], source: Source, size: str | None
+    recipe: TrainRecipe, readers: Sequence[RowReader], source: Source, size: str | None
 ) -> None:
     """Refuse toy models on this data, of the recipe or of its caches; see `require_real_models`."""
     for reader in readers:
@@ -162,7 +162,7 @@ class Looking(Protocol):
     def encoder_weights(self) -> Path | None: ...
 
 
-def open_reader(path: Path, request: Looking, device: str) -> CacheReader:
+def open_reader(path: Path, request: Looking, device: str) -> RowReader:
     """The cache at `path`, or its live counterpart. Raises MissingError, CacheError."""
     if not request.live:
         return CacheReader(path)

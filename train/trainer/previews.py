@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...model.batch import Batch
 from ...model.ris import RisModel
-from ...pipeline.cache.reader import CacheReader, spread_over
+from ...pipeline.cache.reader import RowReader, spread_over
 from ...pipeline.errors import ImageError
 from ...pipeline.io.atomic import writing
 from ...pipeline.precompute.source_images import read_verified
@@ -40,7 +40,7 @@ class Previews:
     def __init__(
         self,
         table: ExpressionTable,
-        readers: Sequence[CacheReader],
+        readers: Sequence[RowReader],
         visuals: VisualSource,
         vocab: Vocabulary,
         *,
@@ -76,7 +76,7 @@ class Previews:
         )
 
 
-def _photo(readers: Sequence[CacheReader], item: Item, photos: Path | None) -> Pixels:
+def _photo(readers: Sequence[RowReader], item: Item, photos: Path | None) -> Pixels:
     entry = item.entry
     if photos is not None:
         try:

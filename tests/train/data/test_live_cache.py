@@ -1,0 +1,68 @@
+"""Rows computed on demand are those of the cache, through one interface."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support import fake_run
+from support.fake_run import RECIPE, FakeEncoder, FakeSource, Pixels, write_images
+from svp.pipeline.cache.reader import CacheReader, RowReader
+from svp.pipeline.encoders.encoder import Features
+from svp.pipeline.errors import CacheError
+from svp.pipeline.records import LocalPaths
+from svp.train.data.live_cache import LiveReader
+
+
+class OneByOne(FakeEncoder):
+    """The fake encoder takes whole batches only."""
+
+    def encode(self, images: Sequence[Pixels]) -> Features:
+        return super().encode([images[0]] * RECIPE.batch)
+
+
+def live(cache: Path, images: Path) -> LiveReader:
+    source, encoder = FakeSource(0.0, {}, images), OneByOne({})
+    return LiveReader(cache, LocalPaths(images), "cpu", source, encoder)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_live_rows_are_the_stored_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str
+) -> None:
+    fake_run.install(monkeypatch)
+    images = tmp_path / "images"
+    write_images(images, 3)
+    features = RECIPE.features.model_copy(update={"stored": stored})
+    recipe = RECIPE.model_copy(update={"features": features})
+    fake_run.run(tmp_path / "c", images, recipe=recipe)
+    readers: list[RowReader] = [CacheReader(tmp_path / "c"), live(tmp_path / "c", images)]
+    a, b = readers
+    for row in range(len(a)):
+        assert a.count(row) == b.count(row) == a.counts[row] == len(b.superpixels(row))
+        into = np.empty_like(a.features(row))
+        for name in ("features", "cover", "sspe_masks", "areas"):
+            np.testing.assert_array_equal(getattr(a, name)(row), getattr(b, name)(row))
+        np.testing.assert_array_equal(b.features(row, into), a.features(row))
+        one, two = a.superpixels(row), b.superpixels(row)
+        assert one.rles == two.rles and one.survivors == two.survivors
+        np.testing.assert_array_equal(one.box, two.box)
+    for reader in readers:
+        with pytest.raises(CacheError, match="stores no array cls"):
+            reader.cls(0)
+
+
+def test_rows_that_no_shard_holds_are_counted_when_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run.install(monkeypatch)
+    images = tmp_path / "images"
+    write_images(images, 2)
+    fake_run.run(tmp_path / "c", images)
+    for name in ("COMPLETE", "manifest/0.json"):
+        (tmp_path / "c" / name).unlink()
+    reader = live(tmp_path / "c", images)
+    assert CacheReader(tmp_path / "c").status(1) == "missing" and reader.status(1) == "ok"
+    assert reader.counts.tolist() == [0, 0], "an array, as of any cache"
+    assert reader.most(1) == reader.plan.k >= reader.count(1) > 0
