@@ -11,7 +11,6 @@ from pathlib import Path
 from ..datasets import open_dataset
 from ..datasets.scenes import write_scenes
 from ..display import Report, counted, size
-from ..executors import ExecutorOptions
 from ..executors.devices import usable_devices
 from ..precompute.calibration import calibrate
 from ..precompute.cost_model import estimate
@@ -55,7 +54,7 @@ class CostReport(Report):
 
 def run(scenes: int = 200, recipe: Recipe | None = None, workers: int | None = None) -> CostReport:
     """Predict and measure a run over `scenes` generated scenes, in a temporary folder."""
-    recipe, options = recipe or Recipe(), ExecutorOptions(workers=workers)
+    recipe, options = recipe or Recipe(), RunOptions(workers=workers)
     count = len(usable_devices(options))
     with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
         source = open_dataset(write_scenes(Path(folder) / "scenes", images=scenes, seed=2))
@@ -65,8 +64,7 @@ def run(scenes: int = 200, recipe: Recipe | None = None, workers: int | None = N
         plan = sized_plan(recipe)
         predicted = estimate(plan, len(content.images), calibration=seen, workers=count)
         cache = Path(folder) / "cache"
-        how = RunOptions(executor_options=options)
-        done = precompute(content, recipe, where, cache, how, quiet=True)
+        done = precompute(content, recipe, where, cache, options, quiet=True)
         files = (path.stat().st_size for path in cache.rglob("*") if path.is_file())
         return CostReport(
             scenes=len(content.images),

@@ -73,7 +73,7 @@ def run(scenes: tuple[int, int] = (200, 2000)) -> MemoryReport:
 def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     """(worker's, this process's) peak resident bytes for `count` scenes."""
     from ..datasets import open_dataset
-    from ..executors.base import Done, Event, ExecutorOptions
+    from ..executors.base import Done, Event
     from ..precompute.planner import Content
     from ..precompute.run import RunOptions, precompute
     from ..process import peak_rss
@@ -89,7 +89,7 @@ def measure(scenes: str, cache: str, count: int) -> tuple[int, int]:
     # Scenes are written by another process: making them must not count as ours.
     source = open_dataset(_make(Path(scenes), count))
     pixels = SuperpixelConfig(preset="custom", grid=GridConfig(points_per_side=POINTS))
-    options = RunOptions(executor_options=ExecutorOptions(workers=1))
+    options = RunOptions(workers=1)
     precompute(
         Content(source.images),
         Recipe(superpixels=pixels),

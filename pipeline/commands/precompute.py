@@ -1,5 +1,6 @@
 """`svp precompute`: compute a cache from images."""
 
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -119,11 +120,13 @@ run_options = several(
         show_default=True,
         help="Attempts per shard.",
     ),
-    click.option("--shard-timeout", type=float, help="Seconds before a hung worker is killed."),
+    click.option(
+        "--shard-timeout",
+        "shard_timeout_s",
+        type=float,
+        help="Seconds before a hung worker is killed.",
+    ),
 )
-RUN_FLAGS = ("executor", "workers", "device", "threads", "ray_address", "dask_scheduler", "shards",
-             "limit", "resume", "retry_quarantined", "max_failures", "max_tries",
-             "shard_timeout")  # fmt: skip
 
 
 @click.command("precompute")
@@ -173,22 +176,15 @@ def precompute_command(
 
 def _request(options: dict[str, Any]) -> Any:
     """The options of `precompute` as the records the pipeline takes."""
-    from ..executors import ExecutorOptions
     from ..precompute.launch import Request
     from ..precompute.options import Flags
     from ..precompute.run import RunOptions
     from ..process import pick_device, this_command
 
     flags = Flags(**{name: options.pop(name) for name in RECIPE_FLAGS})
-    run = {name: options.pop(name) for name in RUN_FLAGS}
-    run["device"] = pick_device(run["device"])
-    places = ("workers", "device", "threads", "ray_address", "dask_scheduler")
-    how = ExecutorOptions(**{name: run.pop(name) for name in places})
-    shards, timeout = _shards(run.pop("shards")), run.pop("shard_timeout")
-    settings = RunOptions(
-        executor_options=how, shards=shards, shard_timeout_s=timeout, hint=this_command(), **run
-    )
-    return Request(flags=flags, run=settings, **options)
+    run = {f.name: options.pop(f.name) for f in fields(RunOptions) if f.name in options}
+    run["device"], run["shards"] = pick_device(run["device"]), _shards(run["shards"])
+    return Request(flags=flags, run=RunOptions(**run, hint=this_command()), **options)
 
 
 def _shards(text: str | None) -> range | None:

@@ -153,7 +153,7 @@ def notices(request: Request, opened: Opened) -> list[str]:
 
 def _idle(request: Request, images: int) -> list[str]:
     """That some workers will have nothing to do, if so: a shard is one worker's."""
-    options = request.run.executor_options
+    options = request.run
     if request.run.executor != "local" or not options.workers:
         return []
     shards = -(-min(images, request.run.limit or images) // SHARD_SIZE)
@@ -168,7 +168,7 @@ def _idle(request: Request, images: int) -> list[str]:
 
 def _shared(request: Request) -> list[str]:
     """That all workers will be on one GPU, if it was named: they load the models once each."""
-    options = request.run.executor_options
+    options = request.run
     workers = options.workers or 1
     if ":" not in options.device or workers < 2:
         return []
@@ -227,7 +227,7 @@ def dry_run(request: Request, opened: Opened) -> Estimate:
     Measuring takes `MEASURE_S` at most, however slow the machine is, and less where opening the
     data took long; its progress is logged.
     """
-    source, options = opened.source, request.run.executor_options
+    source, options = opened.source, request.run
     recipe, where = recipe_of(request, source)
     content = limited(_content(source), request.run.limit)
     plan = sized_plan(recipe, content.split, content.digests)
@@ -255,7 +255,7 @@ def price(request: Request, device: str, images: int) -> Estimate:
         request.size, request.recipe_file, flags, request.overrides, request.images or Path(),
         stores(request.purpose or "train", request.projector),
     )  # fmt: skip
-    workers = request.run.executor_options.workers or 1
+    workers = request.run.workers or 1
     return estimate(sized_plan(recipe), images, device=device, workers=workers)
 
 

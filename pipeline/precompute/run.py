@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..cache.create import create_cache
@@ -38,10 +38,10 @@ SPARE_BYTES = 256 << 20  # free space to leave: logs, other programs, the file s
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(ExecutorOptions):
     """Options of a `precompute` run; none changes a stored bit except `limit`.
 
-    executor           "local", "ray", "dask" or a plug-in's, with `executor_options`
+    executor           "local", "ray", "dask" or a plug-in's, with its `ExecutorOptions`
     limit              only the first that many images (their plan, so their cache, is another one)
     resume             continue a cache that is there; False refuses it
     retry_quarantined  compute the shards with quarantined images again, accept repaired files
@@ -53,7 +53,6 @@ class RunOptions:
     """
 
     executor: str = "local"
-    executor_options: ExecutorOptions = field(default_factory=ExecutorOptions)
     limit: int | None = None
     resume: bool = True
     retry_quarantined: bool = False
@@ -157,9 +156,9 @@ def precompute(
 
         # The shards' rows go from the workers to the disk; only events come back here. A listener
         # ends the run by raising, and closing the events ends the workers.
-        how, own = options.executor_options, replace(where, images=where.images.resolve())
-        task = ShardTask(str(out.resolve()), own, task_device(how), how.threads)
-        events = build(options.executor, how).events(
+        own = replace(where, images=where.images.resolve())
+        task = ShardTask(str(out.resolve()), own, task_device(options), options.threads)
+        events = build(options.executor, options).events(
             task, missing, max_tries=options.max_tries, shard_timeout_s=options.shard_timeout_s
         )
         log = RunLog(out / LOGS, tally)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -33,7 +32,7 @@ def test_eight_scenes_reach_a_giou_of_09(tmp_path: Path, monkeypatch: pytest.Mon
         split="train",
         out=tmp_path / "cache",
         flags=Flags(store_sam_embeddings=True),
-        run=RunOptions(executor_options=ExecutorOptions(workers=0), limit=8),
+        run=RunOptions(workers=0, limit=8),
         quiet=True,
     )
     precompute.launch(wanted, precompute.open_request(wanted))

@@ -11,7 +11,6 @@ import pytest
 import svp
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute.launch import Request, launch, open_request
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -56,7 +55,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         request = Request(
             dataset=str(scenes), split=split, out=Path("caches") / split, quiet=True,
             flags=Flags(points_per_side=4, store_sam_embeddings=True),
-            run=RunOptions(executor_options=ExecutorOptions(workers=0)),
+            run=RunOptions(workers=0),
         )  # fmt: skip
         launch(request, open_request(request))
     Path("mean_pool.py").write_text(documented())

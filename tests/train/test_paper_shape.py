@@ -17,7 +17,6 @@ from svp.model.projectors.svp import SVP
 from svp.pipeline.cache import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import PlanMismatchError
-from svp.pipeline.executors.base import ExecutorOptions
 from svp.pipeline.precompute.launch import Request, launch, open_request
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -54,7 +53,7 @@ def cache(data: Path, out: Path) -> CacheReader:
         out=out,
         flags=flags,
         overrides=("features.size=336",),
-        run=RunOptions(executor_options=ExecutorOptions(workers=0)),
+        run=RunOptions(workers=0),
         quiet=True,
     )
     launch(request, open_request(request))

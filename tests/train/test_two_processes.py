@@ -10,7 +10,6 @@ import pytest
 
 from svp.model.conversion.stand_in import write_standin
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.executors.base import ExecutorOptions
 from svp.pipeline.precompute.launch import Request, launch, open_request
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -50,7 +49,7 @@ def test_two_processes_have_the_losses_of_one(
                   store_sam_embeddings=True)  # fmt: skip
     request = Request(
         dataset=str(data), split="train", out=Path("cache"), flags=flags, quiet=True,
-        run=RunOptions(executor_options=ExecutorOptions(workers=0)),
+        run=RunOptions(workers=0),
     )  # fmt: skip
     launch(request, open_request(request))
 

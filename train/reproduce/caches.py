@@ -15,7 +15,6 @@ from ...pipeline.display import show
 from ...pipeline.errors import PlanMismatchError
 from ...pipeline.precompute.launch import Request, launch, open_request
 from ...pipeline.precompute.options import resolve
-from ...pipeline.precompute.run import RunOptions
 from .experiment import Overrides, Row
 from .request import Data, ReproduceRequest
 from .trial_folder import spending, spent
@@ -66,11 +65,6 @@ class Caches:
     def precompute_request(self, row: Row, dataset: str, split: str) -> Request:
         """Request of `svp precompute` that makes the cache."""
         request = self.request
-        run = RunOptions(
-            executor=request.executor,
-            executor_options=request.executor_options,
-            hint=request.hint,
-        )
         return Request(
             dataset=dataset,
             split=split,
@@ -79,7 +73,7 @@ class Caches:
             size=request.size,
             flags=request.flags,
             overrides=row.cache,
-            run=run,
+            run=request.run_options,
             quiet=True,
         )
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from ...pipeline.errors import ConfigError
-from ...pipeline.executors import ExecutorOptions, require_executor
+from ...pipeline.executors import require_executor
 from ...pipeline.precompute.options import Flags
+from ...pipeline.precompute.run import RunOptions
 from ...pipeline.process import pick_device, require_own_gpus
 from .. import cli_defaults
 from ..evaluation.paper_numbers import COLUMNS
@@ -85,11 +86,12 @@ class ReproduceRequest:
         return Flags(store_sam_embeddings=True, mode=self.mode, dtype=self.dtype)
 
     @property
-    def executor_options(self) -> ExecutorOptions:
-        """Executor options of the caches, on the requested device."""
-        return ExecutorOptions(
-            workers=self.workers, device=pick_device(self.device), threads=self.threads,
-            ray_address=self.ray_address, dask_scheduler=self.dask_scheduler,
+    def run_options(self) -> RunOptions:
+        """How the caches are made, on the requested device."""
+        return RunOptions(
+            executor=self.executor, workers=self.workers, device=pick_device(self.device),
+            threads=self.threads, ray_address=self.ray_address,
+            dask_scheduler=self.dask_scheduler, hint=self.hint,
         )  # fmt: skip
 
 

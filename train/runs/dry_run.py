@@ -281,7 +281,8 @@ def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model:
 
 def _counts(readers: tuple[RowReader, ...]) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
     counts = np.concatenate([reader.counts for reader in readers])
-    return counts[counts > 0]
+    # A live reader's cache may hold no row yet.
+    return counts[counts > 0] if counts.any() else np.array([SUPERPIXELS], np.uint16)
 
 
 def _length(readers: tuple[RowReader, ...], model: RisModel, batch: Batch) -> Length:

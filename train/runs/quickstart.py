@@ -13,7 +13,6 @@ from statistics import mean
 
 from ...pipeline.datasets.scenes import write_scenes
 from ...pipeline.display import Report
-from ...pipeline.executors import ExecutorOptions
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.precompute.launch import Request, launch, open_request
 from ...pipeline.precompute.options import Flags
@@ -45,7 +44,7 @@ def prepare(split: str, hint: str = "svp quickstart") -> Path:
     sizes = _sizes()
     write_scenes(DATA, images=sum(sizes.values()), seed=SEED, splits=sizes)
     run = RunOptions(
-        executor_options=ExecutorOptions(workers=os.cpu_count() or 1),
+        workers=os.cpu_count() or 1,
         hint=hint,
     )
     flags = Flags(store_sam_embeddings=True)  # 32 kB per scene: the mask decoder reads them

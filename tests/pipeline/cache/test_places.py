@@ -8,12 +8,11 @@ import pytest
 from svp.pipeline.cache.places import DataPlaces, image_root_of, read_places, write_places
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute.launch import Request, launch, notices, open_request
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
 
-INLINE = RunOptions(executor_options=ExecutorOptions(workers=0), limit=1)
+INLINE = RunOptions(workers=0, limit=1)
 
 
 def test_a_cache_records_its_request_with_absolute_places(
@@ -48,7 +47,7 @@ def test_idle_workers_are_told_of(tmp_path: Path) -> None:
     scenes = write_scenes(tmp_path / "scenes", images=100, seed=3, splits={"train": 70, "val": 30})
 
     def told(workers: int, split: str, **more: object) -> list[str]:
-        options = RunOptions(executor_options=ExecutorOptions(workers=workers), **more)  # type: ignore[arg-type]
+        options = RunOptions(workers=workers, **more)  # type: ignore[arg-type]
         request = Request(dataset=str(scenes), split=split, out=None, run=options)
         lines = notices(request, open_request(request))
         return [line for line in lines if "will have work" in line]
@@ -64,10 +63,8 @@ def test_workers_on_one_gpu_are_told_of(tmp_path: Path) -> None:
     scenes = write_scenes(tmp_path / "scenes", images=10, seed=3, splits={"train": 10})
 
     def told(workers: int | None, device: str) -> list[str]:
-        options = ExecutorOptions(workers=workers, device=device)
-        request = Request(
-            dataset=str(scenes), split="train", out=None, run=RunOptions(executor_options=options)
-        )
+        options = RunOptions(workers=workers, device=device)
+        request = Request(dataset=str(scenes), split="train", out=None, run=options)
         lines = notices(request, open_request(request))
         return [line for line in lines if "share one GPU" in line]
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from svp.pipeline.datasets import check, open_dataset, published_counts
 from svp.pipeline.errors import DataError
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute.planner import Content
 from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.pipeline.recipe import Recipe
@@ -205,7 +204,7 @@ def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> No
     bad.write_bytes(b"no photograph")
     for allowed, code in ((None, 0), (1, 0), (0, 1)):
         assert check(data, max_failures=allowed).exit_code == code
-        options = RunOptions(executor_options=ExecutorOptions(workers=0), max_failures=allowed)
+        options = RunOptions(workers=0, max_failures=allowed)
         source = open_dataset(data)
         where = LocalPaths(source.image_root)
         out = tmp_path / f"cache{allowed}"
@@ -217,7 +216,7 @@ def test_check_and_precompute_agree(kind: str, world: Any, tmp_path: Path) -> No
         path.write_bytes(b"no photograph")
     assert check(data).exit_code == 1
     where, out = LocalPaths(open_dataset(data).image_root), tmp_path / "none"
-    options = RunOptions(executor_options=ExecutorOptions(workers=0))
+    options = RunOptions(workers=0)
     content = Content(open_dataset(data).images)
     assert precompute(content, RECIPE, where, out, options, quiet=True).exit_code == 1
 

@@ -15,10 +15,7 @@ from support.kill_trials import tree
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute.run import RunOptions
-
-INLINE = ExecutorOptions(workers=0)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +31,7 @@ def images(world: Path, tmp_path: Path) -> Path:
 
 
 def options(**given: object) -> RunOptions:
-    return RunOptions(executor_options=INLINE, **given)  # type: ignore[arg-type]
+    return RunOptions(workers=0, **given)  # type: ignore[arg-type]
 
 
 def test_second_run_does_nothing(world: Path, tmp_path: Path) -> None:

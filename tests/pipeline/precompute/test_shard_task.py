@@ -51,7 +51,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Content, LocalPath
 def cache(scenes: tuple[Content, LocalPaths], tmp_path_factory: pytest.TempPathFactory) -> Path:
     content, where = scenes
     out = tmp_path_factory.mktemp("cache") / "c"
-    options = RunOptions(executor_options=ExecutorOptions(workers=0))
+    options = RunOptions(workers=0)
     told: list[object] = []
 
     def listen(event: Event) -> None:

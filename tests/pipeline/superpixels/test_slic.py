@@ -12,7 +12,6 @@ from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.doctor.weight_search import needed_weights
 from svp.pipeline.errors import ConfigError, DataError, MissingPackageError
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.masks import rle
 from svp.pipeline.precompute.cost_model import tflop
 from svp.pipeline.precompute.options import Flags, resolve
@@ -99,7 +98,7 @@ def test_sam_embeddings_beside_slic(tmp_path: Path) -> None:
     """A cache of SLIC superpixels with the embedding that a SAM cache of the same images holds."""
     source = open_dataset(write_scenes(tmp_path / "scenes", images=10, seed=4), split="train")
     content = Content(source.images[:2], "train", source.sha256)
-    options = RunOptions(executor_options=ExecutorOptions(workers=0))
+    options = RunOptions(workers=0)
     made = {}
     for name, flags in (
         ("slic", Flags(superpixels="slic", store_sam_embeddings=True)),

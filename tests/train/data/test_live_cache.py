@@ -13,6 +13,7 @@ from svp.pipeline.encoders.encoder import Features
 from svp.pipeline.errors import CacheError
 from svp.pipeline.records import LocalPaths
 from svp.train.data.live_cache import LiveReader
+from svp.train.runs.dry_run import _counts
 
 
 class OneByOne(FakeEncoder):
@@ -65,4 +66,5 @@ def test_rows_that_no_shard_holds_are_counted_when_they_are_made(
     reader = live(tmp_path / "c", images)
     assert CacheReader(tmp_path / "c").status(1) == "missing" and reader.status(1) == "ok"
     assert reader.counts.tolist() == [0, 0], "an array, as of any cache"
+    assert _counts((reader,)).tolist() == [40], "a dry run takes the paper's mean then"
     assert reader.most(1) == reader.plan.k >= reader.count(1) > 0

@@ -29,7 +29,6 @@ from svp.pipeline.errors import (
     PlanMismatchError,
     WeightsError,
 )
-from svp.pipeline.executors.base import ExecutorOptions
 from svp.pipeline.fetch.encoder_specs import ENCODERS
 from svp.pipeline.fetch.sam_specs import SAMS
 from svp.pipeline.masks import rle
@@ -301,7 +300,7 @@ def test_a_cache_of_the_clip_recipe_gives_the_same_masks(world: World) -> None:
     source = open_dataset(str(world.root / "own.jsonl"), split="val")
     encoders = Encoders(device="cpu", sam=world.root / "sam.pth", encoder=world.root / "clip")
     recipe, where = live_recipe(found, encoders, source.image_root)
-    options = RunOptions(executor_options=ExecutorOptions(workers=0))
+    options = RunOptions(workers=0)
     content = Content(source.images, "val", source.sha256)
     precompute(content, recipe, where, world.root / "cache", options, quiet=True)
     results = evaluated(world.request(caches=(world.root / "cache",), sam_weights=None))

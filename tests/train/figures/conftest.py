@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute.launch import Request, launch, open_request
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -24,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     request = Request(
         dataset=str(scenes), split="val", out=root / "caches" / "val",
         flags=Flags(points_per_side=5, store_sam_embeddings=True),
-        run=RunOptions(executor_options=ExecutorOptions(workers=0)), quiet=True,
+        run=RunOptions(workers=0), quiet=True,
     )  # fmt: skip
     launch(request, open_request(request))
     return root

@@ -170,7 +170,7 @@ def test_how_it_is_run_is_the_users() -> None:
     precompute_request = Caches(request, data_of(request)).precompute_request(
         experiment("table1", "paper").rows[0], "refcoco", "val"
     )
-    options = precompute_request.run.executor_options
+    options = precompute_request.run
     assert (precompute_request.run.executor, options.device, options.workers) == (
         "ray",
         "cuda:1",
@@ -178,7 +178,7 @@ def test_how_it_is_run_is_the_users() -> None:
     )
     assert (options.threads, options.ray_address) == (2, "auto")
     assert (precompute_request.flags.mode, precompute_request.flags.dtype) == ("fast", "bfloat16")
-    assert ReproduceRequest(table="table1").executor_options.workers is None, (
+    assert ReproduceRequest(table="table1").run_options.workers is None, (
         "one per GPU, else one per core"
     )
 

@@ -16,7 +16,6 @@ from svp.model.projectors import PROJECTORS
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -50,7 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         split="train",
         out=root / "cache",
         flags=Flags(points_per_side=8, store_sam_embeddings=True),
-        run=RunOptions(executor_options=ExecutorOptions(workers=0), limit=4),
+        run=RunOptions(workers=0, limit=4),
         quiet=True,
     )
     precompute.launch(request, precompute.open_request(request))
