@@ -11,7 +11,6 @@ from PIL import Image
 
 from svp.cli import main
 from svp.pipeline.errors import ConfigError, DataError, MissingError
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.masks import rle
 from svp.pipeline.precompute.launch import Request, launch, open_request
 from svp.pipeline.precompute.options import Flags
@@ -190,7 +189,7 @@ def test_a_run_of_another_encoder_beside_it(
         dataset="scenes", split="val", out=Path("caches/clip"), size="tiny",
         flags=Flags(points_per_side=5, store_sam_embeddings=True, encoder="clip-large-336",
                     encoder_weights="random"),
-        run=RunOptions(executor_options=ExecutorOptions(workers=0)), quiet=True,
+        run=RunOptions(workers=0), quiet=True,
     )  # fmt: skip
     launch(request, open_request(request))
     full = save_run(world, "svp", SVP, "tiny")

@@ -11,7 +11,6 @@ from accelerate.state import AcceleratorState
 from svp.model.conversion.key_mapping import LAYOUTS
 from svp.model.conversion.stand_in import write_standin, write_words
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.executors.base import ExecutorOptions
 from svp.pipeline.precompute.launch import Request, launch, open_request
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -66,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                   store_sam_embeddings=True)  # fmt: skip
     request = Request(
         dataset=str(data), split="train", out=root / "cache", flags=flags, quiet=True,
-        run=RunOptions(executor_options=ExecutorOptions(workers=0)),
+        run=RunOptions(workers=0),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SVP_REHEARSAL", str(root / "dial.yaml"))
