@@ -45,7 +45,7 @@ class CheckedPath(click.Path):
         if param is None or not param.name or ctx is None or ctx.parent is None:
             return path  # parsed alone, as a command that a document prints is: not to be run
         if ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
-            self._check(Path(path), param.opts[0])
+            self._check(Path(os.fsdecode(path)), param.opts[0])
         return path
 
 

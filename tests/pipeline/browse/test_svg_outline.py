@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from svp.pipeline.browse.overlay import SIDE, draw, thumbnail
-from svp.pipeline.browse.svg_outline import TOLERANCE, simplify, svg_path, trace
+from svp.pipeline.browse.svg_outline import TOLERANCE, _data, simplify, svg_path, trace
 from svp.pipeline.masks import rle
 from svp.pipeline.records import Superpixels
 
@@ -58,6 +58,20 @@ def test_simplified_outlines_stay_within_the_tolerance(seed: int) -> None:
             length = np.maximum((side**2).sum(1), 1)
             along = np.clip((side * to).sum(1) / length, 0, 1)[:, None]
             assert np.hypot(*(to - along * side).T).min() <= TOLERANCE + 1e-9
+
+
+def test_a_fragmented_mask_is_drawn_coarser_and_in_its_place() -> None:
+    """Noise in the lower right quarter: its outline stays there and stays short."""
+    mask = np.zeros((2000, 2001), np.bool_)
+    mask[1000:, 1000:] = np.random.default_rng(0).random((1000, 1001)) < 0.5
+    path = svg_path(mask, 0.5)
+    numbers = [int(number) for number in re.findall(r"\d+", path)]
+    assert 1000 < len(path) < 1_000_000
+    assert svg_path(mask[:200, :200]) == ""
+    assert max(numbers) <= 1000 + 16  # at half the size; a block may reach over the edge
+    small = mask[1000:1150, 1000:1150]
+    exact = "".join(_data(simplify(loop), 1.0) for loop in trace(small))
+    assert svg_path(small) == exact, "what has few edges is drawn as it is"
 
 
 def test_a_diagonal_becomes_a_line() -> None:
