@@ -13,6 +13,7 @@ from ..weights.load import load_into, load_state_dict, require_digest
 from ..weights.locate import find_weights, given_weights
 from ..weights.tensor_names import plain_names
 from .build import build_sam, check_type, family, random_sam, sam_spec
+from .hub_names import to_original
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,6 @@ def load_sam(config: SuperpixelConfig, where: LocalPaths) -> tuple[Any, KeyRepor
             raise WeightsError(
                 f"{show(name, 200)}: the layout of transformers' SamModel: set package=transformers"
             )
-        from .huggingface import to_original
-
         state = to_original(state, build_sam(config.model).state_dict())
     check_type(state, config.model, name)
     state, unused = family(config.model).from_file(state)

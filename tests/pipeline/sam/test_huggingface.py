@@ -17,6 +17,7 @@ from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
 from svp.pipeline.sam import huggingface as hf
 from svp.pipeline.sam.build import build_sam
+from svp.pipeline.sam.hub_names import from_original
 from svp.pipeline.sam.segment_anything import SamPackage
 from svp.pipeline.weights.key_report import check_keys, expected_of, load_into
 
@@ -26,7 +27,7 @@ SMALL = replace(SAMS["vit_b"], width=64, depth=2, heads=2, global_blocks=(1,), i
 def load(state: dict[str, torch.Tensor], attention: Any = "eager") -> Any:
     with torch.device("meta"):
         model = hf.build_model(SMALL, attention=attention)
-    load_into(model, hf.from_original(state), "small", "")
+    load_into(model, from_original(state), "small", "")
     return model
 
 
@@ -61,21 +62,21 @@ def test_fast_batch_and_bfloat16(
 @pytest.mark.parametrize("model", ["vit_b", "vit_l", "vit_h"])
 def test_official_state_dicts_map_onto_every_parameter(model: str) -> None:
     state = build_sam(model).state_dict()
-    renamed = hf.from_original(state)
+    renamed = from_original(state)
     with torch.device("meta"):
         target = hf.build_model(SAMS[model])
     report = check_keys(renamed, expected_of(target))
     assert report.ok, report.details()
     assert len(renamed) == len(state) + 1  # the positional matrix is held twice
-    again = hf.from_original(renamed)  # a hub folder's names pass through
+    again = from_original(renamed)  # a hub folder's names pass through
     assert all(again[name] is value for name, value in renamed.items())
 
 
 def test_a_tied_matrix_may_be_stored_once(small_sam: Any) -> None:
-    state = hf.from_original(small_sam.state_dict())
+    state = from_original(small_sam.state_dict())
     kept, dropped = "shared_image_embedding", "prompt_encoder.shared_embedding"
     del state[f"{dropped}.positional_embedding"]
-    again = hf.from_original(state)
+    again = from_original(state)
     assert torch.equal(
         again[f"{kept}.positional_embedding"], again[f"{dropped}.positional_embedding"]
     )

@@ -14,7 +14,8 @@ from svp.pipeline.errors import ConfigError, PlanMismatchError, WeightsError
 from svp.pipeline.fetch.sam_specs import SAMS
 from svp.pipeline.recipe import Recipe, SuperpixelConfig
 from svp.pipeline.sam.build import random_sam, sam_spec
-from svp.pipeline.sam.huggingface import from_original, vision_sizes
+from svp.pipeline.sam.hub_names import from_original
+from svp.pipeline.sam.huggingface import vision_sizes
 from svp.pipeline.weights.digests import published
 from svp.pipeline.weights.load import weights_digest
 from svp.train.data.sam_identity import doubt, identity, require_decoder, require_same_sam
