@@ -86,7 +86,7 @@ test-all: $(READY)   ## every test, slow ones too
 
 test-zero: $(READY)   ## DeepSpeed's tests; installs it, which the other tests do without
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
-	$(PYTEST) -m 'not slow and not gpu' tests/train/trainer/strategies/test_deepspeed.py
+	$(PYTEST) -m 'not slow and not gpu' tests/train/trainer/test_strategies.py
 
 docs: $(VENV)/.docs   ## the documentation as a site in site/; a warning or a broken link fails it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

@@ -22,7 +22,7 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("svp reproduce table1 --size tiny --seeds 3", "hours; one row of every table runs"),
     (
         "accelerate launch --config_file workflows/accelerate/fsdp.yaml",
-        "tests/train/trainer/strategies/test_fsdp.py runs it with two processes",
+        "tests/train/trainer/test_strategies.py runs it with two processes",
     ),
     (
         "accelerate launch --config_file workflows/accelerate/zero2.yaml",
