@@ -142,18 +142,15 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) ->
         mode, budget = options.get("mask_budget_mode", "per_mask"), options.get("mask_budget")
         wanted = budget if isinstance(budget, int) else None
         require_stored(str(mode), wanted, plan.recipe.sspe.budget)
-    if missing := lacks(plan.recipe, projector_class(name).needs, _sources(recipe)):
+    # Maps side by side that the projector reads as `multi`: fusion says how many, others four.
+    given = recipe.model.projector.options.get("sources", 4)
+    sources = given if isinstance(given, int) else 4
+    if missing := lacks(plan.recipe, projector_class(name).needs, sources):
         raise ConfigError(
             f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
             "does not hold and no command adds to a finished cache: make one that does with "
             f"`{command_for(plan, name, cache)}`"
         )
-
-
-def _sources(recipe: TrainRecipe) -> int:
-    """Maps side by side that the projector reads as `multi`: fusion says how many, others four."""
-    given = recipe.model.projector.options.get("sources", 4)
-    return given if isinstance(given, int) else 4
 
 
 def _shipped(

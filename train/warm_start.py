@@ -58,7 +58,7 @@ def imitate(
         order = permutation(key_of(seed, "warm", step), len(images))[:IMAGES]
         chosen = [images[int(k)] for k in order]
         visual, _, _ = visuals.read(chosen, [None] * len(chosen))
-        return visual.map(_wide)
+        return visual.map(lambda x: x.float() if x.dtype == torch.float16 else x)
 
     wanted = [p.requires_grad for p in projector.parameters()]
     with torch.random.fork_rng(devices=[]):
@@ -139,7 +139,3 @@ def _error(projector: Projector, teacher: Projector, visual: Visual) -> Tensor:
         target = target[valid]
     wrong: Tensor = (tokens[valid] - target).square().mean() / target.var()
     return wrong
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype == torch.float16 else x

@@ -144,7 +144,9 @@ class Finder:
                 case "ok":
                     return self._place(record, number, row, unseen=verdict == "unseen")
                 case "quarantined":
-                    why = why or self._reason(cache, row)
+                    wanted = cache.plan.images[row].image_id
+                    told = (bad.reason for bad in cache.quarantined if bad.image_id == wanted)
+                    why = why or next(told, "")
                 case "missing":
                     self.pending.setdefault(record.image_id, (cache, row))
         if (place := self._by_content(record)) is not None:
@@ -206,10 +208,6 @@ class Finder:
             f"image {record.image_id}, {quote(record.path)} in {show(str(self.root), 200)}, {what} "
             f"({where})"
         )
-
-    def _reason(self, cache: RowReader, row: int) -> str:
-        wanted = cache.plan.images[row].image_id
-        return next((bad.reason for bad in cache.quarantined if bad.image_id == wanted), "")
 
 
 class Masks:

@@ -131,7 +131,8 @@ class CachedVisuals:
         masks = self._empty(len(places), most, height, width, dtype=torch.uint8)
         valid = torch.arange(most) < torch.tensor(counts)[:, None]
         for b, ((cache, row), key, n) in enumerate(zip(places, keys, counts, strict=True)):
-            order = _order(cache, row, key, n)
+            areas = cache.areas(row).astype(np.int64)
+            order = np.argsort(-areas, kind="stable") if key is None else permutation(key, n)
             cover[b, n:], masks[b, n:] = 0, 0
             cover[b, :n] = torch.from_numpy(cache.cover(row)[order])
             bits = cache.sspe_masks(row)[order]
@@ -171,12 +172,6 @@ def _targets(table: ExpressionTable, item: Item) -> Tensor:
     for said, row in zip(item.said, out, strict=True):
         table.target(said, row)
     return torch.from_numpy(out)
-
-
-def _order(cache: RowReader, row: int, key: int | None, n: int) -> NDArray[np.int64]:
-    if key is None:
-        return np.argsort(-cache.areas(row).astype(np.int64), kind="stable")
-    return permutation(key, n)
 
 
 def _check(cache: RowReader, first: RowReader, needs: frozenset[str]) -> None:

@@ -65,7 +65,11 @@ def read_words(folder: Path, wanted: Sequence[str], needed: Sequence[str]) -> Wo
     }
     if gaps := set(range(len(base), len(base) + len(later))) - set(later.values()):
         _refuse(folder, f"added tokens leave id {min(gaps)} out; ids have to follow each other")
-    return Words(_wrap(core, later), encode or _plain(core), len(base), later)
+
+    def plain(text: str) -> Any:
+        return core.encode(text, add_special_tokens=False).ids
+
+    return Words(_wrap(core, later), encode or plain, len(base), later)
 
 
 def _core(folder: Path) -> tuple[Any, Encode | None, dict[str, int]]:
@@ -159,10 +163,6 @@ def _from_json(path: Path) -> tuple[Any, None, dict[str, int]]:
     except Exception as error:  # noqa: BLE001 (the library raises no narrower class)
         _refuse(path, f"no tokenizer can be read ({show(str(error), 100)}): get the file again")
     return core, None, core.get_vocab(with_added_tokens=False)
-
-
-def _plain(core: Any) -> Encode:
-    return lambda text: core.encode(text, add_special_tokens=False).ids
 
 
 def _added(folder: Path, base: Mapping[str, int]) -> dict[str, int]:

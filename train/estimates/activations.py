@@ -9,7 +9,7 @@ and so do gate and up, and the norms' weights two copies of what they scale; an 
 transformers keeps.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -83,7 +83,9 @@ class LanguageModel:
             c,
             embedding.itemsize,
             sum(_adapter(module, c) for module in lm.modules() if hasattr(module, "lora_A")),
-            any(p.requires_grad for p in _own_weights(lm)),
+            any(
+                p.requires_grad for n, p in lm.model.layers.named_parameters() if ".lora_" not in n
+            ),
         )
 
     @property
@@ -119,11 +121,6 @@ class LanguageModel:
             answers * self.vocab * each,
             f"{counted(answers, 'answer token')} x {self.vocab:,} x {each}",
         )
-
-
-def _own_weights(lm: Any) -> Iterator[Tensor]:
-    """Parameters of the layers that are not adapters'."""
-    return (p for name, p in lm.model.layers.named_parameters() if ".lora_" not in name)
 
 
 def _adapter(module: Any, c: int) -> int:

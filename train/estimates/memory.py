@@ -9,7 +9,7 @@ model may be on the meta device, so a 7B run is estimated on a laptop.
 import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ def estimate_memory(
     The model is not changed; it may be on the meta device.
     """
     small = small_parts(model)
-    with _autocast(autocast):
+    with torch.autocast("cpu", autocast) if autocast else nullcontext():
         (_, valid), in_projector = saved_bytes(lambda: small.tokens(batch), small, batch)
         _, in_masks = saved_bytes(lambda: _mask_path(small, batch), small, batch)
     length = int((batch.lengths - 1 + valid.sum(1)).max())
@@ -170,10 +170,6 @@ def _mask_path(model: RisModel, batch: Batch) -> Tensor:
     targets = [torch.zeros_like(group.logits, dtype=torch.uint8) for group in groups]
     bce, dice = mask_losses([group.logits for group in groups], targets)
     return bce + dice
-
-
-def _autocast(dtype: torch.dtype | None) -> Any:
-    return torch.autocast("cpu", dtype) if dtype else nullcontext()
 
 
 def _m(count: int) -> str:

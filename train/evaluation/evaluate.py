@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...model.batch import Batch
@@ -33,7 +32,6 @@ from ..distributed import gather, mine, rank_and_world
 from .protocols import Example, Unit
 from .results import Bounds, Row
 
-Masks = NDArray[np.bool_]
 Share = Sequence[Unit]  # one batch
 Judge = Callable[[Example, Expression], Bounds]
 Classes = Callable[[Expression], list[str]]
@@ -83,6 +81,8 @@ def evaluate(
 
     Raises WeightsError if the model's logits are not finite, and what `visuals` raises.
     """
+    # Batches are cut before they are dealt to ranks, and rows that an interrupted evaluation kept
+    # are taken over batch by batch: neither changes a sentence's neighbours.
     groups = [list(units)] if settings.generate else by_image(units)
     numbered = mine([*enumerate(cut(groups, settings.batch))])
     done = settings.parts.done if settings.parts else {}
@@ -91,14 +91,15 @@ def evaluate(
     left = [(number, share) for number, share in numbered if number not in done]
 
     def read(share: Share) -> Batch:
-        one = len({unit.look for unit in share}) == 1
-        once = one and not settings.generate
+        """Of one image its features once; generated answers grow apart, so they share nothing."""
+        once = not settings.generate and len({unit.look for unit in share}) == 1
         return to_batch(share, vocab, visuals, once=once, limit=ANY)
 
+    # One batch is read while another is computed; its rows are kept before the next one starts.
     model.eval()
     with torch.inference_mode(), precision(model, settings.device):
         ahead = _ahead([share for _, share in left], read)
-        for (number, share), (_, batch) in zip(left, ahead, strict=True):
+        for (number, share), batch in zip(left, ahead, strict=True):
             moved = batch.to(settings.device, torch.float32)
             answers = (
                 _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
@@ -160,20 +161,18 @@ def precision(model: RisModel, device: str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
 
 
-def _ahead(
-    shares: Sequence[Share], make: Callable[[Share], Batch]
-) -> Iterator[tuple[Share, Batch]]:
-    """Every share with its batch, the next one being read while this one is computed."""
+def _ahead(shares: Sequence[Share], make: Callable[[Share], Batch]) -> Iterator[Batch]:
+    """The batch of every share, the next one being read while this one is computed."""
     with ThreadPoolExecutor(1) as reader:
         waiting = [reader.submit(make, share) for share in shares[:2]]
-        for number, share in enumerate(shares):
+        for number in range(len(shares)):
             batch = waiting.pop(0).result()
             waiting += [reader.submit(make, share) for share in shares[number + 2 : number + 3]]
-            yield share, batch
+            yield batch
 
 
 def _forced(model: RisModel, batch: Batch) -> list[Tensor | None]:
-    shared = len(batch.sam) < len(batch.ids)
+    shared = len(batch.sam) < len(batch.ids)  # one image, several dialogues
     return [*(predict_shared(model, batch) if shared else model.predict(batch))]
 
 
@@ -186,6 +185,7 @@ def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[Tensor 
 
 def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) -> Iterator[Row]:
     """Rows of one dialogue; no logits means that no [SEG] was generated, an empty prediction."""
+    # Any comparison with NaN is False: a diverged model would pass as one that finds nothing.
     entry = unit.example.entry
     shape = (len(unit.asked), entry.height, entry.width)
     if logits is not None and not bool(logits.isfinite().all()):
@@ -193,34 +193,29 @@ def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) ->
                            "diverged or the weights are damaged")  # fmt: skip
     found = np.zeros(shape, np.bool_) if logits is None else (logits > 0).cpu().numpy()
     assert found.shape == shape, "one mask per asked sentence"
+
+    # Counts of pixels instead of ratios: every metric can be computed again from the rows.
     for expression, mask in zip(unit.asked, found, strict=True):
-        yield _row(unit, expression, mask, tokens, logits is not None, settings)
-
-
-def _row(
-    unit: Unit, expression: Expression, mask: Masks, tokens: int, has_seg: bool, settings: Settings
-) -> Row:
-    target = rle.decode(expression.mask).view(np.bool_)
-    entry = unit.example.entry
-    return Row(
-        repeat=unit.repeat,
-        dataset=entry.dataset,
-        image_id=entry.image_id,
-        ref_id=expression.ref_id,
-        sent_id=expression.sent_id,
-        text=expression.text,
-        path=unit.example.path,
-        height=entry.height,
-        width=entry.width,
-        intersection=int((mask & target).sum()),
-        union=int((mask | target).sum()),
-        target=int(target.sum()),
-        tokens=tokens,
-        has_seg=has_seg,
-        counts=rle.encode(mask).counts.decode("ascii"),
-        classes=settings.classes(expression),
-        bounds=settings.judge(unit.example, expression) if settings.judge else None,
-    )
+        target = rle.decode(expression.mask).view(np.bool_)
+        yield Row(
+            repeat=unit.repeat,
+            dataset=entry.dataset,
+            image_id=entry.image_id,
+            ref_id=expression.ref_id,
+            sent_id=expression.sent_id,
+            text=expression.text,
+            path=unit.example.path,
+            height=entry.height,
+            width=entry.width,
+            intersection=int((mask & target).sum()),
+            union=int((mask | target).sum()),
+            target=int(target.sum()),
+            tokens=tokens,
+            has_seg=logits is not None,
+            counts=rle.encode(mask).counts.decode("ascii"),
+            classes=settings.classes(expression),
+            bounds=settings.judge(unit.example, expression) if settings.judge else None,
+        )
 
 
 def _token_counts(model: RisModel, batch: Batch) -> list[int]:

@@ -234,36 +234,37 @@ def plan(
     shuffle  every repeat but the first sees the superpixels in another order
     wording  of the weights that are asked: `Vocabulary.wording`
     """
-    full = protocol == "full"
-    return [
-        unit
-        for repeat in range(repeats)
-        for item in items
-        for whole in (
-            _full(item, repeat, wording) if full else _drawn(item, repeat, seed, wording, fits)
-        )
-        for unit in (_opened(whole) if generate else (whole,))
-        for unit in (replace(unit, order=_order(unit, seed) if shuffle and repeat else None),)
-    ]
+    found: list[Unit] = []
+    for repeat in range(repeats):
+        for item in items:
+            # Every sentence alone, in one wording; or a few of the image's drawn into one dialogue.
+            if protocol == "full":
+                units = [
+                    Unit(item, repeat, (said,), (fixed_turn(said.text, wording),))
+                    for said in item.expressions
+                ]
+            else:
+                units = [_drawn(item, repeat, seed, wording, fits)]
+
+            # A model that answers by itself is asked one question at a time.
+            if generate:
+                units = [part for unit in units for part in _opened(unit)]
+
+            # The first repeat has the usual order, by area.
+            if shuffle and repeat:
+                key = key_of(seed, "order", repeat, item.entry.dataset, item.entry.image_id)
+                units = [replace(unit, order=key) for unit in units]
+            found += units
+    return found
 
 
-def _full(item: Example, repeat: int, wording: Wording) -> Iterator[Unit]:
-    for expression in item.expressions:
-        yield Unit(item, repeat, (expression,), (fixed_turn(expression.text, wording),))
-
-
-def _drawn(item: Example, repeat: int, seed: int, wording: Wording, fits: Fits) -> Iterator[Unit]:
+def _drawn(item: Example, repeat: int, seed: int, wording: Wording, fits: Fits) -> Unit:
     key = key_of(seed, repeat, item.entry.dataset, item.entry.image_id)
     asked = Choices(key).sample(item.expressions, PER_IMAGE)
     turns = choose_turns([e.text for e in asked], key_of(key, "wordings"), wording)
     while len(turns) > 1 and not fits(item, turns):
         turns = turns[:-1]
-    yield Unit(item, repeat, tuple(asked[: len(turns)]), turns)
-
-
-def _order(unit: Unit, seed: int) -> int:
-    entry = unit.example.entry
-    return key_of(seed, "order", unit.repeat, entry.dataset, entry.image_id)
+    return Unit(item, repeat, tuple(asked[: len(turns)]), turns)
 
 
 def _opened(unit: Unit) -> Iterator[Unit]:

@@ -70,7 +70,8 @@ def _split(results: Results, size: SplitSize) -> SplitSummary:
     every = Results(results.header, [r for r in results.rows if r.dataset == size.dataset])
     head = Results(results.header, head_rows(results, size.dataset))
     glamm = metrics(head.counts, CONVENTIONS["glamm"])
-    tokens = [float(row.tokens) for row in _once_per_image(head.rows)]
+    once = {row.image_id: row for row in head.rows}  # visual tokens are of an image, not a sentence
+    tokens = [float(row.tokens) for row in once.values()]
     return SplitSummary(
         size=size,
         values=intervals(head.counts, head.images, seed=results.header.seed),
@@ -109,10 +110,6 @@ def _bounds(rows: Sequence[Row]) -> dict[str, float]:
         "decoder with a click": [bound.point for bound in known if bound.point is not None],
     }
     return {name: float(np.mean(values)) for name, values in means.items() if values}
-
-
-def _once_per_image(rows: Sequence[Row]) -> list[Row]:
-    return list({row.image_id: row for row in rows}.values())
 
 
 @dataclass(frozen=True)

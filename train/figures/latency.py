@@ -80,9 +80,11 @@ def stacks(
     axis: Any, bars: Sequence[tuple[str, Mapping[str, float]]], order: Sequence[str]
 ) -> None:
     """Horizontal stacks of labelled bars, their parts in `order`."""
+    from matplotlib.ticker import MaxNLocator
+
     names = [name for name in order if any(name in parts for _, parts in bars)]
     axis.spines["bottom"].set_visible(True)
-    axis.xaxis.set_major_locator(_locator())
+    axis.xaxis.set_major_locator(MaxNLocator(8))
     for index, name in enumerate(names):
         values = [parts.get(name, 0.0) for _, parts in bars]
         left = [sum(parts.get(n, 0.0) for n in names[:index]) for _, parts in bars]
@@ -106,9 +108,3 @@ def _bar(case: Mapping[str, Any], device: str) -> Bar:
     )
     parts, split = ({part: 1e3 * float(s) for part, s in one.items()} for one in (run, inside))
     return Bar(name, parts, split, device)
-
-
-def _locator() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(8)

@@ -59,7 +59,11 @@ class Gathered:
 
     def result(self) -> TableResult:
         """The table as far as it is known."""
-        rows = [self._row(row) for row in self.table.rows]
+        # Reading results and drawing intervals takes seconds a row: each row is made once.
+        for row in self.table.rows:
+            if row.name not in self._rows:
+                self._rows[row.name] = self._make(row)
+        rows = [self._rows[row.name][0] for row in self.table.rows]
         ours = {row.name: row.value for row in rows if row.value is not None}
         paper = {row.name: row.paper_mean for row in rows if row.paper_mean is not None}
         spent = [cell.seconds for row in rows for cell in row.cells]
@@ -87,11 +91,6 @@ class Gathered:
             bench=self.bench,
         )
 
-    def _row(self, row: Row) -> RowResult:
-        if row.name not in self._rows:
-            self._rows[row.name] = self._make(row)
-        return self._rows[row.name][0]
-
     def _make(self, row: Row) -> tuple[RowResult, list[Sums]]:
         found = self.cells.get(row.name, [])
         base = RowResult(
@@ -107,6 +106,8 @@ class Gathered:
         )
         if not found:
             return base, []
+
+        # A row's value is the mean over seeds of the mean over splits.
         cells = [cell for cell, _ in found]
         read = {
             c.label: [read_results(p.results(c, self.request.protocol)) for _, p in found]
@@ -149,6 +150,7 @@ class Gathered:
 
 def scores(seeds: Sequence[Results]) -> dict[str, Score]:
     """Every metric of one split: all seeds' sentences pooled, images drawn; spread over seeds."""
+    # Images are drawn, not sentences: those of one image are not independent of each other.
     counts = [one.counts for one in seeds]
     pooled = Counts(
         np.concatenate([c.intersection for c in counts]),

@@ -185,14 +185,10 @@ def rehearsed(options: Mapping[str, Any], *, plan_only: bool) -> TableReport | T
     with _within(folder, env):
         found = reproduce_or_plan(ReproduceRequest(**chosen), plan_only=plan_only)
     if isinstance(found, PricePlan):
-        return replace(found, opening=_opening(folder, env))
+        # Shell lines that let the plan's commands find the stand-ins.
+        exports = (f"export {n}={shlex.quote(env[n])}" for n in IN_A_SHELL if n in env)
+        return replace(found, opening=(f"cd {shlex.quote(str(folder))}", *exports))
     return found
-
-
-def _opening(folder: Path, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Shell lines that let a plan's commands find the stand-ins."""
-    given = (f"export {name}={shlex.quote(env[name])}" for name in IN_A_SHELL if name in env)
-    return (f"cd {shlex.quote(str(folder))}", *given)
 
 
 @contextmanager

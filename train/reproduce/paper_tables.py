@@ -284,15 +284,10 @@ assert tuple(EXPERIMENTS) == TABLE_NAMES
 
 def experiment(key: str, size: str) -> Experiment:
     """A table at a size, or all of them as one. Raises ConfigError."""
-    if key == ALL:
-        return _together(setting(size))
+    if key == ALL:  # what is one run has one place, whatever tables it is in
+        tables = [make(setting(size)) for make in EXPERIMENTS.values()]
+        rows = (replace(row, name=f"{t.key}: {row.name}") for t in tables for row in t.rows)
+        return Experiment(ALL, "All tables", tuple(rows))
     if key not in EXPERIMENTS:
         raise ConfigError(f"table {show(key)}: allowed are {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[key](setting(size))
-
-
-def _together(at: Setting) -> Experiment:
-    """Every row of every table under the name `table: row`; what is one run has one place."""
-    tables = [make(at) for make in EXPERIMENTS.values()]
-    rows = (replace(row, name=f"{t.key}: {row.name}") for t in tables for row in t.rows)
-    return Experiment(ALL, "All tables", tuple(rows))

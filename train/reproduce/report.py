@@ -151,7 +151,7 @@ def markdown(result: TableResult) -> str:
             f"{result.metric} in percent. Made by `svp reproduce {result.table} --size {result.size} "
             f"--seeds {result.seeds}`, protocol {result.protocol}, svp {result.svp}, commit {result.commit[:12] or 'none'}.{changed}"
         ),
-        markdown_table(HEAD, [_row(line) for line in _lines(result)]),
+        markdown_table(HEAD, [tuple(cell or "–" for cell in line) for line in _lines(result)]),
     ]
     reasons = [f"- **{row.name}** not run: {row.not_run}" for row in result.rows if row.not_run]
     parts += ["\n".join(reasons)] if reasons else []
@@ -174,10 +174,6 @@ def _lines(result: TableResult) -> Sequence[tuple[str, ...]]:
         )
         for line in table_rows(result)
     ]  # fmt: skip
-
-
-def _row(cells: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(cell or "–" for cell in cells)
 
 
 def _digests(result: TableResult) -> list[tuple[str, ...]]:

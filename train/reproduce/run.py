@@ -17,7 +17,7 @@ from .experiment import Row
 from .paper_tables import experiment
 from .report import claim_rows, markdown, summary, table_rows, write_page
 from .request import Data, ReproduceRequest, data_of, make_scenes
-from .results import Bench, TableResult, read_table, write_table
+from .results import TableResult, read_table, write_table
 from .trial_folder import place, spent
 from .trials import read_trial, run_trial
 
@@ -60,17 +60,23 @@ def reproduce(request: ReproduceRequest) -> TableReport:
     Interrupted (the same command resumes), ConfigError (no such table or row), and what caches,
     training and evaluation raise.
     """
+    # A table takes hours: that its places can be written is tried at once.
     for folder in (request.out, request.runs, request.caches):
         check_writable(folder)
     table, data = experiment(request.table, request.size), data_of(request)
     chosen = [table.row(name) for name in request.rows] or [r for r in table.rows if not r.not_run]
     if request.size == "tiny":
         make_scenes()
-    caches = Caches(request, data)
-    known = Gathered(request, data, table, bench=_earlier_bench(request))
+
+    # What is finished of every row is read first, so that no table that is written forgets it.
+    caches, path = Caches(request, data), result_path(request)
+    bench = read_table(path).bench if path.is_file() else None
+    known = Gathered(request, data, table, bench=bench)
     for row in table.rows:
         if not row.not_run:
             _look(request, data, row, caches, known)
+
+    # The table is written after every row: an interruption loses no finished one.
     for row in chosen:
         if row.not_run:
             log.info(f"{row.name}: not run: {row.not_run}")
@@ -115,10 +121,7 @@ def everything(request: ReproduceRequest) -> float:
 
 
 def _look(request: ReproduceRequest, data: Data, row: Row, caches: Caches, known: Gathered) -> None:
-    """Take what is finished of a row, so that no table that is written forgets it.
-
-    A row whose cache or weights cannot be looked up now has nothing finished.
-    """
+    """Take what is finished of a row: nothing where its cache or weights cannot be looked up now."""
     try:
         cache = caches.path(row, data.dataset, "train")
         places = [place(request, row, seed, cache) for seed in row.seeds(request.seeds)]
@@ -126,8 +129,3 @@ def _look(request: ReproduceRequest, data: Data, row: Row, caches: Caches, known
         return
     found = [(cell, at) for at in places if (cell := read_trial(at, request.protocol)) is not None]
     known.add(row, found, caches.of(row) if found else set())
-
-
-def _earlier_bench(request: ReproduceRequest) -> Bench | None:
-    path = result_path(request)
-    return read_table(path).bench if path.is_file() else None

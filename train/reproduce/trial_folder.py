@@ -71,13 +71,10 @@ def place(request: ReproduceRequest, row: Row, seed: int, cache: Path) -> Place:
     overrides: tuple[Override | str, ...] = (*row.train, *request.changes)
     # Weights count by where they were said to lie: their bytes are compared when they are read.
     recipe, _ = resolve_train(request.size, None, TrainFlags(seed=0), overrides, weights=False)
-    text = json.dumps([recipe.canonical(), _start(request, row), row.decoder, cache.name])
+    start = f"published {request.published}" if row.untrained else request.start
+    text = json.dumps([recipe.canonical(), start, row.decoder, cache.name])
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Place(request.runs / f"{name}-seed{seed}", seed, flags, overrides)
-
-
-def _start(request: ReproduceRequest, row: Row) -> str | None:
-    return f"published {request.published}" if row.untrained else request.start
 
 
 def decoder_of(row: Row) -> str | None:

@@ -28,9 +28,9 @@ from ..evaluation.results import Results, read_results
 from ..factory import outline_projector
 from ..metrics import metrics
 from ..options import TINY_MODEL, resolve_train
-from ..provenance import libraries
+from ..provenance import commit, libraries
 from ..recipe import TrainRecipe
-from ..runs.evaluate import EvalRequest, commit, eval_command
+from ..runs.evaluate import EvalRequest, eval_command
 from ..runs.inputs import DataRequest, TrainRequest
 from ..runs.train import train_command
 from .caches import Caches
@@ -90,6 +90,7 @@ def run_trial(
     request: ReproduceRequest, data: Data, row: Row, seed: int, caches: Caches
 ) -> tuple[Trial, Place]:
     """The cell, made, finished or found. Raises what training and evaluation raise."""
+    # Caches are made before the trial is looked up: their digests say whether it is still valid.
     cache = caches.path(row, data.dataset, "train")
     at = place(request, row, seed, cache)
     if not row.untrained:
@@ -98,12 +99,14 @@ def run_trial(
     plans = {} if row.untrained else {"train": Plan.load(cache / PLAN)}
     plans |= {column.label: Plan.load(path / PLAN) for column, path in held.items()}
     wanted = {f"cache {name}": plan.id for name, plan in plans.items()}
-    recipe = _recipe(request, row, at)
+    recipe = None if row.untrained else resolve_train(request.size, None, at.flags, at.overrides)[0]
     made = {} if recipe is None else {"recipe": recipe.digest()}
     wanted |= made
     found = read_trial(at, request.protocol)
     if found is not None and wanted.items() <= found.digests.items():
         return found, at
+
+    # One process at a time: training and evaluation go on with what the folder holds.
     with at_work(at.folder):
         log.info(f"{row.name}, seed {seed}: {at.folder}")
         run = None if row.untrained else _train(request, data, row, at, cache)
@@ -112,6 +115,8 @@ def run_trial(
             label = column.label
             want = {**made, "cache 0": plans[label].id}
             scores[label] = _evaluate(request, data, row, at, run, column, held[column], want)
+
+        # The checkpoint's digest stands in the results, wherever a child process put the run.
         first = read_results(at.results(data.columns[0], request.protocol))
         parameters, warm = _parameters(recipe, next(iter(plans.values())))
         cell = Trial(
@@ -132,13 +137,6 @@ def run_trial(
             at.record(request.protocol), canonical(cell.model_dump(mode="json")), label="cell"
         )
     return cell, at
-
-
-def _recipe(request: ReproduceRequest, row: Row, at: Place) -> TrainRecipe | None:
-    """The recipe with its weights found, None where nothing trains."""
-    if row.untrained:
-        return None
-    return resolve_train(request.size, None, at.flags, at.overrides)[0]
 
 
 def _parameters(recipe: TrainRecipe | None, plan: Plan) -> tuple[int, int]:
@@ -217,6 +215,8 @@ def _evaluate(
                     out=path,
                 )
                 eval_command(eval_request)
+
+    # A result file that was there may be of a checkpoint or cache that has been replaced since.
     results = read_results(path)
     if not want.items() <= results.header.digests.items():
         raise DataError(

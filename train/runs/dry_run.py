@@ -181,7 +181,10 @@ def dry_run_command(request: TrainRequest) -> DryRun:
         else None
     )
     plan = opened.readers[0].plan if opened else planned(recipe, request.size)
-    model = outline(recipe, plan, shape_of(recipe, _folders(request, places)))
+    # Folders that may have the language model's config.json; a dry run needs no weights.
+    given = {name: getattr(request.flags, name) for name in ("init", "lm")}
+    folders = replace(places, **{name: expand(path) for name, path in given.items() if path})
+    model = outline(recipe, plan, shape_of(recipe, folders))
     tables = {
         stage.name: make_ready(model, recipe, index, (3, 4, 7))
         for index, stage in enumerate(recipe.stages)
@@ -257,12 +260,6 @@ def _shown(
     if device != "cpu":
         return _price(recipe, need, this_device(torch.device(device)))
     return next((one for one in priced if one.choice.fits), priced[-1])
-
-
-def _folders(request: TrainRequest, places: Places) -> Places:
-    """Candidate folders of the language model's config.json; a dry run needs no weights."""
-    given = {name: getattr(request.flags, name) for name in ("init", "lm")}
-    return replace(places, **{n: expand(v) for n, v in given.items() if v})
 
 
 def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model: RisModel) -> Batch:

@@ -26,10 +26,8 @@ from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
 from ..evaluation.evaluate import Classes, Settings, evaluate
 from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained, results_of
-from ..evaluation.page.gallery import Targets
 from ..evaluation.page.page import write_page
 from ..evaluation.parts import Parts
-from ..evaluation.protocols import Example
 from ..evaluation.published_models import Published
 from ..evaluation.results import Results, collect, read_header, read_results, write_results
 from ..evaluation.summary import EvalReport, joined, summarise
@@ -38,7 +36,6 @@ from ..evaluation.unseen import Encoders, live_readers
 from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
 from ..factory import require_cache
-from ..provenance import commit
 from ..trainer.prepare import make_accelerator
 from ..trainer.run_data import RunData, split_to_score
 from .eval_request import EvalRequest
@@ -48,7 +45,7 @@ from .newest_cache import newest_cache, over, recorded, require_images
 
 log = logging.getLogger(__name__)
 
-__all__ = ["EvalRequest", "commit", "data_for", "default_split", "eval_command", "free_name",
+__all__ = ["EvalRequest", "data_for", "default_split", "eval_command", "free_name",
            "open_caches", "report_command"]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -61,12 +58,16 @@ def eval_command(request: EvalRequest) -> EvalReport:
     Raises MissingError (cache, run, data), PlanMismatchError (cache and model do not belong
     together), CacheError, DataError, WeightsError, ConfigError.
     """
+    # Places are tried before anything is read; that takes minutes with a large model.
     if request.out is None:
         check_writable(request.runs)
     for split in request.splits:
         if (out := request.result_file(split)) is not None:
             check_writable(out, file=True)
     require_images(request.data)
+
+    # A published model without a cache reads photographs as it was shown them; a model of ours
+    # reads the caches it was trained beside.
     found = find_trained(request.checkpoint, request.runs, request.published)
     with tempfile.TemporaryDirectory() as scratch:
         if isinstance(found, Published) and not request.caches:
@@ -115,6 +116,7 @@ def _eval(
     by_split: Mapping[str, tuple[RowReader, ...]],
     known: RunData | None = None,
 ) -> EvalReport:
+    # Every cache must have been made as the model was trained, not only fit its shapes.
     first = by_split[request.splits[0]][0].plan
     trained = open_trained(found, first, request.flags)
     projector = trained.recipe.model.projector.name
@@ -123,6 +125,8 @@ def _eval(
         require_same_sam(identity(first), seen, f"cache {first.id[:12]}")
         wanted = features_of(first.recipe, projector)
         require_same_features(wanted, seen, projector, f"cache {first.id[:12]}")
+
+    # All splits are opened and their places checked before the first one is computed.
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
     asked = {
         name: replace(request, data=data_for(request.data, name, by_split[name], known))
@@ -180,8 +184,10 @@ def _evaluate(
         device=device,
         classes=_classes(split.data.dataset),
         judge=_judge(request, split.readers, device),
-        progress=progress if main else _quiet,
+        progress=progress if main else lambda count: None,
     )
+
+    # Batches that are done are kept beside the result file, by its header, until that is written.
     header, named = header_of(request, trained, split), request.result_file(split.name)
     if named is not None and named.exists():  # an earlier run of this command came so far
         results, out = read_results(named), named
@@ -198,12 +204,15 @@ def _evaluate(
         _save(out, results, parts)
     if not main:
         return EvalReport(results.header, [])
+
+    # The annotations are at hand here; a page made of the result file alone has none to show.
+    masks = {(i.entry.dataset, e.sent_id): e.mask for i in split.items for e in i.expressions}
     try:
         page = write_page(
             results,
             _page_folder(out),
             images=split.source.image_root,
-            targets=_targets(split.items),
+            targets=lambda row: masks.get((row.dataset, row.sent_id)),
         )
         seen = f"page: {page.resolve().as_uri()}"
     except (SvpError, OSError) as error:  # the figures are safe; a page can be made of them
@@ -310,23 +319,15 @@ def _classes(dataset: str | None) -> Classes:
     return classes
 
 
-def _targets(items: Sequence[Example]) -> Targets:
-    known = {(i.entry.dataset, e.sent_id): e.mask for i in items for e in i.expressions}
-    return lambda row: known.get((row.dataset, row.sent_id))
-
-
 def _judge(request: EvalRequest, readers: Sequence[RowReader], device: str) -> Oracle | None:
     if not request.bounds:
         return None
-    needed = request.sam_weights is not None or _shipped(readers[0])
+    # The decoder with a click needs SAM: its file is named, or it is one that needs no file.
+    plan = readers[0].plan
+    here = plan.sam is not None and plan.recipe.superpixels.weights.kind != "sha256"
+    needed = request.sam_weights is not None or here
     point = point_decoder(readers[0], request.sam_weights, device) if needed else None
     return Oracle(readers, point)
-
-
-def _shipped(reader: RowReader) -> bool:
-    """Whether SAM's weights are in the package (or need no file)."""
-    weights = reader.plan.recipe.superpixels.weights
-    return reader.plan.sam is not None and weights.kind != "sha256"
 
 
 def _progress(units: int, ranks: int, split: str) -> Callable[[int], None]:
@@ -340,7 +341,3 @@ def _progress(units: int, ranks: int, split: str) -> Callable[[int], None]:
             log.info(f"{split}evaluated {min(done, total):,} of {counted(total, 'dialogue')}")
 
     return progress
-
-
-def _quiet(count: int) -> None:
-    pass

@@ -81,13 +81,17 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
 
     weights  False: those of the model need not be there
     """
+    # The recipe without its weights first: hashing those may take minutes, and a wrong field or a
+    # missing cache is told before.
     require_images(request.data)
     asked = (request.size, request.recipe_file, request.flags, request.overrides)
-    recipe, places = resolve_train(*asked, weights=False)  # weights may take minutes to hash
+    recipe, places = resolve_train(*asked, weights=False)
     paths = request.caches or (newest_cache(recipe.data.split, request.data.dataset),)
     for path in paths:
         if not path.is_dir():
             raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")
+
+    # The caches say which data they were made from, unless the request names it.
     data = data_of(paths, request.data)
     readers = tuple(open_reader(path, request, device) for path in paths)
     source = source_of(data, recipe, recipe.data.split)
@@ -97,6 +101,8 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
             "to train on, whatever the cache holds. Training reads image, expression and mask: "
             "JSONL, REFER or parquet (docs/data.md); `svp data check` tells what is there"
         )
+
+    # All caches must be what the recipe's encoder makes, and of one SAM among themselves.
     for path, reader in zip(paths, readers, strict=True):
         require_cache(recipe, reader.plan, path)
         require_same_sam(identity(readers[0].plan), reader.plan, f"cache {readers[0].plan.id[:12]}")

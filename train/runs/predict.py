@@ -184,7 +184,9 @@ def _write(
         pictures = {"mask": mask.astype(np.uint8) * 255, "overlay": overlay(photo, mask)}
         for kind, path in _places(request, number).items():
             files.append(path)
-            write_file(path, _png(pictures[kind]), label="prediction")
+            png = io.BytesIO()
+            Image.fromarray(pictures[kind]).save(png, "PNG")
+            write_file(path, png.getvalue(), label="prediction")
     files.append(_record(request))
     report = PredictReport(
         request.image,
@@ -198,9 +200,3 @@ def _write(
     text = json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n"
     write_file(files[-1], text.encode(), label="prediction")
     return report
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()

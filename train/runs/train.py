@@ -26,7 +26,7 @@ from ..trainer.optimizers import require_packages
 from ..trainer.prepare import make_accelerator, make_ready, recompute, zero_level
 from ..trainer.previews import Previews
 from ..trainer.resume import find_checkpoint
-from ..trainer.run_data import RunData, Used, used, weights_of, write_run_data
+from ..trainer.run_data import RunData, used, weights_of, write_run_data
 from ..trainer.run_folder import RunFolder
 from ..trainer.trackers import chosen_trackers
 from ..trainer.trainer import train
@@ -46,6 +46,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     """`svp train`. Raises what `open_training`, `assemble` and `train` raise."""
     if request.deterministic:
         torch.use_deterministic_algorithms(True)
+    # What can be refused without reading data or weights is refused first.
     check_writable(request.runs)
     trackers = chosen_trackers(request.log)
     device = pick_device(request.device)
@@ -53,6 +54,8 @@ def train_command(request: TrainRequest) -> TrainReport:
     recipe = opened.recipe
     require_packages(recipe.optimizer)
     held = open_held_out(request, opened)
+
+    # The split of a global batch depends on the devices, and the table and loader on the split.
     accelerator = make_accelerator(recipe, device)
     world, main = accelerator.num_processes, accelerator.is_main_process
     share_of(recipe, world)  # refused before anything is estimated
@@ -62,6 +65,8 @@ def train_command(request: TrainRequest) -> TrainReport:
         opened = replace(opened, recipe=recipe)
         log.info(choice.line())
     split_evenly(recipe, world)
+
+    # The first process makes the table, the others find it.
     with accelerator.main_process_first():
         table = opened.table(request.partial, request.runs)
     first = opened.readers[0].plan
@@ -74,6 +79,8 @@ def train_command(request: TrainRequest) -> TrainReport:
         fixed=made.model.projector.num_tokens(visuals.plan.grid),
         max_failures=opened.data.max_failures,
     )  # fmt: skip
+
+    # Data and recipe are known: a run of both may be there to go on with.
     content = json.loads(recipe.canonical())
     found = find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)
     if made.teacher is not None and found is None:  # a checkpoint holds what came of the lesson
@@ -81,36 +88,29 @@ def train_command(request: TrainRequest) -> TrainReport:
         line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
         if main:
             log.info(line)
+
+    # From here on files are written; a new folder is removed again if the run is refused.
     went_on = found.path if found else None
     folder = _folder(request, recipe, stream.identity, went_on, main, trackers)
     with folder.unless_refused(new=found is None):
         scored = held.used if held else None
         weights = weights_of(opened.places)
-        known = RunData(training=_training(opened), validation=scored, weights=weights)
+        ids = {reader.path: reader.plan.id for reader in opened.readers}
+        training = used(opened.data, recipe.data.split, ids)
+        known = RunData(training=training, validation=scored, weights=weights)
         write_run_data(folder, known)
         if recipe.run.recompute:
             recompute(made.model)
         anew = new_projector(recipe, first, opened.places)
-        doubts = [line for line in (doubt(recipe, first), anew) if line]
-        notes = [
-            *table.notes,
-            *stream.too_long.faults().notices(),
-            *(held.notes if held else ()),
-            *doubts,
-        ]
+        notes = [*table.notes, *stream.too_long.faults().notices(), *(held.notes if held else ())]
+        notes += [line for line in (doubt(recipe, first), anew) if line]
         for line in [*notes, f"run folder: {folder.path}"] if main else []:
             log.info(line)
         previews = None
         if main and recipe.run.preview:
             photos = opened.source.image_root
-            previews = Previews(
-                table,
-                opened.readers,
-                visuals,
-                made.vocab,
-                photos=photos,
-                out=folder.path / "previews",
-            )
+            out = folder.path / "previews"
+            previews = Previews(table, opened.readers, visuals, made.vocab, photos=photos, out=out)
         # With --resume auto the command itself resumes the run.
         hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.path)
         job = Job(
@@ -126,6 +126,7 @@ def train_command(request: TrainRequest) -> TrainReport:
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:
     """Resolve `auto` for the smallest device of the run, the same on every rank."""
+    # The largest stage is the last; which rows are new does not matter, three of them do.
     plan, reader = opened.readers[0].plan, opened.readers[0]
     model = outline(recipe, plan, shape_of(recipe, opened.places))
     make_ready(model, recipe, len(recipe.stages) - 1, (3, 4, 7))
@@ -134,17 +135,14 @@ def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) 
     world = accelerator.num_processes
     image = typical_image(recipe, plan, max(1, tokens))
     need = demand(recipe, model, image, world, zero_level(accelerator))
+
+    # All ranks must choose the same: the one with the least memory decides.
     gpu = this_device(accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     cpu = accelerator.device.type == "cpu"
     own = torch.tensor([gpu.memory / GIB], device=accelerator.device)
     least = int(accelerator.gather(own).min().item() * GIB)
     gpu = replace(gpu, memory=least)
     return choose(recipe, need, gpu, world, LARGEST_CPU if cpu else LARGEST)
-
-
-def _training(opened: Opened) -> Used:
-    caches = {reader.path: reader.plan.id for reader in opened.readers}
-    return used(opened.data, opened.recipe.data.split, caches)
 
 
 def _folder(

@@ -86,6 +86,7 @@ class Checkpoint:
         """
         if not path.is_dir():
             raise MissingError(f"{show(str(path), 300)}: no such checkpoint")
+        # Its size is bounded before it is read: the file may come from anywhere.
         regular_size(path / STATE, MAX_STATE_BYTES)
         data = (path / STATE).read_bytes()
         try:
@@ -140,6 +141,7 @@ def save_checkpoint(
 
     Raises CacheError if the disk is full or refuses.
     """
+    # Written beside under another name, then renamed: a name is a complete checkpoint.
     final = checkpoint_path(folder, state.step)
     partial = folder / f"{final.name}.{os.getpid()}.partial"
     try:
@@ -179,6 +181,7 @@ def prune(folder: Path, keep: int) -> list[Path]:
     first_best = next((c for c in every if best is not None and c.state.best == best), None)
     kept = {c.path for c in every[-keep:] if keep} | {c.path for c in every if c.state.stage_end}
     kept |= {first_best.path} if first_best else set()
+    # What a killed writer left still has the name it is written under.
     gone = [c.path for c in every if c.path not in kept] + list(folder.glob("*.partial"))
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
@@ -188,12 +191,15 @@ def prune(folder: Path, keep: int) -> list[Path]:
 def _write(
     folder: Path, state: State, weights: dict[str, Tensor], optimizer: dict[str, Tensor]
 ) -> None:
+    # The digests go into the state, so that its own digest names the whole checkpoint.
     files = {}
     for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)
         files[name] = _xxh3(folder / name)
     full = state.model_copy(update={"schema_version": SCHEMA, "files": files})
     (folder / STATE).write_bytes(canonical(full.model_dump(mode="json")))
+
+    # On the disk before the folder gets its name, or a power cut could leave a name without bytes.
     for name in (WEIGHTS, OPTIMIZER, STATE):
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())

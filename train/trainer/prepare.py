@@ -16,7 +16,7 @@ from ...model.trainable import TrainableTable, set_trainable
 from ...pipeline.errors import ConfigError, MissingPackageError
 from ...pipeline.process import require_own_gpus
 from ..data.keyed_rng import key_of
-from ..recipe import LoraConfig, TrainRecipe
+from ..recipe import TrainRecipe
 from .optimizers import build_optimizer
 from .strategies.base import Strategy
 from .strategies.deepspeed import (
@@ -43,9 +43,14 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
     except ImportError:
         raise MissingPackageError("accelerate", "train", "svp train") from None
 
+    # An imitated bfloat16 is refused before anything is loaded.
     pin_gpu(device)
     precision = "bf16" if recipe.model.dtype == "bfloat16" else "no"
-    if precision == "bf16" and device != "cpu" and not _has_bfloat16():
+    if (
+        precision == "bf16"
+        and device != "cpu"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise ConfigError(
             "this GPU has no bfloat16 and would imitate it, many times slower: "
             "--set model.dtype=float32, or use a GPU of the Ampere generation or later"
@@ -57,6 +62,7 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
         mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[unused],
         deepspeed_plugin=zero, fsdp_plugin=fsdp,
     )  # fmt: skip
+    # accelerate reads the settings of both for GPUs only.
     shard_on_cpu(accelerator, fsdp)
     split_on_cpu(accelerator, zero)
     return accelerator
@@ -102,11 +108,15 @@ def make_ready(
               float32 after the split there, so that no process holds all of it so
     """
     stage = recipe.stages[index]
-    if any(earlier.lora for earlier in recipe.stages[: index + 1]) and not _has_lora(model):
+    has_lora = any("lora_" in name for name, _ in model.named_parameters())
+    if any(earlier.lora for earlier in recipe.stages[: index + 1]) and not has_lora:
         # Values depend on the seed alone, not on what was drawn before.
+        config = recipe.model.lora
         with torch.random.fork_rng():
             torch.manual_seed(key_of(recipe.seed, "lora"))
-            add_lora(model.lm, _lora(recipe.model.lora))
+            add_lora(model.lm, Lora(config.r, int(config.alpha), config.dropout, config.targets))
+
+    # A stage without adapters of its own keeps those of an earlier one, frozen.
     model.projector.set_sspe(stage.add_sspe)
     parts = (*stage.trains, "lora") if stage.lora else stage.trains
     rows = new_rows if recipe.model.new_rows_only else ()
@@ -128,7 +138,9 @@ def enter_stage(
     stage = recipe.stages[index]
     # Used once and not kept: what is split lets its whole values go one after another.
     trained = (p for p in model.parameters() if p.requires_grad)
-    accelerator.free_memory()
+    accelerator.free_memory()  # of the stage before: its optimizer and wrapper
+
+    # DeepSpeed gives every rank flat parts of the parameters; its optimizer is made for those.
     whole = zero_level(accelerator) < 3
     if accelerator.distributed_type.value == "DEEPSPEED":
         parts = PartAdamW(trained, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
@@ -136,16 +148,3 @@ def enter_stage(
         return (DeepSpeedZero2 if whole else DeepSpeedZero3)(accelerator, model, parts, half)
     optimizer = build_optimizer(recipe.optimizer, trained, stage)
     return (Strategy if whole else FSDP)(accelerator, model, optimizer)
-
-
-def _has_bfloat16() -> bool:
-    found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
-    return found
-
-
-def _has_lora(model: RisModel) -> bool:
-    return any("lora_" in name for name, _ in model.named_parameters())
-
-
-def _lora(config: LoraConfig) -> Lora:
-    return Lora(config.r, int(config.alpha), config.dropout, config.targets)

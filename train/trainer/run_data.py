@@ -179,14 +179,11 @@ def split_to_score(known: RunData | None) -> str:
     """The split that is evaluated where none is named: the run's own held-out one, else val."""
     if known and known.validation:
         return known.validation.split
-    return HELD_OUT if known is None or _is_quickstart(known) else "val"
+    generated = known is None or known.training.dataset == str(DATA.absolute())
+    return HELD_OUT if generated else "val"
 
 
 def cache_of_run(known: RunData | None) -> Path | None:
     """A cache the run read that is still there: its recipe says how photographs are cut."""
     listed = known.training.caches if known else ()
     return next((cache.path for cache in listed if cache.path.is_dir()), None)
-
-
-def _is_quickstart(known: RunData) -> bool:
-    return known.training.dataset == str(DATA.absolute())

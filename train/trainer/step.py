@@ -60,6 +60,7 @@ class StepResult:
 
 def sync_counts(accelerator: "Accelerator", batches: Sequence[Batch], signal: int) -> Counts:
     """Counts of the global batch, and a signal if any rank received one; one small collective."""
+    # A launcher sends all ranks the same signal, but not at once: the mean of those that came.
     own = [sum(int((b.labels != IGNORE).sum()) for b in batches),
            sum(len(b.seg_row) for b in batches)]  # fmt: skip
     counts = torch.tensor([*own, signal, int(signal > 0)], device=accelerator.device)
@@ -92,16 +93,10 @@ def optimizer_step(
     bad = (~own.isfinite().all(1)).nonzero().flatten().tolist()
     total = _sum(accelerator, own.sum(0))
     norm = strategy.update(lr, clip, allowed=bool(total.isfinite().all()))
-    return _result(total.tolist(), norm, counts, weights, bad)
 
-
-def _result(
-    sums: Sequence[float], norm: float, counts: Counts, weights: Weights, bad: Sequence[int]
-) -> StepResult:
-    ce, bce, dice = (
-        value / max(1, n)
-        for value, n in zip(sums, (counts.tokens, counts.masks, counts.masks), strict=True)
-    )
+    # A batch without any mask or token has no loss of that kind, not a division by zero.
+    numbers = (counts.tokens, counts.masks, counts.masks)
+    ce, bce, dice = (s / max(1, n) for s, n in zip(total.tolist(), numbers, strict=True))
     loss = weights.ce * ce + weights.bce * bce + weights.dice * dice
     return StepResult(loss, ce, bce, dice, norm, counts.tokens, counts.masks, tuple(bad))
 

@@ -69,11 +69,14 @@ class Trainer:
 
     def train(self) -> TrainReport:
         """Run every remaining stage."""
+        # Another recipe or other data would go on from here without a sign of it.
         job, resume = self.job, self.job.resume
         if resume:
             resume.require(self._recipe(), job.stream.identity)
         if self.step == self.recipe.steps:
             return self._report()
+
+        # One stream for all stages: a stage begins at the sample where the one before ended.
         job.folder.open(self.step)
         steps = job.stream.steps(self.cursor)
         try:
@@ -97,7 +100,8 @@ class Trainer:
                 raise self.stop.error(counts.signal)
 
             # Dropout depends on the step and the rank alone: a resumed run draws the same.
-            torch.manual_seed(key_of(self.recipe.seed, "step", self.step, self._rank))
+            rank = self.accelerator.process_index
+            torch.manual_seed(key_of(self.recipe.seed, "step", self.step, rank))
             strategy.model.train()
             rate = learning_rate(stage, k)
             result = optimizer_step(strategy, step.batches, counts, self.weights, rate, stage.clip)
@@ -137,6 +141,7 @@ class Trainer:
     def _handle_nonfinite(self, index: int, result: StepResult, step: Step) -> None:
         from accelerate.utils import gather_object
 
+        # No micro-batch of its own is to blame where only the sum or the gradient overflowed.
         bad = result.bad or range(len(step.images))
         images = gather_object([name for number in bad for name in step.images[number]])
         record = {name: str(value) for name, value in result.values().items()}
@@ -158,16 +163,20 @@ class Trainer:
         self, strategy: Strategy, index: int, result: StepResult, rate: float
     ) -> None:
         """Log, score, show and save, as often as the recipe says."""
-        run, end = self.recipe.run, self._stage_end(index)
+        run, stage = self.recipe.run, self.recipe.stages[index]
+        end = self.step == sum(one.steps for one in self.recipe.stages[: index + 1])
         if end or self.step % run.log == 0:
             self.job.folder.log(self._progress(result))
         held: dict[str, float] = {}
         if end or (run.validate_every and self.step % run.validate_every == 0):
             held = self._validate(strategy)
+
+        # A step that was skipped has no losses: NaN is no number in JSON.
         record = {**(result.values() if result.finite else {}), **held}
         if record:
-            stage = self.recipe.stages[index].name
-            self.job.folder.metrics(self.step, {**record, "lr": rate, "stage": stage})
+            self.job.folder.metrics(self.step, {**record, "lr": rate, "stage": stage.name})
+
+        # The checkpoint comes last: a run that is killed before it repeats all of the above.
         if run.preview and (end or self.step % run.preview == 0):
             self._preview(strategy)
         if end or self.step % run.checkpoint == 0:
@@ -204,12 +213,16 @@ class Trainer:
         meet(self.accelerator.device)
 
     def _write(self, strategy: Strategy) -> None:
+        # After the last step there is no stage to be in: the one past the end, with none done.
         main = self.job.folder.main
         index, done = (
             self.recipe.stage_at(self.step)
             if self.step < self.recipe.steps
             else (len(self.recipe.stages), 0)
         )
+
+        # Every rank takes part in both gathers, one writes. A stage's end needs no optimizer
+        # state: the next stage starts a fresh one.
         weights = strategy.weights(sorted(self.trained), keep=main)
         optimizer = strategy.state(keep=main) if done else {}
         if not main:
@@ -224,9 +237,6 @@ class Trainer:
         )  # fmt: skip
         save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
         prune(self.job.folder.checkpoints, self.recipe.run.keep)
-
-    def _stage_end(self, index: int) -> bool:
-        return self.step == sum(stage.steps for stage in self.recipe.stages[: index + 1])
 
     def _progress(self, result: StepResult) -> str:
         rates, numbers = self.watch.read(self.step)
@@ -248,8 +258,3 @@ class Trainer:
             (self.step - self.first) * self.recipe.global_batch, losses, self.scores, self.skipped,
             self.job.left_out,
         )  # fmt: skip
-
-    @property
-    def _rank(self) -> int:
-        rank: int = self.accelerator.process_index
-        return rank
