@@ -21,6 +21,7 @@ from svp.pipeline.datasets.detect import FORMATS
 from svp.pipeline.encoders import build_encoder
 from svp.pipeline.errors import ConfigError, DataError
 from svp.pipeline.executors import EXECUTORS, ExecutorOptions, build
+from svp.pipeline.executors.base import Done
 from svp.pipeline.fetch.catalogue import REMOTES, find_remote
 from svp.pipeline.fetch.encoder_specs import ENCODERS
 from svp.pipeline.fetch.sam_specs import SAMS
@@ -177,8 +178,8 @@ def test_an_executor(install: Install, tmp_path: Path) -> None:
     for name in ("one_by_one", "local"):
         (tmp_path / name).mkdir()
         task = MockTask(str(tmp_path / name), str(tmp_path), faults={5: "raise"})
-        summary = build(name, ExecutorOptions(workers=0)).run(task, task.shards, lambda event: None)
-        assert sorted(summary.done) == list(task.shards)
+        events = list(build(name, ExecutorOptions(workers=0)).events(task, task.shards))
+        assert sorted(e.shard for e in events if isinstance(e, Done)) == list(task.shards)
         made[name] = {p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())}
     assert made["one_by_one"] == made["local"] != {}
 
