@@ -37,7 +37,8 @@ def _halved(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     height, width = mask.shape
     padded = np.pad(mask, ((0, height % 2), (0, width % 2)), mode="edge")
     count = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2).sum((1, 3))
-    return (count > 2) | ((count == 2) & padded[::2, ::2])
+    most: NDArray[np.bool_] = (count > 2) | ((count == 2) & padded[::2, ::2])
+    return most
 
 
 def trace(mask: NDArray[np.bool_]) -> Iterator[Points]:
