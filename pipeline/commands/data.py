@@ -92,7 +92,9 @@ def export_command(path: str, out: Path, **options: Any) -> None:
 def synth_command(out: Path, images: int, seed: int, world: int, difficulty: int | None) -> None:
     """Write generated scenes as COCO, REFER and JSONL; a finished folder is kept."""
     from ..datasets.scenes import write_scenes
+    from ..weights.rehearsal import few_scenes
 
+    images = min(images, 4 * few_scenes(images))  # in a rehearsal few, but some of every split
     click.echo(
         f"scenes: {write_scenes(out, images=images, seed=seed, world=world, difficulty=difficulty)}"
     )

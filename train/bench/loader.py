@@ -30,7 +30,7 @@ from ...pipeline.io.atomic import make_folders
 from ..data import keyed_rng
 from ..data.build_table import open_table
 from ..data.collate import CachedVisuals, Memory
-from ..data.loader import AHEAD, Draws, Loader, Share
+from ..data.loader import AHEAD, Draws, Loader, RankSlice
 from ..data.sampler import Order
 from ..data.tokenizer import load_vocabulary
 from .loader_data import paper_source, write_paper_cache
@@ -127,7 +127,7 @@ def _runs(cache: CacheReader, work: Path, threads: int) -> dict[str, Run]:
     slow = RleTable(table.path, {ann: mask for (_, ann), mask in source.masks.items()})
     vocab = load_vocabulary(_TOKENIZER)
     draws = Draws(seed=0, global_batch=BATCH)
-    share = Share(micro_batch=BATCH, threads=threads)
+    share = RankSlice(micro_batch=BATCH, threads=threads)
     ours = Loader(table, CachedVisuals([cache], {"masks"}), vocab, draws, share)
     dense = Loader(slow, RleVisuals([cache], "dense"), vocab, draws, share)
     by_runs = Loader(slow, RleVisuals([cache], "runs"), vocab, draws, share)

@@ -23,7 +23,7 @@ from .expression_table import Entry, ExpressionTable
 from .keyed_rng import Choices, key_of
 from .length_check import ANY, Room, too_long
 from .prompts import Turn, choose_turns
-from .sampler import ORDER_VERSION, Cursor, Draw, Order, Sampling
+from .sampler import ORDER_VERSION, Cursor, Order, SampleRef, Sampling
 from .tokenizer import Vocabulary
 
 CursorState = Mapping[str, JsonValue]
@@ -80,7 +80,7 @@ class Draws:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class RankSlice:
     """This process's part: rank `rank` of `world`; its images come `micro_batch` at a time."""
 
     micro_batch: int
@@ -90,7 +90,7 @@ class Share:
 
 
 class Loader:
-    """An endless stream of this rank's share of global batches (`train.stream.Stream`)."""
+    """An endless stream of this rank's share of global batches (`Stream`)."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Loader:
         visuals: VisualSource,
         vocab: Vocabulary,
         draws: Draws,
-        share: Share,
+        share: RankSlice,
         *,
         max_ids: int = MAX_IDS,
         room: Room | None = None,
@@ -133,7 +133,7 @@ class Loader:
         first = self._cursor.goes_on(cursor).step
         return self._steps(first)
 
-    def sample(self, draw: Draw) -> Item:
+    def sample(self, draw: SampleRef) -> Item:
         """Image, sentences and dialogue of one draw. Raises DataError naming the image."""
         number = int(self._entries[draw.entry])
         entry, known = self.table.entry(number), self.table.sentences(number)
@@ -205,7 +205,7 @@ class Loader:
         cursor = self._cursor.at(step + 1).to_json()
         return _Pending([pool.submit(self._fill, part) for part in parts], cursor)
 
-    def _fill(self, part: Sequence[Draw]) -> tuple[Batch, tuple[str, ...]]:
+    def _fill(self, part: Sequence[SampleRef]) -> tuple[Batch, tuple[str, ...]]:
         items = [self.sample(draw) for draw in part]
         batch = make_batch(self.table, self.visuals, items, self.vocab.pad)
         return batch, tuple(item.entry.name for item in items)

@@ -29,7 +29,7 @@ ORDER_VERSION = 1  # raise it when equal arguments would give another order
 Sampling = Literal["uniform", "proportional"]
 
 
-class Draw(NamedTuple):
+class SampleRef(NamedTuple):
     """Entry `entry` of the table, drawn for the `visit`-th time (from 0)."""
 
     entry: int
@@ -52,7 +52,7 @@ class Order:
         if not self._pools:
             raise ConfigError("there is no image with an expression to draw from")
 
-    def draw(self, sample: int) -> Draw:
+    def draw(self, sample: int) -> SampleRef:
         """The sample with number `sample` >= 0."""
         block, place = divmod(sample, len(self._pools))
         sets = _permutation(keyed_rng.key_of(self.seed, "set", block), len(self._pools))
@@ -60,9 +60,9 @@ class Order:
         first, n = self._pools[pool]
         visit, index = divmod(block, n)
         images = _permutation(keyed_rng.key_of(self.seed, "image", pool, visit), n)
-        return Draw(first + int(images[index]), visit)
+        return SampleRef(first + int(images[index]), visit)
 
-    def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> list[Draw]:
+    def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> list[SampleRef]:
         """Rank `rank`'s share of global batch `step`, which has `size` samples over all ranks."""
         return [self.draw(k) for k in range(step * size + rank, (step + 1) * size, world)]
 

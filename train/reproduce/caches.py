@@ -17,7 +17,7 @@ from ...pipeline.precompute.launch import Request, launch, open_request
 from ...pipeline.precompute.options import resolve
 from .experiment import Overrides, Row
 from .request import Data, ReproduceRequest
-from .trial_folder import spending, spent
+from .trial_folder import elapsed, timed
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Caches:
     @staticmethod
     def seconds(caches: set[Path]) -> float:
         """Time that making these caches took."""
-        return sum(spent(_note(path)) for path in caches)
+        return sum(elapsed(_note(path)) for path in caches)
 
     def precompute_request(self, row: Row, dataset: str, split: str) -> Request:
         """Request of `svp precompute` that makes the cache."""
@@ -87,7 +87,7 @@ class Caches:
                 return out
             what = ", ".join(map(str, row.cache)) or "as in the recipe"
             log.info(f"cache {out.name} of {split}: {what}")
-            with spending(_note(out)):
+            with timed(_note(out)):
                 report = launch(precompute_request, opened)
         except PlanMismatchError as error:
             where = show(str(self.request.caches), 300)

@@ -18,7 +18,7 @@ from .paper_tables import experiment
 from .report import claim_rows, markdown, summary, table_rows, write_page
 from .request import Data, ReproduceRequest, data_of, make_scenes
 from .results import TableResult, read_table, write_table
-from .trial_folder import place, spent
+from .trial_folder import elapsed, place
 from .trials import read_trial, run_trial
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class TableReport(Report):
 
     result: TableResult
     files: tuple[Path, ...]
-    spent: float
+    elapsed: float
 
     def lines(self) -> list[str]:
         result = self.result
@@ -45,12 +45,12 @@ class TableReport(Report):
             found.append(f"{line.name:<36} {ours:>22}  {paper}  {rest}{why}")
         for ordering, paper, ours, verdict in claim_rows(result):
             found.append(f"{ordering}: paper {paper}, ours {ours}: {verdict}")
-        found += [*summary(result), f"all tables so far: {duration(self.spent)}"]
+        found += [*summary(result), f"all tables so far: {duration(self.elapsed)}"]
         return [*found, *(f"wrote {path}" for path in self.files)]
 
     def to_json(self) -> dict[str, object]:
         files = [str(path) for path in self.files]
-        return self.result.model_dump(mode="json") | {"files": files, "all_tables": self.spent}
+        return self.result.model_dump(mode="json") | {"files": files, "all_tables": self.elapsed}
 
 
 def reproduce(request: ReproduceRequest) -> TableReport:
@@ -117,7 +117,7 @@ def result_path(request: ReproduceRequest) -> Path:
 def everything(request: ReproduceRequest) -> float:
     """Seconds of all caches and runs in the folders of `request`, each counted once."""
     notes = [*request.runs.glob("*/*.spent.json"), *request.caches.glob("*.spent.json")]
-    return sum(spent(note) for note in notes)
+    return sum(elapsed(note) for note in notes)
 
 
 def _look(request: ReproduceRequest, data: Data, row: Row, caches: Caches, known: Gathered) -> None:

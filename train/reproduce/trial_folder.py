@@ -90,18 +90,18 @@ def _mark(protocol: Protocol) -> str:
 
 
 @contextmanager
-def spending(path: Path) -> Iterator[None]:
+def timed(path: Path) -> Iterator[None]:
     """Add the body's wall time to `path`, also if it ends with an error."""
     began = time.perf_counter()
     try:
         yield
     finally:
-        total = spent(path) + time.perf_counter() - began
+        total = elapsed(path) + time.perf_counter() - began
         make_folders(path.parent)
         write_file(path, json.dumps({"seconds": round(total, 3)}).encode(), label="spent")
 
 
-def spent(path: Path) -> float:
+def elapsed(path: Path) -> float:
     """Seconds noted in `path`, 0 if there is none. Raises DataError if it is damaged."""
     try:
         return float(json.loads(path.read_text("utf-8"))["seconds"])

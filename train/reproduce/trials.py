@@ -37,7 +37,7 @@ from .caches import Caches
 from .commands import eval_words, started, train_words
 from .experiment import Row
 from .request import Column, Data, ReproduceRequest
-from .trial_folder import Place, at_work, place, spending, spent
+from .trial_folder import Place, at_work, elapsed, place, timed
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +127,8 @@ def run_trial(
             warm=warm,
             scores=scores,
             seconds={
-                "train": spent(at.folder / TRAINED),
-                "eval": spent(at.folder / EVALUATED),
+                "train": elapsed(at.folder / TRAINED),
+                "eval": elapsed(at.folder / EVALUATED),
             },
             commit=commit(),
             libraries=libraries(),
@@ -167,7 +167,7 @@ def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
 
 def _train(request: ReproduceRequest, data: Data, row: Row, at: Place, cache: Path) -> Path:
     """The run folder of the trained model."""
-    with spending(at.folder / TRAINED):
+    with timed(at.folder / TRAINED):
         if request.processes > 1:
             started(train_words(request, data, row, at, cache), request)
             return newest_run(at.folder)
@@ -198,7 +198,7 @@ def _evaluate(
     """Scores of one split; bounds of the superpixels only once, as no seed changes them."""
     path = at.results(column, request.protocol)
     if not path.exists():
-        with spending(at.folder / EVALUATED):
+        with timed(at.folder / EVALUATED):
             if request.processes > 1:
                 started(eval_words(request, row, at, {column: cache}), request)
             else:

@@ -27,7 +27,7 @@ from ..data.collate import CachedVisuals
 from ..data.expression_table import ExpressionTable
 from ..data.length_check import Room
 from ..data.live_cache import LiveReader
-from ..data.loader import Draws, Loader, Share
+from ..data.loader import Draws, Loader, RankSlice
 from ..data.sam_identity import identity, require_same_sam
 from ..data.tokenizer import Vocabulary
 from ..factory import require_cache
@@ -228,7 +228,9 @@ def stream_of(
         sampling=recipe.data.sampling,
         sentences=recipe.data.sentences_per_image,
     )
-    share = Share(micro_batch=recipe.run.images, rank=rank, world=world, threads=recipe.run.threads)
+    share = RankSlice(
+        micro_batch=recipe.run.images, rank=rank, world=world, threads=recipe.run.threads
+    )
     loader = Loader(table, visuals, vocab, draws, share, room=Room(visuals.caches, fixed))
     bad = loader.too_long.settle(table.sentence_count, None)
     images = table.left_out.get("images in quarantine", 0)

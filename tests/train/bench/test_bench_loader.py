@@ -13,7 +13,7 @@ from svp.train.bench.rle_baseline import RleTable, RleVisuals
 from svp.train.data.build_table import open_table
 from svp.train.data.collate import CachedVisuals
 from svp.train.data.expression_table import ExpressionTable
-from svp.train.data.loader import Draws, Loader, Share
+from svp.train.data.loader import Draws, Loader, RankSlice
 from svp.train.data.tokenizer import load_vocabulary
 
 
@@ -26,7 +26,9 @@ def test_baselines_make_the_same_batches(tmp_path: Path) -> None:
     vocab = load_vocabulary(Path(svp.__file__).parent / "workflows/tiny/lm")
 
     def first(table: ExpressionTable, visuals: CachedVisuals) -> Batch:
-        loader = Loader(table, visuals, vocab, Draws(seed=0, global_batch=4), Share(micro_batch=4))
+        loader = Loader(
+            table, visuals, vocab, Draws(seed=0, global_batch=4), RankSlice(micro_batch=4)
+        )
         stream = loader.steps(loader.start())
         batch = next(stream).batches[0]
         stream.close()

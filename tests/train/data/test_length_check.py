@@ -13,7 +13,7 @@ from svp.train.data.collate import CachedVisuals
 from svp.train.data.dialogues import MAX_IDS, MAX_LENGTH, build_dialogue
 from svp.train.data.expression_table import ExpressionTable
 from svp.train.data.length_check import Room, longest
-from svp.train.data.loader import Draws, Loader, Share
+from svp.train.data.loader import Draws, Loader, RankSlice
 from svp.train.data.prompts import Turn
 from svp.train.evaluation.protocols import examples, plan, that_fit
 
@@ -36,7 +36,7 @@ def world(tmp_path: Path, texts: dict[int, str]) -> tuple[ExpressionTable, Cache
 
 def loader(table: ExpressionTable, visuals: CachedVisuals, room: Room) -> Loader:
     draws = Draws(seed=0, global_batch=7)
-    return Loader(table, visuals, vocabulary(), draws, Share(micro_batch=7), room=room)
+    return Loader(table, visuals, vocabulary(), draws, RankSlice(micro_batch=7), room=room)
 
 
 def drawn(made: Loader, steps: int = 12) -> set[int]:
@@ -104,7 +104,7 @@ def test_visual_tokens_count(tmp_path: Path, fixed: int) -> None:
 def test_nothing_too_long_changes_no_draw(tmp_path: Path) -> None:
     table, visuals, _ = world(tmp_path, {})
     draws = Draws(seed=0, global_batch=7)
-    plain = Loader(table, visuals, vocabulary(), draws, Share(micro_batch=7))
+    plain = Loader(table, visuals, vocabulary(), draws, RankSlice(micro_batch=7))
     made = loader(table, visuals, Room(visuals.caches, None))
     for ours, theirs, _ in zip(
         made.steps(made.start()), plain.steps(plain.start()), range(4), strict=False

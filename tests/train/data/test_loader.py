@@ -26,9 +26,9 @@ from svp.train.data.build_table import open_table
 from svp.train.data.collate import CachedVisuals, Item, make_batch
 from svp.train.data.dialogues import build_dialogue
 from svp.train.data.expression_table import ExpressionTable
-from svp.train.data.loader import CursorState, Draws, Loader, Share, Step, Stream
+from svp.train.data.loader import CursorState, Draws, Loader, RankSlice, Step, Stream
 from svp.train.data.prompts import fixed_turn
-from svp.train.data.sampler import Draw
+from svp.train.data.sampler import SampleRef
 
 World = tuple[ExpressionTable, CacheReader]
 
@@ -137,13 +137,13 @@ def test_targets_sentences_and_text_belong_together(made: World) -> None:
 def test_every_visit_draws_anew_and_again_the_same(made: World) -> None:
     loader = make_loader(*made)
     entry = next(i for i in range(37) if made[0].entry(i).image_id % 4 == 3)
-    items = [loader.sample(Draw(entry, visit)) for visit in range(20)]
-    assert items == [make_loader(*made).sample(Draw(entry, visit)) for visit in range(20)]
+    items = [loader.sample(SampleRef(entry, visit)) for visit in range(20)]
+    assert items == [make_loader(*made).sample(SampleRef(entry, visit)) for visit in range(20)]
     assert len({tuple(s.sent_id for s in item.said) for item in items}) > 5
     assert len({item.dialogue.ids for item in items}) == 20
     assert len({item.key for item in items}) == 20
     other = make_loader(*made, seed=6)
-    assert items != [other.sample(Draw(entry, visit)) for visit in range(20)]
+    assert items != [other.sample(SampleRef(entry, visit)) for visit in range(20)]
 
 
 def test_threads_and_micro_batches_change_nothing(made: World) -> None:
@@ -229,7 +229,7 @@ def test_a_sample_that_cannot_be_made_names_its_image(made: World) -> None:
     table, cache = made
     loader = Loader(
         table, CachedVisuals([cache], ()), vocabulary(), Draws(seed=1, global_batch=2),
-        Share(micro_batch=2), max_ids=70,
+        RankSlice(micro_batch=2), max_ids=70,
     )  # fmt: skip
     with pytest.raises(DataError, match=r"(aa|bb)/\d+: a dialogue of \d turns"):
         steps(loader, 40)
@@ -277,7 +277,7 @@ def test_live_visuals_can_take_the_caches_place(made: World) -> None:
             return visual.map(lambda x: x.float() if x.is_floating_point() else x), sam, sizes
 
     loader = Loader(
-        table, Live(), vocabulary(), Draws(seed=5, global_batch=4), Share(micro_batch=4)
+        table, Live(), vocabulary(), Draws(seed=5, global_batch=4), RankSlice(micro_batch=4)
     )
     live = steps(loader, 2)[1].batches[0]
     from_cache = steps(make_loader(table, cache, global_batch=4, micro=4), 2)[1].batches[0]

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svp.pipeline.errors import CacheError, ConfigError, PlanMismatchError
-from svp.train.data.sampler import Cursor, Draw, Order, Sampling
+from svp.train.data.sampler import Cursor, Order, SampleRef, Sampling
 
 SIZES = (16, 5, 9)
 
 
-def digest(draws: list[Draw]) -> str:
+def digest(draws: list[SampleRef]) -> str:
     return hashlib.sha256(np.array(draws, "<i8").tobytes()).hexdigest()
 
 
@@ -87,7 +87,7 @@ def test_two_hundred_kills_and_world_sizes_give_the_uninterrupted_stream(
     whole = [order.batch(step, size) for step in range(steps)]
     for _ in range(200):
         killed = rng.randint(0, steps)
-        got: list[list[Draw]] = []
+        got: list[list[SampleRef]] = []
         for part in (range(killed), range(killed, steps)):
             world, fresh = rng.choice(worlds), Order(SIZES, seed=3, sampling=sampling)
             for step in part:

@@ -1,11 +1,14 @@
 """Stand-ins have the published files' names, keys and fields; the dial acts only where it is set."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
+from svp.cli import main
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.encoders import clip, dinov2
 from svp.pipeline.errors import ConfigError, WeightsError
@@ -144,3 +147,11 @@ def test_a_set_of_ones_own_reads(tmp_path: Path) -> None:
     for name, expressions in {"train": 6, "val": 4}.items():
         source = open_dataset(str(tmp_path / f"{name}.jsonl"), split=name)
         assert len(source.sentences) == expressions
+
+
+def test_synth_makes_few_scenes_of_every_split_in_a_rehearsal(dialled: Path) -> None:
+    out = dialled / "scenes"
+    result = CliRunner().invoke(main, ["data", "synth", str(out), "--images", "128"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "digest.json").read_text())["splits"]
+    assert sum(found.values()) == 4 * SMALL["scenes"] and min(found.values()) >= 1

@@ -22,7 +22,7 @@ def test_a_cell_belongs_to_one_process_until_it_ends_or_is_killed(tmp_path: Path
         [sys.executable, "-c", HOLD, str(cell)], stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match="another process is at work"), at_work(cell):
+        with pytest.raises(ConfigError, match="another process is running it"), at_work(cell):
             pytest.fail("two processes at one cell")
         other.send_signal(signal.SIGKILL)
         other.wait()
