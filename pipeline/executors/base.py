@@ -32,7 +32,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """What a job reports of one batch, or of all its images once it is done: a few hundred bytes.
+    """Report of a job on one batch, or on all its images once it is done: a few hundred bytes.
 
     quarantined  images by reason
     seconds      by stage, of the job so far
@@ -75,7 +75,7 @@ class Event:
 
     @property
     def result(self) -> dict[str, object]:
-        """What the log says beside the fields of every event."""
+        """Fields of the log entry besides those of every event."""
         return {}
 
 
@@ -171,7 +171,7 @@ class Abandoned(Event):
 
 
 class Tick(Event):
-    """Nothing; comes a few times a second, so that whoever listens can redraw or stop."""
+    """Timer event a few times a second, on which a listener can redraw or stop the run."""
 
     kind = "tick"
 

@@ -75,7 +75,7 @@ def serve(conn: Connection, task: Task, worker: int, threads: int) -> None:
 
 
 class WorkerRuntime:
-    """What a worker process holds: load the models once, then run jobs."""
+    """State of a worker process: load the models once, then run jobs."""
 
     def __init__(self, task: Task, worker: int, threads: int) -> None:
         self._task, self._worker, self._threads = task, worker, threads

@@ -87,7 +87,7 @@ class ReproduceRequest:
 
     @property
     def run_options(self) -> RunOptions:
-        """How the caches are made, on the requested device."""
+        """Executor of the caches, on the requested device."""
         return RunOptions(
             executor=self.executor, workers=self.workers, device=pick_device(self.device),
             threads=self.threads, ray_address=self.ray_address,
