@@ -153,7 +153,7 @@ def test_training_sees_its_superpixels_live(ask: Ask) -> None:
 def test_a_photograph_is_asked_about(ask: Ask) -> None:
     photo = str(min(Path("scenes").rglob("val*.png")))
     said = done(ask("predict", photo, "the red disc", "--device", "cpu", "--out", "answers"))
-    assert "1 visual tokens" in said
+    assert "1 visual token" in said
 
 
 @pytest.mark.parametrize("live", [[], ["--live"]], ids=["cached", "live"])
