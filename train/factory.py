@@ -229,7 +229,7 @@ def new_projector(recipe: TrainRecipe, plan: Plan, places: Places) -> str:
     own = {"name": spec.name, "options": spec.options}
     if (spec.in_dim, spec.grid) != (plan.channels, plan.grid):
         return note + (
-            f"that of {places.init.name} reads {spec.in_dim} channels on grid {spec.grid}, cache "
+            f"that of {places.init.name} reads {counted(spec.in_dim, 'channel')} on grid {spec.grid}, cache "
             f"{plan.id[:12]} has {plan.channels} on {plan.grid}"
         )
     words = shlex.join(["--set", f"model.projector={json.dumps(own)}"])

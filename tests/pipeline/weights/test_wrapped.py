@@ -81,7 +81,7 @@ def test_a_fine_tuned_sam_is_loaded(sam: State, tmp_path: Path, kind: str) -> No
     ("change", "message"),
     [
         (lambda s: under("sam.")(s) | {"head.weight": torch.ones(2)},
-         r"is under sam\., beside 1 other tensors \(head.weight, ...\): .*whole\.sam\.state_dict"),
+         r"is under sam\., beside 1 other tensor \(head.weight, ...\): .*whole\.sam\.state_dict"),
         (lambda s: under("student.")(s) | under("teacher.")(s),
          r"it contains several models, under student\., teacher\."),
         (lambda s: {**s, **under("module.")(s)}, "is there twice, with and without"),
