@@ -33,7 +33,8 @@ def adopt(cache: Path, old: Plan, new: Plan, committed: Committed) -> None:
     """
     if old.id == new.id:
         return
-    if replace(old, images=new.images).id != new.id or not _same_images(old, new):
+    same_list = [image[:2] for image in old.images] == [image[:2] for image in new.images]
+    if replace(old, images=new.images).id != new.id or not same_list:
         raise _refusal(cache, old, new, diff_plans(old, new))
     changed = {a.image_id for a, b in zip(old.images, new.images, strict=True) if a != b}
     keep: list[Manifest] = []
@@ -49,10 +50,6 @@ def adopt(cache: Path, old: Plan, new: Plan, committed: Committed) -> None:
         moved = manifest.model_copy(update={"cache": new.id}).sealed()
         write_file(manifest_path(cache, manifest.shard), moved.data(), label="manifest")
     new.save(cache / PLAN)
-
-
-def _same_images(old: Plan, new: Plan) -> bool:
-    return [image[:2] for image in old.images] == [image[:2] for image in new.images]
 
 
 def _bad_ids(manifest: Manifest) -> set[int]:

@@ -24,7 +24,7 @@ def row_arrays(plan: Plan, image: PlanImage, row: ImageRow) -> dict[str, Array]:
     """The unpadded arrays of one image by array name, checked against the plan.
 
     Raises ImageError if the image does not fit (`too_many_superpixels`, `rle_overflow`,
-    `nonfinite_features`, `too_large`); CacheError if the row is not one of this plan (our bug).
+    `nonfinite_features`, `too-large`); CacheError if the row is not one of this plan (our bug).
     """
     found = row.superpixels
     n = len(found)
@@ -38,7 +38,7 @@ def row_arrays(plan: Plan, image: PlanImage, row: ImageRow) -> dict[str, Array]:
     if n > plan.k:
         raise ImageError("too_many_superpixels", f"{counted(n, 'superpixel')}, the cap is {plan.k}")
     if max(found.height, found.width) > MAX_SIDE:
-        raise ImageError("too_large", f"{found.height}x{found.width}, at most {MAX_SIDE} a side")
+        raise ImageError("too-large", f"{found.height}x{found.width}, at most {MAX_SIDE} a side")
     arrays = {**_features(plan, row), **_superpixels(plan, found)}
     arrays["cover"] = _fit(row.cover, "float16", (n, plan.patches), "cover", image)
     arrays["sspe_masks"] = _fit(row.sspe_masks, "uint8", (n, plan.mask_bytes), "sspe_masks", image)

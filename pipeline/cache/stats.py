@@ -127,7 +127,7 @@ def stats(path: Path, sample: int = SAMPLE) -> StatsReport:
         sampled=len(seen),
         coverage=_spread(covered for covered, _ in depths),
         overlap=_spread(overlapped for _, overlapped in depths),
-        area=_spread(share for found in seen for share in _shares(found)),
+        area=_spread(a / (found.height * found.width) for found in seen for a in found.area),
         levels={name: levels[code] for code, name in enumerate(LEVELS)},
     )
 
@@ -187,10 +187,6 @@ def feature_stats(path: Path) -> dict[str, NDArray[np.float64]]:
 def _load(path: Path, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     reader = CacheReader(path)
     return np.concatenate([reader.features(int(i)) for i in rows]).astype(np.float32)
-
-
-def _shares(found: Superpixels) -> NDArray[np.float64]:
-    return found.area / (found.height * found.width)
 
 
 def _spread(values: Iterable[float] | NDArray[np.uint16]) -> Spread:

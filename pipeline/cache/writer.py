@@ -45,6 +45,9 @@ def write_shard(
             f"shard {shard}: {counted(len(rows), 'row')} for {counted(len(images), 'image')}"
         )
     arrays, entries = _prepare(plan, images, rows)
+
+    # The manifest commits the shard, so it comes after everything it vouches for is durable: a
+    # process that dies before leaves files which the next attempt replaces by equal ones.
     files = _write_arrays(cache, plan, shard, arrays)
     manifest = Manifest(cache=plan.id, shard=shard, files=files, images=entries).sealed()
     _write_json(log_path(cache, shard), cache, {"shard": shard, **info}, "log", shard)
@@ -82,6 +85,8 @@ def _write_arrays(
     cache: Path, plan: Plan, shard: int, rows: Sequence[dict[str, Array] | None]
 ) -> dict[str, FileEntry]:
     """Every shard file, durable on return. The disk syncs one file while the next is encoded."""
+    # Each file is written under a temporary name, then renamed by a thread of the pool: an array is
+    # encoded while the disk still commits those before it.
     temps: list[TempFile] = []
     folders: set[Path] = set()
     pool = ThreadPoolExecutor(SYNC_THREADS, "svp-sync")
@@ -95,6 +100,7 @@ def _write_arrays(
             buffers = encode_shard(spec, column, plan.shard_size)
             temps.append(write_temp(path, buffers, label=spec.name, shard=shard))
             commits.append(pool.submit(temps[-1].commit))
+        # A rename is durable only once its folder is, so the folders come last.
         for commit in commits:
             commit.result()
         list(pool.map(sync_folder, sorted(folders)))

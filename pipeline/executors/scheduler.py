@@ -87,6 +87,9 @@ class Scheduler:
     def events(self) -> Iterator[Event]:
         """Run until every shard is committed or abandoned."""
         yield Started(shards=len(self.queue), workers=self.pool.size)
+
+        # Every round gives idle workers a job, hears what the others did, and ends those that take
+        # too long; a failure puts jobs back into the queue. The tick lets the caller draw or stop.
         while self.queue or self.busy:
             self._dispatch()
             for event in self.pool.wait(TICK_S):

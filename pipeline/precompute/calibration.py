@@ -8,7 +8,7 @@ import logging
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from ..cache.create import create_cache
 from ..cache.layout import PLAN
 from ..cache.plan import Plan
+from ..cache.reader import spread_over
 from ..display import counted
 from ..errors import CacheError
 from ..executors.base import (
@@ -32,7 +33,7 @@ from ..executors.base import (
 from ..executors.devices import task_device, usable_devices
 from ..executors.local import LocalExecutor
 from ..recipe import Recipe
-from ..records import ImageRecord, LocalPaths
+from ..records import LocalPaths
 from .cost_model import Calibration, seconds_per_image
 from .planner import Content, build_plan, sized_plan
 from .shard_task import ShardTask
@@ -89,7 +90,8 @@ def calibrate(
     slow = options.device == "cpu" and bound_s is not None and expected > 1
     if slow:  # a CPU does a batch's images one after the other anyway: hear of each
         recipe = recipe.model_copy(update={"batch": 1})
-    sample = _spread(content.images, count * images)
+    numbers = spread_over(range(len(content.images)), count * images)
+    sample = [content.images[number] for number in numbers]
     if not sample:
         return None
     limit = "" if bound_s is None else f", for at most {bound_s:.0f} s"
@@ -194,9 +196,3 @@ def _bytes(cache: Path, plan: Plan) -> dict[str, float]:
     }
     index = plan.num_shards * (16 * plan.shard_size + 4)
     return {name: (sum(sizes) - index) / len(plan.images) for name, sizes in files.items()}
-
-
-def _spread(images: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
-    """`count` images evenly spaced over the list."""
-    count = min(count, len(images))
-    return [images[i * len(images) // count] for i in range(count)]

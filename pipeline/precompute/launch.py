@@ -98,6 +98,8 @@ def open_request(request: Request) -> Opened:
     """Find the dataset and name the cache. Raises MissingError, DataError, ConfigError."""
     began = time.monotonic()
     dataset = request.dataset
+
+    # Without a data set the scenes stand in, drawn once and found again by the next run.
     if dataset is None:
         from ..datasets.scenes import write_scenes
 

@@ -58,6 +58,8 @@ def build_plan(
 
     Raises MissingError if not one image can be read, ConfigError for an impossible recipe.
     """
+    # Hashing reads every byte of every photograph: threads share the disk, and what the plan of the
+    # cache says of a file of the same size is taken over.
     old = {image.image_id: image for image in known.images} if known else {}
     old = {image_id: image for image_id, image in old.items() if image_id not in distrust}
     images: list[PlanImage] = []
@@ -66,11 +68,15 @@ def build_plan(
             stop()
             chunk = content.images[start : start + CHUNK]
             images += threads.map(partial(_examine, root, old), chunk)
+
+    # One unreadable file is quarantined by its worker; all of them is a wrong folder.
     if images and not any(image.xxh3 for image in images):
         raise MissingError(
             f"none of the {counted(len(images), 'image')} can be read in {show(str(root), 300)}, "
             f"first: {show(images[0].path, 200)}: give the image folder with --images"
         )
+
+    # The sizes of the arrays need the models' classes, whose import a rerun is spared.
     frame = _reuse(known, recipe, content) or sized_plan(recipe, content.split, content.digests)
     return replace(frame, images=tuple(images))
 

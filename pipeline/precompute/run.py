@@ -7,6 +7,7 @@ the cache holds whole committed shards and the same command finishes it to the s
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +30,7 @@ from ..io.paths import refuse_url
 from ..process import Stop
 from ..recipe import Recipe
 from ..records import LocalPaths
-from .cost_model import Estimate, estimate
+from .cost_model import estimate
 from .planner import Content, build_plan
 from .progress import Progress, RunLog, Tally, write_failures
 from .shard_task import ShardTask
@@ -143,6 +144,7 @@ def precompute(
     """
     options = options or RunOptions()
     with Stop(options.hint) as stop:
+        # What is to be computed: the plan fixes every byte, the manifests say which shards are done.
         plan = _prepare(limited(content, options.limit), recipe, where, out, options, stop.check)
         committed = read_committed(out, plan)
         missing = missing_shards(out, plan, committed)
@@ -202,6 +204,9 @@ def _prepare(
     refuse_url(out)  # before every image is hashed for the plan
     if not content.images:
         raise ConfigError(f"split {show(content.split)}: there is no image to compute")
+
+    # The plan that is there lends its hashes; of images that were quarantined they count for
+    # nothing, because their files may have been repaired since.
     old = Plan.load(out / PLAN) if os.path.lexists(out / PLAN) else None
     if old and not options.resume:
         raise CacheError(f"{show(str(out), 300)} is a cache already: add --resume to continue it")
@@ -209,6 +214,8 @@ def _prepare(
     bad = quarantined(committed)
     distrust = frozenset(image_id for ids in bad.values() for image_id in ids)
     plan = build_plan(content, recipe, where.images, known=old, distrust=distrust, stop=stop)
+
+    # Repaired files make another plan: the good shards move over to it, the others are made again.
     if old and options.retry_quarantined:
         adopt(out, old, plan, committed)
         uncommit(out, bad)
@@ -225,15 +232,15 @@ def _prepare(
 def _finish(
     plan: Plan, out: Path, options: RunOptions, tally: Tally, committed: Committed
 ) -> PrecomputeReport:
+    # The index is written once all shards are there, and again whenever one was made anew.
     complete = not missing_shards(out, plan, committed)
     if complete and (tally.shards or not (out / COMPLETE).exists()):
         remove_stale(out)  # of workers killed in the middle of a write
         rows = finalize(out, plan, committed)
     else:
         rows = load_rows(out, plan, committed)
-    failures: dict[str, int] = {}
-    for reason, _ in rows.bad.values():
-        failures[reason] = failures.get(reason, 0) + 1
+
+    failures = Counter(reason for reason, _ in rows.bad.values())
     write_failures(out / LOGS, _failures(plan, rows.bad))
     allowed = options.max_failures
     too_many = allowed is not None and sum(failures.values()) > allowed
@@ -244,7 +251,7 @@ def _finish(
         images=len(plan.images),
         computed=tally.images,
         good=good,
-        failures=failures,
+        failures=dict(failures),
         abandoned=tally.abandoned,
         superpixels=int(rows.k.sum()),
         fallbacks=len(rows.fallback),
@@ -269,19 +276,13 @@ def _failures(plan: Plan, bad: dict[int, tuple[str, str]]) -> list[dict[str, obj
 
 def _check_disk(plan: Plan, missing: Sequence[int], out: Path) -> None:
     """Refuse to start what the disk cannot hold. Raises CacheError."""
-    need = disk_need(plan, _count(plan, missing))
+    need = estimate(plan, _count(plan, missing)).total_bytes
     free = shutil.disk_usage(out).free
     if need + SPARE_BYTES > free:
         raise CacheError(
             f"{show(str(out), 300)}: this run needs about {need / 1e9:.2f} GB, "
             f"{free / 1e9:.2f} GB are free: free some space, name another folder, or --limit"
         )
-
-
-def disk_need(plan: Plan, images: int) -> int:
-    """Bytes that `images` more images will take."""
-    found: Estimate = estimate(plan, images)
-    return found.total_bytes
 
 
 def _count(plan: Plan, shards: Sequence[int]) -> int:

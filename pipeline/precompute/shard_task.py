@@ -113,7 +113,9 @@ class Stage:
             if not wanted:
                 continue
             done = self._batch({row: images[row] for row in wanted if row not in poison})
-            done |= {row: _poisoned(images[row], poison[row]) for row in wanted if row in poison}
+            for row in poison.keys() & wanted:
+                reason = poison[row]
+                done[row] = Quarantined(images[row].image_id, reason, POISON[reason])
             batch = [done[row] for row in wanted]
             entries += batch
             if job.rows is None:
@@ -227,7 +229,3 @@ def quarantine(image: PlanImage, error: ImageError, root: Path) -> Quarantined:
     for folder in (os.path.realpath(root), str(root)):
         text = text.replace(f"{folder.rstrip(os.sep)}{os.sep}", "")
     return Quarantined(image.image_id, error.reason, shorten(text, 500))
-
-
-def _poisoned(image: PlanImage, reason: Reason) -> Quarantined:
-    return Quarantined(image.image_id, reason, POISON[reason])
