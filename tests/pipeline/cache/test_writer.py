@@ -258,3 +258,18 @@ def test_writes_never_follow_a_link_out_of_the_cache(made: Any, tmp_path: Path) 
     with pytest.raises(CacheError, match="symbolic link inside the cache"):
         write_shard(made.path, made.plan, 0, made.shard_rows(0), {})
     assert not list((tmp_path / "outside").rglob("0"))
+
+
+def test_an_image_too_large_to_store_has_the_code_of_one_too_large_to_read(
+    planner: Callable[..., Any], rows_of: Callable[..., Any]
+) -> None:
+    from svp.pipeline.cache.row_codec import row_arrays
+    from svp.pipeline.datasets.images import REASONS
+    from svp.pipeline.errors import ImageError
+
+    plan = planner(1)
+    image = plan.images[0]._replace(height=65_536, width=1)
+    plan = dataclasses.replace(plan, images=(image,))
+    with pytest.raises(ImageError, match="at most 65535 a side") as caught:
+        row_arrays(plan, image, rows_of(plan)[0])
+    assert caught.value.reason == "too-large" and caught.value.reason in REASONS
