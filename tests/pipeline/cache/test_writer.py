@@ -268,8 +268,9 @@ def test_an_image_too_large_to_store_has_the_code_of_one_too_large_to_read(
     from svp.pipeline.errors import ImageError
 
     plan = planner(1)
+    (row,) = rows_of(plan)
     image = plan.images[0]._replace(height=65_536, width=1)
-    plan = dataclasses.replace(plan, images=(image,))
+    found = dataclasses.replace(row.superpixels, height=65_536, width=1)
     with pytest.raises(ImageError, match="at most 65535 a side") as caught:
-        row_arrays(plan, image, rows_of(plan)[0])
+        row_arrays(plan, image, dataclasses.replace(row, superpixels=found))
     assert caught.value.reason == "too-large" and caught.value.reason in REASONS
