@@ -24,7 +24,7 @@ MICRO = (
 
 
 @pytest.fixture(scope="module")
-def request(tmp_path_factory: pytest.TempPathFactory) -> ReproduceRequest:
+def request_(tmp_path_factory: pytest.TempPathFactory) -> ReproduceRequest:
     root = tmp_path_factory.mktemp("reproduce")
     return ReproduceRequest(
         table="table1", seeds=2, changes=MICRO, out=root / "results", runs=root / "runs",
@@ -33,14 +33,14 @@ def request(tmp_path_factory: pytest.TempPathFactory) -> ReproduceRequest:
 
 
 @pytest.fixture(autouse=True)
-def few_scenes(request: ReproduceRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_defaults, "DATA", request.out.parent / "scenes")
+def few_scenes(request_: ReproduceRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_defaults, "DATA", request_.out.parent / "scenes")
     monkeypatch.setattr(cli_defaults, "SPLITS", {"train": 3, "val": 1, "testA": 2})
-    monkeypatch.chdir(request.out.parent)
+    monkeypatch.chdir(request_.out.parent)
 
 
 def test_rows_one_by_one_then_all_of_it_for_nothing(
-    request: ReproduceRequest, monkeypatch: pytest.MonkeyPatch
+    request_: ReproduceRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
     train = trials.train_command
@@ -52,33 +52,33 @@ def test_rows_one_by_one_then_all_of_it_for_nothing(
         return train(request)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trials, "train_command", counted)
-    two = replace(request, rows=("DeCo", "SVP"))
+    two = replace(request_, rows=("DeCo", "SVP"))
     with pytest.raises(Interrupted):
         reproduce(two)
-    first = reproduce(replace(request, rows=("DeCo",)))
+    first = reproduce(replace(request_, rows=("DeCo",)))
     assert len(done) == 3, "seed 0 was kept, seed 1 made"
     assert [row.name for row in first.result.rows if row.cells] == ["DeCo"]
     assert not first.result.claims
 
     both = reproduce(two)
     assert len(done) == 5
-    check(both, request)
+    check(both, request_)
     again = reproduce(two)
     assert len(done) == 5 and again.result.rows == both.result.rows
-    assert not list(request.out.glob("table1-tiny.json")), "a changed recipe has a name of its own"
+    assert not list(request_.out.glob("table1-tiny.json")), "a changed recipe has a name of its own"
 
     plan = reproduce_or_plan(replace(two, seeds=3), plan_only=True).lines()
     assert plan[1].startswith("DeCo") and "2 of 3 seeds done" in plan[1]
     assert "2 runs to do" in plan[-1] and len(done) == 5
 
-    record = request.runs / both.result.rows[-2].cells[0].folder / "cell.json"
+    record = request_.runs / both.result.rows[-2].cells[0].folder / "cell.json"
     record.write_text("{}")
     with pytest.raises(DataError, match=r"cell\.json.*remove it"):
         reproduce(two)
     assert read_table(both.files[0]) == both.result, "what is known is never written over"
 
 
-def check(report: TableReport, request: ReproduceRequest) -> None:
+def check(report: TableReport, request_: ReproduceRequest) -> None:
     """What the table says is what its cells' result files say."""
     result = report.result
     path, text, page = report.files
@@ -87,7 +87,7 @@ def check(report: TableReport, request: ReproduceRequest) -> None:
     assert set(rows) >= {"SVP", "DeCo", "PVTC"} and rows["PVTC"].not_run == "not run yet"
     for name in ("SVP", "DeCo"):
         row = rows[name]
-        folders = [request.runs / cell.folder for cell in row.cells]
+        folders = [request_.runs / cell.folder for cell in row.cells]
         found = [metrics(read_results(f / "scenes-testA.jsonl").counts) for f in folders]
         score = row.scores["scenes-testA"]["gIoU"]
         assert row.value == pytest.approx(mean(one["gIoU"] for one in found))
@@ -104,7 +104,7 @@ def check(report: TableReport, request: ReproduceRequest) -> None:
     assert rows["DeCo"].parameters == 96 * 32 + 32 + 32 * 32 + 32
     assert rows["SVP"].warm == 0, "nothing of a random language model fits"
     shared = {row.cells[0].digests["cache train"] for row in (rows["SVP"], rows["DeCo"])}
-    assert len(shared) == 1 and len(list(request.caches.glob("tiny-train-*/plan.json"))) == 1
+    assert len(shared) == 1 and len(list(request_.caches.glob("tiny-train-*/plan.json"))) == 1
     (claim,) = result.claims
     assert (claim.better, claim.worse) == ("SVP", "DeCo")
     values = [rows[name].value or 0 for name in ("SVP", "DeCo")]
