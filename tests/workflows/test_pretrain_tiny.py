@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from svp.pipeline.datasets.world2 import make_scene
 from svp.pipeline.encoders.tiny import REGISTERS, VIEW, build_tiny_dinov2
 
 RECIPES = Path(__file__).parents[2] / "workflows" / "pretrain_tiny"
 
 
-def train(recipe: str, work: Path, stop: int) -> dict[str, torch.Tensor]:
+def train(recipe: str, work: Path, stop: int, world: int = 1) -> dict[str, torch.Tensor]:
     command = [sys.executable, str(RECIPES / f"train_{recipe}.py"), "--work", str(work)]
     options = ["--scenes", "3", "--images", "2", "--stop", str(stop), "--decay", "1"]
     options += ["--turns", "2"] if recipe == "lm" else ["--stem-from", "1"]
     options += ["--shift-from", "2"] if recipe == "encoder" else []
+    options += ["--world", str(world)] if recipe != "lm" else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, *options], check=True, env=environment, capture_output=True)
     state = torch.load(work / ("ris.pt" if recipe == "lm" else f"{recipe}.pt"), weights_only=True)
@@ -27,17 +29,23 @@ def train(recipe: str, work: Path, stop: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["sam", "encoder", "lm"])
+@pytest.mark.parametrize(
+    ("recipe", "world"), [("sam", 1), ("encoder", 1), ("lm", 1), ("sam", 2), ("encoder", 2)]
+)
 @pytest.mark.timeout(900)
-def test_three_steps_are_the_same_twice_and_after_a_stop(recipe: str, tmp_path: Path) -> None:
-    first = train(recipe, tmp_path / "a", 3)
-    second = train(recipe, tmp_path / "b", 3)
+def test_three_steps_are_the_same_twice_and_after_a_stop(
+    recipe: str, world: int, tmp_path: Path
+) -> None:
+    first = train(recipe, tmp_path / "a", 3, world)
+    second = train(recipe, tmp_path / "b", 3, world)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    train(recipe, tmp_path / "c", 2)  # with a decay of one step, stopping early changes no rate
-    resumed = train(recipe, tmp_path / "c", 3)
+    train(
+        recipe, tmp_path / "c", 2, world
+    )  # with a decay of one step, stopping early changes no rate
+    resumed = train(recipe, tmp_path / "c", 3, world)
     assert all(torch.equal(first[name], resumed[name]) for name in first)
-    start = train(recipe, tmp_path / "d", 1)
+    start = train(recipe, tmp_path / "d", 1, world)
     assert any(not torch.equal(first[name], start[name]) for name in first)
 
 
@@ -56,3 +64,30 @@ def test_a_position_table_shifted_by_nothing_is_the_encoders_own(
         moved = shifted(encoder, images, np.array([[0, 0], [3, 0]]))
     assert torch.allclose(moved[0], own[0], atol=1e-5)
     assert change(moved[1:], own[1:]) > 1e-4
+
+
+def test_a_patch_of_world_2_is_asked_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels against the label maps: paint of the part that covers it, quarters counted."""
+    monkeypatch.syspath_prepend(RECIPES)
+    from encoder_world2 import ATTRIBUTES, patch_labels  # type: ignore[import-not-found]
+
+    made = make_scene(3, 0, difficulty=75)
+    labels, quarters = patch_labels(made)
+    grounds, asked = len(made.scene.regions), 0
+    for k in range(256):
+        y, x = 8 * (k // 16), 8 * (k % 16)
+        whole, part = (m[y : y + 8, x : x + 8] for m in (made.labels.whole, made.labels.part))
+        assert quarters[k].sum() == (whole > grounds).sum()
+        assert quarters[k, 1] == (whole[:4, 4:] > grounds).sum()
+        for number, thing in enumerate(made.scene.things):
+            for piece, coat in enumerate(thing.coats, 1):
+                inside = (whole == grounds + 1 + number) & (part == piece)
+                if inside.sum() > 32:
+                    assert ATTRIBUTES["paint"][labels[k, 0]] == coat.paint
+                    assert ATTRIBUTES["finish"][labels[k, 1]] == coat.finish
+                    assert ATTRIBUTES["silhouette"][labels[k, 3]] == thing.silhouette
+                    assert labels[k, 2] == -1
+                    asked += 1
+        if (whole == 1).sum() > 32:
+            assert ATTRIBUTES["ground"][labels[k, 2]] == made.scene.regions[0].name
+    assert asked > 10

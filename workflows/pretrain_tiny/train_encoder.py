@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import click
+import encoder_world2
 import torch
 from encoder_task import batch, change, draw_shifts, heads, loss_terms, shifted
 from safetensors.torch import load_file
@@ -32,17 +33,19 @@ from svp.pipeline.encoders.tiny import PROBE, REGISTERS, WEIGHTS, WIDTH, build_t
 @click.option(
     "--go-on", is_flag=True, help="Start from the shipped encoder, not from random values."
 )
+@click.option("--world", type=click.IntRange(1, 2), default=1, show_default=True)
 def main(
     work: Path, horizon: int, stop: int, shift_from: int, decay: int, scenes: int, seed: int,
-    images: int, stem_from: int, rate: float, go_on: bool,
+    images: int, stem_from: int, rate: float, go_on: bool, world: int,
 ) -> None:  # fmt: skip
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     work.mkdir(parents=True, exist_ok=True)
     parts = torch.nn.ModuleDict({
         "encoder": build_tiny_dinov2().train(),
-        "heads": heads(WIDTH),
-        # Thrown away later: where the owner of a patch ends, to teach shape and size faster.
+        "heads": heads(WIDTH) if world == 1 else encoder_world2.heads(WIDTH),
+        # Thrown away later. World 1: where the owner of a patch ends, to teach shape and size
+        # faster. World 2: how much of each quarter of a patch belongs to a thing.
         "extent": torch.nn.Linear(WIDTH, 4),
         "place": torch.nn.Linear(WIDTH, 16),
     })  # fmt: skip
@@ -58,7 +61,7 @@ def main(
         optimiser.load_state_dict(state["optimiser"])
         start = int(state["step"])
     click.echo(f"making {scenes} scenes")
-    data = SceneArrays(scenes, seed, work)
+    data = (SceneArrays if world == 1 else encoder_world2.PatchArrays)(scenes, seed, work)
     clock, ema = time.monotonic(), None
     for step in range(start, stop):
         for group in optimiser.param_groups:
@@ -66,7 +69,11 @@ def main(
                 step, horizon=horizon, stop=stop, warm=100, decay=decay
             )
         rng = step_rng(seed, step)
-        chosen = batch(data, rng.integers(scenes, size=images), rng.integers(2, size=images))
+        picks = rng.integers(scenes, size=images)
+        if world == 1:
+            chosen = batch(data, picks, rng.integers(2, size=images))
+        else:
+            chosen = encoder_world2.batch(data, picks)
         if step < shift_from:
             out = parts["encoder"](pixel_values=chosen.images).last_hidden_state
             patches, place, still = out[:, 1 + REGISTERS :], parts["place"], None
@@ -76,7 +83,8 @@ def main(
                 for share in (0.0, 0.5)
             )
             place = None
-        loss, right = loss_terms(patches, parts["extent"], place, parts["heads"], chosen)
+        asked = loss_terms if world == 1 else encoder_world2.loss_terms
+        loss, right = asked(patches, parts["extent"], place, parts["heads"], chosen)
         if still is not None:
             loss = loss + change(patches, still)
         optimiser.zero_grad(set_to_none=True)
