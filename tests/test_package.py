@@ -68,7 +68,7 @@ def test_wheel_contents(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "build", "-o", str(tmp_path), str(ROOT)], check=True)
     got = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     paths = [ROOT / "__init__.py", ROOT / "__main__.py", ROOT / "py.typed", *SOURCES]
-    ends = ("*.j2", "*.css", "*.js")
+    ends = ("*.j2", "*.css", "*.js", "*.png")
     paths += (p for room in ("pipeline", "train") for e in ends for p in (ROOT / room).rglob(e))
     paths += (
         path
@@ -83,9 +83,13 @@ def test_wheel_contents(tmp_path: Path) -> None:
 # Tests of what stands on the path: a module found there, an entry point, an example beside another.
 ON_THE_PATH = {
     "test_encoder_specs.py",
+    "test_from_outside.py",
     "test_package.py",
+    "test_plugin_commands.py",
     "test_plugins.py",
     "test_pretrain_tiny.py",
+    "test_sam_specs.py",
+    "test_trackers.py",
 }
 PATH_EDIT = re.compile(r"sys\.path(\.(insert|append|extend)\(|\[.*\] *=| *\+?=)|syspath_prepend\(")
 

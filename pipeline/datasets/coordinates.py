@@ -55,7 +55,7 @@ def beyond(box: Box, height: int, width: int) -> float:
 def misplaced(box: Box, height: int, width: int) -> str | None:
     """Reason why polygons with this box cannot belong to an image (height, width), or None.
 
-    >>> misplaced((0.1, 0.1, 0.6, 0.6), 128, 128).partition(":")[0]
+    >>> misplaced((0.1, 0.1, 0.6, 0.6), 128, 128).partition(",")[0]
     'its coordinates lie within 0..1'
     >>> misplaced((100, 100, 240, 240), 128, 128).partition(":")[0]
     'reaches x=240, y=240 in a picture 128 wide and 128 high'

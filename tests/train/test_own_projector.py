@@ -40,7 +40,7 @@ print(type(model.projector).__name__, model.projector.num_tokens((9, 9)), file=s
 
 def documented() -> str:
     """The code block of the chapter about adding a projector."""
-    chapter = DOCS.read_text("utf-8").split("## Adding one", 1)[1]
+    chapter = DOCS.read_text("utf-8").split("## Add a projector", 1)[1]
     found = re.search(r"```python\n(.*?)```", chapter, re.DOTALL)
     assert found is not None
     return found[1]

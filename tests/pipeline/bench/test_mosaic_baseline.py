@@ -38,7 +38,7 @@ def baseline_of(text: str, tmp_path: Path) -> Path:
 
 def test_rounds_come_when_asked_and_the_best_counts(tmp_path: Path, environment: Path) -> None:
     rates: Rates = {"ours": {"seq": 1.0}}
-    with open_baseline(tmp_path, environment, print, baseline_of(ROUNDS, tmp_path)) as baseline:
+    with open_baseline(tmp_path, environment, baseline_of(ROUNDS, tmp_path)) as baseline:
         assert isinstance(baseline, Baseline)
         for _ in range(3):
             keep_best(rates, baseline.round())
@@ -49,7 +49,7 @@ def test_rounds_come_when_asked_and_the_best_counts(tmp_path: Path, environment:
 def test_a_baseline_that_dies_gives_its_last_words_and_no_figures(
     tmp_path: Path, environment: Path
 ) -> None:
-    with open_baseline(tmp_path, environment, print, baseline_of(DIES, tmp_path)) as baseline:
+    with open_baseline(tmp_path, environment, baseline_of(DIES, tmp_path)) as baseline:
         assert isinstance(baseline, Baseline)
         assert baseline.round() == baseline.round() == {}
         assert baseline.failure == "no room for the files"

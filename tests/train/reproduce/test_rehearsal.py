@@ -55,7 +55,7 @@ def test_the_stand_ins_are_named_and_the_place_is_left_as_it_was(
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["--size", "tiny"], "--size paper"), (["--size", "paper", "--root", "R"], "--root")],
+    [(["--size", "tiny"], "--size paper"), (["--size", "paper", "--root", "."], "--root")],
 )
 def test_what_does_not_go_with_it(
     words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

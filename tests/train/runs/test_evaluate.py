@@ -198,7 +198,7 @@ def test_several_splits_by_one_model(
     (tmp_path / "mine-val.jsonl").unlink()  # as if it had been stopped between the splits
     monkeypatch.setattr(eval_run, "evaluate", _only_val(eval_run.evaluate))
     assert eval_command(both).files == report.files
-    with pytest.raises(ConfigError, match=r"mine-train.jsonl holds other results"):
+    with pytest.raises(ConfigError, match=r"mine-train.jsonl contains other results"):
         eval_command(replace(both, seed=1))
     for wrong in ("val,val", "val,", ""):
         with pytest.raises(ConfigError, match="--split"):

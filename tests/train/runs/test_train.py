@@ -88,7 +88,7 @@ def test_a_run_leaves_what_it_promises(
     assert config["global_batch"] == 2 and config["on"].keys() >= {"table", "cache 0"}
     texts = "".join(p.read_text() for p in run.iterdir() if p.is_file())
     assert "hf_secret" not in texts and "stage align: 2 steps" in texts
-    assert any("was made with --limit, and the other" in line for line in logged.messages)
+    assert any("was made with --limit, and 10 others" in line for line in logged.messages)
 
     again = train_command(replace(asked, resume="auto"))
     assert (again.folder, again.images) == (run, 0)

@@ -9,7 +9,6 @@ from accelerate.state import AcceleratorState
 
 from svp.model.pretrained import load_pretrained
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.executors import ExecutorOptions
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -53,7 +52,7 @@ def test_its_export_is_float32_and_has_the_trained_values(
     request = precompute.Request(
         dataset=str(tmp_path / "scenes"), split="train", out=tmp_path / "cache", quiet=True,
         flags=Flags(superpixels="slic", sam_model="tiny", store_sam_embeddings=True),
-        run=RunOptions(executor_options=ExecutorOptions(workers=0)),
+        run=RunOptions(workers=0),
     )  # fmt: skip
     precompute.launch(request, precompute.open_request(request))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
