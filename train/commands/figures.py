@@ -33,7 +33,7 @@ from ...pipeline.commands.data import max_failures, source_options
 @click.option("--out", type=NEW_FOLDER, help="Folder of the page. Default: RUN/figures.")
 @as_json
 def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
-    """Draw the paper's figures from a run: attention maps, answers, superpixels, latency."""
+    """Draw the paper's figures from a run, or from the newest of a folder of runs."""
     from ..figures.run import FiguresRequest
     from ..figures.run import figures_command as run
     from ..options import TrainFlags

@@ -1,7 +1,7 @@
 """`svp figures RUN`: every figure a run allows, as PNG files in a page."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...pipeline.browse.page_kit import ASSETS, check_replaceable, write_page
@@ -10,12 +10,13 @@ from ...pipeline.display import Report, shorten
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
 from ...pipeline.process import pick_device
-from ..evaluation.load_trained import data_of_run, find_trained, open_trained
+from ..evaluation.load_trained import data_of_run, find_trained, newest_run, open_trained
 from ..evaluation.results import Results, read_results
 from ..options import TrainFlags
 from ..runs.evaluate import EvalRequest, data_for, default_split, eval_command, free_name
 from ..runs.inputs import DataRequest
 from ..runs.newest_cache import find_cache
+from ..trainer.run_folder import CHECKPOINTS
 from .against import against, open_other
 from .attention_maps import attention_maps
 from .canvas import Picture, numbered
@@ -82,6 +83,7 @@ def figures_command(request: FiguresRequest) -> FiguresReport:
     together), ConfigError (device, runs that nothing compares), DataError, WeightsError,
     MissingPackageError (matplotlib).
     """
+    request = replace(request, run=run_of(request.run))
     out = request.out or _folder(request.run) / "figures"
     check_replaceable(out)
     device = pick_device(request.device)
@@ -141,6 +143,12 @@ def _results(request: FiguresRequest) -> Results:
     log.info(f"no result file yet: evaluating {EVALUATED} images")
     eval_command(asked)
     return read_results(path)
+
+
+def run_of(path: Path) -> Path:
+    """`path`, or the newest run in it if it is a folder of runs."""
+    several = not (path / CHECKPOINTS).is_dir() and any(path.glob(f"*/{CHECKPOINTS}/step-*[0-9]"))
+    return newest_run(path) if several else path
 
 
 def _folder(run: Path) -> Path:

@@ -94,7 +94,7 @@ def quickstart(request: TrainRequest) -> QuickstartReport:
 
 @dataclass(frozen=True)
 class Comparison(Report):
-    """gIoU by projector and seed; `exit_code` 1 if a goal is missed."""
+    """gIoU by projector and seed; `exit_code` 1 if a target is missed."""
 
     giou: dict[str, dict[int, float]]
     tokens: dict[str, float]
@@ -106,7 +106,7 @@ class Comparison(Report):
 
     @property
     def exit_code(self) -> int:
-        """0 if both goals are met."""
+        """0 if both targets are met."""
         means = self.means()
         return int(means["svp"] < GOAL or means["mlp"] - means["svp"] > MARGIN)
 
@@ -117,8 +117,8 @@ class Comparison(Report):
             tokens = f"{self.tokens[name]:.1f} tokens"
             rows.append(f"{name:4} {tokens:>13}  mean {self.means()[name]:.4f}  ({seeds})")
         means = self.means()
-        rows.append(f"SVP {means['svp']:.4f} (goal {GOAL})")
-        rows.append(f"MLP - SVP {means['mlp'] - means['svp']:+.4f} (goal at most {MARGIN})")
+        rows.append(f"SVP {means['svp']:.4f} (target {GOAL})")
+        rows.append(f"MLP - SVP {means['mlp'] - means['svp']:+.4f} (target at most {MARGIN})")
         return [*rows, f"training: {self.seconds / 60:.1f} minutes"]
 
     def to_json(self) -> dict[str, object]:

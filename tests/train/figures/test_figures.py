@@ -1,6 +1,7 @@
 """`svp figures` on a run with a random model: every picture is drawn and the page names them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,14 @@ def test_drawing_aids() -> None:
     edges = canvas.borders([left, right])
     assert edges[:, 4].all() and edges.sum() == 6
     assert (canvas.veil(pixels, left, canvas.PREDICTED)[left] == [0, 57, 89]).all()
+
+
+def test_of_a_folder_of_runs_the_newest_is_drawn(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "old")):
+        step = tmp_path / name / "checkpoints" / "step-00000001"
+        step.mkdir(parents=True)
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    (tmp_path / "empty").mkdir()
+    assert figures.run_of(tmp_path) == tmp_path / "new"
+    for one in (tmp_path / "old", step, tmp_path / "empty"):
+        assert figures.run_of(one) == one
