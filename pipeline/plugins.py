@@ -16,7 +16,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -45,6 +45,7 @@ class _Registry:
     base: Any = object
     adapt: Callable[[object], object] = lambda found: found
     instances: bool = False
+    own: Mapping[str, Any] = field(default_factory=dict)  # what `table` held when it was attached
 
     def fits(self, found: object) -> bool:
         """Whether a plug-in gave an object of this kind."""
@@ -77,7 +78,7 @@ def attach(
     base       the class they inherit, or with `instances` are an instance of
     adapt      makes such an object of what an entry point may name instead
     """
-    _REGISTRIES[group] = _Registry(table, base, adapt, instances)
+    _REGISTRIES[group] = _Registry(table, base, adapt, instances, dict(table))
 
 
 def lookup(group: str, name: str, known: Iterable[str] = ()) -> Any:
@@ -216,12 +217,12 @@ def _run(path: Path, name: str) -> None:
     before = [(found.table, dict(found.table)) for found in _REGISTRIES.values()]
     try:
         spec.loader.exec_module(module)
+        # Tables that the file itself was the first to import count from their own state.
+        seen = {id(table) for table, _ in before}
+        before += [(r.table, dict(r.own)) for r in _REGISTRIES.values() if id(r.table) not in seen]
         for table, old in before:
             _refuse_replaced(table, old, name)
         _MADE[name] = [(t, key) for t, old in before for key in t.keys() - old.keys()]
-        seen = [id(table) for table, _ in before]
-        late = [found.table for found in _REGISTRIES.values() if id(found.table) not in seen]
-        _MADE[name] += [(t, key) for t in late for key, kind in t.items() if _owner(kind) == name]
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         for table, old in before:  # a file that fails registers nothing

@@ -29,6 +29,7 @@ def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> No
 @click.option("--no-unpack", is_flag=True, help="Keep archives packed.")
 def fetch_command(name: str | None, dest: Path, mirror: str | None, no_unpack: bool) -> None:
     """Download official weights and annotation files. Without NAME: list them."""
+    from .. import recipe  # noqa: F401  it attaches the tables of models to the plug-ins' groups
     from ..fetch.fetch import fetch, offer_lines, progress_bars
 
     if name is None:

@@ -10,7 +10,7 @@ import io
 import pickle
 import pickletools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +28,7 @@ _OPCODES = """
     BINUNICODE8 EMPTY_LIST EMPTY_TUPLE EMPTY_DICT LIST TUPLE DICT APPEND APPENDS SETITEM SETITEMS
     TUPLE1 TUPLE2 TUPLE3 GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
 """
+_BY_CODE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _REF_INTS = ("ref_id", "image_id", "category_id")
 
 
@@ -87,10 +88,26 @@ class _PlainUnpickler(pickle.Unpickler):
         raise _Refused(f"asks for the persistent object {pid!r}")
 
 
+def _opcodes(data: bytes) -> Iterator[tuple[Any, Any]]:
+    """(opcode, argument) as `pickletools.genops` gives them, but the bytes of a STRING, which in files
+    of Python 2 need not be ASCII.
+    """
+    stream, code = io.BytesIO(data), b""
+    while code != b".":
+        code = stream.read(1)
+        opcode = _BY_CODE.get(code)
+        if opcode is None:
+            raise ValueError(f"{code!r} is no opcode" if code else "ends without STOP")
+        if opcode.name == "STRING":
+            yield opcode, pickletools.read_stringnl(stream, decode=False)
+        else:
+            yield opcode, opcode.arg and opcode.arg.reader(stream)
+
+
 def _check_opcodes(data: bytes) -> None:
     allowed = frozenset(_OPCODES.split())
     texts: deque[object] = deque(maxlen=2)  # STACK_GLOBAL takes the names from the two before it
-    for opcode, argument, _ in pickletools.genops(data):
+    for opcode, argument in _opcodes(data):
         name = opcode.name
         if name in ("GLOBAL", "STACK_GLOBAL"):
             asked = str(argument).replace(" ", ".") if argument else ".".join(map(str, texts))

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from ..display import shorten
@@ -124,9 +124,9 @@ class DaskPool:
     def _relay(self, event: tuple[float, dict[str, Any]]) -> None:
         """Called in the client's own thread with what a job reported."""
         value = dict(event[1])
-        value.pop("worker", None)  # Dask puts the process's address there
         worker, shard = value.pop("by"), value.pop("shard")
-        self._reports.append(BatchDone(shard, worker, report=JobReport(**value)))
+        known = {f.name: value[f.name] for f in fields(JobReport) if f.name in value}
+        self._reports.append(BatchDone(shard, worker, report=JobReport(**known)))
 
     def _place(self, alive: set[str]) -> list[Event]:
         """Assign unused processes to the workers that wait for one."""

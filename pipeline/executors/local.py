@@ -1,6 +1,6 @@
 """Local executor (the default): one spawned process and one pipe per worker.
 
-Not multiprocessing.Pool (waits forever after a worker's `kill -9`) and not ProcessExecutor
+Not multiprocessing.Pool (waits forever after a worker's `kill -9`) and not ProcessPoolExecutor
 (fails all pending work). The parent waits on the pipes and on the processes themselves, so a dead
 worker is noticed at once. Processes are spawned, never forked: libraries hold threads and locks.
 

@@ -29,7 +29,8 @@ def find_remote(name: str) -> Remote:
 
     if known := {key.lower(): row for key, row in CHECKPOINTS.items()}.get(name.lower()):
         raise ConfigError(f"svp fetch does not bring {show(name)}: {known.how}")
-    plugins.load_files()
+    plugins.find_all(plugins.SAMS)
+    plugins.find_all(plugins.ENCODERS)
     rows: list[SamSpec | EncoderSpec] = [*SAMS.values(), *ENCODERS.values()]
     offered = {row.remote.name: row.remote for row in rows if row.remote} | REMOTES
     if name not in offered:

@@ -19,7 +19,7 @@ from .unpack import unpack
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One line of `svp fetch --list`."""
+    """One line of `svp fetch` without a name."""
 
     name: str
     about: str

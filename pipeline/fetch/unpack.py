@@ -67,11 +67,6 @@ def unpack(
         return done
 
 
-def is_archive(path: Path) -> bool:
-    """Whether `path` is a zip or tar file by content."""
-    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
-
-
 @contextmanager
 def _opened(archive: Path) -> Iterator[_Archive]:
     try:

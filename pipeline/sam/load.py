@@ -10,7 +10,7 @@ from ..recipe import SuperpixelConfig
 from ..records import LocalPaths
 from ..weights.key_report import KeyReport
 from ..weights.load import load_into, load_state_dict, require_digest
-from ..weights.locate import find_weights, given_weights
+from ..weights.locate import find_weights, given_weights, how_to_get
 from ..weights.tensor_names import plain_names
 from .build import build_sam, check_type, family, random_sam, sam_spec
 from .hub_names import to_original
@@ -80,8 +80,7 @@ def _read_shipped(model: str) -> "tuple[dict[str, Tensor], str]":
     shipped = sam_spec(model).shipped
     if not shipped:
         raise ConfigError(
-            f"weights=shipped: those of {model} are not in this package; get the file with "
-            f"`svp fetch {model}` and give it with {FLAG}"
+            f"weights=shipped: those of {model} are not in this package; {how_to_get(model, FLAG)}"
         )
     with importlib.resources.as_file(importlib.resources.files("svp") / shipped) as path:
         half = load_state_dict(path)

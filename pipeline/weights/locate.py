@@ -23,12 +23,6 @@ def weight_files(model: str) -> tuple[str, ...]:
     return row.files if row else ()
 
 
-def _how_to_fetch(model: str) -> str:
-    """The command that downloads the weights of `model`."""
-    row = ENCODERS.get(model)
-    return f"hf download {row.hub}" if row and row.hub and not row.remote else f"svp fetch {model}"
-
-
 def weight_folders() -> list[Path]:
     """Folders in the order they are searched: $SVP_WEIGHTS, ./weights, the user's cache."""
     given = os.environ.get("SVP_WEIGHTS")
@@ -74,12 +68,13 @@ def how_to_get(model: str, flag: str) -> str:
     """Remedy for missing weights of `model`: searched paths, download command and option."""
     names = " or ".join(weight_files(model) or ("(no known file name)",))
     folders = ", ".join(str(folder) for folder in weight_folders())
-    row = ENCODERS.get(model)
-    hub = f", and for {row.hub} in the hub's local cache" if row and row.hub else ""
-    return (
-        f"looked for {names} in {folders}{hub}. Get them with `{_how_to_fetch(model)}`, or give "
-        f"them with {flag} PATH"
-    )
+    encoder, sam = ENCODERS.get(model), SAMS.get(model)
+    hub = encoder.hub if encoder else ""
+    remote = encoder.remote if encoder else sam.remote if sam else None
+    command = f"svp fetch {remote.name}" if remote else f"hf download {hub}" if hub else ""
+    get = f"Get them with `{command}`, or give" if command else "Give"
+    also = f", and for {hub} in the hub's local cache" if hub else ""
+    return f"looked for {names} in {folders}{also}. {get} them with {flag} PATH"
 
 
 def given_weights(given: str | Path, flag: str) -> Path:

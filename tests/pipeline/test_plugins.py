@@ -207,3 +207,19 @@ def test_help_stays_light() -> None:
     code += "sys.exit('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert said.returncode == 0 and "--plugin FILE" in said.stdout
+
+
+@pytest.mark.parametrize("first", ["", "import svp.model.projectors; "])
+def test_a_taken_name_is_refused_whatever_was_imported_before(first: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from svp.model.projectors import PROJECTORS\n"
+        "class Mine(PROJECTORS['mlp']): pass\n"
+        "PROJECTORS['mlp'] = Mine\n"
+    )
+    code = f"{first}from svp.pipeline import plugins; plugins.load_files()"
+    environment = os.environ | {"SVP_PLUGIN": str(file)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1 and "the name mlp is taken" in run.stderr, run.stderr[-500:]

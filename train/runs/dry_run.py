@@ -47,6 +47,7 @@ from ..factory import assemble, outline, shape_of, shipped_words
 from ..options import Places, resolve_train
 from ..recipe import TrainRecipe, split_evenly
 from ..trainer.prepare import make_ready
+from ..trainer.trackers import chosen_trackers
 from .inputs import Opened, TrainRequest, open_training, stream_of
 
 log = logging.getLogger(__name__)
@@ -171,6 +172,7 @@ class DryRun(Report):
 
 def dry_run_command(request: TrainRequest) -> DryRun:
     """The plan of a run. Raises as `train_command`, but neither weights nor data need to be there."""
+    chosen_trackers(request.log)
     recipe, places = resolve_train(
         request.size, request.recipe_file, request.flags, request.overrides, weights=False
     )

@@ -14,9 +14,10 @@ tensorboard/       if TensorBoard is installed, see trackers.py
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,11 @@ class RunFolder:
     def track(self, step: int, values: Mapping[str, float | int | str]) -> None:
         """Numbers to trackers alone: rates and memory differ between equal runs."""
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
-        for tracker in self._trackers:
-            tracker.log(numbers, step=step)
+        for tracker in list(self._trackers):
+            # MLflow's names hold no "@".
+            plain = {name.replace("@", "_"): value for name, value in numbers.items()}
+            shown = plain if tracker.name == "mlflow" else numbers
+            self._safely(tracker, partial(tracker.log, shown, step=step))
 
     def log(self, text: str) -> None:
         """Log one line, and append it with the time to log.txt, whatever level is configured."""
@@ -114,7 +118,19 @@ class RunFolder:
     def close(self) -> None:
         """End the trackers, whose last numbers are then written."""
         while self._trackers:
-            self._trackers.pop().finish()
+            tracker = self._trackers[-1]
+            self._safely(tracker, tracker.finish)
+            if tracker in self._trackers:
+                self._trackers.remove(tracker)
+
+    def _safely(self, tracker: Any, act: Callable[[], object]) -> None:
+        """A tracker that fails ends itself, not the training: its numbers are in metrics.jsonl too."""
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001  whatever a tracker's own server gives
+            self._trackers.remove(tracker)
+            why = f"{type(error).__name__}: {error}"
+            self.log(f"--log {tracker.name} fails and gets no more numbers: {show(why, 200)}")
 
     def _make(self, recipe: TrainRecipe, identity: Mapping[str, str]) -> None:
         if self.path.is_dir():

@@ -74,6 +74,20 @@ def test_python_2_strings(tmp_path: Path) -> None:
     assert refs[0].sentences == ((0, "café"),) and "Latin-1" in notices[0]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin1"])
+def test_python_2_strings_of_protocol_0(encoding: str, tmp_path: Path) -> None:
+    """A STRING's bytes may be any: escaped as Python 2 writes them, or as they are."""
+    said = "café".encode(encoding)
+    for shown in (said, repr(said)[2:-1].encode()):
+        # Protocol 0 of Python 3 writes texts as UNICODE; Python 2 wrote byte strings as STRING.
+        data = pickle.dumps([ref()], 0)
+        assert b"Vred cup\n" in data
+        path = tmp_path / "refs(unc).p"
+        path.write_bytes(data.replace(b"Vred cup\n", b"S'" + shown + b"'\n"))
+        refs, _ = load_refs(path)
+        assert refs[0].sentences[0][1] == "café"
+
+
 class Attack:
     """Writes a file when unpickled."""
 

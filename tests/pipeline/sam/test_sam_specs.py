@@ -18,8 +18,8 @@ from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.recipe import parse_recipe
 from svp.pipeline.sam import build_backend
-from svp.pipeline.sam.build import build_sam, detect_type, family, random_sam
-from svp.pipeline.weights.locate import find_weights, weight_files
+from svp.pipeline.sam.build import build_sam, check_type, detect_type, family, random_sam
+from svp.pipeline.weights.locate import find_weights, how_to_get, weight_files
 
 MODULE = """
 from dataclasses import replace
@@ -101,6 +101,19 @@ def test_a_source_that_does_not_go_with_its_model_says_what_does() -> None:
     raw = {"superpixels": {"source": "mobile_sam", "model": "vit_h"}}
     with pytest.raises(ConfigError, match="model=vit_h: set source=sam, or model=vit_t"):
         parse_recipe(raw, "recipe")
+
+
+def test_two_rows_of_one_shape_are_the_same_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SAM that was tuned on other data has its own row and the shapes of a published one."""
+    row = replace(SAMS["tiny"], name="medsam", files=("medsam.pth",), remote=None, shipped="")
+    monkeypatch.setitem(SAMS, "medsam", row)
+    state = random_sam("medsam", 0).state_dict()
+    check_type(state, "medsam", "medsam.pth")
+    with pytest.raises(WeightsError, match="holds SAM tiny, the recipe says vit_b"):
+        check_type(state, "vit_b", "medsam.pth")
+    remedy = how_to_get("medsam", "--sam-weights")
+    assert "svp fetch" not in remedy and "Give them with --sam-weights PATH" in remedy
+    assert "`svp fetch vit_b`" in how_to_get("vit_b", "--sam-weights")
 
 
 def test_a_checkpoint_says_which_row_it_is(tmp_path: Path) -> None:

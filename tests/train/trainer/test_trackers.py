@@ -110,3 +110,30 @@ def test_tensorboard_forgets_what_came_after_the_resumed_step(tmp_path: Path) ->
     assert [(e.step, e.value) for e in board.Scalars("loss")] == [
         (1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0),
     ]  # fmt: skip
+
+
+def test_a_tracker_that_fails_ends_itself_and_not_the_run(tmp_path: Path) -> None:
+    """Its numbers are in metrics.jsonl; the others go on."""
+
+    class Tracker:
+        def __init__(self, name: str, fails: bool) -> None:
+            self.name, self.fails, self.told = name, fails, []  # type: ignore[var-annotated]
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            if self.fails:
+                raise ConnectionError("no route to host")
+            self.told.append((step, values))
+
+        def finish(self) -> None:
+            raise ConnectionError("no route to host")
+
+    run = run_in(tmp_path / "run", ())
+    broken, sound = Tracker("wandb", fails=True), Tracker("mlflow", fails=False)
+    run._trackers += [broken, sound]
+    run.metrics(1, {"loss": 2.0, "held-out/P@0.5": 0.25})
+    run.metrics(2, {"loss": 1.0})
+    run.close()
+    assert sound.told == [(1, {"loss": 2.0, "held-out/P_0.5": 0.25}), (2, {"loss": 1.0})]
+    text = (run.path / "log.txt").read_text()
+    assert text.count("--log wandb fails") == 1 and text.count("--log mlflow fails") == 1
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
