@@ -1,6 +1,7 @@
 """Rehearsal steps that no document prints: other file formats, a kill, plain loading, tables.
 
-They read what README.md's commands made and write into `more/`, beside the documents' own commands.
+They write into `more/`, beside the documents' own commands; `MORE` reads what README.md's commands
+made, and its tables the caches of the plan in `APART`.
 """
 
 from .walk import Step
@@ -71,7 +72,8 @@ assert all(abs(a - b) <= 1e-3 * abs(a) for a, b in zip(one, two)), (one, two)
 print(one, two)
 """
 
-MORE: tuple[Step, ...] = (
+# They start from the stand-ins alone, so they can run beside README.md's commands.
+APART: tuple[Step, ...] = (
     Step(
         "every published file of SAM and of the encoders",
         f"""
@@ -85,6 +87,18 @@ svp precompute {_SET} --out more/dinov2 --encoder-weights weights/dinov2_vitl14_
 for name in vit_b vit_l mobile slic clip dinov2; do svp cache verify more/$name; done
 """,
     ),
+    Step(
+        "a plan's commands, pasted, and the table from what they made",
+        f"""
+svp reproduce table1 {_TABLE} --row SVP --plan > more/plan.sh
+bash -e more/plan.sh
+svp reproduce table1 {_TABLE} --row SVP
+test $(ls -d more/tables/*-seed0/*/checkpoints | wc -l) = 1
+""",
+    ),
+)
+
+MORE: tuple[Step, ...] = (
     Step(
         "a projector whose input the cache does not hold is refused",
         f"""
@@ -125,15 +139,6 @@ accelerate launch --multi_gpu --num_processes 2 --mixed_precision no -m {_TRAIN}
 cat > more/losses.py <<'END'
 {_LOSSES}END
 python more/losses.py
-""",
-    ),
-    Step(
-        "a plan's commands, pasted, and the table from what they made",
-        f"""
-svp reproduce table1 {_TABLE} --row SVP --plan > more/plan.sh
-bash -e more/plan.sh
-svp reproduce table1 {_TABLE} --row SVP
-test $(ls -d more/tables/*-seed0/*/checkpoints | wc -l) = 1
 """,
     ),
     Step(

@@ -17,7 +17,7 @@ from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.weights.rehearsal import MARK, VARIABLE
 from .documents import Block, check_documents, documents, printed_files, read_blocks
 from .extras import check_extras
-from .own_steps import MORE
+from .own_steps import APART, MORE
 from .server import import_everything
 from .walk import Outcome, Step, walk
 
@@ -135,14 +135,9 @@ def rehearse(
         log.info(problem)
     folder = _folder(out)
     env = prepare(folder, root, full=full)
-    readme = [step for step in steps if step.file == "README.md"]
-    others = [step for step in steps if step.file not in ("README.md", "")]
-    outcomes = walk([readme], folder, env, main)
-    # The files that later documents start from exist now; the rest is two halves that do not meet.
-    own = [step for step in steps if not step.file]
-    early = [step for step in own if step in MORE[:3]]  # so that both take as long
-    rest = [step for step in own if step not in early]
-    outcomes += walk([[*early, *others], rest], folder, env, main)
+    outcomes: list[Outcome] = []
+    for chains in _order(steps):
+        outcomes += walk(chains, folder, env, main)
     if out is None and not keep and not any(o.code for o in outcomes):
         shutil.rmtree(folder)
     left_out = tuple(
@@ -153,13 +148,27 @@ def rehearse(
     )
 
 
+def _order(steps: Sequence[Step]) -> tuple[list[list[Step]], list[list[Step]]]:
+    """Chains of steps that do not meet, of two walks one after the other.
+
+    README.md makes the files that the other documents and `MORE` start from. The documents are one
+    chain, since a command may take the newest run or cache; docs/reproduce.md names its own.
+    """
+    readme = [step for step in steps if step.file == "README.md"]
+    apart = [step for step in steps if step in APART]
+    tables = [step for step in steps if step.file == "docs/reproduce.md"]
+    own = [[step] for step in steps if step in MORE]
+    others = [step for step in steps if step.file not in ("README.md", "docs/reproduce.md", "")]
+    return [readme, apart], [others, tables, *reversed(own)]  # the longest first
+
+
 def _steps(blocks: Sequence[Block], only: Sequence[str]) -> list[Step]:
     steps = [
         Step(f"{block.place}", block.script(), block.file)
         for block in blocks
         if any(not command.reason for command in block.commands)
     ]
-    steps += MORE
+    steps += [*APART, *MORE]
     chosen = [step for step in steps if not only or any(text in step.name for text in only)]
     if not chosen:
         names = ", ".join(step.name for step in steps)

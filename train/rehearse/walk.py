@@ -67,30 +67,32 @@ class Outcome:
 
 
 def walk(
-    lanes: Sequence[Sequence[Step]],
+    chains: Sequence[Sequence[Step]],
     folder: Path,
     env: dict[str, str],
     main: click.Command,
+    at_once: int = 2,
 ) -> list[Outcome]:
-    """Run the steps of every lane in order, the lanes at once, also after one failed.
+    """Run the steps of every chain in order, also after one failed.
 
-    main  what `svp` in a step runs
+    at_once  steps that run at one time, of as many chains; chains begin in the order they have here
+    main     what `svp` in a step runs
     """
     server = Server(folder, main)
-    waiting = [list(lane) for lane in lanes]
+    waiting = [list(chain) for chain in chains]
+    begun = 0
     running: dict[int, _Running] = {}
     outcomes: list[Outcome] = []
     try:
         while any(waiting) or running:
-            for lane, steps in enumerate(waiting):
-                if steps and lane not in running:
-                    running[lane] = _Running(
-                        steps.pop(0), len(outcomes) * 8 + lane, folder, env, server
-                    )
+            for chain, steps in enumerate(waiting):
+                if steps and chain not in running and len(running) < at_once:
+                    running[chain] = _Running(steps.pop(0), begun, folder, env, server)
+                    begun += 1
             server.serve(lambda: any(each.ended for each in running.values()))
-            for lane, each in list(running.items()):
+            for chain, each in list(running.items()):
                 if each.ended:
-                    del running[lane]
+                    del running[chain]
                     outcomes.append(each.outcome(server))
                     _tell(outcomes[-1])
     finally:
