@@ -36,7 +36,13 @@ from ..pipeline.weights.fill_module import fill
 from ..pipeline.weights.load import load_state_dict
 from .data.encoder_identity import features_of, require_same_features
 from .data.keyed_rng import key_of
-from .data.sam_identity import require_decoder, require_same_sam, sam_of
+from .data.sam_identity import (
+    replace_decoder,
+    require_decoder,
+    require_embedding,
+    require_same_sam,
+    sam_of,
+)
 from .data.tokenizer import Vocabulary, load_vocabulary
 from .options import Places
 from .recipe import TrainRecipe
@@ -316,28 +322,6 @@ def _mask_head(recipe: TrainRecipe, plan: Plan, places: Places) -> MaskHead:
     source = plan.recipe.superpixels.model_copy(update={"weights": recipe.model.sam_decoder})
     sam, _ = load_sam(source, LocalPaths(images=Path(), sam=places.sam_decoder))
     return MaskHead(sam.prompt_encoder, sam.mask_decoder.train())
-
-
-def replace_decoder(model: RisModel, head: MaskHead) -> None:
-    """Another SAM's decoder in the place of the checkpoint's. Raises ConfigError."""
-    if head.width != model.mask_head.width:
-        raise ConfigError(
-            f"--sam-decoder reads prompts of {head.width} numbers, the model's L-P projector gives "
-            f"{model.mask_head.width}: a decoder of another SAM family cannot be put in"
-        )
-    model.mask_head = head
-
-
-def require_embedding(model: RisModel, plan: Plan) -> None:
-    """The cache must hold SAM embeddings of the shape that the mask decoder reads."""
-    head = model.mask_head
-    side = tuple(head.prompt_encoder.image_embedding_size)
-    if plan.sam != (head.width, *side):
-        raise PlanMismatchError(
-            f"cache {plan.id[:12]} holds SAM embeddings {plan.sam} of "
-            f"{plan.recipe.superpixels.model}; the recipe's mask decoder wants "
-            f"{(head.width, *side)}: use a cache and a decoder of one SAM"
-        )
 
 
 def outline_projector(

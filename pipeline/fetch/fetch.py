@@ -27,7 +27,6 @@ class Offer:
     exact: bool  # False: the size is an estimate
     verified: bool  # a digest is known for every file
     licence: str
-    urls: tuple[str, ...]
     present: bool  # every file is in the folder, with the right size where that is known
 
 
@@ -127,7 +126,6 @@ def _offer(remote: Remote, dest: Path | None) -> Offer:
         exact=remote.exact,
         verified=remote.verified,
         licence=remote.licence,
-        urls=tuple(file.url for file in remote.files),
         present=dest is not None and all(_present(file, dest) for file in remote.files),
     )
 

@@ -5,15 +5,21 @@ accepts those of another and answers with noise. The identity is SAM's type and 
 cache's recipe names them.
 """
 
+from typing import TYPE_CHECKING
+
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
-from ...pipeline.errors import PlanMismatchError
+from ...pipeline.errors import ConfigError, PlanMismatchError
 from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.recipe import Recipe, SuperpixelConfig
 from ...pipeline.weights.digests import published
 from ...pipeline.weights.locate import weight_files
 from ...pipeline.weights.reference import SHIPPED
 from ..recipe import TrainRecipe
+
+if TYPE_CHECKING:
+    from ...model.mask_head import MaskHead
+    from ...model.ris import RisModel
 
 CHECKPOINTS_SAM = "vit_h"  # GLaMM's and LISA's decoders were tuned on its embeddings
 
@@ -104,4 +110,26 @@ def require_same_sam(wanted: str, plan: Plan, who: str) -> None:
         raise PlanMismatchError(
             f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, {who} uses SAM "
             f"{show(wanted, 100)}: make the cache again with that SAM (--sam-model, --sam-weights)"
+        )
+
+
+def replace_decoder(model: "RisModel", head: "MaskHead") -> None:
+    """Another SAM's decoder in the place of the checkpoint's. Raises ConfigError."""
+    if head.width != model.mask_head.width:
+        raise ConfigError(
+            f"--sam-decoder reads prompts of {head.width} numbers, the model's L-P projector gives "
+            f"{model.mask_head.width}: a decoder of another SAM family cannot be put in"
+        )
+    model.mask_head = head
+
+
+def require_embedding(model: "RisModel", plan: Plan) -> None:
+    """The cache must hold SAM embeddings of the shape that the mask decoder reads."""
+    head = model.mask_head
+    side = tuple(head.prompt_encoder.image_embedding_size)
+    if plan.sam != (head.width, *side):
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds SAM embeddings {plan.sam} of "
+            f"{plan.recipe.superpixels.model}; the recipe's mask decoder wants "
+            f"{(head.width, *side)}: use a cache and a decoder of one SAM"
         )

@@ -13,7 +13,7 @@ from ...pipeline.recipe import Recipe
 from ...pipeline.weights.load import weights_digest
 from ...pipeline.weights.reference import WeightsRef
 from ..data.encoder_identity import features_of, require_same_features
-from ..data.sam_identity import require_same_sam, sam_of
+from ..data.sam_identity import require_embedding, require_same_sam, sam_of
 from ..data.tokenizer import load_vocabulary
 from ..recipe import ModelConfig, ProjectorConfig, StageConfig, TrainRecipe, vision_of
 
@@ -53,7 +53,6 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
 
     Raises PlanMismatchError (a cache of another encoder, view or SAM), WeightsError, MissingError.
     """
-    from ..factory import require_embedding
     from .trained import Trained
 
     about, features = found.about, plan.recipe.features

@@ -28,7 +28,7 @@ from ...pipeline.weights.load import weights_digest
 from ...pipeline.weights.locate import LM_FILES, hub_folder, weight_folders
 from ...pipeline.weights.model_config import MAX_CONFIG, check_config
 from ...pipeline.weights.reference import WeightsRef
-from ..data.sam_identity import require_decoder
+from ..data.sam_identity import require_decoder, require_embedding
 from ..data.tokenizer import load_vocabulary
 from ..recipe import (
     ModelConfig,
@@ -119,7 +119,6 @@ def open_published(found: Published, plan: Plan) -> "Trained":
     The language model keeps the file's precision, float32 or else bfloat16. Raises
     PlanMismatchError (a cache that does not show what CLIP was shown), WeightsError, MissingError.
     """
-    from ..factory import require_embedding
     from .trained import Trained
 
     require_view(found, plan)

@@ -5,10 +5,10 @@ superlative, a place or a relation that is needed: without it the noun phrase wo
 things. Comparisons keep a margin, so that no phrase hangs on a pixel.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,6 +22,8 @@ _CLEAR = 8  # px by which "left of" and its like must hold
 _ANCHORS = 6  # things tried as the other side of a relation
 _OVER_PX = 12  # hidden pixels that make "in front of"
 _ON, _OFF = 0.9, 0.3  # shares of a thing over a region: on it, and clearly not
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,20 +156,28 @@ class _Speaker:
         """Relations that hold clearly for the target and clearly fail for the others."""
         if not others:  # then the anchor itself is the only other thing of that noun
             return
-        a, t = self.things[anchor], self.things[target]
-        rivals = [self.things[i] for i in others]
-        if t.x <= a.x - _CLEAR and all(r.x >= a.x for r in rivals):
-            yield "left of"
-        if t.x >= a.x + _CLEAR and all(r.x <= a.x for r in rivals):
-            yield "right of"
-        if t.y <= a.y - _CLEAR and all(r.y >= a.y for r in rivals):
-            yield "above"
-        if t.y >= a.y + _CLEAR and all(r.y <= a.y for r in rivals):
-            yield "below"
+        at = [(thing.x, thing.y) for thing in self.things]
+        yield from place_relations(at[target], at[anchor], [at[i] for i in others])
         if self.over[target, anchor] >= _OVER_PX and not self.over[others, anchor].any():
             yield "in front of"
         if self.over[anchor, target] >= _OVER_PX and not self.over[anchor, others].any():
             yield "behind"
+
+
+def place_relations(target: Point, anchor: Point, others: Sequence[Point]) -> Iterator[str]:
+    """Relations of place to the anchor that hold clearly for the target and for none of the others.
+
+    Points are (x, y) in px.
+    """
+    (ax, ay), (tx, ty) = anchor, target
+    if tx <= ax - _CLEAR and all(x >= ax for x, _ in others):
+        yield "left of"
+    if tx >= ax + _CLEAR and all(x <= ax for x, _ in others):
+        yield "right of"
+    if ty <= ay - _CLEAR and all(y >= ay for _, y in others):
+        yield "above"
+    if ty >= ay + _CLEAR and all(y <= ay for _, y in others):
+        yield "below"
 
 
 def _nouns(thing: Thing) -> list[Noun]:
@@ -197,6 +207,11 @@ def _hidden(scene: Scene) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
         mark = stamp(thing)
         rows, cols, inner = window(mark, thing.x, thing.y, scene.height, scene.width)
         full[k, rows, cols] = mark.whole[inner]
+    return covered(full)
+
+
+def covered(full: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """(K,K) pixels of thing j that thing i, further in front, covers; `full` (K,H,W) whole bodies."""
     flat = full.reshape(len(full), -1).astype(np.float32)  # exact: counts stay below 2**24
     return np.tril((flat @ flat.T).astype(np.int64), -1)
 

@@ -36,17 +36,24 @@ class MadeScene:
         return (*(region.name for region in regions), *(thing.shape for thing in things))
 
 
-def make_scene(
-    seed: int, index: int, split: str = "train", size: tuple[int, int] = SIZE
-) -> MadeScene:
-    """Scene `index` of a split; `size` is (height, width), 64 to 1024 pixels each."""
+def scene_key(
+    seed: int, index: int, split: str, size: tuple[int, int], *, smallest: int
+) -> tuple[int, ...]:
+    """Key of a scene's random numbers. Raises ConfigError for what no scene can have."""
     if split not in SPLITS:
         raise ConfigError(f"split={split!r}: allowed are {', '.join(SPLITS)}")
     if seed < 0 or index < 0:
         raise ConfigError(f"seed={seed}, index={index}: need >= 0")
-    if not all(64 <= side <= 1024 for side in size):
-        raise ConfigError(f"size={size}: each side needs 64 to 1024 pixels")
-    key = (seed, SPLITS.index(split), index, *size)
+    if not all(smallest <= side <= 1024 for side in size):
+        raise ConfigError(f"size={size}: each side needs {smallest} to 1024 pixels")
+    return (seed, SPLITS.index(split), index, *size)
+
+
+def make_scene(
+    seed: int, index: int, split: str = "train", size: tuple[int, int] = SIZE
+) -> MadeScene:
+    """Scene `index` of a split; `size` is (height, width), 64 to 1024 pixels each."""
+    key = scene_key(seed, index, split, size, smallest=64)
     scene = sample_scene(Rng(*key), *size)
     image, labels = draw(scene)
     # A stream of its own: a change of the language leaves the pictures as they are.

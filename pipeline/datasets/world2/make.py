@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from ..scenes.make import SPLITS
+from ..scenes.make import SIZE, scene_key
 from ..scenes.rng import Rng
 from .painting import Labels, paint
 from .phrases import Phrase, describe
 from .sampling import Scene, sample_scene
 
-SIZE: Final = (128, 128)
 DIFFICULTY: Final = 50
 _WORLD: Final = 2  # part of the key: no scene of world 1 has the same stream
 
@@ -47,15 +46,9 @@ def make_scene(
 
     It is the same whatever else is made; splits have separate streams. Raises ConfigError.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"split={split!r}: allowed are {', '.join(SPLITS)}")
-    if seed < 0 or index < 0:
-        raise ConfigError(f"seed={seed}, index={index}: need >= 0")
-    if not all(96 <= side <= 1024 for side in size):
-        raise ConfigError(f"size={size}: each side needs 96 to 1024 pixels")
     if not 0 <= difficulty <= 100:
         raise ConfigError(f"difficulty={difficulty}: need 0 to 100")
-    key = (_WORLD, seed, SPLITS.index(split), index, *size, difficulty)
+    key = (_WORLD, *scene_key(seed, index, split, size, smallest=96), difficulty)
     scene = sample_scene(Rng(*key), *size, difficulty)
     image, labels = paint(scene)
     # A stream of its own: a change of the language leaves the pictures as they are.

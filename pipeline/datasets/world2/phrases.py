@@ -19,6 +19,7 @@ from itertools import pairwise, product
 import numpy as np
 from numpy.typing import NDArray
 
+from ..scenes.language import covered, place_relations
 from ..scenes.rng import Rng
 from ..scenes.world import region_map
 from .sampling import Scene, Thing
@@ -237,16 +238,8 @@ class _Speaker:
 
     def _relations(self, target: int, anchor: int, others: list[int]) -> Iterator[str]:
         """Relations that hold clearly for the target and clearly fail for the others."""
-        (ax, ay), (tx, ty) = self.things[anchor].centre, self.things[target].centre
-        rest = [self.things[i].centre for i in others]
-        if tx <= ax - _CLEAR and all(x >= ax for x, _ in rest):
-            yield "left of"
-        if tx >= ax + _CLEAR and all(x <= ax for x, _ in rest):
-            yield "right of"
-        if ty <= ay - _CLEAR and all(y >= ay for _, y in rest):
-            yield "above"
-        if ty >= ay + _CLEAR and all(y <= ay for _, y in rest):
-            yield "below"
+        at = [thing.centre for thing in self.things]
+        yield from place_relations(at[target], at[anchor], [at[i] for i in others])
         if self._over[target, anchor] >= _OVER_PX and not self._over[others, anchor].any():
             yield "in front of"
         if self._over[anchor, target] >= _OVER_PX and not self._over[anchor, others].any():
@@ -304,11 +297,10 @@ class _Speaker:
     @cached_property
     def _over(self) -> NDArray[np.int64]:
         """(K,K): pixels of thing j that thing i, further in front, covers."""
-        full = np.zeros((len(self.things), self.scene.height, self.scene.width), np.float32)
+        full = np.zeros((len(self.things), self.scene.height, self.scene.width), np.bool_)
         for k, thing in enumerate(self.things):
             full[k, thing.y : thing.y + thing.side, thing.x : thing.x + thing.side] = thing.mask
-        flat = full.reshape(len(full), -1)  # exact: counts stay below 2**24
-        return np.tril((flat @ flat.T).astype(np.int64), -1)
+        return covered(full)
 
     @cached_property
     def _ground(self) -> NDArray[np.float64]:

@@ -18,8 +18,14 @@ from svp.pipeline.sam.hub_names import from_original
 from svp.pipeline.sam.huggingface import vision_sizes
 from svp.pipeline.weights.digests import published
 from svp.pipeline.weights.load import weights_digest
-from svp.train.data.sam_identity import doubt, identity, require_decoder, require_same_sam
-from svp.train.factory import _mask_head, replace_decoder
+from svp.train.data.sam_identity import (
+    doubt,
+    identity,
+    replace_decoder,
+    require_decoder,
+    require_same_sam,
+)
+from svp.train.factory import _mask_head
 from svp.train.options import Places
 from svp.train.recipe import TrainRecipe, parse_train_recipe
 from svp.train.trainer.checkpoint import Checkpoint
