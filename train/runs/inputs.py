@@ -20,6 +20,7 @@ from ...pipeline.errors import CacheError, ConfigError, MissingError
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.plugins import plugin_words
 from ...pipeline.precompute.toy_guard import require_real_models
+from ...pipeline.recipe import Recipe
 from ...pipeline.records import LocalPaths
 from ..cli_defaults import DATA, cache_of
 from ..data.build_table import check_left_out, open_table
@@ -177,7 +178,22 @@ def open_reader(path: Path, request: Looking, device: str) -> RowReader:
         raise MissingError(f"--live: the photographs of {show(str(path), 300)} are not where they "
                            "were: name their folder with --images")  # fmt: skip
     where = LocalPaths(photos, request.sam_weights, request.encoder_weights)
+    require_read(CacheReader(path, verify="off").plan.recipe, where)
     return LiveReader(path, where, device)
+
+
+def require_read(recipe: Recipe, where: LocalPaths) -> None:
+    """ConfigError for a weight file that the user names and the recipe does not read."""
+    named = (
+        ("--sam-weights", where.sam, recipe.superpixels.weights),
+        ("--encoder-weights", where.encoder, recipe.features.weights),
+    )
+    for flag, path, ref in named:
+        if path is not None and ref.kind in ("shipped", "random"):
+            raise ConfigError(
+                f"{flag} {show(str(path), 200)} would not be read: the recipe's weights are {ref}; leave "
+                "it out, or make a cache with these weights"
+            )
 
 
 def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Source:

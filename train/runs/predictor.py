@@ -50,7 +50,7 @@ from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_models, live_recipe
 from ..options import TrainFlags
 from ..trainer.run_data import cache_of_run
-from .inputs import CACHE
+from .inputs import CACHE, require_read
 
 Mask = NDArray[np.bool_]
 Photo = str | Path | NDArray[np.uint8] | Image.Image
@@ -296,11 +296,14 @@ def _recipe(
 ) -> tuple[Recipe, LocalPaths]:
     """Preprocessing recipe of the predictor, and the paths of its weights."""
     if isinstance(found, Exported) and cache is None:
+        require_read(found.recipe, where)
         return found.recipe, where
     cache = cache or cache_of_run(data_of_run(found))
     cache = cache or (CACHE if (CACHE / PLAN).is_file() else None)
     if cache is not None:
-        return Plan.load(cache / PLAN).recipe, where
+        recipe = Plan.load(cache / PLAN).recipe
+        require_read(recipe, where)
+        return recipe, where
     given = {"sam_weights": where.sam, "encoder_weights": where.encoder}
     paths = {name: str(path) if path else None for name, path in given.items()}
     flags = Flags(**paths, store_sam_embeddings=True)  # type: ignore[arg-type]

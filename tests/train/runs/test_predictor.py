@@ -1,4 +1,4 @@
-"""Pictures in memory go the way of their files."""
+"""Pictures in memory go the way of their files; weight files are read or refused."""
 
 from pathlib import Path
 
@@ -7,7 +7,11 @@ import pytest
 from PIL import Image
 
 from svp.pipeline.datasets.images import read_image
-from svp.pipeline.errors import ImageError
+from svp.pipeline.errors import ConfigError, ImageError
+from svp.pipeline.precompute.options import Flags, resolve
+from svp.pipeline.records import LocalPaths
+from svp.pipeline.weights.reference import WeightsRef
+from svp.train.runs.inputs import require_read
 from svp.train.runs.predictor import _place
 
 
@@ -20,3 +24,19 @@ def test_a_picture_in_memory_is_converted_as_its_file(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "copy"), read_image(tmp_path / "grey.png"))
     with pytest.raises(ImageError, match="the image: unsupported-mode: mode F"):
         _place(Image.new("F", (4, 4)), tmp_path / "copy")
+
+
+@pytest.mark.parametrize("kind", ["shipped", "random:3"])
+def test_a_weight_file_that_would_not_be_read_is_refused(kind: str, tmp_path: Path) -> None:
+    recipe, _ = resolve("tiny", None, Flags(), (), tmp_path)
+    own = recipe.superpixels.model_copy(update={"weights": WeightsRef.parse(kind)})
+    recipe = recipe.model_copy(update={"superpixels": own})
+    require_read(recipe, LocalPaths(tmp_path))
+    with pytest.raises(ConfigError, match=rf"--sam-weights .*sam.pth would not be read: .* {kind}"):
+        require_read(recipe, LocalPaths(tmp_path, tmp_path / "sam.pth"))
+    with pytest.raises(ConfigError, match=r"--encoder-weights .*would not be read: .* shipped"):
+        require_read(recipe, LocalPaths(tmp_path, None, tmp_path / "dino"))
+    named = own.model_copy(update={"weights": WeightsRef.parse("sha256:" + "0" * 64)})
+    require_read(
+        recipe.model_copy(update={"superpixels": named}), LocalPaths(tmp_path, tmp_path / "sam.pth")
+    )
