@@ -9,6 +9,7 @@ point; `SVP_CRASH_AT=<label>:<stage>@<shard>` only in that shard. Stages are `ST
 labels are the array names, `log`, `manifest`, `plan`, `metadata`, `column`, `index`, `complete`.
 """
 
+import ctypes
 import errno
 import os
 import platform
@@ -16,7 +17,7 @@ import re
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -32,6 +33,9 @@ STAGES = ("before-temp", "after-temp", "before-rename", "after-rename")
 PARTIAL = ".partial"
 FOREIGN_TEMP_AGE = 24 * 3600.0  # seconds; another host's temp file this old has no writer left
 
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
 _serial = count()
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -45,7 +49,10 @@ def crash_point(label: str, stage: str, shard: int | None = None) -> None:
 
 @dataclass
 class TempFile:
-    """A written but not yet durable file: `commit` gives it its name, `discard` drops it."""
+    """A written but not yet durable file: `commit` or `commit_new` gives it its name.
+
+    `discard` drops it.
+    """
 
     path: Path
     temp: Path
@@ -68,6 +75,20 @@ class TempFile:
         finally:
             self.discard()
 
+    def commit_new(self) -> bool:
+        """`commit` that never replaces a file: False if the name is taken. The temp is removed."""
+        try:
+            crash_point(self.label, "after-temp", self.shard)
+            os.fsync(self.fd)
+            crash_point(self.label, "before-rename", self.shard)
+            taken = not _name_new(self.temp, self.path)
+            crash_point(self.label, "after-rename", self.shard)
+        except OSError as error:
+            raise refusal(error, self.path) from error
+        finally:
+            self.discard()
+        return not taken
+
     def discard(self) -> None:
         """Close and remove the temp file if it is still there. Safe to repeat."""
         fd, self.fd = self.fd, -1
@@ -77,13 +98,20 @@ class TempFile:
 
 
 def write_temp(
-    path: Path, buffers: Sequence[bytes | memoryview], *, label: str, shard: int | None = None
+    path: Path,
+    buffers: Sequence[bytes | memoryview],
+    *,
+    label: str,
+    shard: int | None = None,
+    folder: Path | None = None,
 ) -> TempFile:
-    """`buffers`, one after another, in a temp file beside `path`; its folder must exist.
+    """`buffers`, one after another, in a temp file in `folder`, None: beside `path`.
 
-    Raises CacheError if the disk is full or refuses; the temp file is removed.
+    The folder must exist. Raises CacheError if the disk is full or refuses; the temp file is
+    removed.
     """
-    temp = path.with_name(f"{path.name}.{_writer()}-{next(_serial)}{PARTIAL}")
+    name = f"{path.name}.{_writer()}-{next(_serial)}{PARTIAL}"
+    temp = (folder or path.parent) / name
     crash_point(label, "before-temp", shard)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -200,6 +228,49 @@ def remove_stale(root: Path) -> list[Path]:
     return stale
 
 
+def remove_stale_in(folder: Path) -> int:
+    """Delete the temp files in one folder whose writer is gone, then the folder if it is empty.
+
+    Returns the number of deleted files.
+    """
+    try:
+        temps = [path for path in folder.iterdir() if path.name.endswith(PARTIAL)]
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    stale = [path for path in temps if _is_stale(path)]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # a living writer's temp file is in it
+        folder.rmdir()
+    return len(stale)
+
+
+def _name_new(temp: Path, path: Path) -> bool:
+    """Give `temp` the name `path`; False if that name is taken.
+
+    By a hard link, as a rename would replace; where the file system has none (exFAT, some FUSE) by
+    a rename with RENAME_NOREPLACE. Raises OSError, EOPNOTSUPP where it has neither.
+    """
+    try:
+        os.link(temp, path, follow_symlinks=False)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux
+    if rename is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    names = os.fsencode(temp), os.fsencode(path)
+    if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        return False
+    raise OSError(errno.EOPNOTSUPP if code in (errno.EINVAL, errno.ENOSYS) else code, "")
+
+
 def _write_and_digest(fd: int, buffers: Sequence[bytes | memoryview]) -> tuple[int, str]:
     digest = xxhash.xxh3_64()
     views = [memoryview(buffer).cast("B") for buffer in buffers]
@@ -259,4 +330,8 @@ def refusal(
             f"{where}: {cause}: what was being written was not committed; free some "
             f"space and {again}, it continues where it stopped"
         )
+    if code == errno.EOPNOTSUPP:
+        cause = "its file system has neither hard links nor renames that do not replace"
+    elif code == errno.EXDEV:
+        cause = "it lies on another file system than the folder it belongs to"
     return CacheError(f"{where}: cannot be written: {cause}: give another path")

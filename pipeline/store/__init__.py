@@ -1,0 +1,58 @@
+"""Stores: a folder, a bucket of an object storage service, or memory behind one interface."""
+
+import re
+from pathlib import Path
+
+from ..display import show
+from ..errors import ConfigError
+from ..io.paths import expand
+from .folder import FolderStore, open_folder
+from .memory import MemoryStore
+from .protocol import (
+    ChangedError,
+    Created,
+    OtherBytesError,
+    Read,
+    Stat,
+    Store,
+    check_key,
+    this_writer,
+)
+
+__all__ = [
+    "ChangedError",
+    "Created",
+    "FolderStore",
+    "MemoryStore",
+    "OtherBytesError",
+    "Read",
+    "Stat",
+    "Store",
+    "check_key",
+    "is_url",
+    "open_store",
+    "this_writer",
+]
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(.*)", re.DOTALL)  # `Path` leaves one slash
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether `place` is an address such as s3://bucket/caches, not a path."""
+    return bool(_URL.fullmatch(str(place)))
+
+
+def open_store(place: str | Path) -> Store:
+    """The store at a path or an address; touches nothing.
+
+    Raises ConfigError for an address of a kind that no store serves.
+    """
+    found = _URL.fullmatch(str(place))
+    if not found:
+        return open_folder(expand(place))
+    scheme, rest = found[1].lower(), found[2].rstrip("/")
+    if scheme == "memory":
+        name, _, prefix = rest.partition("/")
+        store = MemoryStore(name)
+        return store.sub(prefix) if prefix else store
+    raise ConfigError(f"{show(str(place), 300)}: no store of this kind: give a folder or memory://")
