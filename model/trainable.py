@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from .ris import RisModel
 
 PARTS = ("projector", "embedding", "lm_head", "to_prompt", "mask_decoder", "lora", "lm", "prompt_encoder")  # fmt: skip
-STAGE1 = ("projector", "embedding", "lm_head", "to_prompt", "mask_decoder")
-STAGE2 = (*STAGE1, "lora")
 LABELS = {
     "projector": "projector",
     "embedding": "embedding layer",

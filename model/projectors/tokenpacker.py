@@ -4,8 +4,6 @@ Source: TokenPacker 771a16e7, multimodal_projector/builder.py 39-137, used as a
 description only: the repository has no licence, so no code was taken from it.
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,14 +15,13 @@ from .grid import to_map, to_tokens, to_windows, windows_of
 
 
 class TokenPacker(Projector):
-    """Needs `multi`: the encoder's hidden states `multi_layers`, side by side in this order.
+    """Needs `multi`: hidden states of several encoder layers, side by side.
 
     The query is the bilinear resize of the patches without antialiasing: at r = 4 it averages only
     the central 2x2 of a window, at r = 3 it is the centre. There is no residual from the query.
     """
 
     needs = frozenset({"multi"})
-    multi_layers: ClassVar[tuple[int, ...]] = (12, 16, 22, 23)
     prefixes = ("model.mm_projector.",)
     renames = (
         Rename(r"q_proj_1\.weight", "q_proj.weight"),

@@ -38,15 +38,6 @@ def dequantise(q: NDArray[np.int8], scale: NDArray[np.float16]) -> NDArray[np.fl
     return np.ascontiguousarray(_flat(groups.astype(np.float32, copy=False), q.shape[-1]))
 
 
-def relative_error(x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """|x - dequantise(quantise(x))| / |x| of each token, (...,P); 0 for a zero token."""
-    exact = np.asarray(x, np.float64)
-    error = np.linalg.norm(dequantise(*quantise(x)) - exact, axis=-1)
-    size = np.linalg.norm(exact, axis=-1)
-    relative: NDArray[np.float64] = error / np.where(size > 0, size, 1)
-    return relative
-
-
 def _grouped(x: NDArray[T]) -> NDArray[T]:
     """(...,C) to (...,groups,64), the last group filled up with zeros."""
     channels = x.shape[-1]

@@ -7,25 +7,20 @@ and taken from at most `sample` images spread evenly over the cache; the report 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..display import Report, counted
-from ..errors import CacheError, MissingPackageError
 from ..masks.rle_codec import check_runs
 from ..records import Superpixels
 from .index import BAD, GOOD
 from .manifest import read_committed
 from .reader import CacheReader
-from .schema import spec_of
 
 LEVELS = ("sub-part", "part", "whole")
 SAMPLE = 2000
-BLOCK = 16  # images held in memory per task of a whole-cache reduction
 
 
 # The selection's steps in order, as `Superpixels.survivors` names them.
@@ -150,43 +145,6 @@ def cover_and_overlap(found: Superpixels) -> tuple[float, float]:
     depth, length = np.cumsum(change)[:-1], np.diff(position[order])
     pixels = found.height * found.width
     return float(length[depth >= 1].sum() / pixels), float(length[depth >= 2].sum() / pixels)
-
-
-def feature_stats(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Per channel `mean` and `std` (C,) of the stored float16 features, through dask.array.
-
-    Raises MissingPackageError without dask, CacheError if the cache stores int8 or nothing.
-    """
-    try:
-        da: Any = import_module("dask.array")
-    except ImportError:
-        raise MissingPackageError("dask", "dask", "feature statistics") from None
-    delayed = import_module("dask").delayed
-    reader = CacheReader(path)
-    plan = reader.plan
-    spec_of(plan.arrays, "dino")
-    good = np.flatnonzero(reader.rows.status == GOOD)
-    if not len(good):
-        raise CacheError(f"{path}: no committed image")
-    blocks = [good[i : i + BLOCK] for i in range(0, len(good), BLOCK)]
-    tokens = da.concatenate(
-        [
-            da.from_delayed(
-                delayed(_load)(Path(path), rows),
-                (len(rows) * plan.patches, plan.channels),
-                np.float32,
-            )
-            for rows in blocks
-        ]
-    )
-    moments = [tokens.mean(axis=0, dtype=np.float64), (tokens**2).mean(axis=0, dtype=np.float64)]
-    mean, square = da.compute(*moments)
-    return {"mean": mean, "std": np.sqrt(np.maximum(square - mean**2, 0))}
-
-
-def _load(path: Path, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    reader = CacheReader(path)
-    return np.concatenate([reader.features(int(i)) for i in rows]).astype(np.float32)
 
 
 def _spread(values: Iterable[float] | NDArray[np.uint16]) -> Spread:

@@ -57,11 +57,6 @@ def write_shard(
     return manifest
 
 
-def crash_labels(plan: Plan) -> tuple[str, ...]:
-    """The labels of `SVP_CRASH_AT` in the order in which `write_shard` passes them."""
-    return (*(spec.name for spec in plan.arrays), "log", "manifest")
-
-
 def _prepare(
     plan: Plan, images: Sequence[PlanImage], rows: Sequence[ImageRow | Quarantined]
 ) -> tuple[list[dict[str, Array] | None], list[ImageEntry]]:

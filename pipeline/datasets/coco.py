@@ -18,14 +18,6 @@ from .tables import Annotation, Dataset, ImageEntry
 MAX_IMAGE_SIDE = 1 << 20  # beyond what images.py reads: such an image is quarantined, not an error
 
 
-def read_instances(
-    path: Path, dataset: str, wanted: Container[int] | None
-) -> tuple[list[ImageEntry], dict[int, Annotation]]:
-    """Load and check an instances file as `load_instances` does. Raises DataError."""
-    images, annotations, _ = load_instances(path, dataset, wanted, 0)
-    return images, annotations
-
-
 def load_instances(
     path: Path, dataset: str, wanted: Container[int] | None, max_failures: int | None
 ) -> tuple[list[ImageEntry], dict[int, Annotation], Faults]:

@@ -2,7 +2,7 @@
 
 Only JPEG, PNG and WEBP are opened (Pillow's other decoders are attack surface), the size is taken
 from the header and capped before a pixel is decoded, and every failure is an `ImageError` whose
-`reason` is one of `REASONS`: the codes of the quarantine list. Decisions:
+`reason` is a code of the quarantine list (docs/data.md). Decisions:
 
 | input               | result                                                                  |
 |---------------------|-------------------------------------------------------------------------|
@@ -43,20 +43,6 @@ from ..records import ImageRecord
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512 << 20
 
-REASONS = {
-    "missing": "there is no such file",
-    "unsafe-path": "the path leads outside the image folder or to something that is no file",
-    "unreadable": "the file exists but the system will not read it",
-    "empty": "the file has no bytes",
-    "not-an-image": "the content is not JPEG, PNG or WEBP",
-    "too-large": f"more than {MAX_PIXELS} pixels, or a side over {MAX_SIDE}, or over {MAX_BYTES} B",
-    "truncated": "the file ends before the image does",
-    "corrupt": "the decoder refuses the content",
-    "wrong-size": "height and width differ from what the annotations say",
-    "unsupported-mode": "a pixel format with no sound conversion to 8-bit RGB",
-    "animated": "a PNG or WEBP of more than one frame",
-}
-
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"RIFF": "WEBP"}
 _SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 IMAGE_SUFFIXES = frozenset(_SUFFIX)
@@ -76,7 +62,7 @@ def read_record(root: Path, record: ImageRecord) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path, record: ImageRecord | None = None) -> NDArray[np.uint8]:
-    """Pixels (H,W,3) uint8 RGB. ImageError with a code of `REASONS`.
+    """Pixels (H,W,3) uint8 RGB. ImageError with a code of docs/data.md.
 
     With a `record` of known size (height > 0) either the upright or the stored size must equal it,
     and says which of the two is returned; upright where both do, and without a record.

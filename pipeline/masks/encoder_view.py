@@ -127,13 +127,6 @@ class View:
         y, x = self.axes(height, width)
         return np.stack((x.forward(xy[..., 0]), y.forward(xy[..., 1])), axis=-1)
 
-    def inverse_points(
-        self, xy: NDArray[np.floating], height: int, width: int
-    ) -> NDArray[np.float64]:
-        """View coordinates (...,2), x y, back to image coordinates."""
-        y, x = self.axes(height, width)
-        return np.stack((x.inverse(xy[..., 0]), y.inverse(xy[..., 1])), axis=-1)
-
     def _cells(self, height: int, width: int, grid: tuple[int, int]) -> tuple[Cells, Cells]:
         if min(grid) < 1:
             raise ConfigError(f"grid={grid}: need at least one cell per side")

@@ -120,12 +120,6 @@ class Axis:
             2 * self.extent / self.length2
         )
 
-    def inverse(self, v: NDArray[np.floating]) -> NDArray[np.float64]:
-        """View coordinates to source coordinates."""
-        return self.start + (np.asarray(v, np.float64) - self.offset) * (
-            self.length2 / (2 * self.extent)
-        )
-
     def cells(self, count: int) -> Cells:
         """`count` equal cells over the view, in the smallest unit that makes all edges integers."""
         # In units of 1/(2*extent*count) source pixels; cell j starts at view j*size/count.

@@ -75,16 +75,6 @@ def from_labels(labels: NDArray[np.integer]) -> Runs:
     return Runs(len(names), height, width, mask[order], start[order], end[order])
 
 
-def to_masks(runs: Runs) -> NDArray[np.bool_]:
-    """Dense masks (N,H,W) bool."""
-    size = runs.height * runs.width
-    edges = np.zeros(runs.count * size + 1, np.int8)
-    np.add.at(edges, runs.mask * size + runs.start, 1)
-    np.add.at(edges, runs.mask * size + runs.end, -1)
-    flat = np.cumsum(edges[:-1], dtype=np.int8).astype(np.bool_)
-    return flat.reshape(runs.count, runs.width, runs.height).transpose(0, 2, 1)
-
-
 def merged(count: int, height: int, width: int, mask: Ints, start: Ints, end: Ints) -> Runs:
     """Runs from disjoint spans in any order; spans of a mask that touch become one run."""
     stride = height * width + 1

@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 def read_verified(root: Path, image: PlanImage) -> Pixels:
     """The pixels of a plan's image, if its file is still the one that was planned.
 
-    Raises ImageError: `changed`, or a reason of `images.REASONS`.
+    Raises ImageError: `changed`, or a reason of `images.read_image`.
     """
     record = ImageRecord(image.image_id, image.path, image.height, image.width)
     pixels = None

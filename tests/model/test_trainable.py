@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from support.micro_ris import SEG, VOCAB, micro_batch, micro_model
+from support.stages import STAGE1, STAGE2
 from svp.model.conversion.llama_shape import LlamaShape
 from svp.model.language_model import Lora, add_lora
 from svp.model.losses import Weights
@@ -15,8 +16,6 @@ from svp.model.projectors import build_projector
 from svp.model.ris import RisModel
 from svp.model.trainable import (
     PARTS,
-    STAGE1,
-    STAGE2,
     parameters_by_part,
     require_trained_seg,
     set_trainable,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from support.fuzzing import CORPUS, FUZZ, ODD, holds, mutated, mutated_json, seeds
-from svp.pipeline.datasets.coco import read_instances
+from svp.pipeline.datasets.coco import load_instances
 from svp.pipeline.datasets.jsonl import read_jsonl
 from svp.pipeline.datasets.refer_pickle import load_refs
 from svp.pipeline.datasets.tables import Annotation, Source, assemble
@@ -46,7 +46,7 @@ def test_coco(tmp_path: Path, data: bytes) -> None:
     path = write(tmp_path, "instances_x.json", data)
 
     def read() -> None:
-        _, objects = read_instances(path, "x", None)
+        _, objects, _ = load_instances(path, "x", None, 0)
         for item in objects.values():
             from_segmentation(item.segmentation, item.height, item.width, "a")
 

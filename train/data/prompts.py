@@ -82,7 +82,6 @@ LISA = Wording(
     "What is {} in this image? Please output segmentation mask.",
     "[SEG].",
 )
-QUESTIONS = GLAMM.questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +104,6 @@ def choose_turns(texts: Sequence[str], key: int, wording: Wording = GLAMM) -> tu
 def fixed_turn(text: str, wording: Wording = GLAMM) -> Turn:
     """The turn of evaluation protocol `full`: nothing is random. Raises DataError as `phrase`."""
     return Turn(wording.question.format(phrase(text)), wording.answer)
-
-
-def open_turn(text: str, wording: Wording = GLAMM) -> Turn:
-    """`fixed_turn` without its answer: what generation starts from."""
-    return Turn(wording.question.format(phrase(text)), None)
 
 
 def phrase(text: str) -> str:

@@ -72,7 +72,6 @@ class Cost:
     train_gb: float
     inference_ms: int
     inference_gb: float
-    mean_giou: float
 
 
 def _table(title: str, metric: Metric, text: str) -> Table:
@@ -176,8 +175,8 @@ TABLES: Mapping[str, Table] = {
 }
 
 TABLE_6: tuple[Cost, ...] = (
-    Cost("GLaMM + DINOv2", 576, 46.0, 21.4, 384, 19.9, 77.6),
-    Cost("SVP", 40, 12.4, 21.1, 152, 15.0, 77.5),
+    Cost("GLaMM + DINOv2", 576, 46.0, 21.4, 384, 19.9),
+    Cost("SVP", 40, 12.4, 21.1, 152, 15.0),
 )
 
 # GLaMM-RefSeg as its author ran it (groundingLMM issue 42): how far one model's numbers wander.

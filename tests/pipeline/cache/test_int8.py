@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from svp.pipeline.cache.int8 import dequantise, quantise, relative_error
+from support.rounding import relative_error
+from svp.pipeline.cache.int8 import dequantise, quantise
 
 
 def layer_normed(tokens: int, channels: int, seed: int) -> NDArray[np.float16]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svp.pipeline.cache.stats import cover_and_overlap, feature_stats, stats
+from svp.pipeline.cache.stats import cover_and_overlap, stats
 from svp.pipeline.errors import DataError
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.records import ImageRow
@@ -53,11 +53,3 @@ def test_a_malformed_mask_is_refused_before_it_is_counted(cache: Any) -> None:
     found = dataclasses.replace(cache.rows[0].superpixels, rles=(b"52203",))
     with pytest.raises(DataError, match="sum to"):
         cover_and_overlap(found)
-
-
-def test_channel_moments_through_dask(cache: Any) -> None:
-    pytest.importorskip("dask.array")
-    found = feature_stats(cache.path)
-    tokens = np.concatenate([r.patches for r in cache.rows if isinstance(r, ImageRow)])
-    np.testing.assert_allclose(found["mean"], tokens.astype(float).mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(found["std"], tokens.astype(float).std(axis=0), rtol=1e-4)

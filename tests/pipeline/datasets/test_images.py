@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from support.reasons import documented_reasons
 from svp.pipeline.datasets import images
 from svp.pipeline.datasets.images import (
-    REASONS,
     Header,
     image_header,
     image_size,
@@ -25,6 +25,8 @@ from svp.pipeline.datasets.images import (
 )
 from svp.pipeline.errors import ImageError
 from svp.pipeline.records import ImageRecord
+
+REASONS = documented_reasons()
 
 Pixels = NDArray[np.uint8]
 

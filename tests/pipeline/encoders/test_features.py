@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from svp.pipeline.cache.int8 import relative_error
+from support.rounding import relative_error
 from svp.pipeline.encoders import build_encoder
 from svp.pipeline.encoders.encoder import Encoder, Features
 from svp.pipeline.errors import ConfigError, ImageError

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from support.dense import to_masks
 from svp.pipeline.masks import runs as rl
 
 Masks = NDArray[np.bool_]
@@ -32,11 +33,11 @@ def check(runs: rl.Runs) -> None:
 def test_round_trip_areas_and_complement(masks: Masks) -> None:
     runs = rl.from_masks(masks)
     check(runs)
-    np.testing.assert_array_equal(rl.to_masks(runs), masks)
+    np.testing.assert_array_equal(to_masks(runs), masks)
     np.testing.assert_array_equal(rl.areas(runs), masks.sum((1, 2)))
     inverse = rl.complement(runs)
     check(inverse)
-    np.testing.assert_array_equal(rl.to_masks(inverse), ~masks)
+    np.testing.assert_array_equal(to_masks(inverse), ~masks)
 
 
 @given(mask_sets())
@@ -62,7 +63,7 @@ def test_pieces_cut_at_column_ends_and_join_again(masks: Masks) -> None:
     assert (parts.bottom <= runs.height).all() and (parts.top < parts.bottom).all()
     joined = rl.join(parts, *masks.shape)
     check(joined)
-    np.testing.assert_array_equal(rl.to_masks(joined), masks)
+    np.testing.assert_array_equal(to_masks(joined), masks)
 
 
 @given(mask_sets(), st.data())
@@ -73,9 +74,9 @@ def test_select_and_concat(masks: Masks, data: st.DataObject) -> None:
     runs = rl.from_masks(masks)
     chosen = rl.select(runs, order)
     check(chosen)
-    np.testing.assert_array_equal(rl.to_masks(chosen), masks[order])
+    np.testing.assert_array_equal(to_masks(chosen), masks[order])
     both = rl.concat([runs, chosen])
-    np.testing.assert_array_equal(rl.to_masks(both), np.concatenate((masks, masks[order])))
+    np.testing.assert_array_equal(to_masks(both), np.concatenate((masks, masks[order])))
 
 
 @given(mask_sets(), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
@@ -88,7 +89,7 @@ def test_moved_pieces_pad_to_the_image(
     both = rl.concat_pieces([parts, rl.moved(parts, mask=len(masks)), rl.no_pieces()])
     joined = rl.join(both, 2 * len(masks), height, width)
     check(joined)
-    np.testing.assert_array_equal(rl.to_masks(joined), np.concatenate((padded, padded)))
+    np.testing.assert_array_equal(to_masks(joined), np.concatenate((padded, padded)))
 
 
 @given(hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 3)))
@@ -97,7 +98,7 @@ def test_labels_become_one_mask_each(labels: NDArray[np.int64]) -> None:
     runs = rl.from_labels(labels)
     check(runs)
     expected = np.stack([labels == name for name in np.unique(labels)])
-    np.testing.assert_array_equal(rl.to_masks(runs), expected)
+    np.testing.assert_array_equal(to_masks(runs), expected)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5), (2, 1, 1), (1, 1, 7), (1, 7, 1)])
@@ -105,5 +106,5 @@ def test_degenerate_sizes(shape: tuple[int, int, int]) -> None:
     full = np.ones(shape, np.bool_)
     runs = rl.from_masks(full)
     assert len(runs) == shape[0]
-    np.testing.assert_array_equal(rl.to_masks(runs), full)
-    np.testing.assert_array_equal(rl.to_masks(rl.complement(runs)), ~full)
+    np.testing.assert_array_equal(to_masks(runs), full)
+    np.testing.assert_array_equal(to_masks(rl.complement(runs)), ~full)

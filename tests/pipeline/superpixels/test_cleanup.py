@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from support.dense import to_masks
 from svp.pipeline.masks import runs as rl
 from svp.pipeline.superpixels.cleanup import clean
 
@@ -34,7 +35,7 @@ def reference(mask: NDArray[np.bool_], min_area: int) -> tuple[NDArray[np.bool_]
 def compare(masks: Masks, min_area: int) -> None:
     runs, flags = clean(rl.from_masks(masks), min_area)
     expected = [reference(mask, min_area) for mask in masks]
-    np.testing.assert_array_equal(rl.to_masks(runs), np.stack([mask for mask, _ in expected]))
+    np.testing.assert_array_equal(to_masks(runs), np.stack([mask for mask, _ in expected]))
     np.testing.assert_array_equal(flags, [flag for _, flag in expected])
 
 
@@ -63,7 +64,7 @@ def test_diagonal_neighbours_are_connected_and_columns_do_not_wrap() -> None:
     mask = np.zeros((1, 4, 4), np.bool_)
     mask[0, [0, 1, 2, 3], [0, 1, 2, 3]] = True  # one 8-connected component of 4
     runs, flags = clean(rl.from_masks(mask), 4)
-    np.testing.assert_array_equal(rl.to_masks(runs) & mask, mask)
+    np.testing.assert_array_equal(to_masks(runs) & mask, mask)
     wraps = np.zeros((1, 4, 30), np.bool_)
     wraps[0, 3, 4] = wraps[0, 0, 5] = True  # one flat run, two components
     wraps[0, :, 10:20] = True
@@ -75,7 +76,7 @@ def test_a_mask_whose_only_island_is_small_is_flagged_but_unchanged() -> None:
     mask = np.zeros((1, 30, 30), np.bool_)
     mask[0, 3:6, 3:6] = True
     runs, flags = clean(rl.from_masks(mask), 100)
-    np.testing.assert_array_equal(rl.to_masks(runs), mask)
+    np.testing.assert_array_equal(to_masks(runs), mask)
     assert flags.tolist() == [True]
 
 

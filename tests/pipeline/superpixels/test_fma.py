@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from support.dense import to_masks
 from svp.pipeline.errors import DataError
 from svp.pipeline.masks import runs as rl
 from svp.pipeline.recipe import GridConfig
@@ -69,7 +70,7 @@ def test_clean_up_then_filter_equals_the_published_code(path: Path) -> None:
     found, counts = selection.filtered(found, config)
     assert found.stability.astype(int).tolist() == case["ref_post_keep"].tolist()
     expected = unpack(case["ref_post_masks"], height, width)
-    np.testing.assert_array_equal(rl.to_masks(found.runs), expected)
+    np.testing.assert_array_equal(to_masks(found.runs), expected)
     np.testing.assert_array_equal(found.box, case["ref_post_boxes_xyxy"])
     assert counts == rl.encode(rl.from_masks(expected))
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from support.dense import to_masks
 from svp.pipeline.masks import runs as rl
 from svp.pipeline.superpixels.threshold import Thresholded, _OnDevice, thresholded
 from svp.pipeline.superpixels.upsample import UpsampleShape, upsampler
@@ -48,7 +49,7 @@ def test_equals_the_dense_comparison(shape: UpsampleShape, fused: bool) -> None:
             np.testing.assert_array_equal(seen.high, (dense > 1).sum((1, 2)).numpy())
             np.testing.assert_array_equal(seen.low, (dense > -1).sum((1, 2)).numpy())
             runs = masks_of(seen, good, shape)
-            np.testing.assert_array_equal(rl.to_masks(runs), (dense[good] > 0).numpy())
+            np.testing.assert_array_equal(to_masks(runs), (dense[good] > 0).numpy())
             assert rl.encode(runs) == rl.encode(rl.from_masks((dense[good] > 0).numpy()))
             assert len(seen.pieces(good[:0]).mask) == 0
 

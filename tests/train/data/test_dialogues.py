@@ -15,11 +15,10 @@ from svp.train.data.dialogues import Dialogue, build_dialogue, collate, segments
 from svp.train.data.keyed_rng import Choices, key_of, permutation, splitmix, splitmix_array
 from svp.train.data.prompts import (
     ANSWERS,
-    QUESTIONS,
+    GLAMM,
     Turn,
     choose_turns,
     fixed_turn,
-    open_turn,
     phrase,
 )
 from svp.train.data.tokenizer import ADDED, IMAGE, Vocabulary, load_vocabulary
@@ -130,18 +129,18 @@ def test_a_dialogue_that_is_too_long_is_refused_not_cut(vocab: Vocabulary) -> No
 
 
 def test_an_open_turn_ends_where_the_answer_starts(vocab: Vocabulary) -> None:
-    opened = build_dialogue(vocab, [open_turn("red cup")])
-    closed = build_dialogue(vocab, [fixed_turn("red cup")])
+    turn = fixed_turn("red cup")
+    opened = build_dialogue(vocab, [Turn(turn.question, None)])
+    closed = build_dialogue(vocab, [turn])
     assert closed.ids[: len(opened.ids)] == opened.ids
     assert opened.seg == () and opened.supervised == 0
     assert closed.labels[len(opened.ids)] != IGNORE
 
 
 def test_wordings() -> None:
-    assert len(set(QUESTIONS)) == 16 and len(set(ANSWERS)) == 5
-    assert all(q.count("{}") == 1 for q in QUESTIONS) and all(
-        a.count("[SEG]") == 1 for a in ANSWERS
-    )
+    assert len(set(GLAMM.questions)) == 16 and len(set(ANSWERS)) == 5
+    assert all(q.count("{}") == 1 for q in GLAMM.questions)
+    assert all(a.count("[SEG]") == 1 for a in ANSWERS)
     drawn = [choose_turns(["a cup"], key)[0] for key in range(4000)]
     assert len({(turn.question, turn.answer) for turn in drawn}) == 80
     assert choose_turns(["a", "b"], 5) == choose_turns(["a", "b"], 5)

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from support.micro_ris import VOCAB, micro_batch, micro_model
+from support.stages import STAGE1, STAGE2
 from svp.model.conversion.llama_shape import LlamaShape
 from svp.model.language_model import Lora
 from svp.model.losses import Weights
 from svp.model.ris import RisModel
-from svp.model.trainable import STAGE1, STAGE2, set_trainable
+from svp.model.trainable import set_trainable
 from svp.train.estimates.activations import LanguageModel, saved_bytes, tensors_of
 from svp.train.estimates.memory import CONTEXT, MemoryEstimate, estimate_memory
 
