@@ -8,9 +8,13 @@ from .display import escape, shorten
 
 
 class SvpError(Exception):
-    """Base of all errors raised on purpose. `exit_code` is what `svp` exits with."""
+    """Base of all errors raised on purpose. `exit_code` is what `svp` exits with.
+
+    `everywhere`: all processes of a distributed run raise it at the same point.
+    """
 
     exit_code = 1
+    everywhere = False
 
 
 class DataError(SvpError):
@@ -80,9 +84,13 @@ class MissingPackageError(SvpError, ImportError):
 class NonFiniteError(SvpError):
     """A loss or gradient is not finite: the step was not taken; the message names the batch."""
 
+    everywhere = True
+
 
 class Interrupted(SvpError):
     """A signal stopped the run cleanly; the message is the line that resumes it."""
+
+    everywhere = True
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)

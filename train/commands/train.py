@@ -83,8 +83,7 @@ from .shared import (
 def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
     """Fine-tune a model in two stages on a cache. Re-run with --resume auto to resume."""
     from ...pipeline.process import this_command
-    from ..options import TrainFlags
-    from ..runs.inputs import DataRequest, TrainRequest
+    from ..options import DataRequest, TrainFlags, TrainRequest
 
     named = bool(options["caches"]) or options["dataset"] is not None
     request = TrainRequest(
@@ -102,24 +101,26 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
             newest = newest_cache("train", request.data.dataset)
             request = replace(request, caches=(newest,))
         return report(dry_run_command(request), as_json)
-    from ..options import resolve_plain
-    from ..runs.train import train_command as run
-    from ..trainer.run_data import resumed
+    from ..runs.train import completed, train_command
 
-    resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
-    request = resumed(request)
-    if not named and not request.caches and request.resume:
-        raise click.UsageError(
-            "--resume auto is added to the command that was interrupted, with its --from-cache; "
-            "--resume RUN names the run's folder and needs no cache"
-        )
-    if not named and not request.caches:
-        raise click.UsageError(
-            "no cache to train on: make one with `svp precompute --split train` (generated scenes; "
-            "your own data with --dataset), then `svp train --from-cache` takes the newest, or "
-            "--from-cache PATH the one you name. `svp quickstart` does it all on generated scenes"
-        )
+    def run(asked: TrainRequest) -> Any:
+        request = completed(asked)
+        if not named and not request.caches:
+            raise click.UsageError(NO_CACHE_RESUMED if request.resume else NO_CACHE)
+        return train_command(request)
+
     run_and_report(run, request, as_json)
+
+
+NO_CACHE_RESUMED = (
+    "--resume auto is added to the command that was interrupted, with its --from-cache; "
+    "--resume RUN names the run's folder and needs no cache"
+)
+NO_CACHE = (
+    "no cache to train on: make one with `svp precompute --split train` (generated scenes; "
+    "your own data with --dataset), then `svp train --from-cache` takes the newest, or "
+    "--from-cache PATH the one you name. `svp quickstart` does it all on generated scenes"
+)
 
 
 @click.command("quickstart")

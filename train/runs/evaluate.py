@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...model.pretrained.config import is_export
 from ...pipeline.browse.page_kit import check_replaceable
 from ...pipeline.cache.reader import CacheReader, RowReader
 from ...pipeline.display import counted, show
@@ -24,8 +25,16 @@ from ..cli_defaults import DATA, cache_of
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
+from ..distributed import agree, decided, first_then_others, flat, together
 from ..evaluation.evaluate import Classes, Settings, evaluate
-from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained, results_of
+from ..evaluation.load_trained import (
+    Found,
+    data_of_run,
+    find_trained,
+    newest_run,
+    open_trained,
+    results_of,
+)
 from ..evaluation.page.page import write_page
 from ..evaluation.parts import Parts
 from ..evaluation.published_models import Published
@@ -36,7 +45,8 @@ from ..evaluation.unseen import Encoders, live_readers
 from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
 from ..factory import require_cache
-from ..trainer.prepare import make_accelerator
+from ..trainer.prepare import join_group, make_accelerator
+from ..trainer.resume import agreed_checkpoint, named_checkpoint
 from ..trainer.run_data import RunData, split_to_score
 from .eval_request import EvalRequest
 from .eval_split import Split, header_of, open_split
@@ -58,24 +68,39 @@ def eval_command(request: EvalRequest) -> EvalReport:
     Raises MissingError (cache, run, data), PlanMismatchError (cache and model do not belong
     together), CacheError, DataError, WeightsError, ConfigError.
     """
-    # Places are tried before anything is read; that takes minutes with a large model.
-    if request.out is None:
-        check_writable(request.runs)
-    for split in request.splits:
-        if (out := request.result_file(split)) is not None:
-            check_writable(out, file=True)
-    require_images(request.data)
+    # Processes on several machines may see other files: an error of one is raised in all of them.
+    join_group(pick_device(request.device))
+    with together("request"):
+        # Places are tried before anything is read; that takes minutes with a large model.
+        if request.out is None:
+            check_writable(request.runs)
+        for split in request.splits:
+            if (out := request.result_file(split)) is not None:
+                check_writable(out, file=True)
+        require_images(request.data)
+        found = _same_model(request)
 
     # A published model without a cache reads photographs as it was shown them; a model of ours
     # reads the caches it was trained beside.
-    found = find_trained(request.checkpoint, request.runs, request.published)
     with tempfile.TemporaryDirectory() as scratch:
         if isinstance(found, Published) and not request.caches:
-            readers = _live(request, found, Path(scratch))
+            with together("photographs"):
+                readers = _live(request, found, Path(scratch))
             return _eval(replace(request, bounds=False), found, readers)
-        known = data_of_run(found)
-        readers = open_caches(request, pick_device(request.device), known)
+        with together("caches"):
+            known = data_of_run(found)
+            readers = open_caches(request, pick_device(request.device), known)
         return _eval(request, found, readers, known)
+
+
+def _same_model(request: EvalRequest) -> Found:
+    """The model of the request; a checkpoint is the one that the first process finds."""
+    asked = request.checkpoint
+    if request.published is not None or (asked is not None and is_export(asked)):
+        return find_trained(asked, request.runs, request.published)
+    found = agreed_checkpoint(lambda: named_checkpoint(asked or newest_run(request.runs)))
+    assert found is not None
+    return found
 
 
 def _live(
@@ -118,13 +143,14 @@ def _eval(
 ) -> EvalReport:
     # Every cache must have been made as the model was trained, not only fit its shapes.
     first = by_split[request.splits[0]][0].plan
-    trained = open_trained(found, first, request.flags)
-    projector = trained.recipe.model.projector.name
-    for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
-        require_cache(trained.recipe, seen)
-        require_same_sam(identity(first), seen, f"cache {first.id[:12]}")
-        wanted = features_of(first.recipe, projector)
-        require_same_features(wanted, seen, projector, f"cache {first.id[:12]}")
+    with together("model"):
+        trained = open_trained(found, first, request.flags)
+        projector = trained.recipe.model.projector.name
+        for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
+            require_cache(trained.recipe, seen)
+            require_same_sam(identity(first), seen, f"cache {first.id[:12]}")
+            wanted = features_of(first.recipe, projector)
+            require_same_features(wanted, seen, projector, f"cache {first.id[:12]}")
 
     # All splits are opened and their places checked before the first one is computed.
     accelerator = make_accelerator(trained.recipe, pick_device(request.device))
@@ -132,12 +158,18 @@ def _eval(
         name: replace(request, data=data_for(request.data, name, by_split[name], known))
         for name in request.splits
     }
-    with accelerator.main_process_first():  # the first one hashes photographs for all
-        splits = [open_split(asked[name], trained, name, by_split[name]) for name in request.splits]
+    splits = first_then_others(  # the first one hashes photographs for all
+        "data",
+        lambda: [open_split(asked[name], trained, name, by_split[name]) for name in request.splits],
+    )
+    for split in splits:
+        told = header_of(request, trained, split).model_dump(mode="json")
+        agree(f"split {split.name}", flat(told | {"batch": request.batch}, split.name))
     trained.model.to(str(accelerator.device))
     home = results_of(found, request.runs)
-    for split in splits:
-        _check_output(request, trained, split)
+    with together("results"):
+        for split in splits:
+            _check_output(request, trained, split)
     return joined([_evaluate(request, trained, split, accelerator, home) for split in splits])
 
 
@@ -189,11 +221,15 @@ def _evaluate(
 
     # Batches that are done are kept beside the result file, by its header, until that is written.
     header, named = header_of(request, trained, split), request.result_file(split.name)
-    if named is not None and named.exists():  # an earlier run of this command came so far
+    done = decided("results", lambda: str(named) if named is not None and named.exists() else "")
+    if named is not None and done:  # an earlier run of this command came so far
+        if not main:
+            return EvalReport(header, [])
         results, out = read_results(named), named
     else:
         folder = home if named is None else named.parent
-        parts = Parts(folder, header, split.units, request.batch)
+        with together("parts"):
+            parts = Parts(folder, header, split.units, request.batch)
         settings = replace(settings, parts=parts)
         visuals = CachedVisuals(split.readers, trained.model.projector.needs)
         rows = evaluate(trained.model, split.units, trained.vocab, visuals, settings)
@@ -274,7 +310,10 @@ def open_caches(
     A cache goes to the split its plan names; one without a split (of a plain folder, of a whole
     set) goes to every split. A single split takes all caches that are named for it.
     """
-    paths = request.caches or tuple(_cache_for(split, request, known) for split in request.splits)
+    paths = request.caches or tuple(
+        Path(decided(f"cache of {split}", lambda: str(_cache_for(split, request, known))))  # noqa: B023
+        for split in request.splits
+    )
     names = ",".join(request.splits)
     for path in paths:
         if not path.is_dir():

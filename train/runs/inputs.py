@@ -31,6 +31,7 @@ from ..data.live_cache import LiveReader
 from ..data.loader import Draws, Loader, RankSlice
 from ..data.sam_identity import identity, require_same_sam
 from ..data.tokenizer import Vocabulary
+from ..distributed import decided
 from ..factory import require_cache
 from ..options import DataRequest, Places, TrainRequest, resolve_train
 from ..recipe import TrainRecipe
@@ -87,7 +88,10 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     require_images(request.data)
     asked = (request.size, request.recipe_file, request.flags, request.overrides)
     recipe, places = resolve_train(*asked, weights=False)
-    paths = request.caches or (newest_cache(recipe.data.split, request.data.dataset),)
+    paths = request.caches
+    if not paths:  # the newest is another one where a process sees another folder
+        wanted = (recipe.data.split, request.data.dataset)
+        paths = (Path(decided("newest cache", lambda: str(newest_cache(*wanted)))),)
     for path in paths:
         if not path.is_dir():
             raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")

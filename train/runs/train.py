@@ -12,26 +12,35 @@ import numpy as np
 import torch
 
 from ...pipeline.io.atomic import check_writable
+from ...pipeline.io.paths import expand
 from ...pipeline.process import pick_device, resuming
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of
 from ..data.sam_identity import doubt, identity
+from ..distributed import agree, decided, first_then_others, flat, together
 from ..estimates.memory import GIB
 from ..estimates.sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
 from ..factory import assemble, new_projector, outline, shape_of
+from ..options import resolve_plain
 from ..recipe import TrainRecipe, share_of, split_evenly
 from ..trainer.job import Job, TrainReport
 from ..trainer.optimizers import require_packages
-from ..trainer.prepare import make_accelerator, make_ready, recompute, zero_level
+from ..trainer.prepare import (
+    join_group,
+    make_accelerator,
+    make_ready,
+    recompute,
+    zero_level,
+)
 from ..trainer.previews import Previews
-from ..trainer.resume import find_checkpoint
-from ..trainer.run_data import RunData, used, weights_of, write_run_data
+from ..trainer.resume import agreed_checkpoint, find_checkpoint, named_checkpoint
+from ..trainer.run_data import RunData, resumed, used, weights_of, write_run_data
 from ..trainer.run_folder import RunFolder
 from ..trainer.trackers import chosen_trackers
 from ..trainer.trainer import train
 from ..warm_start import imitate
-from .held_out import open_held_out, scorer
+from .held_out import HeldOut, open_held_out, scorer
 from .inputs import Opened, TrainRequest, next_commands, open_training, stream_of
 
 if TYPE_CHECKING:
@@ -42,18 +51,41 @@ log = logging.getLogger(__name__)
 AUTO = "auto"
 
 
+def completed(request: TrainRequest) -> TrainRequest:
+    """The request with what it leaves to the run of --resume, the same in every process.
+
+    Raises ConfigError for a recipe that is none, MissingError, WeightsError for a run that is none.
+    """
+    join_group(pick_device(request.device))
+    with together("request"):
+        resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
+        if request.resume in (None, AUTO):
+            return request
+        named = expand(str(request.resume))
+        found = agreed_checkpoint(lambda: named_checkpoint(named))
+        assert found is not None
+        return resumed(replace(request, resume=str(found.path)))
+
+
 def train_command(request: TrainRequest) -> TrainReport:
-    """`svp train`. Raises what `open_training`, `assemble` and `train` raise."""
+    """`svp train`. Raises what `open_training`, `assemble` and `train` raise.
+
+    Processes on several machines may see other files: an error of one is raised in all of them, and
+    they train only if they have read the same.
+    """
     if request.deterministic:
         torch.use_deterministic_algorithms(True)
-    # What can be refused without reading data or weights is refused first.
-    check_writable(request.runs)
-    trackers = chosen_trackers(request.log)
     device = pick_device(request.device)
-    opened = open_training(request, device)
-    recipe = opened.recipe
-    require_packages(recipe.optimizer)
-    held = open_held_out(request, opened)
+    join_group(device)
+    with together("inputs"):
+        # What can be refused without reading data or weights is refused first.
+        check_writable(request.runs)
+        trackers = chosen_trackers(request.log)
+        opened = open_training(request, device)
+        recipe = opened.recipe
+        require_packages(recipe.optimizer)
+        held = open_held_out(request, opened)
+    agree("recipe", flat(json.loads(recipe.canonical()), "recipe"))
 
     # The split of a global batch depends on the devices, and the table and loader on the split.
     accelerator = make_accelerator(recipe, device)
@@ -67,22 +99,26 @@ def train_command(request: TrainRequest) -> TrainReport:
     split_evenly(recipe, world)
 
     # The first process makes the table, the others find it.
-    with accelerator.main_process_first():
-        table = opened.table(request.partial, request.runs)
+    table = first_then_others("table", lambda: opened.table(request.partial, request.runs))
     first = opened.readers[0].plan
-    made = assemble(recipe, first, opened.places)
-    visuals = CachedVisuals(
-        opened.readers, made.model.projector.needs, pinned=accelerator.device.type == "cuda"
-    )
-    stream = stream_of(
-        recipe, table, visuals, made.vocab, accelerator.process_index, world,
-        fixed=made.model.projector.num_tokens(visuals.plan.grid),
-        max_failures=opened.data.max_failures,
-    )  # fmt: skip
+    with together("model"):
+        made = assemble(recipe, first, opened.places)
+        visuals = CachedVisuals(
+            opened.readers, made.model.projector.needs, pinned=accelerator.device.type == "cuda"
+        )
+        stream = stream_of(
+            recipe, table, visuals, made.vocab, accelerator.process_index, world,
+            fixed=made.model.projector.num_tokens(visuals.plan.grid),
+            max_failures=opened.data.max_failures,
+        )  # fmt: skip
+    skipped = {"--skip-nonfinite": str(request.skip_nonfinite)}
+    agree("data", dict(stream.identity) | _held_identity(held) | skipped)
 
     # Data and recipe are known: a run of both may be there to go on with.
     content = json.loads(recipe.canonical())
-    found = find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)
+    found = agreed_checkpoint(
+        lambda: find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)
+    )
     if made.teacher is not None and found is None:  # a checkpoint holds what came of the lesson
         images = [table.entry(i) for i in range(len(table))]
         line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
@@ -156,8 +192,13 @@ def _folder(
     """The run's folder: that of its checkpoint, or a new one all ranks agree on."""
     if checkpoint is not None:
         return RunFolder(checkpoint.parents[1], main=main, trackers=trackers)
-    from accelerate.utils import broadcast_object_list
-
-    made = RunFolder.create(request.runs, recipe, identity, main=main)
-    (path,) = broadcast_object_list([str(made.path)])
+    path = decided("run folder", lambda: str(RunFolder.create(request.runs, recipe, identity).path))
     return RunFolder(Path(path), main=main, trackers=trackers)
+
+
+def _held_identity(held: HeldOut | None) -> dict[str, str]:
+    """Identity of the images that scores are taken on in training, by all ranks together."""
+    if held is None:
+        return {"held-out images": "none"}
+    caches = ", ".join(cache.id for cache in held.used.caches)
+    return {"held-out images": str(len(held.items)), "held-out cache": caches}

@@ -23,6 +23,7 @@ from .strategies.deepspeed import (
     DeepSpeedZero2,
     DeepSpeedZero3,
     PartAdamW,
+    require_deepspeed,
     split_on_cpu,
     zero_plugin,
 )
@@ -30,6 +31,23 @@ from .strategies.fsdp import FSDP, fsdp_plugin, shard_on_cpu
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+def join_group(device: str) -> None:
+    """Join the processes that a launcher started, before anything is looked for on the disk.
+
+    device  as for `make_accelerator`, which takes this group over. Nothing happens in a run of one
+    process. Raises MissingPackageError, ConfigError.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+        return
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise MissingPackageError("accelerate", "train", "svp train") from None
+    require_deepspeed()
+    pin_gpu(device)
+    PartialState(cpu=device == "cpu")
 
 
 def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":

@@ -1,17 +1,22 @@
-"""Select the checkpoint to resume from: the named one, or the newest of the matching run."""
+"""Select the checkpoint to resume from: the named one, or the newest of the matching run.
 
-from collections.abc import Mapping
+In a run of several processes the first one selects, and all of them open what it selected.
+"""
+
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from ...model.pretrained.config import MODEL_TYPE
 from ...pipeline.display import show
-from ...pipeline.errors import MissingError, PlanMismatchError
+from ...pipeline.errors import MissingError, PlanMismatchError, SvpError
 from ...pipeline.io.paths import expand
-from ...pipeline.weights.file_checks import read_json
+from ...pipeline.weights.file_checks import read_json, regular_size
+from ..distributed import decided, rank_and_world, together
 from ..recipe import TrainRecipe
-from .checkpoint import PREFIX, Checkpoint
+from .checkpoint import OPTIMIZER, PREFIX, WEIGHTS, Checkpoint
 from .run_folder import CHECKPOINTS
 
 
@@ -42,6 +47,46 @@ def find_checkpoint(
         if newest is not None and _fits(newest, content, data):
             return newest
     return None
+
+
+def agreed_checkpoint(find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """The checkpoint that `find` returns in the first process, opened by all of them.
+
+    Each process would else look for itself: one that sees another folder would start a new run
+    while the others go on. Raises on all of them what one of them fails with: MissingError where the
+    checkpoint cannot be read, PlanMismatchError where another one has its name.
+    """
+    if rank_and_world()[1] == 1:
+        return find()
+
+    def address() -> str:
+        found = find()
+        return json.dumps([str(found.path), found.state.step, found.digest]) if found else ""
+
+    told = decided("checkpoint", address)
+    if not told:
+        return None
+    with together("open checkpoint"):
+        return open_same(*json.loads(told))
+
+
+def open_same(name: str, step: int, digest: str) -> Checkpoint:
+    """The checkpoint that the first process found. Raises MissingError, PlanMismatchError."""
+    path = Path(name)
+    where = f"the checkpoint of step {step} that process 0 resumes, {show(name, 300)}"
+    remedy = "the run's folder must be the same on all machines: name a shared one with --runs, or copy it"
+    try:
+        found = Checkpoint.open(path)
+        for file in (WEIGHTS, OPTIMIZER):
+            regular_size(path / file)
+    except (SvpError, OSError) as error:
+        raise MissingError(f"{where}, cannot be read here: {error}: {remedy}") from None
+    if found.digest != digest:
+        raise PlanMismatchError(
+            f"{where}, is another one here: state.json has sha256 {found.digest[:12]}, "
+            f"process 0 has {digest[:12]}: {remedy}"
+        )
+    return found
 
 
 def named_checkpoint(path: Path) -> Checkpoint:

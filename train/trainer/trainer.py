@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from pydantic import JsonValue
+from torch import Tensor
 
 from ...model.losses import Weights
 from ...pipeline.display import counted
@@ -18,7 +19,7 @@ from ...pipeline.errors import NonFiniteError
 from ...pipeline.process import Stop
 from ..data.keyed_rng import key_of
 from ..data.loader import CursorState, Step
-from ..distributed import meet
+from ..distributed import together
 from ..provenance import libraries
 from ..recipe import split_evenly
 from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkpoint
@@ -123,14 +124,17 @@ class Trainer:
         # Weights are loaded before the strategy splits them, optimizer states after it made them.
         resumed = resume is not None and resume.state.step == self.step
         if resume and resumed:
-            weights = resume.weights()
-            load_weights(model, weights, str(resume.path), mapped=not whole)
+            with together("read the checkpoint's weights"):
+                weights = resume.weights()
+                load_weights(model, weights, str(resume.path), mapped=not whole)
             self.trained |= weights.keys()
             del weights  # the mapped file, of which a strategy that splits keeps a part
         strategy = enter_stage(self.accelerator, model, self.recipe, index)
         self.trained |= set(strategy.names.values())
         if resume and resumed and done:
-            strategy.restore(resume.optimizer())
+            with together("read the checkpoint's optimizer states"):
+                states = resume.optimizer()
+            strategy.restore(states)
         stage = self.recipe.stages[index]
         self.job.folder.log(
             f"stage {stage.name}: {counted(stage.steps - done, 'step')}, "
@@ -208,11 +212,6 @@ class Trainer:
             yield
 
     def _save(self, strategy: Strategy) -> None:
-        if self.job.folder.main or strategy.split:  # what is split comes from all ranks
-            self._write(strategy)
-        meet(self.accelerator.device)
-
-    def _write(self, strategy: Strategy) -> None:
         # After the last step there is no stage to be in: the one past the end, with none done.
         main = self.job.folder.main
         index, done = (
@@ -221,22 +220,32 @@ class Trainer:
             else (len(self.recipe.stages), 0)
         )
 
-        # Every rank takes part in both gathers, one writes. A stage's end needs no optimizer
-        # state: the next stage starts a fresh one.
-        weights = strategy.weights(sorted(self.trained), keep=main)
-        optimizer = strategy.state(keep=main) if done else {}
-        if not main:
-            return
-        state = State(
-            schema_version=1, step=self.step, stage=index, stage_step=done, recipe=self._recipe(),
+        # What is split comes from all ranks: every one takes part in both gathers, one writes. A
+        # stage's end needs no optimizer state: the next stage starts a fresh one.
+        weights: dict[str, Tensor] = {}
+        optimizer: dict[str, Tensor] = {}
+        if main or strategy.split:
+            weights = strategy.weights(sorted(self.trained), keep=main)
+            optimizer = strategy.state(keep=main) if done else {}
+        with together("checkpoint"):
+            if main:
+                self._write(self._state(index, done), weights, optimizer)
+
+    def _write(
+        self, state: State, weights: dict[str, Tensor], optimizer: dict[str, Tensor]
+    ) -> None:
+        save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
+        prune(self.job.folder.checkpoints, self.recipe.run.keep)
+
+    def _state(self, stage: int, done: int) -> State:
+        return State(
+            schema_version=1, step=self.step, stage=stage, stage_step=done, recipe=self._recipe(),
             data=dict(self.job.stream.identity), cursor=dict(self.cursor),
             world=self.accelerator.num_processes, micro_batch=self.recipe.run.images,
             skipped=self.skipped, scores=self.scores, best=self.best, stage_end=done == 0 < self.step,
             libraries=libraries(), sam=self.job.sam,
             features=self.job.features,
         )  # fmt: skip
-        save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
-        prune(self.job.folder.checkpoints, self.recipe.run.keep)
 
     def _progress(self, result: StepResult) -> str:
         rates, numbers = self.watch.read(self.step)

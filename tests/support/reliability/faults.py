@@ -314,4 +314,29 @@ FAULTS = (
             *tests("train/evaluation/test_results", "missing_and_newer_files"),
         ),
     ),
+    Row(
+        "T37",
+        "processes of one run that see other files: no checkpoint, another one or another cache under "
+        "its name, an error on one of them alone",
+        "the first process decides; the others refuse at once, all end with one error that names the "
+        "process; nothing waits",
+        (
+            *tests(
+                "train/test_agreement",
+                "an_error_of_one_rank_is_raised_on_both",
+                "a_fault_of_the_program_keeps_its_traceback_where_it_happened",
+                "the_first_rank_decides",
+                "ranks_that_read_different_things_are_told_apart",
+            ),
+            *tests(
+                "train/trainer/test_resume",
+                "a_process_that_reads_another_checkpoint_of_the_name_refuses",
+            ),
+            *tests("train/trainer/test_torchrun", "a_rank_that_lacks_the_checkpoint_ends_the_run"),
+            *tests(
+                "train/runs/test_two_machines",
+                "a_run_that_one_process_does_not_see_is_refused_by_all",
+            ),
+        ),
+    ),
 )

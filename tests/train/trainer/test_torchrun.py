@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ PROGRAM = Path(micro_run.__file__)
 MODEL = {"dtype": "float32", "lora": {"r": 2, "targets": ["q_proj"], "dropout": 0.0}}
 
 
-def torchrun(root: Path, world: int, *options: str) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    root: Path, world: int, *options: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """The job on this machine; every rank takes its share of a global batch of 6 at once."""
     run = {"micro_batch": 6 // world, "gradient_checkpointing": False, "checkpoint": 1, "keep": 9,
            "log": 1, "preview": 0}  # fmt: skip
@@ -24,7 +27,7 @@ def torchrun(root: Path, world: int, *options: str) -> subprocess.CompletedProce
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
          f"--nproc-per-node={world}", str(PROGRAM), str(root), "--recipe", recipe, *options],
-        env=env, text=True, capture_output=True, timeout=400, check=False,
+        env=env, text=True, capture_output=True, timeout=400, check=False, cwd=cwd,
     )  # fmt: skip
 
 
@@ -56,3 +59,26 @@ def test_a_rank_is_killed_and_another_number_goes_on(
     assert done.returncode == 0, done.stderr
     assert losses(root) == pytest.approx(whole, abs=1e-6)
     assert len(whole) == 7
+
+
+@pytest.mark.timeout(900)
+def test_a_rank_that_lacks_the_checkpoint_ends_the_run(whole: list[float], tmp_path: Path) -> None:
+    """Two machines whose folders of the same name are two folders; nothing waits for ever."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    lost = torchrun(Path("run"), 2, "--die-at", "3", "--die-rank", "1", cwd=here)
+    assert lost.returncode != 0
+    at = ("--resume", "--elsewhere", str(there))
+    refused = torchrun(Path("run"), 2, *at, cwd=here)
+    assert refused.returncode != 0
+    said = refused.stderr
+    assert "process 1 (on " in said and "the checkpoint of step 3 that process 0 resumes" in said
+    assert "cannot be read here" in said and "copy it" in said
+
+    # What the message advises works: the same run in both folders.
+    shutil.copytree(here / "run", there / "run")
+    done = torchrun(Path("run"), 2, *at, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert losses(here / "run") == pytest.approx(whole, abs=1e-6)
+    assert not (there / "run/checkpoints/step-00000007").exists()  # only the first rank writes

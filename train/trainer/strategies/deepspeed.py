@@ -266,22 +266,33 @@ def split_weights(model: RisModel, accelerator: "Accelerator") -> None:
             module._buffers[name] = buffer.to(accelerator.device)
 
 
+def require_deepspeed() -> None:
+    """Raise MissingPackageError if accelerate is to use DeepSpeed and it is not installed."""
+    if not _asked():
+        return
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError:
+        raise MissingPackageError("deepspeed", "deepspeed", "accelerate's use_deepspeed") from None
+
+
+def _asked() -> bool:
+    return os.environ.get(ASKED, "false").lower() in ("true", "1", "yes")
+
+
 def zero_plugin(recipe: TrainRecipe) -> Any:
     """DeepSpeed plugin of `accelerate launch`, None if it is not configured.
 
     Raises ConfigError for settings the recipe has or that are not supported; MissingPackageError.
     """
-    if os.environ.get(ASKED, "false").lower() not in ("true", "1", "yes"):
+    if not _asked():
         return None
     if recipe.optimizer != "adamw":
         raise ConfigError(
             f"optimizer {recipe.optimizer} cannot be split by DeepSpeed: use adamw; its states are "
             "kept in the computer's memory with deepspeed_config: offload_optimizer_device: cpu"
         )
-    try:
-        import deepspeed  # noqa: F401
-    except ImportError:
-        raise MissingPackageError("deepspeed", "deepspeed", "accelerate's use_deepspeed") from None
+    require_deepspeed()
     from accelerate import DeepSpeedPlugin
 
     plugin = DeepSpeedPlugin()
