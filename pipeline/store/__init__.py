@@ -8,6 +8,8 @@ from ..errors import ConfigError
 from ..io.paths import expand
 from .folder import FolderStore, open_folder
 from .memory import MemoryStore
+from .object import ObjectStore
+from .object_client import SCHEMES, RetryPolicy, split_address
 from .protocol import (
     ChangedError,
     Created,
@@ -24,8 +26,10 @@ __all__ = [
     "Created",
     "FolderStore",
     "MemoryStore",
+    "ObjectStore",
     "OtherBytesError",
     "Read",
+    "RetryPolicy",
     "Stat",
     "Store",
     "check_key",
@@ -34,7 +38,7 @@ __all__ = [
     "this_writer",
 ]
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,3}(.*)", re.DOTALL)  # `Path` leaves one slash
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)", re.DOTALL)  # `Path` leaves one slash
 
 
 def is_url(place: str | Path) -> bool:
@@ -42,9 +46,10 @@ def is_url(place: str | Path) -> bool:
     return bool(_URL.fullmatch(str(place)))
 
 
-def open_store(place: str | Path) -> Store:
+def open_store(place: str | Path, policy: RetryPolicy | None = None) -> Store:
     """The store at a path or an address; touches nothing.
 
+    policy  of the requests to an object store
     Raises ConfigError for an address of a kind that no store serves.
     """
     found = _URL.fullmatch(str(place))
@@ -55,4 +60,13 @@ def open_store(place: str | Path) -> Store:
         name, _, prefix = rest.partition("/")
         store = MemoryStore(name)
         return store.sub(prefix) if prefix else store
-    raise ConfigError(f"{show(str(place), 300)}: no store of this kind: give a folder or memory://")
+    if scheme == "file":
+        return open_folder(Path("/" + rest.lstrip("/")))
+    if scheme in SCHEMES:
+        address, prefix = split_address(scheme, rest)
+        bucket = ObjectStore(address, policy=policy or RetryPolicy())
+        return bucket.sub(prefix) if prefix else bucket
+    raise ConfigError(
+        f"{show(f'{scheme}://', 300)} is no store: give a folder, s3://bucket/prefix, "
+        "gs://bucket/prefix or az://container/prefix"
+    )

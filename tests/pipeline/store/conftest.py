@@ -1,13 +1,74 @@
-"""Stores of each kind, each empty."""
+"""Stores of each kind, each empty: folder, memory, two servers that speak S3."""
 
+import os
+import subprocess
+import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
-from svp.pipeline.store import Store, open_store
+from support.object_server import KEY, SECRET, ObjectServer
+from svp.pipeline.store import RetryPolicy, Store, open_store
 
-KINDS = ["folder", "memory"]
+KINDS = ["folder", "memory", "served", "moto"]
+QUICK = RetryPolicy(patience=20.0, first_wait=0.01, longest_wait=0.1, stall=2.0)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ObjectServer]:
+    """The object server with faults of tests/support."""
+    pytest.importorskip("obstore", reason="needs svp[cloud]")
+    with ObjectServer() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """Endpoint of moto's S3 in a process of its own, with the bucket `tests`."""
+    pytest.importorskip("obstore", reason="needs svp[cloud]")
+    pytest.importorskip("moto.server", reason="needs moto[server]")
+    code = (
+        "import os, time; from moto.server import ThreadedMotoServer as S;"
+        "s = S('127.0.0.1', 0, verbose=False); s.start(); print(s.get_host_and_port()[1], flush=True);"
+        "p = os.getppid()\nwhile os.getppid() == p: time.sleep(1)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    try:
+        lines = iter(child.stdout.readline, "")
+        endpoint = f"http://127.0.0.1:{next(int(line) for line in lines if line.strip().isdigit())}"
+        with urlopen(Request(f"{endpoint}/tests", method="PUT"), timeout=60):
+            yield endpoint
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.fixture
+def s3(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """The object server without faults or objects, as the endpoint of this test's environment."""
+    point_to(monkeypatch, server.endpoint)
+    server.set()
+    server.clear()
+    return server
+
+
+def point_to(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    from svp.pipeline.store import object_client
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    object_client._client.cache_clear()
 
 
 @pytest.fixture(params=KINDS)
@@ -17,11 +78,23 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def place(kind: str, tmp_path: Path) -> str:
+def place(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> str:
     """Address of an empty place of this kind."""
-    return {"folder": str(tmp_path / "store"), "memory": f"memory://{uuid.uuid4().hex}/p"}[kind]
+    name = uuid.uuid4().hex
+    match kind:
+        case "folder":
+            return str(tmp_path / "store")
+        case "memory":
+            return f"memory://{name}/p"
+        case "served":
+            request.getfixturevalue("s3")
+            return f"s3://tests/{name}/p"
+    point_to(monkeypatch, request.getfixturevalue("moto"))
+    return f"s3://tests/{name}/p"
 
 
 @pytest.fixture
 def store(place: str) -> Store:
-    return open_store(place)
+    return open_store(place, QUICK)

@@ -1,0 +1,43 @@
+"""Writers with unequal bytes: no race mixes them, and each loser is told why."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from support import races
+from support.object_server import ObjectServer
+
+
+def check(found: races.Result) -> None:
+    assert (found.mixed, found.unexplained) == (0, 0)
+    assert found.committed + found.empty == found.races
+    assert found.recovered == found.empty
+    assert found.outcomes["committed"] == found.committed > 0
+    assert found.outcomes["other"] > 0 and found.outcomes["stopped"] > 0
+    told = {"committed", "other", "stopped"}  # "same" is no outcome of unequal bytes
+    assert found.outcomes.keys() - {"unexplained"} == told
+
+
+def place(kind: str, tmp_path: Path) -> str:
+    return str(tmp_path / "races") if kind == "folder" else f"s3://tests/{uuid.uuid4().hex}"
+
+
+@pytest.mark.parametrize("kind", ["folder", "served"])
+def test_races(kind: str, tmp_path: Path, s3: ObjectServer) -> None:
+    check(races.run(place(kind, tmp_path), 60))
+
+
+def test_races_where_answers_are_lost(tmp_path: Path, s3: ObjectServer) -> None:
+    s3.set(lost_rate=0.2, error_rate=0.1, conflict_rate=0.1)
+    found = races.run(place("served", tmp_path), 30)
+    # A writer whose answers were lost finds its own files: "same" is a commit, too.
+    found.outcomes["committed"] += found.outcomes.pop("same", 0)
+    check(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["folder", "served"])
+def test_a_thousand_races(kind: str, tmp_path: Path, s3: ObjectServer) -> None:
+    check(races.run(place(kind, tmp_path), 1000))
