@@ -311,7 +311,7 @@ class ObjectServer:
     """The server as a child process: `with ObjectServer() as server: server.set(latency=0.02)`."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "support.object_server", "--port", "0"]
+        command = [sys.executable, "-P", __file__, "--port", "0"]
         self._child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._child.stdout is not None
         self.endpoint = self._child.stdout.readline().strip()

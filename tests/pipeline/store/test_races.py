@@ -1,12 +1,15 @@
 """Writers with unequal bytes: no race mixes them, and each loser is told why."""
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from support import races
 from support.object_server import ObjectServer
+
+Recorder = Callable[[str, object], None]
 
 
 def check(found: races.Result) -> None:
@@ -24,11 +27,15 @@ def place(kind: str, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["folder", "served"])
-def test_races(kind: str, tmp_path: Path, s3: ObjectServer) -> None:
+def test_races(kind: str, tmp_path: Path, s3: ObjectServer, record_property: Recorder) -> None:
+    record_property("tried", 60)
     check(races.run(place(kind, tmp_path), 60))
 
 
-def test_races_where_answers_are_lost(tmp_path: Path, s3: ObjectServer) -> None:
+def test_races_where_answers_are_lost(
+    tmp_path: Path, s3: ObjectServer, record_property: Recorder
+) -> None:
+    record_property("tried", 30)
     s3.set(lost_rate=0.2, error_rate=0.1, conflict_rate=0.1)
     found = races.run(place("served", tmp_path), 30)
     # A writer whose answers were lost finds its own files: "same" is a commit, too.
@@ -39,5 +46,8 @@ def test_races_where_answers_are_lost(tmp_path: Path, s3: ObjectServer) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["folder", "served"])
-def test_a_thousand_races(kind: str, tmp_path: Path, s3: ObjectServer) -> None:
+def test_a_thousand_races(
+    kind: str, tmp_path: Path, s3: ObjectServer, record_property: Recorder
+) -> None:
+    record_property("tried", 1000)
     check(races.run(place(kind, tmp_path), 1000))

@@ -1,4 +1,4 @@
-"""What can befall a cache: C1 to C22 are the numbers of the cache's fault list.
+"""What can befall a cache: C1 to C26 are the numbers of the cache's fault list.
 
 Numbers that are not here are rows of `faults`: C1 T8, C2 to C4 T6 and T9, C8 T8, C10 T9, C11 T7,
 C13 T8, C16 and C17 T1 and T2, C18 T13, C20 T17, C21 T8.
@@ -114,6 +114,60 @@ CACHE_FAULTS = (
             "pipeline/executors/test_clock",
             "a_jumping_clock_changes_nothing",
             "another_time_zone_changes_no_byte",
+        ),
+    ),
+    Row(
+        "C23",
+        "three writers of one shard with unequal bytes, one of them killed in half of the races",
+        "a manifest is of the files it names; each loser is told both makers; the next run commits",
+        (
+            *tests("pipeline/store/test_races", "races", "races_where_answers_are_lost"),
+            *tests("pipeline/store/test_races", "a_thousand_races"),
+            *tests(
+                "pipeline/store/test_contract",
+                "equal_bytes_agree_and_other_bytes_are_refused_by_name",
+                "of_many_writers_one_makes_the_file",
+            ),
+        ),
+    ),
+    Row(
+        "C24",
+        "an object service that answers 5xx, late, slowly, in part or not at all, or loses answers",
+        "requests are repeated and nothing is lost; a service that stays away is one clear error",
+        tests(
+            "pipeline/store/test_object",
+            "nothing_is_lost_by_passing_faults",
+            "a_request_that_hangs_is_asked_again",
+            "a_service_that_stays_away_is_one_clear_error",
+            "a_server_that_is_not_there",
+            "a_listing_survives_faults_between_its_pages",
+            "a_service_without_create_is_refused",
+        ),
+    ),
+    Row(
+        "C25",
+        "credentials that have expired, have no rights, are missing or stand in an address",
+        "one clear error at once; no credential in a message, traceback, log or pickled store",
+        tests(
+            "pipeline/store/test_object",
+            "what_does_not_pass_ends_at_once_and_shows_no_credentials",
+            "credentials_in_an_address_are_refused_and_not_repeated",
+            "without_credentials_the_search_for_them_is_short",
+            "a_pickled_store_works_in_another_process",
+        ),
+    ),
+    Row(
+        "C26",
+        "a writer killed while it makes a file; a file system without hard links, space or locks",
+        "the file is whole or absent, durable on return; a leftover is found in one folder; refused in words",
+        tests(
+            "pipeline/store/test_folder",
+            "killed_anywhere_a_file_is_whole_or_absent",
+            "file_and_folders_are_durable_on_return",
+            "without_hard_links_a_rename_that_does_not_replace",
+            "without_either_it_is_refused",
+            "another_file_system_below_is_refused",
+            "a_full_disk_leaves_nothing",
         ),
     ),
 )

@@ -237,11 +237,14 @@ FAULTS = (
     Row(
         "T13",
         "fork, spawn and forkserver after reads in the parent, with threads running",
-        "no hang, right values",
-        tests(
-            "pipeline/cache/test_reader",
-            "children_read_after_the_parent_did",
-            "many_threads_share_a_reader_with_few_open_files",
+        "no hang, right values; a child forked after object storage was used is told at once",
+        (
+            *tests(
+                "pipeline/cache/test_reader",
+                "children_read_after_the_parent_did",
+                "many_threads_share_a_reader_with_few_open_files",
+            ),
+            *tests("pipeline/store/test_object", "a_forked_process_is_told_at_once"),
         ),
         note="rows are read without a Zarr library, so its codec threads are never in the way",
     ),

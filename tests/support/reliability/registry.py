@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Row:
     """One fault that svp must survive.
 
-    number   T1 to T37 are those of the reliability specification, C1 to C22 the cache's fault list
+    number   T1 to T37 are those of the reliability specification, C1 to C26 the cache's fault list
     fault    what goes wrong
     survives what must hold afterwards
     tests    pytest node ids (file::function); each injects the fault and checks what holds
