@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -99,6 +100,14 @@ def peak_rss() -> int:
         return int(found[0].split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def installed(package: str) -> str:
+    """The version of a package that is installed here, "none" if it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def require_own_gpus(device: str, processes: int) -> None:

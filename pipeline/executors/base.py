@@ -5,6 +5,7 @@ decides nothing. Retries, timeouts and quarantine are the scheduler's, once for 
 Invariant: a job is a pure function of (task, job), so running one twice is harmless.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal, Protocol, TypeVar
@@ -51,8 +52,26 @@ class JobReport:
 Work = Callable[[Job], Generator[JobReport, None, JobReport]]
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a task's workers need: asked of a cluster, and checked before the first job.
+
+    name       of the task in the cluster's own lists
+    libraries  versions of the packages that affect stored bits, by name; "none": not installed
+    memory     of one worker on its machine, bytes; 0: unknown
+    """
+
+    name: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    memory: int = 0
+
+
 class Task(Protocol):
     """Picklable description of the work. `open` loads the models, once per worker process."""
+
+    @property
+    def needs(self) -> Needs:
+        """What its workers need; read in the process of the run."""
 
     def open(self) -> Work:
         """Load the models; the result does one job."""
@@ -66,12 +85,14 @@ class Event:
     """Something that happened in a run, to a worker or a shard.
 
     `kind` names it in logs and progress lines: these words stay where classes have newer ones.
+    `place` is the machine of the worker as its cluster names it, "" where that is unknown.
     """
 
     kind: ClassVar[str]
     shard: int | None = None
     worker: int | None = None
     detail: str = ""
+    place: str = ""
 
     @property
     def result(self) -> dict[str, object]:
@@ -92,10 +113,40 @@ class Started(Event):
         return {"shards": self.shards, "workers": self.workers}
 
 
+@dataclass(frozen=True)
 class Ready(Event):
-    """The worker has loaded its models and can take a job."""
+    """The worker has loaded its models and can take a job; `info` is what it says of itself."""
 
     kind = "worker_ready"
+    info: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def result(self) -> dict[str, object]:
+        return {"place": self.place, **self.info}
+
+
+class Refused(Event):
+    """The worker's svp or libraries are not those of the plan: it may not compute anything."""
+
+    kind = "worker_refused"
+
+
+class Draining(Event):
+    """The worker's machine is about to leave its cluster: nothing new may be given to it."""
+
+    kind = "worker_draining"
+
+
+class FalseStart(Event):
+    """The worker ended before it was ready; it is started again after a pause."""
+
+    kind = "worker_false_start"
+
+
+class LeftOut(Event):
+    """The scheduler uses this worker or its place no more; `detail` is the cause."""
+
+    kind = "worker_left_out"
 
 
 @dataclass(frozen=True)
@@ -133,10 +184,18 @@ class Failed(Event):
         return {"reason": self.reason}
 
 
+@dataclass(frozen=True)
 class Died(Event):
-    """The worker's process is gone."""
+    """The worker's process is gone; `machine` tells that its machine or the way to it is too."""
 
     kind = "worker_died"
+    machine: bool = False
+
+
+class Requeued(Event):
+    """The shard was lost with its machine: it is given out again, and that was no attempt."""
+
+    kind = "shard_requeued"
 
 
 class Hung(Event):
@@ -182,40 +241,69 @@ class Finished(Event):
     kind = "finished"
 
 
-class Pool(Protocol):
-    """The workers of one backend, numbered 0..size-1, each holding at most one job."""
+class Pool(ABC):
+    """The workers of one backend, by number, each holding at most one job.
 
-    size: int
+    elastic  whether machines come and go: a place that fails is avoided, and another may come
+    """
 
+    elastic: bool = False
+
+    @abstractmethod
+    def room(self) -> int:
+        """Number of workers to have at present; on a cluster it changes with the machines."""
+
+    @abstractmethod
+    def start(self, worker: int) -> None:
+        """Start a worker under this number; Ready or Failed follows when its models are loaded."""
+
+    @abstractmethod
+    def stop(self, worker: int) -> None:
+        """End the worker, whatever it is doing; no event of it follows."""
+
+    @abstractmethod
     def submit(self, worker: int, job: Job) -> None:
         """Give `job` to a worker whose last event was Ready or Done."""
 
+    @abstractmethod
     def wait(self, timeout: float) -> list[Event]:
         """Events of workers since the last call; waits at most `timeout` seconds for one."""
 
-    def restart(self, worker: int) -> None:
-        """End the worker, whatever it is doing, and start a fresh one under the same number."""
-
+    @abstractmethod
     def close(self) -> None:
         """End all workers and whatever else this pool started; leave nothing running."""
+
+    def avoid(self, place: str) -> None:  # noqa: B027  nothing to do for most
+        """Start no worker in this place of an elastic pool from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorOptions:
     """Execution options; none of them changes a stored bit.
 
-    workers         None: one per GPU, else one per usable core; 0: in this process (debugging)
-    device          "cpu", "cuda" or "cuda:<i>", as the task gets it
-    threads         threads of one worker
-    ray_address     join this Ray cluster instead of starting one on this machine
-    dask_scheduler  join this Dask scheduler instead of starting one on this machine
-    memory_mb       Ray's object store; our results are a few kB
+    workers           None: one per GPU, else one per usable core; on a cluster also on machines
+                      that join later; 0: in this process (debugging)
+    least_workers     end the run if there are fewer for `worker_timeout_s`
+    worker_timeout_s  how long a run waits for workers
+    device            "cpu", "cuda" or "cuda:<i>", as the task gets it
+    threads           threads of one worker
+    ray_address       join this Ray cluster instead of starting one on this machine
+    gpus_per_worker   share of a GPU of a Ray worker; 0.5: two workers per GPU
+    require_gpu       only GPUs of this kind, by Ray's name ("A100")
+    ship              send this svp to the Ray cluster, whose machines need none of their own
+    dask_scheduler    join this Dask scheduler instead of starting one on this machine
+    memory_mb         Ray's object store; our results are a few kB
     """
 
     workers: int | None = None
+    least_workers: int = 1
+    worker_timeout_s: float = 900.0
     device: str = "cpu"
     threads: int = 1
     ray_address: str | None = None
+    gpus_per_worker: float | None = None
+    require_gpu: str | None = None
+    ship: bool = False
     dask_scheduler: str | None = None
     memory_mb: int = 100
 

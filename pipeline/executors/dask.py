@@ -1,7 +1,7 @@
 """Dask executor: workers as Dask processes, on this machine or on a cluster.
 
-Futures carry a job and return a few hundred bytes. A process loads the models with its first job,
-so that job's time limit includes the loading.
+Futures carry a job and return a few hundred bytes; the first one of a process checks its versions
+and loads the models. On a cluster that was joined, processes may come and go at any time.
 
 A Dask scheduler has no authentication: the one a run starts listens on 127.0.0.1 only and has no
 dashboard. Retries are the run's: `allowed-failures` is 0, so that a worker's death is reported at
@@ -14,10 +14,12 @@ import os
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..display import shorten
@@ -25,20 +27,22 @@ from ..errors import CacheError, MissingPackageError
 from .base import (
     BatchDone,
     Died,
+    Draining,
     Event,
     ExecutorOptions,
+    Failed,
     Job,
     JobReport,
     Pool,
-    Ready,
     Task,
     retry_start,
 )
 from .devices import usable_devices
 from .scheduler import Executor
-from .worker import WorkerRuntime, thread_environment
+from .worker import TRACEBACK, Setup, WorkerRuntime, thread_environment
 
-START_S = 60  # for a process to come, or to come back
+START_S = 60  # for the scheduler to answer, or a process to end
+LOOK_S = 0.5  # between two looks at the processes of the cluster
 ANSWER_S = 2  # for a few hundred bytes of a finished job
 
 
@@ -49,69 +53,85 @@ def distributed_package() -> Any:
     return distributed
 
 
-class DaskPool:
+class DaskPool(Pool):
     """`Pool` whose workers are Dask processes by address; each holds at most one job of ours.
 
     A job is pinned to its process: Dask would otherwise queue two jobs behind each other while a
     nanny brings a process back, and the second would be blamed for the first one's crash.
     """
 
-    def __init__(self, client: Any, task: Task, size: int, options: ExecutorOptions) -> None:
-        self.size = size
-        self._client, self._task, self._threads = client, task, options.threads
+    def __init__(self, client: Any, task: Task, size: int | None, options: ExecutorOptions) -> None:
+        """`size` workers; None: one per process, whenever one joins."""
+        self.elastic = options.dask_scheduler is not None
+        self._client, self._size, self._setup = client, size, Setup.of(task, options)
         self._run, self._count = f"svp-{os.urandom(4).hex()}", 0
-        self._waiting = dict.fromkeys(range(size), time.monotonic())  # for a process, since when
+        self._waiting: set[int] = set()  # workers without a process
         self._address: dict[int, str] = {}
+        self._where: dict[int, str] = {}  # worker -> place
         self._futures: dict[Any, int] = {}
         self._reports: deque[BatchDone] = deque()
+        self._avoided: set[str] = set()
+        self._leaving: set[int] = set()
+        self._looked = -LOOK_S
+        self._processes: dict[str, Process] = {}
         client.subscribe_topic(self._run, self._relay)
+
+    def room(self) -> int:
+        """See `Pool`."""
+        if self._size is not None:
+            return self._size
+        with _told():
+            processes = self._look().values()
+        return sum(one.place not in self._avoided and not one.leaving for one in processes)
+
+    def start(self, worker: int) -> None:
+        """See `Pool`: the worker takes the next process that is free."""
+        self._waiting.add(worker)
+
+    def stop(self, worker: int) -> None:
+        """See `Pool`: end the process if it still holds a job; its nanny starts another."""
+        with _told():
+            for future in [f for f, w in self._futures.items() if w == worker]:
+                del self._futures[future]
+                self._client.restart_workers(
+                    [self._address[worker]], timeout=START_S, raise_for_error=False
+                )
+                future.cancel()
+                self._looked = -LOOK_S
+        self._waiting.discard(worker)
+        self._leaving.discard(worker)
+        self._address.pop(worker, None)
+
+    def avoid(self, place: str) -> None:
+        """See `Pool`."""
+        self._avoided.add(place)
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`."""
-        self._count += 1
-        future = self._client.submit(
-            _do,
-            self._run,
-            self._task,
-            worker,
-            self._threads,
-            job,
-            key=f"{self._run}-{self._count}-shard{job.shard}",
-            workers=[self._address[worker]],
-            pure=False,
-            retries=0,
-        )
-        self._futures[future] = worker
+        self._submit(worker, f"shard{job.shard}", _do, job)
 
     def wait(self, timeout: float) -> list[Event]:
         """See `Pool`. Raises CacheError when the scheduler is gone."""
         distributed = distributed_package()
         if self._reports:
             return [self._reports.popleft() for _ in range(len(self._reports))]
-        try:
-            alive = set(self._client.nthreads())
-            events = self._place(alive) + self._abandoned(alive)
-            if events or not self._futures:
-                time.sleep(0 if events else timeout)
+        with _told():
+            processes = self._look()
+            self._place(processes)
+            if events := self._abandoned(processes) + self._retired(processes):
                 return events
-            found = distributed.wait(list(self._futures), timeout, return_when="FIRST_COMPLETED")
-        except TimeoutError:
-            return []
-        except OSError as error:  # distributed's CommClosedError is one
-            raise CacheError(f"the Dask scheduler is gone: {shorten(str(error))}") from error
-        received = [self._receive(future) for future in found.done]
-        return [event for event in received if event]
-
-    def restart(self, worker: int) -> None:
-        """See `Pool`: end the process if it still holds a job; its nanny starts another."""
-        for future in [f for f, w in self._futures.items() if w == worker]:
-            del self._futures[future]
-            self._client.restart_workers(
-                [self._address[worker]], timeout=START_S, raise_for_error=False
-            )
-            future.cancel()
-        self._address.pop(worker, None)
-        self._waiting[worker] = time.monotonic()
+            if not self._futures:
+                time.sleep(timeout)
+                return []
+            try:
+                distributed.wait(list(self._futures), timeout, return_when="FIRST_COMPLETED")
+            except TimeoutError:
+                return []
+            except CancelledError:
+                if self._client.status != "running":  # all are, with the scheduler
+                    raise
+            received = [self._receive(future) for future in list(self._futures) if future.done()]
+            return [event for event in received if event]
 
     def close(self) -> None:
         """See `Pool`; the processes end with the cluster."""
@@ -121,6 +141,22 @@ class DaskPool:
         with suppress(OSError, ValueError):  # the scheduler may be gone
             self._client.unsubscribe_topic(self._run)
 
+    def _submit(self, worker: int, what: str, function: Callable[..., Event], *more: Job) -> None:
+        self._count += 1
+        setup = replace(self._setup, worker=worker)
+        with _told():
+            future = self._client.submit(
+                function,
+                self._run,
+                setup,
+                *more,
+                key=f"{self._run}-{self._count}-{what}",
+                workers=[self._address[worker]],
+                pure=False,
+                retries=0,
+            )
+        self._futures[future] = worker
+
     def _relay(self, event: tuple[float, dict[str, Any]]) -> None:
         """Called in the client's own thread with what a job reported."""
         value = dict(event[1])
@@ -128,25 +164,50 @@ class DaskPool:
         known = {f.name: value[f.name] for f in fields(JobReport) if f.name in value}
         self._reports.append(BatchDone(shard, worker, report=JobReport(**known)))
 
-    def _place(self, alive: set[str]) -> list[Event]:
-        """Assign unused processes to the workers that wait for one."""
-        free = sorted(alive - set(self._address.values()))
-        new = dict(zip(sorted(self._waiting), free, strict=False))
-        self._address |= new
-        for worker in new:
-            del self._waiting[worker]
-        late = [w for w, since in self._waiting.items() if time.monotonic() - since > START_S]
-        dead = [Died(worker=w, detail=f"no Dask worker within {START_S} s") for w in late]
-        return [*(Ready(worker=worker) for worker in new), *dead]
+    def _look(self) -> "dict[str, Process]":
+        """Processes of the cluster by address, as the scheduler told within the last moment."""
+        if time.monotonic() - self._looked >= LOOK_S:
+            told = self._client.scheduler_info(-1)["workers"]
+            self._processes = {address: Process.of(address, told[address]) for address in told}
+            self._looked = time.monotonic()
+        return self._processes
 
-    def _abandoned(self, alive: set[str]) -> list[Event]:
+    def _place(self, processes: "dict[str, Process]") -> None:
+        """Give unused processes to the workers that wait for one, to load their models."""
+        used = set(self._address.values())
+        free = [
+            address
+            for address, process in sorted(processes.items())
+            if address not in used and process.place not in self._avoided and not process.leaving
+        ]
+        for worker, address in zip(sorted(self._waiting), free, strict=False):
+            self._waiting.remove(worker)
+            self._address[worker], self._where[worker] = address, processes[address].place
+            self._submit(worker, "start", _load)
+
+    def _abandoned(self, processes: "dict[str, Process]") -> list[Event]:
         """Jobs pinned to a process that ended before it got them: Dask would wait forever."""
-        lost = [f for f, w in self._futures.items() if self._address[w] not in alive]
+        lost = [f for f, w in self._futures.items() if self._address[w] not in processes]
         lost = [future for future in lost if not future.done()]
         for future in lost:
             future.cancel()
-        workers = [self._futures.pop(future) for future in lost]
-        return [Died(worker=worker, detail="its Dask worker is gone") for worker in workers]
+        return [
+            Died(worker=worker, detail="its Dask worker is gone", place=self._where[worker])
+            for worker in map(self._futures.pop, lost)
+        ]
+
+    def _retired(self, processes: "dict[str, Process]") -> list[Event]:
+        """Draining, once, for each worker whose process the cluster is about to end."""
+        new = {
+            worker
+            for worker, address in self._address.items()
+            if address in processes and processes[address].leaving
+        } - self._leaving
+        self._leaving |= new
+        return [
+            Draining(worker=worker, detail="its Dask worker retires", place=self._where[worker])
+            for worker in new
+        ]
 
     def _receive(self, future: Any) -> Event | None:
         """Result of a job; None if its process does not answer yet.
@@ -154,41 +215,89 @@ class DaskPool:
         The answer lies in the process. If that died after the job, Dask would wait forever for
         another one under the same address.
         """
-        distributed = distributed_package()
         worker = self._futures[future]
-        try:
-            event = future.result(timeout=ANSWER_S)
-        except (distributed.scheduler.KilledWorker, distributed.client.FutureCancelledError) as why:
-            event = Died(worker=worker, detail=shorten(str(why), 500))
-        except TimeoutError:
-            if self._address[worker] in self._client.nthreads():
-                return None
-            future.cancel()
-            event = Died(worker=worker, detail="its Dask worker died with the answer")
+        address, place = self._address[worker], self._where[worker]
+        event: Event
+        if future.status == "cancelled":
+            event = Died(worker=worker, detail="its job was cancelled", place=place)
+        elif future.status == "error":
+            error = future.exception(timeout=ANSWER_S)
+            if isinstance(error, distributed_package().scheduler.KilledWorker):
+                event = Died(worker=worker, detail=shorten(str(error), 500), place=place)
+            else:  # the process could not even read the job
+                text = "".join(traceback.format_exception(error))[-TRACEBACK:]
+                event = Failed(worker=worker, detail=text, place=place)
+        else:
+            try:
+                event = replace(future.result(timeout=ANSWER_S), place=place)
+            except TimeoutError:
+                if address in self._client.nthreads():
+                    return None
+                future.cancel()
+                event = Died(worker=worker, detail="its process died with the answer", place=place)
         del self._futures[future]
         future.release()
-        assert isinstance(event, Event)
         return event
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A Dask worker process; its place stays the same when its nanny starts it again."""
+
+    place: str
+    leaving: bool
+
+    @classmethod
+    def of(cls, address: str, told: dict[str, Any]) -> "Process":
+        """From what the scheduler says of it."""
+        name = str(told.get("name", address))
+        place = name if name != address else str(told.get("nanny") or address)
+        return cls(place, told.get("status") == "closing_gracefully")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """The loss of the scheduler as a CacheError."""
+    try:
+        yield
+    except (OSError, CancelledError) as error:  # distributed's CommClosedError is an OSError
+        raise CacheError(
+            f"the Dask scheduler is gone: {shorten(str(error), 300)}. Committed shards are kept: "
+            "start the cluster again and give the same command again"
+        ) from error
 
 
 _lock = threading.Lock()
 _runtimes: dict[str, WorkerRuntime] = {}  # in a Dask worker: the models of the run it works for
 
 
-def _do(run: str, task: Task, worker: int, threads: int, job: Job) -> Event:
+def _load(run: str, setup: Setup) -> Event:
+    """Load the models inside a Dask worker."""
+    with _lock:
+        return _loaded(run, setup)
+
+
+def _loaded(run: str, setup: Setup) -> Event:
+    _runtimes.pop(run, None)
+    runtime = WorkerRuntime(setup)
+    event = runtime.load()
+    if runtime.loaded:
+        _runtimes.clear()
+        _runtimes[run] = runtime
+    return event
+
+
+def _do(run: str, setup: Setup, job: Job) -> Event:
     """A job inside a Dask worker; the lock keeps a worker of many threads to one job."""
     with _lock:
-        if run not in _runtimes:
-            _runtimes.clear()
-            runtime = WorkerRuntime(task, worker, threads)
-            loaded = runtime.load()
-            if not runtime.loaded:
-                return loaded
-            _runtimes[run] = runtime
+        if run not in _runtimes:  # a nanny started the process again under its old address
+            event = _loaded(run, setup)
+            if run not in _runtimes:
+                return event
         for event in _runtimes[run].do(job):
             if not isinstance(event, BatchDone):
-                return replace(event, worker=worker)
-            report = {"by": worker, "shard": job.shard, **asdict(event.report)}
+                return replace(event, worker=setup.worker)
+            report = {"by": setup.worker, "shard": job.shard, **asdict(event.report)}
             distributed_package().get_worker().log_event(run, report)
     raise AssertionError("a job ends with Done or Failed")
 
@@ -222,7 +331,7 @@ class DaskExecutor(Executor):
     def connect(self, task: Task, shards: int) -> Iterator[Pool]:
         """See `Executor`."""
         with _connected(self.options) as (client, workers):
-            yield DaskPool(client, task, min(workers, max(1, shards)), self.options)
+            yield DaskPool(client, task, workers, self.options)
 
 
 def cluster_options(options: ExecutorOptions, workers: int, folder: str) -> dict[str, Any]:
@@ -242,8 +351,8 @@ def cluster_options(options: ExecutorOptions, workers: int, folder: str) -> dict
 
 
 @contextmanager
-def _connected(options: ExecutorOptions) -> Iterator[tuple[Any, int]]:
-    """Join or start Dask; yields the client and the number of workers to use."""
+def _connected(options: ExecutorOptions) -> Iterator[tuple[Any, int | None]]:
+    """Join or start Dask; yields the client and the number of workers, None: whatever is there."""
     import dask
 
     distributed = distributed_package()
@@ -256,8 +365,7 @@ def _connected(options: ExecutorOptions) -> Iterator[tuple[Any, int]]:
                     f"no Dask scheduler at {shorten(options.dask_scheduler)}: {error}"
                 ) from error
             with client:
-                client.wait_for_workers(1, timeout=START_S)
-                yield client, options.workers or len(client.scheduler_info(-1)["workers"])
+                yield client, options.workers or None
             return
         devices = usable_devices(options)
         arguments = cluster_options(options, len(devices), folder)

@@ -10,43 +10,54 @@ Its progress is delivered at once, and a listener may stop the run by raising.
 """
 
 import multiprocessing
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from ..weights.rehearsal import dial
-from .base import Died, Event, Job, Pool, Task
+from .base import Died, Event, ExecutorOptions, Job, Pool, Task
 from .devices import usable_devices
 from .scheduler import Executor
-from .worker import WorkerRuntime, environment, serve, thread_environment
+from .worker import Setup, WorkerRuntime, environment, serve, thread_environment
 
 
-class InlinePool:
+class InlinePool(Pool):
     """`Pool` of one worker that is this process."""
 
-    size = 1
+    def __init__(self, task: Task, options: ExecutorOptions) -> None:
+        self._setup = Setup.of(task, options)
+        self._runtime: WorkerRuntime | None = None
+        self._events: Iterator[Event] = iter(())  # of the job under way
 
-    def __init__(self, task: Task, threads: int) -> None:
-        self._task, self._threads = task, threads
-        self._events: Iterator[Event]  # of the job under way
-        self.restart(0)
+    def room(self) -> int:
+        """See `Pool`."""
+        return 1
+
+    def start(self, worker: int) -> None:
+        """See `Pool`: the models are loaded by the next call of `wait`."""
+        self._runtime, self._events = WorkerRuntime(self._setup), iter(())
+
+    def stop(self, worker: int) -> None:
+        """See `Pool`."""
+        self._runtime = None
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`: the job is done by the next calls of `wait`."""
+        assert self._runtime is not None
         self._events = self._runtime.do(job)
 
     def wait(self, timeout: float) -> list[Event]:
         """See `Pool`; takes as long as a batch."""
+        if self._runtime is None:
+            time.sleep(timeout)
+            return []
         if not self._runtime.loaded:
             return [self._runtime.load()]
         return list(islice(self._events, 1))
-
-    def restart(self, worker: int) -> None:
-        """See `Pool`: load the models again."""
-        self._runtime = WorkerRuntime(self._task, 0, self._threads)
-        self._events = iter(())
 
     def close(self) -> None:
         """See `Pool`: nothing was started."""
@@ -63,20 +74,44 @@ class LocalExecutor(Executor):
         devices = usable_devices(self.options)
         rehearsal = dial()
         if self.options.workers == 0 or (rehearsal is not None and rehearsal.in_process):
-            return nullcontext(InlinePool(task, self.options.threads))
-        return nullcontext(LocalPool(task, devices[: max(1, shards)], self.options.threads))
+            return nullcontext(InlinePool(task, self.options))
+        return nullcontext(LocalPool(task, devices, self.options))
 
 
-class LocalPool:
+class LocalPool(Pool):
     """`Pool` of spawned processes; `devices` holds one environment per worker."""
 
-    def __init__(self, task: Task, devices: Sequence[dict[str, str]], threads: int) -> None:
-        self.size = len(devices)
-        self._task, self._devices, self._threads = task, devices, threads
+    def __init__(
+        self, task: Task, devices: Sequence[dict[str, str]], options: ExecutorOptions
+    ) -> None:
+        self._setup, self._devices = Setup.of(task, options), devices
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
-        for worker in range(self.size):
-            self._start(worker)
+
+    def room(self) -> int:
+        """See `Pool`."""
+        return len(self._devices)
+
+    def start(self, worker: int) -> None:
+        """See `Pool`."""
+        parent, child = self._context.Pipe()
+        process = self._context.Process(
+            target=serve,
+            args=(child, replace(self._setup, worker=worker)),
+            name=f"svp-worker-{worker}",
+            daemon=True,
+        )
+        with environment(thread_environment(self._setup.threads) | self._devices[worker]):
+            process.start()
+        child.close()  # else the pipe would stay open when the worker dies
+        self._workers[worker] = process, parent
+
+    def stop(self, worker: int) -> None:
+        """See `Pool`."""
+        process, conn = self._workers.pop(worker)
+        process.kill()
+        process.join(GRACE_S)
+        conn.close()
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`. A worker that died in between is reported by the next `wait`."""
@@ -85,6 +120,9 @@ class LocalPool:
 
     def wait(self, timeout: float) -> list[Event]:
         """See `Pool`."""
+        if not self._workers:  # all rest
+            time.sleep(timeout)
+            return []
         pipes = {conn: worker for worker, (_, conn) in self._workers.items()}
         ends = {process.sentinel: worker for worker, (process, _) in self._workers.items()}
         ready = wait([*pipes, *ends], timeout)
@@ -92,30 +130,12 @@ class LocalPool:
         found = {pipes[r] if isinstance(r, Connection) else ends[r] for r in ready}  # type: ignore[index]
         return [self._receive(worker) for worker in sorted(found)]
 
-    def restart(self, worker: int) -> None:
-        """See `Pool`."""
-        self._end(worker)
-        self._start(worker)
-
     def close(self) -> None:
         """Kill all workers: a job not committed is dropped, files under way stay temporary."""
         for process, _ in self._workers.values():
             process.kill()
         for worker in list(self._workers):
-            self._end(worker)
-
-    def _start(self, worker: int) -> None:
-        parent, child = self._context.Pipe()
-        process = self._context.Process(
-            target=serve,
-            args=(child, self._task, worker, self._threads),
-            name=f"svp-worker-{worker}",
-            daemon=True,
-        )
-        with environment(thread_environment(self._threads) | self._devices[worker]):
-            process.start()
-        child.close()  # else the pipe would stay open when the worker dies
-        self._workers[worker] = process, parent
+            self.stop(worker)
 
     def _receive(self, worker: int) -> Event:
         process, conn = self._workers[worker]
@@ -128,9 +148,3 @@ class LocalPool:
         code = process.exitcode
         cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return Died(worker=worker, detail=f"worker ended by {cause}")
-
-    def _end(self, worker: int) -> None:
-        process, conn = self._workers.pop(worker)
-        process.kill()
-        process.join(GRACE_S)
-        conn.close()

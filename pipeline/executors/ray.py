@@ -16,41 +16,42 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..display import shorten, show
 from ..errors import CacheError, ConfigError, MissingPackageError
-from .base import BatchDone, Died, Event, ExecutorOptions, Job, Pool, Task, retry_start
+from .base import (
+    BatchDone,
+    Died,
+    Draining,
+    Event,
+    ExecutorOptions,
+    Failed,
+    Job,
+    JobReport,
+    Needs,
+    Pool,
+    Refused,
+    Task,
+    retry_start,
+)
 from .devices import usable_devices
+from .ray_nodes import Nodes, place_name
 from .scheduler import Executor
-from .worker import WorkerRuntime, environment, thread_environment
+from .worker import TRACEBACK, Setup, WorkerRuntime, environment, thread_environment
 
 LOOK_S = 0.5  # between two looks at what jobs reported
-
-
-class Box:
-    """An actor that keeps what jobs tell until the run takes it: a few hundred bytes a second."""
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-
-    def put(self, event: Event) -> None:
-        """Keep it."""
-        self._events.append(event)
-
-    def take(self) -> list[Event]:
-        """All that was put since the last call."""
-        events, self._events = self._events, []
-        return events
 
 
 class RayWorkerRuntime(WorkerRuntime):
     """A `WorkerRuntime` whose jobs report progress through a `Box`, without waiting for it."""
 
-    def __init__(self, task: Task, worker: int, threads: int, box: Any) -> None:
-        super().__init__(task, worker, threads)
+    def __init__(self, setup: Setup, box: Any) -> None:
+        super().__init__(setup)
         self._box = box
 
     def last(self, job: Job) -> Event:
@@ -58,68 +59,171 @@ class RayWorkerRuntime(WorkerRuntime):
         for event in self.do(job):
             if not isinstance(event, BatchDone):
                 return event
-            self._box.put.remote(event)
+            self._box.put.remote((event.worker, event.shard, asdict(event.report)))
         raise AssertionError("a job ends with Done or Failed")
 
 
-class RayPool:
-    """`Pool` of actors; at most one call is under way per actor."""
+def actor_classes() -> tuple[type[Any], type[Any]]:
+    """Classes of the workers and of the box for their progress.
 
-    def __init__(self, task: Task, size: int, options: ExecutorOptions) -> None:
+    They are made in a function because such classes travel by value: a machine without svp, or with
+    another one, can then say so, and its name and the cause are known. So they refer to nothing of
+    svp, not even in their signatures.
+    """
+
+    class SvpWorker:
+        def hello(self) -> dict[str, str]:
+            """Where this actor is, with the version of svp or why there is none."""
+            import importlib
+            import platform
+            import traceback
+
+            import ray
+
+            node = ray.get_runtime_context().get_node_id()
+            found = {"node": node, "host": platform.node()}
+            try:
+                return found | {"svp": importlib.import_module("svp").__version__}
+            except BaseException:  # noqa: BLE001  whatever it is, the run is told
+                return found | {"error": traceback.format_exc()}
+
+        def load(self, setup: "Setup", box: Any) -> "Event":
+            """Load the models."""
+            import importlib
+
+            ours = importlib.import_module("svp.pipeline.executors.ray")
+            self._runtime = ours.RayWorkerRuntime(setup, box)
+            event: Event = self._runtime.load()
+            return event
+
+        def last(self, job: "Job") -> "Event":
+            """See `RayWorkerRuntime`."""
+            event: Event = self._runtime.last(job)
+            return event
+
+    class Box:
+        """Keeps what jobs tell until the run takes it: a few hundred bytes a second."""
+
+        def __init__(self) -> None:
+            self._told: list[tuple[int, int, dict[str, Any]]] = []
+
+        def put(self, told: tuple[int, int, dict[str, Any]]) -> None:
+            self._told.append(told)
+
+        def take(self) -> list[tuple[int, int, dict[str, Any]]]:
+            told, self._told = self._told, []
+            return told
+
+    return SvpWorker, Box
+
+
+class RayPool(Pool):
+    """`Pool` of actors; at most one call is under way per actor.
+
+    Ray places the actors, so those without room are what its autoscaler sees as demand. A node
+    that is avoided is excluded by its label.
+    """
+
+    def __init__(self, task: Task, size: int | None, options: ExecutorOptions) -> None:
+        """`size` workers; None: as many as fit, whenever a node joins."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        gpu, remote = options.device != "cpu", options.ray_address or None
-        keeper: Any = ray.remote(Box)
-        self._box: Any = keeper.options(num_cpus=0, max_restarts=0).remote()
+        needs = task.needs
+        self.elastic, self._size = options.ray_address is not None, size
+        self._setup, self._name = Setup.of(task, options), needs.name
+        self._request = resources(needs, options)
+        worker, box = actor_classes()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        keeper: Any = ray.remote(box)
+        self._box: Any = keeper.options(
+            num_cpus=0, max_restarts=0, scheduling_strategy=here
+        ).remote()
         self._taken = self._box.take.remote()
         self._looked = time.monotonic()
-        self._class = ray.remote(RayWorkerRuntime).options(
-            num_cpus=0 if gpu else 1,
-            num_gpus=1 if gpu else 0,
-            max_restarts=0,
-            max_task_retries=0,
-            runtime_env=remote and {"env_vars": thread_environment(options.threads)},
-        )
-        self.size = size
-        self._task, self._threads = task, options.threads
+        self._class: Any = ray.remote(worker)
+        self._options = {"max_restarts": 0, "max_task_retries": 0, **self._request}
+        if self.elastic:
+            threads = thread_environment(options.threads)
+            self._options["runtime_env"] = {"env_vars": threads}
+        self._nodes = Nodes() if self.elastic else None
+        self._places: dict[str, str] = {}  # name -> node id
+        self._avoided: set[str] = set()  # node ids
+        self._waiting: list[int] = []  # workers whose actor is still to be made
+        self._starts: Counter[int] = Counter()
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, int] = {}
-        for worker in range(size):
-            self._start(worker)
+        self._where: dict[int, tuple[str, str]] = {}  # worker -> node id, host
+        self._leaving: set[int] = set()
+
+    def room(self) -> int:
+        """See `Pool`."""
+        if self._size is not None or self._nodes is None:
+            return self._size or 1
+        return self._nodes.room(self._request, self._avoided)
+
+    def start(self, worker: int) -> None:
+        """See `Pool`."""
+        self._waiting.append(worker)
+
+    def stop(self, worker: int) -> None:
+        """See `Pool`."""
+        import ray
+
+        if actor := self._actors.pop(worker, None):
+            ray.kill(actor, no_restart=True)
+        self._calls = {call: w for call, w in self._calls.items() if w != worker}
+        self._waiting = [w for w in self._waiting if w != worker]
+        self._where.pop(worker, None)
+        self._leaving.discard(worker)
+
+    def avoid(self, place: str) -> None:
+        """See `Pool`."""
+        if place in self._places:
+            self._avoided.add(self._places[place])
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`."""
         self._calls[self._actors[worker].last.remote(job)] = worker
 
     def wait(self, timeout: float) -> list[Event]:
-        """See `Pool`."""
+        """See `Pool`. Raises CacheError when the cluster's head is gone."""
         import ray
 
-        if not self._calls:
-            return []
-        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
-        return [*self._relay(), *(self._receive(call) for call in ready)]
-
-    def restart(self, worker: int) -> None:
-        """See `Pool`."""
-        import ray
-
-        ray.kill(self._actors[worker], no_restart=True)
-        self._calls = {call: w for call, w in self._calls.items() if w != worker}
-        self._start(worker)
+        if self._waiting and (self._nodes is None or self._nodes.head_answers()):
+            waiting, self._waiting = self._waiting, []
+            for worker in waiting:
+                self._make(worker)
+        ready: list[Any] = []
+        if self._calls:
+            ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout)
+        else:
+            time.sleep(timeout)
+        events = [*self._relay(), *self._draining(), *map(self._receive, ready)]
+        return [event for event in events if event]
 
     def close(self) -> None:
         """See `Pool`."""
         import ray
 
+        if self._nodes:
+            self._nodes.close()
         for actor in (*self._actors.values(), self._box):
             ray.kill(actor, no_restart=True)
         self._actors.clear()
         self._calls.clear()
 
-    def _start(self, worker: int) -> None:
-        self._actors[worker] = self._class.remote(self._task, worker, self._threads, self._box)
-        self._calls[self._actors[worker].load.remote()] = worker
+    def _make(self, worker: int) -> None:
+        self._starts[worker] += 1
+        again = f":{self._starts[worker]}" if self._starts[worker] > 1 else ""
+        options = self._options | {"name": f"svp:{self._name}:{worker}{again}"}
+        if self._avoided:
+            options["label_selector"] = {
+                "ray.io/node-id": f"!in({','.join(sorted(self._avoided))})"
+            }
+        actor = self._class.options(**options).remote()
+        self._actors[worker] = actor
+        self._calls[actor.hello.remote()] = worker
 
     def _relay(self) -> list[Event]:
         """Events reported by jobs since the last call; none once the box is lost with its node."""
@@ -129,22 +233,62 @@ class RayPool:
             return []
         self._looked = time.monotonic()
         try:
-            events: list[Event] = ray.get(self._taken)
+            told = ray.get(self._taken)
         except ray.exceptions.RayActorError:
             return []
         self._taken = self._box.take.remote()
-        return events
+        return [BatchDone(shard, w, report=JobReport(**report)) for w, shard, report in told]
 
-    def _receive(self, call: Any) -> Event:
+    def _draining(self) -> list[Event]:
+        """Draining, once, for each worker whose node is about to leave the cluster."""
+        if self._nodes is None:
+            return []
+        nodes = self._nodes.draining()
+        new = {worker for worker, (node, _) in self._where.items() if node in nodes}
+        new -= self._leaving
+        self._leaving |= new
+        return [Draining(worker=worker, detail=f"node {place_name(*self._where[worker])} drains",
+                         place=place_name(*self._where[worker])) for worker in sorted(new)]  # fmt: skip
+
+    def _receive(self, call: Any) -> Event | None:
+        """What came of a call; None after the first one, which is followed by the next."""
         import ray
 
         worker = self._calls.pop(call)
+        place = place_name(*self._where[worker]) if worker in self._where else ""
         try:
-            event = ray.get(call)
-        except ray.exceptions.RayActorError as error:  # ActorUnavailableError is one of them
-            return Died(worker=worker, detail=shorten(str(error), 500))
-        assert isinstance(event, Event)
-        return event
+            answer = ray.get(call)
+        except ray.exceptions.RayTaskError as error:
+            return Failed(worker=worker, detail=str(error)[-TRACEBACK:], place=place)
+        except ray.exceptions.RayError as error:
+            machine = self._machine_lost(worker, error)
+            detail = shorten(str(error), 1000)
+            return Died(worker=worker, detail=detail, place=place, machine=machine)
+        if isinstance(answer, Event):
+            return replace(answer, place=place)
+        self._where[worker] = answer["node"], answer["host"]
+        place = place_name(*self._where[worker])
+        self._places[place] = answer["node"]
+        if "error" in answer:
+            return Failed(worker=worker, detail=answer["error"][-TRACEBACK:].strip(), place=place)
+        if answer["svp"] != self._setup.svp:
+            return Refused(worker=worker, place=place, detail=(
+                f"svp {answer['svp']} is installed, not {self._setup.svp} as where the run was "
+                "started: install one version on every machine, or add --ship"
+            ))  # fmt: skip
+        setup = replace(self._setup, worker=worker)
+        self._calls[self._actors[worker].load.remote(setup, self._box)] = worker
+        return None
+
+    def _machine_lost(self, worker: int, error: Exception) -> bool:
+        """Whether an actor was lost with its node or its network, which is no fault of its job."""
+        import ray
+
+        if isinstance(error, ray.exceptions.ActorUnavailableError):
+            return True
+        node, _ = self._where.get(worker, ("", ""))
+        gone = self._nodes is not None and node in self._nodes.gone()
+        return gone or bool(getattr(error, "preempted", False))
 
 
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -162,7 +306,19 @@ class RayExecutor(Executor):
     def connect(self, task: Task, shards: int) -> Iterator[Pool]:
         """See `Executor`."""
         with _connected(self.options) as workers:
-            yield RayPool(task, min(workers, max(1, shards)), self.options)
+            yield RayPool(task, workers, self.options)
+
+
+def resources(needs: Needs, options: ExecutorOptions) -> dict[str, Any]:
+    """What one actor asks of Ray; memory only of a cluster, whose nodes others share."""
+    request: dict[str, Any] = {"num_cpus": options.threads}
+    if options.device != "cpu":
+        request["num_gpus"] = options.gpus_per_worker or 1
+    if options.ray_address and needs.memory:
+        request["memory"] = needs.memory
+    if options.require_gpu:
+        request["accelerator_type"] = options.require_gpu
+    return request
 
 
 def init_options(options: ExecutorOptions, workers: int) -> dict[str, Any]:
@@ -171,7 +327,7 @@ def init_options(options: ExecutorOptions, workers: int) -> dict[str, Any]:
         return {"address": options.ray_address, "log_to_driver": False}
     return {
         "address": "local",
-        "num_cpus": workers,
+        "num_cpus": workers * options.threads,
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
         "object_store_memory": max(80, options.memory_mb) * 2**20,
@@ -181,8 +337,8 @@ def init_options(options: ExecutorOptions, workers: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _connected(options: ExecutorOptions) -> Iterator[int]:
-    """Join or start Ray; yields the number of workers to use."""
+def _connected(options: ExecutorOptions) -> Iterator[int | None]:
+    """Join or start Ray; yields the number of workers to use, None: as many as fit."""
     _want_token(options)
     if not options.ray_address:
         require_folder(tempfile.gettempdir())
@@ -196,7 +352,7 @@ def _connected(options: ExecutorOptions) -> Iterator[int]:
         retry_start("Ray", lambda: ray.init(**init_options(options, local)), ray.shutdown)
         try:
             _restore(handlers)  # Ray puts its own SIGTERM handler in place of the run's
-            yield local or options.workers or _cluster_workers(options)
+            yield local or options.workers
         finally:
             ray.shutdown()
             _restore(handlers)
@@ -244,11 +400,3 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) is not handler:
             signal.signal(number, handler)
-
-
-def _cluster_workers(options: ExecutorOptions) -> int:
-    import ray
-
-    resources: Callable[[], dict[str, float]] = ray.cluster_resources
-    kind = "CPU" if options.device == "cpu" else "GPU"
-    return max(1, int(resources().get(kind, 0)))

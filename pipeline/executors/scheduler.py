@@ -4,39 +4,51 @@ A failed shard is tried `max_tries` times, each on a fresh worker. Then its imag
 (`poison_search`): those that crash their worker are quarantined and the rest is committed. A shard
 where none is found is tried once more and then abandoned; the run continues with the others. An
 `SvpError` from a worker (disk full, wrong weights) would recur on every shard: it ends the run.
+
+A worker that ends before it is ready is started again after a pause (`false_starts`), or left out.
+On a cluster a place where no worker gets ready, or where another svp or another library would
+compute other bytes, is left out and named; the run ends only when too few workers are ready and
+none came for a while. A job lost with its machine is given out again: that is no attempt.
 """
 
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 
-from ..display import shorten
+from ..display import counted, duration, shorten
 from ..errors import CacheError, SvpError
 from .base import (
     Abandoned,
     BatchDone,
     Died,
     Done,
+    Draining,
     Event,
     ExecutorOptions,
     Failed,
+    FalseStart,
     Finished,
     Hung,
     Job,
+    LeftOut,
     Poisoned,
     Pool,
     Ready,
     Reason,
+    Refused,
+    Requeued,
     SearchStarted,
     Started,
     Task,
     Tick,
 )
+from .false_starts import FalseStarts, in_short
 from .poison_search import PoisonSearch
 
 TICK_S = 0.2
+MAX_MACHINES_LOST = 5  # with one shard: from then on its images may be what ends them
 MAX_ABANDONED_BEFORE_FIRST_SUCCESS = 3  # then nothing works: the run stops
 
 
@@ -64,39 +76,110 @@ class Executor(ABC):
         CacheError if no worker can start.
         """
         with self.connect(task, len(shards)) as pool, closing(pool):
-            yield from Scheduler(pool, task, shards, max_tries, shard_timeout_s).events()
+            yield from Scheduler(
+                pool,
+                task,
+                shards,
+                max_tries,
+                shard_timeout_s,
+                least=self.options.least_workers,
+                patience=self.options.worker_timeout_s,
+            ).events()
 
 
 class Scheduler:
-    """State of one run: queued and running jobs, attempts, searches, and what became of shards."""
+    """State of one run: queued and running jobs, attempts, searches, and what became of shards.
+
+    least     fewer ready workers than that for `patience` seconds end the run
+    clock     seconds, monotonic
+    """
 
     def __init__(
-        self, pool: Pool, task: Task, shards: Sequence[int], max_tries: int, timeout: float | None
+        self,
+        pool: Pool,
+        task: Task,
+        shards: Sequence[int],
+        max_tries: int,
+        timeout: float | None,
+        *,
+        least: int = 1,
+        patience: float = 900.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool, self.task = pool, task
         self.max_tries, self.timeout = max_tries, timeout
+        self.least, self.patience, self.clock = least, patience, clock
         self.queue = deque(Job(shard) for shard in shards)
+
+        # Every worker that was started is idle, busy, resting until its next start, out for good,
+        # or else loading its models.
+        self.workers = 0
         self.idle: set[int] = set()
         self.busy: dict[int, tuple[Job, float]] = {}  # worker -> job, when it was given
+        self.resting: dict[int, float] = {}  # worker -> when it is started again
+        self.out: set[int] = set()
+        self.leaving: set[int] = set()  # workers of draining machines
+        self.starts = FalseStarts(clock)
+        self.staffed = clock()  # when enough workers were ready
+
         self.tries = dict.fromkeys(shards, 0)
+        self.machines_lost: Counter[int] = Counter()
         self.searches: dict[int, PoisonSearch] = {}
         self.abandoned: set[int] = set()
         self.succeeded = False
-        self.failed_starts = 0
 
     def events(self) -> Iterator[Event]:
         """Run until every shard is committed or abandoned."""
-        yield Started(shards=len(self.queue), workers=self.pool.size)
+        yield Started(shards=len(self.queue), workers=min(self.pool.room(), len(self.queue)))
 
         # Every round gives idle workers a job, hears what the others did, and ends those that take
         # too long; a failure puts jobs back into the queue. The tick lets the caller draw or stop.
         while self.queue or self.busy:
+            self._start_workers()
             self._dispatch()
             for event in self.pool.wait(TICK_S):
                 yield from self._handle(event)
             yield from self._stop_hung_workers()
+            self._require_workers()
             yield Tick()
         yield Finished()
+
+    def _start_workers(self) -> None:
+        """Start workers there is new room for, and those whose pause is over."""
+        now = self.clock()
+        for worker in [worker for worker, due in self.resting.items() if due <= now]:
+            del self.resting[worker]
+            self._start(worker)
+        while self.workers < min(self.pool.room(), len(self.queue) + len(self.busy)):
+            self.workers += 1
+            self._start(self.workers - 1)
+
+    def _start(self, worker: int) -> None:
+        self.starts.began(worker)
+        self.pool.start(worker)
+
+    def _restart(self, worker: int) -> None:
+        self.idle.discard(worker)
+        self.leaving.discard(worker)
+        self.pool.stop(worker)
+        self._start(worker)
+
+    def _require_workers(self) -> None:
+        """Raise CacheError if too few workers are ready, and no other can be expected."""
+        ready, now = len(self.idle) + len(self.busy), self.clock()
+        if ready >= min(self.least, len(self.queue) + len(self.busy)):
+            self.staffed = now
+            return
+        ended = not self.pool.elastic and len(self.out) == self.workers
+        if not ended and now - self.staffed < self.patience:
+            return
+        waited = "" if ended else f", and none came for {duration(now - self.staffed)}"
+        count = counted(ready, "worker", "are") if ready else "no worker is"
+        wanted = f" of at least {self.least}" if self.least > 1 else ""
+        raise CacheError(
+            f"{count} ready{wanted}{waited}. {self.starts.summary()}. Committed shards are kept: "
+            "mend the cause (`svp doctor` checks a machine) and give the same command again"
+        )
 
     def _dispatch(self) -> None:
         while self.queue and self.idle:
@@ -105,7 +188,7 @@ class Scheduler:
                 continue  # a probe of a shard that was abandoned meanwhile
             self.idle.remove(worker)
             self.tries[job.shard] += job.rows is None
-            self.busy[worker] = job, time.monotonic()
+            self.busy[worker] = job, self.clock()
             self.pool.submit(worker, job)
 
     def _handle(self, event: Event) -> Iterator[Event]:
@@ -113,7 +196,7 @@ class Scheduler:
         assert worker is not None, "an event of a pool is of one of its workers"
         match event:
             case Ready():
-                self.failed_starts = 0
+                self.starts.ready(_place(event))
                 self.idle.add(worker)
                 yield event
             case BatchDone():
@@ -122,42 +205,83 @@ class Scheduler:
                 if job is not None and job.rows is None and event.shard == job.shard:
                     yield event
             case Done():
-                self.idle.add(worker)
-                yield from self._commit(self.busy.pop(worker)[0], event)
+                job, _ = self.busy.pop(worker)
+                if worker in self.leaving:
+                    self._restart(worker)
+                else:
+                    self.idle.add(worker)
+                yield from self._commit(job, event)
+            case Draining():
+                yield event
+                self.leaving.add(worker)
+                if worker not in self.busy:
+                    self._restart(worker)
+            case Refused():
+                if not self.pool.elastic:
+                    raise CacheError(event.detail)
+                yield event
+                yield from self._false_start(event, final=True)
             case Failed():
-                if isinstance(event.error, SvpError):
+                # While it loads its models: on a cluster the machine may lack a file or a mount.
+                started = worker in self.busy or not self.pool.elastic
+                if isinstance(event.error, SvpError) and started:
                     raise event.error
-                yield from self._replace_worker(worker, "worker_error", event.detail)
+                yield from self._replace_worker(event, "worker_error")
             case Died():
                 yield event
-                yield from self._replace_worker(worker, "worker_died", event.detail)
+                yield from self._replace_worker(event, "worker_died")
 
     def _stop_hung_workers(self) -> Iterator[Event]:
         if self.timeout is None:
             return
-        now = time.monotonic()
+        now = self.clock()
         for worker in [w for w, (_, since) in self.busy.items() if now - since > self.timeout]:
-            yield Hung(self.busy[worker][0].shard, worker)
-            why = f"no result after {self.timeout:g} s"
-            yield from self._replace_worker(worker, "worker_timeout", why)
+            event = Hung(self.busy[worker][0].shard, worker, f"no result after {self.timeout:g} s")
+            yield event
+            yield from self._replace_worker(event, "worker_timeout")
 
-    def _replace_worker(self, worker: int, reason: Reason, detail: str) -> Iterator[Event]:
+    def _replace_worker(self, event: Event, reason: Reason) -> Iterator[Event]:
         """Replace a worker that died, hung or failed, and retry the job it had."""
-        self.idle.discard(worker)
+        worker, detail = event.worker, event.detail
+        assert worker is not None
         held = self.busy.pop(worker, None)
-
-        # A worker without a job failed while it loaded the models: no shard can be blamed, and
-        # replacing it for ever would hang the run.
+        if held is None and worker not in self.idle:
+            # It failed while it loaded the models: no shard can be blamed.
+            final = isinstance(event, Failed) and event.error is not None
+            yield from self._false_start(event, final=final)
+            return
+        self._restart(worker)
         if held is None:
-            self.failed_starts += 1
-            if self.failed_starts >= self.max_tries * self.pool.size:
-                raise CacheError(
-                    f"workers stop before their first shard ({self.failed_starts} in a row), "
-                    f"last: {shorten(detail, 1000)}. Check memory and weights with `svp doctor`"
-                )
-        self.pool.restart(worker)
-        if held is not None:
-            yield from self._retry_or_search(held[0], worker, reason, detail)
+            return
+        job, _ = held
+        machine = isinstance(event, Died) and event.machine
+        if machine and self.machines_lost[job.shard] < MAX_MACHINES_LOST:
+            self.machines_lost[job.shard] += 1
+            self.tries[job.shard] -= job.rows is None
+            self.queue.appendleft(job)
+            yield Requeued(job.shard, worker, in_short(detail))
+        else:
+            yield from self._retry_or_search(job, worker, reason, detail)
+
+    def _false_start(self, event: Event, *, final: bool) -> Iterator[Event]:
+        """Let the worker rest; leave it or its place out where none gets ready."""
+        worker, place, cause = event.worker, _place(event), in_short(event.detail)
+        assert worker is not None
+        self.idle.discard(worker)
+        self.leaving.discard(worker)
+        self.pool.stop(worker)
+        known = place in self.starts.left_out
+        pause = self.starts.failed(worker, place, cause, final=final)
+        left_out = place in self.starts.left_out
+        if left_out and not known:
+            self.pool.avoid(place)
+            yield LeftOut(worker=worker, detail=f"{place}: {cause}", place=event.place)
+        elif not left_out:
+            yield FalseStart(worker=worker, detail=f"{place}: {cause}", place=event.place)
+        if left_out and not self.pool.elastic:
+            self.out.add(worker)
+        else:
+            self.resting[worker] = self.clock() + (0 if left_out else pause)
 
     def _commit(self, job: Job, event: Done) -> Iterator[Event]:
         if job.rows is not None:
@@ -177,10 +301,10 @@ class Scheduler:
         if job.rows is not None and search:
             yield from self._continue_search(job, search.failed(job, reason))
             return
-        yield Failed(job.shard, worker, shorten(detail, 1000), reason)
+        yield Failed(job.shard, worker, in_short(detail)[:2000], reason=reason)
         if search:
             # The shard without the images found fails too: the images are not the cause.
-            why = f"{reason} also after the search for bad images: {detail}"
+            why = f"{reason} also after the search for bad images: {in_short(detail)}"
             yield from self._abandon(job.shard, why)
         elif self.tries[job.shard] < self.max_tries:
             self.queue.append(job)
@@ -209,3 +333,8 @@ class Scheduler:
                 f"stopped: the first {MAX_ABANDONED_BEFORE_FIRST_SUCCESS} shards all failed, "
                 f"last (shard {shard}): {event.detail}"
             )
+
+
+def _place(event: Event) -> str:
+    """Where a worker is, or the worker itself where the pool knows of no places."""
+    return event.place or f"worker {event.worker}"

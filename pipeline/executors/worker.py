@@ -5,17 +5,32 @@ that started it, and ignores Ctrl-C, which that run handles.
 """
 
 import os
+import platform
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
+from ... import __version__
 from ..errors import SvpError
-from .base import BatchDone, Done, Event, Failed, Job, Ready, Task, Work
+from ..process import installed
+from .base import (
+    BatchDone,
+    Done,
+    Event,
+    ExecutorOptions,
+    Failed,
+    Job,
+    Ready,
+    Refused,
+    Task,
+    Work,
+)
 
 # Read by the numeric libraries when they are first imported: set before the process starts.
 THREAD_VARIABLES = (
@@ -26,6 +41,9 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "POLARS_MAX_THREADS",
 )
+
+
+TRACEBACK = 4000  # characters of a traceback that travel, its end
 
 
 def thread_environment(threads: int) -> dict[str, str]:
@@ -62,11 +80,27 @@ def environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def serve(conn: Connection, task: Task, worker: int, threads: int) -> None:
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is started with; the versions are those it must have."""
+
+    task: Task
+    threads: int
+    svp: str
+    libraries: Mapping[str, str]
+    worker: int = 0
+
+    @classmethod
+    def of(cls, task: Task, options: ExecutorOptions) -> "Setup":
+        """Of the workers of a run, made in its process."""
+        return cls(task, options.threads, __version__, task.needs.libraries)
+
+
+def serve(conn: Connection, setup: Setup) -> None:
     """Main function of a spawned worker: load the models, then do jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group
     _die_with_parent()
-    runtime = WorkerRuntime(task, worker, threads)
+    runtime = WorkerRuntime(setup)
     conn.send(runtime.load())
     with suppress(EOFError, BrokenPipeError):
         while runtime.loaded:
@@ -74,11 +108,35 @@ def serve(conn: Connection, task: Task, worker: int, threads: int) -> None:
                 conn.send(event)
 
 
-class WorkerRuntime:
-    """State of a worker process: load the models once, then run jobs."""
+def worker_info(libraries: Iterable[str]) -> dict[str, object]:
+    """What this process computes with: device, versions of svp and of `libraries`, machine."""
+    return {
+        "device": device_name(),
+        "svp": __version__,
+        "libraries": {name: installed(name) for name in libraries},
+        "host": platform.node(),
+        "pid": os.getpid(),
+    }
 
-    def __init__(self, task: Task, worker: int, threads: int) -> None:
-        self._task, self._worker, self._threads = task, worker, threads
+
+def device_name() -> str:
+    """Name of the GPU this process uses, else of its CPU."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        name: str = torch.cuda.get_device_name()
+        return name
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+class WorkerRuntime:
+    """State of a worker process: check its versions, load the models once, then run jobs."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup, self._worker = setup, setup.worker
         self._work: Work | None = None
 
     @property
@@ -87,14 +145,21 @@ class WorkerRuntime:
         return self._work is not None
 
     def load(self) -> Event:
-        """Load the models: Ready or Failed."""
+        """Load the models: Ready, Refused for other versions than the plan's, or Failed."""
+        wanted = {"svp": self._setup.svp, **self._setup.libraries}
+        found = {"svp": __version__, **{name: installed(name) for name in self._setup.libraries}}
+        if other := [f"{n} {found[n]}, not {wanted[n]}" for n in wanted if found[n] != wanted[n]]:
+            return Refused(worker=self._worker, detail=(
+                f"{platform.node()} has {', '.join(other)}, with which the plan was made: other "
+                "versions may compute other bytes. Install the plan's on every machine"
+            ))  # fmt: skip
         try:
-            limit_threads(self._threads)
-            self._work = self._task.open()
-            limit_threads(self._threads)
+            limit_threads(self._setup.threads)
+            self._work = self._setup.task.open()
+            limit_threads(self._setup.threads)
         except Exception as error:  # noqa: BLE001  a worker's boundary: all is reported
             return self._failed(error)
-        return Ready(worker=self._worker)
+        return Ready(worker=self._worker, info=worker_info(self._setup.libraries))
 
     def do(self, job: Job) -> Iterator[Event]:
         """Do a job: BatchDone after each batch, at the end Done or Failed."""
@@ -113,7 +178,7 @@ class WorkerRuntime:
         if isinstance(error, SvpError):
             return Failed(worker=self._worker, detail=str(error), error=error)
         text = "".join(traceback.format_exception(error))
-        return Failed(worker=self._worker, detail=text[-2000:].strip())
+        return Failed(worker=self._worker, detail=text[-TRACEBACK:].strip())
 
 
 def _die_with_parent() -> None:

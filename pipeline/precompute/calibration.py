@@ -27,6 +27,7 @@ from ..executors.base import (
     ExecutorOptions,
     Job,
     JobReport,
+    Needs,
     Ready,
     Work,
 )
@@ -61,6 +62,10 @@ class _Probe:
             return (yield from do(job))
 
         return timed
+
+    @property
+    def needs(self) -> Needs:
+        return self.inner.needs
 
     def rows(self, shard: int) -> int:
         return self.inner.rows(shard)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..cache.plan import Plan, PlanImage
@@ -18,6 +17,7 @@ from ..display import counted, show
 from ..errors import DataError, ImageError, MissingError
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import safe_join
+from ..process import installed
 from ..recipe import FeatureConfig, Recipe
 from ..records import ImageRecord
 from ..weights.rehearsal import VARIABLE
@@ -157,14 +157,7 @@ def library_versions(recipe: Recipe) -> dict[str, str]:
         case _:
             if recipe.store_sam_embeddings:
                 names.append(recipe.superpixels.package)
-    return {name: _version(name) for name in sorted(set(names))}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
+    return {name: installed(name) for name in sorted(set(names))}
 
 
 def _examine(root: Path, old: Mapping[int, PlanImage], record: ImageRecord) -> PlanImage:

@@ -28,12 +28,16 @@ from ..executors.base import (
     BatchDone,
     Died,
     Done,
+    Draining,
     Event,
     Failed,
+    FalseStart,
     Finished,
     Hung,
+    LeftOut,
     Poisoned,
     Ready,
+    Requeued,
     SearchStarted,
     Tick,
 )
@@ -43,6 +47,7 @@ log = logging.getLogger(__name__)
 
 PLAIN_EVERY_S = 10.0
 WINDOW_S = 300.0  # what the rate is taken over
+LASTING = (Failed, SearchStarted, Poisoned, Abandoned, FalseStart, LeftOut, Draining, Requeued)
 
 
 class Tally:
@@ -84,9 +89,9 @@ class Tally:
                 self._failures.update(event.report.quarantined)
                 self.seconds.update(event.report.seconds)
                 self._note()
-            case Died() | Hung():
+            case Died() | Hung() | LeftOut():
                 self.trouble[event.kind] += 1
-            case Failed() | Abandoned():
+            case Failed() | Abandoned() | Requeued():
                 self.trouble[event.kind] += 1
                 self._under_way.pop(event.shard, None)
         if isinstance(event, Abandoned) and event.shard is not None:
@@ -185,9 +190,10 @@ class Progress:
 
     def update(self, event: Event) -> None:
         """Redraw; a lasting line for what the user should know of."""
-        if isinstance(event, Failed | SearchStarted | Poisoned | Abandoned):
+        if isinstance(event, LASTING):
             what = event.kind.replace("_", " ")
-            log.info(escape(f"shard {event.shard}: {what}: {_last_line(event)}"))
+            whose = f"shard {event.shard}" if event.shard is not None else f"worker {event.worker}"
+            log.info(escape(f"{whose}: {what}: {_first_line(event)}"))
         if self._bar:
             done = self.tally.before + self.tally.images
             self._bar.update(self._row, completed=done, description=self.tally.line())
@@ -196,8 +202,8 @@ class Progress:
             log.info(self.tally.line())
 
 
-def _last_line(event: Event) -> str:
-    text = event.detail.strip().rpartition("\n")[2] or ", ".join(
+def _first_line(event: Event) -> str:
+    text = event.detail.strip().partition("\n")[0] or ", ".join(
         f"{name} {value}" for name, value in event.result.items()
     )
     return shorten(text, 200)

@@ -7,7 +7,6 @@ on the same operands however the work was interrupted. Memory is one shard's row
 """
 
 import os
-import platform
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
@@ -24,8 +23,8 @@ from ..cache.layout import PLAN
 from ..cache.plan import Plan, PlanImage
 from ..display import shorten
 from ..errors import ImageError
-from ..executors.base import Job, JobReport, Reason, Work
-from ..executors.worker import limit_threads
+from ..executors.base import Job, JobReport, Needs, Reason, Work
+from ..executors.worker import limit_threads, worker_info
 from ..plugins import plugin_files, plugins
 from ..process import peak_rss
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
@@ -73,6 +72,14 @@ class ShardTask:
             )
             encoder = build_encoder(recipe.features, self.where, self.device)
         return Stage(self._plan, Path(self.cache), self.where.images, source, encoder).do
+
+    @property
+    def needs(self) -> Needs:
+        """Versions that its workers must have, and their memory by the cost model."""
+        from .cost_model import estimate
+
+        memory = estimate(self._plan, 0, device="core" if self.device == "cpu" else "h200").memory
+        return Needs(Path(self.cache).name, self._plan.recipe.libraries, memory["host"])
 
     def rows(self, shard: int) -> int:
         """Number of images in the shard."""
@@ -125,7 +132,7 @@ class Stage:
             from ..cache.writer import write_shard
 
             seconds = self._report(entries).seconds
-            info = {"host": platform.node(), "pid": os.getpid(), "seconds": seconds}
+            info = {**worker_info(self.plan.recipe.libraries), "seconds": seconds}
             with self._timed("write"):
                 write_shard(self.cache, self.plan, job.shard, entries, info)
         return self._report(entries)
