@@ -87,8 +87,17 @@ run_options = several(
     ),
     click.option(
         "--workers",
-        type=click.IntRange(min=0),
-        help="Number of workers; 0 works in this process. Default: one per GPU, else per core.",
+        metavar="N|A:B",
+        help="Number of workers; 0 works in this process. A:B asks a cluster for B and ends if fewer "
+        "than A are ready for a while. Default: one per GPU, else per core, also on machines that join.",
+    ),
+    click.option(
+        "--worker-timeout",
+        "worker_timeout_s",
+        type=float,
+        default=900.0,
+        show_default=True,
+        help="Seconds with too few ready workers before the run ends.",
     ),
     click.option(
         "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
@@ -101,6 +110,11 @@ run_options = several(
         help="CPU threads per worker.",
     ),
     click.option("--ray-address", help="Address of a running Ray cluster."),
+    click.option(
+        "--gpus-per-worker", type=float, help="GPUs of one Ray worker; 0.5: two workers per GPU."
+    ),
+    click.option("--require-gpu", metavar="NAME", help="Kind of GPU by Ray's name, such as A100."),
+    click.option("--ship", is_flag=True, help="Send this svp to the nodes of the Ray cluster."),
     click.option("--dask-scheduler", help="Address of a running Dask scheduler."),
     click.option("--shards", metavar="A:B", help="Compute only shards A to B-1."),
     click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images."),
@@ -184,7 +198,18 @@ def _request(options: dict[str, Any]) -> Any:
     flags = Flags(**{name: options.pop(name) for name in RECIPE_FLAGS})
     run = {f.name: options.pop(f.name) for f in fields(RunOptions) if f.name in options}
     run["device"], run["shards"] = pick_device(run["device"]), _shards(run["shards"])
+    run["workers"], run["least_workers"] = _workers(run["workers"])
     return Request(flags=flags, run=RunOptions(**run, hint=this_command()), **options)
+
+
+def _workers(text: str | None) -> tuple[int | None, int]:
+    """Number of workers, None if not given, and the least number to work with."""
+    if text is None:
+        return None, 1
+    least, colon, most = text.rpartition(":")
+    if not (most.isdigit() and (least.isdigit() or not colon)):
+        raise click.BadParameter(f"{text!r}: want a number, or A:B", param_hint="--workers")
+    return int(most), max(1, int(least or 1))
 
 
 def _shards(text: str | None) -> range | None:

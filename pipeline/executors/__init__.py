@@ -9,7 +9,7 @@ from importlib import import_module
 from .. import plugins
 from ..errors import ConfigError
 from .base import Event, ExecutorOptions, Job, Task
-from .devices import check_device
+from .devices import check_cluster, check_device
 from .scheduler import Executor
 
 __all__ = ["EXECUTORS", "Event", "Executor", "ExecutorOptions", "Job", "Task", "build",
@@ -56,4 +56,5 @@ def build(name: str, options: ExecutorOptions | None = None) -> Executor:
     for field, owner in (("ray_address", "ray"), ("dask_scheduler", "dask")):
         if getattr(options, field) and name != owner:
             raise ConfigError(f"{field} requires executor={owner}, not executor={name}")
+    check_cluster(options)
     return kind(options)

@@ -54,7 +54,7 @@ Work = Callable[[Job], Generator[JobReport, None, JobReport]]
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a task's workers need: asked of a cluster, and checked before the first job.
+    """Needs of a task's workers: asked of a cluster, and checked before the first job.
 
     name       of the task in the cluster's own lists
     libraries  versions of the packages that affect stored bits, by name; "none": not installed
@@ -71,7 +71,7 @@ class Task(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What its workers need; read in the process of the run."""
+        """Needs of its workers; read in the process of the run."""
 
     def open(self) -> Work:
         """Load the models; the result does one job."""
@@ -250,7 +250,7 @@ class Pool(ABC):
     elastic: bool = False
 
     @abstractmethod
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Number of workers to have at present; on a cluster it changes with the machines."""
 
     @abstractmethod

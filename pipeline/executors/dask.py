@@ -76,7 +76,7 @@ class DaskPool(Pool):
         self._processes: dict[str, Process] = {}
         client.subscribe_topic(self._run, self._relay)
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """See `Pool`."""
         if self._size is not None:
             return self._size

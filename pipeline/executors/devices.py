@@ -42,6 +42,27 @@ def check_device(options: ExecutorOptions) -> None:
         raise ConfigError(f"workers={options.workers}: need >= 0")
 
 
+def check_cluster(options: ExecutorOptions) -> None:
+    """Refuse what only a cluster that was joined can do. Raises ConfigError."""
+    share = options.gpus_per_worker
+    if options.least_workers > 1 and not (options.ray_address or options.dask_scheduler):
+        raise ConfigError(
+            f"workers={options.least_workers}:{options.workers}: a range is for a cluster, whose "
+            "machines come and go: name one with --ray-address or --dask-scheduler, or give one number"
+        )
+    if options.workers is not None and options.least_workers > max(1, options.workers):
+        raise ConfigError(f"workers={options.least_workers}:{options.workers}: need A <= B in A:B")
+    for field in ("gpus_per_worker", "require_gpu", "ship"):
+        if getattr(options, field) and not options.ray_address:
+            raise ConfigError(f"{field} requires a Ray cluster: name it with --ray-address")
+    if options.device == "cpu" and (share or options.require_gpu):
+        raise ConfigError("gpus_per_worker and require_gpu need workers on GPUs: --device cuda")
+    if share is not None and (share <= 0 or (share > 1 and share != int(share))):
+        raise ConfigError(f"gpus_per_worker={share:g}: need a share of one GPU, or a whole number")
+    if options.worker_timeout_s <= 0:
+        raise ConfigError(f"worker_timeout={options.worker_timeout_s:g}: need more than 0 seconds")
+
+
 def task_device(options: ExecutorOptions) -> str:
     """The device's name inside a worker: `cuda:3` is that worker's only GPU, `cuda`."""
     return options.device.partition(":")[0] if options.workers != 0 else options.device

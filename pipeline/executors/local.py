@@ -33,7 +33,7 @@ class InlinePool(Pool):
         self._runtime: WorkerRuntime | None = None
         self._events: Iterator[Event] = iter(())  # of the job under way
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """See `Pool`."""
         return 1
 
@@ -88,7 +88,7 @@ class LocalPool(Pool):
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """See `Pool`."""
         return len(self._devices)
 

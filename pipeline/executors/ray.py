@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from ..display import shorten, show
@@ -42,6 +43,7 @@ from .base import (
 from .devices import usable_devices
 from .ray_nodes import Nodes, place_name
 from .scheduler import Executor
+from .shipping import package_copy
 from .worker import TRACEBACK, Setup, WorkerRuntime, environment, thread_environment
 
 LOOK_S = 0.5  # between two looks at what jobs reported
@@ -73,7 +75,7 @@ def actor_classes() -> tuple[type[Any], type[Any]]:
 
     class SvpWorker:
         def hello(self) -> dict[str, str]:
-            """Where this actor is, with the version of svp or why there is none."""
+            """Node and host of this actor, with its version of svp or the reason that there is none."""
             import importlib
             import platform
             import traceback
@@ -120,7 +122,7 @@ def actor_classes() -> tuple[type[Any], type[Any]]:
 class RayPool(Pool):
     """`Pool` of actors; at most one call is under way per actor.
 
-    Ray places the actors, so those without room are what its autoscaler sees as demand. A node
+    Ray places the actors, so those that do not fit are what its autoscaler sees as demand. A node
     that is avoided is excluded by its label.
     """
 
@@ -156,11 +158,11 @@ class RayPool(Pool):
         self._where: dict[int, tuple[str, str]] = {}  # worker -> node id, host
         self._leaving: set[int] = set()
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """See `Pool`."""
         if self._size is not None or self._nodes is None:
             return self._size or 1
-        return self._nodes.room(self._request, self._avoided)
+        return self._nodes.capacity(self._request, self._avoided)
 
     def start(self, worker: int) -> None:
         """See `Pool`."""
@@ -251,7 +253,7 @@ class RayPool(Pool):
                          place=place_name(*self._where[worker])) for worker in sorted(new)]  # fmt: skip
 
     def _receive(self, call: Any) -> Event | None:
-        """What came of a call; None after the first one, which is followed by the next."""
+        """Result of a call; None after the first one, which is followed by the next."""
         import ray
 
         worker = self._calls.pop(call)
@@ -310,7 +312,7 @@ class RayExecutor(Executor):
 
 
 def resources(needs: Needs, options: ExecutorOptions) -> dict[str, Any]:
-    """What one actor asks of Ray; memory only of a cluster, whose nodes others share."""
+    """Resources of one actor; memory only on a cluster, whose nodes others share."""
     request: dict[str, Any] = {"num_cpus": options.threads}
     if options.device != "cpu":
         request["num_gpus"] = options.gpus_per_worker or 1
@@ -342,14 +344,17 @@ def _connected(options: ExecutorOptions) -> Iterator[int | None]:
     _want_token(options)
     if not options.ray_address:
         require_folder(tempfile.gettempdir())
-    with environment(_environment(options)):
+    with environment(_environment(options)), tempfile.TemporaryDirectory(prefix="svp-") as folder:
         import ray
 
         if ray.is_initialized():
             raise CacheError("this process uses Ray already: run svp in a process of its own")
         local = len(usable_devices(options)) if not options.ray_address else 0
         handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-        retry_start("Ray", lambda: ray.init(**init_options(options, local)), ray.shutdown)
+        arguments = init_options(options, local)
+        if options.ship:  # Ray takes a folder only for all workers of a run at once
+            arguments["runtime_env"] = {"py_modules": [str(package_copy(Path(folder)))]}
+        retry_start("Ray", lambda: ray.init(**arguments), ray.shutdown)
         try:
             _restore(handlers)  # Ray puts its own SIGTERM handler in place of the run's
             yield local or options.workers

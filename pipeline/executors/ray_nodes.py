@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster that was joined: room for workers, and which of them drain or are gone.
+"""Nodes of a Ray cluster that was joined: capacity for workers, nodes that drain or are gone.
 
 Calls to the head hang while it is gone, until Ray itself ends this process after a minute. So a
 thread asks, and who reads is told when it has not answered for too long.
@@ -34,7 +34,8 @@ def look() -> Look:
     import ray
     from ray._private.state import state  # draining nodes have no public list without a dashboard
 
-    told = ray.nodes()
+    nodes: Any = ray.nodes
+    told = nodes()
     draining = frozenset(state.get_draining_nodes())
     alive = {one["NodeID"]: one["Resources"] for one in told if one["Alive"]}
     gone = frozenset(one["NodeID"] for one in told) - alive.keys()
@@ -52,8 +53,8 @@ class Nodes:
         self._over = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def room(self, request: Mapping[str, Any], avoided: set[str]) -> int:
-        """How many workers with this `request` fit on the nodes in use, were they empty."""
+    def capacity(self, request: Mapping[str, Any], avoided: set[str]) -> int:
+        """Number of workers with this `request` that the nodes in use hold, were they empty."""
         nodes = self._latest().nodes
         return sum(fitting(request, nodes[node]) for node in nodes.keys() - avoided)
 

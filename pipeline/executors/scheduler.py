@@ -130,7 +130,7 @@ class Scheduler:
 
     def events(self) -> Iterator[Event]:
         """Run until every shard is committed or abandoned."""
-        yield Started(shards=len(self.queue), workers=min(self.pool.room(), len(self.queue)))
+        yield Started(shards=len(self.queue), workers=min(self.pool.capacity(), len(self.queue)))
 
         # Every round gives idle workers a job, hears what the others did, and ends those that take
         # too long; a failure puts jobs back into the queue. The tick lets the caller draw or stop.
@@ -145,12 +145,12 @@ class Scheduler:
         yield Finished()
 
     def _start_workers(self) -> None:
-        """Start workers there is new room for, and those whose pause is over."""
+        """Start workers as far as capacity goes, and those whose pause is over."""
         now = self.clock()
         for worker in [worker for worker, due in self.resting.items() if due <= now]:
             del self.resting[worker]
             self._start(worker)
-        while self.workers < min(self.pool.room(), len(self.queue) + len(self.busy)):
+        while self.workers < min(self.pool.capacity(), len(self.queue) + len(self.busy)):
             self.workers += 1
             self._start(self.workers - 1)
 
@@ -336,5 +336,5 @@ class Scheduler:
 
 
 def _place(event: Event) -> str:
-    """Where a worker is, or the worker itself where the pool knows of no places."""
+    """Place of a worker, or the worker itself where the pool knows of no places."""
     return event.place or f"worker {event.worker}"

@@ -82,7 +82,7 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is started with; the versions are those it must have."""
+    """Arguments of a worker; the versions are those it must have."""
 
     task: Task
     threads: int
@@ -109,7 +109,7 @@ def serve(conn: Connection, setup: Setup) -> None:
 
 
 def worker_info(libraries: Iterable[str]) -> dict[str, object]:
-    """What this process computes with: device, versions of svp and of `libraries`, machine."""
+    """Device, versions of svp and of `libraries`, and machine of this process, for logs."""
     return {
         "device": device_name(),
         "svp": __version__,

@@ -24,7 +24,7 @@ from ..display import Report, counted, show
 from ..errors import CacheError, ConfigError, PlanMismatchError
 from ..executors import ExecutorOptions, build, require_executor
 from ..executors.base import Event
-from ..executors.devices import task_device
+from ..executors.devices import check_cluster, task_device
 from ..io.atomic import remove_stale
 from ..io.paths import refuse_url
 from ..process import Stop
@@ -65,6 +65,7 @@ class RunOptions(ExecutorOptions):
 
     def __post_init__(self) -> None:
         require_executor(self.executor)  # told before anything is read
+        check_cluster(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class Cluster(Pool):
     def clock(self) -> float:
         return self.now
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         usable = [m.room for name, m in self.machines.items() if name not in self.avoided]
         return sum(usable) if self.size is None else self.size
 
