@@ -262,6 +262,16 @@ class DataRequest:
     max_failures: int | None = None
 
 
+def require_live(live: bool, sam: Path | None, encoder: Path | None) -> None:
+    """ConfigError for a weight file that is named although features come from a cache."""
+    for flag, path in (("--sam-weights", sam), ("--encoder-weights", encoder)):
+        if path is not None and not live:
+            raise ConfigError(
+                f"{flag} {show(str(path), 200)} would not be read, since features come from the "
+                "cache: leave it out, or add --live"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """Options of `svp train`.
@@ -298,3 +308,6 @@ class TrainRequest:
     skip_nonfinite: int = 0
     log: str | None = None
     hint: str = "svp train --resume auto"
+
+    def __post_init__(self) -> None:
+        require_live(self.live, self.sam_weights, self.encoder_weights)

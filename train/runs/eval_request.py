@@ -6,7 +6,7 @@ from pathlib import Path
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ..evaluation.protocols import Protocol
-from ..options import DataRequest, TrainFlags
+from ..options import DataRequest, TrainFlags, require_live
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,11 @@ class EvalRequest:
             raise ConfigError(
                 "--own-sam is for --published without --from-cache: a cache holds its own"
             )
+        if self.own_sam and self.sam_weights is not None:
+            raise ConfigError("--own-sam replaces --sam-weights: leave one of them out")
+        live = self.live or (self.published is not None and not self.caches)
+        # The upper bounds click with SAM's decoder.
+        require_live(live, None if self.bounds else self.sam_weights, self.encoder_weights)
         if self.repeats > 1 and self.protocol == "full":
             raise ConfigError("--repeats is for --protocol glamm: full has nothing random in it")
         if self.shuffle_orders and self.protocol == "glamm":

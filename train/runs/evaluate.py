@@ -45,7 +45,7 @@ from ..evaluation.unseen import Encoders, live_readers
 from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
 from ..factory import require_cache
-from ..trainer.prepare import join_group, make_accelerator
+from ..trainer.prepare import join_group, make_process_state
 from ..trainer.resume import agreed_checkpoint, named_checkpoint
 from ..trainer.run_data import RunData, split_to_score
 from .eval_request import EvalRequest
@@ -59,7 +59,7 @@ __all__ = ["EvalRequest", "data_for", "default_split", "eval_command", "free_nam
            "open_caches", "report_command"]  # fmt: skip
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import PartialState
 
 
 def eval_command(request: EvalRequest) -> EvalReport:
@@ -153,7 +153,7 @@ def _eval(
             require_same_features(wanted, seen, projector, f"cache {first.id[:12]}")
 
     # All splits are opened and their places checked before the first one is computed.
-    accelerator = make_accelerator(trained.recipe, pick_device(request.device))
+    processes = make_process_state(trained.recipe, pick_device(request.device))
     asked = {
         name: replace(request, data=data_for(request.data, name, by_split[name], known))
         for name in request.splits
@@ -165,12 +165,12 @@ def _eval(
     for split in splits:
         told = header_of(request, trained, split).model_dump(mode="json")
         agree(f"split {split.name}", flat(told | {"batch": request.batch}, split.name))
-    trained.model.to(str(accelerator.device))
+    trained.model.to(str(processes.device))
     home = results_of(found, request.runs)
     with together("results"):
         for split in splits:
             _check_output(request, trained, split)
-    return joined([_evaluate(request, trained, split, accelerator, home) for split in splits])
+    return joined([_evaluate(request, trained, split, processes, home) for split in splits])
 
 
 def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
@@ -205,11 +205,11 @@ def data_for(
 
 
 def _evaluate(
-    request: EvalRequest, trained: Trained, split: Split, accelerator: "Accelerator", home: Path
+    request: EvalRequest, trained: Trained, split: Split, processes: "PartialState", home: Path
 ) -> EvalReport:
-    device, main = str(accelerator.device), accelerator.is_main_process
+    device, main = str(processes.device), processes.is_main_process
     several = f"{split.name}: " if len(request.splits) > 1 else ""
-    progress = _progress(len(split.units), accelerator.num_processes, several)
+    progress = _progress(len(split.units), processes.num_processes, several)
     settings = Settings(
         batch=request.batch,
         generate=request.generate,

@@ -58,6 +58,8 @@ class PredictRequest:
             raise ConfigError("--published has its own preprocessing: leave out --cache")
         if self.own_sam and self.published is None:
             raise ConfigError("--own-sam is for --published")
+        if self.own_sam and self.sam_weights is not None:
+            raise ConfigError("--own-sam replaces --sam-weights: leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from .strategies.deepspeed import (
 from .strategies.fsdp import FSDP, fsdp_plugin, shard_on_cpu
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
 
 def join_group(device: str) -> None:
@@ -60,19 +60,8 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError:
         raise MissingPackageError("accelerate", "train", "svp train") from None
-
-    # An imitated bfloat16 is refused before anything is loaded.
-    pin_gpu(device)
+    _check_gpu(recipe, device)
     precision = "bf16" if recipe.model.dtype == "bfloat16" else "no"
-    if (
-        precision == "bf16"
-        and device != "cpu"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        raise ConfigError(
-            "this GPU has no bfloat16 and would imitate it, many times slower: "
-            "--set model.dtype=float32, or use a GPU of the Ampere generation or later"
-        )
     # SAM's decoder has parts that a single mask never uses; they get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     zero, fsdp = zero_plugin(recipe), fsdp_plugin(recipe.optimizer)
@@ -84,6 +73,34 @@ def make_accelerator(recipe: TrainRecipe, device: str) -> "Accelerator":
     shard_on_cpu(accelerator, fsdp)
     split_on_cpu(accelerator, zero)
     return accelerator
+
+
+def make_process_state(recipe: TrainRecipe, device: str) -> "PartialState":
+    """Devices and ranks as of `make_accelerator`, without training and so without its precision,
+    which accelerate fixes for the whole process.
+
+    Raises what `make_accelerator` raises.
+    """
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise MissingPackageError("accelerate", "train", "svp eval") from None
+    _check_gpu(recipe, device)
+    return PartialState(cpu=device == "cpu")
+
+
+def _check_gpu(recipe: TrainRecipe, device: str) -> None:
+    # An imitated bfloat16 is refused before anything is loaded.
+    pin_gpu(device)
+    if (
+        recipe.model.dtype == "bfloat16"
+        and device != "cpu"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise ConfigError(
+            "this GPU has no bfloat16 and would imitate it, many times slower: "
+            "--set model.dtype=float32, or use a GPU of the Ampere generation or later"
+        )
 
 
 def zero_level(accelerator: "Accelerator") -> int:

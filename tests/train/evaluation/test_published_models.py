@@ -303,13 +303,12 @@ def test_a_cache_of_the_clip_recipe_gives_the_same_masks(world: World) -> None:
     options = RunOptions(workers=0)
     content = Content(source.images, "val", source.sha256)
     precompute(content, recipe, where, world.root / "cache", options, quiet=True)
-    results = evaluated(world.request(caches=(world.root / "cache",), sam_weights=None))
+    cached = {"sam_weights": None, "encoder_weights": None}
+    results = evaluated(world.request(caches=(world.root / "cache",), **cached))
     agree(world, results)
     assert all(row.bounds is not None for row in results.rows)
     said = evaluated(
-        world.request(
-            caches=(world.root / "cache",), sam_weights=None, protocol="glamm", generate=True
-        )
+        world.request(caches=(world.root / "cache",), **cached, protocol="glamm", generate=True)
     )
     assert len(said.rows) == 4 and (said.header.protocol, said.header.generate) == ("glamm", True)
     other = recipe.model_copy(
@@ -317,7 +316,7 @@ def test_a_cache_of_the_clip_recipe_gives_the_same_masks(world: World) -> None:
     )
     precompute(content, other, where, world.root / "squashed", options, quiet=True)
     with pytest.raises(PlanMismatchError, match=r"view squash.*trained on.*view clip.*--set feat"):
-        eval_command(world.request(caches=(world.root / "squashed",)))
+        eval_command(world.request(caches=(world.root / "squashed",), **cached))
 
 
 def test_predict_answers_without_training(world: World, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from svp.train.evaluation.load_trained import find_trained, open_trained
 from svp.train.evaluation.results import read_results
 from svp.train.factory import assemble, new_projector
 from svp.train.metrics import metrics
-from svp.train.options import Places, TrainFlags, resolve_train
+from svp.train.options import Places, TrainFlags, TrainRequest, resolve_train
 from svp.train.recipe import ProjectorConfig, TrainRecipe, parse_train_recipe
 from svp.train.runs.evaluate import EvalRequest, eval_command, free_name, report_command
 from svp.train.runs.export import ExportRequest, export_command
@@ -125,6 +125,49 @@ def test_evaluate_then_recompute_then_predict(request_: EvalRequest, tmp_path: P
     counts = record["predictions"][0]["mask"]["counts"].encode()
     assert (decode(Rle(height, width, counts)) == (mask > 0)).all()
     assert len(predicted.files) == 5 and all(path.is_file() for path in predicted.files)
+
+
+def test_models_of_two_precisions_in_one_process(request_: EvalRequest, tmp_path: Path) -> None:
+    model = RECIPE.model.model_copy(update={"dtype": "bfloat16"})
+    plan = Plan.load(request_.caches[0] / "plan.json")
+    save(tmp_path, RECIPE.model_copy(update={"model": model}), plan)
+    quick = replace(request_, bounds=False, limit=1)
+    exact = eval_command(replace(quick, out=tmp_path / "float32.jsonl"))
+    rough = eval_command(replace(quick, runs=tmp_path, out=tmp_path / "bfloat16.jsonl"))
+    assert exact.header.digests["recipe"] != rough.header.digests["recipe"]
+    eval_command(replace(quick, out=tmp_path / "again.jsonl"))
+    assert read_results(tmp_path / "again.jsonl") == read_results(tmp_path / "float32.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoder_weights": Path("w.pth")}, "--encoder-weights w.pth would not be read.*--live"),
+        ({"sam_weights": Path("w.pth"), "bounds": False}, "--sam-weights w.pth would not be read"),
+        (
+            {"published": "GLaMM", "caches": (Path("c"),), "encoder_weights": Path("w")},
+            "not be read",
+        ),
+        ({"published": "GLaMM", "own_sam": True, "sam_weights": Path("w")}, "--own-sam replaces"),
+    ],
+)
+def test_a_weight_file_that_would_not_be_read_is_refused(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        EvalRequest(**changes)
+    EvalRequest(published="GLaMM", sam_weights=Path("w"), encoder_weights=Path("w"))
+    EvalRequest(live=True, bounds=False, sam_weights=Path("w"), encoder_weights=Path("w"))
+    EvalRequest(sam_weights=Path("w"))  # for the upper bounds
+    for kind in ({"sam_weights": Path("w")}, {"encoder_weights": Path("w")}):
+        with pytest.raises(ConfigError, match="would not be read.*--live"):
+            TrainRequest(**kind)
+        TrainRequest(**kind, live=True)
+    with pytest.raises(ConfigError, match="--own-sam replaces"):
+        PredictRequest(
+            image=Path("a.png"), expressions=("a",), published="GLaMM", own_sam=True,
+            sam_weights=Path("w"),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
