@@ -18,10 +18,14 @@ def cache() -> None:
 @click.argument("path", type=PATH)
 @as_json
 def info_command(path: Path, as_json: bool) -> None:
-    """Show identity, recipe and arrays, and the committed and quarantined images."""
+    """Show identity, recipe and arrays, the images by state, and the latest run."""
     from ..cache.info import info
+    from ..cache.layout import LOGS
+    from ..precompute.progress import read_status, status_line
 
     report(info(path), as_json)
+    if not as_json and (status := read_status(path / LOGS)):
+        click.echo(status_line(status))
 
 
 @cache.command("verify")

@@ -13,14 +13,17 @@ Logs are no part of the cache's content: they hold times and process numbers, no
 import json
 import logging
 import os
+import platform
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import psutil
 
 from ..display import counted, duration, escape, shorten
 from ..executors.base import (
@@ -210,6 +213,7 @@ def _first_line(event: Event) -> str:
 
 
 STATUS_EVERY_S = 1.0
+LOST_S = 60.0  # without a new status: the run is gone
 
 
 class RunLog:
@@ -236,6 +240,7 @@ class RunLog:
         record = {
             "state": state,
             "time": _now(),
+            "host": platform.node(),
             "pid": os.getpid(),
             "images": tally.before + tally.images,
             "total": tally.total,
@@ -246,6 +251,43 @@ class RunLog:
             "trouble": dict(sorted(tally.trouble.items())),
         }
         replace_text(self._folder / "status.json", json.dumps(record, indent=1) + "\n")
+
+
+def read_status(logs: Path) -> dict[str, Any] | None:
+    """The latest run by its status.json; None if there is none that can be read.
+
+    A state of "running" that was not renewed for a minute is given as "lost": the process was
+    killed, or its machine is gone. Only on its own machine it can be seen to be still at work.
+    """
+    try:
+        status = json.loads((logs / "status.json").read_text(encoding="utf-8"))
+        written = datetime.fromisoformat(status["time"]).timestamp()
+        running, host, pid = status["state"] == "running", status.get("host"), int(status["pid"])
+        int(status["total"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if running and time.time() - written > LOST_S and not _at_work(host, pid, written):
+        status["state"] = "lost"
+    return dict(status)
+
+
+def _at_work(host: object, pid: int, written: float) -> bool:
+    """Whether the process `pid` of this machine is there and older than what it wrote."""
+    if host != platform.node():
+        return False
+    try:
+        return bool(psutil.Process(pid).create_time() <= written)
+    except psutil.Error:
+        return False
+
+
+def status_line(status: Mapping[str, Any]) -> str:
+    """One printable line on the latest run."""
+    rate = f", {status.get('images_per_s')}/s" if status["state"] == "running" else ""
+    done = f"{status.get('images')} of {counted(int(status['total']), 'image')}"
+    line = f"latest run: {status['state']} at {status['time']}, {done}{rate}"
+    hint = ": the same svp precompute finishes it" if status["state"] == "lost" else ""
+    return shorten(line + hint, 300)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import time
+from datetime import datetime
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -165,3 +167,34 @@ def test_a_log_that_cannot_be_written_has_the_remedy_of_its_cause(
         monkeypatch.setattr(progress, "replace_text", Mock(side_effect=refused))
         with pytest.raises(CacheError, match=remedy):
             log.update(Finished())
+
+
+def test_a_status_that_is_not_renewed_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RunLog(tmp_path, Tally(total=10)).status("running")
+    path = tmp_path / "status.json"
+    mine = json.loads(path.read_text())
+    written = datetime.fromisoformat(mine["time"]).timestamp()
+
+    def state(after_s: float, **changes: object) -> str:
+        path.write_text(json.dumps(mine | changes))
+        monkeypatch.setattr(time, "time", lambda: written + after_s)
+        found = progress.read_status(tmp_path)
+        assert found is not None
+        return str(found["state"])
+
+    assert state(59, host="elsewhere") == "running"
+    assert state(61, host="elsewhere") == "lost"
+    assert state(61, host="elsewhere", state="finished") == "finished"
+    assert state(61) == "running", "this process is still there: a batch takes long"
+    assert state(61, time="2001-01-01T00:00:00+00:00") == "lost", (
+        "the number belongs to another now"
+    )
+    assert state(61, pid=2**22 + 1) == "lost"
+    for text in ("", "[]", "{", '{"state": "running", "time": "x", "pid": 1}'):
+        path.write_text(text)
+        assert progress.read_status(tmp_path) is None
+    assert progress.read_status(tmp_path / "none") is None
+    line = progress.status_line(mine | {"state": "lost"})
+    assert "lost" in line and "0 of 10 images" in line and "finishes it" in line
