@@ -156,8 +156,10 @@ class ObjectStore:
         )
 
     def replace(self, key: str, data: bytes, if_match: str | None = None) -> str:
+        mode: PutMode | None = "overwrite" if if_match is None else _version(if_match)
+        if mode is None:
+            raise changed(self.where(key))
         try:
-            mode: PutMode = "overwrite" if if_match is None else _version(if_match)
             return _tag(self._put(key, data, mode, {}))
         except _Stopped as stopped:
             fault = stopped.fault
@@ -323,11 +325,12 @@ def _tag(found: "ObjectMeta | PutResult") -> str:
     return json.dumps([found["e_tag"], found["version"]])
 
 
-def _version(tag: str) -> "UpdateVersion":
+def _version(tag: str) -> "UpdateVersion | None":
+    """The version of a tag; None if it is none of `_tag`, which matches nothing."""
     try:
         e_tag, version = json.loads(tag)
-    except ValueError:  # no tag of ours: matches nothing
-        e_tag, version = tag, None
+    except ValueError:
+        return None
     found: UpdateVersion = {"e_tag": e_tag}
     if version:
         found["version"] = version

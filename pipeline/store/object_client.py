@@ -18,7 +18,12 @@ from .protocol import missing
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-SCHEMES = ("s3", "gs", "az")
+# Services, and the variables that name an account and its secret.
+SCHEMES = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
@@ -41,6 +46,8 @@ _CAUSES = (
     (r"Connection refused|ConnectError|kind: Connect", "no connection"),
     (r"Decode|IncompleteMessage|UnexpectedEof|closed|reset|Body", "the connection was cut"),
 )
+
+UNKNOWN = "unknown cause"
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,8 @@ class Fault:
             return missing(where)
         if self.lookup:
             return CacheError(
-                f"{place}: no credentials in the environment (AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or those of the service): set them, "
-                "or AWS_SKIP_SIGNATURE=true for a public bucket"
+                f"{place}: no credentials in the environment: set {SCHEMES[where.split(':')[0]]}, "
+                "or AWS_SKIP_SIGNATURE or GOOGLE_SKIP_SIGNATURE to true for a public bucket"
             )
         if self.code in _EXPIRED:
             return CacheError(
@@ -135,7 +141,7 @@ def read_fault(error: Exception) -> Fault:
         return Fault("range", cause, code)
     if status == "501" or isinstance(error, exceptions.NotSupportedError):
         return Fault("lasting", cause, code, unsupported=True)
-    passing = int(status) in _PASSING if status else not isinstance(error, ValueError)
+    passing = int(status) in _PASSING if status else cause != UNKNOWN or "HTTP error" in text
     return Fault("passing" if passing else "lasting", cause, code)
 
 
@@ -186,11 +192,18 @@ def _client(address: str, stall: float) -> "ObjectStore":
     except ImportError:
         raise MissingPackageError("obstore", "cloud", "object storage") from None
     scheme, _, bucket = address.partition("://")
+    endpoints = {
+        "s3": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        "az": os.environ.get("AZURE_STORAGE_ENDPOINT"),
+    }
+    endpoint = endpoints.get(scheme) or ""
     # No limit on a whole request: a large file over a slow line takes its time.
     options: ClientConfig = {
         "connect_timeout": f"{max(1, round(min(10, stall)))}s",
         "read_timeout": f"{round(stall * 1000)}ms",
         "timeout": "1h",
+        # Only the user's own settings name a server that has no TLS.
+        "allow_http": scheme == "gs" or endpoint.startswith("http://"),
     }
     retry: RetryConfig = {"max_retries": 0}  # `RetryPolicy` repeats, with cut bodies and creates
     try:
@@ -198,16 +211,13 @@ def _client(address: str, stall: float) -> "ObjectStore":
             return GCSStore(bucket, client_options=options, retry_config=retry)
         if scheme == "az":
             return AzureStore(bucket, client_options=options, retry_config=retry)
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint and endpoint.startswith("http://"):
-            options["allow_http"] = True
         if endpoint:
             return S3Store(bucket, endpoint=endpoint, client_options=options, retry_config=retry)
         return S3Store(bucket, client_options=options, retry_config=retry)
     except request_errors() as error:
         raise ConfigError(
             f"{show(address)}: the settings of the environment are refused "
-            f"({type(error).__name__}): check its AWS_*, GOOGLE_* or AZURE_* variables"
+            f"({type(error).__name__}): check {SCHEMES[scheme]} and what else it sets for the service"
         ) from None
 
 
@@ -217,4 +227,4 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _cause(text: str) -> str:
-    return next((cause for words, cause in _CAUSES if re.search(words, text)), "unknown cause")
+    return next((cause for words, cause in _CAUSES if re.search(words, text)), UNKNOWN)

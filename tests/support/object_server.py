@@ -1,8 +1,9 @@
 """An S3-like object server in a process of its own, with latency and faults to order.
 
 It speaks the part of S3 that stores need: GET with Range, HEAD, PUT with If-None-Match and
-If-Match, DELETE, DeleteObjects, ListObjectsV2. Objects lie in memory; every bucket exists but
-`absent`. Faults are drawn from one seed. By hand: `python -m support.object_server --port 9000`.
+If-Match, DELETE, DeleteObjects, ListObjectsV2; and where Google Cloud Storage (XML) and Azure Blob
+differ in these, that too. Signatures are not looked at. Objects lie in memory; every bucket exists
+but `absent`. Faults are drawn from one seed. By hand: `python -m support.object_server --port 9000`.
 """
 
 import argparse
@@ -19,13 +20,15 @@ import urllib.request
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from email.utils import formatdate
+from itertools import count
 from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI-secret"
+METADATA = ("x-amz-meta-", "x-goog-meta-", "x-ms-meta-")
 STATUS = {
-    200: "OK", 204: "No Content", 206: "Partial Content", 400: "Bad Request", 403: "Forbidden",
+    200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content", 400: "Bad Request", 403: "Forbidden",
     404: "Not Found", 409: "Conflict", 412: "Precondition Failed", 416: "Range Not Satisfiable",
     429: "Too Many Requests", 500: "Internal Server Error", 501: "Not Implemented",
     503: "Service Unavailable",
@@ -62,6 +65,7 @@ class Object:
 
     data: bytes
     metadata: dict[str, str]
+    generation: int = 0
     etag: str = ""
     modified: float = field(default_factory=time.time)
 
@@ -73,6 +77,7 @@ class Object:
             "ETag": self.etag,
             "Last-Modified": formatdate(self.modified, usegmt=True),
             "Accept-Ranges": "bytes",
+            **({"x-goog-generation": str(self.generation)} if self.generation else {}),
             **self.metadata,
         }
 
@@ -113,6 +118,7 @@ class Server:
         self.knobs = Knobs()
         self.random = random.Random(0)
         self.counts: Counter[str] = Counter()
+        self.generations = count(1)
         self.server: asyncio.Server
 
     async def start(self, port: int) -> int:
@@ -178,10 +184,11 @@ class Server:
         bucket, _, key = request.path[1:].partition("/")
         if bucket == "absent":
             return failure(404, "NoSuchBucket")
+        if not key and "comp" in request.query:
+            listing = request.method == "GET"
+            return (self.list_azure if listing else self.batch_azure)(bucket, request)
         if not key:
-            return self.list(bucket, request) if request.method == "GET" else self.delete_many(
-                bucket, request
-            )  # fmt: skip
+            return (self.list if request.method == "GET" else self.delete_many)(bucket, request)
         name = f"{bucket}/{key}"
         there = self.objects.get(name)
         match request.method:
@@ -199,17 +206,26 @@ class Server:
     def put(self, name: str, there: Object | None, request: Request) -> Answer:
         if "if-none-match" in request.headers and self.knobs.no_create:
             return failure(501, "NotImplemented", "If-None-Match")
+        azure = "x-ms-blob-type" in request.headers
         if "if-none-match" in request.headers and there and not self.knobs.ignore_create:
-            return failure(412, "PreconditionFailed", "If-None-Match")
+            exists = (409, "BlobAlreadyExists") if azure else (412, "PreconditionFailed")
+            return failure(*exists, "If-None-Match")
+        generation = request.headers.get("x-goog-if-generation-match")
+        if generation is not None and int(generation) != (there.generation if there else 0):
+            return failure(412, "PreconditionFailed", "x-goog-if-generation-match")
         wanted = request.headers.get("if-match")
         if wanted and there is None:
             return failure(404, "NoSuchKey")
         if wanted and there and wanted != there.etag:
             return failure(412, "PreconditionFailed", "If-Match")
-        kept = {k: v for k, v in request.headers.items() if k.startswith("x-amz-meta-")}
+        kept = {k: v for k, v in request.headers.items() if k.startswith(METADATA)}
         made = Object(request.body, {} if self.knobs.drop_metadata else kept)
+        google = any(name.startswith("x-goog-") for name in request.headers) or (
+            request.headers.get("authorization", "").startswith("Bearer")
+        )
+        made.generation = next(self.generations) if google else 0
         self.objects[name] = made
-        return Answer(200, headers={"ETag": made.etag})
+        return Answer(201 if azure else 200, headers=made.headers())
 
     def delete_many(self, bucket: str, request: Request) -> Answer:
         keys = [unescape(key) for key in re.findall(r"<Key>(.*?)</Key>", request.body.decode())]
@@ -244,9 +260,44 @@ class Server:
         )
         return Answer(200, body.encode(), {"Content-Type": "application/xml"})
 
+    def list_azure(self, bucket: str, request: Request) -> Answer:
+        top, prefix = f"{bucket}/", request.query.get("prefix", [""])[0]
+        first = request.query.get("marker", request.query.get("startFrom", [""]))[0]
+        keys = sorted(
+            key
+            for name in self.objects
+            if name.startswith(top + prefix) and (key := name.removeprefix(top)) >= first
+        )
+        page, rest = keys[: self.knobs.page], keys[self.knobs.page :]
+        rows = "".join(
+            f"<Blob><Name>{escape(key)}</Name><Properties>"
+            f"<Last-Modified>{formatdate(found.modified, usegmt=True)}</Last-Modified>"
+            f"<Etag>{escape(found.etag)}</Etag><Content-Length>{len(found.data)}</Content-Length>"
+            "<Content-Type>application/octet-stream</Content-Type></Properties></Blob>"
+            for key in page
+            for found in [self.objects[top + key]]
+        )
+        marker = f"<NextMarker>{escape(rest[0])}</NextMarker>" if rest else "<NextMarker/>"
+        body = f"<EnumerationResults><Blobs>{rows}</Blobs>{marker}</EnumerationResults>"
+        return Answer(200, body.encode(), {"Content-Type": "application/xml"})
+
+    def batch_azure(self, bucket: str, request: Request) -> Answer:
+        targets = re.findall(r"^DELETE (\S+) HTTP", request.body.decode(), re.MULTILINE)
+        parts = []
+        for number, target in enumerate(targets):
+            gone = self.objects.pop(unquote(target)[1:], None)
+            status = "202 Accepted" if gone else "404 The specified blob does not exist."
+            parts.append(
+                "--batch\r\nContent-Type: application/http\r\n"
+                f"Content-ID: {number}\r\n\r\nHTTP/1.1 {status}\r\n\r\n"
+            )
+        kind = {"Content-Type": "multipart/mixed; boundary=batch"}
+        return Answer(202, ("".join(parts) + "--batch--\r\n").encode(), kind)
+
 
 def kind(request: Request) -> str:
-    return "LIST" if "list-type" in request.query else request.method
+    listing = "list-type" in request.query or request.query.get("comp") == ["list"]
+    return "LIST" if listing else request.method
 
 
 def get(there: Object, request: Request) -> Answer:

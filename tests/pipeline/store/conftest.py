@@ -1,5 +1,6 @@
-"""Stores of each kind, each empty: folder, memory, two servers that speak S3."""
+"""Stores of each kind, each empty: folder, memory, and servers that speak as the services do."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from support.object_server import KEY, SECRET, ObjectServer
 from svp.pipeline.store import RetryPolicy, Store, open_store
 
-KINDS = ["folder", "memory", "served", "moto"]
+KINDS = ["folder", "memory", "served", "moto", "google", "azure"]
 QUICK = RetryPolicy(patience=20.0, first_wait=0.01, longest_wait=0.1, stall=2.0)
 
 
@@ -91,6 +92,20 @@ def place(
         case "served":
             request.getfixturevalue("s3")
             return f"s3://tests/{name}/p"
+        case "google":
+            server = request.getfixturevalue("s3")
+            account = {
+                "gcs_base_url": server.endpoint, "disable_oauth": True, "client_email": "",
+                "private_key": "", "private_key_id": "",
+            }  # fmt: skip
+            (tmp_path / "account.json").write_text(json.dumps(account))
+            monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
+            return f"gs://tests/{name}/p"
+        case "azure":
+            monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", request.getfixturevalue("s3").endpoint)
+            monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+            monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")
+            return f"az://tests/{name}/p"
     point_to(monkeypatch, request.getfixturevalue("moto"))
     return f"s3://tests/{name}/p"
 
