@@ -69,7 +69,9 @@ def test_wheel_contents(tmp_path: Path) -> None:
     got = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     paths = [ROOT / "__init__.py", ROOT / "__main__.py", ROOT / "py.typed", *SOURCES]
     ends = ("*.j2", "*.css", "*.js", "*.png")
-    paths += (p for room in ("pipeline", "train") for e in ends for p in (ROOT / room).rglob(e))
+    paths += (
+        p for package in ("pipeline", "train") for e in ends for p in (ROOT / package).rglob(e)
+    )
     paths += (
         path
         for path in (ROOT / "workflows").rglob("*")

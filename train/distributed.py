@@ -222,7 +222,7 @@ def _name(rank: int, reply: Mapping[str, Any]) -> str:
 
 
 def _device() -> torch.device:
-    """Where this group's tensors live: NCCL has none on the CPU."""
+    """Device of this group's tensors: NCCL has none on the CPU."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -19,7 +19,7 @@ from ..pipeline.io.yaml_files import Override, group, load_yaml, override_of, sh
 from ..pipeline.weights.load import weights_digest
 from ..pipeline.weights.locate import LM_FILES, find_checkpoint, hub_folder
 from ..pipeline.weights.reference import SHIPPED, Kind, WeightsRef
-from ..pipeline.weights.rehearsal import turned_down
+from ..pipeline.weights.rehearsal import shrink_for_rehearsal
 from .recipe import BESIDE, CONFIG, TrainRecipe, parse_train_recipe
 
 EXPORTED: Literal["svp"] = "svp"  # a folder of `svp export`
@@ -99,7 +99,7 @@ def _raw_recipe(
         override_of(override).apply(raw)
     if flags.steps is not None:
         shorten(raw, flags.steps)
-    turned_down(lambda dial: dial.train(raw))
+    shrink_for_rehearsal(lambda settings: settings.train(raw))
     return raw
 
 

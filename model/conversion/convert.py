@@ -78,8 +78,8 @@ def _sam(part: str) -> Shapes:
 
 
 @cache
-def _sam_under(part: str, dial: str | None) -> Shapes:
-    """`dial` is the rehearsal's in force: it narrows SAM's encoder."""
+def _sam_under(part: str, rehearsal: str | None) -> Shapes:
+    """`rehearsal` names the file of its settings, which narrow SAM's encoder."""
     from ...pipeline.sam.build import build_sam
 
     sam: Any = build_sam("vit_h")

@@ -40,7 +40,7 @@ class CostReport(Report):
         return int(abs(self.predicted_s / self.measured_s - 1) > TOLERANCE)
 
     def lines(self) -> list[str]:
-        time, room = self.predicted_s / self.measured_s, self.predicted_bytes / self.measured_bytes
+        time, space = self.predicted_s / self.measured_s, self.predicted_bytes / self.measured_bytes
         disk = f"predicted {size(self.predicted_bytes)}, measured {size(self.measured_bytes)}"
         return [
             (
@@ -48,7 +48,7 @@ class CostReport(Report):
                 f"from {counted(self.sampled, 'image')}"
             ),
             f"time: predicted {self.predicted_s:.1f} s, measured {self.measured_s:.1f} s, {time:.2f}x",
-            f"disk: {disk}, {room:.3f}x",
+            f"disk: {disk}, {space:.3f}x",
         ]
 
 

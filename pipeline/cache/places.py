@@ -28,7 +28,7 @@ class DataPlaces:
     images      absolute folder of the photographs, as found or as named
     generated   whether the photographs are scenes this package drew
     limit       only the first so many images were taken, as `--limit` says; None: all
-    rehearsal   whether it was made under the rehearsal's dial, with stand-ins for the weights
+    rehearsal   whether it was made in a rehearsal, with stand-ins for the weights
     command     words after `svp precompute` of the command that made it; empty: not by a command
     """
 
@@ -99,7 +99,7 @@ def limit_of(cache: Path) -> int | None:
 
 
 def rehearsed(cache: Path) -> bool:
-    """Whether `cache` says that it was made under the rehearsal's dial."""
+    """Whether `cache` says that it was made in a rehearsal."""
     places = read_places(cache)
     return places is not None and places.rehearsal
 

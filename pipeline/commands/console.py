@@ -221,11 +221,11 @@ def _stopped(number: signal.Signals) -> SystemExit:
 
 
 def _say_rehearsal() -> None:
-    """Every command under the rehearsal's dial says so first."""
+    """Every command in a rehearsal says so first."""
     if os.environ.get("SVP_REHEARSAL"):
-        from ..weights.rehearsal import dial
+        from ..weights.rehearsal import rehearsal_settings
 
-        if found := dial():
+        if found := rehearsal_settings():
             click.echo(found.line(), err=True)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
 from ..fetch.encoder_specs import ENCODERS, EncoderSpec
-from ..weights.rehearsal import dial
+from ..weights.rehearsal import rehearsal_settings
 from .backbone import Colour, Family, Tokens
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def shape(name: str) -> dict[str, int]:
     In a rehearsal a published model has the width and heads of its stand-in.
     """
     spec = ENCODERS[name]
-    found = dial()
+    found = rehearsal_settings()
     hidden, heads = spec.hidden, spec.heads
     if found and found.encoder_width and not spec.stand_in:
         hidden, heads = found.encoder_width, found.encoder_heads

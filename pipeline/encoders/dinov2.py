@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
 from ..fetch.encoder_specs import ENCODERS, EncoderSpec
-from ..weights.rehearsal import dial
+from ..weights.rehearsal import rehearsal_settings
 from .backbone import Colour, Family, Tokens, multiple_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def shape(name: str) -> tuple[int, int, int]:
     """Hidden size, blocks and heads of the model called `name`."""
     spec = ENCODERS[name]
     hidden, blocks, heads = spec.hidden, spec.blocks, spec.heads
-    found = dial()
+    found = rehearsal_settings()
     if found and found.encoder_width:
         hidden, heads = found.encoder_width, found.encoder_heads
     return hidden, blocks, heads

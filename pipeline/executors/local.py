@@ -18,7 +18,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from ..weights.rehearsal import dial
+from ..weights.rehearsal import rehearsal_settings
 from .base import Died, Event, ExecutorOptions, Job, Pool, Task
 from .devices import usable_devices
 from .scheduler import Executor
@@ -72,7 +72,7 @@ class LocalExecutor(Executor):
     def connect(self, task: Task, shards: int) -> AbstractContextManager[Pool]:
         """See `Executor`."""
         devices = usable_devices(self.options)
-        rehearsal = dial()
+        rehearsal = rehearsal_settings()
         if self.options.workers == 0 or (rehearsal is not None and rehearsal.in_process):
             return nullcontext(InlinePool(task, self.options))
         return nullcontext(LocalPool(task, devices, self.options))

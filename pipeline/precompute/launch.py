@@ -18,7 +18,7 @@ from ..executors.devices import usable_devices
 from ..io.yaml_files import Override
 from ..recipe import Recipe
 from ..records import LocalPaths
-from ..weights.rehearsal import dial, few_scenes
+from ..weights.rehearsal import few_scenes, rehearsal_settings
 from .calibration import calibrate
 from .cost_model import Estimate, estimate
 from .machines import measured_here
@@ -275,7 +275,7 @@ def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
         exclude_eval_images=request.exclude_eval_images,
         generated=source.generated,
         limit=request.run.limit,
-        rehearsal=dial() is not None,
+        rehearsal=rehearsal_settings() is not None,
         command=_words(request.run.hint),
     )
 

@@ -23,7 +23,7 @@ from ..sam.load import read_sam
 from ..weights.load import weights_digest
 from ..weights.locate import find_weights, given_weights
 from ..weights.reference import SHIPPED, Kind, WeightsRef
-from ..weights.rehearsal import turned_down
+from ..weights.rehearsal import shrink_for_rehearsal
 from .purpose import LOOK, Stores
 
 SIZES = ("tiny", "small", "paper")
@@ -74,7 +74,7 @@ def resolve(
         if override.path.startswith("superpixels.grid.") and not _windows(raw):
             raw["superpixels"]["preset"] = "custom"
     default.apply(raw)
-    turned_down(lambda dial: dial.precompute(raw))
+    shrink_for_rehearsal(lambda settings: settings.precompute(raw))
     where = _place_weights(raw, flags, images)
     return parse_recipe(raw, name), where
 

@@ -120,8 +120,8 @@ def feature_shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
 
 
 @cache
-def _feature_shape(config: FeatureConfig, dial: str | None) -> tuple[tuple[int, int], int]:
-    """`dial` is the rehearsal's in force: it narrows the encoders."""
+def _feature_shape(config: FeatureConfig, rehearsal: str | None) -> tuple[tuple[int, int], int]:
+    """`rehearsal` names the file of its settings, which narrow the encoders."""
     grid, channels = _shape(config)
     if (beside := config.beside) is not None:
         from ..encoders.pair import require_one_shape

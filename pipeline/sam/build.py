@@ -13,7 +13,7 @@ from ..display import show
 from ..errors import ConfigError, WeightsError
 from ..fetch.sam_specs import SAMS, SamSpec
 from ..recipe import sam_row
-from ..weights.rehearsal import dial
+from ..weights.rehearsal import rehearsal_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def sam_spec(model: str) -> SamSpec:
     row = sam_row(model)
     if row is None:
         raise ConfigError(f"model={show(model)}: allowed are {', '.join(SAMS)}")
-    found = dial()
+    found = rehearsal_settings()
     if found is None or model not in found.sam:
         return row
     width, depth = found.sam[model]

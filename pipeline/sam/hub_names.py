@@ -16,9 +16,9 @@ def from_original(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     # `iou_prediction_head.layers.0` exists in both layouts and means different tensors.
     original = any(name.startswith("image_encoder.") for name in state)
     renamed = {_rename(name) if original else name: value for name, value in state.items()}
-    for kept, twin in (_TWINS, _TWINS[::-1]):
+    for kept, other in (_TIED, _TIED[::-1]):
         if kept in renamed:
-            renamed.setdefault(twin, renamed[kept])
+            renamed.setdefault(other, renamed[kept])
     return renamed
 
 
@@ -26,11 +26,11 @@ def to_original(state: "Mapping[str, Tensor]", names: Iterable[str]) -> "dict[st
     """A hub state dict under segment-anything's names; `names` are those of such a model."""
     original = {_rename(name): name for name in names}
     # A hub file may hold the tied positional matrix under either name, or under both.
-    given = {_TWINS[0] if name == _TWINS[1] else name: value for name, value in state.items()}
+    given = {_TIED[0] if name == _TIED[1] else name: value for name, value in state.items()}
     return {original.get(name, name): value for name, value in given.items()}
 
 
-_TWINS = (
+_TIED = (
     "prompt_encoder.shared_embedding.positional_embedding",
     "shared_image_embedding.positional_embedding",
 )

@@ -27,7 +27,7 @@ from ..errors import MissingError, WeightsError
 from ..fetch.catalogue import REMOTES
 from ..fetch.published import RemoteFile
 from ..io.paths import user_cache
-from .rehearsal import dial
+from .rehearsal import rehearsal_settings
 
 SETTLED_NS = 2_000_000_000
 MAX_BYTES = 1 << 20  # some thousand lines; then only the last line about each path is kept
@@ -167,7 +167,7 @@ def _known(name: str, found: Stamp) -> str | None:
 def check_published(path: Path) -> None:
     """`WeightsError` if `path` carries the name of a public file but not its bytes."""
     known = published().get(path.name)
-    rehearsed = dial()
+    rehearsed = rehearsal_settings()
     if known is None or (rehearsed is not None and rehearsed.covers(path)):
         return
     size = path.stat().st_size

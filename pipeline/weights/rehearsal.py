@@ -26,7 +26,7 @@ MARK = "REHEARSAL"
 Few = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class Dial(BaseModel):
+class RehearsalSettings(BaseModel):
     """Reduced sizes of a rehearsal; names, layouts, files, stages and commands stay real.
 
     folder          stand-ins lie in it: there a file of a public name need not have its content
@@ -105,30 +105,33 @@ class Dial(BaseModel):
         )
 
 
-def dial() -> Dial | None:
-    """The dial in force, or None. Raises ConfigError, MissingError for a file that is no dial."""
+def rehearsal_settings() -> RehearsalSettings | None:
+    """Settings of the rehearsal that this process belongs to, if any.
+
+    Raises ConfigError, MissingError for a file that is none.
+    """
     named = os.environ.get(VARIABLE)
     return _read(named) if named else None
 
 
 @lru_cache(maxsize=4)
-def _read(named: str) -> Dial:
+def _read(named: str) -> RehearsalSettings:
     path = Path(named)
     try:
-        return Dial.model_validate(load_yaml(path))
+        return RehearsalSettings.model_validate(load_yaml(path))
     except ValidationError as error:
         raise ConfigError(f"{VARIABLE}={show(named, 200)}: {show(str(error), 400)}") from None
 
 
 def few_scenes(count: int) -> int:
-    """`count` generated scenes, or what the dial in force allows."""
-    found = dial()
+    """`count` generated scenes, or what the rehearsal allows."""
+    found = rehearsal_settings()
     return min(count, found.scenes) if found and found.scenes else count
 
 
-def turned_down(change: Callable[[Dial], None]) -> bool:
-    """Apply `change` if a dial is in force; whether one is."""
-    found = dial()
+def shrink_for_rehearsal(change: Callable[[RehearsalSettings], None]) -> bool:
+    """Apply `change` in a rehearsal; return whether it is one."""
+    found = rehearsal_settings()
     if found is not None:
         change(found)
     return found is not None

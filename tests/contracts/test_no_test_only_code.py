@@ -9,7 +9,7 @@ from pathlib import Path
 import svp
 
 ROOT = Path(svp.__file__).parent
-ROOMS = ("model", "pipeline", "train", "workflows")
+PACKAGES = ("model", "pipeline", "train", "workflows")
 # Read by what no name leads to: pydantic, and methods that a base class of a library calls.
 _CALLED_FROM_OUTSIDE = {"model_config"}
 # One text names attributes (templates), modules (lazy tables) and commands; docstrings do not count.
@@ -75,7 +75,10 @@ def unused(sources: dict[str, str], texts: str) -> list[str]:
 
 
 def test_the_package_uses_what_it_defines() -> None:
-    files = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+    files = [
+        *ROOT.glob("*.py"),
+        *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")),
+    ]
     sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
     pages = [*(ROOT / "pipeline").rglob("*.j2"), *(ROOT / "train").rglob("*.j2")]
     pages += [ROOT / "setup.cfg", ROOT / "docs/api.md", ROOT / "CONTRIBUTING.md"]

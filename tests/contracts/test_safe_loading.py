@@ -12,8 +12,11 @@ import pytest
 import svp
 
 ROOT = Path(svp.__file__).parent
-ROOMS = ("pipeline", "model", "train")
-FILES = [ROOT / "cli.py", *(p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py")))]
+PACKAGES = ("pipeline", "model", "train")
+FILES = [
+    ROOT / "cli.py",
+    *(p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))),
+]
 TRAINING = sorted((ROOT / "workflows").rglob("*.py"))  # recipes that make the shipped weights
 BANNED = {
     "pickle.load",

@@ -45,6 +45,10 @@ UNWANTED = {
 PATTERNS = [(re.compile(rf"\b({words})\b", re.IGNORECASE), why) for words, why in UNWANTED.items()]
 
 
+# Of code: the same metaphors as identifiers.
+UNWANTED_NAMES = {"dial", "dials", "door", "doors", "room", "rooms", "twin", "twins"}
+
+
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -125,3 +129,31 @@ def test_pages_use_plain_terms(template: Path) -> None:
 def test_documents_use_plain_terms(page: Path) -> None:
     for number, line in enumerate(prose(page).splitlines(), 1):
         assert not unwanted(line), f"{name(page)}, line {number} of the text: {unwanted(line)}"
+
+
+def identifiers(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and name of everything that a module names itself."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef(name=text) | ast.FunctionDef(name=text):
+                yield node.lineno, text
+            case ast.arg(arg=text) | ast.Name(id=text, ctx=ast.Store()):
+                yield node.lineno, text
+            case ast.Attribute(attr=text, ctx=ast.Store()):
+                yield node.lineno, text
+
+
+def words_of(identifier: str) -> set[str]:
+    """`TokenBudget_of` -> token, budget, of."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", identifier)}
+
+
+def test_identifiers_are_terms_of_the_field() -> None:
+    assert words_of("_makeTwin_ofDOORS") == {"make", "twin", "of", "doors"}
+    found = [
+        f"{name(path)}:{line}: {text}"
+        for path in MODULES
+        for line, text in identifiers(ast.parse(path.read_text(encoding="utf-8")))
+        if words_of(text) & UNWANTED_NAMES
+    ]
+    assert not found, "\n".join(found)

@@ -34,10 +34,12 @@ def test_deterministic_sets_torchs_flags(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def package_files() -> list[Path]:
-    rooms = [
-        path for room in ("pipeline", "model", "train") for path in (ROOT / room).rglob("*.py")
+    modules = [
+        path
+        for package in ("pipeline", "model", "train")
+        for path in (ROOT / package).rglob("*.py")
     ]
-    return [*rooms, ROOT / "cli.py", ROOT / "__init__.py", ROOT / "__main__.py"]
+    return [*modules, ROOT / "cli.py", ROOT / "__init__.py", ROOT / "__main__.py"]
 
 
 def imported(path: Path) -> set[str]:

@@ -30,7 +30,7 @@ stages:
 global_batch: 4
 run: {micro_batch: 2, keep: 1, log: 1, preview: 0, threads: 1}
 """
-DIAL = "folder: .\nsam: {vit_h: [64, 1]}\nin_process: true\n"
+SETTINGS = "folder: .\nsam: {vit_h: [64, 1]}\nin_process: true\n"
 
 
 @pytest.mark.slow
@@ -39,7 +39,7 @@ def test_two_processes_have_the_losses_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("dial.yaml").write_text(DIAL)
+    Path("dial.yaml").write_text(SETTINGS)
     Path("recipe.yaml").write_text(RECIPE)
     monkeypatch.setenv("SVP_REHEARSAL", str(tmp_path / "dial.yaml"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

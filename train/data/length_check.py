@@ -20,8 +20,8 @@ ANY = 1 << 30  # ids
 SPARE = 8  # ids by which the pieces of a question may differ from the whole
 
 
-class Room:
-    """Text ids that fit beside an image's visual tokens.
+class TokenBudget:
+    """Numbers of text ids that fit beside an image's visual tokens.
 
     fixed  visual tokens of every image; None: as many as its superpixels
     """
@@ -57,31 +57,31 @@ def longest(vocab: Vocabulary, text: str) -> int:
 
 
 def too_long(
-    table: ExpressionTable, vocab: Vocabulary, room: Room
+    table: ExpressionTable, vocab: Vocabulary, budget: TokenBudget
 ) -> tuple[dict[int, frozenset[int]], Problems]:
     """Sentences of each entry that do not fit even alone (places in its sentences), and their names."""
     problems = Problems("expressions")
     found: dict[int, frozenset[int]] = {}
     # A byte is at most one id, so most sentences need no tokenizer.
-    spare = room.least - longest(vocab, "") - SPARE
+    spare = budget.least - longest(vocab, "") - SPARE
     for i, places in table.longer_than(spare).items():
         entry, said = table.entry(i), table.sentences(i)
         bad = set()
         for place in places:
             ids = longest(vocab, phrase(said[place].text))
-            if ids > room.of(entry):
+            if ids > budget.of(entry):
                 bad.add(place)
-                problems.add(describe(entry.name, said[place].sent_id, ids, room, entry))
+                problems.add(describe(entry.name, said[place].sent_id, ids, budget, entry))
         if bad:
             found[i] = frozenset(bad)
     return found, problems
 
 
-def describe(image: str, sent_id: int, ids: int, room: Room, entry: Entry) -> str:
+def describe(image: str, sent_id: int, ids: int, budget: TokenBudget, entry: Entry) -> str:
     """A line about a sentence that does not fit."""
     return (
-        f"image {image} sentence {sent_id}: {ids} ids in the longest wording; {room.of(entry)} fit "
-        f"beside {counted(room.tokens(entry), 'visual token')} ({room.limit} positions)"
+        f"image {image} sentence {sent_id}: {ids} ids in the longest wording; {budget.of(entry)} fit "
+        f"beside {counted(budget.tokens(entry), 'visual token')} ({budget.limit} positions)"
     )
 
 

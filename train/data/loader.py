@@ -21,7 +21,7 @@ from .collate import Item, VisualSource, make_batch
 from .dialogues import MAX_IDS, Dialogue, build_dialogue
 from .expression_table import Entry, ExpressionTable
 from .keyed_rng import Choices, key_of
-from .length_check import ANY, Room, too_long
+from .length_check import ANY, TokenBudget, too_long
 from .prompts import Turn, choose_turns
 from .sampler import ORDER_VERSION, Cursor, Order, SampleRef, Sampling
 from .tokenizer import Vocabulary
@@ -101,11 +101,11 @@ class Loader:
         share: RankSlice,
         *,
         max_ids: int = MAX_IDS,
-        room: Room | None = None,
+        budget: TokenBudget | None = None,
     ) -> None:
         self.table, self.visuals, self.vocab = table, visuals, vocab
-        self.draws, self.share, self.max_ids, self.room = draws, share, max_ids, room
-        self._bad, self.too_long = too_long(table, vocab, room) if room else ({}, Problems(""))
+        self.draws, self.share, self.max_ids, self.budget = draws, share, max_ids, budget
+        self._bad, self.too_long = too_long(table, vocab, budget) if budget else ({}, Problems(""))
         if not 0 <= share.rank < share.world <= draws.global_batch:
             raise ConfigError(
                 f"rank {share.rank} of {share.world} with a global batch of {draws.global_batch}: "
@@ -152,9 +152,9 @@ class Loader:
 
     def _dialogue(self, turns: Sequence[Turn], entry: Entry) -> Dialogue:
         """The first of the turns that fit together: every one of them fits alone."""
-        if self.room is None:
+        if self.budget is None:
             return build_dialogue(self.vocab, turns, limit=self.max_ids)
-        limit = self.room.of(entry)
+        limit = self.budget.of(entry)
         while True:
             whole = build_dialogue(self.vocab, turns, limit=ANY if len(turns) > 1 else limit)
             if len(whole.ids) <= limit:

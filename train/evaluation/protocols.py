@@ -28,7 +28,7 @@ from ..data.build_table import check_left_out
 from ..data.cache_lookup import BEYOND, Finder, Masks
 from ..data.expression_table import Entry
 from ..data.keyed_rng import Choices, key_of
-from ..data.length_check import SPARE, Room, describe, longest
+from ..data.length_check import SPARE, TokenBudget, describe, longest
 from ..data.prompts import GLAMM, Turn, Wording, choose_turns, fixed_turn, phrase
 from ..data.tokenizer import Vocabulary
 
@@ -193,11 +193,11 @@ def _notes(finder: Finder, bad: Faults) -> list[str]:
 
 
 def that_fit(
-    items: Sequence[Example], vocab: Vocabulary, room: Room
+    items: Sequence[Example], vocab: Vocabulary, budget: TokenBudget
 ) -> tuple[list[Example], Problems]:
     """The images with the sentences that are not too long for the model; the others by name."""
     problems = Problems("expressions")
-    spare = room.least - longest(vocab, "") - SPARE
+    spare = budget.least - longest(vocab, "") - SPARE
     kept: list[Example] = []
     for item in items:
         said = []
@@ -205,8 +205,8 @@ def that_fit(
             ids = 0
             if len(one.text.encode()) > spare:
                 ids = longest(vocab, phrase(one.text))
-            if ids > room.of(item.entry):
-                problems.add(describe(item.entry.name, one.sent_id, ids, room, item.entry))
+            if ids > budget.of(item.entry):
+                problems.add(describe(item.entry.name, one.sent_id, ids, budget, item.entry))
             else:
                 said.append(one)
         if said:

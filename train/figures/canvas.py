@@ -37,9 +37,9 @@ def grid(rows: int, columns: int, width: float = 2.4) -> tuple[Any, list[list[An
 def label(axis: Any, text: str) -> None:
     """A title that stays in its column, whatever its letters; `$` in it begins no formula."""
     title = axis.set_title(text, fontsize=8, parse_math=False)
-    room = axis.figure.bbox.width / axis.get_gridspec().ncols - 4  # pixels
+    available = axis.figure.bbox.width / axis.get_gridspec().ncols - 4  # pixels
     renderer, limit = axis.figure.canvas.get_renderer(), len(text)
-    while limit > 8 and title.get_window_extent(renderer).width > room:
+    while limit > 8 and title.get_window_extent(renderer).width > available:
         limit -= 2
         title.set_text(shorten(text, limit))
 

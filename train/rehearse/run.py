@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What the documents' relative paths and `make` find in a checkout.
 _FROM_CHECKOUT = ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt", "workflows",
                   ".venv")  # fmt: skip
-MADE = "stand-ins.yaml"  # the dial that the stand-ins of a folder were made with
+MADE = "stand-ins.yaml"  # settings that a folder was made with
 # Names, files, layouts, depths of the encoders and stages stay real; these only cost time.
 SMALL: dict[str, object] = {
     "sam": {"vit_b": [96, 2], "vit_l": [128, 2], "vit_h": [160, 2]},
@@ -200,13 +200,13 @@ def prepare(folder: Path, root: Path, *, full: bool) -> dict[str, str]:
 
 
 def stand_ins(folder: Path, *, full: bool) -> dict[str, str]:
-    """The dial and the stand-ins in `folder`, made unless they are there; the environment in which
+    """The settings and the stand-ins in `folder`, made unless they are there; the environment in which
     commands use them, from that folder.
     """
-    dial = folder / "dial.yaml"
+    settings = folder / "dial.yaml"
     text = yaml.safe_dump({"folder": str(folder), **({} if full else SMALL)}, sort_keys=False)
     env = {
-        VARIABLE: str(dial),
+        VARIABLE: str(settings),
         "HOME": str(folder / "home"),
         "XDG_CACHE_HOME": str(folder / "home" / ".cache"),
         "HF_HUB_OFFLINE": "1",
@@ -216,10 +216,10 @@ def stand_ins(folder: Path, *, full: bool) -> dict[str, str]:
     }
     (folder / "home").mkdir(exist_ok=True)
     made = folder / MADE  # written last: stopped in between, everything is made again
-    if made.is_file() and made.read_text() == text == dial.read_text():
+    if made.is_file() and made.read_text() == text == settings.read_text():
         return env
     made.unlink(missing_ok=True)
-    dial.write_text(text)
+    settings.write_text(text)
     began = time.monotonic()
     import_everything()
     pid = os.fork()  # tensors are made in a child: the process that forks commands only imports

@@ -25,13 +25,13 @@ import click
 SOCKET, LINE, STEP = "SVP_REHEARSE_SOCKET", "SVP_REHEARSE_LINE", "SVP_REHEARSE_STEP"
 _SHIM = """#!{python} -SE
 import json, os, socket, sys
-door = socket.socket(socket.AF_UNIX)
-door.connect(os.environ["SVP_REHEARSE_SOCKET"])
+client = socket.socket(socket.AF_UNIX)
+client.connect(os.environ["SVP_REHEARSE_SOCKET"])
 call = {{"words": sys.argv[1:], "folder": os.getcwd(), "env": dict(os.environ)}}
 text = json.dumps(call).encode()
-socket.send_fds(door, [len(text).to_bytes(4, "big")], [0, 1, 2])
-door.sendall(text)
-sys.exit(int(door.recv(8) or b"137"))
+socket.send_fds(client, [len(text).to_bytes(4, "big")], [0, 1, 2])
+client.sendall(text)
+sys.exit(int(client.recv(8) or b"137"))
 """
 
 
@@ -48,7 +48,7 @@ class Ran:
 
 @dataclass
 class _Call:
-    door: socket.socket
+    client: socket.socket
     pid: int
     step: str
     line: int
@@ -66,16 +66,16 @@ class Server:
         shim = programs / "svp"
         shim.write_text(_SHIM.format(python=sys.executable))
         shim.chmod(0o755)
-        self.path = folder / "bin" / "door"
+        self.path = folder / "bin" / "client"
         self.path.unlink(missing_ok=True)
         self.ran: list[Ran] = []
         self._main = main
         self._calls: dict[int, _Call] = {}
-        self._door = socket.socket(socket.AF_UNIX)
-        self._door.bind(str(self.path))
-        self._door.listen(16)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen(16)
         self._watch = selectors.DefaultSelector()
-        self._watch.register(self._door, selectors.EVENT_READ)
+        self._watch.register(self._listener, selectors.EVENT_READ)
 
     def environment(self) -> dict[str, str]:
         """Environment variables that make this server the shell's `svp`."""
@@ -86,7 +86,7 @@ class Server:
         """Run the requests of shims until `until()`, checked every 50 ms."""
         while not until():
             for key, _ in self._watch.select(0.05):
-                if key.fileobj is self._door:
+                if key.fileobj is self._listener:
                     self._take()
                 else:
                     self._gone(key.data)
@@ -99,15 +99,15 @@ class Server:
                 os.killpg(call.pid, signal.SIGKILL)
             os.waitpid(call.pid, 0)
         self._watch.close()
-        self._door.close()
+        self._listener.close()
         self.path.unlink(missing_ok=True)
 
     def _take(self) -> None:
-        door, _ = self._door.accept()
-        size, files, _, _ = socket.recv_fds(door, 4, 3)
+        client, _ = self._listener.accept()
+        size, files, _, _ = socket.recv_fds(client, 4, 3)
         text = b""
         while len(text) < int.from_bytes(size, "big"):
-            text += door.recv(1 << 16)
+            text += client.recv(1 << 16)
         asked = json.loads(text)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -117,8 +117,8 @@ class Server:
         for file in files:
             os.close(file)
         line, step = int(asked["env"].get(LINE) or 0), str(asked["env"].get(STEP, ""))
-        self._calls[pid] = _Call(door, pid, step, line, tuple(asked["words"]), time.monotonic())
-        self._watch.register(door, selectors.EVENT_READ, pid)
+        self._calls[pid] = _Call(client, pid, step, line, tuple(asked["words"]), time.monotonic())
+        self._watch.register(client, selectors.EVENT_READ, pid)
 
     def _gone(self, pid: int) -> None:
         """The shim is gone before its answer, killed: so is the command."""
@@ -126,7 +126,7 @@ class Server:
         if call is not None:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-            self._watch.unregister(call.door)
+            self._watch.unregister(call.client)
 
     def _reap(self) -> None:
         for call in list(self._calls.values()):
@@ -136,10 +136,10 @@ class Server:
             code = os.waitstatus_to_exitcode(status)
             code = 128 - code if code < 0 else code
             with suppress(KeyError):
-                self._watch.unregister(call.door)
+                self._watch.unregister(call.client)
             with suppress(OSError):
-                call.door.send(str(code).encode())
-            call.door.close()
+                call.client.send(str(code).encode())
+            call.client.close()
             del self._calls[pid]
             spent = time.monotonic() - call.start
             self.ran.append(Ran(call.step, call.line, call.words, code, spent))

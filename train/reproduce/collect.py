@@ -9,7 +9,7 @@ from statistics import mean, stdev
 import numpy as np
 
 from ... import __version__
-from ...pipeline.weights.rehearsal import dial
+from ...pipeline.weights.rehearsal import rehearsal_settings
 from ..bench.presets import Preset, preset
 from ..bench.speed import bench_infer, bench_train
 from ..estimates.hours import GRID
@@ -81,7 +81,7 @@ class Gathered:
             rows=rows,
             claims=[found for claim in self.table.claims if (found := self._claim(claim))],
             agree=agreement(ours, paper),
-            notes=[*([force.line()] if (force := dial()) else []), *self.table.notes],
+            notes=[*([force.line()] if (force := rehearsal_settings()) else []), *self.table.notes],
             seconds={
                 "caches": Caches.seconds(set().union(*self.caches.values())),
                 "train": sum(part.get("train", 0.0) for part in spent),

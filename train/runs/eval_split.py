@@ -11,7 +11,7 @@ from ...pipeline.datasets.problems import merged
 from ..data.build_table import check_left_out
 from ..data.collate import SUPERPIXEL_ORDER
 from ..data.dialogues import build_dialogue
-from ..data.length_check import ANY, Room
+from ..data.length_check import ANY, TokenBudget
 from ..data.prompts import Turn
 from ..evaluation.protocols import Example, Unit, gather, plan, that_fit
 from ..evaluation.results import Header, SplitSize
@@ -46,24 +46,24 @@ def open_split(
     require_models(trained.recipe, readers, source, request.size)
     allowed = request.data.max_failures
     found = gather(source, readers, request.limit, max_failures=allowed)
-    room = Room(readers, trained.model.projector.num_tokens(readers[0].plan.grid))
-    items, long = that_fit(found.items, trained.vocab, room)
+    budget = TokenBudget(readers, trained.model.projector.num_tokens(readers[0].plan.grid))
+    items, long = that_fit(found.items, trained.vocab, budget)
     for line in long.faults().notices():
         log.info(line)
     asked = sum(len(item.expressions) for item in found.items)
     bad = merged((found.bad, long.settle(asked, None)))
     check_left_out(bad, len(found.quarantined), allowed)
     left_out = found.left_out | ({"too long": long.found} if long.found else {})
-    units = _units(request, items, trained, room)
+    units = _units(request, items, trained, budget)
     return Split(name, request.data, source, readers, items, units, left_out)
 
 
 def _units(
-    request: EvalRequest, items: Sequence[Example], trained: Trained, room: Room
+    request: EvalRequest, items: Sequence[Example], trained: Trained, budget: TokenBudget
 ) -> list[Unit]:
     def fits(item: Example, turns: Sequence[Turn]) -> bool:
         ids = build_dialogue(trained.vocab, turns, limit=ANY).ids
-        return len(ids) <= room.of(item.entry)
+        return len(ids) <= budget.of(item.entry)
 
     return plan(
         items,

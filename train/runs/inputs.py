@@ -26,7 +26,7 @@ from ..cli_defaults import DATA, cache_of
 from ..data.build_table import check_left_out, open_table
 from ..data.collate import CachedVisuals
 from ..data.expression_table import ExpressionTable
-from ..data.length_check import Room
+from ..data.length_check import TokenBudget
 from ..data.live_cache import LiveReader
 from ..data.loader import Draws, Loader, RankSlice
 from ..data.sam_identity import identity, require_same_sam
@@ -251,7 +251,7 @@ def stream_of(
     share = RankSlice(
         micro_batch=recipe.run.images, rank=rank, world=world, threads=recipe.run.threads
     )
-    loader = Loader(table, visuals, vocab, draws, share, room=Room(visuals.caches, fixed))
+    loader = Loader(table, visuals, vocab, draws, share, budget=TokenBudget(visuals.caches, fixed))
     bad = loader.too_long.settle(table.sentence_count, None)
     images = table.left_out.get("images in quarantine", 0)
     known = Faults(table.left_out.get("bad records", 0))

@@ -1,4 +1,4 @@
-"""The schema is a contract: a snapshot of every zarr.json, and its twin in zarr-python."""
+"""The schema is a contract: a snapshot of every zarr.json, and its copy in zarr-python."""
 
 import json
 from collections.abc import Callable

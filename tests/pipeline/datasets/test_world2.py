@@ -1,4 +1,4 @@
-"""World 2: the same bytes for ever, phrases that are true of exactly their targets, twins that only
+"""World 2: the same bytes for ever, phrases that are true of exactly their targets, pairs that only
 parts or outlines tell apart.
 """
 

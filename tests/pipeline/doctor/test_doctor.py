@@ -11,7 +11,7 @@ from svp.pipeline.cache.index import finalize
 from svp.pipeline.cache.manifest import read_committed
 from svp.pipeline.cache.plan import Plan, PlanImage
 from svp.pipeline.cache.writer import write_shard
-from svp.pipeline.doctor import report as room
+from svp.pipeline.doctor import report as reports
 from svp.pipeline.doctor.report import DoctorReport, Finding, doctor
 from svp.pipeline.doctor.weight_search import Need
 from svp.pipeline.masks import rle
@@ -57,7 +57,7 @@ def test_json_is_plain_and_complete() -> None:
 def test_weights_decide_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, need: Need, status: str, code: int
 ) -> None:
-    monkeypatch.setattr(room, "needed_weights", lambda recipe, where: [need])
+    monkeypatch.setattr(reports, "needed_weights", lambda recipe, where: [need])
     report = doctor(recipe=EASY)
     (found,) = findings(report, "weights")
     assert (found.status, found.detail, report.exit_code) == (status, need.detail, code)

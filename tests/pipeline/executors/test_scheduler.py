@@ -36,10 +36,10 @@ TASK = MockTask("", "")
 
 @dataclass
 class Machine:
-    """`load` makes the event that follows a start; a job takes `job_s`; `room` workers fit."""
+    """`load` makes the event that follows a start; a job takes `job_s`; `slots` workers fit."""
 
     load: Callable[..., Event] = Ready
-    room: int = 1
+    slots: int = 1
     job_s: float = 1.0
 
 
@@ -64,7 +64,7 @@ class Cluster(Pool):
         return self.now
 
     def capacity(self) -> int:
-        usable = [m.room for name, m in self.machines.items() if name not in self.avoided]
+        usable = [m.slots for name, m in self.machines.items() if name not in self.avoided]
         return sum(usable) if self.size is None else self.size
 
     def start(self, worker: int) -> None:
@@ -102,7 +102,7 @@ class Cluster(Pool):
     def _place(self, worker: int) -> None:
         for name, machine in self.machines.items():
             taken = sum(place == name for place in self.where.values())
-            if name not in self.avoided and taken < machine.room:
+            if name not in self.avoided and taken < machine.slots:
                 self.pending.remove(worker)
                 self.where[worker] = name
                 self.starts.append((self.now, worker, name))
@@ -235,7 +235,7 @@ def test_workers_that_fail_together_are_one_false_start() -> None:
 @pytest.mark.parametrize("size", [None, 3])
 def test_a_machine_that_joins_later_is_used(size: int | None) -> None:
     cluster = Cluster({"first": Machine()}, size=size)
-    cluster.plan = [(3.0, lambda one: one.machines.update(second=Machine(room=2)))]
+    cluster.plan = [(3.0, lambda one: one.machines.update(second=Machine(slots=2)))]
     assert len(of(Done, run(cluster))) == 12
     places = [place for _, place, _ in cluster.given]
     assert places.count("second") == places.count("first") == 6

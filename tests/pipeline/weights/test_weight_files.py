@@ -66,9 +66,9 @@ def overlapping(path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         (big,) = (entry for entry in archive.infolist() if entry.filename.endswith("data/0"))
         for number in range(1, 9):
-            twin = copy.copy(big)
-            twin.filename = f"{big.filename}{number}"
-            archive.filelist.append(twin)
+            second = copy.copy(big)
+            second.filename = f"{big.filename}{number}"
+            archive.filelist.append(second)
         archive.writestr(big.filename[:-6] + "last", b"")  # makes zipfile write the directory
 
 

@@ -17,7 +17,7 @@ from svp.model.conversion.stand_in import write_standin
 from svp.pipeline.datasets.scenes import write_scenes
 
 pytest.importorskip("sentencepiece", reason="pip install 'svp[train]'")
-DIAL = "folder: .\nsam: {vit_h: [64, 1]}\nencoder_width: 64\nin_process: true\n"
+SETTINGS = "folder: .\nsam: {vit_h: [64, 1]}\nencoder_width: 64\nin_process: true\n"
 SHARD = "pytorch_model-00002-of-00002.bin"
 INDEX = "pytorch_model.bin.index.json"
 
@@ -26,7 +26,7 @@ INDEX = "pytorch_model.bin.index.json"
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Both published folders, generated scenes, photographs alone; the models are narrow."""
     root = tmp_path_factory.mktemp("odd")
-    (root / "dial.yaml").write_text(DIAL)
+    (root / "dial.yaml").write_text(SETTINGS)
     write_scenes(root / "scenes", images=1, seed=0, splits={"val": 1})
     (root / "photos").mkdir()
     shutil.copy(next((root / "scenes" / "images").rglob("*.*")), root / "photos")

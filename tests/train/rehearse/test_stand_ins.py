@@ -1,4 +1,4 @@
-"""Stand-ins have the published files' names, keys and fields; the dial acts only where it is set."""
+"""Stand-ins have the published files' names, keys and fields; settings act only in a rehearsal."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from svp.pipeline.fetch.sam_specs import SAMS
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.sam.build import build_sam, detect_type, sam_spec
 from svp.pipeline.weights.load import load_state_dict
-from svp.pipeline.weights.rehearsal import MARK, VARIABLE, dial
+from svp.pipeline.weights.rehearsal import MARK, VARIABLE, rehearsal_settings
 from svp.train.factory import outline_projector
 from svp.train.options import TrainFlags, resolve_plain
 from svp.train.rehearse import photographs
@@ -29,7 +29,7 @@ KEYS = Path(__file__).parents[2] / "fixtures" / "keys"
 
 @pytest.fixture
 def dialled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of stand-ins, with the dial in force."""
+    """A folder of stand-ins, in a rehearsal."""
     path = tmp_path / "dial.yaml"
     path.write_text(yaml.safe_dump({"folder": str(tmp_path), **SMALL}))
     monkeypatch.setenv(VARIABLE, str(path))
@@ -122,7 +122,7 @@ def test_the_encoders_heads_are_as_wide_as_published(dialled: Path) -> None:
 
 def test_without_the_dial_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert dial() is None and all(sam_spec(name) is SAMS[name] for name in SAMS)
+    assert rehearsal_settings() is None and all(sam_spec(name) is SAMS[name] for name in SAMS)
     recipe = resolve_plain("paper", None, TrainFlags(), ())
     assert recipe.name == "paper" and recipe.steps == 5250 and recipe.global_batch == 160
 
@@ -131,7 +131,7 @@ def test_a_wrong_dial_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "d.yaml").write_text("folder: x\nstepps: 2\n")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "d.yaml"))
     with pytest.raises(ConfigError, match="stepps"):
-        dial()
+        rehearsal_settings()
 
 
 def test_refer_sets_read_as_published_ones(tmp_path: Path) -> None:

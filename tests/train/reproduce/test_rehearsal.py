@@ -42,8 +42,10 @@ def test_the_stand_ins_are_named_and_the_place_is_left_as_it_was(
     monkeypatch.chdir(tmp_path)
     words = ["reproduce", "tableC", "--size", "paper", "--rehearse", "--rows", "all"]
     assert CliRunner().invoke(main, words).exit_code == 0
-    (request, folder, dial) = seen[0]
-    assert folder == str(tmp_path / "rehearsal") and dial == str(tmp_path / "rehearsal/dial.yaml")
+    (request, folder, settings) = seen[0]
+    assert folder == str(tmp_path / "rehearsal") and settings == str(
+        tmp_path / "rehearsal/dial.yaml"
+    )
     assert (request.root, request.init, request.published) == (
         Path("refer_data"), "GLaMM-GranD-Pretrained", "GLaMM-RefSeg",
     )  # fmt: skip
@@ -81,7 +83,7 @@ def test_a_plan_starts_with_what_a_shell_needs(
 
 
 def made_small(folder: Path, *, full: bool) -> dict[str, str]:
-    """The dial alone: a plan reads no weights."""
+    """Settings alone: a plan reads no weights."""
     path = folder / "dial.yaml"
     path.write_text(yaml.safe_dump({"folder": str(folder), **SMALL}))
     return {VARIABLE: str(path), "HOME": str(folder), "HF_HUB_OFFLINE": "1"}

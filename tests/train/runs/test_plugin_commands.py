@@ -1,4 +1,4 @@
-"""A projector and a superpixel source from outside, by either door, go through every command.
+"""A projector and a superpixel source from outside, in either way, go through every command.
 
 What a plug-in registered is forgotten before each command, as a new process knows nothing of it.
 """
@@ -79,16 +79,16 @@ def forget() -> None:
 def ask(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Runs a command with the plug-in, in a folder with its caches of two splits and a run."""
     root = tmp_path_factory.mktemp("world")
-    door = ["--plugin", "mine.py"] if request.param == "file" else []
+    plugin = ["--plugin", "mine.py"] if request.param == "file" else []
 
-    def ask(*words: str, door: list[str] = door) -> Result:
+    def ask(*words: str, plugin: list[str] = plugin) -> Result:
         forget()
-        return CliRunner().invoke(main, [*words, *door])
+        return CliRunner().invoke(main, [*words, *plugin])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.delenv(plugins.VARIABLE, raising=False)
-        if door:
+        if plugin:
             Path("mine.py").write_text(CODE + REGISTER)
         else:
             package = Path("packages/mine-1.0.dist-info")
@@ -129,12 +129,12 @@ def test_the_commands_that_are_told_name_it_too(ask: Ask) -> None:
     follow = [words[words.index("svp") + 1 :] for words in told]
     assert {words[0] for words in follow} >= {"eval", "predict"}
     for words in follow:
-        done(ask(*words, door=[]))
+        done(ask(*words, plugin=[]))
     cut = ["precompute", "--split", "train", "--dataset", "scenes", "--workers", "0", "--quiet"]
     said = done(ask(*cut, "--superpixels", "halves", "--projector", "mean_pool", "--out", "told/c"))
     (line,) = [line for line in said.splitlines() if "svp train" in line]
     words = shlex.split(line[line.index("svp train") :])[1:]
-    done(ask(*words, "--dry-run", door=[]))
+    done(ask(*words, "--dry-run", plugin=[]))
 
 
 def test_a_run_goes_on(ask: Ask) -> None:
@@ -191,14 +191,14 @@ def test_without_it_every_command_says_how_to_name_it(ask: Ask) -> None:
             [*EVAL, "--live", "--checkpoint", str(run())],
             ["export", "other"],
         ):
-            result = ask(*words, door=[])
+            result = ask(*words, plugin=[])
             assert result.exit_code == 2, f"{words}: {result.output}"
             with pytest.raises(ConfigError, match=named):
                 raise ConfigError(result.output)
         forget()
         patch.setenv("COLUMNS", "200")
         made = ask("precompute", "--split", "val", "--dataset", "scenes", "--superpixels", "halves",
-                   "--out", "caches/other", door=[])  # fmt: skip
+                   "--out", "caches/other", plugin=[])  # fmt: skip
         assert made.exit_code == 2 and "--plugin FILE" in made.output
 
 

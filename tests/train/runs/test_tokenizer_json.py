@@ -37,7 +37,7 @@ stages: [{name: align, steps: 1, warmup: 0}]
 global_batch: 1
 run: {micro_batch: 1, gradient_checkpointing: false, keep: 1, log: 1, preview: 0, threads: 1}
 """
-DIAL = "folder: .\nsam: {vit_h: [64, 1]}\nencoder_width: 64\nin_process: true\n"
+SETTINGS = "folder: .\nsam: {vit_h: [64, 1]}\nencoder_width: 64\nin_process: true\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +67,7 @@ def only_json(folder: Path, layout: str, stated: bool) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes, and a cache of their train split with embeddings of a narrow ViT-H."""
     root = tmp_path_factory.mktemp("world")
-    (root / "dial.yaml").write_text(DIAL)
+    (root / "dial.yaml").write_text(SETTINGS)
     (root / "recipe.yaml").write_text(RECIPE)
     data = write_scenes(root / "scenes", images=2, seed=0, splits={"train": 2})
     flags = Flags(superpixels="slic", sam_model="vit_h", sam_weights="random:0",

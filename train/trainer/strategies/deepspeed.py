@@ -204,9 +204,9 @@ class DeepSpeedZero3(_DeepSpeedStrategy, ShardCopy):
     """
 
     def _called(self) -> RisModel:
-        twin = super()._called()
-        split_weights(twin, self.accelerator)
-        return twin
+        replica = super()._called()
+        split_weights(replica, self.accelerator)
+        return replica
 
     def leave(self) -> None:
         """`plain` is whole again, in the computer's memory."""

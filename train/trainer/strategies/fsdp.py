@@ -103,11 +103,11 @@ class FSDP(ShardCopy):
         )
 
     def _called(self) -> RisModel:
-        twin = super()._called()
-        twin.state_dict = dict  # type: ignore[method-assign, assignment]
-        self._trained = [name for name, p in twin.named_parameters() if p.requires_grad]
-        twin.requires_grad_(False)
-        return twin
+        replica = super()._called()
+        replica.state_dict = dict  # type: ignore[method-assign, assignment]
+        self._trained = [name for name, p in replica.named_parameters() if p.requires_grad]
+        replica.requires_grad_(False)
+        return replica
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Every rank keeps its part of what `state` returned."""

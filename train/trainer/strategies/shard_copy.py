@@ -49,9 +49,9 @@ class ShardCopy(Strategy):
 def to_shard_copy(model: RisModel) -> RisModel:
     """A copy with the parameters and buffers of `model`, which keeps names and shapes only."""
     moved: list[Tensor] = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in moved})
+    replica = copy.deepcopy(model, {id(tensor): tensor for tensor in moved})
     empty(model)
-    return twin
+    return replica
 
 
 def empty(model: nn.Module) -> None:
