@@ -117,7 +117,7 @@ def _receive(
     try:
         with _open(client, address, headers) as response:
             start, total = _judge(response, address, file, partial, offset)
-            _check_room(partial, total - start if total else 0)
+            _check_space(partial, total - start if total else 0)
             _append(response, file, partial, start, total, on_progress)
     except httpx2.TransportError as error:
         raise _Again(f"{type(error).__name__}: {show(str(error))}") from None
@@ -246,7 +246,7 @@ def _is_loopback(host: str | None) -> bool:
         return host == "localhost"
 
 
-def _check_room(partial: Path, needed: int) -> None:
+def _check_space(partial: Path, needed: int) -> None:
     free = shutil.disk_usage(partial.parent).free
     if needed > free:
         raise DataError(f"{show(str(partial.parent))}: {needed} bytes needed, {free} free")
