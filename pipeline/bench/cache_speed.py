@@ -77,7 +77,7 @@ def run(
         write_rate, write_cost = make_cache(work / "cache", features)
         write_npy(work / "features.npy", features)
         del features
-        passes = _passes(work, shape)
+        passes = _passes(work)
         log.info(f"reading: {counted(len(passes), 'reader')}, best of {reps}")
         with open_baseline(work, mosaic_venv) if mosaic else nullcontext(NOT_ASKED) as baseline:
             bench = StoreBench(images, shape, measure(passes, images, shape, reps, baseline))
@@ -131,7 +131,7 @@ def block_shuffle(images: int) -> list[int]:
     return [int(i) for part in parts for i in rng.permutation(part)]
 
 
-def _passes(work: Path, shape: tuple[int, int]) -> dict[str, Pass]:
+def _passes(work: Path) -> dict[str, Pass]:
     def ours(verify: Verify) -> Pass:
         reader = CacheReader(work / "cache", verify)  # as MosaicML's data set, opened once
 

@@ -6,7 +6,6 @@ results must be the same masks, levels and order, or the report says so.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..display import Report, counted
 from ..errors import ConfigError
+from ..process import one_thread
 from ..recipe import GridConfig
 from ..records import Superpixels
 from ..superpixels.point_grid import GridPrompter
@@ -67,7 +67,7 @@ def run(
     if side < 1 or side * side != prompts:
         raise ConfigError(f"prompts={prompts}: need a square number, such as 256 or 1024")
     config = GridConfig(points_per_side=side)
-    with _one_thread():
+    with one_thread():
         outputs = decoder_outputs(side, *size, seed, low)
         ours, watch = _measure(outputs, size, config, "exact")
         fast, fast_watch = _measure(outputs, size, config, "fast")
@@ -199,13 +199,3 @@ def _changes(change: dict[str, float]) -> str:
         f"pixel, {change['missing']} are missing, {change['added']} are new; "
         f"{change['pixels_flipped']:.1e} of the pixels flipped"
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

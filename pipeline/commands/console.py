@@ -266,6 +266,10 @@ def either(
     return apply
 
 
+overrides = click.option("--set", "overrides", multiple=True, metavar="A.B=C",
+                         help="Set a field of the recipe; repeatable.")  # fmt: skip
+
+
 def as_json(command: F) -> F:
     """The option --json. With it stdout holds the report alone: what libraries print, such as
     DeepSpeed when it is loaded, goes to stderr.

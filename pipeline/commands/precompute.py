@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ..fetch.sam_specs import SAMS
-from .console import NEW_FOLDER, PATH, as_json, either, report, several, size_option
+from .console import NEW_FOLDER, PATH, as_json, either, overrides, report, several, size_option
 from .data import source_options
 
 recipe_options = several(
@@ -14,13 +14,7 @@ recipe_options = several(
     click.option(
         "--recipe", "recipe_file", type=PATH, help="Recipe file (YAML) instead of --size."
     ),
-    click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="A.B=C",
-        help="Set a field of the recipe; repeatable.",
-    ),
+    overrides,
     click.option(
         "--superpixels",
         metavar="NAME",

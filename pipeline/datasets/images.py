@@ -95,11 +95,6 @@ def image_header(path: Path) -> Header:
         return _header(image)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) upright, from the header alone. ImageError as `read_image`."""
-    return image_header(path).upright
-
-
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Stored pixels (H,W,...) as an EXIF orientation wants them shown; a view of them.
 

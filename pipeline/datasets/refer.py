@@ -19,7 +19,6 @@ from .refer_pickle import Ref, load_refs
 from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
 
 DEFAULT_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
-SPLIT_BY = ("unc", "google", "umd")
 _FILE = re.compile(r"refs\(([A-Za-z0-9_]{1,32})\)\.p")
 _PARENTS = (".", "Refer_Segm", "refer_seg")  # beside the set itself: GLaMM's and LISA's folders
 

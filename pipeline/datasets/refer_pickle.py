@@ -141,11 +141,11 @@ def _load(data: bytes, encoding: str, path: Path) -> object:
 def _to_refs(value: object, path: Path, on_bad: Callable[[str], None] | None) -> list[Ref]:
     if not isinstance(value, list):
         raise _refused(path, f"holds {type(value).__name__}, expected a list of refs")
-    budget = [MAX_NODES]
+    checked = _Checked(path)
     refs: list[Ref] = []
     for index, item in enumerate(value):
         try:
-            refs.append(_to_ref(item, f"ref {index}", path, budget))
+            refs.append(checked.ref(item, f"ref {index}"))
         except _BadRef as error:
             if on_bad is None:
                 raise _refused(path, str(error)) from None
@@ -153,73 +153,72 @@ def _to_refs(value: object, path: Path, on_bad: Callable[[str], None] | None) ->
     return refs
 
 
-def _to_ref(item: object, where: str, path: Path, budget: list[int]) -> Ref:
-    ref = _dict(item, where, path, budget)
-    if isinstance(ref.get("ann_id"), list):
-        raise _refused(path, f"{where}: ann_id is a list: gRefCOCO is another task, not supported")
-    numbers = {key: _int(ref, key, where, path) for key in (*_REF_INTS, "ann_id")}
-    where = f"ref_id {numbers['ref_id']}"
-    _text(_get(ref, "file_name", where, path), where, path)
-    ids = [_as_int(i, "sent_ids", where, path) for i in _list(ref, "sent_ids", where, path, budget)]
-    sentences = tuple(
-        _to_sentence(sentence, where, path, budget)
-        for sentence in _list(ref, "sentences", where, path, budget)
-    )
-    if sorted(ids) != sorted(sent_id for sent_id, _ in sentences):
-        raise _BadRef(f"{where}: sent_ids do not match its sentences")
-    split = _text(_get(ref, "split", where, path), where, path)
-    return Ref(numbers["ref_id"], numbers["ann_id"], numbers["image_id"], split, sentences)
+class _Checked:
+    """Fields of the refs of one file; its values are counted against MAX_NODES.
+
+    `where` names the ref in the messages of _BadRef.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.left = path, MAX_NODES
+
+    def ref(self, item: object, where: str) -> Ref:
+        """DataError if the whole file is refused, _BadRef if this ref is wrong."""
+        ref = self._dict(item, where)
+        if isinstance(ref.get("ann_id"), list):
+            raise _refused(
+                self.path, f"{where}: ann_id is a list: gRefCOCO is another task, not supported"
+            )
+        numbers = {key: _id(_get(ref, key, where), key, where) for key in (*_REF_INTS, "ann_id")}
+        where = f"ref_id {numbers['ref_id']}"
+        _text(_get(ref, "file_name", where), where)
+        ids = [_id(i, "sent_ids", where) for i in self._list(ref, "sent_ids", where)]
+        sentences = tuple(self._sentence(s, where) for s in self._list(ref, "sentences", where))
+        if sorted(ids) != sorted(sent_id for sent_id, _ in sentences):
+            raise _BadRef(f"{where}: sent_ids do not match its sentences")
+        split = _text(_get(ref, "split", where), where)
+        return Ref(numbers["ref_id"], numbers["ann_id"], numbers["image_id"], split, sentences)
+
+    def _sentence(self, item: object, where: str) -> tuple[int, str]:
+        sentence = self._dict(item, f"{where}, sentence")
+        for token in self._list(sentence, "tokens", where):
+            _text(token, where)
+        _text(_get(sentence, "raw", where), where)
+        sent = _text(_get(sentence, "sent", where), where)
+        return _id(_get(sentence, "sent_id", where), "sent_id", where), sent
+
+    def _dict(self, value: object, where: str) -> dict[object, object]:
+        self._count(1)
+        if not isinstance(value, dict):
+            raise _BadRef(f"{where}: {quote(value)} is not a dict")
+        return value
+
+    def _list(self, record: dict[object, object], key: str, where: str) -> list[object]:
+        value = _get(record, key, where)
+        if not isinstance(value, list):
+            raise _BadRef(f"{where}: {key} {quote(value)} is not a list")
+        self._count(len(value))
+        return value
+
+    def _count(self, nodes: int) -> None:
+        self.left -= nodes
+        if self.left < 0:
+            raise _refused(self.path, f"holds more than {MAX_NODES} values")
 
 
-def _to_sentence(item: object, where: str, path: Path, budget: list[int]) -> tuple[int, str]:
-    sentence = _dict(item, f"{where}, sentence", path, budget)
-    for token in _list(sentence, "tokens", where, path, budget):
-        _text(token, where, path)
-    _text(_get(sentence, "raw", where, path), where, path)
-    sent = _text(_get(sentence, "sent", where, path), where, path)
-    return _int(sentence, "sent_id", where, path), sent
-
-
-def _dict(value: object, where: str, path: Path, budget: list[int]) -> dict[object, object]:
-    _spend(budget, 1, path)
-    if not isinstance(value, dict):
-        raise _BadRef(f"{where}: {quote(value)} is not a dict")
-    return value
-
-
-def _list(
-    record: dict[object, object], key: str, where: str, path: Path, budget: list[int]
-) -> list[object]:
-    value = _get(record, key, where, path)
-    if not isinstance(value, list):
-        raise _BadRef(f"{where}: {key} {quote(value)} is not a list")
-    _spend(budget, len(value), path)
-    return value
-
-
-def _spend(budget: list[int], nodes: int, path: Path) -> None:
-    budget[0] -= nodes
-    if budget[0] < 0:
-        raise _refused(path, f"holds more than {MAX_NODES} values")
-
-
-def _get(record: dict[object, object], key: str, where: str, path: Path) -> object:
+def _get(record: dict[object, object], key: str, where: str) -> object:
     if key not in record:
         raise _BadRef(f"{where}: {key} is missing")
     return record[key]
 
 
-def _int(record: dict[object, object], key: str, where: str, path: Path) -> int:
-    return _as_int(_get(record, key, where, path), key, where, path)
-
-
-def _as_int(value: object, key: str, where: str, path: Path) -> int:
+def _id(value: object, key: str, where: str) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise _BadRef(f"{where}: {key} {quote(value)} is not an id")
     return value
 
 
-def _text(value: object, where: str, path: Path) -> str:
+def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
         raise _BadRef(f"{where}: {quote(value)} is not a plain string")
     return value

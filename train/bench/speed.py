@@ -6,8 +6,7 @@ are CPU seconds of one thread, on a GPU they end when its work does.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,6 +15,7 @@ from ...model.projectors import projector_class
 from ...pipeline.errors import ConfigError
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
+from ...pipeline.process import one_thread
 from ..estimates.flops import llm_flops, peak_flops
 from .components import Meter
 from .memory import device_peak, peak_memory
@@ -120,17 +120,6 @@ def _names(more: Sequence[str]) -> tuple[str, ...]:
     for name in more:
         projector_class(name)
     return tuple(dict.fromkeys((*PROJECTORS, *more)))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """CPU seconds of several threads would count waiting."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _counted(runner: Runner, case: Case) -> tuple[dict[str, float], list[int]]:

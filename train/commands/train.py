@@ -8,7 +8,9 @@ import click
 from ...pipeline.commands.console import (
     PATH,
     as_json,
+    overrides,
     report,
+    several,
     size_option,
 )
 from ...pipeline.commands.data import max_failures, source_options
@@ -26,6 +28,13 @@ from .shared import (
     weights,
 )
 
+changed_recipe = several(
+    overrides,
+    click.option("--seed", type=click.IntRange(min=0), help="Random seed of the run."),
+    click.option("--projector",
+                 help="Projector with its default options: svp, mlp, qformer, ..."),
+)  # fmt: skip
+
 
 @click.command("train")
 @caches
@@ -34,15 +43,7 @@ from .shared import (
 @max_failures
 @size_option
 @click.option("--recipe", "recipe_file", type=PATH, help="Recipe file (YAML) instead of --size.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="A.B=C",
-    help="Set a field of the recipe; repeatable.",
-)
-@click.option("--seed", type=click.IntRange(min=0), help="Random seed of the run.")
-@click.option("--projector", help="Projector with its default options: svp, mlp, qformer, ...")
+@changed_recipe
 @click.option(
     "--optimizer",
     type=click.Choice(["adamw", "adamw8bit", "offload"]),
@@ -124,15 +125,7 @@ NO_CACHE = (
 
 
 @click.command("quickstart")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="A.B=C",
-    help="Set a field of the recipe; repeatable.",
-)
-@click.option("--seed", type=click.IntRange(min=0), help="Random seed of the run.")
-@click.option("--projector", help="Projector with its default options: svp, mlp, qformer, ...")
+@changed_recipe
 @new_runs
 @device
 @as_json

@@ -9,8 +9,9 @@ import torch
 from ...model.batch import Visual
 from ...model.projectors import Projector
 from ...pipeline.display import counted, shorten
+from ...pipeline.process import one_thread
 from ..bench.components import INSIDE, Meter, inside
-from ..bench.speed import clock, device_name, one_thread
+from ..bench.speed import clock, device_name
 from ..evaluation.results import Row
 from . import canvas
 from .canvas import Picture

@@ -20,7 +20,6 @@ from ..trainer.previews import PREDICTED
 from .predictor import Answers, Prediction, open_predictor, photo_header
 
 Mask = NDArray[np.bool_]
-COPY = "photo"  # the photograph's name while it is looked at
 EDGE = np.array([255, 255, 255], np.uint8)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from svp.pipeline.cache.plan import PlanImage
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.image_folder import path_id
-from svp.pipeline.datasets.images import image_size, read_image, read_record
+from svp.pipeline.datasets.images import image_header, read_image, read_record
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ImageError, MissingError
 from svp.pipeline.precompute.source_images import hash_image, read_verified
@@ -232,7 +232,7 @@ def test_the_same_pixels_when_cut_and_when_asked(tmp_path: Path) -> None:
         planned = PlanImage(record.image_id, record.path, record.height, record.width, 0, "")
         size, digest = hash_image(tmp_path, record)
         alone = read_image(tmp_path / record.path)
-        assert alone.shape[:2] == image_size(tmp_path / record.path)
+        assert alone.shape[:2] == image_header(tmp_path / record.path).upright
         planned = planned._replace(bytes=size, xxh3=digest)
         assert np.array_equal(read_verified(tmp_path, planned), alone)
         assert np.array_equal(read_record(tmp_path, record), alone)

@@ -18,7 +18,6 @@ from svp.pipeline.datasets import images
 from svp.pipeline.datasets.images import (
     Header,
     image_header,
-    image_size,
     mislabelled,
     read_image,
     read_record,
@@ -57,7 +56,7 @@ def test_lossless_formats_come_back_exactly(format: str, tmp_path: Path) -> None
     pixels = read_image(path, ImageRecord(1, path.name, 20, 30))
     assert np.array_equal(pixels, picture())
     assert pixels.dtype == np.uint8 and pixels.flags.writeable and pixels.flags.c_contiguous
-    assert image_size(path) == (20, 30)
+    assert image_header(path).upright == (20, 30)
 
 
 def test_content_decides_not_the_extension(tmp_path: Path) -> None:
@@ -139,7 +138,7 @@ def test_exif_orientation_is_applied_as_viewers_do(
     with Image.open(path) as image:
         shown = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     upright = (30, 20) if orientation > 4 else (20, 30)
-    assert image_size(path) == upright == shown.shape[:2]
+    assert image_header(path).upright == upright == shown.shape[:2]
     assert image_header(path) == Header((20, 30), orientation)
     pixels = read_image(path)
     assert np.array_equal(pixels, shown) and pixels.flags.c_contiguous
@@ -223,7 +222,7 @@ def test_bombs_are_refused_from_the_header(width: int, height: int, tmp_path: Pa
     path.write_bytes(png(width, height, 8, 2, zlib.compress(bytes(100))))
     assert reason_of(path) == "too-large"
     with pytest.raises(ImageError):
-        image_size(path)
+        image_header(path)
 
 
 def test_one_pixel_wide(tmp_path: Path) -> None:
