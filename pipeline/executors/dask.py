@@ -261,10 +261,25 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (OSError, CancelledError) as error:  # distributed's CommClosedError is an OSError
+        why = f": {shorten(str(error), 300)}" if isinstance(error, OSError) else ""
         raise CacheError(
-            f"the Dask scheduler is gone: {shorten(str(error), 300)}. Committed shards are kept: "
-            "start the cluster again and give the same command again"
+            f"the Dask scheduler is gone{why}. Committed shards are kept: start the cluster again "
+            "and give the same command again"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask's own loggers, which print tracebacks of what is reported here in one line, are off."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 _lock = threading.Lock()
@@ -315,7 +330,6 @@ CONFIG: dict[str, Any] = {
     "distributed.worker.memory.target": False,
     "distributed.deploy.lost-worker-timeout": "10000h",
     "distributed.admin.tick.limit": "1h",
-    "distributed.logging": {"distributed": "error"},
 }
 
 
@@ -356,7 +370,11 @@ def _connected(options: ExecutorOptions) -> Iterator[tuple[Any, int | None]]:
     import dask
 
     distributed = distributed_package()
-    with dask.config.set(CONFIG), tempfile.TemporaryDirectory(prefix="svp-dask-") as folder:
+    with (
+        _quiet(),
+        dask.config.set(CONFIG),
+        tempfile.TemporaryDirectory(prefix="svp-dask-") as folder,
+    ):
         if options.dask_scheduler:
             try:
                 client = distributed.Client(options.dask_scheduler, timeout=START_S)

@@ -11,11 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
+from support.clusters import dask_cluster, ray_cluster
 from support.kill_trials import start, tree, until_shards
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
@@ -30,7 +29,6 @@ def halves(image):
     columns = np.arange(image.shape[1]) * 2 // image.shape[1]
     return np.tile(columns + 1, (image.shape[0], 1))
 """
-ENV = {"FAKE_RUN": json.dumps({"delay": 0.05})}  # what the cluster's workers inherit
 
 
 def finish(run: subprocess.Popen[str]) -> dict[str, object]:
@@ -38,34 +36,6 @@ def finish(run: subprocess.Popen[str]) -> dict[str, object]:
     assert run.returncode == 0, err
     report: dict[str, object] = json.loads(out.splitlines()[-1])
     return report
-
-
-@contextmanager
-def cluster_environment() -> Iterator[None]:
-    """Workers of the cluster find the fake models, and no token of an earlier local Ray."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENV.items():
-            patch.setenv(name, value)
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-            patch.delenv(name, raising=False)
-        yield
-
-
-@contextmanager
-def ray_cluster() -> Iterator[Any]:
-    """A head and a second node, as processes; yields (cluster, second node)."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    with cluster_environment():
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 1, "include_dashboard": False},
-        )
-        try:
-            yield cluster, cluster.add_node(num_cpus=1)
-        finally:
-            cluster.shutdown()
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -83,55 +53,6 @@ def test_a_ray_node_is_killed(replaced: bool, world: Path, tmp_path: Path) -> No
             cluster.add_node(num_cpus=1)
         assert finish(run)["good"] == IMAGES
         assert tree(tmp_path / "c") == tree(world / "clean")
-
-
-@contextmanager
-def dask_cluster() -> Iterator[tuple[str, list[psutil.Process]]]:
-    """A scheduler and two nannies, as `dask` starts them; yields address and nannies."""
-    pytest.importorskip("distributed")
-    with cluster_environment():
-        commands = [sys.executable, "-m", "dask"]
-        port = free_port()
-        address = f"tcp://127.0.0.1:{port}"
-        made = [
-            subprocess.Popen(
-                [
-                    *commands,
-                    "scheduler",
-                    "--host",
-                    "127.0.0.1",
-                    "--port",
-                    str(port),
-                    "--no-dashboard",
-                ],
-                stderr=subprocess.DEVNULL,
-            )
-        ]
-        try:
-            made += [
-                subprocess.Popen(
-                    [*commands, "worker", address, "--nworkers", "1", "--nthreads", "1",
-                     "--memory-limit", "0", "--no-dashboard", "--name", f"machine-{number}"],
-                    stderr=subprocess.DEVNULL,
-                )
-                for number in range(2)
-            ]  # fmt: skip
-            yield address, [psutil.Process(one.pid) for one in made[1:]]
-        finally:
-            for one in reversed(made):
-                for child in psutil.Process(one.pid).children(recursive=True):
-                    child.kill()
-                one.kill()
-                one.wait()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("lost", ["worker", "machine"])
