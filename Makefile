@@ -133,6 +133,7 @@ bench: $(READY)   ## the measurements quoted in the documentation
 	-$(SVP) bench scale
 	-$(SVP) bench memory
 	-$(SVP) bench loader --mosaic
+	-$(SVP) bench checkpoint
 	-$(SVP) bench train
 	-$(SVP) bench infer
 	-$(SVP) bench quickstart

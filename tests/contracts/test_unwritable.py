@@ -44,6 +44,7 @@ FURTHER = {
     ("rehearse", "--out"): [],
     ("bench store", "--folder"): [],
     ("bench loader", "--folder"): [],
+    ("bench checkpoint", "--folder"): ["--parameters", "1000"],
 }
 FILES = {("data export", "--out"), ("eval", "--out")}  # outputs that are one file, not a folder
 INPUTS = {"--images", "--root"}  # folders that are read

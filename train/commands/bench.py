@@ -40,6 +40,22 @@ def bench_loader_command(as_json: bool, folder: Path | None, **options: Any) -> 
     report(run(folder=folder, **options), as_json)
 
 
+@click.command("checkpoint")
+@click.option("--parameters", type=click.IntRange(min=1000), default=24_000_000, show_default=True,
+              help="Trained parameters; a checkpoint has 12 bytes of each.")  # fmt: skip
+@click.option("--reps", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Repetitions; the median counts.")  # fmt: skip
+@click.option(
+    "--folder", type=NEW_FOLDER, help="Folder for the files. Default: the temporary folder."
+)
+@as_json
+def bench_checkpoint_command(as_json: bool, **options: Any) -> None:
+    """Time that training stands still for a checkpoint, waiting for it and not."""
+    from ..bench.checkpoint import run
+
+    report(run(**options), as_json)
+
+
 @click.command("train")
 @speed_options
 @as_json
@@ -79,6 +95,7 @@ def bench_quickstart_command(seeds: int, as_json: bool) -> None:
 
 BENCHES = (
     bench_loader_command,
+    bench_checkpoint_command,
     bench_train_command,
     bench_infer_command,
     bench_quickstart_command,

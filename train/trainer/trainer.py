@@ -5,6 +5,7 @@ stopped does not change it; on the CPU in float32 not by a single bit.
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,20 +16,23 @@ from torch import Tensor
 
 from ...model.losses import Weights
 from ...pipeline.display import counted
-from ...pipeline.errors import NonFiniteError
+from ...pipeline.errors import NonFiniteError, describe
 from ...pipeline.process import Stop
 from ..data.keyed_rng import key_of
 from ..data.loader import CursorState, Step
 from ..distributed import together
 from ..provenance import libraries
 from ..recipe import split_evenly
-from .checkpoint import State, checkpoint_path, load_weights, prune, save_checkpoint
+from .checkpoint import State, checkpoint_path, load_weights
+from .checkpoint_writer import CheckpointWriter
 from .job import Job, TrainReport, percents
 from .monitor import Watch
 from .optimizers import learning_rate
 from .prepare import enter_stage, make_ready, zero_level
 from .step import StepResult, optimizer_step, sync_counts
 from .strategies.base import Strategy
+
+log = logging.getLogger(__name__)
 
 KEPT = "the step was finished and a checkpoint written"
 BEST = "gIoU"  # the score that decides which checkpoint is kept as the best
@@ -67,6 +71,7 @@ class Trainer:
         )  # fmt: skip
         loss = job.recipe.loss
         self.weights = Weights(loss.ce, loss.bce, loss.dice)
+        self.writer = CheckpointWriter(job.folder.checkpoints, job.recipe.run.keep)
 
     def train(self) -> TrainReport:
         """Run every remaining stage."""
@@ -84,6 +89,10 @@ class Trainer:
             while self.step < self.recipe.steps:
                 index, done = self.recipe.stage_at(self.step)
                 self._train_stage(index, done, steps)
+            self._settle()
+        except Exception:
+            self._settle_after_error()
+            raise
         finally:
             job.folder.close()
         return self._report()
@@ -98,6 +107,7 @@ class Trainer:
             counts = sync_counts(self.accelerator, step.batches, self.stop.received or 0)
             if counts.signal:
                 self._save(strategy)
+                self._settle()
                 raise self.stop.error(counts.signal)
 
             # Dropout depends on the step and the rank alone: a resumed run draws the same.
@@ -220,6 +230,9 @@ class Trainer:
             else (len(self.recipe.stages), 0)
         )
 
+        # One copy at a time: the checkpoint before is on the disk first, or its error ends the run.
+        self._settle()
+
         # What is split comes from all ranks: every one takes part in both gathers, one writes. A
         # stage's end needs no optimizer state: the next stage starts a fresh one.
         weights: dict[str, Tensor] = {}
@@ -227,15 +240,20 @@ class Trainer:
         if main or strategy.split:
             weights = strategy.weights(sorted(self.trained), keep=main)
             optimizer = strategy.state(keep=main) if done else {}
-        with together("checkpoint"):
-            if main:
-                self._write(self._state(index, done), weights, optimizer)
+        if main:
+            self.writer.save(self._state(index, done), weights, optimizer)
 
-    def _write(
-        self, state: State, weights: dict[str, Tensor], optimizer: dict[str, Tensor]
-    ) -> None:
-        save_checkpoint(self.job.folder.checkpoints, state, weights, optimizer)
-        prune(self.job.folder.checkpoints, self.recipe.run.keep)
+    def _settle(self) -> None:
+        """Wait for the checkpoint under way; an error of its writer is raised on all ranks."""
+        with together("checkpoint"):
+            self.writer.wait()
+
+    def _settle_after_error(self) -> None:
+        """The same when the run ends with another error, which goes first; ranks may be gone."""
+        try:
+            self.writer.wait()
+        except Exception as second:  # noqa: BLE001  told, not raised: it would hide the first one
+            log.error(f"the last checkpoint was not written: {describe(second)}")
 
     def _state(self, stage: int, done: int) -> State:
         return State(

@@ -5,8 +5,10 @@ from support.reliability.registry import Row, tests
 FAULTS = (
     Row(
         "T1",
-        "training killed at any step of either stage, or stopped by a signal",
-        "the resumed run ends bit-equal to one that was not stopped",
+        "training killed at any step of either stage or point of writing a checkpoint, or stopped by a "
+        "signal; a checkpoint that cannot be written",
+        "the resumed run ends bit-equal to one that was not stopped; the checkpoint before stays; no "
+        "error is lost",
         (
             *tests(
                 "train/trainer/test_resumed_run",
@@ -16,6 +18,14 @@ FAULTS = (
                 "a_damaged_checkpoint_is_refused_by_name",
             ),
             *tests("train/trainer/test_loop", "offloaded_run_resumes_bit_equal"),
+            *tests(
+                "train/trainer/test_checkpoint_writer",
+                "files_are_equal_however_long_the_writer_takes",
+                "a_kill_at_any_point_leaves_the_checkpoint_before",
+                "a_signal_waits_for_the_writer",
+                "an_error_of_the_writer_ends_the_run",
+                "an_error_beside_another_is_told",
+            ),
         ),
     ),
     Row(

@@ -82,12 +82,13 @@ class Strategy:
         return norm
 
     def weights(self, names: Iterable[str], *, keep: bool = True) -> dict[str, Tensor]:
-        """Whole parameters on the CPU; empty on a rank that does not `keep` them."""
-        return self._collect(((name, self.parameters[name]) for name in names), keep=keep)
+        """Copies of whole parameters on the CPU; empty on a rank that does not `keep` them."""
+        named = ((name, self.parameters[name]) for name in names)
+        return self._collect(named, keep=keep, copy=True)
 
     def state(self, *, keep: bool = True) -> dict[str, Tensor]:
-        """The optimizer's tensors as `<parameter>/<key>`, whole and on the CPU."""
-        return self._collect(state_of(self.optimizer, self.names), keep=keep)
+        """Copies of the optimizer's tensors as `<parameter>/<key>`, whole and on the CPU."""
+        return self._collect(state_of(self.optimizer, self.names), keep=keep, copy=True)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned, for any strategy and number of ranks that wrote it."""
@@ -120,12 +121,16 @@ class Strategy:
         named: Iterable[tuple[str, Tensor]],
         *,
         keep: bool = True,
+        copy: bool = False,
         device: torch.device | str = "cpu",
     ) -> dict[str, Tensor]:
-        """Whole tensors on `device`, one at a time; all ranks take part, some `keep` nothing."""
+        """Whole tensors on `device`, one at a time; all ranks take part, some `keep` nothing.
+
+        copy  False: a tensor that is whole and there already is that tensor itself
+        """
         found = {}
         for name, value in named:
             full = self._whole(value)
             if keep:
-                found[name] = full.detach().to(device)
+                found[name] = full.detach().to(device, copy=copy)
         return found

@@ -126,7 +126,7 @@ class _DeepSpeedStrategy(Strategy):
             for key in ("exp_avg", "exp_avg_sq"):
                 full = safe_get_full_optimizer_state(parameter, key)
                 if keep:
-                    found[f"{name}/{key}"] = full.detach().cpu()
+                    found[f"{name}/{key}"] = full.detach().to("cpu", copy=True)
             if keep:
                 found[f"{name}/step"] = steps[0].detach().cpu().clone()
         return found
