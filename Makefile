@@ -134,6 +134,7 @@ bench: $(READY)   ## the measurements quoted in the documentation
 	-$(SVP) bench memory
 	-$(SVP) bench loader --mosaic
 	-$(SVP) bench checkpoint
+	-$(SVP) bench order
 	-$(SVP) bench train
 	-$(SVP) bench infer
 	-$(SVP) bench quickstart

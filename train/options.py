@@ -34,6 +34,7 @@ class TrainFlags:
     seed: int | None = None
     projector: str | None = None
     optimizer: str | None = None
+    order: str | None = None
     micro_batch: int | None = None
     steps: int | None = None
     lm: str | None = None
@@ -138,6 +139,8 @@ def _has_steps(stage: Any) -> bool:
 def _apply_flags(raw: dict[str, Any], flags: TrainFlags) -> None:
     top = {"seed": flags.seed, "optimizer": flags.optimizer}
     raw.update({name: value for name, value in top.items() if value is not None})
+    if flags.order is not None:
+        raw["data"]["order"] = flags.order
     if flags.micro_batch is not None:
         raw["run"]["micro_batch"] = flags.micro_batch
     if flags.projector is not None:

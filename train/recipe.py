@@ -37,6 +37,7 @@ Source = Annotated[
 ]
 # lm: all layers of the language model; not among those that train by default.
 Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder", "lm"]
+ORDER = r"^(global|window:[1-9][0-9]{0,8})$"  # as train.data.passes reads it
 PARTS: tuple[Part, ...] = ("projector", "embedding", "lm_head", "to_prompt", "mask_decoder")
 
 
@@ -45,6 +46,8 @@ class DataConfig(Frozen):
 
     datasets             names as the dataset writes them; empty: all it has
     sampling             uniform over datasets, then images (GLaMM), or proportional to their size
+    order                global: every pass a permutation of all; window:N: of N shards at a time,
+                         for caches that are not on a local disk. The usual one is in no digest
     sentences_per_image  at most so many turns in one dialogue
     exclude_eval_images  leave out images that any val or test split uses
     """
@@ -52,8 +55,16 @@ class DataConfig(Frozen):
     datasets: tuple[str, ...] = ()
     split: str = "train"
     sampling: Literal["uniform", "proportional"] = "uniform"
+    order: Annotated[str, Field(pattern=ORDER)] = "global"
     sentences_per_image: Annotated[int, Field(ge=1, le=64)] = 3
     exclude_eval_images: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.order == "global":
+            found.pop("order", None)
+        return found
 
 
 class LoraConfig(Frozen):

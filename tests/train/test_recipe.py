@@ -1,5 +1,6 @@
 """Recipes: shipped ones are the paper's, digests are of what decides the result, YAML is data."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_the_digest_ignores_how_a_run_is_carried_out() -> None:
 
     assert digest("run.micro_batch=8", "run.keep=9", "name=mine") == digest()
     assert digest("seed=1") != digest() != digest("stages.1.lr=1.0e-4")
+    # The usual order is in no digest: recipes of before have the digests they had.
+    assert digest("data.order=global") == digest() != digest("data.order=window:64")
 
 
 def test_stage_of_a_step() -> None:
@@ -92,3 +95,16 @@ def test_values_may_be_set_inside_lists() -> None:
     assert [stage["steps"] for stage in raw["stages"]] == [3500, 9]
     with pytest.raises(ConfigError, match="allowed are custom, paper, small, tiny"):
         shipped_yaml("train", "huge")
+
+
+def test_the_order_is_a_flag_and_a_recipe_field() -> None:
+    def order(flag: str | None, *overrides: str) -> str:
+        flags = TrainFlags(order=flag)
+        return resolve_train("paper", None, flags, overrides, weights=False)[0].data.order
+
+    assert order(None) == "global" and order("window:64") == "window:64"
+    assert order(None, "data.order=window:8") == "window:8"
+    recipe = resolve_train("paper", None, TrainFlags(), (), weights=False)[0]
+    assert "order" not in json.loads(recipe.canonical())["data"]
+    with pytest.raises(ConfigError, match=r"data\.order"):
+        order("window:0")

@@ -56,6 +56,15 @@ def bench_checkpoint_command(as_json: bool, **options: Any) -> None:
     report(run(**options), as_json)
 
 
+@click.command("order")
+@as_json
+def bench_order_command(as_json: bool) -> None:
+    """Measure orders of samples: shards a batch draws from, noise, cost for a huge set."""
+    from ..bench.order import run
+
+    report(run(), as_json)
+
+
 @click.command("train")
 @speed_options
 @as_json
@@ -96,6 +105,7 @@ def bench_quickstart_command(seeds: int, as_json: bool) -> None:
 BENCHES = (
     bench_loader_command,
     bench_checkpoint_command,
+    bench_order_command,
     bench_train_command,
     bench_infer_command,
     bench_quickstart_command,

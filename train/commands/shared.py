@@ -18,7 +18,7 @@ NEWEST = "(newest)"  # what --from-cache is without a path
 DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts", "allow_empty",
         "max_failures")  # fmt: skip
 WEIGHTS = ("lm", "init", "sam_decoder")
-FLAGS = ("seed", "projector", "optimizer", "micro_batch", "steps", *WEIGHTS)
+FLAGS = ("seed", "projector", "optimizer", "order", "micro_batch", "steps", *WEIGHTS)
 
 caches = click.option(
     "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value=NEWEST,

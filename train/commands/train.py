@@ -49,6 +49,8 @@ changed_recipe = several(
     type=click.Choice(["adamw", "adamw8bit", "offload"]),
     help="Optimizer; offload keeps AdamW's states in host memory.",
 )
+@click.option("--order", metavar="global|window:N",
+              help="Order of samples: over all shards, or over N shards at a time.")  # fmt: skip
 @click.option(
     "--micro-batch", type=click.IntRange(min=1), help="Images per process and forward pass."
 )

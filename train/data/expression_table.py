@@ -204,6 +204,12 @@ class ExpressionTable:
         numbers = (int(c[name][i]) for name in ("image_id", "cache", "row", "height", "width"))
         return Entry(self.datasets[int(c["dataset"][i])], *numbers)
 
+    @property
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(n,) cache and row of every entry."""
+        c = self._columns
+        return c["cache"].astype(np.int64, copy=False), c["row"].astype(np.int64, copy=False)
+
     def sentences(self, i: int) -> tuple[Said, ...]:
         """All sentences of entry `i`, at least one."""
         first, last = self._columns["first"][i : i + 2].tolist()

@@ -22,8 +22,9 @@ from .dialogues import MAX_IDS, Dialogue, build_dialogue
 from .expression_table import Entry, ExpressionTable
 from .keyed_rng import Choices, key_of
 from .length_check import ANY, TokenBudget, too_long
+from .passes import GLOBAL, stored_order
 from .prompts import Turn, choose_turns
-from .sampler import ORDER_VERSION, Cursor, Order, SampleRef, Sampling
+from .sampler import Cursor, Order, SampleRef, Sampling, pools_of
 from .tokenizer import Vocabulary
 
 CursorState = Mapping[str, JsonValue]
@@ -71,12 +72,15 @@ class Draws:
     """Settings that determine the order of samples, besides the data.
 
     sentences  turns of one dialogue at most, drawn without replacement at every visit
+    order      `global` or `window:N`, see `passes`; shard  rows of the caches' shards, for windows
     """
 
     seed: int
     global_batch: int
     sampling: Sampling = "uniform"
     sentences: int = 3
+    order: str = GLOBAL
+    shard: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,15 @@ class Loader:
                 "every rank needs at least one image per step"
             )
         self._entries, sizes = self._usable()
-        self.order = Order(sizes, seed=draws.seed, sampling=draws.sampling)
+        pools = pools_of(sizes, draws.sampling)
+        stored = None
+        if draws.order != GLOBAL:
+            every = isinstance(self._entries, range)
+            cache, row = (own if every else own[self._entries] for own in table.places)
+            stored = stored_order(cache, row, pools, draws.shard)
+        self.order = Order(
+            sizes, seed=draws.seed, sampling=draws.sampling, order=draws.order, stored=stored
+        )
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -181,7 +193,8 @@ class Loader:
             sampling=draws.sampling,
             sentences=draws.sentences,
             global_batch=draws.global_batch,
-            order_version=ORDER_VERSION,
+            order_version=self.order.version,
+            order=draws.order,
             step=0,
         )
 

@@ -9,6 +9,8 @@ and digests.
 gets the same share, as in GLaMM (data set uniform, then image, RefCOCO_Segm_ds.py:128-134), but
 without its noise: each block of D samples holds each of the D data sets once, in random order, and
 within a data set true passes are made.
+
+Passes over a data set are in `global` order or in windows of shards (`passes`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +26,19 @@ from ...pipeline.display import show
 from ...pipeline.errors import CacheError, ConfigError, PlanMismatchError
 from ...pipeline.recipe import explain
 from . import keyed_rng
+from .passes import GLOBAL, GlobalPass, Stored, WindowPass, window_of
+from .permutation import LARGE
 
-ORDER_VERSION = 1  # raise it when equal arguments would give another order
 Sampling = Literal["uniform", "proportional"]
+
+
+def order_version(most: int) -> int:
+    """Version of the order of data sets of at most `most` entries.
+
+    Raise it when equal arguments would give another order. 2: sets beyond `LARGE` entries, which
+    were sorted in version 1; smaller ones have the order they always had.
+    """
+    return 2 if most > LARGE else 1
 
 
 class SampleRef(NamedTuple):
@@ -36,35 +48,97 @@ class SampleRef(NamedTuple):
     visit: int
 
 
+def pools_of(sizes: Sequence[int], sampling: Sampling) -> list[int]:
+    """Entries of each pool that passes are made over: every data set, or all as one."""
+    return list(sizes) if sampling == "uniform" else [sum(sizes)]
+
+
 class Order:
     """The stream of samples.
 
-    sizes  entries of each data set; the table holds them one after another
+    sizes   entries of each data set; the table holds them one after another
+    order   `global`, or `window:N`: see `passes`
+    stored  where the entries of each data set are stored, for windows; None: one after another, 64
+            in a shard
 
-    Raises ConfigError if there is no entry at all.
+    Raises ConfigError if there is no entry at all, or no such order.
     """
 
-    def __init__(self, sizes: Sequence[int], *, seed: int, sampling: Sampling = "uniform") -> None:
-        pools = list(sizes) if sampling == "uniform" else [sum(sizes)]
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        seed: int,
+        sampling: Sampling = "uniform",
+        order: str = GLOBAL,
+        stored: Sequence[Stored] | None = None,
+    ) -> None:
+        pools = pools_of(sizes, sampling)
         firsts = accumulate(pools, initial=0)
         self._pools = [(first, n) for first, n in zip(firsts, pools, strict=False) if n]
         self.seed = seed
+        self._window = window_of(order)
+        places = stored or [Stored(None, 64)] * len(pools)
+        self._stored = [place for place, n in zip(places, pools, strict=True) if n]
+        self._passes: dict[int, dict[int, GlobalPass | WindowPass]] = {}
         if not self._pools:
             raise ConfigError("there is no image with an expression to draw from")
 
+    @property
+    def version(self) -> int:
+        """Version of the order of this stream, for its cursor."""
+        return order_version(max(n for _, n in self._pools))
+
     def draw(self, sample: int) -> SampleRef:
         """The sample with number `sample` >= 0."""
-        block, place = divmod(sample, len(self._pools))
-        sets = _permutation(keyed_rng.key_of(self.seed, "set", block), len(self._pools))
-        pool = int(sets[place])
-        first, n = self._pools[pool]
-        visit, index = divmod(block, n)
-        images = _permutation(keyed_rng.key_of(self.seed, "image", pool, visit), n)
-        return SampleRef(first + int(images[index]), visit)
+        return self._draws([sample])[0]
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> list[SampleRef]:
         """Rank `rank`'s share of global batch `step`, which has `size` samples over all ranks."""
-        return [self.draw(k) for k in range(step * size + rank, (step + 1) * size, world)]
+        return self._draws(range(step * size + rank, (step + 1) * size, world))
+
+    def _draws(self, samples: Sequence[int]) -> list[SampleRef]:
+        found: list[SampleRef] = [SampleRef(0, 0)] * len(samples)
+        groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for at, sample in enumerate(samples):
+            block, place = divmod(sample, len(self._pools))
+            pool = int(self._sets(block)[place])
+            visit, index = divmod(block, self._pools[pool][1])
+            groups.setdefault((pool, visit), []).append((at, index))
+
+        # All draws of one visit of a data set at once.
+        for (pool, visit), members in groups.items():
+            first = self._pools[pool][0]
+            places = np.array([index for _, index in members], np.int64)
+            entries: NDArray[np.integer] = self._pass(pool, visit).entries(places)
+            if self._window is not None and (known := self._stored[pool].entries) is not None:
+                entries = known[entries]
+            entries = first + entries
+            for (at, _), entry in zip(members, entries.tolist(), strict=True):
+                found[at] = SampleRef(entry, visit)
+        return found
+
+    def _sets(self, block: int) -> NDArray[np.int64]:
+        if len(self._pools) == 1:
+            return _ONE
+        return _permutation(keyed_rng.key_of(self.seed, "set", block), len(self._pools))
+
+    def _pass(self, pool: int, visit: int) -> GlobalPass | WindowPass:
+        # The visit under way and the next one are kept, so that memory does not grow.
+        kept = self._passes.setdefault(pool, {})
+        if visit not in kept:
+            key, n = keyed_rng.key_of(self.seed, "image", pool, visit), self._pools[pool][1]
+            for old in list(kept)[:-1]:
+                del kept[old]
+            kept[visit] = (
+                GlobalPass(key, n)
+                if self._window is None
+                else WindowPass(key, n, self._window, self._stored[pool].block)
+            )
+        return kept[visit]
+
+
+_ONE = np.zeros(1, np.int64)
 
 
 @lru_cache(maxsize=64)
@@ -84,6 +158,7 @@ class Cursor(BaseModel):
     sentences: int
     global_batch: int
     order_version: int
+    order: str = GLOBAL
     step: Annotated[int, Field(ge=0)]
 
     def at(self, step: int) -> "Cursor":
@@ -91,8 +166,9 @@ class Cursor(BaseModel):
         return self.model_copy(update={"step": step})
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Plain values, for a checkpoint."""
-        return self.model_dump(mode="json")
+        """Plain values, for a checkpoint; `order` only where it is not the usual one."""
+        absent = {"order"} if self.order == GLOBAL else None
+        return self.model_dump(mode="json", exclude=absent)
 
     def goes_on(self, raw: Mapping[str, JsonValue]) -> "Cursor":
         """A stored cursor, if it belongs to this stream.
@@ -106,7 +182,7 @@ class Cursor(BaseModel):
             raise CacheError(
                 f"the checkpoint's data cursor is damaged: {explain(error, Cursor)}"
             ) from None
-        mine, theirs = self.at(0).to_json(), other.at(0).to_json()
+        mine, theirs = self.at(0).model_dump(), other.at(0).model_dump()
         different = [
             f"{name}: {show(theirs[name], 100)} there, {show(mine[name], 100)} here"
             for name in mine

@@ -247,6 +247,8 @@ def stream_of(
         global_batch=recipe.global_batch,
         sampling=recipe.data.sampling,
         sentences=recipe.data.sentences_per_image,
+        order=recipe.data.order,
+        shard=min(cache.plan.shard_size for cache in visuals.caches),
     )
     share = RankSlice(
         micro_batch=recipe.run.images, rank=rank, world=world, threads=recipe.run.threads

@@ -165,7 +165,7 @@ def _with_recipe(request: TrainRequest, checkpoint: Checkpoint) -> TrainRequest:
     A size may be said of the run's own recipe: it also allows the tiny models on other data.
     """
     flags, file = request.flags, checkpoint.path.parents[1] / CONFIG
-    changed = (flags.seed, flags.projector, flags.optimizer, flags.steps)
+    changed = (flags.seed, flags.projector, flags.optimizer, flags.order, flags.steps)
     said = request.recipe_file or request.overrides or any(flag is not None for flag in changed)
     if said or not file.is_file():
         return request

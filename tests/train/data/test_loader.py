@@ -195,6 +195,28 @@ def test_a_cursor_of_other_data_is_refused(made: World, tmp_path: Path) -> None:
         make_loader(*made, seed=6).steps(cursor)
 
 
+def test_windows_of_shards_resume_and_split_as_any_order_does(made: World) -> None:
+    """30 and 7 images over shards of 4 rows; ids are in the order of rows."""
+    table, cache = made
+    loader = make_loader(table, cache, order="window:2")
+    whole = steps(loader, 10)
+    resumed = steps(make_loader(table, cache, order="window:2"), 3, whole[3].cursor)
+    for one, other in zip(whole[4:7], resumed, strict=True):
+        assert all(same(a, b) for a, b in zip(one.batches, other.batches, strict=True))
+    ranks = [make_loader(table, cache, order="window:2", rank=r, world=2) for r in range(2)]
+    shares = [[n for s in steps(r, 2) for names in s.images for n in names] for r in ranks]
+    assert sorted([*shares[0], *shares[1]]) == sorted(
+        n for s in whole[:2] for names in s.images for n in names
+    )
+    # The first 8 draws of set aa are those of two shards of four rows.
+    names = [n for s in whole for part in s.images for n in part if n.startswith("aa/")]
+    shards = [(int(name.removeprefix("aa/")) - 1) // 4 for name in names]
+    assert len(set(shards[:8])) == 2 and len(set(shards[:30])) == 8
+    assert sorted(names[:30]) == sorted(f"aa/{i}" for i in range(1, 31))
+    with pytest.raises(PlanMismatchError, match="order: global there, window:2 here"):
+        loader.steps(make_loader(table, cache).start())
+
+
 def test_batches_stay_valid_and_threads_end(made: World) -> None:
     before = threading.active_count()
     loader = make_loader(*made)
