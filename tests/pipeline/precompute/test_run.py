@@ -1,6 +1,7 @@
 """`precompute` as a function: second runs, other recipes, bad images and their repair."""
 
 import json
+import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -9,12 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
+import svp
 from support import fake_run
 from support.fake_run import RECIPE, write_image
 from support.kill_trials import tree
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.executors.worker import device_name
 from svp.pipeline.precompute.run import RunOptions
 
 
@@ -56,6 +59,15 @@ def test_limit_is_another_cache(world: Path, tmp_path: Path) -> None:
         fake_run.run(tmp_path / "c", world / "images", options())
     with pytest.raises(ConfigError, match="limit=0"):
         fake_run.run(tmp_path / "d", world / "images", options(limit=0))
+
+
+def test_the_log_of_a_shard_says_what_made_it(world: Path) -> None:
+    plan = Plan.load(world / "clean" / "plan.json")
+    for shard in range(plan.num_shards):
+        log = json.loads((world / "clean" / "logs" / f"{shard}.json").read_bytes())
+        assert log["libraries"] == plan.recipe.libraries and "pillow" in log["libraries"]
+        assert (log["svp"], log["host"]) == (svp.__version__, platform.node())
+        assert log["device"] == device_name() != ""
 
 
 def test_other_recipe_is_refused_with_both_digests(world: Path, tmp_path: Path) -> None:

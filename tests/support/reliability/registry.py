@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class Row:
     """One fault that svp must survive.
 
-    number   T1 to T37 are those of the reliability specification, C1 to C26 the cache's fault list
+    number   T1 to T37 are those of the reliability specification, C1 to C26 the cache's fault list,
+             R3 to R9 and D2, D3 the faults of Ray and Dask clusters
     fault    what goes wrong
     survives what must hold afterwards
     tests    pytest node ids (file::function); each injects the fault and checks what holds
@@ -31,6 +32,7 @@ def rows() -> Sequence[Row]:
     """All rows in the order of the table."""
     from support.reliability.attacks import ATTACKS
     from support.reliability.cache_faults import CACHE_FAULTS
+    from support.reliability.clusters import CLUSTERS
     from support.reliability.faults import FAULTS
 
-    return (*FAULTS, *CACHE_FAULTS, *ATTACKS)
+    return (*FAULTS, *CACHE_FAULTS, *CLUSTERS, *ATTACKS)
