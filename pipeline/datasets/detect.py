@@ -16,8 +16,9 @@ from .image_folder import read_folder
 from .jsonl import read_jsonl, read_parts
 from .jsonl_lines import as_parts
 from .leakage import eval_images
-from .listing import list_images
+from .listing import list_archive, list_images
 from .parquet import parquet_files, read_hub
+from .photo_files import ARCHIVE
 from .refer import DEFAULT_SPLIT_BY, find_sets, is_set, read_refer
 from .tables import Dataset
 
@@ -29,7 +30,7 @@ LOOKED_FOR = (
     "annotations/instances_*.json (COCO)",
     "*.parquet (hub)",
     "one *.jsonl, or one per split (train.jsonl, val.jsonl, test.jsonl)",
-    "images",
+    "images, also in .tar files",
 )
 
 
@@ -151,11 +152,12 @@ def _load_file(path: Path, options: Options) -> list[Dataset]:
         ),
         ".json": lambda: [_read_coco(path, options)],
         ".parquet": lambda: [_read_hub(path, options)],
+        ARCHIVE: lambda: [read_folder(path.parent, list_archive(path))],
     }
     if path.suffix not in readers:
         raise DataError(
             f"{show(str(path), 300)}: unknown kind of file: give a .jsonl, a COCO instances .json, "
-            "a .parquet, a refs(*).p or a folder"
+            "a .parquet, a refs(*).p, a .tar of images or a folder"
         )
     return readers[path.suffix]()
 

@@ -1,4 +1,4 @@
-"""Plain folder of images, subfolders included.
+"""Plain folder of images, subfolders and tar files included.
 
 An image's id is a hash of its relative path, not its place in a list: adding a photograph leaves
 the ids of all others, and so their cache rows, as they were.
@@ -11,12 +11,13 @@ from pathlib import Path
 from ..display import show
 from ..errors import DataError, MissingError
 from .listing import Listing, list_images
+from .photo_files import place_of
 from .photo_headers import Photos
 from .tables import Dataset, ImageEntry
 
 
 def read_folder(root: Path, found: Listing | None = None) -> Dataset:
-    """Every JPEG, PNG and WEBP file under `root` (hidden ones aside), sorted by path.
+    """Every JPEG, PNG and WEBP file under `root` and in its tar files, sorted by path.
 
     Files that cannot be examined are listed with size 0 and a notice. Where links lead elsewhere,
     the dataset's root is the folder above all photographs; ids stay those of the paths in `root`.
@@ -32,7 +33,8 @@ def read_folder(root: Path, found: Listing | None = None) -> Dataset:
     for place in found.names:
         header = photos.look(paths.get(place, place))
         size = header.upright if header else (0, 0)
-        images[path_id(place)] = ImageEntry(name, path_id(place), paths.get(place, place), *size)
+        image_id = path_id(place_of(place))
+        images[image_id] = ImageEntry(name, image_id, paths.get(place, place), *size)
     if len(images) != len(found.names):
         raise DataError(f"{show(str(root), 300)}: two file names share an id: rename one")
     return Dataset(

@@ -21,7 +21,6 @@ What a photograph looks like thus follows from its bytes and the record's size a
 precompute, with `--live`, in pages and in `svp predict`, which has no annotations to ask.
 """
 
-import os
 import stat
 import struct
 import zlib
@@ -36,9 +35,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ..display import show
 from ..errors import DataError, ImageError
-from ..io.paths import safe_join
 from ..masks.rle_codec import MAX_SIDE
 from ..records import ImageRecord
+from .photo_files import PhotoFile, photo_file
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512 << 20
@@ -55,21 +54,22 @@ _DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyE
 def read_record(root: Path, record: ImageRecord) -> NDArray[np.uint8]:
     """The record's pixels (H,W,3) uint8 RGB; every failure, the path's too, is an ImageError."""
     try:
-        path = safe_join(root, record.path, f"image {record.image_id}")
+        photo = photo_file(root, record.path, f"image {record.image_id}")
     except DataError as error:
         raise ImageError("unsafe-path", str(error)) from None
-    return read_image(path, record)
+    return read_image(photo, record)
 
 
-def read_image(path: Path, record: ImageRecord | None = None) -> NDArray[np.uint8]:
+def read_image(path: Path | PhotoFile, record: ImageRecord | None = None) -> NDArray[np.uint8]:
     """Pixels (H,W,3) uint8 RGB. ImageError with a code of docs/data.md.
 
     With a `record` of known size (height > 0) either the upright or the stored size must equal it,
     and says which of the two is returned; upright where both do, and without a record.
     """
-    with _opened(path) as image:
-        turn = _turn(_header(image), record, path)
-        pixels = to_rgb(image, path)
+    photo = _photo(path)
+    with _opened(photo) as image:
+        turn = _turn(_header(image), record, photo)
+        pixels = to_rgb(image, photo)
     return np.ascontiguousarray(turned(pixels, turn))
 
 
@@ -89,9 +89,9 @@ class Header:
         return self.stored[::-1] if self.orientation > 4 else self.stored
 
 
-def image_header(path: Path) -> Header:
+def image_header(path: Path | PhotoFile) -> Header:
     """Size, orientation and depth, without decoding a pixel. ImageError as `read_image`."""
-    with _opened(path) as image:
+    with _opened(_photo(path)) as image:
         return _header(image)
 
 
@@ -119,7 +119,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     Stored pixels: a mask has no orientation. ImageError as `read_image`, also for alpha channels,
     which do not say whether colour or transparency is the mask.
     """
-    with _opened(path) as image:
+    with _opened(PhotoFile(path)) as image:
         if image.format != "PNG":
             raise _error("not-an-image", path, f"a mask is a PNG, not {image.format}")
         if image.mode not in ("1", "L", "P", "I", "RGB") and not image.mode.startswith("I;16"):
@@ -132,28 +132,34 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return pixels
 
 
-def is_readable_kind(path: Path) -> bool:
+def is_readable_kind(path: Path | PhotoFile) -> bool:
     """Whether the content starts as JPEG, PNG or WEBP does; False for what is no regular file."""
     try:
-        return _format(_examine(path)[0]) is not None
+        return _format(_examine(_photo(path))[0]) is not None
     except ImageError:
         return False
 
 
-def mislabelled(path: Path) -> str | None:
+def mislabelled(path: Path | PhotoFile) -> str | None:
     """The true format where the extension claims another, or None. Does not decode."""
-    claimed = _SUFFIX.get(path.suffix.lower())
-    with path.open("rb") as file:
+    photo = _photo(path)
+    claimed = _SUFFIX.get(photo.suffix)
+    with photo.open() as file:
         actual = _format(file.read(16))
     return actual if actual and claimed and actual != claimed else None
 
 
+def _photo(path: Path | PhotoFile) -> PhotoFile:
+    return path if isinstance(path, PhotoFile) else PhotoFile(path)
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: PhotoFile) -> Iterator[Image.Image]:
     """A Pillow image of checked format and header size; its decoding errors become ImageErrors."""
     head, size = _examine(path)
     try:
-        with Image.open(path, formats=(_require_format(head, path),)) as image:
+        formats = (_require_format(head, path),)
+        with path.open() as file, Image.open(file, formats=formats) as image:
             _check_header(image, path)
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -164,14 +170,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _broken(path, size, str(error)) from None
 
 
-def _examine(path: Path) -> tuple[bytes, int]:
+def _examine(path: PhotoFile) -> tuple[bytes, int]:
     try:
-        info = os.stat(path)
+        info = path.status()
+        size = path.size(info)
         if not stat.S_ISREG(info.st_mode):  # opening a pipe would block
             raise _error("unsafe-path", path, "is not a regular file")
-        if info.st_size > MAX_BYTES:
-            raise _error("too-large", path, f"{info.st_size} bytes; at most {MAX_BYTES}")
-        with path.open("rb") as file:
+        if size > MAX_BYTES:
+            raise _error("too-large", path, f"{size} bytes; at most {MAX_BYTES}")
+        if path.member and size < path.bytes:
+            raise _error("truncated", path, "the archive ends before it")
+        with path.open() as file:
             head = file.read(16)
     except (FileNotFoundError, NotADirectoryError):
         raise _error("missing", path, "no such file") from None
@@ -179,10 +188,10 @@ def _examine(path: Path) -> tuple[bytes, int]:
         raise _error("unreadable", path, error.strerror or "cannot be read") from None
     if not head:
         raise _error("empty", path, "the file has no bytes")
-    return head, info.st_size
+    return head, size
 
 
-def _require_format(head: bytes, path: Path) -> str:
+def _require_format(head: bytes, path: PhotoFile) -> str:
     found = _format(head)
     if found is None:
         raise _error("not-an-image", path, "the content is not JPEG, PNG or WEBP")
@@ -196,7 +205,7 @@ def _format(head: bytes) -> str | None:
     return None
 
 
-def _check_header(image: Image.Image, path: Path) -> None:
+def _check_header(image: Image.Image, path: PhotoFile) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         detail = f"{height}x{width}; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side"
@@ -233,7 +242,7 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _turn(header: Header, record: ImageRecord | None, path: Path) -> int:
+def _turn(header: Header, record: ImageRecord | None, path: PhotoFile) -> int:
     """The orientation to apply, so that the picture has the record's size. ImageError: neither."""
     if record is None or record.height == 0:
         return header.orientation
@@ -247,7 +256,7 @@ def _turn(header: Header, record: ImageRecord | None, path: Path) -> int:
     raise _error("wrong-size", path, detail)
 
 
-def to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image, path: Path | PhotoFile) -> NDArray[np.uint8]:
     """(H,W,3) uint8 of a decoded picture. ImageError, naming `path`: no sound conversion."""
     if image.mode in _RGB_BY_PILLOW:
         return np.array(image.convert("RGB"), dtype=np.uint8)
@@ -257,14 +266,14 @@ def to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
     raise _error("unsupported-mode", path, f"mode {image.mode}; save it as 8-bit RGB")
 
 
-def _broken(path: Path, size: int, detail: str) -> ImageError:
+def _broken(path: PhotoFile, size: int, detail: str) -> ImageError:
     cut = "truncat" in detail.lower() or _ends_early(path, size)
     return _error("truncated" if cut else "corrupt", path, detail)
 
 
-def _ends_early(path: Path, size: int) -> bool:
+def _ends_early(path: PhotoFile, size: int) -> bool:
     """Whether the container says it is longer than the file (PNG end chunk, RIFF length)."""
-    with path.open("rb") as file:
+    with path.open() as file:
         head = file.read(12)
         file.seek(max(0, size - 64))
         tail = file.read()
@@ -276,5 +285,5 @@ def _ends_early(path: Path, size: int) -> bool:
     return b"\xff\xd9" not in tail
 
 
-def _error(reason: str, path: Path, detail: str) -> ImageError:
+def _error(reason: str, path: Path | PhotoFile, detail: str) -> ImageError:
     return ImageError(reason, f"image {show(str(path), 160)}: {reason}: {show(detail, 160)}")

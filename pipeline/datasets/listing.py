@@ -14,6 +14,7 @@ from pathlib import Path
 from ..display import counted, quote, show
 from .images import IMAGE_SUFFIXES, is_readable_kind
 from .own_files import own_folder, predictions
+from .photo_files import ARCHIVE, read_archive
 
 # Image types that svp does not decode, named first among the skipped files.
 PICTURES = frozenset(
@@ -58,6 +59,9 @@ class Listing:
     skipped   skipped folders, and why
     own       files of `svp predict`
     passed    files that are not JPEG, PNG or WEBP, by suffix
+    archives  tar files whose members are photographs of the folder, and the number of these
+    damaged   tar files that could not be read to their end: (name, why, photographs found)
+    unsafe    members of tar files whose names are refused
     """
 
     root: Path
@@ -69,6 +73,9 @@ class Listing:
     passed: Counter[str] = field(default_factory=Counter)
     pictures: list[str] = field(default_factory=list)
     hidden: int = 0
+    archives: dict[str, int] = field(default_factory=dict)
+    damaged: list[tuple[str, str, int]] = field(default_factory=list)
+    unsafe: int = 0
 
     def notices(self) -> list[str]:
         """Lines for the user; none if every file is a photograph of the folder itself."""
@@ -79,6 +86,21 @@ class Listing:
             yield f"skipped: {self._files()}"
         if self.hidden:
             yield f"skipped: {self.hidden:,} hidden (names that start with a dot)"
+        if self.archives:
+            first, inside = next(iter(self.archives)), sum(self.archives.values())
+            yield (
+                f"read in place: {counted(inside, 'photograph')} in "
+                f"{counted(len(self.archives), 'tar file')} (first: {quote(first, 160)})"
+            )
+        if self.unsafe:
+            yield f"skipped: {counted(self.unsafe, 'member')} of tar files with unsafe names"
+        for name, why, photos in self.damaged[:12]:
+            yield (
+                f"tar file {quote(name, 160)}: {why}: what follows is lost; "
+                f"{counted(photos, 'photograph')} before it {'is' if photos == 1 else 'are'} used"
+            )
+        if len(self.damaged) > 12:
+            yield f"{counted(len(self.damaged) - 12, 'damaged tar file')} more"
         if self.own:
             first = quote(self.own[0], 160)
             yield f"skipped: {counted(len(self.own), 'picture')} made by svp predict (first: {first})"
@@ -118,8 +140,17 @@ def list_images(root: Path) -> Listing:
         walk.follow(*walk.links.pop(0))
     found = walk.found
     found.names.sort()
+    found.archives = dict(sorted(found.archives.items()))
     found.targets = {name: found.targets[name] for name in sorted(found.targets)}
     return found
+
+
+def list_archive(path: Path) -> Listing:
+    """The photographs in one tar file; names are relative to its folder."""
+    walk = _Walk(path.parent)
+    walk.take(path.name, path)
+    walk.found.names.sort()
+    return walk.found
 
 
 class _Walk:
@@ -171,7 +202,7 @@ class _Walk:
             if entry.name in made:
                 self.found.own.append(below)
             else:
-                self._take(below, Path(entry.path))
+                self.take(below, Path(entry.path))
         waiting: list[tuple[str, Path]] = []
         for entry in folders:
             below = f"{name}/{entry.name}" if name else entry.name
@@ -181,8 +212,11 @@ class _Walk:
                 waiting.append((below, Path(entry.path)))
         return waiting
 
-    def _take(self, name: str, path: Path) -> None:
+    def take(self, name: str, path: Path) -> None:
+        """Take one file: a photograph, an archive of photographs, or one that is passed over."""
         suffix = path.suffix.lower()
+        if path.suffix == ARCHIVE and self._take_archive(name, path):
+            return
         if suffix not in IMAGE_SUFFIXES and not is_readable_kind(path):
             self.found.passed[suffix or "without suffix"] += 1
             if suffix in PICTURES:
@@ -192,6 +226,23 @@ class _Walk:
         real = os.path.realpath(path)
         if not _inside(real, self.base) and os.path.isfile(real):
             self.found.targets[name] = real
+
+    def _take_archive(self, name: str, path: Path) -> bool:
+        """Take the photographs in a tar file; False if there is none and nothing is wrong."""
+        inside = read_archive(path, is_readable_kind)
+        self.found.unsafe += inside.unsafe
+        if inside.fault:
+            self.found.damaged.append((name, inside.fault, len(inside.names)))
+        if not inside.names:
+            return bool(inside.fault)
+        self.found.archives[name] = len(inside.names)
+        real, outside = os.path.realpath(path), os.path.dirname(name)
+        for member in inside.names:
+            own = f"{outside}/{member}" if outside else member
+            self.found.names.append(own)
+            if not _inside(real, self.base):
+                self.found.targets[own] = real + member.removeprefix(path.name)
+        return True
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..display import counted, quote
 from ..errors import DataError, ImageError
-from ..io.paths import safe_join
 from ..records import ImageRecord
 from .images import Header, image_header
+from .photo_files import photo_file
 
 QUARANTINE = "will be quarantined: "
 NAMED = 20  # files that cannot be read, named one by one
@@ -39,7 +39,7 @@ class Photos:
         """The header of one photograph; None, noted in `bad`, if it cannot be read."""
         self.seen += 1
         try:
-            header = image_header(safe_join(self.root, name, "image"))
+            header = image_header(photo_file(self.root, name, "image"))
         except ImageError as error:
             self.bad[name] = error.reason, str(error)
             return None

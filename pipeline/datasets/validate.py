@@ -21,6 +21,7 @@ from .expressions import expression_problem
 from .image_roots import image_root
 from .images import mislabelled, read_record
 from .leakage import overlaps
+from .photo_files import photo_file
 from .photo_headers import QUARANTINE, Photos, look_at
 from .problems import Faults
 from .published_counts import compare, count
@@ -131,7 +132,7 @@ def _check_images(
         if record.path not in photos.bad:
             if decode:
                 _decode(found.root, record, photos)
-            wrong_names += mislabelled(found.root / record.path) is not None
+            wrong_names += _mislabelled(found.root, record)
         on_image(done, len(records))
     for record in records:
         if record.path in photos.bad:
@@ -148,6 +149,10 @@ def _check_images(
         **dict(sorted(reasons.items())),
         "mislabelled (read by content)": wrong_names,
     }
+
+
+def _mislabelled(root: Path, record: ImageRecord) -> bool:
+    return mislabelled(photo_file(root, record.path, "image")) is not None
 
 
 def _decode(root: Path, record: ImageRecord, photos: Photos) -> None:

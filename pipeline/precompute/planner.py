@@ -14,14 +14,13 @@ from pathlib import Path
 
 from ..cache.plan import Plan, PlanImage
 from ..display import counted, show
-from ..errors import DataError, ImageError, MissingError
+from ..errors import ImageError, MissingError
 from ..fetch.sam_specs import SAMS, USUAL_SAM
-from ..io.paths import safe_join
 from ..process import installed
 from ..recipe import FeatureConfig, Recipe
 from ..records import ImageRecord
 from ..weights.rehearsal import VARIABLE
-from .source_images import hash_image
+from .source_images import hash_image, photo_size
 
 HASH_THREADS = 4
 CHUNK = 256  # images between two looks at `stop`
@@ -163,7 +162,7 @@ def library_versions(recipe: Recipe) -> dict[str, str]:
 def _examine(root: Path, old: Mapping[int, PlanImage], record: ImageRecord) -> PlanImage:
     """The plan's entry of one image; nothing about it is an error yet."""
     image = PlanImage(record.image_id, record.path, record.height, record.width, 0, "")
-    size = _size(root, record)
+    size = photo_size(root, record)
     known = old.get(record.image_id)
     if known is not None and known[:4] == image[:4] and known.bytes == size:
         return known
@@ -172,11 +171,3 @@ def _examine(root: Path, old: Mapping[int, PlanImage], record: ImageRecord) -> P
     except ImageError:
         return image
     return image._replace(bytes=size, xxh3=digest)
-
-
-def _size(root: Path, record: ImageRecord) -> int:
-    """Bytes of the image's file, 0 if it cannot be had."""
-    try:
-        return os.stat(safe_join(root, record.path, "image")).st_size
-    except (OSError, DataError):
-        return 0

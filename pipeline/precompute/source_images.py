@@ -1,4 +1,4 @@
-"""Read the images of a plan from disk; changed files are refused."""
+"""Read the images of a plan from disk, files or members of archives; changed ones are refused."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from ..cache.plan import PlanImage
 from ..datasets.images import read_record
+from ..datasets.photo_files import photo_file
 from ..errors import DataError, ImageError
-from ..io.paths import safe_join
 from ..records import ImageRecord
 
 Pixels = NDArray[np.uint8]
@@ -36,12 +36,12 @@ def read_verified(root: Path, image: PlanImage) -> Pixels:
 def hash_image(root: Path, image: PlanImage | ImageRecord) -> tuple[int, str]:
     """(bytes, xxh3_64 hex) of an image's file. Raises ImageError if it cannot be read."""
     try:
-        path = safe_join(root, image.path, f"image {image.image_id}")
+        photo = photo_file(root, image.path, f"image {image.image_id}")
     except DataError as error:
         raise ImageError("unsafe-path", str(error)) from None
     digest, size = xxhash.xxh3_64(), 0
     try:
-        with path.open("rb") as file:
+        with photo.open() as file:
             while block := file.read(1 << 20):
                 digest.update(block)
                 size += len(block)
@@ -50,3 +50,12 @@ def hash_image(root: Path, image: PlanImage | ImageRecord) -> tuple[int, str]:
     except OSError as error:
         raise ImageError("unreadable", f"{image.path}: {error.strerror}") from None
     return size, digest.hexdigest()
+
+
+def photo_size(root: Path, record: ImageRecord) -> int:
+    """Bytes of the image's file, 0 if it cannot be had."""
+    try:
+        photo = photo_file(root, record.path, "image")
+        return photo.size(photo.status())
+    except (OSError, DataError):
+        return 0

@@ -27,7 +27,7 @@ SCHEMES = {
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
-_PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _REGION = {
     "PermanentRedirect",

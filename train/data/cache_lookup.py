@@ -19,6 +19,7 @@ from ...pipeline.datasets.problems import Problems
 from ...pipeline.datasets.tables import Sentence, Source
 from ...pipeline.display import counted, quote, show
 from ...pipeline.errors import DataError
+from ...pipeline.precompute.source_images import photo_size
 from ...pipeline.records import ImageRecord, Rle
 from .photo_identity import Photos
 
@@ -196,7 +197,7 @@ class Finder:
 
     def _differ(self, record: ImageRecord, image: PlanImage, cache: RowReader) -> str:
         where = show(str(cache.path), 200)
-        if not (self.root / record.path).is_file():
+        if not photo_size(self.root, record):
             return (
                 f"image {record.image_id} is {quote(record.path)} in the data and "
                 f"{quote(image.path)} in {where}"

@@ -9,7 +9,6 @@ no part of the cache.
 
 import json
 import logging
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -17,9 +16,9 @@ from typing import Literal
 from ...pipeline.cache.layout import LOGS
 from ...pipeline.cache.plan import PlanImage
 from ...pipeline.datasets.image_roots import other_name
+from ...pipeline.datasets.photo_files import photo_file, place_of
 from ...pipeline.errors import CacheError, DataError, ImageError
 from ...pipeline.io.atomic import write_file
-from ...pipeline.io.paths import safe_join
 from ...pipeline.precompute.source_images import hash_image
 from ...pipeline.records import ImageRecord
 
@@ -79,11 +78,13 @@ class Photos:
 
     def _stat(self, record: ImageRecord) -> tuple[str, int, int] | None:
         try:
-            path = safe_join(self.root, record.path, "image")
-            info = os.stat(path)
+            photo = photo_file(self.root, record.path, "image")
+            info = photo.status()
         except (OSError, DataError):
             return None
-        return str(path), info.st_size, info.st_mtime_ns
+        # The position is a part of the name: an archive may hold a name twice.
+        name = f"{photo}#{photo.first}" if photo.member else str(photo)
+        return name, photo.size(info), info.st_mtime_ns
 
     def _hash(self, record: ImageRecord, path: str, size: int, changed: int) -> str:
         known = self._known.get(path)
@@ -106,7 +107,7 @@ def same_name(a: str, b: str) -> bool:
     >>> same_name("x.jpg", "train2014/x.jpg"), same_name("a1.png", "b/ba1.png")
     (True, False)
     """
-    ours, theirs = a.split("/")[::-1], b.split("/")[::-1]
+    ours, theirs = place_of(a).split("/")[::-1], place_of(b).split("/")[::-1]
     return all(x == y for x, y in zip(ours, theirs, strict=False))
 
 

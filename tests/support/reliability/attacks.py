@@ -88,14 +88,21 @@ ATTACKS = (
     ),
     Row(
         "T24",
-        "file names that leave the image folder, devices, links",
+        "file names that leave the image folder, devices, links; members and positions of archives",
         "refused with record and rule",
-        tests(
-            "pipeline/io/test_paths",
-            "hostile_names_are_refused_with_record_and_rule",
-            "links_may_not_lead_outside",
-            "whatever_passes_stays_below_the_root",
-            "only_regular_files",
+        (
+            *tests(
+                "pipeline/io/test_paths",
+                "hostile_names_are_refused_with_record_and_rule",
+                "links_may_not_lead_outside",
+                "whatever_passes_stays_below_the_root",
+                "only_regular_files",
+            ),
+            *tests(
+                "pipeline/datasets/test_photo_files",
+                "hostile_members_are_not_photographs",
+                "a_position_that_is_wrong_is_a_quarantine_reason",
+            ),
         ),
     ),
     Row(

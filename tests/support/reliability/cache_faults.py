@@ -1,4 +1,4 @@
-"""What can befall a cache: C1 to C26 are the numbers of the cache's fault list.
+"""What can befall a cache: C1 to C27 are the numbers of the cache's fault list.
 
 Numbers that are not here are rows of `faults`: C1 T8, C2 to C4 T6 and T9, C8 T8, C10 T9, C11 T7,
 C13 T8, C16 and C17 T1 and T2, C18 T13, C20 T17, C21 T8.
@@ -168,6 +168,18 @@ CACHE_FAULTS = (
             "without_either_it_is_refused",
             "another_file_system_below_is_refused",
             "a_full_disk_leaves_nothing",
+        ),
+    ),
+    Row(
+        "C27",
+        "a tar file of photographs that is cut, damaged, packed again, or changed after the plan",
+        "what is lost is said, the rest is used; ids stay; a changed photograph is quarantined",
+        tests(
+            "pipeline/datasets/test_photo_files",
+            "what_a_damaged_archive_lost_is_said",
+            "what_is_no_archive_is_said",
+            "ids_do_not_depend_on_the_place_in_the_archive",
+            "a_member_that_was_changed_is_refused",
         ),
     ),
 )
