@@ -36,14 +36,14 @@ class OrderBench(TargetReport):
     def lines(self) -> list[str]:
         """The printable report."""
         head = f"{counted(self.images, 'image')} in shards of {SHARD}, batches of {BATCH}"
+        columns = "  per batch    shards  images held  noise"
         rows = [
-            f"  {name:12} shards a batch {self.shards[name]:6.0f}  held {self.held[name]:8,}"
-            f"  noise {self.noise[name]:4.1f}"
+            f"  {name:12} {self.shards[name]:6.0f}  {self.held[name]:11,}  {self.noise[name]:5.1f}"
             for name in ORDERS
         ]
         costs = [f"  {name:12} {ms:9.2f} ms" for name, ms in self.first_ms.items()]
         return [
-            head, *rows, f"the first batch of an order of {counted(self.huge, 'image')}", *costs,
+            head, columns, *rows, f"the first batch of an order of {counted(self.huge, 'image')}", *costs,
             f"  {'sorting them':12} {self.sort_ms:9.2f} ms",
             *(target.line() for target in self.targets),
         ]  # fmt: skip

@@ -1,7 +1,8 @@
 """Expression table: the sentences of each cached image and their target masks.
 
 Made once from sources and caches (`build_table`), then only read: targets are stored as packed bits,
-so that no RLE is decoded in training. A table is a folder named after its digest:
+so that no RLE is decoded in training. The columns are mapped, not read: an open table holds next to
+nothing of them, however many images it has. A table is a folder named after its digest:
 
     table.json         written last: sizes and checksums of the rest, notes
     index.safetensors  the columns of entries, sentences and targets
@@ -14,6 +15,7 @@ and replaces a check at every read.
 """
 
 import os
+from codecs import getincrementaldecoder
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -22,13 +24,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from ...pipeline.display import counted, show
 from ...pipeline.errors import CacheError
 from ...pipeline.io.binary import crc32c, read_at
 from ...pipeline.io.json_files import JsonFile, canonical, parse_model, read_bounded
+from .mapped_columns import Columns, Mapped, pieces
 
 ENTRY = ("dataset", "image_id", "cache", "row", "height", "width")
 SENTENCE = ("sent_id", "ref_id", "ann_id", "target")
@@ -71,30 +72,37 @@ def column_fault(
     return ""
 
 
-def _splits(ends: NDArray[np.generic], pieces: int, whole: int, least: int) -> bool:
-    """Whether `ends` cuts 0..whole into so many pieces of at least `least`."""
+def _splits(ends: NDArray[np.generic], count: int, whole: int, least: int) -> bool:
+    """Whether `ends` cuts 0..whole into `count` parts of at least `least`."""
     values = ends.astype(np.int64, copy=False)
-    fits = len(values) == pieces + 1 and values[0] == 0 and values[-1] == whole
+    if not (len(values) == count + 1 and values[0] == 0 and values[-1] == whole):
+        return False
     # Compared, not subtracted: differences of hostile numbers may wrap around.
-    return bool(fits and np.all(values[1:] >= values[:-1]) and np.all(np.diff(values) >= least))
+    return all(
+        bool(np.all(part[1:] >= part[:-1]) and np.all(np.diff(part) >= least))
+        for part in pieces(values, overlap=1)
+    )
 
 
 def _text_fault(columns: Mapping[str, NDArray[np.generic]]) -> str:
     text = columns["text"].astype(np.uint8, copy=False)
+    decoder = getincrementaldecoder("utf-8")()
     try:
-        text.tobytes().decode()
+        for part in pieces(text):
+            decoder.decode(part.tobytes())
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return "the text is not UTF-8"
-    cuts = columns["text_end"].astype(np.int64, copy=False)
-    inside = text[cuts[cuts < len(text)]]
-    return "a sentence is cut inside a character" if np.any((inside & 0xC0) == 0x80) else ""
+    for cuts in pieces(columns["text_end"].astype(np.int64, copy=False)):
+        if np.any((text[cuts[cuts < len(text)]] & 0xC0) == 0x80):
+            return "a sentence is cut inside a character"
+    return ""
 
 
 SCHEMA = 1
 TABLE, INDEX = "table.json", "index.safetensors"
 MAX_TABLE_BYTES, MAX_INDEX_BYTES = 64 << 20, 4 << 30
 
-Columns = Mapping[str, NDArray[np.generic]]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
 
 
@@ -184,11 +192,13 @@ class ExpressionTable:
         self.digest, self.caches, self.notes = file.digest, file.caches, file.notes
         self.datasets, self.sizes = file.datasets, file.sizes
         self.left_out: dict[str, int] = {}
-        self._columns = self._load(file.index)
+        mapped = Mapped(path / INDEX, MAX_INDEX_BYTES)
+        self._columns = self._load(mapped, file.index)
         fault = column_fault(self._columns, len(file.datasets), len(file.caches), len(file.parts))
         if fault:
             raise self._damaged(INDEX, fault)
-        self._text: bytes = self._columns["text"].tobytes()
+        mapped.release()  # all of it was read once; what is resident is what is read from now on
+        self._text = self._columns["text"].data
         self._fds = [self._open(part, size) for part, size in enumerate(file.parts)]
 
     def __del__(self) -> None:
@@ -246,15 +256,14 @@ class ExpressionTable:
             int(c[name][j]) for name in ("sent_id", "ref_id", "ann_id", "target")
         )
         begin, end = c["text_end"][j : j + 2].tolist()
-        return Said(sent, ref, ann, self._text[begin:end].decode(), target)
+        return Said(sent, ref, ann, bytes(self._text[begin:end]).decode(), target)
 
-    def _load(self, digest: str) -> Columns:
-        data = read_bounded(self.path / INDEX, MAX_INDEX_BYTES)
-        if xxhash.xxh3_64_hexdigest(data) != digest:
+    def _load(self, mapped: Mapped, digest: str) -> Columns:
+        if mapped.digest() != digest:
             raise self._damaged(INDEX, "its checksum is wrong")
         try:
-            return load(data)
-        except (SafetensorError, KeyError) as error:  # KeyError: a dtype that numpy has not
+            return mapped.columns()
+        except ValueError as error:
             raise self._damaged(INDEX, str(error)) from None
 
     def _open(self, part: int, size: int) -> int:

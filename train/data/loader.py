@@ -6,12 +6,14 @@ suffice: reading, checksums and decompression release the interpreter lock, and 
 has to copy a batch. `Stream` is all that the training loop knows of it.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from ...model.batch import Batch
@@ -173,15 +175,15 @@ class Loader:
                 return whole
             turns = turns[:-1]
 
-    def _usable(self) -> tuple[Sequence[int], list[int]]:
+    def _usable(self) -> tuple[range | NDArray[np.int64], list[int]]:
         """Entries with a sentence that fits, and how many each data set has."""
         every = range(len(self.table))
         lost = {i for i in self._bad if len(self._bad[i]) == len(self.table.sentences(i))}
         if not lost:
             return every, self.table.sizes
-        kept = [i for i in every if i not in lost]
-        counted = Counter(self.table.entry(i).dataset for i in kept)
-        return kept, [counted[name] for name in self.table.datasets]
+        kept = np.delete(np.arange(len(self.table)), sorted(lost))
+        firsts = np.cumsum([0, *self.table.sizes])  # entries are sorted by data set
+        return kept, np.diff(np.searchsorted(kept, firsts)).tolist()
 
     @property
     def _cursor(self) -> Cursor:
