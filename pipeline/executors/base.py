@@ -245,9 +245,11 @@ class Pool(ABC):
     """The workers of one backend, by number, each holding at most one job.
 
     elastic  whether machines come and go: a place that fails is avoided, and another may come
+    asks     what a worker asks of its machine, in words
     """
 
     elastic: bool = False
+    asks: str = "a process"
 
     @abstractmethod
     def capacity(self) -> int:

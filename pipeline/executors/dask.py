@@ -12,14 +12,13 @@ import importlib.util
 import logging
 import os
 import tempfile
-import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..display import shorten
@@ -37,20 +36,14 @@ from .base import (
     Task,
     retry_start,
 )
+from .dask_worker import distributed_package, do, load
 from .devices import usable_devices
 from .scheduler import Executor
-from .worker import TRACEBACK, Setup, WorkerRuntime, thread_environment
+from .worker import TRACEBACK, Setup, thread_environment
 
 START_S = 60  # for the scheduler to answer, or a process to end
 LOOK_S = 0.5  # between two looks at the processes of the cluster
 ANSWER_S = 2  # for a few hundred bytes of a finished job
-
-
-def distributed_package() -> Any:
-    """The package; it has no types."""
-    import distributed
-
-    return distributed
 
 
 class DaskPool(Pool):
@@ -108,7 +101,7 @@ class DaskPool(Pool):
 
     def submit(self, worker: int, job: Job) -> None:
         """See `Pool`."""
-        self._submit(worker, f"shard{job.shard}", _do, job)
+        self._submit(worker, f"shard{job.shard}", do, job)
 
     def wait(self, timeout: float) -> list[Event]:
         """See `Pool`. Raises CacheError when the scheduler is gone."""
@@ -183,7 +176,7 @@ class DaskPool(Pool):
         for worker, address in zip(sorted(self._waiting), free, strict=False):
             self._waiting.remove(worker)
             self._address[worker], self._where[worker] = address, processes[address].place
-            self._submit(worker, "start", _load)
+            self._submit(worker, "start", load)
 
     def _abandoned(self, processes: "dict[str, Process]") -> list[Event]:
         """Jobs pinned to a process that ended before it got them: Dask would wait forever."""
@@ -280,41 +273,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-_lock = threading.Lock()
-_runtimes: dict[str, WorkerRuntime] = {}  # in a Dask worker: the models of the run it works for
-
-
-def _load(run: str, setup: Setup) -> Event:
-    """Load the models inside a Dask worker."""
-    with _lock:
-        return _loaded(run, setup)
-
-
-def _loaded(run: str, setup: Setup) -> Event:
-    _runtimes.pop(run, None)
-    runtime = WorkerRuntime(setup)
-    event = runtime.load()
-    if runtime.loaded:
-        _runtimes.clear()
-        _runtimes[run] = runtime
-    return event
-
-
-def _do(run: str, setup: Setup, job: Job) -> Event:
-    """A job inside a Dask worker; the lock keeps a worker of many threads to one job."""
-    with _lock:
-        if run not in _runtimes:  # a nanny started the process again under its old address
-            event = _loaded(run, setup)
-            if run not in _runtimes:
-                return event
-        for event in _runtimes[run].do(job):
-            if not isinstance(event, BatchDone):
-                return replace(event, worker=setup.worker)
-            report = {"by": setup.worker, "shard": job.shard, **asdict(event.report)}
-            distributed_package().get_worker().log_event(run, report)
-    raise AssertionError("a job ends with Done or Failed")
 
 
 # Work stealing kills workers on long jobs (distributed#7523), so does a time to live when

@@ -41,18 +41,21 @@ class FalseStarts:
         self._places[place] = _Place(proven=True)
         self.causes.pop(place, None)
 
-    def failed(self, worker: int, place: str, cause: str, *, final: bool = False) -> float:
+    def failed(
+        self, worker: int, place: str, cause: str, *, final: bool = False, leave_out: bool = True
+    ) -> float:
         """Record a false start; returns the seconds to wait before the next attempt.
 
         Workers of a place that were started before its last failure was counted count together
         with it: eight GPUs behind one broken mount are one false start.
 
-        final  another attempt would end the same: the place is left out at once
+        final      another attempt would end the same: the place is left out at once
+        leave_out  False: it is no place that can be
         """
         found, now = self._places.setdefault(place, _Place()), self._clock()
         if self._began.get(worker, now) >= found.last:
             found.failures, found.last = found.failures + 1, now
-        if final or (found.failures >= LIMIT and not found.proven):
+        if leave_out and (final or (found.failures >= LIMIT and not found.proven)):
             self.left_out[place] = cause
             self.causes.pop(place, None)
         else:
@@ -61,7 +64,7 @@ class FalseStarts:
         return min(LONGEST_PAUSE_S, pause)
 
     def summary(self) -> str:
-        """Every place with its cause in one line, and one cause in full."""
+        """Every place with its cause in one line, and one cause in full; "" if there is none."""
         lines = [
             *(f"{name} is left out: {first(cause)}" for name, cause in self.left_out.items()),
             *(f"{name}: {first(cause)}" for name, cause in self.causes.items()),
@@ -70,7 +73,7 @@ class FalseStarts:
         full = [
             f"the first in full: {shorten(text, 1200)}" for text in whole if text != first(text)
         ]
-        return "; ".join([*lines, *full]) or "No machine took one"
+        return "; ".join([*lines, *full])
 
 
 def in_short(detail: str) -> str:

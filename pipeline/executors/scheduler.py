@@ -48,6 +48,7 @@ from .false_starts import FalseStarts, in_short
 from .poison_search import PoisonSearch
 
 TICK_S = 0.2
+MAX_JOBS_FAILED = 3  # in a row in one place of a cluster
 MAX_MACHINES_LOST = 5  # with one shard: from then on its images may be what ends them
 MAX_ABANDONED_BEFORE_FIRST_SUCCESS = 3  # then nothing works: the run stops
 
@@ -118,7 +119,9 @@ class Scheduler:
         self.busy: dict[int, tuple[Job, float]] = {}  # worker -> job, when it was given
         self.resting: dict[int, float] = {}  # worker -> when it is started again
         self.out: set[int] = set()
-        self.leaving: set[int] = set()  # workers of draining machines
+        self.leaving: set[int] = set()  # workers that are to end with their job
+        self.places: dict[int, str] = {}  # worker -> where it was ready last
+        self.failures: Counter[str] = Counter()  # place -> jobs in a row
         self.starts = FalseStarts(clock)
         self.staffed = clock()  # when enough workers were ready
 
@@ -164,6 +167,12 @@ class Scheduler:
         self.pool.stop(worker)
         self._start(worker)
 
+    def _leave(self, worker: int) -> None:
+        """Let the worker finish what it has, then start it again in another place."""
+        self.leaving.add(worker)
+        if worker not in self.busy:
+            self._restart(worker)
+
     def _require_workers(self) -> None:
         """Raise CacheError if too few workers are ready, and no other can be expected."""
         ready, now = len(self.idle) + len(self.busy), self.clock()
@@ -176,8 +185,9 @@ class Scheduler:
         waited = "" if ended else f", and none came for {duration(now - self.staffed)}"
         count = counted(ready, "worker", "are") if ready else "no worker is"
         wanted = f" of at least {self.least}" if self.least > 1 else ""
+        causes = self.starts.summary() or f"No machine took one: each asks for {self.pool.asks}"
         raise CacheError(
-            f"{count} ready{wanted}{waited}. {self.starts.summary()}. Committed shards are kept: "
+            f"{count} ready{wanted}{waited}. {causes}. Committed shards are kept: "
             "mend the cause (`svp doctor` checks a machine) and give the same command again"
         )
 
@@ -196,6 +206,7 @@ class Scheduler:
         assert worker is not None, "an event of a pool is of one of its workers"
         match event:
             case Ready():
+                self.places[worker] = _place(event)
                 self.starts.ready(_place(event))
                 self.idle.add(worker)
                 yield event
@@ -206,6 +217,7 @@ class Scheduler:
                     yield event
             case Done():
                 job, _ = self.busy.pop(worker)
+                self.failures[self.places[worker]] = 0
                 if worker in self.leaving:
                     self._restart(worker)
                 else:
@@ -213,9 +225,7 @@ class Scheduler:
                 yield from self._commit(job, event)
             case Draining():
                 yield event
-                self.leaving.add(worker)
-                if worker not in self.busy:
-                    self._restart(worker)
+                self._leave(worker)
             case Refused():
                 if not self.pool.elastic:
                     raise CacheError(event.detail)
@@ -260,8 +270,31 @@ class Scheduler:
             self.tries[job.shard] -= job.rows is None
             self.queue.appendleft(job)
             yield Requeued(job.shard, worker, in_short(detail))
-        else:
-            yield from self._retry_or_search(job, worker, reason, detail)
+            return
+        yield from self._retry_or_search(job, worker, reason, detail)
+        yield from self._judge(self.places[worker], worker, detail)
+
+    def _judge(self, place: str, worker: int, detail: str) -> Iterator[Event]:
+        """Leave out a place where job after job fails while other places are at work.
+
+        A machine that fails fast is always idle first: it would use up the attempts of all shards.
+        """
+        self.failures[place] += 1
+        ready = self.idle | self.busy.keys()
+        if (
+            not self.pool.elastic
+            or self.failures[place] < MAX_JOBS_FAILED
+            or all(self.places[other] == place for other in ready)
+        ):
+            return
+        self.failures[place] = 0
+        self.starts.left_out[place] = cause = in_short(detail)
+        self.pool.avoid(place)
+        why = f"{place}: {MAX_JOBS_FAILED} jobs in a row failed, last: {cause}"
+        yield LeftOut(worker=worker, detail=why, place=place)
+        for other in [other for other in ready if self.places[other] == place]:
+            self._leave(other)
+        self._restart(worker)  # the one that was just started again may be there too
 
     def _false_start(self, event: Event, *, final: bool) -> Iterator[Event]:
         """Let the worker rest; leave it or its place out where none gets ready."""
@@ -271,7 +304,9 @@ class Scheduler:
         self.leaving.discard(worker)
         self.pool.stop(worker)
         known = place in self.starts.left_out
-        pause = self.starts.failed(worker, place, cause, final=final)
+        # Of a cluster's worker that was nowhere yet, no machine is to blame.
+        somewhere = bool(event.place) or not self.pool.elastic
+        pause = self.starts.failed(worker, place, cause, final=final, leave_out=somewhere)
         left_out = place in self.starts.left_out
         if left_out and not known:
             self.pool.avoid(place)

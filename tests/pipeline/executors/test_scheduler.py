@@ -278,6 +278,51 @@ def test_a_shard_that_ends_every_machine_is_searched_in_the_end() -> None:
     assert len(of(Abandoned, events)) == 1
 
 
+def test_a_machine_on_which_every_job_fails_is_left_out() -> None:
+    """It fails fast, so it is always idle first and would use up the attempts of all shards."""
+
+    class Failing(Cluster):
+        def submit(self, worker: int, job: Job) -> None:
+            super().submit(worker, job)
+            if self.where[worker] == "bad":
+                del self.due[worker]
+                self.events.append(Failed(worker=worker, place="bad", detail="CUDA error: ECC"))
+
+    cluster = Failing({"bad": Machine(slots=2), "good": Machine()})
+    events = run(cluster, shards=40)
+    assert sorted(e.shard for e in of(Done, events)) == list(range(40))
+    (out,) = of(LeftOut, events)
+    assert out.detail == "bad: 3 jobs in a row failed, last: CUDA error: ECC"
+    assert 3 <= len(of(Failed, events)) <= 5, "and the other worker of that machine may fail once"
+    assert not of(SearchStarted, events)
+    assert {p for _, p, _ in cluster.given[6:]} == {"good"}
+
+    alone = Failing({"bad": Machine()})
+    assert len(of(Abandoned, list(take(scheduler(alone, shards=1))))) == 1, "the last is kept"
+
+
+def take(events: Iterator[Event]) -> Iterator[Event]:
+    """Until the run ends itself."""
+    try:
+        yield from events
+    except CacheError:
+        return
+
+
+def test_a_worker_that_was_nowhere_rests_and_no_place_is_left_out() -> None:
+    """A runtime environment that cannot be made: Ray does not say on which node."""
+
+    def nowhere(worker: int, place: str) -> Event:
+        return Died(worker=worker, detail="RuntimeEnvSetupError")
+
+    cluster = Cluster({"a": Machine(nowhere)})
+    with pytest.raises(CacheError, match="worker 0: RuntimeEnvSetupError"):
+        run(cluster, patience=300.0)
+    began = [when for when, _, _ in cluster.starts]
+    pauses = [round(b - a) for a, b in pairwise(began)]
+    assert pauses[:7] == [1, 2, 4, 8, 16, 32, 60] and not cluster.avoided
+
+
 def test_fewer_workers_than_asked_for_end_the_run_only_after_a_while() -> None:
     """As with --workers 2:4."""
     plan = [(1.0, lambda c: c.lose("a")), (1.0, lambda c: c.lose("b"))]

@@ -32,7 +32,7 @@ CLUSTERS = (
     ),
     Row(
         "R6",
-        "a machine whose Python lacks svp, or that lacks a file or a mount",
+        "a machine whose Python lacks svp, or that lacks a file or a mount, or fails every job",
         "left out after three attempts and named with the cause; the others finish; --ship sends svp",
         (
             *tests(
@@ -42,6 +42,8 @@ CLUSTERS = (
                 "the_run_ends_only_if_no_worker_is_ready_and_none_came",
                 "workers_that_fail_together_are_one_false_start",
                 "a_worker_that_was_ready_once_is_tried_for_as_long_as_the_run_lasts",
+                "a_machine_on_which_every_job_fails_is_left_out",
+                "a_worker_that_was_nowhere_rests_and_no_place_is_left_out",
             ),
             *tests(
                 "pipeline/executors/test_cluster_changes",
