@@ -26,13 +26,21 @@ FORMULA = (
 PEAK = {"H200": 989, "H100": 989, "A100": 312, "RTX 3090": 71}
 
 
-def llm_flops(lm: "LlamaForCausalLM", tokens: Sequence[int], head: int, *, training: bool) -> float:
+def llm_flops(
+    lm: "LlamaForCausalLM",
+    tokens: Sequence[int],
+    head: int,
+    *,
+    training: bool,
+    counted: tuple[int, int] | None = None,
+) -> float:
     """FLOPs of sequences of `tokens` lengths, `head` states reaching the vocabulary.
 
-    training: with the backward pass of a model whose layers are frozen up to their adapters, and
-    whose head trains.
+    training  with the backward pass of a model whose layers are frozen up to their adapters, and
+              whose head trains
+    counted   what `matrices` says of `lm`, if it was asked before
     """
-    frozen, adapters = matrices(lm)
+    frozen, adapters = counted or matrices(lm)
     config: Any = lm.config
     square = 4 * config.num_hidden_layers * config.hidden_size * sum(t * t for t in tokens)
     words = 2 * head * config.vocab_size * config.hidden_size

@@ -6,6 +6,7 @@ micro-batches wait for.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,13 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...model.projectors import Projector
 from ...model.projectors.base import MaskInput
-from ...model.ris import RisModel
 from ..factory import llama_shape, outline
 from ..options import TrainFlags, resolve_train
 from ..recipe import ModelConfig, StageConfig, TrainRecipe, micro_batches
 from ..trainer.prepare import make_ready
 from .activations import LanguageModel
-from .flops import llm_flops
+from .flops import llm_flops, matrices
 from .gpus import Gpu
 from .memory import CONTEXT, SLACK
 from .sizing import LARGEST, SHARE
@@ -40,22 +40,22 @@ class Reference:
         self.processes = processes
 
     @property
-    def model(self) -> RisModel:
+    def model(self) -> "Counted":
         """Adapters included."""
         return _model(self.recipe.model.model_dump_json(), self.recipe.stages[-1].model_dump_json())
 
     def hours(self, recipe: TrainRecipe, tokens: int, flops: float, gpu: Gpu) -> float:
         """GPU-hours of one run of `recipe`; `tokens` visual ones per image, `flops` of the projector's
         forward pass on one image."""
-        lm: Any = self.model.lm
+        model, length = self.model, [tokens + TEXT]
         # Forward, and back through activations and trained weights.
-        each = llm_flops(lm, [tokens + TEXT], ANSWERS, training=True) + 3 * flops
+        each = llm_flops(model.lm, length, ANSWERS, training=True, counted=model.matrices)
+        each += 3 * flops
         reads = 2
         if recipe.run.recompute:  # the layers' forward pass once more
-            each += llm_flops(lm, [tokens + TEXT], 0, training=False)
+            each += llm_flops(model.lm, length, 0, training=False, counted=model.matrices)
             reads += 1
-        layers = sum(p.numel() * p.dtype.itemsize for p in lm.model.layers.parameters())
-        each_pass = reads * layers / gpu.bandwidth / recipe.run.images
+        each_pass = reads * model.layers / gpu.bandwidth / recipe.run.images
         images = recipe.steps * recipe.global_batch
         return float(images * (each / (SHARE * gpu.peak) + each_pass) / 3600)
 
@@ -82,21 +82,33 @@ class Reference:
 
     def memory(self, recipe: TrainRecipe, tokens: int, projector: int) -> int:
         """Bytes of a process: weights, gradients, optimizer, and what the language model keeps."""
-        own = {id(p) for p in self.model.projector.parameters()}
-        rest = [p for p in self.model.parameters() if id(p) not in own]
-        trained = sum(p.numel() for p in rest if p.requires_grad) + projector
-        weights = sum(p.numel() * p.dtype.itemsize for p in rest) + 4 * projector
-        micro = recipe.run.images
-        lm = LanguageModel.of(self.model.lm, torch.bfloat16)
-        kept, _ = lm.kept(micro * (tokens + TEXT), recipe.run.recompute)
-        head, _ = lm.head(micro * ANSWERS)
+        model, micro = self.model, recipe.run.images
+        trained, weights = model.trained + projector, model.weights + 4 * projector
+        kept, _ = model.sizes.kept(micro * (tokens + TEXT), recipe.run.recompute)
+        head, _ = model.sizes.head(micro * ANSWERS)
         # Gradients 4, AdamW 8, a bfloat16 copy 2; several processes: the gradients' buckets 4.
         used = weights + (14 + 4 * (self.processes > 1)) * trained + kept + head
         return CONTEXT + int((1 + SLACK) * used)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Sizes of a model without weights; one of 7B has a thousand tensors, so they are read once.
+
+    weights, trained  bytes, and numbers that train, of everything but the projector
+    layers            bytes of the language model's layers
+    """
+
+    lm: Any
+    sizes: LanguageModel
+    matrices: tuple[int, int]
+    weights: int
+    trained: int
+    layers: int
+
+
 @cache
-def _model(config: str, stage: str) -> RisModel:
+def _model(config: str, stage: str) -> Counted:
     """Some seconds of work for a model of 7B with adapters, so it is made once per process."""
     recipe = TrainRecipe(
         model=ModelConfig.model_validate_json(config),
@@ -104,7 +116,17 @@ def _model(config: str, stage: str) -> RisModel:
     )
     model = outline(recipe, None, llama_shape(recipe))
     make_ready(model, recipe, 0)
-    return model
+    lm: Any = model.lm
+    own = {id(p) for p in model.projector.parameters()}
+    rest = [p for p in model.parameters() if id(p) not in own]
+    return Counted(
+        lm,
+        LanguageModel.of(lm, torch.bfloat16),
+        matrices(lm),
+        sum(p.numel() * p.dtype.itemsize for p in rest),
+        sum(p.numel() for p in rest if p.requires_grad),
+        sum(p.numel() * p.dtype.itemsize for p in lm.model.layers.parameters()),
+    )
 
 
 def projector_flops(made: Projector, superpixels: int) -> float:

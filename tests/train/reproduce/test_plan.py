@@ -153,7 +153,7 @@ def test_how_it_is_run_is_the_users() -> None:
             "fast", "bfloat16", "cuda",
         )  # fmt: skip
         assert (options["executor"], options["ray_address"]) == ("ray", "auto")
-        assert (options["workers"], options["threads"]) == (3, 2)
+        assert (options["workers"], options["threads"]) == ("3", 2)
     for line in plan["rows"][0]["commands"]:
         assert line.startswith("accelerate launch --num_processes 4 -m svp ")
         _, options = parsed(line)
@@ -243,6 +243,15 @@ def test_all_tables_count_shared_work_once() -> None:
     assert sum(not row["not_run"] for row in every["rows"]) > len(own)
     refused = invoke("all", "--size", "paper")
     assert refused.exit_code == 2 and "--plan" in refused.output
+
+
+def test_a_model_of_7b_is_read_once_not_for_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(lm: object) -> tuple[int, int]:
+        raise AssertionError("its thousand tensors are read again")
+
+    told("table5", "--size", "paper")
+    monkeypatch.setattr("svp.train.estimates.flops.matrices", again)
+    assert told("table5", "--size", "paper")["rows"]
 
 
 def test_finer_superpixels_are_priced_at_their_tokens() -> None:
