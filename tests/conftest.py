@@ -5,11 +5,13 @@ Tests marked `gpu` are skipped where there is no CUDA device.
 
 import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from support import TESTS
+from support.object_server import ObjectServer, point_to
 
 # The processes that tests start import `support` too: programs, spawned workers, Ray and Dask nodes.
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -39,3 +41,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs CUDA")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ObjectServer]:
+    """The object server with faults of tests/support."""
+    pytest.importorskip("obstore", reason="needs svp[cloud]")
+    with ObjectServer() as found:
+        yield found
+
+
+@pytest.fixture
+def s3(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """The object server without faults or objects, as the endpoint of this test's environment."""
+    point_to(monkeypatch, server.endpoint)
+    server.set()
+    server.clear()
+    return server

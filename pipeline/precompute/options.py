@@ -20,6 +20,7 @@ from ..recipe import GRID_PRESETS, WEIGHTS, Recipe, encoder_row, parse_recipe, s
 from ..records import LocalPaths
 from ..sam.build import detect_type
 from ..sam.load import read_sam
+from ..store import is_url
 from ..weights.load import weights_digest
 from ..weights.locate import find_weights, given_weights
 from ..weights.reference import SHIPPED, Kind, WeightsRef
@@ -97,7 +98,8 @@ def _with_sam_type(flags: Flags) -> Flags:
         or WeightsRef.from_option(given, UNTRAINED, "--sam-weights")
     ):
         return flags
-    found = detect_type(read_sam(expand(given)))
+    path = given_weights(given, "--sam-weights") if is_url(given) else expand(given)
+    found = detect_type(read_sam(path))
     if found is None:
         raise WeightsError(
             f"{show(given)}: none of {', '.join(SAMS)} by its tensors: name the architecture with "
@@ -230,4 +232,5 @@ def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -
             f"give that file with {flag}, or take the line out of the recipe"
         )
     part["weights"] = str(found)
-    return path
+    # Each machine has its own copy of what lies at an address.
+    return Path(given) if given and is_url(given) else path

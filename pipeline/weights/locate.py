@@ -14,6 +14,7 @@ from ..fetch.catalogue import CHECKPOINTS, PREFIX
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
 from ..io.paths import expand, user_cache
+from ..store import is_url
 from .file_checks import shards
 
 
@@ -78,11 +79,16 @@ def how_to_get(model: str, flag: str) -> str:
 
 
 def given_weights(given: str | Path, flag: str) -> Path:
-    """The weight file or folder the user named with `flag`: a path, or `hub:OWNER/NAME`.
+    """The weight file or folder the user named with `flag`: a path, `hub:OWNER/NAME`, an address.
 
-    Raises MissingError, ConfigError (no such name).
+    What lies at an address such as s3://bucket/sam.pth is fetched, once per machine. Raises
+    MissingError, ConfigError (no such name), CacheError (cannot be fetched).
     """
     text = str(given)
+    if is_url(text):
+        from .remote import local_copy
+
+        return local_copy(text, flag)
     if text.startswith(PREFIX):
         try:
             return hub_folder(text.removeprefix(PREFIX), ENCODER_FILES)

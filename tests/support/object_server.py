@@ -406,6 +406,19 @@ class ObjectServer:
             return json.loads(answer.read())
 
 
+def point_to(monkeypatch: Any, endpoint: str) -> None:
+    """Make an S3 endpoint the one of a test's environment, whatever the user's is."""
+    from svp.pipeline.store import object_client
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    object_client._client.cache_clear()
+
+
 async def main(port: int) -> None:
     server = Server()
     print(f"http://127.0.0.1:{await server.start(port)}", flush=True)

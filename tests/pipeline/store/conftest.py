@@ -1,7 +1,6 @@
 """Stores of each kind, each empty: folder, memory, and servers that speak as the services do."""
 
 import json
-import os
 import subprocess
 import sys
 import uuid
@@ -11,19 +10,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from support.object_server import KEY, SECRET, ObjectServer
+from support.object_server import point_to
 from svp.pipeline.store import RetryPolicy, Store, open_store
 
 KINDS = ["folder", "memory", "served", "moto", "google", "azure"]
 QUICK = RetryPolicy(patience=20.0, first_wait=0.01, longest_wait=0.1, stall=2.0)
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[ObjectServer]:
-    """The object server with faults of tests/support."""
-    pytest.importorskip("obstore", reason="needs svp[cloud]")
-    with ObjectServer() as found:
-        yield found
 
 
 @pytest.fixture(scope="session")
@@ -49,27 +40,6 @@ def moto() -> Iterator[str]:
     finally:
         child.kill()
         child.communicate()
-
-
-@pytest.fixture
-def s3(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
-    """The object server without faults or objects, as the endpoint of this test's environment."""
-    point_to(monkeypatch, server.endpoint)
-    server.set()
-    server.clear()
-    return server
-
-
-def point_to(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    from svp.pipeline.store import object_client
-
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    object_client._client.cache_clear()
 
 
 @pytest.fixture(params=KINDS)

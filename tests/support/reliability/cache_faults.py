@@ -1,4 +1,4 @@
-"""What can befall a cache: C1 to C27 are the numbers of the cache's fault list.
+"""What can befall a cache: C1 to C28 are the numbers of the cache's fault list.
 
 Numbers that are not here are rows of `faults`: C1 T8, C2 to C4 T6 and T9, C8 T8, C10 T9, C11 T7,
 C13 T8, C16 and C17 T1 and T2, C18 T13, C20 T17, C21 T8.
@@ -180,6 +180,18 @@ CACHE_FAULTS = (
             "what_is_no_archive_is_said",
             "ids_do_not_depend_on_the_place_in_the_archive",
             "a_member_that_was_changed_is_refused",
+        ),
+    ),
+    Row(
+        "C28",
+        "weights at an address: many processes at once, a killed fetch, an object replaced meanwhile",
+        "one fetch per machine and version; a copy is whole or absent",
+        tests(
+            "pipeline/weights/test_remote",
+            "many_processes_of_a_machine_fetch_once",
+            "a_new_version_is_fetched_again",
+            "faults_leave_nothing_and_a_kill_is_cleared",
+            "a_file_that_is_replaced_meanwhile_is_refused",
         ),
     ),
 )
