@@ -5,10 +5,12 @@ decides nothing. Retries, timeouts and quarantine are the scheduler's, once for 
 Invariant: a job is a pure function of (task, job), so running one twice is harmless.
 """
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from ..display import shorten
 from ..errors import CacheError, SvpError
@@ -308,6 +310,19 @@ class ExecutorOptions:
     ship: bool = False
     dask_scheduler: str | None = None
     memory_mb: int = 100
+
+
+CONNECT_S = 3.0
+
+
+def reachable(address: str) -> bool:
+    """Whether something listens at `address`: host:port, with or without a scheme."""
+    place = urlsplit(address if "://" in address else f"tcp://{address}")
+    try:
+        socket.create_connection((place.hostname, place.port), CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 T = TypeVar("T")

@@ -34,6 +34,7 @@ from .base import (
     JobReport,
     Pool,
     Task,
+    reachable,
     retry_start,
 )
 from .dask_worker import distributed_package, do, load
@@ -60,7 +61,7 @@ class DaskPool(Pool):
         self._run, self._count = f"svp-{os.urandom(4).hex()}", 0
         self._waiting: set[int] = set()  # workers without a process
         self._address: dict[int, str] = {}
-        self._where: dict[int, str] = {}  # worker -> place
+        self._process: dict[int, Process] = {}  # of each worker, while it lived
         self._futures: dict[Any, int] = {}
         self._reports: deque[BatchDone] = deque()
         self._avoided: set[str] = set()
@@ -175,7 +176,7 @@ class DaskPool(Pool):
         ]
         for worker, address in zip(sorted(self._waiting), free, strict=False):
             self._waiting.remove(worker)
-            self._address[worker], self._where[worker] = address, processes[address].place
+            self._address[worker], self._process[worker] = address, processes[address]
             self._submit(worker, "start", load)
 
     def _abandoned(self, processes: "dict[str, Process]") -> list[Event]:
@@ -185,8 +186,7 @@ class DaskPool(Pool):
         for future in lost:
             future.cancel()
         return [
-            Died(worker=worker, detail="its Dask worker is gone", place=self._where[worker])
-            for worker in map(self._futures.pop, lost)
+            self._died(worker, "its Dask worker is gone") for worker in map(self._futures.pop, lost)
         ]
 
     def _retired(self, processes: "dict[str, Process]") -> list[Event]:
@@ -198,9 +198,20 @@ class DaskPool(Pool):
         } - self._leaving
         self._leaving |= new
         return [
-            Draining(worker=worker, detail="its Dask worker retires", place=self._where[worker])
+            Draining(
+                worker=worker, detail="its Dask worker retires", place=self._process[worker].place
+            )
             for worker in new
         ]
+
+    def _died(self, worker: int, detail: str) -> Died:
+        process = self._process[worker]
+        return Died(
+            worker=worker,
+            detail=shorten(detail, 500),
+            place=process.place,
+            machine=process.machine_lost,
+        )
 
     def _receive(self, future: Any) -> Event | None:
         """Result of a job; None if its process does not answer yet.
@@ -209,14 +220,14 @@ class DaskPool(Pool):
         another one under the same address.
         """
         worker = self._futures[future]
-        address, place = self._address[worker], self._where[worker]
+        address, place = self._address[worker], self._process[worker].place
         event: Event
         if future.status == "cancelled":
-            event = Died(worker=worker, detail="its job was cancelled", place=place)
+            event = self._died(worker, "its job was cancelled")
         elif future.status == "error":
             error = future.exception(timeout=ANSWER_S)
             if isinstance(error, distributed_package().scheduler.KilledWorker):
-                event = Died(worker=worker, detail=shorten(str(error), 500), place=place)
+                event = self._died(worker, str(error))
             else:  # the process could not even read the job
                 text = "".join(traceback.format_exception(error))[-TRACEBACK:]
                 event = Failed(worker=worker, detail=text, place=place)
@@ -227,7 +238,7 @@ class DaskPool(Pool):
                 if address in self._client.nthreads():
                     return None
                 future.cancel()
-                event = Died(worker=worker, detail="its process died with the answer", place=place)
+                event = self._died(worker, "its process died with the answer")
         del self._futures[future]
         future.release()
         return event
@@ -238,14 +249,20 @@ class Process:
     """A Dask worker process; its place stays the same when its nanny starts it again."""
 
     place: str
+    nanny: str | None
     leaving: bool
 
     @classmethod
     def of(cls, address: str, told: dict[str, Any]) -> "Process":
         """From what the scheduler says of it."""
-        name = str(told.get("name", address))
-        place = name if name != address else str(told.get("nanny") or address)
-        return cls(place, told.get("status") == "closing_gracefully")
+        name, nanny = str(told.get("name", address)), told.get("nanny")
+        place = name if name != address else str(nanny or address)
+        return cls(place, nanny, told.get("status") == "closing_gracefully")
+
+    @property
+    def machine_lost(self) -> bool:
+        """Whether its nanny is gone too: not the job, but the machine ended."""
+        return self.nanny is not None and not reachable(self.nanny)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Calls to the head hang while it is gone, until Ray itself ends this process afte
 thread asks, and who reads is told when it has not answered for too long.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CacheError
+from .base import reachable
 
 LOOK_S = 2.0  # between two looks
 GONE_S = 40.0  # without an answer: Ray would end this process without a word after 60
-CONNECT_S = 3.0
 
 _NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
 
@@ -70,12 +69,7 @@ class Nodes:
         """Whether the head takes connections: to make an actor without it hangs."""
         import ray
 
-        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-        except OSError:
-            return False
-        return True
+        return reachable(ray.get_runtime_context().gcs_address)
 
     def close(self) -> None:
         """End the thread."""

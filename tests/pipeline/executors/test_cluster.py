@@ -38,6 +38,11 @@ def finish(run: subprocess.Popen[str]) -> dict[str, object]:
     return report
 
 
+def kinds(cache: Path) -> set[str]:
+    lines = (cache / "logs" / "events.jsonl").read_text().splitlines()
+    return {json.loads(line)["kind"] for line in lines}
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.timeout(900)
 def test_a_ray_node_is_killed(replaced: bool, world: Path, tmp_path: Path) -> None:
@@ -53,6 +58,8 @@ def test_a_ray_node_is_killed(replaced: bool, world: Path, tmp_path: Path) -> No
             cluster.add_node(num_cpus=1)
         assert finish(run)["good"] == IMAGES
         assert tree(tmp_path / "c") == tree(world / "clean")
+        assert "shard_requeued" in kinds(tmp_path / "c")
+        assert "shard_failed" not in kinds(tmp_path / "c"), "a lost machine is no attempt"
 
 
 @pytest.mark.parametrize("lost", ["worker", "machine"])
@@ -75,6 +82,9 @@ def test_a_dask_worker_or_its_machine_is_killed(lost: str, world: Path, tmp_path
             worker.send_signal(signal.SIGKILL)
         assert finish(run)["good"] == IMAGES
         assert tree(tmp_path / "c") == tree(world / "clean")
+        attempt, not_one = "shard_failed", "shard_requeued"
+        wanted = {not_one} if lost == "machine" else {attempt}
+        assert kinds(tmp_path / "c") & {attempt, not_one} == wanted
 
 
 @contextmanager
