@@ -18,6 +18,7 @@ from .protocol import (
     Stat,
     Store,
     check_key,
+    pieces,
     this_writer,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "check_key",
     "is_url",
     "open_store",
+    "pieces",
     "this_writer",
 ]
 

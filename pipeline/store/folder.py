@@ -102,6 +102,10 @@ class FolderStore:
             done = read_at(fd, [memoryview(data)], size - len(data)) if data else 0
             return bytes(data[:done]), size
 
+    def digest(self, key: str) -> tuple[int, str]:
+        with self._opened(key) as fd:
+            return _digest(fd)
+
     def read_many(self, reads: Sequence[Read]) -> None:
         by_key: dict[str, list[Read]] = {}
         for read in reads:
@@ -120,7 +124,7 @@ class FolderStore:
         if path.is_dir():
             raise refusal(IsADirectoryError(errno.EISDIR, ""), path)
         for _ in range(ATTEMPTS):
-            there = self._digest(key)
+            there = self._there(key)
             if there is not None:
                 return self._compare(key, parts, who, there)
             make_folder(path.parent, self.top)
@@ -218,16 +222,13 @@ class FolderStore:
         self._sync(self.path(key))
         return Created(False, size, ours)
 
-    def _digest(self, key: str) -> tuple[int, str, str] | None:
+    def _there(self, key: str) -> tuple[int, str, str] | None:
         """Size, xxh3_64 and maker of a file that is there, its bytes durable; None if it is not."""
-        digest, buffer, size = xxhash.xxh3_64(), bytearray(BLOCK), 0
         try:
             with self._opened(key) as fd:
-                while done := os.preadv(fd, [buffer], size):
-                    digest.update(memoryview(buffer)[:done])
-                    size += done
+                size, digest = _digest(fd)
                 os.fsync(fd)
-                return size, digest.hexdigest(), _maker(fd)
+                return size, digest, _maker(fd)
         except MissingError:
             return None
 
@@ -297,6 +298,14 @@ def open_folder(path: Path) -> FolderStore:
 
 def _unreadable(path: Path, error: OSError) -> CacheError:
     return CacheError(f"{show(str(path), 300)}: cannot be read: {error.strerror}")
+
+
+def _digest(fd: int) -> tuple[int, str]:
+    digest, buffer, size = xxhash.xxh3_64(), bytearray(BLOCK), 0
+    while done := os.preadv(fd, [buffer], size):
+        digest.update(memoryview(buffer)[:done])
+        size += done
+    return size, digest.hexdigest()
 
 
 def _tag(found: os.stat_result) -> str:

@@ -66,6 +66,10 @@ class MemoryStore:
         data = self._get(key)[0]
         return data[max(0, len(data) - n) :], len(data)
 
+    def digest(self, key: str) -> tuple[int, str]:
+        data = self._get(key)[0]
+        return len(data), xxhash.xxh3_64_hexdigest(data)
+
     def read_many(self, reads: Sequence[Read]) -> None:
         for read in reads:
             data = memoryview(self._get(read.key)[0])[read.offset : read.offset + read.bytes]

@@ -32,6 +32,7 @@ from .protocol import (
     bad_size,
     changed,
     check_key,
+    pieces,
 )
 
 if TYPE_CHECKING:
@@ -118,6 +119,12 @@ class ObjectStore:
         length = self._look(key)[0]["size"]
         return self._run(key, get_in_two(length)) if n > 0 and length else (b"", length)
 
+    def digest(self, key: str) -> tuple[int, str]:
+        found, digest = self.stat(key), xxhash.xxh3_64()
+        for piece in pieces(self, key, found.bytes):
+            digest.update(piece)
+        return found.bytes, digest.hexdigest()
+
     def read_many(self, reads: Sequence[Read]) -> None:
         for read in reads:
             self._key(read.key)
@@ -144,7 +151,7 @@ class ObjectStore:
             except _Stopped as stopped:
                 if stopped.fault.kind != "taken":
                     raise self._refusal(key, stopped.fault) from None
-            theirs = self._digest(key)
+            theirs = self._there(key)
             if theirs is None:
                 continue  # deleted in the meantime
             length, found, maker = theirs
@@ -294,7 +301,7 @@ class ObjectStore:
         found = self._run(key, self._head(key))
         return found.meta, found.attributes
 
-    def _digest(self, key: str) -> tuple[int, str, str] | None:
+    def _there(self, key: str) -> tuple[int, str, str] | None:
         """Size, xxh3_64 and maker of an object that is there; None if it is not."""
         try:
             found, attributes = self._look(key)
@@ -302,8 +309,7 @@ class ObjectStore:
             if DIGEST in attributes:
                 return found["size"], str(attributes[DIGEST]), maker
             # Uploaded by other means, or by a gateway that drops metadata.
-            data = self.read(key, MAX_PUT) if found["size"] else b""
-            return len(data), xxhash.xxh3_64_hexdigest(data), maker
+            return *self.digest(key), maker
         except MissingError:
             return None
 

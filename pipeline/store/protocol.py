@@ -19,6 +19,8 @@ from ..io.atomic import PARTIAL
 from ..io.paths import check_name
 
 MAX_KEY_BYTES = 1024  # of S3, the shortest of the three services
+PIECE = 16 << 20  # bytes of one request of a whole file
+TOGETHER = 8  # such requests at once: 128 MB in memory
 MAX_MAKER = 300  # characters; object metadata are HTTP headers, of 2 kB together
 
 Parts = Sequence[bytes | memoryview]
@@ -114,6 +116,10 @@ class Store(Protocol):
         """The last `n` bytes (all, if there are fewer) and the size. Raises MissingError."""
         ...
 
+    def digest(self, key: str) -> tuple[int, str]:
+        """Size and xxh3_64 (hex), from every byte, in bounded memory. Raises MissingError."""
+        ...
+
     def read_many(self, reads: Sequence[Read]) -> None:
         """Fill the views of all `reads`, on an object store with all requests in flight.
 
@@ -175,6 +181,21 @@ def check_key(key: str, where: str = "store") -> str:
         if broken:
             raise DataError(f"{where}: key {show(key)} is refused: it {rule}")
     return key
+
+
+def pieces(store: Store, key: str, size: int) -> Iterator[memoryview]:
+    """The first `size` bytes of a file in order, `PIECE` at a time, `TOGETHER` in flight.
+
+    Raises as `read_many`. A piece is the caller's until it asks for the next.
+    """
+    step = PIECE * TOGETHER
+    for first in range(0, size, step):
+        starts = range(first, min(size, first + step), PIECE)
+        parts = [memoryview(bytearray(min(PIECE, size - start))) for start in starts]
+        store.read_many(
+            [Read(key, start, [part]) for start, part in zip(starts, parts, strict=True)]
+        )
+        yield from parts
 
 
 def this_writer(device: str = "") -> str:

@@ -19,10 +19,8 @@ from ..errors import CacheError, MissingError
 from ..io.atomic import PARTIAL, make_folders, sync_folder, writing
 from ..io.binary import write_all
 from ..io.paths import user_cache
-from ..store import Read, Stat, Store, open_store
+from ..store import Stat, Store, open_store, pieces
 
-PIECE = 16 << 20  # bytes of one request
-TOGETHER = 8  # requests at once: 128 MB in memory
 KINDS = (".json", ".safetensors", ".bin", ".model", ".pth", ".pt")  # files of a model folder
 
 _log = logging.getLogger("svp")
@@ -94,13 +92,8 @@ def _fetch(store: Store, key: str, stat: Stat, path: Path) -> None:
     """Write one object to `path`, durably."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        for first in range(0, stat.bytes, PIECE * TOGETHER):
-            starts = range(first, min(stat.bytes, first + PIECE * TOGETHER), PIECE)
-            parts = [memoryview(bytearray(min(PIECE, stat.bytes - start))) for start in starts]
-            store.read_many(
-                [Read(key, start, [part]) for start, part in zip(starts, parts, strict=True)]
-            )
-            write_all(fd, parts)
+        for piece in pieces(store, key, stat.bytes):
+            write_all(fd, [piece])
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -8,7 +8,15 @@ import pytest
 import xxhash
 
 from svp.pipeline.errors import CacheError, DataError, MissingError
-from svp.pipeline.store import ChangedError, OtherBytesError, Read, Store, open_store
+from svp.pipeline.store import (
+    ChangedError,
+    OtherBytesError,
+    Read,
+    Store,
+    open_store,
+    pieces,
+    protocol,
+)
 
 DATA = bytes(range(256)) * 40
 ODD = ["a b", "ü/é", "x#1", "%41", "a+b", "y?z", "a=b&c", "it's", "0/c/7/0/0", ".hidden", "a/~b"]
@@ -29,6 +37,17 @@ def test_what_is_created_is_read_whole_and_in_parts(store: Store) -> None:
     assert store.stat("dino/c/0/0").bytes == len(DATA)
     assert read(store, "dino/c/0/0", 300, 20, 4) == DATA[300:324]
     assert read(store, "dino/c/0/0", len(DATA) - 1, 1) == DATA[-1:]
+
+
+def test_a_digest_is_of_every_byte(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PIECE", 1000)
+    for name, data in (("a", DATA), ("b", DATA[:-1]), ("empty", b"")):
+        store.create(name, [data])
+        assert store.digest(name) == (len(data), xxhash.xxh3_64_hexdigest(data))
+        if data:
+            assert b"".join(pieces(store, name, len(data))) == data
+    with pytest.raises(MissingError):
+        store.digest("absent")
 
 
 def test_many_ranges_of_many_files_go_where_they_belong(store: Store) -> None:

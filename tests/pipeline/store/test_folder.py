@@ -116,7 +116,7 @@ def test_without_hard_links_a_rename_that_does_not_replace(
     no_links(monkeypatch, code)
     store.require_create()
     assert store.create("a/b", [b"1"]).made
-    monkeypatch.setattr(store.__class__, "_digest", lambda *_, seen=[]: seen.append(1) if not seen
+    monkeypatch.setattr(store.__class__, "_there", lambda *_, seen=[]: seen.append(1) if not seen
                         else (1, "x", "other"))  # fmt: skip
     with pytest.raises(OtherBytesError):  # the file appears between the look and the rename
         store.create("a/b", [b"2"])

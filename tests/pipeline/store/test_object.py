@@ -195,6 +195,7 @@ def test_the_number_of_requests(store: Store, s3: ObjectServer) -> None:
     assert count(lambda: store.tail("shard", 1028)) == {"GET": 1}
     assert count(lambda: store.read("shard", 10**6)) == {"GET": 1}
     assert count(lambda: store.stat("shard")) == {"HEAD": 1}
+    assert count(lambda: store.digest("shard")) == {"HEAD": 1, "GET": 1}
     with pytest.raises(MissingError):
         count(lambda: store.stat("absent"))
     assert s3.counts() == {"HEAD": 1, "GET": 1}

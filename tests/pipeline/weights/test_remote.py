@@ -8,7 +8,7 @@ import pytest
 
 from support.object_server import ObjectServer
 from svp.pipeline.errors import CacheError, MissingError
-from svp.pipeline.store import open_store
+from svp.pipeline.store import open_store, protocol
 from svp.pipeline.weights import remote
 from svp.pipeline.weights.locate import given_weights
 
@@ -19,7 +19,7 @@ DATA = bytes(range(256)) * 500
 @pytest.fixture
 def bucket(s3: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "PIECE", 10_000)
+    monkeypatch.setattr(protocol, "PIECE", 10_000)
     open_store("s3://weights/a").create("sam.pth", [DATA])
     return s3
 
