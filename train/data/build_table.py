@@ -9,6 +9,7 @@ the table remembers its bad sentences, for reports: it is no part of the table.
 import hashlib
 import json
 import logging
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -65,7 +66,7 @@ def open_table(
     joined.check()
     path = root / joined.digest(sources)[:16]
     if not (path / TABLE).exists():
-        log.info(f"packing the masks of {counted(len(joined.rows), 'sentence')} (once)")
+        log.info(f"packing the masks of {counted(len(joined), 'sentence')} (once)")
         _write(path, joined, sources)
     bad = merged((*(s.faults for s in sources), joined.text.faults(), _read_bad(path)))
     table = ExpressionTable(path)
@@ -93,31 +94,49 @@ def check_left_out(bad: Faults, images: int, allowed: int | None) -> None:
 
 @dataclass
 class _Join:
-    """Sentences whose image is in a cache, each with its place there."""
+    """Sentences whose image is in a cache, each with its place there.
+
+    Kept of each are its numbers alone, 12 bytes: the sentence is its source's, the place its finder's.
+    """
 
     caches: Sequence[RowReader]
     datasets: frozenset[str]
     training: bool
     partial: bool
-    rows: list[tuple[Sentence, Place, Masks]] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
     finders: list[Finder] = field(default_factory=list)
+    masks: list[Masks] = field(default_factory=list)
+    _source: "array[int]" = field(default_factory=lambda: array("i"))
+    _number: "array[int]" = field(default_factory=lambda: array("q"))
     text: Problems = field(default_factory=lambda: Problems("expressions"))
     seen: Counter[str] = field(default_factory=Counter)
 
     def add(self, source: Source) -> None:
         """Join one source; its sentences may be of several data sets."""
-        records = {image.image_id: image for image in source.images}
-        finder = Finder(self.caches, source.image_root)
-        masks = Masks(source, self.text)
+        finder, masks = Finder(self.caches, source), Masks(source, self.text)
+        self.sources.append(source)
         self.finders.append(finder)
-        for sentence in source.sentences:
+        self.masks.append(masks)
+        for number, sentence in enumerate(source.sentences):
             self.seen[sentence.dataset] += 1
             if self.datasets and sentence.dataset not in self.datasets:
                 continue
-            place = finder.find(records[sentence.image_id])
+            place = finder.find(sentence.image_id)
             if place is not None and masks.speakable(sentence):
-                self.rows.append((sentence, place, masks))
+                self._source.append(len(self.sources) - 1)
+                self._number.append(number)
         finder.set_limited_aside(source.images)
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def rows(self) -> Iterator[tuple[Sentence, Place, Masks]]:
+        """The sentences in the order of the sources, with places and masks."""
+        for source, number in zip(self._source, self._number, strict=True):
+            sentence = self.sources[source].sentences[number]
+            place = self.finders[source].find(sentence.image_id)
+            assert place is not None
+            yield sentence, place, self.masks[source]
 
     @property
     def absent(self) -> set[int]:
@@ -143,7 +162,7 @@ class _Join:
             "sources": [_source_digest(source) for source in sources],
         }
         rows = hashlib.sha256(canonical(asked))
-        for s, at, _ in self.rows:
+        for s, at, _ in self.rows():
             place = (s.dataset, s.image_id, s.ann_id, s.ref_id, s.sent_id, s.sent, at.cache, at.row)
             rows.update(repr(place).encode())
         return rows.hexdigest()
@@ -161,7 +180,7 @@ class _Join:
                 f"{min(self.absent)}): run `svp precompute` on the whole split, or allow a part of "
                 "it with --partial"
             )
-        self.text.settle(max(1, len(self.rows) + self.text.found), None)
+        self.text.settle(max(1, len(self) + self.text.found), None)
 
     def notes(self, empty: int) -> list[str]:
         """Notices about the table: what was left out."""
@@ -240,10 +259,10 @@ def _with_masks(joined: _Join, problems: Problems) -> tuple[list[Row], int]:
     Those with a bad mask go to `problems`. Raises DataError if that is more than half of them.
     """
     rows: list[Row] = []
-    for sentence, place, masks in joined.rows:
+    for sentence, place, masks in joined.rows():
         if (mask := masks.of(sentence, place, problems)) is not None:
             rows.append((sentence, place, mask))
-    problems.settle(len(joined.rows), None)
+    problems.settle(len(joined), None)
     void = {mask for *_, mask in rows if area(mask) == 0} if joined.training else set()
     kept = [row for row in rows if row[2] not in void]
     if not kept:

@@ -8,8 +8,9 @@ of its file under whatever id. Several caches may hold one id: the one with this
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from ...pipeline.cache.places import limit_of, rehearsed
 from ...pipeline.cache.plan import PlanImage
@@ -24,6 +25,9 @@ from ...pipeline.records import ImageRecord, Rle
 from .photo_identity import Photos
 
 BEYOND = "images beyond the --limit of the cache"  # among what is left out
+
+
+_NOT_LOOKED_AT, _FOUND, _ABSENT = range(3)
 
 
 class Place(NamedTuple):
@@ -42,37 +46,57 @@ class Finder:
     beyond       image ids that no cache holds because one was limited to the images before them
     quarantined  image id -> why its cache could not compute it
     other        lines about images that are other photographs than the cache's
-    unseen       image ids whose file is not on this machine: taken by name and size
+    unseen       number of images whose file is not on this machine: taken by name and size
 
-    `root` is the source's image folder.
+    What is found is kept in columns, 33 bytes of each image of the source.
     """
 
-    def __init__(
-        self,
-        caches: Sequence[RowReader],
-        root: Path,
-    ) -> None:
-        self.caches, self.root = caches, root
+    def __init__(self, caches: Sequence[RowReader], source: Source) -> None:
+        self.caches, self.root = caches, source.image_root
         self.absent: set[int] = set()
         self.beyond: set[int] = set()
         self.pending: dict[int, tuple[RowReader, int]] = {}
         self.quarantined: dict[int, str] = {}
         self.other: list[str] = []
-        self.unseen: set[int] = set()
+        self.unseen = 0
         self.looked = 0
-        self._photos = Photos(root, caches[0].path)
+        self._photos = Photos(self.root, caches[0].path)
         self._index = [cache.index_of for cache in caches]
-        self._places: dict[ImageRecord, Place | None] = {}
+        # Readers sort images by id, plug-ins may not.
+        count, self._images = len(source.images), source.images
+        self._ids = np.fromiter((image.image_id for image in self._images), np.int64, count)
+        if np.any(self._ids[1:] < self._ids[:-1]):
+            self._images = tuple(sorted(self._images, key=lambda image: image.image_id))
+            self._ids.sort()
+        self._state = np.zeros(count, np.int8)
+        self._rows = np.zeros((count, 2), np.int64)  # cache and row
+        self._sizes_found = np.zeros((count, 2), np.int32)  # height and width
 
-    def find(self, record: ImageRecord) -> Place | None:
-        """Location of `record`'s features, or None after noting the cause.
+    def record(self, image_id: int) -> ImageRecord:
+        """The source's record of an image. Raises KeyError if it has none."""
+        return self._images[self._at(image_id)]
+
+    def find(self, image_id: int) -> Place | None:
+        """Location of an image's features, or None after noting the cause.
 
         Raises DataError if the data says another size than the cache about one photograph.
         """
-        if record not in self._places:
+        at = self._at(image_id)
+        if self._state[at] == _NOT_LOOKED_AT:
             self.looked += 1
-            self._places[record] = self._find(record)
-        return self._places[record]
+            place = self._find(self._images[at])
+            self._state[at] = _ABSENT if place is None else _FOUND
+            if place is not None:
+                self._rows[at], self._sizes_found[at] = place[:2], place[2:]
+        if self._state[at] == _ABSENT:
+            return None
+        return Place(*self._rows[at].tolist(), *self._sizes_found[at].tolist())
+
+    def _at(self, image_id: int) -> int:
+        at = int(np.searchsorted(self._ids, image_id))
+        if at == len(self._ids) or self._ids[at] != image_id:
+            raise KeyError(image_id)
+        return at
 
     def check(self) -> None:
         """Remember what was compared. Raises DataError if an image is another photograph."""
@@ -124,7 +148,7 @@ class Finder:
         if not self.unseen:
             return []
         line = (
-            f"{len(self.unseen):,} of {counted(self.looked, 'photograph', 'are')} not in "
+            f"{self.unseen:,} of {counted(self.looked, 'photograph', 'are')} not in "
             f"{show(str(self.root), 200)}: taken by name and size, their content was not compared "
             "with the cache's"
         )
@@ -192,7 +216,7 @@ class Finder:
                 f"{show(str(cache.path), 200)}: they do not belong together"
             )
         if unseen:
-            self.unseen.add(record.image_id)
+            self.unseen += 1
         return Place(number, row, height, width)
 
     def _differ(self, record: ImageRecord, image: PlanImage, cache: RowReader) -> str:

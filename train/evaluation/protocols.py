@@ -119,9 +119,8 @@ def gather(
     max_failures: int | None = None,
 ) -> Gathered:
     """`examples` with what is not among them. Raises as it does."""
-    finder, problems = Finder(caches, source.image_root), Problems(source.name)
+    finder, problems = Finder(caches, source), Problems(source.name)
     masks = Masks(source, problems)
-    records = {record.image_id: record for record in source.images}
     found: list[Example] = []
     asked = 0
     for (dataset, image_id), rows in groupby(
@@ -129,7 +128,7 @@ def gather(
     ):
         if limit is not None and len(found) == limit:
             break
-        place = finder.find(records[image_id])
+        place = finder.find(image_id)
         if place is None:
             continue
         said: list[Expression] = []
@@ -141,7 +140,7 @@ def gather(
                 said.append(Expression(*ids, row.sent, mask))
         if said:
             found.append(
-                Example(Entry(dataset, image_id, *place), records[image_id].path, tuple(said))
+                Example(Entry(dataset, image_id, *place), finder.record(image_id).path, tuple(said))
             )
     finder.check()
     finder.set_limited_aside(source.images)

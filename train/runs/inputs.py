@@ -58,6 +58,11 @@ class Opened:
     source: Source
     data: DataRequest
 
+    def without_sentences(self) -> "Opened":
+        """The same without what the table has: the records of the source, which stays by its name."""
+        bare = replace(self.source, images=(), sentences=(), annotations={})
+        return replace(self, source=bare)
+
     def table(self, partial: bool, runs: Path) -> ExpressionTable:
         """The expression table, made on the first run; beside the runs where that is the only
         place that can be written.
@@ -119,21 +124,24 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     return Opened(recipe, places, readers, source, data)
 
 
-def next_commands(
-    request: TrainRequest, opened: Opened, table: ExpressionTable, run: Path
-) -> tuple[str, ...]:
-    """The commands that use the finished run; a photograph and an expression of its own data."""
+def next_commands(request: TrainRequest, example: tuple[str, str], run: Path) -> tuple[str, ...]:
+    """The commands that use the finished run; `example` is of `example_of`."""
     size = ["--size", "tiny"] if request.size == "tiny" else []
     end = ["--checkpoint", str(run), *size, *plugin_words()]
-    first = table.entry(0).image_id
-    paths = (image.path for image in opened.source.images if image.image_id == first)
-    photo = opened.source.image_root / next(paths, "")
-    picture = os.path.relpath(photo) if photo.is_file() else "PHOTO"
-    said = table.sentences(0)[0].text
+    picture, said = example
     return (
         shlex.join(["svp", "eval", *end]),
         shlex.join(["svp", "predict", *end, "--", picture, said]),
     )
+
+
+def example_of(source: Source, table: ExpressionTable) -> tuple[str, str]:
+    """A photograph's path and an expression of the data, for the commands of a report."""
+    first = table.entry(0).image_id
+    paths = (image.path for image in source.images if image.image_id == first)
+    photo = source.image_root / next(paths, "")
+    picture = os.path.relpath(photo) if photo.is_file() else "PHOTO"
+    return picture, table.sentences(0)[0].text
 
 
 def first_images(source: Source, readers: Sequence[RowReader], limit: int) -> Source:

@@ -41,7 +41,14 @@ from ..trainer.trackers import chosen_trackers
 from ..trainer.trainer import train
 from ..warm_start import imitate
 from .held_out import HeldOut, open_held_out, scorer
-from .inputs import Opened, TrainRequest, next_commands, open_training, stream_of
+from .inputs import (
+    Opened,
+    TrainRequest,
+    example_of,
+    next_commands,
+    open_training,
+    stream_of,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -100,6 +107,10 @@ def train_command(request: TrainRequest) -> TrainReport:
 
     # The first process makes the table, the others find it.
     table = first_then_others("table", lambda: opened.table(request.partial, request.runs))
+    example, photos = example_of(opened.source, table), opened.source.image_root
+    # The table has what training reads: records, sentences and annotations are let go, about a
+    # kilobyte of each sentence.
+    opened = opened.without_sentences()
     first = opened.readers[0].plan
     with together("model"):
         made = assemble(recipe, first, opened.places)
@@ -144,7 +155,6 @@ def train_command(request: TrainRequest) -> TrainReport:
             log.info(line)
         previews = None
         if main and recipe.run.preview:
-            photos = opened.source.image_root
             out = folder.path / "previews"
             previews = Previews(table, opened.readers, visuals, made.vocab, photos=photos, out=out)
         # With --resume auto the command itself resumes the run.
@@ -157,7 +167,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},
         )  # fmt: skip
-        return replace(train(job), next=next_commands(request, opened, table, folder.path))
+        return replace(train(job), next=next_commands(request, example, folder.path))
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:

@@ -1,7 +1,9 @@
 """`svp train` from its request to the run folder, on a real cache of four generated scenes."""
 
+import gc
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,31 @@ def test_a_run_leaves_what_it_promises(
         train_command(replace(other, resume=str(run)))
     with pytest.raises(MissingError, match="neither a checkpoint nor a run folder"):
         train_command(replace(asked, resume=str(run / "previews")))
+
+
+def test_records_and_annotations_are_let_go_before_the_first_step(
+    asked: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table has what training reads; a source holds a kilobyte of every sentence."""
+    sources: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+    plain_source, plain_train = inputs.source_of, train.train
+
+    def source_of(*arguments: Any) -> Any:
+        found = plain_source(*arguments)
+        sources.append(weakref.ref(found))
+        return found
+
+    def train_seen(job: Any) -> Any:
+        gc.collect()
+        alive.extend(source() is not None for source in sources)
+        return plain_train(job)
+
+    monkeypatch.setattr(inputs, "source_of", source_of)
+    monkeypatch.setattr(train, "train", train_seen)
+    report = train_command(asked)
+    assert alive == [False]
+    assert " -- " in report.next[1] and report.next[1].startswith("svp predict")
 
 
 def test_live_equals_cached_within_float16_rounding(asked: TrainRequest, world: Path) -> None:
