@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -103,6 +104,7 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@cache  # a search of the import path each time, and a plan of all tables asks 700 times
 def installed(package: str) -> str:
     """The version of a package that is installed here, "none" if it is not."""
     try:

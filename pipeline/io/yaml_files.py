@@ -8,6 +8,7 @@ import copy
 import importlib.resources
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ def shipped_yaml(kind: str, name: str) -> dict[str, Any]:
     if name not in names:
         raise ConfigError(f"recipe {show(name)}: allowed are {', '.join(names)}")
     text = folder.joinpath(f"{name}.yaml").read_text("utf-8")
-    return parse_yaml(text, f"workflows/{kind}/{name}.yaml")
+    return copy.deepcopy(_shipped(text, f"workflows/{kind}/{name}.yaml"))
+
+
+@cache
+def _shipped(text: str, where: str) -> dict[str, Any]:
+    return parse_yaml(text, where)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

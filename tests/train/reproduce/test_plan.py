@@ -249,9 +249,10 @@ def test_a_model_of_7b_is_read_once_not_for_every_option(monkeypatch: pytest.Mon
     def again(lm: object) -> tuple[int, int]:
         raise AssertionError("its thousand tensors are read again")
 
-    told("table5", "--size", "paper")
+    words = ("table5", "--size", "paper", "--plan")
+    first = invoke(*words)
     monkeypatch.setattr("svp.train.estimates.flops.matrices", again)
-    assert told("table5", "--size", "paper")["rows"]
+    assert first.exit_code == 0 and invoke(*words).output == first.output
 
 
 def test_finer_superpixels_are_priced_at_their_tokens() -> None:
