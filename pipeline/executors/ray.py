@@ -10,6 +10,7 @@ run a shard that crashes its worker again without counting the attempt.
 """
 
 import importlib.util
+import logging
 import os
 import secrets
 import signal
@@ -205,7 +206,9 @@ class RayPool(Pool):
         place = place_name(*self._where[worker])
         self._places[place] = answer["node"]
         if "error" in answer:
-            return Failed(worker=worker, detail=answer["error"][-TRACEBACK:].strip(), place=place)
+            hint = ": install svp on every machine, or add --ship"
+            detail = answer["error"][-TRACEBACK:].strip() + hint
+            return Failed(worker=worker, detail=detail, place=place)
         if answer["svp"] != self._setup.svp:
             return Refused(worker=worker, place=place, detail=(
                 f"svp {answer['svp']} is installed, not {self._setup.svp} as where the run was "
@@ -259,7 +262,11 @@ def resources(needs: Needs, options: ExecutorOptions) -> dict[str, Any]:
 def init_options(options: ExecutorOptions, workers: int) -> dict[str, Any]:
     """Arguments of `ray.init`."""
     if options.ray_address:
-        return {"address": options.ray_address, "log_to_driver": False}
+        return {
+            "address": options.ray_address,
+            "log_to_driver": False,
+            "logging_level": logging.WARNING,
+        }
     return {
         "address": "local",
         "num_cpus": workers * options.threads,
