@@ -86,8 +86,17 @@ class Superpixels:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An image that could not be processed: a stable reason code and one line of detail."""
+
+    image_id: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRow:
-    """All that the cache stores of one good image.
+    """Values that the cache stores of one image; None where a layer was not asked for, or refused.
 
     patches     (P,C) float16 patch features, raster order of the patch grid
     cover       (N,P) float16, share of each patch covered by each superpixel
@@ -95,25 +104,18 @@ class ImageRow:
     cls         (C,) float16 or None
     layers      (L,P,C) float16 extra encoder layers or None
     sam         (256,64,64) float16 SAM image embedding or None
+    refused     kind of layer -> why it cannot hold this image; the other layers can
     """
 
     image_id: int
-    superpixels: Superpixels
-    patches: NDArray[np.float16]
-    cover: NDArray[np.float16]
-    sspe_masks: NDArray[np.uint8]
+    superpixels: Superpixels | None = None
+    patches: NDArray[np.float16] | None = None
+    cover: NDArray[np.float16] | None = None
+    sspe_masks: NDArray[np.uint8] | None = None
     cls: NDArray[np.float16] | None = None
     layers: NDArray[np.float16] | None = None
     sam: NDArray[np.float16] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """An image that could not be processed: a stable reason code and one line of detail."""
-
-    image_id: int
-    reason: str
-    detail: str
+    refused: Mapping[str, Quarantined] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

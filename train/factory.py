@@ -137,7 +137,7 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) ->
         raise PlanMismatchError(
             f"cache {plan.id[:12]} was made with {have.name}, view {have.view}, {have.size} px; "
             f"the recipe {show(recipe.name)} (digest {recipe.digest()[:12]}) wants {want.names}, "
-            f"view {want.view}, {want.size} px: make the cache it reads with "
+            f"view {want.view}, {want.size} px: add what it reads with "
             f"`{command_for(plan, name, cache, features=features)}`, or take a recipe for this "
             f"cache with --set model.vision.encoder={have.encoder} "
             f"--set model.vision.view={have.view} --set model.vision.size={have.size}{second}"
@@ -154,8 +154,7 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) ->
     if missing := lacks(plan.recipe, projector_class(name).needs, sources):
         raise ConfigError(
             f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
-            "does not hold and no command adds to a finished cache: make one that does with "
-            f"`{command_for(plan, name, cache)}`"
+            f"does not hold: add it with `{command_for(plan, name, cache)}`"
         )
 
 

@@ -4,7 +4,6 @@ Opening is measured on caches of records alone (plan, index, mark): nothing else
 Scanning is measured on a small real cache, because it looks at every file.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -23,10 +22,12 @@ from ..cache import (
     read_committed,
     verify,
 )
-from ..cache.layout import COMPLETE, INDEX, PLAN
+from ..cache.image_list import IMAGES, Images
+from ..cache.index import Rows, finish_layer
+from ..cache.layers import SUPERPIXELS
+from ..cache.layout import INDEX
 from ..cache.writer import write_shard
 from ..io.atomic import remove_stale
-from ..io.json_files import canonical
 from ..masks.rle import encode
 from ..recipe import Recipe, SuperpixelConfig
 from ..records import ImageRow, Superpixels
@@ -64,25 +65,18 @@ class Scanning:
 
 def opening(folder: Path, images: int, shard_size: int, reps: int = 3) -> Opening:
     """Make the records of a complete cache of `images` in `folder` and open it `reps` times."""
-    folder.mkdir()
     plan = small_plan(images, shard_size)
-    index = canonical(
-        {
-            "schema_version": 1,
-            "cache": plan.id,
-            "manifests": [f"{s:016x}" for s in range(plan.num_shards)],
-            "bytes": {spec.name: 0 for spec in plan.arrays},
-            "k": [1] * images,
-            "bad": [],
-            "fallback": [],
-        }
-    )
-    (folder / PLAN).write_bytes(plan.data)
-    (folder / INDEX).write_bytes(index)
-    mark = {"cache": plan.id, "index": hashlib.sha256(index).hexdigest()}
-    (folder / COMPLETE).write_bytes(canonical(mark))
+    create_cache(folder, plan)
+    checks = tuple(f"{s:016x}" for s in range(plan.num_shards))
+    for layer in plan.layers:
+        k = np.full(images, layer.kind == SUPERPIXELS, np.uint16)
+        rows = Rows(np.ones(images, np.uint8), k, complete=True, checks=checks)
+        finish_layer(folder, layer, rows, {spec.name: 0 for spec in layer.arrays})
+    index_bytes = sum((folder / layer.folder / INDEX).stat().st_size for layer in plan.layers)
+    plan_bytes = sum(file.stat().st_size for file in (folder / IMAGES).rglob("*") if file.is_file())
+    plan_bytes += len(plan.data)
     seconds = best(lambda: CacheReader(folder), reps)
-    return Opening(images, plan.num_shards, len(plan.data), len(index), seconds)
+    return Opening(images, plan.num_shards, plan_bytes, index_bytes, seconds)
 
 
 def scanning(folder: Path, shards: int = 64, reps: int = 3) -> Scanning:
@@ -107,7 +101,7 @@ def scanning(folder: Path, shards: int = 64, reps: int = 3) -> Scanning:
 
 def small_plan(images: int, shard_size: int) -> Plan:
     """A plan whose paths and hashes are as long as those of real data sets."""
-    listed = tuple(
+    listed = Images.of(
         PlanImage(i, f"sa_{i // 11_000:06d}/sa_{i:08d}.jpg", 6, 5, 350_000, f"{i:016x}")
         for i in range(images)
     )

@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from ..cache.create import create_cache
 from ..cache.index import finalize
-from ..cache.layout import manifest_path, shard_path
-from ..cache.manifest import FileEntry, ImageEntry, Manifest, missing_shards, read_committed
-from ..cache.plan import SHARD_SIZE, Plan, PlanImage
+from ..cache.layers import SUPERPIXELS, Layer
+from ..cache.layout import PLAN, manifest_path, shard_path
+from ..cache.manifest import FileEntry, Manifest, missing_shards, read_committed
+from ..cache.plan import SHARD_SIZE, Images, Plan, PlanImage
 from ..cache.reader import CacheReader
 from ..cache.shard_file import encode_shard
 from ..cache.writer import write_shard
 from ..recipe import Recipe, SuperpixelConfig
 from ..records import ImageRow, Superpixels
 
-SUPERPIXELS = 40  # the mean of the paper's setting
+COUNT = 40  # superpixels: the mean of the paper's setting
 RLE_LENGTH = 460  # bytes per superpixel: 18.5 kB per image, as measured on 480x640 maps
 
 
@@ -78,8 +79,10 @@ def open_times(path: Path, shards: int) -> tuple[float, float]:
                 file.write_bytes(data)
             else:
                 file.hardlink_to(shard_path(path, spec, 0))
-    for shard in range(shards):
-        manifest_path(path, shard).write_bytes(_manifest(plan, shard, files).data())
+    for layer in plan.layers:
+        for shard in range(shards):
+            manifest = _manifest(layer, shard, files)
+            manifest_path(path, layer.folder, shard).write_bytes(manifest.data())
     finalize(path, plan, read_committed(path, plan))
     return (
         min(_timed(lambda: CacheReader(path)) for _ in range(5)),
@@ -88,15 +91,15 @@ def open_times(path: Path, shards: int) -> tuple[float, float]:
 
 
 def _missing(path: Path) -> list[int]:
-    plan = Plan.load(path / "plan.json")
-    return missing_shards(path, plan, read_committed(path, plan))
+    plan = Plan.load(path / PLAN)
+    return [*missing_shards(path, plan, read_committed(path, plan))]
 
 
 def _plan(images: int, shape: tuple[int, ...], max_superpixels: int) -> Plan:
     side = int(shape[0] ** 0.5)
     return Plan(
         recipe=Recipe(superpixels=SuperpixelConfig(max_superpixels=max_superpixels)),
-        images=tuple(
+        images=Images.of(
             PlanImage(i, f"train2017/{i:012d}.jpg", 480, 640, 160_000, f"{i:016x}")
             for i in range(images)
         ),
@@ -108,7 +111,7 @@ def _plan(images: int, shape: tuple[int, ...], max_superpixels: int) -> Plan:
 
 def _row(plan: Plan, image: PlanImage, features: NDArray[np.float16]) -> ImageRow:
     rng = np.random.default_rng(image.image_id)
-    n = SUPERPIXELS
+    n = COUNT
     cover = np.where(rng.random((n, plan.patches)) < 0.045, rng.random((n, plan.patches)), 0)
     found = Superpixels(
         height=image.height,
@@ -126,19 +129,14 @@ def _row(plan: Plan, image: PlanImage, features: NDArray[np.float16]) -> ImageRo
     return ImageRow(image.image_id, found, features, cover.astype(np.float16), small)
 
 
-def _manifest(plan: Plan, shard: int, files: dict[str, FileEntry]) -> Manifest:
-    entries = [
-        ImageEntry(
-            id=image.image_id,
-            h=480,
-            w=640,
-            k=SUPERPIXELS,
-            status="ok",
-            survivors={"candidates": 3072, "kept": SUPERPIXELS},
-        )
-        for image in plan.shard(shard)
-    ]
-    return Manifest(cache=plan.id, shard=shard, files=files, images=entries).sealed()
+def _manifest(layer: Layer, shard: int, files: dict[str, FileEntry]) -> Manifest:
+    own = {spec.name: files[spec.name] for spec in layer.arrays}
+    manifest = Manifest(layer=layer.id, shard=shard, files=own)
+    if layer.kind == SUPERPIXELS:
+        count = len(layer.rows(shard))
+        survivors = {"candidates": [3072] * count, "kept": [COUNT] * count}
+        manifest = manifest.model_copy(update={"k": [COUNT] * count, "survivors": survivors})
+    return manifest.sealed()
 
 
 def _timed(call: Callable[[], object]) -> float:

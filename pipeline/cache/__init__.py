@@ -1,15 +1,16 @@
-"""The cache: a plan, sharded Zarr v3 arrays, manifests; written once, read by offset."""
+"""The cache: a plan, layers of sharded Zarr v3 arrays, manifests; written once, read by offset."""
 
 from .create import create_cache
 from .index import finalize
 from .manifest import Manifest, committed_shards, missing_shards, read_committed
-from .plan import Plan, PlanImage
+from .plan import Images, Plan, PlanImage
 from .reader import CacheReader
 from .verify import ShardReport, VerifyReport, repair, uncommit, verify, verify_shard
 from .writer import write_shard
 
 __all__ = [
     "CacheReader",
+    "Images",
     "Manifest",
     "Plan",
     "PlanImage",

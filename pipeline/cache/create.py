@@ -1,45 +1,64 @@
-"""Create a cache folder for a plan, or open one that holds the same plan."""
+"""Create a cache folder for a plan, or add the plan's layers to one that holds the same images."""
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 from ..display import show
 from ..errors import CacheError, PlanMismatchError
 from ..io.atomic import make_folder, remove_stale, write_file
 from ..io.paths import refuse_url
-from .layout import COMPLETE, LOGS, MANIFESTS, PLAN
-from .plan import Plan
+from .image_list import IMAGES
+from .index import is_complete
+from .layout import LAYER, LOGS, MANIFESTS, PLAN, VIEWS
+from .plan import Plan, all_plans
 from .plan_diff import diff_plans
 from .zarr_metadata import check_document, documents
 
 DIFF_LINES = 12
+LIST = re.compile("[0-9a-f]{16}")  # folder of an image list
 
 
-def create_cache(cache: Path, plan: Plan) -> None:
-    """Write plan.json and every zarr.json; drop temp files of dead writers. Safe to repeat.
+def create_cache(cache: Path, plan: Plan, *, view: bool = False) -> Path:
+    """Write the plan, its layer.json and zarr.json files; drop temp files of dead writers.
 
-    Call it from the planner, never from workers. Raises PlanMismatchError with the differences if
-    the folder holds another plan, CacheError if it holds something that is no cache.
+    Safe to repeat. `view` adds the plan to a cache of the same images whose plan is another; a layer
+    that both have is stored once. Call it from the planner, never from workers. Returns the file of
+    the plan.
+
+    Raises PlanMismatchError with the differences if the folder holds another plan (with `view`:
+    other images, or a layer of the same name made otherwise), CacheError if it holds something that
+    is no cache.
     """
     refuse_url(cache)
     if os.path.lexists(cache / PLAN):
-        _check_same(cache, plan)
+        path = _join(cache, plan, view)
     else:
         _check_empty(cache)
         make_folder(cache, cache)
-        plan.save(cache / PLAN)
-    if not (cache / COMPLETE).exists():  # walking a complete cache would be most of a rerun
+        plan.save(cache)
+        path = cache / PLAN
+    if not is_complete(cache, plan):  # walking a complete cache would be most of a rerun
         remove_stale(cache)
-    for folder in (MANIFESTS, LOGS):
-        make_folder(cache / folder, cache)
+        _drop_unnamed_images(cache)
+    make_folder(cache / LOGS, cache)
+    for layer in plan.layers:
+        make_folder(cache / layer.folder / MANIFESTS, cache)
     write_metadata(cache, plan)
+    return path
 
 
 def write_metadata(cache: Path, plan: Plan) -> None:
-    """Write each zarr.json that is missing or not as the plan says; the others stay.
+    """Write each layer.json and zarr.json that is missing or not as the plan says.
 
     A recompressed array keeps its own: its chunks can still be read.
     """
+    for layer in plan.layers:
+        path = cache / layer.folder / LAYER
+        make_folder(path.parent, cache)
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != layer.data:
+            write_file(path, layer.data, label="metadata")
     for name, data in documents(plan).items():
         path = cache / name
         make_folder(path.parent, cache)
@@ -51,24 +70,60 @@ def write_metadata(cache: Path, plan: Plan) -> None:
             write_file(path, data, label="metadata")
 
 
-def _check_same(cache: Path, plan: Plan) -> None:
-    found = Plan.load(cache / PLAN)
-    if found.id == plan.id:
-        return
+def _join(cache: Path, plan: Plan, view: bool) -> Path:
+    """File of `plan` in a cache that has others; it is written if it is new."""
+    there = all_plans(cache)
+    for path, found in there.items():
+        if found.id == plan.id:
+            return path
+    main = there[cache / PLAN]
+    if not view:
+        raise _mismatch(cache, main, plan, "use the recipe and images it was made with")
+    same_images = (main.images, main.shard_size) == (plan.images, plan.shard_size)
+    stored = {layer.folder: (layer, found) for found in there.values() for layer in found.layers}
+    for layer in plan.layers:
+        old, owner = stored.get(layer.folder, (layer, main))
+        if not same_images or old.id != layer.id:
+            what = "make the layers of a cache from the same images"
+            if same_images:
+                what = f"{layer.folder} is there and made otherwise: use its settings"
+            raise _mismatch(cache, owner, plan, what)
+    make_folder(cache / VIEWS, cache)
+    path = cache / VIEWS / f"{len(there):04d}-{plan.id[:16]}.json"
+    plan.save(cache, path)
+    return path
+
+
+def _drop_unnamed_images(cache: Path) -> None:
+    """Delete the image lists of plans that were replaced."""
+    named = {Path(plan.images.folder).name for plan in all_plans(cache).values()}
+    for folder in (cache / IMAGES).iterdir():
+        if folder.is_dir() and folder.name not in named:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mismatch(cache: Path, found: Plan, plan: Plan, what: str) -> PlanMismatchError:
     lines = diff_plans(found, plan)
     more = [f"... and {len(lines) - DIFF_LINES} more"] if len(lines) > DIFF_LINES else []
-    raise PlanMismatchError(
+    return PlanMismatchError(
         f"{show(str(cache), 300)} holds cache {found.id[:12]}, this run makes {plan.id[:12]}: "
         + "; ".join([*lines[:DIFF_LINES], *more])
-        + ": use the recipe and images it was made with, or another folder"
+        + f": {what}, or another folder"
     )
 
 
 def _check_empty(cache: Path) -> None:
-    if cache.is_dir() and any(not entry.name.endswith(".partial") for entry in cache.iterdir()):
+    if cache.is_dir() and not all(map(_left_over, cache.iterdir())):
         raise CacheError(
             f"{show(str(cache), 300)}: not empty and no cache of svp (no {PLAN}): "
             "name a new or an empty folder"
         )
     if cache.exists() and not cache.is_dir():
         raise CacheError(f"{show(str(cache), 300)}: is a file: name a folder")
+
+
+def _left_over(entry: Path) -> bool:
+    """Whether it is of a run that was killed before its plan had its name."""
+    if entry.name == IMAGES and entry.is_dir():
+        return all(LIST.fullmatch(one.name) for one in entry.iterdir())
+    return entry.name.endswith(".partial")

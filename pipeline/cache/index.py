@@ -1,130 +1,191 @@
-"""Finish a build: write the index over all manifests and the COMPLETE marker.
+"""Finish a layer: write the index over all its manifests and the COMPLETE marker.
 
-With it a cache of thousands of shards opens by reading three files. `COMPLETE` carries the index's
+With it a cache of thousands of shards opens by reading a few files. `COMPLETE` carries the index's
 sha256; without a valid `COMPLETE` the index is not used and the manifests are read instead.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 import numpy as np
+import xxhash
 from numcodecs import zstd
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ..display import counted, show
 from ..errors import CacheError
 from ..io.atomic import make_folder, write_file
+from ..io.binary import zstd_content_size
 from ..io.json_files import JsonFile, canonical, parse_checked, parse_model, read_bounded
-from .layout import COMPLETE, INDEX
-from .manifest import OK, Committed, Count, Hex64, committed_shards, read_manifest
-from .plan import SCHEMA, Plan
-from .schema import COLUMNS
+from .layers import SUPERPIXELS, Layer
+from .layout import COMPLETE, INDEX, PLAN
+from .manifest import Committed, Count, Hex64, Manifest, committed_shards, read_manifest
+from .plan import Plan
+from .schema import COLUMNS, ArraySpec
 
 MAX_INDEX_BYTES = 1 << 30
 MISSING, GOOD, BAD = 0, 1, 2  # codes of the `status` array
 
 
-class _Index(JsonFile):
-    schema_version: Literal[1] = 1
-    cache: str
+class Index(JsonFile):
+    """The content of index.json."""
+
+    schema_version: Literal[2] = 2
+    layer: str
     manifests: list[Hex64]  # each shard's Manifest.check
     bytes: dict[str, Count]  # total per array
-    k: list[Annotated[int, Field(ge=0, le=65_535)]]
+    columns: dict[str, Hex64]  # xxh3_64 of the chunk of each column
     bad: list[tuple[Count, str, str]]  # row, reason, detail
     fallback: list[Count]  # rows
 
 
 class _Complete(JsonFile):
-    cache: str
+    layer: str
     index: str
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Status of every image of a plan, by row.
+    """Status of every image, by row, in one layer or in all layers of a plan.
 
     status   (N,) uint8: 0 not committed, 1 ok, 2 quarantined
-    k        (N,) uint16 superpixels, 0 unless ok
+    k        (N,) uint16 superpixels, 0 unless ok; all 0 of a layer that counts none
     fallback rows whose only superpixel is the whole image
     bad      row -> (reason, detail)
-    complete whether the cache has its COMPLETE mark
-    checks   (shard -> Manifest.check) as recorded in the index; empty while incomplete
+    complete whether the layer, or every layer, has its COMPLETE mark
+    checks   of a layer: each shard's Manifest.check, as its index has it; empty while incomplete
     """
 
     status: NDArray[np.uint8]
     k: NDArray[np.uint16]
-    fallback: frozenset[int]
-    bad: dict[int, tuple[str, str]]
-    complete: bool
+    fallback: frozenset[int] = frozenset()
+    bad: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    complete: bool = False
     checks: tuple[str, ...] = ()
 
 
 def finalize(cache: Path, plan: Plan, committed: Committed) -> Rows:
-    """Write the id, hw, k and status arrays, index.json and COMPLETE. Safe to repeat.
+    """Write columns, index.json and COMPLETE of every layer of `plan`. Safe to repeat.
 
     Raises CacheError naming the first shards that are not in `committed`.
     """
-    missing = [shard for shard in range(plan.num_shards) if shard not in committed]
-    if missing:
-        raise CacheError(
-            f"{show(str(cache), 300)}: {len(missing):,} of "
-            f"{counted(plan.num_shards, 'shard', 'are')} missing "
-            f"(first {missing[:5]}): run the same `svp precompute` again"
-        )
-    rows = _merge(plan, committed, complete=True)
-    for path, data in column_files(cache, plan, rows):
+    for layer in plan.layers:
+        manifests = committed.get(layer.folder, {})
+        missing = [shard for shard in range(layer.num_shards) if shard not in manifests]
+        if missing:
+            raise CacheError(
+                f"{show(str(cache), 300)}: {layer.folder}: {len(missing):,} of "
+                f"{counted(layer.num_shards, 'shard', 'are')} missing "
+                f"(first {missing[:5]}): run the same `svp precompute` again"
+            )
+    parts = []
+    for layer in plan.layers:
+        manifests = committed[layer.folder]
+        parts.append(_merge(layer, manifests, complete=True))
+        sizes = dict.fromkeys((spec.name for spec in layer.arrays), 0)
+        for manifest in manifests.values():
+            for name, file in manifest.files.items():
+                sizes[name] += file.bytes
+        finish_layer(cache, layer, parts[-1], sizes)
+    return _together(plan, parts)
+
+
+def finish_layer(cache: Path, layer: Layer, rows: Rows, sizes: Mapping[str, int]) -> None:
+    """Write columns, index.json and COMPLETE of a layer whose every shard is in `rows.checks`.
+
+    sizes  bytes of each array's files
+    """
+    hashes: dict[str, str] = {}
+    for spec, (path, data) in zip(
+        columns_of(layer), column_files(cache, layer, rows), strict=False
+    ):
         make_folder(path.parent, cache)
         write_file(path, data, label="column")
-    index = _index(plan, committed, rows)
-    write_file(cache / INDEX, index, label="index")
+        hashes[spec.name] = xxhash.xxh3_64_hexdigest(data)
+    index = canonical(
+        {
+            "schema_version": 2,
+            "layer": layer.id,
+            "manifests": list(rows.checks),
+            "bytes": dict(sizes),
+            "columns": hashes,
+            "bad": [[row, *rows.bad[row]] for row in sorted(rows.bad)],
+            "fallback": sorted(rows.fallback),
+        }
+    )
+    write_file(cache / layer.folder / INDEX, index, label="index")
     # The mark comes last: it vouches for the index, which is trusted from now on.
-    mark = canonical({"cache": plan.id, "index": hashlib.sha256(index).hexdigest()})
-    write_file(cache / COMPLETE, mark, label="complete")
-    return rows
+    mark = canonical({"layer": layer.id, "index": hashlib.sha256(index).hexdigest()})
+    write_file(cache / layer.folder / COMPLETE, mark, label="complete")
 
 
 def load_rows(cache: Path, plan: Plan, committed: Committed | None = None) -> Rows:
-    """`Rows` from the index of a complete cache, else from `committed`, None: the manifests there.
+    """`Rows` of a plan: of each complete layer from its index, of the others from `committed`.
+
+    committed  None: the manifests that are there
 
     Raises CacheError if COMPLETE, the index or a manifest that is read is damaged or of another
-    cache.
+    layer.
     """
-    if (cache / COMPLETE).exists():
-        return read_index(cache, plan)
-    if committed is None:
-        committed = {s: read_manifest(cache, plan, s) for s in committed_shards(cache, plan)}
-    return _merge(plan, committed, complete=False)
+    return _together(plan, [layer_rows(cache, layer, committed) for layer in plan.layers])
 
 
-def read_index(cache: Path, plan: Plan) -> Rows:
-    """`Rows` of a complete cache. Raises CacheError on any damage."""
-    path, mark_path = cache / INDEX, cache / COMPLETE
+def layer_rows(cache: Path, layer: Layer, committed: Committed | None = None) -> Rows:
+    """`Rows` of one layer; see `load_rows`."""
+    if (cache / layer.folder / COMPLETE).exists():
+        return read_index(cache, layer)
+    if committed is not None:
+        return _merge(layer, committed.get(layer.folder, {}), complete=False)
+    manifests = {s: read_manifest(cache, layer, s) for s in committed_shards(cache, layer)}
+    return _merge(layer, manifests, complete=False)
+
+
+def is_complete(cache: Path, plan: Plan | None = None) -> bool:
+    """Whether every layer of `plan` has its COMPLETE mark, without reading it.
+
+    plan  None: that of plan.json, if it is there. Raises as `Plan.load`.
+    """
+    if plan is None:
+        if not os.path.lexists(cache / PLAN):
+            return False
+        plan = Plan.load(cache / PLAN)
+    return all((cache / layer.folder / COMPLETE).exists() for layer in plan.layers)
+
+
+def open_index(cache: Path, layer: Layer) -> Index:
+    """The index of a complete layer. Raises CacheError if it or COMPLETE is damaged."""
+    path, mark_path = cache / layer.folder / INDEX, cache / layer.folder / COMPLETE
     mark = parse_model(_Complete, read_bounded(mark_path, 4096), mark_path)
     data = read_bounded(path, MAX_INDEX_BYTES)
-    if mark.cache != plan.id:
+    if mark.layer != layer.id:
         raise CacheError(
-            f"{show(str(mark_path), 300)}: belongs to cache {show(mark.cache[:12])}, "
-            f"not to {plan.id[:12]}"
+            f"{show(str(mark_path), 300)}: belongs to layer {show(mark.layer[:12])}, "
+            f"not to {layer.id[:12]}"
         )
     if hashlib.sha256(data).hexdigest() != mark.index:
         raise CacheError(
             f"{show(str(path), 300)}: is not the one {COMPLETE} names: run `svp cache repair`"
         )
-    index = parse_checked(_Index, data, path)
-    n = len(plan.images)
+    index = parse_checked(Index, data, path)
     rows = [row for row, _, _ in index.bad]
-    fits = len(index.k) == n and len(index.manifests) == plan.num_shards and index.cache == plan.id
-    if not fits or max([*rows, *index.fallback, -1]) >= n or max(index.k, default=0) > plan.k:
-        raise CacheError(f"{show(str(path), 300)}: does not fit plan.json: run `svp cache repair`")
-    status = np.full(n, GOOD, np.uint8)
-    status[rows] = BAD
+    fits = len(index.manifests) == layer.num_shards and index.layer == layer.id
+    if not fits or max([*rows, *index.fallback, -1]) >= len(layer.images):
+        raise CacheError(f"{show(str(path), 300)}: does not fit its plan: run `svp cache repair`")
+    return index
+
+
+def read_index(cache: Path, layer: Layer) -> Rows:
+    """`Rows` of a complete layer. Raises CacheError on any damage."""
+    index = open_index(cache, layer)
+    status = np.full(len(layer.images), GOOD, np.uint8)
+    status[[row for row, _, _ in index.bad]] = BAD
     return Rows(
         status=status,
-        k=np.array(index.k, np.uint16),
+        k=_read_k(cache, layer, index),
         fallback=frozenset(index.fallback),
         bad={row: (reason, detail) for row, reason, detail in index.bad},
         complete=True,
@@ -132,52 +193,82 @@ def read_index(cache: Path, plan: Plan) -> Rows:
     )
 
 
-def column_files(cache: Path, plan: Plan, rows: Rows) -> Iterator[tuple[Path, bytes]]:
-    """Path and bytes of the chunk of each of the id, hw, k and status arrays."""
-    if not plan.images:
+def columns_of(layer: Layer) -> list[ArraySpec]:
+    """The columns that a layer stores for other tools."""
+    return [spec for spec in COLUMNS if spec.name != "k" or layer.kind == SUPERPIXELS]
+
+
+def column_path(cache: Path, layer: Layer, spec: ArraySpec) -> Path:
+    """The one chunk of a column."""
+    return cache.joinpath(layer.folder, spec.name, "c", *["0"] * (1 + len(spec.row)))
+
+
+def column_files(cache: Path, layer: Layer, rows: Rows) -> Iterator[tuple[Path, bytes]]:
+    """Path and bytes of the chunk of each column of a layer."""
+    if not len(layer.images):
         return
-    sides = np.array([(image.height, image.width) for image in plan.images])
-    columns = {
-        "id": np.array([image.image_id for image in plan.images]),
-        "hw": np.minimum(sides, np.iinfo(np.uint16).max),
-        "k": rows.k,
-        "status": rows.status,
-    }
-    for spec in COLUMNS:
+    columns: dict[str, NDArray[Any]] = {"k": rows.k, "status": rows.status}
+    for spec in columns_of(layer):
         values = np.ascontiguousarray(columns[spec.name].astype(spec.numpy))
-        path = cache.joinpath(spec.name, "c", *["0"] * (1 + len(spec.row)))
-        yield path, zstd.compress(values, spec.level, checksum=True)
+        yield column_path(cache, layer, spec), zstd.compress(values, spec.level, checksum=True)
 
 
-def _merge(plan: Plan, committed: Committed, *, complete: bool) -> Rows:
-    status = np.zeros(len(plan.images), np.uint8)
-    k = np.zeros(len(plan.images), np.uint16)
+def _read_k(cache: Path, layer: Layer, index: Index) -> NDArray[np.uint16]:
+    n = len(layer.images)
+    if layer.kind != SUPERPIXELS or not n:
+        return np.zeros(n, np.uint16)
+    spec = next(spec for spec in COLUMNS if spec.name == "k")
+    path = column_path(cache, layer, spec)
+    data = read_bounded(path, MAX_INDEX_BYTES)
+    if xxhash.xxh3_64_hexdigest(data) != index.columns.get("k"):
+        raise CacheError(
+            f"{show(str(path), 300)}: is not the one {INDEX} names: run `svp cache repair`"
+        )
+    k = np.empty(n, spec.numpy)
+    fits = zstd_content_size(data) == k.nbytes
+    if fits:
+        try:
+            zstd.decompress(data, k)
+        except (RuntimeError, ValueError):  # of a frame that is cut, or that another follows
+            fits = False
+    if not fits or int(k.max()) > layer.k:
+        raise CacheError(f"{show(str(path), 300)}: does not fit its plan: run `svp cache repair`")
+    return k.astype(np.uint16, copy=False)
+
+
+def _together(plan: Plan, parts: Iterable[Rows]) -> Rows:
+    """`Rows` of all layers: an image is good where every layer has it."""
+    parts = list(parts)
+    n = len(plan.images)
+    status = np.full(n, GOOD, np.uint8)
+    bad: dict[int, tuple[str, str]] = {}
+    for rows in parts:
+        status[rows.status == MISSING] = MISSING
+        bad = {**rows.bad, **bad}  # the first layer's reason counts
+    status[list(bad)] = BAD
+    counted_rows = parts[0]  # of the superpixels
+    return Rows(
+        status=status,
+        k=np.where(status == GOOD, counted_rows.k, 0).astype(np.uint16),
+        fallback=frozenset(row for row in counted_rows.fallback if status[row] == GOOD),
+        bad=dict(sorted(bad.items())),
+        complete=all(rows.complete for rows in parts),
+    )
+
+
+def _merge(layer: Layer, committed: Mapping[int, Manifest], *, complete: bool) -> Rows:
+    n = len(layer.images)
+    status, k = np.zeros(n, np.uint8), np.zeros(n, np.uint16)
     fallback: set[int] = set()
     bad: dict[int, tuple[str, str]] = {}
     for shard, manifest in committed.items():
-        for row, entry in enumerate(manifest.images, shard * plan.shard_size):
-            status[row], k[row] = (GOOD if entry.status == OK else BAD), entry.k
-            if entry.fallback:
-                fallback.add(row)
-            if entry.status != OK:
-                bad[row] = entry.reason, entry.detail
-    checks = tuple(committed[s].check for s in range(plan.num_shards)) if complete else ()
+        rows = layer.rows(shard)
+        status[rows.start : rows.stop] = GOOD
+        if manifest.k:
+            k[rows.start : rows.stop] = manifest.k
+        fallback.update(rows.start + slot for slot in manifest.fallback)
+        for slot, reason, detail in manifest.bad:
+            status[rows.start + slot] = BAD
+            bad[rows.start + slot] = reason, detail
+    checks = tuple(committed[s].check for s in range(layer.num_shards)) if complete else ()
     return Rows(status, k, frozenset(fallback), bad, complete, checks)
-
-
-def _index(plan: Plan, committed: Committed, rows: Rows) -> bytes:
-    totals: dict[str, int] = {}
-    for manifest in committed.values():
-        for name, file in manifest.files.items():
-            totals[name] = totals.get(name, 0) + file.bytes
-    return canonical(
-        {
-            "schema_version": SCHEMA,
-            "cache": plan.id,
-            "manifests": list(rows.checks),
-            "bytes": totals,
-            "k": rows.k.tolist(),
-            "bad": [[row, *rows.bad[row]] for row in sorted(rows.bad)],
-            "fallback": sorted(rows.fallback),
-        }
-    )

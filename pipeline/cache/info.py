@@ -1,16 +1,17 @@
 """`svp cache info`: content and progress of a cache, from its plan and records alone."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..display import Report, counted, show
-from .index import GOOD, load_rows
+from .index import GOOD, is_complete, load_rows
 from .layout import PLAN
 from .manifest import missing_shards, read_committed
 from .places import rehearsed
-from .plan import Plan
+from .plan import Plan, all_plans
 from .schema import ArraySpec
 
 LISTED = 20  # quarantined images named one by one
@@ -23,6 +24,7 @@ class InfoReport(Report):
     arrays       name -> shape of one image's row, dtype, codecs and meaning, as text
     quarantined  reason -> images; `bad` names the first of them with their detail
     rehearsal    made with stand-ins for the weights, whatever names they have in the recipe
+    plans        each plan of the cache with its layers, as text
     """
 
     cache_id: str
@@ -41,6 +43,7 @@ class InfoReport(Report):
     quarantined: dict[str, int]
     bad: tuple[str, ...]
     rehearsal: bool
+    plans: tuple[str, ...]
 
     def lines(self) -> list[str]:
         pixels, features = self.recipe["superpixels"], self.recipe["features"]
@@ -60,6 +63,7 @@ class InfoReport(Report):
         ]
         if self.rehearsal:
             lines.insert(1, "made in a rehearsal, with stand-ins for the weights: no real result")
+        lines += [f"plan {show(plan)}" for plan in self.plans]
         lines += [f"array {name}: {text}" for name, text in self.arrays.items()]
         lines += [f"source {show(name)}: sha256 {value}" for name, value in self.digests.items()]
         lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.quarantined.items())]
@@ -90,7 +94,15 @@ def info(cache: Path) -> InfoReport:
         quarantined=dict(Counter(reason for reason, _ in rows.bad.values())),
         bad=tuple(f"{show(plan.images[i].path)}: {why}: {show(text)}" for i, (why, text) in named),
         rehearsal=rehearsed(cache),
+        plans=tuple(_layers_of(cache)),
     )
+
+
+def _layers_of(cache: Path) -> Iterator[str]:
+    for path, plan in all_plans(cache).items():
+        state = "" if is_complete(cache, plan) else " (not complete)"
+        layers = ", ".join(layer.folder for layer in plan.layers)
+        yield f"{path.relative_to(cache)} {plan.id[:12]}: {layers}{state}"
 
 
 def _describe(spec: ArraySpec) -> str:

@@ -1,70 +1,60 @@
 """Plan of a cache: its content, fixed before the first image is read.
 
 `plan.json` is immutable and its sha256 is the cache id: the recipe, the image list with sizes and
-hashes, the digests of weights and data, and the sizes of every array. Shard `s` of a plan is images
-[64 s, 64 s + 64) and is a pure function of (plan, s). Nothing here names a folder of this machine.
+hashes, the digests of data, and the sizes of every array. Shard `s` of a plan is images
+[64 s, 64 s + 64), and its part of a layer is a pure function of (layer, s). Nothing here names a
+folder of this machine.
 """
 
-import gc
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
+import xxhash
 from pydantic import Field, JsonValue
 
 from ..display import show
-from ..errors import CacheError, ConfigError, MissingError
+from ..errors import CacheError, ConfigError, MissingError, SvpError
 from ..io.atomic import write_file
 from ..io.json_files import JsonFile, canonical, parse_model, read_bounded
 from ..io.paths import refuse_url
 from ..recipe import Recipe, parse_recipe
-from .schema import ArraySpec, array_specs
+from .image_list import COLUMNS, MAX_IMAGES, Images, PlanImage
+from .layers import SCHEMA, Layer, Sizes, layers_of
+from .layout import PLAN, VIEWS
+from .schema import ArraySpec
 
-SCHEMA = 1
+__all__ = ["MAX_IMAGES", "SCHEMA", "Images", "Plan", "PlanImage", "all_plans", "chosen_view"]
+
 SHARD_SIZE = 64
 RLE_BYTES = 262_144
-MAX_IMAGES = 16_777_216
-MAX_PLAN_BYTES = 2 << 30
+MAX_PLAN_BYTES = 16 << 20
 MAX_ROW_BYTES = 1 << 30  # one image's row of one array, uncompressed
+FIRST_FORMAT = b'"schema_version":1,'
 
 Int = Annotated[int, Field(ge=0, lt=1 << 62)]
-Side = Annotated[int, Field(ge=0, le=1_000_000)]
 Small = Annotated[int, Field(ge=1, le=65_536)]
 Text = Annotated[str, Field(max_length=4096)]
 
 
-class PlanImage(NamedTuple):
-    """One image of a plan. `path` is relative to the image root; `xxh3` is the file's xxh3_64, hex.
-
-    `height` and `width` are 0, `bytes` 0 and `xxh3` empty when the planner could not read the file:
-    the image stays in the plan and will be quarantined with its reason.
-    """
-
-    image_id: int
-    path: str
-    height: int
-    width: int
-    bytes: int
-    xxh3: str
+class _Column(JsonFile):
+    bytes: Int
+    xxh3_128: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class _Images(JsonFile):
-    """The image list as columns: parses ten times faster than a list of records."""
-
-    image_id: list[Int] = Field(max_length=MAX_IMAGES)
-    path: list[Text]
-    height: list[Side]
-    width: list[Side]
-    bytes: list[Int]
-    xxh3: list[Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]]
+    count: Annotated[int, Field(ge=0, le=MAX_IMAGES)]
+    columns: dict[str, _Column]
 
 
 class _PlanFile(JsonFile):
     schema_version: int
+    check: str  # xxh3_64 of the file with an empty `check`: not every field is part of a layer
     split: Text
     recipe: dict[str, JsonValue]  # raw: a later svp may know more fields, the bytes stay
     digests: dict[Text, Text]
@@ -88,11 +78,11 @@ class Plan:
     sspe        (h,w) of the SSPE mask grid, G = h w cells
     rle_bytes   width of an image's RLE row
     sam         shape of the SAM image embedding, or None when it is not stored
-    digests     sha256 of weights and annotation files by name
+    digests     sha256 of annotation files by name
     """
 
     recipe: Recipe
-    images: tuple[PlanImage, ...]
+    images: Images
     grid: tuple[int, int]
     channels: int
     sspe: tuple[int, int]
@@ -104,6 +94,8 @@ class Plan:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, Images):
+            object.__setattr__(self, "images", Images.of(self.images))
         _check(self)
 
     @property
@@ -117,8 +109,8 @@ class Plan:
         return self.recipe.superpixels.max_superpixels
 
     @property
-    def layers(self) -> int:
-        """Number of extra encoder layers stored."""
+    def blocks(self) -> int:
+        """L: maps (P,C) in the array `layers`."""
         return self.recipe.features.stored_layers
 
     @property
@@ -137,19 +129,32 @@ class Plan:
         return -(-self.sspe[0] * self.sspe[1] // 8)
 
     @cached_property
-    def arrays(self) -> tuple[ArraySpec, ...]:
-        """The sharded arrays, in the order they are written."""
-        return array_specs(
-            k=self.k,
-            patches=self.patches,
+    def layers(self) -> tuple[Layer, ...]:
+        """Its layers, in the order they are written."""
+        sizes = Sizes(
+            grid=self.grid,
             channels=self.channels,
-            mask_bytes=self.mask_bytes,
+            sspe=self.sspe,
             rle_bytes=self.rle_bytes,
-            int8=self.int8,
-            layers=self.layers,
-            cls=self.cls,
             sam=self.sam,
         )
+        return layers_of(self.recipe, sizes, self.images, self.shard_size)
+
+    def layer(self, kind: str) -> Layer:
+        """Its layer of a kind. Raises CacheError if it has none."""
+        for layer in self.layers:
+            if layer.kind == kind:
+                return layer
+        raise CacheError(
+            f"this cache has no layer {kind}; it has "
+            + ", ".join(layer.folder for layer in self.layers)
+            + ": add it with `svp cache add`"
+        )
+
+    @cached_property
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """The sharded arrays of all layers, in the order they are written."""
+        return tuple(spec for layer in self.layers for spec in layer.arrays)
 
     @property
     def num_shards(self) -> int:
@@ -157,7 +162,7 @@ class Plan:
         return -(-len(self.images) // self.shard_size)
 
     def shard(self, s: int) -> tuple[PlanImage, ...]:
-        """The images of shard `s`."""
+        """The images of shard `s`. Raises ConfigError if there is no such shard."""
         if not 0 <= s < self.num_shards:
             raise ConfigError(f"shard {s}: the plan has shards 0 to {self.num_shards - 1}")
         return self.images[s * self.shard_size : (s + 1) * self.shard_size]
@@ -165,8 +170,7 @@ class Plan:
     @cached_property
     def data(self) -> bytes:
         """The bytes of plan.json."""
-        columns = [list(column) for column in zip(*self.images, strict=True)]
-        return canonical(
+        return _sealed(
             {
                 "schema_version": self.schema,
                 "split": self.split,
@@ -178,7 +182,7 @@ class Plan:
                 "sspe": self.sspe,
                 "rle_bytes": self.rle_bytes,
                 "sam": self.sam,
-                "images": dict(zip(PlanImage._fields, columns or [[]] * 6, strict=True)),
+                "images": self.images.header,
             }
         )
 
@@ -187,13 +191,14 @@ class Plan:
         """The cache id: sha256 of plan.json, hex."""
         return hashlib.sha256(self.data).hexdigest()
 
-    def save(self, path: Path) -> None:
-        """Write plan.json: atomic and durable."""
-        write_file(path, self.data, label="plan")
+    def save(self, cache: Path, path: Path | None = None) -> None:
+        """Write the image list, then plan.json or the view `path`: atomic and durable."""
+        self.images.save(cache)
+        write_file(path or cache / PLAN, self.data, label="plan")
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
-        """Read plan.json, which may come from anyone.
+        """Read a plan.json or a view, which may come from anyone, and map its image list.
 
         Raises MissingError if there is none, CacheError if it is not exactly what `save` writes,
         ConfigError for a URL.
@@ -201,53 +206,83 @@ class Plan:
         refuse_url(path)
         if not os.path.lexists(path):
             raise MissingError(f"{show(str(path), 300)}: no such file: not a cache of svp")
-        data = read_bounded(path, MAX_PLAN_BYTES)
-        plan = _from_file(parse_model(_PlanFile, data, path), path)
+        data = _read(path)
+        file = parse_model(_PlanFile, data, path)
+        if file.schema_version != SCHEMA:
+            raise CacheError(
+                f"{show(str(path), 300)}: cache schema {file.schema_version}, this svp reads "
+                f"{SCHEMA}: use the svp version that wrote it or make the cache again"
+            )
+        if set(file.images.columns) != set(COLUMNS):
+            raise CacheError(f"{show(str(path), 300)}: damaged: columns of the image list differ")
+        if data != _sealed(file.model_dump(mode="json")):
+            raise CacheError(f"{show(str(path), 300)}: damaged: fails its checksum")
+        cache = path.parent.parent if path.parent.name == VIEWS else path.parent
+        try:
+            plan = cls(
+                recipe=parse_recipe(file.recipe, "recipe"),
+                images=Images.load(cache, file.images.model_dump(mode="json")),
+                grid=file.grid,
+                channels=file.channels,
+                sspe=file.sspe,
+                rle_bytes=file.rle_bytes,
+                sam=file.sam,
+                split=file.split,
+                digests=file.digests,
+                shard_size=file.shard_size,
+            )
+        except ConfigError as error:
+            raise CacheError(f"{show(str(path), 300)}: damaged: {error}") from None
         # parse_model saw that these are the plan's bytes: saves making them again for the id.
         plan.__dict__["data"] = data
         return plan
 
 
-def _from_file(file: _PlanFile, path: Path) -> Plan:
-    if file.schema_version != SCHEMA:
-        raise CacheError(
-            f"{show(str(path), 300)}: cache schema {file.schema_version}, this svp reads {SCHEMA}: "
-            "use the svp version that wrote it or make the cache again"
-        )
-    columns = [getattr(file.images, name) for name in PlanImage._fields]
-    if len({len(column) for column in columns}) != 1:
-        raise CacheError(f"{show(str(path), 300)}: damaged: image columns differ in length")
-    try:
-        return Plan(
-            recipe=parse_recipe(file.recipe, "recipe"),
-            images=_images(columns),
-            grid=file.grid,
-            channels=file.channels,
-            sspe=file.sspe,
-            rle_bytes=file.rle_bytes,
-            sam=file.sam,
-            split=file.split,
-            digests=file.digests,
-            shard_size=file.shard_size,
-        )
-    except ConfigError as error:
-        raise CacheError(f"{show(str(path), 300)}: damaged: {error}") from None
+def all_plans(cache: Path) -> dict[Path, Plan]:
+    """The plan of a cache and its further views by file, oldest first. Raises as `Plan.load`."""
+    views = sorted((cache / VIEWS).glob("*.json")) if (cache / VIEWS).is_dir() else []
+    return {path: Plan.load(path) for path in (cache / PLAN, *views)}
 
 
-def _images(columns: list[list[Any]]) -> tuple[PlanImage, ...]:
-    # The collector would walk 100,000 new tuples of plain values again and again: 4x slower.
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        return tuple(map(PlanImage._make, zip(*columns, strict=True)))
-    finally:
-        if paused:
-            gc.enable()
+def chosen_view(cache: Path, *refuse: Callable[[Plan], object]) -> Path:
+    """File of the oldest plan of a cache that no `refuse` raises an SvpError for.
+
+    plan.json if there is none, so that its reader says why. What is added to a cache later never
+    changes the choice. Raises as `Plan.load`.
+    """
+    plans = all_plans(cache)
+    for path, plan in plans.items() if len(plans) > 1 else ():
+        with suppress(SvpError):
+            for check in refuse:
+                check(plan)
+            return path
+    return cache / PLAN
+
+
+def _sealed(value: dict[str, object]) -> bytes:
+    """The canonical form of a plan with its `check` filled in."""
+    digest = xxhash.xxh3_64_hexdigest(canonical(value | {"check": ""}))
+    return canonical(value | {"check": digest})
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a plan. Raises CacheError, with the way out for a cache of the first format."""
+    if path.is_file() and not path.is_symlink():
+        with path.open("rb") as file:
+            # The first format held the image list in this file, so it may be of any size.
+            head = file.read(MAX_PLAN_BYTES)
+            file.seek(max(0, path.stat().st_size - 4096))
+            if FIRST_FORMAT in head or FIRST_FORMAT in file.read():
+                raise CacheError(
+                    f"{show(str(path), 300)}: cache schema 1, this svp reads {SCHEMA}: convert it "
+                    f"with `svp cache convert {show(str(path.parent), 300)} --out NEWCACHE`"
+                )
+    return read_bounded(path, MAX_PLAN_BYTES)
 
 
 def _check(plan: Plan) -> None:
     row = max(
-        plan.patches * plan.channels * 2 * max(plan.layers, 1),
+        plan.patches * plan.channels * 2 * max(plan.blocks, 1),
         plan.k * plan.patches * 2,
         plan.k * plan.mask_bytes,
     )
@@ -258,16 +293,3 @@ def _check(plan: Plan) -> None:
         )
     if (plan.sam is not None) != plan.recipe.store_sam_embeddings:
         raise ConfigError(f"plan sam={plan.sam}: does not go with recipe.store_sam_embeddings")
-    if len({image.image_id for image in plan.images}) != len(plan.images):
-        raise ConfigError("plan images: an image id occurs twice")
-    # One scan of all paths finds the rare suspect; only then is each looked at.
-    every = "".join([f"\0{image.path}" for image in plan.images]) + "\0"
-    suspect = any(part in every for part in ("\\", "..", "\0/", "\0\0"))
-    if plan.images and (suspect or every.count("\0") != len(plan.images) + 1):
-        for image in plan.images:
-            _check_path(image.path)
-
-
-def _check_path(path: str) -> None:
-    if not path or path.startswith("/") or "\\" in path or "\0" in path or ".." in path.split("/"):
-        raise ConfigError(f"plan image path {show(path)}: must be relative, without .. or \\")

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from ..display import show
-from .plan import Plan, PlanImage
+from .image_list import Images
+from .plan import Plan
 
 EXAMPLES = 3
 
@@ -34,7 +35,9 @@ def _diff_mapping(name: str, old: Mapping[str, object], new: Mapping[str, object
             yield f"{name}.{show(key)}: {show(left)} -> {show(right)}"
 
 
-def _diff_images(old: tuple["PlanImage", ...], new: tuple["PlanImage", ...]) -> Iterator[str]:
+def _diff_images(old: Images, new: Images) -> Iterator[str]:
+    if old == new:
+        return
     before, after = ({image.image_id: image for image in images} for images in (old, new))
     groups = {
         "added": [i for i in after if i not in before],

@@ -20,6 +20,7 @@ from ..io.paths import refuse_links
 from ..records import Quarantined, Superpixels
 from .index import BAD, GOOD, load_rows
 from .int8 import dequantise
+from .layers import SUPERPIXELS
 from .layout import META, PLAN, shard_path
 from .manifest import Manifest, read_manifest
 from .plan import Plan
@@ -102,7 +103,8 @@ class RowReader(Protocol):
 class CacheReader:
     """Random access to the rows of one cache.
 
-    plan      the plan of the cache
+    view      its plan: of plan.json, or of a file of `views/`
+    plan      the plan read
     ids       (N,) int64 image ids; row i of every array is image ids[i]
     index_of  image id -> row
     rows      outcome of every image, by row
@@ -114,11 +116,14 @@ class CacheReader:
     raises CacheError naming the image and the file when a row cannot be trusted.
     """
 
-    def __init__(self, path: Path | str, verify: Verify = "first") -> None:
+    def __init__(
+        self, path: Path | str, verify: Verify = "first", view: Path | None = None
+    ) -> None:
         if verify not in ("first", "always", "off"):
             raise ConfigError(f"verify={show(verify)}: use first, always or off")
         self.path, self.verify = Path(path), verify
-        self.plan = Plan.load(self.path / PLAN)
+        self.view = view or self.path / PLAN
+        self.plan = Plan.load(self.view)
         self.rows = load_rows(self.path, self.plan)
         self._status = self.rows.status.tobytes()  # an item of bytes costs a third of an array's
         self._int8 = self.plan.int8
@@ -128,8 +133,8 @@ class CacheReader:
         self._files = OpenFiles()
         self._last: Manifest | None = None
 
-    def __reduce__(self) -> tuple[type["CacheReader"], tuple[Path, Verify]]:
-        return type(self), (self.path, self.verify)
+    def __reduce__(self) -> tuple[type["CacheReader"], tuple[Path, Verify, Path]]:
+        return type(self), (self.path, self.verify, self.view)
 
     def __len__(self) -> int:
         return len(self.plan.images)
@@ -137,12 +142,12 @@ class CacheReader:
     @cached_property
     def ids(self) -> NDArray[np.int64]:
         """(N,) image ids by row."""
-        return np.array([image.image_id for image in self.plan.images], np.int64)
+        return self.plan.images.id
 
     @cached_property
     def index_of(self) -> Mapping[int, int]:
         """Image id -> row."""
-        return {image.image_id: row for row, image in enumerate(self.plan.images)}
+        return self.plan.images.row_of
 
     @cached_property
     def quarantined(self) -> tuple[Quarantined, ...]:
@@ -222,8 +227,9 @@ class CacheReader:
         shard, slot = divmod(i, self.plan.shard_size)
         last = self._last  # one attribute read: another thread may replace it
         if last is None or last.shard != shard:
-            last = self._last = read_manifest(self.path, self.plan, shard)
-        survivors = last.images[slot].survivors
+            layer = self.plan.layer(SUPERPIXELS)
+            last = self._last = read_manifest(self.path, layer, shard)
+        survivors = {step: left[slot] for step, left in last.survivors.items()}
         return superpixels_of(rles, small, size, i in self.rows.fallback, survivors)
 
     def _read(self, name: str, i: int, out: Array | None = None) -> Array:
@@ -243,7 +249,7 @@ class CacheReader:
     def _fill(self, spec: ArraySpec, i: int, out: Array) -> None:
         ours = self._ours.get(spec.name)
         if not (self._open_array(spec) if ours is None else ours):
-            read_with_zarr(self.path / spec.name, i, out)
+            read_with_zarr(self.path / spec.path, i, out)
             return
         shard, slot = divmod(i, self.plan.shard_size)
         file = self._files.get((spec.name, shard), lambda: self._open(spec, shard))
@@ -255,7 +261,7 @@ class CacheReader:
 
     def _open_array(self, spec: ArraySpec) -> bool:
         document = array_metadata(spec, len(self), self.plan.shard_size)
-        stored = check_document(self.path / spec.name / META, document)
+        stored = check_document(self.path / spec.path / META, document)
         self._checked[spec.name] = bytearray(len(self))
         self._ours[spec.name] = stored != "other"
         return self._ours[spec.name]
@@ -282,6 +288,36 @@ class CacheReader:
             i,
             f"not computed yet in {show(str(self.path), 300)}: run the same `svp precompute` again",
         )
+
+
+def stored_superpixels(cache: Path, plan: Plan, shard: int) -> list[Superpixels | Quarantined]:
+    """The superpixels of a committed shard, in order. Raises CacheError if it is damaged."""
+    layer = plan.layer(SUPERPIXELS)
+    manifest = read_manifest(cache, layer, shard)
+    bad = {slot: (reason, detail) for slot, reason, detail in manifest.bad}
+    files: dict[str, ShardFile] = {}
+    for spec in layer.arrays:
+        path = shard_path(cache, spec, shard)
+        refuse_links(cache, path)
+        files[spec.name] = ShardFile(path, spec, layer.shard_size)
+    found: list[Superpixels | Quarantined] = []
+    for slot, image in enumerate(layer.shard(shard)):
+        if slot in bad:
+            found.append(Quarantined(image.image_id, *bad[slot]))
+            continue
+        rows: dict[str, Array] = {}
+        for name, file in files.items():
+            rows[name] = empty(file.spec.row, file.spec.numpy)
+            file.read(slot, rows[name], verify=True)
+        n = manifest.k[slot]
+        rles = unpack_rles(rows.pop("rle"))
+        if len(rles) != n:
+            raise files["rle"].error(f"row {slot} has {len(rles)} RLEs, the manifest says {n}")
+        survivors = {step: left[slot] for step, left in manifest.survivors.items()}
+        small = {name: row[:n] for name, row in rows.items()}
+        size = (image.height, image.width)
+        found.append(superpixels_of(rles, small, size, slot in manifest.fallback, survivors))
+    return found
 
 
 def spread_over(items: Sequence[int], limit: int) -> list[int]:

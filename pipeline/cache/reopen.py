@@ -12,24 +12,30 @@ from pathlib import Path
 from ..display import show
 from ..errors import PlanMismatchError
 from ..io.atomic import write_file
+from .index import GOOD, load_rows
 from .layout import PLAN, manifest_path
-from .manifest import QUARANTINED, Committed, Manifest
+from .manifest import Committed, Manifest
 from .plan import Plan
 from .plan_diff import diff_plans
 from .verify import uncommit
 
 
-def quarantined(committed: Committed) -> dict[int, set[int]]:
+def quarantined(cache: Path, plan: Plan, committed: Committed) -> dict[int, set[int]]:
     """Ids of the quarantined images by shard."""
-    found = {shard: _bad_ids(manifest) for shard, manifest in committed.items()}
-    return {shard: bad for shard, bad in found.items() if bad}
+    found: dict[int, set[int]] = {}
+    for row in load_rows(cache, plan, committed).bad:
+        found.setdefault(row // plan.shard_size, set()).add(int(plan.images.id[row]))
+    return found
 
 
-def adopt(cache: Path, old: Plan, new: Plan, committed: Committed) -> None:
+def adopt(cache: Path, view: Path, old: Plan, new: Plan, committed: Committed) -> None:
     """Give the cache of plan `old` the plan `new`, in which quarantined images were repaired.
 
-    Shards of `committed`, by the old plan, without a repaired image stay committed. Raises PlanMismatchError if the plans differ in
-    more than the files of images that are not in the cache.
+    view       the file of `old`
+    committed  by the old plan: shards without a repaired image stay committed
+
+    Raises PlanMismatchError if the plans differ in more than the files of images that are not in
+    the cache.
     """
     if old.id == new.id:
         return
@@ -37,23 +43,24 @@ def adopt(cache: Path, old: Plan, new: Plan, committed: Committed) -> None:
     if replace(old, images=new.images).id != new.id or not same_list:
         raise _refusal(cache, old, new, diff_plans(old, new))
     changed = {a.image_id for a, b in zip(old.images, new.images, strict=True) if a != b}
-    keep: list[Manifest] = []
-    for shard, manifest in committed.items():
-        touched = changed & {image.image_id for image in old.shard(shard)}
-        if good := touched - _bad_ids(manifest):
-            lines = [f"image {i} changed, but it is in the cache" for i in sorted(good)[:5]]
-            raise _refusal(cache, old, new, lines)
-        if not touched:
-            keep.append(manifest)
-    uncommit(cache, ())
-    for manifest in keep:
-        moved = manifest.model_copy(update={"cache": new.id}).sealed()
-        write_file(manifest_path(cache, manifest.shard), moved.data(), label="manifest")
-    new.save(cache / PLAN)
-
-
-def _bad_ids(manifest: Manifest) -> set[int]:
-    return {entry.id for entry in manifest.images if entry.status == QUARANTINED}
+    # An image that is missing may change: an adoption that was cut short has un-committed its shard.
+    status = load_rows(cache, old, committed).status
+    if good := [i for i in changed if status[old.images.row_of[i]] == GOOD]:
+        lines = [f"image {i} changed, but it is in the cache" for i in sorted(good)[:5]]
+        raise _refusal(cache, old, new, lines)
+    touched = {old.images.row_of[image_id] // old.shard_size for image_id in changed}
+    for before, after in zip(old.layers, new.layers, strict=True):
+        uncommit(cache, before.folder, touched)
+        for shard, manifest in committed.get(before.folder, {}).items():
+            if shard not in touched:
+                moved: Manifest = manifest.model_copy(update={"layer": after.id}).sealed()
+                path = manifest_path(cache, before.folder, shard)
+                write_file(path, moved.data(), label="manifest")
+    if view.name == PLAN:
+        new.save(cache, view)
+    else:  # a view is called by its id
+        new.save(cache, view.with_name(f"{view.name[:5]}{new.id[:16]}.json"))
+        view.unlink()
 
 
 def _refusal(cache: Path, old: Plan, new: Plan, lines: list[str]) -> PlanMismatchError:

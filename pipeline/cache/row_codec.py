@@ -5,7 +5,7 @@ counts strings; the rest is zero. A row that does not fit is an error of that im
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,36 +13,48 @@ from numpy.typing import NDArray
 from ..display import counted
 from ..errors import CacheError, ImageError
 from ..records import ImageRow, Superpixels
+from .image_list import PlanImage
 from .int8 import quantise
-from .plan import Plan, PlanImage
+from .layers import Layer
+from .plan import Plan
 
 Array = NDArray[Any]
+Value = TypeVar("Value")
 MAX_SIDE = 65_535  # box and crop are uint16
 
 
-def row_arrays(plan: Plan, image: PlanImage, row: ImageRow) -> dict[str, Array]:
-    """The unpadded arrays of one image by array name, checked against the plan.
+def row_arrays(plan: Plan, layer: Layer, image: PlanImage, row: ImageRow) -> dict[str, Array]:
+    """The unpadded arrays of one image in one layer by name, checked against the plan.
 
     Raises ImageError if the image does not fit (`too_many_superpixels`, `rle_overflow`,
     `nonfinite_features`, `too-large`); CacheError if the row is not one of this plan (our bug).
     """
-    found = row.superpixels
-    n = len(found)
-    if row.image_id != image.image_id or (found.height, found.width) != (image.height, image.width):
-        raise CacheError(
-            f"image {image.image_id} ({image.height}x{image.width}): got the row of image "
-            f"{row.image_id} ({found.height}x{found.width}): rows must follow the plan's order"
-        )
-    if n < 1:
-        raise CacheError(f"image {image.image_id}: no superpixel: an empty result needs a fallback")
-    if n > plan.k:
-        raise ImageError("too_many_superpixels", f"{counted(n, 'superpixel')}, the cap is {plan.k}")
-    if max(found.height, found.width) > MAX_SIDE:
-        raise ImageError("too-large", f"{found.height}x{found.width}, at most {MAX_SIDE} a side")
-    arrays = {**_features(plan, row), **_superpixels(plan, found)}
-    arrays["cover"] = _fit(row.cover, "float16", (n, plan.patches), "cover", image)
-    arrays["sspe_masks"] = _fit(row.sspe_masks, "uint8", (n, plan.mask_bytes), "sspe_masks", image)
-    return arrays
+    if row.image_id != image.image_id:
+        raise CacheError(f"image {image.image_id}: got the row of image {row.image_id}")
+    p, c = plan.patches, plan.channels
+    match layer.kind:
+        case "superpixels":
+            return _superpixels(plan, image, _given(row.superpixels, "superpixels", row))
+        case "cover":
+            n = len(_given(row.cover, "cover", row))
+            return {
+                "cover": _fit(row.cover, "float16", (n, p), "cover", row),
+                "sspe_masks": _fit(
+                    row.sspe_masks, "uint8", (n, plan.mask_bytes), "sspe_masks", row
+                ),
+            }
+        case "features":
+            patches = _finite(_fit(row.patches, "float16", (p, c), "patches", row))
+            if plan.int8:
+                return dict(zip(("dino_q8", "dino_scale"), quantise(patches), strict=True))
+            return {"dino": patches}
+        case "layers":
+            shape: tuple[int, ...] = (plan.blocks, p, c)
+            return {"layers": _finite(_fit(row.layers, "float16", shape, "layers", row))}
+        case "cls":
+            return {"cls": _finite(_fit(row.cls, "float16", (c,), "cls", row))}
+    assert plan.sam is not None
+    return {"sam": _finite(_fit(row.sam, "float16", plan.sam, "sam", row))}
 
 
 def pack_rles(rles: tuple[bytes, ...], width: int) -> NDArray[np.uint8]:
@@ -95,28 +107,19 @@ def superpixels_of(
     )
 
 
-def _features(plan: Plan, row: ImageRow) -> dict[str, Array]:
-    p, c = plan.patches, plan.channels
-    optional = {
-        "layers": (row.layers, (plan.layers, p, c) if plan.layers else None),
-        "cls": (row.cls, (c,) if plan.cls else None),
-        "sam": (row.sam, plan.sam),
-    }
-    patches = _finite(_fit(row.patches, "float16", (p, c), "patches", row))
-    arrays: dict[str, Array] = {}
-    if plan.int8:
-        arrays["dino_q8"], arrays["dino_scale"] = quantise(patches)
-    else:
-        arrays["dino"] = patches
-    for name, (value, shape) in optional.items():
-        if (value is None) != (shape is None):
-            raise CacheError(f"image {row.image_id}: {name} does not go with the plan's recipe")
-        if value is not None and shape is not None:
-            arrays[name] = _finite(_fit(value, "float16", shape, name, row))
-    return arrays
-
-
-def _superpixels(plan: Plan, found: Superpixels) -> dict[str, Array]:
+def _superpixels(plan: Plan, image: PlanImage, found: Superpixels) -> dict[str, Array]:
+    n = len(found)
+    if (found.height, found.width) != (image.height, image.width):
+        raise CacheError(
+            f"image {image.image_id} ({image.height}x{image.width}): got superpixels of "
+            f"{found.height}x{found.width}: rows must follow the plan's order"
+        )
+    if n < 1:
+        raise CacheError(f"image {image.image_id}: no superpixel: an empty result needs a fallback")
+    if n > plan.k:
+        raise ImageError("too_many_superpixels", f"{counted(n, 'superpixel')}, the cap is {plan.k}")
+    if max(found.height, found.width) > MAX_SIDE:
+        raise ImageError("too-large", f"{found.height}x{found.width}, at most {MAX_SIDE} a side")
     return {
         "rle": pack_rles(found.rles, plan.rle_bytes),
         "level": found.level,
@@ -129,15 +132,20 @@ def _superpixels(plan: Plan, found: Superpixels) -> dict[str, Array]:
     }
 
 
+def _given(value: Value | None, name: str, row: ImageRow) -> Value:
+    if value is None:
+        raise CacheError(f"image {row.image_id}: the row has no {name}")
+    return value
+
+
 def _as_u16(box: NDArray[np.int32]) -> NDArray[np.uint16]:
     if box.size and (box.min() < 0 or box.max() > MAX_SIDE):
         raise CacheError(f"box value {box.min()} or {box.max()} outside 0..{MAX_SIDE}")
     return box.astype(np.uint16)
 
 
-def _fit(
-    value: Array, dtype: str, shape: tuple[int, ...], name: str, of: ImageRow | PlanImage
-) -> Array:
+def _fit(value: Array | None, dtype: str, shape: tuple[int, ...], name: str, of: ImageRow) -> Array:
+    value = _given(value, name, of)
     if value.dtype != np.dtype(dtype) or value.shape != shape:
         raise CacheError(
             f"image {of.image_id}: {name} is {value.dtype}{list(value.shape)}, "

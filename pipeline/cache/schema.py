@@ -17,9 +17,6 @@ from ..errors import CacheError
 from .int8 import GROUP
 
 CRC32C = "crc32c"
-# Axes as caches made before svp 0.2 name them: two lengths under one name, which xarray refuses.
-# Nothing but the names differs, so such a cache is read as it is.
-OLD_AXES = {"sspe_masks": ("superpixel", "byte"), "sam": ("channel", "y", "x")}
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,7 @@ class ArraySpec:
     """One array: (N, *row) of `dtype`; `codec` is what follows `bytes` for one row.
 
     level   zstd level, or None for crc32c without compression
+    layer   folder of the layer it is an array of, "" for none yet
     axes    names of the axes, the first is always "image"; one name has one length in a cache
     """
 
@@ -36,6 +34,12 @@ class ArraySpec:
     level: int | None
     axes: tuple[str, ...]
     meaning: str
+    layer: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its folder in the cache."""
+        return f"{self.layer}/{self.name}"
 
     @cached_property
     def row_bytes(self) -> int:
@@ -64,46 +68,49 @@ def array_specs(
     layers: int,
     cls: bool,
     sam: tuple[int, int, int] | None,
-) -> tuple[ArraySpec, ...]:
-    """The sharded arrays of a plan with these sizes, in the order they are written."""
+) -> dict[str, tuple[ArraySpec, ...]]:
+    """The sharded arrays of a plan with these sizes by kind of layer, in the order of writing."""
     p, c = patches, channels
-    table = [
-        *_features(p, c, int8),
-        ArraySpec("cover", "float16", (k, p), 3, ("superpixel", "patch"), "covered share"),
-        ArraySpec(
-            "sspe_masks",
-            "uint8",
-            (k, mask_bytes),
-            3,
-            ("superpixel", "mask_byte"),
-            "packed masks",
+    table = {
+        "superpixels": (
+            ArraySpec("rle", "uint8", (rle_bytes,), 5, ("byte",), "COCO RLE, the truth"),
+            ArraySpec("level", "uint8", (k,), 3, ("superpixel",), "0 sub-part, 1 part, 2 whole"),
+            ArraySpec("area", "int32", (k,), 3, ("superpixel",), "pixels"),
+            ArraySpec("iou", "float32", (k,), 3, ("superpixel",), "predicted IoU"),
+            ArraySpec("stability", "float32", (k,), 3, ("superpixel",), "stability score"),
+            ArraySpec("box", "uint16", (k, 4), 3, ("superpixel", "xyxy"), "inclusive maxima"),
+            ArraySpec("point", "float32", (k, 2), 3, ("superpixel", "xy"), "prompt, image pixels"),
+            ArraySpec("crop", "uint16", (k, 4), 3, ("superpixel", "xyxy"), "exclusive maxima"),
         ),
-        ArraySpec("rle", "uint8", (rle_bytes,), 5, ("byte",), "COCO RLE, the truth"),
-        ArraySpec("level", "uint8", (k,), 3, ("superpixel",), "0 sub-part, 1 part, 2 whole"),
-        ArraySpec("area", "int32", (k,), 3, ("superpixel",), "pixels"),
-        ArraySpec("iou", "float32", (k,), 3, ("superpixel",), "predicted IoU"),
-        ArraySpec("stability", "float32", (k,), 3, ("superpixel",), "stability score"),
-        ArraySpec("box", "uint16", (k, 4), 3, ("superpixel", "xyxy"), "inclusive maxima"),
-        ArraySpec("point", "float32", (k, 2), 3, ("superpixel", "xy"), "prompt, image pixels"),
-        ArraySpec("crop", "uint16", (k, 4), 3, ("superpixel", "xyxy"), "exclusive maxima"),
-    ]
+        "cover": (
+            ArraySpec("cover", "float16", (k, p), 3, ("superpixel", "patch"), "covered share"),
+            ArraySpec(
+                "sspe_masks",
+                "uint8",
+                (k, mask_bytes),
+                3,
+                ("superpixel", "mask_byte"),
+                "packed masks",
+            ),
+        ),
+        "features": _features(p, c, int8),
+    }
     if layers:
         axes = ("layer", "patch", "channel")
-        table.append(ArraySpec("layers", "float16", (layers, p, c), None, axes, "encoder"))
+        table["layers"] = (ArraySpec("layers", "float16", (layers, p, c), None, axes, "encoder"),)
     if cls:
-        table.append(ArraySpec("cls", "float16", (c,), None, ("channel",), "CLS token"))
+        table["cls"] = (ArraySpec("cls", "float16", (c,), None, ("channel",), "CLS token"),)
     if sam is not None:
         axes = ("sam_channel", "y", "x")
-        table.append(ArraySpec("sam", "float16", sam, None, axes, "SAM image embedding"))
-    return tuple(table)
+        table["sam"] = (ArraySpec("sam", "float16", sam, None, axes, "SAM image embedding"),)
+    return table
 
 
-# The small arrays `finalize` writes for other tools: one chunk each, not sharded.
+# The small arrays `finalize` writes into a layer for other tools: one chunk each, not sharded. `k`
+# is of the superpixels alone.
 COLUMNS = (
-    ArraySpec("id", "int64", (), 3, (), "image id"),
-    ArraySpec("hw", "uint16", (2,), 3, ("hw",), "image height, width"),
-    ArraySpec("k", "uint16", (), 3, (), "superpixels"),
     ArraySpec("status", "uint8", (), 3, (), "0 missing, 1 ok, 2 quarantined"),
+    ArraySpec("k", "uint16", (), 3, (), "superpixels"),
 )
 
 
@@ -115,15 +122,15 @@ def spec_of(specs: tuple[ArraySpec, ...], name: str) -> ArraySpec:
     raise CacheError(
         f"this cache stores no array {show(name)}; it has "
         + ", ".join(spec.name for spec in specs)
-        + ": make a cache with a recipe that stores it"
+        + ": add it with `svp cache add`"
     )
 
 
-def _features(p: int, c: int, int8: bool) -> list[ArraySpec]:
+def _features(p: int, c: int, int8: bool) -> tuple[ArraySpec, ...]:
     if not int8:
-        return [ArraySpec("dino", "float16", (p, c), None, ("patch", "channel"), "features")]
+        return (ArraySpec("dino", "float16", (p, c), None, ("patch", "channel"), "features"),)
     groups = -(-c // GROUP)
-    return [
+    return (
         ArraySpec("dino_q8", "int8", (p, c), None, ("patch", "channel"), "features / scale"),
         ArraySpec("dino_scale", "float16", (p, groups), None, ("patch", "group"), "scales"),
-    ]
+    )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..display import show
 from ..errors import CacheError
-from ..io.binary import crc32c, read_at
+from ..io.binary import crc32c, read_at, zstd_content_size
 from .schema import ArraySpec
 
 Array = NDArray[Any]
@@ -104,7 +104,7 @@ class ShardFile:
             return
         frame = bytearray(size)
         self._fill([memoryview(frame)], offset, size)
-        if _content_size(frame) != self.spec.row_bytes:
+        if zstd_content_size(frame) != self.spec.row_bytes:
             raise self.error(f"row {slot} is not a zstd frame of {self.spec.row_bytes} bytes")
         try:
             zstd.decompress(frame, target)
@@ -160,22 +160,6 @@ def _encode_row(spec: ArraySpec, row: Array, scratch: Array) -> list[bytes | mem
         return [zstd.compress(scratch, spec.level, checksum=True)]
     view = np.ascontiguousarray(row).data.cast("B")
     return [view, crc32c(view).to_bytes(CRC_BYTES, "little")]
-
-
-def _content_size(frame: bytearray) -> int | None:
-    """Content size in a zstd frame's header (RFC 8878, 3.1.1.1); None unless it is as ours.
-
-    Ours has the size, a checksum and no dictionary. Without this check a hostile frame with less
-    content than the row would leave the rest of the caller's buffer as it was.
-    """
-    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd" or frame[4] & 0b11111 != 0b00100:
-        return None
-    single = bool(frame[4] & 0b100000)
-    code = frame[4] >> 6
-    width = (1 if single else 0, 2, 4, 8)[code]
-    start = 5 if single else 6
-    field = frame[start : start + width]
-    return int.from_bytes(field, "little") + (256 if code == 1 else 0) if width else None
 
 
 LIMIT = 128

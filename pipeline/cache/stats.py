@@ -100,10 +100,10 @@ def stats(path: Path, sample: int = SAMPLE) -> StatsReport:
     counts = rows.k[good]
     survivors: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for manifest in read_committed(reader.path, plan).values():
-        sizes.update({name: file.bytes for name, file in manifest.files.items()})
-        for entry in manifest.images:
-            survivors.update(entry.survivors)
+    for manifests in read_committed(reader.path, plan).values():
+        for manifest in manifests.values():
+            sizes.update({name: file.bytes for name, file in manifest.files.items()})
+            survivors.update({step: sum(left) for step, left in manifest.survivors.items()})
     step = max(1, -(-len(good) // max(1, sample)))
     seen = [reader.superpixels(int(i)) for i in good[::step]]
     depths = [cover_and_overlap(found) for found in seen]

@@ -1,10 +1,10 @@
-"""Find damaged shards and un-commit exactly those, so that a rerun makes only them again.
+"""Find damaged shards and un-commit exactly their layers, so that a rerun makes only those again.
 
 `full` hashes every byte; without it only sizes, records and shard indices are looked at.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,24 @@ from ..io.atomic import make_folder, remove_stale, sync_folders
 from ..io.json_files import read_bounded
 from ..io.paths import refuse_links
 from .create import write_metadata
-from .index import column_files, finalize, read_index
-from .layout import COMPLETE, INDEX, MANIFESTS, PLAN, manifest_path, shard_path
-from .manifest import committed_shards, damaged_files, read_committed, read_manifest
-from .plan import Plan
+from .index import (
+    MAX_INDEX_BYTES,
+    column_path,
+    columns_of,
+    finalize,
+    is_complete,
+    open_index,
+)
+from .layers import Layer
+from .layout import COMPLETE, INDEX, LAYER, MANIFESTS, META, PLAN, manifest_path, shard_path
+from .manifest import (
+    committed_shards,
+    damaged_files,
+    missing_shards,
+    read_committed,
+    read_manifest,
+)
+from .plan import Plan, all_plans
 from .shard_file import ShardFile
 from .zarr_metadata import check_document, documents
 
@@ -29,11 +43,16 @@ Map = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["ShardR
 
 @dataclass(frozen=True)
 class ShardReport:
-    """Faults of one shard: (file relative to the cache, cause) pairs; empty if sound."""
+    """Faults of one shard: (file relative to the cache, cause) pairs; empty if sound.
+
+    layers  folders of the layers that have a fault
+    checks  each layer's manifest's, to compare with the index
+    """
 
     shard: int
     problems: tuple[tuple[str, str], ...]
-    check: str = ""  # the manifest's, to compare with the index
+    layers: tuple[str, ...] = ()
+    checks: Mapping[str, str] = field(default_factory=dict)
     files: int = 0
     bytes: int = 0
 
@@ -44,7 +63,7 @@ class VerifyReport(Report):
 
     problems   (file relative to the cache, why), damaged shards first, then shared files
     bad_shards shards with a problem of their own
-    missing    shards that are not committed (no damage: the build is not done)
+    missing    shards that a layer has not committed (no damage: the build is not done)
     """
 
     cache: str
@@ -88,120 +107,170 @@ class VerifyReport(Report):
 
 
 def verify(path: Path, full: bool = False, run: Map = map) -> VerifyReport:
-    """Check a cache. `run` maps the per-shard check: `map`, a pool's, or a cluster's.
+    """Check all layers of a cache. `run` maps the per-shard check: `map`, a pool's, or a cluster's.
 
-    Raises MissingError if there is no cache, CacheError if plan.json itself is damaged (nothing
-    else can be judged then).
+    Raises MissingError if there is no cache, CacheError if plan.json itself or the image list is
+    damaged (nothing else can be judged then).
     """
     cache = Path(path)
-    plan = Plan.load(cache / PLAN)
-    done = committed_shards(cache, plan)
-    check = _Check(cache, full)
-    reports = [report for report in run(check, done)]
-    checks = {report.shard: report.check for report in reports}
-    missing = tuple(sorted(set(range(plan.num_shards)) - set(done)))
-    complete = (cache / COMPLETE).exists()
-    lost = missing if complete else ()  # complete caches had all their records once
-    shared = [
-        *((f"{MANIFESTS}/{s}.json", f"missing, but the cache has its {COMPLETE}") for s in lost),
-        *_metadata_problems(cache, plan),
-        *_index_problems(cache, plan, checks),
-    ]
-    return VerifyReport(
-        cache=plan.id,
-        full=full,
-        shards=len(done),
-        files=sum(report.files for report in reports),
-        bytes=sum(report.bytes for report in reports),
-        bad_shards=tuple(report.shard for report in reports if report.problems),
-        missing=missing,
-        problems=(*(p for report in reports for p in report.problems), *shared),
-        complete=complete,
-    )
+    return _verify(cache, full, run)[0]
 
 
 def verify_shard(cache: Path, shard: int, full: bool = True) -> ShardReport:
-    """Check one committed shard: its manifest, files and, if `full`, every byte."""
-    return _verify_shard(cache, Plan.load(cache / PLAN), shard, full)
+    """Check one committed shard: the manifests, files and, if `full`, every byte of its layers."""
+    return _Check(cache, full)(shard)
 
 
 def repair(path: Path) -> list[int]:
     """Un-commit the shards that a full check finds damaged; returns their numbers.
 
-    Also rewrites damaged zarr.json files, drops leftovers of dead writers and, if no shard is
-    missing, rewrites the index. Run the same `svp precompute` afterwards.
+    Only the damaged layers' part of a shard is un-committed. Also rewrites damaged zarr.json files,
+    drops leftovers of dead writers and, if no shard is missing, rewrites the index. Run the same
+    `svp precompute` afterwards.
     """
     cache = Path(path)
-    plan = Plan.load(cache / PLAN)
-    report = verify(cache, full=True)
+    report, shards = _verify(cache, full=True, run=map)
     remove_stale(cache)
     if report.problems:
-        uncommit(cache, report.bad_shards)
-        write_metadata(cache, plan)
-    if report.problems and not report.bad_shards and not report.missing:
-        finalize(cache, plan, read_committed(cache, plan))
+        damaged = _by_layer(shards)
+        faulty = [name for name, _ in report.problems if Path(name).name not in (META, LAYER)]
+        for layer in layers_in(cache):
+            # Of a shared file the layer loses its index alone, which comes anew with the last shard.
+            if any(name.startswith(f"{layer.folder}/") for name in faulty):
+                uncommit(cache, layer.folder, damaged.get(layer.folder, ()))
+        for plan in all_plans(cache).values():
+            write_metadata(cache, plan)
+            committed = read_committed(cache, plan)
+            if not missing_shards(cache, plan, committed):
+                finalize(cache, plan, committed)
     return list(report.bad_shards)
 
 
-def uncommit(cache: Path, shards: Iterable[int]) -> None:
-    """Take back the commit of `shards` (and COMPLETE and the index), durably, data files kept.
+def uncommit(cache: Path, layer: str, shards: Iterable[int]) -> None:
+    """Take back the commit of `shards` of the layer in folder `layer`, durably, data files kept.
 
-    The order matters: a crash in between leaves a cache that is merely incomplete.
+    Its COMPLETE and index go as well. The order matters: a crash in between leaves a cache that is
+    merely incomplete.
     """
-    for path in (cache / COMPLETE, cache / INDEX):  # while COMPLETE exists the index is trusted
+    folder = cache / layer
+    if not folder.is_dir():
+        return
+    for path in (folder / COMPLETE, folder / INDEX):  # while COMPLETE exists the index is trusted
         path.unlink(missing_ok=True)
-        sync_folders([cache])
-    folder = manifest_path(cache, 0).parent
-    make_folder(folder, cache)
+        sync_folders([folder])
+    make_folder(folder / MANIFESTS, cache)
     for shard in shards:
-        manifest_path(cache, shard).unlink(missing_ok=True)
-    sync_folders([folder])
+        manifest_path(cache, layer, shard).unlink(missing_ok=True)
+    sync_folders([folder / MANIFESTS])
+
+
+def layers_in(cache: Path) -> list[Layer]:
+    """Every layer of a cache, each once, whichever of its plans name it. Raises as `Plan.load`."""
+    return [*{x.folder: x for plan in all_plans(cache).values() for x in plan.layers}.values()]
+
+
+def _verify(cache: Path, full: bool, run: Map) -> tuple[VerifyReport, list[ShardReport]]:
+    plans = all_plans(cache)
+    check = _Check(cache, full)
+    done = [(layer, set(committed_shards(cache, layer))) for layer in check.layers]
+    reports = [*run(check, sorted(set().union(*(has for _, has in done))))]
+    main = plans[cache / PLAN]
+    missing = sorted({s for _, has in done for s in range(main.num_shards) if s not in has})
+    shared = [
+        problem for layer, has in done for problem in _layer_problems(cache, layer, has, reports)
+    ]
+    shared += [problem for plan in plans.values() for problem in _metadata_problems(cache, plan)]
+    report = VerifyReport(
+        cache=main.id,
+        full=full,
+        shards=len(reports),
+        files=sum(report.files for report in reports),
+        bytes=sum(report.bytes for report in reports),
+        bad_shards=tuple(report.shard for report in reports if report.problems),
+        missing=tuple(missing),
+        problems=(*(p for report in reports for p in report.problems), *dict.fromkeys(shared)),
+        complete=all(is_complete(cache, plan) for plan in plans.values()),
+    )
+    return report, reports
+
+
+def _by_layer(reports: Iterable[ShardReport]) -> dict[str, list[int]]:
+    """Damaged shards by the folder of their layer."""
+    found: dict[str, list[int]] = {}
+    for report in reports:
+        for folder in report.layers:
+            found.setdefault(folder, []).append(report.shard)
+    return found
 
 
 @dataclass
 class _Check:
-    """`verify_shard` with its plan bound; pickles without the plan."""
+    """The check of one shard with the cache's layers bound; pickles without them."""
 
     cache: Path
     full: bool
 
     def __post_init__(self) -> None:
-        self._plan = Plan.load(self.cache / PLAN)
+        self.layers = layers_in(self.cache)
 
     def __reduce__(self) -> tuple[type["_Check"], tuple[Path, bool]]:
         return type(self), (self.cache, self.full)
 
     def __call__(self, shard: int) -> ShardReport:
-        return _verify_shard(self.cache, self._plan, shard, self.full)
+        there = [
+            layer
+            for layer in self.layers
+            if manifest_path(self.cache, layer.folder, shard).exists()
+        ]
+        parts = {layer.folder: _verify_part(self.cache, layer, shard, self.full) for layer in there}
+        return ShardReport(
+            shard,
+            tuple(problem for part in parts.values() for problem in part.problems),
+            layers=tuple(folder for folder, part in parts.items() if part.problems),
+            checks={folder: part.check for folder, part in parts.items()},
+            files=sum(part.files for part in parts.values()),
+            bytes=sum(part.bytes for part in parts.values()),
+        )
 
 
-def _verify_shard(cache: Path, plan: Plan, shard: int, full: bool) -> ShardReport:
+@dataclass(frozen=True)
+class _Part:
+    """Outcome of the check of one layer's part of a shard."""
+
+    problems: tuple[tuple[str, str], ...]
+    check: str = ""
+    files: int = 0
+    bytes: int = 0
+
+
+def _verify_part(cache: Path, layer: Layer, shard: int, full: bool) -> _Part:
     try:
-        manifest = read_manifest(cache, plan, shard)
+        manifest = read_manifest(cache, layer, shard)
     except CacheError as error:
-        name = str(manifest_path(cache, shard).relative_to(cache))
-        return ShardReport(shard, ((name, str(error)),))
-    wrong_size = set(damaged_files(cache, plan, manifest))
-    good = [entry.status == "ok" for entry in manifest.images]
+        name = str(manifest_path(cache, layer.folder, shard).relative_to(cache))
+        return _Part(((name, str(error)),))
+    wrong_size = set(damaged_files(cache, layer, manifest))
+    bad = {slot for slot, _, _ in manifest.bad}
+    good = [slot not in bad for slot in range(len(layer.rows(shard)))]
     problems: list[tuple[str, str]] = []
-    for spec in plan.arrays:
+    for spec in layer.arrays:
         path = shard_path(cache, spec, shard)
         try:
             if spec.name in wrong_size:
                 raise CacheError(f"missing or not {manifest.files[spec.name].bytes} bytes")
             refuse_links(cache, path)
-            file = ShardFile(path, spec, plan.shard_size)
-            if full and _hash(path) != manifest.files[spec.name].xxh3:
+            file = ShardFile(path, spec, layer.shard_size)
+            if full and file_digest(path) != manifest.files[spec.name].xxh3:
                 raise CacheError("bytes differ from the manifest's xxh3_64")
             if [file.has(slot) for slot in range(len(good))] != good:
                 raise CacheError("rows present are not the manifest's good images")
         except CacheError as error:
             problems.append((str(path.relative_to(cache)), str(error)))
     total = sum(file.bytes for file in manifest.files.values())
-    return ShardReport(shard, tuple(problems), manifest.check, len(manifest.files), total)
+    return _Part(tuple(problems), manifest.check, len(manifest.files), total)
 
 
-def _hash(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """xxh3_64 of a file, hex, in constant memory."""
     digest, buffer = xxhash.xxh3_64(), bytearray(BLOCK)
     with path.open("rb", buffering=0) as file:
@@ -219,21 +288,38 @@ def _metadata_problems(cache: Path, plan: Plan) -> Iterator[tuple[str, str]]:
             yield name, str(error)
 
 
-def _index_problems(cache: Path, plan: Plan, checks: dict[int, str]) -> Iterator[tuple[str, str]]:
-    if not (cache / COMPLETE).exists():
-        return
+def _layer_problems(
+    cache: Path, layer: Layer, done: set[int], reports: Iterable[ShardReport]
+) -> Iterator[tuple[str, str]]:
+    """Faults of a layer's own files: records that are gone, layer.json, the index, the columns."""
+    path = cache / layer.folder / LAYER
     try:
-        rows = read_index(cache, plan)
+        if read_bounded(path, len(layer.data) + 1) != layer.data:
+            raise CacheError("is not that of its plan")
     except CacheError as error:
-        yield INDEX, str(error)
+        yield str(path.relative_to(cache)), str(error)
+    if not (cache / layer.folder / COMPLETE).exists():
+        return
+    for shard in range(layer.num_shards):  # complete layers had all their records once
+        if shard not in done:
+            gone = str(manifest_path(cache, layer.folder, shard).relative_to(cache))
+            yield gone, f"missing, but the layer has its {COMPLETE}"
+    name = f"{layer.folder}/{INDEX}"
+    try:
+        index = open_index(cache, layer)
+    except CacheError as error:
+        yield name, str(error)
         return
     # A manifest that is itself damaged has no check and is already reported.
-    differ = [s for s, check in enumerate(rows.checks) if checks.get(s, "") not in ("", check)]
+    checks = {report.shard: report.checks.get(layer.folder, "") for report in reports}
+    differ = [s for s, check in enumerate(index.manifests) if checks.get(s, "") not in ("", check)]
     if differ:
-        yield INDEX, f"names another manifest for shards {differ[:5]}"
-    for path, data in column_files(cache, plan, rows):
+        yield name, f"names another manifest for shards {differ[:5]}"
+    for spec in columns_of(layer) if len(layer.images) else ():
+        path = column_path(cache, layer, spec)
         try:
-            if read_bounded(path, len(data)) != data:
+            data = read_bounded(path, MAX_INDEX_BYTES)
+            if xxhash.xxh3_64_hexdigest(data) != index.columns.get(spec.name):
                 raise CacheError("differs from the index")
         except CacheError as error:
             yield str(path.relative_to(cache)), str(error)

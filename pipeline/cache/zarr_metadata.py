@@ -13,9 +13,12 @@ from typing import Any, Literal
 from ..display import show
 from ..errors import CacheError
 from ..io.json_files import canonical, read_bounded
+from .image_list import Images
+from .index import columns_of
+from .layers import SCHEMA
 from .layout import META
-from .plan import SCHEMA, Plan
-from .schema import COLUMNS, OLD_AXES, ArraySpec
+from .plan import Plan
+from .schema import ArraySpec
 
 MAX_META_BYTES = 65_536
 CODECS = {"crc32c", "zstd", "gzip", "blosc"}  # what may follow `bytes`
@@ -25,23 +28,45 @@ Stored = Literal["same", "settings", "other"]
 
 
 def documents(plan: Plan) -> dict[str, bytes]:
-    """Every zarr.json of a cache by its path in the cache folder.
+    """Every zarr.json of the plan's images and layers by its path in the cache folder.
 
-    The group's names its cache; each array's has the bytes that zarr-python would write.
+    A layer's group names the layer; each array's has the bytes that zarr-python would write.
     """
-    attributes = {"svp": {"cache": plan.id, "schema": SCHEMA}}
-    group = canonical({"zarr_format": 3, "node_type": "group", "attributes": attributes})
-    sizes = {spec: plan.shard_size for spec in plan.arrays} | dict.fromkeys(COLUMNS)
-    images = len(plan.images)
-    return {META: group} | {
-        f"{spec.name}/{META}": array_metadata(spec, images, size) for spec, size in sizes.items()
-    }
+    made = {META: _group(schema=SCHEMA)} | _image_documents(plan.images)
+    for layer in plan.layers:
+        made[f"{layer.kind}/{META}"] = _group()
+        made[f"{layer.folder}/{META}"] = _group(layer=layer.id)
+        images = len(layer.images)
+        for spec in layer.arrays:
+            made[f"{spec.path}/{META}"] = array_metadata(spec, images, layer.shard_size)
+        for spec in columns_of(layer):
+            made[f"{layer.folder}/{spec.name}/{META}"] = array_metadata(spec, images, None)
+    return made
 
 
-def array_metadata(spec: ArraySpec, images: int, shard_size: int | None) -> bytes:
-    """The zarr.json of one array of `images` rows.
+def _group(**attributes: object) -> bytes:
+    about = {"svp": attributes} if attributes else {}
+    return canonical({"zarr_format": 3, "node_type": "group", "attributes": about})
 
-    `shard_size` None makes a plain array of one chunk (the columns that `finalize` writes).
+
+def _image_documents(images: Images) -> dict[str, bytes]:
+    """zarr.json of the image list: plain arrays of one uncompressed chunk."""
+    made = {f"images/{META}": _group(), f"{images.folder}/{META}": _group(images=images.digest)}
+    for name, column in images.columns.items():
+        axes = ("hw",) if name == "hw" else ()
+        length = "byte" if name == "paths" else "image"
+        spec = ArraySpec(name, column.dtype.name, column.shape[1:], None, axes, "")
+        document = array_metadata(spec, len(column), None, first=length)
+        made[f"{images.folder}/{name}/{META}"] = document
+    return made
+
+
+def array_metadata(
+    spec: ArraySpec, images: int, shard_size: int | None, first: str = "image"
+) -> bytes:
+    """The zarr.json of one array of `images` rows, whose first axis is called `first`.
+
+    `shard_size` None makes a plain array of one chunk (a column).
     """
     zstd = {"name": "zstd", "configuration": {"level": spec.level, "checksum": True}}
     order = LITTLE if spec.numpy.itemsize > 1 else {"name": "bytes"}
@@ -63,7 +88,7 @@ def array_metadata(spec: ArraySpec, images: int, shard_size: int | None) -> byte
         "fill_value": 0.0 if spec.numpy.kind == "f" else 0,
         "codecs": codecs,
         "attributes": {},
-        "dimension_names": ["image", *spec.axes],
+        "dimension_names": [first, *spec.axes],
         "zarr_format": 3,
         "node_type": "array",
         "storage_transformers": [],
@@ -74,7 +99,7 @@ def array_metadata(spec: ArraySpec, images: int, shard_size: int | None) -> byte
 def check_document(path: Path, data: bytes) -> Stored:
     """Accept the zarr.json at `path` in place of `data`, one of `documents`.
 
-    same      it says what `data` says; spacing and names of axes of older caches aside
+    same      it says what `data` says, whatever its spacing
     settings  its codecs are the plan's with other settings, such as the level of zstd
     other     its codecs are others (the array was recompressed): zarr-python must read it
 
@@ -86,9 +111,6 @@ def check_document(path: Path, data: bytes) -> Stored:
     raw, wanted = parse_meta(found, path), json.loads(data)
     if wanted["node_type"] == "group":
         raise _refused(path, "differs from what the plan says")
-    old = ["image", *OLD_AXES.get(path.parent.name, ())]
-    if raw.get("dimension_names") == old:
-        wanted["dimension_names"] = old
     codecs, ours = raw.get("codecs"), wanted.pop("codecs")
     wrong = [key for key, value in wanted.items() if not _same(raw.get(key), value)]
     wrong += sorted(set(raw) - {*wanted, "codecs"})

@@ -1,17 +1,19 @@
-"""`svp cache`: inspect, check and repair caches."""
+"""`svp cache`: inspect, check and repair caches; add, drop, copy and convert their layers."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..display import counted
 from .console import FOLDER, NEW_FOLDER, PATH, as_json, report
+from .precompute import RECIPE_FLAGS, layer_options, run_of, run_options
 
 
 @click.group()
 def cache() -> None:
-    """Inspect, check and repair caches."""
+    """Inspect, check and repair caches; add, drop, copy and convert their layers."""
 
 
 @cache.command("info")
@@ -92,3 +94,67 @@ def browse_command(
     out = out or Path("runs/pages") / path.resolve().name
     page = browse(path, out, images_root=root, limit=limit, ids=list(ids) or None)
     click.echo(f"page: {page.resolve().as_uri()}")
+
+
+@cache.command("add")
+@click.argument("path", type=PATH)
+@click.argument("kind", type=click.Choice(["features", "layers", "cls", "sam", "superpixels"]))
+@click.option("--images", type=FOLDER, help="Folder of the images, if they were moved.")
+@click.option(
+    "--projector",
+    default="tokenpacker",
+    show_default=True,
+    help="Projector whose encoder blocks `layers` are to be.",
+)
+@layer_options
+@run_options
+@as_json
+def add_command(path: Path, kind: str, as_json: bool, **options: Any) -> None:
+    """Compute one more layer of a cache: features of another encoder, its CLS token or more of its
+    blocks, SAM's embeddings, or other superpixels. What is there is not computed again.
+    """
+    from ..precompute.add_layer import AddRequest, add_layer
+    from ..precompute.options import Flags
+
+    flags = Flags(**{name: options.pop(name) for name in RECIPE_FLAGS if name in options})
+    run = run_of(options)
+    report(add_layer(AddRequest(cache=path, kind=kind, flags=flags, run=run, **options)), as_json)
+
+
+@cache.command("drop")
+@click.argument("path", type=PATH)
+@click.argument("layers", nargs=-1, required=True, metavar="LAYER...")
+def drop_command(path: Path, layers: Sequence[str]) -> None:
+    """Delete layers by folder (sam/vit_h) or kind (sam), and the plans that read them."""
+    from ..cache.exchange import drop_layers
+
+    for folder in drop_layers(path, layers):
+        click.echo(f"dropped {folder}")
+
+
+@cache.command("copy")
+@click.argument("path", type=PATH)
+@click.option("--out", type=NEW_FOLDER, required=True, help="Folder of the copy.")
+@click.option(
+    "--layers",
+    metavar="KIND,...",
+    help="Only these kinds: superpixels,cover,features and of layers,cls,sam. Default: all.",
+)
+def copy_command(path: Path, out: Path, layers: str | None) -> None:
+    """Copy a complete cache, or some of its layers, to a new folder; every byte is checked."""
+    from ..cache.exchange import copy_cache
+
+    kinds = [name.strip() for name in layers.split(",")] if layers else []
+    plan = copy_cache(path, out, kinds)
+    click.echo(f"{out}: cache {plan.id[:12]}, {', '.join(x.folder for x in plan.layers)}")
+
+
+@cache.command("convert")
+@click.argument("path", type=PATH)
+@click.option("--out", type=NEW_FOLDER, required=True, help="Folder of the converted cache.")
+@as_json
+def convert_command(path: Path, out: Path, as_json: bool) -> None:
+    """Convert a cache made by svp 0.1 to the present format; its shard files stay as they are."""
+    from ..cache.first_format import convert
+
+    report(convert(path, out), as_json)

@@ -9,11 +9,7 @@ from ..fetch.sam_specs import SAMS
 from .console import NEW_FOLDER, PATH, as_json, either, overrides, report, several, size_option
 from .data import source_options
 
-recipe_options = several(
-    size_option,
-    click.option(
-        "--recipe", "recipe_file", type=PATH, help="Recipe file (YAML) instead of --size."
-    ),
+layer_options = several(
     overrides,
     click.option(
         "--superpixels",
@@ -67,6 +63,13 @@ recipe_options = several(
         default=None,
         help="Store SAM's image embedding, which the mask decoder reads.",
     ),
+)
+recipe_options = several(
+    size_option,
+    click.option(
+        "--recipe", "recipe_file", type=PATH, help="Recipe file (YAML) instead of --size."
+    ),
+    layer_options,
 )
 RECIPE_FLAGS = ("superpixels", "masks", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
                 "dtype", "max_superpixels", "encoder", "encoder_weights", "second_weights", "features",
@@ -186,14 +189,20 @@ def _request(options: dict[str, Any]) -> Any:
     """The options of `precompute` as the records the pipeline takes."""
     from ..precompute.launch import Request
     from ..precompute.options import Flags
+
+    flags = Flags(**{name: options.pop(name) for name in RECIPE_FLAGS})
+    return Request(flags=flags, run=run_of(options), **options)
+
+
+def run_of(options: dict[str, Any]) -> Any:
+    """`RunOptions` of the options of `run_options`, which are taken out of `options`."""
     from ..precompute.run import RunOptions
     from ..process import pick_device, this_command
 
-    flags = Flags(**{name: options.pop(name) for name in RECIPE_FLAGS})
     run = {f.name: options.pop(f.name) for f in fields(RunOptions) if f.name in options}
     run["device"], run["shards"] = pick_device(run["device"]), _shards(run["shards"])
     run["workers"], run["least_workers"] = _workers(run["workers"])
-    return Request(flags=flags, run=RunOptions(**run, hint=this_command()), **options)
+    return RunOptions(**run, hint=this_command())
 
 
 def _workers(text: str | None) -> tuple[int | None, int]:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..cache.layout import MANIFESTS, META, PLAN
+from ..cache.image_list import IMAGES
+from ..cache.layout import META, PLAN
 from .scenes.generated import scenes_in
 
 _GENERATOR = b'name="generator" content="svp '
@@ -19,7 +20,7 @@ def own_folder(folder: Path, folders: Iterable[str], files: Iterable[str]) -> st
     below, names = set(folders), set(files)
     if "index.html" in names and _is_page(folder / "index.html"):
         return "page"
-    if PLAN in names and META in names and MANIFESTS in below:
+    if PLAN in names and META in names and IMAGES in below:
         return "cache"
     if {"env.json", "config.yaml"} <= names:
         return "run"

@@ -119,7 +119,7 @@ def _cache(cache: Path) -> Iterator[Finding]:
     yield Finding(area, name, "ok", f"id {plan.id[:12]}, split {plan.split or '(none)'}")
     done = f"{plan.num_shards - len(missing)} of {plan.num_shards} committed"
     if missing:
-        done += f", first missing or damaged {missing[:5]}: run the same `svp precompute` again"
+        done += f", first missing or damaged {[*missing][:5]}: run the same `svp precompute` again"
     # A shard that a complete cache has lost is damage; a running one has not come so far yet.
     yield Finding(area, "shards", "ok" if not missing else "bad" if rows.complete else "note", done)
     good, bad = int((rows.status == 1).sum()), len(rows.bad)

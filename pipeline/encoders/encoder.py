@@ -2,7 +2,7 @@
 
 An `Encoder` applies the recipe's view itself, so that what it sees is what the masks are resized
 to. It batches what it is given and pads nothing. Invariant: no NaN, no infinity and no value that
-float16 cannot hold leaves through `Features.stored`.
+float16 cannot hold leaves through `Features.rounded`.
 """
 
 from collections.abc import Sequence
@@ -46,28 +46,32 @@ class Features:
     cls: NDArray[np.float32] | None = None
     layers: NDArray[np.float32] | None = None
 
-    def check(self, index: int) -> None:
-        """ImageError("non-finite" or "overflow") if image `index` cannot be kept as float16."""
-        for name, array in (("patches", self.patches), ("cls", self.cls), ("layers", self.layers)):
-            if array is None:
-                continue
-            peak = float(np.abs(array[index]).max(initial=0.0))  # NaN stays NaN
-            if not np.isfinite(peak):
-                bad = int((~np.isfinite(array[index])).sum())
-                raise ImageError(
-                    "non-finite", f"{name}: {counted(bad, 'value', 'are')} NaN or infinite"
-                )
-            if peak > FLOAT16_MAX:
-                raise ImageError(
-                    "overflow", f"{name}: |x| reaches {peak:.6g}, float16 ends at {FLOAT16_MAX:.0f}"
-                )
+    def rounded(self, name: str, index: int) -> NDArray[np.float16] | None:
+        """Array `name` of image `index` as float16, None if it was not asked for.
+
+        Raises ImageError("non-finite" or "overflow") if it cannot be kept as float16.
+        """
+        array: NDArray[np.float32] | None = getattr(self, name)
+        if array is None:
+            return None
+        peak = float(np.abs(array[index]).max(initial=0.0))  # NaN stays NaN
+        if not np.isfinite(peak):
+            bad = int((~np.isfinite(array[index])).sum())
+            raise ImageError(
+                "non-finite", f"{name}: {counted(bad, 'value', 'are')} NaN or infinite"
+            )
+        if peak > FLOAT16_MAX:
+            raise ImageError(
+                "overflow", f"{name}: |x| reaches {peak:.6g}, float16 ends at {FLOAT16_MAX:.0f}"
+            )
+        found: NDArray[np.float16] = array[index].astype(np.float16)
+        return found
 
     def stored(self, index: int) -> StoredFeatures:
-        """Image `index` rounded to float16, after `check`."""
-        self.check(index)
-        cls = None if self.cls is None else self.cls[index].astype(np.float16)
-        layers = None if self.layers is None else self.layers[index].astype(np.float16)
-        return StoredFeatures(self.patches[index].astype(np.float16), cls, layers)
+        """Image `index` rounded to float16. Raises as `rounded`."""
+        patches = self.rounded("patches", index)
+        assert patches is not None
+        return StoredFeatures(patches, self.rounded("cls", index), self.rounded("layers", index))
 
 
 class Encoder:

@@ -1,4 +1,4 @@
-"""Complete vectored reads and writes, page-aligned buffers, crc32c.
+"""Complete vectored reads and writes, page-aligned buffers, crc32c, headers of zstd frames.
 
 A system call may do only a part of what it was asked. `awscrt` (extra `fast`) folds 512-bit words
 where the processor can: twice the speed of the `crc32c` package, which is the fallback. Both
@@ -71,6 +71,22 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     raw = np.empty(size + PAGE, np.uint8)
     first = (START - raw.ctypes.data) % PAGE
     return raw[first : first + size].view(dtype).reshape(shape)
+
+
+def zstd_content_size(frame: bytes | bytearray) -> int | None:
+    """Content size in a zstd frame's header (RFC 8878, 3.1.1.1); None unless it is as ours.
+
+    Ours has the size, a checksum and no dictionary. Without this check a hostile frame with less
+    content than the row would leave the rest of the caller's buffer as it was.
+    """
+    if len(frame) < 6 or frame[:4] != b"\x28\xb5\x2f\xfd" or frame[4] & 0b11111 != 0b00100:
+        return None
+    single = bool(frame[4] & 0b100000)
+    code = frame[4] >> 6
+    width = (1 if single else 0, 2, 4, 8)[code]
+    start = 5 if single else 6
+    field = frame[start : start + width]
+    return int.from_bytes(field, "little") + (256 if code == 1 else 0) if width else None
 
 
 try:

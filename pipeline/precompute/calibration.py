@@ -194,7 +194,7 @@ def _bytes(cache: Path, plan: Plan) -> dict[str, float]:
     assert (cache / PLAN).exists()
     files = {
         spec.name: [
-            path.stat().st_size for path in (cache / spec.name / "c").rglob("*") if path.is_file()
+            path.stat().st_size for path in (cache / spec.path / "c").rglob("*") if path.is_file()
         ]
         for spec in plan.arrays
         if spec.level is not None

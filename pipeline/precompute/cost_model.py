@@ -5,9 +5,11 @@ machine: `calibration`) or, for another machine, from operation counts and throu
 assumed there. Compressed arrays are measured by the calibration too, else assumed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from ..cache.layers import ENCODED, SAM
 from ..cache.plan import Plan
 from ..cache.schema import ArraySpec
 from ..display import Report, counted, duration, size
@@ -128,10 +130,14 @@ def estimate(
     calibration: Calibration | None = None,
     device: str | Device = "core",
     workers: int = 1,
+    lent: Mapping[str, int] = MappingProxyType({}),
+    linked: Collection[str] = (),
 ) -> Estimate:
     """The price of `images` images under `plan` (its own image list is not looked at).
 
     device   a key of `DEVICES` or a machine, for figures without a `calibration`
+    lent     images that another cache has, by kind of layer: they are not computed
+    linked   kinds of layers of which another cache has all: they take no space
     """
     machine = DEVICES[device] if isinstance(device, str) else device
     shards = -(-images // plan.shard_size)
@@ -142,10 +148,16 @@ def estimate(
         for spec in specs
     }
     sizes["manifests"] = MANIFEST_BYTES * images + 2000 * (shards + len(specs))
+    sizes = {
+        spec.name: 0 if spec.layer.split("/")[0] in linked else sizes[spec.name] for spec in specs
+    } | {"manifests": sizes["manifests"]}
     if calibration:
         image_s, start_s = sum(calibration.image_s.values()), calibration.start_s
     else:
-        image_s, start_s = seconds_per_image(plan, machine), 30.0
+        parts = part_seconds(plan, machine)
+        left = {part: images - _lent(plan, part, lent, images) for part in parts}
+        image_s = sum(parts[part] * left[part] for part in parts) / max(images, 1)
+        start_s = 30.0
     return Estimate(
         images=images,
         shards=shards,
@@ -224,6 +236,21 @@ def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
 
 def seconds_per_image(plan: Plan, machine: str | Device) -> float:
     """Seconds per image on a machine, or a key of `DEVICES`; each part at its own precision."""
+    return sum(part_seconds(plan, machine).values())
+
+
+def _lent(plan: Plan, part: str, lent: Mapping[str, int], images: int) -> int:
+    """Images whose part of the work is not done because another cache has what it gives."""
+    if part in ("host", "features"):  # decoding and writing go with what the encoder makes anew
+        kinds = {layer.kind for layer in plan.layers} & ENCODED
+    else:
+        prompted = part == "sam decoder" or plan.recipe.superpixels.prompts_sam
+        kinds = {"superpixels" if prompted else SAM}
+    return min(images, *(lent.get(kind, 0) for kind in kinds))
+
+
+def part_seconds(plan: Plan, machine: str | Device) -> dict[str, float]:
+    """Seconds per image of each part of the work: host, features, sam encoder, sam decoder; see `seconds_per_image`."""
     device = DEVICES[machine] if isinstance(machine, str) else machine
     parts = tflop(plan)
     pixels, features = plan.recipe.superpixels, plan.recipe.features
@@ -231,7 +258,7 @@ def seconds_per_image(plan: Plan, machine: str | Device) -> float:
     sam = single if pixels.dtype == "float32" else device.half
     vision = device.single if features.dtype == "float32" else device.half
     speeds = {**sam, "features": vision["features"]}
-    return HOST_S + sum(parts[name] / speeds[name] for name in parts)
+    return {"host": HOST_S} | {name: parts[name] / speeds[name] for name in parts}
 
 
 def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..cache.places import DataPlaces, absolute_data, read_places, write_places
-from ..cache.plan import RLE_BYTES, SHARD_SIZE
+from ..cache.plan import RLE_BYTES, SHARD_SIZE, Plan
 from ..datasets import Source, open_dataset, photo_notices
 from ..display import counted, show
 from ..executors.base import Event, Started
@@ -249,6 +249,11 @@ def price(request: Request, device: str, images: int) -> Estimate:
 
     device  a key of `cost.DEVICES`
     """
+    return estimate(priced_plan(request), images, device=device, workers=request.run.workers or 1)
+
+
+def priced_plan(request: Request) -> Plan:
+    """The plan of a request without its images; needs no weights and no data."""
     # The weights' values change no cost: random ones stand in for missing files.
     flags = replace(
         request.flags, sam_weights="random", encoder_weights="random", second_weights="random"
@@ -257,8 +262,7 @@ def price(request: Request, device: str, images: int) -> Estimate:
         request.size, request.recipe_file, flags, request.overrides, request.images or Path(),
         stores(request.purpose or "train", request.projector),
     )  # fmt: skip
-    workers = request.run.workers or 1
-    return estimate(sized_plan(recipe), images, device=device, workers=workers)
+    return sized_plan(recipe)
 
 
 def _places(request: Request, dataset: str, source: Source) -> DataPlaces:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
-from ..cache.plan import Plan, PlanImage
+from ..cache.layers import library_names
+from ..cache.plan import Images, Plan, PlanImage
 from ..display import counted, show
 from ..errors import ImageError, MissingError
-from ..fetch.sam_specs import SAMS, USUAL_SAM
+from ..fetch.sam_specs import SAMS
 from ..process import installed
 from ..recipe import FeatureConfig, Recipe
 from ..records import ImageRecord
@@ -77,7 +78,7 @@ def build_plan(
 
     # The sizes of the arrays need the models' classes, whose import a rerun is spared.
     frame = _reuse(known, recipe, content) or sized_plan(recipe, content.split, content.digests)
-    return replace(frame, images=tuple(images))
+    return replace(frame, images=Images.of(images))
 
 
 def _reuse(known: Plan | None, recipe: Recipe, content: Content) -> Plan | None:
@@ -100,7 +101,7 @@ def sized_plan(recipe: Recipe, split: str = "", digests: Mapping[str, str] | Non
     grid, channels = feature_shape(recipe.features)
     return Plan(
         recipe=recipe,
-        images=(),
+        images=Images.of(()),
         grid=grid,
         channels=channels,
         sspe=sspe_grid(View(recipe.features.view, recipe.features.size), recipe.sspe.budget),
@@ -144,19 +145,7 @@ def _shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
 
 def library_versions(recipe: Recipe) -> dict[str, str]:
     """Installed versions of the packages that decide stored bits under `recipe`."""
-    names = ["numcodecs", "numpy", "pillow", "torch", "torchvision", "transformers"]
-    match recipe.superpixels.source:
-        case "slic":
-            names += ["scikit-image", "scipy"]
-            if recipe.store_sam_embeddings:
-                names.append(recipe.superpixels.package)
-        case source if source in USUAL_SAM:
-            packages = SAMS[recipe.superpixels.model].packages
-            names += ["scipy", recipe.superpixels.package, *packages]
-        case _:
-            if recipe.store_sam_embeddings:
-                names.append(recipe.superpixels.package)
-    return {name: installed(name) for name in sorted(set(names))}
+    return {name: installed(name) for name in library_names(recipe)}
 
 
 def _examine(root: Path, old: Mapping[int, PlanImage], record: ImageRecord) -> PlanImage:

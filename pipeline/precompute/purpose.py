@@ -1,8 +1,8 @@
 """Purpose of a cache: the arrays its projectors read, and the uses it rules out.
 
 Training reads the SAM image embedding beside the superpixels and patch features (the mask decoder
-takes it), and some projectors the CLS token or four encoder layers. They cost disk, not hours, and
-cannot be added to a finished cache: so the purpose is asked before the hours, and said.
+takes it), and some projectors the CLS token or four encoder layers. Adding them later reads every
+photograph again: so the purpose is asked before the hours, and said.
 """
 
 import shlex
@@ -166,7 +166,7 @@ def command_for(
     if projector != "svp":
         words += ["--projector", projector]
     words += plugins.plugin_words(words)
-    out = cache.with_name(f"{cache.name}-{projector}") if cache else f"caches/{projector}"
+    out = cache or f"caches/{projector}"  # what it holds already is not computed again
     return shlex.join(["svp", "precompute", *words, "--out", str(out)])
 
 

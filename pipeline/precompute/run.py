@@ -5,19 +5,22 @@ nothing when there is nothing to do. Invariant: whatever ends a run (signal, kil
 the cache holds whole committed shards and the same command finishes it to the same bytes.
 """
 
+import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..cache.create import create_cache
-from ..cache.index import finalize, load_rows
-from ..cache.layout import COMPLETE, LOGS, PLAN
+from ..cache.exchange import caches_beside, reuse
+from ..cache.index import finalize, is_complete, load_rows
+from ..cache.layers import SUPERPIXELS, Layer
+from ..cache.layout import LOGS, PLAN, manifest_path
 from ..cache.manifest import Committed, missing_shards, read_committed
-from ..cache.plan import Plan
+from ..cache.plan import Plan, all_plans
 from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit
 from ..display import Report, counted, show
@@ -31,9 +34,12 @@ from ..process import Stop
 from ..recipe import Recipe
 from ..records import LocalPaths
 from .cost_model import estimate
-from .planner import Content, build_plan
+from .lender import lenders
+from .planner import Content, build_plan, with_libraries
 from .progress import Progress, RunLog, Tally, write_failures
 from .shard_task import ShardTask
+
+log = logging.getLogger(__name__)
 
 SPARE_BYTES = 256 << 20  # free space to leave: logs, other programs, the file system itself
 
@@ -146,37 +152,48 @@ def precompute(
     options = options or RunOptions()
     with Stop(options.hint) as stop:
         # What is to be computed: the plan fixes every byte, the manifests say which shards are done.
-        plan = _prepare(limited(content, options.limit), recipe, where, out, options, stop.check)
+        plan, view = _prepare(
+            limited(content, options.limit), recipe, where, out, options, stop.check
+        )
         committed = read_committed(out, plan)
         missing = missing_shards(out, plan, committed)
-        sound = {shard: committed[shard] for shard in committed if shard not in missing}
+        if missing and (came := reuse(out, plan, caches_beside(out))):
+            for folder, other in came.items():
+                log.info(f"{folder}: taken from {show(str(other), 200)}, not computed again")
+            committed = read_committed(out, plan)
+            missing = missing_shards(out, plan, committed)
+        sound = _without(committed, missing)
         if options.shards is not None:
-            missing = [shard for shard in missing if shard in options.shards]
+            missing = {shard: missing[shard] for shard in missing if shard in options.shards}
         tally = Tally(len(plan.images), len(plan.images) - _count(plan, missing))
         if not missing:
             return _finish(plan, out, options, tally, committed)
         _check_disk(plan, missing, out)
+        _take_back(out, missing)
 
         # The shards' rows go from the workers to the disk; only events come back here. A listener
         # ends the run by raising, and closing the events ends the workers.
         own = replace(where, images=where.images.resolve())
-        task = ShardTask(str(out.resolve()), own, task_device(options), options.threads)
+        kinds = frozenset(layer.kind for layers in missing.values() for layer in layers)
+        device = task_device(options)
+        lent = lenders(plan, {x for layers in missing.values() for x in layers}, caches_beside(out))
+        task = ShardTask(str(out.resolve()), own, device, options.threads, view, kinds, lent)
         events = build(options.executor, options).events(
-            task, missing, max_tries=options.max_tries, shard_timeout_s=options.shard_timeout_s
+            task, [*missing], max_tries=options.max_tries, shard_timeout_s=options.shard_timeout_s
         )
-        log = RunLog(out / LOGS, tally)
+        run_log = RunLog(out / LOGS, tally)
         try:
             with nullcontext() if quiet else Progress(tally) as bar, closing(events):
                 for event in events:
                     tally.update(event)
-                    log.update(event)
+                    run_log.update(event)
                     if bar:
                         bar.update(event)
                     on_event(event)
                     stop.check()
         except BaseException:
             with suppress(OSError):  # a full disk must not hide why the run stopped
-                log.status("stopped")
+                run_log.status("stopped")
             raise
 
         # Only what this run and others beside it committed since is still to be read.
@@ -200,34 +217,63 @@ def _prepare(
     out: Path,
     options: RunOptions,
     stop: Callable[[], None],
-) -> Plan:
-    """The plan of this run, its folder made or joined."""
+) -> tuple[Plan, str]:
+    """The plan of this run and its file in the cache; the folder is made or joined."""
     refuse_url(out)  # before every image is hashed for the plan
     if not content.images:
         raise ConfigError(f"split {show(content.split)}: there is no image to compute")
 
-    # The plan that is there lends its hashes; of images that were quarantined they count for
+    # The plans that are there lend their hashes; of images that were quarantined they count for
     # nothing, because their files may have been repaired since.
-    old = Plan.load(out / PLAN) if os.path.lexists(out / PLAN) else None
-    if old and not options.resume:
+    there = all_plans(out) if os.path.lexists(out / PLAN) else {}
+    if there and not options.resume:
         raise CacheError(f"{show(str(out), 300)} is a cache already: add --resume to continue it")
-    committed = read_committed(out, old) if old and options.retry_quarantined else {}
-    bad = quarantined(committed)
-    distrust = frozenset(image_id for ids in bad.values() for image_id in ids)
-    plan = build_plan(content, recipe, where.images, known=old, distrust=distrust, stop=stop)
+    retry = there if options.retry_quarantined else {}
+    committed = {view: read_committed(out, old) for view, old in retry.items()}
+    bad = {view: quarantined(out, old, committed[view]) for view, old in retry.items()}
+    distrust = frozenset(i for shards in bad.values() for ids in shards.values() for i in ids)
+    wanted = with_libraries(recipe)
+    known = next((old for old in there.values() if old.recipe == wanted), there.get(out / PLAN))
+    plan = build_plan(content, recipe, where.images, known=known, distrust=distrust, stop=stop)
 
-    # Repaired files make another plan: the good shards move over to it, the others are made again.
-    if old and options.retry_quarantined:
-        adopt(out, old, plan, committed)
-        uncommit(out, bad)
+    # Repaired files make other plans: the good shards move over to them, the others are made again.
+    for view, old in retry.items():
+        new = replace(old, images=plan.images)
+        adopt(out, view, old, plan if old is known else new, committed[view])
+        for layer in new.layers:
+            found = committed[view][layer.folder].values()
+            uncommit(out, layer.folder, [one.shard for one in found if one.bad])
+    # Another plan over superpixels that are there adds its layers to the cache.
+    own = plan.layer(SUPERPIXELS).id
+    shares = any(old.layer(SUPERPIXELS).id == own for old in there.values())
     try:
-        create_cache(out, plan)
+        view = create_cache(out, plan, view=shares)
     except PlanMismatchError as error:
-        if old and old.recipe == plan.recipe and len(old.images) == len(plan.images):
+        if known and known.recipe == plan.recipe and len(known.images) == len(plan.images):
             hint = "if quarantined images were repaired on purpose, add --retry-quarantined"
             raise PlanMismatchError(f"{error}; {hint}") from None
         raise
-    return plan
+    return plan, str(view.relative_to(out))
+
+
+def _without(committed: Committed, missing: Mapping[int, Sequence[Layer]]) -> Committed:
+    """`committed` less what is to be made again."""
+    again = {(layer.folder, shard) for shard, layers in missing.items() for layer in layers}
+    return {
+        folder: {s: one for s, one in manifests.items() if (folder, s) not in again}
+        for folder, manifests in committed.items()
+    }
+
+
+def _take_back(out: Path, missing: Mapping[int, Sequence[Layer]]) -> None:
+    """Un-commit what is to be made though it has a manifest: a file of it is damaged."""
+    stale: dict[str, list[int]] = {}
+    for shard, layers in missing.items():
+        for layer in layers:
+            if manifest_path(out, layer.folder, shard).exists():
+                stale.setdefault(layer.folder, []).append(shard)
+    for folder, shards in stale.items():
+        uncommit(out, folder, shards)
 
 
 def _finish(
@@ -235,7 +281,7 @@ def _finish(
 ) -> PrecomputeReport:
     # The index is written once all shards are there, and again whenever one was made anew.
     complete = not missing_shards(out, plan, committed)
-    if complete and (tally.shards or not (out / COMPLETE).exists()):
+    if complete and (tally.shards or not is_complete(out, plan)):
         remove_stale(out)  # of workers killed in the middle of a write
         rows = finalize(out, plan, committed)
     else:
@@ -263,7 +309,7 @@ def _finish(
     )
 
 
-def _failures(plan: Plan, bad: dict[int, tuple[str, str]]) -> list[dict[str, object]]:
+def _failures(plan: Plan, bad: Mapping[int, tuple[str, str]]) -> list[dict[str, object]]:
     return [
         {
             "image_id": plan.images[row].image_id,
@@ -275,9 +321,11 @@ def _failures(plan: Plan, bad: dict[int, tuple[str, str]]) -> list[dict[str, obj
     ]
 
 
-def _check_disk(plan: Plan, missing: Sequence[int], out: Path) -> None:
+def _check_disk(plan: Plan, missing: Mapping[int, Sequence[Layer]], out: Path) -> None:
     """Refuse to start what the disk cannot hold. Raises CacheError."""
-    need = estimate(plan, _count(plan, missing)).total_bytes
+    arrays = {spec.name for layers in missing.values() for layer in layers for spec in layer.arrays}
+    sizes = estimate(plan, _count(plan, missing)).bytes
+    need = sum(size for name, size in sizes.items() if name in arrays or name == "manifests")
     free = shutil.disk_usage(out).free
     if need + SPARE_BYTES > free:
         raise CacheError(
@@ -286,5 +334,5 @@ def _check_disk(plan: Plan, missing: Sequence[int], out: Path) -> None:
         )
 
 
-def _count(plan: Plan, shards: Sequence[int]) -> int:
-    return sum(len(plan.shard(shard)) for shard in shards)
+def _count(plan: Plan, shards: Iterable[int]) -> int:
+    return sum(len(plan.layers[0].rows(shard)) for shard in shards)

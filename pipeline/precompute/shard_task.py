@@ -1,7 +1,7 @@
-"""Shard task: compute and commit the rows of one shard.
+"""Shard task: compute and commit what the layers of one shard lack.
 
-Reading -> superpixels -> derived arrays -> patch features -> store. A shard is a pure function of
-(plan, shard number): batches never cross a shard, a bad image leaves its place in the batch empty
+Reading -> superpixels -> patch features -> derived arrays -> store; a step is left out where no
+layer waits for it. A layer's shard is a pure function of (layer, shard number): batches never cross a shard, a bad image leaves its place in the batch empty
 instead of moving the others, and encoder batches are padded to one size, so the same kernels run
 on the same operands however the work was interrupted. Memory is one shard's rows, never more.
 """
@@ -14,25 +14,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..cache.layout import PLAN
+from ..cache.layers import COVER, ENCODED, KINDS, SAM, SUPERPIXELS
+from ..cache.layout import PLAN, manifest_path
 from ..cache.plan import Plan, PlanImage
+from ..cache.reader import stored_superpixels
 from ..display import shorten
 from ..errors import ImageError
 from ..executors.base import Job, JobReport, Needs, Reason, Work
 from ..executors.worker import limit_threads, worker_info
 from ..plugins import plugin_files, plugins
 from ..process import peak_rss
+from ..recipe import Recipe
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
+from .lender import FIELDS, Lender
 from .source_images import Pixels, read_verified
 
 if TYPE_CHECKING:
     from ..encoders.encoder import Encoder
-    from ..superpixels.generator import SuperpixelSource
+    from ..encoders.pair import PairEncoder
+    from ..superpixels.generator import Embedder, SuperpixelSource
 
 Entry = ImageRow | Quarantined
 
@@ -47,6 +49,9 @@ POISON: dict[Reason, str] = {
 class ShardTask:
     """Picklable task of a worker.
 
+    view     the plan's file in the cache
+    kinds    of the layers to make; models of others are not loaded
+    lenders  other caches, whose rows are taken where they are the same
     device   its name inside the worker
     plugins  the run's plug-in files: a worker of a cluster that was joined has another environment
     """
@@ -55,23 +60,20 @@ class ShardTask:
     where: LocalPaths
     device: str = "cpu"
     threads: int = 1
+    view: str = PLAN
+    kinds: frozenset[str] = frozenset(KINDS)
+    lenders: tuple[Lender, ...] = ()
     plugins: tuple[str, ...] = field(default_factory=plugin_files)
 
     def open(self) -> Work:
         """Load the plan and the models. Raises CacheError, WeightsError, MissingError."""
         import torch  # noqa: F401  first, so that its threads can be limited before it is used
 
-        from ..encoders import build_encoder
-        from ..superpixels.generator import build_generator
-
         limit_threads(self.threads)
         with plugins(self.plugins):
-            recipe = self._plan.recipe
-            source = build_generator(
-                recipe.superpixels, self.where, self.device, embeddings=recipe.store_sam_embeddings
-            )
-            encoder = build_encoder(recipe.features, self.where, self.device)
-        return Stage(self._plan, Path(self.cache), self.where.images, source, encoder).do
+            models = Models.load(self._plan.recipe, self.where, self.device, self.kinds)
+        cache, images = Path(self.cache), self.where.images
+        return Stage(self._plan, cache, images, models, self.kinds, self.lenders).do
 
     @property
     def needs(self) -> Needs:
@@ -87,20 +89,56 @@ class ShardTask:
 
     @cached_property
     def _plan(self) -> Plan:
-        return Plan.load(Path(self.cache) / PLAN)
+        return Plan.load(Path(self.cache) / self.view)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_plan"}
+
+
+@dataclass(frozen=True)
+class Models:
+    """Models of a worker, None where no layer to make asks for one.
+
+    embedder  SAM's image encoder, where its embeddings do not come with SAM's superpixels
+    """
+
+    source: "SuperpixelSource | None" = None
+    encoder: "Encoder | PairEncoder | None" = None
+    embedder: "Embedder | None" = None
+
+    @classmethod
+    def load(
+        cls, recipe: Recipe, where: LocalPaths, device: str, kinds: frozenset[str]
+    ) -> "Models":
+        """The models that layers of these kinds need. Raises WeightsError, MissingError."""
+        from ..encoders import build_encoder
+        from ..superpixels.generator import Embedder, build_generator
+
+        pixels, sam = recipe.superpixels, SAM in kinds
+        source = embedder = encoder = None
+        if SUPERPIXELS in kinds:
+            source = build_generator(pixels, where, device, embeddings=sam and pixels.prompts_sam)
+        if sam and not (source and pixels.prompts_sam):
+            embedder = Embedder(pixels, where, device)
+        if kinds & ENCODED:
+            encoder = build_encoder(recipe.features, where, device)
+        return cls(source, encoder, embedder)
 
 
 class Stage:
     """A worker's models and what it does with them; `root` is the image folder."""
 
     def __init__(
-        self, plan: Plan, cache: Path, root: Path, source: "SuperpixelSource", encoder: "Encoder"
+        self,
+        plan: Plan,
+        cache: Path,
+        root: Path,
+        models: Models,
+        kinds: frozenset[str] = frozenset(KINDS),
+        lenders: Sequence[Lender] = (),
     ) -> None:
         self.plan, self.cache, self.root = plan, cache, root
-        self.source, self.encoder = source, encoder
+        self.models, self.kinds, self.lenders = models, kinds, lenders
         self._seconds: defaultdict[str, float] = defaultdict(
             float
         )  # of the job under way, by stage
@@ -113,13 +151,30 @@ class Stage:
         poison = dict(job.poison)
         entries: list[Entry] = []
 
+        # What another attempt, or a run beside this one, has committed stays.
+        lacking = [
+            layer
+            for layer in self.plan.layers
+            if layer.kind in self.kinds
+            and (
+                job.rows is not None
+                or not manifest_path(self.cache, layer.folder, job.shard).exists()
+            )
+        ]
+        wanted_kinds = frozenset(layer.kind for layer in lacking)
+        stored: list[Superpixels | Quarantined] = []
+        if COVER in wanted_kinds and SUPERPIXELS not in wanted_kinds:
+            stored = stored_superpixels(self.cache, self.plan, job.shard)
+
         # Every attempt, and a probe of a part, cuts the shard at the same rows: what is computed
         # side by side does not depend on how often or in which parts it was tried.
-        for start in range(0, len(images), size):
+        for start in range(0, len(images), size) if lacking else ():
             wanted = range(max(start, first), min(start + size, last))
             if not wanted:
                 continue
-            done = self._batch({row: images[row] for row in wanted if row not in poison})
+            there = {row: stored[row] for row in wanted} if stored else {}
+            asked = {row: images[row] for row in wanted if row not in poison}
+            done = self._batch(asked, wanted_kinds, there)
             for row in poison.keys() & wanted:
                 reason = poison[row]
                 done[row] = Quarantined(images[row].image_id, reason, POISON[reason])
@@ -128,23 +183,23 @@ class Stage:
             if job.rows is None:
                 yield self._report(batch)
 
-        if job.rows is None:
+        if job.rows is None and lacking:
             from ..cache.writer import write_shard
 
             seconds = self._report(entries).seconds
             info = {**worker_info(self.plan.recipe.libraries), "seconds": seconds}
             with self._timed("write"):
-                write_shard(self.cache, self.plan, job.shard, entries, info)
+                write_shard(self.cache, self.plan, job.shard, entries, info, lacking)
         return self._report(entries)
 
     def _report(self, entries: Sequence[Entry]) -> JobReport:
-        made = [entry for entry in entries if isinstance(entry, ImageRow)]
-        bad = Counter(entry.reason for entry in entries if isinstance(entry, Quarantined))
+        found = [e.superpixels for e in entries if isinstance(e, ImageRow) and e.superpixels]
+        bad = Counter(entry.reason for entry in map(_refusal, entries) if entry)
         return JobReport(
             images=len(entries),
             quarantined=dict(bad),
-            superpixels=sum(len(entry.superpixels) for entry in made),
-            fallbacks=sum(bool(entry.superpixels.fallback) for entry in made),
+            superpixels=sum(map(len, found)),
+            fallbacks=sum(one.fallback for one in found),
             seconds={stage: round(value, 4) for stage, value in self._seconds.items()},
             peak_rss=peak_rss(),
         )
@@ -156,76 +211,141 @@ class Stage:
         yield
         self._seconds[stage] += time.perf_counter() - began
 
-    def _batch(self, images: dict[int, PlanImage]) -> dict[int, Entry]:
-        """One batch's entries by row; `images` are those of its rows that are to be touched."""
-        from ..masks.encoder_view import derive
+    def _batch(
+        self,
+        images: dict[int, PlanImage],
+        kinds: frozenset[str],
+        stored: dict[int, Superpixels | Quarantined],
+    ) -> dict[int, Entry]:
+        """One batch's entries by row; `images` are those of its rows that are to be touched.
 
+        kinds   of the layers to make
+        stored  superpixels by row where the cache has them already
+        """
         entries: dict[int, Entry] = {}
         pixels: dict[int, Pixels] = {}
+        parts: dict[int, dict[str, Any]] = {row: {} for row in images}
+        if self.lenders:
+            with self._timed("lend"):
+                parts = {row: self._lent(image, kinds) for row, image in images.items()}
+        lacks = {
+            row: {kind for kind in kinds - {COVER} if FIELDS[kind] not in parts[row]}
+            for row in images
+        }
         with self._timed("read"):
             for row, image in images.items():
+                if not lacks[row]:
+                    continue
                 try:
                     pixels[row] = read_verified(self.root, image)
                 except ImageError as error:
                     entries[row] = quarantine(image, error, self.root)
-        if not pixels:
-            return entries
+                    del parts[row]
+        refused: dict[int, dict[str, Quarantined]] = {row: {} for row in parts}
 
         with self._timed("superpixels"):
-            found = self._superpixels(images, pixels, entries)
+            embedder = self.models.embedder
+            both = embedder is None and SAM in kinds
+            cut = [r for r in pixels if SUPERPIXELS in lacks[r] or (both and SAM in lacks[r])]
+            if cut:
+                mine = {row: pixels[row] for row in cut}
+                self._superpixels(images, mine, both, parts, refused)
+            seen = [row for row in pixels if embedder and SAM in lacks[row]]
+            if embedder and seen:
+                for row, sam in zip(seen, embedder.embed([pixels[r] for r in seen]), strict=True):
+                    parts[row]["sam"] = sam
+        for row, one in stored.items():
+            if row in parts and isinstance(one, Quarantined):
+                refused[row][SUPERPIXELS] = one
+            elif row in parts:
+                parts[row]["superpixels"] = one
 
         # Padded to one size: a batch of another size may run other kernels, with other last bits.
-        with self._timed("features"):
-            rows = list(found)
-            padding = rows[-1:] * (self.plan.recipe.batch - len(rows))
-            features = self.encoder.encode([pixels[row] for row in (*rows, *padding)])
+        rows = [row for row in pixels if lacks[row] & ENCODED]
+        if self.models.encoder and rows:
+            with self._timed("features"):
+                padding = rows[-1:] * (self.plan.recipe.batch - len(rows))
+                features = self.models.encoder.encode([pixels[row] for row in (*rows, *padding)])
+            for index, row in enumerate(rows):
+                for kind in ENCODED & lacks[row]:
+                    try:
+                        parts[row][FIELDS[kind]] = features.rounded(FIELDS[kind], index)
+                    except ImageError as error:
+                        refused[row][kind] = quarantine(images[row], error, self.root)
 
-        with self._timed("derive"):
-            budget = self.plan.recipe.sspe.budget
-            for index, (row, (superpixels, sam)) in enumerate(found.items()):
-                try:
-                    stored = features.stored(index)
-                    cover, sspe_masks = derive(
-                        superpixels, self.encoder.view, self.encoder.grid, budget
-                    )
-                except ImageError as error:
-                    entries[row] = quarantine(images[row], error, self.root)
-                    continue
-                entries[row] = ImageRow(
-                    image_id=images[row].image_id,
-                    superpixels=superpixels,
-                    patches=stored.patches,
-                    cover=cover,
-                    sspe_masks=sspe_masks,
-                    cls=stored.cls,
-                    layers=stored.layers,
-                    sam=sam,
-                )
+        if COVER in kinds:
+            with self._timed("derive"):
+                for row, values in parts.items():
+                    self._derive(images[row], values, refused[row])
+        for row, values in parts.items():
+            entries[row] = ImageRow(images[row].image_id, **values, refused=refused[row])
         return entries
+
+    def _lent(self, image: PlanImage, kinds: frozenset[str]) -> dict[str, Any]:
+        """Values of an image that other caches have, by field."""
+        found: dict[str, Any] = {}
+        for lender in self.lenders:
+            if left := {kind for kind in kinds - {COVER} if FIELDS[kind] not in found}:
+                found |= lender.lend(image, left)
+        return found
+
+    def _derive(
+        self, image: PlanImage, parts: dict[str, Any], refused: dict[str, Quarantined]
+    ) -> None:
+        """Add cover and SSPE masks of an image's superpixels."""
+        from ..masks.encoder_view import View, derive
+
+        if SUPERPIXELS in refused:
+            refused[COVER] = refused[SUPERPIXELS]
+            return
+        features, budget = self.plan.recipe.features, self.plan.recipe.sspe.budget
+        view = View(features.view, features.size)
+        try:
+            parts["cover"], parts["sspe_masks"] = derive(
+                parts["superpixels"], view, self.plan.grid, budget
+            )
+        except ImageError as error:
+            refused[COVER] = quarantine(image, error, self.root)
 
     def _superpixels(
         self,
         images: dict[int, PlanImage],
         pixels: dict[int, Pixels],
-        entries: dict[int, Entry],
-    ) -> dict[int, tuple[Superpixels, NDArray[np.float16] | None]]:
-        """Superpixels and SAM embedding by row; an image the source refuses is quarantined."""
+        embeddings: bool,
+        parts: dict[int, dict[str, Any]],
+        refused: dict[int, dict[str, Quarantined]],
+    ) -> None:
+        """Add superpixels and SAM embedding by row; what the source refuses is quarantined."""
         from ..superpixels.generator import generate
 
+        assert self.models.source is not None
         names = [images[row].path for row in pixels]
-        store = self.plan.recipe.store_sam_embeddings
         try:
-            found, embeddings = generate(self.source, [*pixels.values()], names, embeddings=store)
-            sam = embeddings if embeddings else [None] * len(found)
-            return dict(zip(pixels, zip(found, sam, strict=True), strict=True))
+            found, sam = generate(
+                self.models.source, [*pixels.values()], names, embeddings=embeddings
+            )
         except ImageError as error:
-            if len(pixels) == 1:
-                (row,) = pixels
-                entries[row] = quarantine(images[row], error, self.root)
-                return {}
-        # One of them is bad: each alone tells which.
-        parts = [self._superpixels(images, {row: image}, entries) for row, image in pixels.items()]
-        return {row: pair for part in parts for row, pair in part.items()}
+            if len(pixels) > 1:  # one of them is bad: each alone tells which
+                for row, image in pixels.items():
+                    self._superpixels(images, {row: image}, embeddings, parts, refused)
+                return
+            (row,) = pixels
+            bad = quarantine(images[row], error, self.root)
+            refused[row][SUPERPIXELS] = bad
+            if embeddings:
+                refused[row][SAM] = bad
+            return
+        for index, row in enumerate(pixels):
+            parts[row].setdefault("superpixels", found[index])
+            if sam:
+                parts[row].setdefault("sam", sam[index])
+
+
+def _refusal(entry: Entry) -> Quarantined | None:
+    """The first refusal of an image by a layer, None if all take it."""
+    if isinstance(entry, Quarantined):
+        return entry
+    return next(iter(entry.refused.values()), None)
 
 
 def quarantine(image: PlanImage, error: ImageError, root: Path) -> Quarantined:

@@ -36,6 +36,19 @@ class SuperpixelSource(Protocol):
         ...
 
 
+class Embedder:
+    """SAM's image encoder alone: nothing is prompted."""
+
+    def __init__(self, config: SuperpixelConfig, where: LocalPaths, device: str) -> None:
+        from ..sam import build_backend
+
+        self._sam = build_backend(config, where, device)
+
+    def embed(self, images: Sequence[Image]) -> Embeddings:
+        """(C,h,w) float16 SAM embedding of each image, as a `SuperpixelSource` gives it."""
+        return embedded(self._sam, images)
+
+
 class SamSource:
     """SAM or MobileSAM, prompted on a grid."""
 

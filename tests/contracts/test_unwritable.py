@@ -27,6 +27,8 @@ WRITING = {
     "data synth": ["{bad}", "--images", "2"],
     "precompute": ["--dataset", "own.jsonl", "--size", "tiny", "--workers", "0", "--out", "{bad}"],
     "cache browse": ["cache", "--out", "{bad}"],
+    "cache copy": ["cache", "--out", "{bad}"],
+    "cache convert": ["cache", "--out", "{bad}"],
     "predict": ["own.png", "the disc", "--size", "tiny", "--out", "{bad}"],
     "train": ["--from-cache", "cache", "--dataset", "own.jsonl", "--size", "tiny", "--runs", "{bad}"],
     "eval": ["--published", "folder", "--split", "val", "--out", "{bad}"],
@@ -50,6 +52,7 @@ FILES = {("data export", "--out"), ("eval", "--out")}  # outputs that are one fi
 INPUTS = {"--images", "--root"}  # folders that are read
 # These write nothing, or only into the cache or the temporary folder they are given.
 READING = {"data check", "cache info", "cache verify", "cache stats", "cache repair", "doctor"}
+READING |= {"cache add", "cache drop"}
 LATER = {"rehearse"}  # in FURTHER
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...pipeline.cache import (
     CacheReader,
+    Images,
     Plan,
     PlanImage,
     create_cache,
@@ -52,7 +53,7 @@ def write_paper_cache(path: Path, images: int) -> CacheReader:
             features=FeatureConfig(encoder="dinov2-large", size=VIEW.size),
             store_sam_embeddings=True,
         ),
-        images=tuple(
+        images=Images.of(
             PlanImage(i + 1, f"train2014/{i:012d}.jpg", HEIGHT, WIDTH, 160_000, f"{i:016x}")
             for i in range(images)
         ),

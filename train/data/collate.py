@@ -180,7 +180,7 @@ def _check(cache: RowReader, first: RowReader, needs: frozenset[str]) -> None:
     lacks = {
         "masks": False,
         "cls": not plan.cls,
-        "multi": not plan.layers,
+        "multi": not plan.blocks,
     }
     if unknown := needs - lacks.keys():
         raise ConfigError(f"no cache holds the projector input {show(min(unknown))}")

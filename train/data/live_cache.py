@@ -8,6 +8,7 @@ float16 rounding of features whose batches were put together differently.
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ class LiveReader:
     cache   folder with plan.json; its shards need not be there
     where   photographs, and the weights the plan names by digest
     device  of SAM and the encoder
+    view    file of its plan; None: plan.json
     source, encoder  of superpixels and SAM embeddings, of features; None: those of the recipe
 
     Every reading method raises ImageError if the photograph is not the one that was planned.
@@ -46,8 +48,9 @@ class LiveReader:
         device: str,
         source: SuperpixelSource | None = None,
         encoder: Encoder | PairEncoder | None = None,
+        view: Path | None = None,
     ) -> None:
-        self._stored = stored = CacheReader(cache, verify="off")
+        self._stored = stored = CacheReader(cache, verify="off", view=view)
         self.path, self.plan = stored.path, stored.plan
         self.index_of, self.quarantined = stored.index_of, stored.quarantined
         self.complete, self.counts = stored.complete, stored.counts
@@ -69,7 +72,7 @@ class LiveReader:
 
     def count(self, i: int) -> int:
         """Superpixels n of row `i`."""
-        return len(self._row(i)[0].superpixels)
+        return len(self.superpixels(i))
 
     def most(self, i: int) -> int:
         """The recipe's cap: how many there are is known once the row is computed."""
@@ -77,19 +80,21 @@ class LiveReader:
 
     def superpixels(self, i: int) -> Superpixels:
         """The superpixels of row `i`."""
-        return self._row(i)[0].superpixels
+        found = self._row(i)[0].superpixels
+        assert found is not None
+        return found
 
     def areas(self, i: int) -> NDArray[np.int32]:
         """(n,) pixels of each superpixel."""
-        return self._row(i)[0].superpixels.area
+        return self.superpixels(i).area
 
     def cover(self, i: int) -> NDArray[np.float16]:
         """(n,P) share of each patch that each of the n superpixels covers."""
-        return self._row(i)[0].cover
+        return self._held(i, "cover")
 
     def sspe_masks(self, i: int) -> NDArray[np.uint8]:
         """(n,ceil(G/8)) bit-packed masks on the SSPE grid, high bit first."""
-        return self._row(i)[0].sspe_masks
+        return self._held(i, "sspe_masks")
 
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) patch features of row `i` as they would be stored, into `out` if given."""
@@ -107,9 +112,7 @@ class LiveReader:
         """SAM image embedding of shape `plan.sam`, into `out` if given."""
         return self._held(i, "sam", out)
 
-    def _held(
-        self, i: int, name: str, out: NDArray[np.float16] | None = None
-    ) -> NDArray[np.float16]:
+    def _held(self, i: int, name: str, out: NDArray[np.float16] | None = None) -> NDArray[Any]:
         spec_of(self.plan.arrays, name)
         return _into(getattr(self._row(i)[0], name), out)
 
@@ -119,8 +122,12 @@ class LiveReader:
             if i not in self._made:
                 row = self._compute(i)
                 # Refuses what a cache would refuse, and rounds as it does.
-                arrays = row_arrays(self.plan, self.plan.images[i], row)
+                image = self.plan.images[i]
+                arrays: dict[str, NDArray[Any]] = {}
+                for layer in self.plan.layers:
+                    arrays |= row_arrays(self.plan, layer, image, row)
                 features = row.patches
+                assert features is not None
                 if self.plan.int8:
                     values = dequantise(arrays["dino_q8"], arrays["dino_scale"])
                     features = values.astype(np.float16)

@@ -48,13 +48,8 @@ class Exported:
         return self.about.preprocessing.recipe
 
 
-def open_exported(found: Exported, plan: Plan) -> "Trained":
-    """The model on caches (or live readers) with `plan`, on the CPU, in evaluation mode.
-
-    Raises PlanMismatchError (a cache of another encoder, view or SAM), WeightsError, MissingError.
-    """
-    from .trained import Trained
-
+def require_plan(found: Exported, plan: Plan) -> None:
+    """PlanMismatchError if the model cannot read caches of `plan`: another encoder, view or SAM."""
     about, features = found.about, plan.recipe.features
     if about.preprocessing is not None:
         want = about.preprocessing.recipe.features
@@ -74,13 +69,24 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
             f"cache {plan.id[:12]} has features of {counted(plan.channels, 'channel')}, "
             f"{show(found.folder.name)} reads {about.projector.in_dim}"
         )
+
+
+def open_exported(found: Exported, plan: Plan) -> "Trained":
+    """The model on caches (or live readers) with `plan`, on the CPU, in evaluation mode.
+
+    Raises PlanMismatchError (a cache of another encoder, view or SAM), WeightsError, MissingError.
+    """
+    from .trained import Trained
+
+    require_plan(found, plan)
+    about = found.about
     model = load_pretrained(found.folder)
     require_embedding(model, plan)
     recipe = TrainRecipe(
         name="exported",
         model=ModelConfig(
             init=WeightsRef("svp", found.digest),
-            vision=vision_of(features),
+            vision=vision_of(plan.recipe.features),
             projector=ProjectorConfig(
                 name=about.projector.name, options=dict(about.projector.options)
             ),

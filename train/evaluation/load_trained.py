@@ -13,7 +13,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
 from ..data.encoder_identity import require_same_features
 from ..data.sam_identity import require_same_sam
-from ..factory import assemble
+from ..factory import assemble, require_cache
 from ..options import TrainFlags, place_weights
 from ..recipe import parse_train_recipe
 from ..trainer.checkpoint import Checkpoint, load_weights
@@ -21,7 +21,7 @@ from ..trainer.prepare import make_ready
 from ..trainer.resume import named_checkpoint
 from ..trainer.run_data import RunData, read_run_data, with_weights
 from ..trainer.run_folder import CHECKPOINTS
-from .exported import Exported, open_exported
+from .exported import Exported, open_exported, require_plan
 from .published_models import Published, find_published, open_published
 from .trained import Trained
 
@@ -92,6 +92,21 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     made.model.requires_grad_(False).eval()
     digests = {"recipe": recipe.digest(), "checkpoint": checkpoint.digest}
     return Trained(made.model, made.vocab, recipe, digests, checkpoint)
+
+
+def require_fit(found: Found, plan: Plan) -> None:
+    """PlanMismatchError if a model cannot read caches of `plan`; nothing is loaded.
+
+    Of a published model nothing is known before it is opened: it takes every plan.
+    """
+    if isinstance(found, Exported):
+        require_plan(found, plan)
+    elif isinstance(found, Checkpoint):
+        recipe = parse_train_recipe(dict(found.state.recipe), str(found.path))
+        who, name = f"the run {found.path.parents[1].name}", recipe.model.projector.name
+        require_same_sam(found.state.sam, plan, who)
+        require_same_features(found.state.features, plan, name, who)
+        require_cache(recipe, plan)
 
 
 def data_of_run(found: Found) -> RunData | None:

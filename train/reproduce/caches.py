@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...pipeline.cache.layout import COMPLETE
+from ...pipeline.cache.index import is_complete
 from ...pipeline.display import show
 from ...pipeline.errors import PlanMismatchError
 from ...pipeline.precompute.launch import Request, launch, open_request
@@ -82,7 +82,7 @@ class Caches:
         assert precompute_request.out is not None
         out, opened = precompute_request.out, open_request(precompute_request)
         try:
-            if (out / COMPLETE).exists():
+            if is_complete(out):
                 launch(precompute_request, opened)  # refuses images that are not those of the cache
                 return out
             what = ", ".join(map(str, row.cache)) or "as in the recipe"

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ...pipeline.cache.layout import COMPLETE
+from ...pipeline.cache.index import is_complete
 from ...pipeline.datasets import open_dataset
 from ...pipeline.display import Report, counted, duration
 from ...pipeline.errors import ConfigError, SvpError, describe
@@ -135,7 +135,7 @@ def _row(request: ReproduceRequest, data: Data, row: Row, caches: Caches) -> Row
     spent = [sum(cell.seconds.values()) for cell in cells.values() if cell is not None]
     return RowPlan(
         row.name, "", done, tuple(seed for seed in every if seed not in done),
-        "there" if (cache / COMPLETE).exists() else "to be made",
+        "there" if is_complete(cache) else "to be made",
         mean(spent) if spent else None,
     )  # fmt: skip
 

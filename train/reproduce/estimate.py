@@ -17,8 +17,8 @@ from ...pipeline.datasets.published_counts import COUNTS
 from ...pipeline.display import Report, counted, size
 from ...pipeline.errors import SvpError
 from ...pipeline.io.yaml_files import Override
-from ...pipeline.precompute.cost_model import Estimate
-from ...pipeline.precompute.launch import price
+from ...pipeline.precompute.cost_model import Estimate, estimate
+from ...pipeline.precompute.launch import priced_plan
 from ..estimates.gpus import GPUS, Gpu
 from ..estimates.hours import GRID, TEXT, Reference, projector_flops
 from ..estimates.sizing import SHARE
@@ -59,11 +59,16 @@ class RowPrice:
 
 @dataclass(frozen=True, slots=True)
 class CachePrice:
-    """One cache: its command and its estimate; `counted` images, or an upper bound."""
+    """One cache: its command and its estimate; `counted` images, or an upper bound.
+
+    cost   beside the caches before it, whose layers and rows are taken over
+    alone  of this cache made by itself
+    """
 
     command: str
     cost: Estimate
     counted: bool
+    alone: Estimate
 
 
 @dataclass(frozen=True)
@@ -122,13 +127,22 @@ class PricePlan(Report):
             f"{counted(len(self.runs), 'run')} per seed and {counted(len(self.caches), 'cache')}, "
             f"each counted once; disk {size(self.disk)}; GPU memory up to {size(most)}"
         )
-        lines += [f"# {line}" for line in (total, self._basis())]
+        lines += [f"# {line}" for line in (total, self._shared(), self._basis())]
         lines += [f"# missing: {what}" for what in self.missing]
         if not self.asked:
             lines.append(
                 "# not started: the above is missing here. Give it and run the same command."
             )
         return lines
+
+    def _shared(self) -> str:
+        """Hours and bytes that taking layers and rows from earlier caches spares."""
+        hours = sum(made.alone.worker_hours for made in self.caches)
+        disk = sum(made.alone.total_bytes for made in self.caches)
+        return (
+            "every photograph's superpixels are made once and taken over by the other caches; each "
+            f"cache by itself would be {hours:.0f} GPU-hours of precompute and {size(disk)}"
+        )
 
     def _row(self, row: RowPrice) -> list[str]:
         if row.not_run:
@@ -171,7 +185,15 @@ class PricePlan(Report):
             "disk": self.disk,
             "missing": list(self.missing),
             "caches": [
-                {"command": c.command, "counted": c.counted, **c.cost.to_json()}
+                {
+                    "command": c.command,
+                    "counted": c.counted,
+                    **c.cost.to_json(),
+                    "alone": {
+                        "worker_hours": round(c.alone.worker_hours, 4),
+                        "total_bytes": c.alone.total_bytes,
+                    },
+                }
                 for c in self.caches
             ],
             "rows": [asdict(row) for row in self.rows],
@@ -184,6 +206,7 @@ def price_plan(
     """The price of a table at the paper's size. Raises ConfigError."""
     rows = [table.row(name) for name in request.rows] or list(table.rows)
     made, named = Reference(request.changes, request.processes), Caches(request, data)
+    ledger = _Ledger(request, named)
     caches: dict[tuple[Overrides, str, str], CachePrice] = {}
     priced: list[RowPrice] = []
     runs: dict[tuple[str, ...], str] = {}
@@ -195,7 +218,7 @@ def price_plan(
         priced.append(found)
         for dataset, split in [] if row.not_run else splits_of(row, data):
             if (key := (row.cache, dataset, split)) not in caches:
-                caches[key] = _cache(request, row, dataset, split, named)
+                caches[key] = ledger.price(row, dataset, split)
     return PricePlan(
         table.key, request.seeds, GPUS[request.gpu], tuple(priced), tuple(caches.values()), tuple(missing),
         asked,
@@ -240,26 +263,53 @@ def _flops(projector: str, superpixels: int) -> float:
     return projector_flops(outline_projector(recipe, CHANNELS, GRID, LLM), superpixels)
 
 
-def _cache(
-    request: ReproduceRequest, row: Row, dataset: str, split: str, caches: Caches
-) -> CachePrice:
-    precompute_request = caches.precompute_request(row, dataset, split)
-    assert precompute_request.out is not None
-    words = precompute_words(request, row, dataset, split, precompute_request.out)
-    count = _counted(request, dataset, split)
-    images = count if count is not None else published_images(dataset, split)
-    asked = replace(precompute_request, dataset=None, root=None, out=None)
-    return CachePrice(shlex.join(words), price(asked, request.gpu, images), count is not None)
+class _Ledger:
+    """Account of the rows that caches of a table share: what one has is not computed for another.
+
+    Photographs are told apart by path where the data is here, else by data set and split.
+    """
+
+    def __init__(self, request: ReproduceRequest, caches: Caches) -> None:
+        self.request, self.caches = request, caches
+        self._lists: dict[tuple[str, frozenset[str]], None] = {}
+        self._made: dict[str, set[str]] = {}  # recipe of a layer -> photographs that have it
+
+    def price(self, row: Row, dataset: str, split: str) -> CachePrice:
+        """The next cache. Raises ConfigError."""
+        request = self.request
+        asked = self.caches.precompute_request(row, dataset, split)
+        assert asked.out is not None
+        words = precompute_words(request, row, dataset, split, asked.out)
+        paths = _paths(request, dataset, split)
+        images = len(paths) if paths is not None else published_images(dataset, split)
+        names = paths if paths is not None else {f"{dataset} {split} {i}" for i in range(images)}
+        plan = priced_plan(replace(asked, dataset=None, root=None, out=None))
+        lent: dict[str, int] = {}
+        linked: list[str] = []
+        for layer in plan.layers:
+            have = self._made.setdefault(layer.recipe_id, set())
+            lent[layer.kind] = len(names & have)
+            if (listed := (layer.recipe_id, frozenset(names))) in self._lists:
+                linked.append(layer.kind)
+            self._lists[listed] = None
+            have |= names
+        workers = request.run_options.workers or 1
+        cost, alone = (
+            estimate(plan, images, device=request.gpu, workers=workers, lent=a, linked=b)
+            for a, b in ((lent, linked), ({}, ()))
+        )
+        return CachePrice(shlex.join(words), cost, paths is not None, alone)
 
 
-def _counted(request: ReproduceRequest, dataset: str, split: str) -> int | None:
-    """Images of a split, each once, if the data is here."""
+def _paths(request: ReproduceRequest, dataset: str, split: str) -> set[str] | None:
+    """Paths of a split's images, if the data is here."""
     if request.root is None:
         return None
     try:
-        return len(open_dataset(dataset, root=request.root, split=split).images)
+        found = open_dataset(dataset, root=request.root, split=split).images
     except SvpError:
         return None
+    return {image.path for image in found}
 
 
 def published_images(dataset: str, split: str) -> int:

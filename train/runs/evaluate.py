@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from ..evaluation.load_trained import (
     find_trained,
     newest_run,
     open_trained,
+    require_fit,
     results_of,
 )
 from ..evaluation.page.page import write_page
@@ -89,7 +91,7 @@ def eval_command(request: EvalRequest) -> EvalReport:
             return _eval(replace(request, bounds=False), found, readers)
         with together("caches"):
             known = data_of_run(found)
-            readers = open_caches(request, pick_device(request.device), known)
+            readers = open_caches(request, pick_device(request.device), found, known)
         return _eval(request, found, readers, known)
 
 
@@ -303,7 +305,7 @@ def _cache_for(split: str, request: EvalRequest, known: RunData | None) -> Path:
 
 
 def open_caches(
-    request: EvalRequest, device: str, known: RunData | None = None
+    request: EvalRequest, device: str, found: Found, known: RunData | None = None
 ) -> dict[str, tuple[RowReader, ...]]:
     """The readers of each split, live or not. Raises MissingError, CacheError.
 
@@ -321,21 +323,23 @@ def open_caches(
                 f"{show(str(path), 300)}: no such cache: make it with `svp precompute --split "
                 f"{request.splits[0]}`, or name one with --from-cache PATH"
             )
-    readers = tuple(open_reader(path, request, device) for path in paths)
+    readers = tuple(
+        open_reader(path, request, device, partial(require_fit, found)) for path in paths
+    )
     if len(request.splits) == 1:
         return {request.splits[0]: readers}
-    found = {
+    by_split = {
         split: tuple(reader for reader in readers if reader.plan.split in (split, ""))
         for split in request.splits
     }
-    for split, own in found.items():
+    for split, own in by_split.items():
         if not own:
             have = ", ".join(f"{show(str(r.path), 200)} is of {r.plan.split}" for r in readers)
             raise MissingError(
                 f"--split {names}: no cache of {split} is named ({have}): make it with `svp "
                 f"precompute --split {split}`, and name it with --from-cache"
             )
-    return found
+    return by_split
 
 
 def free_name(folder: Path, request: EvalRequest, split: str = "") -> Path:

@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ...model.pretrained import Card, ProjectorSpec, save_pretrained
 from ...model.pretrained.pretrained import Adapter
 from ...pipeline.cache.layout import PLAN
-from ...pipeline.cache.plan import Plan
-from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ...pipeline.io.atomic import check_writable
-from ..evaluation.load_trained import data_of_run, find_trained, open_trained
+from ..evaluation.load_trained import data_of_run, find_trained, open_trained, require_fit
 from ..evaluation.trained import Trained
 from ..options import TrainFlags
 from ..trainer.checkpoint import Checkpoint
@@ -68,7 +68,7 @@ def export_command(request: ExportRequest) -> ExportReport:
     found = find_trained(request.checkpoint, request.runs)
     if not isinstance(found, Checkpoint):
         raise ConfigError(f"{show(str(request.checkpoint), 300)}: is an export already: copy it")
-    plan = CacheReader(_cache(request, found)).plan
+    plan = Plan.load(chosen_view(_cache(request, found), partial(require_fit, found)))
     trained = open_trained(found, plan, request.flags)
     save_pretrained(
         trained.model,

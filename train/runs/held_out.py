@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ...model.ris import RisModel
+from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, MissingError
@@ -53,12 +54,16 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
             f"--validate {show(str(path), 300)}: no such cache: make it with `svp precompute "
             "--split val`, or with --dataset VAL_FILE for held-out data in a file of its own"
         )
-    reader = CacheReader(path)
-    require_cache(opened.recipe, reader.plan, path)
     first, name = opened.readers[0].plan, opened.recipe.model.projector.name
-    require_same_sam(identity(first), reader.plan, "this run's training")
     wanted = features_of(first.recipe, name)
-    require_same_features(wanted, reader.plan, name, "this run's training")
+
+    def require(plan: Plan) -> None:
+        require_cache(opened.recipe, plan, path)
+        require_same_sam(identity(first), plan, "this run's training")
+        require_same_features(wanted, plan, name, "this run's training")
+
+    reader = CacheReader(path, view=chosen_view(path, require))
+    require(reader.plan)
     if request.validate_dataset is not None:
         data = DataRequest(dataset=request.validate_dataset, root=request.data.root)
     else:

@@ -6,12 +6,14 @@ from.
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ...pipeline.cache.places import image_root_of
+from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.cache.reader import CacheReader, RowReader
 from ...pipeline.datasets import Source, open_dataset
 from ...pipeline.datasets.problems import Faults, merged
@@ -103,7 +105,9 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
 
     # The caches say which data they were made from, unless the request names it.
     data = data_of(paths, request.data)
-    readers = tuple(open_reader(path, request, device) for path in paths)
+    readers = tuple(
+        open_reader(path, request, device, partial(require_cache, recipe)) for path in paths
+    )
     source = source_of(data, recipe, recipe.data.split)
     if not source.sentences:
         raise ConfigError(
@@ -181,17 +185,24 @@ class Looking(Protocol):
     def encoder_weights(self) -> Path | None: ...
 
 
-def open_reader(path: Path, request: Looking, device: str) -> RowReader:
-    """The cache at `path`, or its live counterpart. Raises MissingError, CacheError."""
+def open_reader(
+    path: Path, request: Looking, device: str, *refuse: Callable[[Plan], object]
+) -> RowReader:
+    """The cache at `path`, or its live counterpart. Raises MissingError, CacheError.
+
+    refuse  raise an SvpError for a plan that cannot be read: of a cache with several, the oldest
+            that they take is read
+    """
+    view = chosen_view(path, *refuse)
     if not request.live:
-        return CacheReader(path)
+        return CacheReader(path, view=view)
     photos = request.data.images or image_root_of(path)
     if photos is None:
         raise MissingError(f"--live: the photographs of {show(str(path), 300)} are not where they "
                            "were: name their folder with --images")  # fmt: skip
     where = LocalPaths(photos, request.sam_weights, request.encoder_weights)
-    require_read(CacheReader(path, verify="off").plan.recipe, where)
-    return LiveReader(path, where, device)
+    require_read(Plan.load(view).recipe, where)
+    return LiveReader(path, where, device, view=view)
 
 
 def require_read(recipe: Recipe, where: LocalPaths) -> None:

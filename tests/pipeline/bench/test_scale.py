@@ -49,13 +49,15 @@ def test_the_measured_caches_are_real(tmp_path: Path) -> None:
     reader = CacheReader(tmp_path / "many")
     assert (len(reader), reader.complete) == (130, True)
     assert (many.images, many.shards) == (130, 130)
-    assert many.plan_bytes == (tmp_path / "many/plan.json").stat().st_size
+    lists = (path for path in (tmp_path / "many/images").rglob("*") if path.is_file())
+    plan = (tmp_path / "many/plan.json").stat().st_size
+    assert many.plan_bytes == plan + sum(path.stat().st_size for path in lists)
     scan = scanning(tmp_path / "scan", shards=5, reps=1)
     files, folders = inodes(tmp_path / "scan")
-    # One file per array, the manifest and the log; the rest belongs to the cache, not to a shard.
-    assert scan.files == len(reader._specs) + 2
-    assert 5 * scan.files < files < 5 * scan.files + 40
-    assert 5 * scan.folders < folders < 5 * scan.folders + 40
+    # One file per array, a manifest per layer and the log; the rest is the cache's, not a shard's.
+    assert scan.files == len(reader.plan.arrays) + len(reader.plan.layers) + 1
+    assert 5 * scan.files < files < 5 * scan.files + 60
+    assert 5 * scan.folders < folders < 5 * scan.folders + 80
 
 
 def test_the_report_adds_up() -> None:

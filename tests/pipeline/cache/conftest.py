@@ -53,7 +53,7 @@ class Made:
 
     def missing(self) -> list[int]:
         """The shards still to compute."""
-        return missing_shards(self.path, self.plan, read_committed(self.path, self.plan))
+        return [*missing_shards(self.path, self.plan, read_committed(self.path, self.plan))]
 
     def finish(self) -> None:
         """Write the index and COMPLETE."""
@@ -112,7 +112,7 @@ def make_row(plan: Plan, image: PlanImage, n: int | None = None) -> ImageRow:
         cover=rng.random((n, plan.patches)).astype(np.float16),
         sspe_masks=rng.integers(0, 256, (n, 2)).astype(np.uint8),
         cls=floats(plan.channels) if plan.cls else None,
-        layers=floats(plan.layers, plan.patches, plan.channels) if plan.layers else None,
+        layers=floats(plan.blocks, plan.patches, plan.channels) if plan.blocks else None,
         sam=floats(*plan.sam) if plan.sam else None,
     )
 

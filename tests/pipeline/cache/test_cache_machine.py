@@ -1,11 +1,12 @@
 """Any sequence of writes, kills, damage, repairs and reads: a cache never tells a wrong value.
 
-A hypothesis state machine over a cache of three shards. Kills are real (SIGKILL of a forked child
-at the named write points), damage is a flipped bit, a cut or a lost file, and after every step:
+A hypothesis state machine over a cache of three shards and three layers. Kills are real (SIGKILL of
+a forked child at the named write points), damage is a flipped bit, a cut or a lost file, and after
+every step:
 
 - nothing half-written is taken for whole: no step but damage makes a file differ from the golden one
 - nothing is lost: what was committed stays committed until `repair` or damage takes it out
-- nothing is made twice: a resume computes exactly the shards that are not whole
+- nothing is made twice: a resume computes exactly the layers' parts of shards that are not whole
 - a row reads as the golden bytes or is refused, and it is refused only if one of its files is wrong
 
 Each run of the machine ends with repair and resume: the cache is then the golden one, byte for byte.
@@ -14,7 +15,7 @@ Each run of the machine ends with repair and resume: the cache is then the golde
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.cache_model import (
     BAD,
     Golden,
+    Part,
     build_golden,
     contents,
     everything,
     fast_folder,
     killed_at,
+    manifest,
 )
 from svp.pipeline.cache import (
     CacheReader,
@@ -38,6 +41,7 @@ from svp.pipeline.cache import (
     missing_shards,
     read_committed,
     repair,
+    uncommit,
     verify,
     write_shard,
 )
@@ -47,12 +51,17 @@ from svp.pipeline.io.atomic import STAGES, remove_stale
 
 GOLDEN: Golden = build_golden()
 SHARDS = st.integers(0, GOLDEN.plan.num_shards - 1)
-SHARD_LABELS = ("dino", "rle", "crop", "log", "manifest")
+FOLDERS = st.sets(st.sampled_from(GOLDEN.folders), min_size=1)
+SHARD_LABELS = ("dino", "rle", "crop", "cover", "log")
+SHARD_LABELS += ("manifest-superpixels", "manifest-cover", "manifest-features")
 ALL_LABELS = (*SHARD_LABELS, "metadata", "column", "index", "complete")
 POINTS = st.builds("{}:{}".format, st.sampled_from(SHARD_LABELS), st.sampled_from(STAGES))
 ANY_POINTS = st.builds("{}:{}".format, st.sampled_from(ALL_LABELS), st.sampled_from(STAGES))
 # Records are few among many data files but matter most: they are damaged as often as all others.
-RECORDS = sorted({f"manifest/{s}.json" for s in range(GOLDEN.plan.num_shards)} | {INDEX, COMPLETE})
+RECORDS = sorted(
+    {f"{folder}/{name}" for folder in GOLDEN.folders for name in (INDEX, COMPLETE)}
+    | {manifest(part) for part in GOLDEN.parts}
+)
 NAMES = st.sampled_from(RECORDS) | st.sampled_from(GOLDEN.targets())
 steps = {"count": 0}
 
@@ -70,7 +79,7 @@ class CacheMachine(RuleBasedStateMachine):
             (self.cache / name).write_bytes(data)
         self.now = contents(self.cache)  # read anew after every step
         self.wrong: set[str] = set()  # files whose bytes differ, by our own damage only
-        self.kept = self._manifests()  # shards that have a manifest
+        self.kept = self._manifests()  # layers' parts of shards that have a manifest
         self.old: CacheReader | None = None
 
     def teardown(self) -> None:
@@ -87,23 +96,32 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(shard=SHARDS)
     def write(self, shard: int) -> None:
         self._write(shard)
-        self._settled(may_heal=GOLDEN.shards[shard], committed={shard})
+        self._settled(may_heal=GOLDEN.shard_files(shard), committed=GOLDEN.shard_parts(shard))
+
+    @rule(shard=SHARDS, folders=FOLDERS)
+    def write_some_layers(self, shard: int, folders: set[str]) -> None:
+        self._write(shard, folders)
+        parts = {(folder, shard) for folder in folders}
+        files = frozenset().union(*(GOLDEN.parts[part] for part in parts))
+        self._settled(may_heal=files, committed=parts)
 
     @rule(shard=SHARDS, point=POINTS)
     def kill_a_write(self, shard: int, point: str) -> None:
         killed = killed_at(point, lambda: self._write(shard))
         assert killed, f"{point}: every shard passes every one of its points"
-        self._settled(may_heal=GOLDEN.shards[shard])
+        self._settled(may_heal=GOLDEN.shard_files(shard))
 
     @rule()
     def resume(self) -> None:
         self._resume()
-        everywhere = set(range(GOLDEN.plan.num_shards))
-        self._settled(may_heal=frozenset(GOLDEN.files), committed=everywhere)
+        self._settled(may_heal=frozenset(GOLDEN.files), committed=set(GOLDEN.parts))
 
     @rule(point=ANY_POINTS)
     def kill_a_resume(self, point: str) -> None:
+        before, resumable = set(self.kept), {part for part in self.kept if self._resumable(part)}
         killed_at(point, self._resume)
+        self.kept = self._manifests()
+        assert not (before - self.kept) & resumable, "a resume took out a sound part"
         self._settled(may_heal=frozenset(GOLDEN.files))
 
     # Damage.
@@ -135,14 +153,21 @@ class CacheMachine(RuleBasedStateMachine):
         """Full verification names exactly the wrong files."""
         report = verify(self.cache, full=True)
         assert {name for name, _ in report.problems} == self._expected_problems()
-        assert set(report.missing) == set(range(GOLDEN.plan.num_shards)) - self.kept
-        assert report.complete == (self.cache / COMPLETE).exists()
+        assert set(report.missing) == {shard for _, shard in GOLDEN.parts.keys() - self.kept}
+        assert report.complete == all(map(self._complete, GOLDEN.folders))
 
     @rule()
     def repair(self) -> None:
-        damaged = {s for s in self.kept if not self._whole(s)}
-        assert set(repair(self.cache)) == damaged
+        damaged = {part for part in self.kept if not self._whole(part)}
+        problems = self._expected_problems() - GOLDEN.metadata
+        sound = {
+            folder
+            for folder in filter(self._complete, GOLDEN.folders)
+            if not any(name.startswith(f"{folder}/") for name in problems)
+        }
+        assert set(repair(self.cache)) == {shard for _, shard in damaged}
         self.kept -= damaged
+        assert all(map(self._complete, sound)), "repair touched a layer without damage"
         self._settled(may_heal=frozenset(GOLDEN.files))
         CacheReader(self.cache)  # a repaired cache can be opened, whatever it lost
 
@@ -152,7 +177,7 @@ class CacheMachine(RuleBasedStateMachine):
         killed_at(point, lambda: repair(self.cache))
         self.kept = self._manifests()
         lost = before - self.kept
-        assert not any(self._was_whole(s) for s in lost), "repair took out a sound shard"
+        assert not any(map(self._was_whole, lost)), "repair took out a sound part of a shard"
         self._settled(may_heal=frozenset(GOLDEN.files))
 
     @rule()
@@ -182,8 +207,13 @@ class CacheMachine(RuleBasedStateMachine):
             return
         steps["count"] += 1
         missing_files = GOLDEN.files.keys() - self.now.keys()
-        complete = (self.cache / COMPLETE).exists()
-        trusted = {INDEX, COMPLETE} if complete else {f"manifest/{s}.json" for s in self.kept}
+        trusted: set[str] = set()
+        for folder in GOLDEN.folders:
+            if self._complete(folder):
+                trusted |= {f"{folder}/{INDEX}", f"{folder}/{COMPLETE}"}
+                trusted |= {name for name in GOLDEN.columns[folder] if "/k/" in name}
+            else:
+                trusted |= {manifest(part) for part in self.kept if part[0] == folder}
         try:
             reader = CacheReader(self.cache, verify="always")
         except CacheError:
@@ -192,19 +222,22 @@ class CacheMachine(RuleBasedStateMachine):
         assert not trusted & self.wrong, "opened on a damaged record"
         assert [int(i) for i in reader.ids] == [image.image_id for image in GOLDEN.plan.images]
         for i in range(len(GOLDEN.rows)):
-            self._read(reader, i, missing_files, complete)
+            self._read(reader, i, missing_files)
 
-    def _read(self, reader: CacheReader, i: int, missing_files: set[str], complete: bool) -> None:
+    def _read(self, reader: CacheReader, i: int, missing_files: set[str]) -> None:
         shard = i // GOLDEN.plan.shard_size
+        there = [
+            self._complete(folder) or (folder, shard) in self.kept for folder in GOLDEN.folders
+        ]
         status = reader.status(i)
-        if complete or shard in self.kept:
-            assert status == ("quarantined" if i == BAD else "ok")
+        if i == BAD:  # one layer's word is enough
+            assert status == ("quarantined" if any(there) else "missing")
         else:
-            assert status == "missing"
+            assert status == ("ok" if all(there) else "missing")
         if status != "ok":
             return
-        arrays = {name.split("/")[0] for name in GOLDEN.shards[shard]} - {"manifest"}
-        needed = GOLDEN.shards[shard] | {f"{name}/zarr.json" for name in arrays}
+        needed = GOLDEN.shard_files(shard)
+        needed |= {f"{spec.path}/zarr.json" for spec in GOLDEN.plan.arrays}
         try:
             assert everything(reader, i) == GOLDEN.values[i]
         except CacheError:
@@ -212,46 +245,53 @@ class CacheMachine(RuleBasedStateMachine):
 
     # Helpers.
 
-    def _write(self, shard: int) -> None:
-        write_shard(self.cache, GOLDEN.plan, shard, GOLDEN.shard_rows(shard), {"seconds": 0.1})
+    def _write(self, shard: int, folders: Collection[str] = GOLDEN.folders) -> None:
+        layers = [layer for layer in GOLDEN.plan.layers if layer.folder in folders]
+        rows = GOLDEN.shard_rows(shard)
+        written = write_shard(self.cache, GOLDEN.plan, shard, rows, {"seconds": 0.1}, layers)
+        assert [*written] == [layer.folder for layer in layers]
 
     def _resume(self) -> None:
         """What the command does, without the models (pipeline/precompute/run.py)."""
         create_cache(self.cache, GOLDEN.plan)
-        expected = [s for s in range(GOLDEN.plan.num_shards) if not self._resumable(s)]
+        expected = {part for part in GOLDEN.parts if not self._resumable(part)}
         committed = read_committed(self.cache, GOLDEN.plan)
         todo = missing_shards(self.cache, GOLDEN.plan, committed)
-        assert todo == expected, "a sound shard made twice, or a damaged one taken for whole"
-        for shard in todo:
-            self._write(shard)
-        if todo or not (self.cache / COMPLETE).exists():
+        parts = [(layer.folder, shard) for shard, layers in todo.items() for layer in layers]
+        assert set(parts) == expected, "a sound part made twice, or a damaged one taken for whole"
+        for folder, shard in parts:
+            if (self.cache / manifest((folder, shard))).exists():
+                uncommit(self.cache, folder, [shard])
+        for shard, layers in todo.items():
+            self._write(shard, {layer.folder for layer in layers})
+        if todo or not all(map(self._complete, GOLDEN.folders)):
             remove_stale(self.cache)
             finalize(self.cache, GOLDEN.plan, read_committed(self.cache, GOLDEN.plan))
 
-    def _resumable(self, shard: int) -> bool:
-        """Whether a resume may skip the shard: manifest sound, all files of their size."""
-        manifest = f"manifest/{shard}.json"
-        sizes = all(self._size(name) == len(GOLDEN.files[name]) for name in GOLDEN.shards[shard])
-        path = self.cache / manifest
-        return sizes and path.read_bytes() == GOLDEN.files[manifest]
+    def _complete(self, folder: str) -> bool:
+        return (self.cache / folder / COMPLETE).exists()
+
+    def _resumable(self, part: Part) -> bool:
+        """Whether a resume may skip the part: manifest sound, all files of their size."""
+        sizes = all(self._size(name) == len(GOLDEN.files[name]) for name in GOLDEN.parts[part])
+        path = self.cache / manifest(part)
+        return sizes and path.read_bytes() == GOLDEN.files[manifest(part)]
 
     def _size(self, name: str) -> int:
         path = self.cache / name
         return path.stat().st_size if path.exists() else -1
 
-    def _whole(self, shard: int) -> bool:
-        return all(self.now.get(name) == GOLDEN.files[name] for name in GOLDEN.shards[shard])
+    def _whole(self, part: Part) -> bool:
+        return all(self.now.get(name) == GOLDEN.files[name] for name in GOLDEN.parts[part])
 
-    def _was_whole(self, shard: int) -> bool:
-        """Whether the data files of an un-committed shard are all as they must be."""
-        manifest = f"manifest/{shard}.json"
-        names = GOLDEN.shards[shard] - {manifest}
+    def _was_whole(self, part: Part) -> bool:
+        """Whether the data files of an un-committed part are all as they must be."""
+        names = GOLDEN.parts[part] - {manifest(part)}
         sound = all(self.now.get(name) == GOLDEN.files[name] for name in names)
-        return sound and manifest not in self.wrong
+        return sound and manifest(part) not in self.wrong
 
-    def _manifests(self) -> set[int]:
-        every = range(GOLDEN.plan.num_shards)
-        return {s for s in every if (self.cache / f"manifest/{s}.json").exists()}
+    def _manifests(self) -> set[Part]:
+        return {part for part in GOLDEN.parts if (self.cache / manifest(part)).exists()}
 
     def _differing(self) -> set[str]:
         self.now = contents(self.cache)
@@ -262,12 +302,12 @@ class CacheMachine(RuleBasedStateMachine):
         """Take note of damage done on purpose."""
         self.wrong, self.kept = self._differing(), self._manifests()
 
-    def _settled(self, may_heal: frozenset[str], committed: set[int] | None = None) -> None:
+    def _settled(self, may_heal: frozenset[str], committed: set[Part] | None = None) -> None:
         """After a step that is no damage: no new wrong file, nothing healed elsewhere or lost."""
         now, there = self._differing(), self._manifests()
         assert now <= self.wrong, f"half-written: {now - self.wrong}"
         assert self.wrong - now <= may_heal
-        assert there >= self.kept | (committed or set()), "a committed shard was lost"
+        assert there >= self.kept | (committed or set()), "a committed part was lost"
         self.wrong, self.kept = now, there
 
     def _expected_problems(self) -> set[str]:
@@ -275,14 +315,14 @@ class CacheMachine(RuleBasedStateMachine):
         now = self.now
         bad = {name for name in GOLDEN.files if now.get(name) != GOLDEN.files[name]}
         found = bad & GOLDEN.metadata
-        for shard in self.kept:
-            manifest = f"manifest/{shard}.json"
-            # A damaged manifest vouches for nothing: its shard's files cannot be judged.
-            found |= {manifest} if manifest in bad else bad & GOLDEN.shards[shard]
-        if COMPLETE in now:
-            lost = {f"manifest/{s}.json" for s in range(GOLDEN.plan.num_shards)} - now.keys()
-            found |= lost
-            found |= {INDEX} if bad & {INDEX, COMPLETE} else bad & GOLDEN.columns
+        for part in self.kept:
+            # A damaged manifest vouches for nothing: its part's files cannot be judged.
+            found |= {manifest(part)} if manifest(part) in bad else bad & GOLDEN.parts[part]
+        for folder in filter(self._complete, GOLDEN.folders):
+            records = {manifest(part) for part in GOLDEN.parts if part[0] == folder}
+            found |= records - now.keys()
+            index, mark = f"{folder}/{INDEX}", f"{folder}/{COMPLETE}"
+            found |= {index} if bad & {index, mark} else bad & GOLDEN.columns[folder]
         return found
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from svp.pipeline.cache import Plan, PlanImage, create_cache
 from svp.pipeline.cache.plan_diff import diff_plans
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.io.json_files import canonical
 from svp.pipeline.recipe import GridConfig, SuperpixelConfig
 
 
@@ -19,18 +21,19 @@ def test_id_is_the_sha256_of_the_file_and_survives_a_round_trip(
     planner: Callable[..., Plan], tmp_path: Path
 ) -> None:
     plan = planner(layers=(1, 2), cls=True)
-    plan.save(tmp_path / "plan.json")
+    plan.save(tmp_path)
     data = (tmp_path / "plan.json").read_bytes()
     again = Plan.load(tmp_path / "plan.json")
     assert again == plan
     assert again.id == plan.id == hashlib.sha256(data).hexdigest()
-    assert list(tmp_path.iterdir()) == [tmp_path / "plan.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "images"}
+    assert [path.name for path in (tmp_path / "images").iterdir()] == [again.images.digest[:16]]
 
 
 def test_shards_cut_the_image_list_without_loss(planner: Callable[..., Plan]) -> None:
     plan = planner(10)
     assert [len(plan.shard(s)) for s in range(plan.num_shards)] == [4, 4, 2]
-    assert sum((plan.shard(s) for s in range(3)), ()) == plan.images
+    assert sum((plan.shard(s) for s in range(3)), ()) == tuple(plan.images)
     assert planner(0).num_shards == 0
     assert planner(8).num_shards == 2
     with pytest.raises(ConfigError, match="shard 3: the plan has shards 0 to 2"):
@@ -121,30 +124,48 @@ def test_dots_inside_a_name_are_fine(planner: Callable[..., Plan]) -> None:
 def test_doubled_ids_are_refused(planner: Callable[..., Plan]) -> None:
     plan = planner()
     with pytest.raises(ConfigError, match="occurs twice"):
-        dataclasses.replace(plan, images=plan.images + plan.images[:1])
+        dataclasses.replace(plan, images=(*plan.images, plan.images[0]))
 
 
 def hostile() -> dict[str, Callable[[dict[str, Any]], Any]]:
     def put(**more: Any) -> Callable[[dict[str, Any]], Any]:
         return lambda raw: {**raw, **more}
 
-    def column(name: str, value: object) -> Callable[[dict[str, Any]], Any]:
-        return lambda raw: {**raw, "images": {**raw["images"], name: value}}
+    def images(**more: object) -> Callable[[dict[str, Any]], Any]:
+        return lambda raw: {**raw, "images": {**raw["images"], **more}}
+
+    def column(name: str, **more: object) -> Callable[[dict[str, Any]], Any]:
+        def change(raw: dict[str, Any]) -> Any:
+            columns = raw["images"]["columns"]
+            changed = columns | {name: columns.get(name, columns["id"]) | more}
+            return {**raw, "images": {**raw["images"], "columns": changed}}
+
+        return change
 
     return {
         "unknown key": put(extra=1),
-        "another schema": put(schema_version=2),
+        "the schema before": put(schema_version=1),
+        "a schema to come": put(schema_version=3),
         "bool as int": put(channels=True),
         "float as int": put(channels=8.0),
         "huge channels": put(channels=10**12),
         "huge rows": put(channels=65536, grid=[65536, 65536]),
         "zero shard": put(shard_size=0),
         "negative grid": put(grid=[-2, -2]),
-        "short column": column("height", [1]),
-        "traversal": column("path", ["../x"] * 10),
-        "text as id": column("image_id", ["1"] * 10),
-        "huge id": column("image_id", [10**30] + list(range(9))),
-        "bad hash": column("xxh3", ["zz"] * 10),
+        "fewer images": images(count=9),
+        "more images": images(count=11),
+        "negative images": images(count=-1),
+        "2^40 images": images(count=1 << 40),
+        "no columns": images(columns={}),
+        "another column": column("../x"),
+        "a list in the plan": images(columns=[]),
+        "short column": column("hw", bytes=79),
+        "long column": column("id", bytes=1 << 61),
+        "negative column": column("id", bytes=-8),
+        "text as size": column("id", bytes="80"),
+        "another checksum": column("paths", xxh3_128="0" * 32),
+        "checksum with a path": column("paths", xxh3_128="../" + "0" * 29),
+        "bad hash": column("xxh3", xxh3_128="zz"),
         "unknown recipe field": put(recipe={"weights": "x"}),
         "a list": lambda raw: [raw],
     }
@@ -153,10 +174,21 @@ def hostile() -> dict[str, Callable[[dict[str, Any]], Any]]:
 @pytest.mark.parametrize("name", hostile())
 def test_hostile_plans_are_refused(planner: Callable[..., Plan], tmp_path: Path, name: str) -> None:
     raw = json.loads(planner().data)
+    planner().images.save(tmp_path)
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps(hostile()[name](raw), sort_keys=True, separators=(",", ":")) + "\n")
-    with pytest.raises(CacheError, match=r"plan\.json"):
+    path.write_bytes(sealed(raw))
+    assert Plan.load(path).id == planner().id, "the helper seals as svp does"
+    path.write_bytes(sealed(hostile()[name](raw)))
+    with pytest.raises(CacheError, match=r"plan\.json|images/.*image list is damaged"):
         Plan.load(path)
+
+
+def sealed(raw: Any) -> bytes:
+    """With a right checksum, as an attacker would write it."""
+    if not isinstance(raw, dict):
+        return canonical(raw)
+    blank = canonical(raw | {"check": ""})
+    return canonical(raw | {"check": xxhash.xxh3_64_hexdigest(blank)})
 
 
 @pytest.mark.parametrize(
@@ -178,6 +210,7 @@ def test_what_is_no_plan_is_refused_without_a_crash(tmp_path: Path, data: bytes)
 
 
 def test_doubled_keys_and_spaces_are_refused(planner: Callable[..., Plan], tmp_path: Path) -> None:
+    planner().images.save(tmp_path)
     path = tmp_path / "plan.json"
     data = planner().data
     for changed in (data.replace(b'"channels":8', b'"channels":8,"channels":8'), b" " + data):
@@ -190,7 +223,60 @@ def test_doubled_keys_and_spaces_are_refused(planner: Callable[..., Plan], tmp_p
 def test_links_and_absence_are_told_apart(planner: Callable[..., Plan], tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="not a cache of svp"):
         Plan.load(tmp_path / "plan.json")
-    planner().save(tmp_path / "real.json")
+    planner().save(tmp_path)
+    (tmp_path / "plan.json").rename(tmp_path / "real.json")
     (tmp_path / "plan.json").symlink_to("real.json")
     with pytest.raises(CacheError, match="cannot be read"):
         Plan.load(tmp_path / "plan.json")
+
+
+def test_no_flipped_byte_of_a_plan_is_overlooked(
+    planner: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """Also of what is part of no layer: the split, the digests, settings another source reads."""
+    plan = planner()
+    plan.save(tmp_path)
+    path = tmp_path / "plan.json"
+    for place in range(len(plan.data)):
+        for mask in (0xFF, 0x01, 0x20):
+            data = bytearray(plan.data)
+            data[place] ^= mask
+            path.write_bytes(data)
+            with pytest.raises((CacheError, MissingError), match=r"plan\.json|images/"):
+                Plan.load(path)
+
+
+OLD = b"""{"channels":8,"digests":{},"grid":[2,2],"images":{"bytes":[9],"height":[6],"image_id":[1],\
+"path":["0.png"],"width":[5],"xxh3":["abababababababab"]},"recipe":{},"rle_bytes":1024,\
+"sam":null,"schema_version":1,"shard_size":2,"split":"train","sspe":[2,2]}
+"""
+
+
+@pytest.mark.parametrize("images", [1, 600_000])
+def test_a_plan_of_schema_1_names_the_way_to_convert_it(tmp_path: Path, images: int) -> None:
+    """Of any size: the first format had the image list in this file."""
+    cache = tmp_path / "old cache"
+    cache.mkdir()
+    path = cache / "plan.json"
+    paths = b",".join([b'"' + b"x" * 40 + b'"'] * images)
+    data = OLD.replace(b"\\\n", b"").replace(b'"0.png"', paths)
+    assert (len(data) > 16 << 20) == (images > 1)
+    path.write_bytes(data)
+    for call in (Plan.load, lambda path: create_cache(path.parent, Plan.load(path))):
+        with pytest.raises(CacheError, match=r"cache schema 1.*`svp cache convert .*old cache"):
+            call(path)
+
+
+def test_a_folder_of_images_is_no_left_over(planner: Callable[..., Plan], tmp_path: Path) -> None:
+    """What a run leaves that is killed before its plan is there may be taken up; nothing else."""
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "0.jpg").write_bytes(b"x")
+    with pytest.raises(CacheError, match="not empty and no cache"):
+        create_cache(tmp_path, planner())
+    (images / "0.jpg").unlink()
+    planner(3).images.save(tmp_path)  # of a run with other images
+    create_cache(tmp_path, planner())
+    assert [path.name for path in images.iterdir() if path.is_dir()] == [
+        planner().images.digest[:16]
+    ]

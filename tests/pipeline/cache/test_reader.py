@@ -72,7 +72,9 @@ def test_int8_features_are_near(maker: Callable[..., Any]) -> None:
 
 def test_arrays_the_recipe_does_not_store_are_named(cache: Any) -> None:
     for read in (CacheReader(cache.path).sam, CacheReader(cache.path).cls):
-        with pytest.raises(CacheError, match="stores no array .* has dino, cover"):
+        with pytest.raises(
+            CacheError, match="stores no array .* has rle.* dino: add it with `svp cache add`"
+        ):
             read(0)
 
 
@@ -126,17 +128,25 @@ def test_a_foreign_manifest_and_a_foreign_plan_are_refused(
     other = maker(9, bad=[2])
     made.write()
     other.write()
-    shutil.copy(other.path / "manifest/0.json", made.path / "manifest/0.json")
-    with pytest.raises(CacheError, match=f"belongs to cache {other.plan.id[:12]}"):
-        CacheReader(made.path)
+    for layer in other.plan.layers:
+        path = f"{layer.folder}/manifest/0.json"
+        mine = (made.path / path).read_bytes()
+        shutil.copy(other.path / path, made.path / path)
+        with pytest.raises(CacheError, match=f"belongs to layer {layer.id[:12]}"):
+            CacheReader(made.path)
+        (made.path / path).write_bytes(mine)
+    CacheReader(made.path)
     other.finish()
     shutil.copy(made.path / "plan.json", other.path / "plan.json")
-    with pytest.raises(CacheError, match="COMPLETE: belongs to cache"):
+    with pytest.raises(CacheError, match="images/.*the image list is damaged"):
+        CacheReader(other.path)
+    shutil.copytree(made.path / "images", other.path / "images", dirs_exist_ok=True)
+    with pytest.raises(CacheError, match="COMPLETE: belongs to layer"):
         CacheReader(other.path)
 
 
 def test_a_damaged_row_names_image_and_file_each_time(cache: Any) -> None:
-    path = cache.path / "dino/c/1/0/0"
+    path = cache.path / "features/tiny-128/dino/c/1/0/0"
     data = bytearray(path.read_bytes())
     data[70] ^= 1  # second row of the shard: row 5, image 36
     path.write_bytes(data)
@@ -152,7 +162,7 @@ def test_a_damaged_row_names_image_and_file_each_time(cache: Any) -> None:
 def test_first_checks_once_and_always_every_time(cache: Any) -> None:
     first, always = CacheReader(cache.path, "first"), CacheReader(cache.path, "always")
     first.features(5), always.features(5)
-    path = cache.path / "dino/c/1/0/0"
+    path = cache.path / "features/tiny-128/dino/c/1/0/0"
     with path.open("r+b") as file:  # same inode: both readers see it
         file.seek(70)
         byte = file.read(1)
@@ -168,10 +178,10 @@ def test_a_link_inside_the_cache_is_refused_but_the_cache_may_be_linked(
 ) -> None:
     (tmp_path / "link").symlink_to(cache.path)
     assert_row(CacheReader(tmp_path / "link"), 0, cache.rows[0])
-    shutil.move(cache.path / "dino/c/0/0/0", tmp_path / "stolen")
-    (cache.path / "dino/c/0/0/0").symlink_to(tmp_path / "stolen")
-    shutil.move(cache.path / "cover/c", tmp_path / "cover")
-    (cache.path / "cover/c").symlink_to(tmp_path / "cover")
+    shutil.move(cache.path / "features/tiny-128/dino/c/0/0/0", tmp_path / "stolen")
+    (cache.path / "features/tiny-128/dino/c/0/0/0").symlink_to(tmp_path / "stolen")
+    shutil.move(cache.path / "cover/sam-tiny-128/cover/c", tmp_path / "cover")
+    (cache.path / "cover/sam-tiny-128/cover/c").symlink_to(tmp_path / "cover")
     reader = CacheReader(cache.path)
     for read in (reader.features, reader.cover):
         with pytest.raises(CacheError, match="symbolic link inside the cache"):
@@ -179,7 +189,7 @@ def test_a_link_inside_the_cache_is_refused_but_the_cache_may_be_linked(
 
 
 def test_a_hostile_zarr_json_is_refused_before_any_data_is_touched(cache: Any) -> None:
-    path = cache.path / "dino/zarr.json"
+    path = cache.path / "features/tiny-128/dino/zarr.json"
     raw = json.loads(path.read_bytes())
     raw["codecs"][0]["configuration"]["codecs"].append({"name": "numcodecs.pickle"})
     path.write_text(json.dumps(raw))
@@ -191,10 +201,10 @@ def test_a_recompressed_array_is_read_through_zarr_python(cache: Any) -> None:
     import zarr
     from zarr.codecs import BloscCodec, BytesCodec
 
-    values = np.asarray(zarr.open_array(cache.path / "dino", mode="r"))
-    shutil.rmtree(cache.path / "dino")
+    values = np.asarray(zarr.open_array(cache.path / "features/tiny-128/dino", mode="r"))
+    shutil.rmtree(cache.path / "features/tiny-128/dino")
     array = zarr.create_array(
-        cache.path / "dino",
+        cache.path / "features/tiny-128/dino",
         shape=values.shape,
         chunks=(1, 4, 8),
         shards=(4, 4, 8),
@@ -208,7 +218,7 @@ def test_a_recompressed_array_is_read_through_zarr_python(cache: Any) -> None:
     reader = CacheReader(cache.path)
     assert_row(reader, 0, cache.rows[0])
     assert_row(reader, 9, cache.rows[9])
-    blob = cache.path / "dino/c/2/0/0"
+    blob = cache.path / "features/tiny-128/dino/c/2/0/0"
     blob.write_bytes(blob.read_bytes()[:-9])
     with pytest.raises(CacheError, match=r"image 64 .*dino"):
         reader.features(9)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from svp.pipeline.cache import Plan, create_cache
@@ -12,11 +13,16 @@ from svp.pipeline.cache.schema import COLUMNS, ArraySpec
 from svp.pipeline.cache.zarr_metadata import array_metadata, check_document, documents
 from svp.pipeline.errors import CacheError
 
-SNAPSHOT = Path(__file__).parents[2] / "fixtures" / "cache_v1" / "schema.json"
+SNAPSHOT = Path(__file__).parents[2] / "fixtures" / "cache_v2" / "schema.json"
+
+
+DINO = "features/tiny-128/dino/zarr.json"
 
 
 def summary(raw: dict[str, Any]) -> list[Any]:
     """Type, row shape, axes and codec chain of one array: what other tools rely on."""
+    if raw["node_type"] == "group":
+        return sorted(raw["attributes"].get("svp", {}))
     inner = raw["codecs"][0].get("configuration", {}).get("codecs", raw["codecs"])
     return [raw["data_type"], raw["shape"], raw["dimension_names"], inner]
 
@@ -31,9 +37,11 @@ def test_snapshot(planner: Callable[..., Plan], tmp_path: Path) -> None:
     for name, options in recipes.items():
         create_cache(tmp_path / name, planner(**options))
         found[name] = {
-            str(path.parent.name): summary(json.loads(path.read_bytes()))
-            for path in sorted((tmp_path / name).glob("*/zarr.json"))
+            str(path.parent.relative_to(tmp_path / name)): summary(json.loads(path.read_bytes()))
+            for path in sorted((tmp_path / name).rglob("zarr.json"))
         }
+        images = planner(**options).images.folder
+        found[name] = {key.replace(images, "images/*"): value for key, value in found[name].items()}
     assert found == json.loads(SNAPSHOT.read_text())
 
 
@@ -51,21 +59,6 @@ def test_an_axis_name_has_one_length(planner: Callable[..., Plan], stored: str) 
         for axis, length in zip(spec.axes, spec.row, strict=True):
             lengths.setdefault(axis, set()).add(length)
     assert {axis: found for axis, found in lengths.items() if len(found) > 1} == {}
-
-
-def test_axes_named_as_older_caches_name_them_are_read(
-    planner: Callable[..., Plan], tmp_path: Path
-) -> None:
-    plan = planner()
-    create_cache(tmp_path / "c", plan)
-    path = tmp_path / "c/sspe_masks/zarr.json"
-    raw = json.loads(path.read_bytes())
-    path.write_text(json.dumps(raw | {"dimension_names": ["image", "superpixel", "byte"]}))
-    document = documents(plan)["sspe_masks/zarr.json"]
-    assert check_document(path, document) == "same"
-    path.write_text(json.dumps(raw | {"dimension_names": ["image", "superpixel", "bytes"]}))
-    with pytest.raises(CacheError, match="dimension_names"):
-        check_document(path, document)
 
 
 def test_every_row_has_its_own_chunk_and_shard_files_hold_64(planner: Callable[..., Plan]) -> None:
@@ -104,6 +97,8 @@ def hostile() -> dict[str, Callable[[dict[str, Any]], Any]]:
         "fill minus zero": put(fill_value=-0.0),
         "must understand": put(run_this={"must_understand": True}),
         "transformer": put(storage_transformers=[{"name": "chunk-manifest-json-v1"}]),
+        "other axes": put(dimension_names=["image", "patch", "byte"]),
+        "nameless axes": put(dimension_names=None),
         "attributes": put(attributes={"filters": [{"id": "pickle"}]}),
         "traversal": put(chunk_key_encoding={"name": "../../default"}),
         "v2 keys": put(chunk_key_encoding={"name": "v2", "configuration": {"separator": "/"}}),
@@ -130,8 +125,8 @@ def test_hostile_metadata_is_refused_with_one_message(
 ) -> None:
     plan = planner()
     create_cache(tmp_path / "c", plan)
-    path = tmp_path / "c" / "dino" / "zarr.json"
-    document = documents(plan)["dino/zarr.json"]
+    path = tmp_path / "c" / DINO
+    document = documents(plan)[DINO]
     assert check_document(path, document) == "same"
     path.write_text(json.dumps(hostile()[name](json.loads(path.read_bytes()))))
     with pytest.raises(CacheError, match=r"dino/zarr\.json: not an array of this cache"):
@@ -148,19 +143,61 @@ def test_what_is_no_metadata_is_refused(
     path = tmp_path / "zarr.json"
     path.write_bytes(data)
     with pytest.raises(CacheError, match=r"zarr\.json"):
-        check_document(path, documents(planner())["dino/zarr.json"])
+        check_document(path, documents(planner())[DINO])
 
 
 def test_columns_are_plain_arrays(planner: Callable[..., Plan], tmp_path: Path) -> None:
     create_cache(tmp_path / "c", planner())
-    for spec in COLUMNS:
-        path = tmp_path / "c" / spec.name / "zarr.json"
-        names = [codec["name"] for codec in json.loads(path.read_bytes())["codecs"]]
-        assert names == ["bytes", "zstd"]
-        assert json.loads(path.read_bytes())["shape"] == [10, *spec.row]
+    for layer in planner().layers:
+        there = {path.parent.name for path in (tmp_path / "c" / layer.folder).glob("*/zarr.json")}
+        columns = there - {spec.name for spec in layer.arrays}
+        assert columns == {"status"} | ({"k"} if layer.kind == "superpixels" else set())
+        for name in columns:
+            path = tmp_path / "c" / layer.folder / name / "zarr.json"
+            names = [codec["name"] for codec in json.loads(path.read_bytes())["codecs"]]
+            assert names == ["bytes", "zstd"]
+            assert json.loads(path.read_bytes())["shape"] == [10]
+    images = {"id": [10], "hw": [10, 2], "bytes": [10], "xxh3": [10], "ends": [10]}
+    images |= {"paths": [len("d/0.jpg") * 10 + 10]}
+    for name, shape in images.items():
+        path = tmp_path / "c" / planner().images.folder / name / "zarr.json"
+        found = json.loads(path.read_bytes())
+        assert [codec["name"] for codec in found["codecs"]] == ["bytes", "crc32c"]
+        assert found["shape"] == found["chunk_grid"]["configuration"]["chunk_shape"] == shape
 
 
-def by_zarr_python(spec: ArraySpec, images: int, shard_size: int | None) -> bytes:
+@pytest.mark.parametrize("images", [0, 10])
+@pytest.mark.filterwarnings("ignore:Object at .* is not recognized:UserWarning")
+def test_zarr_python_opens_the_whole_tree(
+    maker: Callable[..., Any], tree_of: Callable[[Path], dict[str, bytes]], images: int
+) -> None:
+    """Each group and array has its place, and every chunk in the folder is one of an array."""
+    import zarr
+
+    made = maker(images, layers=(1, 2), cls=True)
+    made.write()
+    made.finish()
+    root = zarr.open_group(made.path, mode="r")
+    members = dict(root.members(max_depth=None))
+    wanted = {str(Path(name).parent) for name in documents(made.plan)} - {"."}
+    assert members.keys() == wanted and root.attrs["svp"] == {"schema": 2}
+    for layer in made.plan.layers:
+        assert members[layer.folder].attrs["svp"] == {"layer": layer.id}
+    for name in tree_of(made.path):
+        if "/c/" in name:
+            assert isinstance(members[name.partition("/c/")[0]], zarr.Array)
+    for name, member in members.items():
+        if isinstance(member, zarr.Array):
+            length = images if not name.endswith("/paths") else 8 * images
+            assert np.asarray(member[:]).shape[0] == length
+    for name, column in made.plan.images.columns.items():
+        stored = members[f"{made.plan.images.folder}/{name}"]
+        np.testing.assert_array_equal(np.asarray(stored[:]), column, strict=True)
+
+
+def by_zarr_python(
+    spec: ArraySpec, images: int, shard_size: int | None, first: str = "image"
+) -> bytes:
     """The zarr.json that zarr-python writes for the same array."""
     from zarr import create_array
     from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
@@ -178,7 +215,7 @@ def by_zarr_python(spec: ArraySpec, images: int, shard_size: int | None) -> byte
         serializer=BytesCodec(),
         compressors=[last],
         fill_value=0,
-        dimension_names=["image", *spec.axes],
+        dimension_names=[first, *spec.axes],
     )
     return bytes(store._store_dict["zarr.json"].to_bytes())
 
@@ -192,13 +229,18 @@ def test_each_document_has_the_bytes_of_zarr_python(
         wanted = {spec: plan.shard_size for spec in plan.arrays} | dict.fromkeys(COLUMNS)
         for spec, size in wanted.items():
             assert array_metadata(spec, images, size) == by_zarr_python(spec, images, size)
+        for name, column in plan.images.columns.items():
+            first, axes = ("byte" if name == "paths" else "image"), ("hw",) if name == "hw" else ()
+            spec = ArraySpec(name, column.dtype.name, column.shape[1:], None, axes, "")
+            theirs = by_zarr_python(spec, len(column), None, first)
+            assert documents(plan)[f"{plan.images.folder}/{name}/zarr.json"] == theirs
 
 
 def test_recompressed_arrays_and_other_settings_are_told_apart(
     planner: Callable[..., Plan], tmp_path: Path
 ) -> None:
     plan = planner()
-    document = documents(plan)["rle/zarr.json"]
+    document = documents(plan)["superpixels/sam-tiny/rle/zarr.json"]
     path = tmp_path / "rle" / "zarr.json"
     path.parent.mkdir()
 

@@ -30,7 +30,11 @@ def test_figures_equal_a_recount(cache: Any) -> None:
     assert list(report.levels.values()) == [(levels == code).sum() for code in range(3)]
     areas = np.concatenate([row.superpixels.area for row in rows]) / 120
     assert report.area.mean == pytest.approx(areas.mean())
-    dino = sum(path.stat().st_size for path in (cache.path / "dino/c").rglob("*") if path.is_file())
+    dino = sum(
+        path.stat().st_size
+        for path in (cache.path / "features/tiny-128/dino/c").rglob("*")
+        if path.is_file()
+    )
     assert report.bytes["dino"] == dino
 
 

@@ -22,6 +22,7 @@ from svp.pipeline.cache import (
     write_shard,
 )
 from svp.pipeline.errors import CacheError
+from svp.pipeline.io import atomic
 from svp.pipeline.io.atomic import remove_stale
 from svp.pipeline.records import ImageRow, Quarantined
 
@@ -48,12 +49,17 @@ def test_two_writes_are_byte_equal_and_hold_no_time(
 def test_plain_zarr_python_reads_what_was_written(cache: Any) -> None:
     import zarr
 
+    pixels, cover, images = "superpixels/sam-tiny", "cover/sam-tiny-128", cache.plan.images.folder
+    folders = {"dino": "features/tiny-128", "cover": cover, "sspe_masks": cover}
+    folders |= dict.fromkeys(("area", "box", "iou", "k"), pixels) | {"id": images, "hw": images}
     array = {
-        name: zarr.open_array(cache.path / name, mode="r")
-        for name in ("dino", "cover", "sspe_masks", "area", "box", "iou", "id", "k", "status", "hw")
+        name: zarr.open_array(cache.path / folder / name, mode="r")
+        for name, folder in folders.items()
     }
     assert np.asarray(array["id"]).tolist() == [image.image_id for image in cache.plan.images]
-    assert np.asarray(array["status"]).tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1, 1]
+    for layer in cache.plan.layers:
+        status = zarr.open_array(cache.path / layer.folder / "status", mode="r")
+        assert np.asarray(status).tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1, 1]
     assert np.asarray(array["hw"]).tolist() == [[12, 10]] * 10
     for i, row in enumerate(cache.rows):
         if isinstance(row, Quarantined):
@@ -198,10 +204,13 @@ made = builder.Made(Path(sys.argv[2]), plan, builder.make_rows(plan, bad=[2]))
 made.write()
 made.finish()
 """
-POINTS = ["dino:after-temp@1", "manifest:before-rename@1", "complete:before-rename"]
-SLOW_POINTS = ["rle:before-rename", "crop:after-rename@2", "manifest:before-temp@1"]
-SLOW_POINTS += ["manifest:after-rename@1", "log:after-temp@2", "plan:before-rename"]
-SLOW_POINTS += ["metadata:after-rename", "index:after-rename"]
+POINTS = ["dino:after-temp@1", "manifest-cover:before-rename@1", "complete:before-rename"]
+POINTS += ["images:after-rename", "plan:before-rename"]
+SLOW_POINTS = ["rle:before-rename", "crop:after-rename@2", "manifest-superpixels:before-temp@1"]
+SLOW_POINTS += ["manifest-superpixels:after-rename@1", "manifest-features:after-rename@1"]
+SLOW_POINTS += ["manifest-features:before-temp@1", "log:after-temp@2", "plan:after-rename"]
+SLOW_POINTS += ["images:after-temp", "metadata:after-rename", "index:after-rename"]
+SLOW_POINTS += ["column:before-rename", "index:before-temp", "complete:after-rename"]
 
 
 @pytest.mark.parametrize(
@@ -226,12 +235,33 @@ def test_killed_anywhere_a_rerun_gives_the_same_bytes(
     assert tree_of(again) == tree_of(cache.path)
 
 
+def test_a_shard_is_written_in_one_order_its_manifests_last(
+    made: Any, maker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The labels of `SVP_CRASH_AT`, as the writer passes them."""
+    passed: list[str] = []
+    point = atomic.crash_point
+
+    def note(label: str, stage: str, shard: int | None) -> None:
+        if stage == "before-temp" and shard is not None:
+            passed.append(label)
+        point(label, stage, shard)
+
+    monkeypatch.setattr(atomic, "crash_point", note)
+    for cache in (made, maker(layers=(1, 2), cls=True), maker(stored="int8")):
+        passed.clear()
+        cache.write([0])
+        arrays = [spec.name for spec in cache.plan.arrays]
+        manifests = [f"manifest-{layer.kind}" for layer in cache.plan.layers]
+        assert passed == [*arrays, "log", *manifests]
+
+
 def test_only_leftovers_of_dead_writers_are_removed(cache: Any) -> None:
     from svp.pipeline.io.atomic import _host
 
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    folder = cache.path / "dino" / "c" / "0" / "0"
+    folder = cache.path / "features/tiny-128/dino/c/0/0"
     dead = folder / f"0.{_host()}-{gone.pid}-3.partial"
     alive = folder / f"0.{_host()}-{os.getpid()}-3.partial"
     other = folder / "0.ffffffff-1-3.partial"
@@ -247,10 +277,20 @@ def test_only_leftovers_of_dead_writers_are_removed(cache: Any) -> None:
 def test_writes_never_follow_a_link_out_of_the_cache(made: Any, tmp_path: Path) -> None:
     create_cache(made.path, made.plan)
     (tmp_path / "outside").mkdir()
-    (made.path / "cover" / "c").symlink_to(tmp_path / "outside")
+    cover = made.path / "cover/sam-tiny-128"
+    (cover / "cover" / "c").symlink_to(tmp_path / "outside")
     with pytest.raises(CacheError, match="symbolic link inside the cache"):
         write_shard(made.path, made.plan, 0, made.shard_rows(0), {})
     assert not list((tmp_path / "outside").rglob("0"))
+    cover.rename(tmp_path / "cover")  # a whole layer elsewhere, its manifests among them
+    cover.symlink_to(tmp_path / "cover")
+    for call in (
+        lambda: write_shard(made.path, made.plan, 0, made.shard_rows(0), {}),
+        lambda: create_cache(made.path, made.plan),
+    ):
+        with pytest.raises(CacheError, match="symbolic link inside the cache"):
+            call()
+    assert not list((tmp_path / "cover/manifest").iterdir())
 
 
 def test_an_image_too_large_to_store_has_the_code_of_one_too_large_to_read(
@@ -264,5 +304,7 @@ def test_an_image_too_large_to_store_has_the_code_of_one_too_large_to_read(
     image = plan.images[0]._replace(height=65_536, width=1)
     found = dataclasses.replace(row.superpixels, height=65_536, width=1)
     with pytest.raises(ImageError, match="at most 65535 a side") as caught:
-        row_arrays(plan, image, dataclasses.replace(row, superpixels=found))
+        row_arrays(
+            plan, plan.layer("superpixels"), image, dataclasses.replace(row, superpixels=found)
+        )
     assert caught.value.reason == "too-large"

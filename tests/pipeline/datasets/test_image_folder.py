@@ -157,7 +157,7 @@ def test_own_output_is_never_a_photograph(tmp_path: Path) -> None:
     (tmp_path / "cat.json").write_text("{}")
     (tmp_path / "page" / "index.html").write_text('<meta name="generator" content="svp 0.1.0">')
     (tmp_path / "plain" / "index.html").write_text("<p>mine</p>")
-    for name in ("plan.json", "zarr.json", "manifest/0.json"):
+    for name in ("plan.json", "zarr.json", "images/zarr.json"):
         (tmp_path / "caches" / "c" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "caches" / "c" / name).write_text("{}")
     for name in ("config.yaml", "env.json"):

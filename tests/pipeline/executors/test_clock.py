@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +30,10 @@ def test_a_jumping_clock_changes_nothing(
 
     fake_run.install(monkeypatch)
     monkeypatch.setattr(time, "time", jump)
-    mine = tmp_path / "c" / "dino" / "c" / "0"
+    mine = tmp_path / "c" / "features" / "tiny-16" / "dino" / "c" / "0"
     mine.mkdir(parents=True)
-    (tmp_path / "c" / "plan.json").write_bytes((world / "clean" / "plan.json").read_bytes())
+    shutil.copytree(world / "clean" / "images", tmp_path / "c" / "images")
+    shutil.copy(world / "clean" / "plan.json", tmp_path / "c")
     alive = mine / f"0.{_host()}-{os.getpid()}-9.partial"
     alive.write_bytes(b"under way")
     remove_stale(tmp_path / "c")

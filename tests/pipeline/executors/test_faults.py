@@ -94,15 +94,15 @@ def test_ctrl_c_reaches_the_whole_group(world: Path, tmp_path: Path, clean: dict
 
 
 @pytest.mark.parametrize(
-    "point", ["dino:after-temp@2", "rle:before-rename@3", "manifest:after-rename@1"]
+    "point", ["dino:after-temp@2", "rle:before-rename@3", "manifest-features:after-rename@1"]
 )
 def test_worker_crashes_at_a_write_point(
     point: str, world: Path, tmp_path: Path, clean: dict[str, str]
 ) -> None:
     """It crashes there every time: the shard is abandoned (or was committed), the rest is not."""
     code, _, err = finish(start(tmp_path / "c", world / "images", SVP_CRASH_AT=point))
-    committed = len(list((tmp_path / "c/manifest").glob("*.json")))
-    if point.startswith("manifest:after"):
+    committed = len(list(tmp_path.glob("c/features/*/manifest/*.json")))
+    if point.startswith("manifest-features:after"):
         assert committed == 7, err
     else:
         assert (code, committed) == (1, 6), err
@@ -130,7 +130,7 @@ def test_disk_full(world: Path, tmp_path: Path, clean: dict[str, str]) -> None:
     assert "File too large" in err
     assert "free some space and run the same command again" in err
     assert len(err.splitlines()) == 1
-    assert not list((tmp_path / "c/manifest").glob("*.json"))
+    assert not list(tmp_path.glob("c/*/*/manifest/*.json"))
     assert rerun(tmp_path / "c", world)["computed"] == 40
     assert tree(tmp_path / "c") == clean
 

@@ -129,12 +129,12 @@ def test_the_command_that_makes_the_right_cache(tmp_path: Path) -> None:
     write_places(cache, DataPlaces(dataset="d", images=tmp_path, command=words))
     assert command_for(plan, "pvtc", cache) == (
         "svp precompute '--dataset=my photos' --encoder tiny --split train --projector pvtc "
-        f"--out '{cache}-pvtc'"
+        f"--out '{cache}'"
     )
     other = command_for(plan, "svp", cache, features={"encoder": "dinov2-large", "size": "336"})
     assert other == (
         "svp precompute '--dataset=my photos' --split train --encoder dinov2-large "
-        f"--set features.size=336 --out '{cache}-svp'"
+        f"--set features.size=336 --out '{cache}'"
     )
 
 

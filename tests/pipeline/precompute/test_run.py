@@ -116,7 +116,8 @@ def test_bad_images_are_quarantined_and_listed_once(images: Path, tmp_path: Path
         31: "non-finite",
         32: "worker_error",
     }
-    assert str(images) not in (tmp_path / "c/index.json").read_text(), "no trace of the machine"
+    for index in (tmp_path / "c").glob("*/*/index.json"):
+        assert str(images) not in index.read_text(), "no trace of the machine"
     again = fake_run.run(tmp_path / "c", images, options(max_failures=7), count=40)
     assert (again.computed, again.failed) == (0, False)
 
@@ -250,11 +251,12 @@ def test_each_manifest_is_read_once_in_a_run(
     real = manifest.read_bounded
 
     def counted(path: Path, limit: int) -> bytes:
-        read[path.name] += 1
+        read[f"{path.parts[-4]}/{path.name}"] += 1
         return real(path, limit)
 
     monkeypatch.setattr(manifest, "read_bounded", counted)
-    once = {f"{shard}.json": 1 for shard in range(7)}
+    kinds = ("superpixels", "cover", "features")
+    once = {f"{kind}/{shard}.json": 1 for kind in kinds for shard in range(7)}
 
     fake_run.run(tmp_path / "c", world / "images", options())
     assert read == once, "after a build"
@@ -262,6 +264,6 @@ def test_each_manifest_is_read_once_in_a_run(
     fake_run.run(tmp_path / "c", world / "images", options())
     assert read == once, "when nothing is missing"
     read.clear()
-    (tmp_path / "c" / "cover" / "c" / "2" / "0" / "0").unlink()
+    next((tmp_path / "c" / "cover").glob("*/cover/c/2/0/0")).unlink()
     fake_run.run(tmp_path / "c", world / "images", options())
-    assert read == once | {"2.json": 2}, "the shard made anew, before and after"
+    assert read == once | {"cover/2.json": 2, "superpixels/2.json": 2}, "made anew from stored ones"

@@ -20,7 +20,7 @@ ATTACKS = (
     ),
     Row(
         "T21",
-        "hostile zarr.json, manifests, plans and shard indices: codecs, shapes, links, names",
+        "hostile zarr.json, manifests, plans, image lists and shard indices: codecs, shapes, links",
         "refused before any data is touched",
         (
             *tests(
@@ -38,6 +38,11 @@ ATTACKS = (
                 "paths_that_leave_the_root_are_refused",
             ),
             *tests(
+                "pipeline/cache/test_image_list",
+                "a_forged_list_is_refused",
+                "paths_that_no_plan_may_have",
+            ),
+            *tests(
                 "pipeline/cache/test_shardfile",
                 "an_index_that_points_elsewhere_is_refused",
                 "a_frame_of_another_size_is_refused_before_decoding",
@@ -47,7 +52,15 @@ ATTACKS = (
                 "a_hostile_zarr_json_is_refused_before_any_data_is_touched",
                 "a_link_inside_the_cache_is_refused_but_the_cache_may_be_linked",
             ),
-            *tests("reliability/test_fuzz_cache", "plan", "manifest", "metadata", "shard_file"),
+            *tests(
+                "reliability/test_fuzz_cache",
+                "plan",
+                "image_list",
+                "manifest",
+                "counts",
+                "metadata",
+                "shard_file",
+            ),
         ),
     ),
     Row(

@@ -35,7 +35,10 @@ CACHE_FAULTS = (
                 "pipeline/cache/test_verify",
                 "every_flipped_byte_is_listed_by_file_and_nothing_else",
                 "reads_of_a_flipped_cache_raise_or_are_right",
+                "repair_makes_a_resume_redo_only_the_damage",
             ),
+            *tests("pipeline/cache/test_image_list", "a_damaged_column_is_named"),
+            *tests("pipeline/cache/test_layers", "damage_of_a_view_is_its_own"),
             *tests(
                 "pipeline/cache/test_shardfile", "no_flipped_byte_and_no_cut_gives_a_wrong_value"
             ),
@@ -46,12 +49,15 @@ CACHE_FAULTS = (
         "C7",
         "images that are missing, changed, truncated, odd or refused by the model",
         "quarantined with the reason, neighbours unchanged; a repaired file gives the same bytes",
-        tests(
-            "pipeline/precompute/test_run",
-            "a_bad_image_does_not_change_its_neighbours",
-            "image_changed_between_plan_and_run",
-            "retry_heals_to_the_bytes_of_a_clean_run",
-            "retry_interrupted_half_way",
+        (
+            *tests(
+                "pipeline/precompute/test_run",
+                "a_bad_image_does_not_change_its_neighbours",
+                "image_changed_between_plan_and_run",
+                "retry_heals_to_the_bytes_of_a_clean_run",
+                "retry_interrupted_half_way",
+            ),
+            *tests("pipeline/cache/test_layers", "what_a_layer_refuses_is_good_in_the_others"),
         ),
     ),
     Row(

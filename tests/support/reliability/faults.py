@@ -144,6 +144,11 @@ FAULTS = (
                 "pipeline/cache/test_plan",
                 "joining_another_plan_is_refused_with_both_ids_and_the_difference",
             ),
+            *tests(
+                "pipeline/cache/test_layers",
+                "a_field_changes_the_layers_that_it_decides",
+                "views_that_do_not_fit_are_refused_and_change_nothing",
+            ),
         ),
     ),
     Row(
@@ -316,9 +321,14 @@ FAULTS = (
     Row(
         "T17",
         "a cache or checkpoint of version 1, or of a version to come",
-        "version 1 stays readable, to the bit; a later one is refused and says what to use",
+        "read or converted, to the bit; a later one is refused and says what to use",
         (
-            *tests("pipeline/cache/test_golden", "it_still_reads_to_the_bit"),
+            *tests(
+                "pipeline/cache/test_golden",
+                "it_still_reads_to_the_bit",
+                "a_cache_of_version_1_converts_to_the_bit",
+            ),
+            *tests("pipeline/cache/test_plan", "hostile_plans_are_refused"),
             *tests(
                 "train/trainer/test_checkpoint_v1",
                 "it_still_reads_to_the_bit",

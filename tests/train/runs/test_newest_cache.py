@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_newest_complete_of_the_split(
     half = Path("caches/half")
     (half / "logs").mkdir(parents=True)
     (half / "plan.json").write_bytes((cache / "plan.json").read_bytes())
+    shutil.copytree(cache / "images", half / "images")
     write_places(half, places(made / "scenes"))
     assert newest_cache("train") == cache
     assert "half: newer, but not finished" in logged.messages[0]

@@ -1,0 +1,100 @@
+"""`svp cache add`: one more layer for a finished cache; what is there is not computed again."""
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..cache.layers import CLS, FEATURES, LAYERS, SAM, SUPERPIXELS
+from ..cache.places import image_root_of
+from ..cache.plan import Plan, all_plans
+from ..display import show
+from ..errors import ConfigError, MissingError
+from ..recipe import Recipe
+from ..records import ImageRecord, LocalPaths
+from .options import Flags, resolve
+from .planner import Content
+from .purpose import Stores, stores
+from .run import PrecomputeReport, RunOptions, precompute
+
+ADDED = (SUPERPIXELS, FEATURES, LAYERS, CLS, SAM)
+UNREAD = {"weights": "random:0"}  # of models that compute nothing here: their files may be gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddRequest:
+    """Options of `svp cache add`.
+
+    kind       of `ADDED`
+    images     folder of the photographs; None: where they were
+    flags      encoder and SAM with their weights; None: those of the cache
+    projector  whose blocks `layers` are to be
+    """
+
+    cache: Path
+    kind: str
+    images: Path | None = None
+    flags: Flags = field(default_factory=Flags)
+    overrides: tuple[str, ...] = ()
+    projector: str = "tokenpacker"
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+def add_layer(request: AddRequest) -> PrecomputeReport:
+    """Compute the layer and make the cache's plan with it readable.
+
+    Raises MissingError for photographs or weights that are not there, PlanMismatchError for a
+    layer of that name made otherwise, ConfigError, and what `precompute` raises.
+    """
+    plans = all_plans(request.cache)
+    root = request.images or image_root_of(request.cache)
+    if root is None:
+        raise MissingError(
+            f"the photographs of {show(str(request.cache), 300)} are not where they were: name their "
+            "folder with --images"
+        )
+    # The plan with most layers is the one to go on from: what was added before stays together.
+    base = max(plans.values(), key=lambda plan: len(plan.layers))
+    recipe, where = _resolved(base, request, root)
+    content = Content(
+        [ImageRecord(*image[:4]) for image in base.images], base.split, dict(base.digests)
+    )
+    return precompute(content, recipe, where, request.cache, request.run)
+
+
+def _resolved(base: Plan, request: AddRequest, root: Path) -> tuple[Recipe, LocalPaths]:
+    """The recipe of `base` with the layer, and the weights that it needs."""
+    kind, flags = request.kind, request.flags
+    raw: dict[str, Any] = base.recipe.model_dump(mode="json", exclude={"libraries"})
+    pixels, features = raw["superpixels"], raw["features"]
+    keep_pixels = kind in (FEATURES, LAYERS, CLS)
+    default = Stores()
+    if kind == SAM:
+        if base.recipe.store_sam_embeddings:
+            raise ConfigError(f"{show(str(request.cache), 300)} holds SAM's embeddings already")
+        raw["store_sam_embeddings"] = True
+        features |= UNREAD
+    elif kind == SUPERPIXELS:
+        features |= UNREAD
+    elif kind == CLS:
+        features["cls"] = True
+    elif kind == LAYERS:
+        features.pop("layers")
+        default = replace(stores("train", request.projector), sam=False, cls=False)
+    elif flags.encoder:
+        features |= {"cls": False, "layers": []}
+        features.pop("second", None)
+        features.pop("weights", None)
+    if keep_pixels:
+        pixels |= UNREAD
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(yaml.safe_dump(raw))
+        recipe, where = resolve(None, path, flags, request.overrides, root, default)
+    if keep_pixels:
+        recipe = recipe.model_copy(update={"superpixels": base.recipe.superpixels})
+    else:
+        recipe = recipe.model_copy(update={"features": base.recipe.features})
+    return recipe, where

@@ -1,0 +1,97 @@
+"""Rows that another cache has: the same photograph under the same settings is not computed again.
+
+Data sets share photographs (RefCOCO and RefCOCO+ are of the same 20,000), so their caches share
+rows where their image lists differ. A photograph is known by the content of its file.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cache.image_list import PlanImage
+from ..cache.layers import CLS, COVER, FEATURES, LAYERS, SAM, SUPERPIXELS, Layer
+from ..cache.plan import Plan, all_plans
+from ..cache.reader import CacheReader
+from ..errors import CacheError, SvpError
+
+FIELDS = {SUPERPIXELS: "superpixels", FEATURES: "patches", LAYERS: "layers", CLS: "cls", SAM: "sam"}
+
+
+@dataclass(frozen=True)
+class Lender:
+    """A plan of another cache, and the kinds of its layers that are made as ours; picklable."""
+
+    cache: Path
+    view: Path
+    kinds: frozenset[str]
+
+    def lend(self, image: PlanImage, kinds: Collection[str]) -> dict[str, Any]:
+        """Values of `records.ImageRow` by field for an image, of those `kinds` that are there."""
+        row = self._row(image)
+        if row is None:
+            return {}
+        found: dict[str, Any] = {}
+        for kind in self.kinds.intersection(kinds):
+            read = getattr(self._reader, "features" if kind == FEATURES else FIELDS[kind])
+            try:
+                found[FIELDS[kind]] = read(row)
+            except CacheError:  # damaged there: computed here
+                continue
+        return found
+
+    @cached_property
+    def _reader(self) -> CacheReader:
+        return CacheReader(self.cache, "always", self.view)
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        return np.argsort(self._reader.plan.images.xxh3, kind="stable")
+
+    def _row(self, image: PlanImage) -> int | None:
+        """The row of a good image with this very file."""
+        if not image.xxh3:
+            return None
+        hashes, wanted = self._reader.plan.images.xxh3, np.uint64(int(image.xxh3, 16))
+        first = int(np.searchsorted(hashes, wanted, sorter=self._order))
+        for at in self._order[first:]:
+            if hashes[at] != wanted:
+                return None
+            other = self._reader.plan.images[int(at)]
+            same = (other.bytes, other.height, other.width) == (
+                image.bytes, image.height, image.width,
+            )  # fmt: skip
+            if same and self._reader.status(int(at)) == "ok":
+                return int(at)
+        return None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: self.__dict__[name] for name in ("cache", "view", "kinds")}
+
+
+def lenders(plan: Plan, lacking: Iterable[Layer], others: Iterable[Path]) -> tuple[Lender, ...]:
+    """Plans of the caches `others` with layers made as those of `plan` that are `lacking`.
+
+    In fast mode SAM's bits depend on the images that it saw side by side, and int8 features are not
+    read as they are stored: these are computed.
+    """
+    fast = plan.recipe.superpixels.mode == "fast"
+    unlent = (
+        {COVER} | ({SUPERPIXELS, SAM} if fast else set()) | ({FEATURES} if plan.int8 else set())
+    )
+    wanted = {layer.recipe_id: layer.kind for layer in lacking if layer.kind not in unlent}
+    found: list[Lender] = []
+    for cache in others:
+        try:
+            plans = all_plans(cache)
+        except SvpError:  # no cache that can be read
+            continue
+        for view, other in plans.items():
+            kinds = {wanted[x.recipe_id] for x in other.layers if x.recipe_id in wanted}
+            if kinds:
+                found.append(Lender(cache, view, frozenset(kinds)))
+    return tuple(found)
