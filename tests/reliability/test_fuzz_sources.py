@@ -13,7 +13,7 @@ from PIL import Image
 
 from support.fuzzing import FUZZ, holds, mutated, mutated_json, seeds
 from svp.pipeline.datasets import Source, check, convert, open_dataset, photo_notices
-from svp.pipeline.datasets.images import image_size
+from svp.pipeline.datasets.images import image_header
 from svp.pipeline.masks.rle import area
 
 NAMES = ["a.png", "b.jpg", "lying.jpg", "bad.png", "gone.png", "9" * 300 + ".png"]
@@ -38,6 +38,8 @@ MASKS = st.one_of(
 
 def photographs(root: Path) -> None:
     """The corpus' images: one plain, one of another format, one that lies, one that is none."""
+    if (root / "small.png").exists():  # written for an earlier example; nothing changes them
+        return
     rng = np.random.default_rng(0)
     pixels = Image.fromarray(rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8))
     exif = Image.Exif()
@@ -98,7 +100,7 @@ def test_jsonl_lines_of_every_kind(tmp_path: Path, data: st.DataObject) -> None:
         assert sentences | set(map(int, named)) == set(range(1, len(rows) + 1))
         for image in source.images:
             if image.path in ("a.png", "b.jpg"):
-                assert (image.height, image.width) == image_size(tmp_path / image.path)
+                assert (image.height, image.width) == image_header(tmp_path / image.path).upright
 
     try:
         used(path, accounted)
