@@ -63,6 +63,20 @@ def test_nothing_is_lost_by_passing_faults(
     assert len(dict(store.sizes())) == 11
 
 
+@pytest.mark.parametrize("data", [b"", b"two"])
+def test_a_replacement_whose_answer_was_lost_is_one(
+    store: Store, s3: ObjectServer, data: bytes
+) -> None:
+    tag = store.replace("plan", b"one")
+    s3.set(lost_rate=1.0)
+    impatient = open_store("s3://tests/cache", SHORT)
+    with pytest.raises(CacheError, match="the connection was cut"):
+        impatient.create("other", [b"1"])  # never an answer, though it is there
+    s3.set(lost_rate=0.5, seed=1)  # the first answer is lost, the second says 412
+    new = store.replace("plan", data, tag)
+    assert store.tail("plan", 10) == (data, len(data)) and store.stat("plan").tag == new
+
+
 @pytest.mark.timeout(60)
 def test_a_request_that_hangs_is_asked_again(s3: ObjectServer) -> None:
     """By hedging alone: neither the server nor the client ends the first request in time."""
