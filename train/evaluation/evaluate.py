@@ -28,7 +28,7 @@ from ..data.collate import VisualSource
 from ..data.dialogues import MAX_IDS, build_dialogue, collate
 from ..data.length_check import ANY
 from ..data.tokenizer import Vocabulary
-from ..distributed import gather, mine, rank_and_world
+from ..distributed import gather, mine, rank_and_world, together
 from .protocols import Example, Unit
 from .results import Bounds, Row
 
@@ -95,23 +95,25 @@ def evaluate(
         once = not settings.generate and len({unit.look for unit in share}) == 1
         return to_batch(share, vocab, visuals, once=once, limit=ANY)
 
-    # One batch is read while another is computed; its rows are kept before the next one starts.
-    model.eval()
-    with torch.inference_mode(), precision(model, settings.device):
-        ahead = _ahead([share for _, share in left], read)
-        for (number, share), batch in zip(left, ahead, strict=True):
-            moved = batch.to(settings.device, torch.float32)
-            answers = (
-                _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
-            )
-            tokens = _token_counts(model, batch)
-            made: list[Row] = []
-            for unit, logits, count in zip(share, answers, tokens, strict=True):
-                made += _rows(unit, logits, count, settings)
-            if settings.parts is not None:
-                settings.parts.add(number, made)
-            rows += made
-            settings.progress(len(share))
+    # An error of one rank ends the others where they would wait for its rows.
+    with together("evaluation"):
+        # One batch is read while another is computed; its rows are kept before the next one starts.
+        model.eval()
+        with torch.inference_mode(), precision(model, settings.device):
+            ahead = _ahead([share for _, share in left], read)
+            for (number, share), batch in zip(left, ahead, strict=True):
+                moved = batch.to(settings.device, torch.float32)
+                answers = (
+                    _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
+                )
+                tokens = _token_counts(model, batch)
+                made: list[Row] = []
+                for unit, logits, count in zip(share, answers, tokens, strict=True):
+                    made += _rows(unit, logits, count, settings)
+                if settings.parts is not None:
+                    settings.parts.add(number, made)
+                rows += made
+                settings.progress(len(share))
     return _gathered(rows, settings.device)
 
 

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Loss denominators of a global batch, equal on all ranks; `signal` if a rank received one."""
+    """Loss denominators of a global batch, equal on all ranks; `signal` if a rank received one,
+    `failed` if one has no batch.
+    """
 
     tokens: int
     masks: int
     signal: int = 0
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,18 @@ class StepResult:
         return {name: getattr(self, name) for name in names}
 
 
-def sync_counts(accelerator: "Accelerator", batches: Sequence[Batch], signal: int) -> Counts:
-    """Counts of the global batch, and a signal if any rank received one; one small collective."""
+def sync_counts(accelerator: "Accelerator", batches: Sequence[Batch] | None, signal: int) -> Counts:
+    """Counts of the global batch, and a signal if any rank received one; one small collective.
+
+    batches  this rank's, None if they could not be read
+    """
     # A launcher sends all ranks the same signal, but not at once: the mean of those that came.
-    own = [sum(int((b.labels != IGNORE).sum()) for b in batches),
-           sum(len(b.seg_row) for b in batches)]  # fmt: skip
-    counts = torch.tensor([*own, signal, int(signal > 0)], device=accelerator.device)
-    tokens, masks, signals, ranks = _sum(accelerator, counts).tolist()
-    return Counts(tokens, masks, signals // ranks if ranks else 0)
+    own = [sum(int((b.labels != IGNORE).sum()) for b in batches or ()),
+           sum(len(b.seg_row) for b in batches or ())]  # fmt: skip
+    told = [*own, signal, int(signal > 0), int(batches is None)]
+    counts = torch.tensor(told, device=accelerator.device)
+    tokens, masks, signals, ranks, failed = _sum(accelerator, counts).tolist()
+    return Counts(tokens, masks, signals // ranks if ranks else 0, failed > 0)
 
 
 def optimizer_step(

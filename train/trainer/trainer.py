@@ -29,7 +29,7 @@ from .job import Job, TrainReport, percents
 from .monitor import Watch
 from .optimizers import learning_rate
 from .prepare import enter_stage, make_ready, zero_level
-from .step import StepResult, optimizer_step, sync_counts
+from .step import Counts, StepResult, optimizer_step, sync_counts
 from .strategies.base import Strategy
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,7 @@ class Trainer:
         for k in range(done, stage.steps):
             # Ranks agree on the loss denominators and on a stop before any of them computes, so
             # that all write the same checkpoint and none waits for one that has left.
-            step = next(steps)
-            counts = sync_counts(self.accelerator, step.batches, self.stop.received or 0)
+            step, counts = self._next(steps)
             if counts.signal:
                 self._save(strategy)
                 self._settle()
@@ -124,6 +123,23 @@ class Trainer:
             self.watch.step(step.batches, self.job.model.projector)
             self._log_and_save(strategy, index, result, rate)
         strategy.leave()
+
+    def _next(self, steps: Iterator[Step]) -> tuple[Step, Counts]:
+        """The next step and its counts; a rank that cannot read its share ends the run on all."""
+        step: Step | None = None
+        failure: Exception | None = None
+        try:
+            step = next(steps)
+        except Exception as error:  # noqa: BLE001  raised below, once the other ranks know
+            failure = error
+        own = step.batches if step else None
+        counts = sync_counts(self.accelerator, own, self.stop.received or 0)
+        if counts.failed:
+            with together("read a batch"):
+                if failure is not None:
+                    raise failure
+        assert step is not None
+        return step, counts
 
     def _enter_stage(self, index: int, done: int) -> Strategy:
         """Prepare stage `index`; a resumed run restores its state after `done` steps."""

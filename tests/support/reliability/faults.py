@@ -355,7 +355,11 @@ FAULTS = (
                 "train/trainer/test_resume",
                 "a_process_that_reads_another_checkpoint_of_the_name_refuses",
             ),
-            *tests("train/trainer/test_torchrun", "a_rank_that_lacks_the_checkpoint_ends_the_run"),
+            *tests(
+                "train/trainer/test_torchrun",
+                "a_rank_that_lacks_the_checkpoint_ends_the_run",
+                "a_rank_that_cannot_read_its_share_ends_the_run",
+            ),
             *tests(
                 "train/runs/test_two_machines",
                 "a_run_that_one_process_does_not_see_is_refused_by_all",

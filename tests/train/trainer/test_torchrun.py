@@ -82,3 +82,13 @@ def test_a_rank_that_lacks_the_checkpoint_ends_the_run(whole: list[float], tmp_p
     assert done.returncode == 0, done.stderr
     assert losses(here / "run") == pytest.approx(whole, abs=1e-6)
     assert not (there / "run/checkpoints/step-00000007").exists()  # only the first rank writes
+
+
+@pytest.mark.timeout(900)
+def test_a_rank_that_cannot_read_its_share_ends_the_run(tmp_path: Path) -> None:
+    """Both know which one, before either of them waits in the backward pass."""
+    lost = torchrun(tmp_path / "run", 2, "--lose-at", "2", "--die-rank", "1")
+    assert lost.returncode != 0
+    assert "svp: process 1 (on " in lost.stderr
+    assert "): the row of step 2 is lost" in lost.stderr
+    assert len(losses(tmp_path / "run")) == 2
