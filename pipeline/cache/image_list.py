@@ -167,8 +167,10 @@ class Images(Sequence[PlanImage]):
             make_folder(path.parent, cache)
             tail = crc32c(data).to_bytes(CRC_BYTES, "little")
             write_temp(path, [data, tail], label="images").commit()
-            for folder in (path.parent, path.parents[1], path.parents[2], path.parents[3]):
+            for folder in path.parents:
                 sync_folder(folder)
+                if folder == cache:
+                    break
 
     @classmethod
     def load(cls, cache: Path, header: Mapping[str, Any]) -> "Images":

@@ -63,12 +63,16 @@ class CachePrice:
 
     cost   beside the caches before it, whose layers and rows are taken over
     alone  of this cache made by itself
+    sam    what prompts SAM: the recipe of the superpixels, "" for none
+    cut    photographs whose superpixels are made for it, named apart
     """
 
     command: str
     cost: Estimate
     counted: bool
     alone: Estimate
+    sam: str
+    cut: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -285,10 +289,12 @@ class _Ledger:
         names = paths if paths is not None else {f"{dataset} {split} {i}" for i in range(images)}
         plan = priced_plan(replace(asked, dataset=None, root=None, out=None))
         lent: dict[str, int] = {}
+        new: set[str] = set()
         linked: list[str] = []
         for layer in plan.layers:
             have = self._made.setdefault(layer.recipe_id, set())
             lent[layer.kind] = len(names & have)
+            new = names - have if layer.kind == "superpixels" else new
             if (listed := (layer.recipe_id, frozenset(names))) in self._lists:
                 linked.append(layer.kind)
             self._lists[listed] = None
@@ -298,7 +304,8 @@ class _Ledger:
             estimate(plan, images, device=request.gpu, workers=workers, lent=a, linked=b)
             for a, b in ((lent, linked), ({}, ()))
         )
-        return CachePrice(shlex.join(words), cost, paths is not None, alone)
+        sam = plan.layer("superpixels").recipe_id if plan.recipe.superpixels.prompts_sam else ""
+        return CachePrice(shlex.join(words), cost, paths is not None, alone, sam, frozenset(new))
 
 
 def _paths(request: ReproduceRequest, dataset: str, split: str) -> set[str] | None:
