@@ -2,9 +2,10 @@
 
 `python -m support.races --place s3://tests/races --races 1000` (an object server of its own unless
 AWS_ENDPOINT_URL is set) or `--place folder`. Three processes compute the same shard, each with bytes
-of its own; in half of the races one of them stops somewhere, as a killed one does. A race is sound
-if there is no manifest, or if every file is the one that the manifest names. Where there is none, a
-fourth writer clears the leftovers and commits.
+of its own; in half of the races one of them stops somewhere, as a killed one does, and in half each
+writes the files in an order of its own, so that none may win all of them. A race is sound if there
+is no manifest, or if every file is the one that the manifest names. Where there is none, a fourth
+writer clears the leftovers and commits.
 """
 
 import argparse
@@ -53,8 +54,8 @@ def write(store: Store, race: int, writer: int, stop: int | None) -> str:
     shard, who = store.sub(f"r{race}"), f"node{writer}, GPU kind {writer}"
     entries = {}
     try:
-        for number in range(FILES):
-            if stop == number:
+        for done, number in enumerate(order(race, writer)):
+            if stop == done:
                 return "stopped"
             data = bytes([writer]) * (SIZE + number)
             entries[f"array{number}/c/0"] = shard.create(f"array{number}/c/0", [data], who=who).xxh3
@@ -78,6 +79,14 @@ def sound(store: Store, race: int) -> bool | None:
         xxhash.xxh3_64_hexdigest(shard.read(key, 1 << 20)) == digest
         for key, digest in entries.items()
     )
+
+
+def order(race: int, writer: int) -> list[int]:
+    """Files in the order in which a writer makes them."""
+    files = list(range(FILES))
+    if race // 2 % 2:
+        random.Random(race * WRITERS + writer).shuffle(files)
+    return files
 
 
 def stops(race: int) -> tuple[int, int] | None:

@@ -140,14 +140,18 @@ CACHE_FAULTS = (
         "C24",
         "an object service that answers 5xx, late, slowly, in part or not at all, or loses answers",
         "requests are repeated and nothing is lost; a service that stays away is one clear error",
-        tests(
-            "pipeline/store/test_object",
-            "nothing_is_lost_by_passing_faults",
-            "a_request_that_hangs_is_asked_again",
-            "a_service_that_stays_away_is_one_clear_error",
-            "a_server_that_is_not_there",
-            "a_listing_survives_faults_between_its_pages",
-            "a_service_without_create_is_refused",
+        (
+            *tests("pipeline/store/test_store_machine", "object"),
+            *tests(
+                "pipeline/store/test_object",
+                "a_replacement_whose_answer_was_lost_is_one",
+                "nothing_is_lost_by_passing_faults",
+                "a_request_that_hangs_is_asked_again",
+                "a_service_that_stays_away_is_one_clear_error",
+                "a_server_that_is_not_there",
+                "a_listing_survives_faults_between_its_pages",
+                "a_service_without_create_is_refused",
+            ),
         ),
     ),
     Row(
@@ -166,14 +170,17 @@ CACHE_FAULTS = (
         "C26",
         "a writer killed while it makes a file; a file system without hard links, space or locks",
         "the file is whole or absent, durable on return; a leftover is found in one folder; refused in words",
-        tests(
-            "pipeline/store/test_folder",
-            "killed_anywhere_a_file_is_whole_or_absent",
-            "file_and_folders_are_durable_on_return",
-            "without_hard_links_a_rename_that_does_not_replace",
-            "without_either_it_is_refused",
-            "another_file_system_below_is_refused",
-            "a_full_disk_leaves_nothing",
+        (
+            *tests("pipeline/store/test_store_machine", "folder"),
+            *tests(
+                "pipeline/store/test_folder",
+                "killed_anywhere_a_file_is_whole_or_absent",
+                "file_and_folders_are_durable_on_return",
+                "without_hard_links_a_rename_that_does_not_replace",
+                "without_either_it_is_refused",
+                "another_file_system_below_is_refused",
+                "a_full_disk_leaves_nothing",
+            ),
         ),
     ),
     Row(
