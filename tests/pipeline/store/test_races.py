@@ -22,22 +22,25 @@ def check(found: races.Result) -> None:
     assert found.outcomes.keys() - {"unexplained"} == told
 
 
-def place(kind: str, tmp_path: Path) -> str:
-    return str(tmp_path / "races") if kind == "folder" else f"s3://tests/{uuid.uuid4().hex}"
+def place(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if kind == "folder":
+        return str(tmp_path / "races")
+    request.getfixturevalue("s3")
+    return f"s3://tests/{uuid.uuid4().hex}"
 
 
 @pytest.mark.parametrize("kind", ["folder", "served"])
-def test_races(kind: str, tmp_path: Path, s3: ObjectServer, record_property: Recorder) -> None:
-    record_property("tried", 60)
-    check(races.run(place(kind, tmp_path), 60))
-
-
-def test_races_where_answers_are_lost(
-    tmp_path: Path, s3: ObjectServer, record_property: Recorder
+def test_races(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, record_property: Recorder
 ) -> None:
+    record_property("tried", 60)
+    check(races.run(place(kind, tmp_path, request), 60))
+
+
+def test_races_where_answers_are_lost(s3: ObjectServer, record_property: Recorder) -> None:
     record_property("tried", 30)
     s3.set(lost_rate=0.2, error_rate=0.1, conflict_rate=0.1)
-    found = races.run(place("served", tmp_path), 30)
+    found = races.run(f"s3://tests/{uuid.uuid4().hex}", 30)
     # A writer whose answers were lost finds its own files: "same" is a commit, too.
     found.outcomes["committed"] += found.outcomes.pop("same", 0)
     check(found)
@@ -47,7 +50,7 @@ def test_races_where_answers_are_lost(
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["folder", "served"])
 def test_a_thousand_races(
-    kind: str, tmp_path: Path, s3: ObjectServer, record_property: Recorder
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, record_property: Recorder
 ) -> None:
     record_property("tried", 1000)
-    check(races.run(place(kind, tmp_path), 1000))
+    check(races.run(place(kind, tmp_path, request), 1000))
