@@ -124,9 +124,11 @@ def bench_scale_command(size: str, device: str, probe: int, exact: bool, as_json
     """Estimate the cost of SA-1B and of a billion images."""
     from ..bench.scale import run
     from ..precompute.options import Flags, resolve
+    from ..precompute.purpose import stores
 
     # The weights' values change no cost: random ones stand in for missing files.
     flags = Flags(sam_weights="random", encoder_weights="random")
     fast = ("superpixels.mode=fast", "superpixels.dtype=bfloat16")
-    recipe, _ = resolve(size, None, flags, () if exact else fast, Path())
+    # Caches that can be trained on: with SAM's embeddings.
+    recipe, _ = resolve(size, None, flags, () if exact else fast, Path(), stores("train", "svp"))
     report(run(recipe, device, probe), as_json)

@@ -161,7 +161,8 @@ def estimate(
     return Estimate(
         images=images,
         shards=shards,
-        files=shards * (len(specs) + 2) + len(specs) + 16,
+        # An array's file, a manifest per layer and the log; then the documents of all of them.
+        files=shards * (len(specs) + len(plan.layers) + 1) + len(specs) + 8 * len(plan.layers) + 16,
         bytes=sizes,
         device=calibration.worker if calibration else machine.name,
         workers=workers,
