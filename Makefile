@@ -76,7 +76,7 @@ FAST := tests/contracts/test_cli.py tests/contracts/test_habits.py tests/model/p
 	tests/model/projectors/test_projectors.py tests/pipeline/datasets \
 	tests/pipeline/encoders/test_dinov2.py tests/pipeline/encoders/test_features.py \
 	tests/pipeline/masks tests/pipeline/sam tests/pipeline/superpixels tests/pipeline/weights \
-	tests/train/data/test_order.py tests/train/data/test_loader.py tests/train/test_metrics.py
+	tests/train/data/test_order.py tests/train/test_metrics.py
 
 test-fast: $(READY)   ## under a minute: the core of each package, for while you work
 	$(PYTEST) -m 'not slow and not gpu and not browser' $(FAST)
