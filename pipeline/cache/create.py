@@ -89,7 +89,9 @@ def _join(cache: Path, plan: Plan, view: bool) -> Path:
                 what = f"{layer.folder} is there and made otherwise: use its settings"
             raise _mismatch(cache, owner, plan, what)
     make_folder(cache / VIEWS, cache)
-    path = cache / VIEWS / f"{len(there):04d}-{plan.id[:16]}.json"
+    # Numbered past the newest, also where one between was dropped.
+    last = max((path.name[:4] for path in there if path.parent.name == VIEWS), default="0000")
+    path = cache / VIEWS / f"{int(last) + 1:04d}-{plan.id[:16]}.json"
     plan.save(cache, path)
     return path
 

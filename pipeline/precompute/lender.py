@@ -5,6 +5,7 @@ rows where their image lists differ. A photograph is known by the content of its
 """
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,16 +33,13 @@ class Lender:
 
     def lend(self, image: PlanImage, kinds: Collection[str]) -> dict[str, Any]:
         """Values of `records.ImageRow` by field for an image, of those `kinds` that are there."""
-        row = self._row(image)
-        if row is None:
-            return {}
         found: dict[str, Any] = {}
-        for kind in self.kinds.intersection(kinds):
-            read = getattr(self._reader, "features" if kind == FEATURES else FIELDS[kind])
-            try:
-                found[FIELDS[kind]] = read(row)
-            except CacheError:  # damaged there: computed here
-                continue
+        with suppress(SvpError):  # gone, or no cache any more: computed here
+            row = self._row(image)
+            for kind in self.kinds.intersection(kinds) if row is not None else ():
+                read = getattr(self._reader, "features" if kind == FEATURES else FIELDS[kind])
+                with suppress(CacheError):  # damaged there: computed here
+                    found[FIELDS[kind]] = read(row)
         return found
 
     @cached_property

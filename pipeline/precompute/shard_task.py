@@ -1,9 +1,10 @@
 """Shard task: compute and commit what the layers of one shard lack.
 
 Reading -> superpixels -> patch features -> derived arrays -> store; a step is left out where no
-layer waits for it. A layer's shard is a pure function of (layer, shard number): batches never cross a shard, a bad image leaves its place in the batch empty
-instead of moving the others, and encoder batches are padded to one size, so the same kernels run
-on the same operands however the work was interrupted. Memory is one shard's rows, never more.
+layer waits for it. A layer's shard is a pure function of (layer, shard number): batches never cross
+a shard, a bad image leaves its place in the batch empty instead of moving the others, and encoder
+batches are padded to one size, so the same kernels run on the same operands however the work was
+interrupted. Memory is one shard's rows, never more.
 """
 
 import os
