@@ -69,8 +69,9 @@ def refused(code: int, published: str, *words: str, encoder: str = "random") -> 
     """The one error of an evaluation that ends with `code`."""
     data = () if "--dataset" in words else ("--dataset", "scenes")
     clip = ("--encoder-weights", encoder) if encoder else ()
-    asked = ["--published", published, "--device", "cpu", "--size", "tiny", "--sam-weights", "random",
-             *clip, *data, *words]  # fmt: skip
+    sam = () if "--own-sam" in words else ("--sam-weights", "random")
+    asked = ["--published", published, "--device", "cpu", "--size", "tiny"]
+    asked += [*sam, *clip, *data, *words]
     found = CliRunner().invoke(main, ["eval", *asked])
     text = found.stderr.replace("\n", " ")
     assert found.exit_code == code, text
