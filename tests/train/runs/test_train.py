@@ -160,7 +160,7 @@ def test_dry_run_on_a_cache_tells_tokens_memory_and_time(asked: TrainRequest) ->
     [
         ("model.vision.encoder=dinov2-large", "was made with tiny, view squash, 128 px; the rec"),
         ("model.vision.view=pad", "wants tiny, view pad, 128 px"),
-        ("model.vision.size=140", "svp precompute .*--set features.size=140 --out .*cache-svp`"),
+        ("model.vision.size=140", "svp precompute .*--set features.size=140 --out .*cache`"),
         ("stages.0.trains=[projector]", r"embedding layer is frozen and its \[SEG\] row"),
         ("model.shape.depth=3", "model.shape=.*allowed are vocab, hidden"),
         ("global_batch=3", "micro_batch 2 x accumulation x 1 ranks"),
