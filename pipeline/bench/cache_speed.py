@@ -159,7 +159,7 @@ def _passes(work: Path) -> dict[str, Pass]:
     def zarr_python(rows: Sequence[int], out: NDArray[np.float16]) -> None:
         from zarr import open_array
 
-        array: Any = open_array(work / "cache" / "dino", mode="r")
+        array: Any = open_array(next((work / "cache").glob("features/*/dino")), mode="r")
         for i in rows:
             _touch(array[i])
 
