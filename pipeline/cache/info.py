@@ -63,7 +63,7 @@ class InfoReport(Report):
         ]
         if self.rehearsal:
             lines.insert(1, "made in a rehearsal, with stand-ins for the weights: no real result")
-        lines += [f"plan {show(plan)}" for plan in self.plans]
+        lines += [f"plan {show(plan, 400)}" for plan in self.plans]
         lines += [f"array {name}: {text}" for name, text in self.arrays.items()]
         lines += [f"source {show(name)}: sha256 {value}" for name, value in self.digests.items()]
         lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.quarantined.items())]

@@ -1,7 +1,7 @@
 """`svp cache add`: one more layer for a finished cache; what is there is not computed again."""
 
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,15 @@ from .purpose import Stores, stores
 from .run import PrecomputeReport, RunOptions, precompute
 
 ADDED = (SUPERPIXELS, FEATURES, LAYERS, CLS, SAM)
+ENCODER = ("encoder", "encoder_weights", "second_weights", "features")
+SAMS = ("sam_model", "sam_weights", "mode", "dtype")
+READ: dict[str, tuple[str, ...]] = {  # flags by kind
+    FEATURES: ENCODER,
+    LAYERS: ENCODER,
+    CLS: ENCODER,
+    SAM: SAMS,
+    SUPERPIXELS: (*SAMS, "superpixels", "masks", "preset", "points_per_side", "max_superpixels"),
+}
 UNREAD = {"weights": "random:0"}  # of models that compute nothing here: their files may be gone
 
 
@@ -48,6 +57,7 @@ def add_layer(request: AddRequest) -> PrecomputeReport:
     Raises MissingError for photographs or weights that are not there, PlanMismatchError for a
     layer of that name made otherwise, ConfigError, and what `precompute` raises.
     """
+    _check_read(request)
     plans = all_plans(request.cache)
     root = request.images or image_root_of(request.cache)
     if root is None:
@@ -62,6 +72,17 @@ def add_layer(request: AddRequest) -> PrecomputeReport:
         [ImageRecord(*image[:4]) for image in base.images], base.split, dict(base.digests)
     )
     return precompute(content, recipe, where, request.cache, request.run)
+
+
+def _check_read(request: AddRequest) -> None:
+    """ConfigError for an option that the layer's kind does not read."""
+    if request.run.limit is not None:
+        raise ConfigError("--limit: a layer is made for all images of its cache: leave it out")
+    for name, value in asdict(request.flags).items():
+        if value is not None and name not in READ[request.kind]:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is not read when {request.kind} are added: leave it out"
+            )
 
 
 def _resolved(base: Plan, request: AddRequest, root: Path) -> tuple[Recipe, LocalPaths]:

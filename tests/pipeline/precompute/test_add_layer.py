@@ -140,6 +140,10 @@ def test_what_cannot_be_added_is_refused(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanMismatchError, match=r"features/tiny-128 is there and made otherwise"):
         dtype = ("features.dtype=bfloat16",)
         add_layer(AddRequest(cache=out, kind="features", overrides=dtype, run=run))
+    with pytest.raises(ConfigError, match="--superpixels is not read when cls are added"):
+        add_layer(AddRequest(cache=out, kind="cls", flags=Flags(superpixels="slic"), run=run))
+    with pytest.raises(ConfigError, match="--limit"):
+        add_layer(AddRequest(cache=out, kind="cls", run=RunOptions(workers=0, limit=3)))
     with pytest.raises(MissingError, match="--images"):
         (out / "logs" / "places.json").unlink()
         add_layer(AddRequest(cache=out, kind="cls", run=run))
