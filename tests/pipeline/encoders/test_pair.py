@@ -71,7 +71,7 @@ def test_named_on_the_command_line_and_priced() -> None:
         both.model_copy(update={"features": both.features.model_copy(update={"second": None})})
     )
     plan = sized_plan(both)
-    assert (plan.layers, one.layers) == (2, 1)
+    assert (plan.blocks, one.blocks) == (2, 1)
     assert tflop(plan)["features"] == pytest.approx(0.386 + 0.382)
     assert tflop(one)["features"] == pytest.approx(0.386)
 
