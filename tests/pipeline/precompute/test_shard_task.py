@@ -195,7 +195,7 @@ def test_measuring_ends_in_time_with_what_it_has(
     assert "measuring: 2 images after 8 s" in logged.messages
 
 
-@pytest.mark.parametrize(("opening", "left"), [(0, 12), (10, 6), (60, 4)])
+@pytest.mark.parametrize(("opening", "left"), [(0, 12), (10, 5), (60, 4)])
 def test_a_dry_run_that_measured_nothing_computes_its_price(
     opening: int,
     left: int,
