@@ -95,7 +95,8 @@ def eval_command(
 ) -> None:
     """Evaluate a model on one or more splits: gIoU, cIoU and P@k, beside the paper's."""
     from ..options import TrainFlags
-    from ..runs.evaluate import EvalRequest, default_split, report_command
+    from ..runs.eval_caches import default_split
+    from ..runs.evaluate import EvalRequest, report_command
     from ..runs.evaluate import eval_command as run
     from ..runs.inputs import DataRequest
 

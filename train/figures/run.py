@@ -13,7 +13,8 @@ from ...pipeline.process import pick_device
 from ..evaluation.load_trained import data_of_run, find_trained, newest_run, open_trained
 from ..evaluation.results import Results, read_results
 from ..options import TrainFlags
-from ..runs.evaluate import EvalRequest, data_for, default_split, eval_command, free_name
+from ..runs.eval_caches import data_for, default_split
+from ..runs.evaluate import EvalRequest, eval_command, free_name
 from ..runs.inputs import DataRequest
 from ..runs.newest_cache import find_cache
 from ..trainer.run_folder import CHECKPOINTS

@@ -9,20 +9,18 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...model.pretrained.config import is_export
 from ...pipeline.browse.page_kit import check_replaceable
-from ...pipeline.cache.reader import CacheReader, RowReader
+from ...pipeline.cache.reader import RowReader
 from ...pipeline.display import counted, show
-from ...pipeline.errors import CacheError, ConfigError, MissingError, SvpError
+from ...pipeline.errors import CacheError, ConfigError, SvpError
 from ...pipeline.io.atomic import check_writable
-from ...pipeline.precompute.planner import Content
 from ...pipeline.process import pick_device
 from ...pipeline.records import Expression
-from ..cli_defaults import DATA, cache_of
+from ..cli_defaults import DATA
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
@@ -34,7 +32,6 @@ from ..evaluation.load_trained import (
     find_trained,
     newest_run,
     open_trained,
-    require_fit,
     results_of,
 )
 from ..evaluation.page.page import write_page
@@ -43,22 +40,20 @@ from ..evaluation.published_models import Published
 from ..evaluation.results import Results, collect, read_header, read_results, write_results
 from ..evaluation.summary import EvalReport, joined, summarise
 from ..evaluation.trained import Trained
-from ..evaluation.unseen import Encoders, live_readers
 from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
 from ..factory import require_cache
 from ..trainer.prepare import join_group, make_process_state
 from ..trainer.resume import agreed_checkpoint, named_checkpoint
-from ..trainer.run_data import RunData, split_to_score
+from ..trainer.run_data import RunData
+from .eval_caches import data_for, live_photographs, open_caches
 from .eval_request import EvalRequest
 from .eval_split import Split, header_of, open_split
-from .inputs import ALL, DataRequest, open_reader, source_of
-from .newest_cache import newest_cache, over, recorded, require_images
+from .newest_cache import require_images
 
 log = logging.getLogger(__name__)
 
-__all__ = ["EvalRequest", "data_for", "default_split", "eval_command", "free_name",
-           "open_caches", "report_command"]  # fmt: skip
+__all__ = ["EvalRequest", "eval_command", "free_name", "report_command"]
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -87,7 +82,7 @@ def eval_command(request: EvalRequest) -> EvalReport:
     with tempfile.TemporaryDirectory() as scratch:
         if isinstance(found, Published) and not request.caches:
             with together("photographs"):
-                readers = _live(request, found, Path(scratch))
+                readers = live_photographs(request, found, Path(scratch))
             return _eval(replace(request, bounds=False), found, readers)
         with together("caches"):
             known = data_of_run(found)
@@ -103,38 +98,6 @@ def _same_model(request: EvalRequest) -> Found:
     found = agreed_checkpoint(lambda: named_checkpoint(asked or newest_run(request.runs)))
     assert found is not None
     return found
-
-
-def _live(
-    request: EvalRequest, found: Published, scratch: Path
-) -> dict[str, tuple[RowReader, ...]]:
-    """The photographs of each split, seen as a published model sees them."""
-    device = pick_device(request.device)
-    encoders = Encoders(
-        device=device,
-        own_sam=request.own_sam,
-        sam=request.sam_weights,
-        encoder=request.encoder_weights,
-    )
-    if request.data.dataset is None and not DATA.exists():
-        raise ConfigError(
-            "--published without caches reads photographs, expressions and masks: name them with "
-            "--dataset (refcoco with --root FOLDER, a JSONL or parquet file, a folder of `svp data "
-            "synth`), or caches with --from-cache"
-        )
-    splits = {}
-    for name in request.splits:
-        source = source_of(request.data, None, name)
-        if not source.sentences:
-            raise ConfigError(
-                f"{show(request.data.dataset or source.name)}, split {show(name)}: photographs "
-                "without expressions: there is nothing to evaluate. It takes image, expression and "
-                "mask: JSONL, REFER or parquet (docs/data.md)"
-            )
-        splits[name] = (Content(source.images, name, source.sha256), source.image_root)
-    return {
-        name: (reader,) for name, reader in live_readers(found, splits, scratch, encoders).items()
-    }
 
 
 def _eval(
@@ -190,20 +153,6 @@ def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
 def _page_folder(results: Path) -> Path:
     """Page folder of a result file: beside it, also if its name has no suffix."""
     return results.with_suffix("") if results.suffix else results.with_name(f"{results.name}-page")
-
-
-def data_for(
-    asked: DataRequest, split: str, readers: Sequence[RowReader], known: RunData | None
-) -> DataRequest:
-    """Data of the request, else of the caches, else of the run."""
-    if asked.dataset is not None:
-        return asked
-    made = {recorded(reader.path) for reader in readers} - {None}
-    if len(made) == 1 and (only := made.pop()) is not None:
-        return over(only, asked)
-    if known is not None:
-        return over((known.of("" if split == ALL else split) or known.training).request, asked)
-    return asked
 
 
 def _evaluate(
@@ -281,65 +230,6 @@ def report_command(path: Path, page: Path | None = None, images: Path | None = N
         (f"page: {write_page(results, page, images=images).resolve().as_uri()}",) if page else ()
     )
     return EvalReport(results.header, summarise(results), notes)
-
-
-def default_split(
-    caches: Sequence[Path], checkpoint: Path | None, runs: Path, published: str | None
-) -> str:
-    """The split that is evaluated where none is named: that of the caches, else the run's."""
-    splits = {CacheReader(path).plan.split for path in caches}
-    if len(splits) == 1:
-        return splits.pop() or ALL
-    return split_to_score(data_of_run(find_trained(checkpoint, runs, published))) or ALL
-
-
-def _cache_for(split: str, request: EvalRequest, known: RunData | None) -> Path:
-    """The run's own cache of a split, else the newest of its data, else the embedded default's."""
-    mine = known.of("" if split == ALL else split) if known else None
-    if mine and request.data.dataset is None and mine.caches and mine.caches[0].path.is_dir():
-        return mine.caches[0].path
-    dataset = request.data.dataset or (known.training.dataset if known else None)
-    if dataset is not None:
-        return newest_cache("" if split == ALL else split, dataset)
-    return cache_of(split)
-
-
-def open_caches(
-    request: EvalRequest, device: str, found: Found, known: RunData | None = None
-) -> dict[str, tuple[RowReader, ...]]:
-    """The readers of each split, live or not. Raises MissingError, CacheError.
-
-    A cache goes to the split its plan names; one without a split (of a plain folder, of a whole
-    set) goes to every split. A single split takes all caches that are named for it.
-    """
-    paths = request.caches or tuple(
-        Path(decided(f"cache of {split}", lambda: str(_cache_for(split, request, known))))  # noqa: B023
-        for split in request.splits
-    )
-    names = ",".join(request.splits)
-    for path in paths:
-        if not path.is_dir():
-            raise MissingError(
-                f"{show(str(path), 300)}: no such cache: make it with `svp precompute --split "
-                f"{request.splits[0]}`, or name one with --from-cache PATH"
-            )
-    readers = tuple(
-        open_reader(path, request, device, partial(require_fit, found)) for path in paths
-    )
-    if len(request.splits) == 1:
-        return {request.splits[0]: readers}
-    by_split = {
-        split: tuple(reader for reader in readers if reader.plan.split in (split, ""))
-        for split in request.splits
-    }
-    for split, own in by_split.items():
-        if not own:
-            have = ", ".join(f"{show(str(r.path), 200)} is of {r.plan.split}" for r in readers)
-            raise MissingError(
-                f"--split {names}: no cache of {split} is named ({have}): make it with `svp "
-                f"precompute --split {split}`, and name it with --from-cache"
-            )
-    return by_split
 
 
 def free_name(folder: Path, request: EvalRequest, split: str = "") -> Path:
