@@ -43,16 +43,33 @@ def escape(text: str) -> str:
 
 
 def shorten(text: str, limit: int = 120) -> str:
-    """`escape(text)`, cut in the middle to at most `limit` characters.
+    """`escape(text)` without credentials, cut in the middle to at most `limit` characters.
 
     >>> shorten("abcdefghij", 7)
     'abc...j'
     """
+    text = hide_credentials(text)
     safe = escape(text if len(text) <= 2 * limit else text[:limit] + text[-limit:])
     if len(safe) <= limit:
         return safe
     tail = (limit - 3) // 4
     return f"{safe[: limit - 3 - tail]}...{safe[len(safe) - tail :] if tail else ''}"
+
+
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]{0,20}:/{1,2}"  # `Path` makes one slash of two
+_USER = re.compile(_SCHEME + r")[^\s/@:]*:[^\s@]*@")
+_QUERY = re.compile(_SCHEME + r"[^\s?'\"]*\?)[^\s'\"]+")
+
+
+def hide_credentials(text: str) -> str:
+    """`text` without what addresses in it hold before an @ or after a question mark.
+
+    >>> hide_credentials("no s3://key:secret@bucket/a and az://c/x?sig=secret")
+    'no s3://***@bucket/a and az://c/x?***'
+    """
+    if ":/" not in text:
+        return text
+    return _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
 def show(value: object, limit: int = 80) -> str:

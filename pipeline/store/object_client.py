@@ -24,6 +24,12 @@ SCHEMES = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+# Variables for a bucket that anybody may read.
+PUBLIC = {
+    "s3": "AWS_SKIP_SIGNATURE",
+    "gs": "GOOGLE_SKIP_SIGNATURE",
+    "az": "AZURE_SKIP_SIGNATURE",
+}
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})\b")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
@@ -94,9 +100,10 @@ class Fault:
         if self.kind == "missing":
             return missing(where)
         if self.lookup:
+            scheme = where.partition(":")[0]
             return CacheError(
-                f"{place}: no credentials in the environment: set {SCHEMES[where.split(':')[0]]}, "
-                "or AWS_SKIP_SIGNATURE or GOOGLE_SKIP_SIGNATURE to true for a public bucket"
+                f"{place}: no credentials in the environment: set {SCHEMES[scheme]}, "
+                f"or {PUBLIC[scheme]} to true for a public bucket"
             )
         if self.code in _EXPIRED:
             return CacheError(

@@ -30,8 +30,10 @@ def local_copy(address: str | Path, flag: str) -> Path:
     """The file or folder at `address` (s3://bucket/sam.pth) as a path of this machine.
 
     flag  the option that named it, for messages
-    Raises MissingError if nothing is there, CacheError if it cannot be fetched or stored.
+    Raises MissingError if nothing is there, CacheError if it cannot be fetched or stored,
+    ConfigError for an address that is none of an object.
     """
+    open_store(address)  # refuses credentials, of which the parts below would lose the sign
     above, _, name = str(address).rstrip("/").rpartition("/")
     store = open_store(above)
     found = _files(store, name)

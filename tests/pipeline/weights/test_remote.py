@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.object_server import ObjectServer
-from svp.pipeline.errors import CacheError, MissingError
+from svp.pipeline.errors import CacheError, ConfigError, MissingError
 from svp.pipeline.store import open_store, protocol
 from svp.pipeline.weights import remote
 from svp.pipeline.weights.locate import given_weights
@@ -100,6 +100,22 @@ def test_a_file_that_is_replaced_meanwhile_is_refused(
 def test_what_is_not_there_names_option_and_address(bucket: ObjectServer, address: str) -> None:
     with pytest.raises(MissingError, match=f"{FLAG} {address}: no such weight file or folder"):
         given_weights(address, FLAG)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://weights/a/sam.pth?X-Amz-Signature=word", "az://c/sam.pth?sig=word", "s3://weights/x?word/",
+     "s3://key:word@weights/a/sam.pth", "s3://key:word@weights", "memory://key:word@x/sam.pth",
+     "ftp://key:word@host/sam.pth", "s3://weights?word"],
+)  # fmt: skip
+def test_credentials_in_an_address_are_never_shown(
+    bucket: ObjectServer, address: str, logged: pytest.LogCaptureFixture
+) -> None:
+    bucket.set()
+    with pytest.raises((ConfigError, MissingError)) as told:
+        given_weights(address, FLAG)
+    assert "word" not in str(told.value) + logged.text
+    assert bucket.counts() == {}, "nothing is asked for"
 
 
 def test_without_a_home_the_remedy_is_named(
