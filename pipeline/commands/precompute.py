@@ -1,10 +1,12 @@
 """`svp precompute`: compute a cache from images."""
 
+import re
 from dataclasses import fields
 from typing import Any
 
 import click
 
+from ..display import quote
 from ..fetch.sam_specs import SAMS
 from .console import NEW_FOLDER, PATH, as_json, either, overrides, report, several, size_option
 from .data import source_options
@@ -205,20 +207,24 @@ def run_of(options: dict[str, Any]) -> Any:
     return RunOptions(**run, hint=this_command())
 
 
+_WORKERS = re.compile(r"(?:(?P<least>[0-9]{1,6}):)?(?P<most>[0-9]{1,6})")
+_SHARDS = re.compile(r"([0-9]{1,12}):([0-9]{1,12})")
+
+
 def _workers(text: str | None) -> tuple[int | None, int]:
     """Number of workers, None if not given, and the least number to work with."""
     if text is None:
         return None, 1
-    least, colon, most = text.rpartition(":")
-    if not (most.isdigit() and (least.isdigit() or not colon)):
-        raise click.BadParameter(f"{text!r}: want a number, or A:B", param_hint="--workers")
-    return int(most), max(1, int(least or 1))
+    found = _WORKERS.fullmatch(text)
+    if not found or (found["least"] and not int(found["most"])):
+        raise click.BadParameter(f"{quote(text)}: want a number, or A:B", param_hint="--workers")
+    return int(found["most"]), max(1, int(found["least"] or 1))
 
 
 def _shards(text: str | None) -> range | None:
     if text is None:
         return None
-    first, colon, last = text.partition(":")
-    if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise click.BadParameter(f"{text!r}: want A:B with A < B", param_hint="--shards")
-    return range(int(first), int(last))
+    found = _SHARDS.fullmatch(text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise click.BadParameter(f"{quote(text)}: want A:B with A < B", param_hint="--shards")
+    return range(int(found[1]), int(found[2]))

@@ -57,9 +57,9 @@ def check_cluster(options: ExecutorOptions) -> None:
             raise ConfigError(f"{field} requires a Ray cluster: name it with --ray-address")
     if options.device == "cpu" and (share or options.require_gpu):
         raise ConfigError("gpus_per_worker and require_gpu need workers on GPUs: --device cuda")
-    if share is not None and (share <= 0 or (share > 1 and share != int(share))):
+    if share is not None and not (0 < share <= 1 or (share > 1 and float(share).is_integer())):
         raise ConfigError(f"gpus_per_worker={share:g}: need a share of one GPU, or a whole number")
-    if options.worker_timeout_s <= 0:
+    if not options.worker_timeout_s > 0:  # NaN is refused as well
         raise ConfigError(f"worker_timeout={options.worker_timeout_s:g}: need more than 0 seconds")
 
 

@@ -72,6 +72,8 @@ class RunOptions(ExecutorOptions):
     def __post_init__(self) -> None:
         require_executor(self.executor)  # told before anything is read
         check_cluster(self)
+        if self.shard_timeout_s is not None and not self.shard_timeout_s > 0:  # NaN as well
+            raise ConfigError(f"shard_timeout={self.shard_timeout_s:g}: need more than 0 seconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,9 @@ def test_what_is_shipped_is_what_a_wheel_holds(tmp_path: Path) -> None:
     ]
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -152,7 +155,12 @@ def test_what_is_shipped_is_what_a_wheel_holds(tmp_path: Path) -> None:
             "gpus_per_worker=1.5: need a share of one GPU, or a whole number",
         ),
         ({"gpus_per_worker": -1, "ray_address": "auto", "device": "cuda"}, "gpus_per_worker=-1"),
+        ({"gpus_per_worker": 0.0, "ray_address": "auto", "device": "cuda"}, "gpus_per_worker=0"),
+        ({"gpus_per_worker": NAN, "ray_address": "auto", "device": "cuda"}, "gpus_per_worker=nan"),
+        ({"gpus_per_worker": INF, "ray_address": "auto", "device": "cuda"}, "gpus_per_worker=inf"),
         ({"worker_timeout_s": 0}, "worker_timeout=0"),
+        ({"worker_timeout_s": -1.0}, "worker_timeout=-1"),
+        ({"worker_timeout_s": NAN}, "worker_timeout=nan"),
     ],
 )
 def test_what_only_a_cluster_can_do(options: dict[str, object], message: str) -> None:
@@ -169,8 +177,24 @@ def test_a_number_of_workers_or_a_range_on_the_command_line() -> None:
     assert [_workers(text) for text in (None, "0", "4", "8:256")] == [
         (None, 1), (0, 1), (4, 1), (256, 8)
     ]  # fmt: skip
-    for text in ("a", "4:", ":4", "-1", "1:2:3", "2.5", "8:4x"):
+    for text in ("a", "4:", ":4", ":", "-1", "1:2:3", "2.5", "8:4x", "0:0", "²", "1:²", "٣",
+                 "9" * 5000):  # fmt: skip
         said = CliRunner().invoke(main, ["precompute", "x", "--workers", text])
         assert said.exit_code == 2 and "want a number, or A:B" in said.output, said.output
     said = CliRunner().invoke(main, ["precompute", "x", "--workers", "2:8"])
     assert said.exit_code == 2 and "a range is for a cluster" in said.output
+
+
+def test_shards_are_two_plain_numbers() -> None:
+    from svp.pipeline.commands.precompute import _shards
+
+    assert [_shards(text) for text in (None, "0:3", "10:12")] == [None, range(3), range(10, 12)]
+    for text in ("3", "3:3", "3:2", ":", "1:", "-1:2", "1:²", "0:" + "9" * 5000):
+        said = CliRunner().invoke(main, ["precompute", "x", "--shards", text])
+        assert said.exit_code == 2 and "want A:B with A < B" in said.output, said.output
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_a_time_limit_of_a_shard_is_more_than_nothing(seconds: str) -> None:
+    said = CliRunner().invoke(main, ["precompute", "x", "--shard-timeout", seconds])
+    assert said.exit_code == 2 and f"shard_timeout={seconds}: need more than 0" in said.output
