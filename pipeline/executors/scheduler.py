@@ -120,6 +120,7 @@ class Scheduler:
         self.resting: dict[int, float] = {}  # worker -> when it is started again
         self.out: set[int] = set()
         self.leaving: set[int] = set()  # workers that are to end with their job
+        self.stopped: set[int] = set()  # by an earlier event of the same round: later ones are old
         self.places: dict[int, str] = {}  # worker -> where it was ready last
         self.failures: Counter[str] = Counter()  # place -> jobs in a row
         self.starts = FalseStarts(clock)
@@ -140,8 +141,10 @@ class Scheduler:
         while self.queue or self.busy:
             self._start_workers()
             self._dispatch()
+            self.stopped.clear()
             for event in self.pool.wait(TICK_S):
-                yield from self._handle(event)
+                if event.worker not in self.stopped:
+                    yield from self._handle(event)
             yield from self._stop_hung_workers()
             self._require_workers()
             yield Tick()
@@ -162,10 +165,14 @@ class Scheduler:
         self.pool.start(worker)
 
     def _restart(self, worker: int) -> None:
+        self._stop(worker)
+        self._start(worker)
+
+    def _stop(self, worker: int) -> None:
         self.idle.discard(worker)
         self.leaving.discard(worker)
+        self.stopped.add(worker)
         self.pool.stop(worker)
-        self._start(worker)
 
     def _leave(self, worker: int) -> None:
         """Let the worker finish what it has, then start it again in another place."""
@@ -300,9 +307,7 @@ class Scheduler:
         """Let the worker rest; leave it or its place out where none gets ready."""
         worker, place, cause = event.worker, _place(event), in_short(event.detail)
         assert worker is not None
-        self.idle.discard(worker)
-        self.leaving.discard(worker)
-        self.pool.stop(worker)
+        self._stop(worker)
         known = place in self.starts.left_out
         # Of a cluster's worker that was nowhere yet, no machine is to blame.
         somewhere = bool(event.place) or not self.pool.elastic

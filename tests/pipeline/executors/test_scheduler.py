@@ -12,6 +12,7 @@ from svp.pipeline.errors import CacheError, MissingError
 from svp.pipeline.executors import Event, Job
 from svp.pipeline.executors.base import (
     Abandoned,
+    BatchDone,
     Died,
     Done,
     Draining,
@@ -249,6 +250,24 @@ def test_a_draining_machine_gets_nothing_new_and_keeps_what_it_has() -> None:
     assert not of(Failed, events), "the job under way was finished there"
     assert max(when for when, place, _ in cluster.given if place == "spot") < 4.0
     assert [e.place for e in of(Draining, events)] == ["spot"]
+
+
+@pytest.mark.parametrize("load", [Ready, broken])
+def test_a_machine_drains_while_a_worker_loads_its_models(load: Callable[..., Event]) -> None:
+    """One round may bring that and how the loading ended: the worker is stopped by then."""
+
+    def drain(one: Cluster) -> None:
+        one.drain("spot")
+        worker = next(worker for worker, place in one.where.items() if place == "spot")
+        one.events.append(load(worker=worker, place="spot"))
+
+    slow = Machine(load=lambda worker, place: BatchDone(worker=worker, place=place))
+    cluster = Cluster({"stays": Machine(), "spot": slow}, size=2)
+    cluster.plan = [(2.0, drain), (4.0, lambda one: one.machines.update(new=Machine()))]
+    events = run(cluster)
+    assert sorted(e.shard for e in of(Done, events)) == list(range(12))
+    assert not of(FalseStart, events)
+    assert [place for _, _, place in cluster.starts] == ["stays", "spot", "new"]
 
 
 def test_a_job_lost_with_its_machine_is_no_attempt() -> None:
