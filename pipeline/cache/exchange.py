@@ -1,12 +1,12 @@
 """Take layers of caches apart and together: reuse, drop, copy.
 
-A layer is equal in every cache whose image list and settings are equal, byte for byte, so it is
-linked from where it lies (copied over file systems) instead of being computed again.
+A layer is equal in every cache whose image list, settings and code are equal, byte for byte, so it
+is linked from where it lies (copied over file systems) instead of being computed again.
 """
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +17,20 @@ from ..io.atomic import make_folder, sync_folder, write_file, writing
 from ..io.paths import refuse_links
 from .create import create_cache
 from .index import finalize, is_complete
-from .layers import CLS, LAYERS, SAM, Layer
-from .layout import LAYER, LOGS, PLAN, VIEWS, manifest_path, shard_path
+from .layers import CLS, KINDS, LAYERS, SAM, Layer
+from .layout import LAYER, PLAN, VIEWS, manifest_path, shard_path
+from .made_by import note_code, same_code, shared_kinds
 from .manifest import (
+    FileEntry,
     Manifest,
     committed_shards,
     damaged_files,
     read_committed,
     read_manifest,
 )
+from .places import copy_places
 from .plan import Plan, all_plans
+from .schema import ArraySpec
 from .verify import file_digest, layers_in
 
 OPTIONAL = (LAYERS, CLS, SAM)  # kinds that a plan can do without
@@ -35,18 +39,26 @@ OPTIONAL = (LAYERS, CLS, SAM)  # kinds that a plan can do without
 def reuse(cache: Path, plan: Plan, others: Iterable[Path]) -> dict[str, Path]:
     """Bring what other caches have of the plan's layers into `cache`; safe to repeat.
 
-    The cache must have been created. Every file that is brought is compared with its manifest.
-    Returns the cache that each layer with new shards came from, by the layer's folder.
+    The cache must have been created. Only layers that the same code made are taken, and of them no
+    shard with a quarantined image: that image is tried again here. Every file that is brought is
+    compared with its manifest. Returns the cache that each layer with new shards came from, by the
+    layer's folder.
     """
     came: dict[str, Path] = {}
-    wanted = {layer.id: layer for layer in plan.layers}
+    kinds = shared_kinds(plan.recipe, [layer.kind for layer in plan.layers])
+    wanted = {layer.id: layer for layer in plan.layers if layer.kind in kinds}
     for other in others:
         for found in _layers_of(other, wanted):
             lacking = set(range(found.num_shards)) - set(committed_shards(cache, found))
-            for shard in sorted(lacking & set(committed_shards(other, found))):
+            shards = lacking & set(committed_shards(other, found))
+            if not shards or not same_code(other, found):
+                continue
+            note_code(cache, [found])
+            for shard in sorted(shards):
                 with suppress(CacheError):  # damaged there: computed here
-                    _bring(other, cache, found, shard)
-                    came.setdefault(found.folder, other)
+                    if not read_manifest(other, found, shard).bad:
+                        _bring(other, cache, found, shard)
+                        came.setdefault(found.folder, other)
     return came
 
 
@@ -77,12 +89,9 @@ def copy_cache(cache: Path, out: Path, kinds: Sequence[str] = ()) -> Plan:
     kept = without(plan, [kind for kind in have if kinds and kind not in kinds])
     create_cache(out, kept)
     for layer in kept.layers:
-        for shard in range(layer.num_shards):
-            if shard not in committed_shards(out, layer):
-                _bring(cache, out, layer, shard, link=False)
-    places = cache / LOGS / "places.json"
-    if places.is_file():
-        write_file(out / LOGS / places.name, places.read_bytes(), label="places")
+        for shard in sorted(set(range(layer.num_shards)) - set(committed_shards(out, layer))):
+            _bring(cache, out, layer, shard, link=False)
+    copy_places(cache, out)
     finalize(out, kept, read_committed(out, kept))
     return kept
 
@@ -97,6 +106,8 @@ def drop_layers(cache: Path, named: Sequence[str]) -> list[str]:
     """
     plans = all_plans(cache)
     folders = {layer.folder: layer.kind for plan in plans.values() for layer in plan.layers}
+    # What an interrupted drop has left is no plan's any more, but lies there.
+    folders |= {f"{kind}/{path.name}": kind for kind in KINDS for path in (cache / kind).glob("*/")}
     doomed = {folder for folder, kind in folders.items() if folder in named or kind in named}
     for name in named:
         if name not in folders and name not in folders.values():
@@ -107,11 +118,11 @@ def drop_layers(cache: Path, named: Sequence[str]) -> list[str]:
     left = {path: plan for path, plan in plans.items() if not _reads(plan, doomed)}
     main = cache / PLAN
     if main not in left:
-        heir = next(iter(left.values()), None)
+        view, heir = next(iter(left.items()), (main, None))
         if heir is None:
-            kinds = [folders[folder] for folder in doomed]
-            heir = without(plans[main], kinds)
+            heir = without(plans[main], [folders[folder] for folder in doomed])
         heir.save(cache)
+        left.pop(view, None)  # it is plan.json now
     for path in plans:
         if path != main and path not in left:
             path.unlink()
@@ -163,23 +174,43 @@ def _bring(source: Path, cache: Path, layer: Layer, shard: int, *, link: bool = 
     manifest: Manifest = read_manifest(source, layer, shard)
     if bad := [*damaged_files(source, layer, manifest)]:
         raise CacheError(f"{show(str(source), 300)}: {layer.folder}: {bad[0]} of shard {shard}")
-    folders: set[Path] = set()
-    for spec in layer.arrays:
-        old, new = shard_path(source, spec, shard), shard_path(cache, spec, shard)
-        refuse_links(source, old)
-        if file_digest(old) != manifest.files[spec.name].xxh3:
-            raise CacheError(f"{show(str(old), 300)}: bytes differ from the manifest's xxh3_64")
-        make_folder(new.parent, cache)
-        place_file(old, new, link=link)
-        folders |= {new.parents[level] for level in range(len(spec.row) + 4)}
-    for folder in sorted(folders):
-        sync_folder(folder)
+    sources = {spec: shard_path(source, spec, shard) for spec in layer.arrays}
+    place_files(source, sources, manifest.files, cache, shard, link=link)
     path = manifest_path(cache, layer.folder, shard)
     make_folder(path.parent, cache)
     write_file(path, manifest.data(), label=f"manifest-{layer.kind}", shard=shard)
 
 
-def place_file(old: Path, new: Path, *, link: bool = True) -> None:
+def place_files(
+    source: Path,
+    files: Mapping[ArraySpec, Path],
+    wanted: Mapping[str, FileEntry],
+    cache: Path,
+    shard: int,
+    *,
+    link: bool = True,
+) -> None:
+    """Shard files from below `source` in their places in `cache`, durable on return.
+
+    files   by array; each is compared with the entry of its name in `wanted`
+    link    True: links where the file system can, else copies
+
+    Raises CacheError if a file is missing, a symbolic link, or has other bytes.
+    """
+    folders: set[Path] = set()
+    for spec, old in files.items():
+        refuse_links(source, old)
+        if not old.is_file() or file_digest(old) != wanted[spec.name].xxh3:
+            raise CacheError(f"{show(str(old), 300)}: bytes differ from the manifest's xxh3_64")
+        new = shard_path(cache, spec, shard)
+        make_folder(new.parent, cache)
+        _place(old, new, link)
+        folders |= {new.parents[level] for level in range(len(spec.row) + 4)}
+    for folder in sorted(folders):
+        sync_folder(folder)
+
+
+def _place(old: Path, new: Path, link: bool) -> None:
     """`new` with the bytes of `old`: a link where the file system can, else a copy."""
     temp = new.with_name(f"{new.name}.bring-{os.getpid()}.partial")
     with writing(new):

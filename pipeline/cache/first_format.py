@@ -15,19 +15,18 @@ from pydantic import Field, JsonValue
 
 from ..display import Report, counted, show
 from ..errors import CacheError, ConfigError, MissingError
-from ..io.atomic import make_folder, sync_folder, write_file
+from ..io.atomic import make_folder, write_file
 from ..io.json_files import JsonFile, parse_checked, read_bounded
-from ..io.paths import refuse_links
 from ..recipe import parse_recipe
 from .create import create_cache
-from .exchange import place_file
+from .exchange import place_files
 from .image_list import Images, PlanImage
 from .index import finalize
 from .layers import SUPERPIXELS, Layer
-from .layout import LOGS, MANIFESTS, PLAN, manifest_path, shard_path
+from .layout import MANIFESTS, PLAN, manifest_path
 from .manifest import FileEntry, Manifest, missing_shards, read_committed
-from .plan import Plan
-from .verify import file_digest
+from .places import copy_places
+from .plan import Plan, is_first_format
 
 MAX_PLAN_BYTES = 2 << 30
 MAX_MANIFEST_BYTES = 64 << 20
@@ -121,7 +120,7 @@ def convert(cache: Path, out: Path) -> ConvertReport:
     if cache.resolve() == out.resolve():
         raise ConfigError(f"--out {show(str(out), 300)}: is the old cache: name another folder")
     data = read_bounded(path, MAX_PLAN_BYTES)
-    if b'"schema_version":2' in data[-4096:] or b'"schema_version":2' in data[:65_536]:
+    if not is_first_format(data):
         raise ConfigError(f"{show(str(cache), 300)}: has the present format already")
     plan = _plan(parse_checked(_OldPlan, data, path), path)
     before = hashlib.sha256(data).hexdigest()
@@ -136,9 +135,7 @@ def convert(cache: Path, out: Path) -> ConvertReport:
             shards += 1
         except CacheError as error:
             damaged[shard] = str(error)
-    places = cache / LOGS / "places.json"
-    if places.is_file():
-        write_file(out / LOGS / places.name, places.read_bytes(), label="places")
+    copy_places(cache, out)
     committed = read_committed(out, plan)
     complete = not missing_shards(out, plan, committed)
     if complete:
@@ -154,14 +151,7 @@ def _plan(old: _OldPlan, path: Path) -> Plan:
         return Plan(
             recipe=parse_recipe(old.recipe, "recipe"),
             images=Images.of(map(PlanImage._make, zip(*columns, strict=True))),
-            grid=old.grid,
-            channels=old.channels,
-            sspe=old.sspe,
-            rle_bytes=old.rle_bytes,
-            sam=old.sam,
-            split=old.split,
-            digests=old.digests,
-            shard_size=old.shard_size,
+            **old.model_dump(exclude={"schema_version", "recipe", "images"}),
         )
     except ConfigError as error:
         raise CacheError(f"{show(str(path), 300)}: damaged: {error}") from None
@@ -169,18 +159,11 @@ def _plan(old: _OldPlan, path: Path) -> Plan:
 
 def _convert_shard(cache: Path, before: str, out: Path, plan: Plan, shard: int) -> None:
     old = _read_old(cache, before, plan, shard)
-    folders: set[Path] = set()
-    for spec in plan.arrays:
-        source = cache.joinpath(spec.name, "c", str(shard), *["0"] * len(spec.row))
-        refuse_links(cache, source)
-        if not source.is_file() or file_digest(source) != old.files[spec.name].xxh3:
-            raise CacheError(f"{show(str(source), 300)}: bytes differ from the manifest's xxh3_64")
-        target = shard_path(out, spec, shard)
-        make_folder(target.parent, out)
-        place_file(source, target)
-        folders |= {target.parents[level] for level in range(len(spec.row) + 4)}
-    for folder in sorted(folders):
-        sync_folder(folder)
+    sources = {
+        spec: cache.joinpath(spec.name, "c", str(shard), *["0"] * len(spec.row))
+        for spec in plan.arrays
+    }
+    place_files(cache, sources, old.files, out, shard)
     for layer in plan.layers:
         target = manifest_path(out, layer.folder, shard)
         make_folder(target.parent, out)

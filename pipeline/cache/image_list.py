@@ -23,13 +23,10 @@ from ..errors import CacheError, ConfigError
 from ..io.atomic import make_folder, sync_folder, write_temp
 from ..io.binary import crc32c
 from ..io.json_files import canonical
+from .image_checks import MAX_SIDE, check_columns, release
 
 IMAGES = "images"
-MAX_IMAGES = 1 << 31
-MAX_SIDE = 1_000_000
-MAX_PATH_BYTES = 16_384
 BLOCK = 4096  # images made into objects at a time
-CHECKED = 1 << 16  # images whose paths are checked at a time
 HASHED = 1 << 25  # bytes hashed at a time
 CRC_BYTES = 4
 
@@ -73,7 +70,7 @@ class Images(Sequence[PlanImage]):
         self.id, self.hw = self.columns["id"], self.columns["hw"]
         self.bytes, self.xxh3 = self.columns["bytes"], self.columns["xxh3"]
         self._ends, self._paths = self.columns["ends"], self.columns["paths"]
-        _check(self)
+        check_columns(self.columns)
 
     @classmethod
     def of(cls, images: Iterable[PlanImage]) -> "Images":
@@ -195,7 +192,7 @@ class Images(Sequence[PlanImage]):
             raise CacheError(f"{show(str(cache), 300)}: damaged: {error}") from None
         found.__dict__["header"], found.__dict__["digest"] = dict(header), digest
         for column in columns.values():
-            _release(column)
+            release(column)
         return found
 
     def _made(self, first: int, last: int) -> Iterator[PlanImage]:
@@ -280,78 +277,5 @@ def _digests(data: NDArray[np.uint8]) -> tuple[str, int]:
         block = data[start : start + HASHED]
         digest.update(block.data)
         crc = crc32c(block, crc)
-        _release(data)
+        release(data)
     return digest.hexdigest(), crc
-
-
-def _release(column: NDArray[Any]) -> None:
-    """Let go of a mapped column's pages, which were read for a check; the system has them still."""
-    base: Any = column
-    while isinstance(base, np.ndarray):
-        base = base.base
-    owner = base.obj if isinstance(base, memoryview) else base
-    if isinstance(owner, mmap.mmap):
-        owner.madvise(mmap.MADV_DONTNEED)
-
-
-def _check(images: Images) -> None:
-    """Raise ConfigError unless ids are unique and paths relative and plain."""
-    count = len(images)
-    if count > MAX_IMAGES:
-        raise ConfigError(f"plan images: {count:,}, at most {MAX_IMAGES:,}")
-    rising = count < 2 or bool((images.id[1:] > images.id[:-1]).all())
-    if not rising and len(np.unique(images.id)) != count:
-        raise ConfigError("plan images: an image id occurs twice")
-    for column, most in ((images.id, None), (images.bytes, None), (images.hw, MAX_SIDE)):
-        if count and (column.min() < 0 or (most is not None and column.max() > most)):
-            raise ConfigError("plan images: ids, sizes and bytes must be >= 0")
-        _release(column)
-    ends, paths = images.columns["ends"], images.columns["paths"]
-    if int(ends[-1] if count else 0) != len(paths):
-        raise ConfigError("plan images: paths are not as long as they say")
-    start = 0
-    for first in range(0, count, CHECKED):
-        last = min(first + CHECKED, count)
-        block = ends[first:last].astype(np.int64)
-        sizes = np.diff(block, prepend=start)
-        if sizes.min() < 1 or sizes.max() > MAX_PATH_BYTES:
-            raise ConfigError("plan images: paths must be 1 to 16,384 bytes each")
-        _check_paths(paths[start : block[-1]], block - start)
-        _release(paths)
-        _release(ends)
-        start = int(block[-1])
-
-
-def _check_paths(paths: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
-    """Check paths that lie one after another, each with a NUL at its end."""
-    nul, dot = paths == 0, paths == ord(".")
-    if paths[ends - 1].any() or np.count_nonzero(nul) != len(ends):
-        raise ConfigError("plan image path: must be relative, without .., \\ or NUL")
-    # One scan of all paths finds the rare suspect; only then is each looked at.
-    before = np.concatenate([[True], nul[:-1]])  # a path begins here
-    suspect = (
-        (before & (nul | (paths == ord("/")))).any()
-        or (dot[1:] & dot[:-1]).any()
-        or (paths == ord("\\")).any()
-        or (paths.max() > 127 and not _plain(paths.tobytes()))
-    )
-    if suspect:
-        for raw in paths.tobytes()[:-1].split(b"\0"):
-            _check_path(raw)
-
-
-def _plain(every: bytes) -> bool:
-    try:
-        every.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _check_path(raw: bytes) -> None:
-    try:
-        path = raw.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        raise ConfigError(f"plan image path {show(repr(raw))}: not UTF-8") from None
-    if not path or path.startswith("/") or "\\" in path or ".." in path.split("/"):
-        raise ConfigError(f"plan image path {show(path)}: must be relative, without .. or \\")

@@ -83,6 +83,12 @@ def write_places(cache: Path, places: DataPlaces) -> None:
     write_file(cache / LOGS / PLACES, text.encode(), label="places")
 
 
+def copy_places(cache: Path, out: Path) -> None:
+    """The record of `cache` in `out` too, if it has one. Raises CacheError."""
+    if (cache / LOGS / PLACES).is_file():
+        write_file(out / LOGS / PLACES, (cache / LOGS / PLACES).read_bytes(), label="places")
+
+
 def read_places(cache: Path) -> DataPlaces | None:
     """Paths that `cache` was made from, or None without a readable record; no path is checked."""
     raw = _raw(cache)

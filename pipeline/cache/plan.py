@@ -8,6 +8,7 @@ folder of this machine.
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from ..io.atomic import write_file
 from ..io.json_files import JsonFile, canonical, parse_model, read_bounded
 from ..io.paths import refuse_url
 from ..recipe import Recipe, parse_recipe
-from .image_list import COLUMNS, MAX_IMAGES, Images, PlanImage
+from .image_checks import MAX_IMAGES
+from .image_list import COLUMNS, Images, PlanImage
 from .layers import SCHEMA, Layer, Sizes, layers_of
 from .layout import PLAN, VIEWS
 from .schema import ArraySpec
@@ -35,7 +37,7 @@ SHARD_SIZE = 64
 RLE_BYTES = 262_144
 MAX_PLAN_BYTES = 16 << 20
 MAX_ROW_BYTES = 1 << 30  # one image's row of one array, uncompressed
-FIRST_FORMAT = b'"schema_version":1,'
+FIRST_FORMAT = re.compile(rb'"schema_version":1[,}]')
 
 Int = Annotated[int, Field(ge=0, lt=1 << 62)]
 Small = Annotated[int, Field(ge=1, le=65_536)]
@@ -222,14 +224,7 @@ class Plan:
             plan = cls(
                 recipe=parse_recipe(file.recipe, "recipe"),
                 images=Images.load(cache, file.images.model_dump(mode="json")),
-                grid=file.grid,
-                channels=file.channels,
-                sspe=file.sspe,
-                rle_bytes=file.rle_bytes,
-                sam=file.sam,
-                split=file.split,
-                digests=file.digests,
-                shard_size=file.shard_size,
+                **file.model_dump(exclude={"schema_version", "recipe", "images", "check"}),
             )
         except ConfigError as error:
             raise CacheError(f"{show(str(path), 300)}: damaged: {error}") from None
@@ -265,6 +260,11 @@ def _sealed(value: dict[str, object]) -> bytes:
     return canonical(value | {"check": digest})
 
 
+def is_first_format(data: bytes) -> bool:
+    """Whether `data`, a plan.json or its end, is of caches before there were layers."""
+    return FIRST_FORMAT.search(data) is not None
+
+
 def _read(path: Path) -> bytes:
     """The bytes of a plan. Raises CacheError, with the way out for a cache of the first format."""
     if path.is_file() and not path.is_symlink():
@@ -272,7 +272,7 @@ def _read(path: Path) -> bytes:
             # The first format held the image list in this file, so it may be of any size.
             head = file.read(MAX_PLAN_BYTES)
             file.seek(max(0, path.stat().st_size - 4096))
-            if FIRST_FORMAT in head or FIRST_FORMAT in file.read():
+            if is_first_format(head) or is_first_format(file.read()):
                 raise CacheError(
                     f"{show(str(path), 300)}: cache schema 1, this svp reads {SCHEMA}: convert it "
                     f"with `svp cache convert {show(str(path.parent), 300)} --out NEWCACHE`"

@@ -5,8 +5,8 @@ Standard Zarr readers spend ten times as long per row as the disk cache does; th
 only committed shards, so it works on a cache that is still being made.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,7 +23,7 @@ from .int8 import dequantise
 from .layers import SUPERPIXELS
 from .layout import META, PLAN, shard_path
 from .manifest import Manifest, read_manifest
-from .plan import Plan
+from .plan import Plan, PlanImage
 from .row_codec import superpixels_of, unpack_rles
 from .schema import ArraySpec, spec_of
 from .shard_file import OpenFiles, ShardFile, read_with_zarr
@@ -214,23 +214,17 @@ class CacheReader:
 
     def superpixels(self, i: int) -> Superpixels:
         """The superpixels of row `i`: RLE strings (not decoded, not checked) and scores."""
-        row = self._read("rle", i)
-        n, image = self.count(i), self.plan.images[i]
-        try:
-            rles = unpack_rles(row)
-        except CacheError as error:
-            raise self._blame(i, error) from None
-        if len(rles) != n:
-            raise self._blame(i, f"{len(rles)} RLEs, the manifest says {counted(n, 'superpixel')}")
-        small = {name: self._read(name, i)[:n].copy() for name in SMALL}
-        size = (image.height, image.width)
+        if not 0 <= i < len(self._status) or self._status[i] != GOOD:
+            raise self._unavailable(i)
         shard, slot = divmod(i, self.plan.shard_size)
         last = self._last  # one attribute read: another thread may replace it
         if last is None or last.shard != shard:
             layer = self.plan.layer(SUPERPIXELS)
             last = self._last = read_manifest(self.path, layer, shard)
-        survivors = {step: left[slot] for step, left in last.survivors.items()}
-        return superpixels_of(rles, small, size, i in self.rows.fallback, survivors)
+        try:
+            return _superpixels(partial(self._filled, i), last, slot, self.plan.images[i])
+        except CacheError as error:
+            raise self._blame(i, error) from None
 
     def _read(self, name: str, i: int, out: Array | None = None) -> Array:
         spec = self._specs.get(name) or spec_of(tuple(self._specs.values()), name)
@@ -244,6 +238,12 @@ class CacheReader:
             self._fill(spec, i, out)
         except CacheError as error:
             raise self._blame(i, error) from None
+        return out
+
+    def _filled(self, i: int, name: str) -> Array:
+        spec = self._specs[name]
+        out = empty(spec.row, spec.numpy)
+        self._fill(spec, i, out)
         return out
 
     def _fill(self, spec: ArraySpec, i: int, out: Array) -> None:
@@ -305,19 +305,30 @@ def stored_superpixels(cache: Path, plan: Plan, shard: int) -> list[Superpixels 
         if slot in bad:
             found.append(Quarantined(image.image_id, *bad[slot]))
             continue
-        rows: dict[str, Array] = {}
-        for name, file in files.items():
-            rows[name] = empty(file.spec.row, file.spec.numpy)
-            file.read(slot, rows[name], verify=True)
-        n = manifest.k[slot]
-        rles = unpack_rles(rows.pop("rle"))
-        if len(rles) != n:
-            raise files["rle"].error(f"row {slot} has {len(rles)} RLEs, the manifest says {n}")
-        survivors = {step: left[slot] for step, left in manifest.survivors.items()}
-        small = {name: row[:n] for name, row in rows.items()}
-        size = (image.height, image.width)
-        found.append(superpixels_of(rles, small, size, slot in manifest.fallback, survivors))
+        read = partial(_read_slot, files, slot)
+        found.append(_superpixels(read, manifest, slot, image))
     return found
+
+
+def _read_slot(files: Mapping[str, ShardFile], slot: int, name: str) -> Array:
+    file = files[name]
+    row = empty(file.spec.row, file.spec.numpy)
+    file.read(slot, row, verify=True)
+    return row
+
+
+def _superpixels(
+    read: Callable[[str], Array], manifest: Manifest, slot: int, image: PlanImage
+) -> Superpixels:
+    """Superpixels of a good image; `read` gives its row of an array of the layer."""
+    n = manifest.k[slot]
+    rles = unpack_rles(read("rle"))
+    if len(rles) != n:
+        raise CacheError(f"{len(rles)} RLEs, the manifest says {counted(n, 'superpixel')}")
+    small = {name: read(name)[:n].copy() for name in SMALL}
+    survivors = {step: left[slot] for step, left in manifest.survivors.items()}
+    size = (image.height, image.width)
+    return superpixels_of(rles, small, size, slot in manifest.fallback, survivors)
 
 
 def spread_over(items: Sequence[int], limit: int) -> list[int]:

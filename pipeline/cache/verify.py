@@ -3,7 +3,7 @@
 `full` hashes every byte; without it only sizes, records and shard indices are looked at.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,22 @@ def uncommit(cache: Path, layer: str, shards: Iterable[int]) -> None:
     for shard in shards:
         manifest_path(cache, layer, shard).unlink(missing_ok=True)
     sync_folders([folder / MANIFESTS])
+
+
+def uncommit_damaged(cache: Path, shards: Mapping[int, Sequence[Layer]]) -> None:
+    """`uncommit` those of the layers' shards that are damaged and have a manifest all the same.
+
+    Each is looked at now: one that was missing a moment ago may have been committed since by a run
+    beside this one.
+    """
+    damaged: dict[str, list[int]] = {}
+    for shard, layers in shards.items():
+        for layer in layers:
+            there = manifest_path(cache, layer.folder, shard).exists()
+            if there and _verify_part(cache, layer, shard, full=False).problems:
+                damaged.setdefault(layer.folder, []).append(shard)
+    for folder, found in damaged.items():
+        uncommit(cache, folder, found)
 
 
 def layers_in(cache: Path) -> list[Layer]:

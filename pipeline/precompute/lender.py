@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache.image_list import PlanImage
-from ..cache.layers import CLS, COVER, FEATURES, LAYERS, SAM, SUPERPIXELS, Layer
+from ..cache.layers import CLS, COVER, FEATURES, KINDS, LAYERS, SAM, SUPERPIXELS, Layer
+from ..cache.made_by import same_code, shared_kinds
 from ..cache.plan import Plan, all_plans
 from ..cache.reader import CacheReader
 from ..errors import CacheError, SvpError
+from ..fetch.sam_specs import USUAL_SAM
 
 FIELDS = {SUPERPIXELS: "superpixels", FEATURES: "patches", LAYERS: "layers", CLS: "cls", SAM: "sam"}
 
@@ -74,14 +76,17 @@ class Lender:
 def lenders(plan: Plan, lacking: Iterable[Layer], others: Iterable[Path]) -> tuple[Lender, ...]:
     """Plans of the caches `others` with layers made as those of `plan` that are `lacking`.
 
-    In fast mode SAM's bits depend on the images that it saw side by side, and int8 features are not
-    read as they are stored: these are computed.
+    Only rows that the same code made are lent. In fast mode SAM's bits depend on the images that it
+    saw side by side, masks of a folder or a plug-in on the name of the photograph, and int8 features
+    are not read as they are stored: these are computed.
     """
-    fast = plan.recipe.superpixels.mode == "fast"
-    unlent = (
-        {COVER} | ({SUPERPIXELS, SAM} if fast else set()) | ({FEATURES} if plan.int8 else set())
-    )
-    wanted = {layer.recipe_id: layer.kind for layer in lacking if layer.kind not in unlent}
+    pixels = plan.recipe.superpixels
+    unlent = {COVER}
+    unlent |= {SUPERPIXELS, SAM} if pixels.mode == "fast" else set()
+    unlent |= {SUPERPIXELS} if pixels.source not in (*USUAL_SAM, "slic") else set()
+    unlent |= {FEATURES} if plan.int8 else set()
+    kinds = shared_kinds(plan.recipe, KINDS) - unlent
+    wanted = {layer.recipe_id: layer.kind for layer in lacking if layer.kind in kinds}
     found: list[Lender] = []
     for cache in others:
         try:
@@ -89,7 +94,11 @@ def lenders(plan: Plan, lacking: Iterable[Layer], others: Iterable[Path]) -> tup
         except SvpError:  # no cache that can be read
             continue
         for view, other in plans.items():
-            kinds = {wanted[x.recipe_id] for x in other.layers if x.recipe_id in wanted}
-            if kinds:
-                found.append(Lender(cache, view, frozenset(kinds)))
+            lent = {
+                wanted[layer.recipe_id]
+                for layer in other.layers
+                if layer.recipe_id in wanted and same_code(cache, layer)
+            }
+            if lent:
+                found.append(Lender(cache, view, frozenset(lent)))
     return tuple(found)

@@ -18,11 +18,12 @@ from ..cache.create import create_cache
 from ..cache.exchange import caches_beside, reuse
 from ..cache.index import finalize, is_complete, load_rows
 from ..cache.layers import SUPERPIXELS, Layer
-from ..cache.layout import LOGS, PLAN, manifest_path
+from ..cache.layout import LOGS, PLAN
+from ..cache.made_by import note_code
 from ..cache.manifest import Committed, missing_shards, read_committed
 from ..cache.plan import Plan, all_plans
 from ..cache.reopen import adopt, quarantined
-from ..cache.verify import uncommit
+from ..cache.verify import uncommit, uncommit_damaged
 from ..display import Report, counted, show
 from ..errors import CacheError, ConfigError, PlanMismatchError
 from ..executors import ExecutorOptions, build, require_executor
@@ -171,14 +172,16 @@ def precompute(
         if not missing:
             return _finish(plan, out, options, tally, committed)
         _check_disk(plan, missing, out)
-        _take_back(out, missing)
+        uncommit_damaged(out, missing)
+        lacking = {layer for layers in missing.values() for layer in layers}
+        note_code(out, lacking)
 
         # The shards' rows go from the workers to the disk; only events come back here. A listener
         # ends the run by raising, and closing the events ends the workers.
         own = replace(where, images=where.images.resolve())
-        kinds = frozenset(layer.kind for layers in missing.values() for layer in layers)
+        kinds = frozenset(layer.kind for layer in lacking)
         device = task_device(options)
-        lent = lenders(plan, {x for layers in missing.values() for x in layers}, caches_beside(out))
+        lent = lenders(plan, lacking, caches_beside(out))
         task = ShardTask(str(out.resolve()), own, device, options.threads, view, kinds, lent)
         events = build(options.executor, options).events(
             task, [*missing], max_tries=options.max_tries, shard_timeout_s=options.shard_timeout_s
@@ -265,17 +268,6 @@ def _without(committed: Committed, missing: Mapping[int, Sequence[Layer]]) -> Co
         folder: {s: one for s, one in manifests.items() if (folder, s) not in again}
         for folder, manifests in committed.items()
     }
-
-
-def _take_back(out: Path, missing: Mapping[int, Sequence[Layer]]) -> None:
-    """Un-commit what is to be made though it has a manifest: a file of it is damaged."""
-    stale: dict[str, list[int]] = {}
-    for shard, layers in missing.items():
-        for layer in layers:
-            if manifest_path(out, layer.folder, shard).exists():
-                stale.setdefault(layer.folder, []).append(shard)
-    for folder, shards in stale.items():
-        uncommit(out, folder, shards)
 
 
 def _finish(

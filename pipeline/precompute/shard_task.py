@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..cache.layers import COVER, ENCODED, KINDS, SAM, SUPERPIXELS
 from ..cache.layout import PLAN, manifest_path
@@ -27,15 +27,10 @@ from ..executors.base import Job, JobReport, Needs, Reason, Work
 from ..executors.worker import limit_threads, worker_info
 from ..plugins import plugin_files, plugins
 from ..process import peak_rss
-from ..recipe import Recipe
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
 from .lender import FIELDS, Lender
 from .source_images import Pixels, read_verified
-
-if TYPE_CHECKING:
-    from ..encoders.encoder import Encoder
-    from ..encoders.pair import PairEncoder
-    from ..superpixels.generator import Embedder, SuperpixelSource
+from .stage_models import Models
 
 Entry = ImageRow | Quarantined
 
@@ -94,36 +89,6 @@ class ShardTask:
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_plan"}
-
-
-@dataclass(frozen=True)
-class Models:
-    """Models of a worker, None where no layer to make asks for one.
-
-    embedder  SAM's image encoder, where its embeddings do not come with SAM's superpixels
-    """
-
-    source: "SuperpixelSource | None" = None
-    encoder: "Encoder | PairEncoder | None" = None
-    embedder: "Embedder | None" = None
-
-    @classmethod
-    def load(
-        cls, recipe: Recipe, where: LocalPaths, device: str, kinds: frozenset[str]
-    ) -> "Models":
-        """The models that layers of these kinds need. Raises WeightsError, MissingError."""
-        from ..encoders import build_encoder
-        from ..superpixels.generator import Embedder, build_generator
-
-        pixels, sam = recipe.superpixels, SAM in kinds
-        source = embedder = encoder = None
-        if SUPERPIXELS in kinds:
-            source = build_generator(pixels, where, device, embeddings=sam and pixels.prompts_sam)
-        if sam and not (source and pixels.prompts_sam):
-            embedder = Embedder(pixels, where, device)
-        if kinds & ENCODED:
-            encoder = build_encoder(recipe.features, where, device)
-        return cls(source, encoder, embedder)
 
 
 class Stage:

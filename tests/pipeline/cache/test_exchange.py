@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 
-from svp.pipeline.cache import CacheReader, create_cache, missing_shards, read_committed, verify
+from svp.pipeline.cache import (
+    CacheReader,
+    create_cache,
+    made_by,
+    missing_shards,
+    read_committed,
+    verify,
+)
 from svp.pipeline.cache.exchange import copy_cache, drop_layers, reuse, without
 from svp.pipeline.cache.index import is_complete
-from svp.pipeline.cache.layers import SAM
+from svp.pipeline.cache.layers import KINDS, SAM
+from svp.pipeline.cache.made_by import note_code, same_code
 from svp.pipeline.cache.plan import Plan, all_plans
 from svp.pipeline.errors import CacheError, ConfigError
 
@@ -19,14 +27,16 @@ Tree = Callable[[Path], dict[str, bytes]]
 
 
 def finished(made: Any) -> Any:
+    create_cache(made.path, made.plan)
+    note_code(made.path, made.plan.layers)
     made.write()
     made.finish()
     return made
 
 
 def test_equal_layers_are_linked_and_the_rest_is_missing(maker: Callable[..., Any]) -> None:
-    full = finished(maker(bad=[2], layers=(1, 2), cls=True))
-    other = maker(bad=[2])  # without cls, layers and sam
+    full = finished(maker(layers=(1, 2), cls=True))
+    other = maker()  # without cls, layers and sam
     create_cache(other.path, other.plan)
     came = reuse(other.path, other.plan, [full.path])
     assert [folder.split("/")[0] for folder in came] == ["superpixels", "cover", "features"]
@@ -39,7 +49,7 @@ def test_equal_layers_are_linked_and_the_rest_is_missing(maker: Callable[..., An
     )
     assert reuse(other.path, other.plan, [full.path]) == {}, "nothing is brought twice"
 
-    changed = maker(bad=[2], size=14 * 5)  # another view: only the superpixels are equal
+    changed = maker(size=14 * 5)  # another view: only the superpixels are equal
     create_cache(changed.path, changed.plan)
     assert [*reuse(changed.path, changed.plan, [full.path])] == ["superpixels/sam-tiny"]
     lacking = missing_shards(changed.path, changed.plan, read_committed(changed.path, changed.plan))
@@ -119,5 +129,77 @@ def test_dropping_the_first_encoder_leaves_the_second(maker: Callable[..., Any])
     assert len(all_plans(made.path)) == 2
     gone = drop_layers(made.path, ["features/tiny-128"])
     assert gone == ["cover/sam-tiny-128", "features/tiny-128"]
-    assert next(plan.id for plan in all_plans(made.path).values()) == made.plan.id
+    assert [plan.id for plan in all_plans(made.path).values()] == [made.plan.id]
     assert verify(made.path, full=True).ok
+
+
+def test_a_shard_with_a_quarantined_image_is_tried_again(maker: Callable[..., Any]) -> None:
+    """What ended one run's worker must not be carried into every cache beside it."""
+    full, other = finished(maker(bad=[2])), maker(bad=[2])
+    create_cache(other.path, other.plan)
+    assert len(reuse(other.path, other.plan, [full.path])) == 3
+    assert other.missing() == [0], "shard 0 has the bad image"
+
+
+def test_other_code_lends_nothing(
+    maker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, other = finished(maker()), maker()
+    create_cache(other.path, other.plan)
+    now = made_by.code_digest()
+    with monkeypatch.context() as patch:
+        patch.setattr(made_by, "code_digest", lambda: "f" * 64)
+        assert reuse(other.path, other.plan, [full.path]) == {}
+        note_code(full.path, full.plan.layers)
+    assert now == made_by.code_digest() and not same_code(full.path, full.plan.layers[0])
+    assert reuse(other.path, other.plan, [full.path]) == {}, "a layer that two states of it made"
+
+
+def test_a_layer_without_a_record_lends_nothing(maker: Callable[..., Any]) -> None:
+    full, other = maker(), maker()
+    full.write([0])  # as by another svp
+    note_code(full.path, full.plan.layers)
+    full.write([1, 2])
+    create_cache(other.path, other.plan)
+    assert reuse(other.path, other.plan, [full.path]) == {}
+    (full.path / "logs" / "made_by.json").write_text("[1]")
+    assert reuse(other.path, other.plan, [full.path]) == {}
+
+
+def test_the_code_is_the_package_and_the_rehearsal_in_force(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = made_by.code_digest()
+    monkeypatch.setenv(made_by.VARIABLE, "rehearsal.yaml")
+    assert made_by.code_digest() != now
+
+
+@pytest.mark.parametrize(
+    ("field", "left"),
+    [("encoder", {"superpixels", "cover", "sam"}), ("sam", {"features", "layers", "cls"})],
+)
+def test_layers_of_a_plug_ins_network_are_not_shared(
+    field: str, left: set[str], maker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code is not in the digest: two states of it would be taken for one."""
+    recipe = maker().plan.recipe
+    table = made_by.ENCODERS if field == "encoder" else made_by.SAMS
+    foreign = replace(table["tiny"], module="my_package.network")  # type: ignore[type-var]
+    monkeypatch.setitem(table, "tiny", foreign)  # type: ignore[arg-type]
+    assert made_by.shared_kinds(recipe, KINDS) == left
+
+
+def test_an_interrupted_drop_is_finished(
+    maker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = finished(maker(layers=(1, 2), cls=True))
+
+    def stopped(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("svp.pipeline.cache.exchange.shutil.rmtree", stopped)
+        drop_layers(full.path, ["sam"])
+    assert (full.path / "sam").exists() and verify(full.path, full=True).ok
+    assert drop_layers(full.path, ["sam"]) == ["sam/tiny"]
+    assert not (full.path / "sam" / "tiny").exists()

@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from support.cache_model import fast_folder
-from svp.pipeline.cache import Images, Plan, PlanImage
+from svp.pipeline.cache import Images, Plan, PlanImage, image_checks
+from svp.pipeline.cache.image_checks import CHECKED, MAX_PATH_BYTES, MAX_SIDE
 from svp.pipeline.cache.image_list import (
     BLOCK,
-    CHECKED,
     COLUMNS,
-    MAX_PATH_BYTES,
-    MAX_SIDE,
     IdIndex,
     column_path,
 )
@@ -283,6 +281,7 @@ FORGED: dict[str, Columns] = {
     "an end twice": {"ends": np.array([8, 8, 24], np.uint64)},
     "an end at zero": {"ends": np.array([0, 16, 24], np.uint64)},
     "an end outside": {"ends": np.array([8, 16, 25], np.uint64)},
+    "an end far outside": {"ends": np.array([99, 16, 24], np.uint64)},
     "a huge end": {"ends": np.array([8, 1 << 63, 24], np.uint64)},
     "the hugest end": {"ends": np.array([8, 16, (1 << 64) - 1], np.uint64)},
     "paths unused": {"paths": raw(PATHS + b"e\0")},
@@ -299,8 +298,12 @@ FORGED: dict[str, Columns] = {
 }
 
 
+@pytest.mark.parametrize("block", [1, 2, 1 << 16])
 @pytest.mark.parametrize("name", FORGED)
-def test_a_forged_list_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_forged_list_is_refused(
+    tmp_path: Path, name: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_checks, "CHECKED", block)
     header = forge(tmp_path, sound() | FORGED[name], count=3)
     with pytest.raises(CacheError, match="damaged"):
         Images.load(tmp_path, header)

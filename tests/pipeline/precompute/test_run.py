@@ -16,6 +16,7 @@ from support.fake_run import RECIPE, write_image
 from support.kill_trials import tree
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.cache.verify import uncommit_damaged
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.executors.worker import device_name
 from svp.pipeline.precompute.run import RunOptions
@@ -266,4 +267,32 @@ def test_each_manifest_is_read_once_in_a_run(
     read.clear()
     next((tmp_path / "c" / "cover").glob("*/cover/c/2/0/0")).unlink()
     fake_run.run(tmp_path / "c", world / "images", options())
-    assert read == once | {"cover/2.json": 2, "superpixels/2.json": 2}, "made anew from stored ones"
+    assert read == once | {"cover/2.json": 3, "superpixels/2.json": 2}, (
+        "looked at before it is taken back, and made anew from stored superpixels"
+    )
+
+
+def test_a_retry_is_not_answered_from_the_cache_beside(images: Path, tmp_path: Path) -> None:
+    """Its worker died on an image once; a cache beside it has that verdict too."""
+    told: dict[str, object] = {"faults": {"9": "refuse"}}
+    fake_run.run(tmp_path / "a", images, options(), told=told)
+    fake_run.run(tmp_path / "b", images, options(), told=told)
+    report = fake_run.run(tmp_path / "a", images, options(retry_quarantined=True))
+    assert report.failures == {} and report.good == report.images
+
+
+def test_what_a_run_beside_this_one_commits_stays(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking for what is missing and un-committing what is damaged, shards may be made."""
+    cache = tmp_path / "c"
+    shutil.copytree(world / "clean", cache)
+    fake = {0: Plan.load(cache / "plan.json").layers}
+    before = tree(cache)
+    uncommit_damaged(cache, fake)
+    assert tree(cache) == before
+    next(cache.glob("features/*/dino/c/0/0/0")).unlink()
+    uncommit_damaged(cache, fake)
+    gone = before.keys() - tree(cache).keys()
+    assert {Path(name).name for name in gone} == {"0", "0.json", "index.json", "COMPLETE"}
+    assert all(name.startswith("features/") for name in gone)
