@@ -37,7 +37,7 @@ from ..evaluation.load_trained import (
 from ..evaluation.page.page import write_page
 from ..evaluation.parts import Parts
 from ..evaluation.published_models import Published
-from ..evaluation.results import Results, collect, read_header, read_results, write_results
+from ..evaluation.results import Results, Row, collect, read_header, read_results, write_results
 from ..evaluation.summary import EvalReport, joined, summarise
 from ..evaluation.trained import Trained
 from ..evaluation.upper_bounds import Oracle, point_decoder
@@ -161,36 +161,36 @@ def _evaluate(
     device, main = str(processes.device), processes.is_main_process
     several = f"{split.name}: " if len(request.splits) > 1 else ""
     progress = _progress(len(split.units), processes.num_processes, several)
-    settings = Settings(
-        batch=request.batch,
-        generate=request.generate,
-        device=device,
-        classes=_classes(split.data.dataset),
-        judge=_judge(request, split.readers, device),
-        progress=progress if main else lambda count: None,
-    )
+    with together("upper bounds"):
+        settings = Settings(
+            batch=request.batch,
+            generate=request.generate,
+            device=device,
+            classes=_classes(split.data.dataset),
+            judge=_judge(request, split.readers, device),
+            progress=progress if main else lambda count: None,
+        )
 
     # Batches that are done are kept beside the result file, by its header, until that is written.
     header, named = header_of(request, trained, split), request.result_file(split.name)
     done = decided("results", lambda: str(named) if named is not None and named.exists() else "")
-    if named is not None and done:  # an earlier run of this command came so far
-        if not main:
-            return EvalReport(header, [])
-        results, out = read_results(named), named
-    else:
-        folder = home if named is None else named.parent
+    rows: list[Row] = []
+    if not done:  # else an earlier run of this command came so far
         with together("parts"):
+            folder = home if named is None else named.parent
             parts = Parts(folder, header, split.units, request.batch)
         settings = replace(settings, parts=parts)
         visuals = CachedVisuals(split.readers, trained.model.projector.needs)
         rows = evaluate(trained.model, split.units, trained.vocab, visuals, settings)
-        results = collect(header, rows)
+
+    # All go on to the next split only once the first process has the results of this one.
+    with together("result file"):
         if not main:
-            return EvalReport(results.header, [])
+            return EvalReport(header, [])
         out = named or free_name(home, request, split.name)
-        _save(out, results, parts)
-    if not main:
-        return EvalReport(results.header, [])
+        results = read_results(out) if done else collect(header, rows)
+        if not done:
+            _save(out, results, parts)
 
     # The annotations are at hand here; a page made of the result file alone has none to show.
     masks = {(i.entry.dataset, e.sent_id): e.mask for i in split.items for e in i.expressions}

@@ -131,8 +131,9 @@ def train_command(request: TrainRequest) -> TrainReport:
         lambda: find_checkpoint(request.resume, request.runs, recipe, content, stream.identity)
     )
     if made.teacher is not None and found is None:  # a checkpoint holds what came of the lesson
-        images = [table.entry(i) for i in range(len(table))]
-        line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
+        with together("warm start"):
+            images = [table.entry(i) for i in range(len(table))]
+            line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
         if main:
             log.info(line)
 
@@ -140,23 +141,30 @@ def train_command(request: TrainRequest) -> TrainReport:
     went_on = found.path if found else None
     folder = _folder(request, recipe, stream.identity, went_on, main, trackers)
     with folder.unless_refused(new=found is None):
-        scored = held.used if held else None
-        weights = weights_of(opened.places)
-        ids = {reader.path: reader.plan.id for reader in opened.readers}
-        training = used(opened.data, recipe.data.split, ids)
-        known = RunData(training=training, validation=scored, weights=weights)
-        write_run_data(folder, known)
-        if recipe.run.recompute:
-            recompute(made.model)
-        anew = new_projector(recipe, first, opened.places)
-        notes = [*table.notes, *stream.too_long.faults().notices(), *(held.notes if held else ())]
-        notes += [line for line in (doubt(recipe, first), anew) if line]
-        for line in [*notes, f"run folder: {folder.path}"] if main else []:
-            log.info(line)
-        previews = None
-        if main and recipe.run.preview:
-            out = folder.path / "previews"
-            previews = Previews(table, opened.readers, visuals, made.vocab, photos=photos, out=out)
+        with together("set-up"):
+            scored = held.used if held else None
+            weights = weights_of(opened.places)
+            ids = {reader.path: reader.plan.id for reader in opened.readers}
+            training = used(opened.data, recipe.data.split, ids)
+            known = RunData(training=training, validation=scored, weights=weights)
+            write_run_data(folder, known)
+            if recipe.run.recompute:
+                recompute(made.model)
+            anew = new_projector(recipe, first, opened.places)
+            notes = [
+                *table.notes,
+                *stream.too_long.faults().notices(),
+                *(held.notes if held else ()),
+            ]
+            notes += [line for line in (doubt(recipe, first), anew) if line]
+            for line in [*notes, f"run folder: {folder.path}"] if main else []:
+                log.info(line)
+            previews = None
+            if main and recipe.run.preview:
+                out = folder.path / "previews"
+                previews = Previews(
+                    table, opened.readers, visuals, made.vocab, photos=photos, out=out
+                )
         # With --resume auto the command itself resumes the run.
         hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.path)
         job = Job(

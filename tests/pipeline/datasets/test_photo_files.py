@@ -182,6 +182,99 @@ def test_hostile_members_are_not_photographs(photos: Path, tmp_path: Path) -> No
     assert "skipped: 4 members of tar files with unsafe names" in found.notices()
 
 
+def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = len(data), kind, link
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def archive_of(path: Path, *members: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(members) + bytes(1024))
+    return path
+
+
+def test_links_within_an_archive_are_the_photographs_they_name(
+    photos: Path, tmp_path: Path
+) -> None:
+    data = (photos / "sa_0.jpg").read_bytes()
+    hard, soft = tarfile.LNKTYPE, tarfile.SYMTYPE
+    archive = archive_of(
+        tmp_path / "packed" / "x.tar",
+        member("./d/a.jpg", data), member("./d/hard.jpg", b"", hard, "./d/a.jpg"),
+        member("d/soft.jpg", b"", soft, "a.jpg"), member("e/up.jpg", b"", soft, "../d/a.jpg"),
+        member("out.jpg", b"", soft, "../../files/sa_0.jpg"), member("abs.jpg", b"", soft, "/d/a.jpg"),
+        member("self.jpg", b"", soft, "self.jpg"), member("none.jpg", b"", hard, "d/b.jpg"),
+    )  # fmt: skip
+    found = read_folder(archive.parent)
+    names = {place_of(image.file_name) for image in found.images}
+    assert names == {f"x.tar/{n}.jpg" for n in ("d/a", "d/hard", "d/soft", "e/up")}
+    for image in found.images:
+        with photo_file(archive.parent, image.file_name, "image").open() as file:
+            assert file.read() == data
+    assert "skipped: 4 members of these not JPEG, PNG or WEBP, or hidden" in found.notices
+
+
+def test_of_equal_names_the_last_counts_whatever_it_is(photos: Path, tmp_path: Path) -> None:
+    data, soft = (photos / "sa_0.jpg").read_bytes(), tarfile.SYMTYPE
+    archive_of(
+        tmp_path / "x.tar", member("a.jpg", data), member("b.jpg", data), member("c.jpg", data),
+        member("a.jpg"), member("./b.jpg", b"text"), member("c.jpg", b"", soft, "/c.jpg"),
+        member("d.jpg", b"", soft, "e.jpg"), member("e.jpg", data),
+    )  # fmt: skip
+    names = {place_of(name) for name in list_archive(tmp_path / "x.tar").names}
+    assert names == {"x.tar/d.jpg", "x.tar/e.jpg"}
+
+
+def test_hidden_members_are_skipped_as_hidden_files_are(photos: Path, tmp_path: Path) -> None:
+    data = (photos / "sa_0.jpg").read_bytes()
+    names = (".git/a.jpg", "b/.c/d.jpg", ".e.jpg", "__MACOSX/._f.jpg", "././g.jpg")
+    archive = archive_of(tmp_path / "x.tar", *(member(name, data) for name in names))
+    assert [place_of(name) for name in list_archive(archive).names] == ["x.tar/./g.jpg"]
+
+
+def test_folders_may_be_called_tar_around_an_archive(photos: Path, tmp_path: Path) -> None:
+    data = (photos / "sa_0.jpg").read_bytes()
+    root = tmp_path / "packed"
+    archive_of(root / "a.tar" / "b.tar" / "c.tar", member("d.tar/e.jpg", data))
+    (record,) = records(root)
+    assert place_of(record.path) == "a.tar/b.tar/c.tar/d.tar/e.jpg"
+    with photo_file(root, record.path, "image").open() as file:
+        assert file.read() == data
+
+
+@pytest.mark.parametrize("size", [-1, -512, -1024, -(1 << 40)])
+def test_a_member_of_negative_size_ends_the_listing(
+    photos: Path, tmp_path: Path, size: int
+) -> None:
+    """The next header would be that one again or an earlier one, and so on without end."""
+    header = bytearray(member("bad.jpg"))
+    header[124:136] = b"\xff" + (size % (1 << 88)).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    good = member("good.jpg", (photos / "sa_0.jpg").read_bytes())
+    archive = archive_of(tmp_path / "x.tar", good, bytes(header), member("lost.jpg"))
+    found = list_archive(archive)
+    assert [place_of(name) for name in found.names] == ["x.tar/good.jpg"]
+    (notice,) = [line for line in found.notices() if line.startswith("tar file")]
+    assert notice.startswith(f"tar file 'x.tar': damaged at byte {len(good)}: what follows is lost")
+
+
+@pytest.mark.parametrize("form", ["gz", "bz2", "xz"])
+def test_a_compressed_archive_is_named_with_the_remedy(
+    photos: Path, tmp_path: Path, form: str
+) -> None:
+    with tarfile.open(tmp_path / "x.tar", f"w:{form}") as tar:  # type: ignore[call-overload]
+        tar.add(photos / "sa_0.jpg", "a.jpg")
+    found = list_archive(tmp_path / "x.tar")
+    assert any(
+        line
+        == "tar file 'x.tar': compressed: decompress it, so that members can be read in place: "
+        "nothing in it is used"
+        for line in found.notices()
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("x.tar/sa_0.jpg#999999999,100", "truncated"), ("x.tar/sa_0.jpg#512,999999999", "truncated"),
