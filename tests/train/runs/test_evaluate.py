@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from support.told import failures
 from svp.cli import main
 from svp.model.pretrained import load_pretrained
 from svp.model.pretrained.config import read_model_file
@@ -22,7 +23,7 @@ from svp.pipeline.cache import create_cache
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import Content, build_plan
@@ -35,6 +36,7 @@ from svp.train.factory import assemble, new_projector
 from svp.train.metrics import metrics
 from svp.train.options import Places, TrainFlags, TrainRequest, resolve_train
 from svp.train.recipe import ProjectorConfig, TrainRecipe, parse_train_recipe
+from svp.train.runs import evaluate
 from svp.train.runs.evaluate import EvalRequest, eval_command, free_name, report_command
 from svp.train.runs.export import ExportRequest, export_command
 from svp.train.runs.inputs import DataRequest
@@ -275,6 +277,22 @@ def test_toy_models_are_refused_on_other_data(request_: EvalRequest, tmp_path: P
     with pytest.raises(ConfigError, match="not generated scenes, and the tiny SAM .*--size tiny"):
         predict_command(asked)
     assert predict_command(replace(asked, size="tiny")).tokens
+
+
+@pytest.mark.parametrize(
+    ("step", "fails"), [("upper bounds", "point_decoder"), ("result file", "write_results")]
+)
+def test_an_error_of_one_process_is_told_to_the_others(
+    request_: EvalRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, fails: str
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise CacheError("no space")
+
+    told = failures(monkeypatch)
+    monkeypatch.setattr(evaluate, fails, full)
+    with pytest.raises(CacheError, match="no space"):
+        eval_command(replace(request_, limit=1, out=tmp_path / "out.jsonl"))
+    assert [name for name, _ in told] == [step]
 
 
 def test_results_get_new_names(request_: EvalRequest, tmp_path: Path) -> None:

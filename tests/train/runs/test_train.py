@@ -14,10 +14,11 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 
+from support.told import failures
 from svp.model.projectors import PROJECTORS
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -269,6 +270,23 @@ def test_a_run_that_goes_on_has_had_its_lesson(
     shutil.rmtree(max((whole / "checkpoints").glob("step-*")))
     assert train_command(replace(request, resume="auto")).folder == whole
     assert losses(whole) == expected and lessons == [1]
+
+
+@pytest.mark.parametrize(
+    ("step", "fails"), [("warm start", "imitate"), ("set-up", "write_run_data")]
+)
+def test_an_error_before_the_first_step_is_told_to_the_other_processes(
+    asked: TrainRequest, monkeypatch: pytest.MonkeyPatch, step: str, fails: str
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise CacheError("no space")
+
+    told = failures(monkeypatch)
+    monkeypatch.setattr(train, fails, full)
+    steps = tuple(change for change in SMALL if not change.startswith("model.shape"))
+    with pytest.raises(CacheError, match="no space"):
+        train_command(replace(asked, flags=TrainFlags(), overrides=steps))
+    assert told == [(step, "no space")]
 
 
 @pytest.mark.gpu
