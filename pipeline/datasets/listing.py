@@ -62,6 +62,7 @@ class Listing:
     archives  tar files whose members are photographs of the folder, and the number of these
     damaged   tar files that could not be read to their end: (name, why, photographs found)
     unsafe    members of tar files whose names are refused
+    others    members of tar files that are no photographs, or hidden
     """
 
     root: Path
@@ -76,6 +77,7 @@ class Listing:
     archives: dict[str, int] = field(default_factory=dict)
     damaged: list[tuple[str, str, int]] = field(default_factory=list)
     unsafe: int = 0
+    others: int = 0
 
     def notices(self) -> list[str]:
         """Lines for the user; none if every file is a photograph of the folder itself."""
@@ -92,13 +94,17 @@ class Listing:
                 f"read in place: {counted(inside, 'photograph')} in "
                 f"{counted(len(self.archives), 'tar file')} (first: {quote(first, 160)})"
             )
+        if self.others:
+            what = counted(self.others, "member")
+            yield f"skipped: {what} of these not JPEG, PNG or WEBP, or hidden"
         if self.unsafe:
             yield f"skipped: {counted(self.unsafe, 'member')} of tar files with unsafe names"
         for name, why, photos in self.damaged[:12]:
-            yield (
-                f"tar file {quote(name, 160)}: {why}: what follows is lost; "
-                f"{counted(photos, 'photograph')} before it {'is' if photos == 1 else 'are'} used"
+            left = (
+                counted(photos, "photograph") + f" before it {'is' if photos == 1 else 'are'} used"
             )
+            lost = f"what follows is lost; {left}" if photos else "nothing in it is used"
+            yield f"tar file {quote(name, 160)}: {why}: {lost}"
         if len(self.damaged) > 12:
             yield f"{counted(len(self.damaged) - 12, 'damaged tar file')} more"
         if self.own:
@@ -235,6 +241,7 @@ class _Walk:
             self.found.damaged.append((name, inside.fault, len(inside.names)))
         if not inside.names:
             return bool(inside.fault)
+        self.found.others += inside.other
         self.found.archives[name] = len(inside.names)
         real, outside = os.path.realpath(path), os.path.dirname(name)
         for member in inside.names:

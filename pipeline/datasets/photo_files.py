@@ -20,6 +20,8 @@ from ..errors import DataError
 from ..io.paths import check_name, safe_join
 
 ARCHIVE = ".tar"
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+_ARCHIVE = re.compile(r"(.+?\.tar)/(.+)", re.DOTALL)
 _MEMBER = re.compile(r"(.+?\.tar)/(.+)#(\d{1,15}),(\d{1,15})", re.DOTALL)
 
 
@@ -99,6 +101,8 @@ def photo_file(root: Path, name: str, where: str) -> PhotoFile:
         return PhotoFile(safe_join(root, name, where))
     check_name(name, where)
     archive, member, first, size = match.groups()
+    while os.path.isdir(root / archive) and (below := _ARCHIVE.match(member)):
+        archive, member = f"{archive}/{below[1]}", below[2]  # folders may be called so, too
     return PhotoFile(safe_join(root, archive, where), member, int(first), int(size))
 
 
@@ -116,7 +120,7 @@ def place_of(name: str) -> str:
 class Archive:
     """Members of a tar file: names as `photo_file` takes them below the archive's folder.
 
-    other   members that are no photographs, as SA-1B's annotations
+    other   members that are no photographs, as SA-1B's annotations, or hidden
     unsafe  members whose names are refused
     fault   what is wrong with the archive, "" if it could be read to its end
     """
@@ -130,10 +134,12 @@ class Archive:
 def read_archive(path: Path, is_photo: Callable[[PhotoFile], bool]) -> Archive:
     """The photographs in a tar file, by reading its headers; of equal names the last, as tar does.
 
+    A link to a photograph in the same archive is one, too: tar stores a file of two names once.
     Never raises for what is in the file: members before a damaged place are listed.
     """
     found = Archive([])
-    photos: dict[str, str] = {}
+    photos: dict[str, str] = {}  # name -> position
+    links: dict[str, str] = {}
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return Archive([], fault="not a regular file")
@@ -141,29 +147,56 @@ def read_archive(path: Path, is_photo: Callable[[PhotoFile], bool]) -> Archive:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # else it keeps all headers
-                if not member.isreg() or member.issparse():
-                    found.other += not member.isdir()
-                    continue
+                if member.size < 0:  # the next header would be this one again, without end
+                    raise tarfile.ReadError(f"damaged at byte {member.offset}")
                 name = member.name.removeprefix("./")
-                place = f"{path.name}/{name}#{member.offset_data},{member.size}"
-                try:
-                    check_name(name, "archive")
-                    check_name(place, "archive")
-                except DataError:
+                position = f"#{member.offset_data},{member.size}"
+                if member.isdir():
+                    continue
+                if not _usable(name) or not _usable(f"{path.name}/{name}{position}"):
                     found.unsafe += 1
                     continue
+                photos.pop(name, None)
+                links.pop(name, None)
                 photo = PhotoFile(path, name, member.offset_data, member.size)
-                if os.path.basename(name).startswith(".") or not is_photo(photo):
+                if any(part.startswith(".") and part != "." for part in name.split("/")):
+                    found.other += 1
+                elif member.islnk():
+                    links[name] = member.linkname.removeprefix("./")
+                elif member.issym():
+                    target = os.path.join(os.path.dirname(name), member.linkname)
+                    links[name] = os.path.normpath(target)
+                elif not member.isreg() or member.issparse() or not is_photo(photo):
                     found.other += 1
                 elif member.offset_data + member.size > size:
                     found.fault = f"cut short in {show(name, 80)}"
                 else:
-                    photos[name] = place
+                    photos[name] = position
             found.fault = found.fault or _end_fault(path, archive.offset)
+    except tarfile.ReadError as error:
+        found.fault = found.fault or _compressed(path) or show(str(error), 80)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         found.fault = found.fault or show(str(error) or type(error).__name__, 80)
-    found.names = list(photos.values())
+    linked = {name: photos[target] for name, target in links.items() if target in photos}
+    found.other += len(links) - len(linked)
+    found.names = [f"{path.name}/{name}{position}" for name, position in (photos | linked).items()]
     return found
+
+
+def _usable(name: str) -> bool:
+    try:
+        check_name(name, "archive")
+    except DataError:
+        return False
+    return True
+
+
+def _compressed(path: Path) -> str:
+    """Fault of an archive that is compressed as a whole: no member has a place in the file."""
+    with path.open("rb") as file:
+        head = file.read(6)
+    packed = any(head.startswith(magic) for magic in _COMPRESSED)
+    return "compressed: decompress it, so that members can be read in place" if packed else ""
 
 
 def _end_fault(path: Path, offset: int) -> str:
