@@ -246,7 +246,11 @@ class DaskPool(Pool):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A Dask worker process; its place stays the same when its nanny starts it again."""
+    """A Dask worker process.
+
+    Its place stays the same when its nanny starts it again. A machine that comes back under the
+    name of one that was left out is another place: it may be mended.
+    """
 
     place: str
     nanny: str | None
@@ -256,7 +260,8 @@ class Process:
     def of(cls, address: str, told: dict[str, Any]) -> "Process":
         """From what the scheduler says of it."""
         name, nanny = str(told.get("name", address)), told.get("nanny")
-        place = name if name != address else str(nanny or address)
+        machine = str(nanny or address)
+        place = machine if name == address else f"{name} ({machine})"
         return cls(place, nanny, told.get("status") == "closing_gracefully")
 
     @property

@@ -15,6 +15,7 @@ from svp.cli import main
 from svp.pipeline.errors import CacheError, ConfigError
 from svp.pipeline.executors import ExecutorOptions, build, ray
 from svp.pipeline.executors.base import Needs, Ready, Refused
+from svp.pipeline.executors.dask import Process
 from svp.pipeline.executors.ray_nodes import Look, Nodes, fitting
 from svp.pipeline.executors.shipping import package_copy
 from svp.pipeline.executors.worker import Setup, WorkerRuntime, worker_info
@@ -169,6 +170,18 @@ def test_what_only_a_cluster_can_do(options: dict[str, object], message: str) ->
         RunOptions(executor=executor, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=message):
         build(executor, ExecutorOptions(**options))  # type: ignore[arg-type]
+
+
+def test_the_place_of_a_dask_worker_is_its_nanny_whatever_its_name() -> None:
+    def place(address: str, **told: object) -> str:
+        return Process.of(address, told).place
+
+    assert place("tcp://h:1", name="gpu", nanny="tcp://h:9") == "gpu (tcp://h:9)"
+    assert place("tcp://h:2", name="gpu", nanny="tcp://h:9") == "gpu (tcp://h:9)", "started again"
+    assert place("tcp://h:3", name="gpu", nanny="tcp://h:8") == "gpu (tcp://h:8)", "mended"
+    assert place("tcp://h:1", name="tcp://h:1", nanny="tcp://h:9") == "tcp://h:9"
+    assert place("tcp://h:1", name="tcp://h:1", nanny=None) == place("tcp://h:1") == "tcp://h:1"
+    assert place("tcp://h:1", name=0) == "0 (tcp://h:1)"
 
 
 def test_a_number_of_workers_or_a_range_on_the_command_line() -> None:
