@@ -7,9 +7,11 @@ which of them the paper states is told in docs/provenance.md.
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     JsonValue,
     PlainSerializer,
@@ -37,8 +39,15 @@ Source = Annotated[
 ]
 # lm: all layers of the language model; not among those that train by default.
 Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder", "lm"]
-ORDER = r"^(global|window:[1-9][0-9]{0,8})$"  # as train.data.passes reads it
+ORDER = re.compile(r"global|window:[1-9][0-9]{0,8}")
+ORDER_RULE = "it is global or window:N, N >= 1 shards"
 PARTS: tuple[Part, ...] = ("projector", "embedding", "lm_head", "to_prompt", "mask_decoder")
+
+
+def _order(value: str) -> str:
+    if not ORDER.fullmatch(value):
+        raise ValueError(ORDER_RULE)
+    return value
 
 
 class DataConfig(Frozen):
@@ -55,7 +64,7 @@ class DataConfig(Frozen):
     datasets: tuple[str, ...] = ()
     split: str = "train"
     sampling: Literal["uniform", "proportional"] = "uniform"
-    order: Annotated[str, Field(pattern=ORDER)] = "global"
+    order: Annotated[str, AfterValidator(_order)] = "global"
     sentences_per_image: Annotated[int, Field(ge=1, le=64)] = 3
     exclude_eval_images: bool = False
 

@@ -106,5 +106,6 @@ def test_the_order_is_a_flag_and_a_recipe_field() -> None:
     assert order(None, "data.order=window:8") == "window:8"
     recipe = resolve_train("paper", None, TrainFlags(), (), weights=False)[0]
     assert "order" not in json.loads(recipe.canonical())["data"]
-    with pytest.raises(ConfigError, match=r"data\.order"):
-        order("window:0")
+    for odd in ("window:0", "window:-1", "window:", "window:x", "window:\uff13", "global\n"):
+        with pytest.raises(ConfigError, match=r"data\.order=.*: it is global or window:N, N >= 1"):
+            order(odd)

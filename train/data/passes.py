@@ -6,19 +6,19 @@
 Both are pure functions of a key, with no state from one draw to the next.
 """
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
+from ..recipe import ORDER, ORDER_RULE
 from .keyed_rng import key_of
 from .permutation import IN_WINDOW, Index, Permutation, permutation_of
 
 GLOBAL = "global"
-PATTERN = r"^(global|window:[1-9][0-9]{0,8})$"
 
 
 def window_of(order: str) -> int | None:
@@ -27,8 +27,8 @@ def window_of(order: str) -> int | None:
     >>> window_of("global"), window_of("window:64")
     (None, 64)
     """
-    if not re.match(PATTERN, order):
-        raise ConfigError(f"order={order}: it is global or window:N, N >= 1 shards")
+    if not ORDER.fullmatch(order):
+        raise ConfigError(f"order={show(order)}: {ORDER_RULE}")
     return None if order == GLOBAL else int(order.partition(":")[2])
 
 

@@ -2,15 +2,23 @@
 
 import logging
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from ...pipeline.browse.page_kit import ASSETS, check_replaceable, write_page
+from ...pipeline.cache.plan import chosen_view
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import Report, shorten
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
 from ...pipeline.process import pick_device
-from ..evaluation.load_trained import data_of_run, find_trained, newest_run, open_trained
+from ..evaluation.load_trained import (
+    data_of_run,
+    find_trained,
+    newest_run,
+    open_trained,
+    require_fit,
+)
 from ..evaluation.results import Results, read_results
 from ..options import TrainFlags
 from ..runs.eval_caches import data_for, default_split
@@ -115,7 +123,7 @@ def _material(request: FiguresRequest) -> Material:
     found = find_trained(request.run, Path())
     known = data_of_run(found)
     cache = request.cache or find_cache(results.header.digests["cache 0"], known)
-    reader = CacheReader(cache)
+    reader = CacheReader(cache, view=chosen_view(cache, partial(require_fit, found)))
     trained = open_trained(found, reader.plan, request.flags)
     photos = photos_of(cache, request.data.images)
     data = data_for(request.data, results.header.splits[0].split, [reader], known)

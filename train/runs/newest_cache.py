@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from ...pipeline.cache.layout import LOGS, PLAN
+from ...pipeline.cache.layout import LOGS, PLAN, VIEWS
 from ...pipeline.cache.places import PLACES, absolute_data, read_places
 from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
@@ -129,13 +129,14 @@ CACHE_FOLDERS = ("caches", "caches/reproduce")
 def find_cache(wanted: str, known: RunData | None = None) -> Path:
     """The cache with this id: one the run read, or looked for in `CACHE_FOLDERS`. Raises MissingError."""
     for used in (known.training, known.validation) if known else ():
-        for cache in used.caches if used else ():
-            if cache.id == wanted and (cache.path / PLAN).is_file():
-                return cache.path
+        for held in used.caches if used else ():
+            if held.id == wanted and (held.path / PLAN).is_file():
+                return held.path
     for place in CACHE_FOLDERS:
-        for plan in sorted(Path(place).glob(f"*/{PLAN}")):
-            if hashlib.sha256(plan.read_bytes()).hexdigest() == wanted:
-                return plan.parent
+        for cache in sorted(plan.parent for plan in Path(place).glob(f"*/{PLAN}")):
+            for plan in (cache / PLAN, *cache.glob(f"{VIEWS}/*.json")):
+                if hashlib.sha256(plan.read_bytes()).hexdigest() == wanted:
+                    return cache
     raise MissingError(
         f"cache {show(wanted[:12])}, which the results were made with, is not in "
         f"{' or '.join(CACHE_FOLDERS)}: name it with --from-cache"

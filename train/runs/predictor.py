@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ...model.generate import generate as generate_answers
 from ...model.pretrained.config import CONFIG, is_export
 from ...pipeline.cache import create_cache
 from ...pipeline.cache.layout import PLAN
-from ...pipeline.cache.plan import Plan
+from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.datasets.images import Header, image_header, read_image, to_rgb
 from ...pipeline.datasets.scenes.generated import is_generated
 from ...pipeline.display import show
@@ -43,7 +44,7 @@ from ..data.expression_table import Entry
 from ..data.live_cache import LiveReader
 from ..evaluation.evaluate import precision, to_batch
 from ..evaluation.exported import Exported
-from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained
+from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained, require_fit
 from ..evaluation.protocols import Example, plan
 from ..evaluation.published_models import Published
 from ..evaluation.trained import Trained
@@ -301,7 +302,7 @@ def _recipe(
     cache = cache or cache_of_run(data_of_run(found))
     cache = cache or (CACHE if (CACHE / PLAN).is_file() else None)
     if cache is not None:
-        recipe = Plan.load(cache / PLAN).recipe
+        recipe = Plan.load(chosen_view(cache, partial(require_fit, found))).recipe
         require_read(recipe, where)
         return recipe, where
     given = {"sam_weights": where.sam, "encoder_weights": where.encoder}

@@ -168,7 +168,9 @@ def test_windows_follow_the_rows_not_the_table() -> None:
     assert two[0].entries is not None and two[0].entries[0] == 320 and two[0].block == 64
 
 
-@pytest.mark.parametrize("text", ["windows:3", "window:0", "window:", "window:-1", "", "shuffle"])
+@pytest.mark.parametrize(
+    "text", ["windows:3", "window:0", "window:", "window:-1", "global\n", "", "shuffle"]
+)
 def test_an_order_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="global or window:N"):
         window_of(text)

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from svp.model.batch import Visual
 from svp.model.projectors import build_projector
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.errors import DataError, MissingError
+from svp.pipeline.precompute.launch import Request, launch, open_request
+from svp.pipeline.precompute.options import Flags
+from svp.pipeline.precompute.run import RunOptions
 from svp.train.factory import assemble
 from svp.train.figures import canvas
 from svp.train.figures import run as figures
@@ -145,6 +149,25 @@ def test_the_parts_of_the_projector_sum_to_its_time(world: Path) -> None:
     assert not any(module._forward_hooks for module in projector.modules())
     two = [Timed(3, 0.5, {"SSPE": 0.1, "MLP": 0.4}), Timed(5, 0.9, {"SSPE": 0.3, "MLP": 0.6})]
     assert means(two) == pytest.approx({"SSPE": 200, "MLP": 500})
+
+
+def test_of_a_cache_with_several_plans_the_runs_own_is_drawn(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, cache = save_run(world, "svp", SVP), tmp_path / "both"
+    for changes in (("features.view=pad",), ()):
+        request = Request(
+            dataset=str(world / "scenes"), split="val", out=cache, quiet=True,
+            flags=Flags(points_per_side=5, store_sam_embeddings=True), overrides=changes,
+            run=RunOptions(workers=0),
+        )  # fmt: skip
+        launch(request, open_request(request))
+    own = CacheReader(world / "caches" / "val").plan.id
+    assert own != CacheReader(cache).plan.id
+    header = SimpleNamespace(digests={"cache 0": own}, splits=[SimpleNamespace(split="val")])
+    monkeypatch.setattr(figures, "_results", lambda request: SimpleNamespace(header=header))
+    made = figures._material(figures.FiguresRequest(run=run, cache=cache))
+    assert made.reader.plan.id == own
 
 
 def test_a_device_that_is_not_there_is_refused(

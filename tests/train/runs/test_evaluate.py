@@ -40,6 +40,7 @@ from svp.train.runs import evaluate
 from svp.train.runs.evaluate import EvalRequest, eval_command, free_name, report_command
 from svp.train.runs.export import ExportRequest, export_command
 from svp.train.runs.inputs import DataRequest
+from svp.train.runs.newest_cache import find_cache
 from svp.train.runs.predict import PredictReport, PredictRequest, overlay, predict_command
 from svp.train.trainer.checkpoint import Checkpoint, State, save_checkpoint
 from svp.train.trainer.prepare import make_ready
@@ -322,6 +323,32 @@ def test_what_does_not_belong_together_is_refused(request_: EvalRequest, tmp_pat
             replace(request_, **wrong)
     with pytest.raises(ConfigError, match="expression"):
         PredictRequest(image=Path("x.png"), expressions=())
+
+
+def test_of_a_cache_with_several_plans_the_models_own_is_read(
+    request_: EvalRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of --cache, and of one that is looked for by the plan in a result file."""
+    source = open_dataset(str(request_.data.dataset), split="val")
+    plan, content = (
+        Plan.load(request_.caches[0] / "plan.json"),
+        Content(source.images, "val", source.sha256),
+    )
+    features = plan.recipe.features.model_copy(update={"view": "pad"})
+    padded = plan.recipe.model_copy(update={"features": features})
+    cache = tmp_path / "caches" / "both"
+    create_cache(cache, build_plan(content, padded, source.image_root))
+    create_cache(cache, plan, view=True)
+    photo = source.image_root / source.images[0].path
+    asked = PredictRequest(
+        image=photo, expressions=("red disc",), cache=cache, runs=request_.runs,
+        out=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    alone = predict_command(replace(asked, cache=request_.caches[0], out=tmp_path / "alone"))
+    found = predict_command(asked)
+    assert np.array_equal(found.predictions[0].mask, alone.predictions[0].mask)
+    monkeypatch.chdir(tmp_path)
+    assert find_cache(plan.id) == Path("caches/both")
 
 
 def test_overlay_marks_the_mask_and_nothing_else() -> None:
