@@ -1,9 +1,7 @@
-"""The scheduler of all executors: assign shards to workers, retry failures, quarantine images.
+"""The scheduler of all executors: give the jobs of a `ShardQueue` to workers, and replace workers.
 
-A failed shard is tried `max_tries` times, each on a fresh worker. Then its images are bisected
-(`poison_search`): those that crash their worker are quarantined and the rest is committed. A shard
-where none is found is tried once more and then abandoned; the run continues with the others. An
-`SvpError` from a worker (disk full, wrong weights) would recur on every shard: it ends the run.
+Every attempt at a shard is on a fresh worker. An `SvpError` from a worker (disk full, wrong weights)
+would recur on every shard: it ends the run.
 
 A worker that ends before it is ready is started again after a pause (`false_starts`), or left out.
 On a cluster a place where no worker gets ready, or where another svp or another library would
@@ -13,14 +11,13 @@ none came for a while. A job lost with its machine is given out again: that is n
 
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 
-from ..display import counted, duration, shorten
+from ..display import counted, duration
 from ..errors import CacheError, SvpError
 from .base import (
-    Abandoned,
     BatchDone,
     Died,
     Done,
@@ -33,24 +30,20 @@ from .base import (
     Hung,
     Job,
     LeftOut,
-    Poisoned,
     Pool,
     Ready,
     Reason,
     Refused,
     Requeued,
-    SearchStarted,
     Started,
     Task,
     Tick,
 )
 from .false_starts import FalseStarts, in_short
-from .poison_search import PoisonSearch
+from .shard_queue import ShardQueue
 
 TICK_S = 0.2
 MAX_JOBS_FAILED = 3  # in a row in one place of a cluster
-MAX_MACHINES_LOST = 5  # with one shard: from then on its images may be what ends them
-MAX_ABANDONED_BEFORE_FIRST_SUCCESS = 3  # then nothing works: the run stops
 
 
 class Executor(ABC):
@@ -89,7 +82,7 @@ class Executor(ABC):
 
 
 class Scheduler:
-    """State of one run: queued and running jobs, attempts, searches, and what became of shards.
+    """State of one run: workers, the jobs they have, and the queue of the others.
 
     least     fewer ready workers than that for `patience` seconds end the run
     clock     seconds, monotonic
@@ -107,10 +100,9 @@ class Scheduler:
         patience: float = 900.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pool, self.task = pool, task
-        self.max_tries, self.timeout = max_tries, timeout
+        self.pool, self.timeout = pool, timeout
         self.least, self.patience, self.clock = least, patience, clock
-        self.queue = deque(Job(shard) for shard in shards)
+        self.queue = ShardQueue(task, shards, max_tries)
 
         # Every worker that was started is idle, busy, resting until its next start, out for good,
         # or else loading its models.
@@ -125,12 +117,6 @@ class Scheduler:
         self.failures: Counter[str] = Counter()  # place -> jobs in a row
         self.starts = FalseStarts(clock)
         self.staffed = clock()  # when enough workers were ready
-
-        self.tries = dict.fromkeys(shards, 0)
-        self.machines_lost: Counter[int] = Counter()
-        self.searches: dict[int, PoisonSearch] = {}
-        self.abandoned: set[int] = set()
-        self.succeeded = False
 
     def events(self) -> Iterator[Event]:
         """Run until every shard is committed or abandoned."""
@@ -199,12 +185,9 @@ class Scheduler:
         )
 
     def _dispatch(self) -> None:
-        while self.queue and self.idle:
-            worker, job = min(self.idle), self.queue.popleft()
-            if job.shard in self.abandoned:
-                continue  # a probe of a shard that was abandoned meanwhile
+        while self.idle and (job := self.queue.take()):
+            worker = min(self.idle)
             self.idle.remove(worker)
-            self.tries[job.shard] += job.rows is None
             self.busy[worker] = job, self.clock()
             self.pool.submit(worker, job)
 
@@ -229,7 +212,7 @@ class Scheduler:
                     self._restart(worker)
                 else:
                     self.idle.add(worker)
-                yield from self._commit(job, event)
+                yield from self.queue.done(job, event)
             case Draining():
                 yield event
                 self._leave(worker)
@@ -271,14 +254,10 @@ class Scheduler:
         if held is None:
             return
         job, _ = held
-        machine = isinstance(event, Died) and event.machine
-        if machine and self.machines_lost[job.shard] < MAX_MACHINES_LOST:
-            self.machines_lost[job.shard] += 1
-            self.tries[job.shard] -= job.rows is None
-            self.queue.appendleft(job)
+        if isinstance(event, Died) and event.machine and self.queue.give_back(job):
             yield Requeued(job.shard, worker, in_short(detail))
             return
-        yield from self._retry_or_search(job, worker, reason, detail)
+        yield from self.queue.failed(job, worker, reason, detail)
         yield from self._judge(self.places[worker], worker, detail)
 
     def _judge(self, place: str, worker: int, detail: str) -> Iterator[Event]:
@@ -322,57 +301,6 @@ class Scheduler:
             self.out.add(worker)
         else:
             self.resting[worker] = self.clock() + (0 if left_out else pause)
-
-    def _commit(self, job: Job, event: Done) -> Iterator[Event]:
-        if job.rows is not None:
-            yield from self._continue_search(job, self.searches[job.shard].passed())
-            return
-        self.succeeded = True
-        for row, reason in job.poison:
-            yield Poisoned(job.shard, event.worker, row=row, reason=reason)
-        yield event
-
-    def _retry_or_search(
-        self, job: Job, worker: int, reason: Reason, detail: str
-    ) -> Iterator[Event]:
-        search = self.searches.get(job.shard)
-
-        # A failed probe narrows the search; it is not an attempt of its shard.
-        if job.rows is not None and search:
-            yield from self._continue_search(job, search.failed(job, reason))
-            return
-        yield Failed(job.shard, worker, in_short(detail)[:2000], reason=reason)
-        if search:
-            # The shard without the images found fails too: the images are not the cause.
-            why = f"{reason} also after the search for bad images: {in_short(detail)}"
-            yield from self._abandon(job.shard, why)
-        elif self.tries[job.shard] < self.max_tries:
-            self.queue.append(job)
-        else:
-            yield SearchStarted(job.shard, worker, f"{reason} {self.max_tries} times")
-            self.searches[job.shard] = search = PoisonSearch(job.shard, self.task.rows(job.shard))
-            self.queue.extendleft(reversed(search.start()))
-
-    def _continue_search(self, job: Job, probes: list[Job]) -> Iterator[Event]:
-        self.queue.extendleft(reversed(probes))
-        search = self.searches[job.shard]
-        if job.shard in self.abandoned or not search.over:
-            return
-        if search.too_many_failures:
-            why = "too many of its images stop their worker: the images are not the cause"
-            yield from self._abandon(job.shard, why)
-        else:
-            self.queue.appendleft(search.result())
-
-    def _abandon(self, shard: int, why: str) -> Iterator[Event]:
-        self.abandoned.add(shard)
-        event = Abandoned(shard, detail=shorten(why, 1000))
-        yield event
-        if not self.succeeded and len(self.abandoned) >= MAX_ABANDONED_BEFORE_FIRST_SUCCESS:
-            raise CacheError(
-                f"stopped: the first {MAX_ABANDONED_BEFORE_FIRST_SUCCESS} shards all failed, "
-                f"last (shard {shard}): {event.detail}"
-            )
 
 
 def _place(event: Event) -> str:

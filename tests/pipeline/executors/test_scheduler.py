@@ -27,7 +27,8 @@ from svp.pipeline.executors.base import (
     SearchStarted,
 )
 from svp.pipeline.executors.false_starts import FalseStarts, in_short
-from svp.pipeline.executors.scheduler import MAX_MACHINES_LOST, Scheduler
+from svp.pipeline.executors.scheduler import Scheduler
+from svp.pipeline.executors.shard_queue import MAX_MACHINES_LOST
 
 TRACEBACK = (
     "Traceback (most recent call last):\n  File x\nModuleNotFoundError: No module named 'svp'"
