@@ -2,16 +2,10 @@
 
 Futures carry a job and return a few hundred bytes; the first one of a process checks its versions
 and loads the models. On a cluster that was joined, processes may come and go at any time.
-
-A Dask scheduler has no authentication: the one a run starts listens on 127.0.0.1 only and has no
-dashboard. Retries are the run's: `allowed-failures` is 0, so that a worker's death is reported at
-once instead of Dask running a shard that crashes its worker three more times.
 """
 
 import importlib.util
-import logging
 import os
-import tempfile
 import time
 import traceback
 from collections import deque
@@ -35,14 +29,12 @@ from .base import (
     Pool,
     Task,
     reachable,
-    retry_start,
 )
+from .dask_cluster import START_S, connected
 from .dask_worker import distributed_package, do, load
-from .devices import usable_devices
 from .scheduler import Executor
-from .worker import TRACEBACK, Setup, thread_environment
+from .worker import TRACEBACK, Setup
 
-START_S = 60  # for the scheduler to answer, or a process to end
 LOOK_S = 0.5  # between two looks at the processes of the cluster
 ANSWER_S = 2  # for a few hundred bytes of a finished job
 
@@ -283,36 +275,6 @@ def _told() -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Dask's own loggers, which print tracebacks of what is reported here in one line, are off."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-# Work stealing kills workers on long jobs (distributed#7523), so does a time to live when
-# the event loop is blocked (#8537). A local cluster would drop a nanny whose worker happens to be
-# down some seconds after an earlier death.
-CONFIG: dict[str, Any] = {
-    "distributed.scheduler.work-stealing": False,
-    "distributed.scheduler.allowed-failures": 0,
-    "distributed.scheduler.worker-ttl": None,
-    "distributed.worker.memory.terminate": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.target": False,
-    "distributed.deploy.lost-worker-timeout": "10000h",
-    "distributed.admin.tick.limit": "1h",
-}
-
-
 class DaskExecutor(Executor):
     """Dask workers; raises MissingPackageError without dask and distributed."""
 
@@ -324,51 +286,5 @@ class DaskExecutor(Executor):
     @contextmanager
     def connect(self, task: Task, shards: int) -> Iterator[Pool]:
         """See `Executor`."""
-        with _connected(self.options) as (client, workers):
+        with connected(self.options) as (client, workers):
             yield DaskPool(client, task, workers, self.options)
-
-
-def cluster_options(options: ExecutorOptions, workers: int, folder: str) -> dict[str, Any]:
-    """Arguments of `LocalCluster`."""
-    return {
-        "n_workers": workers,
-        "threads_per_worker": 1,
-        "processes": True,
-        "host": "127.0.0.1",
-        "dashboard_address": None,
-        "worker_dashboard_address": None,
-        "memory_limit": 0,
-        "local_directory": folder,
-        "silence_logs": logging.CRITICAL,
-        "env": thread_environment(options.threads),
-    }
-
-
-@contextmanager
-def _connected(options: ExecutorOptions) -> Iterator[tuple[Any, int | None]]:
-    """Join or start Dask; yields the client and the number of workers, None: whatever is there."""
-    import dask
-
-    distributed = distributed_package()
-    with (
-        _quiet(),
-        dask.config.set(CONFIG),
-        tempfile.TemporaryDirectory(prefix="svp-dask-") as folder,
-    ):
-        if options.dask_scheduler:
-            try:
-                client = distributed.Client(options.dask_scheduler, timeout=START_S)
-            except (OSError, ValueError) as error:
-                raise CacheError(
-                    f"no Dask scheduler at {shorten(options.dask_scheduler)}: {error}"
-                ) from error
-            with client:
-                yield client, options.workers or None
-            return
-        devices = usable_devices(options)
-        arguments = cluster_options(options, len(devices), folder)
-        with (
-            retry_start("Dask", lambda: distributed.LocalCluster(**arguments)) as cluster,
-            distributed.Client(cluster) as client,
-        ):
-            yield client, len(devices)

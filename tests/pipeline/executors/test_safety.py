@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from svp.pipeline.errors import ConfigError, MissingPackageError
-from svp.pipeline.executors import ExecutorOptions, build, dask, ray
+from svp.pipeline.executors import ExecutorOptions, build, dask_cluster, ray
 from svp.pipeline.executors.base import Done
 from svp.pipeline.executors.worker import environment, thread_environment
 
@@ -31,13 +31,13 @@ def test_ray_address_is_all_that_joins_a_cluster() -> None:
 
 
 def test_dask_is_local_and_has_no_dashboard() -> None:
-    options = dask.cluster_options(ExecutorOptions(), 2, "folder")
+    options = dask_cluster.cluster_options(ExecutorOptions(), 2, "folder")
     assert options["host"] == "127.0.0.1"
     assert options["dashboard_address"] is None
     assert options["worker_dashboard_address"] is None
     assert options["threads_per_worker"] == 1
     assert options["local_directory"] == "folder"
-    assert dask.CONFIG["distributed.scheduler.work-stealing"] is False
+    assert dask_cluster.CONFIG["distributed.scheduler.work-stealing"] is False
 
 
 def test_no_file_opens_a_service_to_the_network() -> None:
