@@ -49,7 +49,7 @@ def shared_kinds(recipe: Recipe, kinds: Iterable[str]) -> set[str]:
     """Those of `kinds` that caches may share: not made by a plug-in's network, whose code is not ours."""
     features, pixels = recipe.features, recipe.superpixels
     encoders = [one.encoder for one in (features, features.beside) if one is not None]
-    foreign = set()
+    foreign: set[str] = set()
     if not all(ENCODERS[name].module.startswith(".") for name in encoders):
         foreign |= ENCODED
     if not SAMS[pixels.model].module.startswith("."):
