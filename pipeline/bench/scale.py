@@ -19,7 +19,7 @@ from ..display import counted, size
 from ..precompute.cost_model import DEVICES, Estimate, estimate, seconds_per_image
 from ..precompute.planner import sized_plan
 from ..recipe import Recipe
-from .scale_probe import Opening, Scanning, opening, scanning
+from .scale_probe import Opening, Scanning, opening, opening_whole, scanning
 from .targets import Target, TargetReport
 
 # Llama Team, "The Llama 3 Herd of Models" (2024), section 3.3.4: 419 unexpected interruptions in
@@ -176,10 +176,11 @@ class ScaleReport(TargetReport):
         ]  # fmt: skip
 
 
-def run(recipe: Recipe, device: str = "a100", probe: int = PROBE) -> ScaleReport:
+def run(recipe: Recipe, device: str = "a100", probe: int = PROBE, whole: int = 0) -> ScaleReport:
     """Measure the records here and plan `SETS` under `recipe` on `device` of `cost.DEVICES`.
 
     probe  images of the largest cache of records that is made (100 bytes each on the disk)
+    whole  images of one more, which is opened in a process of its own; 0: none
     """
     plan = sized_plan(recipe)
     with tempfile.TemporaryDirectory(prefix="svp-scale-") as made:
@@ -187,6 +188,7 @@ def run(recipe: Recipe, device: str = "a100", probe: int = PROBE) -> ScaleReport
         many = opening(folder / "many", probe, 1)
         few = opening(folder / "few", probe, plan.shard_size)
         scan = scanning(folder / "scan", shards=min(64, probe))
+        opened = [opening_whole(folder / "whole", whole).line()] if whole else []
     per_shard = max(0.0, (many.seconds - few.seconds) / (many.shards - few.shards))
     per_image = max(0.0, few.seconds - few.shards * per_shard) / few.images
     report = ScaleReport(
@@ -196,6 +198,7 @@ def run(recipe: Recipe, device: str = "a100", probe: int = PROBE) -> ScaleReport
         openings=(many, few),
         scanning=scan,
         notes=[
+            *opened,
             f"superpixels: {recipe.superpixels.mode}, {recipe.superpixels.dtype}",
             f"one plan holds at most {MAX_IMAGES:,} images; caches of {PART:,} are advised",
         ],

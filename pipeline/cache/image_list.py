@@ -27,7 +27,7 @@ from .image_checks import MAX_SIDE, check_columns, release
 
 IMAGES = "images"
 BLOCK = 4096  # images made into objects at a time
-HASHED = 1 << 25  # bytes hashed at a time
+HASHED = 1 << 22  # bytes hashed at a time
 CRC_BYTES = 4
 
 # Column -> dtype. `paths` holds every path in UTF-8 with a NUL after it, `ends` where each ends.

@@ -131,7 +131,7 @@ def load_rows(cache: Path, plan: Plan, committed: Committed | None = None) -> Ro
     Raises CacheError if COMPLETE, the index or a manifest that is read is damaged or of another
     layer.
     """
-    return _together(plan, [layer_rows(cache, layer, committed) for layer in plan.layers])
+    return _together(plan, (layer_rows(cache, layer, committed) for layer in plan.layers))
 
 
 def layer_rows(cache: Path, layer: Layer, committed: Committed | None = None) -> Rows:
@@ -237,22 +237,25 @@ def _read_k(cache: Path, layer: Layer, index: Index) -> NDArray[np.uint16]:
 
 
 def _together(plan: Plan, parts: Iterable[Rows]) -> Rows:
-    """`Rows` of all layers: an image is good where every layer has it."""
-    parts = list(parts)
-    n = len(plan.images)
-    status = np.full(n, GOOD, np.uint8)
+    """`Rows` of all layers, the superpixels first: an image is good where every layer has it."""
+    status = np.full(len(plan.images), GOOD, np.uint8)
     bad: dict[int, tuple[str, str]] = {}
-    for rows in parts:
+    k, fallback, complete = None, frozenset[int](), True
+    for rows in parts:  # one at a time: of a billion images each is large
+        if k is None:
+            k, fallback = rows.k.copy(), rows.fallback
         status[rows.status == MISSING] = MISSING
         bad = {**rows.bad, **bad}  # the first layer's reason counts
+        complete = complete and rows.complete
     status[list(bad)] = BAD
-    counted_rows = parts[0]  # of the superpixels
+    assert k is not None
+    k[status != GOOD] = 0
     return Rows(
         status=status,
-        k=np.where(status == GOOD, counted_rows.k, 0).astype(np.uint16),
-        fallback=frozenset(row for row in counted_rows.fallback if status[row] == GOOD),
+        k=k,
+        fallback=frozenset(row for row in fallback if status[row] == GOOD),
         bad=dict(sorted(bad.items())),
-        complete=all(rows.complete for rows in parts),
+        complete=complete,
     )
 
 

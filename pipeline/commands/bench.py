@@ -119,8 +119,12 @@ def bench_rates_command(as_json: bool, device: str, **options: Any) -> None:
 @click.option("--probe", type=click.IntRange(min=1000), default=100_000, show_default=True,
               help="Images in the largest cache opened for the measurement.")  # fmt: skip
 @click.option("--exact", is_flag=True, help="Price exact float32 instead of fast bfloat16.")
+@click.option("--whole", type=click.IntRange(min=0), default=0, metavar="N",
+              help="Also open one cache of N images and print its memory; SA-1B has 11185362.")  # fmt: skip
 @as_json
-def bench_scale_command(size: str, device: str, probe: int, exact: bool, as_json: bool) -> None:
+def bench_scale_command(
+    size: str, device: str, probe: int, exact: bool, whole: int, as_json: bool
+) -> None:
     """Estimate the cost of SA-1B and of a billion images."""
     from ..bench.scale import run
     from ..precompute.options import Flags, resolve
@@ -131,4 +135,4 @@ def bench_scale_command(size: str, device: str, probe: int, exact: bool, as_json
     fast = ("superpixels.mode=fast", "superpixels.dtype=bfloat16")
     # Caches that can be trained on: with SAM's embeddings.
     recipe, _ = resolve(size, None, flags, () if exact else fast, Path(), stores("train", "svp"))
-    report(run(recipe, device, probe), as_json)
+    report(run(recipe, device, probe, whole), as_json)

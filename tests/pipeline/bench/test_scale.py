@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svp.pipeline.bench.scale import FAILURES_PER_GPU_HOUR, PART, SETS, run, simulate
-from svp.pipeline.bench.scale_probe import inodes, opening, scanning
+from svp.pipeline.bench.scale_probe import inodes, opening, opening_whole, scanning
 from svp.pipeline.cache import CacheReader
 from svp.pipeline.precompute.cost_model import estimate, makespan
 from svp.pipeline.precompute.planner import sized_plan
@@ -76,3 +76,12 @@ def test_the_report_adds_up() -> None:
     assert report.targets[0].name == "open a cache of 1,000 shards"
     assert "SA-1B: 11,185,362 images in 12 caches" in "\n".join(report.lines())
     assert report.to_json()["sets"][1]["inodes"] > 15_625_000 * 13
+
+
+def test_one_whole_cache_is_opened_in_a_process_of_its_own(tmp_path: Path) -> None:
+    found = opening_whole(tmp_path / "c", 30_000)
+    reader = CacheReader(tmp_path / "c")
+    assert (len(reader), reader.complete, found.images) == (30_000, True, 30_000)
+    assert reader.plan.images[12_345].path == "sa_000001/sa_00012345.jpg"
+    assert 0 < found.cpu_s and 0 <= found.resident < found.peak
+    assert "30,000 images opens in" in found.line()
