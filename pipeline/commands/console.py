@@ -31,11 +31,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 class CheckedPath(click.Path):
     """A path that is looked at when the command line is read, so that a wrong one costs no work.
 
-    check  called with the path and the option's name; raises SvpError. Defaults are not checked:
-           not every command uses them.
+    check  called with the path and the option's name; raises SvpError; None: any path will do.
+           Defaults are not checked: not every command uses them.
     """
 
-    def __init__(self, check: Callable[[Path, str], None]) -> None:
+    def __init__(self, check: Callable[[Path, str], None] | None = None) -> None:
         super().__init__(path_type=Path)
         self._check = check
 
@@ -44,9 +44,26 @@ class CheckedPath(click.Path):
         path = super().convert(value, param, ctx)
         if param is None or not param.name or ctx is None or ctx.parent is None:
             return path  # parsed alone, as a command that a document prints is: not to be run
-        if ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
+        given = ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
+        if self._check is not None and given:
             self._check(Path(os.fsdecode(path)), param.opts[0])
         return path
+
+
+class Place(CheckedPath):
+    """A folder as its path, or an address such as s3://bucket/runs as its store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """`Path` or `Store`. Raises ConfigError for an address that no store serves."""
+        from ..store import FolderStore, is_url, open_store
+
+        if not isinstance(value, str | Path):
+            return value  # converted already
+        if not is_url(value):
+            return super().convert(value, param, ctx)
+        store = open_store(value)
+        local = isinstance(store, FolderStore)  # file:///data/runs
+        return super().convert(store.where(), param, ctx) if local else store
 
 
 def _require_folder(path: Path, option: str) -> None:
@@ -75,6 +92,8 @@ PATH = click.Path(path_type=Path)
 FOLDER = CheckedPath(_require_folder)  # to read
 NEW_FOLDER = CheckedPath(_require_writable)  # to write, new or not
 NEW_FILE = CheckedPath(_require_writable_file)  # to write
+PLACE = Place()  # to read, in a folder or in object storage
+NEW_PLACE = Place(_require_writable)  # to write there
 size_option = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
     help="Shipped recipe. Default: tiny, for generated scenes only.",

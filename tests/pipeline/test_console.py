@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from rich.progress import Progress
 
-from svp.pipeline.commands.console import STDOUT, Root, _logged, as_json, report
+from svp.pipeline.commands.console import NEW_PLACE, PLACE, STDOUT, Root, _logged, as_json, report
 from svp.pipeline.display import Report
+from svp.pipeline.store import open_store
 
 LINE = "run folder: [red]runs/" + "long" * 40  # neither folded nor taken for markup
 
@@ -96,3 +97,24 @@ def test_a_library_prints_nothing_by_itself() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (found.stdout, found.stderr) == ("", "")
+
+
+@group.command("place")
+@click.option("--from", "source", type=PLACE)
+@click.option("--to", type=NEW_PLACE, default=Path("runs"))
+def place(source: object, to: object) -> None:
+    click.echo(f"{source!r} {to!r}")
+
+
+def test_a_place_is_a_path_or_the_store_of_an_address(tmp_path: Path) -> None:
+    def ask(*words: str) -> str:
+        return CliRunner().invoke(group, ["place", *words]).output.strip()
+
+    assert ask("--from", "a/b") == f"{Path('a/b')!r} {Path('runs')!r}"
+    store = open_store("s3://bucket/runs")
+    assert ask("--from", "s3://bucket/runs/", "--to", "s3://bucket/runs") == f"{store!r} {store!r}"
+    assert ask("--from", f"file://{tmp_path}").startswith(repr(tmp_path))
+    assert "is no store: give a folder, s3://bucket/prefix" in ask("--to", "ftp://host/runs")
+    assert "credentials, endpoint and region are read" in ask("--to", "s3://key:secret@bucket/runs")
+    (tmp_path / "file").touch()
+    assert "cannot be written" in ask("--to", str(tmp_path / "file"))
