@@ -13,6 +13,8 @@ from .object_client import SCHEMES, RetryPolicy, split_address
 from .protocol import (
     ChangedError,
     Created,
+    CutShortError,
+    NoBucketError,
     OtherBytesError,
     Read,
     Stat,
@@ -25,8 +27,10 @@ from .protocol import (
 __all__ = [
     "ChangedError",
     "Created",
+    "CutShortError",
     "FolderStore",
     "MemoryStore",
+    "NoBucketError",
     "ObjectStore",
     "OtherBytesError",
     "Read",

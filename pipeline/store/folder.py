@@ -166,14 +166,17 @@ class FolderStore:
         return True
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return ((key, found.bytes) for key, found in self.stats(prefix))
+
+    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
         if prefix:
             self.path(prefix)
         folders = [prefix]
         while folders:
             folder = folders.pop()
             try:
-                with os.scandir(self.root / folder) as found:
-                    entries = [entry for entry in found if not entry.name.endswith(PARTIAL)]
+                with os.scandir(self.root / folder) as listed:
+                    entries = [entry for entry in listed if not entry.name.endswith(PARTIAL)]
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -184,7 +187,8 @@ class FolderStore:
                     folders.append(key)
                 elif entry.is_file(follow_symlinks=False):
                     with suppress(FileNotFoundError):
-                        yield key, entry.stat(follow_symlinks=False).st_size
+                        found = entry.stat(follow_symlinks=False)
+                        yield key, Stat(found.st_size, _tag(found))
 
     def require_create(self) -> None:
         key = f"probe-{uuid4().hex}"

@@ -114,11 +114,14 @@ class MemoryStore:
         return True
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return ((key, found.bytes) for key, found in self.stats(prefix))
+
+    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
         above = f"{self.prefix}/" if self.prefix else ""
         wanted = f"{self._key(prefix)}/" if prefix else above
-        for key, (data, _, _) in list(self._files().found.items()):
+        for key, (data, tag, _) in list(self._files().found.items()):
             if key.startswith(wanted):
-                yield key.removeprefix(above), len(data)
+                yield key.removeprefix(above), Stat(len(data), tag)
 
     def require_create(self) -> None:
         pass

@@ -205,6 +205,9 @@ class ObjectStore:
         return True
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        return ((key, found.bytes) for key, found in self.stats(prefix))
+
+    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
         below = self._key(prefix) if prefix else self.prefix
         cut = len(self.prefix) + 1 if self.prefix else 0
         stream: Iterator[Sequence[ObjectMeta]] | None = None
@@ -223,7 +226,7 @@ class ObjectStore:
         while (page := self._run(prefix, next_page)) is not None:
             for found in page:
                 last = found["path"]
-                yield last[cut:], found["size"]
+                yield last[cut:], Stat(found["size"], _tag(found))
 
     def require_create(self) -> None:
         key = f"probe-{uuid4().hex}"

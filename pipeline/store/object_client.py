@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..display import show
 from ..errors import CacheError, ConfigError, MissingPackageError, SvpError
-from .protocol import missing
+from .protocol import NoBucketError, missing
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -96,7 +96,7 @@ class Fault:
         """The error for people."""
         place = show(where, 300)
         if self.code == "NoSuchBucket":
-            return missing(f"{where}: no such bucket")
+            return NoBucketError(f"{place}: no such bucket")
         if self.kind == "missing":
             return missing(where)
         if self.lookup:

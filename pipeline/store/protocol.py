@@ -81,6 +81,14 @@ class OtherBytesError(CacheError):
         return type(self), (self.where, self.ours, self.theirs, self.who, self.maker)
 
 
+class CutShortError(CacheError):
+    """A file ends before a range of it does."""
+
+
+class NoBucketError(MissingError):
+    """There is no such bucket: nothing in it is missing."""
+
+
 class ChangedError(CacheError):
     """A file to replace or delete is not the version that was read: another process was first."""
 
@@ -159,6 +167,13 @@ class Store(Protocol):
         """Key and size of each file below `prefix`, in no order."""
         ...
 
+    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
+        """Key, size and tag of each file below `prefix`, in no order.
+
+        A bucket's listing knows less of a version than `stat`: compare tags with its own only.
+        """
+        ...
+
     def require_create(self) -> None:
         """Raise CacheError if the place cannot keep the promise of `create`; leaves nothing."""
         ...
@@ -216,9 +231,9 @@ def bad_size(where: str, size: int, limit: int) -> CacheError:
     )
 
 
-def cut_short(where: str, read: Read, found: int) -> CacheError:
+def cut_short(where: str, read: Read, found: int) -> CutShortError:
     """The error for a range that the file has not in full."""
-    return CacheError(
+    return CutShortError(
         f"{show(where, 300)}: cut short: {found} of {read.bytes} bytes at {read.offset}"
     )
 

@@ -182,6 +182,16 @@ def test_sizes_lists_what_lies_below_a_prefix(store: Store) -> None:
     assert list(below.sizes("b")) == [("b/2", 1)]
 
 
+def test_stats_tell_one_version_from_another(store: Store) -> None:
+    store.create("a/1", [b"one"])
+    store.create("a/2", [b"two"])
+    first = dict(store.stats("a"))
+    assert {key: found.bytes for key, found in first.items()} == {"a/1": 3, "a/2": 3}
+    store.replace("a/1", b"eno")
+    second = dict(store.stats("a"))
+    assert second["a/1"].tag != first["a/1"].tag and second["a/2"] == first["a/2"]
+
+
 def test_a_sub_store_is_a_view(store: Store) -> None:
     below = store.sub("features").sub("dino")
     below.create("c/0", [b"row"])

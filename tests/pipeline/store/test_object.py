@@ -11,7 +11,7 @@ import pytest
 
 from support.object_server import KEY, SECRET, ObjectServer
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, MissingPackageError, SvpError
-from svp.pipeline.store import OtherBytesError, Read, RetryPolicy, Store, open_store
+from svp.pipeline.store import NoBucketError, OtherBytesError, Read, RetryPolicy, Store, open_store
 from svp.pipeline.store.in_flight import HEDGE_BURST, HEDGE_LEAST, HEDGE_UNKNOWN, Hedging
 from svp.pipeline.store.object_client import read_fault
 
@@ -167,7 +167,7 @@ def test_a_bucket_that_is_not_there(s3: ObjectServer) -> None:
     store = open_store("s3://absent/x", QUICK)
     for call in (lambda: store.read("a", 1), lambda: store.create("a", [b"1"]),
                  lambda: store.delete("a"), lambda: list(store.sizes()), lambda: rows(store, 1)):  # fmt: skip
-        with pytest.raises(MissingError, match="no such bucket"):
+        with pytest.raises(NoBucketError, match="no such bucket"):
             call()
 
 
