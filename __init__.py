@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from .pipeline.records import LocalPaths
     from .pipeline.superpixels.generator import build_generator
     from .train import metrics
+    from .train.data.cache_dataset import CacheDataset
     from .train.runs.predictor import Prediction, Predictor, load, predict
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PROJECTORS",
+    "CacheDataset",
     "CacheReader",
     "Card",
     "LocalPaths",
@@ -57,6 +59,7 @@ _HOMES = {
     "pipeline.records": ("LocalPaths",),
     "pipeline.superpixels.generator": ("build_generator",),
     "train": ("metrics",),
+    "train.data.cache_dataset": ("CacheDataset",),
     "train.runs.predictor": ("Prediction", "Predictor", "load", "predict"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
