@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .pipeline.cache.reader import CacheReader
     from .pipeline.datasets import open_dataset
     from .pipeline.errors import SvpError
+    from .pipeline.precompute.map_batches import Precompute
     from .pipeline.recipe import SuperpixelConfig
     from .pipeline.records import LocalPaths
     from .pipeline.superpixels.generator import build_generator
@@ -30,6 +31,7 @@ __all__ = [
     "Card",
     "LocalPaths",
     "MaskInput",
+    "Precompute",
     "Prediction",
     "Predictor",
     "Projector",
@@ -55,6 +57,7 @@ _HOMES = {
     "pipeline.cache.reader": ("CacheReader",),
     "pipeline.datasets": ("open_dataset",),
     "pipeline.errors": ("SvpError",),
+    "pipeline.precompute.map_batches": ("Precompute",),
     "pipeline.recipe": ("SuperpixelConfig",),
     "pipeline.records": ("LocalPaths",),
     "pipeline.superpixels.generator": ("build_generator",),
