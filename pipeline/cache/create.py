@@ -11,7 +11,7 @@ from ..io.atomic import make_folder, remove_stale, write_file
 from ..io.paths import refuse_url
 from .image_list import IMAGES
 from .index import is_complete
-from .layout import LAYER, LOGS, MANIFESTS, PLAN, VIEWS
+from .layout import CLAIMS, LAYER, LOGS, MANIFESTS, PLAN, VIEWS
 from .plan import Plan, all_plans
 from .plan_diff import diff_plans
 from .zarr_metadata import check_document, documents
@@ -35,7 +35,7 @@ def create_cache(cache: Path, plan: Plan, *, view: bool = False) -> Path:
     if os.path.lexists(cache / PLAN):
         path = _join(cache, plan, view)
     else:
-        _check_empty(cache)
+        require_no_other(cache)
         make_folder(cache, cache)
         plan.save(cache)
         path = cache / PLAN
@@ -114,8 +114,11 @@ def _mismatch(cache: Path, found: Plan, plan: Plan, what: str) -> PlanMismatchEr
     )
 
 
-def _check_empty(cache: Path) -> None:
+def require_no_other(cache: Path) -> None:
+    """Raise CacheError if the folder of a new cache holds something that is none."""
     if cache.is_dir() and not all(map(_left_over, cache.iterdir())):
+        if os.path.lexists(cache / PLAN):  # another run has made it since it was looked for
+            return
         raise CacheError(
             f"{show(str(cache), 300)}: not empty and no cache of svp (no {PLAN}): "
             "name a new or an empty folder"
@@ -128,4 +131,6 @@ def _left_over(entry: Path) -> bool:
     """Whether it is of a run that was killed before its plan had its name."""
     if entry.name == IMAGES and entry.is_dir():
         return all(LIST.fullmatch(one.name) for one in entry.iterdir())
+    if entry.name == LOGS and entry.is_dir():
+        return all(one.name == CLAIMS for one in entry.iterdir())
     return entry.name.endswith(".partial")

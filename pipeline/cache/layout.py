@@ -11,6 +11,7 @@ images/<digest>/<column>/...    the image list
     manifest/<shard>.json       written last: the shard of this layer is committed
     index.json, COMPLETE        written once all its shards are committed
 logs/<shard>.json               times and host of that shard; no part of the cache's content
+logs/claims/<shard>.json        process that works on it, of those that join a run; no part either
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ PLAN, INDEX, COMPLETE, META, LAYER = (
     "zarr.json",
     "layer.json",
 )
-MANIFESTS, LOGS, VIEWS = "manifest", "logs", "views"
+MANIFESTS, LOGS, CLAIMS, VIEWS = "manifest", "logs", "claims", "views"
 
 
 def shard_path(cache: Path, spec: ArraySpec, shard: int) -> Path:

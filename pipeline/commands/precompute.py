@@ -115,6 +115,11 @@ run_options = several(
     click.option("--require-gpu", metavar="NAME", help="Kind of GPU by Ray's name, such as A100."),
     click.option("--ship", is_flag=True, help="Send this svp to the nodes of the Ray cluster."),
     click.option("--dask-scheduler", help="Address of a running Dask scheduler."),
+    click.option(
+        "--join",
+        is_flag=True,
+        help="Share the work with all processes that run the same command with --join.",
+    ),
     click.option("--shards", metavar="A:B", help="Compute only shards A to B-1."),
     click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images."),
     click.option(
@@ -137,7 +142,7 @@ run_options = several(
         "--shard-timeout",
         "shard_timeout_s",
         type=float,
-        help="Seconds before a hung worker is killed.",
+        help="Seconds before a hung worker is killed. Default: none; 6 hours with --join.",
     ),
 )
 

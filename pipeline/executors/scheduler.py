@@ -63,8 +63,11 @@ class Executor(ABC):
         *,
         max_tries: int = 3,
         shard_timeout_s: float | None = None,
+        queue: ShardQueue | None = None,
     ) -> Generator[Event, None, None]:
         """Run `shards` and yield what happens, until each is committed or abandoned.
+
+        queue  of these shards; None: one that has them all to itself
 
         To stop early, close the iterator: that ends the workers. Raises a worker's SvpError, or
         CacheError if no worker can start.
@@ -78,6 +81,7 @@ class Executor(ABC):
                 shard_timeout_s,
                 least=self.options.least_workers,
                 patience=self.options.worker_timeout_s,
+                queue=queue,
             ).events()
 
 
@@ -99,10 +103,11 @@ class Scheduler:
         least: int = 1,
         patience: float = 900.0,
         clock: Callable[[], float] = time.monotonic,
+        queue: ShardQueue | None = None,
     ) -> None:
         self.pool, self.timeout = pool, timeout
         self.least, self.patience, self.clock = least, patience, clock
-        self.queue = ShardQueue(task, shards, max_tries)
+        self.queue = ShardQueue(task, shards, max_tries) if queue is None else queue
 
         # Every worker that was started is idle, busy, resting until its next start, out for good,
         # or else loading its models.

@@ -55,9 +55,9 @@ LASTING = (Failed, SearchStarted, Poisoned, Abandoned, FalseStart, LeftOut, Drai
 class Tally:
     """Counts of one run, kept from its events.
 
-    `total` counts the images of the cache and `before` those committed by earlier runs. Images of
-    shards under way count as soon as their worker tells of them; a shard that fails takes its own
-    back.
+    `total` counts the images of the cache and `before` those committed by other runs, earlier or
+    beside this one. Images of shards under way count as soon as their worker tells of them; a shard
+    that fails takes its own back.
     """
 
     def __init__(self, total: int, before: int = 0) -> None:
@@ -71,14 +71,15 @@ class Tally:
         self._under_way: dict[int | None, tuple[int, Counter[str]]] = {}  # by shard
         self._ready = self._over = False
         self._began = time.monotonic()
-        self._seen = deque([(self._began, 0)])  # (when, images) of the last `WINDOW_S`
+        self._seen = deque([(self._began, before)])  # (when, images) of the last `WINDOW_S`
 
     def update(self, event: Event) -> None:
         """Take note of `event`."""
         match event:
             case Ready() if not self.images:
                 self._ready = True
-                self._seen = deque([(time.monotonic(), 0)])  # loading models is not computing
+                # Loading models is not computing.
+                self._seen = deque([(time.monotonic(), self.before)])
             case BatchDone():
                 images, failures = self._under_way.get(event.shard, (0, Counter()))
                 failures.update(event.report.quarantined)
@@ -99,6 +100,11 @@ class Tally:
         if isinstance(event, Abandoned) and event.shard is not None:
             self.abandoned[event.shard] = event.detail
 
+    def others(self, images: int) -> None:
+        """Take note of images that runs beside this one have committed."""
+        self.before += images
+        self._note()
+
     @property
     def images(self) -> int:
         """Images this run has computed, good or not."""
@@ -116,7 +122,10 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Images per second over the last minutes, start-up left out; 0 before the first."""
+        """Images per second over the last minutes, of runs beside this one as well.
+
+        Start-up is left out; 0 before the first image.
+        """
         (first, before), (last, now) = self._seen[0], self._seen[-1]
         if now <= before:
             return 0.0
@@ -131,7 +140,7 @@ class Tally:
         return left / self.rate if self.rate else None
 
     def _note(self) -> None:
-        self._seen.append((time.monotonic(), self.images))
+        self._seen.append((time.monotonic(), self.before + self.images))
         while len(self._seen) > 2 and self._seen[1][0] < self._seen[-1][0] - WINDOW_S:
             self._seen.popleft()
 

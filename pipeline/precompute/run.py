@@ -34,7 +34,9 @@ from ..io.paths import refuse_url
 from ..process import Stop
 from ..recipe import Recipe
 from ..records import LocalPaths
+from .claims import HOLD_S, Claims, clear_claims
 from .cost_model import estimate
+from .join import ClaimedQueue, claims_on, planning
 from .lender import lenders
 from .planner import Content, build_plan, with_libraries
 from .progress import Progress, RunLog, Tally, write_failures
@@ -55,7 +57,9 @@ class RunOptions(ExecutorOptions):
     retry_quarantined  compute the shards with quarantined images again, accept repaired files
     max_failures       images that may be missing from the cache before the run counts as failed
     max_tries          attempts per shard before its images are searched for the culprit
-    shard_timeout_s    a worker that takes longer for one shard is killed; None: never
+    shard_timeout_s    a worker that takes longer for one shard is killed; None: never, with `join`
+                       after `HOLD_S`
+    join               work with all other processes that join: each takes shards nobody works on
     shards             only these shards ("a:b" of a static split over machines); None: all
     hint               the command that resumes the run, for the message after a signal
     """
@@ -67,6 +71,7 @@ class RunOptions(ExecutorOptions):
     max_failures: int | None = None
     max_tries: int = 3
     shard_timeout_s: float | None = None
+    join: bool = False
     shards: range | None = None
     hint: str = "run the same command again"
 
@@ -75,6 +80,13 @@ class RunOptions(ExecutorOptions):
         check_cluster(self)
         if self.shard_timeout_s is not None and not self.shard_timeout_s > 0:  # NaN as well
             raise ConfigError(f"shard_timeout={self.shard_timeout_s:g}: need more than 0 seconds")
+        for word, given, why in (
+            ("--shards", self.shards is not None, "processes that join divide all shards"),
+            ("--no-resume", not self.resume, "a process that joins continues a cache"),
+            ("--retry-quarantined", self.retry_quarantined, "run it once without --join"),
+        ):
+            if self.join and given:
+                raise ConfigError(f"--join with {word}: {why}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +165,14 @@ def precompute(
     else, CacheError (disk full, nothing works), MissingError, ConfigError, WeightsError.
     """
     options = options or RunOptions()
+    refuse_url(out)  # before every image is hashed for the plan
     with Stop(options.hint) as stop:
         # What is to be computed: the plan fixes every byte, the manifests say which shards are done.
-        plan, view = _prepare(
-            limited(content, options.limit), recipe, where, out, options, stop.check
-        )
+        waits = planning(out, stop.check) if options.join else nullcontext(stop.check)
+        with waits as check:
+            plan, view = _prepare(
+                limited(content, options.limit), recipe, where, out, options, check
+            )
         committed = read_committed(out, plan)
         missing = missing_shards(out, plan, committed)
         if missing and (came := reuse(out, plan, caches_beside(out))):
@@ -169,8 +184,13 @@ def precompute(
         if options.shards is not None:
             missing = {shard: missing[shard] for shard in missing if shard in options.shards}
         tally = Tally(len(plan.images), len(plan.images) - _count(plan, missing))
+        timeout, tries, claims = options.shard_timeout_s, options.max_tries, None
+        if options.join:
+            timeout = timeout or HOLD_S
+            claims = claims_on(out, plan, tries, timeout)
+            missing = {s: layers for s, layers in missing.items() if str(s) not in claims.abandoned}
         if not missing:
-            return _finish(plan, out, options, tally, committed)
+            return _finish(plan, out, options, tally, committed, claims)
         _check_disk(plan, missing, out)
         uncommit_damaged(out, missing)
         lacking = {layer for layers in missing.values() for layer in layers}
@@ -183,12 +203,14 @@ def precompute(
         device = task_device(options)
         lent = lenders(plan, lacking, caches_beside(out))
         task = ShardTask(str(out.resolve()), own, device, options.threads, view, kinds, lent)
+        queue = ClaimedQueue(task, missing, tries, claims, out, tally.others) if claims else None
         events = build(options.executor, options).events(
-            task, [*missing], max_tries=options.max_tries, shard_timeout_s=options.shard_timeout_s
+            task, [*missing], max_tries=tries, shard_timeout_s=timeout, queue=queue
         )
         run_log = RunLog(out / LOGS, tally)
         try:
-            with nullcontext() if quiet else Progress(tally) as bar, closing(events):
+            shown = nullcontext() if quiet else Progress(tally)
+            with shown as bar, claims or nullcontext(), closing(events):
                 for event in events:
                     tally.update(event)
                     run_log.update(event)
@@ -196,6 +218,8 @@ def precompute(
                         bar.update(event)
                     on_event(event)
                     stop.check()
+                    if claims:
+                        claims.alive()
         except BaseException:
             with suppress(OSError):  # a full disk must not hide why the run stopped
                 run_log.status("stopped")
@@ -203,7 +227,7 @@ def precompute(
 
         # Only what this run and others beside it committed since is still to be read.
         committed = read_committed(out, plan, known=sound)
-        return _finish(plan, out, options, tally, committed)
+        return _finish(plan, out, options, tally, committed, claims)
 
 
 def limited(content: Content, limit: int | None) -> Content:
@@ -224,7 +248,6 @@ def _prepare(
     stop: Callable[[], None],
 ) -> tuple[Plan, str]:
     """The plan of this run and its file in the cache; the folder is made or joined."""
-    refuse_url(out)  # before every image is hashed for the plan
     if not content.images:
         raise ConfigError(f"split {show(content.split)}: there is no image to compute")
 
@@ -271,15 +294,29 @@ def _without(committed: Committed, missing: Mapping[int, Sequence[Layer]]) -> Co
 
 
 def _finish(
-    plan: Plan, out: Path, options: RunOptions, tally: Tally, committed: Committed
+    plan: Plan,
+    out: Path,
+    options: RunOptions,
+    tally: Tally,
+    committed: Committed,
+    claims: Claims | None,
 ) -> PrecomputeReport:
     # The index is written once all shards are there, and again whenever one was made anew.
-    complete = not missing_shards(out, plan, committed)
-    if complete and (tally.shards or not is_complete(out, plan)):
+    missing = missing_shards(out, plan, committed)
+    complete = not missing
+    renew = tally.shards and not options.join  # of many that join, one writes it
+    if complete and (renew or not is_complete(out, plan)):
         remove_stale(out)  # of workers killed in the middle of a write
         rows = finalize(out, plan, committed)
     else:
         rows = load_rows(out, plan, committed)
+    if complete:
+        clear_claims(out, plan)
+    abandoned = dict(tally.abandoned)
+    if claims:
+        again = "; the same command without --join tries it again"
+        abandoned |= {int(name): why + again for name, why in claims.abandoned.items()}
+    abandoned = {s: why for s, why in abandoned.items() if s in missing}
 
     failures = Counter(reason for reason, _ in rows.bad.values())
     write_failures(out / LOGS, _failures(plan, rows.bad))
@@ -293,11 +330,11 @@ def _finish(
         computed=tally.images,
         good=good,
         failures=dict(failures),
-        abandoned=tally.abandoned,
+        abandoned=abandoned,
         superpixels=int(rows.k.sum()),
         fallbacks=len(rows.fallback),
         complete=complete,
-        failed=bool(tally.abandoned) or too_many or (complete and not good),
+        failed=bool(abandoned) or too_many or (complete and not good),
         seconds=tally.elapsed,
         stage_seconds=dict(tally.seconds),
     )

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# One cache by many independent processes: array task t of n computes its n-th part of the shards.
-# Resubmitted, or requeued after a preemption, each task resumes.
+# One cache by many independent processes: each array task takes shards that no other works on.
+# Tasks may start late, be preempted or added by a second sbatch; requeued, a task joins again.
 #
-#   SHARDS=1294 sbatch --array=0-15 slurm-precompute.sh    (svp precompute --dry-run prints SHARDS)
+#   sbatch --array=0-15 slurm-precompute.sh
 #
 #SBATCH --job-name=svp-precompute
 #SBATCH --gpus-per-task=1
@@ -12,32 +12,20 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# TERM two minutes before the end: svp drops the shard under way and exits 143.
+# TERM two minutes before the end: svp gives its shards back and exits 143.
 #SBATCH --signal=B:TERM@120
 set -euo pipefail
 
-: "${SHARDS:?number of shards of the plan: svp precompute --dry-run prints it}"
 DATASET=${DATASET:-/data/refcoco}        # CHANGE
 CACHE=${CACHE:-/scratch/caches/refcoco}  # CHANGE: on a file system that all nodes mount
 SAM=${SAM:-/data/weights/sam_vit_h_4b8939.pth}
 ENCODER_WEIGHTS=${ENCODER_WEIGHTS:-/data/weights/dinov2-large}
 
-task=${SLURM_ARRAY_TASK_ID:-0}
-first_task=${SLURM_ARRAY_TASK_MIN:-0}
-tasks=${SLURM_ARRAY_TASK_COUNT:-1}
-part=$((task - first_task))
-first=$((SHARDS * part / tasks))
-last=$((SHARDS * (part + 1) / tasks))
-if ((first == last)); then
-  echo "task $task: more tasks than shards, nothing to do"
-  exit 0
-fi
-
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 svp precompute \
   --dataset "$DATASET" --split train --out "$CACHE" --size paper \
   --sam-weights "$SAM" --encoder-weights "$ENCODER_WEIGHTS" \
-  --shards "$first:$last" --shard-timeout 3600 --device cuda --quiet &
+  --join --shard-timeout 3600 --device cuda --quiet &
 child=$!
 trap 'kill -TERM $child' TERM INT
 while true; do
@@ -46,6 +34,6 @@ while true; do
   kill -0 "$child" 2>/dev/null || break  # the trap interrupts a wait: wait again until svp has ended
 done
 if ((status == 143)) && [[ -n ${SLURM_JOB_ID:-} ]]; then
-  scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}_$task"
+  scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}_${SLURM_ARRAY_TASK_ID:-0}"
 fi
 exit "$status"

@@ -9,7 +9,7 @@ class Row:
     """One fault that svp must survive.
 
     number   T1 to T37 are those of the reliability specification, C1 to C28 the cache's fault list,
-             R3 to R9 and D2, D3 the faults of Ray and Dask clusters
+             R3 to R9 and D2, D3 the faults of Ray and Dask clusters, J1 to J6 of processes that join
     fault    what goes wrong
     survives what must hold afterwards
     tests    pytest node ids (file::function); each injects the fault and checks what holds
@@ -34,5 +34,6 @@ def rows() -> Sequence[Row]:
     from support.reliability.cache_faults import CACHE_FAULTS
     from support.reliability.clusters import CLUSTERS
     from support.reliability.faults import FAULTS
+    from support.reliability.fleets import FLEETS
 
-    return (*FAULTS, *CACHE_FAULTS, *CLUSTERS, *ATTACKS)
+    return (*FAULTS, *CACHE_FAULTS, *CLUSTERS, *FLEETS, *ATTACKS)

@@ -1,0 +1,202 @@
+"""`--join`: processes that come, go and are killed make the cache of one process, to the byte."""
+
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import fake_run
+from support.fleet import Fleet
+from support.kill_trials import tree
+from svp.pipeline.cache.create import require_no_other
+from svp.pipeline.cache.layout import CLAIMS, LOGS
+from svp.pipeline.errors import CacheError, ConfigError, PlanMismatchError
+from svp.pipeline.executors.shard_queue import MAX_MACHINES_LOST
+from svp.pipeline.precompute import join
+from svp.pipeline.precompute.run import RunOptions
+
+IMAGES, SHARDS = 40, 7
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_run.install(monkeypatch)
+    monkeypatch.setattr(join, "POLL_S", 0.05)
+
+
+@pytest.fixture
+def fleet(world: Path, tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path / "c", world / "images")
+
+
+def claims(cache: Path) -> list[str]:
+    return sorted(path.stem for path in (cache / LOGS / CLAIMS).rglob("*.json"))
+
+
+def test_processes_that_start_at_once_divide_the_shards(fleet: Fleet, world: Path) -> None:
+    fleet.join(4, delay=0.002)
+    ended = fleet.end()
+    assert [code for code, _ in ended] == [0] * 4
+    assert all(said["complete"] for _, said in ended)
+    assert sum(int(str(said["computed"])) for _, said in ended) == IMAGES, "nothing is done twice"
+    assert tree(fleet.cache) == tree(world / "clean") and claims(fleet.cache) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fleet_with_killed_processes_makes_the_same_cache(
+    fleet: Fleet, world: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    dice, killed = random.Random(seed), 0
+    fleet.join(3, delay=0.01)
+    for _ in range(3):
+        shards = fleet.committed() + dice.randint(0, 1)
+        fleet.until(lambda shards=shards: fleet.committed() >= shards and claims(fleet.cache))
+        killed += fleet.kill(dice.randint(1, 2), dice)
+        fleet.join(2, delay=0.01)
+    assert killed
+    record_property("tried", killed)
+    assert {code for code, _ in fleet.end()} == {0}
+    assert tree(fleet.cache) == tree(world / "clean") and claims(fleet.cache) == []
+
+
+def test_a_fleet_of_which_all_are_killed_is_finished_by_the_next(fleet: Fleet, world: Path) -> None:
+    fleet.join(3, delay=0.01)
+    fleet.until(lambda: fleet.committed() >= 2)
+    assert fleet.kill(3, random.Random(0)) == 3
+    kept = fleet.committed()
+    assert 2 <= kept < SHARDS
+    fleet.join(2)
+    ended = fleet.end()
+    assert [code for code, _ in ended] == [0, 0]
+    assert sum(int(str(said["computed"])) for _, said in ended) <= IMAGES - 6 * kept + 6
+    assert tree(fleet.cache) == tree(world / "clean") and claims(fleet.cache) == []
+
+
+def test_a_shard_that_two_processes_have_is_committed_once(
+    fleet: Fleet, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a holder is slow, or the file system has no locks: claims exclude no process."""
+    monkeypatch.setattr(join.Claims, "take", lambda self, name, **options: True)
+    fleet.join(3, delay=0.002)
+    ended = fleet.end()
+    assert [code for code, _ in ended] == [0] * 3
+    assert sum(int(str(said["computed"])) for _, said in ended) > IMAGES, "shards were done twice"
+    assert tree(fleet.cache) == tree(world / "clean")
+
+
+def test_a_preempted_process_gives_its_shard_back(fleet: Fleet, world: Path) -> None:
+    fleet.join(1, delay=0.05)
+    fleet.until(lambda: fleet.committed() >= 1 and claims(fleet.cache))
+    (member,) = fleet.members
+    assert member.pid
+    member.terminate()
+    ((code, said),) = fleet.end()
+    assert code == 128 + signal.SIGTERM and "To resume: svp precompute --join" in str(said)
+    assert claims(fleet.cache) == []
+    fleet.members.clear()
+    fleet.join(1)
+    assert [code for code, _ in fleet.end()] == [0]
+    assert tree(fleet.cache) == tree(world / "clean")
+
+
+def test_an_image_that_kills_its_process_is_not_tried_without_end(fleet: Fleet) -> None:
+    killed = 0
+    for _ in range(MAX_MACHINES_LOST + 2):
+        fleet.join(1, faults={"13": "kill"})
+        fleet.members[-1].join()
+        if fleet.members[-1].exitcode != -signal.SIGKILL:
+            break
+        killed += 1
+        fleet.members.clear()
+    assert killed == MAX_MACHINES_LOST
+    ((code, said),) = fleet.end()
+    assert (code, said["complete"], said["good"]) == (1, False, IMAGES - 6)
+    assert isinstance(said["parked"], dict) and said["parked"].keys() == {2}
+    assert "processes ended while they computed it" in said["parked"][2]
+    assert "without --join" in said["parked"][2]
+
+
+def test_an_image_that_fails_in_every_worker_is_quarantined(fleet: Fleet) -> None:
+    fleet.join(2, faults={"13": "raise"})
+    ended = fleet.end()
+    assert [code for code, _ in ended] == [0, 0]
+    assert all(said["failures"] == {"worker_error": 1} for _, said in ended)
+
+
+def test_a_process_where_nothing_works_leaves_the_shards_to_others(
+    fleet: Fleet, world: Path
+) -> None:
+    fleet.join(1, faults={str(number): "raise" for number in range(1, IMAGES + 1)})
+    ((code, said),) = fleet.end()
+    assert code == 1 and "the first 3 shards all failed" in str(said["error"])
+    fleet.members.clear()
+    fleet.join(1)
+    assert [code for code, _ in fleet.end()] == [0]
+    assert tree(fleet.cache) == tree(world / "clean") and claims(fleet.cache) == []
+
+
+def test_one_process_makes_the_plan_while_the_others_wait(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = fleet.cache.parent / "hashed"
+    hash_image = fake_run.planner.hash_image
+
+    def count(*given: object) -> object:
+        with hashed.open("a") as file:
+            file.write("x")
+        return hash_image(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fake_run.planner, "hash_image", count)
+    fleet.join(4)
+    assert [code for code, _ in fleet.end()] == [0] * 4
+    assert len(hashed.read_text()) == IMAGES
+
+
+def test_a_run_alone_clears_what_a_fleet_left(fleet: Fleet, world: Path) -> None:
+    fleet.join(1, delay=0.02)
+    fleet.until(lambda: bool(fleet.committed() and claims(fleet.cache)))
+    fleet.kill(1, random.Random(0))
+    report = fake_run.run(fleet.cache, world / "images", RunOptions(workers=0))
+    assert report.complete and claims(fleet.cache) == []
+    assert tree(fleet.cache) == tree(world / "clean")
+
+
+def test_joining_a_finished_cache_does_nothing(world: Path, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(world / "clean", tmp_path / "c"))
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")}
+    report = fake_run.run(cache, world / "images", RunOptions(workers=0, join=True))
+    assert (report.computed, report.complete, report.failed) == (0, True, False)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")} == before
+
+
+def test_another_recipe_does_not_join(fleet: Fleet, world: Path) -> None:
+    fleet.join(1)
+    fleet.end()
+    other = fake_run.RECIPE.model_copy(update={"batch": 2})
+    with pytest.raises(PlanMismatchError, match=r"recipe.batch: 4 -> 2"):
+        fake_run.run(fleet.cache, world / "images", RunOptions(workers=0, join=True), recipe=other)
+
+
+def test_a_foreign_folder_is_left_alone(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(CacheError, match="not empty and no cache"):
+        fake_run.run(tmp_path, world / "images", RunOptions(workers=0, join=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
+
+
+def test_a_cache_that_another_process_has_just_made_is_no_foreign_folder(world: Path) -> None:
+    require_no_other(world / "clean")
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [("--shards", {"shards": range(2)}), ("--no-resume", {"resume": False}),
+     ("--retry-quarantined", {"retry_quarantined": True})],
+)  # fmt: skip
+def test_what_does_not_go_with_joining(option: str, given: dict[str, object]) -> None:
+    RunOptions(**given)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"--join with {option}"):
+        RunOptions(join=True, **given)  # type: ignore[arg-type]
