@@ -249,14 +249,35 @@ class MaskGridConfig(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything that decides the stored bits, beside the images themselves."""
+    """Everything that decides the stored bits, beside the images themselves.
+
+    sam_stored  type of the stored SAM embeddings; a recipe with float16 has the digest it had before
+                there was this field
+    """
 
     superpixels: SuperpixelConfig = SuperpixelConfig()
     features: FeatureConfig = FeatureConfig()
     sspe: MaskGridConfig = MaskGridConfig()
     store_sam_embeddings: bool = False
+    sam_stored: Literal["float16", "int8"] = "float16"
     batch: Annotated[int, Field(ge=1, le=64)] = 8
     libraries: dict[str, str] = {}  # versions of the packages that affect bits
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.sam_stored == "float16":
+            found.pop("sam_stored", None)
+        return found
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.sam_stored != "float16" and not self.store_sam_embeddings:
+            raise ValueError(
+                f"sam_stored={self.sam_stored}: no SAM embedding is stored: set "
+                "store_sam_embeddings=true"
+            )
+        return self
 
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces; equal recipes give equal bytes."""
@@ -265,6 +286,12 @@ class Recipe(Frozen):
     def digest(self) -> str:
         """sha256 of `canonical()`, hex."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def in_float16(recipe: Recipe) -> Recipe:
+    """`recipe` with everything stored as it was computed: float16 rounds, the rest is made of it."""
+    features = recipe.features.model_copy(update={"stored": "float16"})
+    return recipe.model_copy(update={"features": features, "sam_stored": "float16"})
 
 
 # How pydantic names the branches of a union in an error's place.

@@ -58,7 +58,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("Superpixels", _source(recipe.superpixels)),
         ("Features", _features(recipe.features)),
         ("Patch grid", f"{plan.grid[0]} × {plan.grid[1]}, {counted(plan.channels, 'channel')}"),
-        ("SAM embedding", "stored" if recipe.store_sam_embeddings else "not stored"),
+        ("SAM embedding", _sam(recipe)),
     ]
 
 
@@ -106,6 +106,10 @@ def _source(config: SuperpixelConfig) -> str:
         f"{name} {config.model} ({weights} weights), preset {config.preset}: {points}{crops}, "
         f"{config.mode} mode"
     )
+
+
+def _sam(recipe: Recipe) -> str:
+    return f"stored as {recipe.sam_stored}" if recipe.store_sam_embeddings else "not stored"
 
 
 def _features(config: FeatureConfig) -> str:

@@ -151,7 +151,7 @@ def without(plan: Plan, kinds: Sequence[str]) -> Plan:
         features = features.model_copy(update={"layers": (), "second": None})
     recipe = recipe.model_copy(update={"features": features})
     if SAM in kinds:
-        recipe = recipe.model_copy(update={"store_sam_embeddings": False})
+        recipe = recipe.model_copy(update={"store_sam_embeddings": False, "sam_stored": "float16"})
     return replace(plan, recipe=recipe, sam=None if SAM in kinds else plan.sam)
 
 

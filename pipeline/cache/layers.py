@@ -138,6 +138,7 @@ def layers_of(recipe: "Recipe", sizes: Sizes, images: Images, shard_size: int) -
         layers=recipe.features.stored_layers,
         cls=recipe.features.cls,
         sam=sizes.sam,
+        sam_int8=recipe.sam_stored == "int8",
     )
     made, names = _made(recipe, sizes), _names(recipe)
     layers: dict[str, Layer] = {}
@@ -169,6 +170,8 @@ def _made(recipe: "Recipe", sizes: Sizes) -> dict[str, dict[str, Any]]:
     pixels = recipe.superpixels.model_dump(mode="json")
     features = recipe.features.model_dump(mode="json")
     sam = {name: pixels[name] for name in ("model", "package", "weights", "mode", "dtype")}
+    if recipe.sam_stored != "float16":
+        sam |= {"stored": recipe.sam_stored}
     if recipe.superpixels.prompts_sam:
         own = {name: value for name, value in pixels.items() if name != "slic"}
         own |= {"batch": recipe.batch}
@@ -208,7 +211,7 @@ def _names(recipe: "Recipe") -> dict[str, str]:
         FEATURES: encoder + (f"-{features.stored}" if features.stored != "float16" else ""),
         LAYERS: encoder + blocks,
         CLS: encoder,
-        SAM: pixels.model,
+        SAM: pixels.model + (f"-{recipe.sam_stored}" if recipe.sam_stored != "float16" else ""),
     }
 
 

@@ -126,6 +126,11 @@ class Plan:
         return self.recipe.features.stored == "int8"
 
     @property
+    def sam_int8(self) -> bool:
+        """Whether SAM embeddings are stored as int8 with scales instead of float16."""
+        return self.recipe.sam_stored == "int8"
+
+    @property
     def mask_bytes(self) -> int:
         """Bytes of one bit-packed mask on the SSPE grid."""
         return -(-self.sspe[0] * self.sspe[1] // 8)

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 
 from ..display import counted, show
 from ..errors import CacheError, ConfigError
-from ..io.binary import empty
+from ..io.binary import empty, round_into
 from ..io.paths import refuse_links
 from ..records import Quarantined, Superpixels
 from .index import BAD, GOOD, load_rows
-from .int8 import dequantise
 from .layers import SUPERPIXELS
 from .layout import META, PLAN, shard_path
 from .manifest import Manifest, read_manifest
 from .plan import Plan, PlanImage
-from .row_codec import superpixels_of, unpack_rles
+from .row_codec import stored_features, stored_sam, superpixels_of, unpack_rles
 from .schema import ArraySpec, spec_of
 from .shard_file import OpenFiles, ShardFile, read_with_zarr
 from .zarr_metadata import array_metadata, check_document
@@ -178,13 +177,9 @@ class CacheReader:
 
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) float16 patch features of row `i`, into `out` if given (C-contiguous)."""
-        if not self._int8:
-            return self._read("dino", i, out)
-        values = dequantise(self._read("dino_q8", i), self._read("dino_scale", i))
-        if out is None:
-            return values.astype(np.float16)
-        out[...] = values
-        return out
+        if self._int8:
+            return _rounded(stored_features(self.plan, lambda name: self._read(name, i)), out)
+        return self._read("dino", i, out)
 
     def cover(self, i: int) -> NDArray[np.float16]:
         """(n,P) float16 share of each patch that each of the n superpixels covers."""
@@ -210,6 +205,8 @@ class CacheReader:
 
     def sam(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """SAM image embedding, float16, of shape `plan.sam`, into `out` if given (C-contiguous)."""
+        if self.plan.sam_int8:
+            return _rounded(stored_sam(self.plan, lambda name: self._read(name, i)), out)
         return self._read("sam", i, out)
 
     def superpixels(self, i: int) -> Superpixels:
@@ -288,6 +285,19 @@ class CacheReader:
             i,
             f"not computed yet in {show(str(self.path), 300)}: run the same `svp precompute` again",
         )
+
+
+def _rounded(values: Array, out: NDArray[np.float16] | None) -> NDArray[np.float16]:
+    """`values` as float16, in `out` if given."""
+    if values.dtype == np.float16 and out is None:
+        return values
+    if out is None:
+        out = np.empty(values.shape, np.float16)
+    if values.dtype == np.float16:
+        out[...] = values
+    else:
+        round_into(values, out)
+    return out
 
 
 def stored_superpixels(cache: Path, plan: Plan, shard: int) -> list[Superpixels | Quarantined]:

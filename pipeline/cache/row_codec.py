@@ -4,7 +4,7 @@ The row of `rle` is little-endian: u16 n, then n + 1 u32 offsets from the row's 
 counts strings; the rest is zero. A row that does not fit is an error of that image, never cut.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..display import counted
 from ..errors import CacheError, ImageError
 from ..records import ImageRow, Superpixels
 from .image_list import PlanImage
-from .int8 import quantise
+from .int8 import dequantise, quantise
 from .layers import Layer
 from .plan import Plan
 
@@ -54,7 +54,27 @@ def row_arrays(plan: Plan, layer: Layer, image: PlanImage, row: ImageRow) -> dic
         case "cls":
             return {"cls": _finite(_fit(row.cls, "float16", (c,), "cls", row))}
     assert plan.sam is not None
-    return {"sam": _finite(_fit(row.sam, "float16", plan.sam, "sam", row))}
+    sam = _finite(_fit(row.sam, "float16", plan.sam, "sam", row))
+    if not plan.sam_int8:
+        return {"sam": sam}
+    # Groups of 64 pixels of one channel: channels differ in size, neighbours hardly.
+    q, scale = quantise(sam.reshape(len(sam), -1))
+    return {"sam_q8": q.reshape(sam.shape), "sam_scale": scale}
+
+
+def stored_features(plan: Plan, read: Callable[[str], Array]) -> Array:
+    """(P,C) patch features, float16 or float32, of a plan's arrays; `read` gives an array's row."""
+    if plan.int8:
+        return dequantise(read("dino_q8"), read("dino_scale"))
+    return read("dino")
+
+
+def stored_sam(plan: Plan, read: Callable[[str], Array]) -> Array:
+    """The SAM embedding, float16 or float32, of a plan's arrays, as `stored_features`."""
+    if plan.sam_int8:
+        q = read("sam_q8")
+        return dequantise(q.reshape(len(q), -1), read("sam_scale")).reshape(q.shape)
+    return read("sam")
 
 
 def pack_rles(rles: tuple[bytes, ...], width: int) -> NDArray[np.uint8]:

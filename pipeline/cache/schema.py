@@ -68,6 +68,7 @@ def array_specs(
     layers: int,
     cls: bool,
     sam: tuple[int, int, int] | None,
+    sam_int8: bool = False,
 ) -> dict[str, tuple[ArraySpec, ...]]:
     """The sharded arrays of a plan with these sizes by kind of layer, in the order of writing."""
     p, c = patches, channels
@@ -101,8 +102,7 @@ def array_specs(
     if cls:
         table["cls"] = (ArraySpec("cls", "float16", (c,), None, ("channel",), "CLS token"),)
     if sam is not None:
-        axes = ("sam_channel", "y", "x")
-        table["sam"] = (ArraySpec("sam", "float16", sam, None, axes, "SAM image embedding"),)
+        table["sam"] = _sam(sam, sam_int8)
     return table
 
 
@@ -133,4 +133,16 @@ def _features(p: int, c: int, int8: bool) -> tuple[ArraySpec, ...]:
     return (
         ArraySpec("dino_q8", "int8", (p, c), None, ("patch", "channel"), "features / scale"),
         ArraySpec("dino_scale", "float16", (p, groups), None, ("patch", "group"), "scales"),
+    )
+
+
+def _sam(shape: tuple[int, int, int], int8: bool) -> tuple[ArraySpec, ...]:
+    axes = ("sam_channel", "y", "x")
+    if not int8:
+        return (ArraySpec("sam", "float16", shape, None, axes, "SAM image embedding"),)
+    channels, height, width = shape
+    scales = (channels, -(-height * width // GROUP))
+    return (
+        ArraySpec("sam_q8", "int8", shape, None, axes, "SAM image embedding / scale"),
+        ArraySpec("sam_scale", "float16", scales, None, ("sam_channel", "sam_group"), "scales"),
     )

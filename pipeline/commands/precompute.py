@@ -65,6 +65,11 @@ layer_options = several(
         default=None,
         help="Store SAM's image embedding, which the mask decoder reads.",
     ),
+    click.option(
+        "--sam-stored",
+        type=click.Choice(["float16", "int8"]),
+        help="Stored dtype of SAM's embedding.",
+    ),
 )
 recipe_options = several(
     size_option,
@@ -75,7 +80,7 @@ recipe_options = several(
 )
 RECIPE_FLAGS = ("superpixels", "masks", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
                 "dtype", "max_superpixels", "encoder", "encoder_weights", "second_weights", "features",
-                "store_sam_embeddings")  # fmt: skip
+                "store_sam_embeddings", "sam_stored")  # fmt: skip
 run_options = several(
     click.option(
         "--executor",

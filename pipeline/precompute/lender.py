@@ -6,7 +6,7 @@ rows where their image lists differ. A photograph is known by the content of its
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..cache.plan import Plan, all_plans
 from ..cache.reader import CacheReader
 from ..errors import CacheError, SvpError
 from ..fetch.sam_specs import USUAL_SAM
+from ..recipe import in_float16
 
 FIELDS = {SUPERPIXELS: "superpixels", FEATURES: "patches", LAYERS: "layers", CLS: "cls", SAM: "sam"}
 
@@ -77,16 +78,18 @@ def lenders(plan: Plan, lacking: Iterable[Layer], others: Iterable[Path]) -> tup
     """Plans of the caches `others` with layers made as those of `plan` that are `lacking`.
 
     Only rows that the same code made are lent. In fast mode SAM's bits depend on the images that it
-    saw side by side, masks of a folder or a plug-in on the name of the photograph, and int8 features
-    are not read as they are stored: these are computed.
+    saw side by side, masks of a folder or a plug-in on the name of the photograph, and what
+    is stored in fewer bits is not read as it was computed: these are computed. What is to be stored
+    so is taken from a cache that has it in float16.
     """
     pixels = plan.recipe.superpixels
     unlent = {COVER}
     unlent |= {SUPERPIXELS, SAM} if pixels.mode == "fast" else set()
     unlent |= {SUPERPIXELS} if pixels.source not in (*USUAL_SAM, "slic") else set()
-    unlent |= {FEATURES} if plan.int8 else set()
     kinds = shared_kinds(plan.recipe, KINDS) - unlent
-    wanted = {layer.recipe_id: layer.kind for layer in lacking if layer.kind in kinds}
+    named = {layer.kind for layer in lacking} & kinds
+    layers = replace(plan, recipe=in_float16(plan.recipe)).layers
+    wanted = {layer.recipe_id: layer.kind for layer in layers if layer.kind in named}
     found: list[Lender] = []
     for cache in others:
         try:

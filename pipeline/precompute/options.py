@@ -49,6 +49,7 @@ class Flags:
     max_superpixels: int | None = None
     features: str | None = None
     store_sam_embeddings: bool | None = None
+    sam_stored: str | None = None
 
 
 def resolve(
@@ -140,6 +141,8 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         features["stored"] = flags.features
     if flags.store_sam_embeddings is not None:
         raw["store_sam_embeddings"] = flags.store_sam_embeddings
+    if flags.sam_stored:
+        raw["sam_stored"] = flags.sam_stored
 
 
 def _name_encoders(features: dict[str, Any], said: str) -> None:

@@ -17,7 +17,7 @@ from svp.pipeline.cache import (
     write_shard,
 )
 from svp.pipeline.masks.rle import encode
-from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
+from svp.pipeline.recipe import Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRow, Quarantined, Superpixels
 
 SIZE = (12, 10)  # height, width of every image
@@ -58,11 +58,12 @@ class Made:
         finalize(self.path, self.plan, read_committed(self.path, self.plan))
 
 
-def make_plan(images: int = 10, **features: object) -> Plan:
-    recipe = Recipe(
-        superpixels=SuperpixelConfig(max_superpixels=6),
-        features=FeatureConfig.model_validate(features),
-        store_sam_embeddings="layers" in features,
+def make_plan(images: int = 10, *, sam_stored: str = "", **features: object) -> Plan:
+    """With layers or `sam_stored` the SAM embedding is stored, too."""
+    sam = "layers" in features or bool(sam_stored)
+    raw = {"store_sam_embeddings": sam, "sam_stored": sam_stored or "float16"}
+    recipe = Recipe.model_validate(
+        raw | {"superpixels": SuperpixelConfig(max_superpixels=6), "features": features}
     )
     return Plan(
         recipe=recipe,
@@ -73,7 +74,7 @@ def make_plan(images: int = 10, **features: object) -> Plan:
         channels=8,
         sspe=(4, 4),
         rle_bytes=1024,
-        sam=(2, 3, 3) if "layers" in features else None,
+        sam=(2, 3, 3) if sam else None,
         split="train",
         digests={"sam.safetensors": "0" * 64},
         shard_size=4,

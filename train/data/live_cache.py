@@ -7,15 +7,16 @@ float16 rounding of features whose batches were put together differently.
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.cache.int8 import dequantise
+from ...pipeline.cache.layers import SAM
 from ...pipeline.cache.reader import CacheReader, Status
-from ...pipeline.cache.row_codec import row_arrays
+from ...pipeline.cache.row_codec import row_arrays, stored_features, stored_sam
 from ...pipeline.cache.schema import spec_of
 from ...pipeline.encoders import build_encoder
 from ...pipeline.encoders.encoder import Encoder
@@ -60,7 +61,7 @@ class LiveReader:
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
         self._encoder = encoder or build_encoder(recipe.features, where, device)
-        self._made: OrderedDict[int, tuple[ImageRow, NDArray[np.float16]]] = OrderedDict()
+        self._made: OrderedDict[int, ImageRow] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -80,7 +81,7 @@ class LiveReader:
 
     def superpixels(self, i: int) -> Superpixels:
         """The superpixels of row `i`."""
-        found = self._row(i)[0].superpixels
+        found = self._row(i).superpixels
         assert found is not None
         return found
 
@@ -98,7 +99,7 @@ class LiveReader:
 
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) patch features of row `i` as they would be stored, into `out` if given."""
-        return _into(self._row(i)[1], out)
+        return _into(self._row(i).patches, out)
 
     def layers(self, i: int) -> NDArray[np.float16]:
         """(L,P,C) extra encoder layers."""
@@ -110,14 +111,15 @@ class LiveReader:
 
     def sam(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """SAM image embedding of shape `plan.sam`, into `out` if given."""
-        return self._held(i, "sam", out)
+        self.plan.layer(SAM)
+        return _into(self._row(i).sam, out)
 
     def _held(self, i: int, name: str, out: NDArray[np.float16] | None = None) -> NDArray[Any]:
         spec_of(self.plan.arrays, name)
-        return _into(getattr(self._row(i)[0], name), out)
+        return _into(getattr(self._row(i), name), out)
 
-    def _row(self, i: int) -> tuple[ImageRow, NDArray[np.float16]]:
-        """Row `i`, and its features as a cache of this plan would give them back."""
+    def _row(self, i: int) -> ImageRow:
+        """Row `i`, features and SAM embedding as a cache of this plan would give them back."""
         with self._lock:  # one model, many loader threads
             if i not in self._made:
                 row = self._compute(i)
@@ -126,12 +128,12 @@ class LiveReader:
                 arrays: dict[str, NDArray[Any]] = {}
                 for layer in self.plan.layers:
                     arrays |= row_arrays(self.plan, layer, image, row)
-                features = row.patches
-                assert features is not None
-                if self.plan.int8:
-                    values = dequantise(arrays["dino_q8"], arrays["dino_scale"])
-                    features = values.astype(np.float16)
-                self._made[i] = row, features
+                patches = stored_features(self.plan, arrays.__getitem__).astype(np.float16)
+                row = replace(row, patches=patches)
+                if self.plan.sam is not None:
+                    sam = stored_sam(self.plan, arrays.__getitem__).astype(np.float16)
+                    row = replace(row, sam=sam)
+                self._made[i] = row
                 if len(self._made) > REMEMBERED:
                     self._made.popitem(last=False)
             return self._made[i]
@@ -162,7 +164,10 @@ class LiveReader:
         )
 
 
-def _into(value: NDArray[np.float16], out: NDArray[np.float16] | None) -> NDArray[np.float16]:
+def _into(
+    value: NDArray[np.float16] | None, out: NDArray[np.float16] | None
+) -> NDArray[np.float16]:
+    assert value is not None
     if out is None:
         return value
     out[...] = value

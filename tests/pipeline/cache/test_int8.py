@@ -82,3 +82,9 @@ def test_leading_axes_are_kept(shape: tuple[int, ...]) -> None:
     q, scale = quantise(x)
     assert scale.shape == (*shape[:-1], shape[-1] // 64)
     assert dequantise(q, scale).shape == shape
+
+
+def test_the_largest_values_stay_finite() -> None:
+    x = np.array([[65504, -65504, 1.0], [60000, 2, 3]], np.float16)
+    back = dequantise(*quantise(x)).astype(np.float16)
+    assert back[0, :2].tolist() == [65504, -65504] and np.isfinite(back).all()

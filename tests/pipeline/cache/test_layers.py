@@ -81,6 +81,7 @@ FIELDS: dict[str, tuple[object, str, str]] = {
     "features.second.weights": ("random:1", "l", "l"),
     "sspe.budget": (1024, "c", "c"),
     "store_sam_embeddings": (False, "a", "a"),
+    "sam_stored": ("int8", "a", "a"),
     "batch": (4, "scflta", "flta"),
     "libraries": ({"numpy": "9"}, "scflta", "scflta"),
 }

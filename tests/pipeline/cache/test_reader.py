@@ -70,6 +70,21 @@ def test_int8_features_are_near(maker: Callable[..., Any]) -> None:
         np.testing.assert_array_equal(out, reader.features(i))
 
 
+def test_int8_sam_embeddings_are_near_and_of_no_other_size(maker: Callable[..., Any]) -> None:
+    made = maker(sam_stored="int8")
+    made.write()
+    reader = CacheReader(made.path)
+    assert {spec.name for spec in made.plan.layer("sam").arrays} == {"sam_q8", "sam_scale"}
+    out = np.empty((2, 3, 3), np.float16)
+    for i, row in enumerate(made.rows):
+        exact = row.sam.astype(np.float64)
+        step = np.abs(exact).max(axis=(1, 2), keepdims=True) / 127  # 9 pixels: a group a channel
+        assert (np.abs(reader.sam(i) - exact) <= 0.55 * step).all()
+        assert (reader.sam(i) != row.sam).any()
+        assert reader.sam(i, out) is out
+        np.testing.assert_array_equal(out, reader.sam(i))
+
+
 def test_arrays_the_recipe_does_not_store_are_named(cache: Any) -> None:
     for read in (CacheReader(cache.path).sam, CacheReader(cache.path).cls):
         with pytest.raises(

@@ -33,6 +33,7 @@ def test_snapshot(planner: Callable[..., Plan], tmp_path: Path) -> None:
         "float16": {},
         "int8": {"stored": "int8"},
         "all": {"layers": (3, 4), "cls": True},
+        "sam int8": {"sam_stored": "int8"},
     }
     for name, options in recipes.items():
         create_cache(tmp_path / name, planner(**options))
@@ -45,14 +46,13 @@ def test_snapshot(planner: Callable[..., Plan], tmp_path: Path) -> None:
     assert found == json.loads(SNAPSHOT.read_text())
 
 
-@pytest.mark.parametrize("stored", ["float16", "int8"])
-def test_an_axis_name_has_one_length(planner: Callable[..., Plan], stored: str) -> None:
+@pytest.mark.parametrize(("stored", "sam"), [("float16", "float16"), ("int8", "int8")])
+def test_an_axis_name_has_one_length(planner: Callable[..., Plan], stored: str, sam: str) -> None:
     """xarray opens a group only if it has: the whole cache is one data set of named axes."""
     import dataclasses
 
-    plan = planner(layers=(3, 4, 5, 6), cls=True, stored=stored)
-    recipe = plan.recipe.model_copy(update={"store_sam_embeddings": True})
-    plan = dataclasses.replace(plan, recipe=recipe, sam=(256, 64, 64))
+    plan = planner(layers=(3, 4, 5, 6), cls=True, stored=stored, sam_stored=sam)
+    plan = dataclasses.replace(plan, sam=(256, 64, 64))
     lengths: dict[str, set[int]] = {}
     for spec in (*plan.arrays, *COLUMNS):
         assert len(spec.axes) == len(spec.row), spec.name

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,12 +15,18 @@ from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 ALL = {"superpixels", "features", "cls", "sam"}
 
 
-def plan_of(first: int = 1, features: dict[str, object] | None = None, **pixels: object) -> Plan:
+def plan_of(
+    first: int = 1,
+    features: dict[str, object] | None = None,
+    sam: Literal["float16", "int8"] = "float16",
+    **pixels: object,
+) -> Plan:
     """Two images, of which the first has the id `first`; what a cache of training stores."""
     recipe = Recipe(
         superpixels=SuperpixelConfig.model_validate(pixels),
         features=FeatureConfig.model_validate({"cls": True} | (features or {})),
         store_sam_embeddings=True,
+        sam_stored=sam,
     )
     images = Images.of(PlanImage(i, f"{i}.png", 6, 5, 9, f"{i:016x}") for i in (first, 9))
     return Plan(recipe, images, (1, 1), 4, (2, 2), 1024, sam=(2, 3, 3))
@@ -42,11 +49,21 @@ def lent(folder: Path, plan: Plan) -> set[str]:
         (plan_of(source="masks", made="sha256:" + "0" * 64), ALL - {"superpixels"}),
         (plan_of(source="mine", made="1"), ALL - {"superpixels"}),
         (plan_of(features={"stored": "int8"}), ALL - {"features"}),
+        (plan_of(sam="int8"), ALL - {"sam"}),
     ],
-    ids=["sam", "slic", "fast", "masks", "plug-in", "int8"],
+    ids=["sam", "slic", "fast", "masks", "plug-in", "int8", "int8 SAM"],
 )
 def test_kinds_that_are_lent(plan: Plan, kinds: set[str], tmp_path: Path) -> None:
     assert lent(tmp_path / "other", plan) == kinds
+
+
+def test_what_is_stored_in_fewer_bits_is_taken_from_float16(tmp_path: Path) -> None:
+    exact, fewer = plan_of(), plan_of(features={"stored": "int8"}, sam="int8")
+    other = replace(exact, images=plan_of(first=5).images)
+    create_cache(tmp_path / "other", other)
+    note_code(tmp_path / "other", other.layers)
+    found = lenders(fewer, fewer.layers, [tmp_path / "other"])
+    assert {kind for lender in found for kind in lender.kinds} == ALL
 
 
 def test_other_code_and_other_settings_lend_nothing(
