@@ -6,6 +6,7 @@ Tests marked `gpu` are skipped where there is no CUDA device.
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -58,3 +59,21 @@ def s3(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
     server.set()
     server.clear()
     return server
+
+
+@pytest.fixture
+def bucket(
+    s3: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ObjectServer]:
+    """`s3` for photographs: nothing is remembered of them yet, and a failure is soon final."""
+    from svp.pipeline.datasets import stored_photos
+    from svp.pipeline.store import RetryPolicy, Store, open_store
+
+    def quick(place: str | Path) -> Store:
+        return open_store(place, RetryPolicy(1.0, 0.01, 0.05, 2.0))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    monkeypatch.setattr(stored_photos, "open_store", quick)
+    stored_photos.store_of.cache_clear()
+    yield s3
+    stored_photos.store_of.cache_clear()

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..cache.plan import PlanImage
 from ..datasets.images import read_record
 from ..display import counted, shorten
-from ..errors import ImageError
+from ..errors import CacheError, ImageError
 from ..records import ImageRecord, Quarantined
 from .card import LEVELS, Card, Picture, make_card
 from .facts import facts, libraries, notices, steps, tiles
@@ -45,7 +45,7 @@ def browse(
 ) -> Path:
     """Write the page of the cache at `cache` into the folder `out`; returns its index.html.
 
-    images_root  folder of the photographs; without it the page shows superpixels only
+    images_root  folder or address of the photographs; without it the page shows superpixels only
     limit        how many images to show, spread evenly over the cache
     ids          image ids to show instead
 
@@ -72,6 +72,8 @@ def _card(view: CacheView, row: int, anchor: int, folder: Path, images_root: Pat
             photo = _photo(image, anchor, folder, images_root)
         except ImageError as error:
             missing = f"no photograph: {error.reason}"
+        except CacheError as error:  # of the service that holds them
+            raise CacheError(f"{error}; or name a folder of them with --images FOLDER") from None
     return make_card(anchor, image, view.superpixels(row), photo, missing)
 
 

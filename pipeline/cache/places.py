@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..io.atomic import write_file
+from ..store import is_url, open_store
 from .layout import LOGS
 
 PLACES = "places.json"
@@ -25,7 +26,7 @@ class DataPlaces:
 
     dataset     absolute path, or names of REFER sets under `root`
     root        absolute folder the names are looked for in
-    images      absolute folder of the photographs, as found or as named
+    images      absolute folder or address of the photographs, as found or as named
     generated   whether the photographs are scenes this package drew
     limit       only the first so many images were taken, as `--limit` says; None: all
     rehearsal   whether it was made in a rehearsal, with stand-ins for the weights
@@ -71,6 +72,8 @@ class _File(BaseModel):
 
 def absolute_data(dataset: str, root: Path | None) -> tuple[str, Path | None]:
     """`dataset` and `root` without the working folder: a path is made absolute, of names the root."""
+    if is_url(dataset):
+        return dataset, None
     if os.path.exists(dataset):
         return os.path.abspath(dataset), None if root is None else root.absolute()
     return dataset, (root or Path()).absolute()
@@ -79,6 +82,8 @@ def absolute_data(dataset: str, root: Path | None) -> tuple[str, Path | None]:
 def write_places(cache: Path, places: DataPlaces) -> None:
     """Replace the record in `cache`, which must be there. Raises CacheError if it cannot be written."""
     raw = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(places).items()}
+    if is_url(places.images):
+        raw["images"] = open_store(places.images).where()
     text = json.dumps(raw, indent=1, sort_keys=True) + "\n"
     write_file(cache / LOGS / PLACES, text.encode(), label="places")
 
@@ -111,10 +116,14 @@ def rehearsed(cache: Path) -> bool:
 
 
 def image_root_of(cache: Path) -> Path | None:
-    """The folder of the photographs `cache` was made from, if it is still there."""
+    """The folder of the photographs `cache` was made from, if it is still there; or their address,
+    which is not looked at.
+    """
     raw = _raw(cache)
     root = raw.get("images") if isinstance(raw, dict) else None
-    return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
+    if not isinstance(root, str):
+        return None
+    return Path(root) if is_url(root) or Path(root).is_dir() else None
 
 
 def _raw(cache: Path) -> Any:

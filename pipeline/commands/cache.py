@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..display import counted
-from .console import FOLDER, NEW_FOLDER, PATH, as_json, report
+from .console import NEW_FOLDER, PATH, PHOTOGRAPHS, as_json, report
 from .precompute import RECIPE_FLAGS, layer_options, run_of, run_options
 
 
@@ -74,7 +74,8 @@ def stats_command(path: Path, sample: int, as_json: bool) -> None:
 @cache.command("browse")
 @click.argument("path", type=PATH)
 @click.option("--out", type=NEW_FOLDER, help="Folder of the page. Default: runs/pages/<cache>.")
-@click.option("--images", type=FOLDER, help="Folder of the images, if they were moved.")
+@click.option("--images", type=PHOTOGRAPHS, metavar="PATH|s3://...",
+              help="Folder or address of the images, if they were moved.")  # fmt: skip
 @click.option(
     "--limit",
     type=click.IntRange(1, 500),
@@ -99,7 +100,8 @@ def browse_command(
 @cache.command("add")
 @click.argument("path", type=PATH)
 @click.argument("kind", type=click.Choice(["features", "layers", "cls", "sam", "superpixels"]))
-@click.option("--images", type=FOLDER, help="Folder of the images, if they were moved.")
+@click.option("--images", type=PHOTOGRAPHS, metavar="PATH|s3://...",
+              help="Folder or address of the images, if they were moved.")  # fmt: skip
 @click.option(
     "--projector",
     default="tokenpacker",

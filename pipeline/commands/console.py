@@ -66,6 +66,22 @@ class Place(CheckedPath):
         return super().convert(store.where(), param, ctx) if local else store
 
 
+class Photographs(Place):
+    """A folder of photographs, a tar or parquet file of them, or an address in object storage,
+    which is kept as a path: each process opens it anew.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path. Raises MissingError if none is there, ConfigError for a wrong address."""
+        place = super().convert(value, param, ctx)
+        return place if isinstance(place, Path) else Path(place.where())
+
+
+def _require_photographs(path: Path, option: str) -> None:
+    if path.suffix not in (".tar", ".parquet") or not path.is_file():
+        _require_folder(path, option)
+
+
 def _require_folder(path: Path, option: str) -> None:
     """MissingError unless `path` is a folder that is there."""
     from ..display import show
@@ -92,6 +108,7 @@ PATH = click.Path(path_type=Path)
 FOLDER = CheckedPath(_require_folder)  # to read
 NEW_FOLDER = CheckedPath(_require_writable)  # to write, new or not
 NEW_FILE = CheckedPath(_require_writable_file)  # to write
+PHOTOGRAPHS = Photographs(_require_photographs)
 PLACE = Place()  # to read, in a folder or in object storage
 NEW_PLACE = Place(_require_writable)  # to write there
 size_option = click.option(

@@ -5,11 +5,14 @@ from typing import Any
 
 import click
 
-from .console import FOLDER, NEW_FILE, NEW_FOLDER, as_json, either, report, several
+from .console import FOLDER, NEW_FILE, NEW_FOLDER, PHOTOGRAPHS, as_json, either, report, several
 
 source_options = several(
     click.option(
-        "--images", type=FOLDER, help="Folder of the images, if not found near the data set."
+        "--images",
+        type=PHOTOGRAPHS,
+        metavar="PATH|s3://...",
+        help="Folder or address of the images, if not found near the data set.",
     ),
     click.option("--root", type=FOLDER, help="Folder that contains the REFER sets."),
     click.option("--split-by", help="REFER split file: unc, google or umd."),

@@ -11,6 +11,7 @@ from typing import Unpack
 
 from ..display import counted, show
 from ..errors import ConfigError, MissingError
+from ..store import is_url
 from . import leakage
 from .convert import ConvertReport, export_jsonl, write_tables
 from .coordinates import survey, systematic
@@ -18,6 +19,7 @@ from .detect import Given, Options, held_out, load
 from .image_roots import Found, image_root
 from .photo_headers import look_at
 from .problems import Problems
+from .stored_photos import root_name
 from .tables import Annotation, Dataset, ImageEntry, Sentence, Source, assemble
 from .validate import check
 from .validation_report import CheckReport
@@ -59,7 +61,8 @@ def open_dataset(
 
     `where` is a path (REFER set or a folder of several, COCO root or instances file, parquet file
     or folder, JSONL, plain image folder, converted tables), or names of REFER sets under `root`
-    such as `refcoco,refcoco+/unc,refcocog`. `images` is the photographs' folder; without it the
+    such as `refcoco,refcoco+/unc,refcocog`. `images` is the photographs' folder or
+    address; without it the
     usual layouts around the annotations are tried. `exclude_eval_images` drops from `train` every
     image of a val or test split of any RefCOCO set there. Up to `max_failures` bad records (None: up
     to half of a file) are left out, named in the notices and counted in `faults`. `masks` checks all
@@ -85,9 +88,10 @@ def open_dataset(
     source = assemble(datasets, split)
     found = _find(datasets, images, source, photos)
     images_here = found.rename(source.images)
-    source = replace(source, image_root=found.root.absolute(), images=images_here)
+    root = found.root if is_url(found.root) else found.root.absolute()
+    source = replace(source, image_root=root, images=images_here, listed=found.listed)
     source.notices.extend(_placement(source, max_failures))
-    source.notices.append(f"images: {show(str(found.root), 300)} ({found.layout})")
+    source.notices.append(f"images: {show(root_name(found.root), 300)} ({found.layout})")
     if found.renamed:
         source.notices.append(f"images: under COCO's other names, such as {images_here[0].path}")
     source.notices.extend(leakage.describe(leakage.overlaps(datasets)))
@@ -102,6 +106,8 @@ def open_dataset(
 
 
 def _find(datasets: Sequence[Dataset], images: Path | None, source: Source, needed: bool) -> Found:
+    if not needed and images is not None and is_url(images):  # no credentials are asked for
+        return Found(images, "not looked at")
     try:
         return image_root(datasets, images, [record.path for record in source.images])
     except MissingError:
@@ -117,7 +123,7 @@ def photo_notices(source: Source) -> list[str]:
     """
     if source.kind in ("folder", "jsonl"):
         return []
-    return look_at(source.image_root, source.images).notices()
+    return look_at(source.image_root, source.images, source.listed).notices()
 
 
 def _placement(source: Source, max_failures: int | None) -> list[str]:

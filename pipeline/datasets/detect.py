@@ -10,6 +10,7 @@ from typing import TypedDict
 from .. import plugins
 from ..display import show
 from ..errors import ConfigError, DataError, MissingError, SvpError
+from ..store import FolderStore, is_url
 from .coco import choose_file, instance_files, read_coco
 from .convert import is_tables, read_tables
 from .image_folder import read_folder
@@ -20,6 +21,7 @@ from .listing import list_archive, list_images
 from .parquet import parquet_files, read_hub
 from .photo_files import ARCHIVE
 from .refer import DEFAULT_SPLIT_BY, find_sets, is_set, read_refer
+from .stored_photos import store_of
 from .tables import Dataset
 
 _SPEC = re.compile(r"([A-Za-z0-9_+.-]{1,64})(?:/([A-Za-z0-9_]{1,32}))?")
@@ -69,9 +71,16 @@ Reader = Callable[[Path, Options], list[Dataset] | None]
 def load(where: Path | str, options: Options) -> list[Dataset]:
     """The datasets at a path, or those a name such as `refcoco,refcoco+/unc` means in the root.
 
+    At an address of object storage these are the photographs below it.
+
     MissingError says what was looked for; readers raise DataError for what is wrong in a file.
     """
     path = Path(where)
+    if is_url(path):
+        store = store_of(path)
+        if not isinstance(store, FolderStore):  # file:///data/coco
+            return [read_folder(path)]
+        path = store.root
     if os.path.exists(path) and (found := _plugged(path, options)) is not None:
         return found
     if os.path.isdir(path):  # os.path: what no disk can hold is not there, not an OSError

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from ..display import show
 from ..errors import DataError, MissingError
+from ..store import is_url
 from .listing import Listing, list_images
 from .photo_files import place_of
 from .photo_headers import Photos
+from .stored_listing import list_stored
+from .stored_photos import root_name
 from .tables import Dataset, ImageEntry
 
 
@@ -21,22 +24,24 @@ def read_folder(root: Path, found: Listing | None = None) -> Dataset:
 
     Files that cannot be examined are listed with size 0 and a notice. Where links lead elsewhere,
     the dataset's root is the folder above all photographs; ids stay those of the paths in `root`.
-    MissingError if there is none.
+    An address of object storage is read as a folder is. MissingError if there is none.
     """
-    found = found or list_images(root)
+    found = found or (list_stored(root) if is_url(root) else list_images(root))
     if not found.names:
         passed = "".join(f"; {line}" for line in found.notices())
-        raise MissingError(f"{show(str(root), 300)}: no image in a format that svp reads{passed}")
-    name = root.resolve().name
+        raise MissingError(
+            f"{show(root_name(root), 300)}: no image in a format that svp reads{passed}"
+        )
+    name = root.name if is_url(root) else root.resolve().name
     base, paths = _behind_links(found)
-    photos, images = Photos(base), {}
-    for place in found.names:
-        header = photos.look(paths.get(place, place))
+    photos, images = Photos(base, found.stats), {}
+    headers = photos.look_all([paths.get(place, place) for place in found.names])
+    for place, header in zip(found.names, headers, strict=True):
         size = header.upright if header else (0, 0)
         image_id = path_id(place_of(place))
         images[image_id] = ImageEntry(name, image_id, paths.get(place, place), *size)
     if len(images) != len(found.names):
-        raise DataError(f"{show(str(root), 300)}: two file names share an id: rename one")
+        raise DataError(f"{show(root_name(root), 300)}: two file names share an id: rename one")
     return Dataset(
         kind="folder",
         name=name,
@@ -44,6 +49,7 @@ def read_folder(root: Path, found: Listing | None = None) -> Dataset:
         root=base,
         images=tuple(images[image_id] for image_id in sorted(images)),
         notices=(*found.notices(), *photos.notices()),
+        listed=found.stats,
     )
 
 

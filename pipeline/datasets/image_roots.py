@@ -6,13 +6,15 @@ layouts of COCO itself, GLaMM and LISA beside the annotations.
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from ..display import counted, show
 from ..errors import DataError, MissingError
 from ..records import ImageRecord
+from ..store import Stat, is_url
+from .stored_photos import listing, root_name
 from .tables import Dataset
 
 LAYOUTS = {
@@ -34,11 +36,15 @@ _NEW = re.compile(r"\d{12}\.jpg")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An image root, the layout that matched, and whether files bear COCO's other name there."""
+    """An image root, the layout that matched, and whether files bear COCO's other name there.
+
+    listed  sizes and tags of its files by name, where it is an address of object storage
+    """
 
     root: Path
     layout: str
     renamed: bool = False
+    listed: Mapping[str, Stat] = field(default_factory=dict, repr=False)
 
     def rename(self, records: Sequence[ImageRecord]) -> tuple[ImageRecord, ...]:
         """The records with the names their files have here."""
@@ -51,23 +57,30 @@ def find_images(names: Sequence[str], images: Path | None, near: Iterable[Path])
     """The folder that holds the files `names` (relative, checked).
 
     `images` alone is searched if given, else `near` (the annotations' folder and those above).
-    The folder with most of a spread of 50 names wins; ties go to the first in `LAYOUTS`' order.
+    `images` may be an address, which is listed once. The folder with most of a spread of 50 names wins; ties go to the first in `LAYOUTS`' order.
     COCO gave its photographs of 2014 new names in 2017: where not one has its own, the other is
     tried. MissingError lists where it looked when not one file of `names` was found.
     """
     bases = [images] if images is not None else list(dict.fromkeys(near))
-    if images is not None and not images.is_dir():
-        raise MissingError(f"no image folder {show(str(images), 300)}")
+    places = _Places(images if images is not None and is_url(images) else None)
+    if images is not None and not places.is_folder(images):
+        raise MissingError(
+            f"no object below {show(root_name(images), 300)}: is the prefix right?"
+            if is_url(images)
+            else f"no image folder {show(str(images), 300)}"
+        )
     step = max(1, len(names) // _PROBES)
     others = [other_name(name) for name in names]
     tries = [(names[::step], False), (names, False)]
     if others != list(names):
         tries += [(others[::step], True), (others, True)]
     for probe, renamed in tries:
-        best = max(_candidates(bases), key=lambda found: _hits(found.root, probe), default=None)
-        if best is not None and _hits(best.root, probe):
-            return replace(best, renamed=renamed)
-    looked = ", ".join(show(str(base), 200) for base in bases)
+        here = [Found(b / folder, label) for b in bases for folder, label in LAYOUTS.items()]
+        here = [found for found in here if places.is_folder(found.root)]
+        best = max(here, key=lambda found: places.hits(found.root, probe), default=None)
+        if best is not None and places.hits(best.root, probe):
+            return replace(best, renamed=renamed, listed=places.listed(best.root))
+    looked = ", ".join(show(root_name(base), 200) for base in bases)
     example = show(names[0]) if names else "none"
     also = f", also as {show(others[0])}" if others != list(names) else ""
     raise MissingError(
@@ -96,7 +109,8 @@ def image_root(datasets: Sequence[Dataset], images: Path | None, names: Sequence
     """Find the image root of loaded data sets; JSONL files and folders define their own."""
     first = datasets[0]
     if first.kind in ("folder", "jsonl"):
-        return Found(images if images is not None and first.kind == "jsonl" else first.root, "own")
+        root = images if images is not None and first.kind == "jsonl" else first.root
+        return Found(root, "own", listed=first.listed)
     if not names:
         titles = ", ".join(dataset.title for dataset in datasets)
         raise DataError(f"{show(titles)}: holds no image")
@@ -108,11 +122,38 @@ def _around(folder: Path) -> tuple[Path, ...]:
     return (here, here.parent, here.parent.parent)
 
 
-def _candidates(bases: Iterable[Path]) -> list[Found]:
-    made = [Found(base / folder, label) for base in bases for folder, label in LAYOUTS.items()]
-    return [found for found in made if found.root.is_dir()]
+class _Places:
+    """Folders and files of this machine, or those listed below an address."""
 
+    def __init__(self, address: Path | None) -> None:
+        self._address = address
+        self._stats = listing(address) if address is not None else {}
+        above = {parent for key in self._stats for parent in PurePosixPath(key).parents}
+        self._folders = {str(folder) for folder in above}
 
-def _hits(root: Path, names: Sequence[str]) -> int:
-    # os.path: a name too long for the disk is no file, not an OSError
-    return sum(os.path.isfile(root / name) for name in names)
+    def is_folder(self, path: Path) -> bool:
+        if self._address is None:
+            return path.is_dir()
+        return path.relative_to(self._address).as_posix() in self._folders
+
+    def hits(self, root: Path, names: Sequence[str]) -> int:
+        if self._address is None:
+            # os.path: a name too long for the disk is no file, not an OSError
+            return sum(os.path.isfile(root / name) for name in names)
+        before = self._before(root)
+        return sum(before + name in self._stats for name in names)
+
+    def listed(self, root: Path) -> dict[str, Stat]:
+        """Sizes and tags by name below `root`."""
+        if self._address is None:
+            return {}
+        before = self._before(root)
+        return {
+            key.removeprefix(before): stat
+            for key, stat in self._stats.items()
+            if key.startswith(before)
+        }
+
+    def _before(self, root: Path) -> str:
+        below = root.relative_to(self._address or root).as_posix()
+        return "" if below == "." else f"{below}/"

@@ -21,7 +21,6 @@ What a photograph looks like thus follows from its bytes and the record's size a
 precompute, with `--live`, in pages and in `svp predict`, which has no annotations to ask.
 """
 
-import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -37,7 +36,8 @@ from ..display import show
 from ..errors import DataError, ImageError
 from ..masks.rle_codec import MAX_SIDE
 from ..records import ImageRecord
-from .photo_files import PhotoFile, photo_file
+from .photo_files import Photo, PhotoFile, SpecialFileError, photo_file
+from .stored_photos import EndsEarlyError
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 512 << 20
@@ -60,7 +60,7 @@ def read_record(root: Path, record: ImageRecord) -> NDArray[np.uint8]:
     return read_image(photo, record)
 
 
-def read_image(path: Path | PhotoFile, record: ImageRecord | None = None) -> NDArray[np.uint8]:
+def read_image(path: Path | Photo, record: ImageRecord | None = None) -> NDArray[np.uint8]:
     """Pixels (H,W,3) uint8 RGB. ImageError with a code of docs/data.md.
 
     With a `record` of known size (height > 0) either the upright or the stored size must equal it,
@@ -89,7 +89,7 @@ class Header:
         return self.stored[::-1] if self.orientation > 4 else self.stored
 
 
-def image_header(path: Path | PhotoFile) -> Header:
+def image_header(path: Path | Photo) -> Header:
     """Size, orientation and depth, without decoding a pixel. ImageError as `read_image`."""
     with _opened(_photo(path)) as image:
         return _header(image)
@@ -132,7 +132,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return pixels
 
 
-def is_readable_kind(path: Path | PhotoFile) -> bool:
+def is_readable_kind(path: Path | Photo) -> bool:
     """Whether the content starts as JPEG, PNG or WEBP does; False for what is no regular file."""
     try:
         return _format(_examine(_photo(path))[0]) is not None
@@ -140,7 +140,7 @@ def is_readable_kind(path: Path | PhotoFile) -> bool:
         return False
 
 
-def mislabelled(path: Path | PhotoFile) -> str | None:
+def mislabelled(path: Path | Photo) -> str | None:
     """The true format where the extension claims another, or None. Does not decode."""
     photo = _photo(path)
     claimed = _SUFFIX.get(photo.suffix)
@@ -149,12 +149,12 @@ def mislabelled(path: Path | PhotoFile) -> str | None:
     return actual if actual and claimed and actual != claimed else None
 
 
-def _photo(path: Path | PhotoFile) -> PhotoFile:
-    return path if isinstance(path, PhotoFile) else PhotoFile(path)
+def _photo(path: Path | Photo) -> Photo:
+    return PhotoFile(path) if isinstance(path, Path) else path
 
 
 @contextmanager
-def _opened(path: PhotoFile) -> Iterator[Image.Image]:
+def _opened(path: Photo) -> Iterator[Image.Image]:
     """A Pillow image of checked format and header size; its decoding errors become ImageErrors."""
     head, size = _examine(path)
     try:
@@ -170,18 +170,20 @@ def _opened(path: PhotoFile) -> Iterator[Image.Image]:
         raise _broken(path, size, str(error)) from None
 
 
-def _examine(path: PhotoFile) -> tuple[bytes, int]:
+def _examine(path: Photo) -> tuple[bytes, int]:
     try:
-        info = path.status()
-        size = path.size(info)
-        if not stat.S_ISREG(info.st_mode):  # opening a pipe would block
-            raise _error("unsafe-path", path, "is not a regular file")
+        size = path.examine()
         if size > MAX_BYTES:
             raise _error("too-large", path, f"{size} bytes; at most {MAX_BYTES}")
-        if path.member and size < path.bytes:
+        if isinstance(path, PhotoFile) and path.member and size < path.bytes:
             raise _error("truncated", path, "the archive ends before it")
         with path.open() as file:
             head = file.read(16)
+    except SpecialFileError:
+        raise _error("unsafe-path", path, "is not a regular file") from None
+    except EndsEarlyError:
+        whole = "archive" if path.member else "object"
+        raise _error("truncated", path, f"the {whole} ends before it") from None
     except (FileNotFoundError, NotADirectoryError):
         raise _error("missing", path, "no such file") from None
     except OSError as error:
@@ -191,7 +193,7 @@ def _examine(path: PhotoFile) -> tuple[bytes, int]:
     return head, size
 
 
-def _require_format(head: bytes, path: PhotoFile) -> str:
+def _require_format(head: bytes, path: Photo) -> str:
     found = _format(head)
     if found is None:
         raise _error("not-an-image", path, "the content is not JPEG, PNG or WEBP")
@@ -205,7 +207,7 @@ def _format(head: bytes) -> str | None:
     return None
 
 
-def _check_header(image: Image.Image, path: PhotoFile) -> None:
+def _check_header(image: Image.Image, path: Photo) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         detail = f"{height}x{width}; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side"
@@ -242,7 +244,7 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _turn(header: Header, record: ImageRecord | None, path: PhotoFile) -> int:
+def _turn(header: Header, record: ImageRecord | None, path: Photo) -> int:
     """The orientation to apply, so that the picture has the record's size. ImageError: neither."""
     if record is None or record.height == 0:
         return header.orientation
@@ -256,7 +258,7 @@ def _turn(header: Header, record: ImageRecord | None, path: PhotoFile) -> int:
     raise _error("wrong-size", path, detail)
 
 
-def to_rgb(image: Image.Image, path: Path | PhotoFile) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image, path: Path | Photo) -> NDArray[np.uint8]:
     """(H,W,3) uint8 of a decoded picture. ImageError, naming `path`: no sound conversion."""
     if image.mode in _RGB_BY_PILLOW:
         return np.array(image.convert("RGB"), dtype=np.uint8)
@@ -266,12 +268,15 @@ def to_rgb(image: Image.Image, path: Path | PhotoFile) -> NDArray[np.uint8]:
     raise _error("unsupported-mode", path, f"mode {image.mode}; save it as 8-bit RGB")
 
 
-def _broken(path: PhotoFile, size: int, detail: str) -> ImageError:
-    cut = "truncat" in detail.lower() or _ends_early(path, size)
+def _broken(path: Photo, size: int, detail: str) -> ImageError:
+    try:
+        cut = "truncat" in detail.lower() or _ends_early(path, size)
+    except OSError as error:  # gone or replaced since its head was read
+        return _error("unreadable", path, error.strerror or "cannot be read")
     return _error("truncated" if cut else "corrupt", path, detail)
 
 
-def _ends_early(path: PhotoFile, size: int) -> bool:
+def _ends_early(path: Photo, size: int) -> bool:
     """Whether the container says it is longer than the file (PNG end chunk, RIFF length)."""
     with path.open() as file:
         head = file.read(12)
@@ -285,5 +290,5 @@ def _ends_early(path: PhotoFile, size: int) -> bool:
     return b"\xff\xd9" not in tail
 
 
-def _error(reason: str, path: Path | PhotoFile, detail: str) -> ImageError:
+def _error(reason: str, path: Path | Photo, detail: str) -> ImageError:
     return ImageError(reason, f"image {show(str(path), 160)}: {reason}: {show(detail, 160)}")

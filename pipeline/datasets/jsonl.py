@@ -7,7 +7,7 @@ path. A wrong line is left out, named and counted; all are reported together, in
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +17,12 @@ from ..io.json_files import Fingerprint, fingerprint
 from ..masks.rle import area, from_segmentation
 from .coordinates import Placement, misplaced_problem, systematic
 from .image_folder import path_id
+from .images import Header
 from .jsonl_lines import Line, Part, read_lines, split_of
 from .mask_files import MaskFiles
 from .photo_headers import Photos
 from .problems import LIMIT, Faults, Problems
+from .stored_photos import listing
 from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
 
 
@@ -74,7 +76,8 @@ def read_parts(
     reading = _Reading(Problems(show(str(where), 300)), raw, MaskFiles(folder, images))
     lines = [line for p in parts for line in read_lines(p, reading.problems, reading.notices)]
     reading.unread = reading.problems.found
-    photos = Photos(images if images is not None else folder)
+    listed = listing(images) if images is not None else {}
+    photos = Photos(images if images is not None else folder, listed)
     made = reading.build(lines, reading.sizes(lines, photos))
     try:
         faults = reading.settle(lines, max_failures)
@@ -88,7 +91,8 @@ def read_parts(
     notices += [] if allow_empty else _about_empty(+reading.empty)
     notices += _by_name(parts, lines)
     files = {part.path.name: fingerprint(part.path) for part in parts} | reading.masks.files()
-    return made.datasets(folder, notices, files, faults, _hint(parts, lines))
+    made_of = made.datasets(folder, notices, files, faults, _hint(parts, lines))
+    return [replace(dataset, listed=listed) for dataset in made_of]
 
 
 def _add_photos(error: DataError, lines: list[Line], photos: Photos, where: str) -> None:
@@ -214,7 +218,9 @@ class _Reading:
         stated: dict[str, list[tuple[int, int]]] = {}
         for line in lines:
             stated.setdefault(line.image, []).append(self.masks.stated_size(line.mask))
-        return {name: _size(name, stated[name], photos) for name in sorted(stated)}
+        names = sorted(stated)
+        headers = zip(names, photos.look_all(names), strict=True)
+        return {name: _size(name, stated[name], header, photos) for name, header in headers}
 
     def build(self, lines: list[Line], sizes: dict[str, Size]) -> _Tables:
         made = _Tables()
@@ -258,8 +264,7 @@ class _Reading:
         return line.mask if self.raw and polygons else mask.coco()
 
 
-def _size(name: str, stated: list[tuple[int, int]], photos: Photos) -> Size:
-    header = photos.look(name)
+def _size(name: str, stated: list[tuple[int, int]], header: Header | None, photos: Photos) -> Size:
     if header is None:
         return Size(*next((size for size in stated if size[0]), (0, 0)), read=False)
     size = header.upright

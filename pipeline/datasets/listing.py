@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..display import counted, quote, show
+from ..store import Stat
+from .archives import read_archive
 from .images import IMAGE_SUFFIXES, is_readable_kind
 from .own_files import own_folder, predictions
-from .photo_files import ARCHIVE, read_archive
+from .photo_files import ARCHIVE, PhotoFile
 
 # Image types that svp does not decode, named first among the skipped files.
 PICTURES = frozenset(
@@ -63,6 +65,7 @@ class Listing:
     damaged   tar files that could not be read to their end: (name, why, photographs found)
     unsafe    members of tar files whose names are refused
     others    members of tar files that are no photographs, or hidden
+    stats     of object storage: sizes and tags by name; of a member those of its tar file
     """
 
     root: Path
@@ -78,6 +81,7 @@ class Listing:
     damaged: list[tuple[str, str, int]] = field(default_factory=list)
     unsafe: int = 0
     others: int = 0
+    stats: dict[str, Stat] = field(default_factory=dict)
 
     def notices(self) -> list[str]:
         """Lines for the user; none if every file is a photograph of the folder itself."""
@@ -235,7 +239,7 @@ class _Walk:
 
     def _take_archive(self, name: str, path: Path) -> bool:
         """Take the photographs in a tar file; False if there is none and nothing is wrong."""
-        inside = read_archive(path, is_readable_kind)
+        inside = read_archive(PhotoFile(path), is_readable_kind)
         self.found.unsafe += inside.unsafe
         if inside.fault:
             self.found.damaged.append((name, inside.fault, len(inside.names)))

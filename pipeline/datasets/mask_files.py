@@ -9,6 +9,7 @@ from ..io.json_files import Fingerprint
 from ..io.paths import safe_join
 from ..masks.rle import encode
 from ..records import Rle
+from ..store import is_url
 from .coco import MAX_IMAGE_SIDE
 from .images import image_header, read_mask
 
@@ -20,7 +21,9 @@ class MaskFiles:
     """
 
     def __init__(self, folder: Path, images: Path | None) -> None:
-        self._roots = [folder, *([images] if images is not None else [])]
+        # Masks are annotations: they lie beside the file where the photographs are in a bucket.
+        local = images is not None and not is_url(images)
+        self._roots = [folder, *([images] if images is not None and local else [])]
         self._read: dict[str, Rle] = {}
 
     def stated_size(self, mask: object) -> tuple[int, int]:

@@ -9,20 +9,22 @@ import io
 import os
 import re
 import stat
-import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ..display import show
-from ..errors import DataError
+from ..errors import MissingError
 from ..io.paths import check_name, safe_join
+from ..store import check_key, is_url
+from .stored_photos import StoredPhoto, store_of
 
 ARCHIVE = ".tar"
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _ARCHIVE = re.compile(r"(.+?\.tar)/(.+)", re.DOTALL)
 _MEMBER = re.compile(r"(.+?\.tar)/(.+)#(\d{1,15}),(\d{1,15})", re.DOTALL)
+
+
+class SpecialFileError(OSError):
+    """A folder, device, pipe or socket where a file is expected: opening it might block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,25 @@ class PhotoFile:
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     @property
+    def name(self) -> str:
+        """Name of the file without the folders above it."""
+        return self.path.name
+
+    @property
     def suffix(self) -> str:
         """Suffix of the photograph's name, lower case."""
         return os.path.splitext(self.member or self.path.name)[1].lower()
+
+    def part(self, member: str, first: int, bytes: int) -> "PhotoFile":
+        """A member of this archive."""
+        return PhotoFile(self.path, member, first, bytes)
+
+    def examine(self) -> int:
+        """`size` of the file as it is now. Raises OSError, SpecialFileError if it is none."""
+        status = self.status()
+        if not stat.S_ISREG(status.st_mode):
+            raise SpecialFileError(f"{self.path}: is not a regular file")
+        return self.size(status)
 
     def status(self) -> os.stat_result:
         """`os.stat` of the file or archive. Raises OSError."""
@@ -61,6 +79,14 @@ class PhotoFile:
         if not self.member:
             return file
         return cast(BinaryIO, io.BufferedReader(_Part(file, self.first, self.bytes), 1 << 16))
+
+    def open_sparse(self, window: int = 0) -> BinaryIO:
+        """As `open`, whatever the window."""
+        return self.open()
+
+
+Photo = PhotoFile | StoredPhoto
+"""The bytes of a photograph, wherever it lies."""
 
 
 class _Part(io.RawIOBase):
@@ -94,8 +120,15 @@ class _Part(io.RawIOBase):
         super().close()
 
 
-def photo_file(root: Path, name: str, where: str) -> PhotoFile:
-    """The bytes of the photograph `name` below `root`. Raises DataError as `paths.safe_join`."""
+def photo_file(root: Path, name: str, where: str, bytes: int | None = None) -> Photo:
+    """The photograph `name` below `root`, a folder or an address of object storage.
+
+    bytes  its size, which object storage is then not asked for; None: not known
+
+    Raises DataError as `paths.safe_join`.
+    """
+    if is_url(root):
+        return _stored(root, name, where, bytes)
     match = _MEMBER.fullmatch(name)
     if match is None or os.path.isfile(root / name):
         return PhotoFile(safe_join(root, name, where))
@@ -106,6 +139,30 @@ def photo_file(root: Path, name: str, where: str) -> PhotoFile:
     return PhotoFile(safe_join(root, archive, where), member, int(first), int(size))
 
 
+def _stored(root: Path, name: str, where: str, bytes: int | None) -> StoredPhoto:
+    check_name(name, where)
+    store, match = store_of(root), _MEMBER.fullmatch(name)
+    if match is None:
+        return StoredPhoto(store, check_key(name, where), bytes=bytes)
+    archive, member, first, size = match.groups()
+    while below := _ARCHIVE.match(member):  # "folders" may be called so, too
+        try:
+            store.stat(check_key(archive, where))
+            break
+        except MissingError:
+            archive, member = f"{archive}/{below[1]}", below[2]
+    return StoredPhoto(store, check_key(archive, where), member, int(first), int(size))
+
+
+def is_member(name: str) -> bool:
+    """Whether `name` names a member of a tar file by its place.
+
+    >>> is_member("sa_1.tar/sa_7.jpg#1536,3821"), is_member("sa_1.tar/sa_7.jpg")
+    (True, False)
+    """
+    return _MEMBER.fullmatch(name) is not None
+
+
 def place_of(name: str) -> str:
     """`name` without the position in its archive, which changes when the archive is packed again.
 
@@ -114,96 +171,3 @@ def place_of(name: str) -> str:
     """
     match = _MEMBER.fullmatch(name)
     return f"{match[1]}/{match[2]}" if match else name
-
-
-@dataclass
-class Archive:
-    """Members of a tar file: names as `photo_file` takes them below the archive's folder.
-
-    other   members that are no photographs, as SA-1B's annotations, or hidden
-    unsafe  members whose names are refused
-    fault   what is wrong with the archive, "" if it could be read to its end
-    """
-
-    names: list[str]
-    other: int = 0
-    unsafe: int = 0
-    fault: str = ""
-
-
-def read_archive(path: Path, is_photo: Callable[[PhotoFile], bool]) -> Archive:
-    """The photographs in a tar file, by reading its headers; of equal names the last, as tar does.
-
-    A link to a photograph in the same archive is one, too: tar stores a file of two names once.
-    Never raises for what is in the file: members before a damaged place are listed.
-    """
-    found = Archive([])
-    photos: dict[str, str] = {}  # name -> position
-    links: dict[str, str] = {}
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return Archive([], fault="not a regular file")
-        size = os.path.getsize(path)
-        with tarfile.open(path, "r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps all headers
-                if member.size < 0:  # the next header would be this one again, without end
-                    raise tarfile.ReadError(f"damaged at byte {member.offset}")
-                name = member.name.removeprefix("./")
-                position = f"#{member.offset_data},{member.size}"
-                if member.isdir():
-                    continue
-                if not _usable(name) or not _usable(f"{path.name}/{name}{position}"):
-                    found.unsafe += 1
-                    continue
-                photos.pop(name, None)
-                links.pop(name, None)
-                photo = PhotoFile(path, name, member.offset_data, member.size)
-                if any(part.startswith(".") and part != "." for part in name.split("/")):
-                    found.other += 1
-                elif member.islnk():
-                    links[name] = member.linkname.removeprefix("./")
-                elif member.issym():
-                    target = os.path.join(os.path.dirname(name), member.linkname)
-                    links[name] = os.path.normpath(target)
-                elif not member.isreg() or member.issparse() or not is_photo(photo):
-                    found.other += 1
-                elif member.offset_data + member.size > size:
-                    found.fault = f"cut short in {show(name, 80)}"
-                else:
-                    photos[name] = position
-            found.fault = found.fault or _end_fault(path, archive.offset)
-    except tarfile.ReadError as error:
-        found.fault = found.fault or _compressed(path) or show(str(error), 80)
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        found.fault = found.fault or show(str(error) or type(error).__name__, 80)
-    linked = {name: photos[target] for name, target in links.items() if target in photos}
-    found.other += len(links) - len(linked)
-    found.names = [f"{path.name}/{name}{position}" for name, position in (photos | linked).items()]
-    return found
-
-
-def _usable(name: str) -> bool:
-    try:
-        check_name(name, "archive")
-    except DataError:
-        return False
-    return True
-
-
-def _compressed(path: Path) -> str:
-    """Fault of an archive that is compressed as a whole: no member has a place in the file."""
-    with path.open("rb") as file:
-        head = file.read(6)
-    packed = any(head.startswith(magic) for magic in _COMPRESSED)
-    return "compressed: decompress it, so that members can be read in place" if packed else ""
-
-
-def _end_fault(path: Path, offset: int) -> str:
-    """Fault at the end of an archive: `tarfile` takes a damaged header for the end, too."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        block = file.read(tarfile.BLOCKSIZE)
-    if not block:
-        return "ends without an end mark: it may be cut short"
-    return f"damaged at byte {offset}" if block.strip(b"\0") else ""

@@ -4,15 +4,17 @@ Each file is opened once, no pixel is decoded. What cannot be read is no error h
 quarantine list when its turn comes, and is named now.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from ..display import counted, quote
 from ..errors import DataError, ImageError
 from ..records import ImageRecord
+from ..store import Stat, is_url
 from .images import Header, image_header
 from .photo_files import photo_file
+from .seen_photos import HEADER, SeenPhotos
 
 QUARANTINE = "will be quarantined: "
 NAMED = 20  # files that cannot be read, named one by one
@@ -22,6 +24,7 @@ NAMED = 20  # files that cannot be read, named one by one
 class Photos:
     """The photographs under `root` that were looked at.
 
+    listed  objects by name, where the root is an address whose listing is known
     bad     (reason, message) by name of those that will be quarantined
     turned  names of those an EXIF orientation turns or mirrors
     lying   of these, the ones whose annotations have the stored size: they are left as stored
@@ -29,6 +32,7 @@ class Photos:
     """
 
     root: Path
+    listed: Mapping[str, Stat] = field(default_factory=dict)
     seen: int = 0
     bad: dict[str, tuple[str, str]] = field(default_factory=dict)
     turned: list[str] = field(default_factory=list)
@@ -37,14 +41,35 @@ class Photos:
 
     def look(self, name: str) -> Header | None:
         """The header of one photograph; None, noted in `bad`, if it cannot be read."""
-        self.seen += 1
+        return self._note(name, self._header(name))
+
+    def look_all(self, names: Iterable[str]) -> Iterator[Header | None]:
+        """`look` at each of `names`, of object storage at many at once."""
+        if not is_url(self.root):
+            yield from map(self.look, names)
+            return
+        found = SeenPhotos(self.root).through(
+            HEADER, names, self.listed, self._header,
+            lambda header: None if isinstance(header, tuple) else astuple(header),
+            lambda values: Header((values[0][0], values[0][1]), *values[1:]),
+        )  # fmt: skip
+        for name, header in found:
+            yield self._note(name, header)
+
+    def _header(self, name: str) -> Header | tuple[str, str]:
+        """The header, or why it cannot be had: reason and message."""
+        size = self.listed[name].bytes if name in self.listed else None
         try:
-            header = image_header(photo_file(self.root, name, "image"))
+            return image_header(photo_file(self.root, name, "image", size))
         except ImageError as error:
-            self.bad[name] = error.reason, str(error)
-            return None
+            return error.reason, str(error)
         except DataError as error:
-            self.bad[name] = "unsafe-path", f"unsafe-path: {error}"
+            return "unsafe-path", f"unsafe-path: {error}"
+
+    def _note(self, name: str, header: Header | tuple[str, str]) -> Header | None:
+        self.seen += 1
+        if isinstance(header, tuple):
+            self.bad[name] = header
             return None
         if header.orientation != 1:
             self.turned.append(name)
@@ -52,20 +77,22 @@ class Photos:
             self.deep.append(name)
         return header
 
-    def look_for(self, record: ImageRecord) -> Header | None:
-        """`look`, and whether the size is the one the annotations state."""
-        header = self.look(record.path)
-        if header is None or not record.height:
-            return header
+    def look_for(self, records: Sequence[ImageRecord]) -> None:
+        """`look_all`, and note those whose size is not the one the annotations state."""
+        headers = self.look_all(record.path for record in records)
+        for record, header in zip(records, headers, strict=True):
+            if header is not None and record.height:
+                self._compare(record, header)
+
+    def _compare(self, record: ImageRecord, header: Header) -> None:
         wanted = (record.height, record.width)
         if wanted not in (header.upright, header.stored):
             found = "{}x{}".format(*header.stored)
             hint = "; turned by 90 degrees it would match" if wanted == header.stored[::-1] else ""
             line = f"{found}, the annotations say {wanted[0]}x{wanted[1]}{hint}"
             self.bad[record.path] = "wrong-size", f"image {quote(record.path)}: wrong-size: {line}"
-            return None
-        self.settle(record.path, wanted, header)
-        return header
+        else:
+            self.settle(record.path, wanted, header)
 
     def settle(self, name: str, size: tuple[int, int], header: Header) -> None:
         """Note that annotations give a photograph this size, its upright or its stored one."""
@@ -101,11 +128,12 @@ class Photos:
         return f"{len(names):,} of {counted(self.seen, 'photograph')}"
 
 
-def look_at(root: Path, records: Iterable[ImageRecord]) -> Photos:
-    """All photographs of a source."""
-    photos = Photos(root)
-    for record in records:
-        photos.look_for(record)
+def look_at(
+    root: Path, records: Sequence[ImageRecord], listed: Mapping[str, Stat] | None = None
+) -> Photos:
+    """All photographs of a source; `listed` as in `Photos`."""
+    photos = Photos(root, listed or {})
+    photos.look_for(records)
     return photos
 
 

@@ -16,6 +16,7 @@ from ..io.json_files import Fingerprint
 from ..masks.rle import area, from_segmentation
 from ..masks.rle_codec import MAX_SIDE
 from ..records import Expression, ImageRecord, Rle
+from ..store import Stat
 from .coordinates import require_placed
 from .problems import Faults, Problems, merged
 
@@ -81,7 +82,10 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One loaded set with all its splits. `root` is the folder images are looked for around."""
+    """One loaded set with all its splits. `root` is the folder images are looked for around.
+
+    listed  sizes and tags of the photographs by name, where they lie in object storage
+    """
 
     kind: str
     name: str
@@ -94,6 +98,7 @@ class Dataset:
     files: Mapping[str, Fingerprint] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
     hint: str = ""  # what to do if a split is asked for that it has not
+    listed: Mapping[str, Stat] = field(default_factory=dict, repr=False)
 
     @property
     def title(self) -> str:
@@ -115,7 +120,8 @@ class Source:
     An image that could not be examined is listed all the same, with height = width = 0 (unknown):
     reading it at precompute time raises the ImageError that quarantines it. It is never dropped.
     `sentences` and `annotations` are the normalised tables; `expressions` joins them. sent_id and
-    ref_id are unique within one dataset only. `faults` are the records that were left out.
+    ref_id are unique within one dataset only. `faults` are the records that were left out. `listed`
+    are sizes and tags of the photographs by name, where they lie in object storage.
     """
 
     name: str
@@ -128,6 +134,7 @@ class Source:
     notices: list[str] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
+    listed: Mapping[str, Stat] = field(default_factory=dict, repr=False)
 
     @property
     def where(self) -> str:
@@ -233,6 +240,7 @@ def assemble(datasets: Sequence[Dataset], split: str | None) -> Source:
         notices=notices,
         sha256={name: file.sha256 for d in datasets for name, file in d.files.items()},
         faults=faults,
+        listed=datasets[0].listed,
     )
 
 

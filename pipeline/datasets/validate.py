@@ -25,6 +25,7 @@ from .photo_files import photo_file
 from .photo_headers import QUARANTINE, Photos, look_at
 from .problems import Faults
 from .published_counts import compare, count
+from .stored_photos import root_name
 from .tables import Annotation, Dataset, Sentence, assemble
 from .validation_report import CheckReport, Group
 
@@ -126,7 +127,7 @@ def _check_images(
         report.error(error)
         report.groups["images"] = {"found": 0, "mirror": MIRRORS["images"]}
         return
-    photos = look_at(found.root, records)
+    photos = look_at(found.root, records, found.listed)
     wrong_names = 0
     for done, record in enumerate(records, 1):
         if record.path not in photos.bad:
@@ -144,7 +145,7 @@ def _check_images(
         report.notices += [n for n in photos.notices() if not n.startswith(QUARANTINE)]
     report.groups["images"] = {
         "layout": found.layout + (" under COCO's other names" if found.renamed else ""),
-        "root": show(str(found.root), 300),
+        "root": show(root_name(found.root), 300),
         "good": len(records) - sum(reasons.values()),
         **dict(sorted(reasons.items())),
         "mislabelled (read by content)": wrong_names,

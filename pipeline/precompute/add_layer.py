@@ -10,6 +10,7 @@ import yaml
 from ..cache.layers import CLS, FEATURES, LAYERS, SAM, SUPERPIXELS
 from ..cache.places import image_root_of
 from ..cache.plan import Plan, all_plans
+from ..datasets.stored_photos import listing
 from ..display import show
 from ..errors import ConfigError, MissingError
 from ..recipe import Recipe
@@ -37,7 +38,7 @@ class AddRequest:
     """Options of `svp cache add`.
 
     kind       of `ADDED`
-    images     folder of the photographs; None: where they were
+    images     folder or address of the photographs; None: where they were
     flags      encoder and SAM with their weights; None: those of the cache
     projector  whose blocks `layers` are to be
     """
@@ -69,8 +70,9 @@ def add_layer(request: AddRequest) -> PrecomputeReport:
     base = max(plans.values(), key=lambda plan: len(plan.layers))
     recipe, where = _resolved(base, request, root)
     content = Content(
-        [ImageRecord(*image[:4]) for image in base.images], base.split, dict(base.digests)
-    )
+        [ImageRecord(*image[:4]) for image in base.images], base.split, dict(base.digests),
+        listing(root),
+    )  # fmt: skip
     return precompute(content, recipe, where, request.cache, request.run)
 
 

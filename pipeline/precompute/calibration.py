@@ -104,7 +104,7 @@ def calibrate(
         f"measuring up to {counted(len(sample), 'image')} on {counted(count, 'worker')}{limit}"
     )
     with tempfile.TemporaryDirectory(prefix="svp-cost-") as folder:
-        plan = build_plan(Content(sample), recipe, where.images)
+        plan = build_plan(replace(content, images=sample), recipe, where.images)
         # One shard per worker: every worker is busy from start to end.
         plan = replace(plan, shard_size=-(-len(sample) // count))
         create_cache(Path(folder), plan)

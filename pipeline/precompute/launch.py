@@ -12,6 +12,7 @@ from pathlib import Path
 from ..cache.places import DataPlaces, absolute_data, read_places, write_places
 from ..cache.plan import RLE_BYTES, SHARD_SIZE, Plan
 from ..datasets import Source, open_dataset, photo_notices
+from ..datasets.stored_photos import resolved, root_name
 from ..display import counted, show
 from ..executors.base import Event, Started
 from ..executors.devices import usable_devices
@@ -55,7 +56,8 @@ MEASURE_S = 12.0  # of a dry run, which is to answer within 20 s, imports and al
 class Request:
     """Options of `svp precompute`; None means not given.
 
-    dataset    path, or names of REFER sets under `root`; None: the generated scenes
+    dataset    path, or names of REFER sets under `root`; None: the photographs of `images`, or the
+               generated scenes
     size       None: tiny, for generated scenes; any other data is then refused
     purpose    None: train where the data has expressions, else look
     projector  whose inputs a cache for training holds
@@ -97,7 +99,9 @@ class Opened:
 def open_request(request: Request) -> Opened:
     """Find the dataset and name the cache. Raises MissingError, DataError, ConfigError."""
     began = time.monotonic()
-    dataset = request.dataset
+    dataset, images = request.dataset, request.images
+    if dataset is None and images is not None:  # they are the data set
+        dataset, images = root_name(images), None
 
     # Without a data set the scenes stand in, drawn once and found again by the next run.
     if dataset is None:
@@ -106,7 +110,7 @@ def open_request(request: Request) -> Opened:
         dataset = str(write_scenes(SCENES, images=few_scenes(SCENE_COUNT), seed=0))
     source = open_dataset(
         dataset,
-        images=request.images,
+        images=images,
         split=request.split,
         root=request.root,
         split_by=request.split_by,
@@ -269,7 +273,7 @@ def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
     where, root = absolute_data(dataset, request.root)
     return DataPlaces(
         dataset=where,
-        images=source.image_root.resolve(),
+        images=resolved(source.image_root),
         split=request.split,
         root=root,
         split_by=request.split_by,
@@ -296,4 +300,4 @@ def _words(hint: str) -> tuple[str, ...]:
 
 
 def _content(source: Source) -> Content:
-    return Content(source.images, source.split or "", source.sha256)
+    return Content(source.images, source.split or "", source.sha256, source.listed)

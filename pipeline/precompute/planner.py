@@ -5,8 +5,10 @@ plan is consulted first: a file of unchanged size keeps its hash (a worker check
 before it uses them). Files that cannot be read stay in the plan and are quarantined by the worker.
 """
 
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -14,17 +16,24 @@ from pathlib import Path
 
 from ..cache.layers import library_names
 from ..cache.plan import Images, Plan, PlanImage
-from ..display import counted, show
+from ..datasets.photo_files import is_member
+from ..datasets.seen_photos import XXH3, SeenPhotos
+from ..datasets.stored_photos import root_name
+from ..display import counted, show, size
 from ..errors import ImageError, MissingError
 from ..fetch.sam_specs import SAMS
 from ..process import installed
 from ..recipe import FeatureConfig, Recipe
 from ..records import ImageRecord
+from ..store import Stat, is_url
 from ..weights.rehearsal import VARIABLE
 from .source_images import hash_image, photo_size
 
 HASH_THREADS = 4
 CHUNK = 256  # images between two looks at `stop`
+TELL_S = 15.0  # between two lines about the progress
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +43,13 @@ class Content:
     images   each once, in the order of the cache
     split    name of the split, "" if there is none
     digests  sha256 of annotation files by name
+    listed   sizes and tags of the images by path, where they lie in object storage
     """
 
     images: Sequence[ImageRecord]
     split: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
+    listed: Mapping[str, Stat] = field(default_factory=dict, repr=False)
 
 
 def build_plan(
@@ -56,23 +67,27 @@ def build_plan(
     distrust  image ids of `known` to hash again
     stop      called now and then; raises to end the work
 
-    Raises MissingError if not one image can be read, ConfigError for an impossible recipe.
+    Raises MissingError if not one image can be read, ConfigError for an impossible recipe,
+    CacheError if the service that holds the images fails.
     """
-    # Hashing reads every byte of every photograph: threads share the disk, and what the plan of the
-    # cache says of a file of the same size is taken over.
+    # Hashing reads every byte of every photograph: threads share the disk, or the connections to
+    # object storage, and what the plan of the cache says of a file of the same size is taken over.
     old = {image.image_id: image for image in known.images} if known else {}
     old = {image_id: image for image_id, image in old.items() if image_id not in distrust}
     images: list[PlanImage] = []
-    with ThreadPoolExecutor(HASH_THREADS) as threads:
-        for start in range(0, len(content.images), CHUNK):
-            stop()
-            chunk = content.images[start : start + CHUNK]
-            images += threads.map(partial(_examine, root, old), chunk)
+    if is_url(root):
+        images += _examine_stored(root, old, content, distrust, stop)
+    else:
+        with ThreadPoolExecutor(HASH_THREADS) as threads:
+            for start in range(0, len(content.images), CHUNK):
+                stop()
+                chunk = content.images[start : start + CHUNK]
+                images += threads.map(partial(_examine, root, old), chunk)
 
     # One unreadable file is quarantined by its worker; all of them is a wrong folder.
     if images and not any(image.xxh3 for image in images):
         raise MissingError(
-            f"none of the {counted(len(images), 'image')} can be read in {show(str(root), 300)}, "
+            f"none of the {counted(len(images), 'image')} can be read in {show(root_name(root), 300)}, "
             f"first: {show(images[0].path, 200)}: give the image folder with --images"
         )
 
@@ -150,13 +165,57 @@ def library_versions(recipe: Recipe) -> dict[str, str]:
 
 def _examine(root: Path, old: Mapping[int, PlanImage], record: ImageRecord) -> PlanImage:
     """The plan's entry of one image; nothing about it is an error yet."""
-    image = PlanImage(record.image_id, record.path, record.height, record.width, 0, "")
-    size = photo_size(root, record)
+    image = _blank(record)
     known = old.get(record.image_id)
-    if known is not None and known[:4] == image[:4] and known.bytes == size:
+    if known is not None and known[:4] == image[:4] and known.bytes == photo_size(root, record):
         return known
     try:
-        size, digest = hash_image(root, record)
+        count, digest = hash_image(root, record)
     except ImageError:
         return image
-    return image._replace(bytes=size, xxh3=digest)
+    return image._replace(bytes=count, xxh3=digest)
+
+
+def _examine_stored(
+    root: Path,
+    old: Mapping[int, PlanImage],
+    content: Content,
+    distrust: frozenset[int],
+    stop: Callable[[], None],
+) -> Iterator[PlanImage]:
+    """`_examine` of images in object storage: known by their versions, else read many at once."""
+    records = {record.path: record for record in content.images}
+    again = {record.path for record in content.images if record.image_id in distrust}
+    listed = {p: content.listed[p] for p in records if p in content.listed and p not in again}
+
+    def work(path: str) -> tuple[int, str]:
+        record, stat = records[path], content.listed.get(path)
+        known = old.get(record.image_id)
+        whole = stat.bytes if stat else None
+        if is_member(path):
+            whole = int(path.rpartition(",")[2])
+        if known is not None and known[:4] == _blank(record)[:4] and known.bytes == whole:
+            return known.bytes, known.xxh3
+        try:
+            return hash_image(root, record, whole)
+        except ImageError:
+            return 0, ""
+
+    hashes = SeenPhotos(root).through(
+        XXH3, [record.path for record in content.images], listed, work, lambda found: found if found[1] else None,
+        lambda value: (int(value[0]), str(value[1])), stop=stop,
+    )  # fmt: skip
+    done = total = 0
+    told = time.monotonic()
+    for record, (_, (count, digest)) in zip(content.images, hashes, strict=True):
+        yield _blank(record)._replace(bytes=count, xxh3=digest)
+        done, total = done + 1, total + count
+        if time.monotonic() - told > TELL_S:
+            told = time.monotonic()
+            log.info(
+                f"photographs read for the plan: {done:,} of {len(content.images):,}, {size(total)}"
+            )
+
+
+def _blank(record: ImageRecord) -> PlanImage:
+    return PlanImage(record.image_id, record.path, record.height, record.width, 0, "")

@@ -24,6 +24,7 @@ from ..cache.manifest import Committed, missing_shards, read_committed
 from ..cache.plan import Plan, all_plans
 from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit, uncommit_damaged
+from ..datasets.stored_photos import resolved
 from ..display import Report, counted, show
 from ..errors import CacheError, ConfigError, PlanMismatchError
 from ..executors import ExecutorOptions, build, require_executor
@@ -198,7 +199,7 @@ def precompute(
 
         # The shards' rows go from the workers to the disk; only events come back here. A listener
         # ends the run by raising, and closing the events ends the workers.
-        own = replace(where, images=where.images.resolve())
+        own = replace(where, images=resolved(where.images))
         kinds = frozenset(layer.kind for layer in lacking)
         device = task_device(options)
         lent = lenders(plan, lacking, caches_beside(out))
@@ -236,7 +237,7 @@ def limited(content: Content, limit: int | None) -> Content:
         return content
     if limit < 1:
         raise ConfigError(f"limit={limit}: need >= 1")
-    return Content(content.images[:limit], content.split, content.digests)
+    return replace(content, images=content.images[:limit])
 
 
 def _prepare(

@@ -21,6 +21,7 @@ from ..cache.layers import COVER, ENCODED, KINDS, SAM, SUPERPIXELS
 from ..cache.layout import PLAN, manifest_path
 from ..cache.plan import Plan, PlanImage
 from ..cache.reader import stored_superpixels
+from ..datasets.stored_photos import root_name
 from ..display import shorten
 from ..errors import ImageError
 from ..executors.base import Job, JobReport, Needs, Reason, Work
@@ -29,7 +30,7 @@ from ..plugins import plugin_files, plugins
 from ..process import peak_rss
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
 from .lender import FIELDS, Lender
-from .source_images import Pixels, read_verified
+from .source_images import Pixels, fetch, read_verified
 from .stage_models import Models
 
 Entry = ImageRow | Quarantined
@@ -199,11 +200,11 @@ class Stage:
             for row in images
         }
         with self._timed("read"):
-            for row, image in images.items():
-                if not lacks[row]:
-                    continue
+            wanted = {row: image for row, image in images.items() if lacks[row]}
+            photos = fetch(self.root, wanted)
+            for row, image in wanted.items():
                 try:
-                    pixels[row] = read_verified(self.root, image)
+                    pixels[row] = read_verified(self.root, image, photos.pop(row, None))
                 except ImageError as error:
                     entries[row] = quarantine(image, error, self.root)
                     del parts[row]
@@ -319,6 +320,6 @@ def quarantine(image: PlanImage, error: ImageError, root: Path) -> Quarantined:
     text = str(error)
     _, found, detail = text.partition(f": {error.reason}: ")
     text = detail if found else text
-    for folder in (os.path.realpath(root), str(root)):
+    for folder in (os.path.realpath(root), root_name(root)):
         text = text.replace(f"{folder.rstrip(os.sep)}{os.sep}", "")
     return Quarantined(image.image_id, error.reason, shorten(text, 500))

@@ -16,7 +16,7 @@ from typing import Literal
 from ...pipeline.cache.layout import LOGS
 from ...pipeline.cache.plan import PlanImage
 from ...pipeline.datasets.image_roots import other_name
-from ...pipeline.datasets.photo_files import photo_file, place_of
+from ...pipeline.datasets.photo_files import PhotoFile, photo_file, place_of
 from ...pipeline.errors import CacheError, DataError, ImageError
 from ...pipeline.io.atomic import write_file
 from ...pipeline.precompute.source_images import hash_image
@@ -79,6 +79,8 @@ class Photos:
     def _stat(self, record: ImageRecord) -> tuple[str, int, int] | None:
         try:
             photo = photo_file(self.root, record.path, "image")
+            if not isinstance(photo, PhotoFile):  # to read all of a bucket would take hours
+                return None
             info = photo.status()
         except (OSError, DataError):
             return None

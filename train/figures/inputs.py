@@ -15,7 +15,7 @@ from ...model.projectors import MaskInput, Projector
 from ...pipeline.cache.places import image_root_of
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.datasets.images import read_record
-from ...pipeline.errors import ImageError
+from ...pipeline.errors import SvpError
 from ...pipeline.masks import rle
 from ...pipeline.records import ImageRecord, Rle
 from ..data.collate import CachedVisuals
@@ -64,7 +64,7 @@ class Material:
             try:
                 record = ImageRecord(row.image_id, row.path, row.height, row.width)
                 return read_record(self.photos, record)
-            except ImageError:
+            except SvpError:  # gone, or the service that holds them fails
                 pass
         return np.full((row.height, row.width, 3), 150, np.uint8)
 

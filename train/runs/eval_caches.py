@@ -94,7 +94,8 @@ def live_photographs(
                 "without expressions: there is nothing to evaluate. It takes image, expression and "
                 "mask: JSONL, REFER or parquet (docs/data.md)"
             )
-        splits[name] = (Content(source.images, name, source.sha256), source.image_root)
+        content = Content(source.images, name, source.sha256, source.listed)
+        splits[name] = (content, source.image_root)
     return {
         name: (reader,) for name, reader in live_readers(found, splits, scratch, encoders).items()
     }

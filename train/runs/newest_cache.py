@@ -17,6 +17,7 @@ from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import show
 from ...pipeline.errors import CacheError, ConfigError, MissingError
+from ...pipeline.store import is_url
 from ..options import DataRequest
 from ..trainer.run_data import RunData
 
@@ -101,8 +102,9 @@ def require_images(asked: DataRequest) -> None:
 
     One that a cache remembers may be gone: the cache has outlived its photographs.
     """
-    if asked.images is not None and not asked.images.is_dir():
-        raise MissingError(f"--images {show(str(asked.images), 300)}: no image folder")
+    images = asked.images
+    if images is not None and not is_url(images) and not images.is_dir():
+        raise MissingError(f"--images {show(str(images), 300)}: no image folder")
 
 
 def _made_from(cache: Path, dataset: str) -> bool:

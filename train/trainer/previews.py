@@ -12,7 +12,7 @@ from torch import Tensor
 from ...model.batch import Batch
 from ...model.ris import RisModel
 from ...pipeline.cache.reader import RowReader, spread_over
-from ...pipeline.errors import ImageError
+from ...pipeline.errors import SvpError
 from ...pipeline.io.atomic import writing
 from ...pipeline.precompute.source_images import read_verified
 from ..data.collate import Item, VisualSource, make_batch
@@ -81,8 +81,8 @@ def _photo(readers: Sequence[RowReader], item: Item, photos: Path | None) -> Pix
     if photos is not None:
         try:
             return read_verified(photos, readers[entry.cache].plan.images[entry.row])
-        except ImageError:
-            pass  # moved or changed since: a picture is no reason to stop a run
+        except SvpError:
+            pass  # moved or changed since, or not to be had: a picture is no reason to stop a run
     return np.full((entry.height, entry.width, 3), 128, np.uint8)
 
 

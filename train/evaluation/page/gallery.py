@@ -4,6 +4,7 @@ Coordinates are those of an SVG view box whose long side is `SIDE` units. Outlin
 less than a pixel; every figure is counted on the full-size masks.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from ....pipeline.browse.page_kit import ASSETS
 from ....pipeline.browse.svg_outline import svg_path
 from ....pipeline.datasets.images import read_record
 from ....pipeline.display import counted, share, shorten
-from ....pipeline.errors import ImageError
+from ....pipeline.errors import ImageError, SvpError
 from ....pipeline.masks import rle
 from ....pipeline.records import ImageRecord, Rle
 from ...data.keyed_rng import key_of, permutation
 from ..results import Row
+
+log = logging.getLogger(__name__)
 
 SHOWN = 6  # of each kind
 Targets = Callable[[Row], Rle | None]
@@ -97,6 +100,10 @@ class _Photos:
             data, size = thumbnail(read_record(self._images, record))
         except ImageError:
             return "", (0, 0)  # moved since: the outlines still say much
+        except SvpError as error:  # the service that holds them: it would fail for each
+            log.warning(f"the page is without photographs: {error}")
+            self._images = None
+            return "", (0, 0)
         (self._folder / name).write_bytes(data)
         return name, size
 

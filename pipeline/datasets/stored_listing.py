@@ -1,0 +1,139 @@
+"""List the photographs below an address of object storage, with one listing of its prefix.
+
+As for folders (`listing`), with two differences, because each look into an object is a request: what
+has a suffix is judged by it, and only what has none is looked at; pages, runs and caches of svp are
+not searched for.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from ..display import show
+from ..errors import DataError, MissingError
+from ..store import Stat, check_key
+from .archives import Archive, read_archive
+from .images import IMAGE_SUFFIXES, is_readable_kind
+from .listing import PICTURES, Listing
+from .own_files import predictions
+from .photo_files import ARCHIVE, Photo, is_member
+from .seen_photos import ARCHIVE as MEMBERS
+from .seen_photos import SeenPhotos
+from .stored_photos import StoredPhoto, in_flight, listing, root_name, store_of
+
+
+def list_stored(root: Path) -> Listing:
+    """The photographs below the address `root`; an address of one tar file lists its members.
+
+    Raises MissingError if there is no such bucket or nothing below the address, CacheError if the
+    service fails.
+    """
+    found = Listing(root, stats=listing(root))
+    if not found.stats and root.suffix == ARCHIVE and len(root.parts) > 2:
+        with suppress(MissingError):
+            stats = {root.name: store_of(root.parent).stat(root.name)}
+            root = root.parent
+            found = Listing(root, stats=stats)
+    if not found.stats:
+        raise MissingError(
+            f"{show(root_name(root), 300)}: no object below this address: is the prefix right?"
+        )
+    store = store_of(root)
+    usual = [key for key in found.stats if _is_plain(key, found)]
+    own = _predictions(usual)
+    unclear: list[str] = []
+    archives: list[str] = []
+    for key in usual:
+        suffix = Path(key).suffix
+        if key in own:
+            found.own.append(key)
+        elif suffix == ARCHIVE:
+            archives.append(key)
+        elif suffix.lower() in IMAGE_SUFFIXES:
+            found.names.append(key)
+        elif suffix:
+            _pass_over(key, suffix.lower(), found)
+        elif found.stats[key].bytes:  # else the mark of a folder
+            unclear.append(key)
+
+    for pairs in in_flight(lambda key: is_readable_kind(StoredPhoto(store, key)), unclear):
+        for key, readable in pairs:
+            if readable:
+                found.names.append(key)
+            else:
+                _pass_over(key, "without suffix", found)
+    _take_archives(root, archives, found)
+    found.names.sort()
+    found.archives = dict(sorted(found.archives.items()))
+    return found
+
+
+def _is_plain(key: str, found: Listing) -> bool:
+    """Whether a key can be the name of a photograph; others are counted."""
+    if any(part.startswith(".") for part in key.split("/")):
+        found.hidden += 1
+        return False
+    try:
+        check_key(key, "listing")
+    except DataError:
+        found.unsafe += 1
+        return False
+    found.unsafe += is_member(key)  # it would be read as a part of a tar file
+    return not is_member(key)
+
+
+def _predictions(keys: Iterable[str]) -> set[str]:
+    """Pictures that `svp predict` made, in any of the folders."""
+    folders: dict[str, list[str]] = {}
+    for key in keys:
+        folder, _, name = key.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    return {
+        f"{folder}/{name}" if folder else name
+        for folder, names in folders.items()
+        for name in predictions(names)
+    }
+
+
+def _pass_over(key: str, suffix: str, found: Listing) -> None:
+    found.passed[suffix] += 1
+    if suffix in PICTURES:
+        found.pictures.append(key)
+
+
+def _take_archives(root: Path, archives: list[str], found: Listing) -> None:
+    """Take the photographs in tar files: the headers of the members are read, or known."""
+    store, listed = store_of(root), dict(found.stats)
+
+    def read(key: str) -> Archive:
+        return read_archive(StoredPhoto(store, key, bytes=listed[key].bytes), _is_photo)
+
+    results = SeenPhotos(root).through(
+        MEMBERS, sorted(archives), listed, read, asdict, lambda value: Archive(**value)
+    )
+    for key, inside in results:
+        _take_members(found, key, inside, listed)
+
+
+def _take_members(found: Listing, key: str, inside: Archive, listed: Mapping[str, Stat]) -> None:
+    """Add the members of the tar file `key`; each is of the version that its archive has."""
+    found.unsafe += inside.unsafe
+    if inside.fault:
+        found.damaged.append((key, inside.fault, len(inside.names)))
+    if not inside.names:
+        if not inside.fault:
+            _pass_over(key, ARCHIVE, found)
+        return
+    found.others += inside.other
+    found.archives[key] = len(inside.names)
+    folder = key.rpartition("/")[0]
+    for member in inside.names:
+        name = f"{folder}/{member}" if folder else member
+        found.names.append(name)
+        found.stats[name] = listed[key]
+
+
+def _is_photo(photo: Photo) -> bool:
+    """By the suffix; by its first bytes only without one."""
+    return photo.suffix in IMAGE_SUFFIXES if photo.suffix else is_readable_kind(photo)

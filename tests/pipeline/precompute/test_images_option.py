@@ -1,0 +1,73 @@
+"""`svp precompute --images` with an address, and the commands that show its photographs later."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from support.kill_trials import tree
+from support.object_server import ObjectServer
+from support.uploads import upload
+from svp.cli import main
+from svp.pipeline.cache.places import image_root_of, read_places
+from svp.pipeline.datasets.scenes import write_scenes
+
+ADDRESS = "s3://tests/photos"
+
+
+def svp(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, list(words))
+    return done.exit_code, done.output
+
+
+SLIC = ("--size", "tiny", "--superpixels", "slic", "--workers", "0", "--quiet")
+
+
+def test_the_command_over_a_bucket_a_folder_and_its_tar_file(
+    tmp_path: Path, bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenes = write_scenes(tmp_path / "scenes", images=6, seed=3) / "images"
+    folder = Path(shutil.copytree(scenes, tmp_path / "photos"))
+    upload(folder, ADDRESS)
+    for name, where in (("ours", ADDRESS), ("theirs", str(folder))):
+        code, said = svp("precompute", "--images", where, "--out", f"{name}/c", *SLIC)
+        assert code == 0, said
+    assert tree(tmp_path / "ours" / "c") == tree(tmp_path / "theirs" / "c")
+    assert image_root_of(Path("ours/c")) == Path(ADDRESS)
+    places = read_places(Path("ours/c"))
+    assert places is not None and places.dataset == ADDRESS
+
+    # What shows photographs finds them where they are, or says what to give.
+    code, said = svp("cache", "browse", "ours/c", "--out", "page")
+    assert code == 0 and len(list(Path("page").rglob("*-small.webp"))) > 0, said
+    bucket.set(refuse="ExpiredToken")
+    code, said = svp("cache", "browse", "ours/c", "--out", "page2")
+    assert code == 1 and "expired" in said and "with --images FOLDER" in said
+    code, said = svp("cache", "browse", "ours/c", "--out", "page2", "--images", str(folder))
+    assert code == 0, said
+    bucket.set()
+    code, said = svp("cache", "add", "ours/c", "cls", "--workers", "0")
+    assert code == 0, said
+
+
+def test_what_the_command_says_of_a_wrong_address(
+    bucket: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def images(address: str) -> tuple[int, str]:
+        return svp("precompute", "--images", address, "--size", "tiny")
+
+    assert images("s3://absent/x") == (3, "svp: s3://absent/x: no such bucket\n")
+    code, said = images("s3://tests/typo")
+    assert code == 3 and "no object below this address: is the prefix right?" in said
+    for address in ("s3://key:secret@tests/x", "s3://tests/x?X-Amz-Signature=secret"):
+        code, said = images(address)
+        assert code == 2 and "read from the environment" in said and "secret" not in said
+    code, said = images("ftp://host/x")
+    assert code == 2 and "is no store" in said
+    code, said = images("nowhere")
+    assert code == 3 and "--images nowhere: no such folder" in said
+    assert not any(tmp_path.glob("caches/*"))
