@@ -4,7 +4,7 @@ Each file is opened once, no pixel is decoded. What cannot be read is no error h
 quarantine list when its turn comes, and is named now.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Photos:
         """The header of one photograph; None, noted in `bad`, if it cannot be read."""
         return self._note(name, self._header(name))
 
-    def look_all(self, names: Iterable[str]) -> Iterator[Header | None]:
+    def look_all(self, names: Sequence[str]) -> Iterator[Header | None]:
         """`look` at each of `names`, of object storage at many at once."""
         if not is_url(self.root):
             yield from map(self.look, names)
@@ -79,7 +79,7 @@ class Photos:
 
     def look_for(self, records: Sequence[ImageRecord]) -> None:
         """`look_all`, and note those whose size is not the one the annotations state."""
-        headers = self.look_all(record.path for record in records)
+        headers = self.look_all([record.path for record in records])
         for record, header in zip(records, headers, strict=True):
             if header is not None and record.height:
                 self._compare(record, header)

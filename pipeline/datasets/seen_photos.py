@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 from ..display import show
 from ..io.paths import user_cache
 from ..store import Stat
-from .stored_photos import CHUNK, batches, in_flight, root_name
+from .stored_photos import CHUNK, Progress, batches, in_flight, root_name
 
 HEADER, XXH3, ARCHIVE = "header", "xxh3", "archive"  # kinds of entries
+TOLD = {HEADER: "photographs looked at", XXH3: "photographs hashed", ARCHIVE: "tar files listed"}
 WAIT = 30.0  # seconds for another process that writes
 LOOKUP = 500  # names in one query
 
@@ -67,7 +68,7 @@ class SeenPhotos:
     def through(
         self,
         kind: str,
-        names: Iterable[str],
+        names: Sequence[str],
         listed: Mapping[str, Stat],
         work: Callable[[str], _Result],
         keep: Callable[[_Result], object | None],
@@ -80,7 +81,9 @@ class SeenPhotos:
         keep   the JSON value of a result, None: not to be kept
         made   the result of such a value
         """
-        for part in batches(names, CHUNK):
+        tell = Progress()
+        for number, part in enumerate(batches(names, CHUNK)):
+            tell(f"{self._where}: {number * CHUNK:,} of {len(names):,} {TOLD[kind]}")
             known = self.get(kind, {name: listed[name] for name in part if name in listed})
             new = dict(
                 pair

@@ -9,7 +9,9 @@ photograph goes into quarantine because a server was down or credentials had exp
 """
 
 import io
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -25,7 +27,9 @@ WINDOW = 1 << 14  # bytes of a request in a tar file, of which the headers are r
 PIECE = 1 << 24  # bytes of a request where all are wanted
 IN_FLIGHT = 32  # photographs read at once
 CHUNK = 1024  # photographs between two looks at the results
+TELL_S = 15.0  # between two lines about the progress
 
+_log = logging.getLogger("svp")
 _T = TypeVar("_T")
 _Result = TypeVar("_Result")
 
@@ -47,7 +51,24 @@ def root_name(root: Path) -> str:
 
 def listing(root: Path) -> dict[str, Stat]:
     """Sizes and tags of the objects below an address, by name; empty for a folder, and unasked."""
-    return dict(store_of(root).stats()) if is_url(root) else {}
+    found: dict[str, Stat] = {}
+    tell = Progress()
+    for key, stat in store_of(root).stats() if is_url(root) else ():
+        found[key] = stat
+        tell(f"{root_name(root)}: {len(found):,} objects listed")
+    return found
+
+
+class Progress:
+    """Logs what it is called with, at most every `TELL_S` seconds and not at once."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + TELL_S
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + TELL_S
+            _log.info(line)
 
 
 def resolved(root: Path) -> Path:

@@ -5,9 +5,7 @@ plan is consulted first: a file of unchanged size keeps its hash (a worker check
 before it uses them). Files that cannot be read stay in the plan and are quarantined by the worker.
 """
 
-import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,7 +17,7 @@ from ..cache.plan import Images, Plan, PlanImage
 from ..datasets.photo_files import is_member
 from ..datasets.seen_photos import XXH3, SeenPhotos
 from ..datasets.stored_photos import root_name
-from ..display import counted, show, size
+from ..display import counted, show
 from ..errors import ImageError, MissingError
 from ..fetch.sam_specs import SAMS
 from ..process import installed
@@ -31,9 +29,6 @@ from .source_images import hash_image, photo_size
 
 HASH_THREADS = 4
 CHUNK = 256  # images between two looks at `stop`
-TELL_S = 15.0  # between two lines about the progress
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +200,8 @@ def _examine_stored(
         XXH3, [record.path for record in content.images], listed, work, lambda found: found if found[1] else None,
         lambda value: (int(value[0]), str(value[1])), stop=stop,
     )  # fmt: skip
-    done = total = 0
-    told = time.monotonic()
     for record, (_, (count, digest)) in zip(content.images, hashes, strict=True):
         yield _blank(record)._replace(bytes=count, xxh3=digest)
-        done, total = done + 1, total + count
-        if time.monotonic() - told > TELL_S:
-            told = time.monotonic()
-            log.info(
-                f"photographs read for the plan: {done:,} of {len(content.images):,}, {size(total)}"
-            )
 
 
 def _blank(record: ImageRecord) -> PlanImage:

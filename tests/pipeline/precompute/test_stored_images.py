@@ -1,7 +1,6 @@
 """`precompute` over photographs in object storage: the bytes of a folder's cache, whatever fails."""
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -137,13 +136,14 @@ def test_a_plan_that_was_interrupted_goes_on_where_it_was(
     assert bucket.counts() == {"GET": 20}
 
 
-def test_the_progress_of_hashing_is_told(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_the_progress_of_a_long_plan_is_told(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(planner, "TELL_S", 0.0)
-    with caplog.at_level(logging.INFO):
-        run(tmp_path / "c", root, shards=range(1))
-    assert "photographs read for the plan: 40 of 40" in caplog.text
+    monkeypatch.setattr("svp.pipeline.datasets.stored_photos.TELL_S", 0.0)
+    monkeypatch.setattr("svp.pipeline.datasets.seen_photos.CHUNK", 15)
+    run(tmp_path / "c", root, shards=range(1))
+    assert f"{ADDRESS}: 40 objects listed" in logged.messages
+    assert f"{ADDRESS}: 30 of 40 photographs hashed" in logged.messages
 
 
 def test_passing_faults_of_the_service_are_not_noticed(

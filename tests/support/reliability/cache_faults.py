@@ -1,4 +1,4 @@
-"""What can befall a cache: C1 to C28 are the numbers of the cache's fault list.
+"""What can befall a cache: C1 to C31 are the numbers of the cache's fault list.
 
 Numbers that are not here are rows of `faults`: C1 T8, C2 to C4 T6 and T9, C8 T8, C10 T9, C11 T7,
 C13 T8, C16 and C17 T1 and T2, C18 T13, C20 T17, C21 T8.
@@ -205,6 +205,49 @@ CACHE_FAULTS = (
             "a_new_version_is_fetched_again",
             "faults_leave_nothing_and_a_kill_is_cleared",
             "a_file_that_is_replaced_meanwhile_is_refused",
+        ),
+    ),
+    Row(
+        "C30",
+        "photographs at an address: 5xx and cut bodies, credentials that expire, no such bucket, a "
+        "service that stays away, while listing, planning or computing",
+        "repeated, or one clear error; nothing is quarantined; the rerun gives the folder's bytes",
+        (
+            *tests(
+                "pipeline/datasets/test_stored_photos",
+                "a_service_that_refuses_is_no_fault_of_a_photograph",
+                "a_service_that_stays_away_is_no_fault_of_a_photograph",
+                "passing_faults_are_not_noticed",
+                "an_address_of_nothing_says_what_is_not_there",
+                "a_bucket_that_goes_away_is_no_missing_photograph",
+            ),
+            *tests(
+                "pipeline/precompute/test_stored_images",
+                "passing_faults_of_the_service_are_not_noticed",
+                "a_service_that_fails_in_a_run_quarantines_nothing",
+                "a_service_that_fails_while_planning_leaves_no_plan",
+                "a_bucket_that_is_deleted_in_a_run_quarantines_nothing",
+            ),
+        ),
+    ),
+    Row(
+        "C31",
+        "objects replaced or deleted after the plan; a plan interrupted while it hashes a bucket; "
+        "its memory of hashes lost or damaged",
+        "a changed photograph is quarantined; what was hashed is not read again, or all of it is",
+        (
+            *tests(
+                "pipeline/precompute/test_stored_images",
+                "an_object_that_was_replaced_since_the_plan_is_changed",
+                "a_plan_that_was_interrupted_goes_on_where_it_was",
+                "what_was_hashed_once_is_not_read_again_for_a_plan",
+            ),
+            *tests(
+                "pipeline/datasets/test_stored_photos",
+                "without_a_place_to_remember_everything_is_read_again",
+                "a_damaged_memory_is_no_obstacle",
+                "a_damaged_tar_file_is_told_as_one_on_a_disk",
+            ),
         ),
     ),
 )
