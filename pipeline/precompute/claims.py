@@ -45,10 +45,11 @@ Text = Annotated[str, Field(max_length=1000)]
 class Claim(JsonFile):
     """The content of a claim.
 
-    holder   machine, process and a random part; empty: released, kept for its counts
-    since    when it was claimed and `renewed`, by the holder's clock: shown, never compared
-    lost     holders that ended without a word while they had the shard
-    failed   processes that abandoned the shard, the last one for `cause`
+    holder     machine, process and a random part; empty: released, kept for its counts
+    since      when it was claimed and `renewed`, by the holder's clock: shown, never compared
+    lost       holders that were killed while they had the shard
+    failed     processes that abandoned the shard
+    abandoned  cause for which no process may claim it any more; empty: one may
     """
 
     holder: Text = ""
@@ -58,7 +59,7 @@ class Claim(JsonFile):
     renewed: Text = ""
     lost: Count = 0
     failed: Count = 0
-    cause: Text = ""
+    abandoned: Text = ""
 
     def data(self) -> bytes:
         """The bytes of the file."""
@@ -161,24 +162,29 @@ class Claims:
             if claim != mine:  # another process was first
                 return False
         else:
-            if claim is not None:
-                if claim.holder and not self._stale(name, claim, tag):
-                    return False
-                mine = mine.model_copy(update={
-                    "lost": claim.lost + bool(claim.holder), "failed": claim.failed,
-                    "cause": claim.cause,
-                })  # fmt: skip
-            elif not self._unchanged(name, tag):  # damaged
+            if claim is None:
+                free = self._unchanged(name, tag)  # damaged: its holder would renew it
+            elif bounded and claim.abandoned:
+                self.abandoned[name] = claim.abandoned
+                free = False
+            else:
+                free = not claim.holder or self._stale(name, claim, tag)
+            if not free:
                 return False
-            why = self._cause(mine) if bounded else ""
-            if why:  # the holder is gone, and nobody is to follow
-                self.abandoned[name] = why
-                mine = Claim(lost=mine.lost, failed=mine.failed, cause=mine.cause)
+            if claim is not None:
+                lost = claim.lost + bool(claim.holder)
+                mine = mine.model_copy(update={"lost": lost, "failed": claim.failed})
+            if bounded and mine.lost >= MAX_MACHINES_LOST:
+                mine = Claim(lost=mine.lost, failed=mine.failed, abandoned=(
+                    f"{counted(mine.lost, 'process')} ended while they computed it, without a "
+                    "message: not enough memory, or an image that crashes the process"
+                ))  # fmt: skip
             try:
                 tag = self._store.replace(_key(name), mine.data(), if_match=tag)
             except ChangedError:
                 return False
-            if why:
+            if mine.abandoned:
+                self.abandoned[name] = mine.abandoned
                 return False
         with self._lock:
             self._held[name] = mine, tag
@@ -190,44 +196,32 @@ class Claims:
 
     def give_back(self, name: str) -> None:
         """End this process's claim: others may take it at once."""
-        self._end(name, Claim())
+        claim, _ = self._held.get(name, (Claim(), ""))
+        counts = Claim(lost=claim.lost, failed=claim.failed)
+        self._end(name, counts if counts != Claim() else None)
 
     def fail(self, name: str, cause: str) -> None:
-        """End this process's claim of a shard that it abandons."""
-        self._end(name, Claim(failed=1, cause=shorten(cause, 900)))
+        """End this process's claim of a shard that it abandons, and with `max_tries` all do."""
+        claim, _ = self._held.get(name, (Claim(), ""))
+        failed = claim.failed + 1
+        cause = shorten(cause, 900) if failed >= self._max_tries else ""
+        self._end(name, Claim(lost=claim.lost, failed=failed, abandoned=cause))
 
     def find_abandoned(self) -> None:
         """Add to `abandoned` what has been abandoned before."""
         for name, claim in read_claims(self._store).items():
-            if not claim.holder and (why := self._cause(claim)):
-                self.abandoned[name] = why
+            if claim.abandoned:
+                self.abandoned[name] = claim.abandoned
 
     def _end(self, name: str, left: Claim | None) -> None:
-        """Delete the claim, or leave its counts and those of `left`."""
+        """Delete the claim, or replace it with `left`; of another process now, it stays."""
         with self._lock:
-            claim, tag = self._held.pop(name, (None, ""))
-            if claim is None:  # another process took it over
-                return
+            _, tag = self._held.pop(name, (None, ""))
             with suppress(ChangedError):
-                if left is not None and (claim.lost or claim.failed or left.failed):
-                    kept = left.model_copy(update={
-                        "lost": claim.lost, "failed": claim.failed + left.failed,
-                        "cause": left.cause or claim.cause,
-                    })  # fmt: skip
-                    self._store.replace(_key(name), kept.data(), if_match=tag)
-                else:
+                if tag and left is not None:
+                    self._store.replace(_key(name), left.data(), if_match=tag)
+                elif tag:
                     self._store.delete(_key(name), if_match=tag)
-
-    def _cause(self, claim: Claim) -> str:
-        """Cause for which no process may claim a shard with these counts; "" if one may."""
-        if claim.failed >= self._max_tries:
-            return claim.cause or f"abandoned by {counted(claim.failed, 'process')}"
-        if claim.lost >= MAX_MACHINES_LOST:
-            return (
-                f"{counted(claim.lost, 'process')} ended while they computed it, without a message: "
-                "not enough memory, or an image that crashes the process"
-            )
-        return ""
 
     def _stale(self, name: str, claim: Claim, tag: str) -> bool:
         """Whether the holder of another's claim is gone."""

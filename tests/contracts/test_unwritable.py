@@ -52,7 +52,7 @@ FILES = {("data export", "--out"), ("eval", "--out")}  # outputs that are one fi
 INPUTS = {"--images", "--root"}  # folders that are read
 # These write nothing, or only into the cache or the temporary folder they are given.
 READING = {"data check", "cache info", "cache verify", "cache stats", "cache repair", "doctor"}
-READING |= {"cache add", "cache drop"}
+READING |= {"cache add", "cache drop", "status"}
 LATER = {"rehearse"}  # in FURTHER
 
 

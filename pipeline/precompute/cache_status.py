@@ -1,0 +1,197 @@
+"""`svp status`: progress of a cache from its manifests, whatever made them.
+
+Every executor, a static split and processes that join commit shards by manifests, so these say how
+far a cache is and how fast; claims say which processes are at work (of those that join), and
+`logs/status.json` what became of the latest run.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from ..cache.index import is_complete
+from ..cache.layers import Layer
+from ..cache.layout import LOGS, PLAN, manifest_path
+from ..cache.manifest import committed_shards
+from ..cache.plan import all_plans
+from ..display import Report, counted, duration, show
+from .claims import claims_store, read_claims
+from .progress import WINDOW_S, read_status, status_line
+
+LISTED = 20  # processes, and abandoned shards
+WAIT_S = 2.0  # at least, between two looks
+SHARE = 20  # of the time between two looks, what a look may take
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A process that has claimed a shard; times in seconds, by its machine's clock."""
+
+    shard: int
+    host: str
+    pid: int
+    for_s: float
+    renewed_s: float
+
+
+@dataclass(frozen=True)
+class StatusReport(Report):
+    """Progress of a cache.
+
+    layers        committed shards of each layer
+    done_shards   shards that every layer has; `done_images` are theirs
+    images_per_s  over the last minutes, of all processes; None: unknown
+    newest_s      seconds since the newest commit; None: none yet
+    abandoned     shards that no process that joins tries any more, with the cause
+    run           the latest run, as text; empty: none
+    """
+
+    cache: str
+    cache_id: str
+    shards: int
+    done_shards: int
+    images: int
+    done_images: int
+    layers: dict[str, int]
+    complete: bool
+    images_per_s: float | None
+    eta_s: float | None
+    newest_s: float | None
+    at_work: tuple[AtWork, ...]
+    abandoned: dict[int, str]
+    run: str
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left that a process that joins would do."""
+        return self.complete or len(self.abandoned) == self.shards - self.done_shards > 0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 if all that is missing was abandoned."""
+        return int(self.over and not self.complete)
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    def summary(self) -> str:
+        """The counts in one printable line."""
+        parts = [
+            f"{self.done_shards:,}/{counted(self.shards, 'shard')}",
+            f"{self.done_images:,}/{counted(self.images, 'image')}",
+        ]
+        if self.complete:
+            return "  ".join([*parts, "complete"])
+        if self.images_per_s is not None:
+            parts += [f"{self.images_per_s:.1f}/s", f"ETA {duration(self.eta_s)}"]
+        if self.newest_s is not None:
+            parts.append(f"newest {duration(self.newest_s)} ago")
+        if self.at_work:
+            parts.append(f"{counted(len(self.at_work), 'shard')} claimed")
+        return "  ".join(parts)
+
+    def lines(self) -> list[str]:
+        lines = [f"{show(self.cache, 300)}: cache {self.cache_id[:12]}", self.summary()]
+        if len(set(self.layers.values())) > 1:
+            lines += [f"{folder}: {counted(n, 'shard')}" for folder, n in self.layers.items()]
+        lines += _listed([
+            f"shard {one.shard}: {show(one.host)}, process {one.pid}, for {duration(one.for_s)}, "
+            f"renewed {duration(one.renewed_s)} ago"
+            for one in self.at_work
+        ])  # fmt: skip
+        lines += _listed([
+            f"shard {shard} abandoned: {show(why, 300)}" for shard, why in self.abandoned.items()
+        ])  # fmt: skip
+        return [*lines, self.run] if self.run else lines
+
+
+@dataclass
+class Watch:
+    """Looks at one cache: what an earlier look has seen is not read again."""
+
+    cache: Path
+    _times: dict[int, float] = field(default_factory=dict)  # of commits, by shard
+
+    def look(self) -> StatusReport:
+        """Progress by now. Raises MissingError, CacheError."""
+        plans = all_plans(self.cache)
+        main, now = plans[self.cache / PLAN], time.time()
+        layers = {layer.folder: layer for plan in plans.values() for layer in plan.layers}
+        there = {folder: {*committed_shards(self.cache, one)} for folder, one in layers.items()}
+        done = set(range(main.num_shards)).intersection(*there.values())
+        for shard in done - self._times.keys():
+            self._times[shard] = self._committed_at(layers.values(), shard)
+        self._times = {shard: self._times[shard] for shard in done}
+        images = {shard: len(main.layers[0].rows(shard)) for shard in done}
+        rate = self._rate(images, now)
+        left = len(main.images) - sum(images.values())
+
+        at_work: list[AtWork] = []
+        abandoned: dict[int, str] = {}
+        for plan in plans.values():
+            for name, claim in read_claims(claims_store(self.cache, plan)).items():
+                if not name.isdecimal() or int(name) in done:
+                    continue
+                if claim.holder:
+                    since, renewed = _age(claim.since, now), _age(claim.renewed, now)
+                    at_work.append(AtWork(int(name), claim.host, claim.pid, since, renewed))
+                elif claim.abandoned:
+                    abandoned[int(name)] = claim.abandoned
+        latest = read_status(self.cache / LOGS)
+        return StatusReport(
+            cache=str(self.cache),
+            cache_id=main.id,
+            shards=main.num_shards,
+            done_shards=len(done),
+            images=len(main.images),
+            done_images=sum(images.values()),
+            layers={folder: len(shards) for folder, shards in there.items()},
+            complete=all(is_complete(self.cache, plan) for plan in plans.values()),
+            images_per_s=rate,
+            eta_s=left / rate if rate else None,
+            newest_s=max(0.0, now - max(self._times.values())) if done else None,
+            at_work=tuple(sorted(at_work, key=lambda one: one.shard)),
+            abandoned=dict(sorted(abandoned.items())),
+            run=status_line(latest) if latest else "",
+        )
+
+    def looks(self) -> Iterator[StatusReport]:
+        """Reports until nothing is left to do, with a pause after each."""
+        while True:
+            began = time.monotonic()
+            found = self.look()
+            yield found
+            if found.over:
+                return
+            time.sleep(max(WAIT_S, SHARE * (time.monotonic() - began)))
+
+    def _committed_at(self, layers: Iterable[Layer], shard: int) -> float:
+        """Time of the commit of a shard's last layer, seconds since the epoch."""
+        newest = 0.0
+        for layer in layers:
+            with suppress(FileNotFoundError):  # a repair has taken it back
+                newest = max(newest, manifest_path(self.cache, layer.folder, shard).stat().st_mtime)
+        return newest
+
+    def _rate(self, images: Mapping[int, int], now: float) -> float | None:
+        """Images per second over the last `WINDOW_S`; None without two commits in it."""
+        recent = sorted((t, images[s]) for s, t in self._times.items() if t >= now - WINDOW_S)
+        if len(recent) < 2 or now <= recent[0][0]:
+            return None
+        # The images of the first commit were computed before it.
+        return sum(count for _, count in recent[1:]) / (now - recent[0][0])
+
+
+def _age(time_of_claim: str, now: float) -> float:
+    try:
+        return max(0.0, now - datetime.fromisoformat(time_of_claim).timestamp())
+    except ValueError:
+        return 0.0
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    more = [f"... and {len(lines) - LISTED:,} more"] if len(lines) > LISTED else []
+    return [*lines[:LISTED], *more]
