@@ -55,10 +55,10 @@ def started_by(
     return ["accelerate", "launch", "--num_processes", processes, "-m", *own]
 
 
-def resuming(command: str, folder: Path) -> str:
-    """`command` with `--resume folder`, in place of the --resume it may have.
+def resuming(command: str, run: str) -> str:
+    """`command` with `--resume run`, in place of the --resume it may have.
 
-    >>> resuming("svp train --resume auto --set 'a=b c'", Path("runs/x"))
+    >>> resuming("svp train --resume auto --set 'a=b c'", "runs/x")
     "svp train --set 'a=b c' --resume runs/x"
     """
     kept: list[str] = []
@@ -68,7 +68,7 @@ def resuming(command: str, folder: Path) -> str:
             next(words, None)
         elif not word.startswith("--resume="):
             kept.append(word)
-    return shlex.join([*kept, "--resume", str(folder)])
+    return shlex.join([*kept, "--resume", run])
 
 
 def _parent_words() -> list[str]:

@@ -16,6 +16,7 @@ from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
 from ..pipeline.io.paths import expand
 from ..pipeline.io.yaml_files import Override, group, load_yaml, override_of, shipped_yaml
+from ..pipeline.store import Store
 from ..pipeline.weights.load import weights_digest
 from ..pipeline.weights.locate import LM_FILES, find_checkpoint, hub_folder
 from ..pipeline.weights.reference import SHIPPED, Kind, WeightsRef
@@ -286,7 +287,8 @@ class TrainRequest:
     live       encoders in the loop instead of the caches' rows
     partial    accept images that the caches do not hold
     size       None: tiny, on generated scenes only
-    resume     None, "auto", a run folder or a checkpoint
+    runs       folder of the runs, or the store of an address where they are kept
+    resume     None, "auto", a run or a checkpoint, by folder or address
     log        trackers by commas, or none (`trainer.trackers`); None: TensorBoard if installed
     hint       the command line, told when the run is stopped
     """
@@ -304,7 +306,7 @@ class TrainRequest:
     sam_weights: Path | None = None
     encoder_weights: Path | None = None
     partial: bool = False
-    runs: Path = Path("runs")
+    runs: Path | Store = Path("runs")
     resume: str | None = None
     device: str = "auto"
     deterministic: bool = False

@@ -37,7 +37,7 @@ class CheckedPath(click.Path):
 
     def __init__(self, check: Callable[[Path, str], None] | None = None) -> None:
         super().__init__(path_type=Path)
-        self._check = check
+        self.check = check
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path. Raises what the check raises."""
@@ -45,8 +45,9 @@ class CheckedPath(click.Path):
         if param is None or not param.name or ctx is None or ctx.parent is None:
             return path  # parsed alone, as a command that a document prints is: not to be run
         given = ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
-        if self._check is not None and given:
-            self._check(Path(os.fsdecode(path)), param.opts[0])
+        if self.check is not None and given:
+            _refuse_address(Path(os.fsdecode(path)), param.opts[0])
+            self.check(Path(os.fsdecode(path)), param.opts[0])
         return path
 
 
@@ -80,6 +81,18 @@ class Photographs(Place):
 def _require_photographs(path: Path, option: str) -> None:
     if path.suffix not in (".tar", ".parquet") or not path.is_file():
         _require_folder(path, option)
+
+
+def _refuse_address(path: Path, option: str) -> None:
+    from ..display import show
+    from ..errors import ConfigError
+    from ..store import is_url
+
+    if is_url(path):
+        raise ConfigError(
+            f"{option} {show(str(path), 300)}: an address of object storage is not for this option: "
+            "give a path of this machine"
+        )
 
 
 def _require_folder(path: Path, option: str) -> None:

@@ -5,21 +5,19 @@ again. Processes of one machine wait for the one that fetches. The digest of a r
 with the copy by those that load it, as with any other file.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from ..display import show, size
-from ..errors import CacheError, MissingError
+from ..errors import MissingError
 from ..io.atomic import PARTIAL, make_folders, sync_folder, writing
-from ..io.binary import write_all
 from ..io.paths import user_cache
-from ..store import Stat, Store, open_store, pieces
+from ..store import Stat, Store, open_store
+from ..store.local_copy import alone, fetch_file
 
 KINDS = (".json", ".safetensors", ".bin", ".model", ".pth", ".pt")  # files of a model folder
 
@@ -46,8 +44,8 @@ def local_copy(address: str | Path, flag: str) -> Path:
     if place.exists():
         return place
     make_folders(folder)
-    with _alone(folder / "lock") as alone:
-        if alone:
+    with alone(folder / "lock") as sole:
+        if sole:
             for left in folder.glob(f"*{PARTIAL}"):  # by a process that was killed
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         if not place.exists():  # another process was faster
@@ -80,41 +78,11 @@ def _fetch_all(store: Store, found: dict[str, Stat], folder: Path, place: Path) 
     work = folder / f"{place.name}.{os.getpid()}{PARTIAL}"
     with writing(work):
         if list(found) == [place.name]:
-            _fetch(store, place.name, found[place.name], work)
+            fetch_file(store, place.name, found[place.name], work)
         else:
             work.mkdir(exist_ok=True)
             for key, stat in found.items():
-                _fetch(store, key, stat, work / key.rpartition("/")[2])
+                fetch_file(store, key, stat, work / key.rpartition("/")[2])
             sync_folder(work)
         work.rename(place)
     sync_folder(folder)
-
-
-def _fetch(store: Store, key: str, stat: Stat, path: Path) -> None:
-    """Write one object to `path`, durably."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        for piece in pieces(store, key, stat.bytes):
-            write_all(fd, [piece])
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    if store.stat(key).tag != stat.tag:
-        raise CacheError(
-            f"{show(store.where(key), 300)}: was replaced while it was fetched: "
-            "run the same command again"
-        )
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Hold a lock file; False where the file system has no locks: several processes may fetch."""
-    with writing(path):
-        file = path.open("ab")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-        else:
-            yield True

@@ -111,7 +111,7 @@ def checked_options() -> list[tuple[str, str, CheckedPath]]:
         (name, param.opts[0], param.type)
         for name in sorted(commands(main))
         for param in command_of(name).params
-        if isinstance(param.type, CheckedPath)
+        if isinstance(param.type, CheckedPath) and param.type.check is not None
     ]
 
 

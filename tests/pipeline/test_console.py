@@ -14,7 +14,18 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from rich.progress import Progress
 
-from svp.pipeline.commands.console import NEW_PLACE, PLACE, STDOUT, Root, _logged, as_json, report
+from svp.pipeline.commands.console import (
+    FOLDER,
+    NEW_FILE,
+    NEW_FOLDER,
+    NEW_PLACE,
+    PLACE,
+    STDOUT,
+    Root,
+    _logged,
+    as_json,
+    report,
+)
 from svp.pipeline.display import Report
 from svp.pipeline.store import open_store
 
@@ -118,3 +129,16 @@ def test_a_place_is_a_path_or_the_store_of_an_address(tmp_path: Path) -> None:
     assert "credentials, endpoint and region are read" in ask("--to", "s3://key:secret@bucket/runs")
     (tmp_path / "file").touch()
     assert "cannot be written" in ask("--to", str(tmp_path / "file"))
+
+
+@group.command("folder")
+@click.option("--in", "source", type=FOLDER)
+@click.option("--to", type=NEW_FOLDER)
+@click.option("--file", type=NEW_FILE)
+def folder(**given: object) -> None: ...
+
+
+@pytest.mark.parametrize("option", ["--in", "--to", "--file"])
+def test_an_address_is_never_taken_for_a_path(option: str) -> None:
+    told = CliRunner().invoke(group, ["folder", option, "s3://bucket/out"]).output
+    assert told.startswith(f"svp: {option} s3:/bucket/out: an address") and "give a path" in told

@@ -48,7 +48,7 @@ def test_under_a_launcher(parent: list[str], expected: list[str]) -> None:
 def test_resuming_keeps_all_else(old: str) -> None:
     """What stands after --resume is kept too."""
     command = f"svp train --from-cache{old} --size paper --set 'a=[1, 2]'"
-    assert resuming(command, Path("runs/x y")) == (
+    assert resuming(command, "runs/x y") == (
         "svp train --from-cache --size paper --set 'a=[1, 2]' --resume 'runs/x y'"
     )
 

@@ -8,7 +8,9 @@ import click
 
 from ...pipeline.commands.console import (
     NEW_FOLDER,
+    NEW_PLACE,
     PATH,
+    PLACE,
     report,
     several,
 )
@@ -32,16 +34,18 @@ allow_tiny = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
     help="With tiny: allow the tiny models on other than generated data. Otherwise no effect.",
 )  # fmt: skip
-runs = click.option("--runs", type=PATH, default=Path("runs"), show_default=True,
-                    help="Folder of the runs.")  # fmt: skip
-new_runs = click.option("--runs", type=NEW_FOLDER, default=Path("runs"), show_default=True,
-                        help="Folder of the runs.")  # fmt: skip
+runs = click.option("--runs", type=PLACE, default=Path("runs"), show_default=True,
+                    help="Folder of the runs, or an address such as s3://bucket/runs.")  # fmt: skip
+new_runs = click.option("--runs", type=NEW_PLACE, default=Path("runs"), show_default=True,
+                        help="Folder of the runs, or an address such as s3://bucket/runs.")  # fmt: skip
+runs_folder = click.option("--runs", type=NEW_FOLDER, default=Path("runs"), show_default=True,
+                           help="Folder of the runs.")  # fmt: skip
 checkpoint = click.option(
     "--checkpoint",
     "--model",
     "checkpoint",
-    type=PATH,
-    help="Run folder, checkpoint or export. Default: the newest run.",
+    type=PLACE,
+    help="Run or checkpoint, by folder or address, or export. Default: the newest run.",
 )
 published = several(
     click.option(

@@ -24,6 +24,7 @@ from .shared import (
     named_caches,
     new_runs,
     run_and_report,
+    runs_folder,
     take,
     weights,
 )
@@ -66,8 +67,8 @@ changed_recipe = several(
 @new_runs
 @click.option(
     "--resume",
-    metavar="auto|PATH",
-    help="Resume a run or checkpoint; auto: the newest that matches.",
+    metavar="auto|RUN",
+    help="Resume a run or checkpoint, by folder or address; auto: the newest that matches.",
 )
 @device
 @click.option("--deterministic", is_flag=True, help="Use deterministic kernels only.")
@@ -128,7 +129,7 @@ NO_CACHE = (
 
 @click.command("quickstart")
 @changed_recipe
-@new_runs
+@runs_folder
 @device
 @as_json
 def quickstart_command(

@@ -11,16 +11,17 @@ from ...model.pretrained.config import is_export
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
+from ...pipeline.store import Store
 from ..data.encoder_identity import require_same_features
 from ..data.sam_identity import require_same_sam
 from ..factory import assemble, require_cache
 from ..options import TrainFlags, place_weights
 from ..recipe import parse_train_recipe
-from ..trainer.checkpoint import Checkpoint, load_weights
+from ..trainer.checkpoint import CHECKPOINTS, Checkpoint, load_weights
 from ..trainer.prepare import make_ready
+from ..trainer.remote_run import RemoteRun, folder_of, runs_at
 from ..trainer.resume import named_checkpoint
 from ..trainer.run_data import RunData, read_run_data, with_weights
-from ..trainer.run_folder import CHECKPOINTS
 from .exported import Exported, open_exported, require_plan
 from .published_models import Published, find_published, open_published
 from .trained import Trained
@@ -28,9 +29,11 @@ from .trained import Trained
 Found = Checkpoint | Published | Exported
 
 
-def find_trained(asked: Path | None, runs: Path, published: str | None = None) -> Found:
-    """Find the model `asked` for: a run folder, one of its checkpoints, a folder of `svp export`;
-    None: the newest run in `runs`.
+def find_trained(
+    asked: Path | Store | None, runs: Path | Store, published: str | None = None
+) -> Found:
+    """Find the model `asked` for: a run or one of its checkpoints, by folder or address, or a folder
+    of `svp export`; None: the newest run in `runs`.
 
     published  a GLaMM or LISA folder, or `hub:OWNER/NAME`, instead
 
@@ -40,29 +43,49 @@ def find_trained(asked: Path | None, runs: Path, published: str | None = None) -
         if asked is not None:
             raise ConfigError("--published and --checkpoint name two models: give one of them")
         return find_published(published)
-    if asked is not None:
-        return Exported.open(asked) if is_export(asked) else named_checkpoint(asked)
-    return named_checkpoint(newest_run(runs))
+    if isinstance(asked, Path) and is_export(asked):
+        return Exported.open(asked)
+    return named_checkpoint(asked) if asked is not None else newest_checkpoint(runs)
+
+
+def newest_checkpoint(runs: Path | Store) -> Checkpoint:
+    """The last checkpoint of the newest run that has one. Raises MissingError."""
+    if isinstance(runs, Path):
+        return named_checkpoint(newest_run(runs))
+    for run in runs_at(runs):
+        if (found := run.newest()) is not None:
+            return found
+    raise _none_in(runs.where())
 
 
 def newest_run(runs: Path) -> Path:
     """The folder of the newest run in `runs` that has a checkpoint. Raises MissingError."""
     found = [path.parents[1] for path in runs.glob(f"*/{CHECKPOINTS}/step-*[0-9]")]
     if not found:
-        raise MissingError(
-            f"no trained model in {show(str(runs), 300)}: train one with "
-            "`svp train --from-cache` or `svp quickstart`, or name a run folder with --checkpoint"
-        )
+        raise _none_in(str(runs))
     return max(found, key=lambda run: run.stat().st_mtime_ns)
 
 
-def results_of(found: Found, runs: Path) -> Path:
-    """The folder that results of a model go to: `eval` of its run, or one of its own in `runs`."""
+def _none_in(runs: str) -> MissingError:
+    return MissingError(
+        f"no trained model in {show(runs, 300)}: train one with "
+        "`svp train --from-cache` or `svp quickstart`, or name a run with --checkpoint"
+    )
+
+
+def results_of(found: Found, runs: Path | Store) -> tuple[Path, RemoteRun | None]:
+    """The folder that results of a model go to, and the run at an address that they are sent to:
+    `eval` of its run, or of one of its own in `runs`.
+    """
     if isinstance(found, Checkpoint):
-        return found.path.parents[1] / "eval"
+        home = found.home
+        return found.path.parents[1] / "eval", RemoteRun(home) if home else None
     if isinstance(found, Exported):
-        return runs / f"exported-{found.folder.resolve().name}" / "eval"
-    return runs / f"published-{found.name}" / "eval"
+        name = f"exported-{found.folder.resolve().name}"
+    else:
+        name = f"published-{found.name}"
+    remote = None if isinstance(runs, Path) else RemoteRun(runs.sub(name))
+    return folder_of(runs) / name / "eval", remote
 
 
 def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:

@@ -25,7 +25,7 @@ from ..runs.eval_caches import data_for, default_split
 from ..runs.evaluate import EvalRequest, eval_command, free_name
 from ..runs.inputs import DataRequest
 from ..runs.newest_cache import find_cache
-from ..trainer.run_folder import CHECKPOINTS
+from ..trainer.checkpoint import CHECKPOINTS
 from .against import against, open_other
 from .attention_maps import attention_maps
 from .canvas import Picture, numbered

@@ -47,6 +47,7 @@ from ..factory import assemble, outline, shape_of, shipped_words
 from ..options import Places, resolve_train
 from ..recipe import TrainRecipe, split_evenly
 from ..trainer.prepare import make_ready
+from ..trainer.remote_run import folder_of
 from ..trainer.trackers import chosen_trackers
 from .inputs import Opened, TrainRequest, open_training, stream_of
 
@@ -193,7 +194,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
     }
     images = sentences = 0
     if opened:
-        table = opened.table(request.partial, request.runs)
+        table = opened.table(request.partial, folder_of(request.runs))
         images, sentences = len(table), table.sentence_count
         length = _length(opened.readers, model, _drawn(opened, request, table, model))
         seen = max(1, round(float(np.mean(_counts(opened.readers)))))

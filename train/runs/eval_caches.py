@@ -9,6 +9,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.precompute.planner import Content
 from ...pipeline.process import pick_device
+from ...pipeline.store import Store
 from ..cli_defaults import DATA, cache_of
 from ..distributed import decided
 from ..evaluation.load_trained import Found, data_of_run, find_trained, require_fit
@@ -21,7 +22,10 @@ from .newest_cache import newest_cache, over, recorded
 
 
 def default_split(
-    caches: Sequence[Path], checkpoint: Path | None, runs: Path, published: str | None
+    caches: Sequence[Path],
+    checkpoint: Path | Store | None,
+    runs: Path | Store,
+    published: str | None,
 ) -> str:
     """The split that is evaluated where none is named: that of the caches, else the run's."""
     splits = {CacheReader(path).plan.split for path in caches}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
+from ...pipeline.store import Store
 from ..evaluation.protocols import Protocol
 from ..options import DataRequest, TrainFlags, require_live
 
@@ -16,7 +17,7 @@ class EvalRequest:
     split           names of the splits, by commas: `val,testA,testB`; `all`: the whole data set
     data            without a dataset: what the caches say they were made from, else the run's own
     caches          of the splits, each taken for the split it records; none: those of the run's data
-    checkpoint      run folder or one of its checkpoints; None: the newest run in `runs`
+    checkpoint      run or one of its checkpoints, by folder or address; None: the newest run in `runs`
     published       a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is; without caches the
                     photographs are read live, `own_sam` with the folder's own SAM
     flags           where weights lie that the run started from
@@ -32,10 +33,10 @@ class EvalRequest:
     data: DataRequest = field(default_factory=DataRequest)
     split: str = "val"
     caches: tuple[Path, ...] = ()
-    checkpoint: Path | None = None
+    checkpoint: Path | Store | None = None
     published: str | None = None
     own_sam: bool = False
-    runs: Path = Path("runs")
+    runs: Path | Store = Path("runs")
     flags: TrainFlags = field(default_factory=TrainFlags)
     protocol: Protocol = "full"
     generate: bool = False

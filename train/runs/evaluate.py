@@ -7,7 +7,7 @@ takes its share; the first one writes.
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ from ..evaluation.load_trained import (
     Found,
     data_of_run,
     find_trained,
-    newest_run,
+    newest_checkpoint,
     open_trained,
     results_of,
 )
@@ -44,6 +44,7 @@ from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
 from ..factory import require_cache
 from ..trainer.prepare import join_group, make_process_state
+from ..trainer.remote_run import RemoteRun, folder_of
 from ..trainer.resume import agreed_checkpoint, named_checkpoint
 from ..trainer.run_data import RunData
 from .eval_caches import data_for, live_photographs, open_caches
@@ -70,7 +71,7 @@ def eval_command(request: EvalRequest) -> EvalReport:
     with together("request"):
         # Places are tried before anything is read; that takes minutes with a large model.
         if request.out is None:
-            check_writable(request.runs)
+            check_writable(folder_of(request.runs))
         for split in request.splits:
             if (out := request.result_file(split)) is not None:
                 check_writable(out, file=True)
@@ -93,9 +94,11 @@ def eval_command(request: EvalRequest) -> EvalReport:
 def _same_model(request: EvalRequest) -> Found:
     """The model of the request; a checkpoint is the one that the first process finds."""
     asked = request.checkpoint
-    if request.published is not None or (asked is not None and is_export(asked)):
+    if request.published is not None or (isinstance(asked, Path) and is_export(asked)):
         return find_trained(asked, request.runs, request.published)
-    found = agreed_checkpoint(lambda: named_checkpoint(asked or newest_run(request.runs)))
+    found = agreed_checkpoint(
+        lambda: named_checkpoint(asked) if asked is not None else newest_checkpoint(request.runs)
+    )
     assert found is not None
     return found
 
@@ -131,11 +134,11 @@ def _eval(
         told = header_of(request, trained, split).model_dump(mode="json")
         agree(f"split {split.name}", flat(told | {"batch": request.batch}, split.name))
     trained.model.to(str(processes.device))
-    home = results_of(found, request.runs)
+    home, remote = results_of(found, request.runs)
     with together("results"):
         for split in splits:
             _check_output(request, trained, split)
-    return joined([_evaluate(request, trained, split, processes, home) for split in splits])
+    return joined([_evaluate(request, trained, split, processes, home, remote) for split in splits])
 
 
 def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:
@@ -156,7 +159,12 @@ def _page_folder(results: Path) -> Path:
 
 
 def _evaluate(
-    request: EvalRequest, trained: Trained, split: Split, processes: "PartialState", home: Path
+    request: EvalRequest,
+    trained: Trained,
+    split: Split,
+    processes: "PartialState",
+    home: Path,
+    remote: RemoteRun | None,
 ) -> EvalReport:
     device, main = str(processes.device), processes.is_main_process
     several = f"{split.name}: " if len(request.splits) > 1 else ""
@@ -187,7 +195,8 @@ def _evaluate(
     with together("result file"):
         if not main:
             return EvalReport(header, [])
-        out = named or free_name(home, request, split.name)
+        taken = remote.results() if remote is not None and named is None else set()
+        out = named or free_name(home, request, split.name, taken)
         results = read_results(out) if done else collect(header, rows)
         if not done:
             _save(out, results, parts)
@@ -204,7 +213,10 @@ def _evaluate(
         seen = f"page: {page.resolve().as_uri()}"
     except (SvpError, OSError) as error:  # the figures are safe; a page can be made of them
         seen = f"no page: {error}: make it with `svp eval --from-results {out} --page FOLDER`"
-    return EvalReport(results.header, summarise(results), (f"results: {out}", seen), (out,))
+    notes = [f"results: {out}", seen]
+    if remote is not None and named is None:
+        notes.insert(1, f"sent to: {remote.send_results(out)}")
+    return EvalReport(results.header, summarise(results), tuple(notes), (out,))
 
 
 def _save(out: Path, results: Results, parts: Parts) -> None:
@@ -232,12 +244,14 @@ def report_command(path: Path, page: Path | None = None, images: Path | None = N
     return EvalReport(results.header, summarise(results), notes)
 
 
-def free_name(folder: Path, request: EvalRequest, split: str = "") -> Path:
-    """A result file's name in `folder` that is not taken."""
+def free_name(
+    folder: Path, request: EvalRequest, split: str = "", taken: Collection[str] = ()
+) -> Path:
+    """A result file's name in `folder` that is not taken, there or at the address of the run."""
     words = [split or request.split, request.protocol, "generated" if request.generate else ""]
     stem = "-".join(word for word in words if word)
     number = 1
-    while (path := folder / f"{stem}-{number}.jsonl").exists():
+    while (path := folder / f"{stem}-{number}.jsonl").exists() or path.name in taken:
         number += 1
     return path
 

@@ -13,6 +13,7 @@ from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ...pipeline.io.atomic import check_writable
+from ...pipeline.store import Store
 from ..evaluation.load_trained import data_of_run, find_trained, open_trained, require_fit
 from ..evaluation.trained import Trained
 from ..options import TrainFlags
@@ -28,7 +29,7 @@ class ExportRequest:
     """Options of `svp export`.
 
     out         the new folder
-    checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
+    checkpoint  run or one of its checkpoints, by folder or address; None: the newest run in `runs`
     cache       any cache the model reads: it decides the projector's input; None: the run's own
     flags       where weights lie that the run started from
     adapter     LoRA "merged" or "separate"
@@ -36,8 +37,8 @@ class ExportRequest:
     """
 
     out: Path
-    checkpoint: Path | None = None
-    runs: Path = Path("runs")
+    checkpoint: Path | Store | None = None
+    runs: Path | Store = Path("runs")
     cache: Path | None = None
     flags: TrainFlags = field(default_factory=TrainFlags)
     adapter: Adapter = "merged"

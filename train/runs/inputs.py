@@ -128,10 +128,10 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     return Opened(recipe, places, readers, source, data)
 
 
-def next_commands(request: TrainRequest, example: tuple[str, str], run: Path) -> tuple[str, ...]:
-    """The commands that use the finished run; `example` is of `example_of`."""
+def next_commands(request: TrainRequest, example: tuple[str, str], run: str) -> tuple[str, ...]:
+    """The commands that use the finished run, by folder or address; `example` is of `example_of`."""
     size = ["--size", "tiny"] if request.size == "tiny" else []
-    end = ["--checkpoint", str(run), *size, *plugin_words()]
+    end = ["--checkpoint", run, *size, *plugin_words()]
     picture, said = example
     return (
         shlex.join(["svp", "eval", *end]),

@@ -14,6 +14,7 @@ from ...pipeline.datasets.images import Header, read_image
 from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
+from ...pipeline.store import Store
 from ..evaluation.load_trained import find_trained
 from ..options import TrainFlags
 from ..trainer.previews import PREDICTED
@@ -28,7 +29,7 @@ class PredictRequest:
     """Options of `svp predict`.
 
     cache       whose recipe cuts the photograph; None: the run's own, or `size`'s
-    checkpoint  run folder or one of its checkpoints; None: the newest run in `runs`
+    checkpoint  run or one of its checkpoints, by folder or address; None: the newest run in `runs`
     published   a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is, `own_sam` with its own
                 SAM instead of the one of `sam_weights`
     generate    let the model answer by itself; it may then give no mask
@@ -39,10 +40,10 @@ class PredictRequest:
     expressions: tuple[str, ...]
     cache: Path | None = None
     size: str | None = None
-    checkpoint: Path | None = None
+    checkpoint: Path | Store | None = None
     published: str | None = None
     own_sam: bool = False
-    runs: Path = Path("runs")
+    runs: Path | Store = Path("runs")
     flags: TrainFlags = field(default_factory=TrainFlags)
     sam_weights: Path | None = None
     encoder_weights: Path | None = None

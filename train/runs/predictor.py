@@ -50,6 +50,7 @@ from ..evaluation.published_models import Published
 from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_models, live_recipe
 from ..options import TrainFlags
+from ..trainer.resume import place_of
 from ..trainer.run_data import cache_of_run
 from .inputs import CACHE, require_read
 
@@ -203,8 +204,8 @@ def load(
 ) -> Predictor:
     """A trained model, ready for photographs.
 
-    model    run folder, one of its checkpoints, a folder of `svp export`, a published GLaMM or LISA
-             folder, or hub:OWNER/NAME of one
+    model    run or one of its checkpoints, by folder or address, a folder of `svp export`, a published
+             GLaMM or LISA folder, or hub:OWNER/NAME of one
     device   auto, cpu, cuda, cuda:N
     size     "tiny" lets the tiny models answer on photographs too; default the variable SVP_SIZE
     cache    whose recipe cuts photographs; default the model's own
@@ -286,7 +287,9 @@ def _find(model: str | Path) -> Found:
     """Raises MissingError, WeightsError."""
     if isinstance(model, str) and model.startswith(PREFIX):
         return find_trained(None, Path(), model)
-    folder = expand(model)
+    folder = place_of(model)
+    if not isinstance(folder, Path):
+        return find_trained(folder, Path())
     if (folder / CONFIG).is_file() and not is_export(folder):
         return find_trained(None, Path(), str(folder))
     return find_trained(folder, Path())

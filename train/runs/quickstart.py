@@ -22,6 +22,7 @@ from ..cli_defaults import DATA, HELD_OUT, SEED, SPLITS, cache_of
 from ..evaluation.summary import EvalReport
 from ..options import DataRequest, TrainRequest, resolve_plain
 from ..trainer.job import TrainReport
+from ..trainer.remote_run import folder_of
 from .evaluate import EvalRequest, eval_command, report_command
 from .train import train_command
 
@@ -76,7 +77,7 @@ class QuickstartReport(Report):
 
 def quickstart(request: TrainRequest) -> QuickstartReport:
     """Train on the generated scenes by `request` and evaluate; raises what its steps raise."""
-    check_writable(request.runs)
+    check_writable(folder_of(request.runs))
     resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
     caches = (prepare("train", request.hint),)
     held_out = (prepare(HELD_OUT, request.hint),)

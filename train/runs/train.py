@@ -12,18 +12,18 @@ import numpy as np
 import torch
 
 from ...pipeline.io.atomic import check_writable
-from ...pipeline.io.paths import expand
 from ...pipeline.process import pick_device, resuming
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of
 from ..data.sam_identity import doubt, identity
-from ..distributed import agree, decided, first_then_others, flat, together
+from ..distributed import agree, decided, first_then_others, flat, rank_and_world, together
 from ..estimates.memory import GIB
 from ..estimates.sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
 from ..factory import assemble, new_projector, outline, shape_of
 from ..options import resolve_plain
 from ..recipe import TrainRecipe, share_of, split_evenly
+from ..trainer.checkpoint import Checkpoint
 from ..trainer.job import Job, TrainReport
 from ..trainer.optimizers import require_packages
 from ..trainer.prepare import (
@@ -34,7 +34,8 @@ from ..trainer.prepare import (
     zero_level,
 )
 from ..trainer.previews import Previews
-from ..trainer.resume import agreed_checkpoint, find_checkpoint, named_checkpoint
+from ..trainer.remote_run import RemoteRun, folder_of
+from ..trainer.resume import agreed_checkpoint, checkpoint_to_resume, find_checkpoint
 from ..trainer.run_data import RunData, resumed, used, weights_of, write_run_data
 from ..trainer.run_folder import RunFolder
 from ..trainer.trackers import chosen_trackers
@@ -68,10 +69,10 @@ def completed(request: TrainRequest) -> TrainRequest:
         resolve_plain(request.size, request.recipe_file, request.flags, request.overrides)
         if request.resume in (None, AUTO):
             return request
-        named = expand(str(request.resume))
-        found = agreed_checkpoint(lambda: named_checkpoint(named))
+        named = str(request.resume)
+        found = agreed_checkpoint(lambda: checkpoint_to_resume(named))
         assert found is not None
-        return resumed(replace(request, resume=str(found.path)))
+        return resumed(replace(request, resume=found.name))
 
 
 def train_command(request: TrainRequest) -> TrainReport:
@@ -86,7 +87,10 @@ def train_command(request: TrainRequest) -> TrainReport:
     join_group(device)
     with together("inputs"):
         # What can be refused without reading data or weights is refused first.
-        check_writable(request.runs)
+        runs = folder_of(request.runs)
+        check_writable(runs)
+        if not isinstance(request.runs, Path) and rank_and_world()[0] == 0:
+            request.runs.require_create()
         trackers = chosen_trackers(request.log)
         opened = open_training(request, device)
         recipe = opened.recipe
@@ -106,7 +110,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     split_evenly(recipe, world)
 
     # The first process makes the table, the others find it.
-    table = first_then_others("table", lambda: opened.table(request.partial, request.runs))
+    table = first_then_others("table", lambda: opened.table(request.partial, runs))
     example, photos = example_of(opened.source, table), opened.source.image_root
     # The table has what training reads: records, sentences and annotations are let go, about a
     # kilobyte of each sentence.
@@ -138,8 +142,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             log.info(line)
 
     # From here on files are written; a new folder is removed again if the run is refused.
-    went_on = found.path if found else None
-    folder = _folder(request, recipe, stream.identity, went_on, main, trackers)
+    folder = _folder(request, recipe, stream.identity, found, main, trackers)
     with folder.unless_refused(new=found is None):
         with together("set-up"):
             scored = held.used if held else None
@@ -148,6 +151,8 @@ def train_command(request: TrainRequest) -> TrainReport:
             training = used(opened.data, recipe.data.split, ids)
             known = RunData(training=training, validation=scored, weights=weights)
             write_run_data(folder, known)
+            if folder.remote is not None and found is None:
+                folder.remote.claim()
             if recipe.run.recompute:
                 recompute(made.model)
             anew = new_projector(recipe, first, opened.places)
@@ -157,7 +162,7 @@ def train_command(request: TrainRequest) -> TrainReport:
                 *(held.notes if held else ()),
             ]
             notes += [line for line in (doubt(recipe, first), anew) if line]
-            for line in [*notes, f"run folder: {folder.path}"] if main else []:
+            for line in [*notes, f"run folder: {folder.name}"] if main else []:
                 log.info(line)
             previews = None
             if main and recipe.run.preview:
@@ -166,7 +171,7 @@ def train_command(request: TrainRequest) -> TrainReport:
                     table, opened.readers, visuals, made.vocab, photos=photos, out=out
                 )
         # With --resume auto the command itself resumes the run.
-        hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.path)
+        hint = request.hint if request.resume == "auto" else resuming(request.hint, folder.name)
         job = Job(
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
             resume=found, hint=hint, skip=request.skip_nonfinite,
@@ -175,7 +180,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},
         )  # fmt: skip
-        return replace(train(job), next=next_commands(request, example, folder.path))
+        return replace(train(job), next=next_commands(request, example, folder.name))
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:
@@ -203,15 +208,22 @@ def _folder(
     request: TrainRequest,
     recipe: TrainRecipe,
     identity: Mapping[str, str],
-    checkpoint: Path | None,
+    found: Checkpoint | None,
     main: bool,
     trackers: Sequence[str],
 ) -> RunFolder:
     """The run's folder: that of its checkpoint, or a new one all ranks agree on."""
-    if checkpoint is not None:
-        return RunFolder(checkpoint.parents[1], main=main, trackers=trackers)
-    path = decided("run folder", lambda: str(RunFolder.create(request.runs, recipe, identity).path))
-    return RunFolder(Path(path), main=main, trackers=trackers)
+    if found is not None:
+        remote = RemoteRun(found.home) if main and found.home else None
+        with together("run at its address"):
+            if remote is not None:
+                remote.begin(found.state.step)
+        return RunFolder(found.path.parents[1], main=main, trackers=trackers, remote=remote)
+    runs = folder_of(request.runs)
+    path = Path(decided("run folder", lambda: str(RunFolder.create(runs, recipe, identity).path)))
+    at = request.runs
+    remote = None if isinstance(at, Path) or not main else RemoteRun(at.sub(path.name))
+    return RunFolder(path, main=main, trackers=trackers, remote=remote)
 
 
 def _held_identity(held: HeldOut | None) -> dict[str, str]:

@@ -5,13 +5,14 @@
                   state.json             recipe, data, position, digests of both files
 
 A folder has its name only once all its files are on the disk: a name is a complete checkpoint.
+At an address of object storage (`remote_run.py`) state.json is what makes a checkpoint complete.
 Random generators have no state to save (data/keyed_rng.py), the data's position is the loader's cursor.
 """
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,10 +27,14 @@ from ...pipeline.display import counted, show
 from ...pipeline.errors import MissingError, PlanMismatchError, WeightsError
 from ...pipeline.io.atomic import refusal, sync_folder
 from ...pipeline.io.json_files import canonical
+from ...pipeline.store import Store
 from ...pipeline.weights.file_checks import regular_size
 
 SCHEMA = 1
-PREFIX = "step-"
+CHECKPOINTS, PREFIX = (
+    "checkpoints",
+    "step-",
+)  # folder of a run, and the beginning of a checkpoint's name
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 MAX_STATE_BYTES = 16 << 20
 
@@ -72,11 +77,22 @@ class State(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on the disk."""
+    """A complete checkpoint on the disk.
+
+    digest  sha256 of state.json, which holds those of the tensors
+    home    the run at an address that this is a copy of a part of
+    """
 
     path: Path
     state: State
-    digest: str  # sha256 of state.json, which holds those of the tensors
+    digest: str
+    home: Store | None = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Its address, or its path: the same on all machines of a run."""
+        key = f"{self.path.parent.name}/{self.path.name}"
+        return self.home.where(key) if self.home else str(self.path)
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
@@ -89,18 +105,7 @@ class Checkpoint:
         # Its size is bounded before it is read: the file may come from anywhere.
         regular_size(path / STATE, MAX_STATE_BYTES)
         data = (path / STATE).read_bytes()
-        try:
-            state = State.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise _damaged(path, f"{STATE}: {show(where)}: {show(first['msg'])}") from None
-        if state.schema_version != SCHEMA:
-            raise WeightsError(
-                f"{show(str(path), 300)}: checkpoint schema {state.schema_version}, this svp reads "
-                f"{SCHEMA}: resume with the svp version that wrote it"
-            )
-        return cls(path, state, sha256(data).hexdigest())
+        return cls(path, parse_state(data, str(path)), sha256(data).hexdigest())
 
     def weights(self) -> dict[str, Tensor]:
         """Trained parameters by name. Raises WeightsError if the file is not the one written."""
@@ -126,12 +131,31 @@ class Checkpoint:
     def _tensors(self, name: str) -> dict[str, Tensor]:
         path = self.path / name
         regular_size(path)
-        if _xxh3(path) != self.state.files.get(name):
-            raise _damaged(self.path, f"{name}: its content is not what was written")
+        if file_digest(path) != self.state.files.get(name):
+            raise damaged(str(self.path), f"{name}: its content is not what was written")
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise _damaged(self.path, f"{name}: {show(str(error))}") from None
+            raise damaged(str(self.path), f"{name}: {show(str(error))}") from None
+
+
+def parse_state(data: bytes, where: str) -> State:
+    """The state in a state.json of the checkpoint `where`.
+
+    Raises WeightsError if it is damaged or of another version.
+    """
+    try:
+        state = State.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise damaged(where, f"{STATE}: {show(place)}: {show(first['msg'])}") from None
+    if state.schema_version != SCHEMA:
+        raise WeightsError(
+            f"{show(where, 300)}: checkpoint schema {state.schema_version}, this svp reads "
+            f"{SCHEMA}: resume with the svp version that wrote it"
+        )
+    return state
 
 
 def save_checkpoint(
@@ -175,17 +199,23 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
 def prune(folder: Path, keep: int) -> list[Path]:
     """Delete all but the last `keep`, stage ends and the best; also what killed writers left."""
     every = checkpoints(folder)
-    scores = [c.state.best for c in every if c.state.best is not None]
-    best = max(scores, default=None)
-    # The first that reached the best score is the one that scored it; later ones only carry it.
-    first_best = next((c for c in every if best is not None and c.state.best == best), None)
-    kept = {c.path for c in every[-keep:] if keep} | {c.path for c in every if c.state.stage_end}
-    kept |= {first_best.path} if first_best else set()
+    kept = kept_steps([found.state for found in every], keep)
     # What a killed writer left still has the name it is written under.
-    gone = [c.path for c in every if c.path not in kept] + list(folder.glob("*.partial"))
+    gone = [c.path for c in every if c.state.step not in kept] + list(folder.glob("*.partial"))
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
     return gone
+
+
+def kept_steps(states: Sequence[State], keep: int) -> set[int]:
+    """Steps of the checkpoints of a run, oldest first, that `prune` keeps."""
+    scores = [state.best for state in states if state.best is not None]
+    best = max(scores, default=None)
+    # The first that reached the best score is the one that scored it; later ones only carry it.
+    first_best = next((s.step for s in states if best is not None and s.best == best), None)
+    last = {state.step for state in states[-keep:] if keep}
+    ends = {state.step for state in states if state.stage_end}
+    return last | ends | ({first_best} if first_best is not None else set())
 
 
 def _write(
@@ -195,7 +225,7 @@ def _write(
     files = {}
     for name, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
         save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name)
-        files[name] = _xxh3(folder / name)
+        files[name] = file_digest(folder / name)
     full = state.model_copy(update={"schema_version": SCHEMA, "files": files})
     (folder / STATE).write_bytes(canonical(full.model_dump(mode="json")))
 
@@ -217,7 +247,8 @@ def _differences(prefix: str, ours: JsonValue, theirs: JsonValue) -> Iterator[st
         yield f"{prefix}: checkpoint has {show(ours)}, this run {show(theirs)}"
 
 
-def _xxh3(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """xxh3_64 (hex) of a file."""
     digest = xxhash.xxh3_64()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -225,9 +256,10 @@ def _xxh3(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: Path, why: str) -> WeightsError:
+def damaged(where: str, why: str) -> WeightsError:
+    """The error for a checkpoint that is not what was written."""
     return WeightsError(
-        f"{show(str(path), 300)}: damaged checkpoint: {why}. Delete this folder and resume from the "
+        f"{show(where, 300)}: damaged checkpoint: {why}. Delete this folder and resume from the "
         "one before with --resume auto"
     )
 

@@ -5,6 +5,7 @@ Training stands still for a copy of the tensors alone. Files, names and their or
 checkpoint before. One checkpoint is under way at most, and the memory of one copy is held.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -16,11 +17,14 @@ from .checkpoint import State, prune, save_checkpoint
 class CheckpointWriter:
     """Writes checkpoints under `folder`, and deletes all but the last `keep` after each.
 
+    publish  called in the thread with `keep` after each checkpoint: sends it where it is to lie
     An error of the thread is raised by the next `wait`, once; `save` waits first.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(
+        self, folder: Path, keep: int, publish: Callable[[int], None] | None = None
+    ) -> None:
+        self._folder, self._keep, self._publish = folder, keep, publish
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
@@ -54,5 +58,7 @@ class CheckpointWriter:
         try:
             save_checkpoint(self._folder, state, weights, optimizer)
             prune(self._folder, self._keep)
+            if self._publish is not None:
+                self._publish(self._keep)
         except BaseException as error:  # noqa: BLE001  `wait` raises it in the main thread
             self._error = error

@@ -57,7 +57,10 @@ def percents(scores: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class TrainReport(Report):
-    """Report of a finished run; `next` are the commands that use it, for a shell."""
+    """Report of a finished run; `next` are the commands that use it, for a shell.
+
+    address  of a run in object storage; `folder` is then its copy on this machine
+    """
 
     folder: Path
     checkpoint: Path
@@ -69,6 +72,7 @@ class TrainReport(Report):
     skipped: int
     left_out: Mapping[str, int] = field(default_factory=dict)
     next: tuple[str, ...] = ()
+    address: str = ""
 
     def lines(self) -> list[str]:
         rate = self.images / max(self.seconds, 1e-9)
@@ -79,7 +83,14 @@ class TrainReport(Report):
             f"trained to step {self.steps}: {done if self.images else 'nothing was left'}{skipped}",
             *([f"last losses: {last}"] if last else []),
             *([f"held-out: {percents(self.scores)}"] if self.scores else []),
-            f"checkpoint: {self.checkpoint}",
-            f"run folder: {self.folder}",
+            *(
+                [
+                    f"checkpoint: {self.address}/checkpoints/{self.checkpoint.name}",
+                    f"run: {self.address}",
+                ]
+                if self.address
+                else [f"checkpoint: {self.checkpoint}"]
+            ),
+            f"{'copy' if self.address else 'run folder'}: {self.folder}",
             *(f"next: {command}" for command in self.next),
         ]

@@ -1,6 +1,7 @@
 """Select the checkpoint to resume from: the named one, or the newest of the matching run.
 
-In a run of several processes the first one selects, and all of them open what it selected.
+In a run of several processes the first one selects, and all of them open what it selected. What
+lies at an address is fetched once per machine.
 """
 
 import json
@@ -13,16 +14,17 @@ from ...model.pretrained.config import MODEL_TYPE
 from ...pipeline.display import show
 from ...pipeline.errors import MissingError, PlanMismatchError, SvpError
 from ...pipeline.io.paths import expand
+from ...pipeline.store import FolderStore, Store, is_url, open_store
 from ...pipeline.weights.file_checks import read_json, regular_size
 from ..distributed import decided, rank_and_world, together
 from ..recipe import TrainRecipe
-from .checkpoint import OPTIMIZER, PREFIX, WEIGHTS, Checkpoint
-from .run_folder import CHECKPOINTS
+from .checkpoint import CHECKPOINTS, OPTIMIZER, PREFIX, WEIGHTS, Checkpoint
+from .remote_run import RemoteRun, checkpoint_at, runs_at
 
 
 def find_checkpoint(
     asked: str | None,
-    runs: Path,
+    runs: Path | Store,
     recipe: TrainRecipe,
     content: Mapping[str, JsonValue],
     data: Mapping[str, str],
@@ -30,7 +32,7 @@ def find_checkpoint(
     """The checkpoint to resume from, None to start a new run.
 
     asked    None; "auto": the newest run of this recipe and data under `runs`, or a new one; else a
-             run folder or one checkpoint
+             run folder or one checkpoint, or the address of one
     content  the recipe's values; `data` digests of what it reads
 
     Raises MissingError, WeightsError (damaged), PlanMismatchError (named, but of another run).
@@ -38,9 +40,16 @@ def find_checkpoint(
     if asked is None:
         return None
     if asked != "auto":
-        found = named_checkpoint(expand(asked))
+        found = checkpoint_to_resume(asked)
         found.require(content, data)
         return found
+    if not isinstance(runs, Path):
+        for run in runs_at(runs, f"{recipe.name}-"):
+            run.send_unsent()
+            fitting = run.newest(lambda found: _fits(found, content, data))
+            if fitting is not None:
+                return fitting
+        return None
     folders = sorted(runs.glob(f"{recipe.name}-*/{CHECKPOINTS}"), reverse=True)
     for folder in folders:
         newest = _newest(folder)
@@ -61,7 +70,7 @@ def agreed_checkpoint(find: Callable[[], Checkpoint | None]) -> Checkpoint | Non
 
     def address() -> str:
         found = find()
-        return json.dumps([str(found.path), found.state.step, found.digest]) if found else ""
+        return json.dumps([found.name, found.state.step, found.digest]) if found else ""
 
     told = decided("checkpoint", address)
     if not told:
@@ -72,13 +81,13 @@ def agreed_checkpoint(find: Callable[[], Checkpoint | None]) -> Checkpoint | Non
 
 def open_same(name: str, step: int, digest: str) -> Checkpoint:
     """The checkpoint that the first process found. Raises MissingError, PlanMismatchError."""
-    path = Path(name)
     where = f"the checkpoint of step {step} that process 0 resumes, {show(name, 300)}"
     remedy = "the run's folder must be the same on all machines: name a shared one with --runs, or copy it"
     try:
-        found = Checkpoint.open(path)
+        place = place_of(name)
+        found = Checkpoint.open(place) if isinstance(place, Path) else checkpoint_at(place)
         for file in (WEIGHTS, OPTIMIZER):
-            regular_size(path / file)
+            regular_size(found.path / file)
     except (SvpError, OSError) as error:
         raise MissingError(f"{where}, cannot be read here: {error}: {remedy}") from None
     if found.digest != digest:
@@ -89,8 +98,29 @@ def open_same(name: str, step: int, digest: str) -> Checkpoint:
     return found
 
 
-def named_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint by its own folder, or the newest of a run folder. Raises MissingError, WeightsError."""
+def place_of(name: str | Path) -> Path | Store:
+    """The folder or the address that a user or another process names. Raises ConfigError."""
+    if not is_url(name):
+        return expand(name)
+    store = open_store(name)
+    return store.root if isinstance(store, FolderStore) else store
+
+
+def checkpoint_to_resume(name: str) -> Checkpoint:
+    """`named_checkpoint`, after what this machine has not sent of a run at an address is sent."""
+    place = place_of(name)
+    if not isinstance(place, Path):
+        RemoteRun(place).send_unsent()
+    return named_checkpoint(place)
+
+
+def named_checkpoint(path: Path | Store) -> Checkpoint:
+    """A checkpoint by its own folder or address, or the newest of a run.
+
+    Raises MissingError, WeightsError; CacheError for an address that cannot be read.
+    """
+    if not isinstance(path, Path):
+        return checkpoint_at(path)
     if not path.exists():
         raise MissingError(f"{show(str(path), 300)}: no such run folder or checkpoint")
     if path.name.startswith(PREFIX):

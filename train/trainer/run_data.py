@@ -15,14 +15,13 @@ from ...pipeline.cache.places import absolute_data
 from ...pipeline.display import show
 from ...pipeline.errors import DataError
 from ...pipeline.io.json_files import read_bounded
-from ...pipeline.io.paths import expand
 from ...pipeline.io.yaml_files import load_yaml
 from ...pipeline.weights.rehearsal import MARK
 from ..cli_defaults import DATA, HELD_OUT
 from ..options import DataRequest, Places, TrainFlags, TrainRequest
 from ..recipe import CONFIG
 from .checkpoint import Checkpoint
-from .resume import named_checkpoint
+from .resume import named_checkpoint, place_of
 from .run_folder import RunFolder
 
 FILE = "data.json"
@@ -143,7 +142,7 @@ def resumed(request: TrainRequest) -> TrainRequest:
     """
     if request.resume in (None, "auto"):
         return request
-    checkpoint = named_checkpoint(expand(str(request.resume)))
+    checkpoint = named_checkpoint(place_of(str(request.resume)))
     request = _with_recipe(request, checkpoint)
     if request.caches or request.data.dataset is not None:
         return request

@@ -9,6 +9,8 @@ log.txt            the progress lines, with times
 checkpoints/       see checkpoint.py
 previews/          predictions while training
 tensorboard/       if TensorBoard is installed, see trackers.py
+
+A run at an address is such a folder too, the copy of remote_run.py.
 """
 
 import json
@@ -28,23 +30,31 @@ from ...pipeline.errors import ConfigError, DataError, Interrupted, NonFiniteErr
 from ...pipeline.io.atomic import append_line, write_file, writing
 from ..provenance import environment
 from ..recipe import CONFIG, TrainRecipe
+from .checkpoint import CHECKPOINTS
+from .remote_run import RemoteRun
 from .trackers import chosen_trackers, start_tracker
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 
 
 class RunFolder:
     """One run's folder. `main` is False on all ranks but the first: they write nothing.
 
     trackers  names of `trackers.py` that get the numbers too; None: TensorBoard where there is one
+    remote    the run at an address that this folder is the copy of
     """
 
     def __init__(
-        self, path: Path, *, main: bool = True, trackers: Sequence[str] | None = None
+        self,
+        path: Path,
+        *,
+        main: bool = True,
+        trackers: Sequence[str] | None = None,
+        remote: RemoteRun | None = None,
     ) -> None:
-        self.path, self.main = path, main
+        self.path, self.main, self.remote = path, main, remote
         self.checkpoints = path / CHECKPOINTS
         self._names = chosen_trackers(None) if trackers is None else trackers
         self._trackers: list[Any] = []
@@ -59,6 +69,11 @@ class RunFolder:
         if main:
             folder._make(recipe, identity)
         return folder
+
+    @property
+    def name(self) -> str:
+        """Its address, or its path: the same on all machines of the run."""
+        return self.remote.store.where() if self.remote else str(self.path)
 
     def open(self, step: int) -> None:
         """Prepare to resume after `step` steps: remove later lines of metrics.jsonl."""
@@ -110,18 +125,22 @@ class RunFolder:
             begun = (self.path / METRICS).exists() or any(self.checkpoints.glob("*"))
             if new and self.main and not begun:
                 self.close()
+                if self.remote is not None:
+                    self.remote.remove()
                 shutil.rmtree(self.path, ignore_errors=True)
                 with suppress(OSError):  # other runs may be there
                     self.path.parent.rmdir()
             raise
 
     def close(self) -> None:
-        """End the trackers, whose last numbers are then written."""
+        """End the trackers, whose last numbers are then written; send what has changed."""
         while self._trackers:
             tracker = self._trackers[-1]
             self._safely(tracker, tracker.finish)
             if tracker in self._trackers:
                 self._trackers.remove(tracker)
+        if self.remote is not None:
+            self.remote.close()
 
     def _safely(self, tracker: Any, act: Callable[[], object]) -> None:
         """A tracker that fails ends itself, not the training: its numbers are in metrics.jsonl too."""

@@ -71,7 +71,10 @@ class Trainer:
         )  # fmt: skip
         loss = job.recipe.loss
         self.weights = Weights(loss.ce, loss.bce, loss.dice)
-        self.writer = CheckpointWriter(job.folder.checkpoints, job.recipe.run.keep)
+        remote = job.folder.remote
+        self.writer = CheckpointWriter(
+            job.folder.checkpoints, job.recipe.run.keep, remote.publish if remote else None
+        )
 
     def train(self) -> TrainReport:
         """Run every remaining stage."""
@@ -80,6 +83,7 @@ class Trainer:
         if resume:
             resume.require(self._recipe(), job.stream.identity)
         if self.step == self.recipe.steps:
+            self._finish()  # the run that ended here may not have sent all
             return self._report()
 
         # One stream for all stages: a stage begins at the sample where the one before ended.
@@ -90,6 +94,7 @@ class Trainer:
                 index, done = self.recipe.stage_at(self.step)
                 self._train_stage(index, done, steps)
             self._settle()
+            self._finish()
         except Exception:
             self._settle_after_error()
             raise
@@ -264,6 +269,12 @@ class Trainer:
         with together("checkpoint"):
             self.writer.wait()
 
+    def _finish(self) -> None:
+        """Send what is not at the run's address yet."""
+        with together("send the run"):
+            if remote := self.job.folder.remote:
+                remote.finish(self.recipe.run.keep, self.job.hint)
+
     def _settle_after_error(self) -> None:
         """The same when the run ends with another error, which goes first; ranks may be gone."""
         try:
@@ -299,5 +310,5 @@ class Trainer:
         return TrainReport(
             self.job.folder.path, saved, self.step, time.monotonic() - self.began,
             (self.step - self.first) * self.recipe.global_batch, losses, self.scores, self.skipped,
-            self.job.left_out,
+            self.job.left_out, address=self.job.folder.name if self.job.folder.remote else "",
         )  # fmt: skip

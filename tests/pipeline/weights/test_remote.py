@@ -8,7 +8,7 @@ import pytest
 
 from support.object_server import ObjectServer
 from svp.pipeline.errors import CacheError, ConfigError, MissingError
-from svp.pipeline.store import open_store, protocol
+from svp.pipeline.store import local_copy, open_store, protocol
 from svp.pipeline.weights import remote
 from svp.pipeline.weights.locate import given_weights
 
@@ -73,7 +73,7 @@ def test_faults_leave_nothing_and_a_kill_is_cleared(
         raise CacheError("the service failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "write_all", fail)
+        patch.setattr(local_copy, "write_all", fail)
         with pytest.raises(CacheError, match="the service failed"):
             given_weights("s3://weights/a/sam.pth", FLAG)
     (left,) = remote.copies_folder().glob("*/*.partial")
@@ -85,13 +85,13 @@ def test_faults_leave_nothing_and_a_kill_is_cleared(
 def test_a_file_that_is_replaced_meanwhile_is_refused(
     bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = remote.write_all
+    whole = local_copy.write_all
 
     def replace(fd: int, parts: object) -> None:
         whole(fd, parts)  # type: ignore[arg-type]
         open_store("s3://weights/a").replace("sam.pth", DATA[::-1])
 
-    monkeypatch.setattr(remote, "write_all", replace)
+    monkeypatch.setattr(local_copy, "write_all", replace)
     with pytest.raises(CacheError, match="s3://weights/a/sam.pth: was replaced while"):
         given_weights("s3://weights/a/sam.pth", FLAG)
 

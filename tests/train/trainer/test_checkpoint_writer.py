@@ -156,7 +156,7 @@ def killed_run(root: Path, point: str, at: int) -> None:
         case "mkdir":
             kill_in(Path, "mkdir", when=lambda p, *_: partial in p.name, after=True)
         case "weights" | "optimizer":
-            kill_in(checkpoint, "_xxh3", when=lambda p: point in p.name)
+            kill_in(checkpoint, "file_digest", when=lambda p: point in p.name)
         case "state":
             kill_in(os, "fsync", when=lambda fd: True)
         case "rename":
