@@ -15,7 +15,7 @@ from ..store import is_url
 from . import leakage
 from .convert import ConvertReport, export_jsonl, write_tables
 from .coordinates import survey, systematic
-from .detect import Given, Options, held_out, load
+from .detect import Given, Options, held_out, load, load_photographs
 from .image_roots import Found, image_root
 from .photo_headers import look_at
 from .problems import Problems
@@ -56,6 +56,7 @@ def open_dataset(
     max_failures: int | None = 0,
     masks: bool = False,
     photos: bool = True,
+    alone: bool = False,
 ) -> Source:
     """The images of one split (None: all), each once, sorted by id, with their expressions.
 
@@ -67,7 +68,8 @@ def open_dataset(
     image of a val or test split of any RefCOCO set there. Up to `max_failures` bad records (None: up
     to half of a file) are left out, named in the notices and counted in `faults`. `masks` checks all
     masks now instead of on first use, by the same rule. Without `photos` the photographs need not be
-    there: a cache holds what training and evaluation need of them.
+    there: a cache holds what training and evaluation need of them. With `alone` the photographs at
+    `where` are the data set, rows of parquet files too, whatever else lies there.
 
     Raises MissingError (nothing there, no image found), ConfigError (google without
     `allow_google`), DataError (anything wrong in a file; its `problems` has the single lines).
@@ -84,7 +86,7 @@ def open_dataset(
         allow_empty=allow_empty,
         max_failures=max_failures,
     )
-    datasets = load(where, options)
+    datasets = load_photographs(Path(where)) if alone else load(where, options)
     source = assemble(datasets, split)
     found = _find(datasets, images, source, photos)
     images_here = found.rename(source.images)

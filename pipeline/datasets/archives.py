@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from ..display import show
 from ..errors import DataError
 from ..io.paths import check_name
-from .photo_files import Photo, SpecialFileError
+from .parquet_rows import ROWS, read_rows
+from .photo_files import Photo, PhotoFile, SpecialFileError
+from .stored_photos import StoredPhoto
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
 @dataclass
 class Archive:
-    """Members of a tar file: names as `photo_file` takes them below the archive's folder.
+    """Members of a tar file, or rows of a parquet file: names as `photo_file` takes them below the archive's folder.
 
     other   members that are no photographs, as SA-1B's annotations, or hidden
     unsafe  members whose names are refused
@@ -31,7 +33,15 @@ class Archive:
     fault: str = ""
 
 
-def read_archive(path: Photo, is_photo: Callable[[Photo], bool]) -> Archive:
+def read_members(path: PhotoFile | StoredPhoto, is_photo: Callable[[Photo], bool]) -> Archive:
+    """`read_archive`, or of a parquet file its rows; these raise what `read_rows` raises."""
+    if path.name.endswith(ROWS):
+        names, fault = read_rows(path)
+        return Archive(names, fault=fault)
+    return read_archive(path, is_photo)
+
+
+def read_archive(path: PhotoFile | StoredPhoto, is_photo: Callable[[Photo], bool]) -> Archive:
     """The photographs in a tar file, by reading its headers; of equal names the last, as tar does.
 
     A link to a photograph in the same archive is one, too: tar stores a file of two names once.
@@ -92,7 +102,7 @@ def _usable(name: str) -> bool:
     return True
 
 
-def _compressed(path: Photo) -> str:
+def _compressed(path: PhotoFile | StoredPhoto) -> str:
     """Fault of an archive that is compressed as a whole: no member has a place in the file."""
     with path.open_sparse() as file:
         head = file.read(6)
@@ -100,7 +110,7 @@ def _compressed(path: Photo) -> str:
     return "compressed: decompress it, so that members can be read in place" if packed else ""
 
 
-def _end_fault(path: Photo, offset: int) -> str:
+def _end_fault(path: PhotoFile | StoredPhoto, offset: int) -> str:
     """Fault at the end of an archive: `tarfile` takes a damaged header for the end, too."""
     with path.open_sparse() as file:
         file.seek(offset)

@@ -90,6 +90,16 @@ def load(where: Path | str, options: Options) -> list[Dataset]:
     return _load_named(str(where), options)
 
 
+def load_photographs(path: Path) -> list[Dataset]:
+    """The photographs alone of a folder, an address, or a tar or parquet file, whose rows they are.
+
+    Raises MissingError if there is none, MissingPackageError for parquet without pyarrow.
+    """
+    if os.path.isfile(path):
+        return [read_folder(path.parent, list_archive(path))]
+    return [read_folder(path, None if is_url(path) else list_images(path, rows=True))]
+
+
 def held_out(datasets: Sequence[Dataset], options: Options) -> tuple[frozenset[int], list[str]]:
     """Image ids of all evaluation splits, and notices about sets that were not there to ask.
 

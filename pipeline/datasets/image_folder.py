@@ -12,7 +12,8 @@ from ..display import show
 from ..errors import DataError, MissingError
 from ..store import is_url
 from .listing import Listing, list_images
-from .photo_files import place_of
+from .parquet_rows import MAX_ROWS
+from .photo_files import place_of, row_of
 from .photo_headers import Photos
 from .stored_listing import list_stored
 from .stored_photos import root_name
@@ -38,7 +39,7 @@ def read_folder(root: Path, found: Listing | None = None) -> Dataset:
     headers = photos.look_all([paths.get(place, place) for place in found.names])
     for place, header in zip(found.names, headers, strict=True):
         size = header.upright if header else (0, 0)
-        image_id = path_id(place_of(place))
+        image_id = photo_id(place)
         images[image_id] = ImageEntry(name, image_id, paths.get(place, place), *size)
     if len(images) != len(found.names):
         raise DataError(f"{show(root_name(root), 300)}: two file names share an id: rename one")
@@ -51,6 +52,17 @@ def read_folder(root: Path, found: Listing | None = None) -> Dataset:
         notices=(*found.notices(), *photos.notices()),
         listed=found.stats,
     )
+
+
+def photo_id(name: str) -> int:
+    """Image id of a photograph of a folder: of its path without its position in an archive.
+
+    The ids of a parquet file's rows follow each other, as rows are read in order: 31 bits of the
+    file's path, then the row.
+    """
+    if (row := row_of(name)) is None:
+        return path_id(place_of(name))
+    return path_id(row[0]) // MAX_ROWS * MAX_ROWS + row[1]
 
 
 def path_id(name: str) -> int:

@@ -7,15 +7,16 @@ A name in a data file gets none of this trust (`paths.safe_join`).
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..display import counted, quote, show
 from ..store import Stat
-from .archives import read_archive
+from .archives import read_members
 from .images import IMAGE_SUFFIXES, is_readable_kind
 from .own_files import own_folder, predictions
+from .parquet_rows import ROWS
 from .photo_files import ARCHIVE, PhotoFile
 
 # Image types that svp does not decode, named first among the skipped files.
@@ -61,8 +62,8 @@ class Listing:
     skipped   skipped folders, and why
     own       files of `svp predict`
     passed    files that are not JPEG, PNG or WEBP, by suffix
-    archives  tar files whose members are photographs of the folder, and the number of these
-    damaged   tar files that could not be read to their end: (name, why, photographs found)
+    archives  tar and parquet files that hold photographs of the folder, and the number of these
+    damaged   of these, the ones that could not be read to their end: (name, why, photographs found)
     unsafe    members of tar files whose names are refused
     others    members of tar files that are no photographs, or hidden
     stats     of object storage: sizes and tags by name; of a member those of its tar file
@@ -96,7 +97,7 @@ class Listing:
             first, inside = next(iter(self.archives)), sum(self.archives.values())
             yield (
                 f"read in place: {counted(inside, 'photograph')} in "
-                f"{counted(len(self.archives), 'tar file')} (first: {quote(first, 160)})"
+                f"{counted(len(self.archives), _kind(self.archives))} (first: {quote(first, 160)})"
             )
         if self.others:
             what = counted(self.others, "member")
@@ -108,9 +109,10 @@ class Listing:
                 counted(photos, "photograph") + f" before it {'is' if photos == 1 else 'are'} used"
             )
             lost = f"what follows is lost; {left}" if photos else "nothing in it is used"
-            yield f"tar file {quote(name, 160)}: {why}: {lost}"
+            yield f"{_kind([name])} {quote(name, 160)}: {why}: {lost}"
         if len(self.damaged) > 12:
-            yield f"{counted(len(self.damaged) - 12, 'damaged tar file')} more"
+            kind = _kind([name for name, _, _ in self.damaged])
+            yield f"{counted(len(self.damaged) - 12, f'damaged {kind}')} more"
         if self.own:
             first = quote(self.own[0], 160)
             yield f"skipped: {counted(len(self.own), 'picture')} made by svp predict (first: {first})"
@@ -142,9 +144,18 @@ class Listing:
         return f"{files} not JPEG, PNG or WEBP: {kinds}{more}{advice}"
 
 
-def list_images(root: Path) -> Listing:
-    """Walk `root`. A folder without read permission is skipped and named, too."""
-    walk = _Walk(root)
+def _kind(names: Iterable[str]) -> str:
+    """Noun for files that hold photographs."""
+    suffixes = {os.path.splitext(name)[1] for name in names}
+    return {ARCHIVE: "tar file", ROWS: "parquet file"}.get("".join(suffixes), "file")
+
+
+def list_images(root: Path, *, rows: bool = False) -> Listing:
+    """Walk `root`. A folder without read permission is skipped and named, too.
+
+    rows  rows of parquet files are photographs
+    """
+    walk = _Walk(root, rows)
     walk.go("", root)
     while walk.links:  # after the real folders: what these hold keeps its own name
         walk.follow(*walk.links.pop(0))
@@ -156,8 +167,8 @@ def list_images(root: Path) -> Listing:
 
 
 def list_archive(path: Path) -> Listing:
-    """The photographs in one tar file; names are relative to its folder."""
-    walk = _Walk(path.parent)
+    """The photographs in one tar or parquet file; names are relative to its folder."""
+    walk = _Walk(path.parent, rows=True)
     walk.take(path.name, path)
     walk.found.names.sort()
     return walk.found
@@ -166,8 +177,8 @@ def list_archive(path: Path) -> Listing:
 class _Walk:
     """The state of one walk."""
 
-    def __init__(self, root: Path) -> None:
-        self.base = os.path.realpath(root)
+    def __init__(self, root: Path, rows: bool) -> None:
+        self.base, self.rows = os.path.realpath(root), rows
         self.found = Listing(root)
         self.links: list[tuple[str, Path]] = []
         self._visited: set[str] = set()
@@ -225,7 +236,8 @@ class _Walk:
     def take(self, name: str, path: Path) -> None:
         """Take one file: a photograph, an archive of photographs, or one that is passed over."""
         suffix = path.suffix.lower()
-        if path.suffix == ARCHIVE and self._take_archive(name, path):
+        holds = path.suffix == ARCHIVE or (self.rows and path.suffix == ROWS)
+        if holds and self._take_archive(name, path):
             return
         if suffix not in IMAGE_SUFFIXES and not is_readable_kind(path):
             self.found.passed[suffix or "without suffix"] += 1
@@ -238,8 +250,8 @@ class _Walk:
             self.found.targets[name] = real
 
     def _take_archive(self, name: str, path: Path) -> bool:
-        """Take the photographs in a tar file; False if there is none and nothing is wrong."""
-        inside = read_archive(PhotoFile(path), is_readable_kind)
+        """Take the photographs in a file; False if there is none and nothing is wrong."""
+        inside = read_members(PhotoFile(path), is_readable_kind)
         self.found.unsafe += inside.unsafe
         if inside.fault:
             self.found.damaged.append((name, inside.fault, len(inside.names)))

@@ -42,7 +42,7 @@ def dataset_name(path: Path) -> str:
             return "refcoco" + ("+" if suffix == "plus" else suffix)
     raise DataError(
         f"{show(str(path), 300)}: which data set is this? Name its folder refcoco, refcocoplus or "
-        "refcocog, as on the hub"
+        "refcocog, as on the hub; photographs in parquet files are given with --images instead"
     )
 
 

@@ -1,4 +1,4 @@
-"""Photographs as bytes: a file of its own, or a member of a tar archive.
+"""Photographs as bytes: a file of its own, a member of a tar archive, a row of a parquet file.
 
 Large sets are published as tar files (SA-1B: a thousand, of 11,000 photographs each). A member is
 named `<archive>.tar/<member>#<first byte>,<bytes>`, so it is read at its place, by any process,
@@ -9,17 +9,22 @@ import io
 import os
 import re
 import stat
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 from ..errors import MissingError
 from ..io.paths import check_name, safe_join
-from ..store import check_key, is_url
+from ..store import Stat, check_key, is_url
+from .parquet_rows import RowPhoto
 from .stored_photos import StoredPhoto, store_of
 
 ARCHIVE = ".tar"
 _ARCHIVE = re.compile(r"(.+?\.tar)/(.+)", re.DOTALL)
+_ROW = re.compile(r"(.+?\.parquet)/(.+)#(\d{1,7})", re.DOTALL)
+_PARQUET = re.compile(r"(.+?\.parquet)/(.+)", re.DOTALL)
 _MEMBER = re.compile(r"(.+?\.tar)/(.+)#(\d{1,15}),(\d{1,15})", re.DOTALL)
 
 
@@ -85,7 +90,7 @@ class PhotoFile:
         return self.open()
 
 
-Photo = PhotoFile | StoredPhoto
+Photo = PhotoFile | StoredPhoto | RowPhoto
 """The bytes of a photograph, wherever it lies."""
 
 
@@ -129,38 +134,75 @@ def photo_file(root: Path, name: str, where: str, bytes: int | None = None) -> P
     """
     if is_url(root):
         return _stored(root, name, where, bytes)
-    match = _MEMBER.fullmatch(name)
-    if match is None or os.path.isfile(root / name):
+    if not is_member(name) or os.path.isfile(root / name):
         return PhotoFile(safe_join(root, name, where))
     check_name(name, where)
-    archive, member, first, size = match.groups()
-    while os.path.isdir(root / archive) and (below := _ARCHIVE.match(member)):
-        archive, member = f"{archive}/{below[1]}", below[2]  # folders may be called so, too
-    return PhotoFile(safe_join(root, archive, where), member, int(first), int(size))
+    return _part(name, lambda file: not os.path.isdir(root / file),
+                 lambda file: PhotoFile(safe_join(root, file, where)))  # fmt: skip
 
 
-def _stored(root: Path, name: str, where: str, bytes: int | None) -> StoredPhoto:
+def _stored(root: Path, name: str, where: str, bytes: int | None) -> StoredPhoto | RowPhoto:
     check_name(name, where)
-    store, match = store_of(root), _MEMBER.fullmatch(name)
-    if match is None:
+    store = store_of(root)
+    if not is_member(name):
         return StoredPhoto(store, check_key(name, where), bytes=bytes)
-    archive, member, first, size = match.groups()
-    while below := _ARCHIVE.match(member):  # "folders" may be called so, too
-        try:
-            store.stat(check_key(archive, where))
-            break
-        except MissingError:
-            archive, member = f"{archive}/{below[1]}", below[2]
-    return StoredPhoto(store, check_key(archive, where), member, int(first), int(size))
+
+    def is_file(key: str) -> bool:
+        with suppress(MissingError):
+            store.stat(check_key(key, where))
+            return True
+        return False
+
+    return _part(name, is_file, lambda key: StoredPhoto(store, check_key(key, where)))
+
+
+_File = TypeVar("_File", PhotoFile, StoredPhoto)
+
+
+def _part(
+    name: str, is_file: Callable[[str], bool], file: Callable[[str], _File]
+) -> _File | RowPhoto:
+    """The member of a tar file, or the row of a parquet file, that `name` names.
+
+    is_file  is asked only where it is not plain which part of the name is the file
+    """
+    match = _MEMBER.fullmatch(name) or _ROW.fullmatch(name)
+    assert match is not None
+    holder, member, first, *size = match.groups()
+    above = _ARCHIVE if size else _PARQUET
+    while (below := above.match(member)) and not is_file(holder):
+        holder, member = f"{holder}/{below[1]}", below[2]  # folders may be called so, too
+    if size:
+        return file(holder).part(member, int(first), int(size[0]))
+    return RowPhoto(file(holder), member, int(first))
 
 
 def is_member(name: str) -> bool:
-    """Whether `name` names a member of a tar file by its place.
+    """Whether `name` names a member of a tar file, or a row of a parquet file, by its place.
 
-    >>> is_member("sa_1.tar/sa_7.jpg#1536,3821"), is_member("sa_1.tar/sa_7.jpg")
-    (True, False)
+    >>> is_member("sa_1.tar/sa_7.jpg#1536,3821"), is_member("a.parquet/7.jpg#3")
+    (True, True)
+    >>> is_member("sa_1.tar/sa_7.jpg")
+    False
     """
-    return _MEMBER.fullmatch(name) is not None
+    return bool(_MEMBER.fullmatch(name) or _ROW.fullmatch(name))
+
+
+def row_of(name: str) -> tuple[str, int] | None:
+    """Parquet file and row that `name` names; None if it names no row.
+
+    >>> row_of("a/b.parquet/7.jpg#3"), row_of("a/b.jpg")
+    (('a/b.parquet', 3), None)
+    """
+    match = _ROW.fullmatch(name)
+    return (match[1], int(match[3])) if match else None
+
+
+def known_size(name: str, stat: Stat | None) -> int | None:
+    """Bytes of a photograph in object storage by its name or its object; None: not known."""
+    if match := _MEMBER.fullmatch(name):
+        return int(match[4])
+    return None if stat is None or row_of(name) else stat.bytes
 
 
 def place_of(name: str) -> str:
@@ -169,5 +211,5 @@ def place_of(name: str) -> str:
     >>> place_of("sa_1.tar/sa_7.jpg#1536,3821"), place_of("a#1,2.jpg")
     ('sa_1.tar/sa_7.jpg', 'a#1,2.jpg')
     """
-    match = _MEMBER.fullmatch(name)
+    match = _MEMBER.fullmatch(name) or _ROW.fullmatch(name)
     return f"{match[1]}/{match[2]}" if match else name

@@ -13,7 +13,7 @@ from ..errors import DataError, ImageError
 from ..records import ImageRecord
 from ..store import Stat, is_url
 from .images import Header, image_header
-from .photo_files import photo_file
+from .photo_files import known_size, photo_file
 from .seen_photos import HEADER, SeenPhotos
 
 QUARANTINE = "will be quarantined: "
@@ -58,7 +58,7 @@ class Photos:
 
     def _header(self, name: str) -> Header | tuple[str, str]:
         """The header, or why it cannot be had: reason and message."""
-        size = self.listed[name].bytes if name in self.listed else None
+        size = known_size(name, self.listed.get(name))
         try:
             return image_header(photo_file(self.root, name, "image", size))
         except ImageError as error:

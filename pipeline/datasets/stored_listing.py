@@ -13,24 +13,27 @@ from pathlib import Path
 from ..display import show
 from ..errors import DataError, MissingError
 from ..store import Stat, check_key
-from .archives import Archive, read_archive
+from .archives import Archive, read_members
 from .images import IMAGE_SUFFIXES, is_readable_kind
 from .listing import PICTURES, Listing
 from .own_files import predictions
+from .parquet_rows import ROWS
 from .photo_files import ARCHIVE, Photo, is_member
 from .seen_photos import ARCHIVE as MEMBERS
 from .seen_photos import SeenPhotos
 from .stored_photos import StoredPhoto, in_flight, listing, root_name, store_of
 
+HOLDERS = (ARCHIVE, ROWS)  # suffixes of files that hold photographs
+
 
 def list_stored(root: Path) -> Listing:
-    """The photographs below the address `root`; an address of one tar file lists its members.
+    """The photographs below the address `root`, or in the one tar or parquet file that it names.
 
     Raises MissingError if there is no such bucket or nothing below the address, CacheError if the
     service fails.
     """
     found = Listing(root, stats=listing(root))
-    if not found.stats and root.suffix == ARCHIVE and len(root.parts) > 2:
+    if not found.stats and root.suffix in HOLDERS and len(root.parts) > 2:
         with suppress(MissingError):
             stats = {root.name: store_of(root.parent).stat(root.name)}
             root = root.parent
@@ -48,7 +51,7 @@ def list_stored(root: Path) -> Listing:
         suffix = Path(key).suffix
         if key in own:
             found.own.append(key)
-        elif suffix == ARCHIVE:
+        elif suffix in HOLDERS:
             archives.append(key)
         elif suffix.lower() in IMAGE_SUFFIXES:
             found.names.append(key)
@@ -103,11 +106,11 @@ def _pass_over(key: str, suffix: str, found: Listing) -> None:
 
 
 def _take_archives(root: Path, archives: list[str], found: Listing) -> None:
-    """Take the photographs in tar files: the headers of the members are read, or known."""
+    """Take the photographs in tar and parquet files, whose indices are read, or known."""
     store, listed = store_of(root), dict(found.stats)
 
     def read(key: str) -> Archive:
-        return read_archive(StoredPhoto(store, key, bytes=listed[key].bytes), _is_photo)
+        return read_members(StoredPhoto(store, key, bytes=listed[key].bytes), _is_photo)
 
     results = SeenPhotos(root).through(
         MEMBERS, sorted(archives), listed, read, asdict, lambda value: Archive(**value)
@@ -123,7 +126,7 @@ def _take_members(found: Listing, key: str, inside: Archive, listed: Mapping[str
         found.damaged.append((key, inside.fault, len(inside.names)))
     if not inside.names:
         if not inside.fault:
-            _pass_over(key, ARCHIVE, found)
+            _pass_over(key, Path(key).suffix, found)
         return
     found.others += inside.other
     found.archives[key] = len(inside.names)

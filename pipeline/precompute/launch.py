@@ -99,9 +99,9 @@ class Opened:
 def open_request(request: Request) -> Opened:
     """Find the dataset and name the cache. Raises MissingError, DataError, ConfigError."""
     began = time.monotonic()
-    dataset, images = request.dataset, request.images
+    dataset, images, alone = request.dataset, request.images, False
     if dataset is None and images is not None:  # they are the data set
-        dataset, images = root_name(images), None
+        dataset, images, alone = root_name(images), None, True
 
     # Without a data set the scenes stand in, drawn once and found again by the next run.
     if dataset is None:
@@ -111,6 +111,7 @@ def open_request(request: Request) -> Opened:
     source = open_dataset(
         dataset,
         images=images,
+        alone=alone,
         split=request.split,
         root=request.root,
         split_by=request.split_by,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..cache.layers import library_names
 from ..cache.plan import Images, Plan, PlanImage
-from ..datasets.photo_files import is_member
+from ..datasets.photo_files import known_size
 from ..datasets.seen_photos import XXH3, SeenPhotos
 from ..datasets.stored_photos import root_name
 from ..display import counted, show
@@ -184,11 +184,8 @@ def _examine_stored(
     listed = {p: content.listed[p] for p in records if p in content.listed and p not in again}
 
     def work(path: str) -> tuple[int, str]:
-        record, stat = records[path], content.listed.get(path)
-        known = old.get(record.image_id)
-        whole = stat.bytes if stat else None
-        if is_member(path):
-            whole = int(path.rpartition(",")[2])
+        record = records[path]
+        known, whole = old.get(record.image_id), known_size(path, content.listed.get(path))
         if known is not None and known[:4] == _blank(record)[:4] and known.bytes == whole:
             return known.bytes, known.xxh3
         try:

@@ -3,7 +3,10 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import xxhash
 from click.testing import CliRunner
 
 from support.kill_trials import tree
@@ -11,6 +14,7 @@ from support.object_server import ObjectServer
 from support.uploads import upload
 from svp.cli import main
 from svp.pipeline.cache.places import image_root_of, read_places
+from svp.pipeline.cache.plan import Plan
 from svp.pipeline.datasets.scenes import write_scenes
 
 ADDRESS = "s3://tests/photos"
@@ -50,6 +54,20 @@ def test_the_command_over_a_bucket_a_folder_and_its_tar_file(
     bucket.set()
     code, said = svp("cache", "add", "ours/c", "cls", "--workers", "0")
     assert code == 0, said
+
+
+def test_the_command_over_a_parquet_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenes = write_scenes(tmp_path / "scenes", images=4, seed=3) / "images"
+    data = [path.read_bytes() for path in sorted(scenes.iterdir())]
+    pq.write_table(pa.table({"image": [{"bytes": one} for one in data]}), "part.parquet")
+    code, said = svp("precompute", "--images", "part.parquet", "--out", "c", *SLIC)
+    assert code == 0 and "4 of 4 in the cache" in said, said
+    images = Plan.load(Path("c/plan.json")).images
+    assert [image.path for image in images] == [f"part.parquet/{i:07d}#{i}" for i in range(4)]
+    assert [image.xxh3 for image in images] == [xxhash.xxh3_64_hexdigest(one) for one in data]
+    code, said = svp("cache", "browse", "c", "--out", "page")
+    assert code == 0 and len(list(Path("page").rglob("*-small.webp"))) == 4, said
 
 
 def test_what_the_command_says_of_a_wrong_address(
