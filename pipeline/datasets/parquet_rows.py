@@ -85,7 +85,7 @@ class _Opened:
         self._groups: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
     def forget(self, file: Container) -> None:
-        """Read the file anew, which may have been replaced."""
+        """Keep nothing of a file, which may have been replaced."""
         with self._lock:
             self._files.pop(str(file), None)
             for key in [key for key in self._groups if key[0] == str(file)]:
@@ -195,11 +195,11 @@ def _columns(schema: Any, where: str) -> tuple[str, str]:
     """
     from pyarrow import types
 
-    def is_bytes(kind: Any) -> bool:
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    def is_bytes(kind: Any) -> bool:  # None: there is no such field
+        return kind is not None and (types.is_binary(kind) or types.is_large_binary(kind))
 
     def is_text(kind: Any) -> bool:
-        return bool(types.is_string(kind) or types.is_large_string(kind))
+        return kind is not None and (types.is_string(kind) or types.is_large_string(kind))
 
     found: dict[str, tuple[str, str]] = {}
     for field in schema:

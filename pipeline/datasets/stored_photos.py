@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
+from ..display import counted
 from ..errors import CacheError
 from ..store import CutShortError, NoBucketError, Read, Stat, Store, is_url, open_store
 
@@ -55,7 +56,7 @@ def listing(root: Path) -> dict[str, Stat]:
     tell = Progress()
     for key, stat in store_of(root).stats() if is_url(root) else ():
         found[key] = stat
-        tell(f"{root_name(root)}: {len(found):,} objects listed")
+        tell(f"{root_name(root)}: {counted(len(found), 'object')} listed")
     return found
 
 

@@ -37,6 +37,7 @@ NAMES = [f"photo {i}.jpg" for i in range(10)]
 FORMS: dict[str, dict[str, Any]] = {
     "hub": {"image": [{"bytes": d, "path": n} for d, n in zip(PHOTOS, NAMES, strict=True)]},
     "columns": {"file_name": NAMES, "jpg": PHOTOS, "mask": PHOTOS},
+    "without names": {"image": [{"bytes": d} for d in PHOTOS], "other": [{"x": 1}] * 10},
     "bytes alone": {"anything": PHOTOS, "caption": [["a", "list"]] * 10},
 }
 
@@ -60,7 +61,7 @@ def test_a_row_is_a_photograph(tmp_path: Path, bucket: ObjectServer, form: str, 
     place = {"file": path, "folder": root}.get(where) or upload(root, "s3://tests/set")
     source = open_dataset(place, alone=True)
     assert len(source.images) == 10
-    labels = NAMES if form != "bytes alone" else [f"{i:07d}" for i in range(10)]
+    labels = NAMES if form in ("hub", "columns") else [f"{i:07d}" for i in range(10)]
     for row, record in enumerate(source.images):  # in the order of the rows
         name = record.path.removeprefix("data/")
         assert name == f"part-0.parquet/{labels[row]}#{row}"
