@@ -198,8 +198,11 @@ class SecondEncoder(Frozen):
 class FeatureConfig(Frozen):
     """The frozen vision encoder whose patch features are stored.
 
-    second  another one, whose last layer is stored after `layers`; a recipe without it has the
-            digest it had before there was this field
+    stored  of the features; mean+int4: the mean of each superpixel, and four bits for the rest
+    second  another one, whose last layer is stored after `layers`
+    pooled  whether the mean of each superpixel is stored beside the features
+
+    A recipe without `second` or `pooled` has the digest it had before there were these fields.
     """
 
     encoder: EncoderName = "tiny"
@@ -209,15 +212,23 @@ class FeatureConfig(Frozen):
     layers: tuple[int, ...] = ()  # extra 1-based block outputs, stored beside the last
     cls: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    stored: Literal["float16", "int8"] = "float16"
+    stored: Literal["float16", "int8", "mean+int4"] = "float16"
     second: SecondEncoder | None = None
+    pooled: bool = False
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
         if self.second is None:
             found.pop("second", None)
+        if not self.pooled:
+            found.pop("pooled", None)
         return found
+
+    @property
+    def means(self) -> bool:
+        """Whether the means of the superpixels are stored."""
+        return self.pooled or self.stored == "mean+int4"
 
     @property
     def stored_layers(self) -> int:
@@ -230,7 +241,9 @@ class FeatureConfig(Frozen):
         if self.second is None:
             return None
         named = {"encoder": self.second.encoder, "weights": self.second.weights}
-        return self.model_copy(update=named | {"second": None, "layers": (), "cls": False})
+        return self.model_copy(
+            update=named | {"second": None, "layers": (), "cls": False, "pooled": False}
+        )
 
     @property
     def name(self) -> str:
@@ -290,7 +303,7 @@ class Recipe(Frozen):
 
 def in_float16(recipe: Recipe) -> Recipe:
     """`recipe` with everything stored as it was computed: float16 rounds, the rest is made of it."""
-    features = recipe.features.model_copy(update={"stored": "float16"})
+    features = recipe.features.model_copy(update={"stored": "float16", "pooled": False})
     return recipe.model_copy(update={"features": features, "sam_stored": "float16"})
 
 

@@ -17,7 +17,7 @@ from ..io.atomic import make_folder, sync_folder, write_file, writing
 from ..io.paths import refuse_links
 from .create import create_cache
 from .index import finalize, is_complete
-from .layers import CLS, KINDS, LAYERS, SAM, Layer
+from .layers import CLS, KINDS, LAYERS, POOLED, SAM, Layer
 from .layout import LAYER, PLAN, VIEWS, manifest_path, shard_path
 from .made_by import note_code, same_code, shared_kinds
 from .manifest import (
@@ -33,7 +33,7 @@ from .plan import Plan, all_plans
 from .schema import ArraySpec
 from .verify import file_digest, layers_in
 
-OPTIONAL = (LAYERS, CLS, SAM)  # kinds that a plan can do without
+OPTIONAL = (POOLED, LAYERS, CLS, SAM)  # kinds that a plan can do without
 
 
 def reuse(cache: Path, plan: Plan, others: Iterable[Path]) -> dict[str, Path]:
@@ -145,6 +145,10 @@ def without(plan: Plan, kinds: Sequence[str]) -> Plan:
             f"no cache can do without its {needed[0]}; layers that can go are {', '.join(OPTIONAL)}"
         )
     features, recipe = plan.recipe.features, plan.recipe
+    if POOLED in kinds and features.stored == "mean+int4":
+        raise ConfigError("the features are stored as what they differ by from pooled: keep both")
+    if POOLED in kinds:
+        features = features.model_copy(update={"pooled": False})
     if CLS in kinds:
         features = features.model_copy(update={"cls": False})
     if LAYERS in kinds:

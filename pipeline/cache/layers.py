@@ -1,7 +1,7 @@
 """Layers of a cache: what each is made with, and its identity.
 
 A layer is one part of what the frozen models give for the image list: superpixels, their cover of
-the patch grid, features of an encoder, its CLS token, more of its blocks, SAM's embeddings. Its
+the patch grid, features of an encoder, the means of these by superpixel, the encoder's CLS token, more of its blocks, SAM's embeddings. Its
 document names only what decides its own bits, so caches that differ elsewhere have equal layers,
 and what is there is never computed again. The layers of a plan are a pure function of the plan.
 """
@@ -19,19 +19,20 @@ from .image_list import Images, PlanImage
 from .schema import ArraySpec, array_specs
 
 if TYPE_CHECKING:
-    from ..recipe import Recipe
+    from ..recipe import FeatureConfig, Recipe
 
 SCHEMA = 2
-SUPERPIXELS, COVER, FEATURES, LAYERS, CLS, SAM = (
+SUPERPIXELS, COVER, POOLED, FEATURES, LAYERS, CLS, SAM = (
     "superpixels",
     "cover",
+    "pooled",
     "features",
     "layers",
     "cls",
     "sam",
 )
-KINDS = (SUPERPIXELS, COVER, FEATURES, LAYERS, CLS, SAM)  # in the order of writing
-ENCODED = frozenset({FEATURES, LAYERS, CLS})  # one pass of the vision encoder makes these
+KINDS = (SUPERPIXELS, COVER, POOLED, FEATURES, LAYERS, CLS, SAM)  # in the order of writing
+ENCODED = frozenset({POOLED, FEATURES, LAYERS, CLS})  # one pass of the vision encoder makes these
 
 # Libraries whose version may change the stored bits of any layer.
 STORED = ("numcodecs", "numpy")
@@ -134,7 +135,8 @@ def layers_of(recipe: "Recipe", sizes: Sizes, images: Images, shard_size: int) -
         channels=sizes.channels,
         mask_bytes=-(-sizes.sspe[0] * sizes.sspe[1] // 8),
         rle_bytes=sizes.rle_bytes,
-        int8=recipe.features.stored == "int8",
+        stored=recipe.features.stored,
+        pooled=recipe.features.means,
         layers=recipe.features.stored_layers,
         cls=recipe.features.cls,
         sam=sizes.sam,
@@ -149,7 +151,7 @@ def layers_of(recipe: "Recipe", sizes: Sizes, images: Images, shard_size: int) -
             kind=kind,
             name=names[kind],
             made=made[kind] | {"libraries": _libraries(kind, recipe)},
-            needs=(layers[SUPERPIXELS],) if kind == COVER else (),
+            needs=tuple(layers[need] for need in needs_of(kind, recipe.features)),
             arrays=(),
             images=images,
             shard_size=shard_size,
@@ -158,6 +160,18 @@ def layers_of(recipe: "Recipe", sizes: Sizes, images: Images, shard_size: int) -
         arrays = tuple(replace(spec, layer=found.folder) for spec in specs[kind])
         layers[kind] = replace(found, arrays=arrays)
     return tuple(layers.values())
+
+
+def needs_of(kind: str, features: "FeatureConfig") -> tuple[str, ...]:
+    """Kinds of the layers that one of `kind` is computed from."""
+    match kind:
+        case "cover":
+            return (SUPERPIXELS,)
+        case "pooled":
+            return (COVER,)
+        case "features" if features.stored == "mean+int4":
+            return (COVER, POOLED)
+    return ()
 
 
 def library_names(recipe: "Recipe") -> list[str]:
@@ -190,6 +204,7 @@ def _made(recipe: "Recipe", sizes: Sizes) -> dict[str, dict[str, Any]]:
         SUPERPIXELS: own | {"rle_bytes": sizes.rle_bytes},
         COVER: view
         | {"grid": list(sizes.grid), "budget": recipe.sspe.budget, "sspe": list(sizes.sspe)},
+        POOLED: encoder,
         FEATURES: encoder | {"stored": features["stored"]},
         LAYERS: encoder | {"layers": features["layers"], "second": features.get("second")},
         CLS: encoder,
@@ -208,7 +223,10 @@ def _names(recipe: "Recipe") -> dict[str, str]:
     return {
         SUPERPIXELS: own,
         COVER: f"{own}-{view}",
-        FEATURES: encoder + (f"-{features.stored}" if features.stored != "float16" else ""),
+        POOLED: f"{encoder}-{own}",
+        FEATURES: encoder
+        + (f"-{features.stored}" if features.stored != "float16" else "")
+        + (f"-{own}" if features.stored == "mean+int4" else ""),
         LAYERS: encoder + blocks,
         CLS: encoder,
         SAM: pixels.model + (f"-{recipe.sam_stored}" if recipe.sam_stored != "float16" else ""),
@@ -229,7 +247,10 @@ def _library_names(kind: str, recipe: "Recipe") -> tuple[str, ...]:
         case "sam":
             used = recipe.store_sam_embeddings
             return (*SEEN, pixels.package, *SAMS[pixels.model].packages) if used else ()
-    return (*SEEN, "transformers")
+        case "pooled" if not recipe.features.means:
+            return ()
+    sparse = kind == POOLED or COVER in needs_of(kind, recipe.features)
+    return (*SEEN, "transformers", *(["scipy"] if sparse else []))
 
 
 def _libraries(kind: str, recipe: "Recipe") -> dict[str, str]:

@@ -53,7 +53,8 @@ def shared_kinds(recipe: Recipe, kinds: Iterable[str]) -> set[str]:
     if not all(ENCODERS[name].module.startswith(".") for name in encoders):
         foreign |= ENCODED
     if not SAMS[pixels.model].module.startswith("."):
-        foreign |= {"superpixels", "cover", "sam"}
+        foreign |= {"superpixels", "cover", "pooled", "sam"}
+        foreign |= {"features"} if features.stored == "mean+int4" else set()
     return {*kinds} - foreign
 
 

@@ -126,6 +126,11 @@ class Plan:
         return self.recipe.features.stored == "int8"
 
     @property
+    def mean_int4(self) -> bool:
+        """Whether features are stored as int4 of what they differ by from their superpixels' means."""
+        return self.recipe.features.stored == "mean+int4"
+
+    @property
     def sam_int8(self) -> bool:
         """Whether SAM embeddings are stored as int8 with scales instead of float16."""
         return self.recipe.sam_stored == "int8"

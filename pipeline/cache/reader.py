@@ -125,7 +125,7 @@ class CacheReader:
         self.plan = Plan.load(self.view)
         self.rows = load_rows(self.path, self.plan)
         self._status = self.rows.status.tobytes()  # an item of bytes costs a third of an array's
-        self._int8 = self.plan.int8
+        self._small = self.plan.recipe.features.stored != "float16"
         self._specs = {spec.name: spec for spec in self.plan.arrays}
         self._ours: dict[str, bool] = {}  # array -> whether its chunks are as we write them
         self._checked: dict[str, bytearray] = {}
@@ -177,9 +177,13 @@ class CacheReader:
 
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) float16 patch features of row `i`, into `out` if given (C-contiguous)."""
-        if self._int8:
+        if self._small:
             return _rounded(stored_features(self.plan, lambda name: self._read(name, i)), out)
         return self._read("dino", i, out)
+
+    def pooled(self, i: int) -> NDArray[np.float16]:
+        """(n,C) float16 mean of the patch features under each superpixel, by coverage."""
+        return self._read("pooled", i)[: self.count(i)].copy()
 
     def cover(self, i: int) -> NDArray[np.float16]:
         """(n,P) float16 share of each patch that each of the n superpixels covers."""

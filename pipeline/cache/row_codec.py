@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from ..display import counted
 from ..errors import CacheError, ImageError
 from ..records import ImageRow, Superpixels
+from . import int4
 from .image_list import PlanImage
+from .int4 import superpixel_means
 from .int8 import dequantise, quantise
 from .layers import Layer
 from .plan import Plan
@@ -43,7 +45,14 @@ def row_arrays(plan: Plan, layer: Layer, image: PlanImage, row: ImageRow) -> dic
                     row.sspe_masks, "uint8", (n, plan.mask_bytes), "sspe_masks", row
                 ),
             }
+        case "pooled":
+            means = superpixel_means(*_cover_and_patches(plan, row))
+            return {"pooled": means}
         case "features":
+            if plan.mean_int4:
+                cover, patches = _cover_and_patches(plan, row)
+                found = int4.encode(cover, superpixel_means(cover, patches), patches)
+                return dict(zip(("dino_q4", "dino_scale"), found, strict=True))
             patches = _finite(_fit(row.patches, "float16", (p, c), "patches", row))
             if plan.int8:
                 return dict(zip(("dino_q8", "dino_scale"), quantise(patches), strict=True))
@@ -66,6 +75,8 @@ def stored_features(plan: Plan, read: Callable[[str], Array]) -> Array:
     """(P,C) patch features, float16 or float32, of a plan's arrays; `read` gives an array's row."""
     if plan.int8:
         return dequantise(read("dino_q8"), read("dino_scale"))
+    if plan.mean_int4:
+        return int4.decode(read("cover"), read("pooled"), read("dino_q4"), read("dino_scale"))
     return read("dino")
 
 
@@ -150,6 +161,12 @@ def _superpixels(plan: Plan, image: PlanImage, found: Superpixels) -> dict[str, 
         "point": found.point,
         "crop": _as_u16(found.crop),
     }
+
+
+def _cover_and_patches(plan: Plan, row: ImageRow) -> tuple[Array, Array]:
+    n, p = len(_given(row.cover, "cover", row)), plan.patches
+    cover = _fit(row.cover, "float16", (n, p), "cover", row)
+    return cover, _finite(_fit(row.patches, "float16", (p, plan.channels), "patches", row))
 
 
 def _given(value: Value | None, name: str, row: ImageRow) -> Value:

@@ -64,7 +64,8 @@ def array_specs(
     channels: int,
     mask_bytes: int,
     rle_bytes: int,
-    int8: bool,
+    stored: str,
+    pooled: bool,
     layers: int,
     cls: bool,
     sam: tuple[int, int, int] | None,
@@ -94,8 +95,11 @@ def array_specs(
                 "packed masks",
             ),
         ),
-        "features": _features(p, c, int8),
+        "features": _features(p, c, stored),
     }
+    if pooled:
+        one = ("superpixel", "channel")
+        table["pooled"] = (ArraySpec("pooled", "float16", (k, c), 3, one, "mean of the patches"),)
     if layers:
         axes = ("layer", "patch", "channel")
         table["layers"] = (ArraySpec("layers", "float16", (layers, p, c), None, axes, "encoder"),)
@@ -126,14 +130,17 @@ def spec_of(specs: tuple[ArraySpec, ...], name: str) -> ArraySpec:
     )
 
 
-def _features(p: int, c: int, int8: bool) -> tuple[ArraySpec, ...]:
-    if not int8:
+def _features(p: int, c: int, stored: str) -> tuple[ArraySpec, ...]:
+    if stored == "float16":
         return (ArraySpec("dino", "float16", (p, c), None, ("patch", "channel"), "features"),)
-    groups = -(-c // GROUP)
-    return (
-        ArraySpec("dino_q8", "int8", (p, c), None, ("patch", "channel"), "features / scale"),
-        ArraySpec("dino_scale", "float16", (p, groups), None, ("patch", "group"), "scales"),
+    scales = ArraySpec(
+        "dino_scale", "float16", (p, -(-c // GROUP)), None, ("patch", "group"), "scales"
     )
+    if stored == "int8":
+        axes = ("patch", "channel")
+        return (ArraySpec("dino_q8", "int8", (p, c), None, axes, "features / scale"), scales)
+    axes, row = ("patch", "pair"), (p, -(-c // 2))
+    return (ArraySpec("dino_q4", "uint8", row, None, axes, "(features - means) / scale"), scales)
 
 
 def _sam(shape: tuple[int, int, int], int8: bool) -> tuple[ArraySpec, ...]:

@@ -15,7 +15,7 @@ from ..io.atomic import TempFile, make_folder, sync_folder, write_file, write_te
 from ..io.json_files import canonical
 from ..records import ImageRow, Quarantined, Superpixels
 from .image_list import PlanImage
-from .layers import CLS, LAYERS, SAM, SUPERPIXELS, Layer
+from .layers import CLS, FEATURES, LAYERS, POOLED, SAM, SUPERPIXELS, Layer
 from .layout import log_path, manifest_path, shard_path
 from .manifest import FileEntry, Manifest
 from .plan import Plan
@@ -92,7 +92,14 @@ def _prepare(
         for part in parts:
             kind = part.layer.kind
             arrays = None
-            refused = row if isinstance(row, Quarantined) else row.refused.get(kind)
+            # The means are those of the features, whose refusal is theirs.
+            own = FEATURES if kind == POOLED else kind
+            made_of = (own, *(need.kind for need in part.layer.needs))
+            refused = (
+                row
+                if isinstance(row, Quarantined)
+                else next((row.refused[one] for one in made_of if one in row.refused), None)
+            )
             refused = refused or next(
                 (bad[n.kind] for n in part.layer.needs if n.kind in bad), None
             )

@@ -99,7 +99,9 @@ def browse_command(
 
 @cache.command("add")
 @click.argument("path", type=PATH)
-@click.argument("kind", type=click.Choice(["features", "layers", "cls", "sam", "superpixels"]))
+@click.argument(
+    "kind", type=click.Choice(["features", "layers", "cls", "sam", "superpixels", "pooled"])
+)
 @click.option("--images", type=PHOTOGRAPHS, metavar="PATH|s3://...",
               help="Folder or address of the images, if they were moved.")  # fmt: skip
 @click.option(
@@ -113,7 +115,8 @@ def browse_command(
 @as_json
 def add_command(path: Path, kind: str, as_json: bool, **options: Any) -> None:
     """Compute one more layer of a cache: features of another encoder, its CLS token or more of its
-    blocks, SAM's embeddings, or other superpixels. What is there is not computed again.
+    blocks, SAM's embeddings, the means of features by superpixel, or other superpixels. What is
+    there is not computed again.
     """
     from ..precompute.add_layer import AddRequest, add_layer
     from ..precompute.options import Flags

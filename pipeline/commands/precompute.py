@@ -58,7 +58,9 @@ layer_options = several(
         "--second-weights", metavar="PATH|random[:SEED]", help="Weights of the second encoder."
     ),
     click.option(
-        "--features", type=click.Choice(["float16", "int8"]), help="Stored dtype of the features."
+        "--features",
+        type=click.Choice(["float16", "int8", "mean+int4"]),
+        help="How features are stored.",
     ),
     click.option(
         "--store-sam-embeddings/--no-store-sam-embeddings",

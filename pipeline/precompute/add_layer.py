@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..cache.layers import CLS, FEATURES, LAYERS, SAM, SUPERPIXELS
+from ..cache.layers import CLS, FEATURES, LAYERS, POOLED, SAM, SUPERPIXELS
 from ..cache.places import image_root_of
 from ..cache.plan import Plan, all_plans
 from ..datasets.stored_photos import listing
@@ -20,13 +20,14 @@ from .planner import Content
 from .purpose import Stores, stores
 from .run import PrecomputeReport, RunOptions, precompute
 
-ADDED = (SUPERPIXELS, FEATURES, LAYERS, CLS, SAM)
+ADDED = (SUPERPIXELS, FEATURES, LAYERS, CLS, SAM, POOLED)
 ENCODER = ("encoder", "encoder_weights", "second_weights", "features")
 SAMS = ("sam_model", "sam_weights", "mode", "dtype")
 READ: dict[str, tuple[str, ...]] = {  # flags by kind
     FEATURES: ENCODER,
     LAYERS: ENCODER,
     CLS: ENCODER,
+    POOLED: ("encoder_weights", "second_weights"),
     SAM: (*SAMS, "sam_stored"),
     SUPERPIXELS: (*SAMS, "superpixels", "masks", "preset", "points_per_side", "max_superpixels"),
 }
@@ -92,7 +93,7 @@ def _resolved(base: Plan, request: AddRequest, root: Path) -> tuple[Recipe, Loca
     kind, flags = request.kind, request.flags
     raw: dict[str, Any] = base.recipe.model_dump(mode="json", exclude={"libraries"})
     pixels, features = raw["superpixels"], raw["features"]
-    keep_pixels = kind in (FEATURES, LAYERS, CLS)
+    keep_pixels = kind in (FEATURES, LAYERS, CLS, POOLED)
     default = Stores()
     if kind == SAM:
         if base.recipe.store_sam_embeddings:
@@ -101,6 +102,10 @@ def _resolved(base: Plan, request: AddRequest, root: Path) -> tuple[Recipe, Loca
         features |= UNREAD
     elif kind == SUPERPIXELS:
         features |= UNREAD
+    elif kind == POOLED:
+        if base.recipe.features.means:
+            raise ConfigError(f"{show(str(request.cache), 300)} holds the means already")
+        features["pooled"] = True
     elif kind == CLS:
         features["cls"] = True
     elif kind == LAYERS:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from ..cache.layers import ENCODED, SAM
+from ..cache.layers import ENCODED, POOLED, SAM
 from ..cache.plan import Plan
 from ..cache.schema import ArraySpec
 from ..display import Report, counted, duration, size
@@ -232,6 +232,8 @@ def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
     if calibration and spec.name in calibration.bytes:
         return calibration.bytes[spec.name]
     each = {"rle": RLE_EACH, "cover": COVER_EACH, "sspe_masks": MASK_EACH}
+    if spec.name == "pooled":  # dense float16, hardly compressed
+        each["pooled"] = 2 * spec.row[-1]
     return min(spec.row_bytes, SUPERPIXELS * each.get(spec.name, SMALL_EACH))
 
 
@@ -243,7 +245,7 @@ def seconds_per_image(plan: Plan, machine: str | Device) -> float:
 def _lent(plan: Plan, part: str, lent: Mapping[str, int], images: int) -> int:
     """Images whose part of the work is not done because another cache has what it gives."""
     if part in ("host", "features"):  # decoding and writing go with what the encoder makes anew
-        kinds = {layer.kind for layer in plan.layers} & ENCODED
+        kinds = ({layer.kind for layer in plan.layers} & ENCODED) - {POOLED}
     else:
         prompted = part == "sam decoder" or plan.recipe.superpixels.prompts_sam
         kinds = {"superpixels" if prompted else SAM}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache.image_list import PlanImage
-from ..cache.layers import CLS, COVER, FEATURES, KINDS, LAYERS, SAM, SUPERPIXELS, Layer
+from ..cache.layers import CLS, COVER, FEATURES, KINDS, LAYERS, POOLED, SAM, SUPERPIXELS, Layer
 from ..cache.made_by import same_code, shared_kinds
 from ..cache.plan import Plan, all_plans
 from ..cache.reader import CacheReader
@@ -74,24 +74,36 @@ class Lender:
         return {name: self.__dict__[name] for name in ("cache", "view", "kinds")}
 
 
-def lenders(plan: Plan, lacking: Iterable[Layer], others: Iterable[Path]) -> tuple[Lender, ...]:
+def values_of(plan: Plan, kinds: Collection[str]) -> frozenset[str]:
+    """Kinds of the values that rows of layers of `kinds` are made of."""
+    found = {*kinds}
+    if POOLED in found or (FEATURES in found and plan.mean_int4):
+        found |= {COVER, FEATURES}
+    return frozenset(found - {POOLED})
+
+
+def lenders(
+    plan: Plan, lacking: Collection[Layer], others: Iterable[Path], own: Path | None = None
+) -> tuple[Lender, ...]:
     """Plans of the caches `others` with layers made as those of `plan` that are `lacking`.
 
-    Only rows that the same code made are lent. In fast mode SAM's bits depend on the images that it
+    own  the cache itself, which lends what it has in float16 to layers that are made of it
+
+    Only rows that the same code made are lent by others. In fast mode SAM's bits depend on the images that it
     saw side by side, masks of a folder or a plug-in on the name of the photograph, and what
     is stored in fewer bits is not read as it was computed: these are computed. What is to be stored
     so is taken from a cache that has it in float16.
     """
     pixels = plan.recipe.superpixels
-    unlent = {COVER}
+    unlent = {COVER, POOLED}
     unlent |= {SUPERPIXELS, SAM} if pixels.mode == "fast" else set()
     unlent |= {SUPERPIXELS} if pixels.source not in (*USUAL_SAM, "slic") else set()
     kinds = shared_kinds(plan.recipe, KINDS) - unlent
-    named = {layer.kind for layer in lacking} & kinds
+    named = values_of(plan, {layer.kind for layer in lacking}) & kinds
     layers = replace(plan, recipe=in_float16(plan.recipe)).layers
     wanted = {layer.recipe_id: layer.kind for layer in layers if layer.kind in named}
     found: list[Lender] = []
-    for cache in others:
+    for cache in (*others, *([own] if own else [])):
         try:
             plans = all_plans(cache)
         except SvpError:  # no cache that can be read
@@ -100,7 +112,8 @@ def lenders(plan: Plan, lacking: Iterable[Layer], others: Iterable[Path]) -> tup
             lent = {
                 wanted[layer.recipe_id]
                 for layer in other.layers
-                if layer.recipe_id in wanted and same_code(cache, layer)
+                if layer.recipe_id in wanted
+                and (layer not in lacking if cache == own else same_code(cache, layer))
             }
             if lent:
                 found.append(Lender(cache, view, frozenset(lent)))

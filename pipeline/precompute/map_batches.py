@@ -63,7 +63,7 @@ class Precompute:
         self._shards = plan.num_shards
         task = ShardTask(
             str(folder), where, pick_device(device), threads, view or PLAN,
-            frozenset(layer.kind for layer in lacking), lenders(plan, lacking, caches_beside(folder)),
+            frozenset(layer.kind for layer in lacking), lenders(plan, lacking, caches_beside(folder), folder),
         )  # fmt: skip
         self._worker = WorkerRuntime(Setup.of(task, ExecutorOptions(threads=threads)))
         match self._worker.load():

@@ -202,7 +202,7 @@ def precompute(
         own = replace(where, images=resolved(where.images))
         kinds = frozenset(layer.kind for layer in lacking)
         device = task_device(options)
-        lent = lenders(plan, lacking, caches_beside(out))
+        lent = lenders(plan, lacking, caches_beside(out), out)
         task = ShardTask(str(out.resolve()), own, device, options.threads, view, kinds, lent)
         queue = ClaimedQueue(task, missing, tries, claims, out, tally.others) if claims else None
         events = build(options.executor, options).events(

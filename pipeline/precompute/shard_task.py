@@ -29,7 +29,7 @@ from ..executors.worker import limit_threads, worker_info
 from ..plugins import plugin_files, plugins
 from ..process import peak_rss
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
-from .lender import FIELDS, Lender
+from .lender import FIELDS, Lender, values_of
 from .source_images import Pixels, fetch, read_verified
 from .stage_models import Models
 
@@ -128,7 +128,7 @@ class Stage:
                 or not manifest_path(self.cache, layer.folder, job.shard).exists()
             )
         ]
-        wanted_kinds = frozenset(layer.kind for layer in lacking)
+        wanted_kinds = values_of(self.plan, [layer.kind for layer in lacking])
         stored: list[Superpixels | Quarantined] = []
         if COVER in wanted_kinds and SUPERPIXELS not in wanted_kinds:
             stored = stored_superpixels(self.cache, self.plan, job.shard)

@@ -43,7 +43,7 @@ class CacheDataset(Dataset[Sample]):
     Always in a sample: `image_id` (int), `path` (str, below the image folder), `size` ((2,) int64,
     H and W of the upright image). The rest are the `fields`, for an image of n superpixels:
 
-    features    (P,C) float16 patch features, raster order; int8 caches are dequantised
+    features    (P,C) float16 patch features, raster order; what is stored in fewer bits is decoded
     layers      (L,P,C) float16 extra encoder layers
     cls         (C,) float16 CLS token
     sam         (c,h,w) float16 SAM image embedding
@@ -173,8 +173,9 @@ class CacheDataset(Dataset[Sample]):
 
     def _require(self, plan: Plan) -> None:
         for name in self.fields:
-            stored = "dino_q8" if name == "features" and plan.int8 else FIELDS[name]
-            spec_of(plan.arrays, stored)
+            # Values of a layer may be stored in other arrays, with scales.
+            if not any(layer.kind == name for layer in plan.layers):
+                spec_of(plan.arrays, FIELDS[name])
 
     def _rows_of(self, images: list[int]) -> NDArray[np.int64]:
         where = show(str(self.reader.path), 300)

@@ -34,56 +34,57 @@ Kinds = frozenset[str]
 
 
 def kinds(text: str) -> Kinds:
-    """From the first letters: Superpixels, Cover, Features, Layers, clS token (t), sAm (a)."""
-    letters = dict(zip("scflta", KINDS, strict=True))
+    """From the first letters: Superpixels, Cover, Pooled, Features, Layers, clS token (t), sAm (a)."""
+    letters = dict(zip("scpflta", KINDS, strict=True))
     return frozenset(letters[letter] for letter in text)
 
 
 # Field of the recipe -> another value; the layers that it decides where SAM is prompted, and where
 # the superpixels are SLIC's and SAM's embedding lies beside. No field decides none of both.
 FIELDS: dict[str, tuple[object, str, str]] = {
-    "superpixels.source": ("masks", "sc", "sc"),
-    "superpixels.made": ("0" * 64, "sc", "sc"),
-    "superpixels.model": ("vit_b", "sca", "a"),
-    "superpixels.package": ("transformers", "sca", "a"),
-    "superpixels.weights": ("random:1", "sca", "a"),
-    "superpixels.mode": ("exact", "sca", "a"),
-    "superpixels.dtype": ("bfloat16", "sca", "a"),
-    "superpixels.preset": ("svp", "sc", ""),
-    "superpixels.grid.points_per_side": (16, "sc", ""),
-    "superpixels.grid.crop_n_layers": (1, "sc", ""),
-    "superpixels.grid.crop_overlap_ratio": (0.5, "sc", ""),
-    "superpixels.grid.crop_n_points_downscale_factor": (1, "sc", ""),
-    "superpixels.grid.pred_iou_thresh": (0.5, "sc", ""),
-    "superpixels.grid.stability_score_thresh": (0.5, "sc", ""),
-    "superpixels.grid.stability_score_offset": (0.5, "sc", ""),
-    "superpixels.grid.box_nms_thresh": (0.5, "sc", ""),
-    "superpixels.grid.crop_nms_thresh": (0.5, "sc", ""),
-    "superpixels.grid.min_mask_region_area": (0, "sc", ""),
-    "superpixels.grid.score_thresh_offset": ((0.0, 0.1, 0.1), "sc", ""),
-    "superpixels.grid.score_nms_offset": ((0.0, 0.1, 1.0), "sc", ""),
-    "superpixels.grid.stability_score_bias": ((0.0, 0.1, 0.0), "sc", ""),
-    "superpixels.grid.rock_sand_water_thresh": (0.5, "sc", ""),
-    "superpixels.points_per_batch": (64, "sc", ""),
-    "superpixels.slic.n_segments": (30, "", "sc"),
-    "superpixels.slic.compactness": (5.0, "", "sc"),
-    "superpixels.slic.sigma": (1.0, "", "sc"),
-    "superpixels.max_superpixels": (7, "sc", "sc"),
-    "features.encoder": ("dinov2-large", "flt", "flt"),
-    "features.weights": ("random:1", "flt", "flt"),
-    "features.view": ("pad", "cflt", "cflt"),
-    "features.size": (140, "cflt", "cflt"),
+    "superpixels.source": ("masks", "scp", "scp"),
+    "superpixels.made": ("0" * 64, "scp", "scp"),
+    "superpixels.model": ("vit_b", "scpa", "a"),
+    "superpixels.package": ("transformers", "scpa", "a"),
+    "superpixels.weights": ("random:1", "scpa", "a"),
+    "superpixels.mode": ("exact", "scpa", "a"),
+    "superpixels.dtype": ("bfloat16", "scpa", "a"),
+    "superpixels.preset": ("svp", "scp", ""),
+    "superpixels.grid.points_per_side": (16, "scp", ""),
+    "superpixels.grid.crop_n_layers": (1, "scp", ""),
+    "superpixels.grid.crop_overlap_ratio": (0.5, "scp", ""),
+    "superpixels.grid.crop_n_points_downscale_factor": (1, "scp", ""),
+    "superpixels.grid.pred_iou_thresh": (0.5, "scp", ""),
+    "superpixels.grid.stability_score_thresh": (0.5, "scp", ""),
+    "superpixels.grid.stability_score_offset": (0.5, "scp", ""),
+    "superpixels.grid.box_nms_thresh": (0.5, "scp", ""),
+    "superpixels.grid.crop_nms_thresh": (0.5, "scp", ""),
+    "superpixels.grid.min_mask_region_area": (0, "scp", ""),
+    "superpixels.grid.score_thresh_offset": ((0.0, 0.1, 0.1), "scp", ""),
+    "superpixels.grid.score_nms_offset": ((0.0, 0.1, 1.0), "scp", ""),
+    "superpixels.grid.stability_score_bias": ((0.0, 0.1, 0.0), "scp", ""),
+    "superpixels.grid.rock_sand_water_thresh": (0.5, "scp", ""),
+    "superpixels.points_per_batch": (64, "scp", ""),
+    "superpixels.slic.n_segments": (30, "", "scp"),
+    "superpixels.slic.compactness": (5.0, "", "scp"),
+    "superpixels.slic.sigma": (1.0, "", "scp"),
+    "superpixels.max_superpixels": (7, "scp", "scp"),
+    "features.encoder": ("dinov2-large", "pflt", "pflt"),
+    "features.weights": ("random:1", "pflt", "pflt"),
+    "features.view": ("pad", "cpflt", "cpflt"),
+    "features.size": (140, "cpflt", "cpflt"),
     "features.layers": ((1, 3), "l", "l"),
     "features.cls": (False, "t", "t"),
-    "features.dtype": ("bfloat16", "flt", "flt"),
+    "features.dtype": ("bfloat16", "pflt", "pflt"),
     "features.stored": ("int8", "f", "f"),
+    "features.pooled": (False, "p", "p"),
     "features.second.encoder": ("dinov2-large", "l", "l"),
     "features.second.weights": ("random:1", "l", "l"),
-    "sspe.budget": (1024, "c", "c"),
+    "sspe.budget": (1024, "cp", "cp"),
     "store_sam_embeddings": (False, "a", "a"),
     "sam_stored": ("int8", "a", "a"),
-    "batch": (4, "scflta", "flta"),
-    "libraries": ({"numpy": "9"}, "scflta", "scflta"),
+    "batch": (4, "scpflta", "pflta"),
+    "libraries": ({"numpy": "9"}, "scpflta", "scpflta"),
 }
 
 
@@ -93,7 +94,9 @@ def full_recipe(source: str) -> Recipe:
         superpixels=SuperpixelConfig(
             source=source, mode="fast", preset="custom", max_superpixels=6
         ),
-        features=FeatureConfig(layers=(1, 2), cls=True, second=SecondEncoder(encoder="tiny")),
+        features=FeatureConfig(
+            layers=(1, 2), cls=True, pooled=True, second=SecondEncoder(encoder="tiny")
+        ),
         store_sam_embeddings=True,
     )
 
@@ -146,17 +149,36 @@ def test_a_field_changes_the_layers_that_it_decides(
     assert changed(base, other) == kinds(sam if source == "sam" else slic)
 
 
+def test_what_is_stored_by_means_hangs_on_them(planner: Callable[..., Plan]) -> None:
+    """A superpixel elsewhere changes the cover, so the means, so what features differ by from them."""
+    plan = planner(stored="mean+int4")
+    found = {layer.kind: layer for layer in plan.layers}
+    assert [layer.kind for layer in found["pooled"].needs] == ["cover"]
+    assert [layer.kind for layer in found["features"].needs] == ["cover", "pooled"]
+    other = dataclasses.replace(plan, recipe=with_field(plan.recipe, "sspe.budget", 1024))
+    assert changed(plan, other) == {"cover", "pooled", "features"}
+    exact = with_field(plan.recipe, "features.stored", "float16")
+    beside = dataclasses.replace(plan, recipe=with_field(exact, "features.pooled", True))
+    assert changed(plan, beside) == {"features"}, "the means are those of the features themselves"
+
+
+@pytest.mark.parametrize("change", [{}, {"stored": "int8"}])
+def test_recipes_without_new_fields_have_their_old_form(change: dict[str, Any]) -> None:
+    raw = json.loads(Recipe(features=FeatureConfig.model_validate(change)).canonical())
+    assert not {"pooled", "second"} & raw["features"].keys() and "sam_stored" not in raw
+
+
 @pytest.mark.parametrize(
     ("change", "letters"),
     [
         ({"split": "val"}, ""),
         ({"digests": {}}, ""),
-        ({"grid": (2, 3)}, "cflt"),
-        ({"channels": 16}, "flt"),
-        ({"sspe": (4, 5)}, "c"),
-        ({"rle_bytes": 2048}, "sc"),
+        ({"grid": (2, 3)}, "cpflt"),
+        ({"channels": 16}, "pflt"),
+        ({"sspe": (4, 5)}, "cp"),
+        ({"rle_bytes": 2048}, "scp"),
         ({"sam": (2, 4, 4)}, "a"),
-        ({"shard_size": 5}, "scflta"),
+        ({"shard_size": 5}, "scpflta"),
         ({"schema": 2}, ""),
     ],
 )
@@ -200,13 +222,13 @@ def test_a_library_is_part_of_the_layers_it_computes(
     assert mattered.pop("pydantic") == frozenset()
     assert mattered.pop("numpy") == mattered.pop("numcodecs") == {*KINDS}
     assert mattered.pop("pillow") == {*KINDS}  # the cover's because of the superpixels
-    seen = kinds("scflta" if source == "sam" else "flta")
+    seen = kinds("scpflta" if source == "sam" else "pflta")
     assert mattered.pop("torch") == mattered.pop("torchvision") == seen
-    assert mattered.pop("transformers") == kinds("flt")
-    assert mattered.pop("segment-anything") == kinds("sca" if source == "sam" else "a")
-    assert mattered == dict.fromkeys(
-        {"sam": ("scipy",), "slic": ("scikit-image", "scipy"), "masks": ()}[source], kinds("sc")
-    )
+    assert mattered.pop("transformers") == kinds("pflt")
+    assert mattered.pop("segment-anything") == kinds("scpa" if source == "sam" else "a")
+    if source == "slic":
+        assert mattered.pop("scikit-image") == kinds("scp")
+    assert mattered == {"scipy": kinds("p" if source == "masks" else "scp")}  # sparse sums
 
 
 def other_encoder(plan: Plan, weights: str = "shipped") -> Plan:
@@ -452,6 +474,20 @@ def test_what_a_layer_refuses_is_good_in_the_others(
     assert zeroed[0].any() and not read_layer(made, "superpixels", "area", 6).any()
     assert read_layer(made, "features", "dino", 7).any()
     assert not read_layer(made, "features", "dino", 5).any()
+
+
+@pytest.mark.parametrize("missing", ["cover", "features"])
+def test_means_of_what_another_layer_refused_are_refused(
+    maker: Callable[..., Any], missing: str
+) -> None:
+    """Also where the means alone are written, beside layers that are there."""
+    made = maker(pooled=True)
+    create_cache(made.path, made.plan)
+    gone = {"cover": {"cover": None}, "features": {"patches": None}}[missing]
+    made.rows[1] = dataclasses.replace(refusing(made.rows[1], **{missing: "too-thin"}), **gone)
+    layer = made.plan.layer("pooled")
+    written = write_shard(made.path, made.plan, 0, made.shard_rows(0), {}, [layer])
+    assert written[layer.folder].bad == [(1, "too-thin", f"{missing} says so")]
 
 
 def read_layer(made: Any, kind: str, name: str, row: int) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from svp.pipeline.cache import CacheReader
+from svp.pipeline.cache.int4 import predicted, superpixel_means
 from svp.pipeline.cache.shard_file import OpenFiles
 from svp.pipeline.errors import CacheError, ConfigError, MissingError
 from svp.pipeline.records import ImageRow
@@ -68,6 +69,30 @@ def test_int8_features_are_near(maker: Callable[..., Any]) -> None:
         assert (np.abs(reader.features(i) - exact) <= 0.55 * step).all()
         assert reader.features(i, out) is out
         np.testing.assert_array_equal(out, reader.features(i))
+
+
+def test_features_beside_their_means_are_near(maker: Callable[..., Any]) -> None:
+    made = maker(stored="mean+int4")
+    made.write()
+    reader = CacheReader(made.path)
+    assert {spec.name for spec in made.plan.layer("features").arrays} == {"dino_q4", "dino_scale"}
+    out = np.empty((4, 8), np.float16)
+    for i, row in enumerate(made.rows):
+        means = superpixel_means(row.cover, row.patches)
+        np.testing.assert_array_equal(reader.pooled(i), means)
+        rest = np.abs(row.patches - predicted(row.cover, means)).max(axis=1, keepdims=True)
+        assert (np.abs(reader.features(i).astype(np.float64) - row.patches) <= rest / 13).all()
+        assert reader.features(i, out) is out
+        np.testing.assert_array_equal(out, reader.features(i))
+
+
+def test_means_beside_float16_features(maker: Callable[..., Any]) -> None:
+    made = maker(pooled=True)
+    made.write()
+    reader = CacheReader(made.path)
+    for i, row in enumerate(made.rows):
+        np.testing.assert_array_equal(reader.pooled(i), superpixel_means(row.cover, row.patches))
+        np.testing.assert_array_equal(reader.features(i), row.patches)
 
 
 def test_int8_sam_embeddings_are_near_and_of_no_other_size(maker: Callable[..., Any]) -> None:

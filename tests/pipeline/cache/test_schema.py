@@ -34,6 +34,7 @@ def test_snapshot(planner: Callable[..., Plan], tmp_path: Path) -> None:
         "int8": {"stored": "int8"},
         "all": {"layers": (3, 4), "cls": True},
         "sam int8": {"sam_stored": "int8"},
+        "mean+int4": {"stored": "mean+int4"},
     }
     for name, options in recipes.items():
         create_cache(tmp_path / name, planner(**options))
@@ -46,7 +47,9 @@ def test_snapshot(planner: Callable[..., Plan], tmp_path: Path) -> None:
     assert found == json.loads(SNAPSHOT.read_text())
 
 
-@pytest.mark.parametrize(("stored", "sam"), [("float16", "float16"), ("int8", "int8")])
+@pytest.mark.parametrize(
+    ("stored", "sam"), [("float16", "float16"), ("int8", "int8"), ("mean+int4", "int8")]
+)
 def test_an_axis_name_has_one_length(planner: Callable[..., Plan], stored: str, sam: str) -> None:
     """xarray opens a group only if it has: the whole cache is one data set of named axes."""
     import dataclasses

@@ -66,6 +66,17 @@ def test_what_is_stored_in_fewer_bits_is_taken_from_float16(tmp_path: Path) -> N
     assert {kind for lender in found for kind in lender.kinds} == ALL
 
 
+def test_a_cache_lends_itself_what_its_other_layers_are_made_of(tmp_path: Path) -> None:
+    """Means of stored features need no encoder, whatever code made these."""
+    exact, means = plan_of(), plan_of(features={"pooled": True})
+    create_cache(tmp_path, exact)
+    lacking = [means.layer("pooled")]
+    (lender,) = lenders(means, lacking, [], tmp_path)
+    assert lender.kinds == {"features"}
+    assert lenders(exact, exact.layers, [], tmp_path) == (), "not what it lacks itself"
+    assert lenders(means, lacking, [tmp_path]) == (), "of unknown code"
+
+
 def test_other_code_and_other_settings_lend_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

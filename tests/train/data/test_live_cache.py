@@ -28,7 +28,7 @@ def live(cache: Path, images: Path) -> LiveReader:
     return LiveReader(cache, LocalPaths(images), "cpu", source, encoder)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("stored", ["float16", "int8"])
+@pytest.mark.parametrize("stored", ["float16", "int8", "mean+int4"])
 def test_live_rows_are_the_stored_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str
 ) -> None:
