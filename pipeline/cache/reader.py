@@ -178,7 +178,7 @@ class CacheReader:
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) float16 patch features of row `i`, into `out` if given (C-contiguous)."""
         if self._small:
-            return _rounded(stored_features(self.plan, lambda name: self._read(name, i)), out)
+            return _rounded(stored_features(self.plan, partial(self._used, i)), out)
         return self._read("dino", i, out)
 
     def pooled(self, i: int) -> NDArray[np.float16]:
@@ -240,6 +240,11 @@ class CacheReader:
         except CacheError as error:
             raise self._blame(i, error) from None
         return out
+
+    def _used(self, i: int, name: str) -> Array:
+        """Row `i` of an array, without the padding of superpixels."""
+        row = self._read(name, i)
+        return row[: self.count(i)] if self._specs[name].axes[0] == "superpixel" else row
 
     def _filled(self, i: int, name: str) -> Array:
         spec = self._specs[name]

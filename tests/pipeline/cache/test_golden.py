@@ -36,13 +36,15 @@ def digests(path: Path) -> dict[str, str]:
         ]
         parts += [pixels.level, pixels.area, pixels.predicted_iou, pixels.stability]
         parts += [pixels.box, pixels.point, pixels.crop]
+        if reader.plan.mean_int4:
+            parts += [reader.pooled(i), reader.sam(i)]
         text = json.dumps([pixels.fallback, dict(pixels.survivors), reader.plan.images[i]])
         data = b"".join(part.tobytes() for part in parts) + b"|".join(pixels.rles)
         found[str(i)] = hashlib.sha256(data + text.encode()).hexdigest()
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "mean+int4"])
 def test_it_still_reads_to_the_bit(name: str) -> None:
     home = FIXTURES / "cache_v2"
     want = json.loads((home / "expected.json").read_text())[name]
