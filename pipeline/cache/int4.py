@@ -1,4 +1,4 @@
-"""Superpixel means, and features as what they differ from these by, in int4.
+"""Superpixel means, and features as their differences from these in int4.
 
 What a superpixel's patches have in common is most of their features, so the mean of each superpixel
 (float16) and four bits per value for the rest take a third of float16's bytes. Every sum runs in
@@ -31,7 +31,7 @@ def superpixel_means(cover: Array, patches: Array) -> NDArray[np.float16]:
 def encode(
     cover: Array, means: NDArray[np.float16], patches: NDArray[np.float16]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """What (P,C) features differ by from the means of their superpixels: int4 and its scales.
+    """(P,C) features less the means of their superpixels, in int4 with scales.
 
     Returns (P,ceil(C/2)) uint8, channel j in the low and channel j + ceil(C/2) in the high four
     bits of byte j, each plus 8, and (P,ceil(C/64)) float16 scales. A value is

@@ -127,7 +127,7 @@ class Plan:
 
     @property
     def mean_int4(self) -> bool:
-        """Whether features are stored as int4 of what they differ by from their superpixels' means."""
+        """Whether features are stored as superpixel means and int4 differences from these."""
         return self.recipe.features.stored == "mean+int4"
 
     @property

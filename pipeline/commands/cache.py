@@ -100,7 +100,9 @@ def browse_command(
 @cache.command("add")
 @click.argument("path", type=PATH)
 @click.argument(
-    "kind", type=click.Choice(["features", "layers", "cls", "sam", "superpixels", "pooled"])
+    "kind",
+    type=click.Choice(["features", "layers", "cls", "sam", "superpixels", "pooled"]),
+    metavar="KIND",
 )
 @click.option("--images", type=PHOTOGRAPHS, metavar="PATH|s3://...",
               help="Folder or address of the images, if they were moved.")  # fmt: skip
@@ -114,9 +116,10 @@ def browse_command(
 @run_options
 @as_json
 def add_command(path: Path, kind: str, as_json: bool, **options: Any) -> None:
-    """Compute one more layer of a cache: features of another encoder, its CLS token or more of its
-    blocks, SAM's embeddings, the means of features by superpixel, or other superpixels. What is
-    there is not computed again.
+    """Compute one more layer of a cache. What is there is not computed again.
+
+    KIND is features (of another encoder), cls (its CLS token), layers (more of its blocks), sam
+    (SAM's embeddings), pooled (the mean of the features under each superpixel) or superpixels.
     """
     from ..precompute.add_layer import AddRequest, add_layer
     from ..precompute.options import Flags
