@@ -57,6 +57,7 @@ def open_dataset(
     masks: bool = False,
     photos: bool = True,
     alone: bool = False,
+    limit: int | None = None,
 ) -> Source:
     """The images of one split (None: all), each once, sorted by id, with their expressions.
 
@@ -69,7 +70,8 @@ def open_dataset(
     to half of a file) are left out, named in the notices and counted in `faults`. `masks` checks all
     masks now instead of on first use, by the same rule. Without `photos` the photographs need not be
     there: a cache holds what training and evaluation need of them. With `alone` the photographs at
-    `where` are the data set, rows of parquet files too, whatever else lies there.
+    `where` are the data set, rows of parquet files too, whatever else lies there. Of photographs
+    without annotations only the first `limit` by id are looked at.
 
     Raises MissingError (nothing there, no image found), ConfigError (google without
     `allow_google`), DataError (anything wrong in a file; its `problems` has the single lines).
@@ -85,8 +87,9 @@ def open_dataset(
         allow_counts=allow_counts,
         allow_empty=allow_empty,
         max_failures=max_failures,
+        limit=limit,
     )
-    datasets = load_photographs(Path(where)) if alone else load(where, options)
+    datasets = load_photographs(Path(where), options) if alone else load(where, options)
     source = assemble(datasets, split)
     found = _find(datasets, images, source, photos)
     images_here = found.rename(source.images)

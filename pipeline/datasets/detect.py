@@ -49,6 +49,7 @@ class Options:
     allow_empty: bool = False
     annotations: bool = False  # read the objects of plain COCO files too
     max_failures: int | None = 0  # bad records that are left out; None: up to half of a file
+    limit: int | None = None  # of photographs without annotations only the first by id are read
 
 
 class Given(TypedDict, total=False):
@@ -79,7 +80,7 @@ def load(where: Path | str, options: Options) -> list[Dataset]:
     if is_url(path):
         store = store_of(path)
         if not isinstance(store, FolderStore):  # file:///data/coco
-            return [read_folder(path)]
+            return [read_folder(path, limit=options.limit)]
         path = store.root
     if os.path.exists(path) and (found := _plugged(path, options)) is not None:
         return found
@@ -90,14 +91,15 @@ def load(where: Path | str, options: Options) -> list[Dataset]:
     return _load_named(str(where), options)
 
 
-def load_photographs(path: Path) -> list[Dataset]:
+def load_photographs(path: Path, options: Options) -> list[Dataset]:
     """The photographs alone of a folder, an address, or a tar or parquet file, whose rows they are.
 
     Raises MissingError if there is none, MissingPackageError for parquet without pyarrow.
     """
     if os.path.isfile(path):
-        return [read_folder(path.parent, list_archive(path))]
-    return [read_folder(path, None if is_url(path) else list_images(path, rows=True))]
+        return [read_folder(path.parent, list_archive(path), limit=options.limit)]
+    found = None if is_url(path) else list_images(path, rows=True)
+    return [read_folder(path, found, limit=options.limit)]
 
 
 def held_out(datasets: Sequence[Dataset], options: Options) -> tuple[frozenset[int], list[str]]:
@@ -171,7 +173,7 @@ def _load_file(path: Path, options: Options) -> list[Dataset]:
         ),
         ".json": lambda: [_read_coco(path, options)],
         ".parquet": lambda: [_read_hub(path, options)],
-        ARCHIVE: lambda: [read_folder(path.parent, list_archive(path))],
+        ARCHIVE: lambda: [read_folder(path.parent, list_archive(path), limit=options.limit)],
     }
     if path.suffix not in readers:
         raise DataError(
@@ -248,7 +250,7 @@ def _jsonl(path: Path, options: Options) -> list[Dataset] | None:
 
 def _images(path: Path, options: Options) -> list[Dataset] | None:
     found = list_images(path)
-    return [read_folder(path, found)] if found.names else None
+    return [read_folder(path, found, limit=options.limit)] if found.names else None
 
 
 def _read_refer(folder: Path, split_by: str | None, options: Options) -> Dataset:

@@ -20,12 +20,14 @@ from .stored_photos import root_name
 from .tables import Dataset, ImageEntry
 
 
-def read_folder(root: Path, found: Listing | None = None) -> Dataset:
+def read_folder(root: Path, found: Listing | None = None, *, limit: int | None = None) -> Dataset:
     """Every JPEG, PNG and WEBP file under `root` and in its tar files, sorted by path.
 
     Files that cannot be examined are listed with size 0 and a notice. Where links lead elsewhere,
     the dataset's root is the folder above all photographs; ids stay those of the paths in `root`.
     An address of object storage is read as a folder is. MissingError if there is none.
+
+    limit  only the first so many, by id, are examined and listed
     """
     found = found or (list_stored(root) if is_url(root) else list_images(root))
     if not found.names:
@@ -35,14 +37,17 @@ def read_folder(root: Path, found: Listing | None = None) -> Dataset:
         )
     name = root.name if is_url(root) else root.resolve().name
     base, paths = _behind_links(found)
-    photos, images = Photos(base, found.stats), {}
-    headers = photos.look_all([paths.get(place, place) for place in found.names])
-    for place, header in zip(found.names, headers, strict=True):
-        size = header.upright if header else (0, 0)
-        image_id = photo_id(place)
-        images[image_id] = ImageEntry(name, image_id, paths.get(place, place), *size)
-    if len(images) != len(found.names):
+    ids = {photo_id(place): place for place in found.names}
+    if len(ids) != len(found.names):
         raise DataError(f"{show(root_name(root), 300)}: two file names share an id: rename one")
+    chosen = {ids[image_id]: image_id for image_id in sorted(ids)[:limit]}
+    places = [place for place in found.names if place in chosen]
+    photos, images = Photos(base, found.stats), {}
+    headers = photos.look_all([paths.get(place, place) for place in places])
+    for place, header in zip(places, headers, strict=True):
+        size = header.upright if header else (0, 0)
+        image_id = chosen[place]
+        images[image_id] = ImageEntry(name, image_id, paths.get(place, place), *size)
     return Dataset(
         kind="folder",
         name=name,

@@ -27,7 +27,7 @@ HEAD = 1 << 16  # bytes of a photograph's first request: its header is nearly al
 WINDOW = 1 << 14  # bytes of a request in a tar file, of which the headers are read
 PIECE = 1 << 24  # bytes of a request where all are wanted
 IN_FLIGHT = 32  # photographs read at once
-CHUNK = 1024  # photographs between two looks at the results
+CHUNK = 256  # photographs between two looks at the results
 TELL_S = 15.0  # between two lines about the progress
 
 _log = logging.getLogger("svp")
@@ -210,12 +210,15 @@ def in_flight(
 ) -> Iterator[list[tuple[_T, _Result]]]:
     """`work` of all `items`, many at once; items with their results, in order, `CHUNK` at a time.
 
-    stop  called before each of these; raises to end the work
+    stop  called again and again; raises to end the work
     """
     with ThreadPoolExecutor(IN_FLIGHT) as threads:
         for chunk in batches(items, CHUNK):
-            stop()
-            yield list(zip(chunk, threads.map(work, chunk), strict=True))
+            results: list[tuple[_T, _Result]] = []
+            for pair in zip(chunk, threads.map(work, chunk), strict=True):
+                results.append(pair)
+                stop()
+            yield results
 
 
 def batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

@@ -112,6 +112,7 @@ def open_request(request: Request) -> Opened:
         dataset,
         images=images,
         alone=alone,
+        limit=request.run.limit,
         split=request.split,
         root=request.root,
         split_by=request.split_by,

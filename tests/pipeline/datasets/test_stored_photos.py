@@ -111,6 +111,24 @@ def test_listing_and_headers_take_one_request_each_and_are_remembered(
     assert bucket.counts() == {"LIST": 1, "GET": 1} and again["7.jpg"] == 80
 
 
+def test_of_many_photographs_only_the_first_are_looked_at(
+    tmp_path: Path, bucket: ObjectServer
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(20):
+        (tmp_path / "photos" / f"{i}.jpg").write_bytes(encoded(i))
+    every = read_folder(tmp_path / "photos").images
+    bucket.set()
+    for root in (tmp_path / "photos", upload(tmp_path / "photos", "s3://tests/photos")):
+        assert read_folder(root, limit=3).images == every[:3]
+        assert read_folder(root, limit=30).images == every
+    assert bucket.counts()["GET"] == 20
+    assert (
+        open_dataset("s3://tests/photos", limit=2).images
+        == open_dataset(tmp_path / "photos", alone=True, limit=2).images
+    )
+
+
 def test_a_header_after_much_else_is_found(bucket: ObjectServer) -> None:
     plain = encoded(5)
     segment = b"\xff\xef" + (60_000).to_bytes(2, "big") + bytes(59_998)

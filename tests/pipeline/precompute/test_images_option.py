@@ -1,6 +1,7 @@
 """`svp precompute --images` with an address, and the commands that show its photographs later."""
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,6 +35,10 @@ def test_the_command_over_a_bucket_a_folder_and_its_tar_file(
     monkeypatch.chdir(tmp_path)
     scenes = write_scenes(tmp_path / "scenes", images=6, seed=3) / "images"
     folder = Path(shutil.copytree(scenes, tmp_path / "photos"))
+    for path in sorted(folder.iterdir())[:2]:
+        with tarfile.open(folder / "some.tar", "a") as tar:
+            tar.add(path, path.name)
+        path.unlink()
     upload(folder, ADDRESS)
     for name, where in (("ours", ADDRESS), ("theirs", str(folder))):
         code, said = svp("precompute", "--images", where, "--out", f"{name}/c", *SLIC)

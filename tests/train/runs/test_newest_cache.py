@@ -179,5 +179,6 @@ def test_a_quickstart_with_a_wrong_field_makes_nothing(
 def test_an_image_folder_that_is_named_must_be_there(tmp_path: Path) -> None:
     require_images(DataRequest())
     require_images(DataRequest(images=tmp_path))
+    require_images(DataRequest(images=Path("s3://bucket/photos")))
     with pytest.raises(MissingError, match=r"--images .*none: no image folder"):
         require_images(DataRequest(images=tmp_path / "none"))
