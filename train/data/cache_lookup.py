@@ -17,11 +17,13 @@ from ...pipeline.cache.plan import PlanImage
 from ...pipeline.cache.reader import RowReader
 from ...pipeline.datasets.expressions import expression_problem
 from ...pipeline.datasets.problems import Problems
+from ...pipeline.datasets.stored_photos import root_name
 from ...pipeline.datasets.tables import Sentence, Source
 from ...pipeline.display import counted, quote, show
 from ...pipeline.errors import DataError
 from ...pipeline.precompute.source_images import photo_size
 from ...pipeline.records import ImageRecord, Rle
+from ...pipeline.store import is_url
 from .photo_identity import Photos
 
 BEYOND = "images beyond the --limit of the cache"  # among what is left out
@@ -147,9 +149,10 @@ class Finder:
         """Notices about images whose content was not compared."""
         if not self.unseen:
             return []
+        place = "in object storage," if is_url(self.root) else "not in"
         line = (
-            f"{self.unseen:,} of {counted(self.looked, 'photograph', 'are')} not in "
-            f"{show(str(self.root), 200)}: taken by name and size, their content was not compared "
+            f"{self.unseen:,} of {counted(self.looked, 'photograph', 'are')} {place} "
+            f"{show(root_name(self.root), 200)}: taken by name and size, their content was not compared "
             "with the cache's"
         )
         return [line]
@@ -221,7 +224,7 @@ class Finder:
 
     def _differ(self, record: ImageRecord, image: PlanImage, cache: RowReader) -> str:
         where = show(str(cache.path), 200)
-        if not photo_size(self.root, record):
+        if is_url(self.root) or not photo_size(self.root, record):
             return (
                 f"image {record.image_id} is {quote(record.path)} in the data and "
                 f"{quote(image.path)} in {where}"

@@ -210,6 +210,19 @@ def test_photographs_that_are_not_here_are_taken_by_name_and_said(
     assert not [note for note in again.notes if "not compared" in note]
 
 
+def test_photographs_at_an_address_are_taken_by_name_and_no_server_is_asked(
+    tmp_path: Path, cache: CacheReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # nobody listens
+    source = source_in(Path("s3://photos/set"))
+    table = join(tmp_path, source, [cache])
+    (note,) = [note for note in table.notes if "not compared" in note]
+    assert "3 of 3 photographs are in object storage, s3://photos/set: taken by name" in note
+    images = tuple(replace(r, path=f"e/{Path(r.path).name}") for r in source.images)
+    renamed = replace(source, images=images)
+    refused(tmp_path, renamed, [cache], r"image 1 is 'e/1.png' in the data and 'd/1.png'")
+
+
 def test_cocos_two_names_of_one_photograph(tmp_path: Path) -> None:
     names = {i: f"{i:012}.jpg" for i in IDS}
     for i, name in names.items():
