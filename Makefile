@@ -132,7 +132,7 @@ bench: $(READY)   ## the measurements quoted in the documentation
 	-$(SVP) bench cost
 	-$(SVP) bench scale
 	-$(SVP) bench memory
-	-$(SVP) bench loader --mosaic
+	-$(SVP) bench loader --rivals all
 	-$(SVP) bench checkpoint
 	-$(SVP) bench order
 	-$(SVP) bench train

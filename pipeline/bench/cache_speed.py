@@ -25,7 +25,7 @@ from ..cache.reader import CacheReader, Verify
 from ..display import counted
 from ..io.atomic import make_folders
 from ..io.binary import empty
-from .mosaic_baseline import Baseline, Rates, keep_best, open_baseline
+from .baseline import MOSAICML, Baseline, Rates, keep_best, open_baseline
 from .synthetic_cache import bench_features, make_cache, open_times, write_npy
 from .targets import Target, TargetReport
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 Pass = Callable[[Sequence[int], NDArray[np.float16]], None]
 SEQ, SHUFFLED = "seq", "shuffled"
+SCRIPT = Path(__file__).with_name("mosaic_baseline_script.py")
 NOT_ASKED = "use --mosaic (makes its own environment)"
 
 
@@ -64,7 +65,6 @@ def run(
     reps: int = 5,
     shards: int = 1849,
     mosaic: bool = False,
-    mosaic_venv: Path | None = None,
     folder: Path | None = None,
 ) -> StoreBench:
     """Measure everything; `mosaic` makes (or reuses) a virtual environment for MosaicML.
@@ -79,7 +79,9 @@ def run(
         del features
         passes = _passes(work)
         log.info(f"reading: {counted(len(passes), 'reader')}, best of {reps}")
-        with open_baseline(work, mosaic_venv) if mosaic else nullcontext(NOT_ASKED) as baseline:
+        script = [SCRIPT, work / "mds", work / "features.npy"]
+        opened = open_baseline(MOSAICML, script, work) if mosaic else nullcontext(NOT_ASKED)
+        with opened as baseline:
             bench = StoreBench(images, shape, measure(passes, images, shape, reps, baseline))
         bench.targets = _reader_targets(bench.rates)
         bench.targets.append(Target("write, per process", write_rate, ">=", 400, "img/s"))
@@ -116,7 +118,7 @@ def measure(
                 rate = images / (time.perf_counter() - start)
                 rates[name][order] = max(rates[name][order], rate)
         if isinstance(baseline, Baseline):
-            keep_best(rates, baseline.round())
+            keep_best(rates, baseline.ask())
     return rates
 
 

@@ -1,4 +1,4 @@
-"""Script run inside the baseline's environment (see mosaic_baseline.py), without svp.
+"""Script run inside the baseline's environment (see baseline.py), without svp.
 
 Arguments: folder for the MDS files, .npy of the features. Each line of its input asks for a round,
 and gets one line of JSON: images per second by name and order.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def main(folder: str, source: str) -> None:
-    from streaming import MDSWriter, StreamingDataset  # type: ignore[import-not-found]
+    from streaming import MDSWriter, StreamingDataset
 
     features = np.load(source)
     columns = {"x": "ndarray:float16:" + ",".join(map(str, features.shape[1:]))}

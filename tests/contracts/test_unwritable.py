@@ -46,6 +46,7 @@ FURTHER = {
     ("rehearse", "--out"): [],
     ("bench store", "--folder"): [],
     ("bench loader", "--folder"): [],
+    ("bench loader", "--environments"): [],
     ("bench checkpoint", "--folder"): ["--parameters", "1000"],
 }
 FILES = {("data export", "--out"), ("eval", "--out")}  # outputs that are one file, not a folder

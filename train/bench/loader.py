@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -21,8 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...pipeline.bench.cache_speed import NOT_ASKED
-from ...pipeline.bench.mosaic_baseline import Rates, keep_best, open_baseline
 from ...pipeline.bench.targets import Target, TargetReport
 from ...pipeline.cache import CacheReader
 from ...pipeline.display import counted
@@ -33,6 +31,7 @@ from ..data.collate import CachedVisuals, Memory
 from ..data.loader import AHEAD, Draws, Loader, RankSlice
 from ..data.sampler import Order
 from ..data.tokenizer import load_vocabulary
+from . import other_loaders
 from .loader_data import paper_source, write_paper_cache
 from .rle_baseline import RleTable, RleVisuals
 
@@ -43,9 +42,7 @@ COCO_TRAIN = 118_287  # images of train2017
 REFCOCO = (16_994, 16_992, 21_899)  # train entries of the three sets
 OURS, FEATURES = "ours, whole samples", "ours, features alone"
 DENSE, RUNS = "RLE decoded, resized dense", "RLE resized by runs"
-MOSAIC = "MosaicML StreamingDataLoader, features alone"
 _TOKENIZER = Path(__file__).parents[2] / "workflows" / "tiny" / "lm"
-_SCRIPT = Path(__file__).with_name("mosaic_loader_script.py")
 
 LONG, SHORT = 48, 8  # batches that are timed: of the fast loaders, of the slow ones
 
@@ -54,12 +51,16 @@ Run = Callable[[], Generator[object]]  # an endless stream of batches of BATCH i
 
 @dataclass
 class LoaderBench(TargetReport):
-    """The outcome: images per second and CPU milliseconds per image by name, and targets."""
+    """The outcome: images per second and CPU milliseconds per image by name, and targets.
+
+    others  loaders of other projects on the features, None unless asked for
+    """
 
     images: int
     threads: int
     rates: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
+    others: other_loaders.Comparison | None = None
 
     def lines(self) -> list[str]:
         """The printable report."""
@@ -72,6 +73,8 @@ class LoaderBench(TargetReport):
             + (f"  {self.cpu[name]:8.2f} ms of CPU per image" if name in self.cpu else "")
             for name, rate in self.rates.items()
         ]
+        if self.others:
+            rows += self.others.lines(self.threads)
         return [head, *rows, *(target.line() for target in self.targets), *self.notes]
 
 
@@ -80,45 +83,36 @@ def run(
     images: int = 256,
     reps: int = 3,
     threads: int = 2,
-    mosaic: bool = False,
-    mosaic_venv: Path | None = None,
+    rivals: Sequence[str] = (),
+    environments: Path | None = None,
     folder: Path | None = None,
 ) -> LoaderBench:
-    """Measure everything; `mosaic` makes (or reuses) a virtual environment for MosaicML.
+    """Measure everything; `rivals` are names of `other_loaders.RIVALS`.
 
-    folder: where the files go (default: the temp folder); about 4 MB per image are used.
+    environments: folder of the rivals' virtual environments (default: in the user's cache)
+    folder: where the files go (default: the temp folder); about 4 MB per image are used, and 2 MB
+    more for each rival.
     """
     bench = LoaderBench(images, threads)
-    if folder is not None:
-        make_folders(folder)
+    for wanted in (folder, environments):
+        if wanted is not None:
+            make_folders(wanted)
     with tempfile.TemporaryDirectory(prefix="svp-bench-", dir=folder) as work:
         log.info(f"writing {counted(images, 'image')}")
         cache = write_paper_cache(Path(work) / "cache", images)
         runs = _runs(cache, Path(work), threads)
         log.info(f"loading: {counted(len(runs), 'loader')}, best of {reps}")
         _measure(bench, runs, reps)
-        failure: str | None = NOT_ASKED
-        if mosaic:
-            features = np.stack([cache.features(row) for row in range(images)])
-            np.save(Path(work) / "features.npy", features)
-            failure = _baseline(bench, Path(work), reps, mosaic_venv)
-        if failure is not None:
-            bench.notes.append(f"MosaicML not measured: {failure}")
+        if rivals:
+            log.info(f"other loaders: {', '.join(rivals)}")
+            bench.others = other_loaders.compare(
+                cache, rivals, Path(work), reps=reps, threads=threads, stream=_features_alone,
+                environments=environments,
+            )  # fmt: skip
     bench.targets = _targets(bench)
+    if not rivals:
+        bench.notes.append("other loaders not measured: use --rivals (makes their environments)")
     return bench
-
-
-def _baseline(bench: LoaderBench, work: Path, reps: int, venv: Path | None) -> str | None:
-    """The best of the baseline's rounds into `bench`; or why there is none."""
-    found: Rates = {}
-    with open_baseline(work, venv, _SCRIPT) as baseline:
-        if isinstance(baseline, str):
-            return baseline
-        for _ in range(reps):
-            keep_best(found, baseline.round())
-    if baseline.failure is None:
-        bench.rates[MOSAIC] = found[MOSAIC]["shuffled"]
-    return baseline.failure
 
 
 def _runs(cache: CacheReader, work: Path, threads: int) -> dict[str, Run]:
@@ -190,9 +184,8 @@ def _targets(bench: LoaderBench) -> list[Target]:
         Target("resume at any step", _resume_ms(), "<=", 50, "ms"),
         Target(f"order of {COCO_TRAIN} samples", _order_ms(), "<=", 100, "ms"),
     ]
-    if MOSAIC in rates:
-        ratio = rates[FEATURES] / rates[MOSAIC]
-        targets.append(Target("features alone / MosaicML StreamingDataLoader", ratio, ">=", 4))
+    if bench.others:
+        targets += bench.others.targets()
     return targets
 
 

@@ -1,6 +1,5 @@
 """`svp bench loader`, `train` and `infer`: benchmarks of the online half."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,17 +26,25 @@ speed_options = several(
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True,
               help="Reader threads.")  # fmt: skip
 @click.option(
-    "--mosaic", is_flag=True, help="Also measure MosaicML Streaming, in its own environment."
+    "--rivals",
+    metavar="NAMES",
+    help="Also measure these loaders, each in its own environment: "
+    "litdata,mosaicml,webdataset,lance,ray or all.",
 )
+@click.option("--mosaic", is_flag=True, help="The same as --rivals mosaicml.")
+@click.option("--environments", type=NEW_FOLDER,
+              help="Folder for the environments of other loaders. Default: the user's cache.")  # fmt: skip
 @click.option(
     "--folder", type=NEW_FOLDER, help="Folder for the files. Default: the temporary folder."
 )
 @as_json
-def bench_loader_command(as_json: bool, folder: Path | None, **options: Any) -> None:
-    """Compare the data loader with RLE decoding and MosaicML, at the paper's shapes."""
+def bench_loader_command(as_json: bool, rivals: str | None, mosaic: bool, **options: Any) -> None:
+    """Compare the data loader with RLE decoding and other loaders, at the paper's shapes."""
     from ..bench.loader import run
+    from ..bench.other_loaders import parse_rivals
 
-    report(run(folder=folder, **options), as_json)
+    names = parse_rivals(",".join([rivals or "", "mosaicml" if mosaic else ""]))
+    report(run(rivals=names, **options), as_json)
 
 
 @click.command("checkpoint")

@@ -1,7 +1,8 @@
-"""MosaicML Streaming reader as a baseline, in its own virtual environment.
+"""Other packages as baselines, each in a virtual environment of its own.
 
-It pins older numpy and transformers than this package, so it can never share our environment. The
-bench makes a small one once, borrows torch from ours, and talks to a process in it by pipes.
+What they depend on conflicts with this package, or with each other. The bench makes an environment
+once per package, lends it torch and whatever else of ours fits its requirements, and talks to a
+process in it by pipes.
 """
 
 import json
@@ -9,23 +10,37 @@ import logging
 import os
 import subprocess
 import sys
-import sysconfig
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from ..display import show
 from ..io.paths import user_cache
 
 log = logging.getLogger(__name__)
 
+GRACE_S = 20.0  # for a process to end by itself, with what it started
 Rates = dict[str, dict[str, float]]  # images per second by reader and order
-PACKAGES = ["numpy<2.2", "boto3", "Brotli", "python-snappy", "xxhash", "zstd", "catalogue", "tqdm"]
-SCRIPT = Path(__file__).with_name("mosaic_baseline_script.py")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package to compare with: folder of its environment, its name in reports, what pip installs."""
+
+    name: str
+    title: str
+    requirement: str
+
+
+MOSAICML = Package("mosaicml", "MosaicML StreamingDataLoader", "mosaicml-streaming==0.13.0")
 
 
 class Baseline:
-    """The baseline's process; it measures one round per request.
+    """The baseline's process; it answers one request after another.
 
     So its rounds can be run between ours: both see the machine as it is at that moment. `failure`
     says why there are no figures, None if there are.
@@ -41,14 +56,14 @@ class Baseline:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
-    def round(self) -> Rates:
-        """Images per second by name and order of one round; nothing once it has failed."""
+    def ask(self, **request: object) -> dict[str, Any]:
+        """Its answer, both one line of JSON; nothing once it has failed."""
         pipe, answers = self._process.stdin, self._process.stdout
         assert pipe is not None and answers is not None
         line = ""
         if self.failure is None:
             with suppress(OSError):  # it is gone: its last words are in the log
-                pipe.write("\n")
+                pipe.write(json.dumps(request) + "\n")
                 pipe.flush()
                 line = answers.readline()
             if not line:
@@ -61,20 +76,26 @@ class Baseline:
             assert pipe is not None
             with suppress(OSError):
                 pipe.close()
-        self._process.wait()
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 @contextmanager
 def open_baseline(
-    work: Path, environment: Path | None, script: Path = SCRIPT
+    package: Package, script: Sequence[object], work: Path, environments: Path | None = None
 ) -> Iterator[Baseline | str]:
-    """`script` as a baseline over `work`/features.npy, in an environment made once; or why not."""
-    home = environment or (user_cache() or work) / "svp/mosaic-venv"
+    """A script with its arguments as a process in the package's environment; or why there is none.
+
+    environments  folder of the environments, made once; None: in the user's cache
+    """
+    home = (environments or (user_cache() or work) / "svp/environments") / package.name
     try:
-        python = _environment(home)
-        baseline = Baseline(
-            [python, script, work / "mds", work / "features.npy"], work / "mosaic.log"
-        )
+        python = _environment(package, home)
+        # -P: the script's neighbours must not shadow modules of the package.
+        baseline = Baseline([python, "-P", *script], work / f"{package.name}.log")
     except (subprocess.CalledProcessError, OSError) as error:
         yield last_line(str(getattr(error, "stderr", "") or error))
         return
@@ -97,20 +118,19 @@ def last_line(text: str) -> str:
     return text.strip().splitlines()[-1] if text.strip() else "failed without a message"
 
 
-def _environment(home: Path) -> Path:
-    python = home / "bin" / "python"
-    if (home / "ready").exists():
+def _environment(package: Package, home: Path) -> Path:
+    python, ready = home / "bin" / "python", home / "ready"
+    made = f"{package.requirement}\n{sys.version}\n"
+    if ready.is_file() and ready.read_text() == made:
         return python
-    log.info(f"MosaicML: making an environment in {home} (once)")
+    log.info(f"{package.title}: making an environment in {show(str(home), 300)} (once)")
     venv.create(home, with_pip=True, clear=True)
-    pip = [str(python), "-m", "pip", "install", "-q"]
-    subprocess.run([*pip, *PACKAGES], check=True, capture_output=True, text=True)
-    subprocess.run(
-        [*pip, "--no-deps", "mosaicml-streaming"], check=True, capture_output=True, text=True
-    )
-    # torch and torchvision come from our environment, after the baseline's own packages on the path.
+    # Ours comes after its own packages on the path: pip installs only what does not fit.
     [site] = home.glob("lib/python*/site-packages")
-    borrowed = sysconfig.get_paths()["purelib"]
-    (site / "zz_borrowed.pth").write_text(borrowed + "\n")
-    (home / "ready").write_text(f"{sys.version}\n")
+    torch = find_spec("torch")
+    assert torch is not None and torch.origin is not None
+    (site / "zz_borrowed.pth").write_text(f"{Path(torch.origin).parents[1]}\n")
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input"]
+    subprocess.run([*pip, package.requirement], check=True, capture_output=True, text=True)
+    ready.write_text(made)
     return python
