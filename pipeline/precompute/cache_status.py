@@ -5,6 +5,7 @@ far a cache is and how fast; claims say which processes are at work (of those th
 `logs/status.json` what became of the latest run.
 """
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,9 @@ from ..cache.layout import LOGS, PLAN, manifest_path
 from ..cache.manifest import committed_shards
 from ..cache.plan import all_plans
 from ..display import Report, counted, duration, show
+from ..errors import MissingError
 from .claims import claims_store, read_claims
+from .join import PLANNING
 from .progress import WINDOW_S, read_status, status_line
 
 LISTED = 20  # processes, and abandoned shards
@@ -117,6 +120,13 @@ class Watch:
 
     def look(self) -> StatusReport:
         """Progress by now. Raises MissingError, CacheError."""
+        if not os.path.lexists(self.cache / PLAN):
+            planner = read_claims(claims_store(self.cache)).get(PLANNING)
+            if planner:
+                raise MissingError(
+                    f"{show(str(self.cache), 300)}: no plan yet: {show(planner.host)}, process "
+                    f"{planner.pid}, reads the images to make it"
+                )
         plans = all_plans(self.cache)
         main, now = plans[self.cache / PLAN], time.time()
         layers = {layer.folder: layer for plan in plans.values() for layer in plan.layers}

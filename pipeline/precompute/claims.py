@@ -205,6 +205,8 @@ class Claims:
         claim, _ = self._held.get(name, (Claim(), ""))
         failed = claim.failed + 1
         cause = shorten(cause, 900) if failed >= self._max_tries else ""
+        if cause:
+            self.abandoned[name] = cause
         self._end(name, Claim(lost=claim.lost, failed=failed, abandoned=cause))
 
     def find_abandoned(self) -> None:

@@ -133,6 +133,13 @@ def test_no_cache_is_told(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["status", str(tmp_path / "none")]).exit_code == 3
 
 
+def test_a_cache_whose_plan_is_being_made_is_told(tmp_path: Path) -> None:
+    with join.planning(tmp_path / "c", lambda: None):
+        done = CliRunner().invoke(main, ["status", str(tmp_path / "c")])
+    assert done.exit_code == 3
+    assert f"process {os.getpid()}, reads the images" in done.stderr
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_command_shows_a_cache_while_it_is_made(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool

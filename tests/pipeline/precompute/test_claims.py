@@ -90,16 +90,19 @@ def test_a_claim_is_stale_by_the_clock_of_the_observer(
     assert read_claims(store)["5"].lost == 1
 
 
-def test_a_slow_holder_leaves_the_claim_of_its_successor_alone(store: Store) -> None:
+@pytest.mark.parametrize("renews", [True, False])
+def test_a_slow_holder_leaves_the_claim_of_its_successor_alone(store: Store, renews: bool) -> None:
     clock = Clock()
     slow, successor, third = (make(store, clock) for _ in range(3))
     assert slow.take("5") and not successor.take("5")
     clock.now += LEASE
     assert successor.take("5")
     holder = read_claims(store)["5"].holder
-    slow.renew()
+    if renews:
+        slow.renew()
     slow.done("5")
     slow.fail("5", "too late")
+    slow.give_back("5")
     assert read_claims(store)["5"].holder == holder and not third.take("5")
     successor.done("5")
     assert read_claims(store) == {}

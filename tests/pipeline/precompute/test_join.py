@@ -89,7 +89,8 @@ def test_a_shard_that_two_processes_have_is_committed_once(
 
 def test_a_preempted_process_gives_its_shard_back(fleet: Fleet, world: Path) -> None:
     fleet.join(1, delay=0.05)
-    fleet.until(lambda: fleet.committed() >= 1 and claims(fleet.cache))
+    fleet.until(lambda: fleet.committed() >= 2 and bool(claims(fleet.cache)))
+    assert len(claims(fleet.cache)) == 1, "those of committed shards are gone"
     (member,) = fleet.members
     assert member.pid
     member.terminate()
@@ -136,6 +137,52 @@ def test_a_process_where_nothing_works_leaves_the_shards_to_others(
     fleet.join(1)
     assert [code for code, _ in fleet.end()] == [0]
     assert tree(fleet.cache) == tree(world / "clean") and claims(fleet.cache) == []
+
+
+def test_a_shard_that_every_process_abandons_is_left_alone(fleet: Fleet) -> None:
+    events = fleet.cache / LOGS / "events.jsonl"
+    for attempt in range(4):
+        before = events.read_text() if attempt else ""
+        fleet.join(1, faults={str(number): "raise" for number in range(13, 19)})
+        ((code, said),) = fleet.end()
+        fleet.members.clear()
+        assert (code, said["complete"], said["good"]) == (1, False, IMAGES - 6)
+        assert isinstance(said["parked"], dict) and said["parked"].keys() == {2}
+        assert "the images are not the cause" in said["parked"][2]
+        assert ("without --join" in said["parked"][2]) == (attempt > 1)
+        assert (events.read_text() != before) == (attempt < 3), "the fourth does not try"
+
+
+def queue_on(cache: Path, counts: list[int], clock: Callable[[], float]) -> join.ClaimedQueue:
+    """The queue of a process that believes that every shard of a finished cache is missing."""
+    plan = fake_run.Plan.load(cache / "plan.json")
+    missing = {shard: plan.layers for shard in range(plan.num_shards)}
+    task = fake_run.FakeTask(str(cache), fake_run.LocalPaths(cache))
+    mine = join.claims_on(cache, plan, 3, 60)
+    return join.ClaimedQueue(task, missing, 3, mine, cache, counts.append, clock)
+
+
+def test_what_was_committed_before_it_was_claimed_is_no_job(world: Path, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(world / "clean", tmp_path / "c"))
+    counts: list[int] = []
+    queue = queue_on(cache, counts, lambda: 0.0)
+    assert len(queue) == SHARDS and queue.take() is None
+    assert len(queue) == 0 and sum(counts) == IMAGES and claims(cache) == []
+
+
+def test_what_others_have_committed_is_seen_in_spite_of_their_claims(
+    world: Path, tmp_path: Path
+) -> None:
+    cache = Path(shutil.copytree(world / "clean", tmp_path / "c"))
+    plan = fake_run.Plan.load(cache / "plan.json")
+    other = join.claims_on(cache, plan, 3, 60)
+    assert all(other.take(str(shard)) for shard in range(SHARDS))
+    counts: list[int] = []
+    times = iter([0.0, 0.0, 0.0, 0.01, 1.0, 1.0, 1.0])
+    queue = queue_on(cache, counts, lambda: next(times))
+    assert queue.take() is None and len(queue) == SHARDS
+    assert queue.take() is None and len(queue) == SHARDS, "it is not looked at without pause"
+    assert queue.take() is None and len(queue) == 0 and sum(counts) == IMAGES
 
 
 def test_one_process_makes_the_plan_while_the_others_wait(

@@ -59,6 +59,17 @@ def test_rate_and_time_left(clock: Clock) -> None:
     assert tally.line() == "72/200 images  4.0/s  ETA 0:32  truncated=2"
 
 
+def test_images_of_runs_beside_this_one_count_and_hasten_the_end(clock: Clock) -> None:
+    tally = Tally(total=200, before=40)
+    tally.update(Ready(worker=0))
+    clock.now += 4
+    tally.update(done(16))
+    clock.now += 4
+    tally.others(64)
+    assert (tally.images, tally.rate, tally.left_s) == (16, 10.0, 8.0)
+    assert tally.line() == "120/200 images  10.0/s  ETA 0:08"
+
+
 def told(shard: int, images: int, **quarantined: int) -> Event:
     return BatchDone(shard, 0, report=JobReport(images, quarantined))
 

@@ -12,6 +12,8 @@ FLEETS = (
                 "pipeline/precompute/test_join",
                 "processes_that_start_at_once_divide_the_shards",
                 "one_process_makes_the_plan_while_the_others_wait",
+                "what_was_committed_before_it_was_claimed_is_no_job",
+                "what_others_have_committed_is_seen_in_spite_of_their_claims",
             ),
             *tests(
                 "pipeline/precompute/test_claims",
@@ -78,6 +80,7 @@ FLEETS = (
                 "pipeline/precompute/test_join",
                 "an_image_that_kills_its_process_is_not_tried_without_end",
                 "an_image_that_fails_in_every_worker_is_quarantined",
+                "a_shard_that_every_process_abandons_is_left_alone",
                 "a_process_where_nothing_works_leaves_the_shards_to_others",
             ),
             *tests(
