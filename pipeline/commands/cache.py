@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..display import counted
-from .console import NEW_FOLDER, PATH, PHOTOGRAPHS, as_json, report
+from .console import NEW_FOLDER, PATH, PHOTO_ROOT, as_json, report
 from .precompute import RECIPE_FLAGS, layer_options, run_of, run_options
 
 
@@ -74,7 +74,7 @@ def stats_command(path: Path, sample: int, as_json: bool) -> None:
 @cache.command("browse")
 @click.argument("path", type=PATH)
 @click.option("--out", type=NEW_FOLDER, help="Folder of the page. Default: runs/pages/<cache>.")
-@click.option("--images", type=PHOTOGRAPHS, metavar="PATH|s3://...",
+@click.option("--images", type=PHOTO_ROOT, metavar="PATH|s3://...",
               help="Folder or address of the images, if they were moved.")  # fmt: skip
 @click.option(
     "--limit",
@@ -104,7 +104,7 @@ def browse_command(
     type=click.Choice(["features", "layers", "cls", "sam", "superpixels", "pooled"]),
     metavar="KIND",
 )
-@click.option("--images", type=PHOTOGRAPHS, metavar="PATH|s3://...",
+@click.option("--images", type=PHOTO_ROOT, metavar="PATH|s3://...",
               help="Folder or address of the images, if they were moved.")  # fmt: skip
 @click.option(
     "--projector",

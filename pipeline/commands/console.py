@@ -122,6 +122,7 @@ FOLDER = CheckedPath(_require_folder)  # to read
 NEW_FOLDER = CheckedPath(_require_writable)  # to write, new or not
 NEW_FILE = CheckedPath(_require_writable_file)  # to write
 PHOTOGRAPHS = Photographs(_require_photographs)
+PHOTO_ROOT = Photographs(_require_folder)  # under which a cache's photographs have their names
 PLACE = Place()  # to read, in a folder or in object storage
 NEW_PLACE = Place(_require_writable)  # to write there
 size_option = click.option(

@@ -78,6 +78,11 @@ def open_dataset(
     """
     if exclude_eval_images and split != "train":
         raise ConfigError(f"exclude_eval_images is for --split train, not {show(split)}")
+    if images is not None and images.is_file():
+        raise MissingError(
+            f"{show(str(images), 300)}: is a file: give the folder below which the data set's "
+            "photographs have their names"
+        )
     options = Options(
         root=root,
         images=images,

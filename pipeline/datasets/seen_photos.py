@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ..display import show
 from ..io.paths import user_cache
 from ..store import Stat
-from .stored_photos import CHUNK, Progress, batches, in_flight, root_name
+from .stored_photos import CHUNK, IN_FLIGHT, Progress, batches, in_flight, root_name
 
 HEADER, XXH3, ARCHIVE = "header", "xxh3", "archive"  # kinds of entries
 TOLD = {HEADER: "photographs looked at", XXH3: "photographs hashed", ARCHIVE: "tar files listed"}
@@ -82,8 +82,9 @@ class SeenPhotos:
         made   the result of such a value
         """
         tell = Progress()
-        for number, part in enumerate(batches(names, CHUNK)):
-            tell(f"{self._where}: {number * CHUNK:,} of {len(names):,} {TOLD[kind]}")
+        size = IN_FLIGHT if kind == ARCHIVE else CHUNK  # hours of work are not lost together
+        for number, part in enumerate(batches(names, size)):
+            tell(f"{self._where}: {number * size:,} of {len(names):,} {TOLD[kind]}")
             known = self.get(kind, {name: listed[name] for name in part if name in listed})
             new = dict(
                 pair

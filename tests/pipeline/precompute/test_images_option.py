@@ -91,6 +91,10 @@ def test_what_the_command_says_of_a_wrong_address(
         assert code == 2 and "read from the environment" in said and "secret" not in said
     code, said = images("ftp://host/x")
     assert code == 2 and "is no store" in said
+    (tmp_path / "a.tar").write_bytes(bytes(1024))
+    (tmp_path / "a.jsonl").write_text("{}")
+    code, said = svp("precompute", "a.jsonl", "--images", "a.tar", "--size", "tiny")
+    assert code == 3 and "a.tar: is a file: give the folder below which" in said
     code, said = images("nowhere")
     assert code == 3 and "--images nowhere: no such folder" in said
     assert not any(tmp_path.glob("caches/*"))
