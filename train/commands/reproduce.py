@@ -67,7 +67,8 @@ from ..cli_defaults import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 def reproduce_command(plan: bool, rehearse: bool, as_json: bool, **options: Any) -> None:
     """Reproduce a table of the paper. Re-run the same command to resume.
 
-    TABLE is table1 to table7, tableC or fig5; with --plan also all, which counts shared work once.
+    TABLE is table1 to table7, tableC, fig5, or stored (caches in fewer bits); with --plan also all,
+    which counts shared work once.
     """
     if options.pop("every") and options["rows"]:
         raise click.UsageError("--rows all and --row NAME exclude each other")
