@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -25,9 +24,12 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(params=["folder", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    yield open_store(tmp_path if request.param == "folder" else f"memory://{uuid4().hex}")
+@pytest.fixture(params=["folder", "memory", "served"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "served":
+        request.getfixturevalue("s3")
+        return open_store(f"s3://tests/{uuid4().hex}/claims")
+    return open_store(tmp_path if request.param == "folder" else f"memory://{uuid4().hex}")
 
 
 @pytest.fixture(autouse=True)
