@@ -64,7 +64,7 @@ def copy_of(store: Store) -> Path:
             f"{show(store.where(), 300)}: no place for copies of runs: this user has no home; set "
             "XDG_CACHE_HOME to a folder"
         )
-    return cache / "svp" / "runs" / store.where().replace("://", "/", 1)
+    return cache.absolute() / "svp" / "runs" / store.where().replace("://", "/", 1)
 
 
 def folder_of(runs: Path | Store) -> Path:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from support import micro_run
+from support.object_server import ObjectServer
+from svp.pipeline.store import open_store
 
 PROGRAM = Path(micro_run.__file__)
 # Dropout draws by process; without it a global batch has one loss whatever it is split into.
@@ -17,7 +19,7 @@ MODEL = {"dtype": "float32", "lora": {"r": 2, "targets": ["q_proj"], "dropout": 
 
 
 def torchrun(
-    root: Path, world: int, *options: str, cwd: Path | None = None
+    root: Path | str, world: int, *options: str, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """The job on this machine; every rank takes its share of a global batch of 6 at once."""
     run = {"micro_batch": 6 // world, "gradient_checkpointing": False, "checkpoint": 1, "keep": 9,
@@ -82,6 +84,27 @@ def test_a_rank_that_lacks_the_checkpoint_ends_the_run(whole: list[float], tmp_p
     assert done.returncode == 0, done.stderr
     assert losses(here / "run") == pytest.approx(whole, abs=1e-6)
     assert not (there / "run/checkpoints/step-00000007").exists()  # only the first rank writes
+
+
+@pytest.mark.timeout(900)
+def test_two_machines_without_a_common_folder_resume_from_an_address(
+    whole: list[float], tmp_path: Path, s3: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process trains and sends; each machine fetches what it decided to resume."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "home")  # of the folder that a process works in
+    for name in ("first", "here", "there"):
+        (tmp_path / name).mkdir()
+    at = "s3://tests/two/run"
+    lost = torchrun(at, 2, "--die-at", "3", "--die-rank", "1", cwd=tmp_path / "first")
+    assert lost.returncode != 0
+    elsewhere = ("--resume", "--elsewhere", str(tmp_path / "there"))
+    done = torchrun(at, 2, *elsewhere, cwd=tmp_path / "here")
+    assert done.returncode == 0, done.stderr
+    lines = open_store(at).read("metrics.jsonl", 10**6).splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == pytest.approx(whole, abs=1e-6)
+    copies = [tmp_path / name / "home/svp/runs/s3/tests/two/run" for name in ("here", "there")]
+    mine, theirs = (sorted(p.name for p in copy.glob("checkpoints/*")) for copy in copies)
+    assert theirs == mine[:1] and mine[-1] == "step-00000007"  # only the first process writes
 
 
 @pytest.mark.timeout(900)
