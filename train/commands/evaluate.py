@@ -9,6 +9,7 @@ from ...pipeline.commands.console import (
     NEW_FILE,
     NEW_FOLDER,
     PATH,
+    PLACE,
     as_json,
     either,
     report,
@@ -86,13 +87,14 @@ from .shared import (
     help="Result file; several splits append -SPLIT. Default: in the run folder.",
 )
 @click.option(
-    "--from-results", type=PATH, metavar="FILE", help="Recompute all metrics from this result file."
+    "--from-results",
+    type=PLACE,
+    metavar="FILE",
+    help="Recompute all metrics from this result file.",
 )
 @click.option("--page", type=NEW_FOLDER, help="Folder of the page, with --from-results.")
 @as_json
-def eval_command(
-    from_results: Path | None, page: Path | None, as_json: bool, **options: Any
-) -> None:
+def eval_command(from_results: Any, page: Path | None, as_json: bool, **options: Any) -> None:
     """Evaluate a model on one or more splits: gIoU, cIoU and P@k, beside the paper's."""
     from ..options import TrainFlags
     from ..runs.eval_caches import default_split
@@ -156,7 +158,7 @@ def predict_command(as_json: bool, **options: Any) -> None:
 @click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged",
               show_default=True, help="Merge LoRA into the weights, or save it separately.")  # fmt: skip
 @click.option(
-    "--results", type=PATH, multiple=True, help="Result file for the model card; repeatable."
+    "--results", type=PLACE, multiple=True, help="Result file for the model card; repeatable."
 )
 @click.option("--license", "--licence", "licence", default="other", show_default=True,
               help="License in the model card.")  # fmt: skip

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import NEW_FOLDER, PATH, as_json, report
+from ...pipeline.commands.console import NEW_FOLDER, PATH, PLACE, as_json, report
 from ...pipeline.commands.data import max_failures, source_options
 
 
 @click.command("figures")
-@click.argument("run", type=PATH)
+@click.argument("run", type=PLACE)
 @click.option("--results", type=PATH, help="Result file. Default: the run's newest.")
 @click.option(
     "--from-cache", "cache", type=PATH, help="Cache of the run. Default: found by digest."
@@ -30,10 +30,14 @@ from ...pipeline.commands.data import max_failures, source_options
 @click.option(
     "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
 )
-@click.option("--out", type=NEW_FOLDER, help="Folder of the page. Default: RUN/figures.")
+@click.option(
+    "--out",
+    type=NEW_FOLDER,
+    help="Folder of the page. Default: RUN/figures; of an address figures/RUN.",
+)
 @as_json
 def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
-    """Draw the paper's figures from a run, or from the newest of a folder of runs."""
+    """Draw the paper's figures from a run, or from the newest of a folder or address of runs."""
     from ..figures.run import FiguresRequest
     from ..figures.run import figures_command as run
     from ..options import TrainFlags

@@ -1,7 +1,7 @@
 """`svp figures RUN`: every figure a run allows, as PNG files in a page."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ...pipeline.display import Report, shorten
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
 from ...pipeline.process import pick_device
+from ...pipeline.store import Store
 from ..evaluation.load_trained import (
     data_of_run,
     find_trained,
@@ -25,7 +26,8 @@ from ..runs.eval_caches import data_for, default_split
 from ..runs.evaluate import EvalRequest, eval_command, free_name
 from ..runs.inputs import DataRequest
 from ..runs.newest_cache import find_cache
-from ..trainer.checkpoint import CHECKPOINTS
+from ..trainer.checkpoint import CHECKPOINTS, Checkpoint
+from ..trainer.remote_run import RemoteRun, checkpoint_at, runs_at
 from .against import against, open_other
 from .attention_maps import attention_maps
 from .canvas import Picture, numbered
@@ -39,6 +41,7 @@ from .superpixel_sources import sources
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
+FIGURES = Path("figures")
 EVALUATED = 40  # images, where the run has no result file yet
 
 
@@ -46,7 +49,7 @@ EVALUATED = 40  # images, where the run has no result file yet
 class FiguresRequest:
     """Options of `svp figures`.
 
-    run      run folder or checkpoint
+    run      run or checkpoint, by folder or address
     results  result file; None: the newest of the run, else some images are evaluated first
     cache    that the results were made with; None: found by its digest
     beside   other caches of the same images, for the picture of sources
@@ -54,7 +57,7 @@ class FiguresRequest:
     bench    output of `svp bench infer --json`, for the picture of times
     """
 
-    run: Path
+    run: Path | Store
     results: Path | None = None
     cache: Path | None = None
     beside: tuple[Path, ...] = ()
@@ -92,14 +95,16 @@ def figures_command(request: FiguresRequest) -> FiguresReport:
     together), ConfigError (device, runs that nothing compares), DataError, WeightsError,
     MissingPackageError (matplotlib).
     """
-    request = replace(request, run=run_of(request.run))
-    out = request.out or _folder(request.run) / "figures"
+    run = run_of(request.run)
+    out = request.out or (
+        _folder(run) / "figures" if isinstance(request.run, Path) else FIGURES / _folder(run).name
+    )
     check_replaceable(out)
     device = pick_device(request.device)
     usable_devices(ExecutorOptions(device=device))  # refuses what is not there
     bars = None if request.bench is None else read_bars(request.bench)
     beside = [CacheReader(path) for path in request.beside]
-    made = _material(request)
+    made = _material(request, run)
     others = [open_other(path, made.trained.recipe, made.results) for path in request.against]
     pictures = [
         attention_maps(made), good(made), small_targets(made), failures(made), fit(made),
@@ -118,9 +123,9 @@ def figures_command(request: FiguresRequest) -> FiguresReport:
     return FiguresReport(write_page(out, HERE / "figures.html.j2", fill), tuple(pictures))
 
 
-def _material(request: FiguresRequest) -> Material:
-    results = _results(request)
-    found = find_trained(request.run, Path())
+def _material(request: FiguresRequest, run: Path) -> Material:
+    results = _results(request, run)
+    found = find_trained(run, Path())
     known = data_of_run(found)
     cache = request.cache or find_cache(results.header.digests["cache 0"], known)
     reader = CacheReader(cache, view=chosen_view(cache, partial(require_fit, found)))
@@ -130,20 +135,20 @@ def _material(request: FiguresRequest) -> Material:
     return Material(trained, results, reader, photos, data)
 
 
-def _results(request: FiguresRequest) -> Results:
+def _results(request: FiguresRequest, run: Path) -> Results:
     """The named file, the newest of the run, or a new one of some images."""
     if request.results is not None:
         return read_results(request.results)
-    folder = _folder(request.run)
+    folder = _folder(run)
     known = [*(folder / "eval").glob("*.jsonl"), *folder.parent.glob("*.jsonl")]
     if known:
         return read_results(max(known, key=lambda path: path.stat().st_mtime_ns))
     caches = (request.cache,) if request.cache else ()
     asked = EvalRequest(
         data=request.data,
-        split=default_split(caches, request.run, Path(), None),
+        split=default_split(caches, run, Path(), None),
         caches=caches,
-        checkpoint=request.run,
+        checkpoint=run,
         flags=request.flags,
         limit=EVALUATED,
         device=pick_device(request.device),
@@ -154,14 +159,19 @@ def _results(request: FiguresRequest) -> Results:
     return read_results(path)
 
 
-def run_of(path: Path) -> Path:
-    """`path`, or the newest run in it if it is a folder of runs."""
+def run_of(path: Path | Store) -> Path:
+    """`path`, or the newest run in it if it is a folder of runs; the copy of what is at an address."""
+    if not isinstance(path, Path):
+        found = find_trained(None, path) if runs_at(path) else checkpoint_at(path)
+        assert isinstance(found, Checkpoint) and found.home is not None
+        RemoteRun(found.home).fetch_results()
+        return found.path
     several = not (path / CHECKPOINTS).is_dir() and any(path.glob(f"*/{CHECKPOINTS}/step-*[0-9]"))
     return newest_run(path) if several else path
 
 
 def _folder(run: Path) -> Path:
-    """The run folder of a run or of one of its checkpoints."""
+    """The folder of a run or of one of its checkpoints."""
     return run.parents[1] if run.name.startswith("step-") else run
 
 

@@ -3,6 +3,7 @@
 NETWORK = "needs the network"
 CI = "run by .ci/run itself"
 GPU = "needs a CUDA device"
+BUCKET = "needs a bucket; the command's own tests run it on a server"
 LONG = "minutes to hours of measuring; the command's own tests run it"
 
 # (how the command begins, why it is not run); "" keeps it in, against a later entry.
@@ -32,5 +33,11 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
 
 
 def reason_for(text: str) -> str:
-    """Reason why the command `text` is skipped, or "": that of the first entry it starts with."""
+    """Reason why the command `text` is skipped, or "": that of the first entry it starts with.
+
+    >>> reason_for("svp eval --runs s3://bucket/runs")
+    "needs a bucket; the command's own tests run it on a server"
+    """
+    if "s3://" in text:
+        return BUCKET
     return next((why for start, why in EXCEPTIONS if text.startswith(start)), "")

@@ -20,6 +20,7 @@ from ...pipeline.errors import CacheError, ConfigError, SvpError
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.process import pick_device
 from ...pipeline.records import Expression
+from ...pipeline.store import Store
 from ..cli_defaults import DATA
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
@@ -44,7 +45,7 @@ from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
 from ..factory import require_cache
 from ..trainer.prepare import join_group, make_process_state
-from ..trainer.remote_run import RemoteRun, folder_of
+from ..trainer.remote_run import RemoteRun, file_at, folder_of
 from ..trainer.resume import agreed_checkpoint, named_checkpoint
 from ..trainer.run_data import RunData
 from .eval_caches import data_for, live_photographs, open_caches
@@ -232,12 +233,15 @@ def _save(out: Path, results: Results, parts: Parts) -> None:
     parts.remove()
 
 
-def report_command(path: Path, page: Path | None = None, images: Path | None = None) -> EvalReport:
+def report_command(
+    path: Path | Store, page: Path | None = None, images: Path | None = None
+) -> EvalReport:
     """`svp eval --from-results`: recompute the metrics of a result file, optionally a page.
 
+    path    of the file, or its address
     images  folder of the photographs. Raises what `read_results` and `write_page` raise.
     """
-    results = read_results(path)
+    results = read_results(path if isinstance(path, Path) else file_at(path))
     notes = (
         (f"page: {write_page(results, page, images=images).resolve().as_uri()}",) if page else ()
     )

@@ -42,7 +42,7 @@ class ExportRequest:
     cache: Path | None = None
     flags: TrainFlags = field(default_factory=TrainFlags)
     adapter: Adapter = "merged"
-    results: tuple[Path, ...] = ()
+    results: tuple[Path | Store, ...] = ()
     licence: str = "other"
 
 
@@ -138,8 +138,9 @@ def _metrics(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, str]:
         report = report_command(path)
         other = report.header.digests.get("checkpoint")
         if other != checkpoint.digest:
+            where = str(path) if isinstance(path, Path) else path.where()
             raise PlanMismatchError(
-                f"{show(str(path), 200)}: results of checkpoint {show(other)}, this one is "
+                f"{show(where, 200)}: results of checkpoint {show(other)}, this one is "
                 f"{checkpoint.digest}: evaluate this checkpoint with `svp eval`"
             )
         for split in report.splits:

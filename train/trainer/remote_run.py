@@ -17,9 +17,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import NoReturn
 
 from ...pipeline.display import show, size
 from ...pipeline.errors import CacheError, ConfigError, MissingError, SvpError, WeightsError
@@ -82,6 +82,16 @@ def runs_at(store: Store, prefix: str = "") -> list["RemoteRun"]:
         return (found[1] if found else "", name)
 
     return [RemoteRun(store.sub(name)) for name in sorted(names, key=when, reverse=True)]
+
+
+def file_at(store: Store) -> Path:
+    """A file at an address, such as a result file of `svp eval`, fetched. Raises MissingError."""
+    path = copy_of(store)
+    above, _, name = store.where().rpartition("/")
+    data = open_store(above).read(name, MAX_RECORD)
+    make_folders(path.parent)
+    write_file(path, data, label="run")
+    return path
 
 
 def checkpoint_at(store: Store) -> Checkpoint:
@@ -180,38 +190,33 @@ class RemoteRun:
         if any(path.name not in self._sent for path in self._local()):
             self._send_all()
 
-    def publish(self, keep: int) -> None:
+    def publish(self, keep: int, hint: str | None = None) -> None:
         """Send what is new in the copy, and prune at the address as in a folder.
 
         A failure is told in the log, and the next call sends what this one did not. Raises
         CacheError if another process trains the run too.
+
+        hint  at the end of a run, the command that resumes it: every failure is then an error
         """
+        place = show(str(self.folder), 300)
         try:
             self._send_all()
             self._prune(keep)
         except OtherBytesError as error:
-            self._refuse_other(error)
-        except SvpError as error:
-            _log.warning(
-                f"{error}; the run goes on: what is not at its address stays in "
-                f"{show(str(self.folder), 300)} and is sent with the next checkpoint"
-            )
-
-    def finish(self, keep: int, hint: str) -> None:
-        """`publish` at the end of a run. Raises CacheError if something is not at the address.
-
-        hint  the command that resumes the run
-        """
-        try:
-            self._send_all()
-            self._prune(keep)
-        except OtherBytesError as error:
-            self._refuse_other(error)
-        except SvpError as error:
             raise CacheError(
-                f"{error}; training has ended, but not all of it is at its address: it is kept in "
-                f"{show(str(self.folder), 300)}. To send it from this machine: {hint}"
+                f"{show(error.where, 300)}: is there with other bytes, by {show(error.maker, 300)}: "
+                "another process trains this run too: stop one of them, then resume with --resume auto"
             ) from error
+        except SvpError as error:
+            if hint is not None:
+                raise CacheError(
+                    f"{error}; training has ended, but not all of it is at its address: it is kept "
+                    f"in {place}. To send it from this machine: {hint}"
+                ) from error
+            _log.warning(
+                f"{error}; the run goes on: what is not at its address stays in {place} and is "
+                "sent with the next checkpoint"
+            )
 
     def close(self) -> None:
         """Send the small files of a run that ends, however it does."""
@@ -228,6 +233,14 @@ class RemoteRun:
         except SvpError as error:
             raise CacheError(f"{error}; the results are in {show(str(path), 300)}") from error
         return self.store.where(path.relative_to(self.folder).as_posix())
+
+    def fetch_results(self) -> None:
+        """Copy the result files that are not in the copy."""
+        for key, _ in sorted(self.store.sizes("eval")):
+            path = self.folder / key
+            if key.endswith(".jsonl") and not path.exists():
+                make_folders(path.parent)
+                write_file(path, self.store.read(key, MAX_RECORD), label="run")
 
     def results(self) -> set[str]:
         """Names of the result files at the address."""
@@ -265,14 +278,16 @@ class RemoteRun:
         return self.store.create(key, [path.read_bytes()], who=this_writer()).made
 
     def _prune(self, keep: int) -> None:
-        found = self._listed()
-        states = {name: self._state(name) for name, files in found.items() if STATE in files}
-        kept = kept_steps([states[name] for name in sorted(states)], keep)
+        found, states = self._listed(), {}
         for name, files in found.items():
-            old = (
-                states[name].step not in kept if name in states else name < max(states, default="")
-            )
-            if old:
+            with suppress(WeightsError, MissingError):  # one that is damaged stays
+                if STATE in files:
+                    states[name] = self._state(name)
+        kept = kept_steps([states[name] for name in sorted(states)], keep)
+        newest = max(states, default="")
+        for name, files in found.items():
+            left_by_another = STATE not in files and name < newest
+            if left_by_another or (name in states and states[name].step not in kept):
                 self._delete(name, files)
 
     def _delete(self, name: str, files: set[str]) -> None:
@@ -341,12 +356,6 @@ class RemoteRun:
         for key, length in list(self.store.sizes()):
             if "/" not in key and length and (replace or not (self.folder / key).exists()):
                 write_file(self.folder / key, self.store.read(key, MAX_RECORD), label="run")
-
-    def _refuse_other(self, error: OtherBytesError) -> NoReturn:
-        raise CacheError(
-            f"{show(error.where, 300)}: is there with other bytes, by {show(error.maker, 300)}: "
-            "another process trains this run too: stop one of them, then resume with --resume auto"
-        ) from error
 
 
 def _step(name: str) -> int:

@@ -273,7 +273,7 @@ class Trainer:
         """Send what is not at the run's address yet."""
         with together("send the run"):
             if remote := self.job.folder.remote:
-                remote.finish(self.recipe.run.keep, self.job.hint)
+                remote.publish(self.recipe.run.keep, self.job.hint)
 
     def _settle_after_error(self) -> None:
         """The same when the run ends with another error, which goes first; ranks may be gone."""

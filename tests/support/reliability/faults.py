@@ -366,4 +366,50 @@ FAULTS = (
             ),
         ),
     ),
+    Row(
+        "T38",
+        "a run at an address (--runs s3://...): killed while it sends or deletes a checkpoint; its machine "
+        "lost; a checkpoint there damaged; two processes that train it; processes without a common folder",
+        "another machine resumes from the newest whole checkpoint and ends bit-equal to a run that nothing "
+        "stopped; the second process is told; what was deleted there is not sent again",
+        (
+            *tests(
+                "train/trainer/test_remote_run",
+                "a_killed_run_goes_on_on_another_machine",
+                "another_process_that_trains_the_run_is_told",
+                "a_damaged_checkpoint_is_told_and_the_one_before_taken",
+                "resuming_an_earlier_checkpoint_drops_the_later_ones",
+                "a_copy_of_a_run_that_was_deleted_is_not_sent_again",
+                "a_name_that_is_taken_is_refused_and_its_run_stays",
+                "a_new_run_that_is_refused_leaves_nothing",
+            ),
+            *tests(
+                "train/trainer/test_torchrun",
+                "two_machines_without_a_common_folder_resume_from_an_address",
+            ),
+            *tests(
+                "train/runs/test_runs_at_address",
+                "a_run_goes_on_on_another_machine_and_is_read_from_there",
+            ),
+        ),
+    ),
+    Row(
+        "T39",
+        "credentials that expire, or an object service that fails, while a run at an address trains",
+        "training continues, the checkpoints stay on the machine and are sent later; if never, one error "
+        "names their folder and the command that sends them; no credential is shown",
+        (
+            *tests(
+                "train/trainer/test_remote_run",
+                "passing_faults_change_nothing",
+                "credentials_that_expire_for_a_while_cost_nothing",
+                "credentials_that_stay_expired_leave_the_run_on_this_machine",
+                "a_file_too_large_for_one_object_is_told",
+            ),
+            *tests(
+                "train/runs/test_runs_at_address",
+                "an_address_that_refuses_is_told_before_the_work",
+            ),
+        ),
+    ),
 )

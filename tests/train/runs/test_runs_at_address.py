@@ -20,6 +20,7 @@ from svp.pipeline.store import open_store
 from svp.train.options import DataRequest, TrainFlags, TrainRequest
 from svp.train.runs import inputs
 from svp.train.runs.evaluate import EvalRequest, eval_command
+from svp.train.runs.predictor import load
 from svp.train.runs.train import completed, train_command
 from svp.train.trainer.run_folder import RunFolder
 
@@ -120,13 +121,23 @@ def test_a_run_goes_on_on_another_machine_and_is_read_from_there(
     again = eval_command(replace(ask, checkpoint=store))
     assert f"sent to: {report.address}/eval/train-full-2.jsonl" in again.lines()
 
+    results = f"{report.address}/{key}"
+    shown = svp("eval", "--from-results", results)
+    assert shown.exit_code == 0 and "gIoU" in shown.output, shown.output
+    missing = svp("eval", "--from-results", f"{results}.gone")
+    assert missing.exit_code == 3 and f"{results}.gone: no such file" in missing.stderr
     options = ("--runs", RUNS, "--cache", world / "cache")
-    made = svp("export", "exported", *options)
-    assert made.exit_code == 0 and Path("exported/model.safetensors").exists(), made.output
+    made = svp("export", "exported", "--results", results, *options)
+    assert made.exit_code == 0 and "gIoU" in Path("exported/README.md").read_text(), made.output
     photo = next((world / "scenes" / "images").iterdir())
     shown = svp("predict", photo, "the disc", *options, "--size", "tiny", "--device", "cpu")
     assert shown.exit_code == 0, shown.output
-    # The machine's copy is all that is left of it.
+    model = load(report.address, device="cpu", size="tiny", cache=world / "cache")
+    assert model.digests["checkpoint"] == there.header.digests["checkpoint"]
+    figures = ("--from-cache", world / "cache", "--dataset", world / "scenes", "--device", "cpu")
+    drawn = svp("figures", RUNS, *figures)
+    assert drawn.exit_code == 0 and Path("figures", name, "index.html").exists(), drawn.output
+    # Nothing of it is on this machine any more.
     shutil.rmtree("home")
     assert json.loads(svp("train", "--resume", report.address, "--log", "none", "--device", "cpu",
                           "--json").stdout)["images"] == 0  # fmt: skip

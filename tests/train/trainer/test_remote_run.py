@@ -82,9 +82,9 @@ def killed_run(address: str, file: str, method: str, after: bool, at: int) -> No
     plain, publish = getattr(ObjectStore, method), RemoteRun.publish
     sent = [0]
 
-    def counted(self: RemoteRun, keep: int) -> None:
+    def counted(self: RemoteRun, keep: int, hint: str | None = None) -> None:
         sent[0] += 1
-        publish(self, keep)
+        publish(self, keep, hint)
 
     def act(self: ObjectStore, key: str, *arguments: Any, **named: Any) -> Any:
         hit = sent[0] >= at and key.rpartition("/")[2] == file
@@ -189,7 +189,7 @@ def test_another_process_that_trains_the_run_is_told(address: str) -> None:
     state = own.folder / "checkpoints" / "step-00000007" / STATE
     state.write_bytes(state.read_bytes().replace(b'"skipped":0', b'"skipped":1'))
     own._sent.clear()  # a process that has come to step 7 by itself
-    for send in (lambda: own.publish(2), lambda: own.finish(2, "again")):
+    for send in (lambda: own.publish(2), lambda: own.publish(2, "again")):
         with pytest.raises(
             CacheError, match=r"state\.json: is there with other bytes, by .*process"
         ):
