@@ -21,6 +21,7 @@ import yaml
 
 import svp
 from svp.cli import main
+from svp.pipeline.errors import ConfigError, MissingError
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "workflows" / "cluster"
@@ -157,6 +158,28 @@ def test_kuberay_job_runs_a_command_that_exists() -> None:
     assert len(images) == 1 and images.pop().endswith(f"svp:{svp.__version__}")
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
+
+
+def test_kubernetes_job_joins_with_a_command_that_exists() -> None:
+    job: dict[str, Any] = yaml.safe_load((CLUSTER / "kubernetes-job.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert spec["parallelism"] > 1 and "completions" not in spec, "a work queue"
+    assert pod["restartPolicy"] == "Never", "podFailurePolicy requires it"
+    (container,) = pod["containers"]
+    given = parsed([*container["command"], *container["args"]]).params
+    assert given["join"] and given["size"] == "paper" and str(given["out"]).startswith("/data")
+    rules = spec["podFailurePolicy"]["rules"]
+    assert {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]} in rules
+    codes = next(rule["onExitCodes"] for rule in rules if "onExitCodes" in rule)
+    assert codes["containerName"] == container["name"]
+    assert codes["values"] == [ConfigError.exit_code, MissingError.exit_code]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["image"].endswith(f"svp:{svp.__version__}")
 
 
 def test_the_image_has_this_wheel_and_this_ray() -> None:
