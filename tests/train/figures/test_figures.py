@@ -165,7 +165,7 @@ def test_of_a_cache_with_several_plans_the_runs_own_is_drawn(
     own = CacheReader(world / "caches" / "val").plan.id
     assert own != CacheReader(cache).plan.id
     header = SimpleNamespace(digests={"cache 0": own}, splits=[SimpleNamespace(split="val")])
-    monkeypatch.setattr(figures, "_results", lambda request: SimpleNamespace(header=header))
+    monkeypatch.setattr(figures, "_results", lambda request, run: SimpleNamespace(header=header))
     made = figures._material(figures.FiguresRequest(run=run, cache=cache), run)
     assert made.reader.plan.id == own
 
