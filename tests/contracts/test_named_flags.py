@@ -35,7 +35,8 @@ EVERY = set().union(*OPTIONS.values(), {o for p in main.params for o in p.opts})
 READERS = ("data check", "data convert", "data export", "precompute", "train", "eval", "figures")
 OTHERS = {  # of other programs: click, docker, pip, accelerate, pytest
     "--help", "--shm-size", "--no-deps", "--num_processes", "--multi_gpu", "--cpu", "--config_file",
-    "--use_fsdp", "--fsdp_version", "--config", "--mixed_precision",
+    "--use_fsdp", "--fsdp_version", "--config", "--mixed_precision", "--no-input",
+    "--disable-pip-version-check",
 }  # fmt: skip
 # Modules whose messages only one command prints; those of pipeline/sources, every reader of data.
 OWN = {
