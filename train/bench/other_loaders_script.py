@@ -15,9 +15,10 @@ import json
 import os
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,23 +244,45 @@ def digest(batches: Iterable[Batch]) -> str:
     return hashlib.blake2b(json.dumps(sorted(rows)).encode()).hexdigest()
 
 
-def cpu_seconds() -> float:
-    """CPU of this process and those below it, ended ones included."""
-    import psutil
+class CpuClock:
+    """CPU seconds of this process and those below it, ended ones included; it never goes back.
 
-    me = psutil.Process()
-    total = 0.0
-    for process in [me, *me.children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+    What ended counts by its parent's sum over its children; where the parent keeps none (Ray's
+    raylet), by what it had used when it was last seen.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[int, float, float]] = {}
+        self._lost = 0.0
+
+    def __call__(self) -> float:
+        """The seconds until now."""
+        now = self.processes()
+        ended: defaultdict[int, float] = defaultdict(float)
+        for pid in self._last.keys() - now.keys():
+            parent, own, below = self._last[pid]
+            ended[parent] += own + below
+        for parent, seconds in ended.items():
+            summed = now[parent][2] - self._last[parent][2] if parent in now else 0.0
+            self._lost += max(0.0, seconds - summed)
+        self._last = now
+        return self._lost + sum(own + below for _, own, below in now.values())
+
+    def processes(self) -> dict[int, tuple[int, float, float]]:
+        """By process id: its parent, CPU seconds of its own, and of its children that ended."""
+        import psutil
+
+        me, found = psutil.Process(), {}
+        for one in [me, *me.children(recursive=True)]:
+            with suppress(psutil.Error):
+                times = one.cpu_times()
+                below = times.children_user + times.children_system
+                found[one.pid] = one.ppid(), times.user + times.system, below
+        return found
 
 
 def measure(
-    epochs: Epochs, rows: int, seconds: float, cpu_seconds: Callable[[], float] = cpu_seconds
+    epochs: Epochs, rows: int, seconds: float, cpu_seconds: Callable[[], float]
 ) -> dict[str, float]:
     """Rate and CPU over whole iterations of `rows` at least, until `seconds` of them are timed."""
     images, wall, cpu = 0, 0.0, 0.0
@@ -290,7 +313,7 @@ def main(name: str, folder: str, source: str, workers: str) -> None:
             once = loader.once() if hasattr(loader, "once") else next(loader.epochs(0))
             answer: dict[str, Any] = {"digest": digest(once)}
         else:
-            answer = measure(loader.epochs(request["seed"]), rows, request["seconds"])
+            answer = measure(loader.epochs(request["seed"]), rows, request["seconds"], CpuClock())
         print(json.dumps(answer), file=answers, flush=True)
 
 

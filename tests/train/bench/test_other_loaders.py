@@ -87,6 +87,27 @@ def test_the_first_batches_of_each_iteration_are_not_timed(monkeypatch: pytest.M
     assert answer["cpu"] == 1000 * 6.0 / 192
 
 
+def test_cpu_of_ended_processes_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By process: parent, own seconds, seconds of ended children."""
+    seen = [
+        {1: (0, 1.0, 0.0), 2: (1, 5.0, 0.0), 3: (1, 2.0, 0.0), 4: (3, 4.0, 0.0), 5: (4, 1.0, 0.0)},
+        # 2 ended and 1 has its 5.5; 4 ended, which 3 does not note, and 5 with it
+        {1: (0, 1.5, 5.5), 3: (1, 2.5, 0.0)},
+        {1: (0, 1.5, 5.5), 3: (1, 2.5, 0.0), 6: (1, 1.0, 0.0)},
+    ]  # fmt: skip
+    monkeypatch.setattr(script.CpuClock, "processes", lambda _: seen.pop(0))
+    clock = script.CpuClock()
+    assert [clock(), clock(), clock()] == [13.0, 14.5, 15.5]
+
+
+def test_cpu_of_this_process_and_a_child_that_ended() -> None:
+    clock = script.CpuClock()
+    before = clock()
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-S", "-c", burn], check=True)
+    assert clock() - before >= 0.3  # ticks of 10 ms
+
+
 class Rival:
     """What `open_baseline` gives; `answers` to rounds, then nothing."""
 
