@@ -146,7 +146,7 @@ def drop_command(path: Path, layers: Sequence[str]) -> None:
 @click.option(
     "--layers",
     metavar="KIND,...",
-    help="Only these kinds: superpixels,cover,features and of layers,cls,sam. Default: all.",
+    help="Only these kinds: superpixels,cover,features and of pooled,layers,cls,sam. Default: all.",
 )
 def copy_command(path: Path, out: Path, layers: str | None) -> None:
     """Copy a complete cache, or some of its layers, to a new folder; every byte is checked."""

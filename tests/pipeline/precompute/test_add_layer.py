@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from svp.pipeline.cache import verify
+from svp.pipeline.cache.exchange import drop_layers
 from svp.pipeline.cache.plan import Plan, all_plans
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.precompute.add_layer import AddRequest, add_layer
@@ -129,6 +130,34 @@ def test_another_view_of_the_encoder_computes_no_superpixel(
     assert calls == {"superpixels": 8, "encoder": 8}
     for kind in ("superpixels", "cover", "features", "sam"):
         assert layer_files(tmp_path / "far/away", kind) == layer_files(tmp_path / "beside", kind)
+
+
+def test_fewer_bits_are_made_of_what_is_there(
+    scenes: Path, tmp_path: Path, calls: Counter[str]
+) -> None:
+    """By no model, in the cache itself and beside it; equal to those made of the photographs."""
+    out, beside, far = (tmp_path / name for name in ("cache", "beside", "far/away"))
+    run, fewer = RunOptions(workers=0), ("features.stored=mean+int4", "sam_stored=int8")
+    exact = make(scenes, out, purpose="train")
+    calls.clear()
+    assert add_layer(AddRequest(cache=out, kind="pooled", run=run)).complete
+    make(scenes, beside, *fewer, purpose="train")
+    assert calls == {}
+    make(scenes, far, *fewer, purpose="train")
+    assert calls == {"superpixels": 8, "encoder": 8}
+    for kind in ("superpixels", "cover", "pooled", "features", "sam"):
+        assert layer_files(beside, kind) == layer_files(far, kind), kind
+    assert layer_files(beside, "pooled") == layer_files(out, "pooled")
+    assert verify(out, full=True).ok and verify(beside, full=True).ok
+
+    with pytest.raises(ConfigError, match="holds the means already"):
+        add_layer(AddRequest(cache=out, kind="pooled", run=run))
+    with pytest.raises(ConfigError, match="keep both"):
+        drop_layers(beside, ["pooled"])
+    assert [name.split("/")[0] for name in drop_layers(out, ["pooled"])] == ["pooled"]
+    assert [plan.id for plan in all_plans(out).values()] == [exact.id]
+    assert drop_layers(beside, ["sam"]) == ["sam/tiny-int8"]
+    assert Plan.load(beside / "plan.json").recipe.sam_stored == "float16"
 
 
 def test_what_cannot_be_added_is_refused(scenes: Path, tmp_path: Path) -> None:
