@@ -29,7 +29,7 @@ Sample = dict[str, Any]
 # Field -> the array of the cache that it is read from.
 PER_IMAGE = {"features": "dino", "layers": "layers", "cls": "cls", "sam": "sam"}
 PER_SUPERPIXEL = {
-    "cover": "cover", "sspe_masks": "sspe_masks", "masks": "rle", "level": "level", "area": "area",
+    "cover": "cover", "pooled": "pooled", "sspe_masks": "sspe_masks", "masks": "rle", "level": "level", "area": "area",
     "iou": "iou", "stability": "stability", "box": "box", "point": "point",
 }  # fmt: skip
 LISTED = {"rles": "rle"}  # no tensors: lists in a batch
@@ -48,6 +48,7 @@ class CacheDataset(Dataset[Sample]):
     cls         (C,) float16 CLS token
     sam         (c,h,w) float16 SAM image embedding
     cover       (n,P) float16 share of each patch that each superpixel covers
+    pooled      (n,C) float16 mean of the features under each superpixel
     sspe_masks  (n,h,w) uint8 in {0,1}, superpixels on the SSPE grid
     masks       (n,H,W) uint8 in {0,1}, superpixels at image size; decoded at every read
     rles        list of n COCO RLEs as pycocotools takes them: {"size": [H, W], "counts": bytes}
@@ -153,7 +154,7 @@ class CacheDataset(Dataset[Sample]):
 
     def _field(self, name: str, row: int, found: Superpixels | None) -> Tensor | list[Any]:
         reader = self.reader
-        if name in PER_IMAGE or name == "cover":
+        if name in PER_IMAGE or name in ("cover", "pooled"):
             read: Callable[[int], NDArray[np.float16]] = getattr(reader, name)
             return torch.from_numpy(read(row))
         if name == "sspe_masks":
@@ -209,7 +210,7 @@ class CacheDataset(Dataset[Sample]):
 
 
 _NOT_YET = "not computed yet"
-_STORED_WITH_SCORES = {*PER_SUPERPIXEL, *LISTED} - {"cover", "sspe_masks", "area"}
+_STORED_WITH_SCORES = {*PER_SUPERPIXEL, *LISTED} - {"cover", "pooled", "sspe_masks", "area"}
 
 
 def _known(fields: Iterable[str]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def maker(tmp_path: Path) -> Callable[..., Made]:
 @pytest.fixture
 def full(maker: Callable[..., Made]) -> Made:
     """Ten images with every array, row 2 quarantined."""
-    made = maker(bad=[2], layers=(1, 2), cls=True)
+    made = maker(bad=[2], layers=(1, 2), cls=True, pooled=True)
     made.write()
     made.finish()
     return made
@@ -63,7 +63,7 @@ def test_samples_are_what_the_reader_reads(full: Made) -> None:
         assert sample["size"].tolist() == [12, 10]
         for name, value in {
             "features": wanted.patches, "layers": wanted.layers, "cls": wanted.cls,
-            "sam": wanted.sam, "cover": wanted.cover, "level": found.level, "area": found.area,
+            "sam": wanted.sam, "cover": wanted.cover, "pooled": reader.pooled(row), "level": found.level, "area": found.area,
             "iou": found.predicted_iou, "stability": found.stability, "box": found.box,
             "point": found.point,
         }.items():  # fmt: skip
@@ -101,7 +101,7 @@ def test_collate_pads_superpixels_and_says_which_are_real(full: Made) -> None:
     assert batch["rles"] == [sample["rles"] for sample in samples]
     for name in ("features", "layers", "cls", "sam"):
         assert same(batch[name], torch.stack([sample[name] for sample in samples]))
-    for name in ("cover", "sspe_masks", "masks", "level", "area", "iou", "box", "point"):
+    for name in ("cover", "pooled", "sspe_masks", "masks", "level", "area", "iou", "box", "point"):
         assert batch[name].dtype == samples[0][name].dtype
         assert not batch[name][~batch["valid"]].any()
         for row, sample in zip(batch[name], samples, strict=True):
@@ -197,13 +197,22 @@ def test_the_plan_that_stores_the_fields_is_read(maker: Callable[..., Made]) -> 
     np.testing.assert_array_equal(data[3]["cls"].numpy(), row.cls)
 
 
-def test_int8_features_are_dequantised(maker: Callable[..., Made]) -> None:
-    made = maker(stored="int8")
+@pytest.mark.parametrize("stored", ["int8", "mean+int4"])
+def test_features_in_fewer_bits_are_decoded(maker: Callable[..., Made], stored: str) -> None:
+    made = maker(stored=stored)
     made.write()
     made.finish()
     features = CacheDataset(made.path, ["features"])[3]["features"]
     assert features.dtype == torch.float16
     assert same(features, torch.from_numpy(svp.CacheReader(made.path).features(3)))
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_sam_embeddings_in_fewer_bits_are_decoded(maker: Callable[..., Made], stored: str) -> None:
+    made = maker(sam_stored=stored)
+    made.write()
+    sam = CacheDataset(made.path, ["sam"])[3]["sam"]
+    assert same(sam, torch.from_numpy(svp.CacheReader(made.path).sam(3)))
 
 
 def test_bad_requests_are_refused(full: Made, tmp_path: Path) -> None:
