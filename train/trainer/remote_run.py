@@ -260,7 +260,8 @@ class RemoteRun:
     def _send_all(self) -> None:
         # Metrics first: at the address they reach as far as the newest checkpoint, or further.
         self._send_records()
-        for path in reversed(self._local()):
+        # Oldest first: what is newer than all at the address is what `send_unsent` looks for.
+        for path in self._local():
             if path.name not in self._sent:
                 for file in (WEIGHTS, OPTIMIZER, STATE):
                     self._create(path / file)

@@ -14,8 +14,8 @@ import pytest
 from support import micro_run
 from support.object_server import KEY, SECRET, ObjectServer
 from svp.pipeline.errors import CacheError, ConfigError, DataError, MissingError, NonFiniteError
-from svp.pipeline.store import ObjectStore, Store, open_store
-from svp.train.trainer.checkpoint import STATE, WEIGHTS, checkpoints
+from svp.pipeline.store import MemoryStore, ObjectStore, Store, open_store
+from svp.train.trainer.checkpoint import OPTIMIZER, STATE, WEIGHTS, checkpoints
 from svp.train.trainer.remote_run import RemoteRun, checkpoint_at, copy_of, runs_at
 from svp.train.trainer.resume import named_checkpoint, open_same, place_of
 from svp.train.trainer.run_folder import RunFolder
@@ -70,6 +70,36 @@ def test_an_address_holds_what_a_folder_would(
     assert f"checkpoint: {where}/checkpoints/step-00000007" in report.lines()
     # Nothing is left to do, and nothing is done.
     assert micro_run.run(store, RECIPE, resume=True).images == 0
+
+
+def test_state_json_is_made_last_and_deleted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def recorded(method: str) -> Callable[..., Any]:
+        plain = getattr(MemoryStore, method)
+
+        def act(self: MemoryStore, key: str, *arguments: Any, **named: Any) -> Any:
+            seen.append((method, key))
+            return plain(self, key, *arguments, **named)
+
+        return act
+
+    for method in ("create", "delete", "replace"):
+        monkeypatch.setattr(MemoryStore, method, recorded(method))
+    micro_run.run(open_store("memory://order/run"), RECIPE)
+    tensors = [WEIGHTS, OPTIMIZER]
+
+    def files(method: str, step: int) -> list[str]:
+        wanted = f"checkpoints/step-{step:08d}/"
+        return [key.removeprefix(wanted) for m, key in seen if m == method and wanted in key]
+
+    for step in range(1, 8):
+        assert files("create", step) == [*tensors, STATE] and not files("replace", step)
+    for step in (1, 2, 3, 5):
+        assert files("delete", step)[0] == STATE and len(files("delete", step)) == 3
+    # What another machine cuts at the checkpoint's step reaches as far.
+    first = seen.index(("create", f"checkpoints/step-00000001/{WEIGHTS}"))
+    assert ("replace", "metrics.jsonl") in seen[:first]
 
 
 # A file at the address, and whether the process is killed before or after it is made or deleted.
@@ -174,10 +204,27 @@ def test_credentials_that_stay_expired_leave_the_run_on_this_machine(
     assert KEY not in text + caplog.text and SECRET not in text + caplog.text
     assert [c.state.step for c in checkpoints(copy_of(store) / "checkpoints")] == [4, 6, 7]
 
+    # What others read until then; sent in part, the rest is sent the next time.
     s3.set()
-    assert checkpoint_at(store).state.step < 7  # what others read until then
+    assert checkpoint_at(store).state.step < 4
+    part = RemoteRun(store)
+    with monkeypatch.context() as patch, pytest.raises(CacheError, match="step 6"):
+        patch.setattr(RemoteRun, "_create", failing_at(6, RemoteRun._create))
+        part.send_unsent()
+    assert (found := part.newest()) is not None and found.state.step == 4
     assert micro_run.run(store, RECIPE, resume=True).images == 0
     assert there(store) == undisturbed
+
+
+def failing_at(step: int, plain: Callable[..., bool]) -> Callable[..., bool]:
+    """`RemoteRun._create` that fails for the checkpoint of a step."""
+
+    def create(self: RemoteRun, path: Path) -> bool:
+        if path.parent.name.endswith(str(step)):
+            raise CacheError(f"step {step}")
+        return plain(self, path)
+
+    return create
 
 
 def test_another_process_that_trains_the_run_is_told(address: str) -> None:
@@ -283,6 +330,17 @@ def test_runs_are_listed_newest_first() -> None:
     names = [run.store.where().rpartition("/")[2] for run in runs_at(store)]
     assert names == ["a-20260102-000000", "b-20260101-000000", "odd"]
     assert len(runs_at(store, "a-")) == 1
+
+
+def test_results_that_cannot_be_sent_are_named(address: str, s3: ObjectServer) -> None:
+    run = RemoteRun(open_store(address))
+    path = run.folder / "eval" / "val-full-1.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    s3.set(refuse="ExpiredToken")
+    with pytest.raises(CacheError, match="credentials have expired") as told:
+        run.send_results(path)
+    assert str(told.value).endswith(f"the results are in {path}")
 
 
 def test_a_file_too_large_for_one_object_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
