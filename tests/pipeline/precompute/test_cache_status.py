@@ -105,7 +105,7 @@ def test_a_killed_run_reads_lost(half: Path) -> None:
 
 def test_a_watch_ends_with_the_cache(world: Path, tmp_path: Path) -> None:
     fleet = Fleet(tmp_path / "c", world / "images")
-    fleet.join(2, delay=0.01)
+    fleet.join(2, delay=0.1)
     fleet.until(lambda: fleet.committed() > 0)
     seen = [*Watch(fleet.cache).looks()]
     fleet.end()
@@ -148,7 +148,7 @@ def test_the_command_shows_a_cache_while_it_is_made(
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("TERM", "xterm")
     fleet = Fleet(tmp_path / "c", world / "images")
-    fleet.join(1, delay=0.01)
+    fleet.join(1, delay=0.05)
     fleet.until(lambda: fleet.committed() > 0)
     done = CliRunner().invoke(main, ["status", str(fleet.cache), "--watch"])
     fleet.end()

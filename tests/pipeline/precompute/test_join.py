@@ -63,7 +63,7 @@ def test_a_fleet_with_killed_processes_makes_the_same_cache(
 
 
 def test_a_fleet_of_which_all_are_killed_is_finished_by_the_next(fleet: Fleet, world: Path) -> None:
-    fleet.join(3, delay=0.01)
+    fleet.join(3, delay=0.1)
     fleet.until(lambda: fleet.committed() >= 2)
     assert fleet.kill(3, random.Random(0)) == 3
     kept = fleet.committed()
@@ -90,7 +90,7 @@ def test_a_shard_that_two_processes_have_is_committed_once(
 def test_a_preempted_process_gives_its_shard_back(fleet: Fleet, world: Path) -> None:
     fleet.join(1, delay=0.05)
     fleet.until(lambda: fleet.committed() >= 2 and bool(claims(fleet.cache)))
-    assert len(claims(fleet.cache)) == 1, "those of committed shards are gone"
+    assert len(claims(fleet.cache)) <= 1, "those of committed shards are gone"
     (member,) = fleet.members
     assert member.pid
     member.terminate()
@@ -203,7 +203,7 @@ def test_one_process_makes_the_plan_while_the_others_wait(
 
 
 def test_a_run_alone_clears_what_a_fleet_left(fleet: Fleet, world: Path) -> None:
-    fleet.join(1, delay=0.02)
+    fleet.join(1, delay=0.05)
     fleet.until(lambda: bool(fleet.committed() and claims(fleet.cache)))
     fleet.kill(1, random.Random(0))
     report = fake_run.run(fleet.cache, world / "images", RunOptions(workers=0))
