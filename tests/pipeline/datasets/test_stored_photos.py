@@ -13,6 +13,7 @@ from PIL import Image
 
 from support.object_server import ObjectServer
 from support.uploads import upload
+from svp.pipeline.cache.plan import PlanImage
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.image_folder import read_folder
 from svp.pipeline.datasets.image_roots import find_images
@@ -24,7 +25,7 @@ from svp.pipeline.datasets.stored_listing import list_stored
 from svp.pipeline.datasets.stored_photos import HEAD, listing, root_name
 from svp.pipeline.datasets.validate import check
 from svp.pipeline.errors import CacheError, ConfigError, DataError, ImageError, MissingError
-from svp.pipeline.precompute.source_images import hash_image, photo_size
+from svp.pipeline.precompute.source_images import fetch, hash_image, photo_size, read_verified
 from svp.pipeline.records import ImageRecord
 from svp.pipeline.store import Stat, open_store
 
@@ -310,6 +311,33 @@ def test_names_of_data_files_stay_below_the_address(bucket: ObjectServer) -> Non
     for name in ("../other/a.jpg", "/a.jpg", "a//b.jpg", "a.tar/../../b.jpg#0,5"):
         with pytest.raises(DataError, match="refused"):
             photo_file(Path("s3://tests/photos"), name, "line 1")
+
+
+@pytest.mark.parametrize(
+    ("position", "reason"),
+    [
+        ("0,0", "empty"),
+        ("0,700", "not-an-image"),
+        ("512,99999", "truncated"),
+        ("99999999,10", "truncated"),
+        ("999999999999999,999999999999999", "too-large"),
+    ],
+)
+def test_a_position_that_is_wrong_in_a_bucket_is_a_reason(
+    tmp_path: Path, bucket: ObjectServer, position: str, reason: str
+) -> None:
+    (tmp_path / "sets").mkdir()
+    pack(tmp_path / "sets" / "a.tar", {"b.jpg": encoded(1)})
+    root = upload(tmp_path / "sets", "s3://tests/sets")
+    record = ImageRecord(1, f"a.tar/b.jpg#{position}", 0, 0)
+    with pytest.raises(ImageError) as error:
+        read_record(root, record)
+    assert error.value.reason == reason
+    digest = "0" * 15 + "1"  # as a plan that somebody changed would say
+    image = PlanImage(1, record.path, 31, 40, 700, digest)
+    with pytest.raises(ImageError) as error:
+        read_verified(root, image, fetch(root, {0: image})[0])
+    assert error.value.reason == "changed"
 
 
 def test_without_a_place_to_remember_everything_is_read_again(

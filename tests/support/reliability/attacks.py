@@ -116,6 +116,16 @@ ATTACKS = (
                 "hostile_members_are_not_photographs",
                 "a_position_that_is_wrong_is_a_quarantine_reason",
             ),
+            *tests(
+                "pipeline/datasets/test_stored_photos",
+                "names_of_data_files_stay_below_the_address",
+                "a_position_that_is_wrong_in_a_bucket_is_a_reason",
+                "what_is_no_name_of_a_photograph_is_counted",
+            ),
+            *tests(
+                "pipeline/datasets/test_parquet_rows",
+                "rows_that_hold_no_photograph_are_quarantined",
+            ),
         ),
     ),
     Row(
