@@ -32,6 +32,7 @@ from ..pipeline.precompute.purpose import command_for, lacks
 from ..pipeline.records import LocalPaths
 from ..pipeline.sam.build import build_sam
 from ..pipeline.sam.load import load_sam
+from ..pipeline.store import Place
 from ..pipeline.weights.fill_module import fill
 from ..pipeline.weights.load import load_state_dict
 from .data.encoder_identity import features_of, require_same_features
@@ -124,7 +125,7 @@ def outline(recipe: TrainRecipe, plan: Plan | None, shape: LlamaShape) -> RisMod
         return RisModel(lm, projector, MaskHead(sam.prompt_encoder, sam.mask_decoder))
 
 
-def require_cache(recipe: TrainRecipe, plan: Plan, cache: Path | None = None) -> None:
+def require_cache(recipe: TrainRecipe, plan: Plan, cache: Place | None = None) -> None:
     """Refuse a cache that the recipe's model cannot read, with the command that makes the right one.
 
     cache  where it lies, if that is known: the command is then the one it was made by, changed

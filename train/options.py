@@ -16,7 +16,7 @@ from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
 from ..pipeline.io.paths import expand
 from ..pipeline.io.yaml_files import Override, group, load_yaml, override_of, shipped_yaml
-from ..pipeline.store import Store
+from ..pipeline.store import Place
 from ..pipeline.weights.load import weights_digest
 from ..pipeline.weights.locate import LM_FILES, find_checkpoint, hub_folder
 from ..pipeline.weights.reference import SHIPPED, Kind, WeightsRef
@@ -293,20 +293,20 @@ class TrainRequest:
     hint       the command line, told when the run is stopped
     """
 
-    caches: tuple[Path, ...] = ()
+    caches: tuple[Place, ...] = ()
     data: DataRequest = field(default_factory=DataRequest)
     size: str | None = None
     recipe_file: Path | None = None
     flags: TrainFlags = field(default_factory=TrainFlags)
     overrides: tuple[str | Override, ...] = ()
-    validate: Path | None = None
+    validate: Place | None = None
     validate_dataset: str | None = None
     limit: int | None = None
     live: bool = False
     sam_weights: Path | None = None
     encoder_weights: Path | None = None
     partial: bool = False
-    runs: Path | Store = Path("runs")
+    runs: Place = Path("runs")
     resume: str | None = None
     device: str = "auto"
     deterministic: bool = False

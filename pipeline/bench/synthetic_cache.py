@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..cache.create import create_cache
 from ..cache.index import finalize
 from ..cache.layers import SUPERPIXELS, Layer
-from ..cache.layout import PLAN, manifest_path, shard_path
+from ..cache.layout import manifest_key, shard_key
 from ..cache.manifest import FileEntry, Manifest, missing_shards, read_committed
 from ..cache.plan import SHARD_SIZE, Images, Plan, PlanImage
 from ..cache.reader import CacheReader
@@ -73,16 +73,18 @@ def open_times(path: Path, shards: int) -> tuple[float, float]:
         data = b"".join(bytes(part) for part in encode_shard(spec, [], SHARD_SIZE))
         files[spec.name] = FileEntry(bytes=len(data), xxh3="0" * 16)
         for shard in range(shards):
-            file = shard_path(path, spec, shard)
+            file = path / shard_key(spec, shard)
             file.parent.mkdir(parents=True, exist_ok=True)
             if shard == 0:
                 file.write_bytes(data)
             else:
-                file.hardlink_to(shard_path(path, spec, 0))
+                file.hardlink_to(path / shard_key(spec, 0))
     for layer in plan.layers:
         for shard in range(shards):
             manifest = _manifest(layer, shard, files)
-            manifest_path(path, layer.folder, shard).write_bytes(manifest.data())
+            record = path / manifest_key(layer.folder, shard)
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_bytes(manifest.data())
     finalize(path, plan, read_committed(path, plan))
     return (
         min(_timed(lambda: CacheReader(path)) for _ in range(5)),
@@ -91,7 +93,7 @@ def open_times(path: Path, shards: int) -> tuple[float, float]:
 
 
 def _missing(path: Path) -> list[int]:
-    plan = Plan.load(path / PLAN)
+    plan = Plan.load(path)
     return [*missing_shards(path, plan, read_committed(path, plan))]
 
 

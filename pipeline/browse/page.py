@@ -13,6 +13,7 @@ from ..datasets.images import read_record
 from ..display import counted, shorten
 from ..errors import CacheError, ImageError
 from ..records import ImageRecord, Quarantined
+from ..store import Place
 from .card import LEVELS, Card, Picture, make_card
 from .facts import facts, libraries, notices, steps, tiles
 from .histograms import plot
@@ -36,7 +37,7 @@ class BadImage:
 
 
 def browse(
-    cache: Path,
+    cache: Place,
     out: Path,
     *,
     images_root: Path | None = None,

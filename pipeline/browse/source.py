@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..cache.plan import Plan
 from ..cache.reader import CacheReader, spread_over
 from ..cache.stats import StatsReport, stats
 from ..errors import ConfigError
 from ..records import Quarantined, Superpixels
+from ..store import Place
 
 MEASURED = 400  # images behind coverage, overlap and levels: enough for a page, quick to decode
 
@@ -38,8 +38,8 @@ class CacheView:
         return [rows[image_id] for image_id in dict.fromkeys(ids)]
 
 
-def open_view(cache: Path) -> CacheView:
-    """The cache in folder `cache`; MissingError or CacheError if it is none or damaged."""
+def open_view(cache: Place) -> CacheView:
+    """The cache `cache`; MissingError or CacheError if it is none or damaged."""
     reader = CacheReader(cache)
     rows = reader.index_of
     return CacheView(

@@ -15,15 +15,15 @@ from pydantic import Field, JsonValue
 
 from ..display import Report, counted, show
 from ..errors import CacheError, ConfigError, MissingError
-from ..io.atomic import make_folder, write_file
 from ..io.json_files import JsonFile, parse_checked, read_bounded
 from ..recipe import parse_recipe
+from ..store import Store, open_folder
 from .create import create_cache
 from .exchange import place_files
 from .image_list import Images, PlanImage
 from .index import finalize
 from .layers import SUPERPIXELS, Layer
-from .layout import MANIFESTS, PLAN, manifest_path
+from .layout import MANIFESTS, PLAN, manifest_key
 from .manifest import FileEntry, Manifest, missing_shards, read_committed
 from .places import copy_places
 from .plan import Plan, is_first_format
@@ -131,7 +131,7 @@ def convert(cache: Path, out: Path) -> ConvertReport:
         if not (cache / MANIFESTS / f"{shard}.json").is_file():
             continue
         try:
-            _convert_shard(cache, before, out, plan, shard)
+            _convert_shard(cache, before, open_folder(out), plan, shard)
             shards += 1
         except CacheError as error:
             damaged[shard] = str(error)
@@ -157,17 +157,15 @@ def _plan(old: _OldPlan, path: Path) -> Plan:
         raise CacheError(f"{show(str(path), 300)}: damaged: {error}") from None
 
 
-def _convert_shard(cache: Path, before: str, out: Path, plan: Plan, shard: int) -> None:
+def _convert_shard(cache: Path, before: str, out: Store, plan: Plan, shard: int) -> None:
     old = _read_old(cache, before, plan, shard)
     sources = {
-        spec: cache.joinpath(spec.name, "c", str(shard), *["0"] * len(spec.row))
-        for spec in plan.arrays
+        spec: "/".join([spec.name, "c", str(shard), *["0"] * len(spec.row)]) for spec in plan.arrays
     }
-    place_files(cache, sources, old.files, out, shard)
+    place_files(open_folder(cache), sources, old.files, out, shard)
     for layer in plan.layers:
-        target = manifest_path(out, layer.folder, shard)
-        make_folder(target.parent, out)
-        write_file(target, _manifest(layer, old).data(), label="manifest", shard=shard)
+        key = manifest_key(layer.folder, shard)
+        out.create(key, [_manifest(layer, old).data()], label="manifest", shard=shard)
 
 
 def _read_old(cache: Path, before: str, plan: Plan, shard: int) -> _OldManifest:

@@ -9,9 +9,9 @@ import hashlib
 import mmap
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -19,10 +19,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from ..display import counted, show
-from ..errors import CacheError, ConfigError
-from ..io.atomic import make_folder, sync_folder, write_temp
+from ..errors import CacheError, ConfigError, MissingError
 from ..io.binary import crc32c
 from ..io.json_files import canonical
+from ..store import FolderStore, Place, Store, open_store, pieces
 from .image_checks import MAX_SIDE, check_columns, release
 
 IMAGES = "images"
@@ -154,42 +154,42 @@ class Images(Sequence[PlanImage]):
         """The images of `rows`."""
         return Images.of(self[rows] if isinstance(rows, slice) else [self[row] for row in rows])
 
-    def save(self, cache: Path) -> None:
+    def save(self, cache: Place) -> None:
         """Write the columns: atomic and durable; what is there already stays."""
+        store = open_store(cache)
+        keys = {name: column_key(self.folder, name) for name in self.columns}
+        sizes = store.sizes_of([*keys.values()])
         for name, column in self.columns.items():
-            path = column_path(cache, self.folder, name)
-            data = _view(column)
-            if path.is_file() and path.stat().st_size == len(data) + CRC_BYTES:
+            data, found = _view(column), sizes.get(keys[name])
+            if found == len(data) + CRC_BYTES:
                 continue
-            make_folder(path.parent, cache)
+            if found is not None:  # damaged, as its size says
+                store.delete(keys[name])
             tail = crc32c(data).to_bytes(CRC_BYTES, "little")
-            write_temp(path, [data, tail], label="images").commit()
-            for folder in path.parents:
-                sync_folder(folder)
-                if folder == cache:
-                    break
+            store.create(keys[name], [data, tail], label="images")
 
     @classmethod
-    def load(cls, cache: Path, header: Mapping[str, Any]) -> "Images":
+    def load(cls, cache: Place, header: Mapping[str, Any]) -> "Images":
         """The list with this header, mapped. Raises CacheError if a column is not what it says."""
         digest = hashlib.sha256(canonical(header)).hexdigest()
-        count, columns = header["count"], {}
+        count, columns, store = header["count"], {}, open_store(cache)
         for name, dtype in COLUMNS.items():
-            path = column_path(cache, f"{IMAGES}/{digest[:16]}", name)
+            key = column_key(f"{IMAGES}/{digest[:16]}", name)
+            path = store.where(key)
             wanted = header["columns"][name]
             row = np.dtype(dtype).itemsize * (2 if name == "hw" else 1)
             if name != "paths" and wanted["bytes"] != count * row:
                 raise damaged(
                     path, f"{wanted['bytes']} bytes, not {counted(count, 'row')} of {row}"
                 )
-            data, tail = _mapped(path, wanted["bytes"])
+            data, tail = _mapped(store, key, wanted["bytes"])
             if _digests(data) != (wanted["xxh3_128"], tail):
                 raise damaged(path, "fails its checksum")
             columns[name] = data.view(dtype).reshape((-1, 2) if name == "hw" else -1)
         try:
             found = cls(columns)
         except ConfigError as error:
-            raise CacheError(f"{show(str(cache), 300)}: damaged: {error}") from None
+            raise CacheError(f"{show(store.where(), 300)}: damaged: {error}") from None
         found.__dict__["header"], found.__dict__["digest"] = dict(header), digest
         for column in columns.values():
             release(column)
@@ -237,15 +237,15 @@ class IdIndex(Mapping[int, int]):
         return len(self._ids)
 
 
-def column_path(cache: Path, folder: str, name: str) -> Path:
+def column_key(folder: str, name: str) -> str:
     """File of a column: the one chunk of a Zarr array."""
-    return cache.joinpath(folder, name, "c", *["0"] * (2 if name == "hw" else 1))
+    return "/".join([folder, name, "c", *["0"] * (2 if name == "hw" else 1)])
 
 
-def damaged(path: Path, what: str) -> CacheError:
+def damaged(path: str, what: str) -> CacheError:
     """The error for a column that is not what the plan says."""
     return CacheError(
-        f"{show(str(path), 300)}: {what}: the image list is damaged: get it again from where the "
+        f"{show(path, 300)}: {what}: the image list is damaged: get it again from where the "
         "cache came, or make the cache again"
     )
 
@@ -254,8 +254,11 @@ def _view(column: NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(column).data.cast("B") if column.size else memoryview(b"")
 
 
-def _mapped(path: Path, size: int) -> tuple[NDArray[np.uint8], int]:
+def _mapped(cache: Store, key: str, size: int) -> tuple[NDArray[np.uint8], int]:
     """The first `size` bytes of a column file and the crc32c of them that follows."""
+    path = cache.where(key)
+    if not isinstance(cache, FolderStore):
+        return _fetched(cache, key, size)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -267,6 +270,19 @@ def _mapped(path: Path, size: int) -> tuple[NDArray[np.uint8], int]:
         mapped = mmap.mmap(fd, found.st_size, access=mmap.ACCESS_READ)
     finally:
         os.close(fd)
+    return np.frombuffer(mapped, np.uint8, size), int.from_bytes(mapped[size:], "little")
+
+
+def _fetched(cache: Store, key: str, size: int) -> tuple[NDArray[np.uint8], int]:
+    """`_mapped` of a store that is no folder: a temporary file, which ends with the process."""
+    with tempfile.TemporaryFile() as file:
+        try:
+            for piece in pieces(cache, key, size + CRC_BYTES):
+                file.write(piece)
+        except (CacheError, MissingError) as error:
+            raise damaged(cache.where(key), f"cannot be read: {error}") from None
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), size + CRC_BYTES, access=mmap.ACCESS_READ)
     return np.frombuffer(mapped, np.uint8, size), int.from_bytes(mapped[size:], "little")
 
 

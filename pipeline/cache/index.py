@@ -5,10 +5,8 @@ sha256; without a valid `COMPLETE` the index is not used and the manifests are r
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,12 +16,12 @@ from numpy.typing import NDArray
 
 from ..display import counted, show
 from ..errors import CacheError
-from ..io.atomic import make_folder, write_file
 from ..io.binary import zstd_content_size
-from ..io.json_files import JsonFile, canonical, parse_checked, parse_model, read_bounded
+from ..io.json_files import JsonFile, canonical, parse_checked, parse_model
+from ..store import Place, Store, open_store
 from .layers import SUPERPIXELS, Layer
-from .layout import COMPLETE, INDEX, PLAN
-from .manifest import Committed, Count, Hex64, Manifest, committed_shards, read_manifest
+from .layout import COMPLETE, INDEX, PLAN, exists, read_file
+from .manifest import Committed, Count, Hex64, Manifest, read_manifests
 from .plan import Plan
 from .schema import COLUMNS, ArraySpec
 
@@ -68,11 +66,12 @@ class Rows:
     checks: tuple[str, ...] = ()
 
 
-def finalize(cache: Path, plan: Plan, committed: Committed) -> Rows:
+def finalize(cache: Place, plan: Plan, committed: Committed) -> Rows:
     """Write columns, index.json and COMPLETE of every layer of `plan`. Safe to repeat.
 
     Raises CacheError naming the first shards that are not in `committed`.
     """
+    store = open_store(cache)
     for layer in plan.layers:
         manifests = committed.get(layer.folder, {})
         missing = [shard for shard in range(layer.num_shards) if shard not in manifests]
@@ -90,21 +89,18 @@ def finalize(cache: Path, plan: Plan, committed: Committed) -> Rows:
         for manifest in manifests.values():
             for name, file in manifest.files.items():
                 sizes[name] += file.bytes
-        finish_layer(cache, layer, parts[-1], sizes)
+        finish_layer(store, layer, parts[-1], sizes)
     return _together(plan, parts)
 
 
-def finish_layer(cache: Path, layer: Layer, rows: Rows, sizes: Mapping[str, int]) -> None:
+def finish_layer(cache: Place, layer: Layer, rows: Rows, sizes: Mapping[str, int]) -> None:
     """Write columns, index.json and COMPLETE of a layer whose every shard is in `rows.checks`.
 
     sizes  bytes of each array's files
     """
-    hashes: dict[str, str] = {}
-    for spec, (path, data) in zip(
-        columns_of(layer), column_files(cache, layer, rows), strict=False
-    ):
-        make_folder(path.parent, cache)
-        write_file(path, data, label="column")
+    store, hashes = open_store(cache), dict[str, str]()
+    for spec, (key, data) in zip(columns_of(layer), column_files(layer, rows), strict=False):
+        store.replace(key, data, label="column")
         hashes[spec.name] = xxhash.xxh3_64_hexdigest(data)
     index = canonical(
         {
@@ -117,13 +113,13 @@ def finish_layer(cache: Path, layer: Layer, rows: Rows, sizes: Mapping[str, int]
             "fallback": sorted(rows.fallback),
         }
     )
-    write_file(cache / layer.folder / INDEX, index, label="index")
+    store.replace(f"{layer.folder}/{INDEX}", index, label="index")
     # The mark comes last: it vouches for the index, which is trusted from now on.
     mark = canonical({"layer": layer.id, "index": hashlib.sha256(index).hexdigest()})
-    write_file(cache / layer.folder / COMPLETE, mark, label="complete")
+    store.replace(f"{layer.folder}/{COMPLETE}", mark, label="complete")
 
 
-def load_rows(cache: Path, plan: Plan, committed: Committed | None = None) -> Rows:
+def load_rows(cache: Place, plan: Plan, committed: Committed | None = None) -> Rows:
     """`Rows` of a plan: of each complete layer from its index, of the others from `committed`.
 
     committed  None: the manifests that are there
@@ -131,61 +127,65 @@ def load_rows(cache: Path, plan: Plan, committed: Committed | None = None) -> Ro
     Raises CacheError if COMPLETE, the index or a manifest that is read is damaged or of another
     layer.
     """
-    return _together(plan, (layer_rows(cache, layer, committed) for layer in plan.layers))
+    store = open_store(cache)
+    return _together(plan, (layer_rows(store, layer, committed) for layer in plan.layers))
 
 
-def layer_rows(cache: Path, layer: Layer, committed: Committed | None = None) -> Rows:
+def layer_rows(cache: Place, layer: Layer, committed: Committed | None = None) -> Rows:
     """`Rows` of one layer; see `load_rows`."""
-    if (cache / layer.folder / COMPLETE).exists():
-        return read_index(cache, layer)
+    store = open_store(cache)
+    if exists(store, f"{layer.folder}/{COMPLETE}"):
+        return read_index(store, layer)
     if committed is not None:
         return _merge(layer, committed.get(layer.folder, {}), complete=False)
-    manifests = {s: read_manifest(cache, layer, s) for s in committed_shards(cache, layer)}
-    return _merge(layer, manifests, complete=False)
+    return _merge(layer, read_manifests(store, layer), complete=False)
 
 
-def is_complete(cache: Path, plan: Plan | None = None) -> bool:
+def is_complete(cache: Place, plan: Plan | None = None) -> bool:
     """Whether every layer of `plan` has its COMPLETE mark, without reading it.
 
     plan  None: that of plan.json, if it is there. Raises as `Plan.load`.
     """
+    store = open_store(cache)
     if plan is None:
-        if not os.path.lexists(cache / PLAN):
+        if not exists(store, PLAN):
             return False
-        plan = Plan.load(cache / PLAN)
-    return all((cache / layer.folder / COMPLETE).exists() for layer in plan.layers)
+        plan = Plan.load(store)
+    return all(exists(store, f"{layer.folder}/{COMPLETE}") for layer in plan.layers)
 
 
-def open_index(cache: Path, layer: Layer) -> Index:
+def open_index(cache: Store, layer: Layer) -> Index:
     """The index of a complete layer. Raises CacheError if it or COMPLETE is damaged."""
-    path, mark_path = cache / layer.folder / INDEX, cache / layer.folder / COMPLETE
-    mark = parse_model(_Complete, read_bounded(mark_path, 4096), mark_path)
-    data = read_bounded(path, MAX_INDEX_BYTES)
+    key, mark_key = f"{layer.folder}/{INDEX}", f"{layer.folder}/{COMPLETE}"
+    path, mark_path = cache.where(key), cache.where(mark_key)
+    mark = parse_model(_Complete, read_file(cache, mark_key, 4096), mark_path)
+    data = read_file(cache, key, MAX_INDEX_BYTES)
     if mark.layer != layer.id:
         raise CacheError(
-            f"{show(str(mark_path), 300)}: belongs to layer {show(mark.layer[:12])}, "
+            f"{show(mark_path, 300)}: belongs to layer {show(mark.layer[:12])}, "
             f"not to {layer.id[:12]}"
         )
     if hashlib.sha256(data).hexdigest() != mark.index:
         raise CacheError(
-            f"{show(str(path), 300)}: is not the one {COMPLETE} names: run `svp cache repair`"
+            f"{show(path, 300)}: is not the one {COMPLETE} names: run `svp cache repair`"
         )
     index = parse_checked(Index, data, path)
     rows = [row for row, _, _ in index.bad]
     fits = len(index.manifests) == layer.num_shards and index.layer == layer.id
     if not fits or max([*rows, *index.fallback, -1]) >= len(layer.images):
-        raise CacheError(f"{show(str(path), 300)}: does not fit its plan: run `svp cache repair`")
+        raise CacheError(f"{show(path, 300)}: does not fit its plan: run `svp cache repair`")
     return index
 
 
-def read_index(cache: Path, layer: Layer) -> Rows:
+def read_index(cache: Place, layer: Layer) -> Rows:
     """`Rows` of a complete layer. Raises CacheError on any damage."""
-    index = open_index(cache, layer)
+    store = open_store(cache)
+    index = open_index(store, layer)
     status = np.full(len(layer.images), GOOD, np.uint8)
     status[[row for row, _, _ in index.bad]] = BAD
     return Rows(
         status=status,
-        k=_read_k(cache, layer, index),
+        k=_read_k(store, layer, index),
         fallback=frozenset(index.fallback),
         bad={row: (reason, detail) for row, reason, detail in index.bad},
         complete=True,
@@ -198,32 +198,30 @@ def columns_of(layer: Layer) -> list[ArraySpec]:
     return [spec for spec in COLUMNS if spec.name != "k" or layer.kind == SUPERPIXELS]
 
 
-def column_path(cache: Path, layer: Layer, spec: ArraySpec) -> Path:
+def column_key(layer: Layer, spec: ArraySpec) -> str:
     """The one chunk of a column."""
-    return cache.joinpath(layer.folder, spec.name, "c", *["0"] * (1 + len(spec.row)))
+    return "/".join([layer.folder, spec.name, "c", *["0"] * (1 + len(spec.row))])
 
 
-def column_files(cache: Path, layer: Layer, rows: Rows) -> Iterator[tuple[Path, bytes]]:
-    """Path and bytes of the chunk of each column of a layer."""
+def column_files(layer: Layer, rows: Rows) -> Iterator[tuple[str, bytes]]:
+    """Key and bytes of the chunk of each column of a layer."""
     if not len(layer.images):
         return
     columns: dict[str, NDArray[Any]] = {"k": rows.k, "status": rows.status}
     for spec in columns_of(layer):
         values = np.ascontiguousarray(columns[spec.name].astype(spec.numpy))
-        yield column_path(cache, layer, spec), zstd.compress(values, spec.level, checksum=True)
+        yield column_key(layer, spec), zstd.compress(values, spec.level, checksum=True)
 
 
-def _read_k(cache: Path, layer: Layer, index: Index) -> NDArray[np.uint16]:
+def _read_k(cache: Store, layer: Layer, index: Index) -> NDArray[np.uint16]:
     n = len(layer.images)
     if layer.kind != SUPERPIXELS or not n:
         return np.zeros(n, np.uint16)
     spec = next(spec for spec in COLUMNS if spec.name == "k")
-    path = column_path(cache, layer, spec)
-    data = read_bounded(path, MAX_INDEX_BYTES)
+    path = cache.where(column_key(layer, spec))
+    data = read_file(cache, column_key(layer, spec), MAX_INDEX_BYTES)
     if xxhash.xxh3_64_hexdigest(data) != index.columns.get("k"):
-        raise CacheError(
-            f"{show(str(path), 300)}: is not the one {INDEX} names: run `svp cache repair`"
-        )
+        raise CacheError(f"{show(path, 300)}: is not the one {INDEX} names: run `svp cache repair`")
     k = np.empty(n, spec.numpy)
     fits = zstd_content_size(data) == k.nbytes
     if fits:
@@ -232,7 +230,7 @@ def _read_k(cache: Path, layer: Layer, index: Index) -> NDArray[np.uint16]:
         except (RuntimeError, ValueError):  # of a frame that is cut, or that another follows
             fits = False
     if not fits or int(k.max()) > layer.k:
-        raise CacheError(f"{show(str(path), 300)}: does not fit its plan: run `svp cache repair`")
+        raise CacheError(f"{show(path, 300)}: does not fit its plan: run `svp cache repair`")
     return k.astype(np.uint16, copy=False)
 
 

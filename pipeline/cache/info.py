@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..display import Report, counted, show
+from ..store import Place, Store, open_store
 from .index import GOOD, is_complete, load_rows
-from .layout import PLAN
 from .manifest import missing_shards, read_committed
 from .places import rehearsed
 from .plan import Plan, all_plans
@@ -70,12 +69,13 @@ class InfoReport(Report):
         return lines + [f"  {line}" for line in self.bad]
 
 
-def info(cache: Path) -> InfoReport:
+def info(cache: Place) -> InfoReport:
     """Read the plan and the records of `cache`. Raises MissingError, CacheError."""
-    plan = Plan.load(cache / PLAN)
-    committed = read_committed(cache, plan)
-    rows = load_rows(cache, plan, committed)
-    missing = missing_shards(cache, plan, committed)
+    store = open_store(cache)
+    plan = Plan.load(store)
+    committed = read_committed(store, plan)
+    rows = load_rows(store, plan, committed)
+    missing = missing_shards(store, plan, committed)
     named = sorted(rows.bad.items())[:LISTED]
     return InfoReport(
         cache_id=plan.id,
@@ -93,16 +93,16 @@ def info(cache: Path) -> InfoReport:
         fallback=len(rows.fallback),
         quarantined=dict(Counter(reason for reason, _ in rows.bad.values())),
         bad=tuple(f"{show(plan.images[i].path)}: {why}: {show(text)}" for i, (why, text) in named),
-        rehearsal=rehearsed(cache),
-        plans=tuple(_layers_of(cache)),
+        rehearsal=rehearsed(store),
+        plans=tuple(_layers_of(store)),
     )
 
 
-def _layers_of(cache: Path) -> Iterator[str]:
-    for path, plan in all_plans(cache).items():
+def _layers_of(cache: Store) -> Iterator[str]:
+    for view, plan in all_plans(cache).items():
         state = "" if is_complete(cache, plan) else " (not complete)"
         layers = ", ".join(layer.folder for layer in plan.layers)
-        yield f"{path.relative_to(cache)} {plan.id[:12]}: {layers}{state}"
+        yield f"{view} {plan.id[:12]}: {layers}{state}"
 
 
 def _describe(spec: ArraySpec) -> str:

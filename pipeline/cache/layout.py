@@ -1,4 +1,4 @@
-"""File layout of a cache; no other module spells these names.
+"""File layout of a cache, as keys of its store; no other module spells these names.
 
 plan.json                       images, recipe and sizes; its sha256 is the cache id
 views/<number>-<id>.json        more such plans over the same layers (another encoder, say)
@@ -14,8 +14,8 @@ logs/<shard>.json               times and host of that shard; no part of the cac
 logs/claims/<shard>.json        process that works on it, of those that join a run; no part either
 """
 
-from pathlib import Path
-
+from ..errors import CacheError, MissingError
+from ..store import Place, Store, open_store
 from .schema import ArraySpec
 
 PLAN, INDEX, COMPLETE, META, LAYER = (
@@ -28,16 +28,34 @@ PLAN, INDEX, COMPLETE, META, LAYER = (
 MANIFESTS, LOGS, CLAIMS, VIEWS = "manifest", "logs", "claims", "views"
 
 
-def shard_path(cache: Path, spec: ArraySpec, shard: int) -> Path:
+def shard_key(spec: ArraySpec, shard: int) -> str:
     """File of shard `shard` of an array, of which only the first axis is split."""
-    return cache.joinpath(spec.path, "c", str(shard), *["0"] * len(spec.row))
+    return "/".join([spec.path, "c", str(shard), *["0"] * len(spec.row)])
 
 
-def manifest_path(cache: Path, layer: str, shard: int) -> Path:
+def manifest_key(layer: str, shard: int) -> str:
     """The record that commits shard `shard` of the layer in folder `layer`."""
-    return cache / layer / MANIFESTS / f"{shard}.json"
+    return f"{layer}/{MANIFESTS}/{shard}.json"
 
 
-def log_path(cache: Path, shard: int) -> Path:
+def log_key(shard: int) -> str:
     """Times, host and tries of shard `shard`."""
-    return cache / LOGS / f"{shard}.json"
+    return f"{LOGS}/{shard}.json"
+
+
+def holds_cache(place: Place) -> bool:
+    """Whether there is a cache, of which nothing is read."""
+    return exists(open_store(place), PLAN)
+
+
+def exists(cache: Store, key: str) -> bool:
+    """Whether the file is there, without reading it."""
+    return bool(cache.sizes_of([key]))
+
+
+def read_file(cache: Store, key: str, limit: int) -> bytes:
+    """A file that belongs to the cache: CacheError where it is missing too."""
+    try:
+        return cache.read(key, limit)
+    except MissingError:
+        raise CacheError(f"{cache.where(key)}: missing: the cache is damaged") from None

@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from ..errors import CacheError, MissingError
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
-from ..io.atomic import make_folder, write_file
 from ..recipe import Recipe
+from ..store import Place, Store, open_store
 from ..weights.rehearsal import VARIABLE
 from .layers import ENCODED, Layer
 from .layout import LOGS
@@ -27,22 +28,22 @@ UNKNOWN = "unknown"
 MAX_BYTES = 1 << 20
 
 
-def note_code(folder: Path, layers: Iterable[Layer]) -> None:
+def note_code(cache: Place, layers: Iterable[Layer]) -> None:
     """Record that the code that runs is about to write shards of `layers`."""
-    found = _read(folder)
+    store = open_store(cache)
+    found = _read(store)
     for layer in layers:
         # Shards that are there without a record may be of any code.
-        there = [UNKNOWN] if committed_shards(folder, layer) else []
+        there = [UNKNOWN] if committed_shards(store, layer) else []
         makers = found.setdefault(layer.folder, there)
         makers += [code_digest()] if code_digest() not in makers else []
-    make_folder(folder / LOGS, folder)
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
-    write_file(folder / LOGS / MADE_BY, text.encode(), label="made_by")
+    store.replace(f"{LOGS}/{MADE_BY}", text.encode(), label="made_by")
 
 
-def same_code(folder: Path, layer: Layer) -> bool:
+def same_code(cache: Place, layer: Layer) -> bool:
     """Whether every shard of `layer` in a cache is known to be made by the code that runs."""
-    return _read(folder).get(layer.folder) == [code_digest()]
+    return _read(open_store(cache)).get(layer.folder) == [code_digest()]
 
 
 def shared_kinds(recipe: Recipe, kinds: Iterable[str]) -> set[str]:
@@ -72,11 +73,10 @@ def _code_digest(rehearsal: str) -> str:
     return digest.hexdigest()
 
 
-def _read(folder: Path) -> dict[str, list[str]]:
+def _read(cache: Store) -> dict[str, list[str]]:
     """The record; empty if there is none that can be read."""
     try:
-        with (folder / LOGS / MADE_BY).open("rb") as file:
-            raw = json.loads(file.read(MAX_BYTES))
+        raw = json.loads(cache.read(f"{LOGS}/{MADE_BY}", MAX_BYTES))
         return {str(name): [str(maker) for maker in makers] for name, makers in raw.items()}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+    except (CacheError, MissingError, ValueError, AttributeError, TypeError, RecursionError):
         return {}

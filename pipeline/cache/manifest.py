@@ -5,9 +5,8 @@ A manifest is written last, after every file of the shard is durable. It is a pu
 with an equal layer have equal ones.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
 
@@ -15,13 +14,15 @@ import xxhash
 from pydantic import Field
 
 from ..display import counted, show
-from ..errors import CacheError
-from ..io.json_files import JsonFile, canonical, parse_checked, read_bounded
+from ..errors import CacheError, MissingError
+from ..io.json_files import JsonFile, canonical, parse_checked
+from ..store import Place, Read, Stat, Store, open_store
 from .layers import SUPERPIXELS, Layer
-from .layout import MANIFESTS, manifest_path, shard_path
+from .layout import MANIFESTS, manifest_key, read_file, shard_key
 from .plan import Plan
 
 MAX_MANIFEST_BYTES = 64 << 20
+TOGETHER = 512  # manifests read at once
 OK: Final = "ok"
 QUARANTINED: Final = "quarantined"
 
@@ -73,80 +74,128 @@ class Manifest(JsonFile):
 Committed = Mapping[str, Mapping[int, Manifest]]  # sound manifests by shard, by layer's folder
 
 
-def read_manifest(cache: Path, layer: Layer, shard: int) -> Manifest:
+def read_manifest(cache: Place, layer: Layer, shard: int) -> Manifest:
     """The manifest of a committed shard of a layer, checked against it.
 
     Raises CacheError if it is missing, damaged, of another layer, or does not fit its arrays and
     images.
     """
-    path = manifest_path(cache, layer.folder, shard)
-    data = read_bounded(path, MAX_MANIFEST_BYTES)
-    found = parse_checked(Manifest, data, path)
+    store, key = open_store(cache), manifest_key(layer.folder, shard)
+    return _parsed(read_file(store, key, MAX_MANIFEST_BYTES), store.where(key), layer, shard)
+
+
+def _parsed(data: bytes, where: str, layer: Layer, shard: int) -> Manifest:
+    found = parse_checked(Manifest, data, where)
     blank = data.replace(f'"check":"{found.check}"'.encode(), b'"check":""', 1)
     if xxhash.xxh3_64_hexdigest(blank) != found.check:
-        raise CacheError(f"{show(str(path), 300)}: damaged: fails its checksum")
+        raise CacheError(f"{show(where, 300)}: damaged: fails its checksum")
     if found.layer != layer.id:
         raise CacheError(
-            f"{show(str(path), 300)}: belongs to layer {found.layer[:12]}, not to {layer.id[:12]}"
+            f"{show(where, 300)}: belongs to layer {found.layer[:12]}, not to {layer.id[:12]}"
         )
     wrong = _disagreement(found, layer, shard)
     if wrong:
-        raise CacheError(f"{show(str(path), 300)}: does not fit its plan: {wrong}")
+        raise CacheError(f"{show(where, 300)}: does not fit its plan: {wrong}")
     return found
 
 
-def committed_shards(cache: Path, layer: Layer) -> list[int]:
+def committed_shards(cache: Place, layer: Layer) -> list[int]:
     """Numbers of the shards of a layer that have a manifest file, without reading it."""
-    try:
-        names = {entry.name for entry in (cache / layer.folder / MANIFESTS).iterdir()}
-    except FileNotFoundError:
-        return []
-    return [s for s in range(layer.num_shards) if f"{s}.json" in names]
+    return [*commits(cache, layer)]
 
 
-def read_committed(cache: Path, plan: Plan, known: Committed = MappingProxyType({})) -> Committed:
-    """The sound manifests of every layer by shard, in order; those in `known` are not read again."""
+def commits(cache: Place, layer: Layer) -> dict[int, Stat]:
+    """Size and time of each manifest file of a layer by shard, in order."""
+    there = dict(open_store(cache).stats(f"{layer.folder}/{MANIFESTS}"))
+    keys = ((s, manifest_key(layer.folder, s)) for s in range(layer.num_shards))
+    return {s: there[key] for s, key in keys if key in there}
+
+
+def _manifest_sizes(cache: Store, layer: Layer) -> dict[int, int]:
+    return {shard: found.bytes for shard, found in commits(cache, layer).items()}
+
+
+def read_manifests(cache: Store, layer: Layer) -> dict[int, Manifest]:
+    """The manifests of a layer by shard, in order. Raises CacheError if one is damaged."""
     return {
-        layer.folder: _read_layer(cache, layer, known.get(layer.folder, {}))
+        shard: _parsed(data, cache.where(manifest_key(layer.folder, shard)), layer, shard)
+        for shard, data in _bytes_of(cache, layer, _manifest_sizes(cache, layer))
+    }
+
+
+def read_committed(cache: Place, plan: Plan, known: Committed = MappingProxyType({})) -> Committed:
+    """The sound manifests of every layer by shard, in order; those in `known` are not read again."""
+    store = open_store(cache)
+    return {
+        layer.folder: _read_layer(store, layer, known.get(layer.folder, {}))
         for layer in plan.layers
     }
 
 
-def missing_shards(cache: Path, plan: Plan, committed: Committed) -> dict[int, tuple[Layer, ...]]:
+def missing_shards(cache: Place, plan: Plan, committed: Committed) -> dict[int, tuple[Layer, ...]]:
     """The shards still to compute, in order, with the layers that lack them.
 
     A layer lacks a shard that is not in `committed`, or of which a file is gone or has another size.
     """
     missing: dict[int, tuple[Layer, ...]] = {}
-    for shard in range(plan.num_shards):
-        lacking = tuple(
-            layer
-            for layer in plan.layers
-            if (found := committed.get(layer.folder, {}).get(shard)) is None
-            or any(damaged_files(cache, layer, found))
-        )
-        if lacking:
-            missing[shard] = lacking
-    return missing
+    store = open_store(cache)
+    for layer in plan.layers:
+        found = committed.get(layer.folder, {})
+        damaged = damaged_files(store, layer, found.values())
+        for shard in range(plan.num_shards):
+            if shard not in found or shard in damaged:
+                missing[shard] = (*missing.get(shard, ()), layer)
+    return dict(sorted(missing.items()))
 
 
-def damaged_files(cache: Path, layer: Layer, manifest: Manifest) -> Iterator[str]:
-    """Names of the layer's arrays whose file of this shard is missing or has another size."""
+def damaged_files(
+    cache: Store, layer: Layer, manifests: Collection[Manifest]
+) -> dict[int, list[str]]:
+    """By shard, the names of the layer's arrays whose file is missing or has another size."""
+    damaged: dict[int, list[str]] = {}
     for spec in layer.arrays:
-        try:
-            size = shard_path(cache, spec, manifest.shard).lstat().st_size
-        except OSError:
-            size = -1
-        if size != manifest.files[spec.name].bytes:
-            yield spec.name
+        keys = {one.shard: shard_key(spec, one.shard) for one in manifests}
+        sizes = cache.sizes_of([*keys.values()])
+        for one in manifests:
+            if sizes.get(keys[one.shard]) != one.files[spec.name].bytes:
+                damaged.setdefault(one.shard, []).append(spec.name)
+    return damaged
 
 
-def _read_layer(cache: Path, layer: Layer, known: Mapping[int, Manifest]) -> dict[int, Manifest]:
-    found: dict[int, Manifest] = {}
-    for shard in committed_shards(cache, layer):
+def _read_layer(cache: Store, layer: Layer, known: Mapping[int, Manifest]) -> dict[int, Manifest]:
+    sizes = _manifest_sizes(cache, layer)
+    found = {shard: known[shard] for shard in sizes if shard in known}
+    wanted = {shard: size for shard, size in sizes.items() if shard not in known}
+    for shard, data in _bytes_of(cache, layer, wanted):
         with suppress(CacheError):  # a damaged one commits nothing: its shard is computed again
-            found[shard] = known.get(shard) or read_manifest(cache, layer, shard)
-    return found
+            where = cache.where(manifest_key(layer.folder, shard))
+            found[shard] = _parsed(data, where, layer, shard)
+    return dict(sorted(found.items()))
+
+
+def _bytes_of(cache: Store, layer: Layer, sizes: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
+    """The manifest files with these sizes, many in flight; one that is gone by now is left out."""
+    shards = [*sizes]
+    for start in range(0, len(shards), TOGETHER):
+        # Of one that is too large nothing is read, which makes it a damaged one.
+        block = {
+            shard: bytearray(sizes[shard] if sizes[shard] <= MAX_MANIFEST_BYTES else 0)
+            for shard in shards[start : start + TOGETHER]
+        }
+        try:
+            cache.read_many(
+                [
+                    Read(manifest_key(layer.folder, shard), 0, [memoryview(data)])
+                    for shard, data in block.items()
+                ]
+            )
+        except (CacheError, MissingError):  # one of them has changed since it was listed
+            for shard in block:
+                with suppress(MissingError):
+                    key = manifest_key(layer.folder, shard)
+                    yield shard, cache.read(key, MAX_MANIFEST_BYTES)
+            continue
+        yield from ((shard, bytes(data)) for shard, data in block.items())
 
 
 def _disagreement(found: Manifest, layer: Layer, shard: int) -> str:

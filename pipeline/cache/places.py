@@ -6,14 +6,15 @@ of a digest: a cache that was moved, or made by an older svp, may have none or a
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..io.atomic import write_file
-from ..store import is_url, open_store
+from ..errors import CacheError, MissingError
+from ..store import Place, is_url, open_store
 from .layout import LOGS
 
 PLACES = "places.json"
@@ -79,22 +80,23 @@ def absolute_data(dataset: str, root: Path | None) -> tuple[str, Path | None]:
     return dataset, (root or Path()).absolute()
 
 
-def write_places(cache: Path, places: DataPlaces) -> None:
+def write_places(cache: Place, places: DataPlaces) -> None:
     """Replace the record in `cache`, which must be there. Raises CacheError if it cannot be written."""
     raw = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(places).items()}
     if is_url(places.images):
         raw["images"] = open_store(places.images).where()
     text = json.dumps(raw, indent=1, sort_keys=True) + "\n"
-    write_file(cache / LOGS / PLACES, text.encode(), label="places")
+    open_store(cache).replace(f"{LOGS}/{PLACES}", text.encode(), label="places")
 
 
-def copy_places(cache: Path, out: Path) -> None:
+def copy_places(cache: Place, out: Place) -> None:
     """The record of `cache` in `out` too, if it has one. Raises CacheError."""
-    if (cache / LOGS / PLACES).is_file():
-        write_file(out / LOGS / PLACES, (cache / LOGS / PLACES).read_bytes(), label="places")
+    key = f"{LOGS}/{PLACES}"
+    with suppress(MissingError):
+        open_store(out).replace(key, open_store(cache).read(key, MAX_BYTES), label="places")
 
 
-def read_places(cache: Path) -> DataPlaces | None:
+def read_places(cache: Place) -> DataPlaces | None:
     """Paths that `cache` was made from, or None without a readable record; no path is checked."""
     raw = _raw(cache)
     try:
@@ -103,19 +105,19 @@ def read_places(cache: Path) -> DataPlaces | None:
         return None
 
 
-def limit_of(cache: Path) -> int | None:
+def limit_of(cache: Place) -> int | None:
     """Number of images that `cache` was limited to; None: all, or unknown."""
     places = read_places(cache)
     return places.limit if places else None
 
 
-def rehearsed(cache: Path) -> bool:
+def rehearsed(cache: Place) -> bool:
     """Whether `cache` says that it was made in a rehearsal."""
     places = read_places(cache)
     return places is not None and places.rehearsal
 
 
-def image_root_of(cache: Path) -> Path | None:
+def image_root_of(cache: Place) -> Path | None:
     """The folder of the photographs `cache` was made from, if it is still there; or their address,
     which is not looked at.
     """
@@ -126,9 +128,8 @@ def image_root_of(cache: Path) -> Path | None:
     return Path(root) if is_url(root) or Path(root).is_dir() else None
 
 
-def _raw(cache: Path) -> Any:
+def _raw(cache: Place) -> Any:
     try:
-        with (cache / LOGS / PLACES).open("rb") as file:
-            return json.loads(file.read(MAX_BYTES).decode("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return json.loads(open_store(cache).read(f"{LOGS}/{PLACES}", MAX_BYTES).decode("utf-8"))
+    except (CacheError, MissingError, ValueError, RecursionError):
         return None

@@ -7,13 +7,11 @@ folder of this machine.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated
 
 import xxhash
@@ -21,10 +19,9 @@ from pydantic import Field, JsonValue
 
 from ..display import show
 from ..errors import CacheError, ConfigError, MissingError, SvpError
-from ..io.atomic import write_file
-from ..io.json_files import JsonFile, canonical, parse_model, read_bounded
-from ..io.paths import refuse_url
+from ..io.json_files import JsonFile, canonical, parse_model
 from ..recipe import Recipe, parse_recipe
+from ..store import Place, Store, open_store
 from .image_checks import MAX_IMAGES
 from .image_list import COLUMNS, Images, PlanImage
 from .layers import SCHEMA, Layer, Sizes, layers_of
@@ -203,65 +200,64 @@ class Plan:
         """The cache id: sha256 of plan.json, hex."""
         return hashlib.sha256(self.data).hexdigest()
 
-    def save(self, cache: Path, path: Path | None = None) -> None:
-        """Write the image list, then plan.json or the view `path`: atomic and durable."""
-        self.images.save(cache)
-        write_file(path or cache / PLAN, self.data, label="plan")
+    def save(self, cache: Place, view: str = PLAN) -> None:
+        """Write the image list, then plan.json or another view: atomic and durable."""
+        store = open_store(cache)
+        self.images.save(store)
+        store.replace(view, self.data, label="plan")
 
     @classmethod
-    def load(cls, path: Path) -> "Plan":
-        """Read a plan.json or a view, which may come from anyone, and map its image list.
+    def load(cls, cache: Place, view: str = PLAN) -> "Plan":
+        """Read plan.json or another view, which may come from anyone, and map its image list.
 
-        Raises MissingError if there is none, CacheError if it is not exactly what `save` writes,
-        ConfigError for a URL.
+        Raises MissingError if there is none, CacheError if it is not exactly what `save` writes.
         """
-        refuse_url(path)
-        if not os.path.lexists(path):
-            raise MissingError(f"{show(str(path), 300)}: no such file: not a cache of svp")
-        data = _read(path)
+        store = open_store(cache)
+        path = store.where(view)
+        data = _read(store, view)
         file = parse_model(_PlanFile, data, path)
         if file.schema_version != SCHEMA:
             raise CacheError(
-                f"{show(str(path), 300)}: cache schema {file.schema_version}, this svp reads "
+                f"{show(path, 300)}: cache schema {file.schema_version}, this svp reads "
                 f"{SCHEMA}: use the svp version that wrote it or make the cache again"
             )
         if set(file.images.columns) != set(COLUMNS):
-            raise CacheError(f"{show(str(path), 300)}: damaged: columns of the image list differ")
+            raise CacheError(f"{show(path, 300)}: damaged: columns of the image list differ")
         if data != _sealed(file.model_dump(mode="json")):
-            raise CacheError(f"{show(str(path), 300)}: damaged: fails its checksum")
-        cache = path.parent.parent if path.parent.name == VIEWS else path.parent
+            raise CacheError(f"{show(path, 300)}: damaged: fails its checksum")
         try:
             plan = cls(
                 recipe=parse_recipe(file.recipe, "recipe"),
-                images=Images.load(cache, file.images.model_dump(mode="json")),
+                images=Images.load(store, file.images.model_dump(mode="json")),
                 **file.model_dump(exclude={"schema_version", "recipe", "images", "check"}),
             )
         except ConfigError as error:
-            raise CacheError(f"{show(str(path), 300)}: damaged: {error}") from None
+            raise CacheError(f"{show(path, 300)}: damaged: {error}") from None
         # parse_model saw that these are the plan's bytes: saves making them again for the id.
         plan.__dict__["data"] = data
         return plan
 
 
-def all_plans(cache: Path) -> dict[Path, Plan]:
-    """The plan of a cache and its further views by file, oldest first. Raises as `Plan.load`."""
-    views = sorted((cache / VIEWS).glob("*.json")) if (cache / VIEWS).is_dir() else []
-    return {path: Plan.load(path) for path in (cache / PLAN, *views)}
+def all_plans(cache: Place) -> dict[str, Plan]:
+    """The plan of a cache and its further views by key, oldest first. Raises as `Plan.load`."""
+    store = open_store(cache)
+    views = sorted(key for key, _ in store.sizes(VIEWS) if key.endswith(".json"))
+    return {view: Plan.load(store, view) for view in (PLAN, *views)}
 
 
-def chosen_view(cache: Path, *refuse: Callable[[Plan], object]) -> Path:
-    """File of the oldest plan of a cache that no `refuse` raises an SvpError for.
+def chosen_view(cache: Place, *refuse: Callable[[Plan], object]) -> str:
+    """Key of the oldest plan of a cache that no `refuse` raises an SvpError for.
 
     plan.json if there is none, so that its reader says why. What is added to a cache later never
     changes the choice. Raises as `Plan.load`.
     """
     plans = all_plans(cache)
-    for path, plan in plans.items() if len(plans) > 1 else ():
+    for view, plan in plans.items() if len(plans) > 1 else ():
         with suppress(SvpError):
             for check in refuse:
                 check(plan)
-            return path
-    return cache / PLAN
+            return view
+    return PLAN
 
 
 def _sealed(value: dict[str, object]) -> bytes:
@@ -275,19 +271,24 @@ def is_first_format(data: bytes) -> bool:
     return FIRST_FORMAT.search(data) is not None
 
 
-def _read(path: Path) -> bytes:
+def _read(cache: Store, view: str) -> bytes:
     """The bytes of a plan. Raises CacheError, with the way out for a cache of the first format."""
-    if path.is_file() and not path.is_symlink():
-        with path.open("rb") as file:
-            # The first format held the image list in this file, so it may be of any size.
-            head = file.read(MAX_PLAN_BYTES)
-            file.seek(max(0, path.stat().st_size - 4096))
-            if is_first_format(head) or is_first_format(file.read()):
-                raise CacheError(
-                    f"{show(str(path), 300)}: cache schema 1, this svp reads {SCHEMA}: convert it "
-                    f"with `svp cache convert {show(str(path.parent), 300)} --out NEWCACHE`"
-                )
-    return read_bounded(path, MAX_PLAN_BYTES)
+    path = cache.where(view)
+    try:
+        data = cache.read(view, MAX_PLAN_BYTES)
+    except MissingError:
+        raise MissingError(f"{show(path, 300)}: no such file: not a cache of svp") from None
+    except CacheError:
+        # The first format held the image list in this file, so it may be of any size.
+        if not is_first_format(cache.tail(view, 4096)[0]):
+            raise
+        data = b""
+    if not data or is_first_format(data):
+        raise CacheError(
+            f"{show(path, 300)}: cache schema 1, this svp reads {SCHEMA}: convert it "
+            f"with `svp cache convert {show(cache.where(), 300)} --out NEWCACHE`"
+        )
+    return data
 
 
 def _check(plan: Plan) -> None:

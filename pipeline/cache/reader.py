@@ -6,8 +6,10 @@ only committed shards, so it works on a cache that is still being made.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from pathlib import Path
+from threading import local
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,21 +18,22 @@ from numpy.typing import NDArray
 from ..display import counted, show
 from ..errors import CacheError, ConfigError
 from ..io.binary import empty, round_into
-from ..io.paths import refuse_links
 from ..records import Quarantined, Superpixels
+from ..store import FolderStore, Place, Read, as_place, open_store
 from .index import BAD, GOOD, load_rows
 from .layers import SUPERPIXELS
-from .layout import META, PLAN, shard_path
+from .layout import META, PLAN, read_file, shard_key
 from .manifest import Manifest, read_manifest
 from .plan import Plan, PlanImage
 from .row_codec import stored_features, stored_sam, superpixels_of, unpack_rles
 from .schema import ArraySpec, spec_of
-from .shard_file import OpenFiles, ShardFile, read_with_zarr
-from .zarr_metadata import array_metadata, check_document
+from .shard_file import CRC_BYTES, OpenFiles, ShardFile, read_with_zarr
+from .zarr_metadata import MAX_META_BYTES, array_metadata, check_document
 
 Array = NDArray[Any]
 Verify = Literal["first", "always", "off"]
 Status = Literal["ok", "quarantined", "missing"]
+OPENING = 32  # shard files of an object store that are opened at once
 SMALL = ("level", "area", "iou", "stability", "box", "point", "crop")
 
 
@@ -40,8 +43,8 @@ class RowReader(Protocol):
     """
 
     @property
-    def path(self) -> Path:
-        """The cache folder."""
+    def path(self) -> Place:
+        """The cache folder or its store."""
 
     @property
     def plan(self) -> Plan:
@@ -98,11 +101,22 @@ class RowReader(Protocol):
     def sam(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """SAM image embedding of shape `plan.sam`."""
 
+    def gather(
+        self, rows: Sequence[int], into: Mapping[str, Sequence[Array]], beside: Sequence[str] = ()
+    ) -> None:
+        """Fill `into` (field -> an array per row), and make ready the arrays `beside` of the rows."""
+
+
+class _Fetched(local):
+    """Rows that this thread has fetched, and their crc32c, by array and row."""
+
+    rows: Mapping[tuple[str, int], tuple[Array, bytearray]] = MappingProxyType({})
+
 
 class CacheReader:
     """Random access to the rows of one cache.
 
-    view      its plan: of plan.json, or of a file of `views/`
+    view      key of its plan: plan.json, or a file of `views/`
     plan      the plan read
     ids       (N,) int64 image ids; row i of every array is image ids[i]
     index_of  image id -> row
@@ -111,28 +125,29 @@ class CacheReader:
     verify: check a feature row's crc32c at its first read, always, or never. Rows of the
     compressed arrays carry a checksum that is always checked.
 
+    A cache on an object store is read like a folder; every single read is a request there, many rows
+    at once are `gather`'s.
+
     Raises MissingError if there is no cache at `path`, CacheError if it is damaged. Every method
     raises CacheError naming the image and the file when a row cannot be trusted.
     """
 
-    def __init__(
-        self, path: Path | str, verify: Verify = "first", view: Path | None = None
-    ) -> None:
+    def __init__(self, path: Place | str, verify: Verify = "first", view: str = PLAN) -> None:
         if verify not in ("first", "always", "off"):
             raise ConfigError(f"verify={show(verify)}: use first, always or off")
-        self.path, self.verify = Path(path), verify
-        self.view = view or self.path / PLAN
-        self.plan = Plan.load(self.view)
-        self.rows = load_rows(self.path, self.plan)
+        self.path, self.store = as_place(path), open_store(path)
+        self.verify, self.view = verify, view
+        self.plan = Plan.load(self.store, view)
+        self.rows = load_rows(self.store, self.plan)
         self._status = self.rows.status.tobytes()  # an item of bytes costs a third of an array's
         self._small = self.plan.recipe.features.stored != "float16"
         self._specs = {spec.name: spec for spec in self.plan.arrays}
         self._ours: dict[str, bool] = {}  # array -> whether its chunks are as we write them
         self._checked: dict[str, bytearray] = {}
-        self._files = OpenFiles()
+        self._files, self._fetched = OpenFiles(), _Fetched()
         self._last: Manifest | None = None
 
-    def __reduce__(self) -> tuple[type["CacheReader"], tuple[Path, Verify, Path]]:
+    def __reduce__(self) -> tuple[type["CacheReader"], tuple[Place, Verify, str]]:
         return type(self), (self.path, self.verify, self.view)
 
     def __len__(self) -> int:
@@ -213,6 +228,72 @@ class CacheReader:
             return _rounded(stored_sam(self.plan, lambda name: self._read(name, i)), out)
         return self._read("sam", i, out)
 
+    def gather(
+        self, rows: Sequence[int], into: Mapping[str, Sequence[Array]], beside: Sequence[str] = ()
+    ) -> None:
+        """Fields of many rows at once: on an object store with all requests in flight.
+
+        into    `features`, `cls` or `sam` -> for each row an array to fill, C-contiguous
+        beside  arrays whose values of these rows are asked for next: of a store their files are
+                fetched here, side by side
+        """
+        stored = [name for field in into for name in self._stored_as(field)]
+        if not isinstance(self.store, FolderStore):
+            self._fetch(rows, into, [*stored, *beside])
+        try:
+            for at, i in enumerate(rows):
+                for field, outs in into.items():
+                    getattr(self, field)(i, outs[at])
+        finally:
+            self._fetched.rows = {}
+
+    def _stored_as(self, field: str) -> tuple[str, ...]:
+        if field == "sam":
+            return ("sam_q8", "sam_scale") if self.plan.sam_int8 else ("sam",)
+        if field != "features":
+            return (field,)
+        if self.plan.mean_int4:
+            return ("cover", "pooled", "dino_q4", "dino_scale")
+        return ("dino_q8", "dino_scale") if self.plan.int8 else ("dino",)
+
+    def _fetch(
+        self, rows: Sequence[int], into: Mapping[str, Sequence[Array]], names: Sequence[str]
+    ) -> None:
+        """Open the shard files of the rows, then read their uncompressed rows, all in flight."""
+        size, good = self.plan.shard_size, [i for i in rows if self.status(i) == "ok"]
+        specs = [self._specs[name] for name in names if name in self._specs]
+        ours = [spec for spec in specs if self._is_ours(spec)]
+        wanted = {(spec.name, i // size): spec for spec in ours for i in good}
+        absent = [
+            (spec, shard)
+            for (name, shard), spec in wanted.items()
+            if (name, shard) not in self._files
+        ]
+        if absent:
+            with ThreadPoolExecutor(min(OPENING, len(absent))) as pool:
+                for _ in pool.map(lambda one: self._shard_file(*one), absent):
+                    pass
+        targets = {
+            (self._stored_as(field)[0], i): out
+            for field, found in into.items()
+            for i, out in zip(rows, found, strict=True)
+        }
+        reads: list[Read] = []
+        fetched: dict[tuple[str, int], tuple[Array, bytearray]] = {}
+        for spec in ours:
+            for i in good if spec.level is None else ():
+                shard, slot = divmod(i, size)
+                file, out = self._shard_file(spec, shard), targets.get((spec.name, i))
+                if out is None or (out.shape, out.dtype) != (spec.row, spec.numpy):
+                    out = empty(spec.row, spec.numpy)
+                crc = bytearray(CRC_BYTES)
+                reads.append(
+                    Read(file.key, file.place(slot)[0], [out.data.cast("B"), memoryview(crc)])
+                )
+                fetched[spec.name, i] = out, crc
+        self.store.read_many(reads)
+        self._fetched.rows = fetched
+
     def superpixels(self, i: int) -> Superpixels:
         """The superpixels of row `i`: RLE strings (not decoded, not checked) and scores."""
         if not 0 <= i < len(self._status) or self._status[i] != GOOD:
@@ -221,7 +302,7 @@ class CacheReader:
         last = self._last  # one attribute read: another thread may replace it
         if last is None or last.shard != shard:
             layer = self.plan.layer(SUPERPIXELS)
-            last = self._last = read_manifest(self.path, layer, shard)
+            last = self._last = read_manifest(self.store, layer, shard)
         try:
             return _superpixels(partial(self._filled, i), last, slot, self.plan.images[i])
         except CacheError as error:
@@ -253,29 +334,40 @@ class CacheReader:
         return out
 
     def _fill(self, spec: ArraySpec, i: int, out: Array) -> None:
-        ours = self._ours.get(spec.name)
-        if not (self._open_array(spec) if ours is None else ours):
-            read_with_zarr(self.path / spec.path, i, out)
+        if not self._is_ours(spec):
+            read_with_zarr(self.store, spec.path, i, out)
             return
         shard, slot = divmod(i, self.plan.shard_size)
-        file = self._files.get((spec.name, shard), lambda: self._open(spec, shard))
+        file = self._shard_file(spec, shard)
+        if (row := self._fetched.rows.get((spec.name, i))) is not None:
+            file.accept(slot, *row)
+            if row[0] is not out:
+                out[...] = row[0]
+            return
         checked = self._checked[spec.name]
         verify = self.verify == "always" or (self.verify == "first" and not checked[i])
         file.read(slot, out, verify=verify)
         if verify:
             checked[i] = 1
 
+    def _is_ours(self, spec: ArraySpec) -> bool:
+        ours = self._ours.get(spec.name)
+        return self._open_array(spec) if ours is None else ours
+
+    def _shard_file(self, spec: ArraySpec, shard: int) -> ShardFile:
+        return self._files.get((spec.name, shard), lambda: self._open(spec, shard))
+
     def _open_array(self, spec: ArraySpec) -> bool:
         document = array_metadata(spec, len(self), self.plan.shard_size)
-        stored = check_document(self.path / spec.path / META, document)
+        key = f"{spec.path}/{META}"
+        found = read_file(self.store, key, MAX_META_BYTES)
+        stored = check_document(found, self.store.where(key), document)
         self._checked[spec.name] = bytearray(len(self))
         self._ours[spec.name] = stored != "other"
         return self._ours[spec.name]
 
     def _open(self, spec: ArraySpec, shard: int) -> ShardFile:
-        path = shard_path(self.path, spec, shard)
-        refuse_links(self.path, path)
-        return ShardFile(path, spec, self.plan.shard_size)
+        return ShardFile(self.store, shard_key(spec, shard), spec, self.plan.shard_size)
 
     def _blame(self, i: int, what: object) -> CacheError:
         return CacheError(f"image {self.plan.images[i].image_id} (row {i}): {what}")
@@ -309,16 +401,15 @@ def _rounded(values: Array, out: NDArray[np.float16] | None) -> NDArray[np.float
     return out
 
 
-def stored_superpixels(cache: Path, plan: Plan, shard: int) -> list[Superpixels | Quarantined]:
+def stored_superpixels(cache: Place, plan: Plan, shard: int) -> list[Superpixels | Quarantined]:
     """The superpixels of a committed shard, in order. Raises CacheError if it is damaged."""
-    layer = plan.layer(SUPERPIXELS)
-    manifest = read_manifest(cache, layer, shard)
+    store, layer = open_store(cache), plan.layer(SUPERPIXELS)
+    manifest = read_manifest(store, layer, shard)
     bad = {slot: (reason, detail) for slot, reason, detail in manifest.bad}
-    files: dict[str, ShardFile] = {}
-    for spec in layer.arrays:
-        path = shard_path(cache, spec, shard)
-        refuse_links(cache, path)
-        files[spec.name] = ShardFile(path, spec, layer.shard_size)
+    files = {
+        spec.name: ShardFile(store, shard_key(spec, shard), spec, layer.shard_size)
+        for spec in layer.arrays
+    }
     found: list[Superpixels | Quarantined] = []
     for slot, image in enumerate(layer.shard(shard)):
         if slot in bad:

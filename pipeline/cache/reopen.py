@@ -7,20 +7,19 @@ Invariant: an interrupted `adopt` is finished by running it again; until then no
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from ..display import show
 from ..errors import PlanMismatchError
-from ..io.atomic import write_file
+from ..store import Place, Store, open_store
 from .index import GOOD, load_rows
-from .layout import PLAN, manifest_path
+from .layout import PLAN, manifest_key
 from .manifest import Committed, Manifest
 from .plan import Plan
 from .plan_diff import diff_plans
 from .verify import uncommit
 
 
-def quarantined(cache: Path, plan: Plan, committed: Committed) -> dict[int, set[int]]:
+def quarantined(cache: Place, plan: Plan, committed: Committed) -> dict[int, set[int]]:
     """Ids of the quarantined images by shard."""
     found: dict[int, set[int]] = {}
     for row in load_rows(cache, plan, committed).bad:
@@ -28,10 +27,10 @@ def quarantined(cache: Path, plan: Plan, committed: Committed) -> dict[int, set[
     return found
 
 
-def adopt(cache: Path, view: Path, old: Plan, new: Plan, committed: Committed) -> None:
+def adopt(cache: Place, view: str, old: Plan, new: Plan, committed: Committed) -> None:
     """Give the cache of plan `old` the plan `new`, in which quarantined images were repaired.
 
-    view       the file of `old`
+    view       the key of `old`
     committed  by the old plan: shards without a repaired image stay committed
 
     Raises PlanMismatchError if the plans differ in more than the files of images that are not in
@@ -39,34 +38,34 @@ def adopt(cache: Path, view: Path, old: Plan, new: Plan, committed: Committed) -
     """
     if old.id == new.id:
         return
+    store = open_store(cache)
     same_list = [image[:2] for image in old.images] == [image[:2] for image in new.images]
     if replace(old, images=new.images).id != new.id or not same_list:
-        raise _refusal(cache, old, new, diff_plans(old, new))
+        raise _refusal(store, old, new, diff_plans(old, new))
     changed = {a.image_id for a, b in zip(old.images, new.images, strict=True) if a != b}
     # An image that is missing may change: an adoption that was cut short has un-committed its shard.
-    status = load_rows(cache, old, committed).status
+    status = load_rows(store, old, committed).status
     if good := [i for i in changed if status[old.images.row_of[i]] == GOOD]:
         lines = [f"image {i} changed, but it is in the cache" for i in sorted(good)[:5]]
-        raise _refusal(cache, old, new, lines)
+        raise _refusal(store, old, new, lines)
     touched = {old.images.row_of[image_id] // old.shard_size for image_id in changed}
     for before, after in zip(old.layers, new.layers, strict=True):
-        uncommit(cache, before.folder, touched)
+        uncommit(store, before, touched)
         for shard, manifest in committed.get(before.folder, {}).items():
             if shard not in touched:
                 moved: Manifest = manifest.model_copy(update={"layer": after.id}).sealed()
-                path = manifest_path(cache, before.folder, shard)
-                write_file(path, moved.data(), label="manifest")
-    if view.name == PLAN:
-        new.save(cache, view)
+                store.replace(manifest_key(before.folder, shard), moved.data(), label="manifest")
+    if view == PLAN:
+        new.save(store)
     else:  # a view is called by its id
-        new.save(cache, view.with_name(f"{view.name[:5]}{new.id[:16]}.json"))
-        view.unlink()
+        new.save(store, f"{view[: view.rindex('-')]}-{new.id[:16]}.json")
+        store.delete(view)
 
 
-def _refusal(cache: Path, old: Plan, new: Plan, lines: list[str]) -> PlanMismatchError:
+def _refusal(cache: Store, old: Plan, new: Plan, lines: list[str]) -> PlanMismatchError:
     more = [f"... and {len(lines) - 12} more"] if len(lines) > 12 else []
     return PlanMismatchError(
-        f"{show(str(cache), 300)} holds cache {old.id[:12]}, this run would make {new.id[:12]}: "
+        f"{show(cache.where(), 300)} holds cache {old.id[:12]}, this run would make {new.id[:12]}: "
         + "; ".join([*lines[:12], *more])
         + ". --retry-quarantined accepts repaired files of quarantined images only: "
         "name another folder for the new cache"

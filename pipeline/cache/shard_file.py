@@ -6,13 +6,13 @@ byte-identical to zarr-python's (a test holds that), without its per-row cost; a
 has a chunk, even if all its values are zero. Arrays that someone recompressed are read through
 zarr-python, after `zarr_metadata.check_document` accepted their codecs.
 
-At most 128 shard files are open, shared by all threads of a process: a cache of 1,849 shards and a
-dozen arrays has more files than a process may open, and opening per read costs 6 %. An evicted file
-is closed by its last reader.
+At most 128 shard files of a folder are open, shared by all threads of a process: a cache of 1,849
+shards and a dozen arrays has more files than a process may open, and opening per read costs 6 %. Of
+an object store small files are kept in memory instead, up to 2 GiB. An evicted file is closed by its
+last reader.
 """
 
 import os
-import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -25,13 +25,17 @@ from numcodecs import zstd
 from numpy.typing import NDArray
 
 from ..display import show
-from ..errors import CacheError
-from ..io.binary import crc32c, read_at, zstd_content_size
+from ..errors import CacheError, MissingError
+from ..io.binary import crc32c, zstd_content_size
+from ..store import FolderStore, Store, WholeFile
 from .schema import ArraySpec
 
 Array = NDArray[Any]
 EMPTY = (1 << 64) - 1
 CRC_BYTES = 4
+MAX_FILE_BYTES = 4 << 30
+MOST_OPEN = 128
+HELD_BYTES = 2 << 30  # of files in memory: all small arrays of COCO's training images
 # A zstd frame never grows its content by more than a header and 3 bytes per 128 kB block.
 FRAME_SLACK = 1024
 
@@ -62,24 +66,32 @@ def encode_shard(
 class ShardFile:
     """An open shard file. Reads are positional: safe from many threads and after a fork.
 
-    The descriptor is closed when the last user lets go of the object, so an eviction from a cache
-    of open files can never close it under a reader.
+    It is closed when the last user lets go of the object, so an eviction from a cache of open files
+    can never close it under a reader. On an object store a file of compressed rows, which are small,
+    is read whole: one request for 64 images.
     """
 
-    __slots__ = ("fd", "index", "path", "spec")
+    __slots__ = ("file", "index", "key", "path", "spec", "weight")
 
-    def __init__(self, path: Path, spec: ArraySpec, shard_size: int) -> None:
-        self.fd = -1  # so that __del__ works when the open fails
-        self.path, self.spec = path, spec
+    def __init__(self, cache: Store, key: str, spec: ArraySpec, shard_size: int) -> None:
+        self.key, self.path, self.spec = key, cache.where(key), spec
+        self.weight = HELD_BYTES // MOST_OPEN
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise self.error(f"cannot be opened: {error.strerror}") from None
-        self.index = self._read_index(shard_size)
+            if spec.level is None or isinstance(cache, FolderStore):
+                self.file = cache.open(key)
+            else:
+                data = cache.read(key, MAX_FILE_BYTES)
+                self.file, self.weight = WholeFile(data), len(data)
+            self.index = self._read_index(shard_size)
+        except MissingError:
+            raise self.error("missing") from None
 
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+    def place(self, slot: int) -> tuple[int, int]:
+        """Offset and length of the stored row `slot`. Raises CacheError if it holds none."""
+        place = self.index[slot]
+        if place is None:
+            raise self.error(f"holds no row {slot}")
+        return place
 
     def has(self, slot: int) -> bool:
         """Whether row `slot` of this shard holds an image."""
@@ -91,10 +103,7 @@ class ShardFile:
         `verify` checks the crc32c of an uncompressed row; a zstd row's checksum always is.
         Raises CacheError naming the file; `out` then holds no usable value.
         """
-        place = self.index[slot]
-        if place is None:
-            raise self.error(f"holds no row {slot}")
-        offset, size = place
+        offset, size = self.place(slot)
         target = out.data.cast("B")
         if self.spec.level is None:
             tail = bytearray(CRC_BYTES)
@@ -111,21 +120,24 @@ class ShardFile:
         except (RuntimeError, ValueError) as error:
             raise self.error(f"row {slot} cannot be decompressed: {error}") from None
 
+    def accept(self, slot: int, row: Array, crc: bytes | bytearray) -> None:
+        """Raise CacheError unless the crc32c of an uncompressed row, fetched by others, is `crc`."""
+        if crc32c(row.data.cast("B")) != int.from_bytes(crc, "little"):
+            raise self.error(f"row {slot} fails its checksum")
+
     def error(self, what: str) -> CacheError:
         """A CacheError that names this file and what to do."""
         return CacheError(
-            f"{show(str(self.path), 300)}: {what}: run `svp cache repair`, then the same "
+            f"{show(self.path, 300)}: {what}: run `svp cache repair`, then the same "
             "`svp precompute` again: only damaged shards are computed again"
         )
 
     def _read_index(self, shard_size: int) -> list[tuple[int, int] | None]:
-        found = os.fstat(self.fd)
         length = 16 * shard_size + CRC_BYTES
-        body = found.st_size - length
-        if not stat.S_ISREG(found.st_mode) or body < 0:
-            raise self.error(f"{found.st_size} bytes: not a shard file or cut short")
-        raw = bytearray(length)
-        self._fill([memoryview(raw)], body, length)
+        raw, size = self.file.tail(length)
+        body = size - length
+        if len(raw) < length:
+            raise self.error(f"{size} bytes: not a shard file or cut short")
         if crc32c(raw[:-CRC_BYTES]) != int.from_bytes(raw[-CRC_BYTES:], "little"):
             raise self.error("the shard index fails its checksum")
         pairs = np.frombuffer(raw, "<u8", 2 * shard_size).reshape(-1, 2).tolist()
@@ -142,7 +154,7 @@ class ShardFile:
         return offset, size
 
     def _fill(self, views: list[memoryview], offset: int, size: int) -> None:
-        done = read_at(self.fd, views, offset)
+        done = self.file.read(views, offset)
         if done < size:
             raise self.error(f"cut short: {done} of {size} bytes at {offset}")
 
@@ -162,16 +174,18 @@ def _encode_row(spec: ArraySpec, row: Array, scratch: Array) -> list[bytes | mem
     return [view, crc32c(view).to_bytes(CRC_BYTES, "little")]
 
 
-LIMIT = 128
 Key = tuple[str, int]
 
 
 class OpenFiles:
     """Least-recently-used map of open shard files; thread-safe, and safe after a fork."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        self._limit = limit
+    def __init__(self, limit: int = HELD_BYTES) -> None:
+        self._limit = limit  # of the sum of their weights
         self._reset()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._files
 
     def get(self, key: Key, open_file: Callable[[], ShardFile]) -> ShardFile:
         """The open file `key`; `open_file` runs outside the lock and may raise."""
@@ -187,24 +201,33 @@ class OpenFiles:
             self._reset()  # the parent's lock may stay locked in this child
         opened = open_file()
         with self._lock:
+            if key not in self._files:  # another thread may have opened it too
+                self._held += opened.weight
             self._files[key] = opened
-            while len(self._files) > self._limit:
-                self._files.popitem(last=False)
+            while self._held > self._limit and len(self._files) > 1:
+                self._held -= self._files.popitem(last=False)[1].weight
         return opened
 
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = Lock()
         self._files: OrderedDict[Key, ShardFile] = OrderedDict()
+        self._held = 0
 
 
-def read_with_zarr(array: Path, i: int, out: NDArray[Any]) -> None:
-    """Row `i` of the Zarr array at `array` into `out`. Raises CacheError if it cannot be decoded."""
+def read_with_zarr(cache: Store, array: str, i: int, out: NDArray[Any]) -> None:
+    """Row `i` of the Zarr array `array` into `out`. Raises CacheError if it cannot be decoded."""
+    where = cache.where(array)
+    if not isinstance(cache, FolderStore):
+        raise CacheError(
+            f"{show(where, 300)}: was recompressed, and such arrays are read from folders only: "
+            "copy the cache to one with `svp cache copy`"
+        )
     try:
-        out[...] = np.asarray(_open(array)[i])
+        out[...] = np.asarray(_open(cache.root / array)[i])
     # zarr-python lets each codec's own exception through; all mean that the bytes are not usable.
     except (ValueError, RuntimeError, OSError, TypeError, KeyError) as error:
-        raise CacheError(f"{show(str(array), 300)}: cannot be read: {show(str(error))}") from None
+        raise CacheError(f"{show(where, 300)}: cannot be read: {show(str(error))}") from None
 
 
 @lru_cache(maxsize=64)

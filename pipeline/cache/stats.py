@@ -7,7 +7,6 @@ and taken from at most `sample` images spread evenly over the cache; the report 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from ..display import Report, counted
 from ..masks.rle_codec import check_runs
 from ..records import Superpixels
+from ..store import Place
 from .index import BAD, GOOD
 from .manifest import read_committed
 from .reader import CacheReader
@@ -92,7 +92,7 @@ class StatsReport(Report):
         return lines + [f"quarantined: {n} x {why}" for why, n in sorted(self.quarantined.items())]
 
 
-def stats(path: Path, sample: int = SAMPLE) -> StatsReport:
+def stats(path: Place, sample: int = SAMPLE) -> StatsReport:
     """Figures of the cache at `path`. Raises MissingError, CacheError."""
     reader = CacheReader(path)
     plan, rows = reader.plan, reader.rows

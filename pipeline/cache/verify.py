@@ -5,27 +5,34 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from ..display import Report, counted, show
 from ..errors import CacheError
-from ..io.atomic import make_folder, remove_stale, sync_folders
-from ..io.json_files import read_bounded
-from ..io.paths import refuse_links
+from ..store import Place, Store, open_store
 from .create import write_metadata
 from .index import (
     MAX_INDEX_BYTES,
-    column_path,
+    column_key,
     columns_of,
     finalize,
     is_complete,
     open_index,
 )
 from .layers import Layer
-from .layout import COMPLETE, INDEX, LAYER, MANIFESTS, META, PLAN, manifest_path, shard_path
+from .layout import (
+    COMPLETE,
+    INDEX,
+    LAYER,
+    META,
+    PLAN,
+    exists,
+    manifest_key,
+    read_file,
+    shard_key,
+)
 from .manifest import (
     committed_shards,
     damaged_files,
@@ -35,9 +42,8 @@ from .manifest import (
 )
 from .plan import Plan, all_plans
 from .shard_file import ShardFile
-from .zarr_metadata import check_document, documents
+from .zarr_metadata import MAX_META_BYTES, check_document, documents
 
-BLOCK = 1 << 20
 Map = Callable[[Callable[[int], "ShardReport"], Iterable[int]], Iterable["ShardReport"]]
 
 
@@ -106,91 +112,102 @@ class VerifyReport(Report):
         return lines
 
 
-def verify(path: Path, full: bool = False, run: Map = map) -> VerifyReport:
+def verify(cache: Place, full: bool = False, run: Map = map) -> VerifyReport:
     """Check all layers of a cache. `run` maps the per-shard check: `map`, a pool's, or a cluster's.
 
     Raises MissingError if there is no cache, CacheError if plan.json itself or the image list is
     damaged (nothing else can be judged then).
     """
-    cache = Path(path)
-    return _verify(cache, full, run)[0]
+    return _verify(open_store(cache), full, run)[0]
 
 
-def verify_shard(cache: Path, shard: int, full: bool = True) -> ShardReport:
+def verify_shard(cache: Place, shard: int, full: bool = True) -> ShardReport:
     """Check one committed shard: the manifests, files and, if `full`, every byte of its layers."""
-    return _Check(cache, full)(shard)
+    return _Check(open_store(cache), full)(shard)
 
 
-def repair(path: Path) -> list[int]:
+def repair(cache: Place) -> list[int]:
     """Un-commit the shards that a full check finds damaged; returns their numbers.
 
     Only the damaged layers' part of a shard is un-committed. Also rewrites damaged zarr.json files,
-    drops leftovers of dead writers and, if no shard is missing, rewrites the index. Run the same
-    `svp precompute` afterwards.
+    deletes what no manifest names (so no run may be at work on the cache) and, if no shard is missing,
+    rewrites the index. Run the same `svp precompute` afterwards.
     """
-    cache = Path(path)
-    report, shards = _verify(cache, full=True, run=map)
-    remove_stale(cache)
+    store = open_store(cache)
+    report, shards = _verify(store, full=True, run=map)
+    store.tidy()
     if report.problems:
         damaged = _by_layer(shards)
-        faulty = [name for name, _ in report.problems if Path(name).name not in (META, LAYER)]
-        for layer in layers_in(cache):
+        own = (f"/{META}", f"/{LAYER}")
+        faulty = [name for name, _ in report.problems if not name.endswith(own) and name != META]
+        for layer in layers_in(store):
             # Of a shared file the layer loses its index alone, which comes anew with the last shard.
             if any(name.startswith(f"{layer.folder}/") for name in faulty):
-                uncommit(cache, layer.folder, damaged.get(layer.folder, ()))
-        for plan in all_plans(cache).values():
-            write_metadata(cache, plan)
-            committed = read_committed(cache, plan)
-            if not missing_shards(cache, plan, committed):
-                finalize(cache, plan, committed)
+                uncommit(store, layer, damaged.get(layer.folder, ()))
+        for plan in all_plans(store).values():
+            write_metadata(store, plan)
+            committed = read_committed(store, plan)
+            if not missing_shards(store, plan, committed):
+                finalize(store, plan, committed)
+    for layer in layers_in(store):
+        _delete_unnamed(store, layer)
     return list(report.bad_shards)
 
 
-def uncommit(cache: Path, layer: str, shards: Iterable[int]) -> None:
-    """Take back the commit of `shards` of the layer in folder `layer`, durably, data files kept.
+def uncommit(cache: Place, layer: Layer, shards: Iterable[int]) -> None:
+    """Take back the commit of `shards` of a layer, durably, and delete their files.
 
     Its COMPLETE and index go as well. The order matters: a crash in between leaves a cache that is
     merely incomplete.
     """
-    folder = cache / layer
-    if not folder.is_dir():
-        return
-    for path in (folder / COMPLETE, folder / INDEX):  # while COMPLETE exists the index is trusted
-        path.unlink(missing_ok=True)
-        sync_folders([folder])
-    make_folder(folder / MANIFESTS, cache)
-    for shard in shards:
-        manifest_path(cache, layer, shard).unlink(missing_ok=True)
-    sync_folders([folder / MANIFESTS])
+    store, taken = open_store(cache), sorted(shards)
+    for name in (COMPLETE, INDEX):  # while COMPLETE exists the index is trusted
+        store.delete(f"{layer.folder}/{name}")
+    for shard in taken:
+        store.delete(manifest_key(layer.folder, shard))
+    # Files are never replaced, so those of the old commit would be in the way of other bytes.
+    for shard in taken:
+        for spec in layer.arrays:
+            store.delete(shard_key(spec, shard))
 
 
-def uncommit_damaged(cache: Path, shards: Mapping[int, Sequence[Layer]]) -> None:
+def _delete_unnamed(cache: Store, layer: Layer) -> None:
+    """Delete the shard files of a layer whose shard has no manifest."""
+    named = set(committed_shards(cache, layer))
+    for spec in layer.arrays:
+        keys = {shard_key(spec, s) for s in range(layer.num_shards) if s not in named}
+        for key, _ in list(cache.sizes(f"{spec.path}/c")):
+            if key in keys:
+                cache.delete(key)
+
+
+def uncommit_damaged(cache: Place, shards: Mapping[int, Sequence[Layer]]) -> None:
     """`uncommit` those of the layers' shards that are damaged and have a manifest all the same.
 
     Each is looked at now: one that was missing a moment ago may have been committed since by a run
     beside this one.
     """
-    damaged: dict[str, list[int]] = {}
-    for shard, layers in shards.items():
-        for layer in layers:
-            there = manifest_path(cache, layer.folder, shard).exists()
-            if there and _verify_part(cache, layer, shard, full=False).problems:
-                damaged.setdefault(layer.folder, []).append(shard)
-    for folder, found in damaged.items():
-        uncommit(cache, folder, found)
+    store, damaged = open_store(cache), dict[Layer, list[int]]()
+    for layer in {layer for layers in shards.values() for layer in layers}:
+        for shard in committed_shards(store, layer):
+            wanted = layer in shards.get(shard, ())
+            if wanted and _verify_part(store, layer, shard, full=False).problems:
+                damaged.setdefault(layer, []).append(shard)
+    for layer, found in damaged.items():
+        uncommit(store, layer, found)
 
 
-def layers_in(cache: Path) -> list[Layer]:
+def layers_in(cache: Place) -> list[Layer]:
     """Every layer of a cache, each once, whichever of its plans name it. Raises as `Plan.load`."""
     return [*{x.folder: x for plan in all_plans(cache).values() for x in plan.layers}.values()]
 
 
-def _verify(cache: Path, full: bool, run: Map) -> tuple[VerifyReport, list[ShardReport]]:
+def _verify(cache: Store, full: bool, run: Map) -> tuple[VerifyReport, list[ShardReport]]:
     plans = all_plans(cache)
     check = _Check(cache, full)
     done = [(layer, set(committed_shards(cache, layer))) for layer in check.layers]
     reports = [*run(check, sorted(set().union(*(has for _, has in done))))]
-    main = plans[cache / PLAN]
+    main = plans[PLAN]
     missing = sorted({s for _, has in done for s in range(main.num_shards) if s not in has})
     shared = [
         problem for layer, has in done for problem in _layer_problems(cache, layer, has, reports)
@@ -223,20 +240,18 @@ def _by_layer(reports: Iterable[ShardReport]) -> dict[str, list[int]]:
 class _Check:
     """The check of one shard with the cache's layers bound; pickles without them."""
 
-    cache: Path
+    cache: Store
     full: bool
 
     def __post_init__(self) -> None:
         self.layers = layers_in(self.cache)
 
-    def __reduce__(self) -> tuple[type["_Check"], tuple[Path, bool]]:
+    def __reduce__(self) -> tuple[type["_Check"], tuple[Store, bool]]:
         return type(self), (self.cache, self.full)
 
     def __call__(self, shard: int) -> ShardReport:
         there = [
-            layer
-            for layer in self.layers
-            if manifest_path(self.cache, layer.folder, shard).exists()
+            layer for layer in self.layers if exists(self.cache, manifest_key(layer.folder, shard))
         ]
         parts = {layer.folder: _verify_part(self.cache, layer, shard, self.full) for layer in there}
         return ShardReport(
@@ -259,66 +274,56 @@ class _Part:
     bytes: int = 0
 
 
-def _verify_part(cache: Path, layer: Layer, shard: int, full: bool) -> _Part:
+def _verify_part(cache: Store, layer: Layer, shard: int, full: bool) -> _Part:
     try:
         manifest = read_manifest(cache, layer, shard)
     except CacheError as error:
-        name = str(manifest_path(cache, layer.folder, shard).relative_to(cache))
-        return _Part(((name, str(error)),))
-    wrong_size = set(damaged_files(cache, layer, manifest))
+        return _Part(((manifest_key(layer.folder, shard), str(error)),))
+    wrong_size = damaged_files(cache, layer, [manifest]).get(shard, [])
     bad = {slot for slot, _, _ in manifest.bad}
     good = [slot not in bad for slot in range(len(layer.rows(shard)))]
     problems: list[tuple[str, str]] = []
     for spec in layer.arrays:
-        path = shard_path(cache, spec, shard)
+        key = shard_key(spec, shard)
         try:
             if spec.name in wrong_size:
                 raise CacheError(f"missing or not {manifest.files[spec.name].bytes} bytes")
-            refuse_links(cache, path)
-            file = ShardFile(path, spec, layer.shard_size)
-            if full and file_digest(path) != manifest.files[spec.name].xxh3:
+            file = ShardFile(cache, key, spec, layer.shard_size)
+            if full and cache.digest(key)[1] != manifest.files[spec.name].xxh3:
                 raise CacheError("bytes differ from the manifest's xxh3_64")
             if [file.has(slot) for slot in range(len(good))] != good:
                 raise CacheError("rows present are not the manifest's good images")
         except CacheError as error:
-            problems.append((str(path.relative_to(cache)), str(error)))
+            problems.append((key, str(error)))
     total = sum(file.bytes for file in manifest.files.values())
     return _Part(tuple(problems), manifest.check, len(manifest.files), total)
 
 
-def file_digest(path: Path) -> str:
-    """xxh3_64 of a file, hex, in constant memory."""
-    digest, buffer = xxhash.xxh3_64(), bytearray(BLOCK)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:size])
-    return digest.hexdigest()
-
-
-def _metadata_problems(cache: Path, plan: Plan) -> Iterator[tuple[str, str]]:
+def _metadata_problems(cache: Store, plan: Plan) -> Iterator[tuple[str, str]]:
     for name, data in documents(plan).items():
         try:
-            if check_document(cache / name, data) != "same":
+            found = read_file(cache, name, MAX_META_BYTES)
+            if check_document(found, cache.where(name), data) != "same":
                 raise CacheError("its codecs are not the plan's")
         except CacheError as error:
             yield name, str(error)
 
 
 def _layer_problems(
-    cache: Path, layer: Layer, done: set[int], reports: Iterable[ShardReport]
+    cache: Store, layer: Layer, done: set[int], reports: Iterable[ShardReport]
 ) -> Iterator[tuple[str, str]]:
     """Faults of a layer's own files: records that are gone, layer.json, the index, the columns."""
-    path = cache / layer.folder / LAYER
+    name = f"{layer.folder}/{LAYER}"
     try:
-        if read_bounded(path, len(layer.data) + 1) != layer.data:
+        if read_file(cache, name, len(layer.data) + 1) != layer.data:
             raise CacheError("is not that of its plan")
     except CacheError as error:
-        yield str(path.relative_to(cache)), str(error)
-    if not (cache / layer.folder / COMPLETE).exists():
+        yield name, str(error)
+    if not exists(cache, f"{layer.folder}/{COMPLETE}"):
         return
     for shard in range(layer.num_shards):  # complete layers had all their records once
         if shard not in done:
-            gone = str(manifest_path(cache, layer.folder, shard).relative_to(cache))
+            gone = manifest_key(layer.folder, shard)
             yield gone, f"missing, but the layer has its {COMPLETE}"
     name = f"{layer.folder}/{INDEX}"
     try:
@@ -332,10 +337,10 @@ def _layer_problems(
     if differ:
         yield name, f"names another manifest for shards {differ[:5]}"
     for spec in columns_of(layer) if len(layer.images) else ():
-        path = column_path(cache, layer, spec)
+        key = column_key(layer, spec)
         try:
-            data = read_bounded(path, MAX_INDEX_BYTES)
+            data = read_file(cache, key, MAX_INDEX_BYTES)
             if xxhash.xxh3_64_hexdigest(data) != index.columns.get(spec.name):
                 raise CacheError("differs from the index")
         except CacheError as error:
-            yield str(path.relative_to(cache)), str(error)
+            yield key, str(error)

@@ -1,29 +1,45 @@
 """Write one shard: every file atomic and durable, the manifests last.
 
 `write_shard` is idempotent: the same plan and rows give byte-equal files, so a shard may be written
-twice or by two processes at once without harm.
+twice or by two processes at once without harm. No file is ever replaced: of two writers whose bytes
+differ (two kinds of GPU, say) one commits and the other is told of both. What a dead writer left
+without a manifest is deleted once that writer is known to be gone, or after `LEASE_S`, within half
+of which every writer ends its attempt.
 """
 
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from ..display import counted, shorten
-from ..errors import CacheError, ImageError
-from ..io.atomic import TempFile, make_folder, sync_folder, write_file, write_temp
+from ..display import counted, shorten, show
+from ..errors import CacheError, ImageError, MissingError
 from ..io.json_files import canonical
 from ..records import ImageRow, Quarantined, Superpixels
+from ..store import (
+    Created,
+    OtherBytesError,
+    Parts,
+    Place,
+    Store,
+    open_store,
+    this_writer,
+    writer_is_gone,
+)
 from .image_list import PlanImage
 from .layers import CLS, FEATURES, LAYERS, POOLED, SAM, SUPERPIXELS, Layer
-from .layout import log_path, manifest_path, shard_path
-from .manifest import FileEntry, Manifest
+from .layout import exists, log_key, manifest_key, shard_key
+from .manifest import FileEntry, Manifest, read_manifest
 from .plan import Plan
 from .row_codec import Array, row_arrays
 from .shard_file import encode_shard
 
-# They only wait for the disk, which commits several requests in one go.
-SYNC_THREADS = 4
+# They only wait for the disk or the network, which take several requests in one go.
+WRITE_THREADS = 4
+# Seconds after which a file that no manifest names has no writer any more. A writer that takes half
+# as long for one shard gives up instead of committing.
+LEASE_S = 1200.0
 
 
 @dataclass
@@ -35,15 +51,18 @@ class _Part:
     bad: list[tuple[int, str, str]] = field(default_factory=list)
     found: list[Superpixels | None] = field(default_factory=list)
     files: dict[str, FileEntry] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)  # keys of the files that this attempt made
 
 
 def write_shard(
-    cache: Path,
+    cache: Place,
     plan: Plan,
     shard: int,
     rows: Sequence[ImageRow | Quarantined],
     info: Mapping[str, object],
     layers: Sequence[Layer] | None = None,
+    *,
+    who: str = "",
 ) -> dict[str, Manifest]:
     """Commit shard `shard`: `rows` are its images in the plan's order.
 
@@ -52,9 +71,11 @@ def write_shard(
     tries) goes to logs/<shard>.json and is no part of the cache's content.
 
     layers  of the plan to write, None: all; the others' values in `rows` are not looked at
+    who     this writer, as another one is told that has computed other bytes
 
-    Returns the committed manifests by the layer's folder. Raises CacheError if the disk refuses or
-    if the rows are not this shard's.
+    Returns the committed manifests by the layer's folder. Raises OtherBytesError if another writer
+    has made files of the shard with other bytes, CacheError if the place refuses or if the rows are
+    not this shard's.
     """
     images = plan.shard(shard)
     if len(rows) != len(images):
@@ -64,15 +85,38 @@ def write_shard(
     parts = _prepare(plan, images, rows, plan.layers if layers is None else layers)
 
     # A manifest commits a layer's shard, so it comes after everything it vouches for is durable: a
-    # process that dies before leaves files which the next attempt replaces by equal ones.
-    _write_arrays(cache, plan, shard, parts)
-    _write_json(log_path(cache, shard), cache, {"shard": shard, **info}, "log", shard)
+    # process that dies before leaves files which the next attempt finds equal, or clears.
+    store, who, began = open_store(cache), who or this_writer(), time.monotonic()
+    _write_arrays(store, plan, shard, parts, who)
+    log = canonical({"shard": shard, **info})
+    store.replace(log_key(shard), log, label="log", shard=shard)
     written = {part.layer.folder: _manifest(part, shard).sealed() for part in parts}
     for part in parts:
-        path = manifest_path(cache, part.layer.folder, shard)
-        value = written[part.layer.folder].model_dump(mode="json")
-        _write_json(path, cache, value, f"manifest-{part.layer.kind}", shard)
+        if time.monotonic() - began > LEASE_S / 2:
+            raise CacheError(
+                f"{show(store.where(), 300)}: shard {shard}: writing took over {LEASE_S / 2:.0f} s: "
+                "the disk or the network is too slow: make a cache with smaller shards"
+            )
+        _commit(store, part, shard, written[part.layer.folder], who)
     return written
+
+
+def _commit(store: Store, part: _Part, shard: int, manifest: Manifest, who: str) -> None:
+    """Create the manifest of a layer's shard."""
+    key = manifest_key(part.layer.folder, shard)
+    try:
+        label = f"manifest-{part.layer.kind}"
+        store.create(key, [manifest.data()], who=who, label=label, shard=shard)
+    except OtherBytesError:
+        # Another writer's commit stands. Files of ours in places that were empty are not its files.
+        theirs: dict[str, FileEntry] = {}
+        with suppress(CacheError):
+            theirs = read_manifest(store, part.layer, shard).files
+        for spec in part.layer.arrays:
+            own = part.files[spec.name]
+            if shard_key(spec, shard) in part.made and theirs.get(spec.name) != own:
+                store.delete(shard_key(spec, shard))
+        raise
 
 
 def _prepare(
@@ -118,35 +162,43 @@ def _prepare(
     return parts
 
 
-def _write_arrays(cache: Path, plan: Plan, shard: int, parts: Sequence[_Part]) -> None:
-    """Every shard file, durable on return. The disk syncs one file while the next is encoded."""
-    # Each file is written under a temporary name, then renamed by a thread of the pool: an array is
-    # encoded while the disk still commits those before it.
-    temps: list[tuple[_Part, TempFile]] = []
-    folders: set[Path] = set()
-    pool = ThreadPoolExecutor(SYNC_THREADS, "svp-sync")
-    try:
-        commits = []
+def _write_arrays(store: Store, plan: Plan, shard: int, parts: Sequence[_Part], who: str) -> None:
+    """Every shard file, durable on return: one is encoded while the place takes those before it."""
+    writes: list[tuple[_Part, str, str, Future[Created]]] = []
+    with ThreadPoolExecutor(WRITE_THREADS, "svp-write") as pool:
         for part in parts:
+            manifest = manifest_key(part.layer.folder, shard)
             for spec in part.layer.arrays:
-                path = shard_path(cache, spec, shard)
-                make_folder(path.parent, cache)
-                folders |= {path.parents[level] for level in range(len(spec.row) + 4)}
                 column = [row[spec.name] if row else None for row in part.arrays]
-                buffers = encode_shard(spec, column, plan.shard_size)
-                temp = write_temp(path, buffers, label=spec.name, shard=shard)
-                temps.append((part, temp))
-                commits.append(pool.submit(temp.commit))
-        # A rename is durable only once its folder is, so the folders come last.
-        for commit in commits:
-            commit.result()
-        list(pool.map(sync_folder, sorted(folders)))
-    finally:
-        pool.shutdown(wait=True)
-        for _, temp in temps:
-            temp.discard()
-    for part, temp in temps:
-        part.files[temp.label] = FileEntry(bytes=temp.bytes, xxh3=temp.xxh3)
+                buffers, key = encode_shard(spec, column, plan.shard_size), shard_key(spec, shard)
+                write = pool.submit(
+                    _create, store, key, buffers, manifest, who=who, label=spec.name, shard=shard
+                )
+                writes.append((part, spec.name, key, write))
+    for part, name, key, write in writes:
+        found = write.result()
+        part.files[name] = FileEntry(bytes=found.bytes, xxh3=found.xxh3)
+        part.made += [key] if found.made else []
+
+
+def _create(
+    store: Store, key: str, parts: Parts, manifest: str, *, who: str, label: str, shard: int
+) -> Created:
+    """`Store.create`; what a dead writer left in its place, with other bytes, is deleted before."""
+    try:
+        return store.create(key, parts, who=who, label=label, shard=shard)
+    except OtherBytesError as error:
+        try:
+            found = store.stat(key)
+        except MissingError:
+            found = None
+        if found is not None:
+            old = time.time() - found.made > LEASE_S
+            gone = error.maker == who or writer_is_gone(error.maker)
+            if exists(store, manifest) or not (old or gone):
+                raise
+            store.delete(key, if_match=found.tag)
+    return store.create(key, parts, who=who, label=label, shard=shard)
 
 
 def _manifest(part: _Part, shard: int) -> Manifest:
@@ -163,8 +215,3 @@ def _manifest(part: _Part, shard: int) -> Manifest:
             step: [int(one.survivors.get(step, 0)) if one else 0 for one in found] for step in steps
         },
     )
-
-
-def _write_json(path: Path, cache: Path, value: object, label: str, shard: int) -> None:
-    make_folder(path.parent, cache)
-    write_file(path, canonical(value), label=label, shard=shard)

@@ -7,12 +7,11 @@ says, fill value 0, and only codecs of the Zarr v3 core (plus zstd).
 
 import json
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 from ..display import show
 from ..errors import CacheError
-from ..io.json_files import canonical, read_bounded
+from ..io.json_files import canonical
 from .image_list import Images
 from .index import columns_of
 from .layers import SCHEMA
@@ -96,8 +95,8 @@ def array_metadata(
     return json.dumps(document, indent=2).encode("ascii")
 
 
-def check_document(path: Path, data: bytes) -> Stored:
-    """Accept the zarr.json at `path` in place of `data`, one of `documents`.
+def check_document(found: bytes, path: str, data: bytes) -> Stored:
+    """Accept the zarr.json `found` at `path` in place of `data`, one of `documents`.
 
     same      it says what `data` says, whatever its spacing
     settings  its codecs are the plan's with other settings, such as the level of zstd
@@ -105,7 +104,6 @@ def check_document(path: Path, data: bytes) -> Stored:
 
     Raises CacheError naming the file for anything else.
     """
-    found = read_bounded(path, MAX_META_BYTES)
     if found == data:
         return "same"
     raw, wanted = parse_meta(found, path), json.loads(data)
@@ -124,7 +122,7 @@ def check_document(path: Path, data: bytes) -> Stored:
     return "settings" if names == _row_codecs(ours, ours) else "other"
 
 
-def parse_meta(data: bytes, path: Path) -> dict[str, Any]:
+def parse_meta(data: bytes, path: str) -> dict[str, Any]:
     """A zarr.json as a dict. Raises CacheError for anything but one plain JSON object."""
 
     def refuse(token: str) -> object:
@@ -196,8 +194,8 @@ def _same(found: object, wanted: object) -> bool:
     return type(found) is type(wanted) and found == wanted
 
 
-def _refused(path: Path, what: str) -> CacheError:
+def _refused(path: str, what: str) -> CacheError:
     return CacheError(
-        f"{show(str(path), 300)}: not an array of this cache: {what}: "
+        f"{show(path, 300)}: not an array of this cache: {what}: "
         "run `svp cache verify`, or get the cache again from where it came"
     )

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from ..display import counted
-from .console import NEW_FOLDER, PATH, PHOTO_ROOT, as_json, report
+from ..store import Place, open_store
+from .console import NEW_FOLDER, NEW_PLACE, PATH, PHOTO_ROOT, PLACE, as_json, report
 from .precompute import RECIPE_FLAGS, layer_options, run_of, run_options
 
 
@@ -17,24 +18,23 @@ def cache() -> None:
 
 
 @cache.command("info")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @as_json
-def info_command(path: Path, as_json: bool) -> None:
+def info_command(path: Place, as_json: bool) -> None:
     """Show identity, recipe and arrays, the images by state, and the latest run."""
     from ..cache.info import info
-    from ..cache.layout import LOGS
     from ..precompute.progress import read_status, status_line
 
     report(info(path), as_json)
-    if not as_json and (status := read_status(path / LOGS)):
+    if not as_json and (status := read_status(path)):
         click.echo(status_line(status))
 
 
 @cache.command("verify")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @click.option("--quick", is_flag=True, help="Check sizes and records only, not every byte.")
 @as_json
-def verify_command(path: Path, quick: bool, as_json: bool) -> None:
+def verify_command(path: Place, quick: bool, as_json: bool) -> None:
     """Check every byte and list damaged files; exit code 1 if there are any."""
     from ..cache.verify import verify
 
@@ -42,8 +42,8 @@ def verify_command(path: Path, quick: bool, as_json: bool) -> None:
 
 
 @cache.command("repair")
-@click.argument("path", type=PATH)
-def repair_command(path: Path) -> None:
+@click.argument("path", type=PLACE)
+def repair_command(path: Place) -> None:
     """Un-commit damaged shards, so that the same `svp precompute` makes only those again."""
     from ..cache.verify import repair
 
@@ -55,7 +55,7 @@ def repair_command(path: Path) -> None:
 
 
 @cache.command("stats")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
@@ -64,7 +64,7 @@ def repair_command(path: Path) -> None:
     help="Images whose masks are read.",
 )
 @as_json
-def stats_command(path: Path, sample: int, as_json: bool) -> None:
+def stats_command(path: Place, sample: int, as_json: bool) -> None:
     """Show tokens per image, coverage, overlap, levels, selection steps and bytes."""
     from ..cache.stats import stats
 
@@ -72,7 +72,7 @@ def stats_command(path: Path, sample: int, as_json: bool) -> None:
 
 
 @cache.command("browse")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @click.option("--out", type=NEW_FOLDER, help="Folder of the page. Default: runs/pages/<cache>.")
 @click.option("--images", type=PHOTO_ROOT, metavar="PATH|s3://...",
               help="Folder or address of the images, if they were moved.")  # fmt: skip
@@ -85,20 +85,21 @@ def stats_command(path: Path, sample: int, as_json: bool) -> None:
 )
 @click.option("--id", "ids", type=int, multiple=True, help="Image id to show; repeatable.")
 def browse_command(
-    path: Path, out: Path | None, images: Path | None, limit: int, ids: Sequence[int]
+    path: Place, out: Path | None, images: Path | None, limit: int, ids: Sequence[int]
 ) -> None:
     """Write a static page with the superpixels, levels, gaps, overlaps and counts."""
     from ..browse.page import browse
     from ..cache.places import image_root_of
 
     root = images or image_root_of(path)
-    out = out or Path("runs/pages") / path.resolve().name
+    name = open_store(path.resolve() if isinstance(path, Path) else path).where().rsplit("/", 1)[-1]
+    out = out or Path("runs/pages") / name
     page = browse(path, out, images_root=root, limit=limit, ids=list(ids) or None)
     click.echo(f"page: {page.resolve().as_uri()}")
 
 
 @cache.command("add")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @click.argument(
     "kind",
     type=click.Choice(["features", "layers", "cls", "sam", "superpixels", "pooled"]),
@@ -115,7 +116,7 @@ def browse_command(
 @layer_options
 @run_options
 @as_json
-def add_command(path: Path, kind: str, as_json: bool, **options: Any) -> None:
+def add_command(path: Place, kind: str, as_json: bool, **options: Any) -> None:
     """Compute one more layer of a cache. What is there is not computed again.
 
     KIND is features (of another encoder), cls (its CLS token), layers (more of its blocks), sam
@@ -130,9 +131,9 @@ def add_command(path: Path, kind: str, as_json: bool, **options: Any) -> None:
 
 
 @cache.command("drop")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @click.argument("layers", nargs=-1, required=True, metavar="LAYER...")
-def drop_command(path: Path, layers: Sequence[str]) -> None:
+def drop_command(path: Place, layers: Sequence[str]) -> None:
     """Delete layers by folder (sam/vit_h) or kind (sam), and the plans that read them."""
     from ..cache.exchange import drop_layers
 
@@ -141,14 +142,14 @@ def drop_command(path: Path, layers: Sequence[str]) -> None:
 
 
 @cache.command("copy")
-@click.argument("path", type=PATH)
-@click.option("--out", type=NEW_FOLDER, required=True, help="Folder of the copy.")
+@click.argument("path", type=PLACE)
+@click.option("--out", type=NEW_PLACE, required=True, help="Folder or address of the copy.")
 @click.option(
     "--layers",
     metavar="KIND,...",
     help="Only these kinds: superpixels,cover,features and of pooled,layers,cls,sam. Default: all.",
 )
-def copy_command(path: Path, out: Path, layers: str | None) -> None:
+def copy_command(path: Place, out: Place, layers: str | None) -> None:
     """Copy a complete cache, or some of its layers, to a new folder; every byte is checked."""
     from ..cache.exchange import copy_cache
 

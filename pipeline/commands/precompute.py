@@ -8,7 +8,7 @@ import click
 
 from ..display import quote
 from ..fetch.sam_specs import SAMS
-from .console import NEW_FOLDER, PATH, as_json, either, overrides, report, several, size_option
+from .console import NEW_PLACE, PATH, as_json, either, overrides, report, several, size_option
 from .data import source_options
 
 layer_options = several(
@@ -157,7 +157,8 @@ run_options = several(
 @click.command("precompute")
 @click.option("--split", help="Split: train, val, testA, ...; a plain folder has none.")
 @either("dataset", str, required=False, help="Path or REFER names. Default: generated scenes.")
-@click.option("--out", type=NEW_FOLDER, help="Cache folder. Default: caches/<dataset>-<split>.")
+@click.option("--out", type=NEW_PLACE,
+              help="Cache: a folder or s3://bucket/cache. Default: caches/<dataset>-<split>.")  # fmt: skip
 @click.option(
     "--exclude-eval-images",
     is_flag=True,

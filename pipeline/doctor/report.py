@@ -103,13 +103,12 @@ def _weights(needs: Iterable[Need]) -> Iterator[Finding]:
 def _cache(cache: Path) -> Iterator[Finding]:
     """Counts from the plan and the manifests; `svp cache verify` reads the data itself."""
     from ..cache.index import load_rows
-    from ..cache.layout import PLAN
     from ..cache.manifest import missing_shards, read_committed
     from ..cache.plan import Plan
 
     area, name = "cache", str(cache)
     try:
-        plan = Plan.load(cache / PLAN)
+        plan = Plan.load(cache)
         committed = read_committed(cache, plan)
         missing = missing_shards(cache, plan, committed)
         rows = load_rows(cache, plan, committed)

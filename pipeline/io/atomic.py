@@ -110,7 +110,7 @@ def write_temp(
     The folder must exist. Raises CacheError if the disk is full or refuses; the temp file is
     removed.
     """
-    name = f"{path.name}.{_writer()}-{next(_serial)}{PARTIAL}"
+    name = f"{path.name}.{writer_id()}-{next(_serial)}{PARTIAL}"
     temp = (folder or path.parent) / name
     crash_point(label, "before-temp", shard)
     try:
@@ -280,7 +280,8 @@ def _write_and_digest(fd: int, buffers: Sequence[bytes | memoryview]) -> tuple[i
     return sum(map(len, views)), digest.hexdigest()
 
 
-def _writer() -> str:
+def writer_id() -> str:
+    """This process among those of all machines, as temp files carry it."""
     return f"{_host()}-{os.getpid()}"
 
 
@@ -296,11 +297,17 @@ def _host() -> str:
 def _is_stale(path: Path) -> bool:
     parts = path.name.removesuffix(PARTIAL).rsplit(".", 1)[-1].split("-")
     if len(parts) == 3 and parts[0] == _host() and parts[1].isdecimal():
-        return not _alive(int(parts[1]))
+        return not may_live("-".join(parts[:2]))
     try:
         return time.time() - path.lstat().st_mtime > FOREIGN_TEMP_AGE
     except FileNotFoundError:
         return False
+
+
+def may_live(writer: str) -> bool:
+    """Whether the process with this `writer_id` may be alive: of another machine each may."""
+    host, _, pid = writer.partition("-")
+    return host != _host() or not pid.isdecimal() or _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:

@@ -57,7 +57,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return data
 
 
-def parse_model(model: type[Model], data: bytes, path: Path) -> Model:
+def parse_model(model: type[Model], data: bytes, path: Path | str) -> Model:
     """`data` as `model`, only if it is the canonical form of it. Raises CacheError."""
     value = parse_checked(model, data, path)
     if canonical(value.model_dump(mode="json")) != data:
@@ -65,7 +65,7 @@ def parse_model(model: type[Model], data: bytes, path: Path) -> Model:
     return value
 
 
-def parse_checked(model: type[Model], data: bytes, path: Path) -> Model:
+def parse_checked(model: type[Model], data: bytes, path: Path | str) -> Model:
     """`data` as `model`; for files whose bytes a checksum already vouches for. Raises CacheError."""
     try:
         return model.model_validate_json(data)

@@ -13,7 +13,7 @@ import unicodedata
 from pathlib import Path
 
 from ..display import quote, show
-from ..errors import CacheError, ConfigError, DataError
+from ..errors import CacheError, DataError
 
 MAX_NAME = 4096  # characters
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -86,21 +86,6 @@ def _is_control(char: str) -> bool:
 
 def _refused(where: str, name: object, rule: str) -> DataError:
     return DataError(f"{where}: file name {quote(name)} is refused: it {rule}")
-
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` makes one slash of two
-
-
-def refuse_url(path: Path) -> None:
-    """Raise ConfigError if `path` is an address such as s3://bucket/cache.
-
-    Commits are renames and records synced to a disk; object storage has neither.
-    """
-    if _URL.match(str(path)):
-        raise ConfigError(
-            f"{show(str(path), 300)}: a cache is a folder of a file system, not a URL: "
-            "mount it, or copy the cache there once it is complete"
-        )
 
 
 def refuse_links(cache: Path, path: Path) -> None:

@@ -15,6 +15,7 @@ from ..display import show
 from ..errors import ConfigError, MissingError
 from ..recipe import Recipe
 from ..records import ImageRecord, LocalPaths
+from ..store import Place
 from .options import Flags, resolve
 from .planner import Content
 from .purpose import Stores, stores
@@ -44,7 +45,7 @@ class AddRequest:
     projector  whose blocks `layers` are to be
     """
 
-    cache: Path
+    cache: Place
     kind: str
     images: Path | None = None
     flags: Flags = field(default_factory=Flags)

@@ -5,21 +5,18 @@ far a cache is and how fast; claims say which processes are at work (of those th
 `logs/status.json` what became of the latest run.
 """
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 
 from ..cache.index import is_complete
-from ..cache.layers import Layer
-from ..cache.layout import LOGS, PLAN, manifest_path
-from ..cache.manifest import committed_shards
+from ..cache.layout import PLAN, holds_cache
+from ..cache.manifest import commits
 from ..cache.plan import all_plans
 from ..display import Report, counted, duration, show
 from ..errors import MissingError
+from ..store import Place
 from .claims import claims_store, read_claims
 from .join import PLANNING
 from .progress import WINDOW_S, read_status, status_line
@@ -113,14 +110,13 @@ class StatusReport(Report):
 
 @dataclass
 class Watch:
-    """Looks at one cache: what an earlier look has seen is not read again."""
+    """Looks at one cache."""
 
-    cache: Path
-    _times: dict[int, float] = field(default_factory=dict)  # of commits, by shard
+    cache: Place
 
     def look(self) -> StatusReport:
         """Progress by now. Raises MissingError, CacheError."""
-        if not os.path.lexists(self.cache / PLAN):
+        if not holds_cache(self.cache):
             planner = read_claims(claims_store(self.cache)).get(PLANNING)
             if planner:
                 raise MissingError(
@@ -128,15 +124,13 @@ class Watch:
                     f"{planner.pid}, reads the images to make it"
                 )
         plans = all_plans(self.cache)
-        main, now = plans[self.cache / PLAN], time.time()
+        main, now = plans[PLAN], time.time()
         layers = {layer.folder: layer for plan in plans.values() for layer in plan.layers}
-        there = {folder: {*committed_shards(self.cache, one)} for folder, one in layers.items()}
+        there = {folder: commits(self.cache, one) for folder, one in layers.items()}
         done = set(range(main.num_shards)).intersection(*there.values())
-        for shard in done - self._times.keys():
-            self._times[shard] = self._committed_at(layers.values(), shard)
-        self._times = {shard: self._times[shard] for shard in done}
+        times = {s: max(found[s].made for found in there.values()) for s in done}
         images = {shard: len(main.layers[0].rows(shard)) for shard in done}
-        rate = self._rate(images, now)
+        rate = _rate(images, times, now)
         left = len(main.images) - sum(images.values())
 
         at_work: list[AtWork] = []
@@ -150,7 +144,7 @@ class Watch:
                     at_work.append(AtWork(int(name), claim.host, claim.pid, since, renewed))
                 elif claim.abandoned:
                     abandoned[int(name)] = claim.abandoned
-        latest = read_status(self.cache / LOGS)
+        latest = read_status(self.cache)
         return StatusReport(
             cache=str(self.cache),
             cache_id=main.id,
@@ -162,7 +156,7 @@ class Watch:
             complete=all(is_complete(self.cache, plan) for plan in plans.values()),
             images_per_s=rate,
             eta_s=left / rate if rate else None,
-            newest_s=max(0.0, now - max(self._times.values())) if done else None,
+            newest_s=max(0.0, now - max(times.values())) if done else None,
             at_work=tuple(sorted(at_work, key=lambda one: one.shard)),
             abandoned=dict(sorted(abandoned.items())),
             run=status_line(latest) if latest else "",
@@ -178,21 +172,14 @@ class Watch:
                 return
             time.sleep(max(WAIT_S, SHARE * (time.monotonic() - began)))
 
-    def _committed_at(self, layers: Iterable[Layer], shard: int) -> float:
-        """Time of the commit of a shard's last layer, seconds since the epoch."""
-        newest = 0.0
-        for layer in layers:
-            with suppress(FileNotFoundError):  # a repair has taken it back
-                newest = max(newest, manifest_path(self.cache, layer.folder, shard).stat().st_mtime)
-        return newest
 
-    def _rate(self, images: Mapping[int, int], now: float) -> float | None:
-        """Images per second over the last `WINDOW_S`; None without two commits in it."""
-        recent = sorted((t, images[s]) for s, t in self._times.items() if t >= now - WINDOW_S)
-        if len(recent) < 2 or now <= recent[0][0]:
-            return None
-        # The images of the first commit were computed before it.
-        return sum(count for _, count in recent[1:]) / (now - recent[0][0])
+def _rate(images: Mapping[int, int], times: Mapping[int, float], now: float) -> float | None:
+    """Images per second over the last `WINDOW_S`; None without two commits in it."""
+    recent = sorted((t, images[s]) for s, t in times.items() if t >= now - WINDOW_S)
+    if len(recent) < 2 or now <= recent[0][0]:
+        return None
+    # The images of the first commit were computed before it.
+    return sum(count for _, count in recent[1:]) / (now - recent[0][0])
 
 
 def _age(time_of_claim: str, now: float) -> float:

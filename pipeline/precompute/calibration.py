@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..cache.create import create_cache
-from ..cache.layout import PLAN
+from ..cache.layout import holds_cache
 from ..cache.plan import Plan
 from ..cache.reader import spread_over
 from ..display import counted
@@ -35,6 +35,7 @@ from ..executors.devices import task_device, usable_devices
 from ..executors.local import LocalExecutor
 from ..recipe import Recipe
 from ..records import LocalPaths
+from ..store import open_store
 from .cost_model import Calibration, seconds_per_image
 from .planner import Content, build_plan, sized_plan
 from .shard_task import ShardTask
@@ -108,7 +109,7 @@ def calibrate(
         # One shard per worker: every worker is busy from start to end.
         plan = replace(plan, shard_size=-(-len(sample) // count))
         create_cache(Path(folder), plan)
-        task = ShardTask(folder, where, task_device(options), options.threads)
+        task = ShardTask(open_store(folder), where, task_device(options), options.threads)
         warm = 0 if slow or images == 1 else min(plan.recipe.batch, plan.shard_size)
         probe = _Probe(task, warm)
         measure = _Measure(Path(folder), plan, bound_s)
@@ -191,7 +192,7 @@ class _Measure:
 
 def _bytes(cache: Path, plan: Plan) -> dict[str, float]:
     """Mean stored bytes per image of each compressed array."""
-    assert (cache / PLAN).exists()
+    assert holds_cache(cache)
     files = {
         spec.name: [
             path.stat().st_size for path in (cache / spec.path / "c").rglob("*") if path.is_file()

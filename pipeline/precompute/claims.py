@@ -31,7 +31,7 @@ from ..display import counted, shorten
 from ..errors import CacheError, MissingError
 from ..executors.shard_queue import MAX_MACHINES_LOST
 from ..io.json_files import JsonFile, canonical, parse_checked
-from ..store import ChangedError, OtherBytesError, Store, open_store
+from ..store import ChangedError, OtherBytesError, Place, Store, open_store
 
 LEASE_S = 180.0  # seconds without a renewal until a claim is stale
 RENEWALS = 6  # in that time
@@ -66,9 +66,9 @@ class Claim(JsonFile):
         return canonical(self.model_dump(mode="json"))
 
 
-def claims_store(cache: Path, plan: Plan | None = None) -> Store:
+def claims_store(cache: Place, plan: Plan | None = None) -> Store:
     """The store of the claims on the shards of `plan`, or of those on a plan to be made."""
-    store = open_store(cache / LOGS / CLAIMS)
+    store = open_store(cache).sub(f"{LOGS}/{CLAIMS}")
     return store if plan is None else store.sub(plan.id[:16])
 
 
@@ -82,7 +82,7 @@ def read_claims(store: Store) -> dict[str, Claim]:
     return found
 
 
-def clear_claims(cache: Path, plan: Plan) -> None:
+def clear_claims(cache: Place, plan: Plan) -> None:
     """Delete the claims on the shards of a plan that is complete."""
     store = claims_store(cache, plan)
     for key, _ in [*store.sizes()]:

@@ -5,20 +5,19 @@ every shard is committed or abandoned. Processes may come and go at any time.
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from ..cache.create import require_no_other
 from ..cache.layers import Layer
-from ..cache.layout import PLAN, manifest_path
+from ..cache.layout import exists, holds_cache, manifest_key
 from ..cache.manifest import committed_shards
 from ..cache.plan import Plan
 from ..executors.base import Done, Event, Job, Task
 from ..executors.shard_queue import ShardQueue
+from ..store import Place, open_store
 from .claims import LEASE_S, Claims, claims_store
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ SHARE = 20  # of the time between two looks, what a look may take
 
 
 @contextmanager
-def planning(cache: Path, check: Callable[[], None]) -> Iterator[Callable[[], None]]:
+def planning(cache: Place, check: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Hold the claim on the plan of a new cache: one process hashes the images, the others wait.
 
     check  called now and then; raises to end the wait
@@ -39,7 +38,7 @@ def planning(cache: Path, check: Callable[[], None]) -> Iterator[Callable[[], No
     """
     with Claims(claims_store(cache)) as claims:
         waits = False
-        while not os.path.lexists(cache / PLAN):
+        while not holds_cache(cache):
             require_no_other(cache)
             if claims.take(PLANNING, bounded=False):
                 break
@@ -57,7 +56,7 @@ def planning(cache: Path, check: Callable[[], None]) -> Iterator[Callable[[], No
         claims.done(PLANNING)
 
 
-def claims_on(cache: Path, plan: Plan, max_tries: int, hold_s: float) -> Claims:
+def claims_on(cache: Place, plan: Plan, max_tries: int, hold_s: float) -> Claims:
     """The claims of this process on the shards of `plan`; see `Claims`."""
     claims = Claims(
         claims_store(cache, plan),
@@ -80,12 +79,17 @@ class ClaimedQueue(ShardQueue):
         missing: Mapping[int, Sequence[Layer]],
         max_tries: int,
         claims: Claims,
-        cache: Path,
+        cache: Place,
         others: Callable[[int], None] = lambda images: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(task, (), max_tries)
-        self._claims, self._cache, self._others, self._clock = claims, cache, others, clock
+        self._claims, self._cache, self._others, self._clock = (
+            claims,
+            open_store(cache),
+            others,
+            clock,
+        )
         self._last = {shard: layers[-1] for shard, layers in missing.items()}  # layer written last
         self._open = set(missing)  # neither seen to be committed nor claimed or abandoned here
         self._order = deque(claims.order(self._open))
@@ -127,7 +131,7 @@ class ClaimedQueue(ShardQueue):
             if (shard := self._order.popleft()) not in self._open:
                 continue
             if self._claims.take(str(shard)):
-                if not manifest_path(self._cache, self._last[shard].folder, shard).exists():
+                if not exists(self._cache, manifest_key(self._last[shard].folder, shard)):
                     self._open.remove(shard)
                     return shard
                 self._claims.done(str(shard))  # it was committed before the claim

@@ -19,6 +19,7 @@ from ..executors.devices import usable_devices
 from ..io.yaml_files import Override
 from ..recipe import Recipe
 from ..records import LocalPaths
+from ..store import Place
 from ..weights.rehearsal import few_scenes, rehearsal_settings
 from .calibration import calibrate
 from .cost_model import Estimate, estimate
@@ -65,7 +66,7 @@ class Request:
 
     dataset: str | None
     split: str | None
-    out: Path | None
+    out: Place | None
     images: Path | None = None
     root: Path | None = None
     split_by: str | None = None
@@ -91,7 +92,7 @@ class Opened:
     """
 
     source: Source
-    out: Path
+    out: Place
     places: DataPlaces
     began: float = field(default_factory=time.monotonic)
 

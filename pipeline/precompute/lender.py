@@ -22,6 +22,7 @@ from ..cache.reader import CacheReader
 from ..errors import CacheError, SvpError
 from ..fetch.sam_specs import USUAL_SAM
 from ..recipe import in_float16
+from ..store import Place
 
 FIELDS = {SUPERPIXELS: "superpixels", FEATURES: "patches", LAYERS: "layers", CLS: "cls", SAM: "sam"}
 
@@ -30,8 +31,8 @@ FIELDS = {SUPERPIXELS: "superpixels", FEATURES: "patches", LAYERS: "layers", CLS
 class Lender:
     """A plan of another cache, and the kinds of its layers that are made as ours; picklable."""
 
-    cache: Path
-    view: Path
+    cache: Place
+    view: str
     kinds: frozenset[str]
 
     def lend(self, image: PlanImage, kinds: Collection[str]) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def values_of(plan: Plan, kinds: Collection[str]) -> frozenset[str]:
 
 
 def lenders(
-    plan: Plan, lacking: Collection[Layer], others: Iterable[Path], own: Path | None = None
+    plan: Plan, lacking: Collection[Layer], others: Iterable[Path], own: Place | None = None
 ) -> tuple[Lender, ...]:
     """Plans of the caches `others` with layers made as those of `plan` that are `lacking`.
 

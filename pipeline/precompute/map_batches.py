@@ -24,6 +24,7 @@ from ..executors.base import Done, ExecutorOptions, Failed, Job, JobReport, Refu
 from ..executors.worker import Setup, WorkerRuntime
 from ..process import pick_device
 from ..records import LocalPaths
+from ..store import Place, as_place, open_store
 from .lender import lenders
 from .shard_task import ShardTask
 
@@ -49,20 +50,21 @@ class Precompute:
 
     def __init__(
         self,
-        cache: Path | str,
+        cache: Place | str,
         where: LocalPaths,
         *,
         device: str = "auto",
         threads: int = 1,
         view: str | None = None,
     ) -> None:
-        folder = Path(cache).resolve()
-        plan = Plan.load(folder / (view or PLAN))
+        place = as_place(cache)
+        folder = place.resolve() if isinstance(place, Path) else place
+        plan = Plan.load(folder, view or PLAN)
         lacking = {layer for layers in _missing(folder, plan).values() for layer in layers}
         note_code(folder, lacking)
         self._shards = plan.num_shards
         task = ShardTask(
-            str(folder), where, pick_device(device), threads, view or PLAN,
+            open_store(folder), where, pick_device(device), threads, view or PLAN,
             frozenset(layer.kind for layer in lacking), lenders(plan, lacking, caches_beside(folder), folder),
         )  # fmt: skip
         self._worker = WorkerRuntime(Setup.of(task, ExecutorOptions(threads=threads)))
@@ -73,10 +75,10 @@ class Precompute:
                 raise error or CacheError(f"the models could not be loaded:\n{detail}")
 
     @staticmethod
-    def missing_shards(cache: Path | str, view: str | None = None) -> list[int]:
+    def missing_shards(cache: Place | str, view: str | None = None) -> list[int]:
         """Numbers of the shards still to compute, in order. Raises as `Plan.load`."""
-        folder = Path(cache)
-        return [*_missing(folder, Plan.load(folder / (view or PLAN)))]
+        place = as_place(cache)
+        return [*_missing(place, Plan.load(place, view or PLAN))]
 
     def __call__(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Compute the shards of `batch` one after another."""
@@ -107,5 +109,5 @@ class Precompute:
         raise CacheError(f"shard {shard}: {last.detail}")
 
 
-def _missing(folder: Path, plan: Plan) -> dict[int, Any]:
-    return missing_shards(folder, plan, read_committed(folder, plan))
+def _missing(cache: Place, plan: Plan) -> dict[int, Any]:
+    return missing_shards(cache, plan, read_committed(cache, plan))

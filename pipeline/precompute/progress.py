@@ -3,7 +3,7 @@
 A bar on a terminal, one plain line every few seconds elsewhere; NO_COLOR is honoured. Everything
 that could come from a file is escaped before it is printed.
 
-    events.jsonl    one line per event of every run, appended
+    events.jsonl    one line per event of every run, appended; on an object store a file per process
     status.json     counts, rate and time left of the latest run, replaced about once a second
     failures.jsonl  the images that are not in the cache, once each, with reason and detail
 
@@ -16,15 +16,15 @@ import os
 import platform
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
+from ..cache.layout import LOGS
 from ..display import counted, duration, escape, shorten
+from ..errors import CacheError, MissingError
 from ..executors.base import (
     Abandoned,
     BatchDone,
@@ -43,7 +43,8 @@ from ..executors.base import (
     SearchStarted,
     Tick,
 )
-from ..io.atomic import append_line, make_folders, refusal
+from ..io.atomic import append_line, make_folders, writer_id
+from ..store import FolderStore, Place, Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -215,26 +216,36 @@ def _first_line(event: Event) -> str:
     return shorten(text, 200)
 
 
+STATUS, EVENTS, FAILURES = "status.json", "events.jsonl", "failures.jsonl"
 STATUS_EVERY_S = 1.0
+STORED_EVERY_S = (
+    20.0  # on an object store, where a status is a request and events have no end to add to
+)
+MAX_STATUS_BYTES = 1 << 20
 LOST_S = 60.0  # without a new status: the run is gone
 
 
 class RunLog:
     """Writes events and status of one run; two runs on one cache may write at the same time."""
 
-    def __init__(self, folder: Path, tally: Tally) -> None:
-        make_folders(folder)
-        self._folder, self._tally = folder, tally
-        self._written = 0.0
+    def __init__(self, cache: Store, tally: Tally) -> None:
+        self._logs, self._tally = cache.sub(LOGS), tally
+        self._written, self._every = 0.0, STORED_EVERY_S
+        self._lines: list[str] = []
+        if isinstance(self._logs, FolderStore):
+            make_folders(self._logs.root)
+            self._every = STATUS_EVERY_S
 
     def update(self, event: Event) -> None:
-        """Append `event` (ticks and progress only refresh the status). Raises CacheError if the disk refuses."""
+        """Add `event` (ticks and progress only refresh the status). Raises CacheError if the place refuses."""
         finished = isinstance(event, Finished)
-        with _explained(self._folder):
-            if not isinstance(event, Tick | BatchDone):
-                append_line(self._folder / "events.jsonl", _line(event))
-            if finished or time.monotonic() - self._written >= STATUS_EVERY_S:
-                self.status("finished" if finished else "running")
+        if not isinstance(event, Tick | BatchDone):
+            if isinstance(self._logs, FolderStore):
+                append_line(self._logs.path(EVENTS), _line(event))
+            else:
+                self._lines.append(_line(event))
+        if finished or time.monotonic() - self._written >= self._every:
+            self.status("finished" if finished else "running")
 
     def status(self, state: str) -> None:
         """Replace status.json; `state` is running, finished or stopped."""
@@ -253,21 +264,24 @@ class RunLog:
             "failures": dict(sorted(tally.failures.items())),
             "trouble": dict(sorted(tally.trouble.items())),
         }
-        replace_text(self._folder / "status.json", json.dumps(record, indent=1) + "\n")
+        self._logs.replace(STATUS, json.dumps(record, indent=1).encode() + b"\n")
+        if self._lines:
+            lines = "".join(f"{line}\n" for line in self._lines)
+            self._logs.replace(f"events-{writer_id()}.jsonl", lines.encode())
 
 
-def read_status(logs: Path) -> dict[str, Any] | None:
+def read_status(cache: Place) -> dict[str, Any] | None:
     """The latest run by its status.json; None if there is none that can be read.
 
     A state of "running" that was not renewed for a minute is given as "lost": the process was
     killed, or its machine is gone. Only on its own machine it can be seen to be still at work.
     """
     try:
-        status = json.loads((logs / "status.json").read_text(encoding="utf-8"))
+        status = json.loads(open_store(cache).read(f"{LOGS}/{STATUS}", MAX_STATUS_BYTES))
         written = datetime.fromisoformat(status["time"]).timestamp()
         running, host, pid = status["state"] == "running", status.get("host"), int(status["pid"])
         int(status["total"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (CacheError, MissingError, ValueError, KeyError, TypeError):
         return None
     if running and time.time() - written > LOST_S and not _at_work(host, pid, written):
         status["state"] = "lost"
@@ -293,28 +307,10 @@ def status_line(status: Mapping[str, Any]) -> str:
     return shorten(line + hint, 300)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace a log file in one step; a reader sees the old or the new text."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="ascii")
-    partial.replace(path)
-
-
-def write_failures(folder: Path, failures: Iterable[dict[str, object]]) -> None:
-    """Replace failures.jsonl. Raises CacheError if the disk refuses."""
-    lines = (json.dumps(failure) + "\n" for failure in failures)
-    with _explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(folder / "failures.jsonl", "".join(lines))
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """A refusal of the disk as a CacheError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise refusal(error, folder) from error
+def write_failures(cache: Store, failures: Iterable[dict[str, object]]) -> None:
+    """Replace failures.jsonl. Raises CacheError if the place refuses."""
+    lines = "".join(json.dumps(failure) + "\n" for failure in failures)
+    cache.replace(f"{LOGS}/{FAILURES}", lines.encode())
 
 
 def _line(event: Event) -> str:

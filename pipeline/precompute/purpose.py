@@ -8,7 +8,6 @@ photograph again: so the purpose is asked before the hours, and said.
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from .. import plugins
@@ -16,6 +15,7 @@ from ..cache.places import DataPlaces, read_places
 from ..cache.plan import Plan
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..recipe import FeatureConfig, Recipe, encoder_row
+from ..store import Place
 
 Purpose = Literal["train", "look"]
 SAM, CLS, LAYERS = "the SAM image embedding", "the CLS token", "four encoder layers"
@@ -144,7 +144,7 @@ def announce(recipe: Recipe) -> list[str]:
 def command_for(
     plan: Plan,
     projector: str,
-    cache: Path | None = None,
+    cache: Place | None = None,
     *,
     features: Mapping[str, str] | None = None,
 ) -> str:
@@ -173,7 +173,7 @@ def command_for(
 def next_command(
     recipe: Recipe,
     split: str,
-    cache: Path,
+    cache: Place,
     *,
     size: str | None,
     projector: str,

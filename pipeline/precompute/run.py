@@ -6,7 +6,6 @@ the cache holds whole committed shards and the same command finishes it to the s
 """
 
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from ..cache.create import create_cache
 from ..cache.exchange import caches_beside, reuse
 from ..cache.index import finalize, is_complete, load_rows
 from ..cache.layers import SUPERPIXELS, Layer
-from ..cache.layout import LOGS, PLAN
+from ..cache.layout import LOGS, PLAN, exists
 from ..cache.made_by import note_code
 from ..cache.manifest import Committed, missing_shards, read_committed
 from ..cache.plan import Plan, all_plans
@@ -30,11 +29,10 @@ from ..errors import CacheError, ConfigError, PlanMismatchError
 from ..executors import ExecutorOptions, build, require_executor
 from ..executors.base import Event
 from ..executors.devices import check_cluster, task_device
-from ..io.atomic import remove_stale
-from ..io.paths import refuse_url
 from ..process import Stop
 from ..recipe import Recipe
 from ..records import LocalPaths
+from ..store import FolderStore, Place, open_store
 from .claims import HOLD_S, Claims, clear_claims
 from .cost_model import estimate
 from .join import ClaimedQueue, claims_on, planning
@@ -154,7 +152,7 @@ def precompute(
     content: Content,
     recipe: Recipe,
     where: LocalPaths,
-    out: Path,
+    out: Place,
     options: RunOptions | None = None,
     *,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -166,7 +164,6 @@ def precompute(
     else, CacheError (disk full, nothing works), MissingError, ConfigError, WeightsError.
     """
     options = options or RunOptions()
-    refuse_url(out)  # before every image is hashed for the plan
     with Stop(options.hint) as stop:
         # What is to be computed: the plan fixes every byte, the manifests say which shards are done.
         waits = planning(out, stop.check) if options.join else nullcontext(stop.check)
@@ -203,12 +200,13 @@ def precompute(
         kinds = frozenset(layer.kind for layer in lacking)
         device = task_device(options)
         lent = lenders(plan, lacking, caches_beside(out), out)
-        task = ShardTask(str(out.resolve()), own, device, options.threads, view, kinds, lent)
+        cache = open_store(out.resolve() if isinstance(out, Path) else out)
+        task = ShardTask(cache, own, device, options.threads, view, kinds, lent)
         queue = ClaimedQueue(task, missing, tries, claims, out, tally.others) if claims else None
         events = build(options.executor, options).events(
             task, [*missing], max_tries=tries, shard_timeout_s=timeout, queue=queue
         )
-        run_log = RunLog(out / LOGS, tally)
+        run_log = RunLog(open_store(out), tally)
         try:
             shown = nullcontext() if quiet else Progress(tally)
             with shown as bar, claims or nullcontext(), closing(events):
@@ -244,7 +242,7 @@ def _prepare(
     content: Content,
     recipe: Recipe,
     where: LocalPaths,
-    out: Path,
+    out: Place,
     options: RunOptions,
     stop: Callable[[], None],
 ) -> tuple[Plan, str]:
@@ -254,7 +252,8 @@ def _prepare(
 
     # The plans that are there lend their hashes; of images that were quarantined they count for
     # nothing, because their files may have been repaired since.
-    there = all_plans(out) if os.path.lexists(out / PLAN) else {}
+    store = open_store(out)
+    there = all_plans(store) if exists(store, PLAN) else {}
     if there and not options.resume:
         raise CacheError(f"{show(str(out), 300)} is a cache already: add --resume to continue it")
     retry = there if options.retry_quarantined else {}
@@ -262,7 +261,7 @@ def _prepare(
     bad = {view: quarantined(out, old, committed[view]) for view, old in retry.items()}
     distrust = frozenset(i for shards in bad.values() for ids in shards.values() for i in ids)
     wanted = with_libraries(recipe)
-    known = next((old for old in there.values() if old.recipe == wanted), there.get(out / PLAN))
+    known = next((old for old in there.values() if old.recipe == wanted), there.get(PLAN))
     plan = build_plan(content, recipe, where.images, known=known, distrust=distrust, stop=stop)
 
     # Repaired files make other plans: the good shards move over to them, the others are made again.
@@ -271,7 +270,7 @@ def _prepare(
         adopt(out, view, old, plan if old is known else new, committed[view])
         for layer in new.layers:
             found = committed[view][layer.folder].values()
-            uncommit(out, layer.folder, [one.shard for one in found if one.bad])
+            uncommit(store, layer, [one.shard for one in found if one.bad])
     # Another plan over superpixels that are there adds its layers to the cache.
     own = plan.layer(SUPERPIXELS).id
     shares = any(old.layer(SUPERPIXELS).id == own for old in there.values())
@@ -282,7 +281,7 @@ def _prepare(
             hint = "if quarantined images were repaired on purpose, add --retry-quarantined"
             raise PlanMismatchError(f"{error}; {hint}") from None
         raise
-    return plan, str(view.relative_to(out))
+    return plan, view
 
 
 def _without(committed: Committed, missing: Mapping[int, Sequence[Layer]]) -> Committed:
@@ -296,7 +295,7 @@ def _without(committed: Committed, missing: Mapping[int, Sequence[Layer]]) -> Co
 
 def _finish(
     plan: Plan,
-    out: Path,
+    out: Place,
     options: RunOptions,
     tally: Tally,
     committed: Committed,
@@ -307,7 +306,7 @@ def _finish(
     complete = not missing
     renew = tally.shards and not options.join  # of many that join, one writes it
     if complete and (renew or not is_complete(out, plan)):
-        remove_stale(out)  # of workers killed in the middle of a write
+        open_store(out).tidy()  # of workers killed in the middle of a write
         rows = finalize(out, plan, committed)
     else:
         rows = load_rows(out, plan, committed)
@@ -320,7 +319,7 @@ def _finish(
     abandoned = {s: why for s, why in abandoned.items() if s in missing}
 
     failures = Counter(reason for reason, _ in rows.bad.values())
-    write_failures(out / LOGS, _failures(plan, rows.bad))
+    write_failures(open_store(out), _failures(plan, rows.bad))
     allowed = options.max_failures
     too_many = allowed is not None and sum(failures.values()) > allowed
     good = int((rows.k > 0).sum())
@@ -353,12 +352,15 @@ def _failures(plan: Plan, bad: Mapping[int, tuple[str, str]]) -> list[dict[str, 
     ]
 
 
-def _check_disk(plan: Plan, missing: Mapping[int, Sequence[Layer]], out: Path) -> None:
+def _check_disk(plan: Plan, missing: Mapping[int, Sequence[Layer]], out: Place) -> None:
     """Refuse to start what the disk cannot hold. Raises CacheError."""
+    store = open_store(out)
+    if not isinstance(store, FolderStore):
+        return
     arrays = {spec.name for layers in missing.values() for layer in layers for spec in layer.arrays}
     sizes = estimate(plan, _count(plan, missing)).bytes
     need = sum(size for name, size in sizes.items() if name in arrays or name == "manifests")
-    free = shutil.disk_usage(out).free
+    free = shutil.disk_usage(store.root).free
     if need + SPARE_BYTES > free:
         raise CacheError(
             f"{show(str(out), 300)}: this run needs about {need / 1e9:.2f} GB, "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.layers import COVER, ENCODED, KINDS, SAM, SUPERPIXELS
-from ..cache.layout import PLAN, manifest_path
+from ..cache.layout import PLAN, exists, manifest_key
 from ..cache.plan import Plan, PlanImage
 from ..cache.reader import stored_superpixels
 from ..datasets.stored_photos import root_name
@@ -29,6 +29,7 @@ from ..executors.worker import limit_threads, worker_info
 from ..plugins import plugin_files, plugins
 from ..process import peak_rss
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
+from ..store import Store, this_writer
 from .lender import FIELDS, Lender, values_of
 from .source_images import Pixels, fetch, read_verified
 from .stage_models import Models
@@ -53,7 +54,7 @@ class ShardTask:
     plugins  the run's plug-in files: a worker of a cluster that was joined has another environment
     """
 
-    cache: str
+    cache: Store
     where: LocalPaths
     device: str = "cpu"
     threads: int = 1
@@ -69,8 +70,8 @@ class ShardTask:
         limit_threads(self.threads)
         with plugins(self.plugins):
             models = Models.load(self._plan.recipe, self.where, self.device, self.kinds)
-        cache, images = Path(self.cache), self.where.images
-        return Stage(self._plan, cache, images, models, self.kinds, self.lenders).do
+        images = self.where.images
+        return Stage(self._plan, self.cache, images, models, self.kinds, self.lenders).do
 
     @property
     def needs(self) -> Needs:
@@ -78,7 +79,9 @@ class ShardTask:
         from .cost_model import estimate
 
         memory = estimate(self._plan, 0, device="core" if self.device == "cpu" else "h200").memory
-        return Needs(Path(self.cache).name, self._plan.recipe.libraries, memory["host"])
+        return Needs(
+            self.cache.where().rsplit("/", 1)[-1], self._plan.recipe.libraries, memory["host"]
+        )
 
     def rows(self, shard: int) -> int:
         """Number of images in the shard."""
@@ -86,7 +89,7 @@ class ShardTask:
 
     @cached_property
     def _plan(self) -> Plan:
-        return Plan.load(Path(self.cache) / self.view)
+        return Plan.load(self.cache, self.view)
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_plan"}
@@ -98,7 +101,7 @@ class Stage:
     def __init__(
         self,
         plan: Plan,
-        cache: Path,
+        cache: Store,
         root: Path,
         models: Models,
         kinds: frozenset[str] = frozenset(KINDS),
@@ -125,7 +128,7 @@ class Stage:
             if layer.kind in self.kinds
             and (
                 job.rows is not None
-                or not manifest_path(self.cache, layer.folder, job.shard).exists()
+                or not exists(self.cache, manifest_key(layer.folder, job.shard))
             )
         ]
         wanted_kinds = values_of(self.plan, [layer.kind for layer in lacking])
@@ -156,7 +159,8 @@ class Stage:
             seconds = self._report(entries).seconds
             info = {**worker_info(self.plan.recipe.libraries), "seconds": seconds}
             with self._timed("write"):
-                write_shard(self.cache, self.plan, job.shard, entries, info, lacking)
+                who = this_writer(str(info.get("device", "")))
+                write_shard(self.cache, self.plan, job.shard, entries, info, lacking, who=who)
         return self._report(entries)
 
     def _report(self, entries: Sequence[Entry]) -> JobReport:

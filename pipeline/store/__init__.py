@@ -16,12 +16,15 @@ from .protocol import (
     CutShortError,
     NoBucketError,
     OtherBytesError,
+    Parts,
     Read,
     Stat,
     Store,
+    WholeFile,
     check_key,
     pieces,
     this_writer,
+    writer_is_gone,
 )
 
 __all__ = [
@@ -33,16 +36,24 @@ __all__ = [
     "NoBucketError",
     "ObjectStore",
     "OtherBytesError",
+    "Parts",
+    "Place",
     "Read",
     "RetryPolicy",
     "Stat",
     "Store",
+    "WholeFile",
+    "as_place",
     "check_key",
     "is_url",
+    "open_folder",
     "open_store",
     "pieces",
     "this_writer",
+    "writer_is_gone",
 ]
+
+Place = Path | Store  # a folder, or what `open_store` gives for an address
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?(.*)", re.DOTALL)  # `Path` leaves one slash
 
@@ -52,12 +63,22 @@ def is_url(place: str | Path) -> bool:
     return bool(_URL.fullmatch(str(place)))
 
 
-def open_store(place: str | Path, policy: RetryPolicy | None = None) -> Store:
-    """The store at a path or an address; touches nothing.
+def as_place(named: str | Place) -> Place:
+    """The place that a path or an address names: a path, or the store. Raises as `open_store`."""
+    if isinstance(named, str | Path) and not is_url(named):
+        return expand(named)
+    store = open_store(named)
+    return store.root if isinstance(store, FolderStore) else store
+
+
+def open_store(place: str | Place, policy: RetryPolicy | None = None) -> Store:
+    """The store at a path or an address, or `place` itself if it is one; touches nothing.
 
     policy  of the requests to an object store
     Raises ConfigError for an address of a kind that no store serves.
     """
+    if not isinstance(place, str | Path):
+        return place
     found = _URL.fullmatch(str(place))
     if not found:
         return open_folder(expand(place))

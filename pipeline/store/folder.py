@@ -11,10 +11,11 @@ is no part of the bytes, and a copy without it is the same file.
 import errno
 import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -38,6 +39,7 @@ from ..io.paths import refuse_links
 from .protocol import (
     MAX_MAKER,
     Created,
+    File,
     OtherBytesError,
     Parts,
     Read,
@@ -51,6 +53,8 @@ from .protocol import (
 
 MAKER = "user.svp.maker"
 BLOCK = 1 << 20
+MOST_KNOWN = 10_000
+_durable: set[Path] = set()  # folders whose names were synced by this process
 # `create` starts again if the file it met is deleted before it is compared, as a repair may do.
 ATTEMPTS = 10
 
@@ -64,6 +68,11 @@ class FolderStore:
 
     root: Path
     top: Path
+    # Folders that are no links: looking at each part of a path costs more than reading a small file.
+    _plain: set[Path] = field(default_factory=set, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.where()
 
     def where(self, key: str = "") -> str:
         return str(self.root / key)
@@ -74,13 +83,15 @@ class FolderStore:
     def path(self, key: str) -> Path:
         """Path of a file, which need not exist. Raises CacheError if a link is in the way."""
         path = self.root / check_key(key, self.where())
-        refuse_links(self.top, path)
+        if path.parent not in self._plain or path.is_symlink():
+            refuse_links(self.top, path)
+            self._plain.add(path.parent)
         return path
 
     def stat(self, key: str) -> Stat:
         with self._opened(key) as fd:
             found = os.fstat(fd)
-            return Stat(found.st_size, _tag(found), _maker(fd))
+            return Stat(found.st_size, _tag(found), _maker(fd), found.st_mtime)
 
     def read(self, key: str, limit: int) -> bytes:
         return self.read_tagged(key, limit)[0]
@@ -101,6 +112,10 @@ class FolderStore:
             data = bytearray(min(n, size))
             done = read_at(fd, [memoryview(data)], size - len(data)) if data else 0
             return bytes(data[:done]), size
+
+    def open(self, key: str) -> File:
+        with self._opened(key) as fd:
+            return _Opened(os.dup(fd), self.path(key))
 
     def digest(self, key: str) -> tuple[int, str]:
         with self._opened(key) as fd:
@@ -139,12 +154,34 @@ class FolderStore:
             f"{show(str(path), 300)}: is made and deleted by turns: stop one of the runs"
         )
 
-    def replace(self, key: str, data: bytes, if_match: str | None = None) -> str:
+    def link(self, source: Path, key: str) -> bool:
+        """Give a file elsewhere the name `key` too, durably.
+
+        False where the file system cannot, or where the name is taken.
+        """
+        path = self.path(key)
+        make_folder(path.parent, self.top)
+        try:
+            os.link(source, path, follow_symlinks=False)
+        except OSError:
+            return False
+        self._sync(path)
+        return True
+
+    def replace(
+        self,
+        key: str,
+        data: bytes,
+        if_match: str | None = None,
+        *,
+        label: str = "",
+        shard: int | None = None,
+    ) -> str:
         path = self.path(key)
         make_folder(path.parent, self.top)
         with self._locked(path.parent):
             self._check(key, if_match)
-            temp = self._temp(path, [data], "", None)
+            temp = self._temp(path, [data], label, shard)
             fd = os.dup(temp.fd)
             try:
                 temp.commit()
@@ -188,7 +225,25 @@ class FolderStore:
                 elif entry.is_file(follow_symlinks=False):
                     with suppress(FileNotFoundError):
                         found = entry.stat(follow_symlinks=False)
-                        yield key, Stat(found.st_size, _tag(found))
+                        yield key, Stat(found.st_size, _tag(found), "", found.st_mtime)
+
+    def sizes_of(self, keys: Sequence[str]) -> dict[str, int]:
+        found = {}
+        for key in keys:
+            try:
+                there = os.lstat(self.root / check_key(key, self.where()))
+            except OSError:
+                continue
+            if stat.S_ISREG(there.st_mode):
+                found[key] = there.st_size
+        return found
+
+    def delete_below(self, prefix: str) -> None:
+        path = self.path(prefix)
+        if path.is_dir():
+            with writing(path):
+                shutil.rmtree(path)
+            sync_folder(path.parent)
 
     def require_create(self) -> None:
         key = f"probe-{uuid4().hex}"
@@ -239,7 +294,12 @@ class FolderStore:
     def _sync(self, path: Path) -> None:
         """Make the names of `path` and of the folders above it, up to `top`, durable."""
         above = [folder for folder in path.parents if folder.is_relative_to(self.top)]
-        sync_folders(above)
+        # A folder whose own name this process has made durable needs no more of those above it.
+        known = next((at for at, folder in enumerate(above) if folder in _durable), len(above))
+        sync_folders(above[: known + 1])
+        if len(_durable) > MOST_KNOWN:
+            _durable.clear()
+        _durable.update(above)
 
     def _check(self, key: str, if_match: str | None) -> None:
         if if_match is None:
@@ -293,6 +353,33 @@ class FolderStore:
             yield
         finally:
             os.close(fd)
+
+
+class _Opened:
+    """`File` of an open descriptor, which is closed when the last user lets go of the object."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd, self.path = fd, path
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def tail(self, n: int) -> tuple[bytes, int]:
+        try:
+            size = os.fstat(self.fd).st_size
+            data = bytearray(min(n, size))
+            done = read_at(self.fd, [memoryview(data)], size - len(data)) if data else 0
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+        return bytes(data[:done]), size
+
+    def read(self, views: Sequence[memoryview], offset: int) -> int:
+        try:
+            return read_at(self.fd, views, offset)
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
 
 
 def open_folder(path: Path) -> FolderStore:

@@ -1,5 +1,6 @@
 """Store in the memory of this process, for tests: the promises of the others without a disk."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -9,10 +10,12 @@ import xxhash
 
 from .protocol import (
     Created,
+    File,
     OtherBytesError,
     Parts,
     Read,
     Stat,
+    WholeFile,
     bad_size,
     changed,
     check_key,
@@ -20,14 +23,16 @@ from .protocol import (
     missing,
 )
 
+_File = tuple[bytes, str, str, float]  # bytes, tag, maker, seconds since 1970
+
 
 @dataclass
 class _Files:
-    """Key -> bytes, tag, maker of one memory://<name>."""
+    """Key -> file of one memory://<name>."""
 
     lock: Lock = field(default_factory=Lock)
     serial: Iterator[int] = field(default_factory=count)
-    found: dict[str, tuple[bytes, str, str]] = field(default_factory=dict)
+    found: dict[str, _File] = field(default_factory=dict)
 
 
 _named: dict[str, _Files] = {}
@@ -43,6 +48,9 @@ class MemoryStore:
     name: str
     prefix: str = ""
 
+    def __str__(self) -> str:
+        return self.where()
+
     def where(self, key: str = "") -> str:
         return "memory://" + "/".join(filter(None, [self.name, self.prefix, key]))
 
@@ -50,14 +58,14 @@ class MemoryStore:
         return MemoryStore(self.name, self._key(prefix))
 
     def stat(self, key: str) -> Stat:
-        data, tag, maker = self._get(key)
-        return Stat(len(data), tag, maker)
+        data, tag, maker, made = self._get(key)
+        return Stat(len(data), tag, maker, made)
 
     def read(self, key: str, limit: int) -> bytes:
         return self.read_tagged(key, limit)[0]
 
     def read_tagged(self, key: str, limit: int) -> tuple[bytes, str]:
-        data, tag, _ = self._get(key)
+        data, tag, *_ = self._get(key)
         if not 1 <= len(data) <= limit:
             raise bad_size(self.where(key), len(data), limit)
         return data, tag
@@ -65,6 +73,9 @@ class MemoryStore:
     def tail(self, key: str, n: int) -> tuple[bytes, int]:
         data = self._get(key)[0]
         return data[max(0, len(data) - n) :], len(data)
+
+    def open(self, key: str) -> File:
+        return WholeFile(self._get(key)[0])
 
     def digest(self, key: str) -> tuple[int, str]:
         data = self._get(key)[0]
@@ -89,19 +100,27 @@ class MemoryStore:
         with files.lock:
             there = files.found.get(self._key(key))
             if there is None:
-                files.found[self._key(key)] = data, str(next(files.serial)), who
+                files.found[self._key(key)] = data, str(next(files.serial)), who, time.time()
                 return Created(True, len(data), digest)
         if there[0] != data:
             theirs = xxhash.xxh3_64_hexdigest(there[0])
             raise OtherBytesError(self.where(key), digest, theirs, who, there[2])
         return Created(False, len(data), digest)
 
-    def replace(self, key: str, data: bytes, if_match: str | None = None) -> str:
+    def replace(
+        self,
+        key: str,
+        data: bytes,
+        if_match: str | None = None,
+        *,
+        label: str = "",
+        shard: int | None = None,
+    ) -> str:
         files = self._files()
         with files.lock:
             self._check(key, if_match)
             tag = str(next(files.serial))
-            files.found[self._key(key)] = data, tag, ""
+            files.found[self._key(key)] = data, tag, "", time.time()
         return tag
 
     def delete(self, key: str, if_match: str | None = None) -> bool:
@@ -119,9 +138,17 @@ class MemoryStore:
     def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
         above = f"{self.prefix}/" if self.prefix else ""
         wanted = f"{self._key(prefix)}/" if prefix else above
-        for key, (data, tag, _) in list(self._files().found.items()):
+        for key, (data, tag, _, made) in list(self._files().found.items()):
             if key.startswith(wanted):
-                yield key.removeprefix(above), Stat(len(data), tag)
+                yield key.removeprefix(above), Stat(len(data), tag, "", made)
+
+    def sizes_of(self, keys: Sequence[str]) -> dict[str, int]:
+        found = self._files().found
+        return {key: len(found[at][0]) for key in keys if (at := self._key(key)) in found}
+
+    def delete_below(self, prefix: str) -> None:
+        for key, _ in list(self.sizes(prefix)):
+            self.delete(key)
 
     def require_create(self) -> None:
         pass
@@ -136,7 +163,7 @@ class MemoryStore:
         check_key(key, self.where())
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _get(self, key: str) -> tuple[bytes, str, str]:
+    def _get(self, key: str) -> _File:
         try:
             return self._files().found[self._key(key)]
         except KeyError:

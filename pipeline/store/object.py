@@ -11,7 +11,9 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
 from uuid import uuid4
@@ -25,6 +27,7 @@ from .object_client import Fault, RetryPolicy, client, read_fault, request_error
 from .protocol import (
     MAX_MAKER,
     Created,
+    File,
     OtherBytesError,
     Parts,
     Read,
@@ -45,6 +48,7 @@ MAX_PUT = 5 << 30  # bytes in one request, of S3
 # Objects per step of a listing: a fault costs those of one step, which then starts again.
 LIST_CHUNK = 50
 ATTEMPTS = 10
+FEW = 4  # sizes asked for one by one
 # A request that fails for so long is told in the log: the program looks as if it hung.
 QUIET_SECONDS = 5.0
 
@@ -68,6 +72,9 @@ class ObjectStore:
     prefix: str = ""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
+    def __str__(self) -> str:
+        return self.where()
+
     def where(self, key: str = "") -> str:
         return "/".join(filter(None, [self.address, self.prefix, key]))
 
@@ -76,7 +83,8 @@ class ObjectStore:
 
     def stat(self, key: str) -> Stat:
         found, attributes = self._look(key)
-        return Stat(found["size"], _tag(found), unquote(str(attributes.get(MAKER, ""))))
+        maker = unquote(str(attributes.get(MAKER, "")))
+        return Stat(found["size"], _tag(found), maker, found["last_modified"].timestamp())
 
     def read(self, key: str, limit: int) -> bytes:
         return self.read_tagged(key, limit)[0]
@@ -118,6 +126,10 @@ class ObjectStore:
         # Azure has no ranges that count from the end.
         length = self._look(key)[0]["size"]
         return self._run(key, get_in_two(length)) if n > 0 and length else (b"", length)
+
+    def open(self, key: str) -> File:
+        self._key(key)
+        return _Opened(self, key)
 
     def digest(self, key: str) -> tuple[int, str]:
         found, digest = self.stat(key), xxhash.xxh3_64()
@@ -162,7 +174,15 @@ class ObjectStore:
             f"{show(self.where(key), 300)}: is made and deleted by turns: stop one of the runs"
         )
 
-    def replace(self, key: str, data: bytes, if_match: str | None = None) -> str:
+    def replace(
+        self,
+        key: str,
+        data: bytes,
+        if_match: str | None = None,
+        *,
+        label: str = "",
+        shard: int | None = None,
+    ) -> str:
         mode: PutMode | None = "overwrite" if if_match is None else _version(if_match)
         if mode is None:
             raise changed(self.where(key))
@@ -226,7 +246,24 @@ class ObjectStore:
         while (page := self._run(prefix, next_page)) is not None:
             for found in page:
                 last = found["path"]
-                yield last[cut:], Stat(found["size"], _tag(found))
+                made = found["last_modified"].timestamp()
+                yield last[cut:], Stat(found["size"], _tag(found), "", made)
+
+    def sizes_of(self, keys: Sequence[str]) -> dict[str, int]:
+        if len(keys) <= FEW:
+            found = {}
+            for key in keys:
+                with suppress(MissingError):
+                    found[key] = self.stat(key).bytes
+            return found
+        # One listing of the folder that holds them all, a thousand names to a request.
+        folder = commonprefix([key.split("/")[:-1] for key in keys])
+        wanted = set(keys)
+        return {key: size for key, size in self.sizes("/".join(folder)) if key in wanted}
+
+    def delete_below(self, prefix: str) -> None:
+        for key, _ in list(self.sizes(prefix)):
+            self.delete(key)
 
     def require_create(self) -> None:
         key = f"probe-{uuid4().hex}"
@@ -320,6 +357,22 @@ class ObjectStore:
         if fault.unsupported:
             return _no_create(self.where(), fault.cause)
         return fault.error(self.where(key))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """`File` of an object: nothing is held open, every read is a request."""
+
+    store: ObjectStore
+    key: str
+
+    def tail(self, n: int) -> tuple[bytes, int]:
+        return self.store.tail(self.key, n)
+
+    def read(self, views: Sequence[memoryview], offset: int) -> int:
+        read = Read(self.key, offset, views)
+        self.store.read_many([read])
+        return read.bytes
 
 
 def _no_create(where: str, cause: str) -> CacheError:

@@ -6,8 +6,8 @@ can replace what another has made, so files of two writers are never mixed. Two 
 bytes agree; with unequal bytes the second is told so, by name.
 """
 
-import os
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ..display import show
 from ..errors import CacheError, DataError, MissingError
-from ..io.atomic import PARTIAL
+from ..io.atomic import PARTIAL, may_live, writer_id
 from ..io.paths import check_name
 
 MAX_KEY_BYTES = 1024  # of S3, the shortest of the three services
@@ -42,11 +42,16 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """A file: its size, the tag of this version, and who made it ("" where that is not known)."""
+    """A file: its size, the tag of this version, who made it and when.
+
+    maker  "" where it is not known
+    made   seconds since 1970 by the clock of the place
+    """
 
     bytes: int
     tag: str
     maker: str = ""
+    made: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,36 @@ class ChangedError(CacheError):
     """A file to replace or delete is not the version that was read: another process was first."""
 
 
+class File(Protocol):
+    """A file opened for ranges, by many threads at once. It may be read while it is deleted."""
+
+    def tail(self, n: int) -> tuple[bytes, int]:
+        """The last `n` bytes (all, if there are fewer) and the size."""
+        ...
+
+    def read(self, views: Sequence[memoryview], offset: int) -> int:
+        """Fill `views` one after another from `offset`; the number of bytes that were there."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeFile:
+    """A file whose bytes are in memory."""
+
+    data: bytes
+
+    def tail(self, n: int) -> tuple[bytes, int]:
+        return self.data[max(0, len(self.data) - n) :], len(self.data)
+
+    def read(self, views: Sequence[memoryview], offset: int) -> int:
+        done = 0
+        for view in views:
+            part = self.data[offset + done : offset + done + len(view)]
+            view[: len(part)] = part
+            done += len(part)
+        return done
+
+
 class Store(Protocol):
     """Files by key: `/`-separated relative names. All methods may be called from many threads.
 
@@ -124,6 +159,10 @@ class Store(Protocol):
         """The last `n` bytes (all, if there are fewer) and the size. Raises MissingError."""
         ...
 
+    def open(self, key: str) -> File:
+        """The file, for reading ranges. Raises MissingError, from here or from its first read."""
+        ...
+
     def digest(self, key: str) -> tuple[int, str]:
         """Size and xxh3_64 (hex), from every byte, in bounded memory. Raises MissingError."""
         ...
@@ -149,10 +188,19 @@ class Store(Protocol):
         """
         ...
 
-    def replace(self, key: str, data: bytes, if_match: str | None = None) -> str:
+    def replace(
+        self,
+        key: str,
+        data: bytes,
+        if_match: str | None = None,
+        *,
+        label: str = "",
+        shard: int | None = None,
+    ) -> str:
         """Write a file over an older version, whole and durable; the tag of the new version.
 
         if_match  the older version must have this tag (ChangedError); None: whatever is there
+        label, shard  names of crash points (folders only, for tests)
         """
         ...
 
@@ -168,10 +216,18 @@ class Store(Protocol):
         ...
 
     def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
-        """Key, size and tag of each file below `prefix`, in no order.
+        """Key, size, tag and time of each file below `prefix`, in no order.
 
         A bucket's listing knows less of a version than `stat`: compare tags with its own only.
         """
+        ...
+
+    def sizes_of(self, keys: Sequence[str]) -> dict[str, int]:
+        """Size of each of the files `keys` that is there, all of one folder and below."""
+        ...
+
+    def delete_below(self, prefix: str) -> None:
+        """Delete every file below `prefix`, and on a file system its folders."""
         ...
 
     def require_create(self) -> None:
@@ -215,8 +271,14 @@ def pieces(store: Store, key: str, size: int) -> Iterator[memoryview]:
 
 def this_writer(device: str = "") -> str:
     """`who` of this process: host, process and, where it computes on one, the device's name."""
-    name = f"{platform.node() or 'unknown host'}, process {os.getpid()}"
+    name = f"{platform.node() or 'unknown host'}, process {writer_id()}"
     return f"{name}, {device}" if device else name
+
+
+def writer_is_gone(who: str) -> bool:
+    """Whether the process that called itself so ran on this machine and has ended."""
+    found = re.search(r", process ([0-9a-f]{8}-[0-9]+)(?:,|$)", who)
+    return found is not None and not may_live(found[1])
 
 
 def missing(where: str) -> MissingError:

@@ -22,6 +22,7 @@ from ...pipeline.bench.targets import Target
 from ...pipeline.cache import CacheReader
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError
+from ...pipeline.store import Place
 from ..data.cache_dataset import CacheDataset
 from . import other_loaders_script as script
 
@@ -160,7 +161,7 @@ def _timed(batches: Callable[[], Iterable[Tensor]]) -> tuple[float, float]:
     return images / wall, 1000 * (time.process_time() - busy) / images
 
 
-def _timed_workers(cache: Path, workers: int) -> tuple[float, float]:
+def _timed_workers(cache: Place, workers: int) -> tuple[float, float]:
     """The same of `svp.CacheDataset` in PyTorch's loader with worker processes.
 
     Forked ones would hold the pipes of the other loaders open.

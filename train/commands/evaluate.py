@@ -121,7 +121,7 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
 @click.argument("image", type=PATH)
 @click.argument("expressions", nargs=-1, required=True)
 @click.option(
-    "--cache", "--from-cache", "cache", type=PATH, help="Cache whose recipe is used for the image."
+    "--cache", "--from-cache", "cache", type=PLACE, help="Cache whose recipe is used for the image."
 )
 @size_option
 @checkpoint
@@ -152,7 +152,11 @@ def predict_command(as_json: bool, **options: Any) -> None:
 @checkpoint
 @runs
 @click.option(
-    "--cache", "--from-cache", "cache", type=PATH, help="Cache of the model, for its preprocessing."
+    "--cache",
+    "--from-cache",
+    "cache",
+    type=PLACE,
+    help="Cache of the model, for its preprocessing.",
 )
 @weights
 @click.option("--adapter", type=click.Choice(["merged", "separate"]), default="merged",

@@ -13,7 +13,7 @@ from ...pipeline.commands.data import max_failures, source_options
 @click.argument("run", type=PLACE)
 @click.option("--results", type=PATH, help="Result file. Default: the run's newest.")
 @click.option(
-    "--from-cache", "cache", type=PATH, help="Cache of the run. Default: found by digest."
+    "--from-cache", "cache", type=PLACE, help="Cache of the run. Default: found by digest."
 )
 @click.option(
     "--beside", type=PATH, multiple=True, help="Another cache of the same images; repeatable."

@@ -14,6 +14,7 @@ from ...pipeline.commands.console import (
     report,
     several,
 )
+from ...pipeline.store import Place
 
 T = TypeVar("T")
 NEWEST = "(newest)"  # what --from-cache is without a path
@@ -23,8 +24,8 @@ WEIGHTS = ("lm", "init", "sam_decoder")
 FLAGS = ("seed", "projector", "optimizer", "order", "micro_batch", "steps", *WEIGHTS)
 
 caches = click.option(
-    "--from-cache", "caches", type=PATH, multiple=True, is_flag=False, flag_value=NEWEST,
-    help="Cache to read; repeatable. Without a path: the newest in caches/.",
+    "--from-cache", "caches", type=PLACE, multiple=True, is_flag=False, flag_value=NEWEST,
+    help="Cache to read, a folder or s3://bucket/cache; repeatable. Without: the newest in caches/.",
 )  # fmt: skip
 dataset = click.option("--dataset", help="Path or REFER names. Default: the data of the cache.")
 device = click.option(
@@ -88,6 +89,6 @@ def take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: options.pop(name) for name in names}
 
 
-def named_caches(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+def named_caches(paths: tuple[Place, ...]) -> tuple[Place, ...]:
     """`--from-cache` without a path names none."""
     return tuple(path for path in paths if path != Path(NEWEST))

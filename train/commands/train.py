@@ -7,6 +7,7 @@ import click
 
 from ...pipeline.commands.console import (
     PATH,
+    PLACE,
     as_json,
     overrides,
     report,
@@ -60,7 +61,7 @@ changed_recipe = several(
 @weights
 @encoders
 @click.option(
-    "--validate", type=PATH, metavar="CACHE", help="Validate on this cache during training."
+    "--validate", type=PLACE, metavar="CACHE", help="Validate on this cache during training."
 )
 @click.option("--validate-dataset", help="Data of the validation cache, if it was moved.")
 @click.option("--partial", is_flag=True, help="Skip images that are in no cache.")

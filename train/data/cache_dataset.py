@@ -4,7 +4,6 @@ import logging
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from ...pipeline.display import counted, show
 from ...pipeline.errors import CacheError, ConfigError
 from ...pipeline.masks import rle
 from ...pipeline.records import Superpixels
+from ...pipeline.store import Place, as_place
 
 log = logging.getLogger(__name__)
 
@@ -75,16 +75,16 @@ class CacheDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        cache: Path | str,
+        cache: Place | str,
         fields: Iterable[str] = DEFAULT,
         *,
         images: Iterable[int] | None = None,
         partial: bool = True,
         verify: Verify = "first",
-        view: Path | None = None,
+        view: str | None = None,
     ) -> None:
         self.fields = _known(fields)
-        view = view or chosen_view(Path(cache), self._require)
+        view = view or chosen_view(as_place(cache), self._require)
         self.reader = CacheReader(cache, verify, view)
         self._require(self.reader.plan)
         usable = self.reader.rows.status == GOOD

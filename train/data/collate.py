@@ -105,9 +105,14 @@ class CachedVisuals:
         assert plan.sam is not None
         patches = self._empty(len(entries), plan.patches, plan.channels)
         sam = self._empty(len(entries), *plan.sam)
-        for (cache, row), into, embedding in zip(places, patches, sam, strict=True):
-            cache.features(row, into.numpy())
-            cache.sam(row, embedding.numpy())
+        beside = ("area", "cover", "sspe_masks") if "masks" in self.needs else ()
+        for cache in self.caches:
+            mine = [b for b, (own, _) in enumerate(places) if own is cache]
+            into = {
+                "features": [patches[b].numpy() for b in mine],
+                "sam": [sam[b].numpy() for b in mine],
+            }
+            cache.gather([places[b][1] for b in mine], into, beside)
         cover, masks, valid = self._superpixels(places, keys)
         visual = Visual(
             patches,

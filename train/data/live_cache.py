@@ -7,14 +7,15 @@ float16 rounding of features whose batches were put together differently.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.cache.layers import SAM
+from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.reader import CacheReader, Status
 from ...pipeline.cache.row_codec import row_arrays, stored_features, stored_sam
 from ...pipeline.cache.schema import spec_of
@@ -25,6 +26,7 @@ from ...pipeline.errors import CacheError
 from ...pipeline.masks.encoder_view import derive
 from ...pipeline.precompute.source_images import read_verified
 from ...pipeline.records import ImageRow, LocalPaths, Superpixels
+from ...pipeline.store import Place
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator, generate
 
 REMEMBERED = 64  # images; a batch asks for several arrays of each
@@ -36,7 +38,7 @@ class LiveReader:
     cache   folder with plan.json; its shards need not be there
     where   photographs, and the weights the plan names by digest
     device  of SAM and the encoder
-    view    file of its plan; None: plan.json
+    view    key of its plan
     source, encoder  of superpixels and SAM embeddings, of features; None: those of the recipe
 
     Every reading method raises ImageError if the photograph is not the one that was planned.
@@ -44,12 +46,12 @@ class LiveReader:
 
     def __init__(
         self,
-        cache: Path,
+        cache: Place,
         where: LocalPaths,
         device: str,
         source: SuperpixelSource | None = None,
         encoder: Encoder | PairEncoder | None = None,
-        view: Path | None = None,
+        view: str = PLAN,
     ) -> None:
         self._stored = stored = CacheReader(cache, verify="off", view=view)
         self.path, self.plan = stored.path, stored.plan
@@ -113,6 +115,14 @@ class LiveReader:
         """SAM image embedding of shape `plan.sam`, into `out` if given."""
         self.plan.layer(SAM)
         return _into(self._row(i).sam, out)
+
+    def gather(
+        self, rows: Sequence[int], into: Mapping[str, Sequence[Any]], beside: Sequence[str] = ()
+    ) -> None:
+        """Fill `into` (field -> an array per row); each row is computed once."""
+        for at, i in enumerate(rows):
+            for field, outs in into.items():
+                getattr(self, field)(i, outs[at])
 
     def _held(self, i: int, name: str, out: NDArray[np.float16] | None = None) -> NDArray[Any]:
         spec_of(self.plan.arrays, name)

@@ -17,10 +17,10 @@ from ...pipeline.cache.layout import LOGS
 from ...pipeline.cache.plan import PlanImage
 from ...pipeline.datasets.image_roots import other_name
 from ...pipeline.datasets.photo_files import PhotoFile, photo_file, place_of
-from ...pipeline.errors import CacheError, DataError, ImageError
-from ...pipeline.io.atomic import write_file
+from ...pipeline.errors import CacheError, DataError, ImageError, MissingError
 from ...pipeline.precompute.source_images import hash_image
 from ...pipeline.records import ImageRecord
+from ...pipeline.store import Place, Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ class Photos:
     `save` writes what was learnt.
     """
 
-    def __init__(self, root: Path, cache: Path) -> None:
-        self.root, self._path = root, cache / LOGS / SEEN
-        self._known = _read(self._path)
+    def __init__(self, root: Path, cache: Place) -> None:
+        self.root, self._logs = root, open_store(cache).sub(LOGS)
+        self._known = _read(self._logs)
         self._hashed = 0
 
     def compare(self, record: ImageRecord, image: PlanImage) -> Verdict:
@@ -73,7 +73,7 @@ class Photos:
         """Remember the hashes, if the cache can be written."""
         if self._hashed:
             with suppress(CacheError, OSError):
-                write_file(self._path, json.dumps(self._known).encode(), label="photos")
+                self._logs.replace(SEEN, json.dumps(self._known).encode(), label="photos")
             self._hashed = 0
 
     def _stat(self, record: ImageRecord) -> tuple[str, int, int] | None:
@@ -113,15 +113,13 @@ def same_name(a: str, b: str) -> bool:
     return all(x == y for x, y in zip(ours, theirs, strict=False))
 
 
-def _read(path: Path) -> Known:
+def _read(logs: Store) -> Known:
     """Remembered results; empty if the file is missing or malformed."""
     try:
-        if path.is_symlink() or path.stat().st_size > MAX_BYTES:
-            return {}
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(logs.read(SEEN, MAX_BYTES))
         return {
             str(name): (int(size), int(changed), str(digest))
             for name, (size, changed, digest) in raw.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (CacheError, MissingError, ValueError, TypeError, AttributeError, RecursionError):
         return {}

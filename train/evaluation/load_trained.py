@@ -11,7 +11,7 @@ from ...model.pretrained.config import is_export
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
-from ...pipeline.store import Store
+from ...pipeline.store import Place
 from ..data.encoder_identity import require_same_features
 from ..data.sam_identity import require_same_sam
 from ..factory import assemble, require_cache
@@ -29,9 +29,7 @@ from .trained import Trained
 Found = Checkpoint | Published | Exported
 
 
-def find_trained(
-    asked: Path | Store | None, runs: Path | Store, published: str | None = None
-) -> Found:
+def find_trained(asked: Place | None, runs: Place, published: str | None = None) -> Found:
     """Find the model `asked` for: a run or one of its checkpoints, by folder or address, or a folder
     of `svp export`; None: the newest run in `runs`.
 
@@ -48,7 +46,7 @@ def find_trained(
     return named_checkpoint(asked) if asked is not None else newest_checkpoint(runs)
 
 
-def newest_checkpoint(runs: Path | Store) -> Checkpoint:
+def newest_checkpoint(runs: Place) -> Checkpoint:
     """The last checkpoint of the newest run that has one. Raises MissingError."""
     if isinstance(runs, Path):
         return named_checkpoint(newest_run(runs))
@@ -73,7 +71,7 @@ def _none_in(runs: str) -> MissingError:
     )
 
 
-def results_of(found: Found, runs: Path | Store) -> tuple[Path, RemoteRun | None]:
+def results_of(found: Found, runs: Place) -> tuple[Path, RemoteRun | None]:
     """The folder that results of a model go to, and the run at an address that they are sent to:
     `eval` of its run, or of one of its own in `runs`.
     """

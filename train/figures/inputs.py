@@ -18,6 +18,7 @@ from ...pipeline.datasets.images import read_record
 from ...pipeline.errors import SvpError
 from ...pipeline.masks import rle
 from ...pipeline.records import ImageRecord, Rle
+from ...pipeline.store import Place
 from ..data.collate import CachedVisuals
 from ..evaluation.protocols import Example, examples
 from ..evaluation.results import Results, Row
@@ -125,6 +126,6 @@ def one_per_image(rows: Sequence[Row], count: int) -> list[Row]:
     return list(found.values())
 
 
-def photos_of(cache: Path, asked: Path | None) -> Path | None:
+def photos_of(cache: Place, asked: Path | None) -> Path | None:
     """The folder of the photographs, if it is known."""
     return asked or image_root_of(cache)

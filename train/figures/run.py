@@ -12,7 +12,7 @@ from ...pipeline.display import Report, shorten
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
 from ...pipeline.process import pick_device
-from ...pipeline.store import Store
+from ...pipeline.store import Place
 from ..evaluation.load_trained import (
     data_of_run,
     find_trained,
@@ -57,9 +57,9 @@ class FiguresRequest:
     bench    output of `svp bench infer --json`, for the picture of times
     """
 
-    run: Path | Store
+    run: Place
     results: Path | None = None
-    cache: Path | None = None
+    cache: Place | None = None
     beside: tuple[Path, ...] = ()
     against: tuple[Path, ...] = ()
     bench: Path | None = None
@@ -159,7 +159,7 @@ def _results(request: FiguresRequest, run: Path) -> Results:
     return read_results(path)
 
 
-def run_of(path: Path | Store) -> Path:
+def run_of(path: Place) -> Path:
     """`path`, or the newest run in it if it is a folder of runs; the copy of what is at an address."""
     if not isinstance(path, Path):
         found = find_trained(None, path) if runs_at(path) else checkpoint_at(path)

@@ -79,7 +79,7 @@ class Caches:
 
     def _make(self, row: Row, dataset: str, split: str) -> Path:
         precompute_request = self.precompute_request(row, dataset, split)
-        assert precompute_request.out is not None
+        assert isinstance(precompute_request.out, Path)
         out, opened = precompute_request.out, open_request(precompute_request)
         try:
             if is_complete(out):

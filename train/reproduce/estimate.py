@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from pathlib import Path
 
 from ...pipeline.datasets import open_dataset
 from ...pipeline.datasets.published_counts import COUNTS
@@ -282,7 +283,7 @@ class _Ledger:
         """The next cache. Raises ConfigError."""
         request = self.request
         asked = self.caches.precompute_request(row, dataset, split)
-        assert asked.out is not None
+        assert isinstance(asked.out, Path)
         words = precompute_words(request, row, dataset, split, asked.out)
         paths = _paths(request, dataset, split)
         images = len(paths) if paths is not None else published_images(dataset, split)

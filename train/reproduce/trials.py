@@ -15,7 +15,6 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from ...model.projectors import Projector
-from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import DataError
@@ -96,8 +95,8 @@ def run_trial(
     if not row.untrained:
         caches.get(row, data.dataset, "train")
     held = {column: caches.get(row, column.dataset, column.split) for column in data.columns}
-    plans = {} if row.untrained else {"train": Plan.load(cache / PLAN)}
-    plans |= {column.label: Plan.load(path / PLAN) for column, path in held.items()}
+    plans = {} if row.untrained else {"train": Plan.load(cache)}
+    plans |= {column.label: Plan.load(path) for column, path in held.items()}
     wanted = {f"cache {name}": plan.id for name, plan in plans.items()}
     recipe = None if row.untrained else resolve_train(request.size, None, at.flags, at.overrides)[0]
     made = {} if recipe is None else {"recipe": recipe.digest()}

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.reader import CacheReader, RowReader
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.precompute.planner import Content
 from ...pipeline.process import pick_device
-from ...pipeline.store import Store
+from ...pipeline.store import Place, as_place
 from ..cli_defaults import DATA, cache_of
 from ..distributed import decided
 from ..evaluation.load_trained import Found, data_of_run, find_trained, require_fit
@@ -22,9 +23,9 @@ from .newest_cache import newest_cache, over, recorded
 
 
 def default_split(
-    caches: Sequence[Path],
-    checkpoint: Path | Store | None,
-    runs: Path | Store,
+    caches: Sequence[Place],
+    checkpoint: Place | None,
+    runs: Place,
     published: str | None,
 ) -> str:
     """The split that is evaluated where none is named: that of the caches, else the run's."""
@@ -43,12 +44,12 @@ def open_caches(
     set) goes to every split. A single split takes all caches that are named for it.
     """
     paths = request.caches or tuple(
-        Path(decided(f"cache of {split}", lambda: str(_cache_for(split, request, known))))  # noqa: B023
+        as_place(decided(f"cache of {split}", lambda: str(_cache_for(split, request, known))))  # noqa: B023
         for split in request.splits
     )
     names = ",".join(request.splits)
     for path in paths:
-        if not path.is_dir():
+        if not holds_cache(path):
             raise MissingError(
                 f"{show(str(path), 300)}: no such cache: make it with `svp precompute --split "
                 f"{request.splits[0]}`, or name one with --from-cache PATH"
@@ -105,10 +106,10 @@ def live_photographs(
     }
 
 
-def _cache_for(split: str, request: EvalRequest, known: RunData | None) -> Path:
+def _cache_for(split: str, request: EvalRequest, known: RunData | None) -> Place:
     """The run's own cache of a split, else the newest of its data, else the embedded default's."""
     mine = known.of("" if split == ALL else split) if known else None
-    if mine and request.data.dataset is None and mine.caches and mine.caches[0].path.is_dir():
+    if mine and request.data.dataset is None and mine.caches and holds_cache(mine.caches[0].path):
         return mine.caches[0].path
     dataset = request.data.dataset or (known.training.dataset if known else None)
     if dataset is not None:

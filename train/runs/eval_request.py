@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
-from ...pipeline.store import Store
+from ...pipeline.store import Place
 from ..evaluation.protocols import Protocol
 from ..options import DataRequest, TrainFlags, require_live
 
@@ -32,11 +32,11 @@ class EvalRequest:
 
     data: DataRequest = field(default_factory=DataRequest)
     split: str = "val"
-    caches: tuple[Path, ...] = ()
-    checkpoint: Path | Store | None = None
+    caches: tuple[Place, ...] = ()
+    checkpoint: Place | None = None
     published: str | None = None
     own_sam: bool = False
-    runs: Path | Store = Path("runs")
+    runs: Place = Path("runs")
     flags: TrainFlags = field(default_factory=TrainFlags)
     protocol: Protocol = "full"
     generate: bool = False

@@ -20,7 +20,7 @@ from ...pipeline.errors import CacheError, ConfigError, SvpError
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.process import pick_device
 from ...pipeline.records import Expression
-from ...pipeline.store import Store
+from ...pipeline.store import Place
 from ..cli_defaults import DATA
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
@@ -233,9 +233,7 @@ def _save(out: Path, results: Results, parts: Parts) -> None:
     parts.remove()
 
 
-def report_command(
-    path: Path | Store, page: Path | None = None, images: Path | None = None
-) -> EvalReport:
+def report_command(path: Place, page: Path | None = None, images: Path | None = None) -> EvalReport:
     """`svp eval --from-results`: recompute the metrics of a result file, optionally a page.
 
     path    of the file, or its address

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ...model.pretrained import Card, ProjectorSpec, save_pretrained
 from ...model.pretrained.pretrained import Adapter
-from ...pipeline.cache.layout import PLAN
+from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ...pipeline.io.atomic import check_writable
-from ...pipeline.store import Store
+from ...pipeline.store import Place
 from ..evaluation.load_trained import data_of_run, find_trained, open_trained, require_fit
 from ..evaluation.trained import Trained
 from ..options import TrainFlags
@@ -37,12 +37,12 @@ class ExportRequest:
     """
 
     out: Path
-    checkpoint: Path | Store | None = None
-    runs: Path | Store = Path("runs")
-    cache: Path | None = None
+    checkpoint: Place | None = None
+    runs: Place = Path("runs")
+    cache: Place | None = None
     flags: TrainFlags = field(default_factory=TrainFlags)
     adapter: Adapter = "merged"
-    results: tuple[Path | Store, ...] = ()
+    results: tuple[Place, ...] = ()
     licence: str = "other"
 
 
@@ -69,7 +69,8 @@ def export_command(request: ExportRequest) -> ExportReport:
     found = find_trained(request.checkpoint, request.runs)
     if not isinstance(found, Checkpoint):
         raise ConfigError(f"{show(str(request.checkpoint), 300)}: is an export already: copy it")
-    plan = Plan.load(chosen_view(_cache(request, found), partial(require_fit, found)))
+    cache = _cache(request, found)
+    plan = Plan.load(cache, chosen_view(cache, partial(require_fit, found)))
     trained = open_trained(found, plan, request.flags)
     save_pretrained(
         trained.model,
@@ -84,11 +85,11 @@ def export_command(request: ExportRequest) -> ExportReport:
     return ExportReport(request.out, files)
 
 
-def _cache(request: ExportRequest, found: Checkpoint) -> Path:
+def _cache(request: ExportRequest, found: Checkpoint) -> Place:
     """A cache that knows how photographs were shown: the named one, else the run's."""
     asked = request.cache or cache_of_run(data_of_run(found))
     if asked is not None:
-        if not (asked / PLAN).is_file():
+        if not holds_cache(asked):
             raise MissingError(
                 f"{show(str(asked), 300)}: no such cache: name one the model reads with --cache PATH"
             )
@@ -96,7 +97,7 @@ def _cache(request: ExportRequest, found: Checkpoint) -> Path:
     for digest in found.state.data.values():  # a run of an earlier svp records digests only
         with suppress(MissingError):
             return find_cache(digest)
-    if (CACHE / PLAN).is_file():
+    if holds_cache(CACHE):
         return CACHE
     raise MissingError(
         f"the caches that the run {show(found.path.parents[1].name)} read are not where they were: "

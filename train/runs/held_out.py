@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ...model.ris import RisModel
+from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import counted, show
@@ -49,7 +50,7 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
                 "--validate-dataset requires --validate CACHE, the cache of its images"
             )
         return None
-    if not path.is_dir():
+    if not holds_cache(path):
         raise MissingError(
             f"--validate {show(str(path), 300)}: no such cache: make it with `svp precompute "
             "--split val`, or with --dataset VAL_FILE for held-out data in a file of its own"

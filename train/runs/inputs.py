@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.places import image_root_of
 from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.cache.reader import CacheReader, RowReader
@@ -24,6 +25,7 @@ from ...pipeline.plugins import plugin_words
 from ...pipeline.precompute.toy_guard import require_real_models
 from ...pipeline.recipe import Recipe
 from ...pipeline.records import LocalPaths
+from ...pipeline.store import Place
 from ..cli_defaults import DATA, cache_of
 from ..data.build_table import check_left_out, open_table
 from ..data.collate import CachedVisuals
@@ -100,7 +102,7 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
         wanted = (recipe.data.split, request.data.dataset)
         paths = (Path(decided("newest cache", lambda: str(newest_cache(*wanted)))),)
     for path in paths:
-        if not path.is_dir():
+        if not holds_cache(path):
             raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")
 
     # The caches say which data they were made from, unless the request names it.
@@ -186,7 +188,7 @@ class Looking(Protocol):
 
 
 def open_reader(
-    path: Path, request: Looking, device: str, *refuse: Callable[[Plan], object]
+    path: Place, request: Looking, device: str, *refuse: Callable[[Plan], object]
 ) -> RowReader:
     """The cache at `path`, or its live counterpart. Raises MissingError, CacheError.
 
@@ -201,7 +203,7 @@ def open_reader(
         raise MissingError(f"--live: the photographs of {show(str(path), 300)} are not where they "
                            "were: name their folder with --images")  # fmt: skip
     where = LocalPaths(photos, request.sam_weights, request.encoder_weights)
-    require_read(Plan.load(view).recipe, where)
+    require_read(Plan.load(path, view).recipe, where)
     return LiveReader(path, where, device, view=view)
 
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from ...pipeline.cache.layout import LOGS, PLAN, VIEWS
+from ...pipeline.cache.layout import LOGS, PLAN, VIEWS, holds_cache
 from ...pipeline.cache.places import PLACES, absolute_data, read_places
 from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import show
 from ...pipeline.errors import CacheError, ConfigError, MissingError
-from ...pipeline.store import is_url
+from ...pipeline.store import Place, is_url
 from ..options import DataRequest
 from ..trainer.run_data import RunData
 
@@ -59,7 +59,7 @@ def newest_cache(split: str, dataset: str | None = None, root: Path = CACHES) ->
     )
 
 
-def data_of(caches: Sequence[Path], asked: DataRequest) -> DataRequest:
+def data_of(caches: Sequence[Place], asked: DataRequest) -> DataRequest:
     """Default data request of caches: the data they were made from.
 
     What is asked for beside (`images`, `split_by`, ...) is kept. Raises MissingError if a cache does
@@ -87,7 +87,7 @@ def over(made: DataRequest, asked: DataRequest) -> DataRequest:
     return replace(made, **{n: v for n, v in given.items() if v is not None and v is not False})
 
 
-def recorded(cache: Path) -> DataRequest | None:
+def recorded(cache: Place) -> DataRequest | None:
     """The data request a cache was made from, if it says."""
     places = read_places(cache)
     if places is None:
@@ -114,7 +114,7 @@ def _made_from(cache: Path, dataset: str) -> bool:
 
 def _split(plan: Path) -> str | None:
     try:
-        return Plan.load(plan).split
+        return Plan.load(plan.parent).split
     except CacheError:
         return None
 
@@ -128,11 +128,11 @@ def _time(plan: Path) -> int:
 CACHE_FOLDERS = ("caches", "caches/reproduce")
 
 
-def find_cache(wanted: str, known: RunData | None = None) -> Path:
+def find_cache(wanted: str, known: RunData | None = None) -> Place:
     """The cache with this id: one the run read, or looked for in `CACHE_FOLDERS`. Raises MissingError."""
     for used in (known.training, known.validation) if known else ():
         for held in used.caches if used else ():
-            if held.id == wanted and (held.path / PLAN).is_file():
+            if held.id == wanted and holds_cache(held.path):
                 return held.path
     for place in CACHE_FOLDERS:
         for cache in sorted(plan.parent for plan in Path(place).glob(f"*/{PLAN}")):

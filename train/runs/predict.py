@@ -14,7 +14,7 @@ from ...pipeline.datasets.images import Header, read_image
 from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
-from ...pipeline.store import Store
+from ...pipeline.store import Place
 from ..evaluation.load_trained import find_trained
 from ..options import TrainFlags
 from ..trainer.previews import PREDICTED
@@ -40,10 +40,10 @@ class PredictRequest:
     expressions: tuple[str, ...]
     cache: Path | None = None
     size: str | None = None
-    checkpoint: Path | Store | None = None
+    checkpoint: Place | None = None
     published: str | None = None
     own_sam: bool = False
-    runs: Path | Store = Path("runs")
+    runs: Place = Path("runs")
     flags: TrainFlags = field(default_factory=TrainFlags)
     sam_weights: Path | None = None
     encoder_weights: Path | None = None

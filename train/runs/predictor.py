@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from ...model.generate import generate as generate_answers
 from ...model.pretrained.config import CONFIG, is_export
 from ...pipeline.cache import create_cache
-from ...pipeline.cache.layout import PLAN
+from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.datasets.images import Header, image_header, read_image, to_rgb
 from ...pipeline.datasets.scenes.generated import is_generated
@@ -38,6 +38,7 @@ from ...pipeline.precompute.toy_guard import require_real_models
 from ...pipeline.process import pick_device
 from ...pipeline.recipe import Recipe
 from ...pipeline.records import Expression, ImageRecord, LocalPaths
+from ...pipeline.store import Place, as_place
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator
 from ..data.collate import CachedVisuals
 from ..data.expression_table import Entry
@@ -50,7 +51,6 @@ from ..evaluation.published_models import Published
 from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_models, live_recipe
 from ..options import TrainFlags
-from ..trainer.resume import place_of
 from ..trainer.run_data import cache_of_run
 from .inputs import CACHE, require_read
 
@@ -246,7 +246,7 @@ def open_predictor(
     *,
     device: str = "auto",
     size: str | None = None,
-    cache: Path | None = None,
+    cache: Place | None = None,
     flags: TrainFlags | None = None,
     sam_weights: Path | None = None,
     encoder_weights: Path | None = None,
@@ -287,7 +287,7 @@ def _find(model: str | Path) -> Found:
     """Raises MissingError, WeightsError."""
     if isinstance(model, str) and model.startswith(PREFIX):
         return find_trained(None, Path(), model)
-    folder = place_of(model)
+    folder = as_place(model)
     if not isinstance(folder, Path):
         return find_trained(folder, Path())
     if (folder / CONFIG).is_file() and not is_export(folder):
@@ -296,16 +296,16 @@ def _find(model: str | Path) -> Found:
 
 
 def _recipe(
-    found: Found, cache: Path | None, size: str | None, where: LocalPaths
+    found: Found, cache: Place | None, size: str | None, where: LocalPaths
 ) -> tuple[Recipe, LocalPaths]:
     """Preprocessing recipe of the predictor, and the paths of its weights."""
     if isinstance(found, Exported) and cache is None:
         require_read(found.recipe, where)
         return found.recipe, where
     cache = cache or cache_of_run(data_of_run(found))
-    cache = cache or (CACHE if (CACHE / PLAN).is_file() else None)
+    cache = cache or (CACHE if holds_cache(CACHE) else None)
     if cache is not None:
-        recipe = Plan.load(chosen_view(cache, partial(require_fit, found))).recipe
+        recipe = Plan.load(cache, chosen_view(cache, partial(require_fit, found))).recipe
         require_read(recipe, where)
         return recipe, where
     given = {"sam_weights": where.sam, "encoder_weights": where.encoder}

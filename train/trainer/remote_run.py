@@ -25,7 +25,7 @@ from ...pipeline.display import show, size
 from ...pipeline.errors import CacheError, ConfigError, MissingError, SvpError, WeightsError
 from ...pipeline.io.atomic import make_folders, sync_folder, write_file, writing
 from ...pipeline.io.paths import user_cache
-from ...pipeline.store import OtherBytesError, Store, open_store, this_writer
+from ...pipeline.store import OtherBytesError, Place, Store, open_store, this_writer
 from ...pipeline.store.local_copy import alone, fetch_file
 from ..recipe import CONFIG
 from .checkpoint import (
@@ -67,7 +67,7 @@ def copy_of(store: Store) -> Path:
     return cache.absolute() / "svp" / "runs" / store.where().replace("://", "/", 1)
 
 
-def folder_of(runs: Path | Store) -> Path:
+def folder_of(runs: Place) -> Path:
     """The folder of runs itself, or the copy of what lies at an address."""
     return runs if isinstance(runs, Path) else copy_of(runs)
 

@@ -13,8 +13,7 @@ from pydantic import JsonValue
 from ...model.pretrained.config import MODEL_TYPE
 from ...pipeline.display import show
 from ...pipeline.errors import MissingError, PlanMismatchError, SvpError
-from ...pipeline.io.paths import expand
-from ...pipeline.store import FolderStore, Store, is_url, open_store
+from ...pipeline.store import Place, as_place
 from ...pipeline.weights.file_checks import read_json, regular_size
 from ..distributed import decided, rank_and_world, together
 from ..recipe import TrainRecipe
@@ -24,7 +23,7 @@ from .remote_run import RemoteRun, checkpoint_at, runs_at
 
 def find_checkpoint(
     asked: str | None,
-    runs: Path | Store,
+    runs: Place,
     recipe: TrainRecipe,
     content: Mapping[str, JsonValue],
     data: Mapping[str, str],
@@ -84,7 +83,7 @@ def open_same(name: str, step: int, digest: str) -> Checkpoint:
     where = f"the checkpoint of step {step} that process 0 resumes, {show(name, 300)}"
     remedy = "the run's folder must be the same on all machines: name a shared one with --runs, or copy it"
     try:
-        place = place_of(name)
+        place = as_place(name)
         found = Checkpoint.open(place) if isinstance(place, Path) else checkpoint_at(place)
         for file in (WEIGHTS, OPTIMIZER):
             regular_size(found.path / file)
@@ -98,23 +97,15 @@ def open_same(name: str, step: int, digest: str) -> Checkpoint:
     return found
 
 
-def place_of(name: str | Path) -> Path | Store:
-    """The folder or the address that a user or another process names. Raises ConfigError."""
-    if not is_url(name):
-        return expand(name)
-    store = open_store(name)
-    return store.root if isinstance(store, FolderStore) else store
-
-
 def checkpoint_to_resume(name: str) -> Checkpoint:
     """`named_checkpoint`, after what this machine has not sent of a run at an address is sent."""
-    place = place_of(name)
+    place = as_place(name)
     if not isinstance(place, Path):
         RemoteRun(place).send_unsent()
     return named_checkpoint(place)
 
 
-def named_checkpoint(path: Path | Store) -> Checkpoint:
+def named_checkpoint(path: Place) -> Checkpoint:
     """A checkpoint by its own folder or address, or the newest of a run.
 
     Raises MissingError, WeightsError; CacheError for an address that cannot be read.

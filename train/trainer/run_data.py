@@ -5,23 +5,33 @@ Written when the run starts or resumes, read by `eval`, `predict`, `export`, `fi
 same things stand in the checkpoints.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+)
 
+from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.places import absolute_data
 from ...pipeline.display import show
 from ...pipeline.errors import DataError
 from ...pipeline.io.json_files import read_bounded
 from ...pipeline.io.yaml_files import load_yaml
+from ...pipeline.store import Place, as_place
 from ...pipeline.weights.rehearsal import MARK
 from ..cli_defaults import DATA, HELD_OUT
 from ..options import DataRequest, Places, TrainFlags, TrainRequest
 from ..recipe import CONFIG
 from .checkpoint import Checkpoint
-from .resume import named_checkpoint, place_of
+from .resume import named_checkpoint
 from .run_folder import RunFolder
 
 FILE = "data.json"
@@ -31,11 +41,11 @@ Text = Annotated[str, Field(max_length=4096)]
 
 
 class UsedCache(BaseModel):
-    """Path and id of a cache."""
+    """Path or address of a cache, and its id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path
+    path: Annotated[Place, PlainValidator(as_place), PlainSerializer(str, return_type=str)]
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -79,13 +89,16 @@ class RunData(BaseModel):
         return next((used for used in known if used and used.split == split), None)
 
 
-def used(data: DataRequest, split: str, caches: dict[Path, str]) -> Used:
-    """The record of a data request; `caches` are ids by path. Paths become absolute."""
+def used(data: DataRequest, split: str, caches: Mapping[Place, str]) -> Used:
+    """The record of a data request; `caches` are ids by place. Paths become absolute."""
     dataset, root = absolute_data(data.dataset or str(DATA), data.root)
     places = replace(data, dataset=dataset, root=root)
     if data.images is not None:
         places = replace(places, images=data.images.absolute())
-    listed = tuple(UsedCache(path=path.absolute(), id=name) for path, name in caches.items())
+    listed = tuple(
+        UsedCache(path=place.absolute() if isinstance(place, Path) else place, id=name)
+        for place, name in caches.items()
+    )
     return Used(**asdict(places), split=split, caches=listed)
 
 
@@ -142,7 +155,7 @@ def resumed(request: TrainRequest) -> TrainRequest:
     """
     if request.resume in (None, "auto"):
         return request
-    checkpoint = named_checkpoint(place_of(str(request.resume)))
+    checkpoint = named_checkpoint(as_place(str(request.resume)))
     request = _with_recipe(request, checkpoint)
     if request.caches or request.data.dataset is not None:
         return request
@@ -182,7 +195,7 @@ def split_to_score(known: RunData | None) -> str:
     return HELD_OUT if generated else "val"
 
 
-def cache_of_run(known: RunData | None) -> Path | None:
+def cache_of_run(known: RunData | None) -> Place | None:
     """A cache the run read that is still there: its recipe says how photographs are cut."""
     listed = known.training.caches if known else ()
-    return next((cache.path for cache in listed if cache.path.is_dir()), None)
+    return next((cache.path for cache in listed if holds_cache(cache.path)), None)

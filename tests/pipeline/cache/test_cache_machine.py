@@ -257,11 +257,11 @@ class CacheMachine(RuleBasedStateMachine):
         expected = {part for part in GOLDEN.parts if not self._resumable(part)}
         committed = read_committed(self.cache, GOLDEN.plan)
         todo = missing_shards(self.cache, GOLDEN.plan, committed)
-        parts = [(layer.folder, shard) for shard, layers in todo.items() for layer in layers]
+        parts = {(x.folder, shard): x for shard, layers in todo.items() for x in layers}
         assert set(parts) == expected, "a sound part made twice, or a damaged one taken for whole"
-        for folder, shard in parts:
+        for (folder, shard), layer in parts.items():
             if (self.cache / manifest((folder, shard))).exists():
-                uncommit(self.cache, folder, [shard])
+                uncommit(self.cache, layer, [shard])
         for shard, layers in todo.items():
             self._write(shard, {layer.folder for layer in layers})
         if todo or not all(map(self._complete, GOLDEN.folders)):

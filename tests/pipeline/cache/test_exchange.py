@@ -22,6 +22,7 @@ from svp.pipeline.cache.layers import KINDS, SAM
 from svp.pipeline.cache.made_by import note_code, same_code
 from svp.pipeline.cache.plan import Plan, all_plans
 from svp.pipeline.errors import CacheError, ConfigError
+from svp.pipeline.store import FolderStore
 
 Tree = Callable[[Path], dict[str, bytes]]
 
@@ -105,7 +106,7 @@ def test_a_copy_of_some_layers_is_a_cache_of_its_own(
 def test_a_dropped_layer_takes_the_plans_that_read_it(maker: Callable[..., Any]) -> None:
     full = finished(maker(layers=(1, 2), cls=True))
     assert drop_layers(full.path, ["sam"]) == ["sam/tiny"]
-    plan = Plan.load(full.path / "plan.json")
+    plan = Plan.load(full.path)
     assert plan == without(full.plan, [SAM])
     assert is_complete(full.path, plan) and verify(full.path, full=True).ok
     assert not (full.path / "sam" / "tiny").exists()
@@ -194,11 +195,11 @@ def test_an_interrupted_drop_is_finished(
 ) -> None:
     full = finished(maker(layers=(1, 2), cls=True))
 
-    def stopped(path: Path) -> None:
+    def stopped(*args: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("svp.pipeline.cache.exchange.shutil.rmtree", stopped)
+        patch.setattr(FolderStore, "delete_below", stopped)
         drop_layers(full.path, ["sam"])
     assert (full.path / "sam").exists() and verify(full.path, full=True).ok
     assert drop_layers(full.path, ["sam"]) == ["sam/tiny"]

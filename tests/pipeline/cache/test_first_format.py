@@ -56,7 +56,7 @@ def test_a_converted_cache_is_the_one_that_would_be_made_now(
 
 def test_the_old_cache_is_refused_with_the_command(old: Path) -> None:
     with pytest.raises(CacheError, match=r"cache schema 1.*svp cache convert"):
-        Plan.load(old / "plan.json")
+        Plan.load(old)
     with pytest.raises(CacheError, match="svp cache convert"):
         CacheReader(old)
 

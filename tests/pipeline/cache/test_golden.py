@@ -49,7 +49,7 @@ def test_it_still_reads_to_the_bit(name: str) -> None:
     home = FIXTURES / "cache_v2"
     want = json.loads((home / "expected.json").read_text())[name]
     assert digests(home / name) == want["rows"]
-    plan = Plan.load(home / name / "plan.json")
+    plan = Plan.load(home / name)
     assert plan.id == want["id"]
     assert {layer.folder: layer.id for layer in plan.layers} == want["layers"]
     assert verify(home / name, full=True).ok

@@ -20,7 +20,7 @@ from svp.pipeline.cache.image_list import (
     BLOCK,
     COLUMNS,
     IdIndex,
-    column_path,
+    column_key,
 )
 from svp.pipeline.errors import CacheError, ConfigError
 from svp.pipeline.io.binary import crc32c
@@ -186,14 +186,14 @@ def test_ids_are_found_in_any_order(ids: list[int], other: int) -> None:
 def test_saving_again_writes_nothing_and_a_short_file_anew(tmp_path: Path) -> None:
     found = Images.of(listed(5))
     found.save(tmp_path)
-    files = {name: column_path(tmp_path, found.folder, name) for name in COLUMNS}
+    files = {name: tmp_path / column_key(found.folder, name) for name in COLUMNS}
     before = {name: path.stat() for name, path in files.items()}
     found.save(tmp_path)
     assert {name: path.stat() for name, path in files.items()} == before
     os.truncate(files["hw"], 10)
     found.save(tmp_path)
     assert Images.load(tmp_path, found.header) == found
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.partial/*"))
 
 
 def damage() -> dict[str, Callable[[Path], object]]:
@@ -230,10 +230,10 @@ def test_a_damaged_column_is_named(
 ) -> None:
     plan = planner()
     plan.save(tmp_path)
-    path = column_path(tmp_path, plan.images.folder, name)
+    path = tmp_path / column_key(plan.images.folder, name)
     damage()[how](path)
     with pytest.raises(CacheError, match=f"{path}: .*the image list is damaged"):
-        Plan.load(tmp_path / "plan.json")
+        Plan.load(tmp_path)
 
 
 def forge(cache: Path, columns: Columns, **header: object) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def forge(cache: Path, columns: Columns, **header: object) -> dict[str, Any]:
     made.columns = columns
     made.id = np.zeros(header.get("count", len(columns["id"])), np.int64)  # type: ignore[arg-type]
     for name, column in columns.items():
-        path = column_path(cache, made.folder, name)
+        path = cache / column_key(made.folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         data = column.tobytes()
         path.write_bytes(data + crc32c(data).to_bytes(4, "little"))

@@ -186,7 +186,7 @@ def test_finalize_refuses_an_unfinished_cache(made: Any) -> None:
     with pytest.raises(CacheError, match=r"2 of 3 shards are missing \(first \[0, 2\]\)"):
         made.finish()
     assert not list(made.path.rglob("COMPLETE"))
-    uncommit(made.path, "cover/sam-tiny-128", [1])
+    uncommit(made.path, made.plan.layer("cover"), [1])
     made.write([0, 2])
     with pytest.raises(CacheError, match=r"cover/sam-tiny-128: 1 of 3 .* \(first \[1\]\)"):
         made.finish()

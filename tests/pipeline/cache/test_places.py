@@ -39,7 +39,7 @@ def test_a_cache_records_its_request_with_absolute_places(
             limit=1,
         )
         assert image_root_of(out) == tmp_path / "scenes/images"
-        ids.add(Plan.load(out / "plan.json").id)
+        ids.add(Plan.load(out).id)
     assert len(ids) == 1, "where the data lies is no part of a digest"
 
 

@@ -362,5 +362,5 @@ def test_opening_reads_no_manifest_of_a_complete_cache(
     def refuse(*args: object) -> None:
         raise AssertionError("opened a manifest")
 
-    monkeypatch.setattr(index, "read_manifest", refuse)
+    monkeypatch.setattr(index, "read_manifests", refuse)
     assert len(CacheReader(cache.path)) == 10

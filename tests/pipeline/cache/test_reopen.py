@@ -17,12 +17,11 @@ from svp.pipeline.cache import (
     verify,
     write_shard,
 )
-from svp.pipeline.cache import plan as plan_module
-from svp.pipeline.cache import reopen as reopen_module
 from svp.pipeline.cache.plan import all_plans
 from svp.pipeline.cache.reopen import adopt, quarantined
 from svp.pipeline.errors import PlanMismatchError
 from svp.pipeline.records import ImageRow, Quarantined
+from svp.pipeline.store import FolderStore
 
 Tree = Callable[[Path], dict[str, bytes]]
 
@@ -149,9 +148,9 @@ def test_cut_short_at_any_write_the_next_retry_finishes_it(
             (cache / name).write_bytes(data)
         done = 0
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "unlink", counted(Path.unlink))
-            for module in (reopen_module, plan_module):
-                patch.setattr(module, "write_file", counted(module.write_file))
+            patch.setattr(FolderStore, "delete", counted(FolderStore.delete))
+            for name in ("create", "replace"):
+                patch.setattr(FolderStore, name, counted(getattr(FolderStore, name)))
             try:
                 adopt_all(cache, 2)
                 cut = False

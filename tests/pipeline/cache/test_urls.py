@@ -1,30 +1,41 @@
-"""A cache lives on a file system: an address of object storage is refused, not made a folder."""
+"""A cache may lie at an address; one that no store serves is refused, and nothing is made of it."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from svp.pipeline.cache import CacheReader, Plan, create_cache, verify
-from svp.pipeline.errors import ConfigError
-from svp.pipeline.io.paths import refuse_url
-
-URLS = ["s3://bucket/cache", "gs://b/c", "memory://cache", "https://host/c", "file:///tmp/c"]
+from svp.pipeline.errors import CacheError, ConfigError
+from svp.pipeline.store import FolderStore, as_place, is_url
 
 
-@pytest.mark.parametrize("url", URLS)
-def test_a_url_is_refused_with_the_remedy(
-    url: str, planner: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("url", "kind", "match"),
+    [
+        ("https://host/c", ConfigError, "https:// is no store: give a folder, s3://bucket/prefix"),
+        ("s3://bucket/cache", CacheError, "s3://bucket/cache/.*no credentials in the environment"),
+        ("gs://b/c", CacheError, "gs://b/c/.*no credentials in the environment"),
+    ],
+)
+def test_what_cannot_be_served_is_told(
+    url: str, kind: type[Exception], match: str, planner: Callable[..., Plan], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for call in (lambda path: create_cache(path, planner()), CacheReader, verify):
-        with pytest.raises(ConfigError, match="mount it, or copy the cache"):
-            call(Path(url))  # as the command line hands it over: one slash is gone
+        with pytest.raises(kind, match=match):
+            call(Path(url))  # a path has lost one slash
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_address_is_a_folder(cache: Any) -> None:
+    place = as_place(f"file://{cache.path}")
+    assert isinstance(place, FolderStore) and CacheReader(place).plan == cache.plan
 
 
 @pytest.mark.parametrize("name", ["cache", "/data/c", "a:b/c", "C", "x:y"])
 def test_folders_are_no_urls(name: str) -> None:
-    refuse_url(Path("/base") / name)
-    refuse_url(Path(name))
+    assert not is_url(name) and as_place(name) == Path(name)

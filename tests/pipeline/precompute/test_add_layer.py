@@ -25,7 +25,7 @@ def make(scenes: Path, out: Path, *overrides: str, **options: object) -> Plan:
         overrides=(*FEW, *overrides), **given,  # type: ignore[arg-type]
     )  # fmt: skip
     launch(request, open_request(request))
-    return Plan.load(out / "plan.json")
+    return Plan.load(out)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_layers_added_one_by_one_are_those_made_at_once(
         assert calls == {model: 8}, kind
     for kind in ("superpixels", "cover", "features", "sam", "cls", "layers"):
         assert layer_files(out, kind) == layer_files(whole, kind), kind
-    assert [*all_plans(out).values()][-1].id == Plan.load(whole / "plan.json").id
+    assert [*all_plans(out).values()][-1].id == Plan.load(whole).id
     assert verify(out, full=True).ok
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from support import fake_run
 from support.fleet import Fleet
 from svp.cli import main
-from svp.pipeline.cache.layout import LOGS, manifest_path
+from svp.pipeline.cache.layout import LOGS, manifest_key
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.errors import MissingError
 from svp.pipeline.precompute import cache_status, claims, join
@@ -48,7 +48,7 @@ def test_counts_come_from_manifests_whatever_made_them(half: Path) -> None:
 
 def test_a_shard_counts_once_every_layer_has_it(half: Path) -> None:
     (features,) = (path.parent for path in half.glob("features/*/manifest"))
-    manifest_path(half, f"features/{features.name}", 1).unlink()
+    (half / manifest_key(f"features/{features.name}", 1)).unlink()
     found = Watch(half).look()
     assert (found.done_shards, found.done_images) == (2, 12)
     assert sorted(found.layers.values()) == [2, 3, 3]
@@ -71,7 +71,7 @@ def test_the_rate_is_that_of_the_last_minutes(half: Path, monkeypatch: pytest.Mo
 
 
 def test_claims_say_which_processes_are_at_work(half: Path) -> None:
-    plan = Plan.load(half / "plan.json")
+    plan = Plan.load(half)
     member = claims.Claims(claims.claims_store(half, plan), max_tries=1)
     assert member.take("1") and member.take("5") and member.take("4")
     member.fail("4", "no memory\x1b[31m")
@@ -88,7 +88,7 @@ def test_a_clock_that_is_ahead_gives_no_negative_age(
     half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claims, "_now", lambda: "2999-01-01T00:00:00.000+00:00")
-    member = claims.Claims(claims.claims_store(half, Plan.load(half / "plan.json")))
+    member = claims.Claims(claims.claims_store(half, Plan.load(half)))
     assert member.take("5")
     (one,) = Watch(half).look().at_work
     assert (one.for_s, one.renewed_s) == (0.0, 0.0)

@@ -155,7 +155,7 @@ def test_a_shard_that_every_process_abandons_is_left_alone(fleet: Fleet) -> None
 
 def queue_on(cache: Path, counts: list[int], clock: Callable[[], float]) -> join.ClaimedQueue:
     """The queue of a process that believes that every shard of a finished cache is missing."""
-    plan = fake_run.Plan.load(cache / "plan.json")
+    plan = fake_run.Plan.load(cache)
     missing = {shard: plan.layers for shard in range(plan.num_shards)}
     task = fake_run.FakeTask(str(cache), fake_run.LocalPaths(cache))
     mine = join.claims_on(cache, plan, 3, 60)
@@ -174,7 +174,7 @@ def test_what_others_have_committed_is_seen_in_spite_of_their_claims(
     world: Path, tmp_path: Path
 ) -> None:
     cache = Path(shutil.copytree(world / "clean", tmp_path / "c"))
-    plan = fake_run.Plan.load(cache / "plan.json")
+    plan = fake_run.Plan.load(cache)
     other = join.claims_on(cache, plan, 3, 60)
     assert all(other.take(str(shard)) for shard in range(SHARDS))
     counts: list[int] = []

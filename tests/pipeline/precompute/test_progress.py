@@ -25,6 +25,7 @@ from svp.pipeline.executors.base import (
 )
 from svp.pipeline.precompute import progress
 from svp.pipeline.precompute.progress import Progress, RunLog, Tally
+from svp.pipeline.store import open_folder
 
 EVIL = "a\x1b[31m[red]b\n\u202ec"
 
@@ -150,7 +151,7 @@ def test_nothing_controls_the_terminal(logged: pytest.LogCaptureFixture) -> None
 
 def test_log_files(tmp_path: Path) -> None:
     tally = Tally(10)
-    log = RunLog(tmp_path / "logs", tally)
+    log = RunLog(open_folder(tmp_path), tally)
     for event in (Tick(), told(0, 2), done(4, empty=1), Failed(1, 0, EVIL)):
         tally.update(event)
         log.update(event)
@@ -169,13 +170,13 @@ def test_log_files(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_has_the_remedy_of_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = RunLog(tmp_path / "logs", Tally(10))
+    log = RunLog(open_folder(tmp_path), Tally(10))
     for code, remedy in (
-        (errno.EACCES, r"logs: cannot be written: Permission denied: give another path"),
-        (errno.ENOSPC, r"logs: No space left on device: .*free some space"),
+        (errno.EACCES, r"status\.json: cannot be written: Permission denied: give another path"),
+        (errno.ENOSPC, r"status\.json: No space left on device: .*free some space"),
     ):
         refused = OSError(code, os.strerror(code))
-        monkeypatch.setattr(progress, "replace_text", Mock(side_effect=refused))
+        monkeypatch.setattr(os, "fsync", Mock(side_effect=refused))
         with pytest.raises(CacheError, match=remedy):
             log.update(Finished())
 
@@ -183,8 +184,8 @@ def test_a_log_that_cannot_be_written_has_the_remedy_of_its_cause(
 def test_a_status_that_is_not_renewed_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    RunLog(tmp_path, Tally(total=10)).status("running")
-    path = tmp_path / "status.json"
+    RunLog(open_folder(tmp_path), Tally(total=10)).status("running")
+    path = tmp_path / "logs/status.json"
     mine = json.loads(path.read_text())
     written = datetime.fromisoformat(mine["time"]).timestamp()
 

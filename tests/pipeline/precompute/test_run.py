@@ -4,9 +4,10 @@ import json
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from svp.pipeline.cache.verify import uncommit_damaged
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.executors.worker import device_name
 from svp.pipeline.precompute.run import RunOptions
+from svp.pipeline.store import FolderStore, Read
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,7 @@ def test_limit_is_another_cache(world: Path, tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_shard_says_what_made_it(world: Path) -> None:
-    plan = Plan.load(world / "clean" / "plan.json")
+    plan = Plan.load(world / "clean")
     for shard in range(plan.num_shards):
         log = json.loads((world / "clean" / "logs" / f"{shard}.json").read_bytes())
         assert log["libraries"] == plan.recipe.libraries and "pillow" in log["libraries"]
@@ -77,7 +79,7 @@ def test_other_recipe_is_refused_with_both_digests(world: Path, tmp_path: Path) 
     other = RECIPE.model_copy(update={"batch": 2})
     with pytest.raises(PlanMismatchError, match=r"recipe.batch: 4 -> 2") as error:
         fake_run.run(cache, world / "images", options(), recipe=other)
-    assert Plan.load(cache / "plan.json").id[:12] in str(error.value)
+    assert Plan.load(cache).id[:12] in str(error.value)
     assert "this run makes" in str(error.value)
     assert "--retry-quarantined" not in str(error.value)
     assert tree(cache) == before
@@ -180,25 +182,24 @@ def test_retry_interrupted_half_way(
     world: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some manifests name the new plan, plan.json the old one: the next retry finishes it."""
-    from svp.pipeline.cache import reopen
-    from svp.pipeline.io.atomic import write_file as real
-
     cache = tmp_path / "c"
     (images / "3.png").write_bytes(b"")
     fake_run.run(cache, images, options())
     write_image(images, 3)
-    written: list[Path] = []
+    written: list[str] = []
+    real = FolderStore.replace
 
-    def fail_third(path: Path, data: bytes, *, label: str) -> None:
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(path)
-        real(path, data, label=label)
+    def fail_third(store: FolderStore, key: str, data: bytes, *args: Any, **names: Any) -> str:
+        if "/manifest/" in key:
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            written.append(key)
+        return real(store, key, data, *args, **names)
 
-    monkeypatch.setattr(reopen, "write_file", fail_third)
+    monkeypatch.setattr(FolderStore, "replace", fail_third)
     with pytest.raises(KeyboardInterrupt):
         fake_run.run(cache, images, options(retry_quarantined=True))
-    monkeypatch.setattr(reopen, "write_file", real)
+    monkeypatch.setattr(FolderStore, "replace", real)
     report = fake_run.run(cache, images, options(retry_quarantined=True))
     assert report.computed == 6
     assert tree(cache) == tree(world / "clean")
@@ -246,16 +247,25 @@ def test_each_manifest_is_read_once_in_a_run(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By hundreds of shards: what is missing, the index and the report share what was read."""
-    from svp.pipeline.cache import manifest
-
     read: Counter[str] = Counter()
-    real = manifest.read_bounded
+    one, many = FolderStore.read_tagged, FolderStore.read_many
 
-    def counted(path: Path, limit: int) -> bytes:
-        read[f"{path.parts[-4]}/{path.name}"] += 1
-        return real(path, limit)
+    def note(key: str) -> None:
+        if "/manifest/" in key:
+            read[f"{key.split('/')[0]}/{key.rsplit('/')[-1]}"] += 1
 
-    monkeypatch.setattr(manifest, "read_bounded", counted)
+    def read_one(store: FolderStore, key: str, limit: int) -> tuple[bytes, str]:
+        note(key)
+        return one(store, key, limit)
+
+    def read_many(store: FolderStore, reads: Sequence[Read]) -> None:
+        for wanted in reads:
+            note(wanted.key)
+        many(store, reads)
+
+    monkeypatch.setattr(FolderStore, "read_tagged", read_one)
+    monkeypatch.setattr(FolderStore, "read_many", read_many)
+
     kinds = ("superpixels", "cover", "features")
     once = {f"{kind}/{shard}.json": 1 for kind in kinds for shard in range(7)}
 
@@ -287,7 +297,7 @@ def test_what_a_run_beside_this_one_commits_stays(
     """Between looking for what is missing and un-committing what is damaged, shards may be made."""
     cache = tmp_path / "c"
     shutil.copytree(world / "clean", cache)
-    fake = {0: Plan.load(cache / "plan.json").layers}
+    fake = {0: Plan.load(cache).layers}
     before = tree(cache)
     uncommit_damaged(cache, fake)
     assert tree(cache) == before

@@ -30,6 +30,7 @@ from svp.pipeline.precompute.run import RunOptions, precompute
 from svp.pipeline.precompute.shard_task import ShardTask, quarantine
 from svp.pipeline.recipe import GridConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRecord, LocalPaths
+from svp.pipeline.store import open_folder
 from svp.pipeline.superpixels.external import find_method, method_version
 from svp.pipeline.superpixels.generator import build_generator
 
@@ -88,7 +89,7 @@ def test_rows_are_what_the_models_say(scenes: tuple[Content, LocalPaths], cache:
 
 def test_probe_computes_and_stores_nothing(scenes: tuple[Content, LocalPaths], cache: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*"))
-    steps = ShardTask(str(cache), scenes[1]).open()(Job(0, rows=(1, 3)))
+    steps = ShardTask(open_folder(cache), scenes[1]).open()(Job(0, rows=(1, 3)))
     with pytest.raises(StopIteration) as end:
         next(steps)
     assert end.value.value.images == 2
@@ -109,7 +110,7 @@ def test_a_worker_of_another_environment_gets_the_plug_ins(
         made = method_version(find_method("whole"))
         pixels = SuperpixelConfig(source="whole", made=made)
         create_cache(tmp_path / "c", build_plan(content, Recipe(superpixels=pixels), where.images))
-        sent = pickle.dumps(ShardTask(str(tmp_path / "c"), where))
+        sent = pickle.dumps(ShardTask(open_folder(tmp_path / "c"), where))
     code = "import pickle, sys; pickle.loads(sys.stdin.buffer.read()).open()"
     subprocess.run([sys.executable, "-c", code], input=sent, check=True)
     (tmp_path / "whole.py").unlink()

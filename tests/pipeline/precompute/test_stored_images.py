@@ -24,6 +24,7 @@ from svp.pipeline.precompute.planner import Content
 from svp.pipeline.precompute.run import PrecomputeReport, RunOptions
 from svp.pipeline.records import ImageRecord, LocalPaths
 from svp.pipeline.store import Store, open_store
+from svp.pipeline.store.in_flight import HEDGE_BURST, HEDGE_SHARE
 
 ADDRESS = "s3://tests/photos"
 
@@ -70,6 +71,13 @@ def reasons(cache: Path) -> dict[int, str]:
     return {line["image_id"]: line["reason"] for line in map(json.loads, lines)}
 
 
+def assert_asked(bucket: ObjectServer, lists: int, reads: int) -> None:
+    """So many requests; a reading that takes long may be asked for once more (see `Hedging`)."""
+    found = bucket.counts()
+    assert found.get("LIST", 0) == lists and not found.keys() - {"LIST", "GET"}
+    assert reads <= found["GET"] <= reads + HEDGE_BURST + HEDGE_SHARE * reads
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_cache_is_that_of_the_folder(
     world: Path, root: Path, tmp_path: Path, bucket: ObjectServer, workers: int
@@ -80,7 +88,7 @@ def test_the_cache_is_that_of_the_folder(
     if workers:  # in other processes slow requests are made twice
         return
     # One listing, one reading for the plan, one for the work: each photograph is one request.
-    assert bucket.counts() == {"LIST": 1, "GET": 80}
+    assert_asked(bucket, 1, 80)
 
 
 def test_bad_photographs_are_quarantined_in_the_same_words(
@@ -106,14 +114,14 @@ def test_what_was_hashed_once_is_not_read_again_for_a_plan(
     run(tmp_path / "a" / "c", root, shards=range(1))
     bucket.set()
     run(tmp_path / "b" / "c", root, shards=range(1))
-    first = Plan.load(tmp_path / "b" / "c" / "plan.json")
-    assert bucket.counts() == {"LIST": 1, "GET": len(first.shard(0))}
+    first = Plan.load(tmp_path / "b" / "c")
+    assert_asked(bucket, 1, len(first.shard(0)))
     # One of another version is.
     store.replace("40.png", b"other bytes")
     bucket.set()
     run(tmp_path / "c" / "c", root, shards=range(1))
-    assert bucket.counts() == {"LIST": 1, "GET": 1 + len(first.shard(0))}
-    changed = Plan.load(tmp_path / "c" / "c" / "plan.json").images
+    assert_asked(bucket, 1, 1 + len(first.shard(0)))
+    changed = Plan.load(tmp_path / "c" / "c").images
     assert [a.image_id for a, b in zip(first.images, changed, strict=True) if a != b] == [40]
 
 
@@ -135,7 +143,7 @@ def test_a_plan_that_was_interrupted_goes_on_where_it_was(
         planner.build_plan(content, RECIPE, root, stop=stop)
     bucket.set()
     assert len(planner.build_plan(content, RECIPE, root).images) == 40
-    assert bucket.counts() == {"GET": 20}
+    assert_asked(bucket, 0, 20)
 
 
 def test_the_progress_of_a_long_plan_is_told(

@@ -26,10 +26,11 @@ from svp.pipeline.cache import (
 from svp.pipeline.cache.info import info
 from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.datasets import Source
-from svp.pipeline.errors import DataError
+from svp.pipeline.errors import CacheError, DataError
 from svp.pipeline.precompute.planner import hash_image
 from svp.pipeline.recipe import FeatureConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRecord
+from svp.pipeline.store import FolderStore
 from svp.train.data import photo_identity as photos_module
 from svp.train.data.build_table import open_table
 from svp.train.data.cache_lookup import BEYOND, Finder, Place
@@ -260,9 +261,9 @@ def test_a_cache_that_cannot_be_written_only_forgets(
     tmp_path: Path, cache: CacheReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object, **options: object) -> None:
-        raise OSError(30, "Read-only file system")
+        raise CacheError("Read-only file system")
 
-    monkeypatch.setattr(photos_module, "write_file", refuse)
+    monkeypatch.setattr(FolderStore, "replace", refuse)
     join(tmp_path, source_in(tmp_path / "photos"), [cache])
 
 

@@ -39,7 +39,7 @@ def test_tiny_caches_of_tables_3_and_7_are_cut_once(
     for row in rows:
         for dataset, split in [] if row.not_run else splits_of(row, data):
             made.add(caches.get(row, dataset, split))
-    recipes = {Plan.load(cache / "plan.json").layer("superpixels").recipe_id for cache in made}
+    recipes = {Plan.load(cache).layer("superpixels").recipe_id for cache in made}
     assert len(made) > len(data.columns) + 1, "rows read other encoder blocks, so other caches"
     assert len(recipes) == 1 and len(seen) == 5
     assert set(seen.values()) == {1}, "every photograph went through SAM once"

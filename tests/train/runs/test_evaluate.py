@@ -132,7 +132,7 @@ def test_evaluate_then_recompute_then_predict(request_: EvalRequest, tmp_path: P
 
 def test_models_of_two_precisions_in_one_process(request_: EvalRequest, tmp_path: Path) -> None:
     model = RECIPE.model.model_copy(update={"dtype": "bfloat16"})
-    plan = Plan.load(request_.caches[0] / "plan.json")
+    plan = Plan.load(request_.caches[0])
     save(tmp_path, RECIPE.model_copy(update={"model": model}), plan)
     quick = replace(request_, bounds=False, limit=1)
     exact = eval_command(replace(quick, out=tmp_path / "float32.jsonl"))
@@ -220,7 +220,7 @@ def test_several_splits_by_one_model(
 
     scenes = Path(str(request_.data.dataset))
     source = open_dataset(scenes, split="train")
-    known = Plan.load(request_.caches[0] / "plan.json")
+    known = Plan.load(request_.caches[0])
     content = Content(source.images, "train", source.sha256)
     create_cache(tmp_path / "train", build_plan(content, known.recipe, source.image_root))
     loaded: list[object] = []
@@ -312,7 +312,7 @@ def test_what_does_not_belong_together_is_refused(request_: EvalRequest, tmp_pat
         eval_command(replace(request_, caches=(tmp_path / "none",)))
     vision = RECIPE.model.vision.model_copy(update={"view": "pad"})
     other = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"vision": vision})})
-    plan = Plan.load(request_.caches[0] / "plan.json")
+    plan = Plan.load(request_.caches[0])
     features = plan.recipe.features.model_copy(update={"view": "pad"})
     padded = replace(plan, recipe=plan.recipe.model_copy(update={"features": features}))
     save(tmp_path / "runs", other, padded)
@@ -331,7 +331,7 @@ def test_of_a_cache_with_several_plans_the_models_own_is_read(
     """Of --cache, and of one that is looked for by the plan in a result file."""
     source = open_dataset(str(request_.data.dataset), split="val")
     plan, content = (
-        Plan.load(request_.caches[0] / "plan.json"),
+        Plan.load(request_.caches[0]),
         Content(source.images, "val", source.sha256),
     )
     features = plan.recipe.features.model_copy(update={"view": "pad"})
@@ -404,7 +404,7 @@ def test_an_export_predicts_alone_as_its_run_does(request_: EvalRequest, exporte
     assert differ.sum() <= 5 and own.tokens == run.tokens  # merged LoRA rounds otherwise
     assert own.digests["exported"] == "model"
     about = read_model_file(exported / "model")
-    kept = Plan.load(request_.caches[0] / "plan.json").recipe
+    kept = Plan.load(request_.caches[0]).recipe
     assert about.preprocessing is not None and about.preprocessing.recipe == kept
     assert about.preprocessing.mean == (0.485, 0.456, 0.406)
 
@@ -441,7 +441,7 @@ def test_the_cards_block_runs_when_pasted(
 
 
 def test_training_starts_from_an_export(request_: EvalRequest, exported: Path) -> None:
-    plan = Plan.load(request_.caches[0] / "plan.json")
+    plan = Plan.load(request_.caches[0])
     folder = exported / "model"
     raw = json.loads(RECIPE.canonical())
     raw["model"] |= {"init": "given", "lm": "none", "sam_decoder": "none"}
@@ -468,7 +468,7 @@ def test_an_export_refuses_what_it_was_not_made_for(
     request_: EvalRequest, exported: Path, tmp_path: Path
 ) -> None:
     folder = exported / "model"
-    plan = Plan.load(request_.caches[0] / "plan.json")
+    plan = Plan.load(request_.caches[0])
     pixels = plan.recipe.superpixels.model_copy(update={"weights": WeightsRef("random", "7")})
     other = dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"superpixels": pixels}))
     with pytest.raises(
@@ -492,7 +492,7 @@ def test_an_export_finds_its_cache_by_digest(
     shutil.copytree(request_.caches[0], tmp_path / "caches" / "any")
     run = next((request_.runs / "run" / "checkpoints").iterdir())
     checkpoint = Checkpoint.open(run)
-    data = {"cache 0": Plan.load(request_.caches[0] / "plan.json").id}
+    data = {"cache 0": Plan.load(request_.caches[0]).id}
     state = checkpoint.state.model_copy(update={"data": data})
     save_checkpoint(tmp_path / "runs" / "mine" / "checkpoints", state, checkpoint.weights(), {})
     report = export_command(ExportRequest(out=Path("model")))

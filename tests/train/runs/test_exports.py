@@ -119,7 +119,7 @@ def tried(
         svp("train", "--from-cache", "caches/train", "--lm", "random:0", "--sam-decoder", "random:0",
             "--device", "cpu", *recipe(projector))  # fmt: skip
         (run,) = Path("runs").iterdir()
-        plan = Plan.load(Path("caches/val/plan.json"))
+        plan = Plan.load(Path("caches/val"))
         asked = logits(run, photo)
         found = evaluate("caches/val")
         svp("export", "made", "--adapter", adapter)
@@ -204,7 +204,7 @@ def test_training_goes_on_from_it(tried: Tried, caches: Path) -> None:
     words = recipe(tried.projector)
     flags = TrainFlags(init=str(tried.folder))
     asked, places = resolve_train(None, None, flags, [w for w in words if w != "--set"])
-    made = assemble(asked, Plan.load(cache / "plan.json"), places).model
+    made = assemble(asked, Plan.load(cache), places).model
     own = load_pretrained(tried.folder)
     for part in ("projector", "to_prompt", "mask_head"):
         theirs = own.get_submodule(part).state_dict()

@@ -14,10 +14,10 @@ import pytest
 from support import micro_run
 from support.object_server import KEY, SECRET, ObjectServer
 from svp.pipeline.errors import CacheError, ConfigError, DataError, MissingError, NonFiniteError
-from svp.pipeline.store import MemoryStore, ObjectStore, Store, open_store
+from svp.pipeline.store import MemoryStore, ObjectStore, Store, as_place, open_store
 from svp.train.trainer.checkpoint import OPTIMIZER, STATE, WEIGHTS, checkpoints
 from svp.train.trainer.remote_run import RemoteRun, checkpoint_at, copy_of, runs_at
-from svp.train.trainer.resume import named_checkpoint, open_same, place_of
+from svp.train.trainer.resume import named_checkpoint, open_same
 from svp.train.trainer.run_folder import RunFolder
 
 FRESH = mp.get_context("forkserver")
@@ -267,7 +267,7 @@ def test_resuming_an_earlier_checkpoint_drops_the_later_ones(
     store = open_store(address)
     micro_run.run(store, RECIPE)
     run = RemoteRun(store)
-    found = named_checkpoint(place_of(f"{address}/checkpoints/step-00000004"))
+    found = named_checkpoint(as_place(f"{address}/checkpoints/step-00000004"))
     assert (found.state.step, found.name) == (4, f"{address}/checkpoints/step-00000004")
     assert open_same(found.name, 4, found.digest) == found
     run.begin(4)
