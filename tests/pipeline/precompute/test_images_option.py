@@ -68,7 +68,7 @@ def test_the_command_over_a_parquet_file(tmp_path: Path, monkeypatch: pytest.Mon
     pq.write_table(pa.table({"image": [{"bytes": one} for one in data]}), "part.parquet")
     code, said = svp("precompute", "--images", "part.parquet", "--out", "c", *SLIC)
     assert code == 0 and "4 of 4 in the cache" in said, said
-    images = Plan.load(Path("c/plan.json")).images
+    images = Plan.load(Path("c")).images
     assert [image.path for image in images] == [f"part.parquet/{i:07d}#{i}" for i in range(4)]
     assert [image.xxh3 for image in images] == [xxhash.xxh3_64_hexdigest(one) for one in data]
     code, said = svp("cache", "browse", "c", "--out", "page")
