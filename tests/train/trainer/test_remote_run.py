@@ -107,8 +107,14 @@ SENDS = [(WEIGHTS, "create", True), (STATE, "create", True), (STATE, "delete", T
          ("metrics.jsonl", "replace", True)]  # fmt: skip
 
 
-def killed_run(address: str, file: str, method: str, after: bool, at: int) -> None:
-    """A run that ends with SIGKILL at a request about `file`, once step `at` is being sent."""
+def killed_run(
+    environment: dict[str, str], address: str, file: str, method: str, after: bool, at: int
+) -> None:
+    """A run that ends with SIGKILL at a request about `file`, once step `at` is being sent.
+
+    environment  of the test: a forkserver that other tests started has theirs
+    """
+    os.environ |= environment
     plain, publish = getattr(ObjectStore, method), RemoteRun.publish
     sent = [0]
 
@@ -138,7 +144,9 @@ def test_a_killed_run_goes_on_on_another_machine(
     machine: Callable[[str], None],
 ) -> None:
     store = open_store(address)
-    process = FRESH.Process(target=killed_run, args=(address, file, method, after, 3))
+    process = FRESH.Process(
+        target=killed_run, args=(dict(os.environ), address, file, method, after, 3)
+    )
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
