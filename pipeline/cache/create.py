@@ -14,7 +14,7 @@ from .plan_diff import diff_plans
 from .zarr_metadata import MAX_META_BYTES, check_document, documents
 
 DIFF_LINES = 12
-LEFT = re.compile(f"{IMAGES}/[0-9a-f]{{16}}/|{LOGS}/{CLAIMS}/")
+LEFT = re.compile(f"{IMAGES}/[0-9a-f]{{16}}/|{LOGS}/({CLAIMS}/|probe-)")
 
 
 def create_cache(cache: Place, plan: Plan, *, view: bool = False) -> str:
@@ -32,7 +32,7 @@ def create_cache(cache: Place, plan: Plan, *, view: bool = False) -> str:
     there = exists(store, PLAN)
     if not there:
         require_no_other(store)
-        store.require_create()
+        store.sub(LOGS).require_create()  # its probe, left by a killed run, is no content there
         plan.images.save(store)
         try:
             store.create(PLAN, [plan.data], label="plan")
@@ -115,7 +115,8 @@ def _mismatch(cache: Store, found: Plan, plan: Plan, what: str) -> PlanMismatchE
 
 def require_no_other(cache: Place) -> None:
     """Raise CacheError if the place of a new cache holds something that is none."""
-    # An image list is of a run that was killed before its plan had its name, claims are of others.
+    # An image list or a probe is of a run that was killed before its plan had its name, or of one
+    # that is about to make it; claims are of others.
     store = open_store(cache)
     if not all(LEFT.match(key) for key, _ in store.sizes()):
         if exists(store, PLAN):  # another run has made it since it was looked for

@@ -17,8 +17,7 @@ from ..cache.plan import all_plans
 from ..display import Report, counted, duration, show
 from ..errors import MissingError
 from ..store import Place
-from .claims import claims_store, read_claims
-from .join import PLANNING
+from .claims import PLANNING, claims_store, read_claims
 from .progress import WINDOW_S, read_status, status_line
 
 LISTED = 20  # processes, and abandoned shards

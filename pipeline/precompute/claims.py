@@ -33,6 +33,7 @@ from ..executors.shard_queue import MAX_MACHINES_LOST
 from ..io.json_files import JsonFile, canonical, parse_checked
 from ..store import ChangedError, OtherBytesError, Place, Store, open_store
 
+PLANNING = "plan"  # name of the claim of the process that makes the plan
 LEASE_S = 180.0  # seconds without a renewal until a claim is stale
 RENEWALS = 6  # in that time
 HOLD_S = 6 * 3600.0  # seconds for one shard where no time limit is given
@@ -87,6 +88,7 @@ def clear_claims(cache: Place, plan: Plan) -> None:
     store = claims_store(cache, plan)
     for key, _ in [*store.sizes()]:
         store.delete(key)
+    claims_store(cache).delete(_key(PLANNING))
     store.tidy()
 
 

@@ -18,11 +18,10 @@ from ..cache.plan import Plan
 from ..executors.base import Done, Event, Job, Task
 from ..executors.shard_queue import ShardQueue
 from ..store import Place, open_store
-from .claims import LEASE_S, Claims, claims_store
+from .claims import LEASE_S, PLANNING, Claims, claims_store
 
 log = logging.getLogger(__name__)
 
-PLANNING = "plan"  # name of the claim of the process that makes the plan
 POLL_S = 0.5  # at least, between two looks at what others hold
 LOOK_S = 30.0  # at least, between two listings of what is committed
 SHARE = 20  # of the time between two looks, what a look may take

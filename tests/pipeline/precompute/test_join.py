@@ -17,6 +17,7 @@ from svp.pipeline.errors import CacheError, ConfigError, PlanMismatchError
 from svp.pipeline.executors.shard_queue import MAX_MACHINES_LOST
 from svp.pipeline.precompute import join
 from svp.pipeline.precompute.run import RunOptions
+from svp.pipeline.store import FolderStore
 
 IMAGES, SHARDS = 40, 7
 
@@ -58,7 +59,8 @@ def test_a_fleet_with_killed_processes_makes_the_same_cache(
         fleet.join(2, delay=0.01)
     assert killed
     record_property("tried", killed)
-    assert {code for code, _ in fleet.end()} == {0}
+    ended = fleet.end()
+    assert {code for code, _ in ended} == {0}, ended
     assert tree(fleet.cache) == tree(world / "clean") and claims(fleet.cache) == []
 
 
@@ -70,7 +72,7 @@ def test_a_fleet_of_which_all_are_killed_is_finished_by_the_next(fleet: Fleet, w
     assert 2 <= kept < SHARDS
     fleet.join(2)
     ended = fleet.end()
-    assert [code for code, _ in ended] == [0, 0]
+    assert [code for code, _ in ended] == [0, 0], ended
     assert sum(int(str(said["computed"])) for _, said in ended) <= IMAGES - 6 * kept + 6
     assert tree(fleet.cache) == tree(world / "clean") and claims(fleet.cache) == []
 
@@ -123,7 +125,7 @@ def test_an_image_that_kills_its_process_is_not_tried_without_end(fleet: Fleet) 
 def test_an_image_that_fails_in_every_worker_is_quarantined(fleet: Fleet) -> None:
     fleet.join(2, faults={"13": "raise"})
     ended = fleet.end()
-    assert [code for code, _ in ended] == [0, 0]
+    assert [code for code, _ in ended] == [0, 0], ended
     assert all(said["failures"] == {"worker_error": 1} for _, said in ended)
 
 
@@ -232,6 +234,22 @@ def test_a_foreign_folder_is_left_alone(world: Path, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="not empty and no cache"):
         fake_run.run(tmp_path, world / "images", RunOptions(workers=0, join=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
+
+
+def test_a_place_that_another_process_is_probing_is_no_foreign_folder(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process does before it makes the plan; one killed there leaves its probe."""
+    cache, delete = tmp_path / "c", FolderStore.delete
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "delete", lambda self, key, if_match=None: False)
+        patch.setattr(fake_run.Plan, "data", None)  # it goes no further
+        with pytest.raises((TypeError, ValueError)):
+            fake_run.run(cache, world / "images", RunOptions(workers=0))
+    assert FolderStore.delete is delete and list(cache.rglob("probe-*"))
+    require_no_other(cache)
+    assert fake_run.run(cache, world / "images", RunOptions(workers=0)).complete
+    assert tree(cache) == tree(world / "clean")
 
 
 def test_a_cache_that_another_process_has_just_made_is_no_foreign_folder(world: Path) -> None:
