@@ -1,20 +1,20 @@
 """`svp status`: how far a cache is, and which processes are at work on it."""
 
 import time
-from pathlib import Path
 
 import click
 
-from .console import PATH, as_json, report
+from ..store import Place
+from .console import PLACE, as_json, report
 
 PLAIN_EVERY_S = 10.0  # where there is no terminal to refresh
 
 
 @click.command("status")
-@click.argument("path", type=PATH)
+@click.argument("path", type=PLACE)
 @click.option("--watch", is_flag=True, help="Refresh until no process has anything left to do.")
 @as_json
-def status_command(path: Path, watch: bool, as_json: bool) -> None:
+def status_command(path: Place, watch: bool, as_json: bool) -> None:
     """Show committed shards, rate, time left and the processes at work on a cache."""
     from rich.console import Console
     from rich.live import Live

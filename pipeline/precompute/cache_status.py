@@ -16,7 +16,7 @@ from ..cache.manifest import commits
 from ..cache.plan import all_plans
 from ..display import Report, counted, duration, show
 from ..errors import MissingError
-from ..store import Place
+from ..store import Place, open_store
 from .claims import PLANNING, claims_store, read_claims
 from .progress import WINDOW_S, read_status, status_line
 
@@ -119,7 +119,7 @@ class Watch:
             planner = read_claims(claims_store(self.cache)).get(PLANNING)
             if planner:
                 raise MissingError(
-                    f"{show(str(self.cache), 300)}: no plan yet: {show(planner.host)}, process "
+                    f"{show(open_store(self.cache).where(), 300)}: no plan yet: {show(planner.host)}, process "
                     f"{planner.pid}, reads the images to make it"
                 )
         plans = all_plans(self.cache)
@@ -145,7 +145,7 @@ class Watch:
                     abandoned[int(name)] = claim.abandoned
         latest = read_status(self.cache)
         return StatusReport(
-            cache=str(self.cache),
+            cache=open_store(self.cache).where(),
             cache_id=main.id,
             shards=main.num_shards,
             done_shards=len(done),

@@ -17,6 +17,7 @@ from svp.pipeline.errors import MissingError
 from svp.pipeline.precompute import cache_status, claims, join
 from svp.pipeline.precompute.cache_status import Watch
 from svp.pipeline.precompute.run import RunOptions
+from svp.pipeline.store import open_store
 
 IMAGES, SHARDS = 40, 7  # of 6 images
 
@@ -157,6 +158,12 @@ def test_the_command_shows_a_cache_while_it_is_made(
     assert "7/7 shards  40/40 images  complete" in last
     assert ("\x1b[" in done.output) == terminal
     assert terminal or last[0].startswith(("1/7", "2/7", "3/7", "4/7", "5/7", "6/7"))
+
+
+def test_an_address_is_shown_as_it_was_given() -> None:
+    with join.planning(open_store("memory://status/c"), lambda: None):
+        done = CliRunner().invoke(main, ["status", "memory://status/c"])
+    assert "svp: memory://status/c: no plan yet" in done.stderr
 
 
 def test_a_finished_cache(world: Path, tmp_path: Path) -> None:
