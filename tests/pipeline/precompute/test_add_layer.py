@@ -157,7 +157,7 @@ def test_fewer_bits_are_made_of_what_is_there(
     assert [name.split("/")[0] for name in drop_layers(out, ["pooled"])] == ["pooled"]
     assert [plan.id for plan in all_plans(out).values()] == [exact.id]
     assert drop_layers(beside, ["sam"]) == ["sam/tiny-int8"]
-    assert Plan.load(beside / "plan.json").recipe.sam_stored == "float16"
+    assert Plan.load(beside).recipe.sam_stored == "float16"
 
 
 def test_what_cannot_be_added_is_refused(scenes: Path, tmp_path: Path) -> None:
