@@ -18,6 +18,7 @@ from ..cache.shard_file import encode_shard
 from ..cache.writer import write_shard
 from ..recipe import Recipe, SuperpixelConfig
 from ..records import ImageRow, Superpixels
+from ..store import Place
 
 COUNT = 40  # superpixels: the mean of the paper's setting
 RLE_LENGTH = 460  # bytes per superpixel: 18.5 kB per image, as measured on 480x640 maps
@@ -30,7 +31,7 @@ def bench_features(images: int, shape: tuple[int, int]) -> NDArray[np.float16]:
     return np.concatenate([np.roll(block, i, axis=2) for i in range(-(-images // 8))])[:images]
 
 
-def make_cache(path: Path, features: NDArray[np.float16]) -> tuple[float, float]:
+def make_cache(path: Place, features: NDArray[np.float16]) -> tuple[float, float]:
     """Write a complete cache of `features`.
 
     Returns the best shard's images per second (fsync included) and CPU milliseconds per image.

@@ -5,15 +5,16 @@ from typing import Any
 
 import click
 
-from .console import NEW_FOLDER, PATH, as_json, report
+from ..store import Place
+from .console import NEW_FOLDER, PLACE, as_json, report
 from .precompute import RECIPE_FLAGS, recipe_options
 
 
 @click.command("doctor")
 @recipe_options
-@click.option("--from-cache", "--cache", "cache_path", type=PATH, help="Also check this cache.")
+@click.option("--from-cache", "--cache", "cache_path", type=PLACE, help="Also check this cache.")
 @as_json
-def doctor_command(cache_path: Path | None, as_json: bool, **options: Any) -> None:
+def doctor_command(cache_path: Place | None, as_json: bool, **options: Any) -> None:
     """Check versions, devices, disk, memory and the weights that a recipe needs."""
     from ..doctor.examine import examine
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..precompute.options import Flags, resolve
 from ..records import LocalPaths
+from ..store import Place
 from ..weights.reference import WeightsRef
 from .report import DoctorReport, doctor
 
@@ -16,7 +17,7 @@ def examine(
     size: str,
     recipe_file: Path | None,
     overrides: tuple[str, ...],
-    cache: Path | None,
+    cache: Place | None,
 ) -> DoctorReport:
     """`svp doctor` for the recipe these options name; missing weights are a finding, no error."""
     given = {name: flags[name] for name in WEIGHTS}

@@ -13,6 +13,7 @@ from ..display import Report, counted, escape
 from ..errors import SvpError, describe
 from ..recipe import Recipe
 from ..records import LocalPaths
+from ..store import Place
 from .machine import devices, memory, packages, python, space
 from .weight_search import Need, needed_checkpoint, needed_weights
 
@@ -63,7 +64,7 @@ def doctor(
     recipe: Recipe | None = None,
     where: LocalPaths | None = None,
     folder: Path | None = None,
-    cache: Path | None = None,
+    cache: Place | None = None,
     size: str | None = None,
 ) -> DoctorReport:
     """Look at the machine, the weights `recipe` needs, and the health of `cache`.
@@ -72,7 +73,7 @@ def doctor(
     is that of the training recipe whose checkpoint or language model is looked for. Never
     raises for what it finds: a broken part becomes a finding.
     """
-    findings = [*_machine(folder or cache or Path())]
+    findings = [*_machine(folder or (cache if isinstance(cache, Path) else Path()))]
     if recipe is not None:
         findings += _weights(needed_weights(recipe, where))
     if size is not None:
@@ -100,7 +101,7 @@ def _weights(needs: Iterable[Need]) -> Iterator[Finding]:
         yield Finding("weights", need.name, status, need.detail)
 
 
-def _cache(cache: Path) -> Iterator[Finding]:
+def _cache(cache: Place) -> Iterator[Finding]:
     """Counts from the plan and the manifests; `svp cache verify` reads the data itself."""
     from ..cache.index import load_rows
     from ..cache.manifest import missing_shards, read_committed

@@ -14,7 +14,14 @@ from statistics import median
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from .object_client import Fault, RetryPolicy, client, read_fault, request_errors
+from .object_client import (
+    Fault,
+    RetryPolicy,
+    client,
+    note_request,
+    read_fault,
+    request_errors,
+)
 from .protocol import Read, cut_short
 
 if TYPE_CHECKING:
@@ -156,6 +163,7 @@ async def _hedged(store: "ObjectStore", key: str, offset: int, size: int, hedgin
 
     async def ask() -> Any:
         started = time.monotonic()
+        note_request()
         data = await get_range_async(store, key, start=offset, length=size)
         hedging.record(time.monotonic() - started)
         return data

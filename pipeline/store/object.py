@@ -23,7 +23,14 @@ import xxhash
 from ..display import show, size
 from ..errors import CacheError, MissingError, SvpError
 from .in_flight import Failed, read_all
-from .object_client import Fault, RetryPolicy, client, read_fault, request_errors
+from .object_client import (
+    Fault,
+    RetryPolicy,
+    client,
+    note_request,
+    read_fault,
+    request_errors,
+)
 from .protocol import (
     MAX_MAKER,
     Created,
@@ -288,6 +295,7 @@ class ObjectStore:
         started, wait, told = time.monotonic(), self.policy.first_wait, False
         while True:
             try:
+                note_request()
                 return call(client(self.address, self.policy.stall))
             except SvpError:
                 raise

@@ -174,6 +174,19 @@ def split_address(scheme: str, rest: str) -> tuple[str, str]:
 _pid: int | None = None
 
 
+_made = [0]  # requests of this process
+
+
+def note_request() -> None:
+    """Count a request that is about to be made."""
+    _made[0] += 1
+
+
+def requests_made() -> int:
+    """Requests that this process has made to object stores, repeated ones among them."""
+    return _made[0]
+
+
 def client(address: str, stall: float) -> "ObjectStore":
     """The client of a bucket, one for all threads of this process.
 

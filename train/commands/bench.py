@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import NEW_FOLDER, as_json, report, several
+from ...pipeline.commands.console import NEW_FOLDER, PLACE, as_json, report, several
+from ...pipeline.store import Place
 
 speed_options = several(
     click.option("--preset", type=click.Choice(["cpu", "paper"]), default="cpu", show_default=True,
@@ -72,6 +73,22 @@ def bench_order_command(as_json: bool) -> None:
     report(run(), as_json)
 
 
+@click.command("remote")
+@click.argument("place", type=PLACE)
+@click.option("--make", type=click.IntRange(min=0), default=0, metavar="IMAGES",
+              help="Make a synthetic cache of so many images there first.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True,
+              help="Images per batch.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True,
+              help="Threads that read batches.")  # fmt: skip
+@as_json
+def bench_remote_command(place: Place, as_json: bool, **options: Any) -> None:
+    """Read a cache on an object store as training does: rate, requests and CPU time per image."""
+    from ..bench.remote import run
+
+    report(run(place, **options), as_json)
+
+
 @click.command("train")
 @speed_options
 @as_json
@@ -113,6 +130,7 @@ BENCHES = (
     bench_loader_command,
     bench_checkpoint_command,
     bench_order_command,
+    bench_remote_command,
     bench_train_command,
     bench_infer_command,
     bench_quickstart_command,

@@ -30,6 +30,7 @@ from .dialogues import Dialogue, collate
 from .expression_table import Entry, ExpressionTable, Said
 from .keyed_rng import permutation
 
+SMALL = ("area", "cover", "sspe_masks")  # of the superpixels of an image
 LEAST = 1 << 16  # bytes; smaller tensors are not worth it
 
 
@@ -105,7 +106,7 @@ class CachedVisuals:
         assert plan.sam is not None
         patches = self._empty(len(entries), plan.patches, plan.channels)
         sam = self._empty(len(entries), *plan.sam)
-        beside = ("area", "cover", "sspe_masks") if "masks" in self.needs else ()
+        beside = SMALL if "masks" in self.needs else ()
         for cache in self.caches:
             mine = [b for b, (own, _) in enumerate(places) if own is cache]
             into = {

@@ -1,0 +1,116 @@
+"""`svp bench remote`: whole samples of a cache on an object store, read as training reads them.
+
+Shuffled batches, the reads of each in flight, in a few threads; every row's checksum is compared.
+Rates depend on the network and the service: run it where the training will run. Requests and CPU
+time per image do not. By hand, against a server of one's own with 20 ms to the first byte:
+`python -m support.object_server --port 9000 --latency 0.02` in tests/, AWS_ENDPOINT_URL=its address.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...pipeline.bench.synthetic_cache import bench_features, make_cache
+from ...pipeline.bench.targets import TargetReport
+from ...pipeline.cache.index import GOOD
+from ...pipeline.cache.layout import holds_cache
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.display import counted
+from ...pipeline.errors import ConfigError
+from ...pipeline.store import FolderStore, Place, open_store
+from ...pipeline.store.object_client import requests_made
+from ..data.collate import SMALL
+
+GET_PRICE = 4e-7  # US dollars for one GET, list price of S3 Standard
+COCO_TRAIN = 118_287
+SHAPE = (576, 1024)  # patches and channels of the synthetic cache
+
+
+@dataclass
+class RemoteBench(TargetReport):
+    """Rate and cost of reading by a reader that knows nothing yet, and by the same once more.
+
+    first_s      seconds until the first batch was there, opening included
+    images_per_s, requests, cpu_ms  of (first pass, second pass); the latter two per image
+    """
+
+    place: str
+    images: int
+    fields: tuple[str, ...]
+    bytes: int
+    first_s: float
+    images_per_s: tuple[float, float]
+    requests: tuple[float, float]
+    cpu_ms: tuple[float, float]
+
+    def lines(self) -> list[str]:
+        """The printable report."""
+        passes = zip(
+            ("first pass", "second"), self.images_per_s, self.requests, self.cpu_ms, strict=True
+        )
+        epoch = self.requests[1] * COCO_TRAIN * GET_PRICE
+        return [
+            f"{self.place}: {counted(self.images, 'image')} of {self.bytes / 1e6:.2f} MB: "
+            + ", ".join(self.fields),
+            f"the first batch was there after {self.first_s:.2f} s",
+            *(
+                f"  {name:10} {rate:7.0f} img/s  {asked:5.2f} requests and {ms:5.2f} ms of CPU an image"
+                for name, rate, asked, ms in passes
+            ),
+            f"an epoch of COCO's {COCO_TRAIN:,} images costs about ${epoch:.2f} of requests (S3's list price)",
+            *self.notes,
+        ]
+
+
+def run(place: Place, *, make: int = 0, batch: int = 64, threads: int = 2) -> RemoteBench:
+    """Read every image of the cache at `place` twice, in random order.
+
+    make  images of a synthetic cache (576x1024 float16) that is made there first; 0: none
+
+    Raises ConfigError for a folder, what `CacheReader` raises for no cache.
+    """
+    if isinstance(open_store(place), FolderStore):
+        raise ConfigError(
+            f"{place}: is a folder: name a cache at an address, such as s3://bucket/cache"
+        )
+    if make and not holds_cache(place):
+        make_cache(place, bench_features(make, SHAPE))
+    began = time.perf_counter()
+    reader = CacheReader(place, "always")
+    names = {spec.name for spec in reader.plan.arrays}
+    fields = [field for field in ("features", "sam") if field == "features" or reader.plan.sam]
+    order = np.random.default_rng(0).permutation(np.flatnonzero(reader.rows.status == GOOD))
+    batches = [order[k : k + batch].tolist() for k in range(0, len(order), batch)]
+    first: list[float] = []
+
+    def read(rows: Sequence[int]) -> None:
+        plan = reader.plan
+        into = {"features": np.empty((len(rows), plan.patches, plan.channels), np.float16)}
+        if plan.sam:
+            into["sam"] = np.empty((len(rows), *plan.sam), np.float16)
+        reader.gather(rows, {name: [*values] for name, values in into.items()}, SMALL)
+        for i in rows:
+            _ = reader.areas(i), reader.cover(i), reader.sspe_masks(i)
+        first.append(time.perf_counter() - began)
+
+    passes = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(2):
+            asked, busy, start = requests_made(), time.process_time(), time.perf_counter()
+            list(pool.map(read, batches))
+            spent = time.perf_counter() - start
+            passes.append(
+                (
+                    len(order) / spent,
+                    (requests_made() - asked) / len(order),
+                    1000 * (time.process_time() - busy) / len(order),
+                )
+            )
+    rates, requests, cpu = zip(*passes, strict=True)
+    size = sum(spec.row_bytes for spec in reader.plan.arrays if spec.name in names)
+    return RemoteBench(
+        str(place), len(order), (*fields, *SMALL), size, min(first), rates, requests, cpu
+    )
