@@ -419,8 +419,9 @@ def point_to(monkeypatch: Any, endpoint: str) -> None:
     object_client._client.cache_clear()
 
 
-async def main(port: int) -> None:
+async def main(port: int, latency: float) -> None:
     server = Server()
+    server.knobs = Knobs(latency=latency)
     print(f"http://127.0.0.1:{await server.start(port)}", flush=True)
     parent = os.getppid()
     while os.getppid() == parent:  # ends with the process that started it
@@ -430,4 +431,6 @@ async def main(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=9000)
-    asyncio.run(main(parser.parse_args().port))
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds to the first byte")
+    given = parser.parse_args()
+    asyncio.run(main(given.port, given.latency))
