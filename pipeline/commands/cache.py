@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..display import counted
-from ..store import Place, open_store
 from .console import NEW_FOLDER, NEW_PLACE, PATH, PHOTO_ROOT, PLACE, as_json, report
 from .precompute import RECIPE_FLAGS, layer_options, run_of, run_options
+
+if TYPE_CHECKING:
+    from ..store import Place
 
 
 @click.group()
@@ -20,7 +22,7 @@ def cache() -> None:
 @cache.command("info")
 @click.argument("path", type=PLACE)
 @as_json
-def info_command(path: Place, as_json: bool) -> None:
+def info_command(path: "Place", as_json: bool) -> None:
     """Show identity, recipe and arrays, the images by state, and the latest run."""
     from ..cache.info import info
     from ..precompute.progress import read_status, status_line
@@ -34,7 +36,7 @@ def info_command(path: Place, as_json: bool) -> None:
 @click.argument("path", type=PLACE)
 @click.option("--quick", is_flag=True, help="Check sizes and records only, not every byte.")
 @as_json
-def verify_command(path: Place, quick: bool, as_json: bool) -> None:
+def verify_command(path: "Place", quick: bool, as_json: bool) -> None:
     """Check every byte and list damaged files; exit code 1 if there are any."""
     from ..cache.verify import verify
 
@@ -43,7 +45,7 @@ def verify_command(path: Place, quick: bool, as_json: bool) -> None:
 
 @cache.command("repair")
 @click.argument("path", type=PLACE)
-def repair_command(path: Place) -> None:
+def repair_command(path: "Place") -> None:
     """Un-commit damaged shards, so that the same `svp precompute` makes only those again."""
     from ..cache.verify import repair
 
@@ -64,7 +66,7 @@ def repair_command(path: Place) -> None:
     help="Images whose masks are read.",
 )
 @as_json
-def stats_command(path: Place, sample: int, as_json: bool) -> None:
+def stats_command(path: "Place", sample: int, as_json: bool) -> None:
     """Show tokens per image, coverage, overlap, levels, selection steps and bytes."""
     from ..cache.stats import stats
 
@@ -85,13 +87,15 @@ def stats_command(path: Place, sample: int, as_json: bool) -> None:
 )
 @click.option("--id", "ids", type=int, multiple=True, help="Image id to show; repeatable.")
 def browse_command(
-    path: Place, out: Path | None, images: Path | None, limit: int, ids: Sequence[int]
+    path: "Place", out: Path | None, images: Path | None, limit: int, ids: Sequence[int]
 ) -> None:
     """Write a static page with the superpixels, levels, gaps, overlaps and counts."""
     from ..browse.page import browse
     from ..cache.places import image_root_of
 
     root = images or image_root_of(path)
+    from ..store import open_store
+
     name = open_store(path.resolve() if isinstance(path, Path) else path).where().rsplit("/", 1)[-1]
     out = out or Path("runs/pages") / name
     page = browse(path, out, images_root=root, limit=limit, ids=list(ids) or None)
@@ -116,7 +120,7 @@ def browse_command(
 @layer_options
 @run_options
 @as_json
-def add_command(path: Place, kind: str, as_json: bool, **options: Any) -> None:
+def add_command(path: "Place", kind: str, as_json: bool, **options: Any) -> None:
     """Compute one more layer of a cache. What is there is not computed again.
 
     KIND is features (of another encoder), cls (its CLS token), layers (more of its blocks), sam
@@ -133,7 +137,7 @@ def add_command(path: Place, kind: str, as_json: bool, **options: Any) -> None:
 @cache.command("drop")
 @click.argument("path", type=PLACE)
 @click.argument("layers", nargs=-1, required=True, metavar="LAYER...")
-def drop_command(path: Place, layers: Sequence[str]) -> None:
+def drop_command(path: "Place", layers: Sequence[str]) -> None:
     """Delete layers by folder (sam/vit_h) or kind (sam), and the plans that read them."""
     from ..cache.exchange import drop_layers
 
@@ -149,7 +153,7 @@ def drop_command(path: Place, layers: Sequence[str]) -> None:
     metavar="KIND,...",
     help="Only these kinds: superpixels,cover,features and of pooled,layers,cls,sam. Default: all.",
 )
-def copy_command(path: Place, out: Place, layers: str | None) -> None:
+def copy_command(path: "Place", out: "Place", layers: str | None) -> None:
     """Copy a complete cache, or some of its layers, to a new folder; every byte is checked."""
     from ..cache.exchange import copy_cache
 

@@ -1,20 +1,22 @@
 """`svp doctor` and `svp fetch`: check this machine, download missing files."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..store import Place
 from .console import NEW_FOLDER, PLACE, as_json, report
 from .precompute import RECIPE_FLAGS, recipe_options
+
+if TYPE_CHECKING:
+    from ..store import Place
 
 
 @click.command("doctor")
 @recipe_options
 @click.option("--from-cache", "--cache", "cache_path", type=PLACE, help="Also check this cache.")
 @as_json
-def doctor_command(cache_path: Place | None, as_json: bool, **options: Any) -> None:
+def doctor_command(cache_path: "Place | None", as_json: bool, **options: Any) -> None:
     """Check versions, devices, disk, memory and the weights that a recipe needs."""
     from ..doctor.examine import examine
 

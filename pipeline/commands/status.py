@@ -1,11 +1,14 @@
 """`svp status`: how far a cache is, and which processes are at work on it."""
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
-from ..store import Place
 from .console import PLACE, as_json, report
+
+if TYPE_CHECKING:
+    from ..store import Place
 
 PLAIN_EVERY_S = 10.0  # where there is no terminal to refresh
 
@@ -14,7 +17,7 @@ PLAIN_EVERY_S = 10.0  # where there is no terminal to refresh
 @click.argument("path", type=PLACE)
 @click.option("--watch", is_flag=True, help="Refresh until no process has anything left to do.")
 @as_json
-def status_command(path: Place, watch: bool, as_json: bool) -> None:
+def status_command(path: "Place", watch: bool, as_json: bool) -> None:
     """Show committed shards, rate, time left and the processes at work on a cache."""
     from rich.console import Console
     from rich.live import Live

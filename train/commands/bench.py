@@ -1,11 +1,13 @@
 """`svp bench loader`, `train` and `infer`: benchmarks of the online half."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...pipeline.commands.console import NEW_FOLDER, PLACE, as_json, report, several
-from ...pipeline.store import Place
+
+if TYPE_CHECKING:
+    from ...pipeline.store import Place
 
 speed_options = several(
     click.option("--preset", type=click.Choice(["cpu", "paper"]), default="cpu", show_default=True,
@@ -82,9 +84,9 @@ def bench_order_command(as_json: bool) -> None:
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True,
               help="Threads that read batches.")  # fmt: skip
 @as_json
-def bench_remote_command(place: Place, as_json: bool, **options: Any) -> None:
+def bench_remote_command(place: "Place", as_json: bool, **options: Any) -> None:
     """Read a cache on an object store as training does: rate, requests and CPU time per image."""
-    from ..bench.remote import run
+    from ..bench.stored_cache import run
 
     report(run(place, **options), as_json)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,7 +14,9 @@ from ...pipeline.commands.console import (
     report,
     several,
 )
-from ...pipeline.store import Place
+
+if TYPE_CHECKING:
+    from ...pipeline.store import Place
 
 T = TypeVar("T")
 NEWEST = "(newest)"  # what --from-cache is without a path
@@ -89,6 +91,6 @@ def take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: options.pop(name) for name in names}
 
 
-def named_caches(paths: tuple[Place, ...]) -> tuple[Place, ...]:
+def named_caches(paths: "tuple[Place, ...]") -> "tuple[Place, ...]":
     """`--from-cache` without a path names none."""
     return tuple(path for path in paths if path != Path(NEWEST))

@@ -7,7 +7,7 @@ from support.object_server import ObjectServer
 from svp.cli import main
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.store import as_place
-from svp.train.bench import remote
+from svp.train.bench import stored_cache as remote
 
 
 def test_requests_are_those_the_server_was_asked(

@@ -57,7 +57,7 @@ class RemoteBench(TargetReport):
             + ", ".join(self.fields),
             f"the first batch was there after {self.first_s:.2f} s",
             *(
-                f"  {name:10} {rate:7.0f} img/s  {asked:5.2f} requests and {ms:5.2f} ms of CPU an image"
+                f"  {name:10} {rate:7.0f} img/s  {ms:5.2f} ms of CPU and requests per image: {asked:.2f}"
                 for name, rate, asked, ms in passes
             ),
             f"an epoch of COCO's {COCO_TRAIN:,} images costs about ${epoch:.2f} of requests (S3's list price)",
