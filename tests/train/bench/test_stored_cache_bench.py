@@ -37,4 +37,4 @@ def test_the_command_prints_rates(bucket: ObjectServer, monkeypatch: pytest.Monk
     monkeypatch.setattr(remote, "SHAPE", (16, 8))
     found = CliRunner().invoke(main, ["bench", "remote", "s3://tests/c", "--make", "20"])
     assert found.exit_code == 0, found.output
-    assert "requests and" in found.output and "s3://tests/c: 20 images" in found.output
+    assert "requests per image" in found.output and "s3://tests/c: 20 images" in found.output
