@@ -85,10 +85,41 @@ CACHE_FAULTS = (
     ),
     Row(
         "C14",
-        "a cache on object storage (s3://, gs://, memory://)",
-        "refused with the remedy; never a folder called `s3:`",
-        tests("pipeline/cache/test_urls", "a_url_is_refused_with_the_remedy"),
-        note="caches are read and written on file systems only",
+        "a cache in object storage: 5xx, cut bodies, lost answers, expired credentials; damaged rows; "
+        "an address that no store serves",
+        "one clear error, or finished; the next run finishes it; rows are compared each time they are "
+        "fetched; never a folder called `s3:`",
+        (
+            *tests(
+                "pipeline/cache/test_urls",
+                "what_cannot_be_served_is_told",
+                "a_file_address_is_a_folder",
+            ),
+            *tests(
+                "pipeline/cache/test_stored_cache",
+                "a_row_of_a_store_that_is_damaged_is_refused",
+                "quarantined_and_missing_rows_are_told",
+            ),
+            *tests(
+                "test_stored_run",
+                "a_service_that_fails_ends_a_run_clearly_and_the_next_finishes_it",
+            ),
+        ),
+    ),
+    Row(
+        "C32",
+        "two writers of one shard with unequal bytes; one killed before its manifest, or too slow; "
+        "two that make the cache at once",
+        "the first commit stands and the other is told of both makers; what a dead writer left is "
+        "cleared, a living one's is not; files of two writers are never mixed",
+        tests(
+            "pipeline/cache/test_stored_cache",
+            "what_is_committed_is_never_replaced",
+            "what_a_dead_writer_left_is_cleared_and_a_living_ones_is_not",
+            "a_slow_writer_gives_up_before_its_files_may_be_cleared",
+            "files_of_the_loser_are_not_left_among_those_of_the_commit",
+            "a_cache_made_by_two_at_once_has_one_plan",
+        ),
     ),
     Row(
         "C15",
