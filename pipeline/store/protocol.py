@@ -79,7 +79,7 @@ class OtherBytesError(CacheError):
             f"{show(where, 300)}: exists with other bytes: {show(theirs)} by "
             f"{show(maker, MAX_MAKER) or 'a writer that left no name'}, now {show(ours)} by "
             f"{show(who, MAX_MAKER) or 'this process'}: compute one cache on one kind of device, "
-            "with the same libraries; delete the file if it is the wrong one"
+            "with the same libraries; of what no manifest names a cache is freed by `svp cache repair`"
         )
 
     def __reduce__(self) -> tuple[type["OtherBytesError"], tuple[str, str, str, str, str]]:

@@ -47,7 +47,8 @@ from svp.pipeline.cache import (
 )
 from svp.pipeline.cache.layout import COMPLETE, INDEX
 from svp.pipeline.errors import CacheError
-from svp.pipeline.io.atomic import STAGES, remove_stale
+from svp.pipeline.io.atomic import STAGES
+from svp.pipeline.store import OtherBytesError, open_folder
 
 GOLDEN: Golden = build_golden()
 SHARDS = st.integers(0, GOLDEN.plan.num_shards - 1)
@@ -87,7 +88,7 @@ class CacheMachine(RuleBasedStateMachine):
             repair(self.cache)
             self._resume()
             assert contents(self.cache) == GOLDEN.files
-            assert not list(self.cache.rglob("*.partial"))
+            assert not list(self.cache.rglob("*.partial/*"))
             assert verify(self.cache, full=True).ok
             shutil.rmtree(self.root)
 
@@ -95,20 +96,23 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(shard=SHARDS)
     def write(self, shard: int) -> None:
-        self._write(shard)
-        self._settled(may_heal=GOLDEN.shard_files(shard), committed=GOLDEN.shard_parts(shard))
+        done = self._write(shard)
+        parts = GOLDEN.shard_parts(shard) if done else None
+        self._settled(may_heal=GOLDEN.shard_files(shard), committed=parts)
 
     @rule(shard=SHARDS, folders=FOLDERS)
     def write_some_layers(self, shard: int, folders: set[str]) -> None:
-        self._write(shard, folders)
+        done = self._write(shard, folders)
         parts = {(folder, shard) for folder in folders}
         files = frozenset().union(*(GOLDEN.parts[part] for part in parts))
-        self._settled(may_heal=files, committed=parts)
+        self._settled(may_heal=files, committed=parts if done else None)
 
     @rule(shard=SHARDS, point=POINTS)
     def kill_a_write(self, shard: int, point: str) -> None:
+        # A file that is there is not written again, and a damaged one ends the write.
+        there = GOLDEN.shard_files(shard) & self.now.keys()
         killed = killed_at(point, lambda: self._write(shard))
-        assert killed, f"{point}: every shard passes every one of its points"
+        assert killed or there, f"{point}: every new shard passes every one of its points"
         self._settled(may_heal=GOLDEN.shard_files(shard))
 
     @rule()
@@ -118,10 +122,10 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(point=ANY_POINTS)
     def kill_a_resume(self, point: str) -> None:
-        before, resumable = set(self.kept), {part for part in self.kept if self._resumable(part)}
+        before, sound = set(self.kept), {part for part in self.kept if self._whole(part)}
         killed_at(point, self._resume)
         self.kept = self._manifests()
-        assert not (before - self.kept) & resumable, "a resume took out a sound part"
+        assert not (before - self.kept) & sound, "a resume took out a sound part"
         self._settled(may_heal=frozenset(GOLDEN.files))
 
     # Damage.
@@ -245,11 +249,17 @@ class CacheMachine(RuleBasedStateMachine):
 
     # Helpers.
 
-    def _write(self, shard: int, folders: Collection[str] = GOLDEN.folders) -> None:
+    def _write(self, shard: int, folders: Collection[str] = GOLDEN.folders) -> bool:
+        """False if a damaged file is in the way: it may be another writer's, so it is not replaced."""
         layers = [layer for layer in GOLDEN.plan.layers if layer.folder in folders]
-        rows = GOLDEN.shard_rows(shard)
-        written = write_shard(self.cache, GOLDEN.plan, shard, rows, {"seconds": 0.1}, layers)
+        rows, wrong = GOLDEN.shard_rows(shard), self._differing() & GOLDEN.shard_files(shard)
+        try:
+            written = write_shard(self.cache, GOLDEN.plan, shard, rows, {"seconds": 0.1}, layers)
+        except OtherBytesError:
+            assert wrong, "refused though every file there is sound"
+            return False
         assert [*written] == [layer.folder for layer in layers]
+        return True
 
     def _resume(self) -> None:
         """What the command does, without the models (pipeline/precompute/run.py)."""
@@ -263,9 +273,11 @@ class CacheMachine(RuleBasedStateMachine):
             if (self.cache / manifest((folder, shard))).exists():
                 uncommit(self.cache, layer, [shard])
         for shard, layers in todo.items():
-            self._write(shard, {layer.folder for layer in layers})
+            if not self._write(shard, {layer.folder for layer in layers}):
+                repair(self.cache)  # deletes what no manifest names, as the message says
+                return self._resume()
         if todo or not all(map(self._complete, GOLDEN.folders)):
-            remove_stale(self.cache)
+            open_folder(self.cache).tidy()
             finalize(self.cache, GOLDEN.plan, read_committed(self.cache, GOLDEN.plan))
 
     def _complete(self, folder: str) -> bool:
