@@ -70,7 +70,10 @@ def _rules(name: str) -> list[tuple[bool, str]]:
     return [
         (not name, "is empty"),
         (len(name) > MAX_NAME, f"is longer than {MAX_NAME} characters"),
-        (any(_is_control(char) for char in name), "holds a control character"),
+        (
+            not name.isprintable() and any(_is_control(char) for char in name),
+            "holds a control character",
+        ),
         ("\\" in name, "holds a backslash"),
         (name.startswith("/"), "is an absolute path"),
         (name.startswith("~"), "starts with ~"),

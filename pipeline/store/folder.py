@@ -75,7 +75,7 @@ class FolderStore:
         return self.where()
 
     def where(self, key: str = "") -> str:
-        return str(self.root / key)
+        return f"{self.root}/{key}" if key else str(self.root)
 
     def sub(self, prefix: str) -> "FolderStore":
         return FolderStore(self.root / check_key(prefix, self.where()), self.top)
@@ -231,7 +231,7 @@ class FolderStore:
         found = {}
         for key in keys:
             try:
-                there = os.lstat(self.root / check_key(key, self.where()))
+                there = os.lstat(self.where(check_key(key, str(self.root))))
             except OSError:
                 continue
             if stat.S_ISREG(there.st_mode):

@@ -246,7 +246,10 @@ def check_key(key: str, where: str = "store") -> str:
     parts = key.split("/")
     for broken, rule in (
         ("" in parts or "." in parts, "has an empty or a . component"),
-        (any(part.endswith(PARTIAL) for part in parts), f"has a component that ends in {PARTIAL}"),
+        (
+            PARTIAL in key and any(part.endswith(PARTIAL) for part in parts),
+            f"has a component that ends in {PARTIAL}",
+        ),
         (len(key.encode()) > MAX_KEY_BYTES, f"is longer than {MAX_KEY_BYTES} bytes"),
     ):
         if broken:
