@@ -24,7 +24,9 @@ def test_a_stopped_worker_is_replaced(world: Path, tmp_path: Path) -> None:
     os.kill(group[0].pid, signal.SIGSTOP)
     out, err = run.communicate(timeout=240)
     assert run.returncode == 0, err
-    assert json.loads(out)["computed"] == 40
+    # 34: it was stopped between the commit of its shard and the message that says so.
+    report = json.loads(out)
+    assert report["computed"] in (34, 40) and report["good"] == 40
     assert orphans(group) == 0
     assert tree(cache) == tree(world / "clean")
     lines = (cache / "logs/events.jsonl").read_text().splitlines()
