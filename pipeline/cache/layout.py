@@ -58,4 +58,4 @@ def read_file(cache: Store, key: str, limit: int) -> bytes:
     try:
         return cache.read(key, limit)
     except MissingError:
-        raise CacheError(f"{cache.where(key)}: missing: the cache is damaged") from None
+        raise CacheError(f"{cache.where(key)}: missing: run `svp cache repair`") from None

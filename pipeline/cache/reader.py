@@ -260,7 +260,9 @@ class CacheReader:
         self, rows: Sequence[int], into: Mapping[str, Sequence[Array]], names: Sequence[str]
     ) -> None:
         """Open the shard files of the rows, then read their uncompressed rows, all in flight."""
-        size, good = self.plan.shard_size, [i for i in rows if self.status(i) == "ok"]
+        size, count = self.plan.shard_size, len(self._status)
+        # Rows that cannot be had are told of when they are read; one that is wanted twice is fetched once.
+        good = [i for i in dict.fromkeys(rows) if 0 <= i < count and self._status[i] == GOOD]
         specs = [self._specs[name] for name in names if name in self._specs]
         ours = [spec for spec in specs if self._is_ours(spec)]
         wanted = {(spec.name, i // size): spec for spec in ours for i in good}
@@ -284,7 +286,8 @@ class CacheReader:
             for i in good if spec.level is None else ():
                 shard, slot = divmod(i, size)
                 file, out = self._shard_file(spec, shard), targets.get((spec.name, i))
-                if out is None or (out.shape, out.dtype) != (spec.row, spec.numpy):
+                fits = out is not None and (out.shape, out.dtype) == (spec.row, spec.numpy)
+                if out is None or not fits or not out.flags.c_contiguous:
                     out = empty(spec.row, spec.numpy)
                 crc = bytearray(CRC_BYTES)
                 reads.append(

@@ -36,6 +36,7 @@ CRC_BYTES = 4
 MAX_FILE_BYTES = 4 << 30
 MOST_OPEN = 128
 HELD_BYTES = 2 << 30  # of files in memory: all small arrays of COCO's training images
+INDEX_BYTES = 200  # of a row in the index of an open file
 # A zstd frame never grows its content by more than a header and 3 bytes per 128 kB block.
 FRAME_SLACK = 1024
 
@@ -75,10 +76,11 @@ class ShardFile:
 
     def __init__(self, cache: Store, key: str, spec: ArraySpec, shard_size: int) -> None:
         self.key, self.path, self.spec = key, cache.where(key), spec
-        self.weight = HELD_BYTES // MOST_OPEN
         try:
-            if spec.level is None or isinstance(cache, FolderStore):
-                self.file = cache.open(key)
+            if isinstance(cache, FolderStore):
+                self.file, self.weight = cache.open(key), HELD_BYTES // MOST_OPEN
+            elif spec.level is None:
+                self.file, self.weight = cache.open(key), INDEX_BYTES * shard_size
             else:
                 data = cache.read(key, MAX_FILE_BYTES)
                 self.file, self.weight = WholeFile(data), len(data)

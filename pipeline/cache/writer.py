@@ -95,7 +95,7 @@ def write_shard(
         if time.monotonic() - began > LEASE_S / 2:
             raise CacheError(
                 f"{show(store.where(), 300)}: shard {shard}: writing took over {LEASE_S / 2:.0f} s: "
-                "the disk or the network is too slow: make a cache with smaller shards"
+                "the disk or the network is too slow: make the cache elsewhere, then `svp cache copy` it here"
             )
         _commit(store, part, shard, written[part.layer.folder], who)
     return written

@@ -282,22 +282,27 @@ def _write_and_digest(fd: int, buffers: Sequence[bytes | memoryview]) -> tuple[i
 
 def writer_id() -> str:
     """This process among those of all machines, as temp files carry it."""
-    return f"{_host()}-{os.getpid()}"
+    return f"{machine()[:8]}-{os.getpid()}"
 
 
-def _host() -> str:
-    # Containers may share a host name: the process id only means something in its own namespace.
+def machine() -> str:
+    """This machine since its start, and the namespace of its process numbers: 16 hex digits.
+
+    Clones of a machine share its name, containers of one machine may: a process number means
+    something only where this is equal.
+    """
     try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
-        space = 0
-    return xxhash.xxh3_64_hexdigest(f"{platform.node()}/{space}".encode())[:8]
+        boot, space = "", 0
+    return xxhash.xxh3_64_hexdigest(f"{platform.node()}/{boot}/{space}".encode())
 
 
 def _is_stale(path: Path) -> bool:
     parts = path.name.removesuffix(PARTIAL).rsplit(".", 1)[-1].split("-")
-    if len(parts) == 3 and parts[0] == _host() and parts[1].isdecimal():
-        return not may_live("-".join(parts[:2]))
+    if len(parts) == 3 and parts[0] == machine()[:8] and parts[1].isdecimal():
+        return not _alive(int(parts[1]))
     try:
         return time.time() - path.lstat().st_mtime > FOREIGN_TEMP_AGE
     except FileNotFoundError:
@@ -307,7 +312,7 @@ def _is_stale(path: Path) -> bool:
 def may_live(writer: str) -> bool:
     """Whether the process with this `writer_id` may be alive: of another machine each may."""
     host, _, pid = writer.partition("-")
-    return host != _host() or not pid.isdecimal() or _alive(int(pid))
+    return host != machine()[:8] or not pid.isdecimal() or _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:

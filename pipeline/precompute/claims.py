@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Self
 from uuid import uuid4
 
@@ -30,6 +29,7 @@ from ..cache.plan import Plan
 from ..display import counted, shorten
 from ..errors import CacheError, MissingError
 from ..executors.shard_queue import MAX_MACHINES_LOST
+from ..io.atomic import machine
 from ..io.json_files import JsonFile, canonical, parse_checked
 from ..store import ChangedError, OtherBytesError, Place, Store, open_store
 
@@ -116,7 +116,7 @@ class Claims:
         self.lease_s = lease_s
         self._store, self._max_tries, self._clock = store, max_tries, clock
         self._hold, self._alive = hold_s, clock()
-        self._machine, self._pid = _machine(), os.getpid()
+        self._machine, self._pid = machine(), os.getpid()
         self._holder = f"{self._machine}-{self._pid}-{uuid4().hex[:12]}"
         self._held: dict[str, tuple[Claim, str]] = {}  # with the tag of its file
         self._seen: dict[str, tuple[str, float]] = {}  # tag of another's claim, when first seen
@@ -229,8 +229,8 @@ class Claims:
 
     def _stale(self, name: str, claim: Claim, tag: str) -> bool:
         """Whether the holder of another's claim is gone."""
-        machine, _, _ = claim.holder.partition("-")
-        if machine and machine == self._machine and not psutil.pid_exists(claim.pid):
+        theirs, _, _ = claim.holder.partition("-")
+        if theirs == self._machine and not psutil.pid_exists(claim.pid):
             return True
         return self._unchanged(name, tag)
 
@@ -274,18 +274,8 @@ def _read(store: Store, name: str) -> tuple[Claim | None, str]:
     """A claim and its file's tag; "" if there is none, no claim if it is damaged."""
     try:
         data, tag = store.read_tagged(_key(name), MAX_BYTES)
-        return parse_checked(Claim, data, Path(store.where(_key(name)))), tag
+        return parse_checked(Claim, data, store.where(_key(name))), tag
     except MissingError:
         return None, ""
     except CacheError:
         return None, store.stat(_key(name)).tag
-
-
-def _machine() -> str:
-    """This machine since its start, and the namespace of process numbers; "" where unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        space = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return ""
-    return xxhash.xxh3_64_hexdigest(f"{boot}/{space}".encode())

@@ -161,7 +161,7 @@ class ObjectStore:
         if len(data) > MAX_PUT:
             raise CacheError(
                 f"{show(self.where(key), 300)}: {size(len(data))} in one object, at most "
-                f"{size(MAX_PUT)}: make shards of fewer images"
+                f"{size(MAX_PUT)}: use a folder instead of an address"
             )
         for _ in range(ATTEMPTS):
             try:

@@ -13,12 +13,14 @@ from svp.pipeline.cache import create_cache, finalize, read_committed, write_sha
 from svp.pipeline.cache import writer as writer_module
 from svp.pipeline.cache.exchange import copy_cache, drop_layers
 from svp.pipeline.cache.info import info
+from svp.pipeline.cache.layout import shard_key
 from svp.pipeline.cache.manifest import missing_shards
 from svp.pipeline.cache.plan import Plan, all_plans
 from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.cache.shard_file import OpenFiles, ShardFile
 from svp.pipeline.cache.stats import stats
 from svp.pipeline.cache.verify import repair, uncommit, verify
-from svp.pipeline.errors import CacheError, MissingError
+from svp.pipeline.errors import CacheError, ConfigError, MissingError
 from svp.pipeline.records import ImageRow
 from svp.pipeline.store import MemoryStore, OtherBytesError, Store, open_folder
 
@@ -243,3 +245,37 @@ def test_a_cache_made_by_two_at_once_has_one_plan(shared: Store, made: Any, plan
         patch.setattr(type(shared), "create", first)
         assert create_cache(shared, made.plan) == "plan.json"
     assert calls and Plan.load(shared) == made.plan
+
+
+# What a reader of a store keeps.
+
+
+def test_indices_of_a_store_are_all_kept_and_files_of_a_folder_are_not(
+    cache: Any, place: Store
+) -> None:
+    """Of COCO's 1,849 shards a random batch needs another part each time."""
+    copy_cache(cache.path, place)
+    spec = next(spec for spec in cache.plan.arrays if spec.name == "dino")
+    kept = {}
+    for store in (place, open_folder(cache.path)):
+        files = OpenFiles()
+        opened = ShardFile(store, shard_key(spec, 0), spec, cache.plan.shard_size)
+        for shard in range(4000):
+            files.get(("dino", shard), lambda opened=opened: opened)
+        kept[type(store)] = sum(("dino", shard) in files for shard in range(4000))
+    assert [*kept.values()] == [4000, 128]
+
+
+def test_a_batch_may_hold_a_row_twice_and_wrong_requests_are_told(cache: Any, place: Store) -> None:
+    copy_cache(cache.path, place)
+    for reader in (CacheReader(place), CacheReader(cache.path)):
+        shape = (reader.plan.patches, reader.plan.channels)
+        twice = [np.empty(shape, np.float16) for _ in range(2)]
+        reader.gather([1, 1], {"features": twice})
+        assert all(np.array_equal(out, reader.features(1)) for out in twice)
+        for row in (-1, len(reader)):
+            with pytest.raises(CacheError, match=f"row {row}: rows are 0 to"):
+                reader.gather([row], {"features": twice[:1]})
+        for out in (np.empty(shape[::-1], np.float16).T, np.empty(shape, np.float32)):
+            with pytest.raises(ConfigError, match="out is"):
+                reader.gather([0], {"features": [out]})

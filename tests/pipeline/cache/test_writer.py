@@ -259,13 +259,13 @@ def test_a_shard_is_written_in_one_order_its_manifests_last(
 
 
 def test_only_leftovers_of_dead_writers_are_removed(cache: Any) -> None:
-    from svp.pipeline.io.atomic import _host
+    from svp.pipeline.io.atomic import machine
 
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     folder = cache.path / "features/tiny-128/dino/c/0/0"
-    dead = folder / f"0.{_host()}-{gone.pid}-3.partial"
-    alive = folder / f"0.{_host()}-{os.getpid()}-3.partial"
+    dead = folder / f"0.{machine()[:8]}-{gone.pid}-3.partial"
+    alive = folder / f"0.{machine()[:8]}-{os.getpid()}-3.partial"
     other = folder / "0.ffffffff-1-3.partial"
     old = folder / "0.eeeeeeee-1-3.partial"
     for path in (dead, alive, other, old):

@@ -11,7 +11,7 @@ import pytest
 
 from support import fake_run
 from support.kill_trials import start, tree
-from svp.pipeline.io.atomic import FOREIGN_TEMP_AGE, _host, remove_stale
+from svp.pipeline.io.atomic import FOREIGN_TEMP_AGE, machine, remove_stale
 
 
 def test_a_jumping_clock_changes_nothing(
@@ -34,7 +34,7 @@ def test_a_jumping_clock_changes_nothing(
     mine.mkdir(parents=True)
     shutil.copytree(world / "clean" / "images", tmp_path / "c" / "images")
     shutil.copy(world / "clean" / "plan.json", tmp_path / "c")
-    alive = mine / f"0.{_host()}-{os.getpid()}-9.partial"
+    alive = mine / f"0.{machine()[:8]}-{os.getpid()}-9.partial"
     alive.write_bytes(b"under way")
     remove_stale(tmp_path / "c")
     assert alive.exists(), "the file of a living writer of this machine was deleted"

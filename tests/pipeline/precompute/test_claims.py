@@ -35,7 +35,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every process seems to be on a machine of its own."""
-    monkeypatch.setattr(module, "_machine", lambda: uuid4().hex[:8])
+    monkeypatch.setattr(module, "machine", lambda: uuid4().hex[:8])
 
 
 def make(store: Store, clock: Clock, **options: float) -> Claims:
@@ -113,7 +113,7 @@ def test_a_slow_holder_leaves_the_claim_of_its_successor_alone(store: Store, ren
 def test_a_holder_killed_on_this_machine_is_seen_at_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_machine", lambda: "here")
+    monkeypatch.setattr(module, "machine", lambda: "here")
     clock = Clock()
     dead, observer = make(store, clock), make(store, clock)
     assert dead.take("5") and not observer.take("5")
