@@ -3,7 +3,7 @@
 import logging
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from ...pipeline.cache.index import GOOD
 from ...pipeline.cache.plan import Plan, chosen_view
-from ...pipeline.cache.reader import CacheReader, Verify
+from ...pipeline.cache.reader import SMALL, CacheReader, Verify
 from ...pipeline.cache.schema import spec_of
 from ...pipeline.display import counted, show
 from ...pipeline.errors import CacheError, ConfigError
@@ -35,6 +35,7 @@ PER_SUPERPIXEL = {
 LISTED = {"rles": "rle"}  # no tensors: lists in a batch
 FIELDS = {**PER_IMAGE, **PER_SUPERPIXEL, **LISTED}
 DEFAULT = ("features", "cover", "sspe_masks")
+GATHERED = ("features", "cls", "sam")  # read by `CacheReader.gather`, many rows at once
 
 
 class CacheDataset(Dataset[Sample]):
@@ -61,8 +62,9 @@ class CacheDataset(Dataset[Sample]):
     Images that are quarantined or not computed yet are left out: `left_out` counts them by reason,
     and a line of the log says so; `partial=False` refuses such a cache instead.
 
-    `__getitems__` reads a batch in the order of the files, whatever the order asked for. It can be
-    pickled, so worker processes may be forked or spawned; each opens the cache for itself. Pass
+    `__getitems__` reads a batch in the order of the files, whatever the order asked for; of a cache
+    on an object store with its requests in flight together. The data set can be pickled, so worker
+    processes may be forked or spawned; each opens the cache for itself. Pass
     `collate_fn=CacheDataset.collate` to DataLoader.
 
     images  only these image ids, in this order
@@ -115,9 +117,17 @@ class CacheDataset(Dataset[Sample]):
         if wrong := [i for i in indices if not -n <= i < n]:
             raise IndexError(f"sample {wrong[0]}: the data set has {counted(n, 'sample')}")
         rows = self.rows[np.asarray(indices, np.int64)]
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order].tolist()
+        # An array for each sample: a view of one for all would keep, and pickle, the whole batch.
+        into = {
+            name: [np.empty(shape, np.float16) for _ in rows]
+            for name, shape in self._shapes().items()
+        }
+        self.reader.gather(rows, into, self._beside())
         samples: list[Sample] = [{}] * len(rows)
-        for at in np.argsort(rows, kind="stable").tolist():
-            samples[at] = self._read(int(rows[at]))
+        for k, at in enumerate(order.tolist()):
+            samples[at] = self._sample(rows[k], {name: values[k] for name, values in into.items()})
         return samples
 
     @staticmethod
@@ -141,7 +151,22 @@ class CacheDataset(Dataset[Sample]):
                 batch[name] = default_collate(values)
         return batch
 
-    def _read(self, row: int) -> Sample:
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the fields that are read many rows at once."""
+        plan = self.reader.plan
+        shapes = {
+            "features": (plan.patches, plan.channels), "cls": (plan.channels,), "sam": plan.sam or ()
+        }  # fmt: skip
+        return {name: shapes[name] for name in self.fields if name in GATHERED}
+
+    def _beside(self) -> list[str]:
+        """Arrays of superpixels that the fields need."""
+        scores = ["rle", *SMALL] if _STORED_WITH_SCORES & set(self.fields) else []
+        names = [PER_SUPERPIXEL[name] for name in self.fields if name in PER_SUPERPIXEL]
+        return [*dict.fromkeys([*names, *scores])]
+
+    def _sample(self, row: int, read: Mapping[str, NDArray[np.float16]]) -> Sample:
+        """The sample of a row of which the fields `read` are there."""
         reader, image = self.reader, self.reader.plan.images[row]
         size = (image.height, image.width)
         sample: Sample = {
@@ -149,12 +174,13 @@ class CacheDataset(Dataset[Sample]):
         }  # fmt: skip
         found = reader.superpixels(row) if _STORED_WITH_SCORES & set(self.fields) else None
         for name in self.fields:
-            sample[name] = self._field(name, row, found)
+            have = name in read
+            sample[name] = torch.from_numpy(read[name]) if have else self._field(name, row, found)
         return sample
 
     def _field(self, name: str, row: int, found: Superpixels | None) -> Tensor | list[Any]:
         reader = self.reader
-        if name in PER_IMAGE or name in ("cover", "pooled"):
+        if name in ("layers", "cover", "pooled"):
             read: Callable[[int], NDArray[np.float16]] = getattr(reader, name)
             return torch.from_numpy(read(row))
         if name == "sspe_masks":

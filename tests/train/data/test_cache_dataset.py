@@ -13,11 +13,14 @@ from torch.utils.data import DataLoader
 
 import svp
 from support import ROOT
+from support.object_server import ObjectServer
 from support.small_cache import Made, make_plan, make_rows
 from svp.pipeline.cache import create_cache, write_shard
+from svp.pipeline.cache.exchange import copy_cache
 from svp.pipeline.errors import CacheError, ConfigError, MissingError
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.records import ImageRow
+from svp.pipeline.store import ObjectStore, Read, open_store
 from svp.train.data.cache_dataset import FIELDS, CacheDataset
 
 EVERY = list(FIELDS)
@@ -82,11 +85,59 @@ def test_a_batch_is_read_in_file_order_and_answered_in_the_order_asked(
     data = CacheDataset(full.path, ["features", "cls"])
     read: list[int] = []
     plain = data.reader.features
-    monkeypatch.setattr(data.reader, "features", lambda row: read.append(row) or plain(row))
+    monkeypatch.setattr(
+        data.reader, "features", lambda row, out: read.append(row) or plain(row, out)
+    )
     asked = [8, 0, 5, 0, -1, 3]
     samples = data.__getitems__(asked)
     assert read == sorted(read) == [0, 0, 4, 6, 9, 9]
     assert [sample["image_id"] for sample in samples] == data.ids[asked].tolist()
+
+
+@pytest.mark.parametrize(
+    "fields", [["features"], ["cls", "features", "cover", "sspe_masks"], EVERY]
+)
+def test_a_batch_of_a_bucket_is_a_request_for_each_row_and_those_of_shards(
+    full: Made, s3: ObjectServer, monkeypatch: pytest.MonkeyPatch, fields: list[str]
+) -> None:
+    monkeypatch.setattr("svp.pipeline.store.in_flight.Hedging.take", lambda self: False)
+    copy_cache(full.path, open_store("s3://tests/c"))
+    data, plain = CacheDataset("s3://tests/c", fields), CacheDataset(full.path, fields)
+    asked = [8, 0, 5, 3]
+    data.__getitems__(asked)  # opens the shard files
+    s3.set()
+    samples = data.__getitems__(asked)
+    alone = {"features", "cls", "sam", "layers"} & set(fields)
+    shards = 3 if fields == EVERY else 0  # their manifests
+    assert s3.counts() == {"GET": len(alone) * len(asked) + shards}
+    for sample, index in zip(samples, asked, strict=True):
+        wanted = plain[index]
+        assert list(sample) == list(wanted)
+        assert all(same(sample[name], wanted[name]) for name in sample)
+
+
+def test_the_rows_of_a_batch_in_a_bucket_are_asked_for_together(
+    full: Made, s3: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_cache(full.path, open_store("s3://tests/c"))
+    data = CacheDataset("s3://tests/c", ["features", "cls", "sam"])
+    batches: list[int] = []
+    read_many = ObjectStore.read_many
+
+    def counted(store: ObjectStore, reads: Sequence[Read]) -> None:
+        batches.append(len(reads))
+        read_many(store, reads)
+
+    monkeypatch.setattr(ObjectStore, "read_many", counted)
+    data.__getitems__([8, 0, 5, 3])
+    assert max(batches) == 12 and batches.count(12) == 1
+
+
+def test_a_sample_does_not_hold_its_batch(full: Made) -> None:
+    """Worker processes send the whole memory behind a tensor."""
+    for sample in CacheDataset(full.path, EVERY).__getitems__([0, 1, 2]):
+        for name in ("features", "cls", "sam"):
+            assert sample[name].untyped_storage().nbytes() == sample[name].nbytes
 
 
 def test_collate_pads_superpixels_and_says_which_are_real(full: Made) -> None:
