@@ -9,7 +9,7 @@ import io
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any, BinaryIO, Protocol
@@ -195,11 +195,16 @@ def _columns(schema: Any, where: str) -> tuple[str, str]:
     """
     from pyarrow import types
 
-    def is_bytes(kind: Any) -> bool:  # None: there is no such field
-        return kind is not None and (types.is_binary(kind) or types.is_large_binary(kind))
+    def is_one_of(kind: Any, *checks: Callable[[Any], bool]) -> bool:
+        if kind is not None and types.is_dictionary(kind):
+            kind = kind.value_type
+        return kind is not None and any(check(kind) for check in checks)  # None: no such field
+
+    def is_bytes(kind: Any) -> bool:
+        return is_one_of(kind, types.is_binary, types.is_large_binary, types.is_binary_view)
 
     def is_text(kind: Any) -> bool:
-        return kind is not None and (types.is_string(kind) or types.is_large_string(kind))
+        return is_one_of(kind, types.is_string, types.is_large_string, types.is_string_view)
 
     found: dict[str, tuple[str, str]] = {}
     for field in schema:
@@ -216,7 +221,12 @@ def _columns(schema: Any, where: str) -> tuple[str, str]:
         raise DataError(
             f"{show(where, 300)}: which of the columns {names} holds the photographs? Call it image"
         )
-    column, label = found[(usual or [*found])[0]] if found else ("", "")
+    chosen = (usual or [*found])[0] if found else ""
+    if chosen and schema.names.count(chosen) > 1:
+        raise DataError(
+            f"{show(where, 300)}: several columns are called {show(chosen, 40)}: rename all but one"
+        )
+    column, label = found.get(chosen, ("", ""))
     texts = {field.name for field in schema if is_text(field.type)}
     return column, label or next((name for name in LABEL_NAMES if name in texts), "")
 
@@ -238,6 +248,10 @@ def _told() -> Iterator[None]:
         yield
     except (ArrowException, UnicodeDecodeError) as error:
         raise OSError(errno.EIO, str(error)) from None
+    except OSError as error:
+        if type(error) is not OSError or error.strerror:
+            raise
+        raise OSError(errno.EIO, str(error)) from None  # arrow's own: a text alone
 
 
 def _parquet() -> Any:

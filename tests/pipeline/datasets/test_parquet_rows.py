@@ -39,7 +39,19 @@ FORMS: dict[str, dict[str, Any]] = {
     "columns": {"file_name": NAMES, "jpg": PHOTOS, "mask": PHOTOS},
     "without names": {"image": [{"bytes": d} for d in PHOTOS], "other": [{"x": 1}] * 10},
     "bytes alone": {"anything": PHOTOS, "caption": [["a", "list"]] * 10},
-}
+    "dictionaries": {
+        "file_name": pa.array(NAMES).dictionary_encode(),
+        "image": pa.array(PHOTOS).dictionary_encode(),
+    },
+    "views": {
+        "file_name": pa.array(NAMES, pa.string_view()), "image": pa.array(PHOTOS, pa.binary_view())
+    },
+    "large": {
+        "file_name": pa.array(NAMES, pa.large_string()),
+        "image": pa.array(PHOTOS, pa.large_binary()),
+    },
+}  # fmt: skip
+NAMELESS = ("without names", "bytes alone")
 
 
 def write(path: Path, columns: dict[str, Any], **given: object) -> Path:
@@ -61,7 +73,7 @@ def test_a_row_is_a_photograph(tmp_path: Path, bucket: ObjectServer, form: str, 
     place = {"file": path, "folder": root}.get(where) or upload(root, "s3://tests/set")
     source = open_dataset(place, alone=True)
     assert len(source.images) == 10
-    labels = NAMES if form in ("hub", "columns") else [f"{i:07d}" for i in range(10)]
+    labels = [f"{i:07d}" for i in range(10)] if form in NAMELESS else NAMES
     for row, record in enumerate(source.images):  # in the order of the rows
         name = record.path.removeprefix("data/")
         assert name == f"part-0.parquet/{labels[row]}#{row}"
@@ -131,6 +143,19 @@ def test_rows_that_hold_no_photograph_are_quarantined(tmp_path: Path) -> None:
     assert reasons == ["empty", "not-an-image", "empty", "truncated", "missing"]
 
 
+def test_a_damaged_row_group_says_what_is_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": PHOTOS}, compression="snappy")
+    data = bytearray(path.read_bytes())
+    data[200:600] = bytes(400)
+    path.write_bytes(data)
+    for row, name in enumerate(sorted(list_archive(path).names, key=photo_id)):
+        if row < 4:  # those of the group
+            with pytest.raises(ImageError, match="unreadable: .*orrupt snappy"):
+                read_record(tmp_path, ImageRecord(1, name, 0, 0))
+        else:
+            assert read(tmp_path, name) == PHOTOS[row]
+
+
 def test_what_a_folder_holds_beside_is_no_photograph(tmp_path: Path) -> None:
     write(tmp_path / "set" / "texts.parquet", {"caption": ["a", "b"]})
     (tmp_path / "set" / "damaged.parquet").write_bytes(b"PAR1 nothing PAR1")
@@ -150,6 +175,11 @@ def test_files_that_cannot_be_used_say_what_to_do(
     path = write(tmp_path / "a.parquet", {"left": PHOTOS, "right": PHOTOS})
     with pytest.raises(DataError, match="which of the columns left, right .* Call it image"):
         open_dataset(path, alone=True)
+    for first, second in ((PHOTOS, NAMES), (NAMES, PHOTOS)):
+        same = pa.Table.from_arrays([pa.array(first), pa.array(second)], names=["image", "image"])
+        pq.write_table(same, path)
+        with pytest.raises(DataError, match="several columns are called image: rename all but one"):
+            open_dataset(path, alone=True)
     path = write(tmp_path / "b.parquet", FORMS["hub"])
     monkeypatch.setattr("svp.pipeline.datasets.parquet_rows.MAX_GROUP", 1000)
     with pytest.raises(DataError, match=r"row group 0 holds .*row_group_size=100"):
