@@ -5,17 +5,17 @@ Standard Zarr readers spend ten times as long per row as the disk cache does; th
 only committed shards, so it works on a cache that is still being made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from threading import local
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..display import counted, show
+from ..display import show
 from ..errors import CacheError, ConfigError
 from ..io.binary import empty, round_into
 from ..records import Quarantined, Superpixels
@@ -24,87 +24,17 @@ from .index import BAD, GOOD, load_rows
 from .layers import SUPERPIXELS
 from .layout import META, PLAN, read_file, shard_key
 from .manifest import Manifest, read_manifest
-from .plan import Plan, PlanImage
-from .row_codec import stored_features, stored_sam, superpixels_of, unpack_rles
+from .plan import Plan
+from .row_codec import stored_features, stored_sam
+from .row_reader import Status
 from .schema import ArraySpec, spec_of
 from .shard_file import CRC_BYTES, OpenFiles, ShardFile, read_with_zarr
+from .superpixel_rows import superpixels_of_slot
 from .zarr_metadata import MAX_META_BYTES, array_metadata, check_document
 
 Array = NDArray[Any]
 Verify = Literal["first", "always", "off"]
-Status = Literal["ok", "quarantined", "missing"]
 OPENING = 32  # shard files of an object store that are opened at once
-SMALL = ("level", "area", "iou", "stability", "box", "point", "crop")
-
-
-class RowReader(Protocol):
-    """The rows of a plan, wherever they come from: `CacheReader` reads stored ones, training's
-    `LiveReader` computes them. Row `i` is the plan's image `i`; arrays as in `CacheReader`.
-    """
-
-    @property
-    def path(self) -> Place:
-        """The cache folder or its store."""
-
-    @property
-    def plan(self) -> Plan:
-        """The plan of the cache."""
-
-    @property
-    def index_of(self) -> Mapping[int, int]:
-        """Image id -> row."""
-
-    @property
-    def quarantined(self) -> tuple[Quarantined, ...]:
-        """The images that could not be processed, by row."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every row is stored."""
-
-    @property
-    def counts(self) -> NDArray[np.uint16]:
-        """(N,) superpixels per image, 0 where no row is stored."""
-
-    def __len__(self) -> int: ...
-
-    def status(self, i: int) -> Status:
-        """Whether row `i` can be had."""
-
-    def count(self, i: int) -> int:
-        """Superpixels n of row `i`."""
-
-    def most(self, i: int) -> int:
-        """Superpixels of row `i` at most, without computing it."""
-
-    def superpixels(self, i: int) -> Superpixels:
-        """The superpixels of row `i`."""
-
-    def areas(self, i: int) -> NDArray[np.int32]:
-        """(n,) pixels of each superpixel."""
-
-    def cover(self, i: int) -> NDArray[np.float16]:
-        """(n,P) share of each patch that each superpixel covers."""
-
-    def sspe_masks(self, i: int) -> NDArray[np.uint8]:
-        """(n,ceil(G/8)) bit-packed masks on the SSPE grid."""
-
-    def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
-        """(P,C) patch features."""
-
-    def layers(self, i: int) -> NDArray[np.float16]:
-        """(L,P,C) extra encoder layers."""
-
-    def cls(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
-        """(C,) CLS token."""
-
-    def sam(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
-        """SAM image embedding of shape `plan.sam`."""
-
-    def gather(
-        self, rows: Sequence[int], into: Mapping[str, Sequence[Array]], beside: Sequence[str] = ()
-    ) -> None:
-        """Fill `into` (field -> an array per row), and make ready the arrays `beside` of the rows."""
 
 
 class _Fetched(local):
@@ -307,7 +237,7 @@ class CacheReader:
             layer = self.plan.layer(SUPERPIXELS)
             last = self._last = read_manifest(self.store, layer, shard)
         try:
-            return _superpixels(partial(self._filled, i), last, slot, self.plan.images[i])
+            return superpixels_of_slot(partial(self._filled, i), last, slot, self.plan.images[i])
         except CacheError as error:
             raise self._blame(i, error) from None
 
@@ -402,46 +332,6 @@ def _rounded(values: Array, out: NDArray[np.float16] | None) -> NDArray[np.float
     else:
         round_into(values, out)
     return out
-
-
-def stored_superpixels(cache: Place, plan: Plan, shard: int) -> list[Superpixels | Quarantined]:
-    """The superpixels of a committed shard, in order. Raises CacheError if it is damaged."""
-    store, layer = open_store(cache), plan.layer(SUPERPIXELS)
-    manifest = read_manifest(store, layer, shard)
-    bad = {slot: (reason, detail) for slot, reason, detail in manifest.bad}
-    files = {
-        spec.name: ShardFile(store, shard_key(spec, shard), spec, layer.shard_size)
-        for spec in layer.arrays
-    }
-    found: list[Superpixels | Quarantined] = []
-    for slot, image in enumerate(layer.shard(shard)):
-        if slot in bad:
-            found.append(Quarantined(image.image_id, *bad[slot]))
-            continue
-        read = partial(_read_slot, files, slot)
-        found.append(_superpixels(read, manifest, slot, image))
-    return found
-
-
-def _read_slot(files: Mapping[str, ShardFile], slot: int, name: str) -> Array:
-    file = files[name]
-    row = empty(file.spec.row, file.spec.numpy)
-    file.read(slot, row, verify=True)
-    return row
-
-
-def _superpixels(
-    read: Callable[[str], Array], manifest: Manifest, slot: int, image: PlanImage
-) -> Superpixels:
-    """Superpixels of a good image; `read` gives its row of an array of the layer."""
-    n = manifest.k[slot]
-    rles = unpack_rles(read("rle"))
-    if len(rles) != n:
-        raise CacheError(f"{len(rles)} RLEs, the manifest says {counted(n, 'superpixel')}")
-    small = {name: read(name)[:n].copy() for name in SMALL}
-    survivors = {step: left[slot] for step, left in manifest.survivors.items()}
-    size = (image.height, image.width)
-    return superpixels_of(rles, small, size, slot in manifest.fallback, survivors)
 
 
 def spread_over(items: Sequence[int], limit: int) -> list[int]:

@@ -19,7 +19,8 @@ from ..store import Place
 from .options import Flags, resolve
 from .planner import Content
 from .purpose import Stores, stores
-from .run import PrecomputeReport, RunOptions, precompute
+from .run import RunOptions, precompute
+from .run_report import PrecomputeReport
 
 ADDED = (SUPERPIXELS, FEATURES, LAYERS, CLS, SAM, POOLED)
 ENCODER = ("encoder", "encoder_weights", "second_weights", "features")

@@ -27,7 +27,8 @@ from .machines import measured_here
 from .options import Flags, resolve
 from .planner import Content, sized_plan
 from .purpose import Purpose, announce, next_command, stores
-from .run import PrecomputeReport, RunOptions, limited, precompute
+from .run import RunOptions, limited, precompute
+from .run_report import PrecomputeReport
 from .toy_guard import require_real_models
 
 log = logging.getLogger(__name__)

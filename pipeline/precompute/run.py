@@ -10,21 +10,21 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..cache.create import create_cache
 from ..cache.exchange import caches_beside, reuse
 from ..cache.index import finalize, is_complete, load_rows
 from ..cache.layers import SUPERPIXELS, Layer
-from ..cache.layout import LOGS, PLAN, exists
+from ..cache.layout import PLAN, exists
 from ..cache.made_by import note_code
 from ..cache.manifest import Committed, missing_shards, read_committed
 from ..cache.plan import Plan, all_plans
 from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit, uncommit_damaged
 from ..datasets.stored_photos import resolved
-from ..display import Report, counted, show
+from ..display import show
 from ..errors import CacheError, ConfigError, PlanMismatchError
 from ..executors import ExecutorOptions, build, require_executor
 from ..executors.base import Event
@@ -39,6 +39,7 @@ from .join import ClaimedQueue, claims_on, planning
 from .lender import lenders
 from .planner import Content, build_plan, with_libraries
 from .progress import Progress, RunLog, Tally, write_failures
+from .run_report import PrecomputeReport
 from .shard_task import ShardTask
 
 log = logging.getLogger(__name__)
@@ -86,66 +87,6 @@ class RunOptions(ExecutorOptions):
         ):
             if self.join and given:
                 raise ConfigError(f"--join with {word}: {why}")
-
-
-@dataclass(frozen=True, slots=True)
-class PrecomputeReport(Report):
-    """Outcome of a run and state of the cache.
-
-    computed     images computed by this run, good or not
-    good         images in the cache, all runs together
-    failures     images not in the cache: reason -> how many
-    abandoned    shards that exhausted their retries in this run, with the cause
-    complete     whether every shard is committed
-    failed       True if more images are missing than `max_failures` allows, if not one is good, or
-                 if shards were abandoned
-    next         the command that uses the finished cache; empty: none
-    """
-
-    cache: str
-    cache_id: str
-    images: int
-    computed: int
-    good: int
-    failures: dict[str, int]
-    abandoned: dict[int, str]
-    superpixels: int
-    fallbacks: int
-    complete: bool
-    failed: bool
-    seconds: float
-    stage_seconds: dict[str, float]
-    next: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code of the command."""
-        return int(self.failed)
-
-    def to_json(self) -> dict[str, object]:
-        # Readers of `--json` know the abandoned shards by an older word.
-        older = {"abandoned": "parked"}
-        values = {older.get(name, name): value for name, value in asdict(self).items()}
-        return values | {"exit_code": self.exit_code}
-
-    def lines(self) -> list[str]:
-        rate = f" ({self.computed / self.seconds:.1f}/s)" if self.computed else ""
-        mean = self.superpixels / self.good if self.good else 0.0
-        state = "complete" if self.complete else "not complete"
-        there = f"{self.good} of {self.images} in the cache"
-        lines = [
-            f"{self.cache}: cache {self.cache_id[:12]}, {state}",
-            f"{counted(self.computed, 'image')} computed in {self.seconds:.1f} s{rate}, {there}",
-            (
-                f"{mean:.1f} superpixels per image, {counted(self.fallbacks, 'image')} with the "
-                "whole image as one"
-            ),
-        ]
-        lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.failures.items())]
-        if self.failures:
-            lines.append(f"see {self.cache}/{LOGS}/failures.jsonl; retry with --retry-quarantined")
-        lines += [f"shard {s} abandoned: {why}" for s, why in sorted(self.abandoned.items())]
-        return [*lines, *([f"next: {self.next}"] if self.next else [])]
 
 
 def precompute(

@@ -20,7 +20,7 @@ from typing import Any
 from ..cache.layers import COVER, ENCODED, KINDS, SAM, SUPERPIXELS
 from ..cache.layout import PLAN, exists, manifest_key
 from ..cache.plan import Plan, PlanImage
-from ..cache.reader import stored_superpixels
+from ..cache.superpixel_rows import stored_superpixels
 from ..datasets.stored_photos import root_name
 from ..display import shorten
 from ..errors import ImageError

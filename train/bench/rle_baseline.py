@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.masks.encoder_view import View, derive
 from ...pipeline.records import Rle
 from ..data.collate import CachedVisuals

@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.datasets.problems import NAMED, Faults, Problems, merged
 from ...pipeline.datasets.tables import Sentence, Source
 from ...pipeline.display import counted, quote

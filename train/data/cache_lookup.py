@@ -14,7 +14,7 @@ import numpy as np
 
 from ...pipeline.cache.places import limit_of, rehearsed
 from ...pipeline.cache.plan import PlanImage
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.datasets.expressions import expression_problem
 from ...pipeline.datasets.problems import Problems
 from ...pipeline.datasets.stored_photos import root_name

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...model.batch import Batch, Visual
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.binary import empty

@@ -8,7 +8,7 @@ out by name; of sentences that do not fit together, a dialogue takes the first t
 
 from collections.abc import Sequence
 
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.datasets.problems import Problems
 from ...pipeline.display import counted
 from .dialogues import MAX_LENGTH, build_dialogue

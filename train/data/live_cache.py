@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ...pipeline.cache.layers import SAM
 from ...pipeline.cache.layout import PLAN
-from ...pipeline.cache.reader import CacheReader, Status
+from ...pipeline.cache.reader import CacheReader
 from ...pipeline.cache.row_codec import row_arrays, stored_features, stored_sam
+from ...pipeline.cache.row_reader import Status
 from ...pipeline.cache.schema import spec_of
 from ...pipeline.encoders import build_encoder
 from ...pipeline.encoders.encoder import Encoder

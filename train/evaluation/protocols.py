@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.datasets import Source
 from ...pipeline.datasets.problems import NAMED, Faults, Problems, merged
 from ...pipeline.display import counted, show

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.masks import rle
 from ...pipeline.records import Expression, LocalPaths, Rle
 from ...pipeline.sam import SamBackend, build_backend

@@ -19,7 +19,7 @@ from ...model.projectors import projector_class
 from ...model.ris import RisModel
 from ...model.trainable import TrainableTable
 from ...pipeline.cache.plan import Plan
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.display import Report, counted
 from ...pipeline.io.paths import expand
 from ...pipeline.precompute.options import Flags, resolve

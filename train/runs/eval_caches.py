@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from ...pipeline.cache.layout import holds_cache
-from ...pipeline.cache.reader import CacheReader, RowReader
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.precompute.planner import Content

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ... import __version__
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.datasets import Source
 from ...pipeline.datasets.problems import merged
 from ..data.build_table import check_left_out

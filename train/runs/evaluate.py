@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ...model.pretrained.config import is_export
 from ...pipeline.browse.page_kit import check_replaceable
-from ...pipeline.cache.reader import RowReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.display import counted, show
 from ...pipeline.errors import CacheError, ConfigError, SvpError
 from ...pipeline.io.atomic import check_writable

@@ -15,7 +15,8 @@ from typing import Protocol
 from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.places import image_root_of
 from ...pipeline.cache.plan import Plan, chosen_view
-from ...pipeline.cache.reader import CacheReader, RowReader
+from ...pipeline.cache.reader import CacheReader
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.datasets import Source, open_dataset
 from ...pipeline.datasets.problems import Faults, merged
 from ...pipeline.display import show

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ...model.batch import Batch
 from ...model.ris import RisModel
-from ...pipeline.cache.reader import RowReader, spread_over
+from ...pipeline.cache.reader import spread_over
+from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.errors import SvpError
 from ...pipeline.io.atomic import writing
 from ...pipeline.precompute.source_images import read_verified

@@ -21,7 +21,8 @@ from svp.pipeline.executors.base import Done, Event
 from svp.pipeline.precompute import planner
 from svp.pipeline.precompute import run as precompute
 from svp.pipeline.precompute.planner import Content
-from svp.pipeline.precompute.run import PrecomputeReport, RunOptions
+from svp.pipeline.precompute.run import RunOptions
+from svp.pipeline.precompute.run_report import PrecomputeReport
 from svp.pipeline.records import ImageRecord, LocalPaths
 from svp.pipeline.store import Store, open_store
 from svp.pipeline.store.in_flight import HEDGE_BURST, HEDGE_SHARE

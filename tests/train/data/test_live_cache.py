@@ -8,7 +8,8 @@ import pytest
 
 from support import fake_run
 from support.fake_run import RECIPE, FakeEncoder, FakeSource, Pixels, write_images
-from svp.pipeline.cache.reader import CacheReader, RowReader
+from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.cache.row_reader import RowReader
 from svp.pipeline.encoders.encoder import Features
 from svp.pipeline.errors import CacheError
 from svp.pipeline.records import LocalPaths
