@@ -8,7 +8,7 @@ the cache holds whole committed shards and the same command finishes it to the s
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,7 +119,7 @@ def precompute(
                 log.info(f"{folder}: taken from {show(str(other), 200)}, not computed again")
             committed = read_committed(out, plan)
             missing = missing_shards(out, plan, committed)
-        sound = _without(committed, missing)
+        sound, left = _without(committed, missing), missing
         if options.shards is not None:
             missing = {shard: missing[shard] for shard in missing if shard in options.shards}
         tally = Tally(len(plan.images), len(plan.images) - _count(plan, missing))
@@ -129,7 +129,7 @@ def precompute(
             claims = claims_on(out, plan, tries, timeout)
             missing = {s: layers for s, layers in missing.items() if str(s) not in claims.abandoned}
         if not missing:
-            return _finish(plan, out, options, tally, committed, claims)
+            return _finish(plan, out, options, tally, committed, left, claims)
         _check_disk(plan, missing, out)
         uncommit_damaged(out, missing)
         lacking = {layer for layers in missing.values() for layer in layers}
@@ -167,7 +167,8 @@ def precompute(
 
         # Only what this run and others beside it committed since is still to be read.
         committed = read_committed(out, plan, known=sound)
-        return _finish(plan, out, options, tally, committed, claims)
+        left = missing_shards(out, plan, committed)
+        return _finish(plan, out, options, tally, committed, left, claims)
 
 
 def limited(content: Content, limit: int | None) -> Content:
@@ -240,10 +241,10 @@ def _finish(
     options: RunOptions,
     tally: Tally,
     committed: Committed,
+    missing: Collection[int],
     claims: Claims | None,
 ) -> PrecomputeReport:
     # The index is written once all shards are there, and again whenever one was made anew.
-    missing = missing_shards(out, plan, committed)
     complete = not missing
     renew = tally.shards and not options.join  # of many that join, one writes it
     if complete and (renew or not is_complete(out, plan)):

@@ -1,11 +1,11 @@
-"""Races of writers with unequal bytes over one shard: files, then the manifest that names them.
+"""Races of writers with unequal bytes over one shard of a cache.
 
 `python -m support.races --place s3://tests/races --races 1000` (an object server of its own unless
-AWS_ENDPOINT_URL is set) or `--place folder`. Three processes compute the same shard, each with bytes
-of its own; in half of the races one of them stops somewhere, as a killed one does, and in half each
-writes the files in an order of its own, so that none may win all of them. A race is sound if there
-is no manifest, or if every file is the one that the manifest names. Where there is none, a fourth
-writer clears the leftovers and commits.
+AWS_ENDPOINT_URL is set) or `--place folder`. Each race is a shard. Three processes write it with the
+cache's own writer, each with features of its own, in half of the races with scores of its own too,
+so that none may win all files; in half of the races one of them stops somewhere, as a killed one
+does. A race is sound if no layer has a manifest, or if a full check finds no fault in those that
+have. Where a layer has none, a fourth writer commits, after the processes have ended.
 """
 
 import argparse
@@ -17,16 +17,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.synchronize import Barrier
+from threading import Lock
+from typing import Any
 
-import xxhash
+import numpy as np
 
 from support.object_server import ObjectServer
-from svp.pipeline.io.json_files import canonical, parse_json
-from svp.pipeline.store import OtherBytesError, RetryPolicy, Store, open_store
+from support.small_cache import make_plan, make_row
+from svp.pipeline.cache import Plan, create_cache, missing_shards, read_committed, write_shard
+from svp.pipeline.cache.verify import verify_shard
+from svp.pipeline.records import ImageRow
+from svp.pipeline.store import OtherBytesError, RetryPolicy, Store, open_store, this_writer
 
-WRITERS, FILES, SIZE = 3, 4, 2000
+WRITERS = 3
 POLICY = RetryPolicy(patience=30, first_wait=0.01, longest_wait=0.1, stall=5)
 
 
@@ -34,7 +39,8 @@ POLICY = RetryPolicy(patience=30, first_wait=0.01, longest_wait=0.1, stall=5)
 class Result:
     """Outcomes of the races.
 
-    committed, mixed, empty  races by what was there afterwards; mixed: manifest not of the files
+    committed, mixed, empty  races by what was there afterwards; mixed: manifest not of the files;
+                             empty: a layer without a manifest
     unexplained  writers that neither committed nor stopped nor were told of both makers
     recovered    empty races that the next run committed
     outcomes     writers by outcome
@@ -49,68 +55,87 @@ class Result:
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
-def write(store: Store, race: int, writer: int, stop: int | None) -> str:
+class StoppedError(BaseException):
+    """The writer is dead."""
+
+
+class Stopping:
+    """A store in which a writer dies before it makes its file number `left`."""
+
+    def __init__(self, store: Store, left: int) -> None:
+        self._store, self._left, self._lock = store, left, Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def create(self, *arguments: Any, **names: Any) -> Any:
+        with self._lock:
+            self._left -= 1
+            if self._left < 0:
+                raise StoppedError
+        return self._store.create(*arguments, **names)
+
+    def replace(self, *arguments: Any, **names: Any) -> Any:
+        with self._lock:
+            if self._left <= 0:
+                raise StoppedError
+        return self._store.replace(*arguments, **names)
+
+
+def rows(plan: Plan, race: int, writer: int) -> list[ImageRow]:
+    """The shard's rows as the GPU of a writer computes them."""
+    made = []
+    for image in plan.shard(race):
+        row = make_row(plan, image)
+        assert row.superpixels is not None and row.patches is not None
+        found = row.superpixels
+        if race // 2 % 2:
+            scores = found.predicted_iou + np.float32(writer)
+            found = replace(found, predicted_iou=scores)
+        made.append(replace(row, superpixels=found, patches=row.patches + np.float16(writer)))
+    return made
+
+
+def write(store: Store, plan: Plan, race: int, writer: int, stop: int | None) -> str:
     """One writer's attempt; its outcome in one word, or the text that explains the refusal."""
-    shard, who = store.sub(f"r{race}"), f"node{writer}, GPU kind {writer}"
-    entries = {}
+    who = this_writer(f"GPU kind {writer}")
+    place: Any = store if stop is None else Stopping(store, stop)
     try:
-        for done, number in enumerate(order(race, writer)):
-            if stop == done:
-                return "stopped"
-            data = bytes([writer]) * (SIZE + number)
-            entries[f"array{number}/c/0"] = shard.create(f"array{number}/c/0", [data], who=who).xxh3
-        if stop == FILES:
-            return "stopped"
-        made = shard.create("manifest/0.json", [canonical(entries)], who=who).made
-        return "committed" if made else "same"
+        write_shard(place, plan, race, rows(plan, race, writer), {}, who=who)
+        return "committed"
+    except StoppedError:
+        return "stopped"
     except OtherBytesError as error:
-        told = error.who == who and error.maker.startswith("node") and error.maker != who
+        told = error.who == who and "GPU kind" in error.maker and error.maker != who
         return "other" if told and error.maker in str(error) else f"unexplained: {error}"
 
 
-def sound(store: Store, race: int) -> bool | None:
-    """Whether the files are those of the manifest; None without a manifest."""
-    shard = store.sub(f"r{race}")
-    if "manifest/0.json" not in dict(shard.sizes()):
-        return None
-    entries = parse_json(shard.read("manifest/0.json", 1 << 16), "manifest")
-    assert isinstance(entries, dict)
-    return all(
-        xxhash.xxh3_64_hexdigest(shard.read(key, 1 << 20)) == digest
-        for key, digest in entries.items()
-    )
-
-
-def order(race: int, writer: int) -> list[int]:
-    """Files in the order in which a writer makes them."""
-    files = list(range(FILES))
-    if race // 2 % 2:
-        random.Random(race * WRITERS + writer).shuffle(files)
-    return files
-
-
-def stops(race: int) -> tuple[int, int] | None:
+def stops(race: int, files: int) -> tuple[int, int] | None:
     """(writer, file before which it stops) in every second race."""
     drawn = random.Random(race)
-    return (drawn.randrange(WRITERS), drawn.randrange(FILES + 1)) if race % 2 else None
+    return (drawn.randrange(WRITERS), drawn.randrange(files)) if race % 2 else None
 
 
 def compete(place: str, writer: int, races: int, start: Barrier, out: str) -> None:
     """The races of one writer: a process of its own."""
     store, drawn = open_store(place, POLICY), random.Random(writer)
+    plan = Plan.load(store)
+    files = len(plan.arrays) + len(plan.layers)
     with open(out, "w", encoding="utf-8") as file:
         for race in range(races):
-            stop = stops(race)
+            stop = stops(race, files)
             start.wait()
             time.sleep(drawn.random() * 0.002)
             mine = stop[1] if stop and stop[0] == writer else None
-            file.write(f"{write(store, race, writer, mine)!r}\n")
+            file.write(f"{write(store, plan, race, writer, mine)!r}\n")
 
 
 def run(place: str, races: int) -> Result:
     """All races in `place`, which is empty."""
     result, context = Result(races), multiprocessing.get_context("spawn")
-    start = context.Barrier(WRITERS)
+    start, store = context.Barrier(WRITERS), open_store(place, POLICY)
+    plan = make_plan(images=4 * races)
+    create_cache(store, plan)
     with tempfile.TemporaryDirectory() as folder:
         names = [f"{folder}/{writer}" for writer in range(WRITERS)]
         processes = [
@@ -128,20 +153,18 @@ def run(place: str, races: int) -> Result:
             assert len(lines) == races
             result.outcomes.update(line.strip("'").split(":")[0] for line in lines)
     result.unexplained = result.outcomes["unexplained"]
-    store = open_store(place, POLICY)
+    missing = missing_shards(store, plan, read_committed(store, plan))
     for race in range(races):
-        match sound(store, race):
-            case True:
-                result.committed += 1
-            case False:
-                result.mixed += 1
-            case None:
-                result.empty += 1
-                shard = store.sub(f"r{race}")
-                for key, _ in list(shard.sizes()):
-                    shard.delete(key)
-                write(store, race, WRITERS, None)
-                result.recovered += sound(store, race) is True
+        if verify_shard(store, race, full=True).problems:
+            result.mixed += 1
+        elif race not in missing:
+            result.committed += 1
+        else:
+            result.empty += 1
+            layers = missing[race]
+            write_shard(store, plan, race, rows(plan, race, WRITERS), {}, layers)
+            result.recovered += not verify_shard(store, race, full=True).problems
+    assert not missing_shards(store, plan, read_committed(store, plan))
     return result
 
 
