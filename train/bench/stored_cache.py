@@ -16,6 +16,7 @@ import numpy as np
 from ...pipeline.bench.synthetic_cache import bench_features, make_cache
 from ...pipeline.bench.targets import TargetReport
 from ...pipeline.cache.index import GOOD
+from ...pipeline.cache.layers import COVER, FEATURES, SAM
 from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import counted
@@ -51,7 +52,7 @@ class RemoteBench(TargetReport):
         passes = zip(
             ("first pass", "second"), self.images_per_s, self.requests, self.cpu_ms, strict=True
         )
-        epoch = self.requests[1] * COCO_TRAIN * GET_PRICE
+        epoch = self.requests[0] * COCO_TRAIN * GET_PRICE
         return [
             f"{self.place}: {counted(self.images, 'image')} of {self.bytes / 1e6:.2f} MB: "
             + ", ".join(self.fields),
@@ -80,9 +81,10 @@ def run(place: Place, *, make: int = 0, batch: int = 64, threads: int = 2) -> Re
         make_cache(place, bench_features(make, SHAPE))
     began = time.perf_counter()
     reader = CacheReader(place, "always")
-    names = {spec.name for spec in reader.plan.arrays}
     fields = [field for field in ("features", "sam") if field == "features" or reader.plan.sam]
     order = np.random.default_rng(0).permutation(np.flatnonzero(reader.rows.status == GOOD))
+    if not len(order):
+        raise ConfigError(f"{place}: holds no image yet: make it with `svp precompute --out`")
     batches = [order[k : k + batch].tolist() for k in range(0, len(order), batch)]
     first: list[float] = []
 
@@ -110,7 +112,13 @@ def run(place: Place, *, make: int = 0, batch: int = 64, threads: int = 2) -> Re
                 )
             )
     rates, requests, cpu = zip(*passes, strict=True)
-    size = sum(spec.row_bytes for spec in reader.plan.arrays if spec.name in names)
+    kinds = {FEATURES, SAM, COVER}
+    size = sum(
+        spec.row_bytes
+        for layer in reader.plan.layers
+        for spec in layer.arrays
+        if layer.kind in kinds or spec.name in SMALL
+    )
     return RemoteBench(
         str(place), len(order), (*fields, *SMALL), size, min(first), rates, requests, cpu
     )

@@ -1,12 +1,16 @@
 """`svp bench remote` on the object server: what it counts is what the server was asked."""
 
+from uuid import uuid4
+
 import pytest
 from click.testing import CliRunner
 
 from support.object_server import ObjectServer
+from support.small_cache import make_plan
 from svp.cli import main
+from svp.pipeline.cache import create_cache
 from svp.pipeline.errors import ConfigError
-from svp.pipeline.store import as_place
+from svp.pipeline.store import MemoryStore, as_place
 from svp.train.bench import stored_cache as remote
 
 
@@ -31,6 +35,13 @@ def test_requests_are_those_the_server_was_asked(
 def test_a_folder_is_refused() -> None:
     with pytest.raises(ConfigError, match="is a folder: name a cache at an address"):
         remote.run(as_place("here"))
+
+
+def test_a_cache_without_images_is_told() -> None:
+    place = MemoryStore(uuid4().hex)
+    create_cache(place, make_plan(4))
+    with pytest.raises(ConfigError, match="holds no image yet"):
+        remote.run(place)
 
 
 def test_the_command_prints_rates(bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
