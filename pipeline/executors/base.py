@@ -200,6 +200,12 @@ class Requeued(Event):
     kind = "shard_requeued"
 
 
+class Collided(Event):
+    """Another writer has made files of the shard with other bytes: it is tried again later."""
+
+    kind = "shard_collided"
+
+
 class Hung(Event):
     """The worker took longer than the time limit and was ended."""
 
@@ -267,7 +273,7 @@ class Pool(ABC):
 
     @abstractmethod
     def submit(self, worker: int, job: Job) -> None:
-        """Give `job` to a worker whose last event was Ready or Done."""
+        """Give `job` to a worker that is ready and has none."""
 
     @abstractmethod
     def wait(self, timeout: float) -> list[Event]:

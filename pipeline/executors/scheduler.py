@@ -1,7 +1,8 @@
 """The scheduler of all executors: give the jobs of a `ShardQueue` to workers, and replace workers.
 
-Every attempt at a shard is on a fresh worker. An `SvpError` from a worker (disk full, wrong weights)
-would recur on every shard: it ends the run.
+A shard is tried again on a fresh worker. An `SvpError` from a worker (disk full, wrong weights) would
+recur on every shard: it ends the run, unless it says that another writer has computed other bytes
+of this one.
 
 A worker that ends before it is ready is started again after a pause (`false_starts`), or left out.
 On a cluster a place where no worker gets ready, or where another svp or another library would
@@ -17,6 +18,7 @@ from contextlib import AbstractContextManager, closing
 
 from ..display import counted, duration
 from ..errors import CacheError, SvpError
+from ..store import OtherBytesError
 from .base import (
     BatchDone,
     Died,
@@ -107,7 +109,7 @@ class Scheduler:
     ) -> None:
         self.pool, self.timeout = pool, timeout
         self.least, self.patience, self.clock = least, patience, clock
-        self.queue = ShardQueue(task, shards, max_tries) if queue is None else queue
+        self.queue = ShardQueue(task, shards, max_tries, clock) if queue is None else queue
 
         # Every worker that was started is idle, busy, resting until its next start, out for good,
         # or else loading its models.
@@ -189,6 +191,16 @@ class Scheduler:
             "mend the cause (`svp doctor` checks a machine) and give the same command again"
         )
 
+    def _release(self, worker: int) -> Job:
+        """Take the job from a worker that is sound and can have another one."""
+        job, _ = self.busy.pop(worker)
+        self.failures[self.places[worker]] = 0
+        if worker in self.leaving:
+            self._restart(worker)
+        else:
+            self.idle.add(worker)
+        return job
+
     def _dispatch(self) -> None:
         while self.idle and (job := self.queue.take()):
             worker = min(self.idle)
@@ -211,13 +223,7 @@ class Scheduler:
                 if job is not None and job.rows is None and event.shard == job.shard:
                     yield event
             case Done():
-                job, _ = self.busy.pop(worker)
-                self.failures[self.places[worker]] = 0
-                if worker in self.leaving:
-                    self._restart(worker)
-                else:
-                    self.idle.add(worker)
-                yield from self.queue.done(job, event)
+                yield from self.queue.done(self._release(worker), event)
             case Draining():
                 yield event
                 self._leave(worker)
@@ -226,6 +232,8 @@ class Scheduler:
                     raise CacheError(event.detail)
                 yield event
                 yield from self._false_start(event, final=True)
+            case Failed(error=OtherBytesError()) if worker in self.busy:
+                yield from self.queue.collided(self._release(worker), event)
             case Failed():
                 # While it loads its models: on a cluster the machine may lack a file or a mount.
                 started = worker in self.busy or not self.pool.elastic

@@ -82,15 +82,13 @@ class ClaimedQueue(ShardQueue):
         others: Callable[[int], None] = lambda images: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(task, (), max_tries)
-        self._claims, self._cache, self._others, self._clock = (
-            claims,
-            open_store(cache),
-            others,
-            clock,
-        )
+        super().__init__(task, (), max_tries, clock)
+        self._claims, self._cache, self._others = claims, open_store(cache), others
         self._last = {shard: layers[-1] for shard, layers in missing.items()}  # layer written last
         self._open = set(missing)  # neither seen to be committed nor claimed or abandoned here
+        self._due: dict[
+            int, float
+        ] = {}  # those of the open shards that this process leaves till then
         self._order = deque(claims.order(self._open))
         self._look_at = clock() + LOOK_S
         self._poll_at = 0.0
@@ -116,6 +114,13 @@ class ClaimedQueue(ShardQueue):
         self._claims.fail(str(shard), why)
         yield from super()._abandon(shard, why)
 
+    def _postpone(self, job: Job, due: float) -> None:
+        # Another process may be of the kind that computes the bytes that are there.
+        self._claims.give_back(str(job.shard))
+        self._searches.pop(job.shard, None)
+        self._due[job.shard] = due
+        self._open.add(job.shard)
+
     def _claim(self) -> int | None:
         """A shard that this process claims; None if others have all that are left."""
         began = self._clock()
@@ -128,6 +133,8 @@ class ClaimedQueue(ShardQueue):
             self._order = self._order or deque(self._claims.order(self._open))
         while self._order:
             if (shard := self._order.popleft()) not in self._open:
+                continue
+            if shard in self._due and self._clock() < self._due[shard]:
                 continue
             if self._claims.take(str(shard)):
                 if not exists(self._cache, manifest_key(self._last[shard].folder, shard)):

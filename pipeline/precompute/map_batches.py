@@ -5,6 +5,7 @@ so an engine may run a batch twice. What its own run lacks (time limits, the sea
 that kills its process, the index) the same `svp precompute` adds at the end.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +25,11 @@ from ..executors.base import Done, ExecutorOptions, Failed, Job, JobReport, Refu
 from ..executors.worker import Setup, WorkerRuntime
 from ..process import pick_device
 from ..records import LocalPaths
-from ..store import Place, as_place, open_store
+from ..store import OtherBytesError, Place, as_place, open_store
 from .lender import lenders
 from .shard_task import ShardTask
+
+log = logging.getLogger(__name__)
 
 Batch = Mapping[str, NDArray[Any]]
 
@@ -104,6 +107,10 @@ class Precompute:
 
     def _compute(self, shard: int) -> JobReport:
         *_, last = self._worker.do(Job(shard))
+        if isinstance(last, Failed) and isinstance(last.error, OtherBytesError):
+            # The engine may have given the shard to another machine: what that has committed stands.
+            log.warning(f"shard {shard}: {last.detail}")
+            *_, last = self._worker.do(Job(shard))
         if isinstance(last, Done):
             return last.report
         raise CacheError(f"shard {shard}: {last.detail}")

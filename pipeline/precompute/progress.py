@@ -28,6 +28,7 @@ from ..errors import CacheError, MissingError
 from ..executors.base import (
     Abandoned,
     BatchDone,
+    Collided,
     Died,
     Done,
     Draining,
@@ -50,7 +51,9 @@ log = logging.getLogger(__name__)
 
 PLAIN_EVERY_S = 10.0
 WINDOW_S = 300.0  # what the rate is taken over
-LASTING = (Failed, SearchStarted, Poisoned, Abandoned, FalseStart, LeftOut, Draining, Requeued)
+LASTING = (
+    Failed, Collided, SearchStarted, Poisoned, Abandoned, FalseStart, LeftOut, Draining, Requeued,
+)  # fmt: skip
 
 
 class Tally:
@@ -95,7 +98,7 @@ class Tally:
                 self._note()
             case Died() | Hung() | LeftOut():
                 self.trouble[event.kind] += 1
-            case Failed() | Abandoned() | Requeued():
+            case Failed() | Collided() | Abandoned() | Requeued():
                 self.trouble[event.kind] += 1
                 self._under_way.pop(event.shard, None)
         if isinstance(event, Abandoned) and event.shard is not None:
@@ -213,7 +216,7 @@ def _first_line(event: Event) -> str:
     text = event.detail.strip().partition("\n")[0] or ", ".join(
         f"{name} {value}" for name, value in event.result.items()
     )
-    return shorten(text, 200)
+    return shorten(text, 600)
 
 
 STATUS, EVENTS, FAILURES = "status.json", "events.jsonl", "failures.jsonl"

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from support.mock_task import MockTask
+from svp.pipeline.cache.writer import LEASE_S
 from svp.pipeline.errors import CacheError, MissingError
 from svp.pipeline.executors import Event, Job
 from svp.pipeline.executors.base import (
     Abandoned,
     BatchDone,
+    Collided,
     Died,
     Done,
     Draining,
@@ -28,7 +30,8 @@ from svp.pipeline.executors.base import (
 )
 from svp.pipeline.executors.false_starts import FalseStarts, in_short
 from svp.pipeline.executors.scheduler import Scheduler
-from svp.pipeline.executors.shard_queue import MAX_MACHINES_LOST
+from svp.pipeline.executors.shard_queue import FIRST_PAUSE_S, MAX_COLLISIONS, MAX_MACHINES_LOST
+from svp.pipeline.store import OtherBytesError
 
 TRACEBACK = (
     "Traceback (most recent call last):\n  File x\nModuleNotFoundError: No module named 'svp'"
@@ -357,3 +360,46 @@ def test_fewer_workers_than_asked_for_end_the_run_only_after_a_while() -> None:
 def test_the_last_line_of_a_traceback_comes_first() -> None:
     assert in_short(TRACEBACK).splitlines()[0] == "ModuleNotFoundError: No module named 'svp'"
     assert in_short("exit code 7") == "exit code 7"
+
+
+@dataclass
+class OtherKind(Cluster):
+    """Of shard 1 another writer has made files with other bytes, which the first attempts meet."""
+
+    meet: int = 1
+    when: list[float] = field(default_factory=list)
+
+    def wait(self, timeout: float) -> list[Event]:
+        return [
+            self._met(event)
+            if isinstance(event, Done) and event.shard == 1 and len(self.when) < self.meet
+            else event
+            for event in super().wait(timeout)
+        ]
+
+    def _met(self, event: Event) -> Event:
+        self.when.append(self.now)
+        error = OtherBytesError("c/dino/c/1/0", "aa", "bb", "node2, H200", "node1, A100")
+        return Failed(event.shard, event.worker, str(error), error=error)
+
+
+def test_a_shard_that_another_writer_has_with_other_bytes_is_put_back() -> None:
+    cluster = OtherKind({"good": Machine()})
+    events = run(cluster, 4)
+    (met,) = of(Collided, events)
+    assert met.shard == 1 and "by node1, A100, now aa by node2, H200" in met.detail
+    assert [e.shard for e in of(Done, events)] == [0, 2, 3, 1]
+    assert cluster.given[-1][0] - cluster.when[0] >= FIRST_PAUSE_S
+    assert len(cluster.starts) == 1, "its worker goes on"
+
+
+def test_a_shard_whose_other_bytes_stay_in_the_way_is_abandoned() -> None:
+    cluster = OtherKind({"good": Machine()}, meet=MAX_COLLISIONS + 1)
+    events = run(cluster, 4, tries=1)
+    assert len(of(Collided, events)) == MAX_COLLISIONS + 1 and not of(Failed, events)
+    (end,) = of(Abandoned, events)
+    assert end.shard == 1 and "by node1, A100, now aa by node2, H200" in end.detail
+    assert [e.shard for e in of(Done, events)] == [0, 2, 3]
+    assert cluster.when[-1] - cluster.when[0] > LEASE_S, (
+        "files of a killed writer are cleared before"
+    )

@@ -1,9 +1,12 @@
 """`--join`: processes that come, go and are killed make the cache of one process, to the byte."""
 
+import json
+import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,13 @@ import pytest
 from support import fake_run
 from support.fleet import Fleet
 from support.kill_trials import tree
+from support.other_writer import other_writer
+from svp.pipeline.cache import writer
 from svp.pipeline.cache.create import require_no_other
 from svp.pipeline.cache.layout import CLAIMS, LOGS
 from svp.pipeline.errors import CacheError, ConfigError, PlanMismatchError
+from svp.pipeline.executors import shard_queue
+from svp.pipeline.executors.base import Event
 from svp.pipeline.executors.shard_queue import MAX_MACHINES_LOST
 from svp.pipeline.precompute import join
 from svp.pipeline.precompute.run import RunOptions
@@ -211,6 +218,36 @@ def test_a_run_alone_clears_what_a_fleet_left(fleet: Fleet, world: Path) -> None
     report = fake_run.run(fleet.cache, world / "images", RunOptions(workers=0))
     assert report.complete and claims(fleet.cache) == []
     assert tree(fleet.cache) == tree(world / "clean")
+
+
+@pytest.mark.parametrize("join", [False, True])
+@pytest.mark.parametrize("ends", ["killed", "commits"])
+def test_a_shard_of_which_another_writer_has_other_bytes_is_tried_later(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, join: bool
+) -> None:
+    """Its files are young: it may be at work. Then it commits, or they get too old."""
+    cache = Path(shutil.copytree(world / "clean", tmp_path / "c"))
+    commit = other_writer(cache, world / "images", 2)
+    collided = shard_queue.ShardQueue.collided
+
+    def then(*given: object) -> Iterator[Event]:
+        yield from collided(*given)  # type: ignore[arg-type]
+        if ends == "commits":
+            commit()
+        else:
+            later = time.time() + writer.LEASE_S + 1
+            monkeypatch.setattr(time, "time", lambda: later)
+
+    monkeypatch.setattr(shard_queue.ShardQueue, "collided", then)
+    monkeypatch.setattr(shard_queue, "FIRST_PAUSE_S", 0.0)
+    options = RunOptions(workers=0, join=join)
+    report = fake_run.run(cache, world / "images", options)
+    assert report.complete and report.exit_code == 0 and claims(cache) == []
+    assert tree(cache) == tree(tmp_path / "elsewhere/c" if ends == "commits" else world / "clean")
+    events = (cache / LOGS / "events.jsonl").read_text().splitlines()
+    (met,) = (one for one in map(json.loads, events) if one["kind"] == "shard_collided")
+    assert met["shard"] == 2 and "other bytes" in met["detail"]
+    assert f"-{os.getpid()}, " in met["detail"], "this writer is named too"
 
 
 def test_joining_a_finished_cache_does_nothing(world: Path, tmp_path: Path) -> None:

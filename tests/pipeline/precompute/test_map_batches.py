@@ -10,6 +10,7 @@ import pytest
 import svp
 from support import ROOT, fake_run
 from support.kill_trials import tree
+from support.other_writer import other_writer
 from svp.pipeline.cache import CacheReader
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.precompute import map_batches
@@ -71,6 +72,27 @@ def test_a_shard_that_fails_is_named_and_left_to_the_run(
     bad = CacheReader(planned).quarantined
     assert [(one.image_id, one.reason) for one in bad] == [(14, "too-odd")]
     assert svp.Precompute.missing_shards(planned) == [1, 3, 4, 5, 6]
+
+
+def test_a_shard_that_another_machine_has_committed_with_other_bytes_stands(
+    planned: Path, world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine that has lost a machine from sight gives its shard out again."""
+    commit, do = other_writer(planned, world / "images", 1), map_batches.WorkerRuntime.do
+    monkeypatch.setenv("FAKE_RUN", "{}")
+    compute = svp.Precompute(planned, LocalPaths(world / "images"))
+    with pytest.raises(CacheError, match="shard 1: .*exists with other bytes"):
+        compute({"shard": np.array([1])})
+
+    def commits_meanwhile(*given: Any) -> Any:
+        yield from do(*given)
+        commit()
+
+    monkeypatch.setattr(map_batches.WorkerRuntime, "do", commits_meanwhile)
+    caplog.clear()
+    assert compute({"shard": np.array([1])})["images"].tolist() == [0]
+    assert "shard 1: " in caplog.text and "exists with other bytes" in caplog.text
+    assert svp.Precompute.missing_shards(planned) == [2, 3, 4, 5, 6]
 
 
 def test_other_libraries_than_the_plans_are_refused(

@@ -111,14 +111,30 @@ CACHE_FAULTS = (
         "two writers of one shard with unequal bytes; one killed before its manifest, or too slow; "
         "two that make the cache at once",
         "the first commit stands and the other is told of both makers; what a dead writer left is "
-        "cleared, a living one's is not; files of two writers are never mixed",
-        tests(
-            "pipeline/cache/test_stored_cache",
-            "what_is_committed_is_never_replaced",
-            "what_a_dead_writer_left_is_cleared_and_a_living_ones_is_not",
-            "a_slow_writer_gives_up_before_its_files_may_be_cleared",
-            "files_of_the_loser_are_not_left_among_those_of_the_commit",
-            "a_cache_made_by_two_at_once_has_one_plan",
+        "cleared, a living one's is not; files of two writers are never mixed; the run continues and tries "
+        "the shard later",
+        (
+            *tests(
+                "pipeline/cache/test_stored_cache",
+                "what_is_committed_is_never_replaced",
+                "what_a_dead_writer_left_is_cleared_and_a_living_ones_is_not",
+                "a_slow_writer_gives_up_before_its_files_may_be_cleared",
+                "files_of_the_loser_are_not_left_among_those_of_the_commit",
+                "a_cache_made_by_two_at_once_has_one_plan",
+            ),
+            *tests(
+                "pipeline/executors/test_scheduler",
+                "a_shard_that_another_writer_has_with_other_bytes_is_put_back",
+                "a_shard_whose_other_bytes_stay_in_the_way_is_abandoned",
+            ),
+            *tests(
+                "pipeline/precompute/test_join",
+                "a_shard_of_which_another_writer_has_other_bytes_is_tried_later",
+            ),
+            *tests(
+                "pipeline/precompute/test_map_batches",
+                "a_shard_that_another_machine_has_committed_with_other_bytes_stands",
+            ),
         ),
     ),
     Row(
