@@ -36,6 +36,7 @@ from ..io.atomic import (
 )
 from ..io.binary import read_at
 from ..io.paths import refuse_links
+from .open_file import MAKER, OpenFile, digest_of, maker_of, tag_of, unreadable
 from .protocol import (
     MAX_MAKER,
     Created,
@@ -51,8 +52,6 @@ from .protocol import (
     missing,
 )
 
-MAKER = "user.svp.maker"
-BLOCK = 1 << 20
 MOST_KNOWN = 10_000
 _durable: set[Path] = set()  # folders whose names were synced by this process
 # `create` starts again if the file it met is deleted before it is compared, as a repair may do.
@@ -85,13 +84,15 @@ class FolderStore:
         path = self.root / check_key(key, self.where())
         if path.parent not in self._plain or path.is_symlink():
             refuse_links(self.top, path)
+            if len(self._plain) > MOST_KNOWN:
+                self._plain.clear()
             self._plain.add(path.parent)
         return path
 
     def stat(self, key: str) -> Stat:
         with self._opened(key) as fd:
             found = os.fstat(fd)
-            return Stat(found.st_size, _tag(found), _maker(fd), found.st_mtime)
+            return Stat(found.st_size, tag_of(found), maker_of(fd), found.st_mtime)
 
     def read(self, key: str, limit: int) -> bytes:
         return self.read_tagged(key, limit)[0]
@@ -104,7 +105,7 @@ class FolderStore:
             data = bytearray(found.st_size)
             if read_at(fd, [memoryview(data)], 0) < len(data):
                 raise bad_size(self.where(key), 0, limit)
-        return bytes(data), _tag(found)
+        return bytes(data), tag_of(found)
 
     def tail(self, key: str, n: int) -> tuple[bytes, int]:
         with self._opened(key) as fd:
@@ -115,11 +116,11 @@ class FolderStore:
 
     def open(self, key: str) -> File:
         with self._opened(key) as fd:
-            return _Opened(os.dup(fd), self.path(key))
+            return OpenFile(os.dup(fd), self.path(key))
 
     def digest(self, key: str) -> tuple[int, str]:
         with self._opened(key) as fd:
-            return _digest(fd)
+            return digest_of(fd)
 
     def read_many(self, reads: Sequence[Read]) -> None:
         by_key: dict[str, list[Read]] = {}
@@ -185,7 +186,7 @@ class FolderStore:
             fd = os.dup(temp.fd)
             try:
                 temp.commit()
-                tag = _tag(os.fstat(fd))
+                tag = tag_of(os.fstat(fd))
             finally:
                 os.close(fd)
         self._sync(path)
@@ -217,7 +218,7 @@ class FolderStore:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                raise _unreadable(self.root / folder, error) from None
+                raise unreadable(self.root / folder, error) from None
             for entry in entries:
                 key = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
@@ -225,7 +226,7 @@ class FolderStore:
                 elif entry.is_file(follow_symlinks=False):
                     with suppress(FileNotFoundError):
                         found = entry.stat(follow_symlinks=False)
-                        yield key, Stat(found.st_size, _tag(found), "", found.st_mtime)
+                        yield key, Stat(found.st_size, tag_of(found), "", found.st_mtime)
 
     def sizes_of(self, keys: Sequence[str]) -> dict[str, int]:
         found = {}
@@ -244,6 +245,7 @@ class FolderStore:
             with writing(path):
                 shutil.rmtree(path)
             sync_folder(path.parent)
+            _durable.difference_update({one for one in _durable if one.is_relative_to(path)})
 
     def require_create(self) -> None:
         key = f"probe-{uuid4().hex}"
@@ -285,9 +287,9 @@ class FolderStore:
         """Size, xxh3_64 and maker of a file that is there, its bytes durable; None if it is not."""
         try:
             with self._opened(key) as fd:
-                size, digest = _digest(fd)
+                size, digest = digest_of(fd)
                 os.fsync(fd)
-                return size, digest, _maker(fd)
+                return size, digest, maker_of(fd)
         except MissingError:
             return None
 
@@ -306,7 +308,7 @@ class FolderStore:
             return
         try:
             with self._opened(key) as fd:
-                if _tag(os.fstat(fd)) == if_match:
+                if tag_of(os.fstat(fd)) == if_match:
                     return
         except MissingError:
             pass
@@ -321,7 +323,7 @@ class FolderStore:
         except (FileNotFoundError, NotADirectoryError):
             raise missing(str(path)) from None
         except OSError as error:
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
         try:
             mode = os.fstat(fd).st_mode
             if stat.S_ISDIR(mode):
@@ -332,7 +334,7 @@ class FolderStore:
         except OSError as error:
             if isinstance(error, MissingError):
                 raise
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
         finally:
             os.close(fd)
 
@@ -355,56 +357,6 @@ class FolderStore:
             os.close(fd)
 
 
-class _Opened:
-    """`File` of an open descriptor, which is closed when the last user lets go of the object."""
-
-    __slots__ = ("fd", "path")
-
-    def __init__(self, fd: int, path: Path) -> None:
-        self.fd, self.path = fd, path
-
-    def __del__(self) -> None:
-        os.close(self.fd)
-
-    def tail(self, n: int) -> tuple[bytes, int]:
-        try:
-            size = os.fstat(self.fd).st_size
-            data = bytearray(min(n, size))
-            done = read_at(self.fd, [memoryview(data)], size - len(data)) if data else 0
-        except OSError as error:
-            raise _unreadable(self.path, error) from None
-        return bytes(data[:done]), size
-
-    def read(self, views: Sequence[memoryview], offset: int) -> int:
-        try:
-            return read_at(self.fd, views, offset)
-        except OSError as error:
-            raise _unreadable(self.path, error) from None
-
-
 def open_folder(path: Path) -> FolderStore:
     """The store in `path`, which need not exist yet."""
     return FolderStore(path, path)
-
-
-def _unreadable(path: Path, error: OSError) -> CacheError:
-    return CacheError(f"{show(str(path), 300)}: cannot be read: {error.strerror}")
-
-
-def _digest(fd: int) -> tuple[int, str]:
-    digest, buffer, size = xxhash.xxh3_64(), bytearray(BLOCK), 0
-    while done := os.preadv(fd, [buffer], size):
-        digest.update(memoryview(buffer)[:done])
-        size += done
-    return size, digest.hexdigest()
-
-
-def _tag(found: os.stat_result) -> str:
-    return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
-
-
-def _maker(fd: int) -> str:
-    try:
-        return os.getxattr(fd, MAKER).decode(errors="replace")
-    except (OSError, AttributeError):
-        return ""

@@ -11,6 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from os.path import commonprefix
@@ -56,6 +57,7 @@ MAX_PUT = 5 << 30  # bytes in one request, of S3
 LIST_CHUNK = 50
 ATTEMPTS = 10
 FEW = 4  # sizes asked for one by one
+DELETING = 32  # deletions at once
 # A request that fails for so long is told in the log: the program looks as if it hung.
 QUIET_SECONDS = 5.0
 
@@ -269,8 +271,9 @@ class ObjectStore:
         return {key: size for key, size in self.sizes("/".join(folder)) if key in wanted}
 
     def delete_below(self, prefix: str) -> None:
-        for key, _ in list(self.sizes(prefix)):
-            self.delete(key)
+        keys = [key for key, _ in self.sizes(prefix)]
+        with ThreadPoolExecutor(DELETING) as pool:
+            list(pool.map(self.delete, keys))
 
     def require_create(self) -> None:
         key = f"probe-{uuid4().hex}"

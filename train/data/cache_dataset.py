@@ -14,8 +14,9 @@ from torch.utils.data import Dataset, default_collate
 
 from ...pipeline.cache.index import GOOD
 from ...pipeline.cache.plan import Plan, chosen_view
-from ...pipeline.cache.reader import SMALL, CacheReader, Verify
+from ...pipeline.cache.reader import CacheReader, Verify
 from ...pipeline.cache.schema import spec_of
+from ...pipeline.cache.superpixel_rows import SMALL
 from ...pipeline.display import counted, show
 from ...pipeline.errors import CacheError, ConfigError
 from ...pipeline.masks import rle
