@@ -91,6 +91,17 @@ def test_file_and_folders_are_durable_on_return(
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
+def test_folders_that_were_deleted_are_made_durable_anew(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create("a/b/c", [b"1"])
+    store.delete_below("a")
+    found = synced(monkeypatch)
+    store.create("a/b/c", [b"1"])
+    assert [Path(name) for name in found[1:]] == [store.root / name for name in ("a/b", "a", "")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")
 def test_replacements_and_deletions_are_durable(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
