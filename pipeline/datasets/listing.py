@@ -64,7 +64,7 @@ class Listing:
     passed    files that are not JPEG, PNG or WEBP, by suffix
     archives  tar and parquet files that hold photographs of the folder, and the number of these
     damaged   of these, the ones that could not be read to their end: (name, why, photographs found)
-    unsafe    members of tar files whose names are refused
+    unsafe    members of tar files, and objects, whose names are refused
     others    members of tar files that are no photographs, or hidden
     stats     of object storage: sizes and tags by name; of a member those of its tar file
     """
@@ -103,7 +103,9 @@ class Listing:
             what = counted(self.others, "member")
             yield f"skipped: {what} of these not JPEG, PNG or WEBP, or hidden"
         if self.unsafe:
-            yield f"skipped: {counted(self.unsafe, 'member')} of tar files with unsafe names"
+            objects = " or objects" if self.stats else ""
+            what = counted(self.unsafe, "member")
+            yield f"skipped: {what} of tar files{objects} with unsafe names"
         for name, why, photos in self.damaged[:12]:
             left = (
                 counted(photos, "photograph") + f" before it {'is' if photos == 1 else 'are'} used"

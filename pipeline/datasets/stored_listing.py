@@ -29,15 +29,18 @@ HOLDERS = (ARCHIVE, ROWS)  # suffixes of files that hold photographs
 def list_stored(root: Path) -> Listing:
     """The photographs below the address `root`, or in the one tar or parquet file that it names.
 
-    Raises MissingError if there is no such bucket or nothing below the address, CacheError if the
-    service fails.
+    Raises MissingError if there is no such bucket or nothing below the address, DataError if it is
+    that of another file, CacheError if the service fails.
     """
     found = Listing(root, stats=listing(root))
-    if not found.stats and root.suffix in HOLDERS and len(root.parts) > 2:
-        with suppress(MissingError):
-            stats = {root.name: store_of(root.parent).stat(root.name)}
-            root = root.parent
-            found = Listing(root, stats=stats)
+    if not found.stats and (stat := _one_object(root)) is not None:
+        if root.suffix not in HOLDERS:
+            raise DataError(
+                f"{show(root_name(root), 300)}: is one object, no tar or parquet file: give the "
+                "address above it; annotations are read from this machine, with --images ADDRESS"
+            )
+        found = Listing(root.parent, stats={root.name: stat})
+        root = root.parent
     if not found.stats:
         raise MissingError(
             f"{show(root_name(root), 300)}: no object below this address: is the prefix right?"
@@ -57,7 +60,7 @@ def list_stored(root: Path) -> Listing:
             found.names.append(key)
         elif suffix:
             _pass_over(key, suffix.lower(), found)
-        elif found.stats[key].bytes:  # else the mark of a folder
+        elif found.stats[key].bytes:  # else the mark of an empty folder
             unclear.append(key)
 
     for pairs in in_flight(lambda key: is_readable_kind(StoredPhoto(store, key)), unclear):
@@ -70,6 +73,14 @@ def list_stored(root: Path) -> Listing:
     found.names.sort()
     found.archives = dict(sorted(found.archives.items()))
     return found
+
+
+def _one_object(root: Path) -> Stat | None:
+    """The object that an address names, None if there is none."""
+    if len(root.parts) > 2:
+        with suppress(MissingError, DataError):
+            return store_of(root.parent).stat(root.name)
+    return None
 
 
 def _is_plain(key: str, found: Listing) -> bool:

@@ -51,13 +51,28 @@ def root_name(root: Path) -> str:
 
 
 def listing(root: Path) -> dict[str, Stat]:
-    """Sizes and tags of the objects below an address, by name; empty for a folder, and unasked."""
+    """Sizes and tags of the objects below an address, by name; empty for a folder, and unasked.
+
+    Without what services keep for a folder itself: an object of its name and a slash, which stores
+    list without the slash.
+    """
     found: dict[str, Stat] = {}
     tell = Progress()
     for key, stat in store_of(root).stats() if is_url(root) else ():
         found[key] = stat
         tell(f"{root_name(root)}: {counted(len(found), 'object')} listed")
+    found.pop("", None)
+    if marks := {key for key, stat in found.items() if not stat.bytes}:
+        for folder in marks & {key[:at] for key in found for at in _slashes(key)}:
+            del found[folder]
     return found
+
+
+def _slashes(key: str) -> Iterator[int]:
+    at = key.find("/")
+    while at >= 0:
+        yield at
+        at = key.find("/", at + 1)
 
 
 class Progress:

@@ -200,6 +200,46 @@ def test_what_is_no_name_of_a_photograph_is_counted(bucket: ObjectServer) -> Non
     found = list_stored(Path("s3://tests/photos"))
     assert (found.names, found.hidden, found.unsafe) == (["good.jpg"], 1, 1)
     assert not found.passed
+    assert "skipped: 1 member of tar files or objects with unsafe names" in found.notices()
+
+
+def test_marks_of_folders_are_no_files(bucket: ObjectServer) -> None:
+    """As the console of S3 makes them: an object of the folder's name and a slash."""
+    store = open_store("s3://tests/photos")
+    for key in ("a.jpg", "in.2017/b.jpg", "c.jpg/d.jpg"):
+        store.replace(key, encoded(1))
+    store.replace("empty.jpg", b"")
+    for mark in ("", "in.2017/", "c.jpg/"):
+        bucket.put(f"tests/photos/{mark}", b"")
+    assert len([*store.stats()]) == 7
+    assert listing(Path("s3://tests/photos")).keys() == {
+        "a.jpg", "in.2017/b.jpg", "c.jpg/d.jpg", "empty.jpg"
+    }  # fmt: skip
+    found = list_stored(Path("s3://tests/photos"))
+    assert found.names == ["a.jpg", "c.jpg/d.jpg", "empty.jpg", "in.2017/b.jpg"]
+    assert found.notices() == []
+
+
+@pytest.mark.parametrize("name", [
+    "sp ace.jpg", "p%20c.jpg", "p%2Fd.jpg", "100%.jpg", "a+b.jpg", "q?x.jpg", "h#1.jpg", "am&p.jpg",
+    "\u65e5\u672c/\u5199.jpg", "e\u0301.jpg", "'q\".jpg", "a;b=c.jpg", "[x].jpg", "star*.jpg", "UP.JPG", "dot./a.jpg",
+    "sp /b.jpg", "\U0001f600.jpg",
+])  # fmt: skip
+def test_an_object_may_have_any_name_that_a_file_may_have(bucket: ObjectServer, name: str) -> None:
+    open_store("s3://tests/photos").replace(name, encoded(1))
+    root = Path("s3://tests/photos")
+    assert list_stored(root).names == [name]
+    assert read_record(root, ImageRecord(1, name, 0, 0)).shape == (31, 40, 3)
+
+
+def test_one_object_that_is_no_archive_says_what_to_give(bucket: ObjectServer) -> None:
+    store = open_store("s3://tests/photos")
+    for key in ("a.jpg", "data.jsonl"):
+        store.replace(key, encoded(1))
+        with pytest.raises(DataError, match=rf"s3://tests/photos/{key}: is one object.*above it"):
+            open_dataset(f"s3://tests/photos/{key}")
+    with pytest.raises(MissingError, match="no object below this address"):
+        open_dataset("s3://tests/photos/~a.jpg")  # a name that no object of svp has
 
 
 def test_annotations_find_their_photographs_below_an_address(bucket: ObjectServer) -> None:
