@@ -19,7 +19,7 @@ from ..errors import MissingError
 from ..io.paths import check_name, safe_join
 from ..store import Stat, check_key, is_url
 from .parquet_rows import RowPhoto
-from .stored_photos import StoredPhoto, store_of
+from .stored_photos import Section, StoredPhoto, store_of
 
 ARCHIVE = ".tar"
 _ARCHIVE = re.compile(r"(.+?\.tar)/(.+)", re.DOTALL)
@@ -94,31 +94,15 @@ Photo = PhotoFile | StoredPhoto | RowPhoto
 """The bytes of a photograph, wherever it lies."""
 
 
-class _Part(io.RawIOBase):
+class _Part(Section):
     """`size` bytes of a file as a file."""
 
     def __init__(self, file: io.BufferedReader, first: int, size: int) -> None:
-        super().__init__()
-        self._file, self._first, self._size, self._at = file, first, size, 0
+        super().__init__(size)
+        self._file, self._first = file, first
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise OSError("negative seek position")
-        self._at = start + offset
-        return self._at
-
-    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
-        done = os.preadv(self._file.fileno(), [view], self._first + self._at) if view else 0
-        self._at += done
-        return done
+    def _read_into(self, view: memoryview, first: int) -> int:
+        return os.preadv(self._file.fileno(), [view], self._first + first)
 
     def close(self) -> None:
         self._file.close()

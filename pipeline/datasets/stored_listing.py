@@ -63,7 +63,10 @@ def list_stored(root: Path) -> Listing:
         elif found.stats[key].bytes:  # else the mark of an empty folder
             unclear.append(key)
 
-    for pairs in in_flight(lambda key: is_readable_kind(StoredPhoto(store, key)), unclear):
+    def is_photo(key: str) -> bool:
+        return is_readable_kind(StoredPhoto(store, key, bytes=found.stats[key].bytes))
+
+    for pairs in in_flight(is_photo, unclear):
         for key, readable in pairs:
             if readable:
                 found.names.append(key)

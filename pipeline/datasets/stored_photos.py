@@ -182,12 +182,16 @@ class _Window:
         return memoryview(self._data)[start : start + size]
 
 
-class _File(io.RawIOBase):
-    """`size` bytes as a file; `get(first, size)` gives a part of them."""
+class Section(io.RawIOBase):
+    """`size` bytes as a file that can be read and sought; `_read_into` reads a part of them."""
 
-    def __init__(self, size: int, get: Callable[[int, int], memoryview]) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self._size, self._get, self._at = size, get, 0
+        self._size, self._at = size, 0
+
+    def _read_into(self, view: memoryview, first: int) -> int:
+        """Fill `view` with what starts at byte `first`; the number of bytes that were there."""
+        raise NotImplementedError
 
     def readable(self) -> bool:
         return True
@@ -202,21 +206,27 @@ class _File(io.RawIOBase):
         self._at = start + offset
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")
-        size = max(0, min(len(view), self._size - self._at))
-        if size:
-            view[:size] = self._get(self._at, size)
-        self._at += size
-        return size
+        view = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        done = self._read_into(view, self._at) if view else 0
+        self._at += done
+        return done
 
-    def readall(self) -> bytes:
-        size = max(0, self._size - self._at)
-        data = bytes(self._get(self._at, size)) if size else b""
-        self._at += size
+
+class _File(Section):
+    """`size` bytes as a file; `get(first, size)` gives a part of them."""
+
+    def __init__(self, size: int, get: Callable[[int, int], memoryview]) -> None:
+        super().__init__(size)
+        self._get = get
+
+    def _read_into(self, view: memoryview, first: int) -> int:
+        view[:] = self._get(first, len(view))
+        return len(view)
+
+    def readall(self) -> bytes:  # at once, not in pieces
+        data = bytes(self._get(self._at, rest)) if (rest := self._size - self._at) > 0 else b""
+        self._at += len(data)
         return data
 
 

@@ -19,9 +19,9 @@ from .coordinates import require_placed, survey, systematic
 from .detect import Given, Options, load
 from .expressions import expression_problem
 from .image_roots import image_root
-from .images import mislabelled, read_record
+from .images import mislabelled, read_image
 from .leakage import overlaps
-from .photo_files import photo_file
+from .photo_files import Photo, known_size, photo_file
 from .photo_headers import QUARANTINE, Photos, look_at
 from .problems import Faults
 from .published_counts import compare, count
@@ -131,9 +131,11 @@ def _check_images(
     wrong_names = 0
     for done, record in enumerate(records, 1):
         if record.path not in photos.bad:
+            size = known_size(record.path, found.listed.get(record.path))
+            photo = photo_file(found.root, record.path, "image", size)
             if decode:
-                _decode(found.root, record, photos)
-            wrong_names += _mislabelled(found.root, record)
+                _decode(photo, record, photos)
+            wrong_names += mislabelled(photo) is not None
         on_image(done, len(records))
     for record in records:
         if record.path in photos.bad:
@@ -152,13 +154,9 @@ def _check_images(
     }
 
 
-def _mislabelled(root: Path, record: ImageRecord) -> bool:
-    return mislabelled(photo_file(root, record.path, "image")) is not None
-
-
-def _decode(root: Path, record: ImageRecord, photos: Photos) -> None:
+def _decode(photo: Photo, record: ImageRecord, photos: Photos) -> None:
     try:
-        read_record(root, record)
+        read_image(photo, record)
     except ImageError as error:
         photos.bad[record.path] = error.reason, str(error)
 

@@ -292,6 +292,11 @@ def test_the_check_command_reads_an_address(photos: Path, bucket: ObjectServer) 
     images = report.groups["images"]
     assert images["root"] == "s3://tests/photos" and images["good"] == 7
     assert images["truncated"] == images["empty"] == 1
+    bucket.set()
+    check("s3://tests/photos")
+    # The first bytes of the two without suffix, the seven photographs, and twice the broken one, of
+    # which nothing is remembered. Sizes are listed: nothing is asked for them.
+    assert bucket.counts() == {"LIST": 1, "GET": 2 + 7 + 2}
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "AccessDenied"])
