@@ -221,11 +221,30 @@ class Claims:
         """Delete the claim, or replace it with `left`; of another process now, it stays."""
         with self._lock:
             _, tag = self._held.pop(name, (None, ""))
-            with suppress(ChangedError):
-                if tag and left is not None:
-                    self._store.replace(_key(name), left.data(), if_match=tag)
-                elif tag:
-                    self._store.delete(_key(name), if_match=tag)
+            if tag:
+                with suppress(ChangedError):
+                    self._change(name, left, tag)
+
+    def _change(self, name: str, claim: Claim | None, tag: str) -> str:
+        """Replace the file of this process's claim, or with None delete it; its new tag.
+
+        Raises ChangedError if another process has it.
+        """
+
+        def change(tag: str) -> str:
+            if claim is None:
+                self._store.delete(_key(name), if_match=tag)
+                return ""
+            return self._store.replace(_key(name), claim.data(), if_match=tag)
+
+        try:
+            return change(tag)
+        except ChangedError:
+            # A renewal that failed may have been carried out: the file is ours, with another tag.
+            there, found = _read(self._store, name)
+            if there is None or there.holder != self._holder:
+                raise
+            return change(found)
 
     def _stale(self, name: str, claim: Claim, tag: str) -> bool:
         """Whether the holder of another's claim is gone."""
@@ -256,8 +275,7 @@ class Claims:
                 claim, tag = self._held[name]
                 claim = claim.model_copy(update={"renewed": _now()})
                 try:
-                    tag = self._store.replace(_key(name), claim.data(), if_match=tag)
-                    self._held[name] = claim, tag
+                    self._held[name] = claim, self._change(name, claim, tag)
                 except ChangedError:
                     del self._held[name]
 

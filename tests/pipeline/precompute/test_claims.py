@@ -9,6 +9,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
+from svp.pipeline.errors import CacheError
 from svp.pipeline.executors.shard_queue import MAX_MACHINES_LOST
 from svp.pipeline.precompute import claims as module
 from svp.pipeline.precompute.claims import Claims, read_claims
@@ -119,6 +120,47 @@ def test_a_holder_killed_on_this_machine_is_seen_at_once(
     assert dead.take("5") and not observer.take("5")
     monkeypatch.setattr(psutil, "pid_exists", lambda pid: False)
     assert observer.take("5")
+
+
+class LosesAnswers:
+    """A store whose replacements are carried out and then fail."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def replace(self, *given: object, **options: object) -> str:
+        self._store.replace(*given, **options)  # type: ignore[arg-type]
+        raise CacheError("no answer")
+
+
+@pytest.mark.parametrize("end", ["done", "give_back", "fail"])
+@pytest.mark.parametrize("renewed", [False, True])
+def test_a_claim_whose_renewal_got_no_answer_is_still_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch, end: str, renewed: bool
+) -> None:
+    """Else a file is left that nobody renews or deletes, of a plan for ever."""
+    clock = Clock()
+    holder = make(store, clock)
+    assert holder.take("5")
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, "_store", LosesAnswers(store))
+        clock.now += 1
+        holder.renew()
+    if renewed:
+        before = read_claims(store)["5"]
+        monkeypatch.setattr(module, "_now", lambda: "2999-01-01T00:00:00+00:00")
+        holder.renew()
+        assert read_claims(store)["5"] == before.model_copy(update={"renewed": module._now()})
+    if end == "fail":
+        holder.fail("5", "cause")
+        assert (found := read_claims(store)["5"]).holder == "" and found.failed == 1
+    else:
+        getattr(holder, end)("5")
+        assert read_claims(store) == {}
+    assert make(store, clock).take("5")
 
 
 def test_a_run_that_makes_no_progress_loses_its_claims(store: Store) -> None:
