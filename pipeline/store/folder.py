@@ -260,15 +260,18 @@ class FolderStore:
         return self.top / PARTIAL
 
     def _temp(self, path: Path, parts: Parts, label: str, shard: int | None) -> TempFile:
+        refuse_links(self.top, self._temps)
         for attempt in range(ATTEMPTS):
-            make_folder(self._temps, self.top)
             try:
                 return write_temp(path, parts, label=label, shard=shard, folder=self._temps)
             except CacheError as error:
-                # `tidy` of another process has removed the empty folder.
+                # This is the first temp file, or `tidy` of another process removed the empty folder,
+                # which it may do at any moment: between two looks at the folder as well.
                 gone = isinstance(error.__cause__, FileNotFoundError)
                 if not gone or attempt == ATTEMPTS - 1:
                     raise
+            with writing(self._temps), suppress(FileExistsError):
+                self._temps.mkdir(parents=True)
         raise AssertionError
 
     def _compare(self, key: str, parts: Parts, who: str, there: tuple[int, str, str]) -> Created:

@@ -60,6 +60,32 @@ def test_a_living_writer_keeps_its_temp_file(store: FolderStore) -> None:
     assert store.tidy() == 0 and not (store.top / ".partial").exists()
 
 
+@pytest.mark.parametrize("call", ["open", "stat", "lstat", "mkdir"])
+def test_another_process_may_tidy_between_any_two_calls(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    temps_folder, whole, calls = store.top / ".partial", getattr(os, call), 0
+
+    def counted(*given: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == at and temps_folder.exists():
+            calls = -100  # no more of this `create`
+            os.rmdir(temps_folder)
+            tidied.append(at)
+        return whole(*given, **options)
+
+    tidied: list[int] = []
+    for at in range(1, 13):
+        calls = 0
+        temps_folder.mkdir(parents=True, exist_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, counted)
+            made = store.create(f"{at}", [b"1"])
+        assert made.made and store.read(f"{at}", 1) == b"1"
+    assert tidied or call == "mkdir"
+
+
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths in the order in which they are synced."""
     found: list[str] = []
