@@ -161,25 +161,31 @@ async def _fill(
 async def _hedged(store: "ObjectStore", key: str, offset: int, size: int, hedging: Hedging) -> Any:
     from obstore import get_range_async
 
-    async def ask() -> Any:
-        started = time.monotonic()
-        note_request()
-        data = await get_range_async(store, key, start=offset, length=size)
-        hedging.record(time.monotonic() - started)
-        return data
+    started: dict[asyncio.Future[Any], float] = {}
 
-    first = asyncio.ensure_future(ask())
-    asked = {first}
+    def ask() -> asyncio.Future[Any]:
+        note_request()
+        # A future that runs already: a task around it would take time for nothing.
+        asked = asyncio.ensure_future(get_range_async(store, key, start=offset, length=size))
+        started[asked] = time.monotonic()
+        return asked
+
+    first = ask()
     try:
-        await asyncio.wait(asked, timeout=hedging.delay)
+        await asyncio.wait([first], timeout=hedging.delay)
         if not first.done() and hedging.take():
-            asked.add(asyncio.ensure_future(ask()))
+            ask()
+        rest = set(started)
         while True:
-            done, rest = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-            good = next((task for task in done if not task.exception()), None)
+            done = {asked for asked in rest if asked.done()}
+            if not done:
+                done, rest = await asyncio.wait(rest, return_when=asyncio.FIRST_COMPLETED)
+            rest = rest - done
+            good = next((asked for asked in done if not asked.exception()), None)
+            if good:
+                hedging.record(time.monotonic() - started[good])
             if good or not rest:
                 return (good or done.pop()).result()
-            asked = rest
     finally:
-        for task in asked:
-            task.cancel()
+        for asked in started:
+            asked.cancel()
