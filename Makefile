@@ -135,6 +135,7 @@ bench: $(READY)   ## the measurements quoted in the documentation
 	-$(SVP) bench loader --rivals all
 	-$(SVP) bench checkpoint
 	-$(SVP) bench order
+	-$(SVP) bench launches
 	-$(SVP) bench train
 	-$(SVP) bench infer
 	-$(SVP) bench quickstart

@@ -1,4 +1,4 @@
-"""`svp bench loader`, `train` and `infer`: benchmarks of the online half."""
+"""`svp bench loader`, `launches`, `train`, `infer`: benchmarks of the online half."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,15 @@ def bench_remote_command(place: "Place", as_json: bool, **options: Any) -> None:
     report(run(place, **options), as_json)
 
 
+@click.command("launches")
+@as_json
+def bench_launches_command(as_json: bool) -> None:
+    """Count operators, bytes and host syncs at the paper's shapes, against their budgets."""
+    from ..bench.launches import run
+
+    report(run(), as_json)
+
+
 @click.command("train")
 @speed_options
 @as_json
@@ -133,6 +142,7 @@ BENCHES = (
     bench_checkpoint_command,
     bench_order_command,
     bench_remote_command,
+    bench_launches_command,
     bench_train_command,
     bench_infer_command,
     bench_quickstart_command,

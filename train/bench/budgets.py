@@ -1,0 +1,34 @@
+"""Budgets of `svp bench launches`: what was counted once may only become less.
+
+`limit` fails the command and its tests when it is exceeded: lower it with the count. `aim` is what a
+step or an answer that keeps a large GPU busy needs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Largest count that is accepted, and the one to reach."""
+
+    limit: float
+    aim: float
+
+
+BUDGETS: Mapping[str, Budget] = {
+    "LLM, operators per layer, training": Budget(243, 110),
+    "projector, operators, training": Budget(1225, 300),
+    "projector, operators, inference": Budget(518, 150),
+    "mask head and losses, operators, training": Budget(814, 380),
+    "the same with photographs of 8 sizes": Budget(1654, 380),
+    "mask head, operators, inference": Budget(279, 160),
+    "casts, training": Budget(2794, 100),
+    "saved for the backward pass, bytes per token and layer": Budget(240_170, 140_000),
+    "host syncs, forward": Budget(10, 0),
+    "host syncs, predict": Budget(8, 0),
+    "host syncs, predict_shared": Budget(14, 0),
+    "host syncs, generate, per id": Budget(8, 1),
+    "graph breaks, forward": Budget(16, 0),
+    "graph breaks, predict": Budget(11, 0),
+}
