@@ -25,6 +25,8 @@ from ..fetch.sam_specs import SAMS
 from ..recipe import FeatureConfig, SuperpixelConfig
 from ..records import LocalPaths
 from ..sam import build_backend
+from .kernel_time import device_rates
+from .operators import KernelCounter
 
 PHOTO = (480, 640)  # COCO's most frequent size
 Mode = Literal["exact", "fast"]
@@ -41,6 +43,7 @@ class Rate:
 
     first    seconds of the first call, compiling included; seconds  of a later one, the median
     tflop    operations of a call
+    predicted  seconds of a later one by `kernel_time`, nothing compiled
     away     |output - that of exact mode| / |that|
     """
 
@@ -50,6 +53,7 @@ class Rate:
     seconds: float
     tflop: float
     away: float
+    predicted: float
 
     @property
     def speed(self) -> float:
@@ -71,11 +75,12 @@ class RatesReport(Report):
     def lines(self) -> list[str]:
         """Markdown."""
         rows = [
-            (r.part, r.mode, f"{r.first:.1f}", f"{1e3 * r.seconds:.1f}", f"{r.speed:.3g}",
-             f"{r.away:.1e}")
+            (r.part, r.mode, f"{r.first:.1f}", f"{1e3 * r.seconds:.1f}",
+             f"{1e3 * r.predicted:.1f}", f"{r.speed:.3g}", f"{r.away:.1e}")
             for r in self.rates
         ]  # fmt: skip
-        head = ("part", "mode", "first call, s", "later, ms", "TFLOP/s", "away from exact")
+        head = ("part", "mode", "first call, s", "later, ms", "predicted, eager, ms", "TFLOP/s",
+                "away from exact")  # fmt: skip
         return [f"{self.device}, random weights", "", *markdown_table(head, rows).splitlines()]
 
 
@@ -108,6 +113,9 @@ class _Clock:
     def __init__(self, device: torch.device, repeats: int) -> None:
         self.device, self._repeats = device, repeats
         self._exact: dict[str, Tensor] = {}
+        self._rates = {
+            name: device_rates(device, getattr(torch, name)) for name in ("float32", "bfloat16")
+        }
 
     def rate(self, part: str, mode: str, tflop: float, call: Callable[[], Tensor]) -> Rate:
         """The first mode of a part is what the others are compared with."""
@@ -115,7 +123,13 @@ class _Clock:
         later = [self._once(call)[0] for _ in range(self._repeats)]
         exact = self._exact.setdefault(part, output)
         away = float((output - exact).norm() / exact.norm())
-        return Rate(part, mode, first, median(later), tflop, away)
+        return Rate(part, mode, first, median(later), tflop, away, self._predicted(mode, call))
+
+    def _predicted(self, mode: str, call: Callable[[], Tensor]) -> float:
+        with torch.compiler.set_stance("force_eager"), KernelCounter() as counter:
+            call()
+            counter.lap("call")
+        return self._rates[mode.split()[-1]].seconds(counter.parts["call"])
 
     def _once(self, call: Callable[[], Tensor]) -> tuple[float, Tensor]:
         self._wait()

@@ -4,8 +4,8 @@ Times of a case are those of its median run, so its parts sum to its whole. Rati
 medians and of least times; targets look at the medians.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import median_low
 
 from ...pipeline.display import Report, counted, markdown_table, size
@@ -25,6 +25,7 @@ class Measured:
     tokens   visual tokens of each image
     memory   peak bytes
     inside   seconds of the parts of the component "projector", by run: of SVP in inference
+    predicted  seconds of each component by `pipeline.bench.kernel_time`, what NumPy does left out
     """
 
     case: Case
@@ -34,6 +35,7 @@ class Measured:
     tokens: tuple[int, ...]
     memory: int
     inside: tuple[dict[str, float], ...] = ()
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def totals(self) -> list[float]:
@@ -156,7 +158,8 @@ class SpeedReport(Report):
             f"pass {micro}; no checkpointing. Inference: one image, one sentence; {p.answer} ids "
             "generated."
         )
-        return [models, work, f"FLOPs: {FORMULA}; the rest as torch's FlopCounter counts."]
+        beside = "In brackets: predicted from counted operators by three constants of the device."
+        return [models, work, f"FLOPs: {FORMULA}; the rest as torch's FlopCounter counts.", beside]
 
     def _table(self, cases: list[Measured]) -> list[str]:
         """A column per case."""
@@ -168,7 +171,7 @@ class SpeedReport(Report):
         parts = [part for part in COMPONENTS if any(part in one.median for one in cases)]
         rows = []
         for part in parts:
-            rows.append((f"{part}, ms", [f"{1e3 * one.median.get(part, 0):.1f}" for one in cases]))
+            rows.append((f"{part}, ms", [_beside(one, part) for one in cases]))
             if part == "projector":
                 rows += _inside_rows(cases)
         if cases[0].case.work == "generate":
@@ -206,6 +209,12 @@ def _inside_rows(cases: Sequence[Measured]) -> list[tuple[str, list[str]]]:
         for part in INSIDE
         if any(part in one.median_inside for one in cases)
     ]
+
+
+def _beside(one: Measured, part: str) -> str:
+    """Milliseconds of a component, and the predicted ones."""
+    measured = f"{1e3 * one.median.get(part, 0):.1f}"
+    return f"{measured} ({1e3 * one.predicted[part]:.1f})" if part in one.predicted else measured
 
 
 def _llm(one: Measured) -> float:

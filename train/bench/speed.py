@@ -12,6 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...model.projectors import projector_class
+from ...pipeline.bench.kernel_time import device_rates
+from ...pipeline.bench.operators import KernelCounter, Kernels
 from ...pipeline.errors import ConfigError
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
@@ -92,6 +94,7 @@ def measure(
     for case in cases:
         with device_peak(runner, case, memory):
             counted[case] = _counted(runner, case)
+    rates = device_rates(runner.device, getattr(torch, runner.preset.dtype))
     meter = Meter(clock(runner.device))
     seconds: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
     inside: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
@@ -110,6 +113,7 @@ def measure(
             formula=_formula(runner, case, counted[case][1]),
             tokens=tuple(counted[case][1]),
             memory=memory[case],
+            predicted={part: rates.seconds(kernels) for part, kernels in counted[case][2].items()},
         )
         for case in cases
     ]
@@ -122,13 +126,18 @@ def _names(more: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*PROJECTORS, *more)))
 
 
-def _counted(runner: Runner, case: Case) -> tuple[dict[str, float], list[int]]:
-    """Operations by component, and visual tokens of each image."""
-    with FlopCounterMode(display=False) as counter:
+def _counted(runner: Runner, case: Case) -> tuple[dict[str, float], list[int], dict[str, Kernels]]:
+    """Operations by component, visual tokens of each image, and kernels by component."""
+    with FlopCounterMode(display=False) as counter, KernelCounter() as kernels:
         meter = Meter(lambda: float(counter.get_total_flops()))
         meter.start()
-        tokens = runner.run(case, meter.lap)
-    return meter.parts, tokens
+
+        def lap(part: str) -> None:
+            meter.lap(part)
+            kernels.lap(part)
+
+        tokens = runner.run(case, lap)
+    return meter.parts, tokens, kernels.parts
 
 
 def _formula(runner: Runner, case: Case, tokens: Sequence[int]) -> float | None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svp.pipeline.bench.kernel_time import H200, DeviceRates
+from svp.pipeline.bench.kernel_time import H200, DeviceRates, device_rates
 from svp.pipeline.bench.operators import Kernel, KernelCounter, Kernels
 
 
@@ -60,6 +60,18 @@ def test_the_slower_of_gpu_and_host_counts(launch: float, seconds: float) -> Non
     rates = DeviceRates(products=10, memory=2, launch=launch)
     assert (rates.device_seconds(kernels), rates.host_seconds(kernels)) == (10, 3 * launch)
     assert rates.seconds(kernels) == seconds
+
+
+def test_on_a_cpu_launches_and_work_add_up() -> None:
+    kernels = Kernels({Kernel("mm", 30, 4): 2})
+    assert DeviceRates(10, 2, 0.5, serial=True).seconds(kernels) == 2 * (3 + 0.5)
+
+
+def test_other_devices_are_measured() -> None:
+    """A matrix of 1024 takes more than a microsecond and less than a minute."""
+    found = device_rates(torch.device("cpu"), torch.float32)
+    assert found.serial and 1e7 < found.products < 1e16 and 1e6 < found.memory < 1e14
+    assert 1e-8 < found.launch < 1
 
 
 def test_the_rates_of_an_h200_are_below_what_one_kernel_reaches() -> None:

@@ -20,7 +20,7 @@ def test_every_mode_of_every_part_is_timed_and_compared() -> None:
     ]
     for rate in report.rates:
         exact = rate.mode in ("float32", "exact float32")
-        assert rate.seconds > 0 and rate.speed > 0
+        assert rate.seconds > 0 and rate.speed > 0 and rate.predicted > 0
         assert rate.away == 0 if exact else 0 < rate.away < 0.1
         assert "bfloat16" in rate.mode or rate.away < 1e-4
     assert len(report.lines()) == 4 + len(report.rates)

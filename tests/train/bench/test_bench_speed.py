@@ -167,7 +167,7 @@ def test_inference_tells_prefill_from_decode_and_ends_with_a_mask(runner: Runner
     projector = [f"projector/{part}" for part in ("SSPE", "SSA", "MLP", "MLP")]
     assert laps[:7] == ["copy", *projector, "LLM prefill", "LLM prefill"]
     assert laps[7:] == ["LLM decode"] * (2 * (MICRO.answer - 1)) + ["mask decoder"]
-    counted, _ = speed._counted(runner, case)
+    counted, *_ = speed._counted(runner, case)
     assert counted["mask decoder"] > 0
     laps = []
     runner.run(Case("forward", "mlp", live=False), laps.append)
@@ -258,6 +258,7 @@ def test_a_comparison_adds_up(runner: Runner) -> None:
     live = {"vision encoder", "SAM encoder", "superpixels"}
     assert [set(one.median) for one in found] == [parts, parts, parts | live]
     for one in found:
+        assert set(one.predicted) == set(one.median) and min(one.predicted.values()) > 0
         length = 2 * [128 - 1 + one.tokens[0]]
         assert one.formula is not None and one.whole == sum(one.median.values())
         assert one.formula + flash_again(length) == about(one.flops["LLM"])
@@ -265,6 +266,8 @@ def test_a_comparison_adds_up(runner: Runner) -> None:
         replace(MICRO, targets={"stage 2, from cache": 1e-3}), "x", None, (*found,)
     )
     text = "\n".join(report.lines())
+    llm = rf"\| LLM, ms( \| {1e3 * found[0].median['LLM']:.1f} \({1e3 * found[0].predicted['LLM']:.1f}\))"
+    assert re.search(llm, text)
     for wanted in ("| stage 2, one step | MLP from cache | SVP from cache | SVP live |",
                    "| visual tokens per image | 256 | 40 | 40 |", "2 P T",
                    "- target met: stage 2, from cache"):  # fmt: skip
