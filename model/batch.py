@@ -20,13 +20,15 @@ Self = TypeVar("Self", "Visual", "Batch")
 class Visual:
     """Inputs of a projector.
 
-    patches  (B,P,C) float, raster order of `grid`
+    patches  (B,P,C) float, raster order of `grid`; (B,0,C) of a thin cache, which has `means`
     grid     (h, w) with h * w = P
     cover    (B,N,P) float, share of each patch covered by each superpixel, or None
     masks    (B,N,h',w') uint8 0/1, the superpixels on the SSPE grid, or None
     valid    (B,N) bool, False on padding; None exactly when `cover` is
     cls      (B,C) float CLS token, or None
     multi    (B,P,4C) float, four encoder layers side by side, or None
+    means    (B,N,C) float, the mean of the patches under each superpixel by `cover`, zero on padding,
+             or None; of a thin cache, of which `multi` are means, too: (B,N,4C)
     """
 
     patches: Tensor
@@ -36,6 +38,7 @@ class Visual:
     valid: Tensor | None = None
     cls: Tensor | None = None
     multi: Tensor | None = None
+    means: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Visual":
         """A copy with `change` applied to every tensor."""

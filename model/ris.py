@@ -95,6 +95,7 @@ class RisModel(nn.Module):
             multi=visual.multi,
             masks=masks,
             mask_valid=visual.valid,
+            means=visual.means,
         )
         return tokens, valid
 

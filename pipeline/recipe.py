@@ -198,7 +198,8 @@ class SecondEncoder(Frozen):
 class FeatureConfig(Frozen):
     """The frozen vision encoder whose patch features are stored.
 
-    stored  of the features; mean+int4: the mean of each superpixel, and four bits for the rest
+    stored  of the features; mean+int4: the mean of each superpixel, and four bits for the rest; mean:
+            the mean of each superpixel alone, also of `layers` and `second` (a thin cache)
     second  another one, whose last layer is stored after `layers`
     pooled  whether the mean of each superpixel is stored beside the features
 
@@ -212,7 +213,7 @@ class FeatureConfig(Frozen):
     layers: tuple[int, ...] = ()  # extra 1-based block outputs, stored beside the last
     cls: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    stored: Literal["float16", "int8", "mean+int4"] = "float16"
+    stored: Literal["float16", "int8", "mean+int4", "mean"] = "float16"
     second: SecondEncoder | None = None
     pooled: bool = False
 
@@ -225,10 +226,26 @@ class FeatureConfig(Frozen):
             found.pop("pooled", None)
         return found
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "FeatureConfig":
+        if self.pooled and self.thin:
+            raise ValueError("pooled=true: stored=mean stores the means already: leave it out")
+        return self
+
     @property
     def means(self) -> bool:
         """Whether the means of the superpixels are stored."""
-        return self.pooled or self.stored == "mean+int4"
+        return self.pooled or self.stored in ("mean", "mean+int4")
+
+    @property
+    def thin(self) -> bool:
+        """Whether no patch features are stored, but the means of the superpixels."""
+        return self.stored == "mean"
+
+    @property
+    def mean_maps(self) -> int:
+        """Maps (P,C) of which the means of the superpixels are stored, side by side."""
+        return 1 + self.stored_layers if self.thin else 1
 
     @property
     def stored_layers(self) -> int:
@@ -299,6 +316,13 @@ class Recipe(Frozen):
     def digest(self) -> str:
         """sha256 of `canonical()`, hex."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def thin(recipe: Recipe) -> Recipe:
+    """`recipe` with means of superpixels for features, and SAM embeddings, if any, in int8."""
+    features = recipe.features.model_copy(update={"stored": "mean", "pooled": False})
+    sam = "int8" if recipe.store_sam_embeddings else recipe.sam_stored
+    return recipe.model_copy(update={"features": features, "sam_stored": sam})
 
 
 def in_float16(recipe: Recipe) -> Recipe:

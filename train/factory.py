@@ -35,7 +35,7 @@ from ..pipeline.sam.load import load_sam
 from ..pipeline.store import Place
 from ..pipeline.weights.fill_module import fill
 from ..pipeline.weights.load import load_state_dict
-from .data.encoder_identity import features_of, require_same_features
+from .data.encoder_identity import features_of, require_patches, require_same_features
 from .data.keyed_rng import key_of
 from .data.sam_identity import (
     replace_decoder,
@@ -145,6 +145,7 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Place | None = None) -
         )
     require_decoder(recipe, plan)
     options = recipe.model.projector.options
+    require_patches(name, options, plan, cache)
     if name == "svp":
         mode, budget = options.get("mask_budget_mode", "per_mask"), options.get("mask_budget")
         wanted = budget if isinstance(budget, int) else None

@@ -125,13 +125,13 @@ def _error(projector: Projector, teacher: Projector, visual: Visual) -> Tensor:
         masks = MaskInput(visual.cover, visual.masks)
     tokens, valid = projector(
         visual.patches, visual.grid, cls=visual.cls, multi=visual.multi, masks=masks,
-        mask_valid=visual.valid,
+        mask_valid=visual.valid, means=visual.means,
     )  # fmt: skip
     with torch.no_grad():
         cover = visual.cover
         if cover is None:
             cover = cells(tokens.shape[1], visual.grid).expand(len(tokens), -1, -1)
-        means = pool(cover, visual.patches)
+        means = pool(cover, visual.patches) if visual.means is None else visual.means
         covered = cover.to(means.dtype).sum(2)
         share = cover.to(means.dtype) / covered.clamp(min=1e-6)[..., None]
         means = means + place_code(share, covered / cover.shape[2], visual.grid, means.shape[2])

@@ -6,9 +6,10 @@ Inputs are never modified.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class Projector(nn.Module):
     """Patches (B,P,C) -> visual tokens (B,K,D). Subclasses write `project` and `num_tokens`.
 
     `needs` holds the extra inputs among "cls", "multi" and "masks"; without "masks" every token is
-    valid. `prefixes` and `renames` say which published names `from_original` accepts. One with
+    valid. One that may do without patches says when in `reads_patches`. `prefixes` and `renames` say which published names `from_original` accepts. One with
     position embeddings that a stage may leave out sets `supports_sspe`.
     """
 
@@ -50,6 +51,7 @@ class Projector(nn.Module):
     renames: ClassVar[tuple[Rename, ...]] = ()
     supports_sspe: ClassVar[bool] = False
     add_sspe: bool = True
+    needs_patches: bool = True  # what `reads_patches` says of the options it was built with
 
     def __init__(self, *, in_dim: int, llm_dim: int) -> None:
         super().__init__()
@@ -64,6 +66,11 @@ class Projector(nn.Module):
         """Add the position embeddings to the tokens or not; without effect where there are none."""
         if self.supports_sspe:
             self.add_sspe = add
+
+    @classmethod
+    def reads_patches(cls, options: Mapping[str, Any]) -> bool:
+        """Whether it reads single patches with these options; else the means by superpixel do."""
+        return True
 
     def num_tokens(self, grid: tuple[int, int]) -> int | None:
         """Visual tokens K for this grid; None where K varies by image. Raises ConfigError."""
@@ -82,15 +89,16 @@ class Projector(nn.Module):
         multi: Tensor | None = None,
         masks: MaskInput | None = None,
         mask_valid: Tensor | None = None,
+        means: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens (B,K,D) and which of them are real, (B,K) bool.
 
         patches (B,P,C) in raster order, without CLS and registers; grid (h,w); cls (B,C); multi
-        (B,P,4C); mask_valid (B,N) bool. What the projector does not need is ignored. Raises
+        (B,P,4C); mask_valid (B,N) bool; means (B,N,C), see `Visual`. What the projector does not need is ignored. Raises
         ConfigError (a ValueError) on a missing input or on shapes that do not fit.
         """
         cover, small = (masks.cover, masks.small) if masks is not None else (None, None)
-        x = Visual(patches, grid, cover, small, mask_valid, cls, multi)
+        x = Visual(patches, grid, cover, small, mask_valid, cls, multi, means)
         self._check(x)
         tokens = self.project(self._native(x))
         if "masks" in self.needs and mask_valid is not None:
@@ -135,11 +143,17 @@ class Projector(nn.Module):
         kind = next(self.parameters()).dtype
         cls = None if x.cls is None else x.cls.to(kind)
         multi = None if x.multi is None else x.multi.to(kind)
-        return replace(x, patches=x.patches.to(kind), cls=cls, multi=multi)
+        means = None if x.means is None else x.means.to(kind)
+        return replace(x, patches=x.patches.to(kind), cls=cls, multi=multi, means=means)
 
     def _check(self, x: Visual) -> None:
         name, (h, w) = type(self).__name__, x.grid
-        if x.patches.shape[1:] != (h * w, self.in_dim):
+        if x.means is not None and self.needs_patches:
+            raise ConfigError(f"{name} reads patch features: there are only means of superpixels")
+        if x.means is not None and x.means.shape[2] != self.in_dim:
+            found = counted(x.means.shape[2], "channel")
+            raise ConfigError(f"{name}: means of {found}, not {self.in_dim}")
+        if x.means is None and x.patches.shape[1:] != (h * w, self.in_dim):
             got = tuple(x.patches.shape[1:])
             raise ConfigError(f"{name}: patches {got} do not fit grid {h}x{w} x {self.in_dim}")
         self.num_tokens(x.grid)

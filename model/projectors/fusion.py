@@ -29,6 +29,12 @@ class Fusion(Projector):
     needs = frozenset({"masks", "multi"})
     supports_sspe = True
 
+    @classmethod
+    def reads_patches(cls, options: Mapping[str, Any]) -> bool:
+        """As `SVP`, by the options of its parts."""
+        given = options.get("svp")
+        return SVP.reads_patches(given if isinstance(given, Mapping) else {})
+
     def __init__(
         self, *, in_dim: int, llm_dim: int, sources: int = 4, svp: Mapping[str, Any] | None = None
     ) -> None:
@@ -38,6 +44,7 @@ class Fusion(Projector):
             raise ConfigError(f"fusion: sources={sources}: need >= 1")
         if wrong := sorted(given.keys() - SVP.options()):
             raise ConfigError(f"fusion: svp has no option {', '.join(wrong)}")
+        self.needs_patches = self.reads_patches({"svp": given})
         first = SVP(in_dim=in_dim, llm_dim=llm_dim, **given)
         rest = {**given, "sspe_variant": "none"}  # the first one's SSPE serves all
         others = (SVP(in_dim=in_dim, llm_dim=llm_dim, **rest) for _ in range(sources - 1))
@@ -68,8 +75,6 @@ class Fusion(Projector):
         first, *_ = parts = [part for part in self.parts if isinstance(part, SVP)]
         sspe = first.positions(x.masks, real)
         feats = x.multi.chunk(len(parts), dim=2)
-        tokens = [
-            part.tokens(replace(x, patches=f), sspe, real)
-            for part, f in zip(parts, feats, strict=True)
-        ]
+        inputs = [replace(x, patches=f) if x.means is None else replace(x, means=f) for f in feats]
+        tokens = [part.tokens(one, sspe, real) for part, one in zip(parts, inputs, strict=True)]
         return torch.einsum("k,kbnd->bnd", self.alpha, torch.stack(tokens))

@@ -15,7 +15,7 @@ from ..store import FolderStore, Place, Store, open_store, pieces
 from .create import create_cache
 from .index import finalize, is_complete
 from .layers import CLS, KINDS, LAYERS, POOLED, SAM, Layer
-from .layout import LAYER, PLAN, manifest_key, shard_key
+from .layout import LAYER, PLAN, exists, manifest_key, shard_key
 from .made_by import note_code, same_code, shared_kinds
 from .manifest import (
     FileEntry,
@@ -28,6 +28,7 @@ from .manifest import (
 from .places import copy_places
 from .plan import Plan, all_plans
 from .schema import ArraySpec
+from .thin import make_thin_shard, require_source, thin_plan
 from .verify import layers_in
 
 OPTIONAL = (POOLED, LAYERS, CLS, SAM)  # kinds that a plan can do without
@@ -70,27 +71,39 @@ def caches_beside(cache: Place) -> list[Path]:
     return [path for path in found if path != own]
 
 
-def copy_cache(cache: Place, out: Place, kinds: Sequence[str] = ()) -> Plan:
+def copy_cache(cache: Place, out: Place, kinds: Sequence[str] = (), *, thin: bool = False) -> Plan:
     """Copy the plan of a cache, with the layers of `kinds` (none: all), to the new place `out`.
 
     Whole layers only; further views are left. Every byte is compared with its manifest. Returns
     the plan of the copy: another one where optional layers stay behind.
 
+    thin  the copy's thin form; what the cache does not have so is made of its float16 rows
+
     Raises CacheError if the cache is not complete, ConfigError for a kind that it lacks or that no
-    plan can do without.
+    plan can do without, or for features in fewer bits that the means are to be made of.
     """
     source, target = open_store(cache), open_store(out)
     plan = Plan.load(source)
-    have = [layer.kind for layer in plan.layers]
+    whole = thin_plan(plan) if thin else plan
+    have = [layer.kind for layer in whole.layers]
     if unknown := [kind for kind in kinds if kind not in have]:
         raise ConfigError(f"{show(unknown[0])}: {show(str(cache), 300)} has {', '.join(have)}")
     if not is_complete(source, plan):
         raise CacheError(
             f"{show(str(cache), 300)}: not complete: run the same `svp precompute` again first"
         )
-    kept = without(plan, [kind for kind in have if kinds and kind not in kinds])
+    kept = without(whole, [kind for kind in have if kinds and kind not in kinds])
+    there = {layer.id for layer in plan.layers}
+    made = [layer for layer in kept.layers if layer.id not in there]
+    require_source(source, plan, made)
     create_cache(target, kept)
+    for shard in range(kept.num_shards) if made else ():
+        lacking = [layer for layer in made if not exists(target, manifest_key(layer.folder, shard))]
+        if lacking:
+            make_thin_shard(source, plan, target, kept, shard, lacking)
     for layer in kept.layers:
+        if layer in made:
+            continue
         for shard in sorted(set(range(layer.num_shards)) - set(committed_shards(target, layer))):
             _bring(source, target, layer, shard, link=False)
     copy_places(source, target)
@@ -148,6 +161,8 @@ def without(plan: Plan, kinds: Sequence[str]) -> Plan:
     features, recipe = plan.recipe.features, plan.recipe
     if POOLED in kinds and features.stored == "mean+int4":
         raise ConfigError("the features are stored as what they differ by from pooled: keep both")
+    if POOLED in kinds and features.thin:
+        raise ConfigError("pooled is all that a thin cache has of the features: keep it")
     if POOLED in kinds:
         features = features.model_copy(update={"pooled": False})
     if CLS in kinds:

@@ -136,8 +136,8 @@ def layers_of(recipe: "Recipe", sizes: Sizes, images: Images, shard_size: int) -
         mask_bytes=-(-sizes.sspe[0] * sizes.sspe[1] // 8),
         rle_bytes=sizes.rle_bytes,
         stored=recipe.features.stored,
-        pooled=recipe.features.means,
-        layers=recipe.features.stored_layers,
+        means=recipe.features.mean_maps if recipe.features.means else 0,
+        layers=0 if recipe.features.thin else recipe.features.stored_layers,
         cls=recipe.features.cls,
         sam=sizes.sam,
         sam_int8=recipe.sam_stored == "int8",
@@ -200,13 +200,14 @@ def _made(recipe: "Recipe", sizes: Sizes) -> dict[str, dict[str, Any]]:
     view = {name: features[name] for name in ("view", "size")}
     encoder = view | {name: features[name] for name in ("encoder", "weights", "dtype")}
     encoder |= {"batch": recipe.batch, "grid": list(sizes.grid), "channels": sizes.channels}
+    blocks = {"layers": features["layers"], "second": features.get("second")}
     return {
         SUPERPIXELS: own | {"rle_bytes": sizes.rle_bytes},
         COVER: view
         | {"grid": list(sizes.grid), "budget": recipe.sspe.budget, "sspe": list(sizes.sspe)},
-        POOLED: encoder,
+        POOLED: encoder | (blocks if recipe.features.mean_maps > 1 else {}),
         FEATURES: encoder | {"stored": features["stored"]},
-        LAYERS: encoder | {"layers": features["layers"], "second": features.get("second")},
+        LAYERS: encoder | blocks,
         CLS: encoder,
         SAM: sam | {"batch": recipe.batch, "shape": list(sizes.sam or ())},
     }
@@ -223,7 +224,7 @@ def _names(recipe: "Recipe") -> dict[str, str]:
     return {
         SUPERPIXELS: own,
         COVER: f"{own}-{view}",
-        POOLED: f"{encoder}-{own}",
+        POOLED: encoder + (blocks if features.mean_maps > 1 else "") + f"-{own}",
         FEATURES: encoder
         + (f"-{features.stored}" if features.stored != "float16" else "")
         + (f"-{own}" if features.stored == "mean+int4" else ""),

@@ -109,7 +109,7 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """L: maps (P,C) in the array `layers`."""
+        """L: maps (P,C) in the array `layers`, or behind the means of the features if `thin`."""
         return self.recipe.features.stored_layers
 
     @property
@@ -126,6 +126,11 @@ class Plan:
     def mean_int4(self) -> bool:
         """Whether features are stored as superpixel means and int4 differences from these."""
         return self.recipe.features.stored == "mean+int4"
+
+    @property
+    def thin(self) -> bool:
+        """Whether means of superpixels are stored and no patch features."""
+        return self.recipe.features.thin
 
     @property
     def sam_int8(self) -> bool:
@@ -295,6 +300,7 @@ def _check(plan: Plan) -> None:
     row = max(
         plan.patches * plan.channels * 2 * max(plan.blocks, 1),
         plan.k * plan.patches * 2,
+        plan.k * plan.channels * 2 * plan.recipe.features.mean_maps,
         plan.k * plan.mask_bytes,
     )
     if min(plan.grid + plan.sspe + (plan.channels, plan.shard_size)) < 1 or row > MAX_ROW_BYTES:

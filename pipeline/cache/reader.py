@@ -127,7 +127,10 @@ class CacheReader:
         return self._read("dino", i, out)
 
     def pooled(self, i: int) -> NDArray[np.float16]:
-        """(n,C) float16 mean of the patch features under each superpixel, by coverage."""
+        """(n,C) float16 mean of the patch features under each superpixel, by coverage.
+
+        Of a thin cache with L more maps (n,(1+L)*C): their means follow.
+        """
         return self._read("pooled", i)[: self.count(i)].copy()
 
     def cover(self, i: int) -> NDArray[np.float16]:

@@ -46,8 +46,9 @@ def row_arrays(plan: Plan, layer: Layer, image: PlanImage, row: ImageRow) -> dic
                 ),
             }
         case "pooled":
-            means = superpixel_means(*_cover_and_patches(plan, row))
-            return {"pooled": means}
+            cover, patches = _cover_and_patches(plan, row)
+            maps = [patches, *(_blocks(plan, row) if plan.thin and plan.blocks else ())]
+            return {"pooled": np.hstack([superpixel_means(cover, one) for one in maps])}
         case "features":
             if plan.mean_int4:
                 cover, patches = _cover_and_patches(plan, row)
@@ -58,8 +59,7 @@ def row_arrays(plan: Plan, layer: Layer, image: PlanImage, row: ImageRow) -> dic
                 return dict(zip(("dino_q8", "dino_scale"), quantise(patches), strict=True))
             return {"dino": patches}
         case "layers":
-            shape: tuple[int, ...] = (plan.blocks, p, c)
-            return {"layers": _finite(_fit(row.layers, "float16", shape, "layers", row))}
+            return {"layers": _blocks(plan, row)}
         case "cls":
             return {"cls": _finite(_fit(row.cls, "float16", (c,), "cls", row))}
     assert plan.sam is not None
@@ -167,6 +167,12 @@ def _cover_and_patches(plan: Plan, row: ImageRow) -> tuple[Array, Array]:
     n, p = len(_given(row.cover, "cover", row)), plan.patches
     cover = _fit(row.cover, "float16", (n, p), "cover", row)
     return cover, _finite(_fit(row.patches, "float16", (p, plan.channels), "patches", row))
+
+
+def _blocks(plan: Plan, row: ImageRow) -> Array:
+    """(L,P,C) the maps beside the features."""
+    shape = (plan.blocks, plan.patches, plan.channels)
+    return _finite(_fit(row.layers, "float16", shape, "layers", row))
 
 
 def _given(value: Value | None, name: str, row: ImageRow) -> Value:

@@ -65,13 +65,17 @@ def array_specs(
     mask_bytes: int,
     rle_bytes: int,
     stored: str,
-    pooled: bool,
+    means: int,
     layers: int,
     cls: bool,
     sam: tuple[int, int, int] | None,
     sam_int8: bool = False,
 ) -> dict[str, tuple[ArraySpec, ...]]:
-    """The sharded arrays of a plan with these sizes by kind of layer, in the order of writing."""
+    """The sharded arrays of a plan with these sizes by kind of layer, in the order of writing.
+
+    means   maps of which the means of the superpixels are stored, 0 for none
+    layers  maps in the array `layers`
+    """
     p, c = patches, channels
     table = {
         "superpixels": (
@@ -95,11 +99,12 @@ def array_specs(
                 "packed masks",
             ),
         ),
-        "features": _features(p, c, stored),
     }
-    if pooled:
-        one = ("superpixel", "channel")
-        table["pooled"] = (ArraySpec("pooled", "float16", (k, c), 3, one, "mean of the patches"),)
+    if stored != "mean":
+        table["features"] = _features(p, c, stored)
+    if means:
+        one, row = ("superpixel", "channel"), (k, means * c)
+        table["pooled"] = (ArraySpec("pooled", "float16", row, 3, one, "mean of the patches"),)
     if layers:
         axes = ("layer", "patch", "channel")
         table["layers"] = (ArraySpec("layers", "float16", (layers, p, c), None, axes, "encoder"),)

@@ -127,6 +127,7 @@ def _prepare(
 ) -> list[_Part]:
     parts = [_Part(layer) for layer in layers]
     absent = {LAYERS, CLS, SAM} - {layer.kind for layer in plan.layers}
+    absent -= {LAYERS} if plan.thin else set()
     for slot, (image, row) in enumerate(zip(images, rows, strict=True)):
         if row.image_id != image.image_id:
             raise CacheError(f"image {image.image_id}: got the row of image {row.image_id}")
@@ -137,8 +138,9 @@ def _prepare(
             kind = part.layer.kind
             arrays = None
             # The means are those of the features, whose refusal is theirs.
-            own = FEATURES if kind == POOLED else kind
-            made_of = (own, *(need.kind for need in part.layer.needs))
+            own = (FEATURES, LAYERS) if kind == POOLED and plan.thin else (FEATURES,)
+            own = own if kind == POOLED else (kind,)
+            made_of = (*own, *(need.kind for need in part.layer.needs))
             refused = (
                 row
                 if isinstance(row, Quarantined)

@@ -153,12 +153,17 @@ def drop_command(path: "Place", layers: Sequence[str]) -> None:
     metavar="KIND,...",
     help="Only these kinds: superpixels,cover,features and of pooled,layers,cls,sam. Default: all.",
 )
-def copy_command(path: "Place", out: "Place", layers: str | None) -> None:
+@click.option(
+    "--thin",
+    is_flag=True,
+    help="Means of superpixels instead of patch features, SAM's embedding in int8.",
+)
+def copy_command(path: "Place", out: "Place", layers: str | None, thin: bool) -> None:
     """Copy a complete cache, or some of its layers, to a new folder; every byte is checked."""
     from ..cache.exchange import copy_cache
 
     kinds = [name.strip() for name in layers.split(",")] if layers else []
-    plan = copy_cache(path, out, kinds)
+    plan = copy_cache(path, out, kinds, thin=thin)
     click.echo(f"{out}: cache {plan.id[:12]}, {', '.join(x.folder for x in plan.layers)}")
 
 

@@ -59,8 +59,8 @@ layer_options = several(
     ),
     click.option(
         "--features",
-        type=click.Choice(["float16", "int8", "mean+int4"]),
-        help="How features are stored.",
+        type=click.Choice(["float16", "int8", "mean+int4", "mean"]),
+        help="How features are stored; mean: no patches, only the mean of each superpixel.",
     ),
     click.option(
         "--store-sam-embeddings/--no-store-sam-embeddings",
@@ -79,10 +79,16 @@ recipe_options = several(
         "--recipe", "recipe_file", type=PATH, help="Recipe file (YAML) instead of --size."
     ),
     layer_options,
+    click.option(
+        "--thin",
+        is_flag=True,
+        default=None,
+        help="Means of superpixels instead of patch features, SAM's embedding in int8.",
+    ),
 )
 RECIPE_FLAGS = ("superpixels", "masks", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
                 "dtype", "max_superpixels", "encoder", "encoder_weights", "second_weights", "features",
-                "store_sam_embeddings", "sam_stored")  # fmt: skip
+                "store_sam_embeddings", "sam_stored", "thin")  # fmt: skip
 run_options = several(
     click.option(
         "--executor",

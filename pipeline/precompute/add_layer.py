@@ -69,8 +69,9 @@ def add_layer(request: AddRequest) -> PrecomputeReport:
             f"the photographs of {show(str(request.cache), 300)} are not where they were: name their "
             "folder with --images"
         )
-    # The plan with most layers is the one to go on from: what was added before stays together.
-    base = max(plans.values(), key=lambda plan: len(plan.layers))
+    # The plan with most layers is the one to go on from: what was added before stays together, and
+    # what is added to a thin cache goes with the patches if there are any.
+    base = max(plans.values(), key=lambda plan: (not plan.thin, len(plan.layers)))
     recipe, where = _resolved(base, request, root)
     content = Content(
         [ImageRecord(*image[:4]) for image in base.images], base.split, dict(base.digests),
@@ -83,6 +84,10 @@ def _check_read(request: AddRequest) -> None:
     """ConfigError for an option that the layer's kind does not read."""
     if request.run.limit is not None:
         raise ConfigError("--limit: a layer is made for all images of its cache: leave it out")
+    if request.flags.features == "mean":
+        raise ConfigError(
+            "--features mean: the means alone are KIND pooled: `svp cache add CACHE pooled`"
+        )
     for name, value in asdict(request.flags).items():
         if value is not None and name not in READ[request.kind]:
             raise ConfigError(
@@ -113,7 +118,9 @@ def _resolved(base: Plan, request: AddRequest, root: Path) -> tuple[Recipe, Loca
     elif kind == LAYERS:
         features.pop("layers")
         default = replace(stores("train", request.projector), sam=False, cls=False)
-    elif flags.encoder:
+    elif features["stored"] == "mean":
+        features["stored"] = "float16"  # patches for a thin cache
+    if kind == FEATURES and flags.encoder not in (None, base.recipe.features.name):
         features |= {"cls": False, "layers": []}
         features.pop("second", None)
         features.pop("weights", None)

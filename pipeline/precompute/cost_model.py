@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from ..cache.layers import ENCODED, POOLED, SAM
+from ..cache.layers import ENCODED, FEATURES, POOLED, SAM
 from ..cache.plan import Plan
 from ..cache.schema import ArraySpec
 from ..display import Report, counted, duration, size
@@ -246,6 +246,7 @@ def _lent(plan: Plan, part: str, lent: Mapping[str, int], images: int) -> int:
     """Images whose part of the work is not done because another cache has what it gives."""
     if part in ("host", "features"):  # decoding and writing go with what the encoder makes anew
         kinds = ({layer.kind for layer in plan.layers} & ENCODED) - {POOLED}
+        kinds |= {FEATURES} if plan.thin else set()
     else:
         prompted = part == "sam decoder" or plan.recipe.superpixels.prompts_sam
         kinds = {"superpixels" if prompted else SAM}

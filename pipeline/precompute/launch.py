@@ -26,7 +26,7 @@ from .cost_model import Estimate, estimate
 from .machines import measured_here
 from .options import Flags, resolve
 from .planner import Content, sized_plan
-from .purpose import Purpose, announce, next_command, stores
+from .purpose import Purpose, announce, next_command, require_means, stores
 from .run import RunOptions, limited, precompute
 from .run_report import PrecomputeReport
 from .toy_guard import require_real_models
@@ -139,6 +139,7 @@ def recipe_of(request: Request, source: Source) -> tuple[Recipe, LocalPaths]:
         request.size, request.recipe_file, request.flags, request.overrides, source.image_root,
         stores(purpose, request.projector),
     )  # fmt: skip
+    require_means(recipe, request.projector if purpose == "train" else "svp")
     named = show(request.dataset, 300) if request.dataset else source.name
     require_real_models(named, generated=source.generated, size=request.size, precompute=recipe)
     return recipe, where
@@ -270,6 +271,7 @@ def priced_plan(request: Request) -> Plan:
         request.size, request.recipe_file, flags, request.overrides, request.images or Path(),
         stores(request.purpose or "train", request.projector),
     )  # fmt: skip
+    require_means(recipe, request.projector)
     return sized_plan(recipe)
 
 

@@ -80,6 +80,8 @@ def values_of(plan: Plan, kinds: Collection[str]) -> frozenset[str]:
     found = {*kinds}
     if POOLED in found or (FEATURES in found and plan.mean_int4):
         found |= {COVER, FEATURES}
+    if POOLED in found and plan.thin and plan.blocks:
+        found |= {LAYERS}
     return frozenset(found - {POOLED})
 
 

@@ -50,6 +50,7 @@ class Flags:
     features: str | None = None
     store_sam_embeddings: bool | None = None
     sam_stored: str | None = None
+    thin: bool | None = None
 
 
 def resolve(
@@ -143,6 +144,20 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         raw["store_sam_embeddings"] = flags.store_sam_embeddings
     if flags.sam_stored:
         raw["sam_stored"] = flags.sam_stored
+    if flags.thin:
+        _make_thin(raw, flags)
+
+
+def _make_thin(raw: dict[str, Any], flags: Flags) -> None:
+    """`--thin`: means for features, SAM's embedding in int8. Raises ConfigError."""
+    if flags.features not in (None, "mean"):
+        raise ConfigError(
+            f"--thin stores no patch features, --features {flags.features} says how: leave one out"
+        )
+    raw["features"]["stored"] = "mean"
+    raw["features"].pop("pooled", None)
+    if raw.setdefault("store_sam_embeddings", True):
+        raw.setdefault("sam_stored", "int8")
 
 
 def _name_encoders(features: dict[str, Any], said: str) -> None:

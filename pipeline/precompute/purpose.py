@@ -13,12 +13,14 @@ from typing import Any, Literal
 from .. import plugins
 from ..cache.places import DataPlaces, read_places
 from ..cache.plan import Plan
+from ..errors import ConfigError
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..recipe import FeatureConfig, Recipe, encoder_row
 from ..store import Place
 
 Purpose = Literal["train", "look"]
 SAM, CLS, LAYERS = "the SAM image embedding", "the CLS token", "four encoder layers"
+PATCHES = "patch features"
 
 # Extra inputs of each projector: "cls", "multi" (four layers), "masks". The classes say the same
 # (`Projector.needs`); this table spares the offline half their import, and a test compares.
@@ -34,6 +36,12 @@ NEEDS: dict[str, frozenset[str]] = {
     "tokenpacker": frozenset({"multi"}),
     "pvtc": frozenset({"cls"}),
     "fusion": frozenset({"masks", "multi"}),
+}
+# Options that let a projector do with the means of the superpixels, without patches: all that a thin
+# cache serves. The classes say the same (`Projector.reads_patches`).
+ON_MEANS = {
+    "svp": "ssa_variant=none",
+    "fusion": "svp.ssa_variant=none",
 }
 # What a training of each size starts from where the recipe leaves it to the user.
 START_FROM = {
@@ -88,6 +96,15 @@ def needs_of(projector: str) -> frozenset[str]:
     return frozenset(plugins.lookup(plugins.PROJECTORS, projector, NEEDS).needs)
 
 
+def require_means(recipe: Recipe, projector: str) -> None:
+    """ConfigError if a recipe without patch features is for a projector that always reads them."""
+    if recipe.features.thin and projector in NEEDS and projector not in ON_MEANS:
+        raise ConfigError(
+            f"--projector {projector} reads {PATCHES}, which a thin cache does not hold: leave out "
+            f"--thin (features.stored=mean); it serves {_and(list(ON_MEANS))} without SSA"
+        )
+
+
 def _depth(features: dict[str, Any]) -> int:
     """Blocks of the encoder a raw recipe names; 0 if it is unknown or has fewer than four."""
     row = encoder_row(str(features.get("encoder", "tiny")))
@@ -117,10 +134,18 @@ def lacks(recipe: Recipe, needs: Iterable[str], sources: int = 4) -> list[str]:
     return [*missing, *([] if recipe.store_sam_embeddings else [SAM])]
 
 
+def command_for_patches(plan: Plan, cache: Place | None = None) -> str:
+    """The command that adds the patch features which a thin cache lacks."""
+    words = ["svp", "cache", "add", str(cache or "CACHE"), "features"]
+    words += ["--encoder", plan.recipe.features.name]
+    return shlex.join([*words, *plugins.plugin_words()])
+
+
 def announce(recipe: Recipe) -> list[str]:
     """Notice about the content of a cache of this recipe, and the uses that it rules out."""
     features = recipe.features
-    holds = ["superpixels", f"{features.encoder} features"]
+    means = f"the mean of each on {features.encoder} features (no {PATCHES})"
+    holds = ["superpixels", means if features.thin else f"{features.encoder} features"]
     holds += [f"the last layer of {features.second.encoder}"] if features.second else []
     holds += [SAM] if recipe.store_sam_embeddings else []
     holds += [CLS] if features.cls else []
@@ -134,6 +159,10 @@ def announce(recipe: Recipe) -> list[str]:
         )
         return lines
     missing = {name: lacks(recipe, needs) for name, needs in sorted(NEEDS.items())}
+    if features.thin:
+        served = [f"{name} with {ON_MEANS[name]}" for name in ON_MEANS if not missing[name]]
+        lines.append(f"it trains {_and(served)} alone: all others read {PATCHES}")
+        return lines
     lines.append(f"it trains {', '.join(name for name, what in missing.items() if not what)}")
     if rest := [f"{name} ({_and(what)})" for name, what in missing.items() if what]:
         each = ", ".join(rest)
@@ -193,6 +222,8 @@ def next_command(
     words = ["svp", "train", *(["--size", size] if size else []), "--from-cache", where]
     words += ["--projector", projector] if projector != "svp" else []
     have = recipe.features
+    if have.thin and projector in ON_MEANS:
+        words += ["--set", f"model.projector.options.{ON_MEANS[projector]}"]
     second = (have.second.encoder if have.second else None, usual.second and usual.second.encoder)
     fields = {
         "encoder": (have.encoder, usual.encoder), "view": (have.view, usual.view),

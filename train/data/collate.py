@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...model.batch import Batch, Visual
+from ...pipeline.cache.layers import POOLED
 from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.binary import empty
+from ...pipeline.precompute.purpose import PATCHES
 from .dialogues import Dialogue, collate
 from .expression_table import Entry, ExpressionTable, Said
 from .keyed_rng import permutation
@@ -83,6 +85,8 @@ class VisualSource(Protocol):
 class CachedVisuals:
     """Encoder outputs of one or many caches of one shape, float16 as stored.
 
+    Of thin caches the means of the superpixels take the place of patches, see `Visual`.
+
     needs   extra projector inputs: of "masks", "cls", "multi"
     pinned  put batches into pinned memory, for asynchronous copies to a GPU
 
@@ -104,17 +108,22 @@ class CachedVisuals:
         """See `VisualSource`. Raises CacheError naming image and file. Safe to share by threads."""
         plan, places = self.plan, [(self.caches[e.cache], e.row) for e in entries]
         assert plan.sam is not None
-        patches = self._empty(len(entries), plan.patches, plan.channels)
+        # A thin cache stores none; whether the model can do without was asked before.
+        patches = self._empty(len(entries), 0 if plan.thin else plan.patches, plan.channels)
         sam = self._empty(len(entries), *plan.sam)
         beside = SMALL if "masks" in self.needs else ()
+        beside = (*beside, POOLED) if plan.thin else beside
         for cache in self.caches:
             mine = [b for b, (own, _) in enumerate(places) if own is cache]
-            into = {
-                "features": [patches[b].numpy() for b in mine],
-                "sam": [sam[b].numpy() for b in mine],
-            }
+            into = {"sam": [sam[b].numpy() for b in mine]}
+            if not plan.thin:
+                into["features"] = [patches[b].numpy() for b in mine]
             cache.gather([places[b][1] for b in mine], into, beside)
         cover, masks, valid = self._superpixels(places, keys)
+        means = self._means(places, keys) if plan.thin else None
+        multi = None
+        if "multi" in self.needs:
+            multi = self._multi(places) if means is None else means[..., plan.channels :]
         visual = Visual(
             patches,
             plan.grid,
@@ -122,7 +131,8 @@ class CachedVisuals:
             masks,
             valid,
             self._cls(places) if "cls" in self.needs else None,
-            self._multi(places) if "multi" in self.needs else None,
+            multi,
+            None if means is None else means[..., : plan.channels],
         )
         return visual, sam, tuple((e.height, e.width) for e in entries)
 
@@ -137,14 +147,23 @@ class CachedVisuals:
         masks = self._empty(len(places), most, height, width, dtype=torch.uint8)
         valid = torch.arange(most) < torch.tensor(counts)[:, None]
         for b, ((cache, row), key, n) in enumerate(zip(places, keys, counts, strict=True)):
-            areas = cache.areas(row).astype(np.int64)
-            order = np.argsort(-areas, kind="stable") if key is None else permutation(key, n)
+            order = _order(cache, row, key, n)
             cover[b, n:], masks[b, n:] = 0, 0
             cover[b, :n] = torch.from_numpy(cache.cover(row)[order])
             bits = cache.sspe_masks(row)[order]
             cells = np.unpackbits(bits, axis=1, count=height * width)
             masks[b, :n] = torch.from_numpy(cells).view(n, height, width)
         return cover, masks, valid
+
+    def _means(self, places: list[tuple[RowReader, int]], keys: Sequence[int | None]) -> Tensor:
+        """(B,N,(1+L)*C) of a thin cache, superpixels in the order of `_superpixels`."""
+        counts = [cache.count(row) for cache, row in places]
+        width = self.plan.recipe.features.mean_maps * self.plan.channels
+        out = self._empty(len(places), max(counts), width)
+        for into, (cache, row), key, n in zip(out, places, keys, counts, strict=True):
+            into[:n] = torch.from_numpy(cache.pooled(row)[_order(cache, row, key, n)])
+            into[n:] = 0
+        return out
 
     def _cls(self, places: list[tuple[RowReader, int]]) -> Tensor:
         out = self._empty(len(places), self.plan.channels)
@@ -159,6 +178,13 @@ class CachedVisuals:
 
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
         return self.memory.take(shape, dtype)
+
+
+def _order(cache: RowReader, row: int, key: int | None, n: int) -> NDArray[np.int64]:
+    """Order of the n superpixels of a row in a batch."""
+    if key is not None:
+        return permutation(key, n)
+    return np.argsort(-cache.areas(row).astype(np.int64), kind="stable")
 
 
 def make_batch(
@@ -191,6 +217,8 @@ def _check(cache: RowReader, first: RowReader, needs: frozenset[str]) -> None:
     if unknown := needs - lacks.keys():
         raise ConfigError(f"no cache holds the projector input {show(min(unknown))}")
     missing = [name for name in sorted(needs) if lacks[name]]
+    if plan.thin and "masks" not in needs:
+        missing.append(PATCHES)
     if plan.sam is None:
         missing.append("the SAM image embedding")
     if missing:

@@ -5,11 +5,16 @@ trained on the one answers on the other with noise. The identity is the encoder 
 view, and for projectors that read several maps (`multi`) the blocks and the second encoder.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ...model.projectors import projector_class
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
-from ...pipeline.errors import PlanMismatchError
+from ...pipeline.errors import ConfigError, PlanMismatchError
+from ...pipeline.precompute.purpose import ON_MEANS, PATCHES, command_for_patches
 from ...pipeline.recipe import Recipe
+from ...pipeline.store import Place
 
 
 def features_of(recipe: Recipe, projector: str) -> str:
@@ -35,3 +40,22 @@ def require_same_features(wanted: str, plan: Plan, projector: str, who: str) -> 
             f"cache {plan.id[:12]} holds features of {found}; {who} reads {show(wanted, 300)}: make "
             "the cache again with that encoder (--encoder, --encoder-weights, --set features.layers)"
         )
+
+
+def require_patches(
+    projector: str, options: Mapping[str, Any], plan: Plan, cache: Place | None = None
+) -> None:
+    """ConfigError if a cache is thin and the projector reads single patches with these options.
+
+    cache  where it lies, if that is known, for the command that adds them
+    """
+    if not plan.thin or not projector_class(projector).reads_patches(options):
+        return
+    without = ""
+    if projector in ON_MEANS:
+        without = f"; or do without SSA: --set model.projector.options.{ON_MEANS[projector]} trains on means"
+    raise ConfigError(
+        f"projector {projector} reads {PATCHES}, which cache {plan.id[:12]} does not hold: it is thin, "
+        f"with the mean of each superpixel alone: `{command_for_patches(plan, cache)}` adds them"
+        + without
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.cache.layers import SAM
+from ...pipeline.cache.layers import POOLED, SAM
 from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.cache.row_codec import row_arrays, stored_features, stored_sam
@@ -64,7 +64,7 @@ class LiveReader:
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
         self._encoder = encoder or build_encoder(recipe.features, where, device)
-        self._made: OrderedDict[int, ImageRow] = OrderedDict()
+        self._made: OrderedDict[int, tuple[ImageRow, NDArray[np.float16] | None]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -100,6 +100,11 @@ class LiveReader:
         """(n,ceil(G/8)) bit-packed masks on the SSPE grid, high bit first."""
         return self._held(i, "sspe_masks")
 
+    def pooled(self, i: int) -> NDArray[np.float16]:
+        """(n,C) mean of the patch features under each superpixel, see `CacheReader.pooled`."""
+        self.plan.layer(POOLED)
+        return _into(self._row_and_means(i)[1], None)
+
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) patch features of row `i` as they would be stored, into `out` if given."""
         return _into(self._row(i).patches, out)
@@ -131,6 +136,9 @@ class LiveReader:
 
     def _row(self, i: int) -> ImageRow:
         """Row `i`, features and SAM embedding as a cache of this plan would give them back."""
+        return self._row_and_means(i)[0]
+
+    def _row_and_means(self, i: int) -> tuple[ImageRow, NDArray[np.float16] | None]:
         with self._lock:  # one model, many loader threads
             if i not in self._made:
                 row = self._compute(i)
@@ -139,12 +147,13 @@ class LiveReader:
                 arrays: dict[str, NDArray[Any]] = {}
                 for layer in self.plan.layers:
                     arrays |= row_arrays(self.plan, layer, image, row)
-                patches = stored_features(self.plan, arrays.__getitem__).astype(np.float16)
-                row = replace(row, patches=patches)
+                if not self.plan.thin:
+                    patches = stored_features(self.plan, arrays.__getitem__).astype(np.float16)
+                    row = replace(row, patches=patches)
                 if self.plan.sam is not None:
                     sam = stored_sam(self.plan, arrays.__getitem__).astype(np.float16)
                     row = replace(row, sam=sam)
-                self._made[i] = row
+                self._made[i] = row, arrays.get(POOLED)
                 if len(self._made) > REMEMBERED:
                     self._made.popitem(last=False)
             return self._made[i]

@@ -12,7 +12,7 @@ from ...pipeline.errors import ConfigError, PlanMismatchError
 from ...pipeline.recipe import Recipe
 from ...pipeline.weights.load import weights_digest
 from ...pipeline.weights.reference import WeightsRef
-from ..data.encoder_identity import features_of, require_same_features
+from ..data.encoder_identity import features_of, require_patches, require_same_features
 from ..data.sam_identity import require_embedding, require_same_sam, sam_of
 from ..data.tokenizer import load_vocabulary
 from ..recipe import ModelConfig, ProjectorConfig, StageConfig, TrainRecipe, vision_of
@@ -51,6 +51,7 @@ class Exported:
 def require_plan(found: Exported, plan: Plan) -> None:
     """PlanMismatchError if the model cannot read caches of `plan`: another encoder, view or SAM."""
     about, features = found.about, plan.recipe.features
+    require_patches(about.projector.name, about.projector.options, plan)
     if about.preprocessing is not None:
         want = about.preprocessing.recipe.features
         if vision_of(want) != vision_of(features):

@@ -28,6 +28,7 @@ from ...pipeline.weights.load import weights_digest
 from ...pipeline.weights.locate import LM_FILES, hub_folder, weight_folders
 from ...pipeline.weights.model_config import MAX_CONFIG, check_config
 from ...pipeline.weights.reference import WeightsRef
+from ..data.encoder_identity import require_patches
 from ..data.sam_identity import require_decoder, require_embedding
 from ..data.tokenizer import load_vocabulary
 from ..recipe import (
@@ -149,6 +150,7 @@ def require_view(found: Published, plan: Plan) -> None:
 
     `clip-tiny` stands in for CLIP in tests, where the projector's width fits it.
     """
+    require_patches("mlp", {}, plan)
     want, have = found.vision, plan.recipe.features
     if have.encoder == "clip-tiny" and have.view == want.view:
         return

@@ -101,7 +101,7 @@ def project(projector: Projector, visual: Visual) -> Tensor:
         masks = MaskInput(visual.cover, visual.masks)
     tokens, _ = projector(
         visual.patches, visual.grid, cls=visual.cls, multi=visual.multi, masks=masks,
-        mask_valid=visual.valid,
+        mask_valid=visual.valid, means=visual.means,
     )  # fmt: skip
     return tokens  # type: ignore[no-any-return]
 

@@ -7,6 +7,9 @@ Permuting the superpixels of an image permutes its tokens; neither padding nor t
 the batch change them.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,6 +42,11 @@ class SVP(Projector):
     needs = frozenset({"masks"})
     supports_sspe = True
     renames = (Rename(r"(sspe|ssa|mlp)\..+"),)
+
+    @classmethod
+    def reads_patches(cls, options: Mapping[str, Any]) -> bool:
+        """Without SSA a token is made of its superpixel's mean (Eq. 2) by the stored coverage."""
+        return options.get("ssa_variant") != "none" or bool(options.get("binary_cover"))
 
     def __init__(
         self,
@@ -78,6 +86,9 @@ class SVP(Projector):
             mask_side=mask_side,
         )
         self.binary_cover = binary_cover
+        self.needs_patches = self.reads_patches(
+            {"ssa_variant": ssa_variant, "binary_cover": binary_cover}
+        )
         if ssa_soft_bias is not None and ssa_variant == "none":
             raise ConfigError("ssa_soft_bias: there is no SSA with ssa_variant=none")
         self.ssa = _build_ssa(ssa_variant, in_dim, ssa_heads, ssa_blocks, ssa_ffn, ssa_soft_bias)
@@ -118,9 +129,11 @@ class SVP(Projector):
         return real.unpack(self.mlp(emb))
 
     def _aggregate(self, x: Visual, sspe: Tensor | None, real: Packing) -> Tensor:
-        """E (B,N,C): SSA, or the average of Eq. 2 without it."""
+        """E (B,N,C): SSA, or the average of Eq. 2 without it, which a thin cache has."""
         assert x.cover is not None and x.valid is not None
         cover = x.cover.masked_fill(~x.valid.unsqueeze(-1), 0)
+        if x.means is not None:
+            return x.means
         if self.binary_cover:
             cover = binarised(cover)
         if self.ssa is None:

@@ -63,6 +63,18 @@ def test_stages_reach_every_part() -> None:
     assert not torch.allclose(model(**data)[0], with_sspe)
 
 
+def test_means_of_the_maps_serve_as_the_maps_do_without_ssa() -> None:
+    model, data = fusion(2, ssa_variant="none"), inputs(2)
+    share = data["masks"].cover * data["mask_valid"].unsqueeze(-1)
+    share = share / share.sum(2, keepdim=True).clamp_min(1e-6)
+    means = {"means": share @ data["patches"], "multi": share @ data["multi"]}
+    torch.testing.assert_close(
+        model(**{**data, **means, "patches": data["patches"][:, :0]})[0], model(**data)[0]
+    )
+    with pytest.raises(ConfigError, match="Fusion reads patch features"):
+        fusion(2)(**{**data, **means})
+
+
 def test_wrong_sources_are_refused() -> None:
     with pytest.raises(ConfigError, match="multi has 32 channels, not 48"):
         fusion(3)(**inputs(2))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from svp.pipeline.cache import verify
-from svp.pipeline.cache.exchange import drop_layers
+from svp.pipeline.cache.exchange import copy_cache, drop_layers
 from svp.pipeline.cache.plan import Plan, all_plans
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.precompute.add_layer import AddRequest, add_layer
@@ -158,6 +158,37 @@ def test_fewer_bits_are_made_of_what_is_there(
     assert [plan.id for plan in all_plans(out).values()] == [exact.id]
     assert drop_layers(beside, ["sam"]) == ["sam/tiny-int8"]
     assert Plan.load(beside).recipe.sam_stored == "float16"
+
+
+def test_a_thin_cache_is_made_of_what_is_there(
+    scenes: Path, tmp_path: Path, calls: Counter[str]
+) -> None:
+    """By no model, by copying too; equal to one made of the photographs; patches can be added."""
+    full, beside, far = (tmp_path / name for name in ("cache", "beside", "far/away"))
+    deep, thin = ("features.layers=[3,4,5,6]", "features.cls=true"), Flags(thin=True)
+    make(scenes, full, *deep, purpose="train")
+    calls.clear()
+    plan = make(scenes, beside, *deep, flags=thin)
+    copy_cache(full, tmp_path / "copy", thin=True)
+    assert calls == {}
+    make(scenes, far, *deep, flags=thin)
+    assert calls == {"superpixels": 8, "encoder": 8}
+    assert Plan.load(far).id == Plan.load(tmp_path / "copy").id == plan.id
+    kinds = [layer.kind for layer in plan.layers]
+    assert kinds == ["superpixels", "cover", "pooled", "cls", "sam"]
+    for kind in kinds:
+        assert layer_files(beside, kind) == layer_files(far, kind), kind
+        assert layer_files(tmp_path / "copy", kind) == layer_files(far, kind), kind
+
+    calls.clear()
+    add_layer(AddRequest(cache=far, kind="features", run=RunOptions(workers=0)))
+    first, second = all_plans(far).values()
+    assert first.id == plan.id and not second.thin and calls == {"encoder": 8}
+    for kind in ("features", "layers"):
+        assert layer_files(far, kind) == layer_files(full, kind), kind
+    wrong = AddRequest(cache=far, kind="features", flags=Flags(features="mean"))
+    with pytest.raises(ConfigError, match="`svp cache add CACHE pooled`"):
+        add_layer(wrong)
 
 
 def test_what_cannot_be_added_is_refused(scenes: Path, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """A cache is made for a projector, says what it will be good for, and is refused with a command."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from svp.model.projectors import PROJECTORS
 from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.errors import ConfigError
+from svp.pipeline.io.yaml_files import override_of
 from svp.pipeline.plugins import plugins
 from svp.pipeline.precompute import launch
 from svp.pipeline.precompute.options import Flags, resolve
@@ -14,11 +16,13 @@ from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.precompute.purpose import (
     LOOK,
     NEEDS,
+    ON_MEANS,
     announce,
     command_for,
     four_layers,
     lacks,
     next_command,
+    require_means,
     stores,
 )
 from svp.pipeline.recipe import FeatureConfig, Recipe
@@ -33,6 +37,15 @@ def recipe(
 
 def test_the_needs_are_those_of_the_classes() -> None:
     assert {name: kind.needs for name, kind in PROJECTORS.items()} == NEEDS
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS))
+def test_means_serve_what_the_classes_say(name: str) -> None:
+    options: dict[str, Any] = {}
+    assert PROJECTORS[name].reads_patches(options)
+    if name in ON_MEANS:
+        override_of(ON_MEANS[name]).apply(options)
+    assert PROJECTORS[name].reads_patches(options) == (name not in ON_MEANS)
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS))
@@ -77,6 +90,35 @@ def test_a_plug_ins_projector_gets_its_inputs(
         PROJECTORS.pop("purpose_mine")
 
 
+def test_a_thin_recipe_holds_means_and_says_so() -> None:
+    thin = recipe(thin=True)
+    assert (thin.features.stored, thin.store_sam_embeddings, thin.sam_stored) == (
+        "mean",
+        True,
+        "int8",
+    )
+    assert recipe("fusion", thin=True).features.mean_maps == 5
+    assert recipe(thin=True, sam_stored="float16").sam_stored == "float16"
+    assert not recipe(thin=True, store_sam_embeddings=False).store_sam_embeddings
+    assert recipe(purpose="look", thin=True) == recipe(thin=True, features="mean") == thin
+    with pytest.raises(ConfigError, match="--thin stores no patch features, --features int8"):
+        recipe(thin=True, features="int8")
+    holds, trains = announce(thin)
+    assert "the mean of each on tiny features (no patch features) and the SAM image" in holds
+    assert trains == "it trains svp with ssa_variant=none alone: all others read patch features"
+    assert (
+        "svp with ssa_variant=none and fusion with svp.ssa"
+        in announce(recipe("fusion", thin=True))[1]
+    )
+    require_means(thin, "svp")
+    require_means(recipe(), "mlp")
+    with pytest.raises(ConfigError, match="--projector mlp reads patch features"):
+        require_means(thin, "mlp")
+    with pytest.raises(ConfigError, match="--projector tokenpacker reads patch features"):
+        launch.price(launch.Request(dataset=None, split=None, out=None, projector="tokenpacker",
+                                    flags=Flags(thin=True)), "a100", 10)  # fmt: skip
+
+
 def test_what_is_said_outright_stays() -> None:
     assert not recipe(store_sam_embeddings=False).store_sam_embeddings
     assert not recipe("svp", "store_sam_embeddings=false").store_sam_embeddings
@@ -112,6 +154,9 @@ def test_the_next_command_can_be_pasted() -> None:
     assert after(recipe(), size="paper").endswith(" --init GLaMM-GranD-Pretrained")
     assert (
         after(recipe(), "testA", size="tiny") == "svp eval --size tiny --from-cache 'my caches/x'"
+    )
+    assert after(recipe("fusion", thin=True), projector="fusion").endswith(
+        "--projector fusion --set model.projector.options.svp.ssa_variant=none"
     )
     assert after(recipe(purpose="look")) == "svp cache browse 'my caches/x'"
 

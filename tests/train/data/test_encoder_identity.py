@@ -1,13 +1,18 @@
 """A cache of another encoder file is refused by identity, not by shape."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from svp.pipeline.cache.plan import Plan
-from svp.pipeline.errors import PlanMismatchError
+from svp.pipeline.errors import ConfigError, PlanMismatchError
 from svp.pipeline.recipe import FeatureConfig, Recipe
-from svp.train.data.encoder_identity import features_of, require_same_features
+from svp.train.data.encoder_identity import (
+    features_of,
+    require_patches,
+    require_same_features,
+)
 
 FILE, OTHER = (f"sha256:{digit * 64}" for digit in "ab")
 FOUR = (12, 16, 22, 23)
@@ -43,6 +48,21 @@ def test_how_features_are_stored_does_not_count() -> None:
     """int8 or float16, CLS beside them or not: the same features."""
     wanted = features_of(cache().recipe, "svp")
     require_same_features(wanted, cache(stored="int8", cls=True), "svp", "the run")
+
+
+def test_a_thin_cache_is_refused_where_patches_are_read() -> None:
+    thin, given = cache(stored="mean"), {"ssa_variant": "none"}
+    require_patches("svp", given, thin)
+    require_patches("fusion", {"svp": given}, thin)
+    require_patches("svp", {}, cache(stored="mean+int4"))
+    adds = r": `svp cache add CACHE features --encoder dinov2-large` adds them"
+    for name, options in (("svp", {}), ("fusion", given), ("mlp", {}), ("pvtc", given)):
+        with pytest.raises(ConfigError, match=rf"projector {name} reads patch features, .*{adds}"):
+            require_patches(name, options, thin)
+    with pytest.raises(
+        ConfigError, match="`svp cache add 'my caches/x' features .*ssa_variant=none"
+    ):
+        require_patches("svp", {}, thin, Path("my caches/x"))
 
 
 def test_a_second_encoder_counts_for_fusion() -> None:

@@ -55,6 +55,22 @@ def test_live_rows_are_the_stored_ones(
             reader.cls(0)
 
 
+def test_live_means_are_those_of_a_thin_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run.install(monkeypatch)
+    images = tmp_path / "images"
+    write_images(images, 3)
+    features = RECIPE.features.model_copy(update={"stored": "mean"})
+    recipe = RECIPE.model_copy(update={"features": features})
+    fake_run.run(tmp_path / "c", images, recipe=recipe)
+    stored, made = CacheReader(tmp_path / "c"), live(tmp_path / "c", images)
+    for row in range(len(stored)):
+        assert stored.pooled(row).any()
+        for name in ("pooled", "cover", "sspe_masks"):
+            np.testing.assert_array_equal(getattr(stored, name)(row), getattr(made, name)(row))
+
+
 def test_rows_that_no_shard_holds_are_counted_when_they_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,6 +228,24 @@ def test_a_pooled_start_gives_the_normalised_mean_of_the_patches() -> None:
     assert added and all(p.grad is not None and p.grad.any() for p in added)  # it can learn
 
 
+@pytest.mark.parametrize("add_sspe", [True, False])
+def test_means_serve_as_the_patches_do_without_ssa(add_sspe: bool) -> None:
+    model = small(ssa_variant="none", add_sspe=add_sspe)
+    patches, cover, masks, valid = inputs(3, [4, 2])
+    means = cover @ patches / cover.sum(2, keepdim=True).clamp_min(1e-6)
+    given: dict[str, Any] = {"masks": MaskInput(cover, masks), "mask_valid": valid, "means": means}
+    tokens, _ = model(patches[:, :0], GRID, **given)
+    torch.testing.assert_close(tokens, run(model, patches, cover, masks, valid))
+    with pytest.raises(ConfigError, match=f"means of {C - 1} channels, not {C}"):
+        model(patches[:, :0], GRID, **given | {"means": means[..., 1:]})
+    reads: tuple[dict[str, Any], ...] = ({}, {"ssa_variant": "none", "binary_cover": True})
+    for options in reads:
+        with pytest.raises(ConfigError, match="SVP reads patch features: there are only means"):
+            small(**options)(patches[:, :0], GRID, **given)
+    with pytest.raises(ConfigError, match="do not fit grid"):
+        model(patches[:, :0], GRID, **given | {"means": None})
+
+
 def test_an_unknown_start_is_refused() -> None:
     with pytest.raises(ConfigError, match="xavier"):
         small(ssa_start="zero")
