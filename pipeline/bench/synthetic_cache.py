@@ -95,7 +95,7 @@ def open_times(path: Path, shards: int) -> tuple[float, float]:
 
 def _missing(path: Path) -> list[int]:
     plan = Plan.load(path)
-    return [*missing_shards(path, plan, read_committed(path, plan))]
+    return [*missing_shards(path, plan, read_committed(path, plan, snapshot=True))]
 
 
 def _plan(images: int, shape: tuple[int, ...], max_superpixels: int) -> Plan:

@@ -1,6 +1,7 @@
 """Create a cache folder for a plan, or add the plan's layers to one that holds the same images."""
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from ..display import show
@@ -8,6 +9,7 @@ from ..errors import CacheError, PlanMismatchError
 from ..store import OtherBytesError, Place, Store, open_store
 from .image_list import IMAGES
 from .index import is_complete
+from .layers import Layer
 from .layout import CLAIMS, LAYER, LOGS, PLAN, VIEWS, exists, read_file
 from .plan import Plan, all_plans
 from .plan_diff import diff_plans
@@ -20,7 +22,7 @@ LEFT = re.compile(f"{IMAGES}/[0-9a-f]{{16}}/|{LOGS}/({CLAIMS}/|probe-)")
 def create_cache(cache: Place, plan: Plan, *, view: bool = False) -> str:
     """Write the plan, its layer.json and zarr.json files; drop temp files of dead writers.
 
-    Safe to repeat. `view` adds the plan to a cache of the same images whose plan is another; a layer
+    Safe to repeat, and then brief: see `write_metadata` for damaged files. `view` adds the plan to a cache of the same images whose plan is another; a layer
     that both have is stored once. Call it from the planner, never from workers. Returns the key of
     the plan.
 
@@ -38,12 +40,14 @@ def create_cache(cache: Place, plan: Plan, *, view: bool = False) -> str:
             store.create(PLAN, [plan.data], label="plan")
         except OtherBytesError:  # another run was faster
             there = True
+    plans = all_plans(store) if there else {}
     if there:
-        key = _join(store, plan, view)
+        key = _join(store, plans, plan, view)
     if not is_complete(store, plan):
         store.tidy()
-        _drop_unnamed_images(store)
-    write_metadata(store, plan)
+        _drop_unnamed_images(store, [*plans.values(), plan])
+    if not all(_has_record(store, layer) for layer in plan.layers):
+        write_metadata(store, plan)
     return key
 
 
@@ -52,14 +56,6 @@ def write_metadata(cache: Store, plan: Plan) -> None:
 
     A recompressed array keeps its own: its chunks can still be read.
     """
-    wanted = {f"{layer.folder}/{LAYER}": layer.data for layer in plan.layers}
-    for key, data in wanted.items():
-        try:
-            stays = read_file(cache, key, len(data) + 1) == data
-        except CacheError:
-            stays = False
-        if not stays:
-            cache.replace(key, data, label="metadata")
     for key, data in documents(plan).items():
         try:
             found = read_file(cache, key, MAX_META_BYTES)
@@ -68,11 +64,20 @@ def write_metadata(cache: Store, plan: Plan) -> None:
             stays = False
         if not stays:
             cache.replace(key, data, label="metadata")
+    for layer in plan.layers:  # last: they vouch for the others
+        if not _has_record(cache, layer):
+            cache.replace(f"{layer.folder}/{LAYER}", layer.data, label="metadata")
 
 
-def _join(cache: Store, plan: Plan, view: bool) -> str:
-    """Key of `plan` in a cache that has others; it is written if it is new."""
-    there = all_plans(cache)
+def _has_record(cache: Store, layer: Layer) -> bool:
+    try:
+        return read_file(cache, f"{layer.folder}/{LAYER}", len(layer.data) + 1) == layer.data
+    except CacheError:
+        return False
+
+
+def _join(cache: Store, there: Mapping[str, Plan], plan: Plan, view: bool) -> str:
+    """Key of `plan` in a cache that has the plans `there`; it is written if it is new."""
     for key, found in there.items():
         if found.id == plan.id:
             return key
@@ -95,9 +100,9 @@ def _join(cache: Store, plan: Plan, view: bool) -> str:
     return key
 
 
-def _drop_unnamed_images(cache: Store) -> None:
+def _drop_unnamed_images(cache: Store, plans: Iterable[Plan]) -> None:
     """Delete the image lists of plans that were replaced."""
-    named = {plan.images.folder for plan in all_plans(cache).values()}
+    named = {plan.images.folder for plan in plans}
     there = {"/".join(key.split("/")[:2]) for key, _ in cache.sizes(IMAGES) if key.count("/") > 1}
     for folder in there - named:
         cache.delete_below(folder)

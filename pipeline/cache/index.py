@@ -73,7 +73,7 @@ def finalize(cache: Place, plan: Plan, committed: Committed) -> Rows:
     """
     store = open_store(cache)
     for layer in plan.layers:
-        manifests = committed.get(layer.folder, {})
+        manifests = committed.of(layer)
         missing = [shard for shard in range(layer.num_shards) if shard not in manifests]
         if missing:
             raise CacheError(
@@ -83,7 +83,7 @@ def finalize(cache: Place, plan: Plan, committed: Committed) -> Rows:
             )
     parts = []
     for layer in plan.layers:
-        manifests = committed[layer.folder]
+        manifests = committed.of(layer)
         parts.append(_merge(layer, manifests, complete=True))
         sizes = dict.fromkeys((spec.name for spec in layer.arrays), 0)
         for manifest in manifests.values():
@@ -137,7 +137,7 @@ def layer_rows(cache: Place, layer: Layer, committed: Committed | None = None) -
     if exists(store, f"{layer.folder}/{COMPLETE}"):
         return read_index(store, layer)
     if committed is not None:
-        return _merge(layer, committed.get(layer.folder, {}), complete=False)
+        return _merge(layer, committed.of(layer), complete=False)
     return _merge(layer, read_manifests(store, layer), complete=False)
 
 

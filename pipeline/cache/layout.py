@@ -12,6 +12,7 @@ images/<digest>/<column>/...    the image list
     index.json, COMPLETE        written once all its shards are committed
 logs/<shard>.json               times and host of that shard; no part of the cache's content
 logs/claims/<shard>.json        process that works on it, of those that join a run; no part either
+logs/manifests/<layer>/...      copies of manifests, of large caches; no part either
 """
 
 from ..errors import CacheError, MissingError
@@ -36,6 +37,11 @@ def shard_key(spec: ArraySpec, shard: int) -> str:
 def manifest_key(layer: str, shard: int) -> str:
     """The record that commits shard `shard` of the layer in folder `layer`."""
     return f"{layer}/{MANIFESTS}/{shard}.json"
+
+
+def snapshot_key(layer: str, block: int) -> str:
+    """Copies of the manifests of a block of shards of the layer in folder `layer`."""
+    return f"{LOGS}/manifests/{layer}/{block}.json.zst"
 
 
 def log_key(shard: int) -> str:

@@ -33,9 +33,9 @@ def note_code(cache: Place, layers: Iterable[Layer]) -> None:
     store = open_store(cache)
     found = _read(store)
     for layer in layers:
-        # Shards that are there without a record may be of any code.
-        there = [UNKNOWN] if committed_shards(store, layer) else []
-        makers = found.setdefault(layer.folder, there)
+        if layer.folder not in found:  # shards that are there without a record may be of any code
+            found[layer.folder] = [UNKNOWN] if committed_shards(store, layer) else []
+        makers = found[layer.folder]
         makers += [code_digest()] if code_digest() not in makers else []
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
     store.replace(f"{LOGS}/{MADE_BY}", text.encode(), label="made_by")

@@ -5,9 +5,10 @@ A manifest is written last, after every file of the shard is durable. It is a pu
 with an equal layer have equal ones.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Annotated, Final, Literal
 
 import xxhash
@@ -19,10 +20,12 @@ from ..io.json_files import JsonFile, canonical, parse_checked
 from ..store import Place, Read, Stat, Store, open_store
 from .layers import SUPERPIXELS, Layer
 from .layout import MANIFESTS, manifest_key, read_file, shard_key
+from .manifest_snapshot import BLOCK, load_snapshot, save_snapshot
 from .plan import Plan
 
 MAX_MANIFEST_BYTES = 64 << 20
 TOGETHER = 512  # manifests read at once
+FEW = 16  # manifests that are read one by one rather than from a snapshot
 OK: Final = "ok"
 QUARANTINED: Final = "quarantined"
 
@@ -71,7 +74,29 @@ class Manifest(JsonFile):
         return canonical(self.model_dump(mode="json"))
 
 
-Committed = Mapping[str, Mapping[int, Manifest]]  # sound manifests by shard, by layer's folder
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The manifests of the layers of a plan.
+
+    sound    by the layer's folder and by shard, in order
+    damaged  (layer's folder, shard) of those that are there and fail their checks
+    """
+
+    sound: Mapping[str, Mapping[int, Manifest]] = field(default_factory=dict)
+    damaged: frozenset[tuple[str, int]] = frozenset()
+
+    def of(self, layer: Layer) -> Mapping[int, Manifest]:
+        """The sound manifests of a layer by shard."""
+        return self.sound.get(layer.folder, {})
+
+    def without(self, shards: Mapping[int, Sequence[Layer]]) -> "Committed":
+        """The same less these shards of these layers."""
+        again = {(layer.folder, shard) for shard, layers in shards.items() for layer in layers}
+        sound = {
+            folder: {s: one for s, one in manifests.items() if (folder, s) not in again}
+            for folder, manifests in self.sound.items()
+        }
+        return Committed(sound, self.damaged - again)
 
 
 def read_manifest(cache: Place, layer: Layer, shard: int) -> Manifest:
@@ -123,25 +148,36 @@ def read_manifests(cache: Store, layer: Layer) -> dict[int, Manifest]:
     }
 
 
-def read_committed(cache: Place, plan: Plan, known: Committed = MappingProxyType({})) -> Committed:
-    """The sound manifests of every layer by shard, in order; those in `known` are not read again."""
-    store = open_store(cache)
-    return {
-        layer.folder: _read_layer(store, layer, known.get(layer.folder, {}))
-        for layer in plan.layers
-    }
+def read_committed(
+    cache: Place, plan: Plan, known: Committed | None = None, *, snapshot: bool = False
+) -> Committed:
+    """The manifests of every layer; those that are sound in `known` are not read again.
+
+    snapshot  use and renew the copies of manifests in `logs`: for runs, not for checks
+    """
+    store, known, damaged = open_store(cache), known or Committed(), set[tuple[str, int]]()
+    sound = {}
+    for layer in plan.layers:
+        found, faulty = _read_layer(store, layer, known.of(layer), snapshot)
+        sound[layer.folder] = found
+        damaged.update((layer.folder, shard) for shard in faulty)
+    return Committed(sound, frozenset(damaged))
 
 
-def missing_shards(cache: Place, plan: Plan, committed: Committed) -> dict[int, tuple[Layer, ...]]:
+def missing_shards(
+    cache: Place, plan: Plan, committed: Committed, known: Committed | None = None
+) -> dict[int, tuple[Layer, ...]]:
     """The shards still to compute, in order, with the layers that lack them.
 
-    A layer lacks a shard that is not in `committed`, or of which a file is gone or has another size.
+    A layer lacks a shard that is not in `committed`, or of which a file is gone or has another size;
+    the files of those in `known` are not looked at.
     """
     missing: dict[int, tuple[Layer, ...]] = {}
-    store = open_store(cache)
+    store, known = open_store(cache), known or Committed()
     for layer in plan.layers:
-        found = committed.get(layer.folder, {})
-        damaged = damaged_files(store, layer, found.values())
+        found, seen = committed.of(layer), known.of(layer)
+        new = [one for shard, one in found.items() if shard not in seen]
+        damaged = damaged_files(store, layer, new)
         for shard in range(plan.num_shards):
             if shard not in found or shard in damaged:
                 missing[shard] = (*missing.get(shard, ()), layer)
@@ -162,15 +198,33 @@ def damaged_files(
     return damaged
 
 
-def _read_layer(cache: Store, layer: Layer, known: Mapping[int, Manifest]) -> dict[int, Manifest]:
-    sizes = _manifest_sizes(cache, layer)
-    found = {shard: known[shard] for shard in sizes if shard in known}
-    wanted = {shard: size for shard, size in sizes.items() if shard not in known}
-    for shard, data in _bytes_of(cache, layer, wanted):
-        with suppress(CacheError):  # a damaged one commits nothing: its shard is computed again
-            where = cache.where(manifest_key(layer.folder, shard))
-            found[shard] = _parsed(data, where, layer, shard)
-    return dict(sorted(found.items()))
+def _read_layer(
+    cache: Store, layer: Layer, known: Mapping[int, Manifest], snapshot: bool
+) -> tuple[dict[int, Manifest], list[int]]:
+    """The sound manifests of a layer by shard, in order, and the shards of the damaged ones."""
+    there = commits(cache, layer)
+    found = {shard: known[shard] for shard in there if shard in known}
+    damaged: list[int] = []
+    wanted = [shard for shard in there if shard not in found]
+    for block, shards in groupby(wanted, lambda shard: shard // BLOCK):
+        unread = {shard: there[shard].bytes for shard in shards}
+        if snapshot and len(unread) > FEW:
+            for shard, (tag, data) in load_snapshot(cache, layer, block).items():
+                if shard in unread and tag == there[shard].tag:
+                    with suppress(CacheError):  # a damaged copy: the manifest itself is read
+                        found[shard] = _parsed(data, cache.where(), layer, shard)
+                        del unread[shard]
+        for shard, data in _bytes_of(cache, layer, unread):
+            try:
+                where = cache.where(manifest_key(layer.folder, shard))
+                found[shard] = _parsed(data, where, layer, shard)
+            except CacheError:  # it commits nothing: its shard is computed again
+                damaged.append(shard)
+        if snapshot and len(unread) > FEW:
+            own = range(block * BLOCK, (block + 1) * BLOCK)
+            copies = {s: (there[s].tag, found[s].data()) for s in own if s in found}
+            save_snapshot(cache, layer, block, copies)
+    return dict(sorted(found.items())), damaged
 
 
 def _bytes_of(cache: Store, layer: Layer, sizes: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:

@@ -51,7 +51,7 @@ def adopt(cache: Place, view: str, old: Plan, new: Plan, committed: Committed) -
     touched = {old.images.row_of[image_id] // old.shard_size for image_id in changed}
     for before, after in zip(old.layers, new.layers, strict=True):
         uncommit(store, before, touched)
-        for shard, manifest in committed.get(before.folder, {}).items():
+        for shard, manifest in committed.of(before).items():
             if shard not in touched:
                 moved: Manifest = manifest.model_copy(update={"layer": after.id}).sealed()
                 store.replace(manifest_key(before.folder, shard), moved.data(), label="manifest")

@@ -100,7 +100,7 @@ def stats(path: Place, sample: int = SAMPLE) -> StatsReport:
     counts = rows.k[good]
     survivors: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for manifests in read_committed(reader.path, plan).values():
+    for manifests in read_committed(reader.path, plan).sound.values():
         for manifest in manifests.values():
             sizes.update({name: file.bytes for name, file in manifest.files.items()})
             survivors.update({step: sum(left) for step, left in manifest.survivors.items()})

@@ -34,6 +34,7 @@ from .layout import (
     shard_key,
 )
 from .manifest import (
+    Committed,
     committed_shards,
     damaged_files,
     missing_shards,
@@ -181,17 +182,18 @@ def _delete_unnamed(cache: Store, layer: Layer) -> None:
                 cache.delete(key)
 
 
-def uncommit_damaged(cache: Place, shards: Mapping[int, Sequence[Layer]]) -> None:
-    """`uncommit` those of the layers' shards that are damaged and have a manifest all the same.
+def uncommit_damaged(
+    cache: Place, committed: Committed, missing: Mapping[int, Sequence[Layer]]
+) -> None:
+    """`uncommit` those of the missing shards that have a manifest all the same.
 
-    Each is looked at now: one that was missing a moment ago may have been committed since by a run
-    beside this one.
+    Each is looked at again: a run beside this one may have made it anew since.
     """
     store, damaged = open_store(cache), dict[Layer, list[int]]()
-    for layer in {layer for layers in shards.values() for layer in layers}:
-        for shard in committed_shards(store, layer):
-            wanted = layer in shards.get(shard, ())
-            if wanted and _verify_part(store, layer, shard, full=False).problems:
+    for shard, layers in missing.items():
+        for layer in layers:
+            there = shard in committed.of(layer) or (layer.folder, shard) in committed.damaged
+            if there and _verify_part(store, layer, shard, full=False).problems:
                 damaged.setdefault(layer, []).append(shard)
     for layer, found in damaged.items():
         uncommit(store, layer, found)

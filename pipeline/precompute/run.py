@@ -13,7 +13,7 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..cache.create import create_cache
+from ..cache.create import create_cache, write_metadata
 from ..cache.exchange import caches_beside, reuse
 from ..cache.index import finalize, is_complete, load_rows
 from ..cache.layers import SUPERPIXELS, Layer
@@ -25,7 +25,7 @@ from ..cache.reopen import adopt, quarantined
 from ..cache.verify import uncommit, uncommit_damaged
 from ..datasets.stored_photos import resolved
 from ..display import show
-from ..errors import CacheError, ConfigError, PlanMismatchError
+from ..errors import CacheError, ConfigError, Interrupted, PlanMismatchError
 from ..executors import ExecutorOptions, build, require_executor
 from ..executors.base import Event
 from ..executors.devices import check_cluster, task_device
@@ -44,6 +44,7 @@ from .shard_task import ShardTask
 
 log = logging.getLogger(__name__)
 
+READ_SHARDS = 256  # shards done after which their manifests are read, as they are at the end
 SPARE_BYTES = 256 << 20  # free space to leave: logs, other programs, the file system itself
 
 
@@ -112,14 +113,14 @@ def precompute(
             plan, view = _prepare(
                 limited(content, options.limit), recipe, where, out, options, check
             )
-        committed = read_committed(out, plan)
+        committed = read_committed(out, plan, snapshot=True)
         missing = missing_shards(out, plan, committed)
         if missing and (came := reuse(out, plan, caches_beside(out))):
             for folder, other in came.items():
                 log.info(f"{folder}: taken from {show(str(other), 200)}, not computed again")
-            committed = read_committed(out, plan)
+            committed = read_committed(out, plan, snapshot=True)
             missing = missing_shards(out, plan, committed)
-        sound, left = _without(committed, missing), missing
+        sound, left = committed.without(missing), missing
         if options.shards is not None:
             missing = {shard: missing[shard] for shard in missing if shard in options.shards}
         tally = Tally(len(plan.images), len(plan.images) - _count(plan, missing))
@@ -131,7 +132,7 @@ def precompute(
         if not missing:
             return _finish(plan, out, options, tally, committed, left, claims)
         _check_disk(plan, missing, out)
-        uncommit_damaged(out, missing)
+        uncommit_damaged(out, committed, missing)
         lacking = {layer for layers in missing.values() for layer in layers}
         note_code(out, lacking)
 
@@ -147,7 +148,7 @@ def precompute(
         events = build(options.executor, options).events(
             task, [*missing], max_tries=tries, shard_timeout_s=timeout, queue=queue
         )
-        run_log = RunLog(open_store(out), tally)
+        run_log, read, seen = RunLog(open_store(out), tally), 0, sound
         try:
             shown = nullcontext() if quiet else Progress(tally)
             with shown as bar, claims or nullcontext(), closing(events):
@@ -160,14 +161,18 @@ def precompute(
                     stop.check()
                     if claims:
                         claims.alive()
-        except BaseException:
-            with suppress(OSError):  # a full disk must not hide why the run stopped
+                    if tally.shards - read >= READ_SHARDS:  # the next run then reads few manifests
+                        read, seen = tally.shards, read_committed(out, plan, seen, snapshot=True)
+        except BaseException as error:
+            with suppress(OSError, CacheError):  # a full disk must not hide why the run stopped
                 run_log.status("stopped")
+                if isinstance(error, Interrupted):
+                    read_committed(out, plan, seen, snapshot=True)
             raise
 
         # Only what this run and others beside it committed since is still to be read.
-        committed = read_committed(out, plan, known=sound)
-        left = missing_shards(out, plan, committed)
+        committed = read_committed(out, plan, seen, snapshot=True)
+        left = missing_shards(out, plan, committed, known=sound)
         return _finish(plan, out, options, tally, committed, left, claims)
 
 
@@ -211,7 +216,7 @@ def _prepare(
         new = replace(old, images=plan.images)
         adopt(out, view, old, plan if old is known else new, committed[view])
         for layer in new.layers:
-            found = committed[view][layer.folder].values()
+            found = committed[view].of(layer).values()
             uncommit(store, layer, [one.shard for one in found if one.bad])
     # Another plan over superpixels that are there adds its layers to the cache.
     own = plan.layer(SUPERPIXELS).id
@@ -224,15 +229,6 @@ def _prepare(
             raise PlanMismatchError(f"{error}; {hint}") from None
         raise
     return plan, view
-
-
-def _without(committed: Committed, missing: Mapping[int, Sequence[Layer]]) -> Committed:
-    """`committed` less what is to be made again."""
-    again = {(layer.folder, shard) for shard, layers in missing.items() for layer in layers}
-    return {
-        folder: {s: one for s, one in manifests.items() if (folder, s) not in again}
-        for folder, manifests in committed.items()
-    }
 
 
 def _finish(
@@ -253,6 +249,7 @@ def _finish(
     else:
         rows = load_rows(out, plan, committed)
     if complete:
+        write_metadata(open_store(out), plan)
         clear_claims(out, plan)
     abandoned = dict(tally.abandoned)
     if claims:

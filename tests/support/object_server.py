@@ -171,6 +171,9 @@ class Server:
             self.random = random.Random(self.knobs.seed)
         elif name == "clear":
             self.objects.clear()
+        elif name == "objects":
+            given = json.loads(request.body)
+            self.objects.update({key: Object(data.encode(), {}) for key, data in given.items()})
         counts = dict(self.counts)
         if name == "knobs":
             self.counts.clear()
@@ -404,6 +407,10 @@ class ObjectServer:
         request = urllib.request.Request(url, data, method="PUT")
         with urllib.request.urlopen(request, timeout=30):
             pass
+
+    def put_many(self, objects: dict[str, str]) -> None:
+        """Keep objects of text at once: bucket/key -> content."""
+        self._control("objects", objects)
 
     def _control(self, name: str, value: object) -> Any:
         request = urllib.request.Request(

@@ -15,13 +15,24 @@ import svp
 from support import fake_run
 from support.fake_run import RECIPE, write_image
 from support.kill_trials import tree
+from svp.pipeline.cache import manifest
+from svp.pipeline.cache.manifest import Committed, read_committed
+from svp.pipeline.cache.manifest_snapshot import load_snapshot
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.cache.verify import uncommit_damaged
-from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.errors import (
+    CacheError,
+    ConfigError,
+    Interrupted,
+    MissingError,
+    PlanMismatchError,
+)
+from svp.pipeline.executors.base import Event
 from svp.pipeline.executors.worker import device_name
+from svp.pipeline.precompute import run
 from svp.pipeline.precompute.run import RunOptions
-from svp.pipeline.store import FolderStore, Read
+from svp.pipeline.store import FolderStore, Read, open_store
 
 
 @pytest.fixture(autouse=True)
@@ -282,6 +293,30 @@ def test_each_manifest_is_read_once_in_a_run(
     )
 
 
+@pytest.mark.parametrize("end", [Interrupted(15, "stopped"), KeyboardInterrupt()])
+def test_a_run_that_ends_early_leaves_copies_of_its_manifests(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    """After a signal all of them, after a kill those up to the last look."""
+    monkeypatch.setattr(manifest, "FEW", 0)
+    monkeypatch.setattr(run, "READ_SHARDS", 2)
+    whole = run.RunLog.update
+
+    def update(log: run.RunLog, event: Event) -> None:
+        whole(log, event)
+        if len([*(tmp_path / "c").glob("superpixels/*/manifest/*.json")]) == 5:
+            raise end
+
+    with monkeypatch.context() as patch, pytest.raises(type(end)):
+        patch.setattr(run.RunLog, "update", update)
+        fake_run.run(tmp_path / "c", world / "images", options())
+    plan, store = Plan.load(tmp_path / "c"), open_store(tmp_path / "c")
+    kept = {len(load_snapshot(store, layer, 0)) for layer in plan.layers}
+    assert kept == ({5} if isinstance(end, Interrupted) else {4})
+    report = fake_run.run(tmp_path / "c", world / "images", options())
+    assert report.complete and tree(tmp_path / "c") == tree(world / "clean")
+
+
 def test_a_retry_is_not_answered_from_the_cache_beside(images: Path, tmp_path: Path) -> None:
     """Its worker died on an image once; a cache beside it has that verdict too."""
     told: dict[str, object] = {"faults": {"9": "refuse"}}
@@ -297,12 +332,15 @@ def test_what_a_run_beside_this_one_commits_stays(
     """Between looking for what is missing and un-committing what is damaged, shards may be made."""
     cache = tmp_path / "c"
     shutil.copytree(world / "clean", cache)
-    fake = {0: Plan.load(cache).layers}
+    plan = Plan.load(cache)
+    seen, fake = read_committed(cache, plan), {0: plan.layers}
     before = tree(cache)
-    uncommit_damaged(cache, fake)
+    uncommit_damaged(cache, seen, fake)
     assert tree(cache) == before
     next(cache.glob("features/*/dino/c/0/0/0")).unlink()
-    uncommit_damaged(cache, fake)
+    uncommit_damaged(cache, Committed(), fake)
+    assert len(tree(cache)) == len(before) - 1, "it had no manifest when the run looked"
+    uncommit_damaged(cache, seen, fake)
     gone = before.keys() - tree(cache).keys()
     assert {Path(name).name for name in gone} == {"0", "0.json", "index.json", "COMPLETE"}
     assert all(name.startswith("features/") for name in gone)
