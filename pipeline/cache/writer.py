@@ -18,6 +18,7 @@ from ..errors import CacheError, ImageError, MissingError
 from ..io.json_files import canonical
 from ..records import ImageRow, Quarantined, Superpixels
 from ..store import (
+    ChangedError,
     Created,
     OtherBytesError,
     Parts,
@@ -187,20 +188,19 @@ def _create(
     store: Store, key: str, parts: Parts, manifest: str, *, who: str, label: str, shard: int
 ) -> Created:
     """`Store.create`; what a dead writer left in its place, with other bytes, is deleted before."""
-    try:
-        return store.create(key, parts, who=who, label=label, shard=shard)
-    except OtherBytesError as error:
+    while True:
         try:
-            found = store.stat(key)
-        except MissingError:
-            found = None
-        if found is not None:
-            old = time.time() - found.made > LEASE_S
-            gone = error.maker == who or writer_is_gone(error.maker)
-            if exists(store, manifest) or not (old or gone):
-                raise
-            store.delete(key, if_match=found.tag)
-    return store.create(key, parts, who=who, label=label, shard=shard)
+            return store.create(key, parts, who=who, label=label, shard=shard)
+        except OtherBytesError:
+            # Another successor of the dead writer may clear the place at the same moment, and its
+            # file, of a living writer, is then the one that is there.
+            with suppress(MissingError, ChangedError):
+                found = store.stat(key)
+                old = time.time() - found.made > LEASE_S
+                gone = found.maker == who or writer_is_gone(found.maker)
+                if exists(store, manifest) or not (old or gone):
+                    raise
+                store.delete(key, if_match=found.tag)
 
 
 def _manifest(part: _Part, shard: int) -> Manifest:

@@ -135,6 +135,7 @@ def run(place: str, races: int) -> Result:
     result, context = Result(races), multiprocessing.get_context("spawn")
     start, store = context.Barrier(WRITERS), open_store(place, POLICY)
     plan = make_plan(images=4 * races)
+    assert not any(store.sizes()), f"{place} is not empty"
     create_cache(store, plan)
     with tempfile.TemporaryDirectory() as folder:
         names = [f"{folder}/{writer}" for writer in range(WRITERS)]

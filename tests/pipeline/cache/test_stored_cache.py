@@ -193,6 +193,28 @@ def test_what_a_dead_writer_left_is_cleared_and_a_living_ones_is_not(
     assert CacheReader(shared).status(0) == "ok" and verify(shared, full=True).ok
 
 
+def test_two_may_clear_at_once_what_a_dead_writer_left(
+    shared: Store, made: Any, monkeypatch: pytest.MonkeyPatch, dead_writer: str
+) -> None:
+    """The slower one is told of the faster one, which is at work, and takes nothing from it."""
+    create_cache(shared, made.plan)
+    rows = made.rows[: made.plan.shard_size]
+    stop_before_manifests(shared, made.plan, other(rows), dead_writer)
+    left = next(key for key, _ in shared.sizes() if "/dino/c/0/" in key)
+    delete, faster = type(shared).delete, "elsewhere, process 12345678-1"
+
+    def later(store: Store, key: str, if_match: str | None = None) -> bool:
+        if key == left and store.stat(key).maker == dead_writer:
+            delete(store, key)
+            store.create(key, [b"of the faster one"], who=faster)
+        return delete(store, key, if_match)
+
+    with monkeypatch.context() as patch, pytest.raises(OtherBytesError, match=faster):
+        patch.setattr(type(shared), "delete", later)
+        write_shard(shared, made.plan, 0, rows, {}, who="me")
+    assert shared.read(left, 100) == b"of the faster one"
+
+
 def test_a_slow_writer_gives_up_before_its_files_may_be_cleared(
     shared: Store, made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +222,7 @@ def test_a_slow_writer_gives_up_before_its_files_may_be_cleared(
     monkeypatch.setattr(writer_module, "LEASE_S", -1.0)
     with pytest.raises(CacheError, match="too slow"):
         write_shard(shared, made.plan, 0, made.rows[: made.plan.shard_size], {})
-    assert not read_committed(shared, made.plan)["superpixels/sam-tiny"]
+    assert not read_committed(shared, made.plan).of(made.plan.layers[0])
 
 
 def test_files_of_the_loser_are_not_left_among_those_of_the_commit(

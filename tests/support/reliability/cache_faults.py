@@ -1,4 +1,4 @@
-"""What can befall a cache: C1 to C31 are the numbers of the cache's fault list.
+"""What can befall a cache: C1 to C33 are the numbers of the cache's fault list.
 
 Numbers that are not here are rows of `faults`: C1 T8, C2 to C4 T6 and T9, C8 T8, C10 T9, C11 T7,
 C13 T8, C16 and C17 T1 and T2, C18 T13, C20 T17, C21 T8.
@@ -294,6 +294,24 @@ CACHE_FAULTS = (
                 "without_a_place_to_remember_everything_is_read_again",
                 "a_damaged_memory_is_no_obstacle",
                 "a_damaged_tar_file_is_told_as_one_on_a_disk",
+            ),
+        ),
+    ),
+    Row(
+        "C33",
+        "copies of manifests that are old, damaged, of another layer or hostile; a run that ends "
+        "before it has made them",
+        "a copy counts only with its manifest's tag; what has none is read; the outcome is the same",
+        (
+            *tests(
+                "pipeline/cache/test_manifest_snapshot",
+                "a_manifest_that_was_made_anew_is_read",
+                "another_manifest_of_the_name_is_not_answered_from_its_copy",
+                "a_damaged_snapshot_costs_reads_alone",
+            ),
+            *tests(
+                "pipeline/precompute/test_run",
+                "a_run_that_ends_early_leaves_copies_of_its_manifests",
             ),
         ),
     ),
