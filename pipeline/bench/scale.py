@@ -8,14 +8,16 @@ that follows is O(shards).
 """
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..cache.layers import FEATURES, POOLED, SAM
 from ..cache.plan import MAX_IMAGES, Plan
 from ..display import counted, size
+from ..fetch.sam_specs import SAMS
 from ..precompute.cost_model import DEVICES, Estimate, estimate, seconds_per_image
 from ..precompute.planner import sized_plan
 from ..recipe import Recipe
@@ -144,6 +146,61 @@ class Scale:
         ]
 
 
+# Forms of a cache by the options of `svp precompute`: `features.stored`, `sam_stored` ("": no embedding,
+# so for other code than `svp train`).
+FORMS = {
+    "float16": ("float16", "float16"),
+    "--features int8": ("int8", "float16"),
+    "--sam-stored int8": ("float16", "int8"),
+    "--features int8 --sam-stored int8": ("int8", "int8"),
+    "--features mean+int4 --sam-stored int8": ("mean+int4", "int8"),
+    "--thin": ("mean", "int8"),
+    "--thin --no-store-sam-embeddings": ("mean", ""),
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """Bytes of caches whose features and SAM embeddings are stored in one form.
+
+    features, sam  of one image
+    million        of a million images, everything included; `sets` those of each data set
+    """
+
+    options: str
+    features: int
+    sam: int
+    million: int
+    sets: Mapping[str, int]
+
+    def line(self, exact: "Form") -> str:
+        """For people, against float16."""
+        whole = ", ".join(f"{name} {size(count)}" for name, count in self.sets.items())
+        return (
+            f"  {self.options}: features {size(self.features)} an image "
+            f"({exact.features / self.features:.1f}x smaller), SAM {size(self.sam)}; a million "
+            f"images {size(self.million)} ({exact.million / self.million:.1f}x smaller), {whole}"
+        )
+
+
+def form_of(options: str, plan: Plan) -> Form:
+    """The form of `FORMS`, by the cost model, of caches that are otherwise as `plan`."""
+    stored, sam = FORMS[options]
+    changed: dict[str, object] = {"store_sam_embeddings": bool(sam), "sam_stored": sam or "float16"}
+    changed["features"] = plan.recipe.features.model_copy(update={"stored": stored})
+    recipe = plan.recipe.model_copy(update=changed)
+    embedding = SAMS[recipe.superpixels.model].embedding if sam else None
+    plan = replace(plan, recipe=recipe, sam=embedding)
+    each = estimate(plan, PART).bytes
+
+    def of(*kinds: str) -> int:
+        specs = [spec for layer in plan.layers if layer.kind in kinds for spec in layer.arrays]
+        return sum(each[spec.name] for spec in specs) // PART
+
+    sets = {name: estimate(plan, images).total_bytes for name, images in SETS.items()}
+    return Form(options, of(POOLED, FEATURES), of(SAM), sum(each.values()), sets)
+
+
 @dataclass(kw_only=True)
 class ScaleReport(TargetReport):
     """All sets, and what was measured for them."""
@@ -154,6 +211,7 @@ class ScaleReport(TargetReport):
     openings: Sequence[Opening]
     scanning: Scanning
     sets: list[Scale] = field(default_factory=list)
+    forms: list[Form] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         measured = [
@@ -170,6 +228,7 @@ class ScaleReport(TargetReport):
             f"leftovers {1e3 * s.leftovers_s:.2f} ms, {s.files:.0f} files, {s.folders:.0f} folders"
         )
         planned = [line for one in self.sets for line in one.lines()]
+        planned += ["bytes by form:", *(one.line(self.forms[0]) for one in self.forms)]
         return [
             *measured, f"opening: {fit}", scan, *planned,
             *(target.line() for target in self.targets), *self.notes,
@@ -209,6 +268,7 @@ def run(recipe: Recipe, device: str = "a100", probe: int = PROBE, whole: int = 0
         )
     )
     report.sets = [_scale(name, plan, device, report) for name in SETS]
+    report.forms = [form_of(options, plan) for options in FORMS]
     return report
 
 

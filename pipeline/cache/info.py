@@ -53,12 +53,13 @@ class InfoReport(Report):
         )
         sam = f"{pixels['source']} {pixels['model']} ({pixels['weights']})"
         encoder = f"{features['encoder']} ({features['weights']}) at {features['size']} px"
+        stored = features["stored"] + (" of each superpixel alone" * (features["stored"] == "mean"))
         lines = [
             f"cache {self.cache_id}",
             f"split {show(self.split) or '(none)'}, recipe {self.recipe_digest}, {state}",
             f"{counts}, {mean:.1f} superpixels each, {self.fallback} with the whole image as one",
             f"superpixels: {sam}, preset {pixels['preset']}, {pixels['mode']} {pixels['dtype']}",
-            f"features: {encoder}, view {features['view']}, stored as {features['stored']}",
+            f"features: {encoder}, view {features['view']}, stored as {stored}",
         ]
         if self.rehearsal:
             lines.insert(1, "made in a rehearsal, with stand-ins for the weights: no real result")

@@ -1,16 +1,29 @@
 """The plan past one machine: its arithmetic, and that it is measured on caches that open."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svp.pipeline.bench.scale import FAILURES_PER_GPU_HOUR, PART, SETS, run, simulate
+from svp.cli import main
+from svp.pipeline.bench.scale import (
+    FAILURES_PER_GPU_HOUR,
+    FORMS,
+    PART,
+    SETS,
+    form_of,
+    run,
+    simulate,
+)
 from svp.pipeline.bench.scale_probe import inodes, opening, opening_whole, scanning
 from svp.pipeline.cache import CacheReader
 from svp.pipeline.precompute.cost_model import estimate, makespan
+from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import sized_plan
+from svp.pipeline.precompute.purpose import stores
 from svp.pipeline.recipe import Recipe
 
 
@@ -73,9 +86,34 @@ def test_the_report_adds_up() -> None:
         assert one.failures.days * 24 * one.failures.gpus == pytest.approx(
             one.estimate.worker_hours
         )
+    assert [form.options for form in report.forms] == list(FORMS)
     assert report.targets[0].name == "open a cache of 1,000 shards"
     assert "SA-1B: 11,185,362 images in 12 caches" in "\n".join(report.lines())
     assert report.to_json()["sets"][1]["inodes"] > 15_625_000 * 13
+
+
+@pytest.mark.parametrize("options", FORMS)
+def test_a_form_takes_what_its_options_are_priced_at(options: str) -> None:
+    plan = sized_plan(resolve("tiny", None, Flags(), (), Path(), stores("train", "svp"))[0])
+    form, exact = form_of(options, plan), form_of("float16", plan)
+    words = [] if options == "float16" else options.split()
+    for images, wanted in ((PART, form.million), (SETS["SA-1B"], form.sets["SA-1B"])):
+        asked = [
+            "--size",
+            "tiny",
+            "--for",
+            "train",
+            "--price",
+            "a100",
+            str(images),
+            "--json",
+            *words,
+        ]
+        priced = json.loads(CliRunner().invoke(main, ["precompute", *asked]).output)
+        assert priced["total_bytes"] == wanted
+    assert form.line(exact).startswith(f"  {options}: features ")
+    if options.startswith("--thin"):  # 40 means for 256 patches, 65 bytes of index and checksum
+        assert exact.features / form.features == pytest.approx(256 / 40, rel=0.01)
 
 
 def test_one_whole_cache_is_opened_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -132,7 +132,11 @@ def test_a_damaged_row_is_not_made_into_a_mean(maker: Callable[..., Any], tmp_pa
 def test_commands_read_a_cache_without_features(maker: Callable[..., Any]) -> None:
     made = finished(maker(bad=[2], stored="mean", sam_stored="int8"))
     lines = "\n".join(info(made.path).lines())
-    assert "stored as mean" in lines and "array pooled" in lines and "dino" not in lines
+    assert (
+        "stored as mean of each superpixel alone" in lines
+        and "array pooled" in lines
+        and "dino" not in lines
+    )
     assert "pooled" in stats(made.path).bytes and verify(made.path).ok
     with pytest.raises(ConfigError, match="all that a thin cache has of the features"):
         drop_layers(made.path, ["pooled"])
