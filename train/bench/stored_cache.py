@@ -16,7 +16,7 @@ import numpy as np
 from ...pipeline.bench.synthetic_cache import bench_features, make_cache
 from ...pipeline.bench.targets import TargetReport
 from ...pipeline.cache.index import GOOD
-from ...pipeline.cache.layers import COVER, FEATURES, SAM
+from ...pipeline.cache.layers import COVER, FEATURES, POOLED, SAM
 from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import counted
@@ -81,7 +81,9 @@ def run(place: Place, *, make: int = 0, batch: int = 64, threads: int = 2) -> Re
         make_cache(place, bench_features(make, SHAPE))
     began = time.perf_counter()
     reader = CacheReader(place, "always")
-    fields = [field for field in ("features", "sam") if field == "features" or reader.plan.sam]
+    thin = reader.plan.thin
+    fields = [*([] if thin else [FEATURES]), *([SAM] if reader.plan.sam else [])]
+    beside = (*SMALL, POOLED) if thin else SMALL
     order = np.random.default_rng(0).permutation(np.flatnonzero(reader.rows.status == GOOD))
     if not len(order):
         raise ConfigError(f"{place}: holds no image yet: make it with `svp precompute --out`")
@@ -90,12 +92,12 @@ def run(place: Place, *, make: int = 0, batch: int = 64, threads: int = 2) -> Re
 
     def read(rows: Sequence[int]) -> None:
         plan = reader.plan
-        into = {"features": np.empty((len(rows), plan.patches, plan.channels), np.float16)}
-        if plan.sam:
-            into["sam"] = np.empty((len(rows), *plan.sam), np.float16)
-        reader.gather(rows, {name: [*values] for name, values in into.items()}, SMALL)
+        shapes = {FEATURES: (plan.patches, plan.channels), SAM: plan.sam or ()}
+        into = {name: np.empty((len(rows), *shapes[name]), np.float16) for name in fields}
+        reader.gather(rows, {name: [*values] for name, values in into.items()}, beside)
         for i in rows:
             _ = reader.areas(i), reader.cover(i), reader.sspe_masks(i)
+            _ = reader.pooled(i) if thin else None
         first.append(time.perf_counter() - began)
 
     passes = []
@@ -112,7 +114,7 @@ def run(place: Place, *, make: int = 0, batch: int = 64, threads: int = 2) -> Re
                 )
             )
     rates, requests, cpu = zip(*passes, strict=True)
-    kinds = {FEATURES, SAM, COVER}
+    kinds = {FEATURES, SAM, COVER} | ({POOLED} if thin else set())
     size = sum(
         spec.row_bytes
         for layer in reader.plan.layers
@@ -120,5 +122,5 @@ def run(place: Place, *, make: int = 0, batch: int = 64, threads: int = 2) -> Re
         if layer.kind in kinds or spec.name in SMALL
     )
     return RemoteBench(
-        str(place), len(order), (*fields, *SMALL), size, min(first), rates, requests, cpu
+        str(place), len(order), (*fields, *beside), size, min(first), rates, requests, cpu
     )

@@ -315,4 +315,26 @@ CACHE_FAULTS = (
             ),
         ),
     ),
+    Row(
+        "C34",
+        "a thin cache (no patch features) for a projector that reads patches, or beside a full one; a copy "
+        "to a thin cache that is interrupted, of a damaged row, or of features in fewer bits",
+        "one error before a model is loaded, with the command that adds the patches; the copy ends with the "
+        "bytes of a computed cache, or says what is damaged or to be added",
+        (
+            *tests(
+                "train/runs/test_thin_caches",
+                "a_projector_that_reads_patches_is_refused_before_a_model_is_loaded",
+                "a_model_that_reads_patches_is_not_evaluated_on_means",
+                "the_command_of_the_error_adds_what_is_missing",
+                "one_training_has_no_thin_and_full_cache",
+            ),
+            *tests(
+                "pipeline/cache/test_thin",
+                "a_thin_copy_has_the_bytes_of_what_is_computed",
+                "a_damaged_row_is_not_made_into_a_mean",
+                "no_mean_is_made_of_features_in_fewer_bits",
+            ),
+        ),
+    ),
 )

@@ -1,17 +1,22 @@
 """`svp bench remote` on the object server: what it counts is what the server was asked."""
 
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from support.object_server import ObjectServer
-from support.small_cache import make_plan
+from support.small_cache import Made, make_plan, make_rows
 from svp.cli import main
-from svp.pipeline.cache import create_cache
+from svp.pipeline.cache import CacheReader, create_cache, verify
+from svp.pipeline.cache.exchange import copy_cache
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.store import MemoryStore, as_place
 from svp.train.bench import stored_cache as remote
+from svp.train.data.collate import CachedVisuals
+from svp.train.data.expression_table import Entry
 
 
 def test_requests_are_those_the_server_was_asked(
@@ -30,6 +35,28 @@ def test_requests_are_those_the_server_was_asked(
     assert 130 + 4 + 12 <= round(130 * first) <= 130 + 2 * (4 + 12) and second == 1.0
     asked = sum(bucket.counts().values())
     assert asked >= 130 * sum(again.requests)
+
+
+def test_of_a_thin_cache_the_means_are_read(bucket: ObjectServer, tmp_path: Path) -> None:
+    """Copied there from a folder; a row of SAM's embedding is two requests, means come by shard."""
+    plan = make_plan(10, sam_stored="float16")
+    made = Made(tmp_path / "full", plan, make_rows(plan, bad=[2]))
+    made.write()
+    made.finish()
+    place = as_place("s3://tests/bench/thin")
+    copied = copy_cache(made.path, place, thin=True)
+    there = copy_cache(made.path, tmp_path / "thin", thin=True)
+    assert copied.id == there.id and verify(place, full=True).ok
+    found = remote.run(place)
+    assert found.images == 9 and found.requests[1] == 2.0
+    assert found.fields == ("sam", "area", "cover", "sspe_masks", "pooled")
+    entries = [Entry("", 0, 0, row, 1, 1) for row in (0, 9, 5)]
+    one, two = (
+        CachedVisuals([CacheReader(cache)], {"masks"}).read(entries, [None, 1, 2])
+        for cache in (place, tmp_path / "thin")
+    )
+    assert one[0].means is not None and two[0].means is not None
+    assert torch.equal(one[0].means, two[0].means) and torch.equal(one[1], two[1])
 
 
 def test_a_folder_is_refused() -> None:
