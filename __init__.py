@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .model.projectors import PROJECTORS, MaskInput, Projector, build_projector
     from .model.projectors.svp.drop_in import SVPProjector
     from .pipeline.cache.reader import CacheReader
+    from .pipeline.cache.row_tier import RowTier
     from .pipeline.datasets import open_dataset
     from .pipeline.errors import SvpError
     from .pipeline.precompute.map_batches import Precompute
@@ -36,6 +37,7 @@ __all__ = [
     "Predictor",
     "Projector",
     "ProjectorSpec",
+    "RowTier",
     "SVPProjector",
     "SuperpixelConfig",
     "SvpError",
@@ -55,6 +57,7 @@ _HOMES = {
     "model.projectors": ("PROJECTORS", "MaskInput", "Projector", "build_projector"),
     "model.projectors.svp.drop_in": ("SVPProjector",),
     "pipeline.cache.reader": ("CacheReader",),
+    "pipeline.cache.row_tier": ("RowTier",),
     "pipeline.datasets": ("open_dataset",),
     "pipeline.errors": ("SvpError",),
     "pipeline.precompute.map_batches": ("Precompute",),

@@ -142,6 +142,22 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def parse_size(text: str) -> int:
+    """Bytes as people write them; kB to TB are powers of 1000, kiB to TiB of 1024.
+
+    >>> parse_size("2TB"), parse_size("1.5 GiB"), parse_size("300")
+    (2000000000000, 1610612736, 300)
+
+    Raises ValueError.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kMGT])(i?))?B?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise ValueError(text)
+    number, prefix, binary = found.groups()
+    unit: int = (1024 if binary else 1000) ** " kmgt".index((prefix or " ").lower())
+    return round(float(number) * unit)
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     r"""A Markdown table.
 

@@ -1,6 +1,7 @@
 """Cache, training and evaluation on an object store: the numbers of the same run on a folder."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,72 @@ def test_a_run_on_a_bucket_has_the_numbers_of_one_on_a_folder(
     assert CacheReader("copy").plan == CacheReader(here / "caches/val").plan
     svp("cache", "verify", f"{ADDRESS}/train")
     shutil.rmtree(here / "caches")
+
+
+@pytest.mark.timeout(300)
+def test_a_run_with_a_tier_has_the_same_numbers_and_the_next_fetches_no_row(
+    scenes: Path, here: Path, bucket: ObjectServer
+) -> None:
+    for split in ("train", "val"):
+        svp(
+            "precompute", "--size", "tiny", "--superpixels", "slic", "--dataset", scenes, "--split",
+            split, "--out", f"{ADDRESS}/{split}", "--workers", 0, "--quiet", "--device", "cpu",
+        )  # fmt: skip
+    # A cache that lies here beside one that does not, and held-out images that lie there.
+    svp("cache", "copy", f"{ADDRESS}/train", "--out", "train")
+    train = ["train", "--size", "tiny", "--steps", 2, "--device", "cpu", "--from-cache"]
+    tier = ["--tier", here / "tier", "--tier-size", "1GB"]
+    losses, told = [], []
+    for number, (cache, more) in enumerate(
+        (
+            (f"{ADDRESS}/train", []),
+            (f"{ADDRESS}/train", tier),
+            (f"{ADDRESS}/train", tier),
+            ("train", [*tier, "--validate", f"{ADDRESS}/val"]),
+        )
+    ):
+        out = svp(*train, cache, "--runs", f"runs{number}", *more)
+        (run,) = Path(f"runs{number}").iterdir()
+        losses.append([line["loss"] for line in lines(run / "metrics.jsonl") if "loss" in line])
+        told.append(re.findall(r"tier \S+: (\S+) of (\S+) reads", out))
+    assert losses[0] == losses[1] == losses[2] == losses[3] != []
+    assert told[0] == [] and len(told[1]) == 1
+    ((served, every),) = told[2]
+    assert served == every != "0"
+    assert told[3] != [], "the images of --validate"
+    words = ["eval", "--from-cache", f"{ADDRESS}/val", "--checkpoint", next(Path("runs0").iterdir()),
+             "--device", "cpu", "--no-bounds"]  # fmt: skip
+    results = []
+    for more in ([], tier, tier):
+        out = svp(*words, "--out", f"results{len(results)}.jsonl", *more)
+        results.append(lines(Path(f"results{len(results)}.jsonl"))[1:])
+    assert results[0] == results[1] == results[2] != []
+    assert re.search(r"tier \S+: (\d+) of \1 reads", out)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--tier", "t"], "--tier and --tier-size belong together"),
+        (["--tier-size", "1GB"], "--tier and --tier-size belong together"),
+        (["--tier", "t", "--tier-size", "much"], "tier size much: give bytes, such as 500GB"),
+        (["--tier", "s3://b/t", "--tier-size", "1GB"], "give a folder of this machine"),
+        (["--tier", "file", "--tier-size", "1GB"], "is no folder"),
+        (["--tier", "cache/in", "--tier-size", "1GB"], "lies in the cache"),
+        (["--tier", "t", "--tier-size", "1GB"], "is a folder of this machine: leave --tier out"),
+        (["--tier", "t", "--tier-size", "1GB", "--live"], "no stored row is read here"),
+    ],
+)
+def test_a_tier_that_is_not_needed_or_none_is_refused(
+    words: list[str], why: str, here: Path
+) -> None:
+    Path("cache").mkdir()
+    for name in ("cache/plan.json", "file"):
+        Path(name).write_text("{}")
+    found = CliRunner().invoke(main, ["train", "--from-cache", "cache", *words])
+    assert found.exit_code == 2, found.output
+    assert why in " ".join(found.output.split()), found.output
+    assert not Path("t").exists()
 
 
 def test_a_service_that_fails_ends_a_run_clearly_and_the_next_finishes_it(

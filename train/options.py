@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..model.pretrained.config import is_export
+from ..pipeline.cache.row_tier import RowTier
 from ..pipeline.display import counted, show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ..pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
@@ -283,6 +284,7 @@ class TrainRequest:
     caches     of the training split; none: the newest complete one under `caches`
     validate   cache of held-out images, for scores while training; validate_dataset  their data,
                None: what that cache was made from
+    tier       keeps rows of caches in object storage on this machine
     limit      only the first so many images with sentences that the caches hold
     live       encoders in the loop instead of the caches' rows
     partial    accept images that the caches do not hold
@@ -294,6 +296,7 @@ class TrainRequest:
     """
 
     caches: tuple[Place, ...] = ()
+    tier: RowTier | None = None
     data: DataRequest = field(default_factory=DataRequest)
     size: str | None = None
     recipe_file: Path | None = None

@@ -5,8 +5,8 @@ sha256; without a valid `COMPLETE` the index is not used and the manifests are r
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -55,7 +55,7 @@ class Rows:
     fallback rows whose only superpixel is the whole image
     bad      row -> (reason, detail)
     complete whether the layer, or every layer, has its COMPLETE mark
-    checks   of a layer: each shard's Manifest.check, as its index has it; empty while incomplete
+    checks   of a layer: each shard's Manifest.check, "" where it is not committed
     """
 
     status: NDArray[np.uint8]
@@ -84,7 +84,7 @@ def finalize(cache: Place, plan: Plan, committed: Committed) -> Rows:
     parts = []
     for layer in plan.layers:
         manifests = committed.of(layer)
-        parts.append(_merge(layer, manifests, complete=True))
+        parts.append(replace(_merge(layer, manifests), complete=True))
         sizes = dict.fromkeys((spec.name for spec in layer.arrays), 0)
         for manifest in manifests.values():
             for name, file in manifest.files.items():
@@ -119,16 +119,29 @@ def finish_layer(cache: Place, layer: Layer, rows: Rows, sizes: Mapping[str, int
     store.replace(f"{layer.folder}/{COMPLETE}", mark, label="complete")
 
 
-def load_rows(cache: Place, plan: Plan, committed: Committed | None = None) -> Rows:
+def load_rows(
+    cache: Place,
+    plan: Plan,
+    committed: Committed | None = None,
+    each: Callable[[Layer, Rows], object] | None = None,
+) -> Rows:
     """`Rows` of a plan: of each complete layer from its index, of the others from `committed`.
 
     committed  None: the manifests that are there
+    each       is given each layer with its own rows
 
     Raises CacheError if COMPLETE, the index or a manifest that is read is damaged or of another
     layer.
     """
     store = open_store(cache)
-    return _together(plan, (layer_rows(store, layer, committed) for layer in plan.layers))
+
+    def part(layer: Layer) -> Rows:
+        rows = layer_rows(store, layer, committed)
+        if each is not None:
+            each(layer, rows)
+        return rows
+
+    return _together(plan, map(part, plan.layers))
 
 
 def layer_rows(cache: Place, layer: Layer, committed: Committed | None = None) -> Rows:
@@ -137,8 +150,8 @@ def layer_rows(cache: Place, layer: Layer, committed: Committed | None = None) -
     if exists(store, f"{layer.folder}/{COMPLETE}"):
         return read_index(store, layer)
     if committed is not None:
-        return _merge(layer, committed.of(layer), complete=False)
-    return _merge(layer, read_manifests(store, layer), complete=False)
+        return _merge(layer, committed.of(layer))
+    return _merge(layer, read_manifests(store, layer))
 
 
 def is_complete(cache: Place, plan: Plan | None = None) -> bool:
@@ -257,7 +270,7 @@ def _together(plan: Plan, parts: Iterable[Rows]) -> Rows:
     )
 
 
-def _merge(layer: Layer, committed: Mapping[int, Manifest], *, complete: bool) -> Rows:
+def _merge(layer: Layer, committed: Mapping[int, Manifest]) -> Rows:
     n = len(layer.images)
     status, k = np.zeros(n, np.uint8), np.zeros(n, np.uint16)
     fallback: set[int] = set()
@@ -271,5 +284,5 @@ def _merge(layer: Layer, committed: Mapping[int, Manifest], *, complete: bool) -
         for slot, reason, detail in manifest.bad:
             status[rows.start + slot] = BAD
             bad[rows.start + slot] = reason, detail
-    checks = tuple(committed[s].check for s in range(layer.num_shards)) if complete else ()
-    return Rows(status, k, frozenset(fallback), bad, complete, checks)
+    checks = tuple(committed[s].check if s in committed else "" for s in range(layer.num_shards))
+    return Rows(status, k, frozenset(fallback), bad, checks=checks)

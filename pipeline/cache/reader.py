@@ -20,13 +20,14 @@ from ..errors import CacheError, ConfigError
 from ..io.binary import empty, round_into
 from ..records import Quarantined, Superpixels
 from ..store import FolderStore, Place, Read, as_place, open_store
-from .index import BAD, GOOD, load_rows
-from .layers import SUPERPIXELS
+from .index import BAD, GOOD, Rows, load_rows
+from .layers import SUPERPIXELS, Layer
 from .layout import META, PLAN, read_file, shard_key
 from .manifest import Manifest, read_manifest
 from .plan import Plan
 from .row_codec import stored_features, stored_sam
 from .row_reader import Status
+from .row_tier import RowTier, TierFile, TierLayer
 from .schema import ArraySpec, spec_of
 from .shard_file import CRC_BYTES, OpenFiles, ShardFile, read_with_zarr
 from .superpixel_rows import superpixels_of_slot
@@ -38,9 +39,9 @@ OPENING = 32  # shard files of an object store that are opened at once
 
 
 class _Fetched(local):
-    """Rows that this thread has fetched, and their crc32c, by array and row."""
+    """Rows that this thread has fetched by array and row, with their crc32c until it is compared."""
 
-    rows: Mapping[tuple[str, int], tuple[Array, bytearray]] = MappingProxyType({})
+    rows: Mapping[tuple[str, int], tuple[Array, bytearray | None]] = MappingProxyType({})
 
 
 class CacheReader:
@@ -56,19 +57,27 @@ class CacheReader:
     compressed arrays carry a checksum that is always checked.
 
     A cache on an object store is read like a folder; every single read is a request there, many rows
-    at once are `gather`'s.
+    at once are `gather`'s. With `tier` they are kept on a disk of this machine, too.
 
     Raises MissingError if there is no cache at `path`, CacheError if it is damaged. Every method
     raises CacheError naming the image and the file when a row cannot be trusted.
     """
 
-    def __init__(self, path: Place | str, verify: Verify = "first", view: str = PLAN) -> None:
+    def __init__(
+        self,
+        path: Place | str,
+        verify: Verify = "first",
+        view: str = PLAN,
+        tier: RowTier | None = None,
+    ) -> None:
         if verify not in ("first", "always", "off"):
             raise ConfigError(f"verify={show(verify)}: use first, always or off")
         self.path, self.store = as_place(path), open_store(path)
         self.verify, self.view = verify, view
         self.plan = Plan.load(self.store, view)
-        self.rows = load_rows(self.store, self.plan)
+        self._tier = None if isinstance(self.store, FolderStore) else tier
+        self._kept: dict[str, TierLayer] = {}  # by the layer's folder
+        self.rows = load_rows(self.store, self.plan, each=self._keep)
         self._status = self.rows.status.tobytes()  # an item of bytes costs a third of an array's
         self._small = self.plan.recipe.features.stored != "float16"
         self._specs = {spec.name: spec for spec in self.plan.arrays}
@@ -77,8 +86,8 @@ class CacheReader:
         self._files, self._fetched = OpenFiles(), _Fetched()
         self._last: Manifest | None = None
 
-    def __reduce__(self) -> tuple[type["CacheReader"], tuple[Place, Verify, str]]:
-        return type(self), (self.path, self.verify, self.view)
+    def __reduce__(self) -> tuple[type["CacheReader"], tuple[Place, Verify, str, RowTier | None]]:
+        return type(self), (self.path, self.verify, self.view, self._tier)
 
     def __len__(self) -> int:
         return len(self.plan.images)
@@ -214,7 +223,8 @@ class CacheReader:
             for i, out in zip(rows, found, strict=True)
         }
         reads: list[Read] = []
-        fetched: dict[tuple[str, int], tuple[Array, bytearray]] = {}
+        kept: list[tuple[TierFile, Read]] = []
+        fetched: dict[tuple[str, int], tuple[Array, bytearray | None]] = {}
         for spec in ours:
             for i in good if spec.level is None else ():
                 shard, slot = divmod(i, size)
@@ -222,12 +232,19 @@ class CacheReader:
                 fits = out is not None and (out.shape, out.dtype) == (spec.row, spec.numpy)
                 if out is None or not fits or not out.flags.c_contiguous:
                     out = empty(spec.row, spec.numpy)
-                crc = bytearray(CRC_BYTES)
-                reads.append(
-                    Read(file.key, file.place(slot)[0], [out.data.cast("B"), memoryview(crc)])
-                )
+                crc, offset = bytearray(CRC_BYTES), file.place(slot)[0]
+                read = Read(file.key, offset, [out.data.cast("B"), memoryview(crc)])
+                if isinstance(file.file, TierFile):
+                    if file.file.serve(read.views, offset):
+                        fetched[spec.name, i] = out, None
+                        continue
+                    kept.append((file.file, read))
+                reads.append(read)
                 fetched[spec.name, i] = out, crc
-        self.store.read_many(reads)
+        if reads:
+            self.store.read_many(reads)
+        for there, read in kept:
+            there.keep(read.views, read.offset)
         self._fetched.rows = fetched
 
     def superpixels(self, i: int) -> Superpixels:
@@ -276,9 +293,11 @@ class CacheReader:
         shard, slot = divmod(i, self.plan.shard_size)
         file = self._shard_file(spec, shard)
         if (row := self._fetched.rows.get((spec.name, i))) is not None:
-            file.accept(slot, *row)
-            if row[0] is not out:
-                out[...] = row[0]
+            found, crc = row
+            if crc is not None:
+                file.accept(slot, found, crc)
+            if found is not out:
+                out[...] = found
             return
         checked = self._checked[spec.name]
         verify = self.verify == "always" or (self.verify == "first" and not checked[i])
@@ -303,7 +322,13 @@ class CacheReader:
         return self._ours[spec.name]
 
     def _open(self, spec: ArraySpec, shard: int) -> ShardFile:
-        return ShardFile(self.store, shard_key(spec, shard), spec, self.plan.shard_size)
+        layer, key = self._kept.get(spec.layer), shard_key(spec, shard)
+        kept = layer.file(spec.name, shard, self.store, key) if layer else None
+        return ShardFile(self.store, key, spec, self.plan.shard_size, kept)
+
+    def _keep(self, layer: Layer, rows: Rows) -> None:
+        if self._tier is not None:
+            self._kept[layer.folder] = self._tier.add(layer, rows.checks)
 
     def _blame(self, i: int, what: object) -> CacheError:
         return CacheError(f"image {self.plan.images[i].image_id} (row {i}): {what}")

@@ -28,6 +28,7 @@ from ..display import show
 from ..errors import CacheError, MissingError
 from ..io.binary import crc32c, zstd_content_size
 from ..store import FolderStore, Store, WholeFile
+from .row_tier import TierFile
 from .schema import ArraySpec
 
 Array = NDArray[Any]
@@ -69,20 +70,27 @@ class ShardFile:
 
     It is closed when the last user lets go of the object, so an eviction from a cache of open files
     can never close it under a reader. On an object store a file of compressed rows, which are small,
-    is read whole: one request for 64 images.
+    is read whole: one request for 64 images. `kept` is its file in a row tier.
     """
 
     __slots__ = ("file", "index", "key", "path", "spec", "weight")
 
-    def __init__(self, cache: Store, key: str, spec: ArraySpec, shard_size: int) -> None:
+    def __init__(
+        self,
+        cache: Store,
+        key: str,
+        spec: ArraySpec,
+        shard_size: int,
+        kept: TierFile | None = None,
+    ) -> None:
         self.key, self.path, self.spec = key, cache.where(key), spec
         try:
             if isinstance(cache, FolderStore):
                 self.file, self.weight = cache.open(key), HELD_BYTES // MOST_OPEN
             elif spec.level is None:
-                self.file, self.weight = cache.open(key), INDEX_BYTES * shard_size
+                self.file, self.weight = kept or cache.open(key), INDEX_BYTES * shard_size
             else:
-                data = cache.read(key, MAX_FILE_BYTES)
+                data = kept.whole(MAX_FILE_BYTES) if kept else cache.read(key, MAX_FILE_BYTES)
                 self.file, self.weight = WholeFile(data), len(data)
             self.index = self._read_index(shard_size)
         except MissingError:

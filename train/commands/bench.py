@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...pipeline.commands.console import NEW_FOLDER, PLACE, as_json, report, several
+from .shared import take_tier, tier
 
 if TYPE_CHECKING:
     from ...pipeline.store import Place
@@ -83,12 +84,13 @@ def bench_order_command(as_json: bool) -> None:
               help="Images per batch.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True,
               help="Threads that read batches.")  # fmt: skip
+@tier
 @as_json
 def bench_remote_command(place: "Place", as_json: bool, **options: Any) -> None:
     """Read a cache on an object store as training does: rate, requests and CPU time per image."""
     from ..bench.stored_cache import run
 
-    report(run(place, **options), as_json)
+    report(run(place, tier=take_tier(options), **options), as_json)
 
 
 @click.command("launches")

@@ -30,12 +30,15 @@ from .shared import (
     run_and_report,
     runs,
     take,
+    take_tier,
+    tier,
     weights,
 )
 
 
 @click.command("eval")
 @caches
+@tier
 @dataset
 @source_options
 @max_failures
@@ -104,7 +107,7 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
 
     if from_results is not None:
         return report(report_command(from_results, page, options["images"]), as_json)
-    caches = named_caches(options.pop("caches"))
+    caches, rows = named_caches(options.pop("caches")), take_tier(options)
     if options["split"] is None:
         asked = (options[name] for name in ("checkpoint", "runs", "published"))
         options["split"] = default_split(caches, *asked) if options["dataset"] is None else "val"
@@ -112,6 +115,7 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
         data=DataRequest(**take(options, DATA)),
         flags=TrainFlags(**take(options, WEIGHTS)),
         caches=caches,
+        tier=rows,
         **options,
     )
     run_and_report(run, request, as_json)

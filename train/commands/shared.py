@@ -16,6 +16,7 @@ from ...pipeline.commands.console import (
 )
 
 if TYPE_CHECKING:
+    from ...pipeline.cache.row_tier import RowTier
     from ...pipeline.store import Place
 
 T = TypeVar("T")
@@ -29,6 +30,19 @@ caches = click.option(
     "--from-cache", "caches", type=PLACE, multiple=True, is_flag=False, flag_value=NEWEST,
     help="Cache to read, a folder or s3://bucket/cache; repeatable. Without: the newest in caches/.",
 )  # fmt: skip
+tier = several(
+    click.option(
+        "--tier",
+        type=PATH,
+        metavar="FOLDER",
+        help="Folder on a local disk that keeps what was read of caches in object storage.",
+    ),
+    click.option(
+        "--tier-size",
+        metavar="SIZE",
+        help="Most bytes of --tier, such as 500GB or 2TB.",
+    ),
+)
 dataset = click.option("--dataset", help="Path or REFER names. Default: the data of the cache.")
 device = click.option(
     "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:N."
@@ -89,6 +103,21 @@ def run_and_report(command: Callable[[T], Any], request: T, as_json: bool) -> No
 
 def take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: options.pop(name) for name in names}
+
+
+def take_tier(options: dict[str, Any]) -> "RowTier | None":
+    """The tier of `--tier` and `--tier-size`. Raises ConfigError for a folder that is none."""
+    from ...pipeline.cache.row_tier import RowTier
+
+    folder, limit = options.pop("tier"), options.pop("tier_size")
+    if folder is None and limit is None:
+        return None
+    if folder is None or limit is None:
+        raise click.UsageError(
+            "--tier and --tier-size belong together: a folder on a local disk, and how much of the "
+            "disk it may take, such as --tier /nvme/svp --tier-size 500GB"
+        )
+    return RowTier(folder, limit)
 
 
 def named_caches(paths: "tuple[Place, ...]") -> "tuple[Place, ...]":

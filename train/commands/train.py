@@ -27,6 +27,8 @@ from .shared import (
     run_and_report,
     runs_folder,
     take,
+    take_tier,
+    tier,
     weights,
 )
 
@@ -40,6 +42,7 @@ changed_recipe = several(
 
 @click.command("train")
 @caches
+@tier
 @dataset
 @source_options
 @max_failures
@@ -95,6 +98,7 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
         data=DataRequest(**take(options, DATA)),
         flags=TrainFlags(**take(options, FLAGS)),
         caches=named_caches(options.pop("caches")),
+        tier=take_tier(options),
         hint=this_command(),
         **options,
     )

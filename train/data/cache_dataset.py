@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, default_collate
 from ...pipeline.cache.index import GOOD
 from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.cache.reader import CacheReader, Verify
+from ...pipeline.cache.row_tier import RowTier
 from ...pipeline.cache.schema import spec_of
 from ...pipeline.cache.superpixel_rows import SMALL
 from ...pipeline.display import counted, show
@@ -71,6 +72,7 @@ class CacheDataset(Dataset[Sample]):
     images  only these image ids, in this order
     verify  when a checksum of features is checked, as in `CacheReader`
     view    a plan of the cache; None: the oldest one that stores the fields
+    tier    keeps what is read of an object store on a local disk
 
     Raises MissingError if there is no cache, ConfigError for an unknown field, CacheError if the
     cache is damaged, does not store a field or cannot give an image that was asked for.
@@ -85,10 +87,11 @@ class CacheDataset(Dataset[Sample]):
         partial: bool = True,
         verify: Verify = "first",
         view: str | None = None,
+        tier: RowTier | None = None,
     ) -> None:
         self.fields = _known(fields)
         view = view or chosen_view(as_place(cache), self._require)
-        self.reader = CacheReader(cache, verify, view)
+        self.reader = CacheReader(cache, verify, view, tier)
         self._require(self.reader.plan)
         usable = self.reader.rows.status == GOOD
         self.left_out: dict[str, int] = {}

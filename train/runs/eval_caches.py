@@ -7,6 +7,7 @@ from pathlib import Path
 from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.cache.row_reader import RowReader
+from ...pipeline.cache.row_tier import require_tier
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.precompute.planner import Content
@@ -55,9 +56,13 @@ def open_caches(
                 f"{show(str(path), 300)}: no such cache: make it with `svp precompute --split "
                 f"{request.splits[0]}`, or name one with --from-cache PATH"
             )
+    require_tier(request.tier, paths, live=request.live)
     readers = tuple(
         open_reader(path, request, device, partial(require_fit, found)) for path in paths
     )
+    if request.tier is not None:
+        for reader in readers:
+            request.tier.require_batch(reader.plan, request.batch)
     if len(request.splits) == 1:
         return {request.splits[0]: readers}
     by_split = {
@@ -78,6 +83,7 @@ def live_photographs(
     request: EvalRequest, found: Published, scratch: Path
 ) -> dict[str, tuple[RowReader, ...]]:
     """The photographs of each split, seen as a published model sees them."""
+    require_tier(request.tier, (), live=True)
     device = pick_device(request.device)
     encoders = Encoders(
         device=device,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...pipeline.cache.row_tier import RowTier
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ...pipeline.store import Place
@@ -17,6 +18,7 @@ class EvalRequest:
     split           names of the splits, by commas: `val,testA,testB`; `all`: the whole data set
     data            without a dataset: what the caches say they were made from, else the run's own
     caches          of the splits, each taken for the split it records; none: those of the run's data
+    tier            keeps rows of caches in object storage on this machine
     checkpoint      run or one of its checkpoints, by folder or address; None: the newest run in `runs`
     published       a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is; without caches the
                     photographs are read live, `own_sam` with the folder's own SAM
@@ -33,6 +35,7 @@ class EvalRequest:
     data: DataRequest = field(default_factory=DataRequest)
     split: str = "val"
     caches: tuple[Place, ...] = ()
+    tier: RowTier | None = None
     checkpoint: Place | None = None
     published: str | None = None
     own_sam: bool = False

@@ -139,7 +139,12 @@ def _eval(
     with together("results"):
         for split in splits:
             _check_output(request, trained, split)
-    return joined([_evaluate(request, trained, split, processes, home, remote) for split in splits])
+    report = joined(
+        [_evaluate(request, trained, split, processes, home, remote) for split in splits]
+    )
+    if request.tier is not None and processes.is_main_process:
+        log.info(request.tier.line())
+    return report
 
 
 def _check_output(request: EvalRequest, trained: Trained, split: Split) -> None:

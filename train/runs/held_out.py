@@ -63,7 +63,7 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
         require_same_sam(identity(first), plan, "this run's training")
         require_same_features(wanted, plan, name, "this run's training")
 
-    reader = CacheReader(path, view=chosen_view(path, require))
+    reader = CacheReader(path, view=chosen_view(path, require), tier=request.tier)
     require(reader.plan)
     if request.validate_dataset is not None:
         data = DataRequest(dataset=request.validate_dataset, root=request.data.root)

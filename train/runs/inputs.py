@@ -17,6 +17,7 @@ from ...pipeline.cache.places import image_root_of
 from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.cache.row_reader import RowReader
+from ...pipeline.cache.row_tier import RowTier, require_tier
 from ...pipeline.datasets import Source, open_dataset
 from ...pipeline.datasets.problems import Faults, merged
 from ...pipeline.display import show
@@ -105,6 +106,8 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     for path in paths:
         if not holds_cache(path):
             raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")
+    held_out = () if request.validate is None else (request.validate,)
+    require_tier(request.tier, (*paths, *held_out), live=request.live)
 
     # The caches say which data they were made from, unless the request names it.
     data = data_of(paths, request.data)
@@ -182,6 +185,9 @@ class Looking(Protocol):
     def live(self) -> bool: ...
 
     @property
+    def tier(self) -> RowTier | None: ...
+
+    @property
     def sam_weights(self) -> Path | None: ...
 
     @property
@@ -198,7 +204,7 @@ def open_reader(
     """
     view = chosen_view(path, *refuse)
     if not request.live:
-        return CacheReader(path, view=view)
+        return CacheReader(path, view=view, tier=request.tier)
     photos = request.data.images or image_root_of(path)
     if photos is None:
         raise MissingError(f"--live: the photographs of {show(str(path), 300)} are not where they "

@@ -108,6 +108,10 @@ def train_command(request: TrainRequest) -> TrainReport:
         opened = replace(opened, recipe=recipe)
         log.info(choice.line())
     split_evenly(recipe, world)
+    if request.tier is not None:
+        with together("tier"):
+            for reader in opened.readers:
+                request.tier.require_batch(reader.plan, recipe.run.images)
 
     # The first process makes the table, the others find it.
     table = first_then_others("table", lambda: opened.table(request.partial, runs))
@@ -180,7 +184,10 @@ def train_command(request: TrainRequest) -> TrainReport:
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},
         )  # fmt: skip
-        return replace(train(job), next=next_commands(request, example, folder.name))
+        done = train(job)
+        if request.tier is not None and main:
+            log.info(request.tier.line())
+        return replace(done, next=next_commands(request, example, folder.name))
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:

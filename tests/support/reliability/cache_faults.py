@@ -1,4 +1,4 @@
-"""What can befall a cache: C1 to C33 are the numbers of the cache's fault list.
+"""What can befall a cache: C1 to C35 are the numbers of the cache's fault list.
 
 Numbers that are not here are rows of `faults`: C1 T8, C2 to C4 T6 and T9, C8 T8, C10 T9, C11 T7,
 C13 T8, C16 and C17 T1 and T2, C18 T13, C20 T17, C21 T8.
@@ -335,6 +335,25 @@ CACHE_FAULTS = (
                 "a_damaged_row_is_not_made_into_a_mean",
                 "no_mean_is_made_of_features_in_fewer_bits",
             ),
+        ),
+    ),
+    Row(
+        "C35",
+        "rows on a local disk (--tier): flipped bits, cut files, a shard made again with other bytes, "
+        "a disk that is full or refuses, a writer killed at any moment, the folder deleted meanwhile",
+        "never another byte than the cache's; what is damaged is fetched again and told once; "
+        "reading continues; no lock or leftover of a dead process; the limit holds",
+        tests(
+            "pipeline/cache/test_row_tier",
+            "a_flipped_bit_is_fetched_again_and_told_once",
+            "a_file_that_was_cut_is_fetched_again",
+            "rows_of_a_shard_that_was_made_again_are_never_served",
+            "a_row_that_is_wrong_in_the_store_is_refused_and_not_kept",
+            "a_disk_that_refuses_is_told_once_and_tried_again",
+            "a_folder_that_cannot_be_made_is_told_once",
+            "the_folder_may_be_deleted_meanwhile",
+            "nothing_half_written_is_served_after_a_kill",
+            "processes_share_a_tier_and_its_limit",
         ),
     ),
 )

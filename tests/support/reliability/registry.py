@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Row:
     """One fault that svp must survive.
 
-    number   T1 to T39 are those of the reliability specification, C1 to C34 the cache's fault list,
+    number   T1 to T39 are those of the reliability specification, C1 to C35 the cache's fault list,
              R3 to R9 and D2, D3 the faults of Ray and Dask clusters, J1 to J6 of processes that join
     fault    what goes wrong
     survives what must hold afterwards

@@ -1,5 +1,7 @@
 """`svp bench remote` on the object server: what it counts is what the server was asked."""
 
+import json
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -57,6 +59,24 @@ def test_of_a_thin_cache_the_means_are_read(bucket: ObjectServer, tmp_path: Path
     )
     assert one[0].means is not None and two[0].means is not None
     assert torch.equal(one[0].means, two[0].means) and torch.equal(one[1], two[1])
+
+
+def test_with_a_tier_the_second_pass_asks_for_no_row(
+    bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(remote, "SHAPE", (16, 8))
+    words = ["bench", "remote", "s3://tests/c", "--make", "130", "--batch", "16", "--json"]
+    tier = ["--tier", str(tmp_path / "t"), "--tier-size", "5MB"]
+    found = CliRunner().invoke(main, [*words, *tier])
+    assert found.exit_code == 0, found.output
+    first, second, other = json.loads(found.stdout)["requests"]
+    assert first > 1 and second == 0
+    # Another reader asks for what says which cache it is, and for no row.
+    assert 0 < round(130 * other) <= 28
+    found = CliRunner().invoke(main, [*words[:-1], *tier])
+    assert "next run" in found.output and re.search(r"tier \S+: (\d+) of \1 reads", found.output)
+    found = CliRunner().invoke(main, [*words, *tier[:-1], "4kB"])
+    assert found.exit_code == 2 and "--tier-size 4.0 kB holds less than a batch" in found.output
 
 
 def test_a_folder_is_refused() -> None:
