@@ -3,11 +3,14 @@
 Arguments: name of the loader, folder for its files, .npy of the features, worker processes. It writes
 the rows in the loader's own format, then answers each line of its input, a JSON object, by one line:
 
+{}                          {"rows": number of rows}
 {"check": true}             {"digest": ...} of all rows as the loader gives them
 {"seed": S, "seconds": T}   {"rate": images per second, "cpu": milliseconds of CPU per image}
 
 CPU is that of this process and all below it. Rows come shuffled by the loader's own means, in batches
-of 16; the first batches of every pass are not timed.
+of 16; the first batches of every pass are not timed. With "remote", an address to which the folder was
+copied, and "local", a folder that is not there yet, one pass is read from that address: its digest, or
+rate and CPU with {"first": seconds until the first batch}.
 """
 
 import hashlib
@@ -58,6 +61,20 @@ class LitData:
         while True:
             yield ((batch["i"], batch["x"]) for batch in loader)
 
+    def remote(self, address: str, local: str, seed: int) -> Iterable[Batch]:
+        from litdata import StreamingDataLoader, StreamingDataset
+
+        if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+            # Its client refuses a server without TLS, whatever the environment says.
+            from litdata.streaming import downloader
+
+            downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
+        data = StreamingDataset(address, cache_dir=local, shuffle=True, seed=seed)
+        loader = StreamingDataLoader(
+            data, batch_size=BATCH, num_workers=self.workers, multiprocessing_context="fork"
+        )
+        return ((batch["i"], batch["x"]) for batch in loader)
+
 
 def _litdata_row(source: str, i: int) -> dict[str, Any]:
     return {"i": i, "x": np.load(source, mmap_mode="r")[i].copy()}
@@ -91,6 +108,19 @@ class MosaicML:
 
     def once(self) -> Iterable[Batch]:
         return next(self.epochs(0, 1))
+
+    def remote(self, address: str, local: str, seed: int) -> Iterable[Batch]:
+        from streaming import StreamingDataLoader, StreamingDataset
+
+        data = StreamingDataset(
+            remote=address, local=local, shuffle=True, shuffle_seed=seed, batch_size=BATCH
+        )
+        # Forked workers would share the connection over which the index came and mix up its answers,
+        # which nothing notices without TLS.
+        for stream in data.streams:
+            stream._downloader.clean_up()
+        loader = StreamingDataLoader(data, batch_size=BATCH, num_workers=self.workers)
+        return ((batch["i"], batch["x"]) for batch in loader)
 
 
 class WebDataset:
@@ -302,18 +332,42 @@ def measure(
     return {"rate": images / wall, "cpu": 1000 * cpu / images}
 
 
+def measure_pass(
+    batches: Callable[[], Iterable[Batch]], rows: int, cpu_seconds: Callable[[], float]
+) -> dict[str, float]:
+    """One pass from its opening on; what is read ahead while the first batches come is a gift."""
+    opened, iterator = time.perf_counter(), iter(batches())
+    next(iterator)
+    first = time.perf_counter() - opened
+    for _ in range(min(START, rows // BATCH // 4) - 1):
+        next(iterator)
+    began, busy, images = time.perf_counter(), cpu_seconds(), 0
+    for numbers, _ in iterator:
+        images += len(numbers)
+    wall, cpu = time.perf_counter() - began, cpu_seconds() - busy
+    return {"first": first, "rate": images / wall, "cpu": 1000 * cpu / images}
+
+
 def main(name: str, folder: str, source: str, workers: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the loader prints is no answer
     rows = len(np.load(source, mmap_mode="r"))
     loader = LOADERS[name](Path(folder), Path(source), int(workers))
+    answer: dict[str, Any]
     for line in sys.stdin:
         request = json.loads(line)
-        if "check" in request:
-            once = loader.once() if hasattr(loader, "once") else next(loader.epochs(0))
-            answer: dict[str, Any] = {"digest": digest(once)}
+        seed = request.get("seed", 0)
+        if "local" in request:
+            once = partial(loader.remote, request["remote"], request["local"], seed)
+            check = "check" in request
+            answer = {"digest": digest(once())} if check else measure_pass(once, rows, CpuClock())
+        elif "check" in request:
+            whole = loader.once() if hasattr(loader, "once") else next(loader.epochs(0))
+            answer = {"digest": digest(whole)}
+        elif "seconds" in request:
+            answer = measure(loader.epochs(seed), rows, request["seconds"], CpuClock())
         else:
-            answer = measure(loader.epochs(request["seed"]), rows, request["seconds"], CpuClock())
+            answer = {"rows": rows}
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -21,6 +21,11 @@ speed_options = several(
                  help="Projector to measure besides mlp and svp; repeatable."),
 )  # fmt: skip
 
+environments_option = click.option(
+    "--environments", type=NEW_FOLDER,
+    help="Folder for the environments of other loaders. Default: the user's cache.",
+)  # fmt: skip
+
 
 @click.command("loader")
 @click.option("--images", type=click.IntRange(min=32), default=256, show_default=True,
@@ -36,8 +41,7 @@ speed_options = several(
     "litdata,mosaicml,webdataset,lance,ray or all.",
 )
 @click.option("--mosaic", is_flag=True, help="The same as --rivals mosaicml.")
-@click.option("--environments", type=NEW_FOLDER,
-              help="Folder for the environments of other loaders. Default: the user's cache.")  # fmt: skip
+@environments_option
 @click.option(
     "--folder", type=NEW_FOLDER, help="Folder for the files. Default: the temporary folder."
 )
@@ -83,14 +87,23 @@ def bench_order_command(as_json: bool) -> None:
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True,
               help="Images per batch.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True,
-              help="Threads that read batches.")  # fmt: skip
+              help="Threads that read batches; worker processes of other loaders.")  # fmt: skip
 @tier
+@click.option("--reps", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Repetitions, each by a new reader; the median counts.")  # fmt: skip
+@click.option("--rivals", metavar="NAMES",
+              help="Also measure these loaders on the features: litdata,mosaicml or all.")  # fmt: skip
+@environments_option
+@click.option("--folder", type=NEW_FOLDER,
+              help="Folder for what other loaders read. Default: the temporary folder.")  # fmt: skip
 @as_json
-def bench_remote_command(place: "Place", as_json: bool, **options: Any) -> None:
+def bench_remote_command(place: "Place", as_json: bool, rivals: str | None, **options: Any) -> None:
     """Read a cache on an object store as training does: rate, requests and CPU time per image."""
+    from ..bench.remote_loaders import parse_remote
     from ..bench.stored_cache import run
 
-    report(run(place, tier=take_tier(options), **options), as_json)
+    names = parse_remote(rivals or "")
+    report(run(place, tier=take_tier(options), rivals=names, **options), as_json)
 
 
 @click.command("launches")
