@@ -47,6 +47,8 @@ FURTHER = {
     ("bench store", "--folder"): [],
     ("bench loader", "--folder"): [],
     ("bench loader", "--environments"): [],
+    ("bench remote", "--folder"): ["memory://unwritable"],
+    ("bench remote", "--environments"): ["memory://unwritable"],
     ("bench checkpoint", "--folder"): ["--parameters", "1000"],
 }
 FILES = {("data export", "--out"), ("eval", "--out")}  # outputs that are one file, not a folder

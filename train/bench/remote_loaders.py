@@ -81,6 +81,15 @@ def parse_remote(text: str) -> tuple[str, ...]:
     return names
 
 
+def require_features(cache: CacheReader) -> None:
+    """Raise ConfigError unless other loaders can be measured on this cache."""
+    place = show(str(cache.path), 300)
+    if cache.plan.thin:
+        raise ConfigError(f"{place}: is thin: other loaders are measured on features")
+    if not str(cache.path).startswith("s3://"):
+        raise ConfigError(f"{place}: other loaders are measured at s3:// alone")
+
+
 def compare(
     cache: CacheReader,
     rows: NDArray[np.int64],
@@ -96,11 +105,7 @@ def compare(
 
     rows  those of the cache that are read
     ours  a pass of ours over their features; its argument is the repetition
-
-    Raises ConfigError for a cache that is not at an s3:// address.
     """
-    if not str(cache.path).startswith("s3://"):
-        raise ConfigError(f"{show(str(cache.path), 300)}: other loaders are measured at s3:// only")
     found, passes = RemoteComparison(), dict[str, list[Pass]]()
     wanted = _save_features(cache, rows, work / "features.npy")
     with _beside(cache.path) as there, ExitStack() as stack:

@@ -225,6 +225,8 @@ def run(
         raise ConfigError(f"{place}: holds no image yet: make it with `svp precompute --out`")
     if tier is not None:
         tier.require_batch(reader.plan, batch)
+    if rivals:
+        remote_loaders.require_features(reader)
     order = np.random.default_rng(0).permutation(good)
     sample = _Sample(place, order, batch, threads, Memory(), tier)
     spans, found, alone = _spans(reader, order), [], []
@@ -237,8 +239,6 @@ def run(
         tuple(median(one[at] for one in passes) for passes in each) for at in range(3)
     )
     others = None
-    if rivals and reader.plan.thin:
-        raise ConfigError(f"{place}: is thin: other loaders are measured on features")
     if rivals:
         with tempfile.TemporaryDirectory(prefix="svp-bench-", dir=folder) as work:
             others = remote_loaders.compare(

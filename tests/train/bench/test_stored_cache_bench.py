@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -12,12 +14,14 @@ from click.testing import CliRunner
 from support.object_server import ObjectServer
 from support.small_cache import Made, make_plan, make_rows
 from svp.cli import main
+from svp.pipeline.bench.synthetic_cache import bench_features, make_cache
 from svp.pipeline.cache import CacheReader, create_cache, verify
 from svp.pipeline.cache.exchange import copy_cache
 from svp.pipeline.errors import ConfigError
-from svp.pipeline.store import MemoryStore, as_place
+from svp.pipeline.store import MemoryStore, ObjectStore, as_place
+from svp.train.bench import other_loaders_script as script
 from svp.train.bench import stored_cache as remote
-from svp.train.data.collate import CachedVisuals
+from svp.train.data.collate import CachedVisuals, Memory
 from svp.train.data.expression_table import Entry
 
 
@@ -37,6 +41,65 @@ def test_requests_are_those_the_server_was_asked(
     assert 130 + 4 + 12 <= round(130 * first) <= 130 + 2 * (4 + 12) and second == 1.0
     asked = sum(bucket.counts().values())
     assert asked >= 130 * sum(again.requests)
+
+
+def test_the_client_alone_fetches_the_bytes_of_a_pass(
+    bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SHAPE", (16, 8))
+    place = as_place("s3://tests/bench/alone")
+    found = remote.run(place, make=70, reps=2)
+    assert found.alone is not None and min(found.alone) > 0
+    reader = CacheReader(place)
+    spans = remote._spans(reader, np.arange(70))
+    # A row of features and its checksum; areas, cover and masks of two shards as whole files.
+    rows = [size for key, _, size in spans if "/dino/" in key]
+    files = [(key, size) for key, _, size in spans if "/dino/" not in key]
+    assert rows == [16 * 8 * 2 + 4] * 70 and len(files) == 6
+    sizes = dict(reader.store.sizes())
+    assert all(sizes[key] == size for key, size in files)
+    assert found.stored == sum(size for _, _, size in spans) // 70
+    bucket.set()
+    assert isinstance(reader.store, ObjectStore)
+    rate, cpu = remote._fetch_alone(reader.store, spans, 70)
+    assert rate > 0 < cpu and bucket.counts() == {"GET": 76}
+
+
+def test_features_alone_are_those_of_the_rows(
+    bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is timed beside other loaders is what they must equal."""
+    monkeypatch.setattr(remote, "SHAPE", (16, 8))
+    place = as_place("s3://tests/bench/features")
+    remote.run(place, make=70)
+    digests = []
+
+    def measure(batches: Callable[[], Iterable[script.Batch]], *_: object) -> dict[str, float]:
+        digests.append(script.digest(batches()))
+        return {"first": 1.0, "rate": 2.0, "cpu": 3.0}
+
+    monkeypatch.setattr(script, "measure_pass", measure)
+    sample = remote._Sample(place, np.arange(70), 64, 2, Memory())
+    assert sample.features_alone(rep=1) == (1.0, 2.0, 3.0)
+    reader = CacheReader(place)
+    rows = np.stack([reader.features(i) for i in range(70)])
+    assert digests == [script.digest([(range(70), rows)])]
+
+
+def test_other_loaders_need_features(bucket: ObjectServer, tmp_path: Path) -> None:
+    plan = make_plan(3, sam_stored="float16")
+    made = Made(tmp_path / "full", plan, make_rows(plan))
+    made.write()
+    made.finish()
+    place = as_place("s3://tests/bench/thin-rivals")
+    copy_cache(made.path, place, thin=True)
+    with pytest.raises(ConfigError, match="is thin: other loaders are measured on features"):
+        remote.run(place, rivals=["litdata"])
+    elsewhere = MemoryStore(uuid4().hex)
+    make_cache(elsewhere, bench_features(2, (16, 8)))
+    with pytest.raises(ConfigError, match="other loaders are measured at s3:// alone"):
+        remote.run(elsewhere, rivals=["litdata"])
+    assert remote.run(elsewhere).alone is None
 
 
 def test_of_a_thin_cache_the_means_are_read(bucket: ObjectServer, tmp_path: Path) -> None:
