@@ -335,7 +335,7 @@ def measure(
 def measure_pass(
     batches: Callable[[], Iterable[Batch]], rows: int, cpu_seconds: Callable[[], float]
 ) -> dict[str, float]:
-    """One pass from its opening on; what is read ahead while the first batches come is a gift."""
+    """One pass; what is read ahead while the first batches come is not counted as time."""
     opened, iterator = time.perf_counter(), iter(batches())
     next(iterator)
     first = time.perf_counter() - opened

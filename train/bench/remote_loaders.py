@@ -1,4 +1,4 @@
-"""Data loaders of other projects on the rows of a cache, over the network: `svp bench remote --rivals`.
+"""Loaders of other projects on the rows of a cache, over the network: `svp bench remote --rivals`.
 
 Each writes the features of the same images in its own format beside the cache, in its own environment
 (see other_loaders.py), and reads one pass of them from there into a folder that is not there yet. Its
