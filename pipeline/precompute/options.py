@@ -237,7 +237,7 @@ def _one_weight(part: dict[str, Any], given: str | None, kind: str, flag: str) -
     ready = WeightsRef.from_option(given, UNTRAINED, flag)
     if given is None and asked.kind == "random":
         ready = asked
-    elif given is None and row is not None and row.shipped:
+    elif given is None and row is not None and row.shipped and asked.kind != "sha256":
         ready = SHIPPED
     if ready is not None:
         part["weights"] = str(ready)

@@ -10,6 +10,7 @@ from ...pipeline.cache.plan import Plan
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, PlanMismatchError
 from ...pipeline.recipe import Recipe
+from ...pipeline.store import Place
 from ...pipeline.weights.load import weights_digest
 from ...pipeline.weights.reference import WeightsRef
 from ..data.encoder_identity import features_of, require_patches, require_same_features
@@ -48,10 +49,12 @@ class Exported:
         return self.about.preprocessing.recipe
 
 
-def require_plan(found: Exported, plan: Plan) -> None:
-    """PlanMismatchError if the model cannot read caches of `plan`: another encoder, view or SAM."""
+def require_plan(found: Exported, plan: Plan, cache: Place | None = None) -> None:
+    """PlanMismatchError if the model cannot read caches of `plan`: another encoder, view or SAM;
+    ConfigError if it reads patches and the cache is thin.
+    """
     about, features = found.about, plan.recipe.features
-    require_patches(about.projector.name, about.projector.options, plan)
+    require_patches(about.projector.name, about.projector.options, plan, cache)
     if about.preprocessing is not None:
         want = about.preprocessing.recipe.features
         if vision_of(want) != vision_of(features):

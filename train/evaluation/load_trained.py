@@ -115,19 +115,21 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     return Trained(made.model, made.vocab, recipe, digests, checkpoint)
 
 
-def require_fit(found: Found, plan: Plan) -> None:
-    """PlanMismatchError if a model cannot read caches of `plan`; nothing is loaded.
+def require_fit(found: Found, plan: Plan, cache: Place | None = None) -> None:
+    """PlanMismatchError or ConfigError if a model cannot read caches of `plan`; nothing is loaded.
+
+    cache  where it lies, if that is known, for the command of the message
 
     Of a published model nothing is known before it is opened: it takes every plan.
     """
     if isinstance(found, Exported):
-        require_plan(found, plan)
+        require_plan(found, plan, cache)
     elif isinstance(found, Checkpoint):
         recipe = parse_train_recipe(dict(found.state.recipe), str(found.path))
         who, name = f"the run {found.path.parents[1].name}", recipe.model.projector.name
         require_same_sam(found.state.sam, plan, who)
         require_same_features(found.state.features, plan, name, who)
-        require_cache(recipe, plan)
+        require_cache(recipe, plan, cache)
 
 
 def data_of_run(found: Found) -> RunData | None:

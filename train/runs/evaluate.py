@@ -33,6 +33,7 @@ from ..evaluation.load_trained import (
     find_trained,
     newest_checkpoint,
     open_trained,
+    require_fit,
     results_of,
 )
 from ..evaluation.page.page import write_page
@@ -113,6 +114,7 @@ def _eval(
     # Every cache must have been made as the model was trained, not only fit its shapes.
     first = by_split[request.splits[0]][0].plan
     with together("model"):
+        require_fit(found, first, by_split[request.splits[0]][0].path)
         trained = open_trained(found, first, request.flags)
         projector = trained.recipe.model.projector.name
         for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():

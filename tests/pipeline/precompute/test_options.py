@@ -1,5 +1,6 @@
 """Flags, recipe files and sizes become one recipe; every wrong field is named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,19 @@ def test_a_pinned_digest_must_be_the_files(tmp_path: Path) -> None:
     path.write_text("superpixels: {model: vit_b, preset: svp, weights: 'sha256:" + "0" * 64 + "'}")
     with pytest.raises(PlanMismatchError, match=r"sha256:00.*--sam-weights"):
         resolve("tiny", path, Flags(sam_weights=str(weights), sam_model="vit_b"), (), Path())
+
+
+@pytest.mark.parametrize(
+    ("part", "flag"), [("superpixels", "--sam-weights"), ("features", "--encoder-weights")]
+)
+def test_a_pinned_digest_is_not_taken_for_the_shipped_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = {"superpixels": {}, "features": {}} | {part: {"weights": f"sha256:{'0' * 64}"}}
+    (tmp_path / "pinned.yaml").write_text(json.dumps(raw))
+    with pytest.raises(MissingError, match=f"weights of tiny not found.*{flag} PATH"):
+        resolve(None, tmp_path / "pinned.yaml", Flags(), (), Path())
 
 
 def test_digest_is_of_the_values_not_of_their_order() -> None:

@@ -12,7 +12,7 @@ from svp.pipeline.cache.exchange import copy_cache
 from svp.pipeline.cache.plan import Plan, all_plans
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
-from svp.pipeline.errors import ConfigError, SvpError
+from svp.pipeline.errors import ConfigError
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.add_layer import AddRequest, add_layer
 from svp.pipeline.precompute.options import Flags
@@ -186,7 +186,7 @@ def test_a_model_that_reads_patches_is_not_evaluated_on_means(
         data=asked.data, runs=asked.runs, checkpoint=Path(run), split="train", bounds=False,
         device="cpu", caches=(world / "thin",),
     )  # fmt: skip
-    with pytest.raises(SvpError, match="reads patch features, which cache .* `svp cache add"):
+    with pytest.raises(ConfigError, match=f"reads patch features, .* `svp cache add {world}/thin "):
         eval_command(request)
 
 
