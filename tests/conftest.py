@@ -5,8 +5,11 @@ Tests marked `gpu` are skipped where there is no CUDA device.
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -59,6 +62,31 @@ def s3(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
     server.set()
     server.clear()
     return server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """Endpoint of moto's S3 in a process of its own, with the bucket `tests`."""
+    pytest.importorskip("obstore", reason="needs svp[cloud]")
+    pytest.importorskip("moto.server", reason="needs moto[server]")
+    code = (
+        "import os, time; from moto.server import ThreadedMotoServer as S;"
+        "s = S('127.0.0.1', 0, verbose=False); s.start(); print(s.get_host_and_port()[1], flush=True);"
+        "p = os.getppid()\nwhile os.getppid() == p: time.sleep(1)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    try:
+        lines = iter(child.stdout.readline, "")
+        endpoint = f"http://127.0.0.1:{next(int(line) for line in lines if line.strip().isdigit())}"
+        with urlopen(Request(f"{endpoint}/tests", method="PUT"), timeout=60):
+            yield endpoint
+    finally:
+        child.kill()
+        child.communicate()
 
 
 @pytest.fixture

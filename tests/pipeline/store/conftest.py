@@ -1,12 +1,8 @@
 """Stores of each kind, each empty: folder, memory, and servers that speak as the services do."""
 
 import json
-import subprocess
-import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -15,31 +11,6 @@ from svp.pipeline.store import RetryPolicy, Store, open_store
 
 KINDS = ["folder", "memory", "served", "moto", "google", "azure"]
 QUICK = RetryPolicy(patience=20.0, first_wait=0.01, longest_wait=0.1, stall=2.0)
-
-
-@pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
-    """Endpoint of moto's S3 in a process of its own, with the bucket `tests`."""
-    pytest.importorskip("obstore", reason="needs svp[cloud]")
-    pytest.importorskip("moto.server", reason="needs moto[server]")
-    code = (
-        "import os, time; from moto.server import ThreadedMotoServer as S;"
-        "s = S('127.0.0.1', 0, verbose=False); s.start(); print(s.get_host_and_port()[1], flush=True);"
-        "p = os.getppid()\nwhile os.getppid() == p: time.sleep(1)"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert child.stdout is not None
-    try:
-        lines = iter(child.stdout.readline, "")
-        endpoint = f"http://127.0.0.1:{next(int(line) for line in lines if line.strip().isdigit())}"
-        with urlopen(Request(f"{endpoint}/tests", method="PUT"), timeout=60):
-            yield endpoint
-    finally:
-        child.kill()
-        child.communicate()
 
 
 @pytest.fixture(params=KINDS)
