@@ -4,8 +4,9 @@ Everything is padded on the right and says how long it really is; nothing depend
 of visual tokens. Letters: B images, N superpixels, P patches, C channels, T text ids, S masks.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 IGNORE = -100  # label of a position that is not supervised
-Self = TypeVar("Self", "Visual", "Batch")
+Self = TypeVar("Self", "Visual", "Layout", "Batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Visual:
     multi    (B,P,4C) float, four encoder layers side by side, or None
     means    (B,N,C) float, the mean of the patches under each superpixel by `cover`, zero on padding,
              or None; of a thin cache, of which `multi` are means, too: (B,N,4C)
+    real     (n,) int64 places of the real superpixels in the flattened (B*N); a `Layout` holds it,
+             a batch does not
     """
 
     patches: Tensor
@@ -39,10 +42,86 @@ class Visual:
     cls: Tensor | None = None
     multi: Tensor | None = None
     means: Tensor | None = None
+    real: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Visual":
         """A copy with `change` applied to every tensor."""
         return _map(self, change)
+
+
+@dataclass(frozen=True, slots=True)
+class SameSize:
+    """Masks whose photographs have one size (H,W): `members`, their places among the batch's masks,
+    and the same as a tensor, `index`.
+    """
+
+    size: tuple[int, int]
+    members: tuple[int, ...]
+    index: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Lengths and places of a batch that the host knows, so that it never waits for values on a GPU.
+
+    superpixels  per image, None without any
+    real         (n,) int64 places of the real superpixels in the flattened (B*N), or None
+    lengths      per image, ids that are real
+    label_row    (t,) int64 image of each supervised id; label_col (t,) its index in the text
+    images       of each mask
+    sizes        the masks by size of their photograph
+    shared       leading ids that all dialogues have in common
+    slot         of <image> in the first dialogue
+    segs         least and largest index of a [SEG] in the text, (0, 0) without any
+    """
+
+    superpixels: tuple[int, ...] | None
+    real: Tensor | None
+    lengths: tuple[int, ...]
+    label_row: Tensor
+    label_col: Tensor
+    images: tuple[int, ...]
+    sizes: tuple[SameSize, ...]
+    shared: int
+    slot: int
+    segs: tuple[int, int]
+
+    @classmethod
+    def of(cls, batch: "Batch") -> "Layout":
+        """Read a batch; waits if it is on a GPU."""
+        valid = batch.visual.valid
+        row, col = (batch.labels != IGNORE).nonzero(as_tuple=True)
+        images, cols = tuple(batch.seg_row.tolist()), batch.seg_col.tolist()
+        return cls(
+            None if valid is None else tuple(valid.sum(1).tolist()),
+            None if valid is None else valid.flatten().nonzero().flatten(),
+            tuple(batch.lengths.tolist()),
+            row,
+            col,
+            images,
+            by_size(images, batch.sizes, batch.seg_row.device),
+            int((batch.ids == batch.ids[:1]).all(0).long().cumprod(0).sum()),
+            int(batch.slot[0]),
+            (min(cols, default=0), max(cols, default=0)),
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Layout":
+        """A copy with `change` applied to every tensor."""
+        sizes = tuple(replace(one, index=change(one.index)) for one in self.sizes)
+        return replace(_map(self, change), sizes=sizes)
+
+
+def by_size(
+    images: Sequence[int], sizes: Sequence[tuple[int, int]], device: torch.device
+) -> tuple[SameSize, ...]:
+    """Masks of `images` by the photographs' sizes, in the order in which these come first."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for k, image in enumerate(images):
+        found[sizes[image]].append(k)
+    return tuple(
+        SameSize(size, tuple(members), torch.tensor(members, device=device))
+        for size, members in found.items()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +138,7 @@ class Batch:
     sizes     (H,W) of each photograph
     packed    per image (n, ceil(H*W/8)) uint8: targets in {0,1}, row-major bits, high bit first
     sent_ids  per image, the sentence of each [SEG]
+    known     its `layout`, if that was made; `dataclasses.replace` drops it
     """
 
     visual: Visual
@@ -72,19 +152,53 @@ class Batch:
     sizes: tuple[tuple[int, int], ...]
     packed: tuple[Tensor, ...] | None
     sent_ids: tuple[tuple[int, ...], ...]
+    known: Layout | None = field(default=None, init=False, compare=False, repr=False)
+
+    @property
+    def layout(self) -> Layout:
+        """Its lengths and places; read now if they are not known, which waits for a GPU."""
+        return self.known if self.known is not None else Layout.of(self)
+
+    def with_layout(self) -> "Batch":
+        """This batch, its layout made: `to` does so before the copy."""
+        return self if self.known is not None else replace(self)._knowing(Layout.of(self))
+
+    def _knowing(self, layout: Layout) -> "Batch":
+        object.__setattr__(self, "known", layout)  # of a copy that nobody else holds
+        return self
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
-        """A copy on `device`; floating-point tensors but `cover` become `dtype` if given."""
+        """A copy on `device`; floating-point tensors but `cover` become `dtype` if given.
+
+        The layout is made before, so that nothing waits for the device later.
+        """
 
         def move(x: Tensor) -> Tensor:
             kind = dtype if dtype is not None and x.is_floating_point() else x.dtype
             return x.to(device, kind, non_blocking=True)
 
-        packed = self.packed and tuple(move(x) for x in self.packed)
-        visual, cover = self.visual.map(move), self.visual.cover
-        if cover is not None:  # Eq. 2 and 3 are computed in float32: bfloat16 would round its input
-            visual = replace(visual, cover=cover.to(device, non_blocking=True))
-        return replace(_map(self, move), visual=visual, packed=packed)
+        moved, cover = self.with_layout().map(move), self.visual.cover
+        if cover is None:
+            return moved
+        # Eq. 2 and 3 are computed in float32: bfloat16 would round its input.
+        cover = cover.to(device, non_blocking=True)
+        kept = replace(moved, visual=replace(moved.visual, cover=cover))
+        return kept._knowing(moved.layout)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """A copy with `change` applied to every tensor, its layout's too."""
+        packed = self.packed and tuple(change(x) for x in self.packed)
+        changed = replace(_map(self, change), visual=self.visual.map(change), packed=packed)
+        return changed if self.known is None else changed._knowing(self.known.map(change))
+
+    def targets_of(self, group: SameSize) -> Tensor:
+        """(n,H,W) uint8 in {0,1} of the masks of `group`. Raises ValueError as `targets`."""
+        if self.packed is None:
+            raise ValueError("this batch was made without target masks")
+        images = dict.fromkeys(self.layout.images[k] for k in group.members)
+        height, width = group.size
+        bits = torch.cat([self.packed[image] for image in images])
+        return unpack_bits(bits, height * width).view(-1, height, width)
 
     def targets(self) -> list[Tensor]:
         """Per image (n,H,W) uint8 in {0,1}. Raises ValueError if the batch holds no targets."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..pipeline.display import show
 from ..pipeline.errors import MissingError, MissingPackageError, WeightsError
@@ -121,3 +122,22 @@ def restore_buffers(model: Any) -> None:
     """Rotary frequencies are computed, not stored: on the meta device they have no values."""
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(model.config)
+
+
+def no_cache(lm: Any) -> Any:
+    """A cache for `lm.model` that keeps nothing: keys and values are those of the call itself.
+
+    Without any cache transformers asks the device whether several texts are packed in a row, which
+    waits for it. None where layers are computed again in the backward pass: they take no cache.
+    """
+    if lm.training and any(getattr(x, "gradient_checkpointing", False) for x in lm.model.layers):
+        return None
+    from transformers import DynamicCache
+
+    nothing: Any = DynamicCache()
+    nothing.update = _as_given
+    return nothing
+
+
+def _as_given(keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    return keys, values

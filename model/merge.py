@@ -31,15 +31,25 @@ class Merged:
         return torch.where(col < self.slot[row], col, col - 1 + self.visual[row])
 
 
-def merge(text: Tensor, lengths: Tensor, slot: Tensor, tokens: Tensor, valid: Tensor) -> Merged:
+def merge(
+    text: Tensor,
+    lengths: Tensor,
+    slot: Tensor,
+    tokens: Tensor,
+    valid: Tensor,
+    *,
+    longest: int | None = None,
+) -> Merged:
     """Put `tokens` into `text` at `slot`.
 
     text (B,T,D), lengths (B,), slot (B,), tokens (B,K,D), valid (B,K) bool with the real tokens
-    first. Tokens are cast to the text's dtype.
+    first. Tokens are cast to the text's dtype. longest: L, if the host knows it; else it is read
+    from the device.
     """
     visual = valid.sum(1)
     total = lengths - 1 + visual
-    place = torch.arange(int(total.max()), device=text.device)[None]  # (1,L)
+    size = int(total.max()) if longest is None else longest
+    place = torch.arange(size, device=text.device)[None]  # (1,L)
     start, count = slot[:, None], visual[:, None]
     within = (place >= start) & (place < start + count)
     from_text = torch.where(place < start, place, place + 1 - count).clamp(0, text.shape[1] - 1)

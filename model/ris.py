@@ -6,7 +6,7 @@ supervised positions reach the vocabulary head. Indices come from the merged seq
 of visual tokens works. The mask path from the low-resolution logits on is float32.
 """
 
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batch import IGNORE, Batch
+from .batch import Batch, SameSize, by_size
+from .language_model import no_cache
 from .losses import Losses, mask_losses
 from .mask_head import MaskHead, upscale
 from .merge import Merged, merge
@@ -36,9 +37,9 @@ def prompt_projector(llm_dim: int, width: int) -> nn.Sequential:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Masks whose photographs have one size: `index` (n,) into the batch's masks, logits (n,H,W)."""
+    """Masks whose photographs have one size: places among the batch's masks, logits (n,H,W)."""
 
-    index: Tensor
+    masks: SameSize
     logits: Tensor
 
 
@@ -68,26 +69,28 @@ class RisModel(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         """Losses of a batch with targets, as sums; teacher-forced."""
+        batch = batch.with_layout()
         merged = self.merged(batch)
         states = self.states(merged)
         ce, tokens = self.cross_entropy(batch, merged, states)
         groups = self._masks(batch, merged, states)
-        targets = [_targets(batch, group) for group in groups]
+        targets = [batch.targets_of(group.masks) for group in groups]
         bce, dice = mask_losses([group.logits for group in groups], targets)
         return Losses(ce, bce, dice, tokens, len(batch.seg_row))
 
     def predict(self, batch: Batch) -> list[Tensor]:
         """Per image, logits (n,H,W) float32 at its own size; the mask is logits > 0."""
+        batch = batch.with_layout()
         merged = self.merged(batch)
         groups = self._masks(batch, merged, self.states(merged))
-        return split_by_image(groups, batch.seg_row, batch.sizes)
+        return split_by_image(groups, batch.layout.images, batch.sizes, merged.embeds.device)
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Visual tokens (B,K,D) and which are real (B,K) bool."""
         visual = batch.visual
         masks = None
         if visual.cover is not None and visual.masks is not None:
-            masks = MaskInput(visual.cover, visual.masks)
+            masks = MaskInput(visual.cover, visual.masks, self._real(batch))
         tokens, valid = self.projector(
             visual.patches,
             visual.grid,
@@ -103,61 +106,77 @@ class RisModel(nn.Module):
         """Text embeddings with the visual tokens in place of <image>."""
         tokens, valid = self.tokens(batch)
         text = self.lm.get_input_embeddings()(batch.ids.clamp(min=0))
-        return merge(text, batch.lengths, batch.slot, tokens, valid)
+        longest = max(self.merged_lengths(batch))
+        return merge(text, batch.lengths, batch.slot, tokens, valid, longest=longest)
+
+    def merged_lengths(self, batch: Batch) -> list[int]:
+        """Positions of each dialogue with its visual tokens, known without the device."""
+        counts = self.visual_counts(batch)
+        return [n - 1 + k for n, k in zip(batch.layout.lengths, counts, strict=True)]
+
+    def visual_counts(self, batch: Batch) -> Sequence[int]:
+        """Visual tokens of each image, known without the device."""
+        fixed = self.projector.num_tokens(batch.visual.grid)
+        if fixed is not None:
+            return [fixed] * len(batch.visual.patches)
+        assert batch.layout.superpixels is not None
+        return batch.layout.superpixels
 
     def states(self, merged: Merged) -> Tensor:
         """Final hidden states (B,L,D), after the last norm; garbage on the padding at the right."""
-        out = self.lm.model(inputs_embeds=merged.embeds, use_cache=False)
+        out = self.lm.model(
+            inputs_embeds=merged.embeds, use_cache=False, past_key_values=no_cache(self.lm)
+        )
         states: Tensor = out.last_hidden_state
         return states
 
     def cross_entropy(self, batch: Batch, merged: Merged, states: Tensor) -> tuple[Tensor, int]:
         """Sum over the supervised tokens, float32, and how many they are; only they reach the head."""
-        row, col = (batch.labels != IGNORE).nonzero(as_tuple=True)
+        row, col = batch.layout.label_row, batch.layout.label_col
         before = states[row, merged.index(row, col) - 1]  # the state that predicts this token
         logits = self.lm.lm_head(before).float()
         return F.cross_entropy(logits, batch.labels[row, col], reduction="sum"), len(row)
 
-    def masks_of(self, states: Tensor, row: Tensor, batch: Batch) -> list[Group]:
-        """Masks for mask states (S,D) of images `row` (S,), grouped by photograph size."""
+    def masks_of(
+        self, states: Tensor, row: Tensor, batch: Batch, sizes: Sequence[SameSize] | None = None
+    ) -> list[Group]:
+        """Masks for mask states (S,D) of images `row` (S,), grouped by photograph size.
+
+        sizes  the groups, if the host knows them; else `row` is read from the device
+        """
         low = self.mask_head(self.to_prompt(states), row, batch.sam)
-        by_size = defaultdict(list)
-        for k, image in enumerate(row.tolist()):
-            by_size[batch.sizes[image]].append(k)
+        if sizes is None:
+            sizes = by_size(row.tolist(), batch.sizes, low.device)
         side = self.mask_head.image_size
-        groups = []
-        for size, members in by_size.items():
-            index = torch.tensor(members, device=low.device)
-            groups.append(Group(index, upscale(low[index], side, size)))
-        return groups
+        lows = [low] if len(sizes) == 1 else [low[one.index] for one in sizes]
+        return [
+            Group(one, upscale(mine, side, one.size)) for one, mine in zip(sizes, lows, strict=True)
+        ]
+
+    def _real(self, batch: Batch) -> Tensor | None:
+        """Places of the real superpixels; None where an image has none, which is an error."""
+        layout = batch.layout
+        return layout.real if layout.superpixels is not None and all(layout.superpixels) else None
 
     def _masks(self, batch: Batch, merged: Merged, states: Tensor) -> list[Group]:
         place = merged.index(batch.seg_row, batch.seg_col)
         if self.mask_state == "predicting":
             place = place - 1
-        return self.masks_of(states[batch.seg_row, place], batch.seg_row, batch)
+        mine = states[batch.seg_row, place]
+        return self.masks_of(mine, batch.seg_row, batch, batch.layout.sizes)
 
 
 def split_by_image(
-    groups: list[Group], row: Tensor, sizes: tuple[tuple[int, int], ...]
+    groups: Sequence[Group],
+    images: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device,
 ) -> list[Tensor]:
-    """Masks (n,H,W) per image, in the order of the batch's masks."""
-    flat: dict[int, Tensor] = {}
+    """Masks (n,H,W) per image; `images` of the batch's masks, rising, as in a batch."""
+    out = [torch.zeros(0, *size, device=device) for size in sizes]
     for group in groups:
-        flat |= dict(zip(group.index.tolist(), group.logits, strict=True))
-    out: list[list[Tensor]] = [[] for _ in sizes]
-    for k, image in enumerate(row.tolist()):
-        out[image].append(flat[k])
-    return [
-        torch.stack(found) if found else row.new_zeros(0, *size, dtype=torch.float32)
-        for found, size in zip(out, sizes, strict=True)
-    ]
-
-
-def _targets(batch: Batch, group: Group) -> Tensor:
-    """Targets (n,H,W) of the masks of `group`."""
-    per_image = batch.targets()
-    first = torch.searchsorted(batch.seg_row, batch.seg_row, right=False)
-    turn = (torch.arange(len(batch.seg_row), device=first.device) - first).tolist()
-    rows = batch.seg_row.tolist()
-    return torch.stack([per_image[rows[k]][turn[k]] for k in group.index.tolist()])
+        mine = [images[k] for k in group.masks.members]
+        for image in dict.fromkeys(mine):
+            first = mine.index(image)
+            out[image] = group.logits[first : first + mine.count(image)]
+    return out

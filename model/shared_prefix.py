@@ -22,34 +22,36 @@ def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
     batch  B dialogues about one image: `visual` and `sam` hold it once (leading size 1). Every
            dialogue has a [SEG], after <image>. Raises ValueError if not.
     """
+    batch = batch.with_layout()
     before = 1 if model.mask_state == "predicting" else 0
     start = _common(batch, before)
     text = model.lm.get_input_embeddings()(batch.ids[:, : _end(batch)].clamp(min=0))
     tokens, valid = model.tokens(batch)
     length = torch.full_like(batch.slot[:1], start)
-    merged = merge(text[:1, :start], length, batch.slot[:1], tokens, valid)
+    longest = start - 1 + model.visual_counts(batch)[0]
+    merged = merge(text[:1, :start], length, batch.slot[:1], tokens, valid, longest=longest)
     read = model.lm.model(inputs_embeds=merged.embeds, use_cache=True).past_key_values
     read.batch_repeat_interleave(len(batch.ids))
     rest = model.lm.model(inputs_embeds=text[:, start:], past_key_values=read, use_cache=True)
     states = rest.last_hidden_state[batch.seg_row, batch.seg_col - start - before]
-    groups = model.masks_of(states, torch.zeros_like(batch.seg_row), batch)
-    return split_by_image(groups, batch.seg_row, batch.sizes)
+    (mine,) = batch.layout.sizes
+    groups = model.masks_of(states, torch.zeros_like(batch.seg_row), batch, [mine])
+    return split_by_image(groups, batch.layout.images, batch.sizes, text.device)
 
 
 def _common(batch: Batch, before: int) -> int:
     """Number of ids that all dialogues share, short of the first state that a mask needs."""
     if len(batch.visual.patches) != 1 or len(batch.sam) != 1:
         raise ValueError("the dialogues are about one image, given once")
-    if len(set(batch.seg_row.tolist())) != len(batch.ids):
+    layout = batch.layout
+    if len(set(layout.images)) != len(batch.ids):
         raise ValueError("every dialogue needs a [SEG]")
-    needed = int(batch.seg_col.min()) - before
-    same = (batch.ids == batch.ids[:1]).all(0)[:needed]
-    start = int(same.long().cumprod(0).sum())
-    if start <= int(batch.slot[0]):
+    start = min(layout.shared, layout.segs[0] - before)
+    if start <= layout.slot:
         raise ValueError("the dialogues differ before <image>")
     return start
 
 
 def _end(batch: Batch) -> int:
     """Ids up to and with the last [SEG] of any dialogue; the answers' ends are not needed."""
-    return int(batch.seg_col.max()) + 1
+    return batch.layout.segs[1] + 1

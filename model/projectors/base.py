@@ -25,10 +25,13 @@ class MaskInput:
 
     cover (B,N,P) float, share of each patch that each superpixel covers
     small (B,N,h',w') uint8 in {0,1} on the SSPE grid (floating: soft masks in [0,1])
+    real  (n,) int64 places of the real superpixels in the flattened (B*N), at least one per image;
+          None: read from the device
     """
 
     cover: Tensor
     small: Tensor
+    real: Tensor | None = None
 
 
 class Rename(NamedTuple):
@@ -98,7 +101,8 @@ class Projector(nn.Module):
         ConfigError (a ValueError) on a missing input or on shapes that do not fit.
         """
         cover, small = (masks.cover, masks.small) if masks is not None else (None, None)
-        x = Visual(patches, grid, cover, small, mask_valid, cls, multi, means)
+        real = masks.real if masks is not None else None
+        x = Visual(patches, grid, cover, small, mask_valid, cls, multi, means, real)
         self._check(x)
         tokens = self.project(self._native(x))
         if "masks" in self.needs and mask_valid is not None:

@@ -19,11 +19,15 @@ class Packing:
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, valid: Tensor) -> "Packing":
+    def of(cls, valid: Tensor, real: Tensor | None = None) -> "Packing":
         """Packing of `valid` (B,N) bool. Raises ValueError where an image has no superpixel.
+
+        real  the index, where it is known that every image has one
 
         Attention over nothing is NaN; the data step gives such an image one whole-image mask.
         """
+        if real is not None:
+            return cls(real, (valid.shape[0], valid.shape[1]))
         if not bool(valid.any(dim=1).all()):
             rows = (~valid.any(dim=1)).nonzero().flatten().tolist()
             raise ValueError(f"images {rows} of the batch have no valid superpixel")

@@ -15,14 +15,14 @@ Batches = Callable[..., Batch]
 PROMPT = (6, 5)  # ids of each image's open prompt; different, so that padding is at work
 
 
-def opened(batch: Batch) -> Batch:
+def opened(batch: Batch, lengths: tuple[int, int] = PROMPT) -> Batch:
     """The batch cut to its prompts."""
     none = torch.zeros(0, dtype=torch.int64)
     return replace(
         batch,
-        ids=batch.ids[:, : max(PROMPT)],
-        lengths=torch.tensor(PROMPT),
-        labels=torch.full((2, max(PROMPT)), IGNORE),
+        ids=batch.ids[:, : max(lengths)],
+        lengths=torch.tensor(lengths),
+        labels=torch.full((2, max(lengths)), IGNORE),
         seg_row=none,
         seg_col=none,
         packed=None,
@@ -48,11 +48,12 @@ def slowly(
     return out, states
 
 
+@pytest.mark.parametrize("lengths", [PROMPT, (5, 5)])
 @pytest.mark.parametrize("mask_state", ["predicting", "at_seg"])
 def test_cached_generation_equals_the_whole_sequence(
-    micro: Model, batch: Batches, mask_state: str
+    micro: Model, batch: Batches, mask_state: str, lengths: tuple[int, int]
 ) -> None:
-    model, prompts = micro(seed=3).eval(), opened(batch((1, 1)))
+    model, prompts = micro(seed=3).eval(), opened(batch((1, 1)), lengths)
     model.mask_state = mask_state  # type: ignore[assignment]
     with torch.no_grad():
         ids, states = slowly(model, prompts, 9)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from svp.model.batch import IGNORE, Batch
+from svp.model.language_model import no_cache
 from svp.model.losses import Weights
 from svp.model.mask_head import MaskHead, upscale
 from svp.model.ris import RisModel
+from svp.train.trainer.prepare import recompute
 
 Model = Callable[..., RisModel]
 Batches = Callable[..., Batch]
@@ -66,6 +68,19 @@ def test_cross_entropy_is_that_of_transformers(micro: Model, batch: Batches) -> 
     wanted = model.lm(inputs_embeds=merged.embeds, labels=labels).loss
     got = model(only)
     assert float((got.ce / got.tokens).detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
+def test_states_without_a_cache_are_those_of_transformers(micro: Model, batch: Batches) -> None:
+    """Bit for bit: only the question whether texts are packed in a row is left out."""
+    model = micro()
+    merged = model.merged(batch((2, 1)))
+    wanted = model.lm.model(inputs_embeds=merged.embeds, use_cache=False).last_hidden_state
+    assert torch.equal(model.states(merged), wanted)
+    assert no_cache(model.lm) is not None
+    recompute(model)
+    assert no_cache(model.lm) is None
+    assert torch.equal(model.states(merged), wanted)
+    assert no_cache(model.eval().lm) is not None
 
 
 @pytest.mark.parametrize(("state", "seen"), [("predicting", False), ("at_seg", True)])

@@ -1,23 +1,21 @@
 """The paper's model and batches without memory, whose operators are those of a GPU under autocast.
 
-Weights and activations are fake tensors; ids, lengths and places are real, because parts of the
-model read them on the host. On the CPU, autocast has another list of operators in float32 and
+All tensors are fake: an operator whose result the host would have to read raises. On the CPU,
+autocast has another list of operators in float32 and
 dropout another kernel: `CudaRules` puts in those of CUDA.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from ...model.batch import Batch
 from ...model.ris import RisModel
-from ...pipeline.bench.operators import KernelCounter
 from ..recipe import ModelConfig, TrainRecipe
 from ..trainer.prepare import make_ready
 from .models import build_models
@@ -30,16 +28,6 @@ _FLOAT32 = frozenset(
     + ("reciprocal", "sum", "prod", "norm", "cumsum", "cross_entropy", "interpolate")
     + ("binary_cross_entropy_with_logits",)
 )
-
-
-class FakeKernelCounter(KernelCounter):  # type: ignore[no-untyped-call]
-    """Operators on real tensors alone run for real inside of a `FakeTensorMode`."""
-
-    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if any(isinstance(x, FakeTensor) for x in tree_leaves((args, kwargs))):
-            return func(*args, **kwargs)
-        with unset_fake_temporarily():
-            return func(*args, **kwargs)
 
 
 class CudaRules(TorchFunctionMode):
@@ -78,14 +66,8 @@ def fake_model(preset: Preset, projector: str, stage: int, fake: FakeTensorMode)
 
 
 def fake_batch(batch: Batch, fake: FakeTensorMode) -> Batch:
-    """`batch` with fake features and masks."""
-
-    def faked(x: Tensor) -> Tensor:
-        large = x.is_floating_point() or x.dtype == torch.uint8
-        return fake.from_tensor(x) if large else x
-
-    packed = batch.packed and tuple(map(faked, batch.packed))
-    return replace(batch, visual=batch.visual.map(faked), sam=faked(batch.sam), packed=packed)
+    """`batch` with its layout, every tensor fake."""
+    return batch.with_layout().map(fake.from_tensor)
 
 
 def _like(value: Tensor) -> Tensor:

@@ -65,7 +65,9 @@ def _waits(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if name == "repeat_interleave":
         repeats = kwargs.get("repeats", args[1] if len(args) > 1 else None)
         return isinstance(repeats, Tensor) and kwargs.get("output_size") is None
-    return name in ("tensor", "as_tensor") and kwargs.get("device") is not None
+    if name in ("tensor", "as_tensor"):  # nothing is copied for an empty list
+        return kwargs.get("device") is not None and args[0] != []
+    return False
 
 
 def _source_line() -> str:

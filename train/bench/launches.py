@@ -20,11 +20,11 @@ from ...model.losses import Weights
 from ...model.ris import RisModel
 from ...model.shared_prefix import predict_shared
 from ...pipeline.bench.kernel_time import H200, DeviceRates
-from ...pipeline.bench.operators import Kernels
+from ...pipeline.bench.operators import KernelCounter, Kernels
 from ...pipeline.display import Report, markdown_table
 from .budgets import BUDGETS
 from .components import counts_of, forward, train_batch
-from .fake_model import CudaRules, FakeKernelCounter, fake_batch, fake_model
+from .fake_model import CudaRules, fake_batch, fake_model
 from .host_syncs import host_syncs
 from .inputs import cached_batch, opened
 from .models import build_models
@@ -165,12 +165,12 @@ def count(work: Work, preset: Preset = PAPER) -> tuple[Counted, float]:
 
 def count_once(work: Work, preset: Preset) -> Counted:
     """The pass as it is, with every layer of `preset`."""
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = FakeTensorMode()
     sentences = SENTENCES if work.stage else 1
     batch = cached_batch(preset, work.projector, work.images, sentences=sentences)
-    batch = fake_batch(of_sizes(batch, work.sizes), fake)
-    model, counts = fake_model(preset, work.projector, work.stage, fake), counts_of([batch])
-    counter = FakeKernelCounter()
+    counts, batch = counts_of([batch]), fake_batch(of_sizes(batch, work.sizes), fake)
+    model = fake_model(preset, work.projector, work.stage, fake)
+    counter = KernelCounter()
     with fake, CudaRules(), counter, _saved_by_layers(model) as saved:
         batch = batch.to("cpu", torch.float32)
         counter.lap("copy")
@@ -247,12 +247,14 @@ def operator_counts(
 def sync_lines() -> dict[str, dict[str, int]]:
     """Host syncs of each pass of the small model by source line."""
     model, batch = _small()
+    shared, questions = (_copied(change(batch)) for change in (about_one_image, opened))
+    batch = _copied(batch)
     passes: dict[str, Callable[[], Any]] = {
         "forward": lambda: model(batch),
         "predict": lambda: model.predict(batch),
-        "predict_shared": lambda: predict_shared(model, about_one_image(batch)),
-        "generate, 4 ids": lambda: _generate(model, batch, 4),
-        "generate, 8 ids": lambda: _generate(model, batch, 8),
+        "predict_shared": lambda: predict_shared(model, shared),
+        "generate, 4 ids": lambda: _generate(model, questions, 4),
+        "generate, 8 ids": lambda: _generate(model, questions, 8),
     }
     found = {}
     for name, call in passes.items():
@@ -275,6 +277,7 @@ def sync_counts(syncs: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
 def break_counts() -> dict[str, float]:
     """Graph breaks that `torch.compile` would meet in the small model."""
     model, batch = _small()
+    batch = _copied(batch)
     passes: dict[str, Callable[..., Any]] = {"forward": model, "predict": model.predict}
     found = {}
     with _quiet():
@@ -308,9 +311,13 @@ def _small() -> tuple[RisModel, Batch]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_models(SMALL, ["svp"], torch.device("cpu"))["svp"]
-    batch = cached_batch(SMALL, "svp", SMALL.images, sentences=1)
-    return model, batch.to("cpu", torch.float32)
+    return model, cached_batch(SMALL, "svp", SMALL.images, sentences=1)
+
+
+def _copied(batch: Batch) -> Batch:
+    """As a step copies it to its device."""
+    return batch.to("cpu", torch.float32)
 
 
 def _generate(model: RisModel, batch: Batch, count: int) -> None:
-    generate(model, opened(batch), seg=-1, eos=-1, max_new_tokens=count)
+    generate(model, batch, seg=-1, eos=-1, max_new_tokens=count)

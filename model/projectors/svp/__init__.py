@@ -105,7 +105,7 @@ class SVP(Projector):
     def project(self, x: Visual) -> Tensor:
         """Patches, cover, masks, valid -> (B,N,D), zero on padding."""
         assert x.masks is not None and x.valid is not None
-        real = Packing.of(x.valid)
+        real = Packing.of(x.valid, x.real)
         return self.tokens(x, self.positions(x.masks, real), real)
 
     def positions(self, masks: Tensor, real: Packing) -> Tensor | None:

@@ -8,13 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from svp.model.shared_prefix import predict_shared
 from svp.pipeline.bench.kernel_time import H200
 from svp.pipeline.bench.operators import Kernel, KernelCounter, Kernels
 from svp.train.bench import launches
 from svp.train.bench.budgets import BUDGETS
-from svp.train.bench.fake_model import CudaRules
+from svp.train.bench.fake_model import CudaRules, fake_batch, fake_model
 from svp.train.bench.host_syncs import host_syncs
+from svp.train.bench.inputs import cached_batch
 from svp.train.bench.launches import ANSWER, MIXED, TRAINING, Counted, LaunchReport
 from svp.train.bench.presets import PRESETS
 
@@ -78,6 +81,27 @@ def test_syncs_are_told_by_source_line(syncs: dict[str, dict[str, int]]) -> None
             assert path.startswith(("model/", "transformers/")) and int(number) > 0
 
 
+@pytest.mark.parametrize("name", ["forward", "predict", "predict_shared"])
+def test_no_pass_reads_a_value_of_the_device(name: str) -> None:
+    """Every tensor is fake, so that whatever would read one raises."""
+    fake = FakeTensorMode()
+    model = fake_model(launches.SMALL, "svp", 0, fake)
+    batch = cached_batch(launches.SMALL, "svp", 4, sentences=2 if name != "predict_shared" else 1)
+    batch = launches.of_sizes(batch, 2)
+    if name == "predict_shared":
+        batch = launches.about_one_image(batch)
+    moved = fake_batch(batch, fake)
+    with fake:
+        moved = moved.to("cpu", torch.float32)
+        if name == "forward":
+            assert model(moved).masks == 8
+        elif name == "predict":
+            found = model.predict(moved)
+            assert [tuple(x.shape) for x in found] == [(2, *size) for size in batch.sizes]
+        else:
+            assert len(predict_shared(model, moved)) == 4
+
+
 def test_layers_are_counted_as_if_all_were_there(answer: Counted) -> None:
     work = replace(ANSWER, projector="mlp")
     small = replace(ONE_LAYER, hidden=64, heads=2, intermediate=128, layers=3)
@@ -95,6 +119,7 @@ def test_layers_are_counted_as_if_all_were_there(answer: Counted) -> None:
     (lambda x: x[x > 0], 1),
     (lambda x: x.clone().__setitem__(x > 0, 0.0), 1),
     (lambda x: torch.tensor([1.0], device=x.device), 1),
+    (lambda x: torch.tensor([], device=x.device), 0),
     (lambda x: torch.bincount(x.long()), 1),
     (lambda x: x.repeat_interleave(x.long()), 1),
     (lambda x: x.repeat_interleave(x.long(), output_size=3), 0),
