@@ -41,11 +41,12 @@ from svp.pipeline.cache import (
     missing_shards,
     read_committed,
     repair,
-    uncommit,
     verify,
     write_shard,
 )
+from svp.pipeline.cache import manifest as manifest_module
 from svp.pipeline.cache.layout import COMPLETE, INDEX
+from svp.pipeline.cache.verify import uncommit_damaged
 from svp.pipeline.errors import CacheError
 from svp.pipeline.io.atomic import STAGES
 from svp.pipeline.store import OtherBytesError, open_folder
@@ -149,6 +150,15 @@ class CacheMachine(RuleBasedStateMachine):
     def lose(self, name: str) -> None:
         (self.cache / name).unlink(missing_ok=True)
         self._damaged()
+
+    @rule(number=st.integers(0, 2), place=st.integers(0, 1 << 20), cut=st.booleans())
+    def spoil_copies_of_manifests(self, number: int, place: int, cut: bool) -> None:
+        """No part of the content: what a resume does is the same."""
+        copies = sorted(self.cache.glob("logs/manifests/**/*.zst"))
+        if number < len(copies):
+            data = bytearray(copies[number].read_bytes())
+            data[place % len(data)] ^= 1
+            copies[number].write_bytes(data[: place % len(data)] if cut else data)
 
     # Looking and mending.
 
@@ -265,20 +275,21 @@ class CacheMachine(RuleBasedStateMachine):
         """What the command does, without the models (pipeline/precompute/run.py)."""
         create_cache(self.cache, GOLDEN.plan)
         expected = {part for part in GOLDEN.parts if not self._resumable(part)}
-        committed = read_committed(self.cache, GOLDEN.plan)
+        committed = read_committed(self.cache, GOLDEN.plan, snapshot=True)
         todo = missing_shards(self.cache, GOLDEN.plan, committed)
-        parts = {(x.folder, shard): x for shard, layers in todo.items() for x in layers}
-        assert set(parts) == expected, "a sound part made twice, or a damaged one taken for whole"
-        for (folder, shard), layer in parts.items():
-            if (self.cache / manifest((folder, shard))).exists():
-                uncommit(self.cache, layer, [shard])
+        parts = {(x.folder, shard) for shard, layers in todo.items() for x in layers}
+        assert parts == expected, "a sound part made twice, or a damaged one taken for whole"
+        uncommit_damaged(self.cache, committed, todo)
         for shard, layers in todo.items():
             if not self._write(shard, {layer.folder for layer in layers}):
                 repair(self.cache)  # deletes what no manifest names, as the message says
                 return self._resume()
         if todo or not all(map(self._complete, GOLDEN.folders)):
             open_folder(self.cache).tidy()
-            finalize(self.cache, GOLDEN.plan, read_committed(self.cache, GOLDEN.plan))
+            committed = read_committed(
+                self.cache, GOLDEN.plan, committed.without(todo), snapshot=True
+            )
+            finalize(self.cache, GOLDEN.plan, committed)
 
     def _complete(self, folder: str) -> bool:
         return (self.cache / folder / COMPLETE).exists()
@@ -343,6 +354,7 @@ def run(examples: int, length: int) -> int:
     from hypothesis.stateful import run_state_machine_as_test
 
     steps["count"] = 0
+    few, manifest_module.FEW = manifest_module.FEW, 0  # copies of manifests, of three shards too
     run_state_machine_as_test(
         CacheMachine,
         settings=settings(
@@ -354,6 +366,7 @@ def run(examples: int, length: int) -> int:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    manifest_module.FEW = few
     return steps["count"]
 
 
