@@ -32,7 +32,7 @@ TIMES = {"litdata": 1.5, "mosaicml": 2.0}  # ours is to be so many times faster
 OURS = "svp, every row verified"
 UPLOADS = 4  # files at once
 
-Pass = tuple[float, float, float]  # seconds to the first batch; then images per second, CPU ms
+Pass = tuple[float, float, float]  # seconds to the first batch; images per second, CPU ms
 
 
 @dataclass
@@ -48,9 +48,10 @@ class RemoteComparison:
     def lines(self, workers: int) -> list[str]:
         """The printable table."""
         head = (
-            f"features alone, shuffled, batches of {script.BATCH}, {counted(workers, 'worker')} (svp: "
-            f"threads that keep {IN_FLIGHT} reads in flight), local folders empty; the first "
-            f"{script.START} batches not timed; CPU of all processes; svp is faster by: wall, CPU"
+            f"features alone, one pass, shuffled, batches of {script.BATCH}, "
+            f"{counted(workers, 'worker')} (svp: threads that keep {IN_FLIGHT} reads in flight), local "
+            "folders empty, start of workers not counted; CPU of all processes; svp is faster by: "
+            "wall, CPU"
         )
         _, best, least = self.passes[OURS]
         rows = [

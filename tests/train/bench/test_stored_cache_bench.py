@@ -76,11 +76,11 @@ def test_features_alone_are_those_of_the_rows(
 
     def measure(batches: Callable[[], Iterable[script.Batch]], *_: object) -> dict[str, float]:
         digests.append(script.digest(batches()))
-        return {"first": 1.0, "rate": 2.0, "cpu": 3.0}
+        return {"first": 1.0, "wall": 35.0, "cpu": 7.0}
 
     monkeypatch.setattr(script, "measure_pass", measure)
     sample = remote._Sample(place, np.arange(70), 64, 2, Memory())
-    assert sample.features_alone(rep=1) == (1.0, 2.0, 3.0)
+    assert sample.features_alone(rep=1) == (1.0, 2.0, 100.0)
     reader = CacheReader(place)
     rows = np.stack([reader.features(i) for i in range(70)])
     assert digests == [script.digest([(range(70), rows)])]
