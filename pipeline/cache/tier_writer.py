@@ -5,11 +5,13 @@ of the disk stops the writing for a minute.
 """
 
 import atexit
+import errno
 import logging
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Thread
@@ -25,6 +27,7 @@ WAITING = 256 << 20  # bytes that wait to be written; more are not kept
 RETRY, FULL = 60.0, 600.0  # seconds until a disk that refused, a full tier, is tried again
 SETTLE = 10.0  # seconds that the end of the process waits for what is not written yet
 CRC = 4
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 Tell = Callable[[str, str, int], None]
 
 
@@ -106,6 +109,9 @@ class TierWriter:
                     self._write(item)
             except OSError as error:
                 self._paused = time.monotonic() + RETRY
+                if error.errno in NO_SPACE:  # the disk holds less than the limit
+                    with suppress(OSError):
+                        self._space.evict(self._space.limit - self._space.used(), self._mine)
                 where = show(str(self._space.root.parent), 300)
                 self._tell(
                     f"write {error.errno}",

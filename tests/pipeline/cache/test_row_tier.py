@@ -429,6 +429,32 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(
     assert again.counts.damaged == 0
 
 
+def test_a_disk_that_is_smaller_than_the_limit_loses_what_nobody_reads(
+    stored: Store, tier: RowTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(
+        in_memory(make_plan(4, sam_stored="float16", cls=True, layers=(1,))),
+        other := RowTier(tier.folder, LARGE),
+    )
+    unread = files(other)
+    age(other, IN_USE + 1)
+    pwrite = os.pwrite
+
+    def refuse(fd: int, data: Any, offset: int) -> int:
+        if len(data) > 8 and any(path.exists() for path in unread):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    for _ in range(2):
+        filled(stored, tier)
+        tier._writer._paused = 0.0
+    assert not any(path.exists() for path in unread)
+    again = RowTier(tier.folder, LARGE)
+    batch(CacheReader(stored, tier=again))
+    assert again.counts.served > 0 and again.counts.damaged == 0
+
+
 def test_a_folder_that_cannot_be_made_is_told_once(
     stored: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
