@@ -6,6 +6,7 @@ for a second time, and the first answer counts (hedging: Dean and Barroso, "The 
 """
 
 import asyncio
+import atexit
 import random
 import time
 from collections import deque
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 IN_FLIGHT = 64
+LET_GO = 0.05  # seconds at the end of the process
 # A request is asked for again after this many medians, at most for one request in twenty: where all
 # are slow, more requests would make it worse.
 HEDGE_MEDIANS, HEDGE_LEAST, HEDGE_UNKNOWN, HEDGE_SHARE, HEDGE_BURST = 4.0, 0.05, 2.0, 0.05, 8.0
@@ -79,6 +81,9 @@ class _Loop:
         self.gate = asyncio.Semaphore(IN_FLIGHT)
         self.hedging: dict[str, Hedging] = {}
         Thread(target=self.loop.run_forever, name="svp-store", daemon=True).start()
+        # The client's threads let go of Python objects a moment after an answer. One that waits for
+        # an interpreter that has ended aborts the process.
+        atexit.register(time.sleep, LET_GO)
 
 
 _lock = Lock()

@@ -5,13 +5,22 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import traceback
 
 import pytest
 
 from support.object_server import KEY, SECRET, ObjectServer
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, MissingPackageError, SvpError
-from svp.pipeline.store import NoBucketError, OtherBytesError, Read, RetryPolicy, Store, open_store
+from svp.pipeline.store import (
+    NoBucketError,
+    OtherBytesError,
+    Read,
+    RetryPolicy,
+    Store,
+    in_flight,
+    open_store,
+)
 from svp.pipeline.store.in_flight import HEDGE_BURST, HEDGE_LEAST, HEDGE_UNKNOWN, Hedging
 from svp.pipeline.store.object_client import read_fault
 
@@ -313,3 +322,13 @@ def test_without_credentials_the_search_for_them_is_short() -> None:
         told = str(fault.error(f"{scheme}://b/x"))
         assert told.startswith(f"{scheme}://b/x: no credentials in the environment: set {account}_")
         assert told.endswith(f"or {account}_SKIP_SIGNATURE to true for a public bucket")
+
+
+def test_the_end_of_a_process_waits_for_the_threads_of_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that asks an interpreter that has ended for its lock aborts the process (SIGABRT)."""
+    told: list[object] = []
+    monkeypatch.setattr(in_flight.atexit, "register", lambda *call: told.append(call))
+    in_flight._Loop()
+    assert told == [(time.sleep, in_flight.LET_GO)] and in_flight.LET_GO > 0
