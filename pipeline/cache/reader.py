@@ -19,7 +19,7 @@ from ..display import show
 from ..errors import CacheError, ConfigError
 from ..io.binary import empty, round_into
 from ..records import Quarantined, Superpixels
-from ..store import FolderStore, Place, Read, as_place, open_store
+from ..store import FolderStore, Place, Read, WholeFile, as_place, open_store
 from .index import BAD, GOOD, Rows, load_rows
 from .layers import SUPERPIXELS, Layer
 from .layout import META, PLAN, read_file, shard_key
@@ -135,12 +135,15 @@ class CacheReader:
             return _rounded(stored_features(self.plan, partial(self._used, i)), out)
         return self._read("dino", i, out)
 
-    def pooled(self, i: int) -> NDArray[np.float16]:
+    def pooled(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(n,C) float16 mean of the patch features under each superpixel, by coverage.
 
         Of a thin cache with L more maps (n,(1+L)*C): their means follow.
+
+        out  (K,C), zeros behind the n rows; the result is a part of it
         """
-        return self._read("pooled", i)[: self.count(i)].copy()
+        rows = self._read("pooled", i, out)[: self.count(i)]
+        return rows.copy() if out is None else rows
 
     def cover(self, i: int) -> NDArray[np.float16]:
         """(n,P) float16 share of each patch that each of the n superpixels covers."""
@@ -175,7 +178,7 @@ class CacheReader:
     ) -> None:
         """Fields of many rows at once: on an object store with all requests in flight.
 
-        into    `features`, `cls` or `sam` -> for each row an array to fill, C-contiguous
+        into    `features`, `pooled`, `cls` or `sam` -> for each row an array to fill, C-contiguous
         beside  arrays whose values of these rows are asked for next: of a store their files are
                 fetched here, side by side
         """
@@ -201,11 +204,11 @@ class CacheReader:
     def _fetch(
         self, rows: Sequence[int], into: Mapping[str, Sequence[Array]], names: Sequence[str]
     ) -> None:
-        """Open the shard files of the rows, then read their uncompressed rows, all in flight."""
+        """Open the shard files of the rows, then read the rows that are not small, all in flight."""
         size, count = self.plan.shard_size, len(self._status)
         # Rows that cannot be had are told of when they are read; one that is wanted twice is fetched once.
         good = [i for i in dict.fromkeys(rows) if 0 <= i < count and self._status[i] == GOOD]
-        specs = [self._specs[name] for name in names if name in self._specs]
+        specs = [self._specs[name] for name in dict.fromkeys(names) if name in self._specs]
         ours = [spec for spec in specs if self._is_ours(spec)]
         wanted = {(spec.name, i // size): spec for spec in ours for i in good}
         absent = [
@@ -225,10 +228,18 @@ class CacheReader:
         reads: list[Read] = []
         kept: list[tuple[TierFile, Read]] = []
         fetched: dict[tuple[str, int], tuple[Array, bytearray | None]] = {}
+        packed: list[tuple[ShardFile, int, int, bytearray]] = []
         for spec in ours:
-            for i in good if spec.level is None else ():
+            for i in good if not spec.small else ():
                 shard, slot = divmod(i, size)
                 file, out = self._shard_file(spec, shard), targets.get((spec.name, i))
+                if spec.level is not None:
+                    if not isinstance(file.file, WholeFile):
+                        offset, count = file.place(slot)
+                        frame = bytearray(count)
+                        reads.append(Read(file.key, offset, [memoryview(frame)]))
+                        packed.append((file, i, slot, frame))
+                    continue
                 fits = out is not None and (out.shape, out.dtype) == (spec.row, spec.numpy)
                 if out is None or not fits or not out.flags.c_contiguous:
                     out = empty(spec.row, spec.numpy)
@@ -245,6 +256,13 @@ class CacheReader:
             self.store.read_many(reads)
         for there, read in kept:
             there.keep(read.views, read.offset)
+        for file, i, slot, frame in packed:
+            out = empty(file.spec.row, file.spec.numpy)
+            try:
+                file.decode(slot, frame, out)
+            except CacheError as error:
+                raise self._blame(i, error) from None
+            fetched[file.spec.name, i] = out, None
         self._fetched.rows = fetched
 
     def superpixels(self, i: int) -> Superpixels:

@@ -66,7 +66,7 @@ class RowReader(Protocol):
     def sspe_masks(self, i: int) -> NDArray[np.uint8]:
         """(n,ceil(G/8)) bit-packed masks on the SSPE grid."""
 
-    def pooled(self, i: int) -> NDArray[np.float16]:
+    def pooled(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(n,C) mean of the patch features under each superpixel, see `CacheReader.pooled`."""
 
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:

@@ -52,6 +52,11 @@ class ArraySpec:
         return np.dtype(self.dtype).newbyteorder("<")
 
     @property
+    def small(self) -> bool:
+        """Whether rows are so small that an object store is asked for 64 of them, a shard file, at once."""
+        return self.level is not None and self.axes[-1] != "channel"
+
+    @property
     def codecs(self) -> tuple[str, ...]:
         """The codec chain of one row, by Zarr name."""
         return ("bytes", CRC32C if self.level is None else "zstd")

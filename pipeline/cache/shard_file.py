@@ -69,8 +69,8 @@ class ShardFile:
     """An open shard file. Reads are positional: safe from many threads and after a fork.
 
     It is closed when the last user lets go of the object, so an eviction from a cache of open files
-    can never close it under a reader. On an object store a file of compressed rows, which are small,
-    is read whole: one request for 64 images. `kept` is its file in a row tier.
+    can never close it under a reader. On an object store a file of small compressed rows is read whole:
+    one request for 64 images. `kept` is its file in a row tier, which keeps larger ones whole as well.
     """
 
     __slots__ = ("file", "index", "key", "path", "spec", "weight")
@@ -87,7 +87,7 @@ class ShardFile:
         try:
             if isinstance(cache, FolderStore):
                 self.file, self.weight = cache.open(key), HELD_BYTES // MOST_OPEN
-            elif spec.level is None:
+            elif spec.level is None or not (spec.small or kept):
                 self.file, self.weight = kept or cache.open(key), INDEX_BYTES * shard_size
             else:
                 data = kept.whole(MAX_FILE_BYTES) if kept else cache.read(key, MAX_FILE_BYTES)
@@ -123,6 +123,11 @@ class ShardFile:
             return
         frame = bytearray(size)
         self._fill([memoryview(frame)], offset, size)
+        self.decode(slot, frame, out)
+
+    def decode(self, slot: int, frame: bytearray, out: Array) -> None:
+        """A compressed row, fetched by others, into `out`. Raises CacheError as `read`."""
+        target = out.data.cast("B")
         if zstd_content_size(frame) != self.spec.row_bytes:
             raise self.error(f"row {slot} is not a zstd frame of {self.spec.row_bytes} bytes")
         try:

@@ -132,10 +132,9 @@ class _Sample:
         first: list[float] = []
 
         def read(reader: CacheReader, rows: Sequence[int]) -> None:
-            self.read(reader, rows, _fields(reader), _beside(reader))
+            self.read(reader, rows, _fields(reader), SMALL)
             for i in rows:
                 _ = reader.areas(i), reader.cover(i), reader.sspe_masks(i)
-                _ = reader.pooled(i) if reader.plan.thin else None
             first.append(time.perf_counter() - began)
 
         passes, count = [], len(self.order)
@@ -157,7 +156,11 @@ class _Sample:
     ) -> list[torch.Tensor]:
         """The fields of the rows, each in one tensor."""
         plan = reader.plan
-        shapes = {FEATURES: (plan.patches, plan.channels), SAM: plan.sam or ()}
+        shapes: dict[str, tuple[int, ...]] = {
+            FEATURES: (plan.patches, plan.channels),
+            SAM: plan.sam or (),
+        }
+        shapes |= {POOLED: plan.layer(POOLED).arrays[0].row} if plan.thin else {}
         found = [self.memory.take((len(rows), *shapes[name]), torch.float16) for name in fields]
         into = {
             name: [row.numpy() for row in rows_of]
@@ -249,7 +252,7 @@ def run(
     bench = RemoteBench(
         place=str(place),
         images=len(order),
-        fields=(*_fields(reader), *_beside(reader)),
+        fields=(*_fields(reader), *SMALL),
         bytes=sum(spec.row_bytes for spec in _specs(reader)),
         stored=sum(size for _, _, size in spans) // len(order),
         first_s=median(seconds for seconds, _ in found),
@@ -273,11 +276,7 @@ def _parts(order: NDArray[np.int64], batch: int) -> list[list[int]]:
 
 def _fields(reader: CacheReader) -> list[str]:
     plan = reader.plan
-    return [*([] if plan.thin else [FEATURES]), *([SAM] if plan.sam else [])]
-
-
-def _beside(reader: CacheReader) -> tuple[str, ...]:
-    return (*SMALL, POOLED) if reader.plan.thin else SMALL
+    return [POOLED if plan.thin else FEATURES, *([SAM] if plan.sam else [])]
 
 
 def _specs(reader: CacheReader) -> list[ArraySpec]:
@@ -299,7 +298,7 @@ def _spans(reader: CacheReader, order: NDArray[np.int64]) -> list[tuple[str, int
             shard: ShardFile(reader.store, shard_key(spec, shard), spec, size)
             for shard in np.unique(order // size).tolist()
         }
-        if spec.level is not None:
+        if spec.small:
             spans += [(file.key, 0, file.weight) for file in files.values()]
             continue
         for shard, slot in zip(*divmod(order, size), strict=True):

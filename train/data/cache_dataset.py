@@ -37,7 +37,7 @@ PER_SUPERPIXEL = {
 LISTED = {"rles": "rle"}  # no tensors: lists in a batch
 FIELDS = {**PER_IMAGE, **PER_SUPERPIXEL, **LISTED}
 DEFAULT = ("features", "cover", "sspe_masks")
-GATHERED = ("features", "cls", "sam")  # read by `CacheReader.gather`, many rows at once
+GATHERED = ("features", "pooled", "cls", "sam")  # read by `CacheReader.gather`, many rows at once
 
 
 class CacheDataset(Dataset[Sample]):
@@ -159,7 +159,8 @@ class CacheDataset(Dataset[Sample]):
         """Shapes of the fields that are read many rows at once."""
         plan = self.reader.plan
         shapes = {
-            "features": (plan.patches, plan.channels), "cls": (plan.channels,), "sam": plan.sam or ()
+            "features": (plan.patches, plan.channels), "cls": (plan.channels,), "sam": plan.sam or (),
+            "pooled": (plan.k, plan.channels * plan.recipe.features.mean_maps),
         }  # fmt: skip
         return {name: shapes[name] for name in self.fields if name in GATHERED}
 
@@ -178,13 +179,18 @@ class CacheDataset(Dataset[Sample]):
         }  # fmt: skip
         found = reader.superpixels(row) if _STORED_WITH_SCORES & set(self.fields) else None
         for name in self.fields:
-            have = name in read
-            sample[name] = torch.from_numpy(read[name]) if have else self._field(name, row, found)
+            if name not in read:
+                sample[name] = self._field(name, row, found)
+                continue
+            value = read[name]
+            if name == "pooled":  # less its padding
+                value = value[: reader.count(row)].copy()
+            sample[name] = torch.from_numpy(value)
         return sample
 
     def _field(self, name: str, row: int, found: Superpixels | None) -> Tensor | list[Any]:
         reader = self.reader
-        if name in ("layers", "cover", "pooled"):
+        if name in ("layers", "cover"):
             read: Callable[[int], NDArray[np.float16]] = getattr(reader, name)
             return torch.from_numpy(read(row))
         if name == "sspe_masks":

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...model.batch import Batch, Visual
-from ...pipeline.cache.layers import POOLED
+from ...pipeline.cache.layers import FEATURES, POOLED
 from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
@@ -112,15 +112,17 @@ class CachedVisuals:
         patches = self._empty(len(entries), 0 if plan.thin else plan.patches, plan.channels)
         sam = self._empty(len(entries), *plan.sam)
         beside = SMALL if "masks" in self.needs else ()
-        beside = (*beside, POOLED) if plan.thin else beside
+        stored = self._empty(len(entries), *plan.layer(POOLED).arrays[0].row) if plan.thin else None
         for cache in self.caches:
             mine = [b for b, (own, _) in enumerate(places) if own is cache]
             into = {"sam": [sam[b].numpy() for b in mine]}
-            if not plan.thin:
-                into["features"] = [patches[b].numpy() for b in mine]
+            if stored is None:
+                into[FEATURES] = [patches[b].numpy() for b in mine]
+            else:
+                into[POOLED] = [stored[b].numpy() for b in mine]
             cache.gather([places[b][1] for b in mine], into, beside)
         cover, masks, valid = self._superpixels(places, keys)
-        means = self._means(places, keys) if plan.thin else None
+        means = None if stored is None else self._means(stored, places, keys)
         multi = None
         if "multi" in self.needs:
             multi = self._multi(places) if means is None else means[..., plan.channels :]
@@ -155,13 +157,15 @@ class CachedVisuals:
             masks[b, :n] = torch.from_numpy(cells).view(n, height, width)
         return cover, masks, valid
 
-    def _means(self, places: list[tuple[RowReader, int]], keys: Sequence[int | None]) -> Tensor:
-        """(B,N,(1+L)*C) of a thin cache, superpixels in the order of `_superpixels`."""
+    def _means(
+        self, stored: Tensor, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
+    ) -> Tensor:
+        """(B,N,(1+L)*C) of the rows (B,K,(1+L)*C) of a thin cache, in the order of `_superpixels`."""
         counts = [cache.count(row) for cache, row in places]
-        width = self.plan.recipe.features.mean_maps * self.plan.channels
-        out = self._empty(len(places), max(counts), width)
-        for into, (cache, row), key, n in zip(out, places, keys, counts, strict=True):
-            into[:n] = torch.from_numpy(cache.pooled(row)[_order(cache, row, key, n)])
+        out = self._empty(len(places), max(counts), stored.shape[2])
+        found = zip(out, stored, places, keys, counts, strict=True)
+        for into, rows, (cache, row), key, n in found:
+            into[:n] = rows[torch.from_numpy(_order(cache, row, key, n))]
             into[n:] = 0
         return out
 

@@ -100,10 +100,15 @@ class LiveReader:
         """(n,ceil(G/8)) bit-packed masks on the SSPE grid, high bit first."""
         return self._held(i, "sspe_masks")
 
-    def pooled(self, i: int) -> NDArray[np.float16]:
+    def pooled(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(n,C) mean of the patch features under each superpixel, see `CacheReader.pooled`."""
         self.plan.layer(POOLED)
-        return _into(self._row_and_means(i)[1], None)
+        _, means = self._row_and_means(i)
+        assert means is not None
+        if out is None:
+            return means
+        out[len(means) :] = 0
+        return _into(means, out[: len(means)])
 
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) patch features of row `i` as they would be stored, into `out` if given."""

@@ -12,13 +12,15 @@ from svp.pipeline.cache import CacheReader, create_cache, verify, write_shard
 from svp.pipeline.cache.exchange import copy_cache, drop_layers
 from svp.pipeline.cache.info import info
 from svp.pipeline.cache.int4 import superpixel_means
+from svp.pipeline.cache.layout import shard_key
 from svp.pipeline.cache.plan import Plan
+from svp.pipeline.cache.row_tier import RowTier
 from svp.pipeline.cache.stats import stats
 from svp.pipeline.cache.thin import thin_plan
 from svp.pipeline.errors import CacheError, ConfigError
 from svp.pipeline.recipe import FeatureConfig
 from svp.pipeline.records import ImageRow, Quarantined
-from svp.pipeline.store import open_store
+from svp.pipeline.store import MemoryStore, open_store
 
 Tree = Callable[[Path], dict[str, bytes]]
 FULL: dict[str, Any] = {"bad": [2], "layers": (1, 2), "cls": True}
@@ -88,6 +90,36 @@ def test_a_thin_copy_has_the_bytes_of_what_is_computed(
     open_store(out).delete(manifest)
     copy_cache(full.path, out, thin=True)
     assert open_store(out).read(manifest, 1 << 20) == wanted[manifest]
+
+
+@pytest.mark.parametrize("tiered", [False, True])
+def test_means_of_an_address_come_by_the_row(
+    maker: Callable[..., Any], tmp_path: Path, tiered: bool
+) -> None:
+    """With the requests of a batch in flight; a tier keeps them with their shard. Damage is told."""
+    made = finished(maker(stored="mean", sam_stored="int8", bad=[2]))
+    plain = CacheReader(made.path)
+    place = MemoryStore(f"means-{tmp_path.name}")
+    copy_cache(made.path, place)
+    rows, shape = [7, 0, 5, 0], made.plan.layer("pooled").arrays[0].row
+    for _ in range(2):
+        tier = RowTier(tmp_path / "tier", 10**8) if tiered else None
+        reader = CacheReader(place, tier=tier)
+        out = [np.full(shape, np.nan, np.float16) for _ in rows]
+        reader.gather(rows, {"pooled": out})
+        for i, found in zip(rows, out, strict=True):
+            n = plain.count(i)
+            np.testing.assert_array_equal(found[:n], plain.pooled(i))
+            assert not found[n:].any()
+            np.testing.assert_array_equal(reader.pooled(i), plain.pooled(i))
+        if tier is not None:
+            tier.settle()
+    key = shard_key(made.plan.layer("pooled").arrays[0], 1)
+    data = bytearray(place.read(key, 1 << 20))
+    data[20] ^= 1
+    place.replace(key, bytes(data))
+    with pytest.raises(CacheError, match=r"image 29 \(row 4\): .*cannot be decompressed"):
+        CacheReader(place).gather([4], {"pooled": [np.empty(shape, np.float16)]})
 
 
 def test_what_is_there_in_the_thin_form_is_copied(

@@ -103,7 +103,7 @@ def test_other_loaders_need_features(bucket: ObjectServer, tmp_path: Path) -> No
 
 
 def test_of_a_thin_cache_the_means_are_read(bucket: ObjectServer, tmp_path: Path) -> None:
-    """Copied there from a folder; a row of SAM's embedding is two requests, means come by shard."""
+    """Copied there from a folder; one request for the means, two for SAM's embedding."""
     plan = make_plan(10, sam_stored="float16")
     made = Made(tmp_path / "full", plan, make_rows(plan, bad=[2]))
     made.write()
@@ -113,8 +113,8 @@ def test_of_a_thin_cache_the_means_are_read(bucket: ObjectServer, tmp_path: Path
     there = copy_cache(made.path, tmp_path / "thin", thin=True)
     assert copied.id == there.id and verify(place, full=True).ok
     found = remote.run(place)
-    assert found.images == 9 and found.requests[1] == 2.0
-    assert found.fields == ("sam", "area", "cover", "sspe_masks", "pooled")
+    assert found.images == 9 and found.requests[1] == 3.0
+    assert found.fields == ("pooled", "sam", "area", "cover", "sspe_masks")
     entries = [Entry("", 0, 0, row, 1, 1) for row in (0, 9, 5)]
     one, two = (
         CachedVisuals([CacheReader(cache)], {"masks"}).read(entries, [None, 1, 2])

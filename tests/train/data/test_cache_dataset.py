@@ -107,7 +107,7 @@ def test_a_batch_of_a_bucket_is_a_request_for_each_row_and_those_of_shards(
     data.__getitems__(asked)  # opens the shard files
     s3.set()
     samples = data.__getitems__(asked)
-    alone = {"features", "cls", "sam", "layers"} & set(fields)
+    alone = {"features", "pooled", "cls", "sam", "layers"} & set(fields)
     shards = 3 if fields == EVERY else 0  # their manifests
     assert s3.counts() == {"GET": len(alone) * len(asked) + shards}
     for sample, index in zip(samples, asked, strict=True):
