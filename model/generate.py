@@ -70,7 +70,7 @@ def generate(
             over[k] |= value == eos
         if all(over) and not left:
             break
-        embeds = model.lm.get_input_embeddings()(token)[:, None]
+        embeds = model.embedded(token)[:, None]
         real = torch.cat([real, torch.ones_like(real[:, :1])], 1)
         position = position[:, -1:] + 1
     rows = [k for k, one in enumerate(said) if one]

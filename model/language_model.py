@@ -114,6 +114,11 @@ def add_lora(lm: "LlamaForCausalLM", lora: Lora) -> None:
     )
     wanted = {name: p.requires_grad for name, p in lm.named_parameters()}
     inject_adapter_in_model(config, lm)
+    for module in lm.modules():
+        if hasattr(module, "lora_A"):
+            # Adapters are float32. Autocast has their arithmetic in bfloat16 anyway: peft's cast of
+            # every input to float32 before it would only be undone.
+            module.cast_input_dtype_enabled = False
     for name, parameter in lm.named_parameters():
         parameter.requires_grad_(wanted.get(name.replace(".base_layer", ""), "lora_" in name))
 

@@ -105,9 +105,18 @@ class RisModel(nn.Module):
     def merged(self, batch: Batch) -> Merged:
         """Text embeddings with the visual tokens in place of <image>."""
         tokens, valid = self.tokens(batch)
-        text = self.lm.get_input_embeddings()(batch.ids.clamp(min=0))
+        text = self.embedded(batch.ids)
         longest = max(self.merged_lengths(batch))
         return merge(text, batch.lengths, batch.slot, tokens, valid, longest=longest)
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        """Embeddings (...,D) of text ids, in the dtype of the language model's layers.
+
+        A trained embedding is float32; passed on as it is, it would make float32 of all hidden
+        states of a bfloat16 model, and a cast of each layer's every input.
+        """
+        found: Tensor = self.lm.get_input_embeddings()(ids.clamp(min=0))
+        return found.to(self.lm.model.norm.weight.dtype)
 
     def merged_lengths(self, batch: Batch) -> list[int]:
         """Positions of each dialogue with its visual tokens, known without the device."""

@@ -25,7 +25,7 @@ def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
     batch = batch.with_layout()
     before = 1 if model.mask_state == "predicting" else 0
     start = _common(batch, before)
-    text = model.lm.get_input_embeddings()(batch.ids[:, : _end(batch)].clamp(min=0))
+    text = model.embedded(batch.ids[:, : _end(batch)])
     tokens, valid = model.tokens(batch)
     length = torch.full_like(batch.slot[:1], start)
     longest = start - 1 + model.visual_counts(batch)[0]
