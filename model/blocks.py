@@ -18,6 +18,7 @@ from ..pipeline.errors import ConfigError
 QUERY: Final = 0  # rows of the stacked input projection, in torch's order
 KEY: Final = 1
 VALUE: Final = 2
+Parts = tuple[tuple[Tensor, Tensor], ...]
 
 
 class Attention(nn.Module):
@@ -44,18 +45,30 @@ class Attention(nn.Module):
         `allowed` is broadcast to (B,heads,Q,K): bool, False forbids, and a row must allow something;
         or float, added to the scores.
         """
-        # Split once: the gradient of a slice is a whole matrix, zero but for the slice.
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        parts = zip((q, k, v), weights, biases, strict=True)
-        query, key, value = (self._by_head(F.linear(x, w, b)) for x, w, b in parts)
+        parts = self.parts()
+        query, key, value = (self.project(x, part, parts) for part, x in enumerate((q, k, v)))
         if allowed is not None and allowed.dtype != torch.bool:
             allowed = allowed.to(query.dtype)
         return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=allowed))
 
-    def project(self, x: Tensor, part: int) -> Tensor:
-        """(...,L,d) -> (...,heads,L,d/heads) as `QUERY`, `KEY` or `VALUE`."""
-        rows = slice(part * self.dim, (part + 1) * self.dim)
-        return self._by_head(F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows]))
+    def parts(self) -> Parts:
+        """Weight (d,d) and bias (d,) of each projection, in the dtype of the arithmetic.
+
+        Split once: the gradient of a slice is a whole matrix, zero but for the slice. Cast before:
+        autocast casts a view at every use, and only a parameter once.
+        """
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        kind = weight.device.type
+        if weight.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+            weight, bias = (x.to(torch.get_autocast_dtype(kind)) for x in (weight, bias))
+        return tuple(zip(weight.chunk(3), bias.chunk(3), strict=True))
+
+    def project(self, x: Tensor, part: int, parts: Parts | None = None) -> Tensor:
+        """(...,L,d) -> (...,heads,L,d/heads) as `QUERY`, `KEY` or `VALUE`.
+
+        parts  of `parts()`, where several projections are made
+        """
+        return self._by_head(F.linear(x, *(parts or self.parts())[part]))
 
     def merge(self, heads: Tensor) -> Tensor:
         """Output projection: (...,heads,L,d/heads) -> (...,L,d)."""

@@ -92,7 +92,10 @@ def launches(func: Any) -> bool:
     """Whether an ATen operator starts a kernel."""
     if func.namespace != "aten" or func._opname in _SILENT:
         return False
-    aliases = [result.alias_info for result in func._schema.returns]
+    returns = func._schema.returns
+    if not any("Tensor" in str(result.type) for result in returns):
+        return False  # dtypes, sizes and values read are no kernels
+    aliases = [result.alias_info for result in returns]
     return not any(alias is not None and not alias.is_write for alias in aliases)
 
 

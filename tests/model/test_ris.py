@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from support.stages import STAGE1
 from svp.model.batch import IGNORE, Batch
-from svp.model.language_model import no_cache
+from svp.model.language_model import Lora, no_cache
 from svp.model.losses import Weights
 from svp.model.mask_head import MaskHead, upscale
 from svp.model.ris import RisModel
+from svp.model.trainable import set_trainable
 from svp.train.trainer.prepare import recompute
 
 Model = Callable[..., RisModel]
@@ -68,6 +70,47 @@ def test_cross_entropy_is_that_of_transformers(micro: Model, batch: Batches) -> 
     wanted = model.lm(inputs_embeds=merged.embeds, labels=labels).loss
     got = model(only)
     assert float((got.ce / got.tokens).detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
+def half(micro: Model, lora: Lora | None = None) -> RisModel:
+    """Layers in bfloat16, embedding and head trained in float32, as a run of the paper's size."""
+    model = micro(lora=lora)
+    model.lm.to(torch.bfloat16)
+    set_trainable(model, (*STAGE1, "lora") if lora else STAGE1)
+    return model
+
+
+def test_hidden_states_have_the_dtype_of_the_layers(micro: Model, batch: Batches) -> None:
+    model, seen = half(micro), []
+    assert model.lm.get_input_embeddings().weight.dtype == torch.float32
+    for layer in model.lm.model.layers:
+        layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(batch((2, 1))).total(Weights()).backward()
+    assert seen == 2 * [torch.bfloat16]
+    grad = model.lm.get_input_embeddings().weight.grad
+    assert grad.dtype == torch.float32 and float(grad.abs().sum()) > 0
+
+
+def test_adapters_give_the_same_without_peft_s_cast_of_their_input(
+    micro: Model, batch: Batches
+) -> None:
+    """Values and gradients bit for bit under autocast, whose products are in bfloat16 anyway."""
+    model, found = half(micro, Lora(rank=4, dropout=0.0)), []
+    linears = [module for module in model.modules() if hasattr(module, "lora_A")]
+    assert len(linears) == 2 * 7
+    assert not any(linear.cast_input_dtype_enabled for linear in linears)
+    for cast in (False, True):
+        for linear in linears:
+            linear.cast_input_dtype_enabled = cast
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            states = model.states(model.merged(batch((2, 1))))
+            states.float().square().mean().backward()
+        grads = [p.grad for n, p in model.named_parameters() if "lora_" in n]
+        found.append([states, *grads])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert all(float(x.detach().abs().sum()) > 0 for x in found[0])
 
 
 def test_states_without_a_cache_are_those_of_transformers(micro: Model, batch: Batches) -> None:

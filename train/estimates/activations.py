@@ -71,7 +71,6 @@ class LanguageModel:
     def of(cls, lm: Any, autocast: torch.dtype | None) -> "LanguageModel":
         """Read off a `LlamaForCausalLM`, with or without adapters."""
         config = lm.config
-        embedding = next(lm.get_input_embeddings().parameters()).dtype
         c = (autocast or next(lm.model.layers.parameters()).dtype).itemsize
         return cls(
             config.hidden_size,
@@ -81,7 +80,7 @@ class LanguageModel:
             config.num_key_value_heads,
             config.vocab_size,
             c,
-            embedding.itemsize,
+            lm.model.norm.weight.itemsize,
             sum(_adapter(module, c) for module in lm.modules() if hasattr(module, "lora_A")),
             any(
                 p.requires_grad for n, p in lm.model.layers.named_parameters() if ".lora_" not in n

@@ -51,9 +51,10 @@ def attend_masks(
 
     `embed` (2,d) holds e0 and e1. `axes` (h,d), (w,d): a key's position is their sum.
     """
-    keys, values = attn.project(embed, KEY), attn.project(embed, VALUE)  # (heads,2,c)
-    queries = attn.project(q, QUERY)  # (n,heads,Q,c)
-    rows, columns = (attn.project(axis, KEY) for axis in axes)  # (heads,h,c), (heads,w,c)
+    parts = attn.parts()
+    keys, values = (attn.project(embed, part, parts) for part in (KEY, VALUE))  # (heads,2,c)
+    queries = attn.project(q, QUERY, parts)  # (n,heads,Q,c)
+    rows, columns = (attn.project(axis, KEY, parts) for axis in axes)  # (heads,h,c), (heads,w,c)
     with torch.autocast(q.device.type, enabled=False):
         wide = _wide(queries.dtype)
         scaled = queries.to(wide) * queries.shape[-1] ** -0.5
