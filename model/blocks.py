@@ -57,7 +57,8 @@ class Attention(nn.Module):
         Split once: the gradient of a slice is a whole matrix, zero but for the slice. Cast before:
         autocast casts a view at every use, and only a parameter once.
         """
-        weight, bias = self.in_proj_weight, self.in_proj_bias
+        weight: Tensor = self.in_proj_weight
+        bias: Tensor = self.in_proj_bias
         kind = weight.device.type
         if weight.dtype == torch.float32 and torch.is_autocast_enabled(kind):
             weight, bias = (x.to(torch.get_autocast_dtype(kind)) for x in (weight, bias))

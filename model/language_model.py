@@ -114,6 +114,7 @@ def add_lora(lm: "LlamaForCausalLM", lora: Lora) -> None:
     )
     wanted = {name: p.requires_grad for name, p in lm.named_parameters()}
     inject_adapter_in_model(config, lm)
+    module: Any
     for module in lm.modules():
         if hasattr(module, "lora_A"):
             # Adapters are float32. Autocast has their arithmetic in bfloat16 anyway: peft's cast of
