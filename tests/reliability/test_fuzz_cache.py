@@ -16,7 +16,7 @@ from svp.pipeline.cache.image_list import COLUMNS, Images, column_key
 from svp.pipeline.cache.index import layer_rows, read_index
 from svp.pipeline.cache.layers import Layer
 from svp.pipeline.cache.layout import COMPLETE, INDEX, PLAN, manifest_key
-from svp.pipeline.cache.manifest import read_manifest
+from svp.pipeline.cache.manifest import Committed, read_manifest
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.cache.row_codec import unpack_rles
 from svp.pipeline.cache.shard_file import ShardFile
@@ -94,7 +94,7 @@ def test_manifest(tmp_path: Path, kind: str, data: bytes) -> None:
         assert (found.layer, found.shard) == (layer.id, 0)
         assert set(found.files) == {spec.name for spec in layer.arrays}
         assert len(found.k) == (2 if kind == "superpixels" else 0)
-        rows = layer_rows(tmp_path, layer, {layer.folder: {0: found}})
+        rows = layer_rows(tmp_path, layer, Committed({layer.folder: {0: found}}))
         assert len(rows.status) == len(rows.k) == len(GOLDEN.rows)
 
 

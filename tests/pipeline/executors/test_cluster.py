@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from support.clusters import dask_cluster, ray_cluster
-from support.kill_trials import start, tree, until_shards
+from support.kill_trials import start, tree, until_at_work, until_shards
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
 
@@ -29,6 +30,12 @@ def halves(image):
     columns = np.arange(image.shape[1]) * 2 // image.shape[1]
     return np.tile(columns + 1, (image.shape[0], 1))
 """
+
+
+def slow(folder: Path) -> str:
+    """What `fake_run` is told so that a shard takes a second, and its worker is known."""
+    (folder / "busy").mkdir()
+    return json.dumps({"delay": 0.2, "busy": str(folder / "busy")})
 
 
 def finish(run: subprocess.Popen[str]) -> dict[str, object]:
@@ -49,10 +56,14 @@ def test_a_ray_node_is_killed(replaced: bool, world: Path, tmp_path: Path) -> No
     with ray_cluster() as (cluster, node):
         cluster.wait_for_nodes()
         run = start(
-            tmp_path / "c", world / "images", "--executor", "ray", "--ray-address", cluster.address
-        )
-        until_shards(tmp_path / "c", 2, run)
-        assert run.poll() is None, "the node must be lost while work is under way"
+            tmp_path / "c", world / "images", "--executor", "ray", "--ray-address", cluster.address,
+            "--told", slow(tmp_path),
+        )  # fmt: skip
+        until_shards(tmp_path / "c", 1, run)
+        raylet = node.all_processes["raylet"][0].process.pid
+        own = [child.pid for child in psutil.Process(raylet).children(recursive=True)]
+        at_work = until_at_work(tmp_path / "busy", [own], run)
+        assert at_work == 0, "the node must be lost while work is under way"
         cluster.remove_node(node, allow_graceful=False)
         if replaced:
             cluster.add_node(num_cpus=1)
@@ -68,17 +79,20 @@ def test_a_dask_worker_or_its_machine_is_killed(lost: str, world: Path, tmp_path
     """A nanny starts its killed worker again; a killed nanny takes its worker along for good."""
     with dask_cluster() as (address, nannies):
         run = start(
-            tmp_path / "c", world / "images", "--executor", "dask", "--dask-scheduler", address
-        )
-        until_shards(tmp_path / "c", 2, run)
-        assert run.poll() is None, "the worker must be lost while work is under way"
+            tmp_path / "c", world / "images", "--executor", "dask", "--dask-scheduler", address,
+            "--told", slow(tmp_path),
+        )  # fmt: skip
+        until_shards(tmp_path / "c", 1, run)
         workers = [
-            p for p in nannies[0].children(recursive=True) if "spawn_main" in " ".join(p.cmdline())
+            [p for p in one.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+            for one in nannies
         ]
-        assert workers
+        own = [[worker.pid for worker in group] for group in workers]
+        at_work = until_at_work(tmp_path / "busy", own, run)
+        assert at_work is not None, "the worker must be lost while work is under way"
         if lost == "machine":
-            nannies[0].send_signal(signal.SIGKILL)
-        for worker in workers:
+            nannies[at_work].send_signal(signal.SIGKILL)
+        for worker in workers[at_work]:
             worker.send_signal(signal.SIGKILL)
         assert finish(run)["good"] == IMAGES
         assert tree(tmp_path / "c") == tree(world / "clean")
