@@ -18,15 +18,19 @@ import pytest
 
 import svp
 
+DELAY = 0.2  # seconds for an image: a shard takes one, and both machines get some
+
 
 @contextmanager
-def cluster_environment(delay: float) -> Iterator[None]:
+def cluster_environment(delay: float, busy: Path | None = None) -> Iterator[None]:
     """Workers of the cluster find the fake models, and no token of an earlier local Ray.
 
     delay  seconds that an image takes them
+    busy   folder in which each that begins an image leaves its number
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FAKE_RUN", json.dumps({"delay": delay}))
+        told = {"delay": delay, "busy": str(busy) if busy else ""}
+        patch.setenv("FAKE_RUN", json.dumps(told))
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
             patch.delenv(name, raising=False)
         yield
@@ -82,12 +86,12 @@ class RayMachines:
 
 
 @contextmanager
-def ray_machines(delay: float = 0.05) -> Iterator[RayMachines]:
+def ray_machines(delay: float = 0.05, busy: Path | None = None) -> Iterator[RayMachines]:
     """A Ray head with one CPU."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    with cluster_environment(delay):
+    with cluster_environment(delay, busy):
         head = {"num_cpus": 1, "include_dashboard": False}
         machines = RayMachines(Cluster(initialize_head=True, head_node_args=head))
         try:
@@ -97,9 +101,9 @@ def ray_machines(delay: float = 0.05) -> Iterator[RayMachines]:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[Any]:
+def ray_cluster(busy: Path | None = None) -> Iterator[Any]:
     """A head and a second node, as processes; yields (cluster, second node)."""
-    with ray_machines() as machines:
+    with ray_machines(DELAY, busy) as machines:
         yield machines.cluster, machines.cluster.add_node(num_cpus=1)
 
 
@@ -130,10 +134,12 @@ class DaskMachines:
 
 
 @contextmanager
-def dask_machines(nannies: int, delay: float = 0.05) -> Iterator[DaskMachines]:
+def dask_machines(
+    nannies: int, delay: float = 0.05, busy: Path | None = None
+) -> Iterator[DaskMachines]:
     """A Dask cluster."""
     pytest.importorskip("distributed")
-    with cluster_environment(delay):
+    with cluster_environment(delay, busy):
         machines = DaskMachines()
         try:
             for _ in range(nannies):
@@ -144,9 +150,9 @@ def dask_machines(nannies: int, delay: float = 0.05) -> Iterator[DaskMachines]:
 
 
 @contextmanager
-def dask_cluster() -> Iterator[tuple[str, list[psutil.Process]]]:
+def dask_cluster(busy: Path | None = None) -> Iterator[tuple[str, list[psutil.Process]]]:
     """A scheduler and two nannies; yields address and nannies."""
-    with dask_machines(2) as machines:
+    with dask_machines(2, DELAY, busy) as machines:
         yield machines.address, [psutil.Process(one.pid) for one in machines.nannies]
 
 

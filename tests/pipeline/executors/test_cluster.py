@@ -32,10 +32,11 @@ def halves(image):
 """
 
 
-def slow(folder: Path) -> str:
-    """What `fake_run` is told so that a shard takes a second, and its worker is known."""
-    (folder / "busy").mkdir()
-    return json.dumps({"delay": 0.2, "busy": str(folder / "busy")})
+@pytest.fixture
+def busy(tmp_path: Path) -> Path:
+    """Folder that names the workers that are at work."""
+    (tmp_path / "busy").mkdir()
+    return tmp_path / "busy"
 
 
 def finish(run: subprocess.Popen[str]) -> dict[str, object]:
@@ -52,17 +53,16 @@ def kinds(cache: Path) -> set[str]:
 
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.timeout(900)
-def test_a_ray_node_is_killed(replaced: bool, world: Path, tmp_path: Path) -> None:
-    with ray_cluster() as (cluster, node):
+def test_a_ray_node_is_killed(replaced: bool, world: Path, tmp_path: Path, busy: Path) -> None:
+    with ray_cluster(busy) as (cluster, node):
         cluster.wait_for_nodes()
         run = start(
-            tmp_path / "c", world / "images", "--executor", "ray", "--ray-address", cluster.address,
-            "--told", slow(tmp_path),
-        )  # fmt: skip
+            tmp_path / "c", world / "images", "--executor", "ray", "--ray-address", cluster.address
+        )
         until_shards(tmp_path / "c", 1, run)
         raylet = node.all_processes["raylet"][0].process.pid
         own = [child.pid for child in psutil.Process(raylet).children(recursive=True)]
-        at_work = until_at_work(tmp_path / "busy", [own], run)
+        at_work = until_at_work(busy, [own], run)
         assert at_work == 0, "the node must be lost while work is under way"
         cluster.remove_node(node, allow_graceful=False)
         if replaced:
@@ -75,20 +75,21 @@ def test_a_ray_node_is_killed(replaced: bool, world: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("lost", ["worker", "machine"])
 @pytest.mark.timeout(900)
-def test_a_dask_worker_or_its_machine_is_killed(lost: str, world: Path, tmp_path: Path) -> None:
+def test_a_dask_worker_or_its_machine_is_killed(
+    lost: str, world: Path, tmp_path: Path, busy: Path
+) -> None:
     """A nanny starts its killed worker again; a killed nanny takes its worker along for good."""
-    with dask_cluster() as (address, nannies):
+    with dask_cluster(busy) as (address, nannies):
         run = start(
-            tmp_path / "c", world / "images", "--executor", "dask", "--dask-scheduler", address,
-            "--told", slow(tmp_path),
-        )  # fmt: skip
+            tmp_path / "c", world / "images", "--executor", "dask", "--dask-scheduler", address
+        )
         until_shards(tmp_path / "c", 1, run)
         workers = [
             [p for p in one.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
             for one in nannies
         ]
         own = [[worker.pid for worker in group] for group in workers]
-        at_work = until_at_work(tmp_path / "busy", own, run)
+        at_work = until_at_work(busy, own, run)
         assert at_work is not None, "the worker must be lost while work is under way"
         if lost == "machine":
             nannies[at_work].send_signal(signal.SIGKILL)
