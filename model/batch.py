@@ -172,18 +172,15 @@ class Batch:
 
         The layout is made before, so that nothing waits for the device later.
         """
+        cover = self.visual.cover  # Eq. 2 and 3 are float32: bfloat16 would round their input
+        # Elsewhere than on CUDA a copy may be made after its source was freed (pytorch#189690).
+        later = torch.device(device).type == "cuda"
 
         def move(x: Tensor) -> Tensor:
-            kind = dtype if dtype is not None and x.is_floating_point() else x.dtype
-            return x.to(device, kind, non_blocking=True)
+            cast = dtype is not None and x.is_floating_point() and x is not cover
+            return x.to(device, dtype if cast else x.dtype, non_blocking=later)
 
-        moved, cover = self.with_layout().map(move), self.visual.cover
-        if cover is None:
-            return moved
-        # Eq. 2 and 3 are computed in float32: bfloat16 would round its input.
-        cover = cover.to(device, non_blocking=True)
-        kept = replace(moved, visual=replace(moved.visual, cover=cover))
-        return kept._knowing(moved.layout)
+        return self.with_layout().map(move)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """A copy with `change` applied to every tensor, its layout's too."""

@@ -35,49 +35,40 @@ def generate(
     """Answer the open dialogue of each image. `seg` and `eos` are token ids."""
     batch = batch.with_layout()
     embeds, real, position = _left_padded(model.merged(batch))
-    size, device = len(embeds), embeds.device
     padded = len(set(model.merged_lengths(batch))) > 1
-    emitted: list[list[int]] = [[] for _ in batch.sizes]
-    states = embeds.new_zeros(size, embeds.shape[2])
-    # Kept twice: the device decides what a state is taken for, the host when to end. Of the device
-    # it reads the ids, once for each.
-    found = torch.zeros(size, dtype=torch.bool, device=device)
-    ended, wanted = found.clone(), found.clone()
-    said, over, left = [False] * size, [False] * size, False
+    after = int(model.mask_state == "at_seg")  # the state in which [SEG] has just been read
+    ids: list[list[int]] = [[] for _ in batch.sizes]
+    states: list[Tensor] = []  # (B,D) of each step; the ids are all that is read of the device
     cache = None
-    for _ in range(max_new_tokens):
+    while True:
+        step = len(states)
+        closed = step >= max_new_tokens or all(said[-1:] == [eos] for said in ids)
+        places = {k: said.index(seg) + after for k, said in enumerate(ids) if seg in said}
+        if closed and max(places.values(), default=-1) < step:
+            break
         out = model.lm.model(
             inputs_embeds=embeds, attention_mask=_allowed(real, embeds) if padded else None,
             position_ids=position, past_key_values=cache, use_cache=True,
         )  # fmt: skip
-        cache, last = out.past_key_values, out.last_hidden_state[:, -1]
-        states = torch.where(wanted[:, None], last, states)  # `at_seg`: [SEG] has just been read
-        token = model.lm.lm_head(last).argmax(1)
-        first = (token == seg) & ~ended & ~found
-        if model.mask_state == "predicting":
-            states = torch.where(first[:, None], last, states)
-            wanted = torch.zeros_like(found)
-        else:
-            wanted = first
-        found, ended = found | first, ended | (token == eos)
-
-        left = False
-        for k, value in enumerate(token.tolist()):
-            if not over[k]:
-                emitted[k].append(value)
-                left |= value == seg and not said[k] and model.mask_state == "at_seg"
-                said[k] |= value == seg
-            over[k] |= value == eos
-        if all(over) and not left:
-            break
+        cache = out.past_key_values
+        states.append(out.last_hidden_state[:, -1].clone())  # a view would keep the prompt's, too
+        if closed:  # the last id was read for the sake of its mask
+            continue
+        token = model.lm.lm_head(states[-1]).argmax(1)
+        for said, value in zip(ids, token.tolist(), strict=True):
+            if said[-1:] != [eos]:
+                said.append(value)
         embeds = model.embedded(token)[:, None]
         real = torch.cat([real, torch.ones_like(real[:, :1])], 1)
         position = position[:, -1:] + 1
-    rows = [k for k, one in enumerate(said) if one]
-    row = torch.tensor(rows, dtype=torch.int64, device=device)
-    sizes = by_size(rows, batch.sizes, device)
-    groups = model.masks_of(states[row], row, batch, sizes) if rows else []
-    return Generated(emitted, found, split_by_image(groups, rows, batch.sizes, device))
+    device = embeds.device
+    found = torch.tensor([k in places for k in range(len(ids))], device=device)
+    rows, groups = [*places], []
+    if rows:
+        mine = torch.stack([states[step][k] for k, step in places.items()])
+        sizes = by_size(rows, batch.sizes, device)
+        groups = model.masks_of(mine, torch.tensor(rows, device=device), batch, sizes)
+    return Generated(ids, found, split_by_image(groups, rows, batch.sizes, device))
 
 
 def _allowed(real: Tensor, embeds: Tensor) -> Tensor:

@@ -45,8 +45,9 @@ class Projector(nn.Module):
     """Patches (B,P,C) -> visual tokens (B,K,D). Subclasses write `project` and `num_tokens`.
 
     `needs` holds the extra inputs among "cls", "multi" and "masks"; without "masks" every token is
-    valid. One that may do without patches says when in `reads_patches`. `prefixes` and `renames` say which published names `from_original` accepts. One with
-    position embeddings that a stage may leave out sets `supports_sspe`.
+    valid. One that may do without patches says when in `reads_patches`. `prefixes` and `renames` say
+    which published names `from_original` accepts. One with position embeddings that a stage may
+    leave out sets `supports_sspe`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -97,8 +98,9 @@ class Projector(nn.Module):
         """Tokens (B,K,D) and which of them are real, (B,K) bool.
 
         patches (B,P,C) in raster order, without CLS and registers; grid (h,w); cls (B,C); multi
-        (B,P,4C); mask_valid (B,N) bool; means (B,N,C), see `Visual`. What the projector does not need is ignored. Raises
-        ConfigError (a ValueError) on a missing input or on shapes that do not fit.
+        (B,P,4C); mask_valid (B,N) bool; means (B,N,C), see `Visual`. What the projector does not
+        need is ignored. Raises ConfigError (a ValueError) on a missing input or on shapes that do
+        not fit.
         """
         cover, small = (masks.cover, masks.small) if masks is not None else (None, None)
         real = masks.real if masks is not None else None

@@ -71,7 +71,7 @@ class Fusion(Projector):
     def project(self, x: Visual) -> Tensor:
         """multi, cover, masks, valid -> (B,N,D), zero on padding."""
         assert x.multi is not None and x.masks is not None and x.valid is not None
-        real = Packing.of(x.valid)
+        real = Packing.of(x.valid, x.real)
         first, *_ = parts = [part for part in self.parts if isinstance(part, SVP)]
         sspe = first.positions(x.masks, real)
         feats = x.multi.chunk(len(parts), dim=2)

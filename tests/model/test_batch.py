@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from svp.model.batch import IGNORE, Batch, pack_bits, unpack_bits
 
@@ -74,3 +77,25 @@ def test_targets_of_a_size_are_those_of_its_images(batch: Callable[..., Batch]) 
     for group in made.layout.sizes:
         assert torch.equal(made.targets_of(group), torch.stack(whole[group.size]))
     assert [group.size for group in made.layout.sizes] == [(20, 32), (9, 9)]
+
+
+@pytest.mark.parametrize(("device", "later"), [("meta", False), ("cpu", False), ("cuda", True)])
+def test_only_copies_to_cuda_are_left_to_be_made_later(
+    batch: Callable[..., Batch], device: str, later: bool
+) -> None:
+    """What copies from the host's memory on another device may find it freed."""
+    seen = []
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is not torch.Tensor.to:
+                return func(*args, **kwargs or {})
+            seen.append(kwargs["non_blocking"])
+            return args[0]
+
+    made = batch((1, 2))
+    with Seen():
+        made.to(device)
+    assert len(seen) > 8 and set(seen) == {later}

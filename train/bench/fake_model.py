@@ -1,8 +1,8 @@
 """The paper's model and batches without memory, whose operators are those of a GPU under autocast.
 
 All tensors are fake: an operator whose result the host would have to read raises. On the CPU,
-autocast has another list of operators in float32 and
-dropout another kernel: `CudaRules` puts in those of CUDA.
+autocast has another list of operators in float32 and dropout another kernel: `CudaRules` puts in
+those of CUDA.
 """
 
 from collections.abc import Callable, Iterable

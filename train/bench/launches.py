@@ -152,13 +152,10 @@ def count(work: Work, preset: Preset = PAPER) -> tuple[Counted, float]:
     """The pass with all layers of `preset`, and the bytes that each of them saves per token."""
     one, two = (count_once(work, replace(preset, layers=layers)) for layers in (1, 2))
     more = preset.layers - 1
-    parts = {
-        part: Kernels({
-            kernel: first[kernel] + more * (second[kernel] - first[kernel])
-            for kernel in first | second
-        })
-        for part, first, second in ((p, one.parts[p], two.parts[p]) for p in one.parts)
-    }  # fmt: skip
+    parts = {}
+    for part, first in one.parts.items():
+        second = two.parts[part]
+        parts[part] = Kernels({k: first[k] + more * (second[k] - first[k]) for k in first | second})
     layer = two.saved - one.saved
     return Counted(parts, one.saved + more * layer), layer
 

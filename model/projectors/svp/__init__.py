@@ -131,9 +131,9 @@ class SVP(Projector):
     def _aggregate(self, x: Visual, sspe: Tensor | None, real: Packing) -> Tensor:
         """E (B,N,C): SSA, or the average of Eq. 2 without it, which a thin cache has."""
         assert x.cover is not None and x.valid is not None
-        cover = x.cover.masked_fill(~x.valid.unsqueeze(-1), 0)
         if x.means is not None:
             return x.means
+        cover = x.cover.masked_fill(~x.valid.unsqueeze(-1), 0)
         if self.binary_cover:
             cover = binarised(cover)
         if self.ssa is None:

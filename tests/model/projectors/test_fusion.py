@@ -1,5 +1,6 @@
 """Fusion: a weighted sum of SVPs over feature sources, with one SSPE (Table 7)."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from svp.model.projectors import MaskInput, build_projector
 from svp.model.projectors.fusion import Fusion
 from svp.pipeline.errors import ConfigError
+from svp.train.bench.host_syncs import host_syncs
 
 SVP: dict[str, Any] = {"sspe_dim": 16, "sspe_heads": 4, "ssa_heads": 4, "ssa_ffn": 24}
 GRID = (2, 3)
@@ -82,3 +84,12 @@ def test_wrong_sources_are_refused() -> None:
         fusion(0)
     with pytest.raises(ConfigError, match="svp has no option queries"):
         fusion(2, queries=3)
+
+
+def test_places_that_are_known_are_not_read_from_the_device() -> None:
+    model, data = fusion(2), inputs(2)
+    wanted, places = model(**data)[0], data["mask_valid"].flatten().nonzero().flatten()
+    known = {**data, "masks": replace(data["masks"], real=places)}
+    with host_syncs() as lines:
+        found, _ = model(**known)
+    assert not lines and torch.equal(found, wanted)

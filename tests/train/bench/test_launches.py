@@ -131,7 +131,6 @@ def test_what_waits_for_the_gpu_is_counted(wait: Callable[[Tensor], Any], count:
 
 def test_autocast_and_dropout_are_those_of_a_gpu() -> None:
     x = torch.ones(2, 4, dtype=torch.bfloat16)
-    names: list[str] = []
     with CudaRules(), KernelCounter() as counter, torch.autocast("cpu", torch.bfloat16):
         assert F.layer_norm(x, (4,)).dtype == torch.float32
         assert x.pow(2).dtype == x.exp().dtype == torch.float32
