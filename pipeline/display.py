@@ -148,14 +148,17 @@ def parse_size(text: str) -> int:
     >>> parse_size("2TB"), parse_size("1.5 GiB"), parse_size("300")
     (2000000000000, 1610612736, 300)
 
-    Raises ValueError.
+    Raises ValueError, also for a number that is none to a computer (10^400).
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kMGT])(i?))?B?", text.strip(), re.IGNORECASE)
     if not found:
         raise ValueError(text)
     number, prefix, binary = found.groups()
     unit: int = (1024 if binary else 1000) ** " kmgt".index((prefix or " ").lower())
-    return round(float(number) * unit)
+    try:
+        return round(float(number) * unit)
+    except OverflowError:
+        raise ValueError(text) from None
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -112,6 +112,11 @@ def test_a_run_with_a_tier_has_the_same_numbers_and_the_next_fetches_no_row(
         (run,) = Path(f"runs{number}").iterdir()
         losses.append([line["loss"] for line in lines(run / "metrics.jsonl") if "loss" in line])
         told += re.findall(r"tier \S+: (\S+) of (\S+) reads", out)
+    small = CliRunner().invoke(
+        main, ["train", "--dry-run", "--size", "tiny", "--device", "cpu", "--from-cache",
+               f"{ADDRESS}/train", "--tier", "small", "--tier-size", "1kB"],
+    )  # fmt: skip
+    assert small.exit_code == 2 and "--tier-size 1.0 kB holds less than a batch" in small.output
     assert losses[0] == losses[1] != []
     (before, _), (served, every) = told
     assert before != every and served == every != "0"
@@ -127,7 +132,10 @@ def test_a_run_with_a_tier_has_the_same_numbers_and_the_next_fetches_no_row(
         (["--tier", "t"], "--tier and --tier-size belong together"),
         (["--tier-size", "1GB"], "--tier and --tier-size belong together"),
         (["--tier", "t", "--tier-size", "much"], "tier size much: give bytes, such as 500GB"),
-        (["--tier", "s3://b/t", "--tier-size", "1GB"], "give a folder of this machine"),
+        (
+            ["--tier", "s3://b/t", "--tier-size", "1GB"],
+            "tier s3://b/t: give a folder of this machine",
+        ),
         (["--tier", "file", "--tier-size", "1GB"], "is no folder"),
         (["--tier", "cache/in", "--tier-size", "1GB"], "lies in the cache"),
         (["--tier", "t", "--tier-size", "1GB"], "is a folder of this machine: leave --tier out"),

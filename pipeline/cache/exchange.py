@@ -7,6 +7,7 @@ is linked from where it lies (copied over file systems) instead of being compute
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..display import show
@@ -26,7 +27,7 @@ from .manifest import (
     read_manifest,
 )
 from .places import copy_places
-from .plan import Plan, all_plans
+from .plan import Plan, all_plans, chosen_view
 from .schema import ArraySpec
 from .thin import make_thin_shard, require_source, thin_plan
 from .verify import layers_in
@@ -77,13 +78,15 @@ def copy_cache(cache: Place, out: Place, kinds: Sequence[str] = (), *, thin: boo
     Whole layers only; further views are left. Every byte is compared with its manifest. Returns
     the plan of the copy: another one where optional layers stay behind.
 
-    thin  the copy's thin form; what the cache does not have so is made of its float16 rows
+    thin  the copy's thin form, of the oldest plan that it can be made of; what the cache does not
+          have so is made of its float16 rows
 
     Raises CacheError if the cache is not complete, ConfigError for a kind that it lacks or that no
     plan can do without, or for features in fewer bits that the means are to be made of.
     """
     source, target = open_store(cache), open_store(out)
-    plan = Plan.load(source)
+    view = chosen_view(source, partial(require_source, source)) if thin else PLAN
+    plan = Plan.load(source, view)
     whole = thin_plan(plan) if thin else plan
     have = [layer.kind for layer in whole.layers]
     if unknown := [kind for kind in kinds if kind not in have]:
@@ -95,7 +98,8 @@ def copy_cache(cache: Place, out: Place, kinds: Sequence[str] = (), *, thin: boo
     kept = without(whole, [kind for kind in have if kinds and kind not in kinds])
     there = {layer.id for layer in plan.layers}
     made = [layer for layer in kept.layers if layer.id not in there]
-    require_source(source, plan, made)
+    if thin:
+        require_source(source, plan)
     create_cache(target, kept)
     for shard in range(kept.num_shards) if made else ():
         lacking = [layer for layer in made if not exists(target, manifest_key(layer.folder, shard))]

@@ -38,10 +38,11 @@ def thin_plan(plan: Plan) -> Plan:
     return replace(plan, recipe=recipe.model_copy(update={"libraries": versions}))
 
 
-def require_source(source: Store, plan: Plan, made: Sequence[Layer]) -> None:
-    """ConfigError unless the layers `made` can be made of what `plan` stores in float16."""
+def require_source(source: Store, plan: Plan) -> None:
+    """ConfigError unless the means are there, or can be made of what `plan` stores in float16."""
     stored = plan.recipe.features.stored
-    if stored == "float16" or all(layer.kind != POOLED for layer in made):
+    there = {layer.id for layer in plan.layers}
+    if stored == "float16" or thin_plan(plan).layer(POOLED).id in there:
         return
     where = show(source.where(), 300)
     remedy = f"add them with `svp cache add {where} pooled` first"

@@ -139,7 +139,7 @@ def recipe_of(request: Request, source: Source) -> tuple[Recipe, LocalPaths]:
         request.size, request.recipe_file, request.flags, request.overrides, source.image_root,
         stores(purpose, request.projector),
     )  # fmt: skip
-    require_means(recipe, request.projector if purpose == "train" else "svp")
+    require_means(recipe, request.projector)
     named = show(request.dataset, 300) if request.dataset else source.name
     require_real_models(named, generated=source.generated, size=request.size, precompute=recipe)
     return recipe, where

@@ -192,6 +192,9 @@ def command_for(
         words = [*_without(words, "--encoder", "--encoder-weights"), "--encoder", encoder]
     for name, value in changes.items():
         words += ["--set", f"features.{name}={value}"]
+    if plan.thin:  # and so a copy whose original is not; patches where the projector reads them
+        words = _without([word for word in words if word != "--thin"], "--features")
+        words += ["--thin"] if projector in ON_MEANS else []
     if projector != "svp":
         words += ["--projector", projector]
     words += plugins.plugin_words(words)

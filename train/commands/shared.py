@@ -33,7 +33,7 @@ caches = click.option(
 tier = several(
     click.option(
         "--tier",
-        type=PATH,
+        type=click.Path(),
         metavar="FOLDER",
         help="Folder on a local disk that keeps what was read of caches in object storage.",
     ),

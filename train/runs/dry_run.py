@@ -208,6 +208,9 @@ def dry_run_command(request: TrainRequest) -> DryRun:
     shown = _shown(request, recipe, need, priced)
     shipped = recipe.model.init.kind == "shipped"
     recipe = settled(recipe, shown.choice)
+    if opened and request.tier is not None:
+        for reader in opened.readers:
+            request.tier.require_batch(reader.plan, recipe.run.images)
     found = need.one[shown.choice.recompute]
     return DryRun(
         recipe, tables, split_evenly(recipe, 1), length, scaled(found, shown.choice.micro), shown,

@@ -555,7 +555,7 @@ def test_a_tier_is_a_folder_of_this_machine(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=why):
             RowTier(folder, LARGE)
-    for limit in (0, -1, "0", "5 XB", "TB", "-3GB", "1e3"):
+    for limit in (0, -1, "0", "5 XB", "TB", "-3GB", "1e3", 400 * "9" + "TB"):
         with pytest.raises(ConfigError, match="give bytes, such as 500GB"):
             RowTier(tmp_path / "tier", limit)
     assert RowTier(tmp_path / "tier", "1.5TiB").limit == 3 << 39

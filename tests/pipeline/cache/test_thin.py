@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.small_cache import Made
 from svp.pipeline.cache import CacheReader, create_cache, verify, write_shard
 from svp.pipeline.cache.exchange import copy_cache, drop_layers
 from svp.pipeline.cache.info import info
 from svp.pipeline.cache.int4 import superpixel_means
 from svp.pipeline.cache.layout import shard_key
-from svp.pipeline.cache.plan import Plan
+from svp.pipeline.cache.plan import Plan, all_plans
 from svp.pipeline.cache.row_tier import RowTier
 from svp.pipeline.cache.stats import stats
 from svp.pipeline.cache.thin import thin_plan
@@ -149,6 +150,24 @@ def test_no_mean_is_made_of_features_in_fewer_bits(
         with pytest.raises(ConfigError, match=remedy):
             copy_cache(made.path, tmp_path / "x", thin=True)
     assert not (tmp_path / "x").exists()
+
+
+def test_means_that_were_added_to_features_in_fewer_bits_are_taken(
+    maker: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The remedy of a refusal: `svp cache add` leaves the cache's first plan as it was."""
+    made = finished(maker(stored="int8"))
+    features = made.plan.recipe.features.model_copy(update={"pooled": True})
+    recipe = made.plan.recipe.model_copy(update={"features": features})
+    added = Made(made.path, dataclasses.replace(made.plan, recipe=recipe), made.rows)
+    create_cache(made.path, added.plan, view=True)
+    finished(added)
+    assert len(all_plans(made.path)) == 2 and not Plan.load(made.path).recipe.features.pooled
+    copied = copy_cache(made.path, tmp_path / "thin", thin=True)
+    assert copied.thin and copied.layer("pooled") == added.plan.layer("pooled")
+    stored = CacheReader(made.path, view=list(all_plans(made.path))[1])
+    for i in range(len(stored)):
+        np.testing.assert_array_equal(CacheReader(tmp_path / "thin").pooled(i), stored.pooled(i))
 
 
 def test_a_damaged_row_is_not_made_into_a_mean(maker: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A cache is made for a projector, says what it will be good for, and is refused with a command."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +111,10 @@ def test_a_thin_recipe_holds_means_and_says_so() -> None:
         "svp with ssa_variant=none and fusion with svp.ssa"
         in announce(recipe("fusion", thin=True))[1]
     )
+    thin_plan = sized_plan(thin)
+    for name, thinly in (("svp", "--thin "), ("fusion", "--thin --projector fusion "),
+                         ("mlp", "--projector mlp ")):  # fmt: skip
+        assert command_for(thin_plan, name).endswith(f"--encoder tiny {thinly}--out caches/{name}")
     require_means(thin, "svp")
     require_means(recipe(), "mlp")
     with pytest.raises(ConfigError, match="--projector mlp reads patch features"):
@@ -117,6 +122,12 @@ def test_a_thin_recipe_holds_means_and_says_so() -> None:
     with pytest.raises(ConfigError, match="--projector tokenpacker reads patch features"):
         launch.price(launch.Request(dataset=None, split=None, out=None, projector="tokenpacker",
                                     flags=Flags(thin=True)), "a100", 10)  # fmt: skip
+    # Whatever the cache is for: the command that is told at the end must be one that works.
+    look = launch.Request(dataset=None, split=None, out=None, projector="mlp", purpose="look",
+                          flags=Flags(thin=True))  # fmt: skip
+    source = SimpleNamespace(sentences=(), image_root=Path(), generated=True, name="scenes")
+    with pytest.raises(ConfigError, match="--projector mlp reads patch features"):
+        launch.recipe_of(look, source)  # type: ignore[arg-type]
 
 
 def test_what_is_said_outright_stays() -> None:
