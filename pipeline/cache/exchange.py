@@ -16,7 +16,7 @@ from ..store import FolderStore, Place, Store, open_store, pieces
 from .create import create_cache
 from .index import finalize, is_complete
 from .layers import CLS, KINDS, LAYERS, POOLED, SAM, Layer
-from .layout import LAYER, PLAN, exists, manifest_key, shard_key
+from .layout import LAYER, PLAN, exists, manifest_key, shard_key, snapshot_folder
 from .made_by import note_code, same_code, shared_kinds
 from .manifest import (
     FileEntry,
@@ -152,6 +152,7 @@ def drop_layers(cache: Place, named: Sequence[str]) -> list[str]:
     for folder in gone:
         # The name that makes it a layer goes first: half of it must not be taken for one.
         store.delete(f"{folder}/{LAYER}")
+        store.delete_below(snapshot_folder(folder))
         store.delete_below(folder)
     return gone
 

@@ -39,9 +39,14 @@ def manifest_key(layer: str, shard: int) -> str:
     return f"{layer}/{MANIFESTS}/{shard}.json"
 
 
+def snapshot_folder(layer: str) -> str:
+    """Copies of the manifests of the layer in folder `layer`."""
+    return f"{LOGS}/manifests/{layer}"
+
+
 def snapshot_key(layer: str, block: int) -> str:
     """Copies of the manifests of a block of shards of the layer in folder `layer`."""
-    return f"{LOGS}/manifests/{layer}/{block}.json.zst"
+    return f"{snapshot_folder(layer)}/{block}.json.zst"
 
 
 def log_key(shard: int) -> str:

@@ -210,7 +210,7 @@ def _read_layer(
         unread = {shard: there[shard].bytes for shard in shards}
         if snapshot and len(unread) > FEW:
             for shard, (tag, data) in load_snapshot(cache, layer, block).items():
-                if shard in unread and tag == there[shard].tag:
+                if shard in unread and tag and tag == there[shard].tag:
                     with suppress(CacheError):  # a damaged copy: the manifest itself is read
                         found[shard] = _parsed(data, cache.where(), layer, shard)
                         del unread[shard]
@@ -222,7 +222,9 @@ def _read_layer(
                 damaged.append(shard)
         if snapshot and len(unread) > FEW:
             own = range(block * BLOCK, (block + 1) * BLOCK)
-            copies = {s: (there[s].tag, found[s].data()) for s in own if s in found}
+            copies = {
+                s: (there[s].tag, found[s].data()) for s in own if s in found and there[s].tag
+            }
             save_snapshot(cache, layer, block, copies)
     return dict(sorted(found.items())), damaged
 

@@ -7,6 +7,7 @@ the cache holds whole committed shards and the same command finishes it to the s
 
 import logging
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
@@ -35,7 +36,7 @@ from ..records import LocalPaths
 from ..store import FolderStore, Place, open_store
 from .claims import HOLD_S, Claims, clear_claims
 from .cost_model import estimate
-from .join import ClaimedQueue, claims_on, planning
+from .join import SHARE, ClaimedQueue, claims_on, planning
 from .lender import lenders
 from .planner import Content, build_plan, with_libraries
 from .progress import Progress, RunLog, Tally, write_failures
@@ -148,7 +149,7 @@ def precompute(
         events = build(options.executor, options).events(
             task, [*missing], max_tries=tries, shard_timeout_s=timeout, queue=queue
         )
-        run_log, read, seen = RunLog(open_store(out), tally), 0, sound
+        run_log, read, seen, look_at = RunLog(open_store(out), tally), 0, sound, 0.0
         try:
             shown = nullcontext() if quiet else Progress(tally)
             with shown as bar, claims or nullcontext(), closing(events):
@@ -161,8 +162,12 @@ def precompute(
                     stop.check()
                     if claims:
                         claims.alive()
-                    if tally.shards - read >= READ_SHARDS:  # the next run then reads few manifests
+                    # Copies of manifests now and then, so that the next run reads few; of a very
+                    # large cache the listing alone takes long, and is done more rarely.
+                    began = time.monotonic()
+                    if tally.shards - read >= READ_SHARDS and began >= look_at:
                         read, seen = tally.shards, read_committed(out, plan, seen, snapshot=True)
+                        look_at = began + SHARE * (time.monotonic() - began)
         except BaseException as error:
             with suppress(OSError, CacheError):  # a full disk must not hide why the run stopped
                 run_log.status("stopped")

@@ -224,7 +224,7 @@ class ObjectStore:
             if stopped.fault.kind == "missing" and stopped.fault.code != "NoSuchBucket":
                 return False
             raise stopped.fault.error(self.where(key)) from None
-        if if_match is not None and _tag(found) != if_match:
+        if if_match is not None and _tag(found) != (if_match or None):
             raise changed(self.where(key))
         try:
             self._try(key, remove)
@@ -395,6 +395,8 @@ def _no_create(where: str, cause: str) -> CacheError:
 
 
 def _tag(found: "ObjectMeta | PutResult") -> str:
+    if not (found["e_tag"] or found["version"]):
+        return ""
     return json.dumps([found["e_tag"], found["version"]])
 
 

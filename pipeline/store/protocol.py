@@ -44,6 +44,7 @@ class Read:
 class Stat:
     """A file: its size, the tag of this version, who made it and when.
 
+    tag    "" where the place gives none: nothing can be compared with it then
     maker  "" where it is not known
     made   seconds since 1970 by the clock of the place
     """

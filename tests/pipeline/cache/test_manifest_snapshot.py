@@ -1,6 +1,7 @@
 """Copies of manifests: what a resume asks a store for, and copies that must not be believed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -11,9 +12,17 @@ from support.object_server import ObjectServer
 from svp.pipeline.bench.scale_probe import small_plan
 from svp.pipeline.cache import create_cache, write_shard
 from svp.pipeline.cache import manifest as module
+from svp.pipeline.cache.exchange import drop_layers
 from svp.pipeline.cache.image_list import COLUMNS
-from svp.pipeline.cache.layers import SUPERPIXELS, Layer
-from svp.pipeline.cache.layout import manifest_key, shard_key, snapshot_key
+from svp.pipeline.cache.layers import CLS, SUPERPIXELS, Layer
+from svp.pipeline.cache.layout import (
+    LOGS,
+    PLAN,
+    manifest_key,
+    shard_key,
+    snapshot_folder,
+    snapshot_key,
+)
 from svp.pipeline.cache.made_by import note_code
 from svp.pipeline.cache.manifest import (
     FileEntry,
@@ -79,7 +88,7 @@ def place() -> Store:
 def made(place: Store, maker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """A cache of five shards, its manifests copied."""
     monkeypatch.setattr(module, "FEW", 2)
-    made = maker(20, bad=[2])
+    made = maker(20, bad=[2], cls=True)
     create_cache(place, made.plan)
     for shard in range(5):
         write_shard(place, made.plan, shard, made.rows[4 * shard : 4 * shard + 4], {})
@@ -127,6 +136,28 @@ def test_another_manifest_of_the_name_is_not_answered_from_its_copy(
     assert read_committed(place, made.plan, snapshot=True).of(layer)[3].fallback == [1]
     place.replace(key, b"not a manifest")
     assert read_committed(place, made.plan, snapshot=True).damaged == {(layer.folder, 3)}
+
+
+def test_without_tags_every_manifest_is_read(
+    made: Any, place: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of an unknown version, beside a file of an unknown version, proves nothing."""
+    whole = MemoryStore.stats
+
+    def stats(self: MemoryStore, prefix: str = "") -> Any:
+        return ((key, replace(found, tag="")) for key, found in whole(self, prefix))
+
+    monkeypatch.setattr(MemoryStore, "stats", stats)
+    every = sorted(manifest_key(layer.folder, s) for layer in made.plan.layers for s in range(5))
+    assert reads(monkeypatch, place, made.plan) == every
+    assert reads(monkeypatch, place, made.plan) == every
+    assert not load_snapshot(place, made.plan.layers[0], 0)
+
+
+def test_the_copies_of_a_dropped_layer_go_with_it(made: Any, place: Store) -> None:
+    assert len(drop_layers(place, [CLS])) == 1
+    held = {key.rsplit("/", 1)[0] for key, _ in place.sizes(f"{LOGS}/manifests")}
+    assert held == {snapshot_folder(one.folder) for one in all_plans(place)[PLAN].layers}
 
 
 @pytest.mark.parametrize("spoil", ["cut", "flipped", "no frame", "bomb", "other layer", "a copy"])
