@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .pipeline.superpixels.generator import build_generator
     from .train import metrics
     from .train.data.cache_dataset import CacheDataset
-    from .train.runs.predictor import Prediction, Predictor, load, predict
+    from .train.runs.predictor import Predictor, load, predict
+    from .train.runs.session import ImageSession, Prediction
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "CacheDataset",
     "CacheReader",
     "Card",
+    "ImageSession",
     "LocalPaths",
     "MaskInput",
     "Precompute",
@@ -66,7 +68,8 @@ _HOMES = {
     "pipeline.superpixels.generator": ("build_generator",),
     "train": ("metrics",),
     "train.data.cache_dataset": ("CacheDataset",),
-    "train.runs.predictor": ("Prediction", "Predictor", "load", "predict"),
+    "train.runs.predictor": ("Predictor", "load", "predict"),
+    "train.runs.session": ("ImageSession", "Prediction"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...model.batch import Batch
-from ...model.generate import generate
+from ...model.inference.generate import generate
 from ...model.losses import Losses, Weights
 from ...model.projectors import Projector
 from ...model.projectors.fusion import Fusion

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...model.batch import Batch
-from ...model.generate import generate
+from ...model.inference.generate import generate
+from ...model.inference.shared_prefix import predict_shared
 from ...model.losses import Weights
 from ...model.ris import RisModel
-from ...model.shared_prefix import predict_shared
 from ...pipeline.bench.kernel_time import H200, DeviceRates
 from ...pipeline.bench.operators import KernelCounter, Kernels
 from ...pipeline.display import Report, markdown_table

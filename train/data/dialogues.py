@@ -17,7 +17,7 @@ from torch import Tensor
 from ...model.batch import IGNORE
 from ...pipeline.display import quote
 from ...pipeline.errors import DataError
-from .prompts import GLAMM, SEG, SYSTEM, Turn, Wording
+from .prompts import GLAMM, SEG, SYSTEM, Turn, Wording, fixed_turn
 from .tokenizer import IM_END, IM_START, IMAGE, Vocabulary
 
 # GLaMM's model_max_length (mbzuai-oryx/groundingLMM train_ft.py). It cuts the text at 1536 - 575 ids
@@ -82,6 +82,12 @@ def build_dialogue(vocab: Vocabulary, turns: Sequence[Turn], *, limit: int = MAX
         )
     seg = tuple(place for place, token in enumerate(ids) if token == vocab.seg)
     return Dialogue(tuple(ids), tuple(labels), ids.index(IMAGE), seg)
+
+
+def usual_answer(vocab: Vocabulary) -> tuple[int, ...]:
+    """Ids of the answer of protocol `full` but for its end: what a model is expected to say."""
+    labels = build_dialogue(vocab, (fixed_turn("it", vocab.wording),)).labels
+    return tuple(label for label in labels if label != IGNORE)[:-1]
 
 
 def segments(turns: Sequence[Turn], wording: Wording = GLAMM) -> Iterator[Segment]:

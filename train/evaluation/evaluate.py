@@ -3,7 +3,7 @@
 Batches are formed first and then distributed to ranks, so a sentence has the same neighbours for any
 number of processes: rounding, and with it every count, is the same. Where an image is
 asked about more than once, a batch is of one image: its features are read, projected and put through
-the language model once, for all its sentences (`model.shared_prefix`).
+the language model once, for all its sentences (`model.inference.shared_prefix`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from ...model.batch import Batch
-from ...model.generate import generate
+from ...model.inference.generate import generate
+from ...model.inference.shared_prefix import predict_shared
 from ...model.ris import RisModel
-from ...model.shared_prefix import predict_shared
 from ...pipeline.errors import WeightsError
 from ...pipeline.io.json_files import canonical
 from ...pipeline.masks import rle
 from ...pipeline.records import Expression
 from ..data.collate import VisualSource
-from ..data.dialogues import MAX_IDS, build_dialogue, collate
+from ..data.dialogues import MAX_IDS, build_dialogue, collate, usual_answer
 from ..data.length_check import ANY
 from ..data.tokenizer import Vocabulary
 from ..distributed import gather, mine, rank_and_world, together
@@ -179,7 +179,7 @@ def _forced(model: RisModel, batch: Batch) -> list[Tensor | None]:
 
 
 def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[Tensor | None]:
-    said = generate(model, batch, seg=vocab.seg, eos=vocab.eos)
+    said = generate(model, batch, seg=vocab.seg, eos=vocab.eos, draft=usual_answer(vocab))
     return [
         masks if found else None for masks, found in zip(said.masks, said.seg.tolist(), strict=True)
     ]

@@ -18,7 +18,8 @@ from ...pipeline.store import Place
 from ..evaluation.load_trained import find_trained
 from ..options import TrainFlags
 from ..trainer.previews import PREDICTED
-from .predictor import Answers, Prediction, open_predictor, photo_header
+from .predictor import open_predictor, photo_header
+from .session import Answers, Prediction
 
 Mask = NDArray[np.bool_]
 EDGE = np.array([255, 255, 255], np.uint8)

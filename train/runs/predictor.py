@@ -7,17 +7,17 @@ the recipe of a cache the model knows, rounded as a cache stores them.
 import os
 import shutil
 import tempfile
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ...model.generate import generate as generate_answers
 from ...model.pretrained.config import CONFIG, is_export
 from ...pipeline.cache import create_cache
 from ...pipeline.cache.layout import holds_cache
@@ -31,76 +31,30 @@ from ...pipeline.encoders.pair import PairEncoder
 from ...pipeline.errors import ConfigError, ImageError, MissingError
 from ...pipeline.fetch.catalogue import PREFIX
 from ...pipeline.io.paths import expand
-from ...pipeline.masks import rle
 from ...pipeline.precompute.options import Flags, resolve
 from ...pipeline.precompute.planner import Content, build_plan, sized_plan
 from ...pipeline.precompute.toy_guard import require_real_models
 from ...pipeline.process import pick_device
 from ...pipeline.recipe import Recipe
-from ...pipeline.records import Expression, ImageRecord, LocalPaths
+from ...pipeline.records import ImageRecord, LocalPaths
 from ...pipeline.store import Place, as_place
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator
 from ..data.collate import CachedVisuals
 from ..data.expression_table import Entry
 from ..data.live_cache import LiveReader
-from ..evaluation.evaluate import precision, to_batch
 from ..evaluation.exported import Exported
 from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained, require_fit
-from ..evaluation.protocols import Example, plan
 from ..evaluation.published_models import Published
 from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_models, live_recipe
 from ..options import TrainFlags
 from ..trainer.run_data import cache_of_run
 from .inputs import CACHE, require_read
+from .session import Answers, ImageSession, Prediction, require_expressions
 
-Mask = NDArray[np.bool_]
 Photo = str | Path | NDArray[np.uint8] | Image.Image
 COPY = "photo"  # the photograph's name while it is looked at
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """One answer.
-
-    mask     (H,W) bool, of the photograph as viewers show it (EXIF orientation applied)
-    score    mean foreground probability over the mask's pixels, in (0.5, 1]; 0 for an empty mask.
-             Not calibrated: it orders answers of one model
-    answer   the generated text; None with teacher forcing
-    has_seg  False if the generated answer has no [SEG]: the mask is empty then
-    box      x1 y1 x2 y2 in pixels with inclusive maxima; None for an empty mask
-    """
-
-    expression: str
-    mask: Mask
-    score: float
-    answer: str | None = None
-    has_seg: bool = True
-
-    @property
-    def area(self) -> int:
-        """Pixels of the mask."""
-        return int(self.mask.sum())
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """Around the mask."""
-        ys, xs = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
-        return (int(xs[0]), int(ys[0]), int(xs[-1]), int(ys[-1])) if len(xs) else None
-
-    def record(self) -> dict[str, object]:
-        """As JSON, the mask as COCO RLE."""
-        found = rle.encode(self.mask)
-        mask = {"size": [found.height, found.width], "counts": found.counts.decode("ascii")}
-        return asdict(self) | {"area": self.area, "box": self.box, "mask": mask}
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Results for one image: its visual tokens, and a prediction per expression."""
-
-    tokens: int
-    predictions: list[Prediction]
+REMEMBERED = 4  # photographs of which a predictor keeps what it has seen
 
 
 class Predictor:
@@ -124,6 +78,7 @@ class Predictor:
         self._trained, self._plan, self._where = trained, plan, where
         self._source, self._encoder = source, encoder
         self._device, self._size = device, size
+        self._sessions: OrderedDict[str, ImageSession] = OrderedDict()
         self.digests = trained.digests | {"precompute": plan.recipe.digest()}
 
     def predict(self, image: Photo, expression: str, *, generate: bool = False) -> Prediction:
@@ -139,12 +94,20 @@ class Predictor:
         Raises MissingError (no such photograph), ImageError (it cannot be used), ConfigError (no
         expression, or toy models on data that is not generated).
         """
-        if isinstance(expressions, str) or not expressions:
-            raise ConfigError("give at least one expression, in a list")
+        require_expressions(expressions)
+        session = self.image(image)
+        return Answers(session.tokens, session.ask(expressions, generate=generate))
+
+    def image(self, image: Photo) -> ImageSession:
+        """The photograph, encoded and read, to be asked about as often as one likes.
+
+        The last `REMEMBERED` photographs are kept, by their bytes: one that comes again, here, in
+        `ask` or in `predict`, is not encoded again. Arguments and errors as those of `ask`.
+        """
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             name, generated = _place(image, root / COPY)
-            header = image_header(root / COPY)
+            key = xxhash.xxh3_128_hexdigest((root / COPY).read_bytes())
             require_real_models(
                 name,
                 generated=generated,
@@ -154,43 +117,25 @@ class Predictor:
                 instead="a model trained with `svp train --size small` (or paper) and the recipe "
                 "of its cache with --cache",
             )
-            photo = ImageRecord(1, COPY, *header.upright)
-            content = Content((photo,), "", {})
-            create_cache(
-                root / "plan", build_plan(content, self._plan.recipe, root, known=self._plan)
-            )
-            where = replace(self._where, images=root)
-            reader = LiveReader(root / "plan", where, self._device, self._source, self._encoder)
-            return self._answer(reader, photo, expressions, generate)
+            if key not in self._sessions:
+                self._sessions[key] = self._encoded(root)
+                if len(self._sessions) > REMEMBERED:
+                    self._sessions.popitem(last=False)
+            self._sessions.move_to_end(key)
+            return self._sessions[key]
 
-    @torch.inference_mode()
-    def _answer(
-        self, reader: LiveReader, photo: ImageRecord, expressions: Sequence[str], generate: bool
-    ) -> Answers:
-        model, vocab = self._trained.model, self._trained.vocab
-        nothing = np.zeros((photo.height, photo.width), np.bool_)
-        blank = rle.encode(nothing)
-        said = tuple(
-            Expression(n, n, n, photo.image_id, text, blank) for n, text in enumerate(expressions)
-        )
+    def _encoded(self, root: Path) -> ImageSession:
+        """Of the photograph `COPY` in the folder `root`, in which a plan is put."""
+        header = image_header(root / COPY)
+        photo = ImageRecord(1, COPY, *header.upright)
+        content = Content((photo,), "", {})
+        create_cache(root / "plan", build_plan(content, self._plan.recipe, root, known=self._plan))
+        where = replace(self._where, images=root)
+        reader = LiveReader(root / "plan", where, self._device, self._source, self._encoder)
+        visuals = CachedVisuals([reader], self._trained.model.projector.needs)
         entry = Entry("", photo.image_id, 0, 0, photo.height, photo.width)
-        units = plan(
-            [Example(entry, photo.path, said)], "full", generate=generate, wording=vocab.wording
-        )
-        visuals = CachedVisuals([reader], model.projector.needs)
-        batch = to_batch(units, vocab, visuals).to(self._device, torch.float32)
-        with precision(model, self._device):
-            tokens = int(model.tokens(batch)[1][0].sum())
-            if not generate:
-                logits = model.predict(batch)
-                masks = zip(expressions, logits, strict=True)
-                return Answers(tokens, [Prediction(e, *_mask(found[0])) for e, found in masks])
-            answers = generate_answers(model, batch, seg=vocab.seg, eos=vocab.eos)
-        masked = [_mask(found[0]) if len(found) else (nothing, 0.0) for found in answers.masks]
-        rows = zip(expressions, masked, answers.ids, answers.seg.tolist(), strict=True)
-        return Answers(
-            tokens, [Prediction(e, m[0], m[1], vocab.decode(i), s) for e, m, i, s in rows]
-        )
+        visual, sam, sizes = visuals.read([entry], [None])
+        return ImageSession(self._trained, visual, sam, sizes[0], self._device)
 
 
 def load(
@@ -330,12 +275,5 @@ def _place(image: Photo, copy: Path) -> tuple[str, bool]:
             raise ConfigError(f"image: {image.dtype} {image.shape}, want uint8 RGB (H,W,3)")
         image = Image.fromarray(image)
     upright = to_rgb(ImageOps.exif_transpose(image), Path("the image"))
-    Image.fromarray(upright).save(copy, "PNG")
+    Image.fromarray(upright).save(copy, "PNG", compress_level=1)
     return "the image", False
-
-
-def _mask(logits: torch.Tensor) -> tuple[Mask, float]:
-    """Logits (H,W) -> mask and score."""
-    inside = logits > 0
-    score = float(logits[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
-    return inside.cpu().numpy(), score

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from svp.model.shared_prefix import predict_shared
+from svp.model.inference.shared_prefix import predict_shared
 from svp.pipeline.bench.operators import Kernel, KernelCounter, Kernels
 from svp.train.bench import launches
 from svp.train.bench.budgets import BUDGETS

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from support import eval_world
+from svp.model.inference.shared_prefix import predict_shared
 from svp.model.ris import RisModel
-from svp.model.shared_prefix import predict_shared
 from svp.pipeline.errors import CacheError, DataError, WeightsError
 from svp.pipeline.masks.rle import decode
 from svp.train.data.collate import CachedVisuals

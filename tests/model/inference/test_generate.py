@@ -1,13 +1,16 @@
 """Greedy generation against the same sequence computed whole, without a cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 
-from svp.model.batch import IGNORE, Batch
-from svp.model.generate import generate
+from svp.model.batch import IGNORE, Batch, Visual
+from svp.model.inference.generate import generate
+from svp.model.inference.shared_prefix import read_prefix
 from svp.model.ris import RisModel
 
 Model = Callable[..., RisModel]
@@ -59,6 +62,15 @@ def slowly(
     return out, states
 
 
+@contextmanager
+def passes(model: RisModel) -> Iterator[Callable[[], int]]:
+    """Counts the calls of the language model's layers."""
+    calls: list[None] = []
+    hook = model.lm.model.register_forward_hook(lambda *_: calls.append(None))
+    yield lambda: len(calls)
+    hook.remove()
+
+
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("lengths", [PROMPT, (5, 5)])
 @pytest.mark.parametrize("mask_state", ["predicting", "at_seg"])
@@ -105,6 +117,68 @@ def test_an_answer_that_ends_at_its_seg_has_its_mask(
     got = generate(model, prompts, seg=seg, eos=eos, max_new_tokens=8)
     assert got.ids[0] == [seg, eos] and got.seg[0]
     torch.testing.assert_close(got.masks[0], long.masks[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mask_state", ["predicting", "at_seg"])
+@pytest.mark.parametrize("most", [1, 2, 4, 6, 8])
+@pytest.mark.parametrize("lengths", [PROMPT, (5, 5)])
+def test_a_draft_changes_passes_but_not_the_answer(
+    micro: Model, batch: Batches, lengths: tuple[int, int], most: int, mask_state: str
+) -> None:
+    """Drafts of five ids that agree with image 0, with image 1 or with none, up to each place."""
+    model, prompts = speaking(micro, mask_state), opened(batch((1, 1)), lengths)
+    plain = generate(model, prompts, seg=-5, eos=-1, max_new_tokens=9).ids
+    assert plain[0] != plain[1]
+    for image, right in product((0, 1), range(6)):
+        draft = plain[image][:right] + [1 + max(plain[image])] * (5 - right)
+        for seg, eos in ((plain[image][2], plain[image][4]), (plain[image][5], -1)):
+            said = {"seg": seg, "eos": eos, "max_new_tokens": most}
+            want = generate(model, prompts, **said)
+            with passes(model) as count:
+                got = generate(model, prompts, **said, draft=draft)
+            assert got.ids == want.ids
+            assert got.seg.tolist() == want.seg.tolist()
+            torch.testing.assert_close(got.masks, want.masks, rtol=1e-4, atol=1e-4)
+            assert count() <= max(len(row) for row in got.ids) + 1
+
+
+def test_an_answer_that_is_the_draft_takes_one_pass(micro: Model, batch: Batches) -> None:
+    """Two different answers take as many passes as the longer one has ids left."""
+    model, prompts = speaking(micro), opened(batch((1, 1)))
+    plain = generate(model, prompts, seg=-5, eos=-1, max_new_tokens=5).ids
+    assert plain[0][0] != plain[1][0]
+    alone = replace(
+        prompts.map(lambda x: x[:1]), sizes=prompts.sizes[:1], sent_ids=((),), seg_row=prompts.seg_row,
+        seg_col=prompts.seg_col,
+    )  # fmt: skip
+    for asked, passed in ((alone, 1), (prompts, 5)):
+        with passes(model) as count:
+            generate(model, asked, seg=plain[0][2], eos=-1, max_new_tokens=5, draft=plain[0][:4])
+        assert count() == passed
+
+
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("mask_state", ["predicting", "at_seg"])
+def test_answers_after_a_prefix_are_those_of_the_whole_dialogues(
+    micro: Model, batch: Batches, mask_state: str, draft: bool
+) -> None:
+    """Two dialogues about one image, of different lengths, which start alike."""
+    model, prompts = speaking(micro, mask_state), opened(batch((1, 1)))
+    same = [0, 0]
+    ids = prompts.ids.clone()
+    ids[1, :4] = ids[0, :4]
+    whole = replace(
+        prompts, ids=ids, visual=prompts.visual.map(lambda x: x[same]), sam=prompts.sam[same]
+    )
+    plain = generate(model, whole, seg=-5, eos=-1, max_new_tokens=6).ids
+    assert plain[0] != plain[1]
+    said = {"seg": plain[1][1], "eos": -1, "max_new_tokens": 6}
+    want = generate(model, whole, **said)
+    prefix = read_prefix(model, replace(whole, visual=whole.visual.map(lambda x: x[:1])), 4)
+    once = replace(whole, sam=prompts.sam[:1], visual=Visual(prompts.visual.patches[:, :0], (4, 4)))
+    got = generate(model, once, **said, prefix=prefix, draft=plain[0][:3] if draft else ())
+    assert got.ids == want.ids and got.seg.tolist() == want.seg.tolist()
+    torch.testing.assert_close(got.masks, want.masks, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,98 @@
+"""Shared-prefix inference: what a model reads of an image is read once.
+
+In an evaluation an image is asked about ten times or more, and up to the expression every dialogue
+is the same: system prompt, visual tokens, the start of the question. Causal attention makes the
+keys and values of that start independent of what follows, so they are computed once and only the
+rest of each dialogue, up to its last [SEG], goes through the language model. The masks are those of
+`RisModel.predict` but for rounding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..merge import merge
+from ..ris import RisModel, split_by_image
+from .key_values import KeyValues
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The start of all dialogues about one image, as the language model has read it.
+
+    ids     text ids of it, <image> among them
+    tokens  visual tokens in the place of <image>
+    known   keys and values, of one row
+    """
+
+    ids: int
+    tokens: int
+    known: KeyValues
+
+    @property
+    def length(self) -> int:
+        """Positions."""
+        return self.ids - 1 + self.tokens
+
+    def repeated(self, model: RisModel, rows: int, more: int) -> KeyValues:
+        """A copy of the keys and values for each of `rows`, with slots for so many positions more."""
+        return self.known.repeated(model.lm, rows, self.length + more)
+
+
+@torch.no_grad()
+def read_prefix(model: RisModel, batch: Batch, ids: int) -> Prefix:
+    """Read the image of `batch`, which holds it once, and the first `ids` of its first dialogue."""
+    batch = batch.with_layout()
+    tokens, valid = model.tokens(batch)
+    count = model.visual_counts(batch)[0]
+    slot = batch.slot[:1]
+    text = model.embedded(batch.ids[:1, :ids])
+    length = torch.full_like(slot, ids)
+    merged = merge(text, length, slot, tokens, valid, longest=ids - 1 + count)
+    known = KeyValues(model.lm, 1, ids - 1 + count)
+    known.read(model.lm, merged.embeds)
+    return Prefix(ids, count, known)
+
+
+@torch.no_grad()
+def predict_after(model: RisModel, batch: Batch, prefix: Prefix) -> list[Tensor]:
+    """Per dialogue, logits (n,H,W) float32; the mask is logits > 0.
+
+    batch  B dialogues that start as `prefix`; `sam` holds their image once, `visual` is not read.
+           Every dialogue has a [SEG], after the prefix
+    """
+    layout = batch.layout
+    before = int(model.mask_state == "predicting")
+    rest = batch.ids[:, prefix.ids : layout.segs[1] + 1]  # the answers' ends are not needed
+    known = prefix.repeated(model, *rest.shape)
+    position = prefix.length + torch.arange(rest.shape[1], device=rest.device)[None]
+    states = known.read(model.lm, model.embedded(rest), position)
+    mine = states[batch.seg_row, batch.seg_col - prefix.ids - before]
+    groups = model.masks_of(mine, torch.zeros_like(batch.seg_row), batch, layout.sizes)
+    return split_by_image(groups, layout.images, batch.sizes, rest.device)
+
+
+def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
+    """`predict_after` what the dialogues share.
+
+    batch  B dialogues about one image: `visual` and `sam` hold it once (leading size 1). Every
+           dialogue has a [SEG], after <image>. Raises ValueError if not.
+    """
+    batch = batch.with_layout()
+    start = _common(batch, int(model.mask_state == "predicting"))
+    return predict_after(model, batch, read_prefix(model, batch, start))
+
+
+def _common(batch: Batch, before: int) -> int:
+    """Number of ids that all dialogues share, short of the first state that a mask needs."""
+    if len(batch.visual.patches) != 1 or len(batch.sam) != 1:
+        raise ValueError("the dialogues are about one image, given once")
+    layout = batch.layout
+    if len(set(layout.images)) != len(batch.ids):
+        raise ValueError("every dialogue needs a [SEG]")
+    start = min(layout.shared, layout.segs[0] - before)
+    if start <= layout.slot:
+        raise ValueError("the dialogues differ before <image>")
+    return start
