@@ -8,6 +8,7 @@ they are one, and their times add up.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -51,14 +52,20 @@ class DeviceRates:
 H200 = DeviceRates(products=632e12, memory=3.25e12, launch=18e-6)
 
 
+@cache
 def device_rates(device: torch.device, dtype: torch.dtype) -> DeviceRates:
     """Constants of an H200; of any other device measured now, in a second or two.
 
     dtype  of the matrix products. On a CPU they are those of as many threads as torch uses now.
     """
-    cuda = device.type == "cuda"
-    if cuda and "H200" in torch.cuda.get_device_name(device):
+    if device.type == "cuda" and "H200" in torch.cuda.get_device_name(device):
         return H200
+    return measured_rates(device, dtype)
+
+
+def measured_rates(device: torch.device, dtype: torch.dtype) -> DeviceRates:
+    """Constants of a device measured now, see `device_rates`."""
+    cuda = device.type == "cuda"
     side, numbers = (8192, 2**28) if cuda else (1024, 2**24)
     a = torch.full((side, side), 0.5, dtype=dtype, device=device)
     x = torch.zeros(numbers, device=device)

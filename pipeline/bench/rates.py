@@ -5,7 +5,7 @@ by the distance of their outputs from those of exact mode on the same inputs.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -97,14 +97,23 @@ def run(
 
     Raises ConfigError for a device that is not there or a model that is not known.
     """
+    found = each(device, sam=sam, encoder=encoder, images=images, prompts=prompts, repeats=repeats)
+    rates = sorted(found, key=lambda rate: "decoder" in rate.part)
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    return RatesReport(f"{name}, {counted(torch.get_num_threads(), 'thread')}", tuple(rates))
+
+
+def each(
+    device: str, *, sam: str, encoder: str, images: int = 8, prompts: int = 256, repeats: int = 5
+) -> Iterator[Rate]:
+    """The rates of `run`, each as soon as it is measured."""
     usable_devices(ExecutorOptions(device=device))  # refuses what is not there
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, (*PHOTO, 3), np.uint8) for _ in range(images)]
     points = torch.from_numpy(rng.uniform(0, 60, (prompts, 2)))
     clock = _Clock(torch.device(device), repeats)
-    rates = [*_features(encoder, photos, clock), *_sam(sam, photos[:1], points, clock)]
-    name = torch.cuda.get_device_name(device) if clock.device.type == "cuda" else "CPU"
-    return RatesReport(f"{name}, {counted(torch.get_num_threads(), 'thread')}", tuple(rates))
+    yield from _features(encoder, photos, clock)
+    yield from _sam(sam, photos[:1], points, clock)
 
 
 class _Clock:
@@ -143,8 +152,7 @@ class _Clock:
             torch.cuda.synchronize(self.device)
 
 
-def _features(name: str, photos: list[NDArray[np.uint8]], clock: _Clock) -> list[Rate]:
-    rates = []
+def _features(name: str, photos: list[NDArray[np.uint8]], clock: _Clock) -> Iterator[Rate]:
     for dtype in ("float32", "bfloat16"):
         size = ENCODERS[name].size
         told = {"encoder": name, "weights": "random:0", "size": size, "dtype": dtype}
@@ -154,12 +162,12 @@ def _features(name: str, photos: list[NDArray[np.uint8]], clock: _Clock) -> list
         def call(encoder: Any = encoder) -> Tensor:
             return torch.from_numpy(encoder.encode(photos).patches)
 
-        rates.append(clock.rate(f"{name}, {counted(len(photos), 'image')}", dtype, work, call))
-    return rates
+        yield clock.rate(f"{name}, {counted(len(photos), 'image')}", dtype, work, call)
 
 
-def _sam(model: str, photos: list[NDArray[np.uint8]], points: Tensor, clock: _Clock) -> list[Rate]:
-    rates: list[Rate] = []
+def _sam(
+    model: str, photos: list[NDArray[np.uint8]], points: Tensor, clock: _Clock
+) -> Iterator[Rate]:
     features: Tensor | None = None
     spec = SAMS[model]
     for mode, dtype in MODES:
@@ -177,9 +185,6 @@ def _sam(model: str, photos: list[NDArray[np.uint8]], points: Tensor, clock: _Cl
             return logits
 
         name = f"{mode} {dtype}"
-        rates.append(clock.rate(f"SAM {model} encoder, 1 image", name, spec.tflop, encode))
+        yield clock.rate(f"SAM {model} encoder, 1 image", name, spec.tflop, encode)
         work = len(points) * spec.prompt_gflop / 1e3
-        rates.append(
-            clock.rate(f"its decoder, {counted(len(points), 'prompt')}", name, work, decode)
-        )
-    return sorted(rates, key=lambda rate: "decoder" in rate.part)
+        yield clock.rate(f"its decoder, {counted(len(points), 'prompt')}", name, work, decode)

@@ -50,6 +50,7 @@ FURTHER = {
     ("bench remote", "--folder"): ["memory://unwritable"],
     ("bench remote", "--environments"): ["memory://unwritable"],
     ("bench checkpoint", "--folder"): ["--parameters", "1000"],
+    ("bench gpu", "--out"): ["--device", "cpu", "--preset", "cpu", "--layers", "1"],
 }
 FILES = {("data export", "--out"), ("eval", "--out")}  # outputs that are one file, not a folder
 INPUTS = {"--images", "--root"}  # folders that are read

@@ -65,7 +65,7 @@ def bench_infer(
 def _bench(
     preset: Preset, device: str, repeats: int, rounds: Sequence[Sequence[Case]]
 ) -> SpeedReport:
-    _check(device, repeats)
+    check(device, repeats)
     cuda = torch.device(device).type == "cuda"
     names = tuple(dict.fromkeys(case.projector for cases in rounds for case in cases))
     every = () if cuda else tuple(case for cases in rounds for case in cases)
@@ -169,7 +169,8 @@ def clock(device: torch.device) -> Callable[[], float]:
     return synchronised
 
 
-def _check(device: str, repeats: int) -> None:
+def check(device: str, repeats: int) -> None:
+    """Raise ConfigError for a device that is not there, or no repetition."""
     if repeats < 1:
         raise ConfigError(f"repeats={repeats}: need >= 1")
     usable_devices(ExecutorOptions(device=device))  # refuses what is not there

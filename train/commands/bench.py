@@ -1,5 +1,6 @@
 """`svp bench loader`, `launches`, `train`, `infer`: benchmarks of the online half."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,6 +9,8 @@ from ...pipeline.commands.console import NEW_FOLDER, PLACE, as_json, report, sev
 from .shared import take_tier, tier
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...pipeline.store import Place
 
 speed_options = several(
@@ -141,6 +144,26 @@ def bench_infer_command(
     report(bench_infer(shapes(preset, layers), device, repeats, more), as_json)
 
 
+@click.command("gpu")
+@click.option("--preset", type=click.Choice(["cpu", "paper"]), default="paper", show_default=True,
+              help="Model and batch sizes.")  # fmt: skip
+@click.option("--device", default="cuda", show_default=True, help="Device: cpu, cuda or cuda:N.")
+@click.option("--layers", type=click.IntRange(min=1), help="Layers of the language model.")
+@click.option("--seconds", type=click.FloatRange(min=1), default=400, show_default=True,
+              help="Time for all parts.")  # fmt: skip
+@click.option("--out", type=NEW_FOLDER, help="Folder for <device>.json, written after every row.")
+@as_json
+def bench_gpu_command(
+    preset: str, device: str, layers: int | None, seconds: float, out: "Path | None", as_json: bool
+) -> None:
+    """Measure one GPU, the most important first: each row beside its prediction and goal."""
+    from ..bench.gpu import run
+    from ..bench.presets import preset as shapes
+
+    tell = partial(click.echo, err=as_json)
+    report(run(shapes(preset, layers), device, seconds, out, tell), as_json)
+
+
 @click.command("quickstart")
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True,
               help="Number of seeds: 0, 1, ...")  # fmt: skip
@@ -160,5 +183,6 @@ BENCHES = (
     bench_launches_command,
     bench_train_command,
     bench_infer_command,
+    bench_gpu_command,
     bench_quickstart_command,
 )
