@@ -5,8 +5,10 @@ process, and are timed in CPU seconds by stage, so other load on the machine har
 results must be the same masks, levels and order, or the report says so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,8 @@ from ..errors import ConfigError
 from ..process import one_thread
 from ..recipe import GridConfig
 from ..records import Superpixels
+from ..superpixels import threshold
 from ..superpixels.point_grid import GridPrompter
-from ..superpixels.upsample import UpsampleShape
 from .prompt_modes import compare_modes, difference
 from .sam_baseline import Found, Watch, published_superpixels
 from .synthetic_masks import SAM_LOW, DecoderOutputs, Replay, decoder_outputs
@@ -105,30 +107,27 @@ class _Stored:
         return self._replay.next(len(points))
 
 
-class _Timed(GridPrompter):
-    """Our prompter with a stopwatch at the decoder and the up-scaling."""
-
-    watch: Watch
-
-    def _upscale(
-        self, low: Tensor, chosen: NDArray[np.int64], shape: UpsampleShape
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-        chunks = super()._upscale(low, chosen, shape)
-        step = self.watch.timed("upscale", lambda: next(chunks, None))
-        while (chunk := step()) is not None:
-            yield chunk
-
-
 def _measure(
     outputs: DecoderOutputs, size: tuple[int, int], config: GridConfig, mode: Any
 ) -> tuple[Superpixels, Watch]:
     backend, watch = _Stored(outputs), Watch()
     backend.decode = watch.timed("decode", backend.decode)  # type: ignore[method-assign]
-    prompter = _Timed(backend, config=config, mode=mode)
-    prompter.watch = watch
+    prompter = GridPrompter(backend, config=config, mode=mode)
     image = np.zeros((*size, 3), np.uint8)
-    found: Superpixels = watch.timed("total", prompter.generate)(image)
+    with _watched(threshold, "upscaled", watch.timed("upscale", threshold.upscaled)):
+        found: Superpixels = watch.timed("total", prompter.generate)(image)
     return found, watch
+
+
+@contextmanager
+def _watched(module: ModuleType, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """`module.name` is `function` for a while."""
+    before = getattr(module, name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 def _stages(watch: Watch) -> dict[str, float]:

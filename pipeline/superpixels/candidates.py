@@ -1,7 +1,8 @@
-"""Candidate masks during selection: aligned arrays plus runs, pure NumPy."""
+"""Candidate masks during selection: aligned arrays, before and after their runs are read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from ..masks import runs as rl
 from ..masks.runs import Ints, Pieces, Runs
 from ..records import WHOLE, Superpixels
 from .crops import Crop
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,27 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The part of a mask's low-resolution logits (h,w) that matters, and where it lies."""
+
+    logits: "Tensor"
+    place: tuple[slice, slice]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stable:
+    """G stable masks: index (G,) of the output, box (G,4) as in `threshold.Outlines`, filled (G,) whether
+    there is any pixel, and what they are read from.
+    """
+
+    index: Ints
+    box: Ints
+    filled: NDArray[np.bool_]
+    cuts: list[Cut]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompted:
     """Decoder outputs for P points of one crop, flattened to 3P (point, level) outputs."""
 
@@ -49,21 +74,70 @@ class Prompted:
     level: NDArray[np.uint8]  # (3P,)
     iou: NDArray[np.float32]  # (3P,)
 
-    def with_masks(
-        self, index: Ints, masks: Pieces, stability: NDArray[np.float32], size: tuple[int, int]
-    ) -> Candidates:
-        """Outputs `index` with their masks, pieces in the crop, moved into an image of `size`."""
-        corner = self.crop.box[:2]
-        runs = rl.join(rl.moved(masks, x=corner[0], y=corner[1]), len(index), *size)
-        return Candidates(
-            runs=runs,
+    def boxed(self, stable: Stable) -> "Boxed":
+        """The stable masks, moved into the image."""
+        index, corner = stable.index, self.crop.box[:2]
+        return Boxed(
             level=self.level[index],
             iou=self.iou[index],
-            stability=stability,
             point=self.point[index] + corner,
-            crop=np.tile(np.array(self.crop.box), (len(index), 1)),
-            box=rl.boxes(runs),
+            box=np.where(stable.filled[:, None], stable.box + np.tile(corner, 2), 0),
+            filled=stable.filled,
+            cuts=tuple(stable.cuts),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Boxed:
+    """N stable masks of one crop whose pixels are not read yet; fields as in `Candidates`."""
+
+    level: NDArray[np.uint8]
+    iou: NDArray[np.float32]
+    point: NDArray[np.float64]
+    box: Ints
+    filled: NDArray[np.bool_]  # (N,) whether there is any pixel
+    cuts: tuple[Cut, ...]
+
+    def __len__(self) -> int:
+        return len(self.level)
+
+    def take(self, indices: Ints) -> "Boxed":
+        """The masks `indices`, in that order."""
+        return Boxed(
+            level=self.level[indices],
+            iou=self.iou[indices],
+            point=self.point[indices],
+            box=self.box[indices],
+            filled=self.filled[indices],
+            cuts=tuple(self.cuts[i] for i in indices),
+        )
+
+    def with_masks(
+        self, crop: Crop, masks: Pieces, stability: NDArray[np.float32], size: tuple[int, int]
+    ) -> Candidates:
+        """The candidates, with pieces in their crop, in an image of `size`."""
+        runs = rl.join(rl.moved(masks, x=crop.x0, y=crop.y0), len(self), *size)
+        return Candidates(
+            runs=runs,
+            level=self.level,
+            iou=self.iou,
+            stability=stability,
+            point=self.point,
+            crop=np.tile(np.array(crop.box), (len(self), 1)),
+            box=self.box,
+        )
+
+
+def concat_boxed(parts: Sequence[Boxed]) -> Boxed:
+    """All masks of `parts` (at least one), in order."""
+    return Boxed(
+        level=np.concatenate([p.level for p in parts]),
+        iou=np.concatenate([p.iou for p in parts]),
+        point=np.concatenate([p.point for p in parts]),
+        box=np.concatenate([p.box for p in parts]),
+        filled=np.concatenate([p.filled for p in parts]),
+        cuts=tuple(cut for p in parts for cut in p.cuts),
+    )
 
 
 def concat(parts: Sequence[Candidates]) -> Candidates:
@@ -76,19 +150,6 @@ def concat(parts: Sequence[Candidates]) -> Candidates:
         point=np.concatenate([p.point for p in parts]),
         crop=np.concatenate([p.crop for p in parts]),
         box=np.concatenate([p.box for p in parts]),
-    )
-
-
-def no_candidates(height: int, width: int) -> Candidates:
-    """An empty list for an image of that size."""
-    return Candidates(
-        runs=rl.empty(height, width),
-        level=np.zeros(0, np.uint8),
-        iou=np.zeros(0, np.float32),
-        stability=np.zeros(0, np.float32),
-        point=np.zeros((0, 2)),
-        crop=np.zeros((0, 4), np.int64),
-        box=np.zeros((0, 4), np.int64),
     )
 
 

@@ -1,9 +1,9 @@
 """SAM grid prompting: an image in, its semantic superpixels out.
 
 Order of work (FMA-WSSS on SAM): encode all crops of all images in batches; decode a grid of
-points per crop in chunks; select by predicted IoU *before* up-scaling; up-scale what is left in
-cache-sized chunks to runs; stability, crop edge, whole-first box NMS per crop; NMS across crops;
-hole and island removal with its NMS; level filter; cap.
+points per crop in chunks; select by predicted IoU *before* up-scaling; stability and boxes of what is
+left; crop edge, whole-first box NMS per crop; runs of the masks that remain; NMS across crops; hole
+and island removal with its NMS; level filter; cap.
 
 Invariants: given equal low-resolution logits, `exact` mode gives the bytes of the published code
 for every chunk and batch size. The result is never empty: see `records.Superpixels.fallback`.
@@ -30,14 +30,13 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..masks import runs as rl
 from ..recipe import GRID_PRESETS, GridConfig
 from ..sam.preprocess import target_size
 from . import selection
-from .candidates import Candidates, Prompted, concat, no_candidates
+from .candidates import Boxed, Candidates, Prompted, concat_boxed
 from .crops import Crop, crop_boxes, crop_points, to_resized
-from .threshold import thresholded
-from .upsample import UpsampleShape, upsampler
+from .stable import MaskReader
+from .upsample import UpsampleShape
 
 if TYPE_CHECKING:
     from ..sam import SamBackend
@@ -140,45 +139,33 @@ class GridPrompter:
         points = crop_points(
             crop, self.config.points_per_side, self.config.crop_n_points_downscale_factor
         )
-        found = [no_candidates(*size)]
+        reader = MaskReader(self.config, self._shape(crop), fused=self.fused)
+        found = []
         for first in range(0, len(points), self.points_per_batch):
             chunk = points[first : first + self.points_per_batch]
-            found.append(self._prompt(features, chunk, crop, size, survivors))
-        inside = selection.inside_crop(concat(found), crop)
+            found.append(self._prompt(features, chunk, crop, reader, survivors))
+        inside = selection.inside_crop(concat_boxed(found), crop, size)
         survivors["edge"] += len(inside)
         best = selection.best_in_crop(inside, self.config)
         survivors["box_nms"] += len(best)
-        return best
+        return best.with_masks(crop, *reader.read(best.cuts), size)
 
     def _prompt(
         self,
         features: Tensor,
         points: NDArray[np.float64],
         crop: Crop,
-        size: tuple[int, int],
+        reader: MaskReader,
         survivors: Counter[str],
-    ) -> Candidates:
-        """Steps 1 and 2 for one chunk of points: decode, select, up-scale, select."""
-        config = self.config
+    ) -> Boxed:
+        """Steps 1 and 2 for one chunk of points: decode, select, box what is stable."""
         low, outputs = self._decode(features, points, crop)
-        chosen = np.flatnonzero(selection.passes_score(outputs.iou, outputs.level, config))
-        shape = self._shape(crop)
-        found, masks, scores = [chosen[:0]], [rl.no_pieces()], [np.zeros(0, np.float32)]
-        count = 0
-        for index, small, logits in self._upscale(low, chosen, shape):
-            seen = thresholded(logits, small, shape, config.stability_score_offset)
-            stability = selection.stability_score(seen.high, seen.low)
-            stable = selection.passes_stability(stability, outputs.level[index], config)
-            good = np.flatnonzero(stable)
-            masks.append(rl.moved(seen.pieces(good), mask=count))
-            found.append(index[good])
-            count += len(good)
-            scores.append(stability[good])
+        chosen = np.flatnonzero(selection.passes_score(outputs.iou, outputs.level, self.config))
+        stable = reader.stable(low, chosen, outputs.level)
         survivors["decoded"] += len(outputs.iou)
         survivors["score"] += len(chosen)
-        index = np.concatenate(found)
-        survivors["stability"] += len(index)
-        return outputs.with_masks(index, rl.concat_pieces(masks), np.concatenate(scores), size)
+        survivors["stability"] += len(stable.index)
+        return outputs.boxed(stable)
 
     def _decode(
         self, features: Tensor, points: NDArray[np.float64], crop: Crop
@@ -189,22 +176,11 @@ class GridPrompter:
         low, iou = self.backend.decode(features, resized)
         level = np.tile(np.arange(3, dtype=np.uint8), len(points))
         outputs = Prompted(crop, points.repeat(3, axis=0), level, iou.flatten().cpu().numpy())
-        return low.flatten(0, 1), outputs
+        return low.float().flatten(0, 1), outputs
 
     def _shape(self, crop: Crop) -> UpsampleShape:
         side = self.backend.image_size
         return UpsampleShape(side, target_size(*crop.size, side), crop.size)
-
-    def _upscale(
-        self, low: Tensor, chosen: NDArray[np.int64], shape: UpsampleShape
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-        """(indices, their low-res logits, logits (K,H,W) at crop size), chunk by chunk."""
-        scale = upsampler(shape, low, fused=self.fused)
-        step = shape.chunk(low.device, self.fused)
-        for first in range(0, len(chosen), step):
-            index = chosen[first : first + step]
-            small = low[torch.from_numpy(index).to(low.device)]
-            yield index, small, scale(small)
 
 
 def _size(image: Image) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from ..masks import runs as rl
 from ..masks.runs import Ints
 from ..recipe import GridConfig
 from ..records import Rle, Superpixels
-from .candidates import Candidates, concat, distinct, full_image, largest, to_superpixels
+from .candidates import Boxed, Candidates, concat, distinct, full_image, largest, to_superpixels
 from .cleanup import clean
 from .crops import Crop, near_crop_edge
 from .fma import keep_superpixels
@@ -78,16 +78,16 @@ def passes_stability(score: Scores, level: Levels, config: GridConfig) -> NDArra
     return score + bias >= np.float32(config.stability_score_thresh)
 
 
-def inside_crop(found: Candidates, crop: Crop) -> Candidates:
+def inside_crop(found: Boxed, crop: Crop, size: tuple[int, int]) -> Boxed:
     """Step 3: without the masks that the crop cuts off, and without any that has no pixel.
 
     Masks without pixels arise only where the stability test is switched off.
     """
-    cut = near_crop_edge(found.box, crop, found.runs.height, found.runs.width)
-    return found.take(np.flatnonzero(~cut & (rl.areas(found.runs) > 0)))
+    cut = near_crop_edge(found.box, crop, *size)
+    return found.take(np.flatnonzero(~cut & found.filled))
 
 
-def best_in_crop(found: Candidates, config: GridConfig) -> Candidates:
+def best_in_crop(found: Boxed, config: GridConfig) -> Boxed:
     """Step 4: box NMS within a crop; the bonus puts every whole mask first."""
     score = found.iou + _offset(config.score_nms_offset, found.level)
     return found.take(nms(found.box, score, config.box_nms_thresh))

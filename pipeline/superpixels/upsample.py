@@ -11,12 +11,13 @@ bilinear CPU kernel rounds otherwise for exactly three channels than for any oth
 go through it in threes here too, whatever the chunk.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 CPU_CHUNK_BYTES = 16 << 20  # four 1024 x 1024 fp32 intermediates; 4 to 16 MiB measured best
@@ -39,14 +40,31 @@ class UpsampleShape:
         return 3 * max(1, budget // (12 * largest))
 
 
-def upsampler(shape: UpsampleShape, low: Tensor, *, fused: bool) -> Callable[[Tensor], Tensor]:
-    """A function (K,h,w) fp32 -> (K,H,W) fp32 for logits like `low` (..., h, w)."""
-    if not fused:
-        return lambda chunk: two_step(chunk, shape)
-    height, width = low.shape[-2:]
-    rows = _axis(height, shape.image_size, shape.resized[0], shape.size[0]).to(low.device)
-    columns = _axis(width, shape.image_size, shape.resized[1], shape.size[1]).to(low.device)
-    return lambda chunk: _composite(chunk, rows, columns)
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Both bilinear steps along one axis as a matrix (size, low) fp32.
+
+    first, last  (size,) the low-res pixels that an image pixel is made of, one to spare at each end
+    """
+
+    matrix: Tensor
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+
+def axes(shape: UpsampleShape, low: Tensor) -> tuple[Axis, Axis]:
+    """Along y and along x, for logits (..., h, w)."""
+    sides = zip(low.shape[-2:], shape.resized, shape.size, strict=True)
+    y, x = (_axis(side, shape.image_size, resized, size) for side, resized, size in sides)
+    return y, x
+
+
+def fused(low: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(..., h, w) -> (..., H, W) by the matrices (H,h) and (W,w).
+
+    The result lies column-major in memory, the order in which runs are read.
+    """
+    return (columns @ (rows @ low).mT).mT
 
 
 def two_step(low: Tensor, shape: UpsampleShape) -> Tensor:
@@ -59,16 +77,6 @@ def two_step(low: Tensor, shape: UpsampleShape) -> Tensor:
     large = large[..., : shape.resized[0], : shape.resized[1]]
     found = F.interpolate(large, shape.size, mode="bilinear", align_corners=False)
     return found.flatten(0, 1)[: len(low)]
-
-
-def _composite(low: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    # The result lies column-major in memory, the order in which runs are read.
-    if low.is_cuda:  # one launch; on a CPU a batched product is no faster
-        return (columns @ (rows @ low).mT).transpose(1, 2)
-    scaled = low.new_empty((len(low), len(columns), len(rows)))
-    for mask, result in zip(low, scaled, strict=True):
-        torch.matmul(columns, (rows @ mask).T, out=result)
-    return scaled.transpose(1, 2)
 
 
 def _needed(low: Tensor, shape: UpsampleShape) -> tuple[Tensor, tuple[int, int]]:
@@ -84,9 +92,12 @@ def _needed(low: Tensor, shape: UpsampleShape) -> tuple[Tensor, tuple[int, int]]
 
 
 @lru_cache(maxsize=64)
-def _axis(low: int, padded: int, resized: int, size: int) -> Tensor:
-    """(size, low) both bilinear steps along one axis, in double until the end."""
-    return (_bilinear(resized, size) @ _bilinear(low, padded)[:resized]).float()
+def _axis(low: int, padded: int, resized: int, size: int) -> Axis:
+    """In double until the end."""
+    matrix = _bilinear(resized, size) @ _bilinear(low, padded)[:resized]
+    used = (matrix != 0).numpy()
+    first, last = used.argmax(1), low - 1 - used[:, ::-1].argmax(1)
+    return Axis(matrix.float(), np.maximum(first - 1, 0), np.minimum(last + 1, low - 1))
 
 
 def _bilinear(source: int, target: int) -> Tensor:

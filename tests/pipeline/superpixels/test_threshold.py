@@ -1,16 +1,22 @@
-"""Counts and runs of logits, against dense comparisons."""
+"""Counts, boxes and runs of logits, against dense comparisons."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from support.dense import to_masks
 from svp.pipeline.masks import runs as rl
-from svp.pipeline.superpixels.threshold import Thresholded, _OnDevice, thresholded
-from svp.pipeline.superpixels.upsample import UpsampleShape, upsampler
+from svp.pipeline.superpixels import upsample
+from svp.pipeline.superpixels.threshold import (
+    Upscaled,
+    _OnDevice,
+    find_windows,
+    low_window,
+    upscaled,
+)
+from svp.pipeline.superpixels.upsample import UpsampleShape
 
 SHAPES = [
     UpsampleShape(64, (48, 64), (40, 53)),
@@ -34,8 +40,15 @@ def logits(seed: int) -> Tensor:
     return small
 
 
-def masks_of(seen: Thresholded, good: NDArray[np.int64], shape: UpsampleShape) -> rl.Runs:
-    return rl.join(seen.pieces(good), len(good), *shape.size)
+def dense_logits(small: Tensor, shape: UpsampleShape, *, fused: bool) -> Tensor:
+    if not fused:
+        return upsample.two_step(small, shape)
+    y, x = upsample.axes(shape, small)
+    return upsample.fused(small, y.matrix, x.matrix)
+
+
+def runs_of(seen: Upscaled, count: int, shape: UpsampleShape) -> rl.Runs:
+    return rl.join(seen.pieces(), count, *shape.size)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -43,24 +56,48 @@ def masks_of(seen: Thresholded, good: NDArray[np.int64], shape: UpsampleShape) -
 def test_equals_the_dense_comparison(shape: UpsampleShape, fused: bool) -> None:
     for seed in range(10):
         small = logits(seed)
-        dense = upsampler(shape, small, fused=fused)(small)
-        good = np.array([2, 0, 1, 3, 4, 5, 6, 11])
-        for seen in (thresholded(dense, small, shape, 1.0), _OnDevice(dense, 1.0)):
-            np.testing.assert_array_equal(seen.high, (dense > 1).sum((1, 2)).numpy())
-            np.testing.assert_array_equal(seen.low, (dense > -1).sum((1, 2)).numpy())
-            runs = masks_of(seen, good, shape)
-            np.testing.assert_array_equal(to_masks(runs), (dense[good] > 0).numpy())
-            assert rl.encode(runs) == rl.encode(rl.from_masks((dense[good] > 0).numpy()))
-            assert len(seen.pieces(good[:0]).mask) == 0
+        dense = dense_logits(small, shape, fused=fused)
+        windows = find_windows(small, shape, -2.0)
+        on_host = upscaled(small, shape, windows, fused=fused)
+        for seen in (on_host, _OnDevice(dense)):
+            for shift in (0.0, 0.5):
+                found = seen.outlines(1.0, shift)
+                counted = [(dense > at + shift).sum((1, 2)).numpy() for at in (1, 0, -1)]
+                np.testing.assert_array_equal(found.high, counted[0])
+                np.testing.assert_array_equal(found.area, counted[1])
+                np.testing.assert_array_equal(found.low, counted[2])
+                above = rl.from_masks((dense > shift).numpy())
+                np.testing.assert_array_equal(found.box, rl.boxes(above))
+            runs = runs_of(seen, len(small), shape)
+            np.testing.assert_array_equal(to_masks(runs), (dense > 0).numpy())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_window_of_low_pixels_holds_all_that_its_pixels_are_made_of(shape: UpsampleShape) -> None:
+    small = logits(3)
+    windows = find_windows(small, shape, -2.0)
+    for fused in (False, True):
+        whole = dense_logits(small, shape, fused=fused)
+        cut = torch.full_like(small, -1e6)
+        for mask, window, target in zip(small, windows, cut, strict=True):
+            place = low_window(window, shape, small)
+            target[place] = mask[place]
+        again = dense_logits(cut, shape, fused=fused)
+        for mask, (first, second) in enumerate(zip(whole, again, strict=True)):
+            assert torch.equal(first[windows[mask]], second[windows[mask]])
+        assert (whole > -1).sum() == (again > -1).sum() > 0
 
 
 @pytest.mark.gpu
-def test_gpu_gives_the_same_counts_and_runs() -> None:
+def test_gpu_gives_the_same_counts_boxes_and_runs() -> None:
     shape, small = SHAPES[0], logits(0)
-    dense = upsampler(shape, small, fused=False)(small)
-    ours = thresholded(dense.cuda(), small.cuda(), shape, 1.0)
-    expected = thresholded(dense, small, shape, 1.0)
-    np.testing.assert_array_equal(ours.high, expected.high)
-    np.testing.assert_array_equal(ours.low, expected.low)
-    good = np.arange(9)
-    assert rl.encode(masks_of(ours, good, shape)) == rl.encode(masks_of(expected, good, shape))
+    windows = find_windows(small, shape, -2.0)
+    expected = upscaled(small, shape, windows, fused=False)
+    device = small.cuda()
+    ours = upscaled(device, shape, find_windows(device, shape, -2.0), fused=False)
+    for name in ("high", "area", "low", "box"):
+        both = (getattr(seen.outlines(1.0), name) for seen in (ours, expected))
+        np.testing.assert_array_equal(*both)
+    assert rl.encode(runs_of(ours, len(small), shape)) == rl.encode(
+        runs_of(expected, len(small), shape)
+    )
