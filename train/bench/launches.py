@@ -22,6 +22,7 @@ from ...model.ris import RisModel
 from ...pipeline.bench.kernel_time import H200, DeviceRates
 from ...pipeline.bench.operators import KernelCounter, Kernels
 from ...pipeline.display import Report, markdown_table
+from . import live_bound
 from .budgets import BUDGETS
 from .components import counts_of, forward, train_batch
 from .fake_model import CudaRules, fake_batch, fake_model
@@ -62,7 +63,7 @@ WORKS = (
     Work("answer, SVP, 16 images", "svp", 0, 16),
     Work("answer, MLP, 16 images", "mlp", 0, 16),
 )
-TRAINING, MIXED, ANSWER = WORKS[0], WORKS[1], WORKS[4]
+TRAINING, MIXED, ANSWER, MLP_ANSWER = WORKS[0], WORKS[1], WORKS[4], WORKS[5]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,8 @@ class LaunchReport(Report):
             for name, count in self.counts.items()
         ]
         lines += [*markdown_table(("budget", "counted", "limit", "aim"), limits).splitlines(), ""]
+        mlp, svp = (self.parts[work.title]["LLM"] for work in (MLP_ANSWER, ANSWER))
+        lines += [*live_bound.lines(mlp, svp), ""]
         for work, where in self.syncs.items():
             found = ", ".join(f"{line} x{n}" if n > 1 else line for line, n in where.items())
             lines.append(f"- host syncs, {work}: {found or 'none'}")

@@ -11,13 +11,21 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from svp.model.inference.shared_prefix import predict_shared
+from svp.pipeline.bench.kernel_time import DeviceRates
 from svp.pipeline.bench.operators import Kernel, KernelCounter, Kernels
-from svp.train.bench import launches
+from svp.train.bench import launches, live_bound
 from svp.train.bench.budgets import BUDGETS
 from svp.train.bench.fake_model import CudaRules, fake_batch, fake_model
 from svp.train.bench.host_syncs import host_syncs
 from svp.train.bench.inputs import cached_batch
-from svp.train.bench.launches import ANSWER, MIXED, TRAINING, Counted, LaunchReport
+from svp.train.bench.launches import (
+    ANSWER,
+    MIXED,
+    MLP_ANSWER,
+    TRAINING,
+    Counted,
+    LaunchReport,
+)
 from svp.train.bench.presets import PRESETS
 
 ONE_LAYER = replace(PRESETS["paper"], layers=1)
@@ -147,6 +155,7 @@ def test_autocast_and_dropout_are_those_of_a_gpu() -> None:
 def test_an_exceeded_budget_fails_the_command() -> None:
     name = next(iter(BUDGETS))
     kernels = {"a step": {"LLM": Kernels({Kernel("mm", 10**12, 10**9): 2})}}
+    kernels |= {work.title: kernels["a step"] for work in (ANSWER, MLP_ANSWER)}
     held = LaunchReport(kernels, {"forward": {}}, {name: BUDGETS[name].limit})
     assert held.exit_code == 0 and "- host syncs, forward: none" in held.lines()
     above = LaunchReport(
@@ -156,3 +165,15 @@ def test_an_exceeded_budget_fails_the_command() -> None:
     text = "\n".join(above.lines())
     assert f"- BUDGET EXCEEDED: {name}" in text and "model/ris.py:1 x2" in text
     assert "| a step | LLM | 2 | 0 | 2.0 | 2.000 | 3.2 | 0.0 | 3.2 |" in text
+
+
+def test_both_encoders_bound_the_live_ratio() -> None:
+    """On a device of 1 TFLOP/s with endless memory, so that times are operations."""
+    rates = DeviceRates(products=1e12, memory=float("inf"), launch=0)
+    mlp, svp = (Kernels({Kernel("mm", n * 10**12, 1): 1}) for n in (9, 1))
+    found = live_bound.bound(mlp, svp, rates)
+    assert found.encoders == pytest.approx(5.96 + 0.386)  # SAM ViT-H, DINOv2-L
+    assert found.ratio == pytest.approx((9 + 6.346) / (1 + 6.346))
+    assert found.grid == pytest.approx(16 * found.call) and found.grid == pytest.approx(3.70688)
+    assert found.with_grid == pytest.approx((9 + 6.346) / (1 + 6.346 + 3.70688))
+    assert any(line.startswith("| RTX 3090 |") for line in live_bound.lines(mlp, svp))
