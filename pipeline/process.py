@@ -22,6 +22,8 @@ from typing import Self
 from .display import counted
 from .errors import ConfigError, Interrupted
 
+# Of NVIDIA on Linux, on its Jetson and in Windows' Linux, and AMD's.
+DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-ctrl", "/dev/nvgpu", "/dev/dxg", "/dev/kfd")
 _LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "RANK")  # set by launchers
 
 
@@ -126,6 +128,12 @@ def pick_device(name: str) -> str:
     """`auto` becomes `cuda` where there is a CUDA device, else `cpu`; other names are kept."""
     if name != "auto":
         return name
+    if (
+        "torch" not in sys.modules
+        and sys.platform == "linux"
+        and not any(map(os.path.exists, DRIVERS))
+    ):
+        return "cpu"  # told without the second that the import of torch takes
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

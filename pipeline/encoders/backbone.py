@@ -64,6 +64,8 @@ class Family:
     expected  what the config.json of a model folder must say
     part      sub-configuration of config.json to compare, "" for the whole
     finish    gives a model that was built on the meta device what no file holds
+    shape     (patch, channels) for an input size, told without a model; raises what
+              `Backbone.require_size` raises. None: the model is built to see
     """
 
     build: "Callable[[], nn.Module]"
@@ -71,6 +73,7 @@ class Family:
     expected: dict[str, object]
     part: str = ""
     finish: "Callable[[nn.Module], None] | None" = None
+    shape: "Callable[[int], tuple[int, int]] | None" = None
 
 
 def multiple_of(patch: int, size: int) -> str:

@@ -21,6 +21,12 @@ _PREFIX = "vision_model."
 _DROPPED = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 
+def require_only(trained: int, size: int) -> None:
+    """Raise ConfigError unless `size` is the size the position table was trained for."""
+    if size != trained:
+        raise ConfigError(f"features.size={size}: this CLIP model takes {trained} only")
+
+
 class Clip:
     """Adapter of a `transformers.CLIPVisionModel`."""
 
@@ -41,8 +47,7 @@ class Clip:
 
     def require_size(self, size: int) -> None:
         """ConfigError unless `size` is the size the position table was trained for."""
-        if size != self._size:
-            raise ConfigError(f"features.size={size}: this CLIP model takes {self._size} only")
+        require_only(self._size, size)
 
     def tokens(self, pixels: "Tensor", layers: tuple[int, ...]) -> Tokens:
         """Normalised (B,3,S,S) to tokens. `hidden_states[i]` is the output of block i."""
@@ -119,9 +124,16 @@ def expected_config(name: str) -> dict[str, object]:
 
 def family(spec: EncoderSpec, size: int) -> Family:
     """A CLIP of one input size; the stand-in has no published weights and takes any `size`."""
-    sizes = shape(spec.name)
-    if spec.stand_in:
-        build = partial(build_clip, **(sizes | {"size": size}))
-        return Family(build, Clip, {}, finish=fill_buffers)
+    sizes = shape(spec.name) | ({"size": size} if spec.stand_in else {})
     build = partial(build_clip, **sizes)
-    return Family(build, Clip, expected_config(spec.name), "vision_config", fill_buffers)
+    known = partial(patches, sizes["patch"], sizes["hidden"], sizes["size"])
+    if spec.stand_in:
+        return Family(build, Clip, {}, finish=fill_buffers, shape=known)
+    expected = expected_config(spec.name)
+    return Family(build, Clip, expected, "vision_config", fill_buffers, known)
+
+
+def patches(patch: int, hidden: int, trained: int, size: int) -> tuple[int, int]:
+    """(patch, channels) of a model of this family; see `Family.shape`."""
+    require_only(trained, size)
+    return patch, hidden

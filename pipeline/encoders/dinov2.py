@@ -54,6 +54,12 @@ _RENAMES = (
 _QKV = re.compile(r"^(encoder\.layer\.\d+\.)attn\.qkv\.(weight|bias)$")
 
 
+def require_multiple(patch: int, size: int) -> None:
+    """Raise ConfigError unless `size` is a multiple of the patch."""
+    if fault := multiple_of(patch, size):
+        raise ConfigError(fault)
+
+
 class Dinov2:
     """Adapter of a `transformers.Dinov2WithRegistersModel`."""
 
@@ -71,8 +77,7 @@ class Dinov2:
 
     def require_size(self, size: int) -> None:
         """ConfigError unless `size` is a multiple of the patch; transformers would floor it."""
-        if fault := multiple_of(self.patch, size):
-            raise ConfigError(fault)
+        require_multiple(self.patch, size)
 
     def tokens(self, pixels: "Tensor", layers: tuple[int, ...]) -> Tokens:
         """Normalised (B,3,S,S) to tokens. `hidden_states[i]` is block i before the LayerNorm."""
@@ -162,5 +167,12 @@ def expected_config(name: str) -> dict[str, object]:
 
 def family(spec: EncoderSpec, size: int) -> Family:
     """A published DINOv2 with registers; it takes any `size` that is a multiple of its patch."""
-    build = partial(build_dinov2, *shape(spec.name))
-    return Family(build, Dinov2, expected_config(spec.name))
+    hidden, blocks, heads = shape(spec.name)
+    build = partial(build_dinov2, hidden, blocks, heads)
+    return Family(build, Dinov2, expected_config(spec.name), shape=partial(patches, PATCH, hidden))
+
+
+def patches(patch: int, hidden: int, size: int) -> tuple[int, int]:
+    """(patch, channels) of a model of this family; see `Family.shape`."""
+    require_multiple(patch, size)
+    return patch, hidden

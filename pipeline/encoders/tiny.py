@@ -4,12 +4,13 @@ Trained on the generated scenes to tell their attributes patch by patch, by
 workflows/pretrain_tiny/train_encoder.py; a stand-in, of no use on photographs.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..fetch.encoder_specs import ENCODERS, EncoderSpec
 from .backbone import Family
-from .dinov2 import Dinov2
+from .dinov2 import Dinov2, patches
 
 if TYPE_CHECKING:
     from transformers import Dinov2WithRegistersModel
@@ -56,4 +57,4 @@ def build_tiny_dinov2() -> "Dinov2WithRegistersModel":
 
 def family(spec: EncoderSpec, size: int) -> Family:
     """The tiny encoder, whose weights are in this package."""
-    return Family(build_tiny_dinov2, Dinov2, {})
+    return Family(build_tiny_dinov2, Dinov2, {}, shape=partial(patches, PATCH, WIDTH))

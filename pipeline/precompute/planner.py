@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..cache.layers import library_names
 from ..cache.plan import Images, Plan, PlanImage
@@ -26,6 +27,9 @@ from ..records import ImageRecord
 from ..store import Stat, is_url
 from ..weights.rehearsal import VARIABLE
 from .source_images import hash_image, photo_size
+
+if TYPE_CHECKING:
+    from ..encoders.backbone import Family
 
 HASH_THREADS = 4
 CHUNK = 256  # images between two looks at `stop`
@@ -141,16 +145,22 @@ def _feature_shape(config: FeatureConfig, rehearsal: str | None) -> tuple[tuple[
 
 
 def _shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
-    import torch
-
     from ..encoders.registry import family
 
     kind = family(config)
+    patch, channels = kind.shape(config.size) if kind.shape else _built_shape(kind, config.size)
+    side = config.size // patch
+    return (side, side), channels
+
+
+def _built_shape(kind: "Family", size: int) -> tuple[int, int]:
+    """(patch, channels) of an encoder that tells them by its model alone."""
+    import torch
+
     with torch.device("meta"):
         backbone = kind.adapt(kind.build())
-    backbone.require_size(config.size)
-    side = config.size // backbone.patch
-    return (side, side), backbone.dim
+    backbone.require_size(size)
+    return backbone.patch, backbone.dim
 
 
 def library_versions(recipe: Recipe) -> dict[str, str]:

@@ -25,6 +25,11 @@ from .image_encoder import FastViT
 from .mask_decoder import decode_shared
 from .preprocess import to_input
 
+# On a CPU the published decoder gets prompts in even groups, whose copies of the image tokens stay in
+# its cache. A prompt's bits do not depend on the others, but in groups of one or two.
+CPU_GROUP_BYTES = 2 << 20
+LEAST_GROUP = 8
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -81,23 +86,32 @@ class SamPackage:
     def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """See `SamBackend.decode`."""
         points = points.to(self.device)[:, None]  # (P,1,2)
-        labels = torch.ones(points.shape[:2], dtype=torch.int, device=self.device)
         features = features.to(self.device)[None]
         with torch.no_grad():
-            sparse, dense = self.sam.prompt_encoder((points, labels), None, None)
-            if self.mode == "fast":
-                inputs = (features, self._image_pe, sparse, dense[:1])
-                half = (tensor.to(self._dtype) for tensor in inputs)
-                logits, iou = self._decode_shared(self.sam.mask_decoder, *half)
-            else:
-                with self._precision():
-                    logits, iou = self.sam.mask_decoder(
-                        image_embeddings=features,
-                        image_pe=self._image_pe,
-                        sparse_prompt_embeddings=sparse,
-                        dense_prompt_embeddings=dense,
-                        multimask_output=True,
-                    )
+            if self.mode == "fast" or self.device.type != "cpu":
+                return self._decode(features, points)
+            size = max(LEAST_GROUP, CPU_GROUP_BYTES // (4 * features.numel()))
+            groups = max(1, -(-len(points) // size))
+            found = [self._decode(features, part) for part in points.tensor_split(groups)]
+        return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])
+
+    def _decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """`decode` of one group of points (P,1,2)."""
+        labels = torch.ones(points.shape[:2], dtype=torch.int, device=self.device)
+        sparse, dense = self.sam.prompt_encoder((points, labels), None, None)
+        if self.mode == "fast":
+            inputs = (features, self._image_pe, sparse, dense[:1])
+            half = (tensor.to(self._dtype) for tensor in inputs)
+            logits, iou = self._decode_shared(self.sam.mask_decoder, *half)
+        else:
+            with self._precision():
+                logits, iou = self.sam.mask_decoder(
+                    image_embeddings=features,
+                    image_pe=self._image_pe,
+                    sparse_prompt_embeddings=sparse,
+                    dense_prompt_embeddings=dense,
+                    multimask_output=True,
+                )
         return logits.float(), iou.float()
 
 

@@ -6,14 +6,29 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
+from svp.pipeline import process
 from svp.pipeline.errors import Interrupted, describe
 from svp.pipeline.process import SIGNALS, Stop, resuming, started_by
 
 ARGV = ["/x/bin/svp", "train", "--set", "model.shape={hidden: 32}", "--runs", "a b"]
+
+
+def test_a_machine_without_a_driver_is_a_cpu_before_torch_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(process, "DRIVERS", (str(tmp_path / "nvidiactl"),))
+    assert process.pick_device("auto") == "cpu"
+    assert "torch" not in sys.modules
+    there = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: True))
+    monkeypatch.setitem(sys.modules, "torch", there)
+    assert process.pick_device("auto") == "cuda", "torch knows better, where it is there"
+    assert process.pick_device("cpu") == "cpu"
 
 
 def test_quoted_for_a_shell() -> None:

@@ -16,7 +16,7 @@ from svp.pipeline.errors import ConfigError
 from svp.pipeline.fetch.encoder_specs import ENCODERS
 from svp.pipeline.precompute.cost_model import tflop
 from svp.pipeline.precompute.options import Flags, resolve
-from svp.pipeline.precompute.planner import sized_plan
+from svp.pipeline.precompute.planner import feature_shape, sized_plan
 from svp.pipeline.recipe import FeatureConfig, parse_recipe
 
 MODULE = """
@@ -39,8 +39,24 @@ def test_a_row_says_what_the_model_is(name: str) -> None:
     backbone = kind.adapt(model)
     backbone.require_size(spec.size)
     assert (backbone.patch, backbone.dim, backbone.depth) == (spec.patch, spec.hidden, spec.blocks)
+    assert kind.shape is not None and kind.shape(spec.size) == (spec.patch, spec.hidden)
     held = sum(p.numel() * 4 for p in model.parameters()) / 1e9
     assert held == pytest.approx(spec.gigabytes, rel=0.1, abs=0.003)
+
+
+def test_a_plan_is_made_without_a_model() -> None:
+    code = """
+import sys
+from svp.pipeline.precompute.planner import feature_shape
+from svp.pipeline.recipe import FeatureConfig
+print(feature_shape(FeatureConfig(encoder="dinov2-large", size=336)), "torch" in sys.modules)
+"""
+    out = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert out == "((24, 24), 1024) False\n"
+    with pytest.raises(ConfigError, match="features.size=340: need a multiple of the patch, 14"):
+        feature_shape(FeatureConfig(encoder="dinov2-large", size=340))
+    with pytest.raises(ConfigError, match="features.size=224: this CLIP model takes 336 only"):
+        feature_shape(FeatureConfig(encoder="clip-large-336", size=224))
 
 
 def test_the_table_needs_no_library() -> None:

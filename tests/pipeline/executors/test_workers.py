@@ -2,6 +2,8 @@
 
 import os
 import platform
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +47,28 @@ def test_a_worker_with_the_plans_versions_says_what_it_is(tmp_path: Path) -> Non
     assert event.info["pid"] == os.getpid() and event.info["device"]
     assert event.result["device"] == event.info["device"], "it is in events.jsonl"
     assert worker_info(["numpy"]).keys() == event.info.keys()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other rules")
+def test_freed_tensors_are_not_mapped_anew() -> None:
+    code = """
+import resource
+import torch
+from svp.pipeline.executors.worker import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        layers = [torch.ones(16 << 20, dtype=torch.uint8) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+plain = faults()
+keep_freed_memory()
+faults()
+print(plain, faults())
+"""
+    plain, kept = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert int(kept) < int(plain) / 10
 
 
 def test_another_version_is_refused_before_anything_is_loaded() -> None:

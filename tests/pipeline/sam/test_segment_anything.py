@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segment_anything import SamPredictor
 
 from svp.pipeline.errors import WeightsError
+from svp.pipeline.sam import segment_anything
 from svp.pipeline.sam.segment_anything import SamPackage
 
 Photo = NDArray[np.uint8]
@@ -40,6 +41,22 @@ def test_exact_is_bit_equal_to_the_predictor(
     assert torch.equal(got_iou, iou)
     assert got_logits.shape == (count, 3, 64, 64)
     assert got_logits.std() > 0.1, "a dead model would make equality meaningless"
+
+
+def test_exact_decodes_in_even_groups_and_stays_bit_equal(
+    small_sam: Any, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clicks = torch.rand(37, 2, generator=torch.Generator().manual_seed(3)) * 256
+    features, logits, iou = published(small_sam, photo, clicks)
+    sizes: list[int] = []
+    decoder = small_sam.mask_decoder
+    hook = decoder.register_forward_hook(lambda _, args, out: sizes.append(len(out[0])))
+    monkeypatch.setattr(segment_anything, "CPU_GROUP_BYTES", 0)
+    got_logits, got_iou = SamPackage(small_sam).decode(features, clicks)
+    hook.remove()
+    assert sizes == [8, 8, 7, 7, 7], "a last group of few prompts would round otherwise"
+    assert torch.equal(got_logits, logits)
+    assert torch.equal(got_iou, iou)
 
 
 def test_exact_features_do_not_depend_on_the_batch(small_sam: Any, photo: Photo) -> None:
