@@ -1,4 +1,4 @@
-"""How much faster than the MLP a live answer of SVP can be, whatever is optimised.
+"""Upper bound of the speed of a live answer of SVP against the MLP, whatever is optimised.
 
 Both project the features of one vision encoder and decode masks of one SAM embedding, so both encoders
 are in both times. Even with superpixels for nothing the ratio is at most
@@ -54,8 +54,8 @@ def bound(mlp: Kernels, svp: Kernels, rates: DeviceRates) -> Bound:
     sam = SAMS[preset.sam]
     encoders = 1e12 * (sam.tflop + ENCODERS[preset.encoder].tflop) / rates.products
     prompt = 1e9 * sam.prompt_gflop / rates.products
-    language = (rates.device_seconds(one) for one in (mlp, svp))
-    return Bound(encoders, *language, CALL * prompt, GRID * prompt)
+    whole, few = rates.device_seconds(mlp), rates.device_seconds(svp)
+    return Bound(encoders, whole, few, CALL * prompt, GRID * prompt)
 
 
 def lines(mlp: Kernels, svp: Kernels) -> Sequence[str]:
