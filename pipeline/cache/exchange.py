@@ -16,7 +16,17 @@ from ..store import FolderStore, Place, Store, open_store, pieces
 from .create import create_cache
 from .index import finalize, is_complete
 from .layers import CLS, KINDS, LAYERS, POOLED, SAM, Layer
-from .layout import LAYER, PLAN, exists, manifest_key, shard_key, snapshot_folder
+from .layout import (
+    COMPLETE,
+    INDEX,
+    LAYER,
+    MANIFESTS,
+    PLAN,
+    exists,
+    manifest_key,
+    shard_key,
+    snapshot_folder,
+)
 from .made_by import note_code, same_code, shared_kinds
 from .manifest import (
     FileEntry,
@@ -137,7 +147,12 @@ def drop_layers(cache: Place, named: Sequence[str]) -> list[str]:
                 f"{show(name)}: {show(str(cache), 300)} has no such layer; it has "
                 + ", ".join(sorted(folders))
             )
-    left = {view: plan for view, plan in plans.items() if not _reads(plan, doomed)}
+    left = {
+        view: plan
+        for view, plan in plans.items()
+        # A view that is plan.json already was left by an interrupted drop.
+        if not _reads(plan, doomed) and (view == PLAN or plan.id != plans[PLAN].id)
+    }
     if PLAN not in left:
         view, heir = next(iter(left.items()), (PLAN, None))
         if heir is None:
@@ -150,9 +165,12 @@ def drop_layers(cache: Place, named: Sequence[str]) -> list[str]:
     there = {layer.folder for layer in layers_in(store)}
     gone = sorted(set(folders) - there)
     for folder in gone:
-        # The name that makes it a layer goes first: half of it must not be taken for one.
-        store.delete(f"{folder}/{LAYER}")
+        # The name that makes it a layer goes first: half of it must not be taken for one. Nor may
+        # half of it be vouched for, if this is interrupted and the layer is made again.
+        for name in (LAYER, COMPLETE, INDEX):
+            store.delete(f"{folder}/{name}")
         store.delete_below(snapshot_folder(folder))
+        store.delete_below(f"{folder}/{MANIFESTS}")
         store.delete_below(folder)
     return gone
 

@@ -246,8 +246,16 @@ class Plan:
 def all_plans(cache: Place) -> dict[str, Plan]:
     """The plan of a cache and its further views by key, oldest first. Raises as `Plan.load`."""
     store = open_store(cache)
-    views = sorted(key for key, _ in store.sizes(VIEWS) if key.endswith(".json"))
-    return {view: Plan.load(store, view) for view in (PLAN, *views)}
+    plans = {PLAN: Plan.load(store)}
+    for view in sorted(key for key, _ in store.sizes(VIEWS) if key.endswith(".json")):
+        try:
+            plans[view] = Plan.load(store, view)
+        except CacheError as error:
+            raise CacheError(
+                f"{error}: to go on without this plan, delete the file; its layers stay, and the "
+                "command that made it makes it again"
+            ) from None
+    return plans
 
 
 def chosen_view(cache: Place, *refuse: Callable[[Plan], object]) -> str:

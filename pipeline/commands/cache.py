@@ -51,8 +51,9 @@ def repair_command(path: "Place") -> None:
 
     shards = repair(path)
     click.echo(
-        f"{counted(len(shards), 'shard')} un-committed {shards or ''}: run the same svp precompute "
-        "again"
+        f"{counted(len(shards), 'shard')} un-committed {shards}: run the same svp precompute again"
+        if shards
+        else "no shard is damaged"
     )
 
 

@@ -1,11 +1,13 @@
 """Small caches made on the spot: 2x2 patches of 8 channels, shards of 4 images."""
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from support.cache_model import fast_folder
 from support.small_cache import Made, make_plan, make_rows
 from svp.pipeline.cache import Plan
 from svp.pipeline.records import ImageRow, Quarantined
@@ -61,3 +63,10 @@ def tree(path: Path) -> dict[str, bytes]:
 @pytest.fixture
 def tree_of() -> Callable[[Path], dict[str, bytes]]:
     return tree
+
+
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """A folder in memory where there is one: what is written thousands of times waits for no disk."""
+    with tempfile.TemporaryDirectory(prefix="svp-", dir=fast_folder()) as folder:
+        yield Path(folder)

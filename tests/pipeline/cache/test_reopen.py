@@ -120,6 +120,7 @@ def test_cut_short_at_any_write_the_next_retry_finishes_it(
     made: Any,
     rows_of: Callable[..., Any],
     tmp_path: Path,
+    fast_path: Path,
     tree_of: Tree,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -142,7 +143,7 @@ def test_cut_short_at_any_write_the_next_retry_finishes_it(
         return call
 
     for allowed in range(1000):
-        cache = tmp_path / f"c{allowed}"
+        cache = fast_path / f"c{allowed}"
         for name, data in before.items():
             (cache / name).parent.mkdir(parents=True, exist_ok=True)
             (cache / name).write_bytes(data)

@@ -356,4 +356,27 @@ CACHE_FAULTS = (
             "processes_share_a_tier_and_its_limit",
         ),
     ),
+    Row(
+        "C36",
+        "two plans in one cache, of two encoders: one is dropped, resumed, repaired or killed half-way; "
+        "the file of a view damaged or lost",
+        "nothing of the other plan changes; an interrupted drop is finished by the same drop or by "
+        "making the plan again, with other weights, too; a damaged view is named before anything changes",
+        (
+            *tests(
+                "pipeline/cache/test_views_machine",
+                "any_interleaving_of_two_plans",
+                "any_interleaving_of_two_plans_at_length",
+            ),
+            *tests(
+                "pipeline/cache/test_killed_drop",
+                "a_drop_killed_at_any_deletion_is_finished_or_taken_back",
+            ),
+            *tests(
+                "pipeline/cache/test_layers",
+                "damage_of_a_view_is_its_own",
+                "a_view_stores_what_it_shares_once",
+            ),
+        ),
+    ),
 )
