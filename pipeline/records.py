@@ -38,7 +38,10 @@ class Rle:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One sentence about one object; `mask` is the union of the object's polygons."""
+    """One sentence; `mask` is the union of all that it refers to, empty if that is nothing.
+
+    `ann_id` is the object's in its file, or negative where the target is several objects or none.
+    """
 
     sent_id: int
     ref_id: int

@@ -1,15 +1,16 @@
-"""gIoU, cIoU and P@k from per-sentence counts, with bootstrap intervals.
+"""gIoU, cIoU, P@k, N-acc and T-acc from per-sentence counts, with bootstrap intervals.
 
-Nothing but the intersection, the union and the target's area of each sentence is needed, so every
-figure can be made again from a result file. Every metric is a ratio of two sums over sentences:
-that is what makes one matrix product per bootstrap draw enough.
+Nothing but the intersection, the union and the target's area of each sentence is needed, and whether
+the answer was that there is no target, so every figure can be made again from a result file. Every
+metric is a ratio of two sums over sentences: that is what makes one matrix product per bootstrap
+draw enough.
 
-Published programs differ in what they do with empty unions and in small epsilons; `CONVENTIONS`
-holds each of them, so that a figure can be compared with the program it came from.
+Published programs differ in what they do with empty unions, with small epsilons and with "no target";
+`CONVENTIONS` holds each of them, so that a figure can be compared with the program it came from.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 NAMES = ("gIoU", "cIoU", *(f"P@{t}" for t in THRESHOLDS))
 DRAWS = 1000
 
+Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -30,25 +32,39 @@ class Counts:
     intersection  predicted and in the target
     union         predicted or in the target
     target        in the target
+    rejected      (S,) bool, the answer is that there is no target, whatever its mask; None: nobody
+                  was asked, and an empty mask is that answer
     """
 
     intersection: Ints
     union: Ints
     target: Ints
+    rejected: Bools | None = None
 
     def __post_init__(self) -> None:
         i, u, t = self.intersection, self.union, self.target
         if not i.shape == u.shape == t.shape or i.ndim != 1:
             raise ValueError(f"counts of shapes {i.shape}, {u.shape}, {t.shape}: need (S,) each")
+        if self.rejected is not None and self.rejected.shape != i.shape:
+            raise ValueError(f"rejections of shape {self.rejected.shape}: need {i.shape}")
         if ((i < 0) | (i > t) | (t > u)).any():
             raise ValueError("counts need 0 <= intersection <= target <= union")
 
     def __len__(self) -> int:
         return len(self.union)
 
-    def take(self, chosen: NDArray[np.bool_] | Ints) -> "Counts":
+    def take(self, chosen: Bools | Ints) -> "Counts":
         """The sentences `chosen`, a mask or indices."""
-        return Counts(self.intersection[chosen], self.union[chosen], self.target[chosen])
+        rejected = None if self.rejected is None else self.rejected[chosen]
+        return Counts(self.intersection[chosen], self.union[chosen], self.target[chosen], rejected)
+
+    @property
+    def refused(self) -> Bools:
+        """(S,) whether a sentence was answered with "no target"."""
+        if self.rejected is not None:
+            return self.rejected
+        predicted = self.union - self.target + self.intersection
+        return np.asarray(predicted == 0, np.bool_)
 
     def iou(self) -> Floats:
         """(S,) I/U; 1 where both prediction and target are empty."""
@@ -60,11 +76,16 @@ class Counts:
 class Convention:
     """Conventions of one program for computing metrics from counts.
 
+    source          where it was read
     both_empty      IoU where prediction and target are empty
     union_eps       added to each union, `count_eps` to the number of sentences
     sum_eps         added to the summed union of cIoU
     precision_over  P@k over all sentences, or over those whose target is not empty
-    source          where it was read
+    asks            "no target" is an answer of its own: without a target IoU is 1 if it was given, 0
+                    otherwise, and N-acc and T-acc count it, not the mask
+    false_alarm     a target answered with "no target": nothing of it is found ("missed"), or its mask
+                    counts all the same ("mask")
+    missed_union    an empty target that was not seen to be empty adds its mask to the union of cIoU
     """
 
     source: str
@@ -73,9 +94,20 @@ class Convention:
     count_eps: float = 0.0
     sum_eps: float = 0.0
     precision_over: Literal["all", "targets"] = "all"
+    asks: bool = False
+    false_alarm: Literal["missed", "mask"] = "mask"
+    missed_union: bool = True
 
 
 SVP = Convention("mean of I/U and sum I / sum U over sentences, in float64")
+_GSVA = Convention(
+    "GSVA solver.py eval_gres, utils/meter.py",
+    union_eps=1e-8,
+    count_eps=1e-5,
+    sum_eps=1e-10,
+    precision_over="targets",
+    asks=True,
+)
 CONVENTIONS: Mapping[str, Convention] = {
     "svp": SVP,
     "glamm": Convention(
@@ -84,7 +116,14 @@ CONVENTIONS: Mapping[str, Convention] = {
         count_eps=1e-5,
         sum_eps=1e-10,
     ),
-    "gres": Convention("ReLA gres_model/evaluation/refer_evaluation.py", precision_over="targets"),
+    "gres": Convention(
+        "ReLA gres_model/evaluation/refer_evaluation.py",
+        precision_over="targets",
+        asks=True,
+        false_alarm="missed",
+    ),
+    "gsva": _GSVA,
+    "gsva_others": replace(_GSVA, missed_union=False),
     "lavt": Convention("LAVT-RIS test.py (at 480x480 there)", both_empty=0.0),
 }
 
@@ -96,8 +135,22 @@ def metrics(counts: Counts, convention: Convention = SVP) -> dict[str, float]:
 
 def empty_accuracy(counts: Counts) -> float:
     """N-acc: the share of sentences with an empty target whose prediction is empty; else NaN."""
+    return target_accuracy(counts)[0]
+
+
+def target_accuracy(counts: Counts, convention: Convention = SVP) -> tuple[float, float]:
+    """(N-acc, T-acc): shares of empty targets, and of others, that were recognised as such.
+
+    By the answer where the convention asks for one, else by whether the mask is empty. NaN where
+    there are none.
+    """
+    nothing = counts.refused if convention.asks else replace(counts, rejected=None).refused
     empty = counts.target == 0
-    return float((counts.union[empty] == 0).mean()) if empty.any() else float("nan")
+    return _mean(nothing[empty]), _mean(~nothing[~empty])
+
+
+def _mean(values: Bools) -> float:
+    return float(values.mean()) if values.size else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +192,22 @@ def _sums(counts: Counts, convention: Convention) -> Floats:
 
     A metric is a ratio of the sums of two of these columns. All but IoU are integers below 2**53.
     """
-    empty = counts.union == 0
-    below = np.where(empty, 1.0, counts.union + convention.union_eps)
-    iou = np.where(empty, convention.both_empty, counts.intersection / below)
+    inter, union, void = counts.intersection, counts.union, counts.target == 0
+    if convention.asks:
+        if convention.false_alarm == "missed":
+            inter = np.where(counts.refused, 0, inter)
+        missed = void & ~counts.refused
+        union = np.where(void & (counts.refused | (not convention.missed_union)), 0, union)
+    empty = union == 0
+    below = np.where(empty, 1.0, union + convention.union_eps)
+    iou = np.where(empty, convention.both_empty, inter / below)
+    if convention.asks:  # a mask of nothing is no answer
+        iou = np.where(missed, 0.0, iou)
     counted = np.ones(len(counts), np.bool_)
     if convention.precision_over == "targets":
-        counted = counts.target > 0
+        counted = ~void
     hits = [counted & (iou >= threshold) for threshold in THRESHOLDS]
-    columns = [np.ones(len(counts)), iou, counts.intersection, counts.union, counted, *hits]
+    columns = [np.ones(len(counts)), iou, inter, union, counted, *hits]
     return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
 
 

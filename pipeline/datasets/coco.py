@@ -99,8 +99,15 @@ def _annotation(
         raise DataError(f"{where}: image_id {image_id} is not among the images")
     if "segmentation" not in record:
         raise DataError(f"{where}: segmentation is missing")
-    segmentation = record["segmentation"]
-    return Annotation(image.dataset, ann_id, image_id, image.height, image.width, segmentation)
+    size = image.height, image.width
+    return Annotation(
+        image.dataset,
+        ann_id,
+        image_id,
+        *size,
+        record["segmentation"],
+        crowd=record.get("iscrowd") in (1, True),
+    )
 
 
 def _record(row: object, where: str) -> dict[str, object]:

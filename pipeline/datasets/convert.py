@@ -152,12 +152,20 @@ def _meta(
     return {
         "format": FORMAT,
         "version": VERSION,
-        "datasets": [
-            {"name": d.name, "split_by": d.split_by, "notices": list(d.notices)} for d in datasets
-        ],
+        "datasets": [_head(dataset) for dataset in datasets],
         "files": files,
         "sources": {name: asdict(file) for d in datasets for name, file in d.files.items()},
     }
+
+
+def _head(dataset: Dataset) -> dict[str, Any]:
+    head = {
+        "name": dataset.name,
+        "split_by": dataset.split_by,
+        "notices": list(dataset.notices),
+    }
+    holds = {split: sorted(names) for split, names in dataset.holds.items()}
+    return head | ({"holds": holds} if holds else {})
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -208,6 +216,7 @@ def _dataset(
         annotations={row["ann_id"]: _annotation(row) for row in own["masks"]},
         notices=tuple(head["notices"]),
         files=sources,
+        holds={split: frozenset(names) for split, names in head.get("holds", {}).items()},
     )
 
 

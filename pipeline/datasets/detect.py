@@ -20,14 +20,14 @@ from .leakage import eval_images
 from .listing import list_archive, list_images
 from .parquet import parquet_files, read_hub
 from .photo_files import ARCHIVE
-from .refer import DEFAULT_SPLIT_BY, find_sets, is_set, read_refer
+from .refer import DEFAULT_SPLIT_BY, find_sets, is_set, read_refer, split_by_of
 from .stored_photos import store_of
 from .tables import Dataset
 
 _SPEC = re.compile(r"([A-Za-z0-9_+.-]{1,64})(?:/([A-Za-z0-9_]{1,32}))?")
 LOOKED_FOR = (
     "tables.json (svp data convert)",
-    "refs(*.p) with instances.json (REFER)",
+    "refs(*.p) or grefs(*.json) with instances.json (REFER, gRefCOCO)",
     "folders that hold those",
     "annotations/instances_*.json (COCO)",
     "*.parquet (hub)",
@@ -161,8 +161,8 @@ def _checked(found: object, name: str) -> list[Dataset]:
 
 
 def _load_file(path: Path, options: Options) -> list[Dataset]:
-    if is_set(path.parent) and path.name.startswith("refs("):
-        return [_read_refer(path.parent, path.name[5:-3], options)]
+    if split_by := split_by_of(path):
+        return [_read_refer(path.parent, split_by, options)]
     readers: dict[str, Callable[[], list[Dataset]]] = {
         ".jsonl": lambda: read_jsonl(
             path,

@@ -52,7 +52,15 @@ SPLITS: Mapping[tuple[str, str], frozenset[str]] = {
     key: frozenset(splits) for key, splits in COUNTS.items()
 }
 ANY_SPLITS = frozenset({"train", "val", "test", "testA", "testB"})
-EVAL_SPLITS = ANY_SPLITS - {"train"}
+# RefCLEF (ReferIt) names a ref's split after all tests it is in: testAB is in testA and in testB
+# (lichengunc/refer refer.py, getRefIds).
+_CLEF_TESTS = ("test", "testA", "testB", "testC", "testAB", "testAC", "testBC", "testABC")
+CLEF_SPLITS = frozenset({"train", "val", *_CLEF_TESTS})
+CLEF_HOLDS: Mapping[str, frozenset[str]] = {
+    "test": frozenset(_CLEF_TESTS),
+    **{f"test{x}": frozenset(name for name in _CLEF_TESTS if x in name) for x in "ABC"},
+}
+EVAL_SPLITS = (ANY_SPLITS | CLEF_SPLITS) - {"train"}
 
 
 def count(dataset: Dataset) -> dict[str, Count]:

@@ -10,17 +10,14 @@ import io
 import pickle
 import pickletools
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..display import quote, show
+from ..display import show
 from ..errors import DataError, MissingError
 
 MAX_BYTES = 256 << 20
-MAX_NODES = 20_000_000  # refs, sentences and tokens; shared references count each time
-MAX_TEXT = 10_000  # characters of one string
 
 _OPCODES = """
     PROTO STOP FRAME MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG
@@ -29,36 +26,27 @@ _OPCODES = """
     TUPLE1 TUPLE2 TUPLE3 GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
 """
 _BY_CODE = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
-_REF_INTS = ("ref_id", "image_id", "category_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """One referred object of a REFER file; `sentences` are (sent_id, sent) in file order."""
+def read_plain(path: Path) -> tuple[object, list[str]]:
+    """The lists, dicts, strings and numbers of a pickle, and notices about it.
 
-    ref_id: int
-    ann_id: int
-    image_id: int
-    split: str
-    sentences: tuple[tuple[int, str], ...]
-
-
-def load_refs(
-    path: Path, on_bad: Callable[[str], None] | None = None
-) -> tuple[list[Ref], list[str]]:
-    """The refs of a REFER pickle in file order, and notices. DataError names file and rule.
-
-    A ref with a missing or wrong field is left out and described to `on_bad`; without it, an error.
+    MissingError if there is no such file; DataError naming file and rule.
     """
     data = _read(path)
     try:
-        return _to_refs(_load(data, "utf-8", path), path, on_bad), []
+        return _load(data, "utf-8", path), []
     except UnicodeError:
         notice = f"{show(path.name)}: strings are not UTF-8; read as Latin-1 (a Python 2 file)"
     try:
-        return _to_refs(_load(data, "latin1", path), path, on_bad), [notice]
+        return _load(data, "latin1", path), [notice]
     except UnicodeError:  # a text opcode, which is UTF-8 whatever the encoding
-        raise _refused(path, "damaged: a string is not UTF-8") from None
+        raise refused(path, "damaged: a string is not UTF-8") from None
+
+
+def refused(path: Path, rule: str) -> DataError:
+    """The error of a file that is not opened, or none of its records used."""
+    return DataError(f"{show(str(path))}: {show(rule, 300)}")
 
 
 def _read(path: Path) -> bytes:
@@ -72,10 +60,6 @@ def _read(path: Path) -> bytes:
 
 class _Refused(pickle.UnpicklingError):
     """The file asks for something REFER files do not need."""
-
-
-class _BadRef(Exception):
-    """One ref is wrong; the message names it."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -125,104 +109,14 @@ def _load(data: bytes, encoding: str, path: Path) -> object:
         _check_opcodes(data)
         return _PlainUnpickler(io.BytesIO(data), fix_imports=False, encoding=encoding).load()
     except _Refused as error:
-        raise _refused(
+        raise refused(
             path, f"{error}; a REFER file needs none, so this one is not opened"
         ) from None
     except UnicodeError:
         raise
     except Exception as error:  # noqa: BLE001  damaged bytes raise whatever they happen to meet
-        raise _refused(
+        raise refused(
             path,
             "damaged or cut off, or not a pickle of lists and dicts "
             f"({type(error).__name__}: {error})",
         ) from None
-
-
-def _to_refs(value: object, path: Path, on_bad: Callable[[str], None] | None) -> list[Ref]:
-    if not isinstance(value, list):
-        raise _refused(path, f"holds {type(value).__name__}, expected a list of refs")
-    checked = _Checked(path)
-    refs: list[Ref] = []
-    for index, item in enumerate(value):
-        try:
-            refs.append(checked.ref(item, f"ref {index}"))
-        except _BadRef as error:
-            if on_bad is None:
-                raise _refused(path, str(error)) from None
-            on_bad(show(str(error), 300))
-    return refs
-
-
-class _Checked:
-    """Fields of the refs of one file; its values are counted against MAX_NODES.
-
-    `where` names the ref in the messages of _BadRef.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.left = path, MAX_NODES
-
-    def ref(self, item: object, where: str) -> Ref:
-        """DataError if the whole file is refused, _BadRef if this ref is wrong."""
-        ref = self._dict(item, where)
-        if isinstance(ref.get("ann_id"), list):
-            raise _refused(
-                self.path, f"{where}: ann_id is a list: gRefCOCO is another task, not supported"
-            )
-        numbers = {key: _id(_get(ref, key, where), key, where) for key in (*_REF_INTS, "ann_id")}
-        where = f"ref_id {numbers['ref_id']}"
-        _text(_get(ref, "file_name", where), where)
-        ids = [_id(i, "sent_ids", where) for i in self._list(ref, "sent_ids", where)]
-        sentences = tuple(self._sentence(s, where) for s in self._list(ref, "sentences", where))
-        if sorted(ids) != sorted(sent_id for sent_id, _ in sentences):
-            raise _BadRef(f"{where}: sent_ids do not match its sentences")
-        split = _text(_get(ref, "split", where), where)
-        return Ref(numbers["ref_id"], numbers["ann_id"], numbers["image_id"], split, sentences)
-
-    def _sentence(self, item: object, where: str) -> tuple[int, str]:
-        sentence = self._dict(item, f"{where}, sentence")
-        for token in self._list(sentence, "tokens", where):
-            _text(token, where)
-        _text(_get(sentence, "raw", where), where)
-        sent = _text(_get(sentence, "sent", where), where)
-        return _id(_get(sentence, "sent_id", where), "sent_id", where), sent
-
-    def _dict(self, value: object, where: str) -> dict[object, object]:
-        self._count(1)
-        if not isinstance(value, dict):
-            raise _BadRef(f"{where}: {quote(value)} is not a dict")
-        return value
-
-    def _list(self, record: dict[object, object], key: str, where: str) -> list[object]:
-        value = _get(record, key, where)
-        if not isinstance(value, list):
-            raise _BadRef(f"{where}: {key} {quote(value)} is not a list")
-        self._count(len(value))
-        return value
-
-    def _count(self, nodes: int) -> None:
-        self.left -= nodes
-        if self.left < 0:
-            raise _refused(self.path, f"holds more than {MAX_NODES} values")
-
-
-def _get(record: dict[object, object], key: str, where: str) -> object:
-    if key not in record:
-        raise _BadRef(f"{where}: {key} is missing")
-    return record[key]
-
-
-def _id(value: object, key: str, where: str) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 63:
-        raise _BadRef(f"{where}: {key} {quote(value)} is not an id")
-    return value
-
-
-def _text(value: object, where: str) -> str:
-    if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
-        raise _BadRef(f"{where}: {quote(value)} is not a plain string")
-    return value
-
-
-def _refused(path: Path, rule: str) -> DataError:
-    return DataError(f"{show(str(path))}: {show(rule, 300)}")

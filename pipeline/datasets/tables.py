@@ -5,7 +5,7 @@ Readers (refer, hub, coco, jsonl, folder, convert) each give a `Dataset` with al
 and never depends on hashing or on the order in a file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,7 @@ class Annotation:
     """An object as the file gives it; `segmentation` is untrusted until `mask` has checked it.
 
     label  how messages name it, if not by its id
+    crowd  whether it outlines a group that was not told apart (COCO's `iscrowd`)
     """
 
     dataset: str
@@ -60,6 +61,7 @@ class Annotation:
     width: int
     segmentation: object
     label: str = ""
+    crowd: bool = field(default=False, repr=False)
 
     @property
     def where(self) -> str:
@@ -85,6 +87,7 @@ class Dataset:
     """One loaded set with all its splits. `root` is the folder images are looked for around.
 
     listed  sizes and tags of the photographs by name, where they lie in object storage
+    holds   splits that hold sentences of several names: RefCLEF's testA those of testAB too
     """
 
     kind: str
@@ -99,6 +102,7 @@ class Dataset:
     faults: Faults = field(default_factory=Faults)
     hint: str = ""  # what to do if a split is asked for that it has not
     listed: Mapping[str, Stat] = field(default_factory=dict, repr=False)
+    holds: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -251,8 +255,8 @@ def _choose(
         if split is not None and dataset.kind != "coco":  # there the file was chosen by split
             notices.append(f"{dataset.title} has no splits: all its images are used")
         return (), dataset.images
-    by_split = dataset.splits()
-    rows = dataset.sentences if split is None else by_split.get(split, [])
+    names = dataset.holds.get(split or "", (split,))
+    rows = [row for row in dataset.sentences if split is None or row.split in names]
     if not rows:
         notices.append(f"{dataset.title} has no split {show(split)}: it adds nothing")
     wanted = {row.image_id for row in rows}

@@ -11,7 +11,7 @@ from PIL import Image
 from support.fuzzing import CORPUS, FUZZ, ODD, holds, mutated, mutated_json, seeds
 from svp.pipeline.datasets.coco import load_instances
 from svp.pipeline.datasets.jsonl import read_jsonl
-from svp.pipeline.datasets.refer_pickle import load_refs
+from svp.pipeline.datasets.refer_records import load_refs
 from svp.pipeline.datasets.tables import Annotation, Source, assemble
 from svp.pipeline.io.yaml_files import Override, parse_yaml
 from svp.pipeline.masks.rle import area, decode, from_segmentation

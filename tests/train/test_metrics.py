@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from svp.train.metrics import CONVENTIONS, NAMES, Counts, empty_accuracy, intervals, metrics
+from svp.train.metrics import (
+    CONVENTIONS,
+    NAMES,
+    Counts,
+    empty_accuracy,
+    intervals,
+    metrics,
+    target_accuracy,
+)
 
 CASES = np.load(Path(__file__).parents[1] / "fixtures" / "glamm" / "cases.npz", allow_pickle=False)
 
@@ -67,6 +75,62 @@ def test_by_hand() -> None:
     assert empty_accuracy(found) == 0.5
     assert metrics(found, CONVENTIONS["lavt"])["gIoU"] == pytest.approx(1.4 / 4)
     assert metrics(found, CONVENTIONS["gres"])["P@0.9"] == 0.5  # of the two with a target
+
+
+# (intersection, union, target), rejected: what a model can do right and wrong about "no target".
+CASES_OF_NONE = [
+    ((0, 0, 0), True),  # recognised, no mask
+    ((0, 8, 0), True),  # recognised, a mask all the same
+    ((0, 12, 0), False),  # missed: a mask where nothing is
+    ((0, 0, 0), False),  # [SEG], but its mask is empty
+    ((9, 10, 10), False),  # found, IoU 0.9
+    ((6, 20, 10), True),  # false alarm: a target called none, IoU of its mask 0.3
+]
+
+
+def asked() -> Counts:
+    found = counts(*(row for row, _ in CASES_OF_NONE))
+    rejected = np.array([flag for _, flag in CASES_OF_NONE])
+    return Counts(found.intersection, found.union, found.target, rejected)
+
+
+def by_hand(inter: float, union: float, ious: list[float], count_eps: float = 0.0) -> list[float]:
+    return [sum(ious) / (len(ious) + count_eps), inter / union]
+
+
+def test_conventions_for_no_target_by_hand() -> None:
+    """The same six sentences as ReLA, GSVA and LISA count them."""
+    wanted = {
+        # Missed: IoU 0, its mask in the union. False alarm: nothing of it found, its union stays.
+        "gres": by_hand(9, 12 + 10 + 20, [1, 1, 0, 0, 0.9, 0]),
+        # The mask of a false alarm counts as if it had been answered.
+        "gsva": by_hand(15, 12 + 10 + 20, [1, 1, 0, 0, 0.9, 0.3], 1e-5),
+        "gsva_others": by_hand(15, 10 + 20, [1, 1, 0, 0, 0.9, 0.3], 1e-5),
+        # No answer but the mask: 1 where both are empty.
+        "glamm": by_hand(15, 8 + 12 + 10 + 20, [1, 0, 0, 1, 0.9, 0.3], 1e-5),
+    }
+    for name, figures in wanted.items():
+        found = metrics(asked(), CONVENTIONS[name])
+        assert [found["gIoU"], found["cIoU"]] == pytest.approx(figures, rel=1e-6), name
+    assert metrics(asked(), CONVENTIONS["gres"])["P@0.9"] == 0.5  # of the two with a target
+
+
+def test_n_acc_and_t_acc_by_hand() -> None:
+    for name in ("gres", "gsva", "gsva_others"):
+        assert target_accuracy(asked(), CONVENTIONS[name]) == (2 / 4, 1 / 2)
+    # LISA's programs look at the mask alone: two of four empty, both targets have one.
+    assert target_accuracy(asked(), CONVENTIONS["glamm"]) == (2 / 4, 2 / 2)
+    taken = asked().take(np.array([0, 1, 5]))
+    assert target_accuracy(taken, CONVENTIONS["gres"]) == (1, 0)
+    assert np.isnan(target_accuracy(counts((3, 4, 4)))[0])
+
+
+def test_without_an_answer_an_empty_mask_is_one() -> None:
+    found = counts((0, 0, 0), (0, 5, 0), (0, 7, 7), (3, 7, 7))
+    assert target_accuracy(found, CONVENTIONS["gres"]) == (0.5, 0.5)
+    assert metrics(found, CONVENTIONS["gres"])["gIoU"] == pytest.approx((1 + 0 + 0 + 3 / 7) / 4)
+    with pytest.raises(ValueError, match="rejections of shape"):
+        Counts(found.intersection, found.union, found.target, np.zeros(3, np.bool_))
 
 
 def test_large_sums_stay_exact() -> None:

@@ -196,7 +196,10 @@ class _Join:
                 f"{counted(count, 'sentence')} of other data sets left out: {', '.join(other)}"
             )
         if empty:
-            lines.append(f"{counted(empty, 'sentence')} left out for an empty mask")
+            lines.append(
+                f"{counted(empty, 'sentence')} left out for an empty mask: training teaches no answer "
+                "to expressions without a target"
+            )
         return lines
 
     def told_anew(self) -> list[str]:

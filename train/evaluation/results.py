@@ -136,10 +136,14 @@ class Results:
 
     @cached_property
     def counts(self) -> Counts:
-        """Counts of all rows, in their order."""
+        """Counts of all rows, in their order; a generated answer without [SEG] rejects its target."""
         table = [(row.intersection, row.union, row.target) for row in self.rows]
         inter, union, target = np.array(table, np.int64).reshape(-1, 3).T
-        return Counts(inter, union, target)
+        if not self.header.generate:  # the answer with [SEG] was given
+            return Counts(inter, union, target)
+        return Counts(
+            inter, union, target, np.array([not row.has_seg for row in self.rows], np.bool_)
+        )
 
     @cached_property
     def repeats(self) -> NDArray[np.int64]:

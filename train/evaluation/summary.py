@@ -13,10 +13,27 @@ from pathlib import Path
 import numpy as np
 
 from ...pipeline.display import Report, counted
-from ..metrics import CONVENTIONS, NAMES, Interval, empty_accuracy, intervals, metrics
+from ..metrics import (
+    CONVENTIONS,
+    NAMES,
+    Counts,
+    Interval,
+    empty_accuracy,
+    intervals,
+    metrics,
+    target_accuracy,
+)
 from .breakdown import Slice, breakdown
 from .paper_numbers import Published, asked_alike, beside
 from .results import Header, Results, Row, SplitSize
+
+# Conventions for expressions without a target, in the order of the report.
+NO_TARGET = {
+    "gres": "ReLA (gRefCOCO)",
+    "gsva": "GSVA on gRefCOCO",
+    "gsva_others": "GSVA on other sets",
+    "glamm": "LISA, GLaMM",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +55,9 @@ class SplitSummary:
     glamm      gIoU and cIoU as GLaMM's program computes them from the same masks
     tokens     visual tokens of an image: mean and 95 % quantile
     no_seg     share of sentences whose answer had no [SEG]
-    n_acc      accuracy on empty targets, NaN where there are none
+    n_acc      share of the empty targets whose mask is empty, NaN where there are none
+    no_target  name of a convention for expressions without a target -> gIoU, cIoU, N-acc, T-acc as its
+               program computes them; empty where every expression has a target
     bounds     of sentences with a target: mean IoU of the best single superpixel, the best union,
                and a click; if known
     """
@@ -51,6 +70,7 @@ class SplitSummary:
     tokens: tuple[float, float]
     no_seg: float
     n_acc: float
+    no_target: dict[str, dict[str, float]]
     bounds: dict[str, float]
     slices: list[Slice]
 
@@ -81,9 +101,23 @@ def _split(results: Results, size: SplitSize) -> SplitSummary:
         tokens=(float(np.mean(tokens)), float(np.quantile(tokens, 0.95))),
         no_seg=float(np.mean([not row.has_seg for row in head.rows])),
         n_acc=empty_accuracy(head.counts),
+        no_target=_no_target(head.counts),
         bounds=_bounds(head.rows),
         slices=breakdown(head),
     )
+
+
+def _no_target(counts: Counts) -> dict[str, dict[str, float]]:
+    if not (counts.target == 0).any():
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for name in NO_TARGET:
+        values = metrics(counts, CONVENTIONS[name])
+        n_acc, t_acc = target_accuracy(counts, CONVENTIONS[name])
+        found[name] = {
+            "gIoU": values["gIoU"], "cIoU": values["cIoU"], "N-acc": n_acc, "T-acc": t_acc
+        }  # fmt: skip
+    return found
 
 
 def _repeat(results: Results, number: int) -> Results:
@@ -195,6 +229,9 @@ def _lines(split: SplitSummary) -> list[str]:
         lines.append(f"  no [SEG] in {split.no_seg:.2%} of the answers: counted as empty masks")
     if not math.isnan(split.n_acc):
         lines.append(f"  N-acc  {_percent(split.n_acc)} of the empty targets left empty")
+    for name, values in split.no_target.items():
+        figures = "  ".join(f"{key} {_percent(value)}" for key, value in values.items())
+        lines.append(f"  as {NO_TARGET[name]}: {figures}")
     lines += [f"  bound: {name} gIoU {_percent(value)}" for name, value in split.bounds.items()]
     lines += [
         f"  {part.group}, {part.name}: gIoU {_percent(part.values['gIoU'])}, "

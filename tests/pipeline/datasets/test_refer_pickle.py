@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from svp.pipeline.datasets import refer_pickle
-from svp.pipeline.datasets.refer_pickle import Ref, load_refs
+from svp.pipeline.datasets import refer_pickle, refer_records
+from svp.pipeline.datasets.refer_records import Ref, RefSentence, load_refs
 from svp.pipeline.errors import DataError, MissingError
 
 
@@ -39,8 +39,8 @@ def test_every_protocol_gives_the_same_refs(protocol: int, tmp_path: Path) -> No
     path = write(tmp_path / "refs(unc).p", [ref(0), ref(1, extra={"ignored": 2.5})], protocol)
     refs, notices = load_refs(path)
     assert refs == [
-        Ref(0, 10, 100, "train", ((0, "red cup"),)),
-        Ref(1, 11, 101, "train", ((1, "red cup"),)),
+        Ref(0, (10,), 100, "train", (RefSentence(0, "red cup"),)),
+        Ref(1, (11,), 101, "train", (RefSentence(1, "red cup"),)),
     ]
     assert notices == []
 
@@ -68,10 +68,10 @@ def test_python_2_strings(tmp_path: Path) -> None:
     path = tmp_path / "refs(unc).p"
     path.write_bytes(python_2("café".encode()))
     refs, notices = load_refs(path)
-    assert refs[0].sentences == ((0, "café"),) and notices == []
+    assert refs[0].sentences == (RefSentence(0, "café"),) and notices == []
     path.write_bytes(python_2("café".encode("latin1")))
     refs, notices = load_refs(path)
-    assert refs[0].sentences == ((0, "café"),) and "Latin-1" in notices[0]
+    assert refs[0].sentences == (RefSentence(0, "café"),) and "Latin-1" in notices[0]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin1"])
@@ -189,7 +189,7 @@ WRONG = {
     "negative id": ([ref(ref_id=-1)], "ref_id -1 is not an id"),
     "float id": ([ref(ann_id=2.0)], "ann_id 2.0 is not an id"),
     "huge id": ([ref(category_id=1 << 70)], "is not an id"),
-    "gRefCOCO": ([ref(ann_id=[-1])], "gRefCOCO"),
+    "list with a wrong id": ([ref(ann_id=[3, "x"])], "ann_id 'x' is not an id"),
     "sentences": ([ref(sentences="red cup")], "sentences 'red cup' is not a list"),
     "tokens": (
         [ref(sentences=[{"sent_id": 0, "sent": "a", "raw": "a", "tokens": [3]}])],
@@ -220,7 +220,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
 def test_shared_objects_do_not_escape_the_cap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refer_pickle, "MAX_NODES", 5_000)
+    monkeypatch.setattr(refer_records, "MAX_NODES", 5_000)
     tokens = ["x"] * 100
     sentence = {"sent_id": 0, "sent": "a", "raw": "a", "tokens": tokens}
     bomb = [ref(sentences=[sentence] * 100, sent_ids=[0] * 100)] * 100

@@ -14,6 +14,8 @@ from svp.train.data import build_table
 from svp.train.data.build_table import open_table
 from svp.train.data.expression_table import Entry, ExpressionTable, Said
 
+EMPTY = "1 sentence left out for an empty mask: training teaches no answer to expressions without a target"
+
 
 def mask_of(table: ExpressionTable, entry: Entry, said: Said) -> NDArray[np.bool_]:
     out = np.empty(entry.target_bytes, np.uint8)
@@ -70,7 +72,7 @@ def test_a_finished_table_tells_the_notices_of_today(tmp_path: Path) -> None:
     first, second = tables
     assert second.path == first.path and "images: here" in first.notes
     assert "images: there" in second.notes and "images: here" not in second.notes
-    assert "1 sentence left out for an empty mask" in second.notes
+    assert EMPTY in second.notes
 
 
 def test_other_data_make_another_table(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert table.notes[-4:-1] == [
         "2 images left out: not in the cache (the first is 9)",
         "1 image left out: quarantined (the first is 3)",
-        "1 sentence left out for an empty mask",
+        EMPTY,
     ]
     assert "7 of 10 photographs are not in" in table.notes[-1]  # the world has no files
     assert table.left_out == {
