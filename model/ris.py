@@ -61,6 +61,9 @@ class RisModel(nn.Module):
         mask_state: MaskState = "predicting",
     ) -> None:
         super().__init__()
+        from .llama.decoder_layer import use_llama_layers
+
+        use_llama_layers(lm)
         self.lm: Any = lm
         self.projector = projector
         self.to_prompt = prompt_projector(lm.config.hidden_size, mask_head.width)
@@ -133,8 +136,12 @@ class RisModel(nn.Module):
 
     def states(self, merged: Merged) -> Tensor:
         """Final hidden states (B,L,D), after the last norm; garbage on the padding at the right."""
+        from .llama.decoder_layer import prepared
+
+        linears = prepared(self.lm)
+        own = {} if linears is None else {"linears": linears}
         out = self.lm.model(
-            inputs_embeds=merged.embeds, use_cache=False, past_key_values=no_cache(self.lm)
+            inputs_embeds=merged.embeds, use_cache=False, past_key_values=no_cache(self.lm), **own
         )
         states: Tensor = out.last_hidden_state
         return states

@@ -43,6 +43,7 @@ ROOMS = {
         "losses",
         "merge",
         "language_model",
+        "llama",
         "mask_head",
         "projectors",
         "trainable_tokens",

@@ -20,7 +20,7 @@ _SILENT = frozenset(
     + ("_unsafe_view", "lift_fresh")
 )
 _ROWS = frozenset({"embedding", "gather", "index", "index_select"})
-CAST = "_to_copy"
+CASTS = frozenset({"_to_copy", "_foreach_copy_"})
 
 
 class Kernel(NamedTuple):
@@ -42,7 +42,7 @@ class Kernels(Counter[Kernel]):
     @property
     def casts(self) -> int:
         """Launches that only change a dtype or copy to a device."""
-        return sum(n for kernel, n in self.items() if kernel.name == CAST)
+        return sum(n for kernel, n in self.items() if kernel.name in CASTS)
 
     @property
     def bytes(self) -> int:
@@ -94,7 +94,10 @@ def launches(func: Any) -> bool:
         return False
     returns = func._schema.returns
     if not any("Tensor" in str(result.type) for result in returns):
-        return False  # dtypes, sizes and values read are no kernels
+        # Dtypes, sizes and values read are no kernels; what is written to is.
+        return any(
+            x.alias_info is not None and x.alias_info.is_write for x in func._schema.arguments
+        )
     aliases = [result.alias_info for result in returns]
     return not any(alias is not None and not alias.is_write for alias in aliases)
 

@@ -1,12 +1,14 @@
 """Activation memory for the backward pass: counted for any module, by formula for LLaMA.
 
 Formula per layer and position, d width, f MLP width, h heads, k of them for keys, c bytes of the
-arithmetic: two RMSNorms keep their float32 input, 8d; attention keeps q, k, v and its output,
-c (2d + 2dk/h), and 4h for the row sums; the gated MLP keeps gate, SiLU(gate) and up, 3cf. Frozen
-linears keep nothing of their input; trained ones keep it, c (2d + f) more as q, k, v share theirs
-and so do gate and up, and the norms' weights two copies of what they scale; an adapted one of input i and rank r keeps c i (its input), i
-(the dropout mask) and c r. `tests/train/estimates/test_activations.py` compares it with what
-transformers keeps.
+arithmetic. Frozen layers, which `model.llama.decoder_layer` calls, keep what enters their two halves, q, k,
+v, attention's output, gate and up, c (4d + 2dk/h + 2f), and 4h for the row sums; linears of input i
+with adapters of rank r keep c r each and i together (the dropout mask).
+
+Layers as transformers calls them, because their own weights train, keep 8d (the float32 input of
+RMSNorm), 3cf (SiLU(gate), too) and the linears' inputs, c (2d + f) as q, k, v share theirs and so do
+gate and up, and the norms' weights two copies of what they scale; an adapted linear keeps c i, i and
+c r. `tests/train/estimates/test_activations.py` compares both with what is kept.
 """
 
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.batch import Batch
+from ...model.llama.decoder_layer import Group, groups_of
 from ...pipeline.display import counted
 
 Result = TypeVar("Result")
@@ -53,6 +56,7 @@ class LanguageModel:
 
     c, residual  bytes per number of the arithmetic and of the hidden states between layers
     adapted      bytes per position that the LoRA of all layers keeps
+    own          the layers are called by `model.llama.decoder_layer`; else by transformers
     trained      the layers' own weights train
     """
 
@@ -65,6 +69,7 @@ class LanguageModel:
     c: int
     residual: int
     adapted: int
+    own: bool = False
     trained: bool = False
 
     @classmethod
@@ -72,6 +77,14 @@ class LanguageModel:
         """Read off a `LlamaForCausalLM`, with or without adapters."""
         config = lm.config
         c = (autocast or next(lm.model.layers.parameters()).dtype).itemsize
+        groups = [groups_of(layer) for layer in lm.model.layers]
+        own = all(found and found[0].weights[0].itemsize == c for found in groups)
+        if own:
+            adapted = sum(_shared(group, c) for found in groups for group in found or ())
+        else:
+            adapted = sum(
+                _adapter(module, c) for module in lm.modules() if hasattr(module, "lora_A")
+            )
         return cls(
             config.hidden_size,
             config.intermediate_size,
@@ -81,7 +94,8 @@ class LanguageModel:
             config.vocab_size,
             c,
             lm.model.norm.weight.itemsize,
-            sum(_adapter(module, c) for module in lm.modules() if hasattr(module, "lora_A")),
+            adapted,
+            own,
             any(
                 p.requires_grad for n, p in lm.model.layers.named_parameters() if ".lora_" not in n
             ),
@@ -92,6 +106,8 @@ class LanguageModel:
         """Bytes per position that one layer keeps, without its adapters."""
         kv = 2 * self.width * self.kv_heads // self.heads
         attention = self.c * (2 * self.width + kv) + 4 * self.heads
+        if self.own:
+            return attention + 2 * self.c * (self.width + self.inner)
         inputs = self.c * (2 * self.width + self.inner) + 2 * self.residual * self.width
         kept = 8 * self.width + attention + 3 * self.c * self.inner
         return kept + inputs * self.trained
@@ -99,7 +115,8 @@ class LanguageModel:
     def kept(self, places: int, checkpointing: bool) -> tuple[int, str]:
         """Bytes kept for `places` positions (images x longest sequence), and the formula."""
         adapters = f" + LoRA {self.adapted // self.layers:,}" if self.adapted else ""
-        layer = f"(8d + c(2d + 2dk/h) + 4h + 3cf{adapters})"
+        numbers = "c(4d + 2dk/h + 2f) + 4h" if self.own else "8d + c(2d + 2dk/h) + 4h + 3cf"
+        layer = f"({numbers}{adapters})"
         sizes = f"d {self.width}, f {self.inner}, h {self.heads}, k {self.kv_heads}, c {self.c}"
         whole = self.layers * self.layer + self.adapted
         last = 4 * self.width  # the final norm
@@ -122,8 +139,17 @@ class LanguageModel:
         )
 
 
+def _shared(group: Group, c: int) -> int:
+    """Bytes per position that the adapters of linears with one input keep: mask, small products."""
+    if group.settings is None:
+        return 0
+    _, dropout, _ = group.settings
+    matrices = [a for a in group.a if a is not None]
+    return matrices[0].shape[1] * bool(dropout) + sum(map(len, matrices)) * c
+
+
 def _adapter(module: Any, c: int) -> int:
-    """Bytes per position that one LoRA linear keeps."""
+    """Bytes per position that one LoRA linear of peft's keeps."""
     total = 0
     for name, down in module.lora_A.items():
         dropped = isinstance(module.lora_dropout[name], nn.Dropout)

@@ -29,6 +29,15 @@ def test_operators_belong_to_the_part_that_ends_after_them() -> None:
     assert list(counter.parts) == ["views", "products", "rest"]
 
 
+def test_many_tensors_cast_by_one_operator_are_one_cast() -> None:
+    made = [torch.empty(4, dtype=torch.bfloat16) for _ in range(3)]
+    with KernelCounter() as counter:
+        torch._foreach_copy_(made, [torch.ones(4) for _ in made])
+        counter.lap("all")
+    assert counter.parts["all"][Kernel("_foreach_copy_", 0, 3 * (8 + 16))] == 1
+    assert counter.parts["all"].casts == 1
+
+
 def test_the_backward_pass_counts_too() -> None:
     x = torch.ones(3, 3, requires_grad=True)
     with KernelCounter() as counter:

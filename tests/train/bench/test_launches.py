@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from svp.model.inference.shared_prefix import predict_shared
 from svp.pipeline.bench.kernel_time import DeviceRates
@@ -150,6 +151,22 @@ def test_autocast_and_dropout_are_those_of_a_gpu() -> None:
     assert names.count("native_dropout") == 1 and "bernoulli_" not in names
     with CudaRules():
         assert F.layer_norm(x, (4,)).dtype == torch.bfloat16
+
+
+def test_rms_norm_is_one_operator_in_both_directions_as_on_a_gpu() -> None:
+    """Under autocast it is float32; a backward pass that calls it again meets the same rules."""
+    with FakeTensorMode(), CudaRules(), KernelCounter() as counter:
+        x = torch.ones(2, 4, dtype=torch.bfloat16, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert F.rms_norm(x, (4,), x[0], 1e-6).dtype == torch.float32
+        counter.lap("autocast")
+        again = checkpoint(F.rms_norm, x, (4,), x.detach()[0], 1e-6, use_reentrant=False)
+        again.sum().backward()
+        counter.lap("own")
+    names = [kernel.name for kernel in counter.parts["own"].elements()]
+    assert names.count("_fused_rms_norm") == 2
+    assert names.count("_fused_rms_norm_backward") == 1
+    assert not {"pow", "mean", "rsqrt"} & {*names}
 
 
 def test_an_exceeded_budget_fails_the_command() -> None:

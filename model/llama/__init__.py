@@ -1,0 +1,1 @@
+"""LLaMA's frozen layers with LoRA adapters, in few operators."""
