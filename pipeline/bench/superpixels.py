@@ -21,6 +21,7 @@ from ..errors import ConfigError
 from ..process import one_thread
 from ..recipe import GridConfig
 from ..records import Superpixels
+from ..sam import Wanted
 from ..superpixels import threshold
 from ..superpixels.point_grid import GridPrompter
 from .prompt_modes import compare_modes, difference
@@ -103,8 +104,10 @@ class _Stored:
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.zeros(len(images), 1, 1, 1)
 
-    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        return self._replay.next(len(points))
+    def decode(
+        self, features: Tensor, points: Tensor, wanted: Wanted | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._replay.next(len(points), wanted)
 
 
 def _measure(

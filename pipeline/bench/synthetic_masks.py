@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..sam import Wanted
+
 SAM_LOW = 256  # side of SAM's low-resolution logits; its padded input is four times that
 ROWS = 12  # objects stand in about as many rows
 SLOPE = 12.0  # logits per low-res pixel at a border: a blob of radius 8 is 0.96 stable
@@ -47,15 +49,17 @@ class Replay:
         self._outputs, self._next = outputs, 0
         self._buffer = torch.empty(0)
 
-    def next(self, count: int) -> tuple[Tensor, Tensor]:
-        """The next `count` prompts' outputs."""
+    def next(self, count: int, wanted: Wanted | None = None) -> tuple[Tensor, Tensor]:
+        """The next `count` prompts' outputs, the logits of those that are `wanted`."""
         rows = slice(self._next, self._next + count)
         self._next = rows.stop
-        stored = self._outputs.low[rows]
+        stored, iou = self._outputs.low[rows], self._outputs.iou[rows]
+        if wanted is not None:
+            stored = stored[wanted(iou)]
         if len(self._buffer) < len(stored):
             self._buffer = torch.empty(stored.shape)
         low = self._buffer[: len(stored)]
-        return low.copy_(stored), self._outputs.iou[rows]
+        return low.copy_(stored), iou
 
 
 def decoder_outputs(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..weights.key_report import KeyReport
 
 
+Wanted = Callable[["Tensor"], "Tensor"]
+
+
 class SamBackend(Protocol):
     """A loaded SAM in eval mode. All tensors it returns are float32 on its own device.
 
@@ -41,12 +44,17 @@ class SamBackend(Protocol):
         """
         ...
 
-    def decode(self, features: "Tensor", points: "Tensor") -> "tuple[Tensor, Tensor]":
+    def decode(
+        self, features: "Tensor", points: "Tensor", wanted: "Wanted | None" = None
+    ) -> "tuple[Tensor, Tensor]":
         """One foreground click per mask triple.
 
         features (C,h,w) of one image; points (P,2) float, x y in pixels of the RESIZED frame (keep
         float64: the published mask generator divides in float64 before it rounds to float32).
-        Returns low-res logits (P,3,4h,4w) and predicted IoU (P,3); axis 1 is sub-part, part, whole.
+        wanted: predicted IoU (P,3) float32 of some of the points -> (P,) bool on the CPU, whether their
+        logits are wanted; None: all. No other prompt's masks are made.
+        Returns low-res logits (Q,3,4h,4w) of the Q wanted points, in order, and predicted IoU (P,3) of
+        all; axis 1 is sub-part, part, whole.
         """
         ...
 

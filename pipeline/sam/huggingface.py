@@ -21,6 +21,7 @@ from ..records import LocalPaths
 from ..weights.key_report import KeyReport
 from ..weights.load import load_into
 from ..weights.model_config import check_config
+from . import Wanted
 from .build import PIXEL_MEAN, PIXEL_STD, check_type, sam_spec
 from .hub_names import from_original
 from .load import find_sam, read_recipe_weights
@@ -102,8 +103,10 @@ class HuggingFaceSam:
             features = torch.cat([self.model.get_image_embeddings(part) for part in parts])
         return require_finite(features.float())
 
-    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SamBackend.decode`. Prompt codes stay float32 in every mode."""
+    def decode(
+        self, features: Tensor, points: Tensor, wanted: Wanted | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `SamBackend.decode`. Prompt codes stay float32 in every mode; all masks are made."""
         points = points.to(self.device)[None, :, None]  # (1,P,1,2)
         labels = torch.ones(points.shape[:3], dtype=torch.int, device=self.device)
         with torch.no_grad():
@@ -116,7 +119,8 @@ class HuggingFaceSam:
                     dense_prompt_embeddings=dense,
                     multimask_output=True,
                 )
-        return logits[0].float(), iou[0].float()
+        logits, iou = logits[0].float(), iou[0].float()
+        return logits if wanted is None else logits[wanted(iou).to(self.device)], iou
 
 
 def _load(

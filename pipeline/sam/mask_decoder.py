@@ -25,6 +25,8 @@ from torch.nn import functional as F
 
 from .image_encoder import norm_channels
 
+Attended = tuple[Tensor, Tensor, Tensor]
+
 
 def decode_shared(
     decoder: Any, features: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
@@ -35,18 +37,55 @@ def decode_shared(
     field expanded to it, all in the dtype of the weights. Returns logits (P,3,4h,4w) and IoU (P,3)
     in that dtype.
     """
+    hyper, image, iou = attend_shared(decoder, features, image_pe, sparse, dense)
+    return masks_shared(decoder, hyper, image, features), iou
+
+
+def attend_shared(
+    decoder: Any, features: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
+) -> Attended:
+    """`decode_shared` but for the up-scaling, which not every prompt needs: outputs (P,3,C/8) of the
+    hypernetworks, image tokens (P,L,C), IoU (P,3).
+    """
     outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     start = torch.cat([outputs.expand(len(sparse), -1, -1), sparse], dim=1)  # (P,T,C)
     image = (features + dense).flatten(2).transpose(1, 2)  # (1,L,C)
     tokens, image = _transform(decoder.transformer, start, image, image_pe.flatten(2).mT)
-
-    count = decoder.num_mask_tokens
-    grid = image.mT.reshape(len(sparse), -1, *features.shape[-2:])
-    upscaled = _upscaled(decoder.output_upscaling, grid)
     networks = decoder.output_hypernetworks_mlps
-    hyper = torch.stack([networks[i](tokens[:, 1 + i]) for i in range(1, count)], dim=1)
-    masks = (hyper @ upscaled.flatten(2)).view(*hyper.shape[:2], *upscaled.shape[-2:])
-    return masks, decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
+    hyper = torch.stack([networks[i](tokens[:, 1 + i]) for i in range(1, len(networks))], dim=1)
+    return hyper, image, decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
+
+
+def masks_shared(decoder: Any, hyper: Tensor, image: Tensor, features: Tensor) -> Tensor:
+    """The up-scaling, of any of the prompts: logits (P,3,4h,4w) for features (1,C,h,w)."""
+    grid = image.mT.reshape(-1, *features.shape[1:])
+    upscaled = _upscaled(decoder.output_upscaling, grid)
+    return (hyper @ upscaled.flatten(2)).view(*hyper.shape[:2], *upscaled.shape[-2:])
+
+
+def attend_published(
+    decoder: Any, features: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor
+) -> Attended:
+    """As `attend_shared`, the modules called as `MaskDecoder.forward` calls them, bit for bit.
+
+    dense (P,C,h,w); the outputs of all four hypernetworks. Source:
+    segment_anything/modeling/mask_decoder.py `predict_masks`.
+    """
+    outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    start = torch.cat([outputs.expand(len(sparse), -1, -1), sparse], dim=1)
+    image = torch.repeat_interleave(features, len(start), dim=0) + dense
+    pe = torch.repeat_interleave(image_pe, len(start), dim=0)
+    tokens, image = decoder.transformer(image, pe, start)
+    networks = decoder.output_hypernetworks_mlps
+    hyper = torch.stack([networks[i](tokens[:, 1 + i, :]) for i in range(len(networks))], dim=1)
+    return hyper, image, decoder.iou_prediction_head(tokens[:, 0, :])[:, 1:]
+
+
+def masks_published(decoder: Any, hyper: Tensor, image: Tensor, features: Tensor) -> Tensor:
+    """As `masks_shared`, for what `attend_published` gives, bit for bit."""
+    upscaled = decoder.output_upscaling(image.transpose(1, 2).view(-1, *features.shape[1:]))
+    masks: Tensor = (hyper @ upscaled.flatten(2)).view(*hyper.shape[:2], *upscaled.shape[-2:])
+    return masks[:, 1:]
 
 
 def _upscaled(layers: Any, image: Tensor) -> Tensor:

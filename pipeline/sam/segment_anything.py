@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..weights.key_report import KeyReport
+from . import Wanted
+from . import mask_decoder as md
 from .image_encoder import FastViT
-from .mask_decoder import decode_shared
 from .preprocess import to_input
 
 # On a CPU the published decoder gets prompts in even groups, whose copies of the image tokens stay in
@@ -55,11 +56,13 @@ class SamPackage:
         self.device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._image_pe: Tensor = self.sam.prompt_encoder.get_dense_pe()
-        encoder, self._decode_shared = self.sam.image_encoder, decode_shared
+        encoder = self.sam.image_encoder
+        self._attend, self._masks = md.attend_published, md.masks_published
         self._pixels = torch.float32
         autocast: Dtype = dtype
         if mode == "fast":
             self.sam.mask_decoder.to(self._dtype)
+            self._attend, self._masks = md.attend_shared, md.masks_shared
             if isinstance(encoder, ImageEncoderViT):
                 encoder = FastViT(encoder.to(self._dtype))
                 self._pixels, autocast = self._dtype, "float32"
@@ -67,7 +70,8 @@ class SamPackage:
         if compiled is None:
             compiled = mode == "fast" and _compiles(self.device)
         if compiled:
-            encoder, self._decode_shared = torch.compile(encoder), torch.compile(decode_shared)
+            encoder = torch.compile(encoder)
+            self._attend, self._masks = torch.compile(self._attend), torch.compile(self._masks)
         self._encode = encoder
 
     @property
@@ -83,36 +87,46 @@ class SamPackage:
             features = torch.cat([self._encode(part) for part in parts])
         return require_finite(features.float())
 
-    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, features: Tensor, points: Tensor, wanted: Wanted | None = None
+    ) -> tuple[Tensor, Tensor]:
         """See `SamBackend.decode`."""
         points = points.to(self.device)[:, None]  # (P,1,2)
         features = features.to(self.device)[None]
         with torch.no_grad():
             if self.mode == "fast" or self.device.type != "cpu":
-                return self._decode(features, points)
+                return self._decode(features, points, wanted)
             size = max(LEAST_GROUP, CPU_GROUP_BYTES // (4 * features.numel()))
             groups = max(1, -(-len(points) // size))
-            found = [self._decode(features, part) for part in points.tensor_split(groups)]
+            parts = points.tensor_split(groups)
+            found = [self._decode(features, part, wanted) for part in parts]
         return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])
 
-    def _decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(
+        self, features: Tensor, points: Tensor, wanted: Wanted | None
+    ) -> tuple[Tensor, Tensor]:
         """`decode` of one group of points (P,1,2)."""
         labels = torch.ones(points.shape[:2], dtype=torch.int, device=self.device)
         sparse, dense = self.sam.prompt_encoder((points, labels), None, None)
+        inputs = [features, self._image_pe, sparse, dense]
         if self.mode == "fast":
-            inputs = (features, self._image_pe, sparse, dense[:1])
-            half = (tensor.to(self._dtype) for tensor in inputs)
-            logits, iou = self._decode_shared(self.sam.mask_decoder, *half)
-        else:
-            with self._precision():
-                logits, iou = self.sam.mask_decoder(
-                    image_embeddings=features,
-                    image_pe=self._image_pe,
-                    sparse_prompt_embeddings=sparse,
-                    dense_prompt_embeddings=dense,
-                    multimask_output=True,
-                )
+            inputs = [x.to(self._dtype) for x in (features, self._image_pe, sparse, dense[:1])]
+        with self._decoding():
+            hyper, image, iou = self._attend(self.sam.mask_decoder, *inputs)
+            count = len(points)
+            if wanted is not None:
+                rows = wanted(iou.float()).nonzero()[:, 0]
+                count = len(rows)
+                if (
+                    count == 1 < len(points)
+                ):  # alone it would be convolved in another memory layout and round so
+                    rows = rows.repeat(2)
+                hyper, image = (x[rows.to(self.device)] for x in (hyper, image))
+            logits = self._masks(self.sam.mask_decoder, hyper, image, inputs[0])[:count]
         return logits.float(), iou.float()
+
+    def _decoding(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.mode == "fast" else self._precision()
 
 
 def _compiles(device: torch.device) -> bool:

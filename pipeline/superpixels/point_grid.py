@@ -160,23 +160,31 @@ class GridPrompter:
     ) -> Boxed:
         """Steps 1 and 2 for one chunk of points: decode, select, box what is stable."""
         low, outputs = self._decode(features, points, crop)
-        chosen = np.flatnonzero(selection.passes_score(outputs.iou, outputs.level, self.config))
-        stable = reader.stable(low, chosen, outputs.level)
-        survivors["decoded"] += len(outputs.iou)
-        survivors["score"] += len(chosen)
+        passes = selection.passes_score(outputs.iou, outputs.level, self.config)
+        stable = reader.stable(low, np.flatnonzero(passes), outputs.level)
+        survivors["decoded"] += 3 * len(points)
+        survivors["score"] += int(passes.sum())
         survivors["stability"] += len(stable.index)
         return outputs.boxed(stable)
 
     def _decode(
         self, features: Tensor, points: NDArray[np.float64], crop: Crop
     ) -> tuple[Tensor, Prompted]:
-        """Low-resolution logits (3P,h,w) of all three levels of every point, and their scores."""
+        """Of the Q points with any score that passes: logits (3Q,h,w) of all levels, and scores."""
         # The points stay in double: the published code rounds them after its own arithmetic.
         resized = torch.from_numpy(to_resized(points, crop, self.backend.image_size))
-        low, iou = self.backend.decode(features, resized)
-        level = np.tile(np.arange(3, dtype=np.uint8), len(points))
-        outputs = Prompted(crop, points.repeat(3, axis=0), level, iou.flatten().cpu().numpy())
+        low, iou = self.backend.decode(features, resized, self._any_passes)
+        kept = self._any_passes(iou).numpy()
+        level = np.tile(np.arange(3, dtype=np.uint8), kept.sum())
+        scores = iou.cpu().numpy()[kept].ravel()
+        outputs = Prompted(crop, points[kept].repeat(3, axis=0), level, scores)
         return low.float().flatten(0, 1), outputs
+
+    def _any_passes(self, iou: Tensor) -> Tensor:
+        """(P,3) predicted IoU -> (P,) bool, whether one of a point's three masks passes."""
+        level = np.tile(np.arange(3, dtype=np.uint8), len(iou))
+        passes = selection.passes_score(iou.flatten().cpu().numpy(), level, self.config)
+        return torch.from_numpy(passes.reshape(-1, 3).any(1))
 
     def _shape(self, crop: Crop) -> UpsampleShape:
         side = self.backend.image_size

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...pipeline.sam import SamBackend
+from ...pipeline.sam import SamBackend, Wanted
 from ...pipeline.sam.preprocess import target_size
 
 LOGIT = 50.0  # borders are sharp, so every cell is stable
@@ -48,8 +48,10 @@ class CellSam:
         self.lap("SAM encoder")
         return features
 
-    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SamBackend`."""
+    def decode(
+        self, features: Tensor, points: Tensor, wanted: Wanted | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `SamBackend`. A third of our scores passes, so `inner` makes the masks of all prompts."""
         low, _ = self.inner.decode(features, points)
         scale = low.shape[-1] / self.image_size
         height, width = (round(x * scale) for x in target_size(*self.size, self.image_size))
@@ -59,7 +61,8 @@ class CellSam:
         under = cell[at[:, 1].clamp(max=height - 1), at[:, 0].clamp(max=width - 1)]
         inside = cell == under[:, None, None]
         logits = torch.where(inside, LOGIT, -LOGIT)[:, None].expand(low.shape).contiguous()
-        return logits, torch.tensor(SCORES, device=low.device).expand(len(points), -1)
+        iou = torch.tensor(SCORES, device=low.device).expand(len(points), -1)
+        return logits if wanted is None else logits[wanted(iou).to(low.device)], iou
 
 
 def cell_map(cells: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -49,7 +49,7 @@ def test_exact_decodes_in_even_groups_and_stays_bit_equal(
     clicks = torch.rand(37, 2, generator=torch.Generator().manual_seed(3)) * 256
     features, logits, iou = published(small_sam, photo, clicks)
     sizes: list[int] = []
-    decoder = small_sam.mask_decoder
+    decoder = small_sam.mask_decoder.transformer
     hook = decoder.register_forward_hook(lambda _, args, out: sizes.append(len(out[0])))
     monkeypatch.setattr(segment_anything, "CPU_GROUP_BYTES", 0)
     got_logits, got_iou = SamPackage(small_sam).decode(features, clicks)
@@ -57,6 +57,35 @@ def test_exact_decodes_in_even_groups_and_stays_bit_equal(
     assert sizes == [8, 8, 7, 7, 7], "a last group of few prompts would round otherwise"
     assert torch.equal(got_logits, logits)
     assert torch.equal(got_iou, iou)
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_only_wanted_prompts_get_masks(
+    small_sam: Any, photo: Photo, clicks: torch.Tensor, mode: Any
+) -> None:
+    """The same ones as among all: bit for bit in exact mode."""
+    backend = SamPackage(copy.deepcopy(small_sam), mode=mode)
+    features = backend.embed([photo])[0]
+    every, iou = backend.decode(features, clicks)
+    sizes: list[int] = []
+    convolution = backend.sam.mask_decoder.output_upscaling[0]
+    hook = convolution.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    for limit in sorted(iou.amax(1).tolist()):  # 11 of 12 prompts, 10, ... 1, none
+
+        def wanted(scores: torch.Tensor, limit: float = limit) -> torch.Tensor:
+            return scores.amax(1) > limit
+
+        sizes.clear()
+        kept, all_scores = backend.decode(features, clicks, wanted)
+        chosen = wanted(iou)
+        assert len(kept) == chosen.sum()
+        assert sum(sizes) <= len(kept) + 2, "a lone one of either group of 6 is made twice"
+        assert torch.equal(all_scores, iou)
+        if mode == "exact":
+            assert torch.equal(kept, every[chosen])
+        assert ((kept - every[chosen]).abs() <= 1e-5 * every.abs().max()).all()
+        assert kept.shape[1:] == every.shape[1:]
+    hook.remove()
 
 
 def test_exact_features_do_not_depend_on_the_batch(small_sam: Any, photo: Photo) -> None:

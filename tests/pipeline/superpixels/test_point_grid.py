@@ -14,6 +14,7 @@ from svp.pipeline.errors import ConfigError, DataError
 from svp.pipeline.masks import rle
 from svp.pipeline.recipe import GridConfig
 from svp.pipeline.records import Superpixels
+from svp.pipeline.sam import Wanted
 from svp.pipeline.superpixels.crops import crop_boxes
 from svp.pipeline.superpixels.point_grid import GridPrompter
 
@@ -42,12 +43,15 @@ class Canned:
         self.encoded += len(images)
         return numbers.float().view(-1, 1, 1, 1)
 
-    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, features: Tensor, points: Tensor, wanted: Wanted | None = None
+    ) -> tuple[Tensor, Tensor]:
         crop = int(features)
         start = self.taken[crop] % len(self.low[crop])
         self.taken[crop] = start + len(points)
         rows = slice(start, start + len(points))
-        return self.low[crop][rows], self.iou[crop][rows]
+        low, iou = self.low[crop][rows], self.iou[crop][rows]
+        return low if wanted is None else low[wanted(iou)], iou
 
 
 def load(name: str) -> Arrays:
@@ -166,7 +170,9 @@ class Disc:
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.zeros(len(images), 1, 1, 1)
 
-    def decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, features: Tensor, points: Tensor, wanted: Wanted | None = None
+    ) -> tuple[Tensor, Tensor]:
         y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
         away = torch.hypot(x - (points[:, :1, None] / 4 - 0.5), y - (points[:, 1:, None] / 4 - 0.5))
         radius = torch.tensor([2.0, 4.0, 6.0]).view(1, 3, 1, 1)
