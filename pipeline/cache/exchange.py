@@ -83,34 +83,60 @@ def caches_beside(cache: Place) -> list[Path]:
 
 
 def copy_cache(cache: Place, out: Place, kinds: Sequence[str] = (), *, thin: bool = False) -> Plan:
-    """Copy the plan of a cache, with the layers of `kinds` (none: all), to the new place `out`.
+    """Copy a cache to the new place `out`: all of its plans, or one of them.
 
-    Whole layers only; further views are left. Every byte is compared with its manifest. Returns
-    the plan of the copy: another one where optional layers stay behind.
+    Whole layers only. Every byte is compared with its manifest. Returns the plan in the copy's
+    plan.json: another one where optional layers stay behind.
 
-    thin  the copy's thin form, of the oldest plan that it can be made of; what the cache does not
-          have so is made of its float16 rows
+    kinds  of the layers of one plan, the oldest that has them; none: all plans
+    thin   the copy's thin form, of the oldest plan that it can be made of; what the cache does not
+           have so is made of its float16 rows
 
-    Raises CacheError if the cache is not complete, ConfigError for a kind that it lacks or that no
-    plan can do without, or for features in fewer bits that the means are to be made of.
+    Raises CacheError if what is to be copied is not complete, ConfigError for kinds that no plan has
+    or that it cannot do without, or for features in fewer bits that the means are to be made of.
     """
     source, target = open_store(cache), open_store(out)
-    view = chosen_view(source, partial(require_source, source)) if thin else PLAN
-    plan = Plan.load(source, view)
-    whole = thin_plan(plan) if thin else plan
-    have = [layer.kind for layer in whole.layers]
+    if not (kinds or thin):
+        plans = [*all_plans(source).values()]
+        for plan in plans:
+            _require_complete(source, plan)
+        for number, plan in enumerate(plans):
+            _copy_plan(source, plan, target, plan, view=number > 0)
+        kept = plans[0]
+    else:
+        checks = [partial(require_source, source)] if thin else []
+        checks.append(partial(_require_kinds, source, kinds, thin))
+        plan = Plan.load(source, chosen_view(source, *checks))
+        for check in checks:
+            check(plan)
+        _require_complete(source, plan)
+        whole = thin_plan(plan) if thin else plan
+        have = [layer.kind for layer in whole.layers]
+        kept = without(whole, [kind for kind in have if kinds and kind not in kinds])
+        _copy_plan(source, plan, target, kept)
+    copy_places(source, target)
+    return kept
+
+
+def _require_kinds(cache: Store, kinds: Sequence[str], thin: bool, plan: Plan) -> None:
+    """ConfigError unless a plan, or its thin form, has layers of these kinds."""
+    have = [layer.kind for layer in (thin_plan(plan) if thin else plan).layers]
     if unknown := [kind for kind in kinds if kind not in have]:
-        raise ConfigError(f"{show(unknown[0])}: {show(str(cache), 300)} has {', '.join(have)}")
-    if not is_complete(source, plan):
+        raise ConfigError(f"{show(unknown[0])}: {show(cache.where(), 300)} has {', '.join(have)}")
+
+
+def _require_complete(cache: Store, plan: Plan) -> None:
+    if not is_complete(cache, plan):
         raise CacheError(
-            f"{show(str(cache), 300)}: not complete: run the same `svp precompute` again first"
+            f"{show(cache.where(), 300)}: not complete: run the same `svp precompute` again first"
         )
-    kept = without(whole, [kind for kind in have if kinds and kind not in kinds])
+
+
+def _copy_plan(source: Store, plan: Plan, target: Store, kept: Plan, *, view: bool = False) -> None:
+    """Make `kept` in `target` of the layers of `plan` in `source`; what is not there is thin."""
     there = {layer.id for layer in plan.layers}
     made = [layer for layer in kept.layers if layer.id not in there]
-    if thin:
-        require_source(source, plan)
-    create_cache(target, kept)
+    create_cache(target, kept, view=view)
     for shard in range(kept.num_shards) if made else ():
         lacking = [layer for layer in made if not exists(target, manifest_key(layer.folder, shard))]
         if lacking:
@@ -120,9 +146,7 @@ def copy_cache(cache: Place, out: Place, kinds: Sequence[str] = (), *, thin: boo
             continue
         for shard in sorted(set(range(layer.num_shards)) - set(committed_shards(target, layer))):
             _bring(source, target, layer, shard, link=False)
-    copy_places(source, target)
     finalize(target, kept, read_committed(target, kept))
-    return kept
 
 
 def drop_layers(cache: Place, named: Sequence[str]) -> list[str]:

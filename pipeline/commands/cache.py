@@ -152,7 +152,8 @@ def drop_command(path: "Place", layers: Sequence[str]) -> None:
 @click.option(
     "--layers",
     metavar="KIND,...",
-    help="Only these kinds: superpixels,cover,features and of pooled,layers,cls,sam. Default: all.",
+    help="Only these kinds: superpixels,cover,features and of pooled,layers,cls,sam; of the oldest "
+    "plan that has them. Default: all layers of all plans.",
 )
 @click.option(
     "--thin",
@@ -162,10 +163,11 @@ def drop_command(path: "Place", layers: Sequence[str]) -> None:
 def copy_command(path: "Place", out: "Place", layers: str | None, thin: bool) -> None:
     """Copy a complete cache, or some of its layers, to a new folder; every byte is checked."""
     from ..cache.exchange import copy_cache
+    from ..cache.verify import layers_in
 
     kinds = [name.strip() for name in layers.split(",")] if layers else []
     plan = copy_cache(path, out, kinds, thin=thin)
-    click.echo(f"{out}: cache {plan.id[:12]}, {', '.join(x.folder for x in plan.layers)}")
+    click.echo(f"{out}: cache {plan.id[:12]}, {', '.join(x.folder for x in layers_in(out))}")
 
 
 @cache.command("convert")

@@ -103,6 +103,27 @@ def test_a_copy_of_some_layers_is_a_cache_of_its_own(
         copy_cache(full.path, tmp_path / "x")
 
 
+def test_a_copy_has_what_was_added_to_the_cache(
+    maker: Callable[..., Any], tmp_path: Path, tree_of: Tree
+) -> None:
+    """`svp cache add` makes a further plan, and leaves the first one as it was."""
+    one = finished(maker())
+    two = maker(cls=True)
+    two.path = one.path
+    create_cache(one.path, two.plan, view=True)
+    with pytest.raises(CacheError, match="not complete"):
+        copy_cache(one.path, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    finished(two)
+    for _ in range(2):  # a second time it only compares
+        assert copy_cache(one.path, tmp_path / "all").id == one.plan.id
+        assert tree_of(tmp_path / "all") == tree_of(one.path)
+    kinds = ["superpixels", "cover", "features"]
+    assert copy_cache(one.path, tmp_path / "some", kinds) == one.plan
+    assert copy_cache(one.path, tmp_path / "cls", [*kinds, "cls"]) == two.plan
+    assert verify(tmp_path / "cls", full=True).ok
+
+
 def test_a_dropped_layer_takes_the_plans_that_read_it(maker: Callable[..., Any]) -> None:
     full = finished(maker(layers=(1, 2), cls=True))
     assert drop_layers(full.path, ["sam"]) == ["sam/tiny"]

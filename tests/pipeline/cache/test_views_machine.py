@@ -208,15 +208,21 @@ class ViewsMachine(RuleBasedStateMachine, TwoPlans):
 
     @rule()
     def copy(self) -> None:
-        """The copy is the golden cache of plan.json, or the source is incomplete or damaged."""
-        golden, out = GOLDEN[plan_of(PLAN, self.now[PLAN])], self.root / "copy"
+        """A copy holds both plans, or the source is incomplete or damaged."""
+        named, out = [GOLDEN[name] for name in self.named], self.root / "copy"
         try:
             copy_cache(self.cache, out)
         except CacheError:
-            sound = all(self.whole(part) for part in golden.parts)
-            assert not sound or not all(complete(self.cache, x) for x in golden.folders)
+            sound = all(self.whole(part) for golden in named for part in golden.parts)
+            marks = all(complete(self.cache, x) for golden in named for x in golden.folders)
+            assert self.damaged_views or not sound or not marks
         else:
-            assert contents(out) == golden.files
+            found = contents(out)
+            plans = {key: plan_of(key, found.pop(key)) for key in sorted(found) if key not in FILES}
+            assert plans[PLAN] == self.plans[PLAN] and {*plans.values()} == self.named
+            assert found == {
+                key: FILES[key] for golden in named for key in golden.files if key != PLAN
+            }
         shutil.rmtree(out, ignore_errors=True)
         assert contents(self.cache) == self.now
 
