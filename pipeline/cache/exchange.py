@@ -89,8 +89,8 @@ def copy_cache(cache: Place, out: Place, kinds: Sequence[str] = (), *, thin: boo
     plan.json: another one where optional layers stay behind.
 
     kinds  of the layers of one plan, the oldest that has them; none: all plans
-    thin   the copy's thin form, of the oldest plan that it can be made of; what the cache does not
-           have so is made of its float16 rows
+    thin   the copy's thin form, of the oldest plan that it can be made of, with SAM's embeddings where
+           a plan has these; what the cache does not have so is made of its float16 rows
 
     Raises CacheError if what is to be copied is not complete, ConfigError for kinds that no plan has
     or that it cannot do without, or for features in fewer bits that the means are to be made of.
@@ -106,7 +106,11 @@ def copy_cache(cache: Place, out: Place, kinds: Sequence[str] = (), *, thin: boo
     else:
         checks = [partial(require_source, source)] if thin else []
         checks.append(partial(_require_kinds, source, kinds, thin))
-        plan = Plan.load(source, chosen_view(source, *checks))
+        # Training reads SAM's embeddings, which a later plan may have added.
+        wish = [] if kinds else [partial(_require_kinds, source, [SAM], thin)]
+        plan = Plan.load(source, chosen_view(source, *checks, *wish))
+        if wish and plan.sam is None:
+            plan = Plan.load(source, chosen_view(source, *checks))
         for check in checks:
             check(plan)
         _require_complete(source, plan)

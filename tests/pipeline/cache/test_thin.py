@@ -170,6 +170,20 @@ def test_means_that_were_added_to_features_in_fewer_bits_are_taken(
         np.testing.assert_array_equal(CacheReader(tmp_path / "thin").pooled(i), stored.pooled(i))
 
 
+def test_embeddings_that_were_added_go_into_the_thin_copy(
+    maker: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Training reads them; without `sam` among `kinds` they stay behind."""
+    one = finished(maker())
+    two = maker(sam_stored="float16")
+    create_cache(one.path, two.plan, view=True)
+    finished(Made(one.path, two.plan, two.rows))
+    kinds = ["superpixels", "cover", "pooled"]
+    assert copy_cache(one.path, tmp_path / "all", thin=True).layer("sam").folder == "sam/tiny-int8"
+    less = copy_cache(one.path, tmp_path / "less", kinds, thin=True)
+    assert [layer.kind for layer in less.layers] == kinds
+
+
 def test_a_damaged_row_is_not_made_into_a_mean(maker: Callable[..., Any], tmp_path: Path) -> None:
     full = finished(maker())
     path = next((full.path / "features").glob("*/dino/c/1/0/0"))
