@@ -4,10 +4,13 @@ Post-norm, ReLU, no dropout, biases everywhere. Positions are added to queries a
 values nor to the residual, and again in every attention. Parameters carry the names of torch's
 `nn.MultiheadAttention` and of Mask2Former's layers, so weights can be exchanged by name.
 Source: Mask2Former 9b0651c6, mask2former_transformer_decoder.py 17-178 and 396-416.
+
+The positions are the same in all layers, and W (t + p) + b = W t + (W p + b): what they add to the
+projections of every layer is one product.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +21,6 @@ from ..pipeline.errors import ConfigError
 QUERY: Final = 0  # rows of the stacked input projection, in torch's order
 KEY: Final = 1
 VALUE: Final = 2
-Parts = tuple[tuple[Tensor, Tensor], ...]
 
 
 class Attention(nn.Module):
@@ -40,49 +42,54 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """(B,Q,d), (B,K,d), (B,K,d) -> (B,Q,d).
+        """Projected queries (B,Q,d), keys and values (B,K,d) -> (B,Q,d).
 
         `allowed` is broadcast to (B,heads,Q,K): bool, False forbids, and a row must allow something;
         or float, added to the scores.
         """
-        parts = self.parts()
-        query, key, value = (self.project(x, part, parts) for part, x in enumerate((q, k, v)))
         if allowed is not None and allowed.dtype != torch.bool:
-            allowed = allowed.to(query.dtype)
-        return self.merge(F.scaled_dot_product_attention(query, key, value, attn_mask=allowed))
+            allowed = allowed.to(q.dtype)
+        q, k, v = (self.by_head(x) for x in (q, k, v))
+        return self.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed))
 
-    def parts(self) -> Parts:
-        """Weight (d,d) and bias (d,) of each projection, in the dtype of the arithmetic.
+    def project(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(...,d) each, as `forward` takes them."""
+        # Split once: the gradient of a slice is a whole matrix, zero but for the slice.
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        query, key, value = map(F.linear, (q, k, v), weights, biases)
+        return query, key, value
 
-        Split once: the gradient of a slice is a whole matrix, zero but for the slice. Cast before:
-        autocast casts a view at every use, and only a parameter once.
-        """
-        weight: Tensor = self.in_proj_weight
-        bias: Tensor = self.in_proj_bias
-        kind = weight.device.type
-        if weight.dtype == torch.float32 and torch.is_autocast_enabled(kind):
-            weight, bias = (x.to(torch.get_autocast_dtype(kind)) for x in (weight, bias))
-        return tuple(zip(weight.chunk(3), bias.chunk(3), strict=True))
-
-    def project(self, x: Tensor, part: int, parts: Parts | None = None) -> Tensor:
-        """(...,L,d) -> (...,heads,L,d/heads) as `QUERY`, `KEY` or `VALUE`.
-
-        parts  of `parts()`, where several projections are made
-        """
-        return self._by_head(F.linear(x, *(parts or self.parts())[part]))
+    def by_head(self, x: Tensor) -> Tensor:
+        """(...,L,d) -> (...,heads,L,d/heads)."""
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(-3, -2)
 
     def merge(self, heads: Tensor) -> Tensor:
         """Output projection: (...,heads,L,d/heads) -> (...,L,d)."""
         out: Tensor = self.out_proj(heads.transpose(-3, -2).flatten(-2))
         return out
 
-    def _by_head(self, y: Tensor) -> Tensor:
-        return y.view(*y.shape[:-1], self.heads, -1).transpose(-3, -2)
+
+def projected(t: Tensor, weight: Tensor, place: Tensor) -> Tensor:
+    """t (B,Q,d) W^T + place (B,Q,e) or (Q,e) -> (B,Q,e)."""
+    if place.shape[:-1] == t.shape[:-1]:
+        return torch.addmm(place.flatten(0, 1), t.flatten(0, 1), weight.t()).view(place.shape)
+    return F.linear(t, weight) + place
 
 
-# How a block looks at what it attends to: (the layer's weights, queries with their positions) ->
-# the attention's output. SSA attends to patches; SSPE to masks, by an exact shortcut.
-Attend = Callable[[Attention, Tensor], Tensor]
+class Queries(NamedTuple):
+    """Query projection of one cross-attention.
+
+    weight  (d,d)
+    place   (B,Q,d) or (Q,d), the positions' projection and the bias
+    """
+
+    weight: Tensor
+    place: Tensor
+
+
+# How a layer looks at what it attends to: queries (B,Q,d), projected -> the attention's output.
+# SSA attends to patches; SSPE to masks, by an exact shortcut.
+Look = Callable[[Tensor], Tensor]
 
 
 class CrossLayer(nn.Module):
@@ -93,9 +100,9 @@ class CrossLayer(nn.Module):
         self.multihead_attn = Attention(dim=dim, heads=heads)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, t: Tensor, q_pos: Tensor, attend: Attend) -> Tensor:
+    def forward(self, t: Tensor, queries: Queries, look: Look) -> Tensor:
         """(B,Q,d) -> (B,Q,d)."""
-        out: Tensor = self.norm(t + attend(self.multihead_attn, t + q_pos))
+        out: Tensor = self.norm(t + look(projected(t, *queries)))
         return out
 
 
@@ -107,10 +114,14 @@ class SelfLayer(nn.Module):
         self.self_attn = Attention(dim=dim, heads=heads)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, t: Tensor, q_pos: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """(B,Q,d) -> (B,Q,d); `allowed` as in `Attention`."""
-        q = t + q_pos
-        out: Tensor = self.norm(t + self.self_attn(q, q, t, allowed))
+    def forward(self, t: Tensor, place: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """(B,Q,d) -> (B,Q,d).
+
+        place  (B,Q,3d) or (Q,3d): what positions add to the stacked projection, its bias included
+        """
+        attn = self.self_attn
+        stacked = projected(t, attn.in_proj_weight, place)
+        out: Tensor = self.norm(t + attn(*stacked.chunk(3, -1), allowed))
         return out
 
 
@@ -131,11 +142,28 @@ class FeedForward(nn.Module):
         return out
 
 
+class Crossings(NamedTuple):
+    """Input projections of a stack's cross-attentions, each a tuple with one entry by layer.
+
+    weights  of queries, keys and values: (d,d)
+    biases   the same: (d,)
+    """
+
+    weights: tuple[tuple[Tensor, ...], ...]
+    biases: tuple[tuple[Tensor, ...], ...]
+
+    def all_layers(self, x: Tensor, part: int) -> tuple[Tensor, ...]:
+        """x (...,d) as `KEY` or `VALUE` of every layer, by one product: (...,d) each."""
+        weight, bias = torch.cat(self.weights[part]), torch.cat(self.biases[part])
+        return F.linear(x, weight, bias).chunk(len(self.weights[part]), -1)
+
+
 class BlockStack(nn.Module):
     """`blocks` times cross-attention, self-attention, feed-forward; no norm after the last."""
 
     def __init__(self, *, dim: int, heads: int, blocks: int, ffn: int) -> None:
         super().__init__()
+        self.heads = heads
         count = range(blocks)
         self.cross = nn.ModuleList(CrossLayer(dim=dim, heads=heads) for _ in count)
         self.self_ = nn.ModuleList(SelfLayer(dim=dim, heads=heads) for _ in count)
@@ -150,14 +178,49 @@ class BlockStack(nn.Module):
                 last.weight.zero_()
                 last.bias.zero_()
 
+    @property
+    def crossing(self) -> list[Attention]:
+        """The cross-attentions, by layer."""
+        return [layer.multihead_attn for layer in self.cross]  # type: ignore[misc]
+
+    def crossings(self) -> Crossings:
+        """The cross-attentions' input projections, split once for all who use them."""
+        attns = self.crossing
+        weights = zip(*(attn.in_proj_weight.chunk(3) for attn in attns), strict=True)
+        biases = zip(*(attn.in_proj_bias.chunk(3) for attn in attns), strict=True)
+        return Crossings(tuple(weights), tuple(biases))
+
     def decode(
-        self, t: Tensor, *, q_pos: Tensor, attend: Attend, allowed: Tensor | None = None
+        self,
+        t: Tensor,
+        *,
+        q_pos: Tensor,
+        crossings: Crossings,
+        looks: Sequence[Look],
+        allowed: Tensor | None = None,
     ) -> Tensor:
         """Queries (B,Q,d) with positions (B,Q,d) or (Q,d) -> (B,Q,d).
 
+        crossings  `crossings()`; looks  how each layer attends to what is crossed with
         `allowed` limits the self-attention. Where all B queries start equal, t may have one row:
         the cross-attention's output then spreads it over the batch.
         """
-        for cross, among, ffn in zip(self.cross, self.self_, self.ffn, strict=True):
-            t = ffn(among(cross(t, q_pos, attend), q_pos, allowed))
+        places = self._places(q_pos, crossings)
+        for i, (cross, among, ffn) in enumerate(zip(self.cross, self.self_, self.ffn, strict=True)):
+            queries = Queries(crossings.weights[QUERY][i], places[2 * i])
+            t = ffn(among(cross(t, queries, looks[i]), places[2 * i + 1], allowed))
         return t
+
+    def _places(self, q_pos: Tensor, crossings: Crossings) -> tuple[Tensor, ...]:
+        """Projections of q_pos, biases included: for a layer's queries (...,d), then for its
+        self-attention (...,3d), where values have the bias only.
+        """
+        d = q_pos.shape[-1]
+        nothing = q_pos.new_zeros(d, d)
+        weights, biases = [], []
+        for i, layer in enumerate(self.self_):
+            attn: Attention = layer.self_attn  # type: ignore[assignment]
+            weights += [crossings.weights[QUERY][i], attn.in_proj_weight[: 2 * d], nothing]
+            biases += [crossings.biases[QUERY][i], attn.in_proj_bias]
+        placed = F.linear(q_pos, torch.cat(weights), torch.cat(biases))
+        return torch.split(placed, [d, 3 * d] * len(self.self_), -1)

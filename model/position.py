@@ -9,6 +9,7 @@ import math
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..pipeline.errors import ConfigError
@@ -20,8 +21,8 @@ def sine_position(
     grid: tuple[int, int], dim: int, device: torch.device | str | None = None
 ) -> Tensor:
     """(h*w, dim) float32 in raster order. Raises ConfigError if 4 does not divide `dim`."""
-    y, x = sine_axes(grid, dim, device)
-    return (y[:, None] + x[None]).flatten(0, 1)
+    (h, w), (y, x) = grid, _codes(grid, dim, device)
+    return torch.cat([y[:, None].expand(-1, w, -1), x[None].expand(h, -1, -1)], 2).flatten(0, 1)
 
 
 def sine_axes(
@@ -31,16 +32,25 @@ def sine_axes(
 
     Only h + w codes are computed, so nothing needs to be cached.
     """
+    y, x = _codes(grid, dim, device)
+    return F.pad(y, (0, dim // 2)), F.pad(x, (dim // 2, 0))
+
+
+def _codes(
+    grid: tuple[int, int], dim: int, device: torch.device | str | None
+) -> tuple[Tensor, Tensor]:
+    """(h, dim/2) and (w, dim/2): sin(u f), cos(u f) alternating, u in (0, 2 pi]."""
     if dim % 4:
         raise ConfigError(f"sine positions need a width that 4 divides, got {dim}")
-    y, x = (_axis(cells, dim // 2, device) for cells in grid)
-    return torch.cat([y, torch.zeros_like(y)], dim=1), torch.cat([torch.zeros_like(x), x], dim=1)
+    pairs = dim // 4
+    frequency = TEMPERATURE ** -(torch.arange(pairs, dtype=torch.float32, device=device) / pairs)
+    sizes = sorted(set(grid))  # a square's axes are the same
+    codes = {size: _axis(size, frequency) for size in sizes}
+    return codes[grid[0]], codes[grid[1]]
 
 
-def _axis(cells: int, width: int, device: torch.device | str | None) -> Tensor:
-    """(cells, width): sin(u/f), cos(u/f) alternating, u in (0, 2 pi]."""
-    index = torch.arange(1, cells + 1, dtype=torch.float32, device=device)
-    angle = index / (cells + 1e-6) * (2 * math.pi)
-    pair = torch.arange(width // 2, dtype=torch.float32, device=device)
-    phase = angle[:, None] / TEMPERATURE ** (2 * pair / width)
+def _axis(cells: int, frequency: Tensor) -> Tensor:
+    step = 2 * math.pi / (cells + 1e-6)
+    angle = torch.linspace(step, cells * step, cells, device=frequency.device)
+    phase = angle[:, None] * frequency
     return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, WeightsError
 from ..batch import Visual
+from .mixed_precision import weights_cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,15 @@ class Projector(nn.Module):
     `needs` holds the extra inputs among "cls", "multi" and "masks"; without "masks" every token is
     valid. One that may do without patches says when in `reads_patches`. `prefixes` and `renames` say
     which published names `from_original` accepts. One with position embeddings that a stage may
-    leave out sets `supports_sspe`.
+    leave out sets `supports_sspe`. Under autocast all is computed in its dtype but the parameters named
+    in `exact`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     prefixes: ClassVar[tuple[str, ...]] = ()
     renames: ClassVar[tuple[Rename, ...]] = ()
     supports_sspe: ClassVar[bool] = False
+    exact: ClassVar[frozenset[str]] = frozenset()
     add_sspe: bool = True
     needs_patches: bool = True  # what `reads_patches` says of the options it was built with
 
@@ -65,6 +68,11 @@ class Projector(nn.Module):
     def multi_dim(self) -> int:
         """Channels of `multi`: four encoder layers side by side, unless a projector says more."""
         return 4 * self.in_dim
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the arithmetic; autocast's within its forward pass."""
+        return next(p.dtype for name, p in self.named_parameters() if name not in self.exact)
 
     def set_sspe(self, add: bool) -> None:
         """Add the position embeddings to the tokens or not; without effect where there are none."""
@@ -106,7 +114,8 @@ class Projector(nn.Module):
         real = masks.real if masks is not None else None
         x = Visual(patches, grid, cover, small, mask_valid, cls, multi, means, real)
         self._check(x)
-        tokens = self.project(self._native(x))
+        with weights_cast(self, self.exact):
+            tokens = self.project(self._native(x))
         if "masks" in self.needs and mask_valid is not None:
             return tokens, mask_valid
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
@@ -146,7 +155,7 @@ class Projector(nn.Module):
 
     def _native(self, x: Visual) -> Visual:
         """Features in the module's dtype; `cover` stays as exact as it came."""
-        kind = next(self.parameters()).dtype
+        kind = self._dtype
         cls = None if x.cls is None else x.cls.to(kind)
         multi = None if x.multi is None else x.multi.to(kind)
         means = None if x.means is None else x.means.to(kind)

@@ -61,7 +61,7 @@ class TokenPacker(Projector):
         keys, values = self.k_norm(self.k_proj(x.multi)), self.v_norm(self.v_proj(x.multi))
         q = self.q_norm(self.q_proj(self._coarse(x.patches, x.grid)))
         k, v = (to_windows(y, x.grid, self.r).flatten(0, 1) for y in (keys, values))
-        seen = self.attn(q.flatten(0, 1).unsqueeze(1), k, v)  # (B*n,1,e): its own window only
+        seen = self.attn(*self.attn.project(q.flatten(0, 1).unsqueeze(1), k, v))  # (B*n,1,e)
         tokens: Tensor = self.mlp(seen.view_as(q))
         return tokens
 

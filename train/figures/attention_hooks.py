@@ -1,7 +1,7 @@
 """Cross-attention weights of SSA or Q-Former, recomputed by forward hooks.
 
 The product's kernels never build these matrices. Hooks note what went into each cross-attention,
-and the weights are computed from it with the module's own projections.
+and the weights are computed from it.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...model.blocks import KEY, QUERY, Attention
+from ...model.blocks import Attention
 from ...model.projectors import Projector
 from ...model.projectors.fusion import Fusion
 from ...model.projectors.qformer import BertAttention, QFormer
@@ -39,9 +39,10 @@ def recorded(projector: Projector) -> Iterator[list[Tensor]]:
     def ssa(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:
         assert isinstance(module, Attention)
         query, key, _, allowed = inputs
-        scores = _scores(module.project(query, QUERY), module.project(key, KEY))
+        scores = _scores(module.by_head(query), module.by_head(key))
         if allowed is not None:
-            scores = scores.masked_fill(~allowed, -torch.inf)
+            bias = allowed.log() if allowed.dtype == torch.bool else allowed
+            scores = scores + bias
         found.append(scores.softmax(-1))
 
     def bert(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:

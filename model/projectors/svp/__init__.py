@@ -8,6 +8,7 @@ the batch change them.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,6 +109,10 @@ class SVP(Projector):
         real = Packing.of(x.valid, x.real)
         return self.tokens(x, self.positions(x.masks, real), real)
 
+    def _native(self, x: Visual) -> Visual:
+        """Patches stay as they came: Eq. 2 averages them in float32."""
+        return replace(super()._native(x), patches=x.patches)
+
     def positions(self, masks: Tensor, real: Packing) -> Tensor | None:
         """S, the SSPE of the packed superpixels (n,C); None in the variant without."""
         if self.sspe is None:
@@ -118,6 +123,9 @@ class SVP(Projector):
             mode=self.mask_budget_mode,
             budget=self.mask_budget,
         )
+        if len(groups) == 1:  # one size: in their order
+            alone: Tensor = self.sspe(groups[0][1])
+            return alone
         rows = torch.cat([rows for rows, _ in groups])
         return torch.cat([self.sspe(small) for _, small in groups])[rows.argsort()]
 
@@ -133,12 +141,14 @@ class SVP(Projector):
         assert x.cover is not None and x.valid is not None
         if x.means is not None:
             return x.means
-        cover = x.cover.masked_fill(~x.valid.unsqueeze(-1), 0)
+        cover = x.cover.masked_fill(~x.valid.unsqueeze(-1), 0)  # padding may hold anything
         if self.binary_cover:
             cover = binarised(cover)
         if self.ssa is None:
-            return pool(cover, x.patches)
-        packed = sspe if sspe is not None else x.patches.new_zeros(len(real.index), self.in_dim)
+            return pool(cover, x.patches).to(self._dtype)
+        packed = sspe
+        if packed is None:
+            packed = x.patches.new_zeros(len(real.index), self.in_dim, dtype=self._dtype)
         out: Tensor = self.ssa(x.patches, x.grid, cover, real.unpack(packed), x.valid)
         return out
 

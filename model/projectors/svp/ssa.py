@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....pipeline.errors import ConfigError
-from ...blocks import Attention, BlockStack
+from ...blocks import KEY, VALUE, Attention, BlockStack, Look
 from ...position import sine_position
 
 Sharing = Literal["shared", "unshared", "unshared_bias"]
@@ -52,23 +52,32 @@ class SSA(BlockStack):
     ) -> Tensor:
         """feats (B,P,C), cover (B,N,P), sspe (B,N,C), valid (B,N) bool -> (B,N,C).
 
-        `cover` and `sspe` are zero on padding; so is the result.
+        `cover` and `sspe` are zero on padding; the result is anything there.
         """
         pos = sine_position(grid, feats.shape[2], feats.device)
         if self.sharing == "shared":
-            pos = pos + spread(cover, sspe)
-        keys = feats + pos.to(feats.dtype)
+            pos = spread(cover, sspe, pos)
+        native = feats.to(self.ffn[0].linear1.weight.dtype)  # type: ignore[union-attr, arg-type]
+        keys = native + pos.to(native.dtype)
         allowed = None
         if self.sharing == "unshared_bias":
             allowed = touched(cover) if self.soft_bias is None else penalty(cover, self.soft_bias)
+        crossings = self.crossings()
+        # The patches do not change from layer to layer: one product each for all keys and values.
+        every = (crossings.all_layers(keys, KEY), crossings.all_layers(native, VALUE))
+        looks = [
+            _to_patches(attn, k, v, allowed)
+            for attn, k, v in zip(self.crossing, *every, strict=True)
+        ]
+        # Added to scores, over (heads, queries): 0 where there is a superpixel, else -inf.
+        real = valid.to(native.dtype).log()[:, None, None]
+        t = pool(cover, feats).to(native.dtype)
+        return self.decode(t, q_pos=sspe, crossings=crossings, looks=looks, allowed=real)
 
-        def attend(attn: Attention, q: Tensor) -> Tensor:
-            out: Tensor = attn(q, keys, feats, allowed)
-            return out
 
-        real = valid[:, None, None]  # over (heads, queries)
-        t = self.decode(pool(cover, feats), q_pos=sspe, attend=attend, allowed=real)
-        return t.masked_fill(~valid.unsqueeze(-1), 0)
+def _to_patches(attn: Attention, k: Tensor, v: Tensor, allowed: Tensor | None) -> Look:
+    """Attention to projected keys and values (B,P,C)."""
+    return lambda q: attn(q, k, v, allowed)
 
 
 def pool(cover: Tensor, feats: Tensor) -> Tensor:
@@ -83,11 +92,14 @@ def pool(cover: Tensor, feats: Tensor) -> Tensor:
         return (share @ feats.to(wide) / total).to(feats.dtype)
 
 
-def spread(cover: Tensor, sspe: Tensor) -> Tensor:
-    """Eq. 3: every patch gets the SSPE of what covers it, (B,N,P), (B,N,C) -> (B,P,C), float32."""
+def spread(cover: Tensor, sspe: Tensor, pos: Tensor) -> Tensor:
+    """Eq. 3: every patch's position (P,C) and the SSPE of what covers it, (B,N,P), (B,N,C).
+
+    (B,P,C), summed in float32.
+    """
     with torch.autocast(sspe.device.type, enabled=False):
         wide = torch.promote_types(sspe.dtype, torch.float32)
-        return cover.to(wide).mT @ sspe.to(wide)
+        return torch.baddbmm(pos.to(wide), cover.to(wide).mT, sspe.to(wide))
 
 
 def touched(cover: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ a batch stand in one axis and nothing is padded. [paper: d=128, 8 heads, 3 block
 
 from torch import Tensor, nn
 
-from ...blocks import Attend, Attention, BlockStack
+from ...blocks import KEY, VALUE, Attention, BlockStack, Crossings, Look
 from ...position import sine_axes
-from .mask_attention import Masks, attend_masks
+from .mask_attention import Masks, mask_looks
 
 
 class SSPE(nn.Module):
@@ -34,8 +34,10 @@ class SSPE(nn.Module):
         """masks (n,h,w): integers 0/1, or floating in [0,1] -> (n,C)."""
         # One row of queries: they are the same for all superpixels until one has seen its mask.
         start = self.query_feat.weight.unsqueeze(0)
-        attend = self._plain(masks) if self.plain else self._shortcut(masks)
-        t = self.stack.decode(start, q_pos=self.query_pos.weight, attend=attend)
+        crossings = self.stack.crossings()
+        looks = self._plain(masks, crossings) if self.plain else self._shortcut(masks, crossings)
+        q_pos = self.query_pos.weight
+        t = self.stack.decode(start, q_pos=q_pos, crossings=crossings, looks=looks)
         out: Tensor = self.out_proj(t.flatten(1))
         return out
 
@@ -44,19 +46,19 @@ class SSPE(nn.Module):
         y, x = sine_axes((masks.shape[1], masks.shape[2]), embed.shape[1], embed.device)
         return y.to(embed.dtype), x.to(embed.dtype)
 
-    def _shortcut(self, masks: Tensor) -> Attend:
-        embed, axes = self.mask_embed.weight, self._axes(masks)
+    def _shortcut(self, masks: Tensor, crossings: Crossings) -> list[Look]:
+        embed = self.mask_embed.weight
         ready = Masks.of(masks, embed.dtype)
-        return lambda attn, q: attend_masks(attn, q, ready, embed, axes)
+        return mask_looks(self.stack.crossing, crossings, ready, embed, self._axes(masks))
 
-    def _plain(self, masks: Tensor) -> Attend:
+    def _plain(self, masks: Tensor, crossings: Crossings) -> list[Look]:
         embed, (y, x) = self.mask_embed.weight, self._axes(masks)
         inside = masks.flatten(1).unsqueeze(2).to(embed.dtype)  # (n,G,1)
         memory = embed[0] + inside * (embed[1] - embed[0])
         keys = memory + (y[:, None] + x[None]).flatten(0, 1)
 
-        def attend(attn: Attention, q: Tensor) -> Tensor:
-            out: Tensor = attn(q.expand(len(masks), -1, -1), keys, memory)
-            return out
+        def look(attn: Attention, k: Tensor, v: Tensor) -> Look:
+            return lambda q: attn(q.expand(len(masks), -1, -1), k, v)
 
-        return attend
+        every = (crossings.all_layers(keys, KEY), crossings.all_layers(memory, VALUE))
+        return [look(*one) for one in zip(self.stack.crossing, *every, strict=True)]

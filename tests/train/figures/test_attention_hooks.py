@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svp.model.blocks import VALUE, Attention
+from svp.model.blocks import Attention
 from svp.model.projectors import MaskInput, Projector, build_projector
 from svp.model.projectors.qformer import BertAttention, QFormer
 from svp.model.projectors.svp import SVP
@@ -56,7 +56,7 @@ def test_weights_of_ssa(variant: str) -> None:
     for weights, given, out, layer in zip(found, inputs, outputs, projector.ssa.cross, strict=True):
         module = layer.multihead_attn
         assert isinstance(module, Attention)
-        again = module.merge(weights @ module.project(given[2], VALUE))
+        again = module.merge(weights @ module.by_head(given[2]))
         assert torch.allclose(again, out, atol=1e-5)
     if variant == "unshared_bias":
         outside = (masks.cover[0] == 0).expand(2, 5, 12)
