@@ -41,6 +41,7 @@ class Expression:
     """One sentence; `mask` is the union of all that it refers to, empty if that is nothing.
 
     `ann_id` is the object's in its file, or negative where the target is several objects or none.
+    `ignore` is a region that counts neither for nor against a prediction.
     """
 
     sent_id: int
@@ -49,6 +50,7 @@ class Expression:
     image_id: int
     text: str
     mask: Rle
+    ignore: Rle | None = None
 
 
 @dataclass(frozen=True, slots=True)

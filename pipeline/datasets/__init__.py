@@ -15,8 +15,9 @@ from ..store import is_url
 from . import leakage
 from .convert import ConvertReport, export_jsonl, write_tables
 from .coordinates import survey, systematic
-from .detect import Given, Options, held_out, load, load_photographs
+from .detect import held_out, load, load_photographs
 from .image_roots import Found, image_root
+from .options import Given, Options
 from .photo_headers import look_at
 from .problems import Problems
 from .stored_photos import root_name

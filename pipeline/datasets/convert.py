@@ -139,7 +139,9 @@ def _rows(
 
 def _mask_row(item: Annotation, counts: str) -> dict[str, Any]:
     ids = {"dataset": item.dataset, "ann_id": item.ann_id, "image_id": item.image_id}
-    return {**ids, "height": item.height, "width": item.width, "rle": counts}
+    ignored = item.ignored()
+    more = {"ignore": ignored.counts.decode("ascii")} if ignored else {}
+    return {**ids, "height": item.height, "width": item.width, "rle": counts, **more}
 
 
 def _meta(
@@ -222,8 +224,12 @@ def _dataset(
 
 def _annotation(row: dict[str, Any]) -> Annotation:
     height, width = row["height"], row["width"]
-    segmentation = {"size": [height, width], "counts": row["rle"]}
-    return Annotation(row["dataset"], row["ann_id"], row["image_id"], height, width, segmentation)
+    mask, ignored = (
+        {"size": [height, width], "counts": row[key]} if key in row else None
+        for key in ("rle", "ignore")
+    )
+    ids = row["dataset"], row["ann_id"], row["image_id"]
+    return Annotation(*ids, height, width, mask, ignore=ignored)
 
 
 _JSONL_SPLIT = {"testA": "test", "testB": "test"}
@@ -232,7 +238,8 @@ _JSONL_SPLIT = {"testA": "test", "testB": "test"}
 def export_jsonl(source: Source, out: Path) -> int:
     """Write the source's expressions to `out`, whole or not at all; returns the number of lines.
 
-    DataError if `out` is a folder, a device, or a file that the source was read from.
+    DataError if `out` is a folder, a device, or a file that the source was read from, or if the source
+    has ignored regions, which a JSONL file cannot say.
     """
     _require_free(out, source)
     paths = {record.image_id: record.path for record in source.images}
@@ -245,6 +252,12 @@ def export_jsonl(source: Source, out: Path) -> int:
                 mask = source.good_masks.get((row.dataset, row.ann_id))
                 if mask is None:
                     continue
+                if source.ignored(row) is not None:
+                    raise DataError(
+                        f"{row.dataset} sentence {row.sent_id}: has a region that counts neither for "
+                        "nor against a prediction, which JSONL cannot say: use the data set as it is, "
+                        "or convert it (svp data convert)"
+                    )
                 rle = {"size": [mask.height, mask.width], "counts": mask.counts.decode("ascii")}
                 record = {
                     "image": paths[row.image_id],

@@ -3,9 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from .. import plugins
 from ..display import show
@@ -13,13 +11,18 @@ from ..errors import ConfigError, DataError, MissingError, SvpError
 from ..store import FolderStore, is_url
 from .coco import choose_file, instance_files, read_coco
 from .convert import is_tables, read_tables
+from .gseval import read_gseval
 from .image_folder import read_folder
 from .jsonl import read_jsonl, read_parts
 from .jsonl_lines import as_parts
 from .leakage import eval_images
 from .listing import list_archive, list_images
+from .options import Options
 from .parquet import parquet_files, read_hub
 from .photo_files import ARCHIVE
+from .phrasecut import read_phrasecut
+from .reasonseg import read_reasonseg
+from .refcocom import read_refcocom
 from .refer import DEFAULT_SPLIT_BY, find_sets, is_set, read_refer, split_by_of
 from .stored_photos import store_of
 from .tables import Dataset
@@ -29,40 +32,15 @@ LOOKED_FOR = (
     "tables.json (svp data convert)",
     "refs(*.p) or grefs(*.json) with instances.json (REFER, gRefCOCO)",
     "folders that hold those",
+    "image_data_split3000.json (PhraseCut)",
+    "annotations/*.json with masks/ (RefCOCOm)",
+    "GroundingSuite-Eval.jsonl (GSEval)",
+    "train, val, test of *.json beside *.jpg (ReasonSeg)",
     "annotations/instances_*.json (COCO)",
     "*.parquet (hub)",
     "one *.jsonl, or one per split (train.jsonl, val.jsonl, test.jsonl)",
     "images, also in .tar files",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Read options: roots of named sets, and the checks that are lifted."""
-
-    root: Path | None = None  # None: here
-    images: Path | None = None
-    split: str | None = None
-    split_by: str | None = None
-    allow_google: bool = False
-    allow_counts: bool = False
-    allow_empty: bool = False
-    annotations: bool = False  # read the objects of plain COCO files too
-    max_failures: int | None = 0  # bad records that are left out; None: up to half of a file
-    limit: int | None = None  # of photographs without annotations only the first by id are read
-
-
-class Given(TypedDict, total=False):
-    """Keyword arguments from which `Options` are made."""
-
-    root: Path | None
-    images: Path | None
-    split: str | None
-    split_by: str | None
-    allow_google: bool
-    allow_counts: bool
-    allow_empty: bool
-    max_failures: int | None
 
 
 Reader = Callable[[Path, Options], list[Dataset] | None]
@@ -274,6 +252,10 @@ def _read_hub(path: Path, options: Options) -> Dataset:
 # Formats by name, in the order in which a folder is tried.
 FORMATS: dict[str, Reader] = {
     "tables": _tables,
+    "phrasecut": read_phrasecut,
+    "refcocom": read_refcocom,
+    "gseval": read_gseval,
+    "reasonseg": read_reasonseg,
     "refer": _refer,
     "refer sets": _refer_root,
     "coco": _coco,

@@ -26,6 +26,7 @@ LAYOUTS = {
     "val2017": "COCO val2017/",
     "images/train2014": "ReLA images/train2014/",
     "trainval2014": "Ref-ZOM trainval2014/",
+    "unlabeled2017": "COCO unlabeled2017/",
     "saiapr_tc-12": "RefCLEF saiapr_tc-12/",
     "images/saiapr_tc-12": "REFER images/saiapr_tc-12/",
     "coco_2014/train2014": "GLaMM coco_2014/train2014/",

@@ -60,7 +60,7 @@ CLEF_HOLDS: Mapping[str, frozenset[str]] = {
     "test": frozenset(_CLEF_TESTS),
     **{f"test{x}": frozenset(name for name in _CLEF_TESTS if x in name) for x in "ABC"},
 }
-EVAL_SPLITS = (ANY_SPLITS | CLEF_SPLITS) - {"train"}
+EVAL_SPLITS = (ANY_SPLITS | CLEF_SPLITS | {"miniv"}) - {"train"}  # miniv: PhraseCut's
 
 
 def count(dataset: Dataset) -> dict[str, Count]:

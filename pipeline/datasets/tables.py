@@ -9,11 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..display import counted, quote, show
 from ..errors import DataError
 from ..io.json_files import Fingerprint
-from ..masks.rle import area, from_segmentation
+from ..masks.rle import area, check_side, encode, from_segmentation, parts, union
 from ..masks.rle_codec import MAX_SIDE
 from ..records import Expression, ImageRecord, Rle
 from ..store import Stat
@@ -46,12 +50,26 @@ class Sentence:
     sent: str
 
 
+class Drawing(Protocol):
+    """Pixels of a target, drawn by the rule of the program that a data set was made for."""
+
+    def target(self, height: int, width: int) -> NDArray[np.bool_]:
+        """(H,W) pixels of the target."""
+        ...
+
+    def ignored(self, height: int, width: int) -> NDArray[np.bool_] | None:
+        """(H,W) pixels that count neither for nor against a prediction; None: no such region."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """An object as the file gives it; `segmentation` is untrusted until `mask` has checked it.
 
     label  how messages name it, if not by its id
     crowd  whether it outlines a group that was not told apart (COCO's `iscrowd`)
+    ignore  region that counts neither for nor against a prediction, or None; untrusted, too
+    drawing  what makes its pixels, where that is not COCO's rule for polygons
     """
 
     dataset: str
@@ -62,6 +80,8 @@ class Annotation:
     segmentation: object
     label: str = ""
     crowd: bool = field(default=False, repr=False)
+    ignore: object = field(default=None, repr=False)
+    drawing: Drawing | None = field(default=None, repr=False)
 
     @property
     def where(self) -> str:
@@ -74,12 +94,28 @@ class Annotation:
         return 0 < min(self.height, self.width) <= max(self.height, self.width) <= MAX_SIDE
 
     def mask(self) -> Rle:
-        """The union of its parts at (height, width).
+        """The union of its `parts` at (height, width). Raises as they do."""
+        return union(self.parts(), self.height, self.width)
+
+    def parts(self) -> list[Rle]:
+        """One mask per polygon or RLE.
 
         DataError for a bad polygon or RLE, and for polygons that cannot lie on this photograph.
         """
         require_placed(self.segmentation, self.height, self.width, self.where)
-        return from_segmentation(self.segmentation, self.height, self.width, self.where)
+        if self.drawing is not None:
+            check_side(self.height, self.width, self.where)
+            return [encode(self.drawing.target(self.height, self.width))]
+        return parts(self.segmentation, self.height, self.width, self.where)
+
+    def ignored(self) -> Rle | None:
+        """The region that is left out of all counts, if there is one. Raises as `mask`."""
+        if self.drawing is not None:
+            region = self.drawing.ignored(self.height, self.width)
+            return None if region is None else encode(region)
+        if self.ignore is None:
+            return None
+        return from_segmentation(self.ignore, self.height, self.width, f"{self.where}: ignore")
 
 
 @dataclass(frozen=True)
@@ -187,12 +223,18 @@ class Source:
             )
         return made, bad
 
+    def ignored(self, row: Sentence) -> Rle | None:
+        """The region that counts neither for nor against a prediction for a sentence, or None."""
+        return self.annotations[row.dataset, row.ann_id].ignored()
+
     @cached_property
     def expressions(self) -> tuple[Expression, ...]:
         """Expressions in the order of `sentences`, less those of images of unknown size."""
         joined = ((row, self.masks.get((row.dataset, row.ann_id))) for row in self.sentences)
         return tuple(
-            Expression(row.sent_id, row.ref_id, row.ann_id, row.image_id, row.sent, mask)
+            Expression(
+                row.sent_id, row.ref_id, row.ann_id, row.image_id, row.sent, mask, self.ignored(row)
+            )
             for row, mask in joined
             if mask is not None
         )
@@ -207,6 +249,7 @@ def build_masks(
     for item in annotations:
         try:
             made[item.dataset, item.ann_id] = item.mask()
+            item.ignored()
         except DataError as error:
             bad[item.dataset, item.ann_id] = str(error)
     return made, bad

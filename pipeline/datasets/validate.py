@@ -13,14 +13,15 @@ from typing import Unpack
 
 from ..display import counted, quote, show
 from ..errors import DataError, ImageError, MissingError, SvpError
-from ..masks.rle import area, overlap, parts, union
+from ..masks.rle import area, overlap, union
 from ..records import ImageRecord
-from .coordinates import require_placed, survey, systematic
-from .detect import Given, Options, load
+from .coordinates import survey, systematic
+from .detect import load
 from .expressions import expression_problem
 from .image_roots import image_root
 from .images import mislabelled, read_image
 from .leakage import overlaps
+from .options import Given, Options
 from .photo_files import Photo, known_size, photo_file
 from .photo_headers import QUARANTINE, Photos, look_at
 from .problems import Faults
@@ -192,6 +193,7 @@ def _check_masks(datasets: Sequence[Dataset], report: CheckReport) -> None:
         "several parts": kinds["parts"],
         "overlapping parts (summing would give 2)": kinds["overlap"],
         "empty": kinds["empty"],
+        **({"with an ignored region": kinds["ignore"]} if kinds["ignore"] else {}),
         "refused": kinds["refused"],
         "area quartiles (pixels)": _quartiles(areas),
     }
@@ -201,8 +203,8 @@ def _check_mask(
     item: Annotation, kinds: Counter[str], areas: list[int], report: CheckReport
 ) -> None:
     try:
-        require_placed(item.segmentation, item.height, item.width, item.where)
-        made = parts(item.segmentation, item.height, item.width, item.where)
+        made = item.parts()
+        kinds["ignore"] += item.ignored() is not None
     except DataError as error:
         kinds["refused"] += 1
         report.leave_out(error)

@@ -274,6 +274,11 @@ class Masks:
             problems.add(_named(row, str(error)))
             return None
 
+    def ignored(self, row: Sentence, place: Place) -> Rle | None:
+        """The region that counts neither for nor against a prediction; call it after `of`."""
+        item = self.source.annotations[row.dataset, row.ann_id]
+        return replace(item, height=place.height, width=place.width).ignored()
+
 
 def _named(row: Sentence, what: str) -> str:
     return f"{row.dataset} sentence {row.sent_id}: {what} (image {row.image_id})"

@@ -199,6 +199,9 @@ def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) ->
     # Counts of pixels instead of ratios: every metric can be computed again from the rows.
     for expression, mask in zip(unit.asked, found, strict=True):
         target = rle.decode(expression.mask).view(np.bool_)
+        if expression.ignore is not None:  # in no count: neither for nor against the prediction
+            counted = ~rle.decode(expression.ignore).view(np.bool_)
+            target, mask = target & counted, mask & counted
         yield Row(
             repeat=unit.repeat,
             dataset=entry.dataset,

@@ -67,10 +67,16 @@ class Atoms:
         self.member: Bools = member
         self.area: Ints = np.bincount(self.label.ravel(), minlength=member.shape[1])
 
-    def bound(self, target: Bools) -> Bound:
-        """The bounds of one target (H,W). An empty target has the empty union, IoU 1."""
+    def bound(self, target: Bools, ignore: Bools | None = None) -> Bound:
+        """The bounds of one target (H,W). An empty target has the empty union, IoU 1.
+
+        ignore  (H,W) pixels in no count, none of the target
+        """
         inside = np.bincount(self.label[target], minlength=len(self.area))
-        search = _Search(self.member, inside, self.area - inside)
+        outside = self.area - inside
+        if ignore is not None:
+            outside = outside - np.bincount(self.label[ignore], minlength=len(self.area))
+        search = _Search(self.member, inside, outside)
         if search.target == 0:
             return Bound(0.0, 1.0, ())
         single = search.single()
@@ -146,10 +152,13 @@ class PointDecoder:
     def __init__(self, backend: SamBackend, device: str = "cpu") -> None:
         self._backend, self._device = backend, device
 
-    def iou(self, embedding: NDArray[np.float16], target: Mask) -> float:
+    def iou(
+        self, embedding: NDArray[np.float16], target: Mask, ignore: Mask | None = None
+    ) -> float:
         """IoU of the best of the three masks of one click inside `target` (H,W), not empty.
 
         embedding  (C,h,w) of the whole image
+        ignore     (H,W) pixels in no count, none of the target
         """
         import torch
 
@@ -163,6 +172,8 @@ class PointDecoder:
             low, _ = self._backend.decode(features, point)
             logits = two_step(low[0].float(), UpsampleShape(side, target_size(*size, side), size))
         found = (logits > 0).cpu().numpy()
+        if ignore is not None:
+            found &= ~ignore
         return float(((found & target).sum((1, 2)) / (found | target).sum((1, 2))).max())
 
 
@@ -181,14 +192,17 @@ class Oracle:
 
     def __call__(self, item: Example, expression: Expression) -> Bounds:
         """The bounds of one sentence's target."""
-        return self._bounds(item.entry, expression.mask)
+        return self._bounds(item.entry, expression.mask, expression.ignore)
 
-    def _judge(self, entry: Entry, target: Rle) -> Bounds:
+    def _judge(self, entry: Entry, target: Rle, ignore: Rle | None) -> Bounds:
         mask = rle.decode(target).view(np.bool_)
-        bound = self._atoms(entry).bound(mask)
+        region = None if ignore is None else rle.decode(ignore).view(np.bool_)
+        if region is not None:
+            mask = mask & ~region
+        bound = self._atoms(entry).bound(mask, region)
         point = None
         if self._point is not None and mask.any():
-            point = self._point.iou(self._caches[entry.cache].sam(entry.row), mask)
+            point = self._point.iou(self._caches[entry.cache].sam(entry.row), mask, region)
         return Bounds(single=bound.single, union=bound.union, pieces=len(bound.chosen), point=point)
 
     def _cut(self, entry: Entry) -> Atoms:

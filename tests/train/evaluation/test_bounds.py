@@ -93,3 +93,18 @@ def test_out_of_reach() -> None:
     left[:, :2], right[:, 4:] = True, True
     found = Atoms([encode(left)]).bound(right)
     assert (found.single, found.union) == (0.0, 0.0)
+
+
+def test_an_ignored_region_is_no_error_of_a_union() -> None:
+    """Brute force over all unions, less the pixels that count for nobody."""
+    rng = np.random.default_rng(4)
+    masks = blobs(rng, 5)
+    target = thing(rng)
+    region = (rng.random(target.shape) < 0.5) & ~target
+    found = Atoms([encode(mask) for mask in masks]).bound(target, region)
+    union = masks[list(found.chosen)].any(0) & ~region
+    assert found.union == (union & target).sum() / (union | target).sum()
+    assert found.union <= best_union(masks & ~region, target)
+    assert found.single == max(
+        (m & ~region & target).sum() / ((m & ~region) | target).sum() for m in masks
+    )

@@ -12,7 +12,7 @@ from support import eval_world
 from svp.model.inference.shared_prefix import predict_shared
 from svp.model.ris import RisModel
 from svp.pipeline.errors import CacheError, DataError, WeightsError
-from svp.pipeline.masks.rle import decode
+from svp.pipeline.masks.rle import decode, encode
 from svp.train.data.collate import CachedVisuals
 from svp.train.data.prompts import fixed_turn
 from svp.train.evaluation.evaluate import Settings, by_image, cut, evaluate, to_batch
@@ -59,6 +59,28 @@ def test_full_measures_every_sentence_once(world: World, model: RisModel) -> Non
         assert row.target == target.sum() and row.has_seg
         assert row.tokens == 1 + row.image_id % 6  # superpixels of that image
     assert 0 < np.mean([row.iou for row in rows]) < 1
+
+
+def test_an_ignored_region_is_in_no_count(world: World, model: RisModel) -> None:
+    """As LISA's intersectionAndUnionGPU with ignore_index: neither for nor against a prediction."""
+    item, rng = world[0][0], np.random.default_rng(1)
+    plain = {row.sent_id: row for row in run(([item], world[1]), model)}
+    regions: dict[int, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]] = {}
+    said = []
+    for one in item.expressions:
+        region = (rng.random((item.entry.height, item.entry.width)) < 0.4) & (decode(one.mask) == 0)
+        regions[one.sent_id] = region
+        said.append(replace(one, ignore=encode(region)))
+    rows = run(([replace(item, expressions=tuple(said))], world[1]), model)
+    assert len(rows) == len(plain)
+    for row, one in zip(rows, sorted(said, key=lambda e: (e.ref_id, e.sent_id)), strict=True):
+        label = np.where(regions[row.sent_id], 255, decode(one.mask))
+        output = np.where(label == 255, 255, decode(plain[row.sent_id].mask))
+        both = ((output == 1) & (label == 1)).sum()
+        assert row.intersection == both
+        assert row.union == (output == 1).sum() + (label == 1).sum() - both
+        assert row.union <= plain[row.sent_id].union
+    assert sum(r.union for r in rows) < sum(r.union for r in plain.values())
 
 
 def test_masks_are_those_of_the_model_asked_alone(world: World, model: RisModel) -> None:
