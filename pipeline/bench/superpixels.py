@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from ..errors import ConfigError
 from ..process import one_thread
 from ..recipe import GridConfig
 from ..records import Superpixels
-from ..sam import Wanted
 from ..superpixels import threshold
 from ..superpixels.point_grid import GridPrompter
 from .prompt_modes import compare_modes, difference
 from .sam_baseline import Found, Watch, published_superpixels
 from .synthetic_masks import SAM_LOW, DecoderOutputs, Replay, decoder_outputs
+
+if TYPE_CHECKING:
+    from ..sam.mask_decoder import Wanted
 
 TARGETS = {"selection": 40.0, "whole": 3.0, "decoder": 0.15}
 
@@ -105,7 +107,7 @@ class _Stored:
         return torch.zeros(len(images), 1, 1, 1)
 
     def decode(
-        self, features: Tensor, points: Tensor, wanted: Wanted | None = None
+        self, features: Tensor, points: Tensor, wanted: "Wanted | None" = None
     ) -> tuple[Tensor, Tensor]:
         return self._replay.next(len(points), wanted)
 

@@ -6,6 +6,7 @@ unstable masks, holes and islands arise as with a real decoder. Deterministic in
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..sam import Wanted
+if TYPE_CHECKING:
+    from ..sam.mask_decoder import Wanted
+
 
 SAM_LOW = 256  # side of SAM's low-resolution logits; its padded input is four times that
 ROWS = 12  # objects stand in about as many rows
@@ -49,7 +52,7 @@ class Replay:
         self._outputs, self._next = outputs, 0
         self._buffer = torch.empty(0)
 
-    def next(self, count: int, wanted: Wanted | None = None) -> tuple[Tensor, Tensor]:
+    def next(self, count: int, wanted: "Wanted | None" = None) -> tuple[Tensor, Tensor]:
         """The next `count` prompts' outputs, the logits of those that are `wanted`."""
         rows = slice(self._next, self._next + count)
         self._next = rows.stop

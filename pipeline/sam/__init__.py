@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..weights.key_report import KeyReport
-
-
-Wanted = Callable[["Tensor"], "Tensor"]
+    from .mask_decoder import Wanted
 
 
 class SamBackend(Protocol):

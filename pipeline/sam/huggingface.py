@@ -21,10 +21,10 @@ from ..records import LocalPaths
 from ..weights.key_report import KeyReport
 from ..weights.load import load_into
 from ..weights.model_config import check_config
-from . import Wanted
 from .build import PIXEL_MEAN, PIXEL_STD, check_type, sam_spec
 from .hub_names import from_original
 from .load import find_sam, read_recipe_weights
+from .mask_decoder import Wanted
 from .preprocess import to_input
 from .segment_anything import Dtype, Precision, require_finite
 

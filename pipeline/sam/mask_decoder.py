@@ -16,6 +16,7 @@ D channels per head.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from .image_encoder import norm_channels
 
 Attended = tuple[Tensor, Tensor, Tensor]
+Wanted = Callable[[Tensor], Tensor]  # see `SamBackend.decode`
 
 
 def decode_shared(

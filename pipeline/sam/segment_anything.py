@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..weights.key_report import KeyReport
-from . import Wanted
 from . import mask_decoder as md
 from .image_encoder import FastViT
+from .mask_decoder import Wanted
 from .preprocess import to_input
 
 # On a CPU the published decoder gets prompts in even groups, whose copies of the image tokens stay in

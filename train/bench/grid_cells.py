@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...pipeline.sam import SamBackend, Wanted
+from ...pipeline.sam import SamBackend
+from ...pipeline.sam.mask_decoder import Wanted
 from ...pipeline.sam.preprocess import target_size
 
 LOGIT = 50.0  # borders are sharp, so every cell is stable

@@ -14,7 +14,7 @@ from svp.pipeline.errors import ConfigError, DataError
 from svp.pipeline.masks import rle
 from svp.pipeline.recipe import GridConfig
 from svp.pipeline.records import Superpixels
-from svp.pipeline.sam import Wanted
+from svp.pipeline.sam.mask_decoder import Wanted
 from svp.pipeline.superpixels.crops import crop_boxes
 from svp.pipeline.superpixels.point_grid import GridPrompter
 
