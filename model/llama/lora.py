@@ -5,6 +5,8 @@ dropout mask, one product with all A_i below each other, and no float32 copy of 
 frozen, so that the backward pass needs x for the gradient of A alone, and it computes x again.
 
 peft's `lora.Linear.forward` is the same function, but draws a mask for each linear.
+
+Sums are written `addmm(out=)`, which is `addmm_`, because PyTorch counts the operations of that name only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,9 +85,10 @@ class _Products(torch.autograd.Function):
         mask = small = None
         if a is not None:
             seen, mask = torch.native_dropout(x, dropout, True) if dropout else (x, None)
-            small = x.new_empty(len(x), len(a)).addmm_(seen, a.t(), beta=0, alpha=scale)
+            small = x.new_empty(len(x), len(a))
+            torch.addmm(small, seen, a.t(), beta=0, alpha=scale, out=small)
             for i, up, part in _adapted(b, small):
-                outs[i].addmm_(part, up.t())
+                torch.addmm(outs[i], part, up.t(), out=outs[i])
         ctx.save_for_backward(a, mask, small, *tensors)
         ctx.settings = before, count, scale, dropout, residual is not None
         return tuple(out.view(*shape, -1) for out in outs)
@@ -102,7 +105,7 @@ class _Products(torch.autograd.Function):
         # Through the frozen weights, summed in the products themselves.
         dx = flat[0] @ weights[0]
         for grad, weight in zip(flat[1:], weights[1:], strict=True):
-            dx.addmm_(grad, weight)
+            torch.addmm(dx, grad, weight, out=dx)
 
         # A forward pass within autocast would give another dtype than the first one did.
         with torch.enable_grad(), torch.autocast(dx.device.type, enabled=False):
@@ -118,7 +121,7 @@ class _Products(torch.autograd.Function):
             for (i, up, part), (_, _, dpart) in zip(
                 _adapted(b, small), _adapted(b, dsmall), strict=True
             ):
-                dpart.addmm_(flat[i], up, beta=0, alpha=scale)
+                torch.addmm(dpart, flat[i], up, beta=0, alpha=scale, out=dpart)
                 db[i] = flat[i].t() @ part
             da = dsmall.t() @ _dropped(x.detach().flatten(0, -2), mask, dropout)
             dx.add_(_dropped(dsmall @ a, mask, dropout))
