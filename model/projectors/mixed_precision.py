@@ -23,14 +23,8 @@ def weights_cast(module: nn.Module, keep: frozenset[str] = frozenset()) -> Itera
     together where an operator reads them, so autocast casts them there.
     """
     kind = next(module.parameters()).device.type
-    places = [
-        (owner, name, weight)
-        for prefix, owner in module.named_modules()
-        for name, weight in owner.named_parameters(recurse=False)
-        if weight.dtype == torch.float32 and f"{prefix}.{name}".lstrip(".") not in keep
-    ]
-    split = any(hasattr(weight, "ds_id") for _, _, weight in places)
-    if not places or split or not torch.is_autocast_enabled(kind):
+    places = _float32(module, keep) if torch.is_autocast_enabled(kind) else []
+    if not places or any(hasattr(weight, "ds_id") for _, _, weight in places):
         yield
         return
     cast = _Cast.apply(torch.get_autocast_dtype(kind), *(weight for _, _, weight in places))
@@ -42,6 +36,16 @@ def weights_cast(module: nn.Module, keep: frozenset[str] = frozenset()) -> Itera
     finally:
         for owner, name, weight in places:
             owner._parameters[name] = weight
+
+
+def _float32(module: nn.Module, keep: frozenset[str]) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Owner, name and value of each float32 weight whose full name is not in `keep`."""
+    return [
+        (owner, name, weight)
+        for prefix, owner in module.named_modules()
+        for name, weight in owner.named_parameters(recurse=False)
+        if weight.dtype == torch.float32 and f"{prefix}.{name}".lstrip(".") not in keep
+    ]
 
 
 class _Cast(torch.autograd.Function):
