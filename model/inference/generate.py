@@ -18,10 +18,9 @@ from torch.nn import functional as F
 
 from ..batch import Batch, by_size
 from ..ris import RisModel, split_by_image
+from .compiled import Passes
 from .key_values import KeyValues
 from .shared_prefix import Prefix
-
-SLOTS = 64  # sizes of the buffers of keys and values are multiples of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +47,17 @@ def generate(
     max_new_tokens: int = 32,
     draft: Sequence[int] = (),
     prefix: Prefix | None = None,
+    passes: Passes | None = None,
 ) -> Generated:
     """Answer the open dialogue of each image. `seg` and `eos` are token ids.
 
     draft   ids that the answers may start with; they change the time that it takes, not the answer
     prefix  the start of all dialogues, read before: `sam` holds their one image, `visual` is not read
+    passes  of `model`, where they are compiled
     """
     batch, draft = batch.with_layout(), draft[: max(0, max_new_tokens - 1)]
-    asked = _prompts(model, batch, prefix, len(draft) + max_new_tokens)
+    passes = passes or Passes(model)
+    asked = _prompts(passes, batch, prefix, len(draft) + max_new_tokens)
     first, likely, agreed = _read(model, asked, draft)
     token, known = likely.gather(1, agreed), asked.known
     position = asked.start + asked.lengths + agreed
@@ -70,10 +72,10 @@ def generate(
         places = {k: row.index(seg) + after for k, row in enumerate(ids) if seg in row}
         if closed and all(place <= right[k] + len(later) for k, place in places.items()):
             break
-        later.append(known.read(model.lm, model.embedded(token), position)[:, 0])
+        state, token = passes.step(token, position, known)
+        later.append(state)
         if closed:  # the last id was read for the sake of its mask
             continue
-        token = model.lm.lm_head(later[-1]).argmax(1, keepdim=True)
         position = position + 1
         for row, (value,) in zip(ids, token.tolist(), strict=True):
             if len(row) < max_new_tokens and row[-1:] != [eos]:
@@ -107,15 +109,15 @@ class _Prompts:
     known: KeyValues
 
 
-def _prompts(model: RisModel, batch: Batch, prefix: Prefix | None, more: int) -> _Prompts:
+def _prompts(passes: Passes, batch: Batch, prefix: Prefix | None, more: int) -> _Prompts:
     """Of `batch`, after which at most `more` positions follow."""
+    rows, model = len(batch.ids), passes.model
     if prefix is None:
         merged = model.merged(batch)
-        size = _slots(merged.embeds.shape[1] + more)
-        known = KeyValues(model.lm, len(batch.ids), size)
+        known = passes.buffers(rows, merged.embeds.shape[1] + more)
         return _Prompts(merged.embeds, merged.lengths[:, None], 0, known)
     embeds = model.embedded(batch.ids[:, prefix.ids :])
-    known = prefix.repeated(model, len(batch.ids), _slots(embeds.shape[1] + more))
+    known = prefix.begin(passes, rows, embeds.shape[1] + more)
     return _Prompts(embeds, batch.lengths[:, None] - prefix.ids, prefix.length, known)
 
 
@@ -139,11 +141,6 @@ def _read(model: RisModel, asked: _Prompts, draft: Sequence[int]) -> tuple[Tenso
     likely = model.lm.lm_head(states).argmax(2)
     agreed = (likely[:, :-1] == given).long().cumprod(1).sum(1, keepdim=True)
     return states, likely, agreed
-
-
-def _slots(positions: int) -> int:
-    """Rounded up, so that answers of about one length have buffers of one size."""
-    return -(-positions // SLOTS) * SLOTS
 
 
 def _agreement(said: Sequence[int], draft: Sequence[int]) -> int:

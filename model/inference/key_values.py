@@ -46,12 +46,10 @@ class KeyValues:
         states: Tensor = out.last_hidden_state
         return states
 
-    def repeated(self, lm: Any, rows: int, size: int) -> "KeyValues":
-        """A copy of the one sequence for each of `rows`, with more slots: `size`."""
-        known = KeyValues(lm, rows, size)
-        for new, old in ((known.keys, self.keys), (known.values, self.values)):
-            new[..., : old.shape[3], :] = old
-        return known
+    def start_with(self, read: "KeyValues") -> None:
+        """Every sequence starts as the one of `read`."""
+        for mine, others in ((self.keys, read.keys), (self.values, read.values)):
+            mine[..., : others.shape[3], :] = others
 
     def _keep(
         self, position: Tensor | None, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..merge import merge
 from ..ris import RisModel, split_by_image
+from .compiled import TEXT, Passes
 from .key_values import KeyValues
 
 
@@ -36,9 +37,11 @@ class Prefix:
         """Positions."""
         return self.ids - 1 + self.tokens
 
-    def repeated(self, model: RisModel, rows: int, more: int) -> KeyValues:
-        """A copy of the keys and values for each of `rows`, with slots for so many positions more."""
-        return self.known.repeated(model.lm, rows, self.length + more)
+    def begin(self, passes: Passes, rows: int, more: int) -> KeyValues:
+        """Keys and values of `rows` sequences that start so, with slots for `more` positions."""
+        known = passes.buffers(rows, self.length + more)
+        known.start_with(self.known)
+        return known
 
 
 @torch.no_grad()
@@ -57,21 +60,20 @@ def read_prefix(model: RisModel, batch: Batch, ids: int) -> Prefix:
 
 
 @torch.no_grad()
-def predict_after(model: RisModel, batch: Batch, prefix: Prefix) -> list[Tensor]:
+def predict_after(passes: Passes, batch: Batch, prefix: Prefix) -> list[Tensor]:
     """Per dialogue, logits (n,H,W) float32; the mask is logits > 0.
 
     batch  B dialogues that start as `prefix`; `sam` holds their image once, `visual` is not read.
            Every dialogue has a [SEG], after the prefix
     """
-    layout = batch.layout
+    layout, model = batch.layout, passes.model
     before = int(model.mask_state == "predicting")
-    rest = batch.ids[:, prefix.ids : layout.segs[1] + 1]  # the answers' ends are not needed
-    known = prefix.repeated(model, *rest.shape)
-    position = prefix.length + torch.arange(rest.shape[1], device=rest.device)[None]
-    states = known.read(model.lm, model.embedded(rest), position)
-    mine = states[batch.seg_row, batch.seg_col - prefix.ids - before]
+    ids = batch.ids[:, prefix.ids : layout.segs[1] + 1]  # the answers' ends are not needed
+    known = prefix.begin(passes, len(ids), ids.shape[1] + TEXT)
+    col = batch.seg_col - prefix.ids - before
+    mine = passes.rest(ids, prefix.length, batch.seg_row, col, known)
     groups = model.masks_of(mine, torch.zeros_like(batch.seg_row), batch, layout.sizes)
-    return split_by_image(groups, layout.images, batch.sizes, rest.device)
+    return split_by_image(groups, layout.images, batch.sizes, mine.device)
 
 
 def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
@@ -82,7 +84,7 @@ def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
     """
     batch = batch.with_layout()
     start = _common(batch, int(model.mask_state == "predicting"))
-    return predict_after(model, batch, read_prefix(model, batch, start))
+    return predict_after(Passes(model), batch, read_prefix(model, batch, start))
 
 
 def _common(batch: Batch, before: int) -> int:

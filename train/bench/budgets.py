@@ -19,10 +19,10 @@ class Budget:
 BUDGETS: Mapping[str, Budget] = {
     "LLM, operators per layer, training": Budget(95, 110),
     "projector, operators, training": Budget(513, 300),
-    "projector, operators, inference": Budget(207, 150),
+    "projector, operators, inference": Budget(205, 150),
     "mask head and losses, operators, training": Budget(737, 380),
     "the same with photographs of 8 sizes": Budget(1076, 380),
-    "mask head, operators, inference": Budget(278, 160),
+    "mask head, operators, inference": Budget(155, 160),
     "casts, training": Budget(298, 100),
     "saved for the backward pass, bytes per token and layer": Budget(118_310, 140_000),
     "host syncs, forward": Budget(0, 0),

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from ...model.batch import Batch
 from ...model.inference.generate import generate
+from ...model.inference.precision import arithmetic
 from ...model.losses import Losses, Weights
 from ...model.projectors import Projector
 from ...model.projectors.fusion import Fusion
@@ -30,6 +31,7 @@ COMPONENTS = (
     "copy", "vision encoder", "SAM encoder", "superpixels", "projector", "LLM", "LLM prefill",
     "LLM decode", "mask decoder", "optimizer",
 )  # fmt: skip
+CAPTURED = "captured answer"  # projector, LLM and mask decoder, which a graph does not tell apart
 # Of an SVP projector, in the order of work; "pooling" is Eq. 2 where there is no SSA.
 INSIDE = ("SSPE", "SSA", "pooling", "MLP")
 
@@ -150,7 +152,7 @@ def train_batch(
     whole step. Half precision is the device's bfloat16 where the LLM's layers have it.
     """
     with borders(model, lap) as cuts:
-        with autocast(model):
+        with arithmetic(model):
             losses: Losses = model(batch)
             lap("mask decoder")
             words, shapes = _split(losses, weights, counts)
@@ -174,7 +176,7 @@ def finish_step(model: RisModel, optimizer: Optimizer, lap: Lap) -> None:
 @torch.no_grad()
 def forward(model: RisModel, batch: Batch, lap: Lap) -> None:
     """Masks of a teacher-forced dialogue: the paper's inference."""
-    with inside(model.projector, lap) as rest, borders(model, lap, rest), autocast(model):
+    with inside(model.projector, lap) as rest, borders(model, lap, rest), arithmetic(model):
         model.predict(batch)
     lap("mask decoder")
 
@@ -189,17 +191,10 @@ def answer(model: RisModel, batch: Batch, lap: Lap, seg: int, count: int) -> lis
     def split(part: str) -> None:
         lap(next(calls, "LLM decode") if part == "LLM" else part)
 
-    with inside(model.projector, lap) as rest, borders(model, split, rest), autocast(model):
+    with inside(model.projector, lap) as rest, borders(model, split, rest), arithmetic(model):
         answers = generate(model, batch, seg=seg, eos=-1, max_new_tokens=count)
     lap("mask decoder")
     return answers.ids[0]
-
-
-def autocast(model: RisModel) -> torch.autocast:
-    """Arithmetic in bfloat16 if the frozen layers are; else off."""
-    weight = next(model.lm.model.layers.parameters())
-    half = weight.dtype == torch.bfloat16
-    return torch.autocast(weight.device.type, torch.bfloat16, enabled=half)
 
 
 def counts_of(batches: Sequence[Batch]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The paper's model and batches without memory, whose operators are those of a GPU under autocast.
+"""The paper's model and batches without memory, whose operators are those of a GPU.
 
 All tensors are fake: an operator whose result the host would have to read raises. On the CPU,
 autocast has another list of operators in float32, dropout another kernel, and RMSNorm none of its own:
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ...model.batch import Batch
+from ...model.inference.precision import cast_weights
 from ...model.ris import RisModel
 from ..recipe import ModelConfig, TrainRecipe
 from ..trainer.prepare import make_ready
@@ -77,6 +78,8 @@ def fake_model(preset: Preset, projector: str, stage: int, fake: FakeTensorMode)
         recipe = TrainRecipe(stages=STAGES[:stage], model=ModelConfig(dtype=preset.dtype))
         make_ready(model, recipe, stage - 1)
         model.train()
+    else:
+        cast_weights(model)
     with fake:
         for module in model.modules():
             for name, weight in module.named_parameters(recurse=False):

@@ -205,9 +205,12 @@ def training(preset: Preset, device: str) -> Rows:
 def answers(preset: Preset, device: str) -> Rows:
     """Answers from the cache and live, of SVP and of the MLP under the same optimisations."""
     runner = Runner(preset, ("svp", "mlp"), device)
+    runner.answer()
     works: list[tuple[str, Work, bool]] = [("one answer from the cache", "forward", False)]
     if preset.batch > 1:
         works.append((f"{counted(preset.batch, 'answer')} from the cache", "batch", False))
+    if torch.device(device).type == "cuda":
+        works.append(("one answer from the cache, captured", "captured", False))
     works.append(("one answer live", "forward", True))
     for title, work, live in works:
         svp, mlp = (_measured(runner, Case(work, name, live)) for name in ("svp", "mlp"))

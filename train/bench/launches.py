@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...model.batch import Batch
 from ...model.inference.generate import generate
+from ...model.inference.precision import input_dtype
 from ...model.inference.shared_prefix import predict_shared
 from ...model.losses import Weights
 from ...model.ris import RisModel
@@ -172,7 +173,7 @@ def count_once(work: Work, preset: Preset) -> Counted:
     model = fake_model(preset, work.projector, work.stage, fake)
     counter = KernelCounter()
     with fake, CudaRules(), counter, _saved_by_layers(model) as saved:
-        batch = batch.to("cpu", torch.float32)
+        batch = batch.to("cpu", input_dtype(model))
         counter.lap("copy")
         if work.stage:
             train_batch(model, batch, counter.lap, Weights(), counts)

@@ -61,5 +61,7 @@ def child(job: str) -> None:
     runner = Runner(preset, [case.projector], told["device"])
     if case.stage:
         runner.enter(case.stage)
+    else:
+        runner.answer()
     runner.run(case, lambda part: None)
     print(peak_rss())

@@ -10,7 +10,7 @@ from statistics import median_low
 
 from ...pipeline.display import Report, counted, markdown_table, size
 from ..estimates.flops import FORMULA
-from .components import COMPONENTS, INSIDE
+from .components import CAPTURED, COMPONENTS, INSIDE
 from .presets import Preset
 from .runner import SENTENCES, Case
 
@@ -168,7 +168,8 @@ class SpeedReport(Report):
             counted(self.preset.batch, "image") if cases[0].case.work == "batch" else "one image"
         )
         what = f"{cases[0].case.what}, {'one step' if cases[0].case.stage else images}"
-        parts = [part for part in COMPONENTS if any(part in one.median for one in cases)]
+        every = (*COMPONENTS, CAPTURED)
+        parts = [part for part in every if any(part in one.median for one in cases)]
         rows = []
         for part in parts:
             rows.append((f"{part}, ms", [_beside(one, part) for one in cases]))

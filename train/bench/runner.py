@@ -10,17 +10,19 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ...model.batch import Batch
+from ...model.inference.compiled import Passes
+from ...model.inference.precision import arithmetic, cast_weights, input_dtype
 from ...model.losses import Weights
 from ..recipe import ModelConfig, StageConfig, TrainRecipe
 from ..trainer.optimizers import build_optimizer
 from ..trainer.prepare import make_ready
-from .components import Lap, answer, counts_of, finish_step, forward, train_batch
+from .components import CAPTURED, Lap, answer, counts_of, finish_step, forward, train_batch
 from .inputs import ANSWER, TURN, LiveEncoders, cached_batch, opened
 from .models import build_models
 from .presets import Preset
 
 SENTENCES = 3  # per image in training, as GLaMM
-Work = Literal["train", "forward", "batch", "generate"]
+Work = Literal["train", "forward", "batch", "captured", "generate"]
 STAGES = (
     StageConfig(name="stage1", steps=3500, add_sspe=False),
     StageConfig(name="stage2", steps=1750, lora=True),
@@ -57,6 +59,7 @@ class Runner:
         self._optimizers: dict[str, Optimizer] = {}
         self._batches: dict[tuple[str, int, int], Batch] = {}
         self._seg: dict[Case, int] = {}
+        self._passes: dict[str, Passes] = {}
 
     def enter(self, stage: int) -> None:
         """Set what trains, with optimizers whose states exist, as from the second step on."""
@@ -74,6 +77,11 @@ class Runner:
             optimizer.zero_grad()
             self._optimizers[name] = optimizer
 
+    def answer(self) -> None:
+        """Nothing trains: weights get the dtype of answers."""
+        for model in self.models.values():
+            cast_weights(model)
+
     def run(self, case: Case, lap: Lap) -> list[int]:
         """Do the work of `case` once; `lap` is told of its parts. Returns the visual tokens of each
         image."""
@@ -84,6 +92,8 @@ class Runner:
         batch = self._input(case, images, sentences=1)
         if case.work in ("forward", "batch"):
             forward(self.models[case.projector], batch, lap)
+        elif case.work == "captured":
+            self._captured(case, batch)
         else:
             seg, count = self._seg.get(case, -1), self.preset.answer
             ids = answer(self.models[case.projector], opened(batch), lap, seg, count)
@@ -94,6 +104,9 @@ class Runner:
         """Before `case` is measured: what an untrained model says third from last plays [SEG]."""
         if case.work == "generate":
             self.run(case, _ignore)
+        if case.work == "captured":  # compiled, captured, launched
+            for _ in range(3):
+                self.run(case, _ignore)
 
     def foreign(self, case: Case) -> int:
         """Bytes on the device that only other cases need: their projectors, optimizer states, and
@@ -114,6 +127,17 @@ class Runner:
         """Text ids of a dialogue of `case`, and how many of them are supervised."""
         sentences = SENTENCES if case.work == "train" else 1
         return self.preset.prompt + (sentences - 1) * TURN, sentences * ANSWER
+
+    @torch.no_grad()
+    def _captured(self, case: Case, batch: Batch) -> None:
+        """As "forward", the language model and what is before it as one graph."""
+        model = self.models[case.projector]
+        if case.projector not in self._passes:
+            backend = "inductor" if self.device.type == "cuda" else "aot_eager"
+            self._passes[case.projector] = Passes(model, backend)
+        with arithmetic(model):
+            self._passes[case.projector].predict(batch)
+        self._lap(CAPTURED)
 
     def _train(self, case: Case) -> list[int]:
         images, micro = (
@@ -143,7 +167,7 @@ class Runner:
         batch = self._cached(case.projector, images, sentences)
         if case.live:
             batch = self._live.into(batch)
-        batch = batch.to(self.device, torch.float32)
+        batch = batch.to(self.device, input_dtype(self.models[case.projector]))
         self._lap("copy")
         return batch
 

@@ -6,20 +6,21 @@ are CPU seconds of one thread, on a GPU they end when its work does.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...model.projectors import projector_class
-from ...pipeline.bench.kernel_time import device_rates
+from ...pipeline.bench.kernel_time import DeviceRates, device_rates
 from ...pipeline.bench.operators import KernelCounter, Kernels
 from ...pipeline.errors import ConfigError
 from ...pipeline.executors import ExecutorOptions
 from ...pipeline.executors.devices import usable_devices
 from ...pipeline.process import one_thread
 from ..estimates.flops import llm_flops, peak_flops
-from .components import Meter
+from .components import CAPTURED, Meter
 from .memory import device_peak, peak_memory
 from .presets import PRESETS, Preset
 from .report import Measured, SpeedReport
@@ -51,13 +52,16 @@ def bench_infer(
 ) -> SpeedReport:
     """One image and one expression: teacher-forced from cache and live, and generated live.
 
-    Also teacher-forced with `preset.batch` images at once, if that is more than one.
+    Also teacher-forced with `preset.batch` images at once, if that is more than one; and on CUDA one
+    from cache as a captured graph. SVP and MLP have the same optimisations everywhere.
     Raises ConfigError, SvpError.
     """
     kinds: Sequence[tuple[Work, bool]]
     kinds = (("forward", False), ("forward", True), ("generate", True))
     if preset.batch > 1:
         kinds = (*kinds, ("batch", False), ("batch", True))
+    if device.startswith("cuda"):
+        kinds = (*kinds, ("captured", False))
     cases = [Case(work, name, live) for work, live in kinds for name in _names(more)]
     return _bench(preset, device, repeats, [cases])
 
@@ -76,6 +80,8 @@ def _bench(
         for cases in rounds:
             if stage := cases[0].stage:
                 runner.enter(stage)
+            else:
+                runner.answer()
             found += measure(runner, cases, repeats, memory)
     name = device_name(device)
     return SpeedReport(preset, name, peak_flops(name), tuple(found))
@@ -113,7 +119,7 @@ def measure(
             formula=_formula(runner, case, counted[case][1]),
             tokens=tuple(counted[case][1]),
             memory=memory[case],
-            predicted={part: rates.seconds(kernels) for part, kernels in counted[case][2].items()},
+            predicted=_predicted(case, counted[case][2], rates),
         )
         for case in cases
     ]
@@ -128,6 +134,8 @@ def _names(more: Sequence[str]) -> tuple[str, ...]:
 
 def _counted(runner: Runner, case: Case) -> tuple[dict[str, float], list[int], dict[str, Kernels]]:
     """Operations by component, visual tokens of each image, and kernels by component."""
+    # Inside of a graph nothing is seen: the same answer is counted as it is without.
+    plain = replace(case, work="forward") if case.work == "captured" else case
     with FlopCounterMode(display=False) as counter, KernelCounter() as kernels:
         meter = Meter(lambda: float(counter.get_total_flops()))
         meter.start()
@@ -136,13 +144,21 @@ def _counted(runner: Runner, case: Case) -> tuple[dict[str, float], list[int], d
             meter.lap(part)
             kernels.lap(part)
 
-        tokens = runner.run(case, lap)
+        tokens = runner.run(plain, lap)
     return meter.parts, tokens, kernels.parts
 
 
+def _predicted(case: Case, parts: Mapping[str, Kernels], rates: DeviceRates) -> dict[str, float]:
+    """Seconds by component; a graph costs the host nothing."""
+    if case.work != "captured":
+        return {part: rates.seconds(kernels) for part, kernels in parts.items()}
+    inside = [kernels for part, kernels in parts.items() if part != "copy"]
+    return {CAPTURED: sum(rates.device_seconds(kernels) for kernels in inside)}
+
+
 def _formula(runner: Runner, case: Case, tokens: Sequence[int]) -> float | None:
-    """Model FLOPs of the LLM; None for generation, which reads one token at a time."""
-    if case.work == "generate":
+    """Model FLOPs of the LLM; None where the LLM is not apart, and for generation by single ids."""
+    if case.work in ("generate", "captured"):
         return None
     text, answers = runner.text(case)
     lm, training = runner.models[case.projector].lm, case.work == "train"

@@ -25,6 +25,7 @@ from .shared import (
     dataset,
     device,
     encoders,
+    lm_weights,
     named_caches,
     published,
     run_and_report,
@@ -83,6 +84,7 @@ from .shared import (
     "--bounds/--no-bounds", default=True, show_default=True, help="Upper bounds of the superpixels."
 )
 @encoders
+@lm_weights
 @device
 @click.option(
     "--out",
@@ -137,6 +139,7 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
 @click.option(
     "--generate", is_flag=True, help="Generate the answer instead of teacher-forcing [SEG]."
 )
+@lm_weights
 @device
 @click.option("--out", type=NEW_FOLDER, default=Path("predictions"), show_default=True,
               help="Folder of the outputs.")  # fmt: skip

@@ -81,6 +81,10 @@ weights = several(
     ),
     click.option("--sam-decoder", help="SAM weights that initialise the mask decoder."),
 )
+lm_weights = click.option(
+    "--lm-weights", type=click.Choice(["int8"]),
+    help="Weights of the language model's layers. Default: as they are.",
+)  # fmt: skip
 encoders = several(
     click.option(
         "--live",

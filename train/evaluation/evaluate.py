@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...model.batch import Batch
 from ...model.inference.generate import generate
+from ...model.inference.precision import arithmetic, input_dtype
 from ...model.inference.shared_prefix import predict_shared
 from ...model.ris import RisModel
 from ...pipeline.errors import WeightsError
@@ -99,10 +100,11 @@ def evaluate(
     with together("evaluation"):
         # One batch is read while another is computed; its rows are kept before the next one starts.
         model.eval()
-        with torch.inference_mode(), precision(model, settings.device):
+        dtype = input_dtype(model)
+        with torch.inference_mode(), arithmetic(model):
             ahead = _ahead([share for _, share in left], read)
             for (number, share), batch in zip(left, ahead, strict=True):
-                moved = batch.to(settings.device, torch.float32)
+                moved = batch.to(settings.device, dtype)
                 answers = (
                     _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
                 )
@@ -155,12 +157,6 @@ def to_batch(
         packed=None,
         sent_ids=tuple(tuple(e.sent_id for e in unit.asked) for unit in units),
     )
-
-
-def precision(model: RisModel, device: str) -> torch.autocast:
-    """The arithmetic of training: bfloat16 by autocast where any weight is kept in it."""
-    half = any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
 
 
 def _ahead(shares: Sequence[Share], make: Callable[[Share], Batch]) -> Iterator[Batch]:

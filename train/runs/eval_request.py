@@ -27,6 +27,7 @@ class EvalRequest:
     shuffle_orders  protocol full again with so many other superpixel orders
     bounds          compute what the superpixels allow, and what the decoder does with a click
     live            encoders in the loop instead of the caches' rows
+    lm_weights      "int8" for those of the language model's layers; None: as they are
     out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
                     None: a new name in the run's `eval` folder; the page goes beside it
     size            "tiny": the tiny models may meet data that is not generated
@@ -52,6 +53,7 @@ class EvalRequest:
     live: bool = False
     sam_weights: Path | None = None
     encoder_weights: Path | None = None
+    lm_weights: str | None = None
     device: str = "auto"
     out: Path | None = None
     size: str | None = None

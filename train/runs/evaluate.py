@@ -125,6 +125,7 @@ def _eval(
 
     # All splits are opened and their places checked before the first one is computed.
     processes = make_process_state(trained.recipe, pick_device(request.device))
+    trained = trained.to_answer(str(processes.device), request.lm_weights)
     asked = {
         name: replace(request, data=data_for(request.data, name, by_split[name], known))
         for name in request.splits
@@ -136,7 +137,6 @@ def _eval(
     for split in splits:
         told = header_of(request, trained, split).model_dump(mode="json")
         agree(f"split {split.name}", flat(told | {"batch": request.batch}, split.name))
-    trained.model.to(str(processes.device))
     home, remote = results_of(found, request.runs)
     with together("results"):
         for split in splits:

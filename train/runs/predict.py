@@ -34,6 +34,7 @@ class PredictRequest:
     published   a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is, `own_sam` with its own
                 SAM instead of the one of `sam_weights`
     generate    let the model answer by itself; it may then give no mask
+    lm_weights  "int8" for those of the language model's layers; None: as they are
     out         folder of the files, made if needed
     """
 
@@ -49,6 +50,7 @@ class PredictRequest:
     sam_weights: Path | None = None
     encoder_weights: Path | None = None
     generate: bool = False
+    lm_weights: str | None = None
     device: str = "auto"
     out: Path = Path("predictions")
 
@@ -129,6 +131,7 @@ def predict_command(request: PredictRequest) -> PredictReport:
         sam_weights=request.sam_weights,
         encoder_weights=request.encoder_weights,
         own_sam=request.own_sam,
+        lm_weights=request.lm_weights,
     )
     answers = model.ask(request.image, request.expressions, generate=request.generate)
     return _write(request, header, answers, model.digests)

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 import xxhash
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ...model.inference.compiled import Passes
 from ...model.pretrained.config import CONFIG, is_export
 from ...pipeline.cache import create_cache
 from ...pipeline.cache.layout import holds_cache
@@ -73,11 +76,15 @@ class Predictor:
         *,
         device: str,
         size: str | None = None,
+        lm_weights: str | None = None,
+        compiled: bool = False,
     ) -> None:
-        trained.model.to(device)
+        trained = trained.to_answer(device, lm_weights)
         self._trained, self._plan, self._where = trained, plan, where
         self._source, self._encoder = source, encoder
         self._device, self._size = device, size
+        compiled = compiled and torch.device(device).type == "cuda"
+        self._passes = Passes(trained.model, "inductor" if compiled else None)
         self._sessions: OrderedDict[str, ImageSession] = OrderedDict()
         self.digests = trained.digests | {"precompute": plan.recipe.digest()}
 
@@ -135,7 +142,7 @@ class Predictor:
         visuals = CachedVisuals([reader], self._trained.model.projector.needs)
         entry = Entry("", photo.image_id, 0, 0, photo.height, photo.width)
         visual, sam, sizes = visuals.read([entry], [None])
-        return ImageSession(self._trained, visual, sam, sizes[0], self._device)
+        return ImageSession(self._trained, self._passes, visual, sam, sizes[0], self._device)
 
 
 def load(
@@ -146,6 +153,8 @@ def load(
     cache: str | Path | None = None,
     sam_weights: str | Path | None = None,
     encoder_weights: str | Path | None = None,
+    lm_weights: Literal["int8"] | None = None,
+    compiled: bool = False,
 ) -> Predictor:
     """A trained model, ready for photographs.
 
@@ -155,6 +164,9 @@ def load(
     size     "tiny" lets the tiny models answer on photographs too; default the variable SVP_SIZE
     cache    whose recipe cuts photographs; default the model's own
     sam_weights, encoder_weights  default: looked for in the usual folders, by their digests
+    lm_weights  "int8": those of the language model's layers, half of bfloat16's memory; masks differ a little
+    compiled    on CUDA, the language model's passes become graphs: each first one of its shape takes
+                about a minute, every other is launched at once
 
     Raises MissingError (no such model or weights), WeightsError, PlanMismatchError, ConfigError.
     """
@@ -168,6 +180,8 @@ def load(
         cache=expand(cache) if cache is not None else None,
         sam_weights=expand(sam_weights) if sam_weights is not None else None,
         encoder_weights=expand(encoder_weights) if encoder_weights is not None else None,
+        lm_weights=lm_weights,
+        compiled=compiled,
     )
 
 
@@ -196,6 +210,8 @@ def open_predictor(
     sam_weights: Path | None = None,
     encoder_weights: Path | None = None,
     own_sam: bool = False,
+    lm_weights: str | None = None,
+    compiled: bool = False,
 ) -> Predictor:
     """`load` for a model that was found; `flags` as `open_trained`, `own_sam` as `Encoders`."""
     device, here = pick_device(device), Path(".")
@@ -215,7 +231,10 @@ def open_predictor(
         encoder = build_encoder(recipe.features, where, device)
     plan = sized_plan(recipe)
     trained = open_trained(found, plan, flags or TrainFlags())
-    return Predictor(trained, plan, where, source, encoder, device=device, size=size)
+    return Predictor(
+        trained, plan, where, source, encoder, device=device, size=size, lm_weights=lm_weights,
+        compiled=compiled,
+    )  # fmt: skip
 
 
 def photo_header(path: Path) -> Header:

@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from ...model.batch import Batch, Visual
+from ...model.inference.compiled import Passes
 from ...model.inference.generate import generate as generate_answers
+from ...model.inference.precision import arithmetic, input_dtype
 from ...model.inference.shared_prefix import predict_after, read_prefix
 from ...pipeline.errors import ConfigError
 from ...pipeline.masks import rle
 from ..data.dialogues import Texts, build_dialogue, collate, usual_answer
 from ..data.prompts import Turn, fixed_turn
-from ..evaluation.evaluate import precision
 from ..evaluation.trained import Trained
 
 Mask = NDArray[np.bool_]
@@ -80,6 +81,7 @@ class ImageSession:
     def __init__(
         self,
         trained: Trained,
+        passes: Passes,
         visual: Visual,
         sam: torch.Tensor,
         size: tuple[int, int],
@@ -87,11 +89,12 @@ class ImageSession:
     ) -> None:
         """Of one image: projector inputs and SAM embedding with a leading size of 1; (H,W)."""
         self._model, self._vocab, self._device = trained.model, trained.vocab, device
+        self._passes = passes
         # All dialogues are the same up to the mark after the image.
         dialogue = build_dialogue(self._vocab, (fixed_turn("it", self._vocab.wording),))
         batch = _batch(visual, collate([dialogue], self._vocab.pad), sam, size)
-        batch = batch.to(device, torch.float32)
-        with torch.inference_mode(), precision(self._model, device):
+        batch = batch.to(device, input_dtype(self._model))
+        with torch.no_grad(), arithmetic(self._model):
             self._prefix = read_prefix(self._model, batch, dialogue.slot + 2)
         self.tokens: int = self._prefix.tokens
         self._sam, self._size = batch.sam, size
@@ -114,16 +117,16 @@ class ImageSession:
             turns = [Turn(turn.question, None) for turn in turns]
         texts = collate([build_dialogue(self._vocab, (t,)) for t in turns], self._vocab.pad)
         batch = _batch(self._nothing, texts, self._sam, self._size)
-        batch = batch.to(self._device, torch.float32)
-        with torch.inference_mode(), precision(self._model, self._device):
+        batch = batch.to(self._device)
+        with torch.no_grad(), arithmetic(self._model):
             if not generate:
-                found = predict_after(self._model, batch, self._prefix)
+                found = predict_after(self._passes, batch, self._prefix)
                 pairs = zip(expressions, found, strict=True)
                 return [Prediction(text, *_mask(logits)) for text, logits in pairs]
             vocab = self._vocab
             said = generate_answers(
                 self._model, batch, seg=vocab.seg, eos=vocab.eos, draft=usual_answer(vocab),
-                prefix=self._prefix,
+                prefix=self._prefix, passes=self._passes,
             )  # fmt: skip
             rows = zip(expressions, said.masks, said.ids, said.seg.tolist(), strict=True)
             return [

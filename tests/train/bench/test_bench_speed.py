@@ -17,7 +17,15 @@ from svp.model.projectors import MaskInput, build_projector
 from svp.pipeline.encoders.registry import family
 from svp.pipeline.errors import ConfigError, SvpError
 from svp.train.bench import speed
-from svp.train.bench.components import Meter, borders, counts_of, forward, inside, train_batch
+from svp.train.bench.components import (
+    CAPTURED,
+    Meter,
+    borders,
+    counts_of,
+    forward,
+    inside,
+    train_batch,
+)
 from svp.train.bench.inputs import LiveEncoders, cached_batch
 from svp.train.bench.memory import peak_memory
 from svp.train.bench.models import build_llm, random_sam
@@ -358,3 +366,16 @@ def test_projectors_to_compare_are_checked_first() -> None:
     assert speed._names(("pvtc", "svp")) == ("mlp", "svp", "pvtc")
     with pytest.raises(ConfigError, match="projector mine: allowed are"):
         speed.bench_infer(MICRO, more=("mine",))
+
+
+def test_a_captured_answer_is_measured_whole_and_predicted_without_launches() -> None:
+    """On a CPU it is compiled to the same operators, and nothing is captured."""
+    runner = Runner(MICRO, ["mlp", "svp"], "cpu")
+    runner.answer()
+    cases = [Case("captured", name, False) for name in ("mlp", "svp")]
+    found = speed.measure(runner, cases, 1, dict.fromkeys(cases, 1))
+    for one in found:
+        assert set(one.median) == {"copy", CAPTURED} and one.formula is None
+        assert one.predicted[CAPTURED] > 0 and one.model_flops > 0
+    lines = "\n".join(SpeedReport(MICRO, "x", None, tuple(found)).lines())
+    assert "captured answer, ms" in lines and "- captured, from cache: MLP / SVP" in lines
