@@ -41,7 +41,8 @@ class Expression:
     """One sentence; `mask` is the union of all that it refers to, empty if that is nothing.
 
     `ann_id` is the object's in its file, or negative where the target is several objects or none.
-    `ignore` is a region that counts neither for nor against a prediction.
+    `ignore` is a region that counts neither for nor against a prediction. `box` (x1 y1 x2 y2, pixels,
+    exclusive maxima) is all that is known of some targets; then `mask` is the filled box.
     """
 
     sent_id: int
@@ -51,6 +52,7 @@ class Expression:
     text: str
     mask: Rle
     ignore: Rle | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,19 @@ def target_accuracy(counts: Counts, convention: Convention = SVP) -> tuple[float
     return _mean(nothing[empty]), _mean(~nothing[~empty])
 
 
+BOX_THRESHOLDS = tuple(k / 100 for k in range(50, 100, 5))
+
+
+def box_metrics(iou: Floats, *, strict: bool = False) -> dict[str, float]:
+    """Acc@0.5, Acc@0.75, Acc@0.9 and mAcc (mean over 0.5, 0.55 to 0.95) of IoUs (S,) of boxes.
+
+    strict  an IoU equal to the threshold is no hit
+    """
+    hits = {t: _mean(iou > t if strict else iou >= t) for t in (*BOX_THRESHOLDS, 0.75, 0.9)}
+    found = {f"Acc@{t}": hits[t] for t in (0.5, 0.75, 0.9)}
+    return found | {"mAcc": float(np.mean([hits[t] for t in BOX_THRESHOLDS]))}
+
+
 def _mean(values: Bools) -> float:
     return float(values.mean()) if values.size else float("nan")
 

@@ -140,7 +140,8 @@ def _rows(
 def _mask_row(item: Annotation, counts: str) -> dict[str, Any]:
     ids = {"dataset": item.dataset, "ann_id": item.ann_id, "image_id": item.image_id}
     ignored = item.ignored()
-    more = {"ignore": ignored.counts.decode("ascii")} if ignored else {}
+    more: dict[str, Any] = {"ignore": ignored.counts.decode("ascii")} if ignored else {}
+    more |= {"box": list(item.box)} if item.box else {}
     return {**ids, "height": item.height, "width": item.width, "rle": counts, **more}
 
 
@@ -229,7 +230,10 @@ def _annotation(row: dict[str, Any]) -> Annotation:
         for key in ("rle", "ignore")
     )
     ids = row["dataset"], row["ann_id"], row["image_id"]
-    return Annotation(*ids, height, width, mask, ignore=ignored)
+    box = tuple(map(float, row["box"])) if "box" in row else None
+    if box is not None and len(box) != 4:
+        raise TypeError("box")
+    return Annotation(*ids, height, width, mask, ignore=ignored, box=box)
 
 
 _JSONL_SPLIT = {"testA": "test", "testB": "test"}
@@ -239,7 +243,7 @@ def export_jsonl(source: Source, out: Path) -> int:
     """Write the source's expressions to `out`, whole or not at all; returns the number of lines.
 
     DataError if `out` is a folder, a device, or a file that the source was read from, or if the source
-    has ignored regions, which a JSONL file cannot say.
+    has ignored regions or mere boxes, which a JSONL file cannot say.
     """
     _require_free(out, source)
     paths = {record.image_id: record.path for record in source.images}
@@ -252,6 +256,11 @@ def export_jsonl(source: Source, out: Path) -> int:
                 mask = source.good_masks.get((row.dataset, row.ann_id))
                 if mask is None:
                     continue
+                if source.box(row) is not None:
+                    raise DataError(
+                        f"{row.dataset} sentence {row.sent_id}: has a box and no mask: use the data set "
+                        "as it is, or convert it (svp data convert)"
+                    )
                 if source.ignored(row) is not None:
                     raise DataError(
                         f"{row.dataset} sentence {row.sent_id}: has a region that counts neither for "

@@ -22,6 +22,8 @@ from .parquet import parquet_files, read_hub
 from .photo_files import ARCHIVE
 from .phrasecut import read_phrasecut
 from .reasonseg import read_reasonseg
+from .ref_adv import read_ref_adv
+from .ref_l4 import read_ref_l4
 from .refcocom import read_refcocom
 from .refer import DEFAULT_SPLIT_BY, find_sets, is_set, read_refer, split_by_of
 from .stored_photos import store_of
@@ -36,6 +38,7 @@ LOOKED_FOR = (
     "annotations/*.json with masks/ (RefCOCOm)",
     "GroundingSuite-Eval.jsonl (GSEval)",
     "train, val, test of *.json beside *.jpg (ReasonSeg)",
+    "*.parquet with boxes (Ref-L4, Ref-Adv)",
     "annotations/instances_*.json (COCO)",
     "*.parquet (hub)",
     "one *.jsonl, or one per split (train.jsonl, val.jsonl, test.jsonl)",
@@ -256,6 +259,8 @@ FORMATS: dict[str, Reader] = {
     "refcocom": read_refcocom,
     "gseval": read_gseval,
     "reasonseg": read_reasonseg,
+    "ref-l4": read_ref_l4,
+    "ref-adv": read_ref_adv,
     "refer": _refer,
     "refer sets": _refer_root,
     "coco": _coco,

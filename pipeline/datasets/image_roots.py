@@ -14,6 +14,7 @@ from ..display import counted, show
 from ..errors import DataError, MissingError
 from ..records import ImageRecord
 from ..store import Stat, is_url
+from .photo_files import row_of
 from .stored_photos import listing, root_name
 from .tables import Dataset
 
@@ -116,6 +117,8 @@ def image_root(datasets: Sequence[Dataset], images: Path | None, names: Sequence
     if first.kind in ("folder", "jsonl"):
         root = images if images is not None and first.kind == "jsonl" else first.root
         return Found(root, "own", listed=first.listed)
+    if names and row_of(names[0]):  # rows of the data set's own parquet files
+        return Found(first.root, "own rows")
     if not names:
         titles = ", ".join(dataset.title for dataset in datasets)
         raise DataError(f"{show(titles)}: holds no image")

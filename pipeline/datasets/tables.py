@@ -70,6 +70,7 @@ class Annotation:
     crowd  whether it outlines a group that was not told apart (COCO's `iscrowd`)
     ignore  region that counts neither for nor against a prediction, or None; untrusted, too
     drawing  what makes its pixels, where that is not COCO's rule for polygons
+    box    x1 y1 x2 y2 with exclusive maxima, where no more is known; the segmentation fills it
     """
 
     dataset: str
@@ -82,6 +83,7 @@ class Annotation:
     crowd: bool = field(default=False, repr=False)
     ignore: object = field(default=None, repr=False)
     drawing: Drawing | None = field(default=None, repr=False)
+    box: tuple[float, float, float, float] | None = field(default=None, repr=False)
 
     @property
     def where(self) -> str:
@@ -227,13 +229,33 @@ class Source:
         """The region that counts neither for nor against a prediction for a sentence, or None."""
         return self.annotations[row.dataset, row.ann_id].ignored()
 
+    def box(self, row: Sentence) -> tuple[float, float, float, float] | None:
+        """The box that is all that is known of a sentence's target, or None."""
+        return self.annotations[row.dataset, row.ann_id].box
+
+    def require_masks(self) -> None:
+        """Raise DataError if targets are known by their boxes alone: none is a mask to learn."""
+        for row in self.sentences:
+            if self.box(row) is not None:
+                raise DataError(
+                    f"{self.where}: sentence {row.sent_id} has a box and no mask: this data set can be "
+                    "evaluated on, not trained on"
+                )
+
     @cached_property
     def expressions(self) -> tuple[Expression, ...]:
         """Expressions in the order of `sentences`, less those of images of unknown size."""
         joined = ((row, self.masks.get((row.dataset, row.ann_id))) for row in self.sentences)
         return tuple(
             Expression(
-                row.sent_id, row.ref_id, row.ann_id, row.image_id, row.sent, mask, self.ignored(row)
+                row.sent_id,
+                row.ref_id,
+                row.ann_id,
+                row.image_id,
+                row.sent,
+                mask,
+                self.ignored(row),
+                self.box(row),
             )
             for row, mask in joined
             if mask is not None

@@ -114,6 +114,8 @@ class _Join:
     def add(self, source: Source) -> None:
         """Join one source; its sentences may be of several data sets."""
         finder, masks = Finder(self.caches, source), Masks(source, self.text)
+        if self.training:
+            source.require_masks()
         self.sources.append(source)
         self.finders.append(finder)
         self.masks.append(masks)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...model.batch import Batch
@@ -30,8 +31,9 @@ from ..data.dialogues import MAX_IDS, build_dialogue, collate, usual_answer
 from ..data.length_check import ANY
 from ..data.tokenizer import Vocabulary
 from ..distributed import gather, mine, rank_and_world, together
+from .boxes import box_around, box_iou
 from .protocols import Example, Unit
-from .results import Bounds, Row
+from .results import Bounds, BoxResult, Row
 
 Share = Sequence[Unit]  # one batch
 Judge = Callable[[Example, Expression], Bounds]
@@ -215,8 +217,20 @@ def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) ->
             has_seg=logits is not None,
             counts=rle.encode(mask).counts.decode("ascii"),
             classes=settings.classes(expression),
-            bounds=settings.judge(unit.example, expression) if settings.judge else None,
+            # What superpixels allow for a filled box says nothing about its object.
+            bounds=(
+                settings.judge(unit.example, expression)
+                if settings.judge and expression.box is None
+                else None
+            ),
+            box=_box_result(expression, mask),
         )
+
+
+def _box_result(expression: Expression, mask: NDArray[np.bool_]) -> BoxResult | None:
+    if expression.box is None:
+        return None
+    return BoxResult(target=expression.box, iou=box_iou(expression.box, box_around(mask)))
 
 
 def _token_counts(model: RisModel, batch: Batch) -> list[int]:

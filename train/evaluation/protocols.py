@@ -137,7 +137,9 @@ def gather(
             mask = masks.of(row, place, problems) if masks.speakable(row) else None
             if mask is not None:
                 ids = (row.sent_id, row.ref_id, row.ann_id, image_id)
-                said.append(Expression(*ids, row.sent, mask, masks.ignored(row, place)))
+                said.append(
+                    Expression(*ids, row.sent, mask, masks.ignored(row, place), source.box(row))
+                )
         if said:
             found.append(
                 Example(Entry(dataset, image_id, *place), finder.record(image_id).path, tuple(said))

@@ -84,8 +84,22 @@ class Bounds(JsonFile):
     point: Iou | None = None
 
 
+class BoxResult(JsonFile):
+    """A target known by its box alone.
+
+    target  x1 y1 x2 y2, pixels, exclusive maxima
+    iou     of it and the box around the predicted mask; 0 without one
+    """
+
+    target: tuple[float, float, float, float]
+    iou: Iou
+
+
 class Row(JsonFile):
-    """One sentence in one repeat. `counts` is the predicted mask's COCO compressed RLE."""
+    """One sentence in one repeat. `counts` is the predicted mask's COCO compressed RLE.
+
+    box  where only the target's box is known; the counts are then those of the filled box
+    """
 
     repeat: Count
     dataset: str
@@ -104,6 +118,7 @@ class Row(JsonFile):
     counts: str
     classes: list[str]
     bounds: Bounds | None = None
+    box: BoxResult | None = None
 
     @property
     def key(self) -> tuple[int, str, int, int, int]:

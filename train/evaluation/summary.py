@@ -23,6 +23,7 @@ from ..metrics import (
     metrics,
     target_accuracy,
 )
+from .boxes import box_figures
 from .breakdown import Slice, breakdown
 from .paper_numbers import Published, asked_alike, beside
 from .results import Header, Results, Row, SplitSize
@@ -58,6 +59,9 @@ class SplitSummary:
     n_acc      share of the empty targets whose mask is empty, NaN where there are none
     no_target  name of a convention for expressions without a target -> gIoU, cIoU, N-acc, T-acc as its
                program computes them; empty where every expression has a target
+    boxes      `all`, `small`, `medium`, `large` -> Acc@0.5, Acc@0.75, Acc@0.9, mAcc of the box around
+               the mask, where targets are known by their boxes alone; `values` then compare masks with
+               filled boxes
     bounds     of sentences with a target: mean IoU of the best single superpixel, the best union,
                and a click; if known
     """
@@ -71,6 +75,7 @@ class SplitSummary:
     no_seg: float
     n_acc: float
     no_target: dict[str, dict[str, float]]
+    boxes: dict[str, dict[str, float]]
     bounds: dict[str, float]
     slices: list[Slice]
 
@@ -102,6 +107,7 @@ def _split(results: Results, size: SplitSize) -> SplitSummary:
         no_seg=float(np.mean([not row.has_seg for row in head.rows])),
         n_acc=empty_accuracy(head.counts),
         no_target=_no_target(head.counts),
+        boxes=box_figures(head.rows),
         bounds=_bounds(head.rows),
         slices=breakdown(head),
     )
@@ -212,6 +218,11 @@ def _lines(split: SplitSummary) -> list[str]:
         f"{counted(size.sentences, 'sentence')}, "
         f"{split.tokens[0]:.1f} visual tokens per image (95 %: {split.tokens[1]:.0f})"
     )
+    for group, accuracies in split.boxes.items():
+        texts = "  ".join(f"{key} {_percent(value)}" for key, value in accuracies.items())
+        lines.append(f"  boxes, {group}: {texts}")
+    if split.boxes:
+        lines.append("  the figures below compare masks with filled boxes")
     for metric, value in split.values.items():
         line = f"  {metric:6} {_percent(value.value)}  95 % {_percent(value.low)} to {_percent(value.high)}"
         if metric in split.spread:

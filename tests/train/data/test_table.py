@@ -75,6 +75,18 @@ def test_a_finished_table_tells_the_notices_of_today(tmp_path: Path) -> None:
     assert EMPTY in second.notes
 
 
+def test_boxes_are_nothing_to_train_on(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "cache", range(1, 9))
+    source = make_source("aa", range(1, 9))
+    key, item = next(iter(source.annotations.items()))
+    boxed = replace(
+        source, annotations={**source.annotations, key: replace(item, box=(1, 2, 3, 4))}
+    )
+    with pytest.raises(DataError, match="aa.*: sentence [0-9]+ has a box and no mask"):
+        open_table(tmp_path / "t", [boxed], [cache], training=True)
+    assert len(open_table(tmp_path / "t", [boxed], [cache], training=False)) > 0
+
+
 def test_other_data_make_another_table(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "cache", range(1, 9))
     source = make_source("aa", range(1, 9))
