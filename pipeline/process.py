@@ -1,4 +1,5 @@
-"""This process: command line, device, peak memory, graceful shutdown on SIGINT and SIGTERM.
+"""This process: command line, device, peak memory, work in a second thread, graceful shutdown on
+SIGINT and SIGTERM.
 
 The signal handler sets a flag that the run polls, so nothing is torn out of the middle of a write
 and workers are ended before the command is. A second signal of the same kind acts at once, as
@@ -11,13 +12,14 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import Self, TypeVar
 
 from .display import counted
 from .errors import ConfigError, Interrupted
@@ -150,6 +152,28 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def overlapped(work: Callable[[Item], Made], items: Iterable[Item]) -> Generator[Made, None, None]:
+    """`work` of each item in order, in a second thread, while the caller has the one before.
+
+    The caller's thread makes the items. At most two are on their way: one at work or done, one with
+    the caller. An exception of `work` is raised where its result would have come; closing waits for
+    the item at work. NumPy, Pillow and torch compute without the interpreter's lock.
+    """
+    with ThreadPoolExecutor(1, "svp-overlapped") as thread:
+        ahead: Future[Made] | None = None
+        for item in items:
+            following = thread.submit(work, item)
+            if ahead is not None:
+                yield ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield ahead.result()
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

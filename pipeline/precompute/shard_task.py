@@ -1,17 +1,20 @@
 """Shard task: compute and commit what the layers of one shard lack.
 
 Reading -> superpixels -> patch features -> derived arrays -> store; a step is left out where no
-layer waits for it. A layer's shard is a pure function of (layer, shard number): batches never cross
-a shard, a bad image leaves its place in the batch empty instead of moving the others, and encoder
-batches are padded to one size, so the same kernels run on the same operands however the work was
-interrupted. Memory is one shard's rows, never more.
+layer waits for it. The next batch is read, and the last one finished, while this one is with the
+models: three threads, and a batch with one of them at a time. A layer's shard is a pure function of
+(layer, shard number): batches never cross a shard, a bad image leaves its place in the batch empty
+instead of moving the others, and encoder batches are padded to one size, so the same kernels run on
+the same operands however the work was interrupted. Memory is one shard's rows and the photographs
+of two batches, never more.
 """
 
 import os
+import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,14 +30,13 @@ from ..errors import ImageError
 from ..executors.base import Job, JobReport, Needs, Reason, Work
 from ..executors.worker import limit_threads, worker_info
 from ..plugins import plugin_files, plugins
-from ..process import peak_rss
+from ..process import overlapped, peak_rss
 from ..records import ImageRow, LocalPaths, Quarantined, Superpixels
 from ..store import Store, this_writer
 from .lender import FIELDS, Lender, values_of
+from .shard_batch import Batch, Entry
 from .source_images import Pixels, fetch, read_verified
 from .stage_models import Models
-
-Entry = ImageRow | Quarantined
 
 POISON: dict[Reason, str] = {
     "worker_died": "its worker process dies whenever it works on this image",
@@ -109,9 +111,8 @@ class Stage:
     ) -> None:
         self.plan, self.cache, self.root = plan, cache, root
         self.models, self.kinds, self.lenders = models, kinds, lenders
-        self._seconds: defaultdict[str, float] = defaultdict(
-            float
-        )  # of the job under way, by stage
+        self._seconds: dict[str, float] = {}  # of the job under way, by stage
+        self._lock = threading.Lock()  # of `_seconds`, to which every stage's thread adds
 
     def do(self, job: Job) -> Generator[JobReport, None, JobReport]:
         """One job: a shard to commit, or a probe whose result is dropped."""
@@ -138,20 +139,28 @@ class Stage:
 
         # Every attempt, and a probe of a part, cuts the shard at the same rows: what is computed
         # side by side does not depend on how often or in which parts it was tried.
+        batches: list[Batch] = []
         for start in range(0, len(images), size) if lacking else ():
             wanted = range(max(start, first), min(start + size, last))
-            if not wanted:
-                continue
-            there = {row: stored[row] for row in wanted} if stored else {}
-            asked = {row: images[row] for row in wanted if row not in poison}
-            done = self._batch(asked, wanted_kinds, there)
-            for row in poison.keys() & wanted:
-                reason = poison[row]
-                done[row] = Quarantined(images[row].image_id, reason, POISON[reason])
-            batch = [done[row] for row in wanted]
-            entries += batch
-            if job.rows is None:
-                yield self._report(batch)
+            if wanted:
+                asked = {row: images[row] for row in wanted if row not in poison}
+                there = {row: stored[row] for row in wanted} if stored else {}
+                batches.append(Batch(wanted, asked, wanted_kinds, there))
+
+        # The models' thread is this one: beside it the next batch is read and the last one finished.
+        with (
+            closing(overlapped(self._read, batches)) as read,
+            closing(overlapped(self._finish, map(self._models, read))) as done,
+        ):
+            for batch in done:
+                for row in poison.keys() & batch.rows:
+                    reason = poison[row]
+                    bad = Quarantined(images[row].image_id, reason, POISON[reason])
+                    batch.entries[row] = bad
+                entries += (made := [batch.entries[row] for row in batch.rows])
+                batch.entries.clear()
+                if job.rows is None:
+                    yield self._report(made)
 
         if job.rows is None and lacking:
             from ..cache.writer import write_shard
@@ -166,12 +175,14 @@ class Stage:
     def _report(self, entries: Sequence[Entry]) -> JobReport:
         found = [e.superpixels for e in entries if isinstance(e, ImageRow) and e.superpixels]
         bad = Counter(entry.reason for entry in map(_refusal, entries) if entry)
+        with self._lock:
+            seconds = {stage: round(value, 4) for stage, value in self._seconds.items()}
         return JobReport(
             images=len(entries),
             quarantined=dict(bad),
             superpixels=sum(map(len, found)),
             fallbacks=sum(one.fallback for one in found),
-            seconds={stage: round(value, 4) for stage, value in self._seconds.items()},
+            seconds=seconds,
             peak_rss=peak_rss(),
         )
 
@@ -180,56 +191,42 @@ class Stage:
         """Add the block's wall time to `stage`."""
         began = time.perf_counter()
         yield
-        self._seconds[stage] += time.perf_counter() - began
+        with self._lock:
+            spent = time.perf_counter() - began
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
-    def _batch(
-        self,
-        images: dict[int, PlanImage],
-        kinds: frozenset[str],
-        stored: dict[int, Superpixels | Quarantined],
-    ) -> dict[int, Entry]:
-        """One batch's entries by row; `images` are those of its rows that are to be touched.
-
-        kinds   of the layers to make
-        stored  superpixels by row where the cache has them already
-        """
-        entries: dict[int, Entry] = {}
-        pixels: dict[int, Pixels] = {}
-        parts: dict[int, dict[str, Any]] = {row: {} for row in images}
+    def _read(self, batch: Batch) -> Batch:
+        """First stage: what other caches have, and the photographs of what is still to be made."""
         if self.lenders:
             with self._timed("lend"):
-                parts = {row: self._lent(image, kinds) for row, image in images.items()}
-        lacks = {
-            row: {kind for kind in kinds - {COVER} if FIELDS[kind] not in parts[row]}
-            for row in images
-        }
+                for row, image in batch.images.items():
+                    batch.parts[row] = self._lent(image, batch.kinds)
         with self._timed("read"):
-            wanted = {row: image for row, image in images.items() if lacks[row]}
+            wanted = {row: image for row, image in batch.images.items() if batch.lacks(row)}
             photos = fetch(self.root, wanted)
             for row, image in wanted.items():
                 try:
-                    pixels[row] = read_verified(self.root, image, photos.pop(row, None))
+                    batch.pixels[row] = read_verified(self.root, image, photos.pop(row, None))
                 except ImageError as error:
-                    entries[row] = quarantine(image, error, self.root)
-                    del parts[row]
-        refused: dict[int, dict[str, Quarantined]] = {row: {} for row in parts}
+                    batch.entries[row] = quarantine(image, error, self.root)
+                    del batch.parts[row]
+        return batch
 
+    def _models(self, batch: Batch) -> Batch:
+        """Second stage: the models' outputs. The photographs are let go."""
+        pixels, parts, refused = batch.pixels, batch.parts, batch.refused
+        lacks = {row: batch.lacks(row) for row in pixels}
         with self._timed("superpixels"):
             embedder = self.models.embedder
-            both = embedder is None and SAM in kinds
+            both = embedder is None and SAM in batch.kinds
             cut = [r for r in pixels if SUPERPIXELS in lacks[r] or (both and SAM in lacks[r])]
             if cut:
                 mine = {row: pixels[row] for row in cut}
-                self._superpixels(images, mine, both, parts, refused)
+                self._superpixels(batch.images, mine, both, parts, refused)
             seen = [row for row in pixels if embedder and SAM in lacks[row]]
             if embedder and seen:
                 for row, sam in zip(seen, embedder.embed([pixels[r] for r in seen]), strict=True):
                     parts[row]["sam"] = sam
-        for row, one in stored.items():
-            if row in parts and isinstance(one, Quarantined):
-                refused[row][SUPERPIXELS] = one
-            elif row in parts:
-                parts[row]["superpixels"] = one
 
         # Padded to one size: a batch of another size may run other kernels, with other last bits.
         rows = [row for row in pixels if lacks[row] & ENCODED]
@@ -242,15 +239,25 @@ class Stage:
                     try:
                         parts[row][FIELDS[kind]] = features.rounded(FIELDS[kind], index)
                     except ImageError as error:
-                        refused[row][kind] = quarantine(images[row], error, self.root)
+                        refused[row][kind] = quarantine(batch.images[row], error, self.root)
+        pixels.clear()
+        return batch
 
-        if COVER in kinds:
+    def _finish(self, batch: Batch) -> Batch:
+        """Third stage: what is derived of superpixels, made now or stored, and the entries."""
+        for row, one in batch.stored.items():
+            if row in batch.parts and isinstance(one, Quarantined):
+                batch.refused[row][SUPERPIXELS] = one
+            elif row in batch.parts:
+                batch.parts[row]["superpixels"] = one
+        if COVER in batch.kinds:
             with self._timed("derive"):
-                for row, values in parts.items():
-                    self._derive(images[row], values, refused[row])
-        for row, values in parts.items():
-            entries[row] = ImageRow(images[row].image_id, **values, refused=refused[row])
-        return entries
+                for row, values in batch.parts.items():
+                    self._derive(batch.images[row], values, batch.refused[row])
+        for row, values in batch.parts.items():
+            image_id = batch.images[row].image_id
+            batch.entries[row] = ImageRow(image_id, **values, refused=batch.refused[row])
+        return batch
 
     def _lent(self, image: PlanImage, kinds: frozenset[str]) -> dict[str, Any]:
         """Values of an image that other caches have, by field."""

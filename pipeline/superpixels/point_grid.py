@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..process import overlapped
 from ..recipe import GRID_PRESETS, GridConfig
 from ..sam.preprocess import target_size
 from . import selection
@@ -99,20 +100,26 @@ class GridPrompter:
     def _run(
         self, images: Sequence[Image], wanted: bool
     ) -> tuple[list[Superpixels], list[NDArray[np.float16]] | None]:
-        results: list[Superpixels] = []
         embeddings: list[NDArray[np.float16]] = []
-        parts: list[Candidates] = []
-        survivors: Counter[str] = Counter()
-        for image, crop, last, features in self._encoded(images):
-            if crop.layer == 0 and wanted:
-                embeddings.append(features.to(torch.float16).cpu().numpy())
-            parts.append(self._crop(features, crop, _size(image), survivors))
-            if last:
-                results.append(
-                    selection.finish(parts, self.config, self.max_superpixels, survivors)
-                )
-                parts, survivors = [], Counter()
-        return results, embeddings if wanted else None
+
+        def candidates() -> Iterator[tuple[list[Candidates], Counter[str]]]:
+            parts: list[Candidates] = []
+            survivors: Counter[str] = Counter()
+            for image, crop, last, features in self._encoded(images):
+                if crop.layer == 0 and wanted:
+                    embeddings.append(features.to(torch.float16).cpu().numpy())
+                parts.append(self._crop(features, crop, _size(image), survivors))
+                if last:
+                    yield parts, survivors
+                    parts, survivors = [], Counter()
+
+        with closing(overlapped(self._finish, candidates())) as found:
+            return [*found], embeddings if wanted else None
+
+    def _finish(self, found: tuple[list[Candidates], Counter[str]]) -> Superpixels:
+        """Steps 5 to 7 of an image, while the next one is prompted; see `selection.finish`."""
+        parts, survivors = found
+        return selection.finish(parts, self.config, self.max_superpixels, survivors)
 
     def _encoded(self, images: Sequence[Image]) -> Iterator[tuple[Image, Crop, bool, Tensor]]:
         """(image, crop, whether it is the image's last crop, features), encoded in batches."""

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -29,6 +30,46 @@ def test_a_machine_without_a_driver_is_a_cpu_before_torch_is_imported(
     monkeypatch.setitem(sys.modules, "torch", there)
     assert process.pick_device("auto") == "cuda", "torch knows better, where it is there"
     assert process.pick_device("cpu") == "cpu"
+
+
+def test_work_on_the_next_item_overlaps_and_results_keep_their_order() -> None:
+    begun = [threading.Event() for _ in range(5)]
+
+    def work(number: int) -> int:
+        begun[number].set()
+        return number * number
+
+    for number, square in enumerate(process.overlapped(work, range(5))):
+        assert square == number * number
+        assert begun[min(number + 1, 4)].wait(30), "the next one is at work meanwhile"
+        assert not any(event.is_set() for event in begun[number + 2 :]), "and no further one"
+
+
+def test_a_failure_in_the_second_thread_comes_where_its_result_would() -> None:
+    def work(number: int) -> int:
+        if number == 2:
+            raise ValueError("two")
+        return number
+
+    found = process.overlapped(work, range(5))
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        next(found)
+
+
+def test_closing_waits_for_the_item_at_work() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        time.sleep(0.05)
+        done.append(number)
+        return number
+
+    found = process.overlapped(work, range(5))
+    assert next(found) == 0
+    found.close()
+    assert done == [0, 1]
+    assert not [one for one in threading.enumerate() if one.name.startswith("svp-overlapped")]
 
 
 def test_quoted_for_a_shell() -> None:

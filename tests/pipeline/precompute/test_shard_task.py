@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,17 +18,20 @@ from svp.pipeline.cache.plan import PlanImage
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.images import read_image
+from svp.pipeline.datasets.photo_files import Photo
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.encoders import build_encoder
 from svp.pipeline.errors import ImageError, MissingError
 from svp.pipeline.executors import Event, ExecutorOptions, Job
 from svp.pipeline.executors.base import BatchDone, JobReport, Ready, Tick
 from svp.pipeline.masks.encoder_view import derive
-from svp.pipeline.precompute import calibration, launch
+from svp.pipeline.precompute import calibration, launch, shard_task
 from svp.pipeline.precompute.calibration import calibrate
 from svp.pipeline.precompute.planner import Content, build_plan
 from svp.pipeline.precompute.run import RunOptions, precompute
+from svp.pipeline.precompute.shard_batch import Batch
 from svp.pipeline.precompute.shard_task import ShardTask, quarantine
+from svp.pipeline.precompute.source_images import read_verified
 from svp.pipeline.recipe import GridConfig, Recipe, SuperpixelConfig
 from svp.pipeline.records import ImageRecord, LocalPaths
 from svp.pipeline.store import open_folder
@@ -94,6 +98,37 @@ def test_probe_computes_and_stores_nothing(scenes: tuple[Content, LocalPaths], c
         next(steps)
     assert end.value.value.images == 2
     assert sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*")) == before
+
+
+def test_the_next_batch_is_read_while_the_models_are_busy_and_no_further_one(
+    scenes: tuple[Content, LocalPaths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, where = scenes
+    create_cache(
+        tmp_path / "c", build_plan(content, RECIPE.model_copy(update={"batch": 1}), where.images)
+    )
+    read: list[int] = []
+    seen: list[int] = []
+    models = shard_task.Stage._models
+
+    def note(root: Path, image: PlanImage, photo: Photo | None = None) -> shard_task.Pixels:
+        read.append(image.image_id)
+        return read_verified(root, image, photo)
+
+    def busy(self: shard_task.Stage, batch: Batch) -> Batch:
+        until = time.monotonic() + 30
+        while len(read) < min(len(seen) + 2, 3) and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.05)  # a second one ahead would be read by now
+        seen.append(len(read))
+        return models(self, batch)
+
+    monkeypatch.setattr(shard_task, "read_verified", note)
+    monkeypatch.setattr(shard_task.Stage, "_models", busy)
+    reports = [*ShardTask(open_folder(tmp_path / "c"), where).open()(Job(0))]
+    assert seen == [2, 3, 3]
+    assert [one.images for one in reports] == [1, 1, 1]
+    assert read == [record.image_id for record in content.images]
 
 
 def test_a_worker_of_another_environment_gets_the_plug_ins(
