@@ -90,7 +90,10 @@ GRID_PRESETS: dict[str, GridConfig] = {
     "svp": GridConfig(),
     "fma": GridConfig(crop_n_layers=1),
     "windows": GridConfig(crop_n_layers=1),
+    "hierarchical": GridConfig(),
 }
+# With these the grid may be another one: they say how its points are used.
+ANY_GRID = ("windows", "hierarchical", "custom")
 
 
 class SlicConfig(Frozen):
@@ -142,7 +145,8 @@ class SuperpixelConfig(Frozen):
             embedding is stored beside
     made    of masks the folder's digest, of a plug-in its version and digest; else empty, and then
             no part of the recipe's digest
-    preset  windows: each window of the last crop layer by itself
+    preset  windows: each window of the last crop layer by itself; hierarchical: every second point of
+            the grid first, the others where no sure whole lies
     """
 
     source: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")] = "sam"
@@ -152,7 +156,7 @@ class SuperpixelConfig(Frozen):
     weights: Weights = SHIPPED
     mode: Literal["exact", "fast"] = "exact"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    preset: Literal["svp", "fma", "windows", "custom"] = "svp"
+    preset: Literal["svp", "fma", "windows", "hierarchical", "custom"] = "svp"
     grid: GridConfig = GridConfig()
     points_per_batch: Annotated[int, Field(ge=1, le=4096)] = 256
     slic: SlicConfig = SlicConfig()
@@ -180,10 +184,9 @@ class SuperpixelConfig(Frozen):
                 f"source={self.source} does not go with model={self.model}: set source={own}, or "
                 f"model={USUAL_SAM[self.source]}"
             )
-        if self.preset == "windows":
-            if self.grid.crop_n_layers < 1:
-                raise ValueError("preset=windows needs grid.crop_n_layers >= 1")
-        elif self.preset != "custom" and self.grid != GRID_PRESETS[self.preset]:
+        if self.preset == "windows" and self.grid.crop_n_layers < 1:
+            raise ValueError("preset=windows needs grid.crop_n_layers >= 1")
+        if self.preset not in ANY_GRID and self.grid != GRID_PRESETS[self.preset]:
             raise ValueError(f"grid differs from preset={self.preset}: set preset=custom")
         return self
 

@@ -1,7 +1,8 @@
-"""Effect of `fast` mode on the superpixels of the shipped tiny SAM, mode by mode.
+"""Effect of `fast` mode and of hierarchical prompting on the superpixels of the shipped tiny SAM.
 
-The same generated scenes, weights and grid; only mode and dtype differ. On a CPU that leaves the
-shared-layer decoder and the fused up-sampling (fp32), and autocast (bf16).
+The same generated scenes, weights and grid; only mode and dtype differ, or which points of the grid
+are prompted. On a CPU `fast` means the shared-layer decoder and the fused up-sampling (fp32), and
+autocast (bf16).
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ VARIANTS: dict[str, SuperpixelConfig] = {
     "fast float32": SuperpixelConfig(mode="fast"),
     "fast bfloat16": SuperpixelConfig(mode="fast", dtype="bfloat16"),
 }
+
+
+PARTNER = 0.9  # IoU of two superpixels that count as the same one
 
 
 def difference(exact: Sequence[Superpixels], other: Sequence[Superpixels]) -> dict[str, float]:
@@ -53,10 +57,53 @@ def compare_modes(
     }
 
 
+def agreement(dense: Sequence[Superpixels], other: Sequence[Superpixels]) -> dict[str, float]:
+    """Agreement of two sets of superpixels of the same images, and what the second one saves.
+
+    found, real: shares of the superpixels of `dense`, and of `other`, with a partner of IoU >= 0.9
+    in the other set; mean_dense, mean_other: superpixels per image; prompts: per image of `other`;
+    saved: share of the prompts of `dense` that `other` does without.
+    """
+    from pycocotools import mask as coco
+
+    hits, counts, prompts = np.zeros(2), np.zeros(2), np.zeros(2)
+    for pair in zip(dense, other, strict=True):
+        ours, theirs = ([mask.coco() for mask in one.masks()] for one in pair)
+        iou = coco.iou(ours, theirs, [0] * len(theirs)) >= PARTNER
+        hits += [iou.any(1).sum(), iou.any(0).sum()]
+        counts += [len(one) for one in pair]
+        prompts += [one.survivors["decoded"] / 3 for one in pair]
+    found, real = (hits / counts).tolist()
+    mean_dense, mean_other = (counts / len(dense)).tolist()
+    return {
+        "images": len(dense), "found": found, "real": real, "mean_dense": mean_dense,
+        "mean_other": mean_other, "prompts": float(prompts[1]) / len(dense),
+        "saved": 1 - float(prompts[1] / prompts[0]),
+    }  # fmt: skip
+
+
+def compare_hierarchical(
+    scenes: int, *, seed: int = 9000, points_per_side: int = 32, device: str = "cpu"
+) -> dict[str, float]:
+    """`agreement` of hierarchical prompting with its whole grid, on generated held-out scenes."""
+    from ..datasets.scenes import make_scene
+
+    images = [make_scene(seed, index, "testA").image for index in range(scenes)]
+    whole, part = (
+        _superpixels(SuperpixelConfig(), images, points_per_side, device, preset)
+        for preset in ("custom", "hierarchical")
+    )
+    return agreement(whole, part)
+
+
 def _superpixels(
-    config: SuperpixelConfig, images: Sequence[NDArray[np.uint8]], points: int, device: str
+    config: SuperpixelConfig,
+    images: Sequence[NDArray[np.uint8]],
+    points: int,
+    device: str,
+    preset: str = "custom",
 ) -> list[Superpixels]:
-    grid = {"preset": "custom", "grid": GridConfig(points_per_side=points)}
+    grid = {"preset": preset, "grid": GridConfig(points_per_side=points)}
     source = build_generator(config.model_copy(update=grid), LocalPaths(images=Path()), device)
     return source.generate_batch(images)[0]
 

@@ -23,7 +23,7 @@ from ..recipe import GridConfig
 from ..records import Superpixels
 from ..superpixels import threshold
 from ..superpixels.point_grid import GridPrompter
-from .prompt_modes import compare_modes, difference
+from .prompt_modes import compare_hierarchical, compare_modes, difference
 from .sam_baseline import Found, Watch, published_superpixels
 from .synthetic_masks import SAM_LOW, DecoderOutputs, Replay, decoder_outputs
 
@@ -89,6 +89,7 @@ def run(
         "same": _same(ours, baseline),
         "fast_difference": difference([ours], [fast]),
         "models": compare_modes(scenes) if scenes else {},
+        "hierarchical": compare_hierarchical(scenes) if scenes else {},
         "decoder_flops": _decoder_flops(side * side),
     }
     return _report(figures)
@@ -195,6 +196,13 @@ def _lines(figures: dict[str, Any], ratios: dict[str, float]) -> Iterator[str]:
     yield f"fused up-sampling: {_changes(figures['fast_difference'])}"
     for name, change in figures["models"].items():
         yield f"tiny SAM, {name}: {_changes(change)}"
+    if part := figures["hierarchical"]:
+        yield (
+            f"tiny SAM, preset hierarchical on {counted(part['images'], 'scene')}: {part['prompts']:.0f} "
+            f"of 1024 prompts, {part['saved']:.0%} saved; {part['mean_other']:.2f} superpixels per image, "
+            f"{part['mean_dense']:.2f} of the whole grid; partners of IoU >= 0.9: {part['found']:.1%} of "
+            f"the whole grid's, {part['real']:.1%} of these"
+        )
 
 
 def _changes(change: dict[str, float]) -> str:

@@ -28,7 +28,9 @@ layer_options = several(
     ),
     click.option("--sam-weights", metavar="PATH|random[:SEED]", help="SAM checkpoint."),
     click.option(
-        "--preset", type=click.Choice(["svp", "fma", "windows"]), help="Preset of grid prompting."
+        "--preset",
+        type=click.Choice(["svp", "fma", "windows", "hierarchical"]),
+        help="Preset of grid prompting.",
     ),
     click.option(
         "--points-per-side", type=click.IntRange(1, 128), help="Prompt points per side of the grid."

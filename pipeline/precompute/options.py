@@ -16,7 +16,7 @@ from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import expand
 from ..io.yaml_files import Override, group, load_yaml, override_of, shipped_yaml
-from ..recipe import GRID_PRESETS, WEIGHTS, Recipe, encoder_row, parse_recipe, sam_row
+from ..recipe import ANY_GRID, GRID_PRESETS, WEIGHTS, Recipe, encoder_row, parse_recipe, sam_row
 from ..records import LocalPaths
 from ..sam.build import detect_type
 from ..sam.load import read_sam
@@ -74,7 +74,7 @@ def resolve(
     for override in map(override_of, overrides):
         override.apply(raw)
         _require_groups(raw, name)
-        if override.path.startswith("superpixels.grid.") and not _windows(raw):
+        if override.path.startswith("superpixels.grid.") and not _any_grid(raw):
             raw["superpixels"]["preset"] = "custom"
     default.apply(raw)
     shrink_for_rehearsal(lambda settings: settings.precompute(raw))
@@ -130,7 +130,7 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
     if flags.points_per_side:
         grid = GRID_PRESETS.get(pixels.get("preset", "svp"), GRID_PRESETS["svp"]).model_dump()
         grid |= pixels.get("grid") or {}
-        kind = "windows" if pixels.get("preset") == "windows" else "custom"
+        kind = pixels["preset"] if _any_grid(raw) else "custom"
         pixels.update(preset=kind, grid=grid | {"points_per_side": flags.points_per_side})
     given = {
         "mode": flags.mode,
@@ -178,8 +178,8 @@ def _name_encoders(features: dict[str, Any], said: str) -> None:
         features["second"] = {"encoder": beside, "weights": "auto"}
 
 
-def _windows(raw: Mapping[str, Any]) -> bool:
-    return str(raw["superpixels"].get("preset")) == "windows"
+def _any_grid(raw: Mapping[str, Any]) -> bool:
+    return raw["superpixels"].get("preset") in ANY_GRID
 
 
 def _place_weights(raw: Mapping[str, Any], flags: Flags, images: Path) -> LocalPaths:

@@ -14,7 +14,7 @@ Entry = ImageRow | Quarantined
 
 @dataclass
 class Batch:
-    """What is known of the images of a batch, by row of the shard.
+    """State of the images of a batch, by row of the shard.
 
     images  that are touched: not those that kill their worker
     kinds   of the layers to make

@@ -62,6 +62,17 @@ def crop_points(crop: Crop, points_per_side: int, downscale: int) -> NDArray[np.
     return np.stack((x.ravel(), y.ravel()), axis=1)
 
 
+def every_second(count: int) -> NDArray[np.bool_]:
+    """(n*n,) which points of a grid of `crop_points` lie in every second row and column.
+
+    >>> every_second(9).reshape(3, 3).astype(int).tolist()
+    [[1, 0, 1], [0, 0, 0], [1, 0, 1]]
+    """
+    even = np.arange(math.isqrt(count)) % 2 == 0
+    chosen: NDArray[np.bool_] = np.outer(even, even).ravel()
+    return chosen
+
+
 def to_resized(points: NDArray[np.float64], crop: Crop, image_size: int) -> NDArray[np.float64]:
     """Points of the crop in pixels of the resized model input."""
     height, width = crop.size

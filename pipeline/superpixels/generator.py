@@ -68,7 +68,8 @@ class SamSource:
         if config.preset == "windows":
             self._prompter = WindowPrompter(backend, **options)
         else:
-            self._prompter = GridPrompter(backend, **options)
+            hierarchical = config.preset == "hierarchical"
+            self._prompter = GridPrompter(backend, **options, hierarchical=hierarchical)
 
     def generate_batch(
         self, images: Sequence[Image], *, embeddings: bool = False

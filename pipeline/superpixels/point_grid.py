@@ -35,7 +35,7 @@ from ..recipe import GRID_PRESETS, GridConfig
 from ..sam.preprocess import target_size
 from . import selection
 from .candidates import Boxed, Candidates, Prompted, concat_boxed
-from .crops import Crop, crop_boxes, crop_points, to_resized
+from .crops import Crop, crop_boxes, crop_points, every_second, to_resized
 from .stable import MaskReader
 from .upsample import UpsampleShape
 
@@ -54,6 +54,9 @@ class GridPrompter:
     mode              "exact": two-step up-sampling; "fast": fused up-sampling. What the backend
                       changes in fast mode (dtype, compile) is its own matter
     points_per_batch  prompts per decoder call; bounds memory, changes rounding in the decoder only
+    hierarchical      every second point of every second row first, the others only where no stable
+                      whole mask of high predicted IoU lies over them (the idea is TinySAM's, arXiv
+                      2312.13789): a subset of the grid's prompts
     max_superpixels   the smallest above that many are dropped and counted in `survivors`
     encoder_batch     crops per encoder call
     """
@@ -67,6 +70,8 @@ class GridPrompter:
         points_per_batch: int = 256,
         max_superpixels: int = 256,
         encoder_batch: int = 8,
+        *,
+        hierarchical: bool = False,
     ) -> None:
         if config is None and preset not in GRID_PRESETS:
             raise ConfigError(f"preset={preset!r}: use one of {', '.join(GRID_PRESETS)}")
@@ -80,6 +85,7 @@ class GridPrompter:
         self.points_per_batch = points_per_batch
         self.max_superpixels = max_superpixels
         self.encoder_batch = encoder_batch
+        self.hierarchical = hierarchical
 
     def generate(self, image: Image) -> Superpixels:
         """Superpixels of one (H,W,3) uint8 RGB image. Raises DataError for any other array."""
@@ -147,10 +153,23 @@ class GridPrompter:
             crop, self.config.points_per_side, self.config.crop_n_points_downscale_factor
         )
         reader = MaskReader(self.config, self._shape(crop), fused=self.fused)
-        found = []
-        for first in range(0, len(points), self.points_per_batch):
-            chunk = points[first : first + self.points_per_batch]
-            found.append(self._prompt(features, chunk, crop, reader, survivors))
+        found: list[Boxed] = []
+
+        def prompt(points: NDArray[np.float64]) -> list[Tensor]:
+            covered = []
+            for first in range(0, len(points), self.points_per_batch):
+                chunk = points[first : first + self.points_per_batch]
+                boxed, sure = self._prompt(features, chunk, crop, reader, survivors)
+                found.append(boxed)
+                covered.append(sure)
+            return covered
+
+        if self.hierarchical:
+            first = every_second(len(points))
+            covered = torch.stack(prompt(points[first])).any(0).cpu().numpy()
+            points = points[~first]
+            points = points[~self._lie_in(covered, points, crop)]
+        prompt(points)
         inside = selection.inside_crop(concat_boxed(found), crop, size)
         survivors["edge"] += len(inside)
         best = selection.best_in_crop(inside, self.config)
@@ -164,15 +183,29 @@ class GridPrompter:
         crop: Crop,
         reader: MaskReader,
         survivors: Counter[str],
-    ) -> Boxed:
-        """Steps 1 and 2 for one chunk of points: decode, select, box what is stable."""
+    ) -> tuple[Boxed, Tensor]:
+        """Steps 1 and 2 for one chunk of points: decode, select, box what is stable.
+
+        The second value is (h,w) bool, the low-resolution pixels in stable wholes that are sure.
+        """
         low, outputs = self._decode(features, points, crop)
         passes = selection.passes_score(outputs.iou, outputs.level, self.config)
         stable = reader.stable(low, np.flatnonzero(passes), outputs.level)
         survivors["decoded"] += 3 * len(points)
         survivors["score"] += int(passes.sum())
         survivors["stability"] += len(stable.index)
-        return outputs.boxed(stable)
+        boxed = outputs.boxed(stable)
+        sure = stable.index[selection.sure_whole(boxed.iou, boxed.level, self.config)]
+        return boxed, (low[torch.from_numpy(sure).to(low.device)] > 0).any(0)
+
+    def _lie_in(
+        self, covered: NDArray[np.bool_], points: NDArray[np.float64], crop: Crop
+    ) -> NDArray[np.bool_]:
+        """(P,) whether the low-resolution pixel of a point of the crop is `covered` (h,w)."""
+        scale = np.array(covered.shape[::-1]) / self.backend.image_size
+        x, y = (to_resized(points, crop, self.backend.image_size) * scale).astype(np.int64).T
+        inside: NDArray[np.bool_] = covered[y, x]
+        return inside
 
     def _decode(
         self, features: Tensor, points: NDArray[np.float64], crop: Crop

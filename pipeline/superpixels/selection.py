@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..masks import runs as rl
 from ..masks.runs import Ints
 from ..recipe import GridConfig
-from ..records import Rle, Superpixels
+from ..records import WHOLE, Rle, Superpixels
 from .candidates import Boxed, Candidates, concat, distinct, full_image, largest, to_superpixels
 from .cleanup import clean
 from .crops import Crop, near_crop_edge
@@ -62,6 +62,12 @@ def passes_score(iou: Scores, level: Levels, config: GridConfig) -> NDArray[np.b
     if config.pred_iou_thresh <= 0:
         return np.ones(len(iou), np.bool_)
     return iou + _offset(config.score_thresh_offset, level) > np.float32(config.pred_iou_thresh)
+
+
+def sure_whole(iou: Scores, level: Levels, config: GridConfig) -> NDArray[np.bool_]:
+    """Whole masks whose predicted IoU is above the threshold without the level's bonus."""
+    sure: NDArray[np.bool_] = (level == WHOLE) & (iou > np.float32(config.pred_iou_thresh))
+    return sure
 
 
 def stability_score(high: Ints, low: Ints) -> Scores:

@@ -76,7 +76,7 @@ class RehearsalSettings(BaseModel):
         if (sam is not None and sam.stand_in) or pixels.get("source") == "slic":
             return
         if self.grid_points and asked > self.grid_points:
-            if pixels.get("preset", "svp") != "windows":
+            if pixels.get("preset", "svp") not in ("windows", "hierarchical"):
                 pixels["preset"] = "custom"
             pixels["grid"] = {**grid, "points_per_side": self.grid_points}
 
