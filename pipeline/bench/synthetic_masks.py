@@ -57,12 +57,12 @@ class Replay:
         rows = slice(self._next, self._next + count)
         self._next = rows.stop
         stored, iou = self._outputs.low[rows], self._outputs.iou[rows]
-        if wanted is not None:
-            stored = stored[wanted(iou)]
         if len(self._buffer) < len(stored):
             self._buffer = torch.empty(stored.shape)
-        low = self._buffer[: len(stored)]
-        return low.copy_(stored), iou
+        chosen = range(len(stored)) if wanted is None else wanted(iou).nonzero()[:, 0].tolist()
+        for target, index in zip(self._buffer, chosen, strict=False):
+            target.copy_(stored[index])
+        return self._buffer[: len(chosen)], iou
 
 
 def decoder_outputs(
