@@ -76,8 +76,8 @@ def limit_threads(threads: int) -> None:
 def keep_freed_memory() -> None:
     """Keep freed tensors' memory for the next ones: glibc gives 32 MiB back at once.
 
-    Every layer would have its pages cleared and mapped anew, a tenth of a CPU worker's time, and
-    more where several workers wait for the kernel. Other C libraries are left as they are.
+    Every layer would have its pages cleared and mapped anew: a seventh of a CPU worker's time is the
+    kernel's then, and a thirtieth so. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
