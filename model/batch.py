@@ -4,7 +4,7 @@ Everything is padded on the right and says how long it really is; nothing depend
 of visual tokens. Letters: B images, N superpixels, P patches, C channels, T text ids, S masks.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pipeline.masks.upscale_matrix import upscale_matrices
+
 IGNORE = -100  # label of a position that is not supervised
-Self = TypeVar("Self", "Visual", "Layout", "Batch")
+Self = TypeVar("Self", "Visual", "MaskLayout", "Layout", "Batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,99 @@ class Visual:
 
 
 @dataclass(frozen=True, slots=True)
-class SameSize:
-    """Masks whose photographs have one size (H,W): `members`, their places among the batch's masks,
-    and the same as a tensor, `index`.
+class MaskLayout:
+    """S masks of a batch: whose they are, how they get their photographs' sizes, their targets.
+
+    (Y,X) are the sides of the largest photographs among them, to which all are padded.
+
+    images   of each mask
+    filled   (B*n,) int64: the masks of each SAM embedding, one embedding after the other; the one
+             with most has n, and where one has fewer any mask stands in
+    place    (S,) int64 of each mask in `filled`
+    matrix   (S,) int64 of each mask in `rows` and `columns`
+    rows     (U,Y,h) float32, up-scaling of h rows of logits to each of U sizes; columns (U,w,X)
+    beyond_y (S,Y) bool, what is padding; beyond_x (S,X) bool
+    bits     (S,Y,ceil(X/8)) uint8: targets in {0,1}, high bit first, or None
     """
 
-    size: tuple[int, int]
-    members: tuple[int, ...]
-    index: Tensor
+    images: tuple[int, ...]
+    filled: Tensor
+    place: Tensor
+    matrix: Tensor
+    rows: Tensor
+    columns: Tensor
+    beyond_y: Tensor
+    beyond_x: Tensor
+    bits: Tensor | None
+
+    @classmethod
+    def of(cls, batch: "Batch", images: Sequence[int], *, targets: bool = False) -> "MaskLayout":
+        """Of masks of `images`, rising, on the device of `batch`, which is not waited for.
+
+        targets  the masks are those of `batch`, which has targets
+        """
+        low, embeddings = 4 * batch.sam.shape[-1], len(batch.sam)
+        owners = [image if embeddings > 1 else 0 for image in images]
+        most = max(Counter(owners).values(), default=0)
+        place = [most * owner + owners[:k].count(owner) for k, owner in enumerate(owners)]
+        filled = torch.zeros(embeddings * most, dtype=torch.int64)
+        filled[place] = torch.arange(len(place))
+
+        sizes = [batch.sizes[image] for image in images]
+        known = {size: u for u, size in enumerate(dict.fromkeys(sizes))}
+        sides = torch.tensor(sizes, dtype=torch.int64).view(-1, 2)
+        height, width = (max(side, default=1) for side in zip(*known or [(1, 1)], strict=True))
+        rows = torch.zeros(len(known), height, low)
+        columns = torch.zeros(len(known), low, width)
+        for size, u in known.items():
+            along_y, along_x = upscale_matrices(low, batch.square, size)
+            rows[u, : size[0]] = torch.from_numpy(along_y)
+            columns[u, :, : size[1]] = torch.from_numpy(along_x).T
+        made = cls(
+            tuple(images),
+            filled,
+            torch.tensor(place, dtype=torch.int64),
+            torch.tensor([known[size] for size in sizes], dtype=torch.int64),
+            rows,
+            columns,
+            torch.arange(height) >= sides[:, :1],
+            torch.arange(width) >= sides[:, 1:],
+            _aligned(batch, images, (height, width)) if targets else None,
+        )
+        return made.map(lambda x: x.to(batch.ids.device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "MaskLayout":
+        """A copy with `change` applied to every tensor."""
+        return _map(self, change)
+
+    def beyond(self) -> Tensor | None:
+        """(S,Y,X) bool, what is padding; None where nothing is."""
+        if len(self.rows) == 1:
+            return None
+        return self.beyond_y[:, :, None] | self.beyond_x[:, None]
+
+    def targets(self) -> Tensor:
+        """(S,Y,X) bool, False on padding. Raises ValueError if the batch holds no targets."""
+        if self.bits is None:
+            raise ValueError("this batch was made without target masks")
+        rows = unpack_bits(self.bits.flatten(0, 1), self.beyond_x.shape[1])
+        return rows.view(*self.bits.shape[:2], -1).view(torch.bool)
+
+
+def _aligned(batch: "Batch", images: Sequence[int], largest: tuple[int, int]) -> Tensor:
+    """Targets of all masks (S,Y,ceil(X/8)): each row of pixels begins with a byte."""
+    assert batch.packed is not None
+    out = torch.zeros(len(images), largest[0], -(-largest[1] // 8), dtype=torch.uint8)
+    first = 0
+    for image in dict.fromkeys(images):
+        (height, width), bits = batch.sizes[image], batch.packed[image]
+        if width % 8:
+            pixels = unpack_bits(bits, height * width).view(-1, height, width)
+            bits = torch.from_numpy(np.packbits(pixels.numpy(), axis=2))
+        rows = bits.view(len(bits), height, -1)
+        out[first : first + len(rows), :height, : rows.shape[2]] = rows
+        first += len(rows)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +155,7 @@ class Layout:
     real         (n,) int64 places of the real superpixels in the flattened (B*N), or None
     lengths      per image, ids that are real
     label_row    (t,) int64 image of each supervised id; label_col (t,) its index in the text
-    images       of each mask
-    sizes        the masks by size of their photograph
+    masks        of all [SEG]
     shared       leading ids that all dialogues have in common
     slot         of <image> in the first dialogue
     segs         least and largest index of a [SEG] in the text, (0, 0) without any
@@ -80,8 +166,7 @@ class Layout:
     lengths: tuple[int, ...]
     label_row: Tensor
     label_col: Tensor
-    images: tuple[int, ...]
-    sizes: tuple[SameSize, ...]
+    masks: MaskLayout
     shared: int
     slot: int
     segs: tuple[int, int]
@@ -91,15 +176,14 @@ class Layout:
         """Read a batch; waits if it is on a GPU."""
         valid = batch.visual.valid
         row, col = (batch.labels != IGNORE).nonzero(as_tuple=True)
-        images, cols = tuple(batch.seg_row.tolist()), batch.seg_col.tolist()
+        images, cols = batch.seg_row.tolist(), batch.seg_col.tolist()
         return cls(
             None if valid is None else tuple(valid.sum(1).tolist()),
             None if valid is None else valid.flatten().nonzero().flatten(),
             tuple(batch.lengths.tolist()),
             row,
             col,
-            images,
-            by_size(images, batch.sizes, batch.seg_row.device),
+            MaskLayout.of(batch, images, targets=batch.packed is not None),
             int((batch.ids == batch.ids[:1]).all(0).long().cumprod(0).sum()),
             int(batch.slot[0]),
             (min(cols, default=0), max(cols, default=0)),
@@ -107,21 +191,7 @@ class Layout:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Layout":
         """A copy with `change` applied to every tensor."""
-        sizes = tuple(replace(one, index=change(one.index)) for one in self.sizes)
-        return replace(_map(self, change), sizes=sizes)
-
-
-def by_size(
-    images: Sequence[int], sizes: Sequence[tuple[int, int]], device: torch.device
-) -> tuple[SameSize, ...]:
-    """Masks of `images` by the photographs' sizes, in the order in which these come first."""
-    found: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for k, image in enumerate(images):
-        found[sizes[image]].append(k)
-    return tuple(
-        SameSize(size, tuple(members), torch.tensor(members, device=device))
-        for size, members in found.items()
-    )
+        return replace(_map(self, change), masks=self.masks.map(change))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +204,11 @@ class Batch:
     slot      (B,) int64 index in the text of <image>
     seg_row   (S,) int64 image of each [SEG], sorted by image, then by turn
     seg_col   (S,) int64 index in the text of each [SEG]
-    sam       (B,c,h,w) float SAM image embedding
+    sam       (B,c,h,w) float SAM image embedding, h = w
+    square    side in pixels of SAM's input, of which `sam` is the embedding
     sizes     (H,W) of each photograph
-    packed    per image (n, ceil(H*W/8)) uint8: targets in {0,1}, row-major bits, high bit first
+    packed    per image (n, ceil(H*W/8)) uint8: targets in {0,1}, row-major bits, high bit first; they
+              stay on the CPU, the layout takes those of all masks to the device
     sent_ids  per image, the sentence of each [SEG]
     known     its `layout`, if that was made; `dataclasses.replace` drops it
     """
@@ -149,6 +221,7 @@ class Batch:
     seg_row: Tensor
     seg_col: Tensor
     sam: Tensor
+    square: int
     sizes: tuple[tuple[int, int], ...]
     packed: tuple[Tensor, ...] | None
     sent_ids: tuple[tuple[int, ...], ...]
@@ -176,26 +249,22 @@ class Batch:
         # Elsewhere than on CUDA a copy may be made after its source was freed (pytorch#189690).
         later = torch.device(device).type == "cuda"
 
-        def move(x: Tensor) -> Tensor:
-            cast = dtype is not None and x.is_floating_point() and x is not cover
-            return x.to(device, dtype if cast else x.dtype, non_blocking=later)
+        def copied(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=later)
 
-        return self.with_layout().map(move)
+        def moved(x: Tensor) -> Tensor:
+            cast = dtype is not None and x.is_floating_point() and x is not cover
+            return copied(x).to(dtype) if cast else copied(x)
+
+        return self._map(moved)._knowing(self.layout.map(copied))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """A copy with `change` applied to every tensor, its layout's too."""
-        packed = self.packed and tuple(change(x) for x in self.packed)
-        changed = replace(_map(self, change), visual=self.visual.map(change), packed=packed)
+        """A copy with `change` applied to every tensor but `packed`, its layout's too."""
+        changed = self._map(change)
         return changed if self.known is None else changed._knowing(self.known.map(change))
 
-    def targets_of(self, group: SameSize) -> Tensor:
-        """(n,H,W) uint8 in {0,1} of the masks of `group`. Raises ValueError as `targets`."""
-        if self.packed is None:
-            raise ValueError("this batch was made without target masks")
-        images = dict.fromkeys(self.layout.images[k] for k in group.members)
-        height, width = group.size
-        bits = torch.cat([self.packed[image] for image in images])
-        return unpack_bits(bits, height * width).view(-1, height, width)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(_map(self, change), visual=self.visual.map(change))
 
     def targets(self) -> list[Tensor]:
         """Per image (n,H,W) uint8 in {0,1}. Raises ValueError if the batch holds no targets."""

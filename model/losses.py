@@ -4,14 +4,14 @@ GLaMM averages its micro-batches equally, which makes a sentence's weight depend
 its micro-batch. Here the caller divides by the counts of the whole global batch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SCALE, EPS = 1000.0, 1e-6  # GLaMM's dice: p/1000, so that eps is a thousandth of a pixel
+EPS = 1e-3  # pixels; GLaMM's dice divides all sums by 1000 and adds 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +41,65 @@ class Losses:
         self, weights: Weights, *, tokens: int | None = None, masks: int | None = None
     ) -> Tensor:
         """Weighted sum of the means; `tokens` and `masks` of the global batch, default our own."""
-        per_token, per_mask = max(1, tokens or self.tokens), max(1, masks or self.masks)
-        shapes = weights.bce * self.bce + weights.dice * self.dice
-        return weights.ce * self.ce / per_token + shapes / per_mask
+        words = self.words(weights, tokens or self.tokens)
+        return words + self.shapes(weights, masks or self.masks)
+
+    def words(self, weights: Weights, tokens: int) -> Tensor:
+        """The share of the text in the total."""
+        return self.ce * (weights.ce / max(1, tokens))
+
+    def shapes(self, weights: Weights, masks: int) -> Tensor:
+        """The share of the masks in the total."""
+        per_mask = max(1, masks)
+        return self.bce * (weights.bce / per_mask) + self.dice * (weights.dice / per_mask)
 
 
-def mask_losses(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Sums over masks of BCE and dice; logits (n,H,W) float32 and targets (n,H,W) in {0,1} per group.
+def mask_losses(
+    logits: Tensor, targets: Tensor, beyond: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums over masks of BCE and dice: logits (S,H,W) floating point, targets (S,H,W) bool.
+
+    beyond  (S,H,W) bool, pixels that are not part of a mask's photograph; their targets are False
 
     Source: GLaMM model/GLaMM.py `calculate_dice_loss`, `compute_sigmoid_cross_entropy`.
     """
-    bce, dice = [], []
-    for x, target in zip(logits, targets, strict=True):
-        g = target.to(x.dtype)
-        bce.append(F.binary_cross_entropy_with_logits(x, g, reduction="none").flatten(1).mean(1))
-        chance, truth = x.sigmoid().flatten(1), g.flatten(1)
-        both = 2 * (chance / SCALE * truth).sum(1)
-        sizes = (chance / SCALE).sum(1) + (truth / SCALE).sum(1)
-        dice.append(1 - (both + EPS) / (sizes + EPS))
-    return torch.cat(bce).sum(), torch.cat(dice).sum()
+    bce, dice = _MaskLosses.apply(logits, targets, beyond)
+    return bce.sum(), dice.sum()
+
+
+class _MaskLosses(torch.autograd.Function):
+    """BCE (S,), the mean over pixels, and dice (S,) of each mask.
+
+    Both and their gradient come from one sigmoid; kept are the chances and the targets, 5 bytes per
+    pixel.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, truth: Tensor, beyond: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        # Far below 0 a pixel outside of its target has no loss and no gradient.
+        x = logits if beyond is None else logits.masked_fill(beyond, -1e4)
+        pixels: Any = x.shape[1] * x.shape[2]
+        if beyond is not None:
+            pixels = pixels - beyond.sum((1, 2))
+        bce = F.softplus(torch.where(truth, -x, x)).sum((1, 2)) / pixels
+        chance = x.sigmoid()
+        both = 2 * (chance * truth).sum((1, 2)) + EPS
+        sizes = chance.sum((1, 2)) + truth.sum((1, 2)) + EPS
+        score = both / sizes
+        ctx.save_for_backward(chance, truth, sizes, score)
+        ctx.pixels = pixels
+        return bce, 1 - score
+
+    @staticmethod
+    def backward(ctx: Any, to_bce: Tensor, to_dice: Tensor) -> tuple[Tensor, None, None]:
+        chance, truth, sizes, score = ctx.saved_tensors
+        # d dice / d chance is (score - 2) / sizes where the target is 1, else score / sizes.
+        share = to_dice / sizes
+        outside = share * score
+        inside = torch.sub(outside, share, alpha=2)
+        slope = torch.addcmul(chance, chance, chance, value=-1)
+        grad = torch.where(truth, inside[:, None, None], outside[:, None, None]) * slope
+        error = chance - truth.view(torch.uint8)
+        return grad.addcmul_(error, (to_bce / ctx.pixels)[:, None, None]), None, None

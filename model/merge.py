@@ -18,17 +18,17 @@ class Merged:
     embeds   (B,L,D), zero on padding
     lengths  (B,) real positions: text - 1 + visual tokens
     slot     (B,) where the visual tokens start
-    visual   (B,) how many there are
+    shift    (B,) by how much the text after <image> moves
     """
 
     embeds: Tensor
     lengths: Tensor
     slot: Tensor
-    visual: Tensor
+    shift: Tensor
 
     def index(self, row: Tensor, col: Tensor) -> Tensor:
         """Merged index of text index `col` of image `row`, int64; not for <image> itself."""
-        return torch.where(col < self.slot[row], col, col - 1 + self.visual[row])
+        return torch.where(col < self.slot[row], col, col + self.shift[row])
 
 
 def merge(
@@ -47,7 +47,8 @@ def merge(
     from the device.
     """
     visual = valid.sum(1)
-    total = lengths - 1 + visual
+    shift = visual - 1
+    total = lengths + shift
     size = int(total.max()) if longest is None else longest
     place = torch.arange(size, device=text.device)[None]  # (1,L)
     start, count = slot[:, None], visual[:, None]
@@ -58,4 +59,4 @@ def merge(
     index = torch.where(within, from_tokens, from_text)
     embeds = pool.gather(1, index[..., None].expand(-1, -1, pool.shape[2]))
     real = place < total[:, None]
-    return Merged(embeds * real[..., None], total, slot, visual)
+    return Merged(embeds * real[..., None], total, slot, shift)

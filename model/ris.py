@@ -7,17 +7,16 @@ of visual tokens works. The mask path from the low-resolution logits on is float
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batch import Batch, SameSize, by_size
+from .batch import Batch, MaskLayout
 from .language_model import no_cache
 from .losses import Losses, mask_losses
-from .mask_head import MaskHead, upscale
+from .mask_head import MaskHead, autocast_dtype, cast_once, upscale
 from .merge import Merged, merge
 from .projectors.base import MaskInput, Projector
 
@@ -33,14 +32,6 @@ def prompt_projector(llm_dim: int, width: int) -> nn.Sequential:
     17,830,144 parameters at 4096 -> 256.
     """
     return nn.Sequential(nn.Linear(llm_dim, llm_dim), nn.ReLU(), nn.Linear(llm_dim, width))
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Masks whose photographs have one size: places among the batch's masks, logits (n,H,W)."""
-
-    masks: SameSize
-    logits: Tensor
 
 
 class RisModel(nn.Module):
@@ -76,17 +67,17 @@ class RisModel(nn.Module):
         merged = self.merged(batch)
         states = self.states(merged)
         ce, tokens = self.cross_entropy(batch, merged, states)
-        groups = self._masks(batch, merged, states)
-        targets = [batch.targets_of(group.masks) for group in groups]
-        bce, dice = mask_losses([group.logits for group in groups], targets)
+        masks = batch.layout.masks
+        logits = self._masks(batch, merged, states)
+        bce, dice = mask_losses(logits, masks.targets(), masks.beyond())
         return Losses(ce, bce, dice, tokens, len(batch.seg_row))
 
     def predict(self, batch: Batch) -> list[Tensor]:
         """Per image, logits (n,H,W) float32 at its own size; the mask is logits > 0."""
         batch = batch.with_layout()
         merged = self.merged(batch)
-        groups = self._masks(batch, merged, self.states(merged))
-        return split_by_image(groups, batch.layout.images, batch.sizes, merged.embeds.device)
+        logits = self._masks(batch, merged, self.states(merged))
+        return split_by_image(logits, batch.layout.masks.images, batch.sizes)
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Visual tokens (B,K,D) and which are real (B,K) bool."""
@@ -153,46 +144,47 @@ class RisModel(nn.Module):
         logits = self.lm.lm_head(before).float()
         return F.cross_entropy(logits, batch.labels[row, col], reduction="sum"), len(row)
 
-    def masks_of(
-        self, states: Tensor, row: Tensor, batch: Batch, sizes: Sequence[SameSize] | None = None
-    ) -> list[Group]:
-        """Masks for mask states (S,D) of images `row` (S,), grouped by photograph size.
+    def masks_of(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
+        """Logits (S,Y,X) float32 of `masks` from their states (S,D); 0 beyond a photograph."""
+        if batch.square != self.mask_head.image_size:
+            raise ValueError(
+                f"SAM embeddings of {batch.square} pixels, mask head of {self.mask_head.image_size}"
+            )
+        if not masks.images:
+            return states.new_zeros(0, 1, 1, dtype=torch.float32)
+        low = self.mask_head(self._prompts(states), masks, batch.sam)
+        return upscale(low, masks)
 
-        sizes  the groups, if the host knows them; else `row` is read from the device
-        """
-        low = self.mask_head(self.to_prompt(states), row, batch.sam)
-        if sizes is None:
-            sizes = by_size(row.tolist(), batch.sizes, low.device)
-        side = self.mask_head.image_size
-        lows = [low] if len(sizes) == 1 else [low[one.index] for one in sizes]
-        return [
-            Group(one, upscale(mine, side, one.size)) for one, mine in zip(sizes, lows, strict=True)
-        ]
+    def _prompts(self, states: Tensor) -> Tensor:
+        """`to_prompt`, whose weights are cast at once where autocast would cast each."""
+        dtype = autocast_dtype(states.device)
+        if dtype in (None, self.to_prompt[0].weight.dtype):
+            prompts: Tensor = self.to_prompt(states)
+            return prompts
+        w = cast_once(self.to_prompt, dtype)
+        with torch.autocast(states.device.type, enabled=False):
+            hidden = F.linear(states.to(dtype), w["0.weight"], w["0.bias"]).relu()
+            return F.linear(hidden, w["2.weight"], w["2.bias"])
 
     def _real(self, batch: Batch) -> Tensor | None:
         """Places of the real superpixels; None where an image has none, which is an error."""
         layout = batch.layout
         return layout.real if layout.superpixels is not None and all(layout.superpixels) else None
 
-    def _masks(self, batch: Batch, merged: Merged, states: Tensor) -> list[Group]:
+    def _masks(self, batch: Batch, merged: Merged, states: Tensor) -> Tensor:
         place = merged.index(batch.seg_row, batch.seg_col)
         if self.mask_state == "predicting":
             place = place - 1
         mine = states[batch.seg_row, place]
-        return self.masks_of(mine, batch.seg_row, batch, batch.layout.sizes)
+        return self.masks_of(mine, batch.layout.masks, batch)
 
 
 def split_by_image(
-    groups: Sequence[Group],
-    images: Sequence[int],
-    sizes: Sequence[tuple[int, int]],
-    device: torch.device,
+    logits: Tensor, images: Sequence[int], sizes: Sequence[tuple[int, int]]
 ) -> list[Tensor]:
-    """Masks (n,H,W) per image; `images` of the batch's masks, rising, as in a batch."""
-    out = [torch.zeros(0, *size, device=device) for size in sizes]
-    for group in groups:
-        mine = [images[k] for k in group.masks.members]
-        for image in dict.fromkeys(mine):
-            first = mine.index(image)
-            out[image] = group.logits[first : first + mine.count(image)]
-    return out
+    """Masks (n,H,W) per image, views of `logits` (S,Y,X); `images` of the masks, rising."""
+    counts = [images.count(image) for image in range(len(sizes))]
+    return [
+        mine[:, :height, :width] if len(mine) else logits.new_zeros(0, height, width)
+        for mine, (height, width) in zip(torch.split(logits, counts), sizes, strict=True)
+    ]

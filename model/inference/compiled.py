@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..batch import IGNORE, Batch
+from ..batch import IGNORE, Batch, MaskLayout
 from ..projectors.fusion import Fusion
 from ..projectors.svp import SVP
 from ..ris import RisModel, split_by_image
@@ -77,8 +77,8 @@ class Passes:
         n = 0 if padded.visual.valid is None else padded.visual.valid.shape[1]
         shape = (*padded.ids.shape, n, len(batch.seg_row))
         (mine,) = self._whole(padded, shape=shape)
-        groups = self.model.masks_of(mine, batch.seg_row, batch, layout.sizes)
-        return split_by_image(groups, layout.images, batch.sizes, mine.device)
+        logits = self.model.masks_of(mine, layout.masks, batch)
+        return split_by_image(logits, layout.masks.images, batch.sizes)
 
     def buffers(self, rows: int, positions: int) -> KeyValues:
         """Buffers for `rows` sequences, whose earlier content is lost."""
@@ -154,8 +154,8 @@ def bucketed(batch: Batch) -> Batch:
         layout = replace(layout, superpixels=(wide,) * rows, real=every)
     nothing = layout.label_row[:0]
     layout = replace(
-        layout, lengths=(text + more,) * rows, label_row=nothing, label_col=nothing, images=(),
-        sizes=(), shared=0, slot=0, segs=(0, 0),
+        layout, lengths=(text + more,) * rows, label_row=nothing, label_col=nothing,
+        masks=MaskLayout.of(batch, ()), shared=0, slot=0, segs=(0, 0),
     )  # fmt: skip
     padded = replace(batch, ids=ids, labels=labels, visual=visual, sizes=(), sent_ids=())
     return padded._knowing(layout)

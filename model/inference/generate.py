@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..batch import Batch, by_size
+from ..batch import Batch, MaskLayout
 from ..ris import RisModel, split_by_image
 from .compiled import Passes
 from .key_values import KeyValues
@@ -83,15 +83,13 @@ def generate(
 
     device = token.device
     found = torch.tensor([k in places for k in range(len(ids))], device=device)
-    rows, groups = [*places], []
-    if rows:
-        mine = torch.stack([
-            first[k, place] if place <= right[k] else later[place - right[k] - 1][k]
-            for k, place in places.items()
-        ])  # fmt: skip
-        images = torch.tensor([0] * len(rows) if prefix else rows, device=device)
-        groups = model.masks_of(mine, images, batch, by_size(rows, batch.sizes, device))
-    return Generated(ids, found, split_by_image(groups, rows, batch.sizes, device))
+    spoken = [
+        first[k, place] if place <= right[k] else later[place - right[k] - 1][k]
+        for k, place in places.items()
+    ]
+    mine = torch.stack(spoken) if spoken else first[:0, 0]
+    logits = model.masks_of(mine, MaskLayout.of(batch, [*places]), batch)
+    return Generated(ids, found, split_by_image(logits, [*places], batch.sizes))
 
 
 @dataclass(frozen=True, slots=True)

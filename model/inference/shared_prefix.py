@@ -72,8 +72,8 @@ def predict_after(passes: Passes, batch: Batch, prefix: Prefix) -> list[Tensor]:
     known = prefix.begin(passes, len(ids), ids.shape[1] + TEXT)
     col = batch.seg_col - prefix.ids - before
     mine = passes.rest(ids, prefix.length, batch.seg_row, col, known)
-    groups = model.masks_of(mine, torch.zeros_like(batch.seg_row), batch, layout.sizes)
-    return split_by_image(groups, layout.images, batch.sizes, mine.device)
+    logits = model.masks_of(mine, layout.masks, batch)
+    return split_by_image(logits, layout.masks.images, batch.sizes)
 
 
 def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
@@ -92,7 +92,7 @@ def _common(batch: Batch, before: int) -> int:
     if len(batch.visual.patches) != 1 or len(batch.sam) != 1:
         raise ValueError("the dialogues are about one image, given once")
     layout = batch.layout
-    if len(set(layout.images)) != len(batch.ids):
+    if len(set(layout.masks.images)) != len(batch.ids):
         raise ValueError("every dialogue needs a [SEG]")
     start = min(layout.shared, layout.segs[0] - before)
     if start <= layout.slot:

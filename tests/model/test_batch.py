@@ -39,12 +39,11 @@ def test_the_layout_is_what_the_tensors_hold(batch: Callable[..., Batch]) -> Non
     layout = made.to("cpu").layout
     assert layout.superpixels == (2, 1, 2) and layout.lengths == tuple(made.lengths.tolist())
     assert layout.real is not None and layout.real.tolist() == [0, 1, 2, 4, 5]
-    assert layout.images == (0, 0, 2)
     places = torch.stack([layout.label_row, layout.label_col], 1)
     assert torch.equal(places, (made.labels != IGNORE).nonzero())
-    assert [(one.size, one.members, one.index.tolist()) for one in layout.sizes] == [
-        ((20, 32), (0, 1), [0, 1]), ((31, 17), (2,), [2]),
-    ]  # fmt: skip
+    masks = layout.masks
+    assert masks.images == (0, 0, 2) and masks.matrix.tolist() == [0, 0, 1]
+    assert masks.filled[masks.place].tolist() == [0, 1, 2] and len(masks.filled) == 3 * 2
     assert layout.segs == (int(made.seg_col.min()), int(made.seg_col.max()))
 
 
@@ -68,15 +67,26 @@ def test_a_layout_is_kept_and_made_again_for_other_ids(batch: Callable[..., Batc
     assert again.known is not None and again.layout is again.known is not copied.known
 
 
-def test_targets_of_a_size_are_those_of_its_images(batch: Callable[..., Batch]) -> None:
+def test_targets_of_all_masks_are_those_of_their_images(batch: Callable[..., Batch]) -> None:
+    """Padded to the largest photograph, also where a row of pixels does not fill its bytes."""
     sizes = ((20, 32), (9, 9), (20, 32), (31, 17))
     made = batch((2, 1, 3, 0), sizes=sizes)
-    whole: dict[tuple[int, int], list[torch.Tensor]] = {size: [] for size in sizes}
-    for size, targets in zip(sizes, made.targets(), strict=True):
-        whole[size].extend(targets)
-    for group in made.layout.sizes:
-        assert torch.equal(made.targets_of(group), torch.stack(whole[group.size]))
-    assert [group.size for group in made.layout.sizes] == [(20, 32), (9, 9)]
+    masks = made.layout.masks
+    found, beyond = masks.targets(), masks.beyond()
+    assert found.shape == (6, 20, 32) and found.dtype == torch.bool and beyond is not None
+    alone = [mask for targets in made.targets() for mask in targets]
+    for image, mask, padding, wanted in zip(masks.images, found, beyond, alone, strict=True):
+        height, width = sizes[image]
+        assert torch.equal(mask[:height, :width], wanted > 0)
+        assert not padding[:height, :width].any() and int((~padding).sum()) == height * width
+        assert not (mask & padding).any()
+    assert batch((2, 1)).layout.masks.beyond() is None
+
+
+def test_targets_that_a_batch_does_not_have_are_refused(batch: Callable[..., Batch]) -> None:
+    masks = replace(batch((1,)), packed=None).layout.masks
+    with pytest.raises(ValueError, match="without target masks"):
+        masks.targets()
 
 
 @pytest.mark.parametrize(("device", "later"), [("meta", False), ("cpu", False), ("cuda", True)])
@@ -95,7 +105,7 @@ def test_only_copies_to_cuda_are_left_to_be_made_later(
             seen.append(kwargs["non_blocking"])
             return args[0]
 
-    made = batch((1, 2))
+    made = batch((1, 2)).with_layout()
     with Seen():
         made.to(device)
     assert len(seen) > 8 and set(seen) == {later}

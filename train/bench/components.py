@@ -8,7 +8,7 @@ floating-point operation) between two readings belongs to exactly one component.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -155,7 +155,7 @@ def train_batch(
         with arithmetic(model):
             losses: Losses = model(batch)
             lap("mask decoder")
-            words, shapes = _split(losses, weights, counts)
+            words, shapes = losses.words(weights, counts[0]), losses.shapes(weights, counts[1])
         words.backward()  # type: ignore[no-untyped-call]
         lap("LLM")
         shapes.backward()  # type: ignore[no-untyped-call]
@@ -201,14 +201,3 @@ def counts_of(batches: Sequence[Batch]) -> tuple[int, int]:
     """Supervised tokens and masks of a step."""
     tokens = sum(int((batch.labels >= 0).sum()) for batch in batches)
     return tokens, sum(len(batch.seg_row) for batch in batches)
-
-
-def _split(losses: Losses, weights: Weights, counts: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The total as two summands of separate graphs: of words, of masks."""
-    tokens, masks = counts
-    words = replace(losses, bce=losses.bce.detach() * 0, dice=losses.dice.detach() * 0)
-    shapes = replace(losses, ce=losses.ce.detach() * 0)
-    return (
-        words.total(weights, tokens=tokens, masks=masks),
-        shapes.total(weights, tokens=tokens, masks=masks),
-    )

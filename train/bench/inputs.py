@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ...model.batch import IGNORE, Batch, Visual
 from ...model.projectors import projector_class
 from ...pipeline.encoders import build_encoder
+from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.masks.encoder_view import View, derive, sspe_grid
 from ...pipeline.recipe import GridConfig
 from ...pipeline.records import LocalPaths, Superpixels
@@ -164,6 +165,7 @@ def _dialogues(
         seg_row=torch.arange(images).repeat_interleave(sentences),
         seg_col=(ends - 3).repeat(images),
         sam=sam,
+        square=SAMS[preset.sam].image_size,
         sizes=((preset.photo[0], preset.photo[1]),) * images,
         packed=(torch.full((sentences, bits), 15, dtype=torch.uint8),) * images,
         sent_ids=(tuple(range(sentences)),) * images,

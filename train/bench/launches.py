@@ -305,7 +305,7 @@ def about_one_image(batch: Batch) -> Batch:
     ids[:, :-SHARED] = ids[:1, :-SHARED]
     visual = batch.visual.map(lambda x: x[:1])
     sizes = batch.sizes[:1] * len(batch.sizes)
-    return replace(batch, ids=ids, visual=visual, sam=batch.sam[:1], sizes=sizes)
+    return replace(batch, ids=ids, visual=visual, sam=batch.sam[:1], sizes=sizes, packed=None)
 
 
 def _small() -> tuple[RisModel, Batch]:

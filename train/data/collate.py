@@ -26,6 +26,7 @@ from ...pipeline.cache.layers import FEATURES, POOLED
 from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
+from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.io.binary import empty
 from ...pipeline.precompute.purpose import PATCHES
 from .dialogues import Dialogue, collate
@@ -73,7 +74,12 @@ class Item(NamedTuple):
 
 
 class VisualSource(Protocol):
-    """Source of encoder outputs: the cache, or live encoders."""
+    """Source of encoder outputs: the cache, or live encoders.
+
+    square  side in pixels of the input of the SAM whose embeddings it gives
+    """
+
+    square: int
 
     def read(
         self, entries: Sequence[Entry], keys: Sequence[int | None]
@@ -99,6 +105,7 @@ class CachedVisuals:
         self.caches, self.needs = caches, frozenset(needs)
         self.memory = Memory(pinned=pinned)
         self.plan = caches[0].plan
+        self.square = SAMS[self.plan.recipe.superpixels.model].image_size
         for cache in caches:
             _check(cache, caches[0], self.needs)
 
@@ -199,7 +206,10 @@ def make_batch(
     texts = collate([item.dialogue for item in items], pad)
     packed = tuple(_targets(table, item) for item in items) if table else None
     sent_ids = tuple(tuple(said.sent_id for said in item.said) for item in items)
-    return Batch(visual, *texts, sam=sam, sizes=sizes, packed=packed, sent_ids=sent_ids)
+    square = visuals.square
+    return Batch(
+        visual, *texts, sam=sam, square=square, sizes=sizes, packed=packed, sent_ids=sent_ids
+    )
 
 
 def _targets(table: ExpressionTable, item: Item) -> Tensor:

@@ -45,9 +45,15 @@ def saved_bytes(run: Callable[[], Result], module: nn.Module, batch: Batch) -> t
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
-    """Every tensor of a batch."""
-    fields = [getattr(value, name) for value in (batch, batch.visual) for name in value.__slots__]
-    return [x for x in (*fields, *(batch.packed or ())) if isinstance(x, Tensor)]
+    """Every tensor of a batch that goes to the device, and of its layout if that was made."""
+    found: list[Tensor] = []
+
+    def see(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    batch.map(see)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

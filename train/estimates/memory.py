@@ -88,7 +88,7 @@ def estimate_memory(
 
     The model is not changed; it may be on the meta device.
     """
-    small = small_parts(model)
+    small, batch = small_parts(model), batch.with_layout()
     with torch.autocast("cpu", autocast) if autocast else nullcontext():
         (_, valid), in_projector = saved_bytes(lambda: small.tokens(batch), small, batch)
         _, in_masks = saved_bytes(lambda: _mask_path(small, batch), small, batch)
@@ -166,9 +166,8 @@ def _mask_path(model: RisModel, batch: Batch) -> Tensor:
     """Memory from the states of the [SEG]s to the losses, on states of zeros."""
     width = next(model.to_prompt.parameters()).shape[1]
     states = torch.zeros(len(batch.seg_row), width, requires_grad=True)
-    groups = model.masks_of(states, batch.seg_row, batch)
-    targets = [torch.zeros_like(group.logits, dtype=torch.uint8) for group in groups]
-    bce, dice = mask_losses([group.logits for group in groups], targets)
+    masks = batch.layout.masks
+    bce, dice = mask_losses(model.masks_of(states, masks, batch), masks.targets(), masks.beyond())
     return bce + dice
 
 

@@ -41,7 +41,8 @@ def typical_image(
     ends = [length - turn * max(ANSWER, (length - SLOT) // turns) for turn in range(turns)]
     for end in ends:
         labels[0, end - ANSWER : end] = 1
-    height, width = photo = SIZE if SAMS[plan.recipe.superpixels.model].stand_in else PHOTO
+    spec = SAMS[plan.recipe.superpixels.model]
+    height, width = photo = SIZE if spec.stand_in else PHOTO
     assert plan.sam is not None
     return Batch(
         visual=visual,
@@ -52,6 +53,7 @@ def typical_image(
         seg_row=torch.zeros(turns, dtype=torch.int64),
         seg_col=torch.tensor(sorted(end - 3 for end in ends)),
         sam=torch.randn(1, *plan.sam),
+        square=spec.image_size,
         sizes=(photo,),
         packed=(torch.zeros(turns, (height * width + 7) // 8, dtype=torch.uint8),),
         sent_ids=(tuple(range(turns)),),

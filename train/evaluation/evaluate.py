@@ -155,6 +155,7 @@ def to_batch(
         visual.map(lambda tensor: tensor[index]),
         *texts,
         sam=sam[index],
+        square=visuals.square,
         sizes=tuple((entry.height, entry.width) for entry, _ in looks),
         packed=None,
         sent_ids=tuple(tuple(e.sent_id for e in unit.asked) for unit in units),

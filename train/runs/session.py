@@ -92,12 +92,13 @@ class ImageSession:
         self._passes = passes
         # All dialogues are the same up to the mark after the image.
         dialogue = build_dialogue(self._vocab, (fixed_turn("it", self._vocab.wording),))
-        batch = _batch(visual, collate([dialogue], self._vocab.pad), sam, size)
+        self._size, self._square = size, trained.model.mask_head.image_size
+        batch = self._batch(visual, collate([dialogue], self._vocab.pad), sam)
         batch = batch.to(device, input_dtype(self._model))
         with torch.no_grad(), arithmetic(self._model):
             self._prefix = read_prefix(self._model, batch, dialogue.slot + 2)
         self.tokens: int = self._prefix.tokens
-        self._sam, self._size = batch.sam, size
+        self._sam = batch.sam
         self._nothing = Visual(batch.visual.patches[:, :0], visual.grid)  # it was read
 
     def __call__(self, expression: str, *, generate: bool = False) -> Prediction:
@@ -116,7 +117,7 @@ class ImageSession:
         if generate:
             turns = [Turn(turn.question, None) for turn in turns]
         texts = collate([build_dialogue(self._vocab, (t,)) for t in turns], self._vocab.pad)
-        batch = _batch(self._nothing, texts, self._sam, self._size)
+        batch = self._batch(self._nothing, texts, self._sam)
         batch = batch.to(self._device)
         with torch.no_grad(), arithmetic(self._model):
             if not generate:
@@ -134,19 +135,19 @@ class ImageSession:
                 for text, logits, ids, seg in rows
             ]
 
+    def _batch(self, visual: Visual, texts: Texts, sam: torch.Tensor) -> Batch:
+        """Dialogues about the image, without targets."""
+        count = len(texts.ids)
+        return Batch(
+            visual, *texts, sam=sam, square=self._square, sizes=(self._size,) * count,
+            packed=None, sent_ids=((),) * count,
+        )  # fmt: skip
+
 
 def require_expressions(expressions: Sequence[str]) -> None:
     """Raises ConfigError for a single text, or none."""
     if isinstance(expressions, str) or not expressions:
         raise ConfigError("give at least one expression, in a list")
-
-
-def _batch(visual: Visual, texts: Texts, sam: torch.Tensor, size: tuple[int, int]) -> Batch:
-    """Dialogues about one image, without targets."""
-    count = len(texts.ids)
-    return Batch(
-        visual, *texts, sam=sam, sizes=(size,) * count, packed=None, sent_ids=((),) * count
-    )
 
 
 def _mask(logits: torch.Tensor) -> tuple[Mask, float]:

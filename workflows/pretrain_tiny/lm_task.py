@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from svp.model.batch import Batch, Visual, pack_bits
+from svp.model.batch import Batch, MaskLayout, Visual, pack_bits
 from svp.model.language_model import random_lm
 from svp.model.losses import Weights, mask_losses
 from svp.model.mask_head import MaskHead
@@ -24,6 +24,7 @@ from svp.pipeline.encoders.tiny import WIDTH as CHANNELS
 from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
+from svp.pipeline.sam.tiny import IMAGE_SIZE
 from svp.train.data.dialogues import build_dialogue, collate
 from svp.train.data.prompts import choose_turns
 from svp.train.data.tokenizer import Vocabulary, load_vocabulary
@@ -127,6 +128,7 @@ def make_lesson(
         visual=Visual(torch.from_numpy(data.features[rows]).float(), GRID),
         **collate(talks, words.pad)._asdict(),
         sam=torch.from_numpy(data.sam[rows]).float(),
+        square=IMAGE_SIZE,
         sizes=tuple(data.labels.shape[1:] for _ in rows),
         packed=tuple(packed),
         sent_ids=tuple(tuple(range(len(talk.seg))) for talk in talks),
@@ -168,8 +170,9 @@ def step_losses(
     ce, count = model.cross_entropy(batch, merged, states)
     truth = torch.cat(batch.targets()).float()
     drawn = torch.from_numpy(np.sort(rng.permutation(len(row))[:decoded]))
-    (group,) = model.masks_of(states[row, place][drawn], row[drawn], batch)
-    bce, dice = mask_losses([group.logits], [truth[drawn]])
+    masks = MaskLayout.of(batch, row[drawn].tolist())
+    logits = model.masks_of(states[row, place][drawn], masks, batch)
+    bce, dice = mask_losses(logits, truth[drawn].bool())
 
     prompts = model.mask_head.prompt_encoder
     shown = sight.valid.shape[1]
@@ -201,7 +204,7 @@ def step_losses(
     places = parts["stand"] + parts["read"] + parts["click"]
     loss = MASKS.ce * parts["ce"] + MASKS.bce * parts["bce"] + MASKS.dice * parts["dice"]
     loss = loss + parts["look"] + KEEP * parts["keep"] + HELP * places
-    iou = _iou(group.logits, truth[drawn])
+    iou = _iou(logits, truth[drawn])
     return {"loss": loss, **parts, "words": read_words, "looked": looked, "iou": iou}
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 
-from svp.model.batch import IGNORE, Batch, Visual
+from svp.model.batch import IGNORE, Batch, MaskLayout, Visual
 from svp.model.inference.generate import generate
 from svp.model.inference.shared_prefix import read_prefix
 from svp.model.ris import RisModel
@@ -88,8 +88,8 @@ def test_cached_generation_equals_the_whole_sequence(
     assert got.seg.tolist() == [seg in said for said in got.ids]
     first = ids[0].index(seg) + (mask_state == "at_seg")
     with torch.no_grad():
-        (group,) = model.masks_of(states[0][first : first + 1], torch.tensor([0]), prompts)
-    torch.testing.assert_close(got.masks[0], group.logits, rtol=1e-4, atol=1e-4)
+        (mask,) = model.masks_of(states[0][first : first + 1], MaskLayout.of(prompts, [0]), prompts)
+    torch.testing.assert_close(got.masks[0][0], mask, rtol=1e-4, atol=1e-4)
 
 
 def test_an_answer_ends_at_its_end_and_without_seg_there_is_no_mask(

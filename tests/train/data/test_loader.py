@@ -292,6 +292,8 @@ def test_live_visuals_can_take_the_caches_place(made: World) -> None:
     class Live:
         """Another source of the same values, in float32."""
 
+        square = cached.square
+
         def read(
             self, entries: Sequence[object], keys: Sequence[int | None]
         ) -> tuple[Visual, Tensor, tuple[tuple[int, int], ...]]:

@@ -19,7 +19,6 @@ from svp.train.data.dialogues import build_dialogue, collate, usual_answer
 from svp.train.data.prompts import fixed_turn
 from svp.train.runs import predictor
 from svp.train.runs.predictor import Predictor
-from svp.train.runs.session import _batch
 
 ASKED = ("the red disc", "a very large blue box at the left", "disc")
 
@@ -82,7 +81,7 @@ def whole(model: Predictor, photo: Path, text: str) -> torch.Tensor:
     ((patches, grid), _), = seen  # fmt: skip
     texts = collate([build_dialogue(vocab, (fixed_turn(text, vocab.wording),))], vocab.pad)
     visual = replace(session._nothing, patches=patches, grid=grid)
-    batch = _batch(visual, texts, session._sam, session._size)
+    batch = session._batch(visual, texts, session._sam)
     with torch.inference_mode():
         return ris.predict(batch)[0][0]
 
