@@ -70,7 +70,7 @@ class Runner:
             make_ready(model, recipe, stage - 1)
             model.train()
             trained = [p for p in model.parameters() if p.requires_grad]
-            optimizer = build_optimizer(recipe.optimizer, trained, STAGES[stage - 1])
+            optimizer = build_optimizer(recipe.optimizer, trained, STAGES[stage - 1], self.device)
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)
             optimizer.step()

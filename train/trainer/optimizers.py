@@ -33,14 +33,23 @@ def set_rate(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def build_optimizer(kind: str, parameters: Iterable[nn.Parameter], stage: StageConfig) -> Optimizer:
-    """The optimizer `kind` of a recipe over `parameters`. Raises MissingPackageError."""
+def build_optimizer(
+    kind: str, parameters: Iterable[nn.Parameter], stage: StageConfig, device: torch.device
+) -> Optimizer:
+    """The optimizer `kind` of a recipe over `parameters`. Raises MissingPackageError.
+
+    device  where the steps are taken: on CUDA, AdamW is one kernel for many parameters
+    """
     options = {"lr": stage.lr, "betas": stage.betas, "weight_decay": stage.weight_decay}
     if kind == "adamw8bit":
         return _bitsandbytes().PagedAdamW8bit(list(parameters), **options)  # type: ignore[no-any-return]
     if kind == "offload":
         return OffloadedAdamW(parameters, options)
-    return AdamW(parameters, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
+    # The parameters may still be on the CPU, so that torch would not choose it by itself.
+    fused = True if device.type == "cuda" else None
+    return AdamW(
+        parameters, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay, fused=fused
+    )
 
 
 class OffloadedAdamW(Optimizer):
@@ -106,11 +115,12 @@ def state_of(optimizer: Optimizer, names: Mapping[Tensor, str]) -> Iterator[tupl
 def restore(optimizer: Optimizer, names: Mapping[Tensor, str], state: Mapping[str, Tensor]) -> None:
     """Put back what `state_of` gave: every tensor where this optimizer keeps it."""
     by_name = {name: parameter for parameter, name in names.items()}
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     for full, value in state.items():
         name, key = full.rsplit("/", 1)
         parameter = by_name[name]
-        # torch keeps the step count on the CPU, and so does OffloadedAdamW with everything.
-        stays = key == "step" or isinstance(optimizer, OffloadedAdamW)
+        # torch keeps the step count on the CPU unless the step is fused; OffloadedAdamW all of it.
+        stays = (key == "step" and not fused) or isinstance(optimizer, OffloadedAdamW)
         optimizer.state[parameter][key] = value.to("cpu" if stays else parameter.device)
 
 

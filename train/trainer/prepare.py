@@ -181,5 +181,5 @@ def enter_stage(
         parts = PartAdamW(trained, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
         half = recipe.model.dtype == "bfloat16"
         return (DeepSpeedZero2 if whole else DeepSpeedZero3)(accelerator, model, parts, half)
-    optimizer = build_optimizer(recipe.optimizer, trained, stage)
+    optimizer = build_optimizer(recipe.optimizer, trained, stage, accelerator.device)
     return (Strategy if whole else FSDP)(accelerator, model, optimizer)

@@ -16,7 +16,13 @@ from svp.train.estimates.memory import Line, MemoryEstimate
 from svp.train.estimates.sizing import Demand, choose, settled
 from svp.train.recipe import StageConfig, TrainRecipe, split_evenly
 from svp.train.trainer.checkpoint import checkpoints
-from svp.train.trainer.optimizers import OffloadedAdamW, build_optimizer, learning_rate
+from svp.train.trainer.optimizers import (
+    OffloadedAdamW,
+    build_optimizer,
+    learning_rate,
+    restore,
+    state_of,
+)
 
 FRESH = mp.get_context("forkserver")
 FRESH.set_forkserver_preload(["support.micro_run"])
@@ -132,14 +138,37 @@ def test_offloaded_adamw_is_adamw() -> None:
     stage = StageConfig(name="one", steps=9, warmup=0, lr=1e-2, weight_decay=0.1)
     start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    pair = [(ours, build_optimizer("offload", [ours], stage)),
-            (theirs, build_optimizer("adamw", [theirs], stage))]  # fmt: skip
+    cpu = torch.device("cpu")
+    pair = [(ours, build_optimizer("offload", [ours], stage, cpu)),
+            (theirs, build_optimizer("adamw", [theirs], stage, cpu))]  # fmt: skip
     for step in range(5):
         for parameter, optimizer in pair:
             parameter.grad = start * (step - 2)
             optimizer.step()
     assert isinstance(pair[0][1], OffloadedAdamW)
     assert torch.equal(ours, theirs) and not torch.equal(ours, start)
+
+
+def test_fused_adamw_goes_on_from_a_checkpoint_of_the_other() -> None:
+    """CUDA's optimizer, on the CPU: five steps of which the other took three, within rounding."""
+    stage = StageConfig(name="one", steps=9, warmup=0, lr=1e-2, weight_decay=0.1)
+    start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    plain, fused = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    one, other = (
+        build_optimizer("adamw", [p], stage, torch.device(kind))
+        for p, kind in ((plain, "cpu"), (fused, "cuda"))
+    )
+    assert [o.param_groups[0]["fused"] for o in (one, other)] == [None, True]
+    for step in range(5):
+        if step == 3:
+            fused.data.copy_(plain.detach())
+            restore(other, {fused: "p"}, {k: v.clone() for k, v in state_of(one, {plain: "p"})})
+        for parameter, optimizer in ((plain, one), (fused, other)):
+            parameter.grad = start * (step - 2)
+            if optimizer is one or step >= 3:
+                optimizer.step()
+    assert float(other.state[fused]["step"]) == 5
+    torch.testing.assert_close(fused, plain, rtol=1e-6, atol=1e-7)
 
 
 def test_offloaded_run_resumes_bit_equal(tmp_path: Path) -> None:
