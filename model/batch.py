@@ -236,6 +236,10 @@ class Batch:
         """This batch, its layout made: `to` does so before the copy."""
         return self if self.known is not None else replace(self)._knowing(Layout.of(self))
 
+    def pinned(self) -> "Batch":
+        """A copy whose tensors lie in pinned memory; those that do already are shared."""
+        return self.map(lambda x: x if x.is_pinned() else x.pin_memory())
+
     def _knowing(self, layout: Layout) -> "Batch":
         object.__setattr__(self, "known", layout)  # of a copy that nobody else holds
         return self

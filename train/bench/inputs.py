@@ -49,7 +49,8 @@ def cached_batch(preset: Preset, projector: str, images: int, *, sentences: int)
         valid = torch.ones(cover.shape[:2], dtype=torch.bool)
         visual = replace(visual, cover=cover, masks=masks, valid=valid)
     sam = torch.randn(images, *preset.embedding, generator=draw).half()
-    return _pinned(_dialogues(preset, visual, sam, sentences, draw))
+    batch = _dialogues(preset, visual, sam, sentences, draw)
+    return batch.with_layout().pinned() if torch.cuda.is_available() else batch
 
 
 def opened(batch: Batch) -> Batch:
@@ -170,10 +171,3 @@ def _dialogues(
         packed=(torch.full((sentences, bits), 15, dtype=torch.uint8),) * images,
         sent_ids=(tuple(range(sentences)),) * images,
     )
-
-
-def _pinned(batch: Batch) -> Batch:
-    if not torch.cuda.is_available():
-        return batch
-    visual = batch.visual.map(Tensor.pin_memory)
-    return replace(batch, visual=visual, sam=batch.sam.pin_memory())

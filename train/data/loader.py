@@ -87,12 +87,16 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class RankSlice:
-    """This process's part: rank `rank` of `world`; its images come `micro_batch` at a time."""
+    """This process's part: rank `rank` of `world`; its images come `micro_batch` at a time.
+
+    pinned  batches lie in pinned memory, for copies to a GPU beside other work
+    """
 
     micro_batch: int
     rank: int = 0
     world: int = 1
     threads: int = 2
+    pinned: bool = False
 
 
 class Loader:
@@ -222,7 +226,9 @@ class Loader:
 
     def _fill(self, part: Sequence[SampleRef]) -> tuple[Batch, tuple[str, ...]]:
         items = [self.sample(draw) for draw in part]
-        batch = make_batch(self.table, self.visuals, items, self.vocab.pad)
+        # Here and not in the training loop: what the host knows of a batch costs time to find out.
+        batch = make_batch(self.table, self.visuals, items, self.vocab.pad).with_layout()
+        batch = batch.pinned() if self.share.pinned else batch
         return batch, tuple(item.entry.name for item in items)
 
 

@@ -279,7 +279,11 @@ def stream_of(
         shard=min(cache.plan.shard_size for cache in visuals.caches),
     )
     share = RankSlice(
-        micro_batch=recipe.run.images, rank=rank, world=world, threads=recipe.run.threads
+        micro_batch=recipe.run.images,
+        rank=rank,
+        world=world,
+        threads=recipe.run.threads,
+        pinned=visuals.memory.pinned,
     )
     loader = Loader(table, visuals, vocab, draws, share, budget=TokenBudget(visuals.caches, fixed))
     bad = loader.too_long.settle(table.sentence_count, None)

@@ -7,7 +7,7 @@ micro-batches equally: there the weight of a sentence depends on how many share 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,9 +66,11 @@ def sync_counts(accelerator: "Accelerator", batches: Sequence[Batch] | None, sig
 
     batches  this rank's, None if they could not be read
     """
+    own = (sum(int((b.labels != IGNORE).sum()) for b in batches or ()),
+           sum(len(b.seg_row) for b in batches or ()))  # fmt: skip
+    if accelerator.num_processes == 1:  # nothing is asked of the device
+        return Counts(own[0], own[1], signal, failed=batches is None)
     # A launcher sends all ranks the same signal, but not at once: the mean of those that came.
-    own = [sum(int((b.labels != IGNORE).sum()) for b in batches or ()),
-           sum(len(b.seg_row) for b in batches or ())]  # fmt: skip
     told = [*own, signal, int(signal > 0), int(batches is None)]
     counts = torch.tensor(told, device=accelerator.device)
     tokens, masks, signals, ranks, failed = _sum(accelerator, counts).tolist()
@@ -89,23 +91,53 @@ def optimizer_step(
     """
     # Every micro-batch is divided by the counts of the whole global batch, so gradients add up.
     accelerator, sums = strategy.accelerator, []
-    for number, batch in enumerate(batches, 1):
+    for number, batch in enumerate(copied(batches, accelerator.device), 1):
         with strategy.micro_batch(number == len(batches)):
-            losses = strategy.losses(batch.to(accelerator.device, torch.float32))
+            losses = strategy.losses(batch)
             strategy.backward(losses.total(weights, tokens=counts.tokens, masks=counts.masks))
-        sums.append(torch.stack([losses.ce, losses.bce, losses.dice]).detach().double())
+        sums.append(torch.stack([losses.ce, losses.bce, losses.dice]).detach())
 
-    # Summed over ranks before the step: all take it or none does.
+    # Summed over ranks before the step: all take it or none does. A sum with a number that is not
+    # finite is not finite either, so ranks agree about their own, too.
     own = torch.stack(sums)
-    bad = (~own.isfinite().all(1)).nonzero().flatten().tolist()
+    own = own if own.device.type == "mps" else own.double()  # which has no float64
     total = _sum(accelerator, own.sum(0))
-    norm = strategy.update(lr, clip, allowed=bool(total.isfinite().all()))
+    found, norm = strategy.update(lr, clip, torch.cat([own.flatten(), total]))
+    *each, whole = (found[k : k + 3] for k in range(0, len(found), 3))
+    bad = (k for k, values in enumerate(each) if not all(map(math.isfinite, values)))
 
     # A batch without any mask or token has no loss of that kind, not a division by zero.
     numbers = (counts.tokens, counts.masks, counts.masks)
-    ce, bce, dice = (s / max(1, n) for s, n in zip(total.tolist(), numbers, strict=True))
+    ce, bce, dice = (s / max(1, n) for s, n in zip(whole, numbers, strict=True))
     loss = weights.ce * ce + weights.bce * bce + weights.dice * dice
     return StepResult(loss, ce, bce, dice, norm, counts.tokens, counts.masks, tuple(bad))
+
+
+def copied(batches: Sequence[Batch], device: torch.device) -> Iterator[Batch]:
+    """The micro-batches on `device`, float32.
+
+    On CUDA each is copied and cast on a stream of its own, while the one before is computed.
+    """
+    if device.type != "cuda":
+        yield from (batch.to(device, torch.float32) for batch in batches)
+        return
+    computes, copies = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def kept(x: Tensor) -> Tensor:
+        # Else the allocator may give its memory to the next copy while this one is still read.
+        x.record_stream(computes)
+        return x
+
+    ready: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            later = batch.to(device, torch.float32)
+        if ready is not None:
+            yield ready
+        computes.wait_stream(copies)
+        ready = later.map(kept)
+    if ready is not None:
+        yield ready
 
 
 def _sum(accelerator: "Accelerator", value: Tensor) -> Tensor:

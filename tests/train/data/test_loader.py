@@ -158,6 +158,7 @@ def test_threads_and_micro_batches_change_nothing(made: World) -> None:
     again = steps(make_loader(*made, micro=1, threads=3), 4)
     for a, b in zip(one, again, strict=True):
         assert all(same(x, y) for x, y in zip(a.batches, b.batches, strict=True))
+    assert all(b.known is not None for s in one for b in s.batches), "threads find out the layout"
 
 
 def test_killed_and_resumed_with_any_world_size_the_stream_goes_on(made: World) -> None:

@@ -145,7 +145,7 @@ def test_live_equals_cached_within_float16_rounding(asked: TrainRequest, world: 
 def test_dry_run_prints_the_table_without_weights_or_cache() -> None:
     report = dry_run_command(TrainRequest(size="paper"))
     assert [table.trainable for table in report.tables.values()] == [336_463_204, 416_417_124]
-    assert "global batch 160 = 2 images x 80 accumulated x processes" in report.lines()
+    assert "global batch 160 = 1 image x 160 accumulated x processes" in report.lines()
 
 
 def test_dry_run_on_a_cache_tells_tokens_memory_and_time(asked: TrainRequest) -> None:

@@ -68,18 +68,20 @@ class Strategy:
         """Gradients of this rank's share; wrappers average over ranks, ours are shares of a sum."""
         self.accelerator.backward(loss * self.accelerator.num_processes)
 
-    def update(self, lr: float, clip: float, *, allowed: bool = True) -> float:
-        """The global gradient norm; takes the clipped step if it is `allowed` and that is finite.
+    def update(self, lr: float, clip: float, sums: Tensor) -> tuple[list[float], float]:
+        """Take the clipped step; returns `sums` (n,) and the global gradient norm, read together.
 
+        No step is taken unless all of these are finite. `sums` are so on all ranks or on none.
         Gradients are gone afterwards in any case.
         """
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(self._whole(self.accelerator.clip_grad_norm_(trained, clip)))
-        if allowed and math.isfinite(norm):
+        norm = self._whole(self.accelerator.clip_grad_norm_(trained, clip))
+        *found, whole = torch.cat([sums, norm.to(sums).reshape(1)]).tolist()
+        if all(map(math.isfinite, (*found, whole))):
             set_rate(self.optimizer, lr)
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm
+        return found, whole
 
     def weights(self, names: Iterable[str], *, keep: bool = True) -> dict[str, Tensor]:
         """Copies of whole parameters on the CPU; empty on a rank that does not `keep` them."""

@@ -108,11 +108,13 @@ class _DeepSpeedStrategy(Strategy):
     def backward(self, loss: Tensor) -> None:
         self.model.backward(loss * self.accelerator.num_processes)
 
-    def update(self, lr: float, clip: float, *, allowed: bool = True) -> float:
+    def update(self, lr: float, clip: float, sums: Tensor) -> tuple[list[float], float]:
+        found: list[float] = sums.tolist()
         set_rate(self.optimizer, lr)
-        self.optimizer.clip, self.optimizer.allowed = clip, allowed
+        self.optimizer.clip = clip
+        self.optimizer.allowed = all(map(math.isfinite, found))
         self.model.step()
-        return self.optimizer.norm
+        return found, self.optimizer.norm
 
     def state(self, *, keep: bool = True) -> dict[str, Tensor]:
         """As one process writes it; parameters that had no gradient have zeros."""
