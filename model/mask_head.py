@@ -18,8 +18,10 @@ from torch.func import functional_call
 from ..pipeline.sam.mask_decoder import decode_single
 from .batch import MaskLayout
 
+# Added to all scores of a query, so the softmax drops it.
+KEY_BIAS = re.compile(r".*attn_.*k_proj\.bias")
 # Parameters that `decode_single` does not read.
-UNUSED = re.compile(r"iou_prediction_head\.|output_hypernetworks_mlps\.[^0]|.*attn_.*k_proj\.bias")
+UNUSED = re.compile(rf"iou_prediction_head\.|output_hypernetworks_mlps\.[^0]|{KEY_BIAS.pattern}")
 
 
 class MaskHead(nn.Module):
@@ -43,6 +45,8 @@ class MaskHead(nn.Module):
         Source: segment_anything/modeling/mask_decoder.py `predict_masks`, mask token 0 only. The
         arithmetic is in autocast's dtype where that is on, in all operators.
         """
+        if gathered_by_calls(self.decoder):
+            return self._published(prompts, masks, sam)
         stored = self.decoder.iou_token.weight.dtype
         dtype = autocast_dtype(sam.device) or stored
         with torch.autocast(sam.device.type, enabled=False):
@@ -56,6 +60,22 @@ class MaskHead(nn.Module):
                 named = {f"decoder.{name}": weight for name, weight in weights.items()}
                 low = functional_call(self._hollow[0], named, inputs)
             return low.index_select(0, masks.place).float()
+
+    def _published(self, prompts: Tensor, masks: MaskLayout, sam: Tensor) -> Tensor:
+        """`forward` by calls of segment_anything's modules, on a copy of the image per prompt."""
+        decoder = self.decoder
+        for name, bias in decoder.named_parameters():  # its gradient is 0, but for rounding
+            if KEY_BIAS.match(name) and bias.requires_grad and not bias._backward_hooks:
+                bias.register_hook(torch.zeros_like)
+        owner = masks.place // (len(masks.filled) // len(sam))
+        outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts[:, None]], 1)  # (S,6,C)
+        image = (sam + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1))[owner]
+        places = self._places().to(image.dtype).expand(len(prompts), -1, -1, -1)
+        states, keys = decoder.transformer(image, places, tokens.to(image.dtype))
+        fine = decoder.output_upscaling(keys.transpose(1, 2).reshape(image.shape))
+        mix = decoder.output_hypernetworks_mlps[0](states[:, 1])
+        return torch.einsum("sc,schw->shw", mix, fine).float()
 
     def _places(self) -> Tensor:
         """`PromptEncoder.get_dense_pe`, (1,C,h,w) float32, of a square embedding."""
@@ -80,6 +100,11 @@ class _Single(nn.Module):
 
     def forward(self, features: Tensor, image_pe: Tensor, sparse: Tensor) -> Tensor:
         return decode_single(self.decoder, features, image_pe, sparse)
+
+
+def gathered_by_calls(module: nn.Module) -> bool:
+    """Whether weights are whole only while their own module is called: DeepSpeed's ZeRO 3."""
+    return any(hasattr(p, "ds_id") for p in module.parameters())
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .batch import Batch, MaskLayout
 from .language_model import no_cache
 from .losses import Losses, mask_losses
-from .mask_head import MaskHead, autocast_dtype, cast_once, upscale
+from .mask_head import MaskHead, autocast_dtype, cast_once, gathered_by_calls, upscale
 from .merge import Merged, merge
 from .projectors.base import MaskInput, Projector
 
@@ -158,7 +158,8 @@ class RisModel(nn.Module):
     def _prompts(self, states: Tensor) -> Tensor:
         """`to_prompt`, whose weights are cast at once where autocast would cast each."""
         dtype = autocast_dtype(states.device)
-        if dtype in (None, self.to_prompt[0].weight.dtype):
+        known = (None, self.to_prompt[0].weight.dtype)
+        if dtype in known or gathered_by_calls(self.to_prompt):
             prompts: Tensor = self.to_prompt(states)
             return prompts
         w = cast_once(self.to_prompt, dtype)

@@ -1,5 +1,7 @@
 """The mask head against segment_anything's own modules, which are the oracle."""
 
+import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -153,3 +155,24 @@ def test_embeddings_of_another_sam_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="SAM embeddings of 1024 pixels, mask head of 64"):
         micro()(replace(batch((1,)), square=1024))
+
+
+def test_weights_that_zero_3_splits_are_used_by_calls_of_their_modules(
+    tiny: MaskHead, batch: Callable[..., Batch]
+) -> None:
+    """DeepSpeed marks them with `ds_id`; they are whole only while their module is called."""
+    head, draw = copy.deepcopy(tiny), torch.Generator().manual_seed(1)
+    sam = torch.randn(3, head.width, 16, 16, generator=draw)
+    prompts = torch.randn(len(IMAGES), head.width, generator=draw)
+    masks = layout(batch, sam, IMAGES)
+    expected = head(prompts, masks, sam)
+    called: list[str] = []
+    for name, module in head.decoder.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+    for parameter in head.decoder.parameters():
+        parameter.ds_id = 0
+    found = head(prompts, masks, sam)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    used = {name.rpartition(".")[0] for name, _ in head.decoder.named_parameters()}
+    never = re.compile(r"iou_|mask_tokens|output_hypernetworks_mlps\.[^0]")
+    assert {name for name in used if not never.match(name)} <= set(called)
