@@ -117,8 +117,7 @@ check-gpu: $(READY)   ## where a CUDA device is: tests marked gpu, then speed at
 # For a machine without network; torch and CUDA's libraries are there already on one with a GPU.
 gpu-wheels: $(READY)   ## download what svp needs beside torch into wheels/, and list it
 	$(BIN)/python -m pip list --format=freeze --exclude svp --exclude torch --exclude triton \
-	  | grep -v '^nvidia' > wheels.txt
-	$(BIN)/python -m pip download -q --no-deps -d wheels -r wheels.txt && rm wheels.txt
+	  | grep -Ev '^(nvidia|cuda)' | $(BIN)/python -m pip download -q --no-deps -d wheels -r /dev/stdin
 	$(BIN)/python -m pip wheel -q --no-deps -w wheels .
 	@ls wheels
 
@@ -151,7 +150,7 @@ build: clean $(READY)   ## wheel and sdist from a clean tree
 	$(BIN)/python -m build
 
 clean:   ## remove build outputs
-	rm -rf build dist site *.egg-info
+	rm -rf build dist site wheels *.egg-info
 
 distclean: clean   ## also the environment, generated data, caches and pages
 	rm -rf $(VENV) .audit .typing data caches runs

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from .batch import Batch, MaskLayout
 from .language_model import no_cache
 from .losses import Losses, mask_losses
-from .mask_head import MaskHead, autocast_dtype, cast_once, gathered_by_calls, upscale
+from .mask_head import MaskHead, upscale
 from .merge import Merged, merge
+from .mixed_precision import weights_cast
 from .projectors.base import MaskInput, Projector
 
 if TYPE_CHECKING:
@@ -156,16 +157,9 @@ class RisModel(nn.Module):
         return upscale(low, masks)
 
     def _prompts(self, states: Tensor) -> Tensor:
-        """`to_prompt`, whose weights are cast at once where autocast would cast each."""
-        dtype = autocast_dtype(states.device)
-        known = (None, self.to_prompt[0].weight.dtype)
-        if dtype in known or gathered_by_calls(self.to_prompt):
-            prompts: Tensor = self.to_prompt(states)
-            return prompts
-        w = cast_once(self.to_prompt, dtype)
-        with torch.autocast(states.device.type, enabled=False):
-            hidden = F.linear(states.to(dtype), w["0.weight"], w["0.bias"]).relu()
-            return F.linear(hidden, w["2.weight"], w["2.bias"])
+        with weights_cast(self.to_prompt):
+            prompts: Tensor = self.to_prompt(states.to(next(self.to_prompt.parameters()).dtype))
+        return prompts
 
     def _real(self, batch: Batch) -> Tensor | None:
         """Places of the real superpixels; None where an image has none, which is an error."""

@@ -39,7 +39,7 @@ ROOMS = {
     "model": [
         "batch",
         "blocks",
-        "position",
+        "mixed_precision",
         "losses",
         "merge",
         "language_model",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, WeightsError
 from ..batch import Visual
-from .mixed_precision import weights_cast
+from ..mixed_precision import weights_cast
 
 
 @dataclass(frozen=True, slots=True)

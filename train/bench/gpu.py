@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ...pipeline.bench import rates
-from ...pipeline.bench.kernel_time import H200, measured_rates
+from ...pipeline.bench.kernel_time import H200, DeviceRates, measured_rates
 from ...pipeline.display import Report, counted
 from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.io.atomic import write_file, writing
@@ -176,10 +176,15 @@ def _keep(report: GpuReport, out: Path | None) -> None:
 def constants(preset: Preset, device: str) -> Rows:
     """The three constants of the predictions, measured."""
     found = measured_rates(torch.device(device), getattr(torch, preset.dtype))
-    known = H200 if "H200" in device_name(device) else found
-    yield Row("device", "products, TFLOP/s", found.products / 1e12, known.products / 1e12)
-    yield Row("device", "memory, TB/s", found.memory / 1e12, known.memory / 1e12)
-    yield Row("device", "launch of an operator, us", found.launch * 1e6, known.launch * 1e6)
+    # Of another device the predictions start from what is measured here.
+    predicted = _units(H200) if "H200" in device_name(device) else (None, None, None)
+    names = ("products, TFLOP/s", "memory, TB/s", "launch of an operator, us")
+    for name, value, expected in zip(names, _units(found), predicted, strict=True):
+        yield Row("device", name, value, expected)
+
+
+def _units(rates: DeviceRates) -> tuple[float, float, float]:
+    return rates.products / 1e12, rates.memory / 1e12, rates.launch * 1e6
 
 
 def training(preset: Preset, device: str) -> Rows:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ....pipeline.errors import ConfigError
 from ...blocks import KEY, VALUE, Attention, BlockStack, Look
-from ...position import sine_position
+from .position import sine_position
 
 Sharing = Literal["shared", "unshared", "unshared_bias"]
 SHARING: Final[tuple[str, ...]] = get_args(Sharing)

@@ -8,8 +8,8 @@ a batch stand in one axis and nothing is padded. [paper: d=128, 8 heads, 3 block
 from torch import Tensor, nn
 
 from ...blocks import KEY, VALUE, Attention, BlockStack, Crossings, Look
-from ...position import sine_axes
 from .mask_attention import Masks, mask_looks
+from .position import sine_axes
 
 
 class SSPE(nn.Module):

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -38,6 +37,7 @@ from support.cache_views import (
     plan_of,
 )
 from support.cache_work import committed_parts, complete, problems, read_rows, resume, write
+from support.state_machine import run_machine
 from svp.pipeline.cache import CacheReader, create_cache, repair, verify
 from svp.pipeline.cache.exchange import copy_cache, drop_layers, reuse
 from svp.pipeline.cache.layout import COMPLETE, INDEX, PLAN, VIEWS
@@ -273,20 +273,8 @@ class ViewsMachine(RuleBasedStateMachine, TwoPlans):
 
 def run(examples: int, length: int) -> int:
     """Run the machine; returns how many steps were taken."""
-    from hypothesis.stateful import run_state_machine_as_test
-
     steps["count"] = 0
-    run_state_machine_as_test(
-        ViewsMachine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=length,
-            deadline=None,
-            phases=(Phase.generate,) if os.environ.get("SVP_NO_SHRINK") else tuple(Phase),
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(ViewsMachine, examples, length)
     return steps["count"]
 
 

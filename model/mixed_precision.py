@@ -19,12 +19,12 @@ def weights_cast(module: nn.Module, keep: frozenset[str] = frozenset()) -> Itera
 
     keep  names of parameters which stay as they are
 
-    Nothing changes without autocast, nor for weights that ZeRO has split over processes: these come
-    together where an operator reads them, so autocast casts them there.
+    Nothing changes without autocast, nor for weights that are `gathered_by_calls`: autocast casts
+    them where an operator reads them.
     """
     kind = next(module.parameters()).device.type
     places = _float32(module, keep) if torch.is_autocast_enabled(kind) else []
-    if not places or any(hasattr(weight, "ds_id") for _, _, weight in places):
+    if not places or gathered_by_calls(module):
         yield
         return
     cast = _Cast.apply(torch.get_autocast_dtype(kind), *(weight for _, _, weight in places))
@@ -36,6 +36,11 @@ def weights_cast(module: nn.Module, keep: frozenset[str] = frozenset()) -> Itera
     finally:
         for owner, name, weight in places:
             owner._parameters[name] = weight
+
+
+def gathered_by_calls(module: nn.Module) -> bool:
+    """Whether weights are whole only while their own module is called: DeepSpeed's ZeRO 3."""
+    return any(hasattr(p, "ds_id") for p in module.parameters())
 
 
 def _float32(module: nn.Module, keep: frozenset[str]) -> list[tuple[nn.Module, str, nn.Parameter]]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from svp.model.position import sine_axes, sine_position
+from svp.model.projectors.svp.position import sine_axes, sine_position
 from svp.pipeline.errors import ConfigError
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from svp.model.mixed_precision import weights_cast
 from svp.model.projectors import PROJECTORS, MaskInput, Projector, build_projector
-from svp.model.projectors.mixed_precision import weights_cast
 from svp.pipeline.bench.operators import KernelCounter
 
 GRID = (8, 8)

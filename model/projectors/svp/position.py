@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..pipeline.errors import ConfigError
+from ....pipeline.errors import ConfigError
 
 TEMPERATURE: Final = 10000.0
 
