@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Self, TypeVar
@@ -139,6 +140,14 @@ def pick_device(name: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def compiles(device: str) -> bool:
+    """Whether `torch.compile` pays on a device of this type.
+
+    CUDA with Triton; on a CPU compiling takes longer than a tiny run saves.
+    """
+    return device == "cuda" and find_spec("triton") is not None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Inputs are never modified.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, ClassVar, NamedTuple
@@ -59,6 +59,7 @@ class Projector(nn.Module):
     exact: ClassVar[frozenset[str]] = frozenset()
     add_sspe: bool = True
     needs_patches: bool = True  # what `reads_patches` says of the options it was built with
+    _compiled: Callable[["Projector", Visual], Tensor] | None = None
 
     def __init__(self, *, in_dim: int, llm_dim: int) -> None:
         super().__init__()
@@ -83,6 +84,14 @@ class Projector(nn.Module):
     def reads_patches(cls, options: Mapping[str, Any]) -> bool:
         """Whether it reads single patches with these options; else the means by superpixel do."""
         return True
+
+    def compile_project(self, backend: str = "inductor") -> None:
+        """Compile `project` for training: what lies between two products becomes one kernel.
+
+        One compilation serves all sizes of batches but 1. Parameters and their names stay, and so
+        do gradients within rounding. In evaluation `project` runs as it is.
+        """
+        self._compiled = torch.compile(type(self).project, backend=backend, dynamic=True)
 
     def num_tokens(self, grid: tuple[int, int]) -> int | None:
         """Visual tokens K for this grid; None where K varies by image. Raises ConfigError."""
@@ -114,8 +123,9 @@ class Projector(nn.Module):
         real = masks.real if masks is not None else None
         x = Visual(patches, grid, cover, small, mask_valid, cls, multi, means, real)
         self._check(x)
+        project = self._compiled if self._compiled and self.training else type(self).project
         with weights_cast(self, self.exact):
-            tokens = self.project(self._native(x))
+            tokens = project(self, self._native(x))
         if "masks" in self.needs and mask_valid is not None:
             return tokens, mask_valid
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

@@ -9,7 +9,6 @@ fast    batched encoder (`image_encoder.FastViT`), `mask_decoder.decode_shared`,
 """
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from ..errors import WeightsError
+from ..process import compiles
 from ..weights.key_report import KeyReport
 from . import mask_decoder as md
 from .image_encoder import FastViT
@@ -68,7 +68,7 @@ class SamPackage:
                 self._pixels, autocast = self._dtype, "float32"
         self._precision = Precision(self.device, autocast, exact=mode == "exact")
         if compiled is None:
-            compiled = mode == "fast" and _compiles(self.device)
+            compiled = mode == "fast" and compiles(self.device.type)
         if compiled:
             encoder = torch.compile(encoder)
             self._attend, self._masks = torch.compile(self._attend), torch.compile(self._masks)
@@ -127,11 +127,6 @@ class SamPackage:
 
     def _decoding(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.mode == "fast" else self._precision()
-
-
-def _compiles(device: torch.device) -> bool:
-    """CUDA with Triton; on a CPU compiling takes longer than a tiny run saves."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 class Precision:

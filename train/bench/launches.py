@@ -5,13 +5,17 @@ layer and with two: the rest of its layers are alike.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch._inductor.async_compile import AsyncCompile
+from torch._inductor.utils import run_and_get_code
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...model.batch import Batch
@@ -140,7 +144,7 @@ def run() -> LaunchReport:
     syncs = sync_lines()
     training, layer = found[TRAINING]
     counts = operator_counts(training, found[MIXED][0], found[ANSWER][0], layer)
-    counts |= sync_counts(syncs) | break_counts()
+    counts |= sync_counts(syncs) | break_counts() | compiled_counts()
     return LaunchReport({w.title: c.parts for w, (c, _) in found.items()}, syncs, counts)
 
 
@@ -235,8 +239,8 @@ def operator_counts(
     """Budgets of the works `TRAINING`, `MIXED` and `ANSWER`; bytes saved by a layer per token."""
     return {
         "LLM, operators per layer, training": training.parts["LLM"].operators // PAPER.layers,
-        "projector, operators, training": training.parts["projector"].operators,
-        "projector, operators, inference": answer.parts["projector"].operators,
+        "projector not compiled, operators, training": training.parts["projector"].operators,
+        "projector not compiled, operators, inference": answer.parts["projector"].operators,
         "mask head and losses, operators, training": training.parts["mask decoder"].operators,
         "the same with photographs of 8 sizes": mixed.parts["mask decoder"].operators,
         "mask head, operators, inference": answer.parts["mask decoder"].operators,
@@ -287,6 +291,45 @@ def break_counts() -> dict[str, float]:
             told = torch._dynamo.explain(call)(batch)
             found[f"graph breaks, {name}"] = told.graph_break_count
     return found
+
+
+def compiled_counts() -> dict[str, float]:
+    """Operators of the projector as inductor writes it, counted in its code for the CPU.
+
+    They are products, attention, and a kernel for all that lies between two of them; sizes do not
+    matter. As on a GPU, one kernel writes values that go side by side. In training the casts of all
+    weights and of their gradients are added.
+    """
+    model, batch = _small()
+    batch = _copied(batch)
+    model.projector.train().requires_grad_(True).compile_project()
+
+    def train() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens, _ = model.tokens(batch)
+        torch.autograd.backward(tokens.sum())
+
+    def answer() -> None:
+        with torch.no_grad():
+            model.tokens(batch)
+
+    # What is written is not built: it is only counted, and the passes then compute nothing.
+    unbuilt = mock.patch.object(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None)
+    side_by_side = torch._inductor.config.patch(force_pointwise_cat=True, force_disable_caches=True)
+    torch._dynamo.reset()
+    with _quiet(), unbuilt, side_by_side:
+        (_, trained), (_, answered) = run_and_get_code(train), run_and_get_code(answer)
+    torch._dynamo.reset()
+    return {
+        "projector, operators, training": sum(map(_launches, trained)) + 2,
+        "projector, operators, inference": sum(map(_launches, answered)),
+    }
+
+
+def _launches(code: str) -> int:
+    """Calls of kernels in a module that inductor has written."""
+    call = r"^ +(?:\w+ = )?(?:cpp_fused\w*|extern_kernels\.\w+|torch\.ops\.aten\.[\w.]+)\("
+    return len(re.findall(call, code[code.index("def call(") :], re.MULTILINE))
 
 
 @contextmanager

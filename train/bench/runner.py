@@ -13,6 +13,7 @@ from ...model.batch import Batch
 from ...model.inference.compiled import Passes
 from ...model.inference.precision import arithmetic, cast_weights, input_dtype
 from ...model.losses import Weights
+from ...pipeline.process import compiles
 from ..recipe import ModelConfig, StageConfig, TrainRecipe
 from ..trainer.optimizers import build_optimizer
 from ..trainer.prepare import make_ready
@@ -68,6 +69,8 @@ class Runner:
         self._optimizers = {}
         for name, model in self.models.items():
             make_ready(model, recipe, stage - 1)
+            if compiles(self.device.type):
+                model.projector.compile_project()
             model.train()
             trained = [p for p in model.parameters() if p.requires_grad]
             optimizer = build_optimizer(recipe.optimizer, trained, STAGES[stage - 1], self.device)

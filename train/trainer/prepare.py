@@ -14,7 +14,7 @@ from ...model.language_model import Lora, add_lora
 from ...model.ris import RisModel
 from ...model.trainable import TrainableTable, set_trainable
 from ...pipeline.errors import ConfigError, MissingPackageError
-from ...pipeline.process import require_own_gpus
+from ...pipeline.process import compiles, require_own_gpus
 from ..data.keyed_rng import key_of
 from ..recipe import TrainRecipe
 from .optimizers import build_optimizer
@@ -177,6 +177,8 @@ def enter_stage(
 
     # DeepSpeed gives every rank flat parts of the parameters; its optimizer is made for those.
     whole = zero_level(accelerator) < 3
+    if whole and compiles(accelerator.device.type):
+        model.projector.compile_project()
     if accelerator.distributed_type.value == "DEEPSPEED":
         parts = PartAdamW(trained, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay)
         half = recipe.model.dtype == "bfloat16"

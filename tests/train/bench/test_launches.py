@@ -54,7 +54,7 @@ def counts(
     step, layer = training
     mixed = launches.count_once(MIXED, ONE_LAYER)
     found = launches.operator_counts(step, mixed, answer, layer)
-    return found | launches.sync_counts(syncs)
+    return found | launches.sync_counts(syncs) | launches.compiled_counts()
 
 
 BREAKS = [name for name in BUDGETS if name.startswith("graph breaks")]

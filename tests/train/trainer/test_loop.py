@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from support import micro_run
+from svp.model.projectors import Projector
 from svp.pipeline.errors import ConfigError, NonFiniteError
 from svp.train.estimates.gpus import Gpu
 from svp.train.estimates.memory import Line, MemoryEstimate
 from svp.train.estimates.sizing import Demand, choose, settled
 from svp.train.recipe import StageConfig, TrainRecipe, split_evenly
+from svp.train.trainer import prepare
 from svp.train.trainer.checkpoint import checkpoints
 from svp.train.trainer.optimizers import (
     OffloadedAdamW,
@@ -94,6 +96,31 @@ def test_a_micro_batch_that_was_chosen_gives_the_losses_of_one_image_at_a_time(
     assert [line[2:] for line in found] == [line[2:] for line in expected]
     for mine, theirs in zip(found, expected, strict=True):
         assert mine[:2] == pytest.approx(theirs[:2], rel=1e-5)
+
+
+def test_a_compiled_projector_trains_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CUDA does, with graphs that run operator by operator."""
+    micro_run.run(tmp_path / "plain", recipe(2))
+    built = []
+
+    def compile_project(projector: Projector) -> None:
+        built.append(projector)
+        made(projector, "eager")
+
+    made = Projector.compile_project
+    monkeypatch.setattr(Projector, "compile_project", compile_project)
+    monkeypatch.setattr(prepare, "compiles", lambda device: device == "cpu")
+    micro_run.run(tmp_path / "compiled", recipe(2))
+    assert len(built) == len(recipe(2).stages)
+    plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
+    assert [line[0] for line in compiled] == pytest.approx([line[0] for line in plain], rel=1e-5)
+    states = [
+        checkpoints(tmp_path / name / "checkpoints")[-1].weights().keys()
+        for name in ("plain", "compiled")
+    ]
+    assert states[0] == states[1]
 
 
 def test_a_non_finite_loss_stops_before_the_step_and_names_the_batch(tmp_path: Path) -> None:
