@@ -7,22 +7,20 @@ of visual tokens works. The mask path from the low-resolution logits on is float
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batch import Batch, MaskLayout
-from .language_model import no_cache
+from .language.attention import no_cache
+from .language.families import family_of
 from .losses import Losses, mask_losses
 from .mask_head import MaskHead, upscale
 from .merge import Merged, merge
 from .mixed_precision import weights_cast
 from .projectors.base import MaskInput, Projector
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
 
 MaskState = Literal["predicting", "at_seg"]
 
@@ -38,7 +36,7 @@ def prompt_projector(llm_dim: int, width: int) -> nn.Sequential:
 class RisModel(nn.Module):
     """A multimodal language model that answers with masks.
 
-    lm          LLaMA-family causal language model of transformers
+    lm          causal language model of transformers, of a family of `language.families`
     projector   patches (and superpixels) -> visual tokens
     to_prompt   state -> SAM prompt
     mask_head   prompt + SAM embedding -> mask
@@ -46,7 +44,7 @@ class RisModel(nn.Module):
 
     def __init__(
         self,
-        lm: "LlamaForCausalLM",
+        lm: Any,
         projector: Projector,
         mask_head: MaskHead,
         *,
@@ -57,6 +55,8 @@ class RisModel(nn.Module):
 
         use_llama_layers(lm)
         self.lm: Any = lm
+        self.language = family_of(lm)
+        self.visual_scale = self.language.visual_scale(lm.config)
         self.projector = projector
         self.to_prompt = prompt_projector(lm.config.hidden_size, mask_head.width)
         self.mask_head = mask_head
@@ -95,7 +95,7 @@ class RisModel(nn.Module):
             mask_valid=visual.valid,
             means=visual.means,
         )
-        return tokens, valid
+        return tokens if self.visual_scale == 1 else tokens * self.visual_scale, valid
 
     def merged(self, batch: Batch) -> Merged:
         """Text embeddings with the visual tokens in place of <image>."""
@@ -142,8 +142,12 @@ class RisModel(nn.Module):
         """Sum over the supervised tokens, float32, and how many they are; only they reach the head."""
         row, col = batch.layout.label_row, batch.layout.label_col
         before = states[row, merged.index(row, col) - 1]  # the state that predicts this token
-        logits = self.lm.lm_head(before).float()
+        logits = self.scores(before).float()
         return F.cross_entropy(logits, batch.labels[row, col], reduction="sum"), len(row)
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Logits (...,V) over the vocabulary of states (...,D), as the family makes them."""
+        return self.language.logits(self.lm.config, self.lm.lm_head(states))
 
     def masks_of(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
         """Logits (S,Y,X) float32 of `masks` from their states (S,D); 0 beyond a photograph."""

@@ -2,7 +2,8 @@
 
 Every parameter belongs to exactly one part; a stage names parts. Source: the paper lists SVP,
 embedding layer, LM head, L-P projector and RIS mask decoder, and LoRA in stage 2 only; GLaMM's
-substring match (train_ft.py:266-272) is replaced by the modules themselves.
+substring match (train_ft.py:266-272) is replaced by the modules themselves. A tied model has one
+matrix for embedding and head; it is the part `embedding`, and `lm_head` is another name for it.
 """
 
 from collections.abc import Collection
@@ -92,9 +93,10 @@ def set_trainable(
     _check_parts(parts, new_rows)
     fold_rows(model.lm)
     owned = parameters_by_part(model)
+    parts = _owners(model, parts)
     if lacking := [part for part in parts if part not in owned]:
         raise ConfigError(f"train={show(lacking)}: the model has no such part (LoRA not added?)")
-    whole = set(parts) - ({"embedding", "lm_head"} if new_rows else set())
+    whole = parts - ({"embedding", "lm_head"} if new_rows else set())
     for part, parameters in owned.items():
         for parameter in parameters:
             parameter.requires_grad_(part in whole)
@@ -139,7 +141,8 @@ def require_trained_seg(
     Raises ConfigError if a matrix with an untrained (fresh or zero) [SEG] row stays frozen.
     """
     owned = parameters_by_part(model)
-    for part in ("embedding", "lm_head"):
+    parts = _owners(model, parts)
+    for part in sorted(_owners(model, ("embedding", "lm_head"))):
         weight = max(owned[part], key=lambda parameter: parameter.numel())
         untrained = fresh or not float(weight[seg].detach().float().norm()) > 0
         if untrained and part not in parts:
@@ -148,6 +151,12 @@ def require_trained_seg(
                 f"{seg} was never trained, so no mask can be learned. Train {part}, or start from "
                 "a checkpoint that knows [SEG] (GLaMM, LISA, or one of this package)"
             )
+
+
+def _owners(model: "RisModel", parts: Collection[str]) -> set[str]:
+    """The parts under which `parameters_by_part` has what is named."""
+    tied = model.lm.config.tie_word_embeddings
+    return {"embedding" if tied and part == "lm_head" else part for part in parts}
 
 
 def _check_parts(parts: Collection[str], new_rows: Collection[int]) -> None:

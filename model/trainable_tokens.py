@@ -3,6 +3,7 @@
 At 32,007 x 4096 the two matrices are 262 of about 416 million trained numbers; their optimizer
 state does not fit a 24 GB card. With the matrices frozen and a few rows beside them, it is 57
 thousand. The rows answer for their ids in place of the frozen ones; `fold_rows` writes them back.
+A tied model has one matrix and one set of rows, which both sides use.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ class _Rows(nn.Module):
 
     ids: Tensor
 
-    def __init__(self, base: nn.Module, ids: Sequence[int]) -> None:
+    def __init__(
+        self, base: nn.Module, ids: Sequence[int], rows: nn.Parameter | None = None
+    ) -> None:
         super().__init__()
         weight: Any = base.weight
         if sorted(set(ids)) != list(ids) or not ids or not 0 <= ids[0] <= ids[-1] < len(weight):
@@ -27,7 +30,7 @@ class _Rows(nn.Module):
         self.base = base.requires_grad_(False)
         device = weight.device
         self.register_buffer("ids", torch.tensor(ids, device=device), persistent=False)
-        self.rows = nn.Parameter(weight.detach()[self.ids].float())
+        self.rows = nn.Parameter(weight.detach()[self.ids].float()) if rows is None else rows
 
     @torch.no_grad()
     def folded(self) -> nn.Module:
@@ -42,9 +45,12 @@ class EmbeddingRows(_Rows):
 
     def forward(self, ids: Tensor) -> Tensor:
         out: Tensor = self.base(ids)
+        rows = self.rows
+        if (scale := getattr(self.base, "embed_scale", None)) is not None:  # Gemma's embedding
+            rows = rows * scale
         place = torch.searchsorted(self.ids, ids).clamp(max=len(self.ids) - 1)
         ours = self.ids[place] == ids
-        return torch.where(ours[..., None], self.rows[place].to(out.dtype), out)
+        return torch.where(ours[..., None], rows[place].to(out.dtype), out)
 
 
 class HeadRows(_Rows):
@@ -62,8 +68,10 @@ def train_rows(lm: Any, ids: Sequence[int]) -> None:
     Rows trained so far are folded first. Raises ConfigError if an id is not in the vocabulary.
     """
     fold_rows(lm)
-    lm.set_input_embeddings(EmbeddingRows(lm.get_input_embeddings(), ids))
-    lm.set_output_embeddings(HeadRows(lm.get_output_embeddings(), ids))
+    embedding = EmbeddingRows(lm.get_input_embeddings(), ids)
+    shared = embedding.rows if lm.config.tie_word_embeddings else None
+    lm.set_input_embeddings(embedding)
+    lm.set_output_embeddings(HeadRows(lm.get_output_embeddings(), ids, shared))
 
 
 def fold_rows(lm: Any) -> None:

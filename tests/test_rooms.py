@@ -42,7 +42,7 @@ ROOMS = {
         "mixed_precision",
         "losses",
         "merge",
-        "language_model",
+        "language",
         "llama",
         "mask_head",
         "projectors",

@@ -9,16 +9,17 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..model.conversion.convert import open_ris_checkpoint
 from ..model.conversion.fill_model import build_imported
 from ..model.conversion.llama_shape import LlamaShape
-from ..model.language_model import load_lm, random_lm, read_config, restore_buffers
+from ..model.language.load import build_lm, fill_lm, load_lm, random_lm, read_config
+from ..model.language.words import add_words
 from ..model.mask_head import MaskHead
-from ..model.pretrained.config import ProjectorSpec, language_shape, read_model_file
+from ..model.pretrained.config import ProjectorSpec, language_config, read_model_file
 from ..model.pretrained.peft_adapters import plain_state
 from ..model.pretrained.pretrained import load_pretrained
 from ..model.projectors import Projector, build_projector, projector_class
@@ -48,6 +49,9 @@ from .data.tokenizer import Vocabulary, load_vocabulary
 from .options import Places
 from .recipe import TrainRecipe
 from .warm_start import copy_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 PAPER_GRID = (24, 24)  # of 336 px, patches of 14
 TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
@@ -108,18 +112,17 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
     return Assembled(model, vocab, teacher)
 
 
-def outline(recipe: TrainRecipe, plan: Plan | None, shape: LlamaShape) -> RisModel:
+def outline(recipe: TrainRecipe, plan: Plan | None, config: "PreTrainedConfig") -> RisModel:
     """The model on the meta device: names and sizes without weights or memory.
 
+    config  of the language model
     Without a plan the sizes are those of the paper's cache: 1024 channels, SAM ViT-H.
     """
-    from transformers import LlamaForCausalLM
-
     with torch.device("meta"):
-        lm: Any = LlamaForCausalLM(shape.config()).to(getattr(torch, recipe.model.dtype))
+        lm = build_lm(config).to(getattr(torch, recipe.model.dtype))
         projector = build_projector(
             recipe.model.projector.name, in_dim=plan.channels if plan else 1024,
-            llm_dim=shape.hidden, grid=plan.grid if plan else PAPER_GRID, **_options(recipe),
+            llm_dim=config.hidden_size, grid=plan.grid if plan else PAPER_GRID, **_options(recipe),
         )  # fmt: skip
         sam = build_sam(plan.recipe.superpixels.model if plan else "vit_h")
         return RisModel(lm, projector, MaskHead(sam.prompt_encoder, sam.mask_decoder))
@@ -204,10 +207,8 @@ def _from_export(
     if recipe.model.sam_decoder.kind == "none" and about.preprocessing is not None:
         require_same_sam(sam_of(about.preprocessing.recipe), plan, f"the model {folder.name}")
     with torch.device("meta"):
-        lm: Any = random_lm(about.language.shape().config())
-        lm.to(dtype)
-    fill(lm, plain_state(found.lm, merge=True), "language model")
-    restore_buffers(lm)
+        lm = build_lm(about.language.built()).to(dtype)
+    fill_lm(lm, plain_state(found.lm, merge=True), "language model")
     spec = about.projector
     same = _is_kept(spec, recipe, plan)
     if same and about.preprocessing is not None:
@@ -251,14 +252,12 @@ def _from_parts(
     if config.lm.kind == "random":
         vocab = shipped_words()
         shape = llama_shape(recipe, vocab.size)
-        lm: Any = random_lm(shape.config(), config.lm.seed)
-        lm.to(dtype)
+        lm = random_lm(shape.config(), config.lm.seed).to(dtype)
     else:
         assert places.lm is not None
         vocab = load_vocabulary(places.lm)
         lm = load_lm(places.lm, dtype)
-        if lm.config.vocab_size < vocab.size:
-            lm.resize_token_embeddings(vocab.size, mean_resizing=True)
+        add_words(lm, vocab.base if vocab.chat else vocab.size, vocab.size)
     projector = _projector(recipe, plan, lm.config.hidden_size)
     head = _mask_head(recipe, plan, places)
     with torch.random.fork_rng(devices=[]):
@@ -272,21 +271,21 @@ def shipped_words() -> Vocabulary:
         return load_vocabulary(folder)
 
 
-def shipped_shape() -> LlamaShape:
-    """Sizes of the tiny language model."""
+def shipped_config() -> "PreTrainedConfig":
+    """Of the tiny language model."""
     with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
-        return language_shape(folder)
+        return language_config(folder)
 
 
-def shape_of(recipe: TrainRecipe, places: Places) -> LlamaShape:
-    """Sizes of the language model: of its folder if that is there, the shipped one's, the recipe's."""
+def language_of(recipe: TrainRecipe, places: Places) -> "PreTrainedConfig":
+    """Of the language model: of its folder if that is there, the shipped one's, the recipe's."""
     folder = places.init or places.lm
     if folder is not None and (folder / "config.json").is_file():
-        return language_shape(folder)
+        return language_config(folder)
     if recipe.model.init.kind == "shipped":
-        return shipped_shape()
+        return shipped_config()
     random = recipe.model.lm.kind == "random"
-    return llama_shape(recipe, shipped_words().size if random else None)
+    return llama_shape(recipe, shipped_words().size if random else None).config()
 
 
 def llama_shape(recipe: TrainRecipe, vocab: int | None = None) -> LlamaShape:
@@ -334,7 +333,7 @@ def outline_projector(
     """
     if llm_dim is None:
         shipped = recipe.model.init.kind == "shipped"
-        llm_dim = (shipped_shape() if shipped else llama_shape(recipe)).hidden
+        llm_dim = shipped_config().hidden_size if shipped else llama_shape(recipe).hidden
     with torch.device("meta"):
         return build_projector(
             recipe.model.projector.name, in_dim=channels, llm_dim=llm_dim, grid=grid,

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..model.language_model import LINEARS
+from ..model.language.adapters import LINEARS
 from ..pipeline.display import counted
 from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import FeatureConfig, Frozen, explain, weights_of

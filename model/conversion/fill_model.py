@@ -4,13 +4,11 @@ Peak memory is the model plus one tensor: modules are built on the meta device a
 memory-mapped. The projector is the caller's: published checkpoints hold none of ours.
 """
 
-from typing import Any
-
 import torch
 
 from ...pipeline.sam.build import build_sam
 from ...pipeline.weights.fill_module import fill
-from ..language_model import restore_buffers
+from ..language.load import build_lm, fill_lm
 from ..mask_head import MaskHead
 from ..projectors.base import Projector
 from ..ris import MaskState, RisModel
@@ -30,14 +28,10 @@ def build_imported(
     file itself: nothing is copied, and the ranks of one machine share its pages. L-P projector and mask head are float32 (the checkpoint's own
     precision there). Raises WeightsError if a tensor holds NaN or infinity.
     """
-    from transformers import LlamaForCausalLM
-
     with torch.device("meta"):
-        lm: Any = LlamaForCausalLM(imported.shape.config())
-        lm.to(dtype)
+        lm = build_lm(imported.shape.config()).to(dtype)
     sam = build_sam("vit_h")
-    fill(lm, imported.lm, "language model", mapped=True, checked=imported.finite)
-    restore_buffers(lm)
+    fill_lm(lm, imported.lm, "language model", mapped=True, checked=imported.finite)
     fill(sam.mask_decoder, imported.mask_decoder, "mask decoder")
     fill(sam.prompt_encoder, imported.prompt_encoder, "prompt encoder")
     head = MaskHead(sam.prompt_encoder, sam.mask_decoder)

@@ -118,7 +118,7 @@ class Passes:
 
     def _step(self, token: Tensor, position: Tensor, known: KeyValues) -> tuple[Tensor, Tensor]:
         state = known.read(self.model.lm, self.model.embedded(token), position)[:, 0]
-        return state, self.model.lm.lm_head(state).argmax(1, keepdim=True)
+        return state, self.model.scores(state).argmax(1, keepdim=True)
 
     def _rest(
         self, ids: Tensor, position: Tensor, row: Tensor, col: Tensor, known: KeyValues

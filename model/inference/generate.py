@@ -9,7 +9,7 @@ With `mask_state="predicting"` the mask comes from the state that emitted [SEG],
 forcing takes; of several [SEG] the first counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,18 +43,19 @@ def generate(
     batch: Batch,
     *,
     seg: int,
-    eos: int,
+    eos: int | Collection[int],
     max_new_tokens: int = 32,
     draft: Sequence[int] = (),
     prefix: Prefix | None = None,
     passes: Passes | None = None,
 ) -> Generated:
-    """Answer the open dialogue of each image. `seg` and `eos` are token ids.
+    """Answer the open dialogue of each image. `seg` is a token id, `eos` one or several.
 
     draft   ids that the answers may start with; they change the time that it takes, not the answer
     prefix  the start of all dialogues, read before: `sam` holds their one image, `visual` is not read
     passes  of `model`, where they are compiled
     """
+    ends = {eos} if isinstance(eos, int) else eos
     batch, draft = batch.with_layout(), draft[: max(0, max_new_tokens - 1)]
     passes = passes or Passes(model)
     asked = _prompts(passes, batch, prefix, len(draft) + max_new_tokens)
@@ -64,11 +65,11 @@ def generate(
 
     said = likely.tolist()  # the ids are all that is read of the device
     right = [_agreement(row, draft) for row in said]
-    ids = [_ended(row[: n + 1], eos)[:max_new_tokens] for row, n in zip(said, right, strict=True)]
+    ids = [_ended(row[: n + 1], ends)[:max_new_tokens] for row, n in zip(said, right, strict=True)]
     after = int(model.mask_state == "at_seg")  # the state in which [SEG] has just been read
     later: list[Tensor] = []  # (B,D) of each step
     while True:
-        closed = all(len(row) >= max_new_tokens or row[-1:] == [eos] for row in ids)
+        closed = all(len(row) >= max_new_tokens or row[-1] in ends for row in ids)
         places = {k: row.index(seg) + after for k, row in enumerate(ids) if seg in row}
         if closed and all(place <= right[k] + len(later) for k, place in places.items()):
             break
@@ -78,7 +79,7 @@ def generate(
             continue
         position = position + 1
         for row, (value,) in zip(ids, token.tolist(), strict=True):
-            if len(row) < max_new_tokens and row[-1:] != [eos]:
+            if len(row) < max_new_tokens and row[-1] not in ends:
                 row.append(value)
 
     device = token.device
@@ -136,7 +137,7 @@ def _read(model: RisModel, asked: _Prompts, draft: Sequence[int]) -> tuple[Tenso
     states = asked.known.read(model.lm, embeds, position)
     place = (asked.lengths - 1 + count)[..., None]
     states = states.gather(1, place.expand(-1, -1, states.shape[2]))
-    likely = model.lm.lm_head(states).argmax(2)
+    likely = model.scores(states).argmax(2)
     agreed = (likely[:, :-1] == given).long().cumprod(1).sum(1, keepdim=True)
     return states, likely, agreed
 
@@ -147,6 +148,7 @@ def _agreement(said: Sequence[int], draft: Sequence[int]) -> int:
     return next((n for n, (one, other) in pairs if one != other), len(draft))
 
 
-def _ended(said: list[int], eos: int) -> list[int]:
+def _ended(said: list[int], ends: Collection[int]) -> list[int]:
     """Up to and with the first end of the sentence."""
-    return said[: said.index(eos) + 1] if eos in said else said
+    end = next((n for n, token in enumerate(said) if token in ends), len(said))
+    return said[: end + 1]

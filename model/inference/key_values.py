@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..language_model import no_cache
+from ..language.attention import masks_for, no_cache
 
 
 class KeyValues:
@@ -33,10 +33,9 @@ class KeyValues:
         position  (B,Q) int64, or (1,Q) for all alike; what was kept below it is seen. None: the
                   sequences start here, and causal attention needs no mask
         """
-        allowed = None
+        allowed: Any = None
         if position is not None:
-            slots = torch.arange(self.keys.shape[3], device=embeds.device)
-            allowed = (slots <= position[..., None])[:, None]
+            allowed = masks_for(lm.config, position, self.keys.shape[3])
         cache = no_cache(lm)
         cache.update = partial(self._keep, position)
         out = lm.model(

@@ -6,7 +6,7 @@ file can reach a library as an option of the file's choosing.
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -14,14 +14,23 @@ from ...pipeline.display import show
 from ...pipeline.errors import SvpError, WeightsError
 from ...pipeline.weights.file_checks import read_json
 from ...pipeline.weights.model_config import MAX_CONFIG
-from ..conversion.llama_shape import LlamaShape, read_shape
-from ..language_model import Lora
+from ..conversion.llama_shape import LlamaShape
+from ..language.adapter import Language
+from ..language.adapters import Lora
+from ..language.families import family
+from ..language.load import config_of, fields_of, read_config
 from ..mask_head import MaskHead
 from .preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 SCHEMA = 1
 MODEL_TYPE = "svp-ris"
 CONFIG = "config.json"
+_NOT_IN_LOGITS = {
+    "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache", "pretraining_tp",
+}  # fmt: skip
 _Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
@@ -40,7 +49,10 @@ class ProjectorSpec(_Strict):
 
 
 class LanguageSpec(_Strict):
-    """`LlamaShape`, field by field, and the dtype of its weights."""
+    """Sizes of a language model and the dtype of its weights.
+
+    config  of transformers, with its `model_type`, where `LlamaShape` does not say all of it
+    """
 
     vocab: _Size
     hidden: _Size
@@ -52,10 +64,21 @@ class LanguageSpec(_Strict):
     positions: _Size
     theta: Annotated[float, Field(gt=0, le=1e9)]
     dtype: Literal["float32", "bfloat16", "float16"]
+    config: dict[str, JsonValue] | None = Field(None, exclude_if=lambda config: config is None)
 
     def shape(self) -> LlamaShape:
-        """Without the dtype."""
-        return LlamaShape(**self.model_dump(exclude={"dtype"}))
+        """The sizes alone."""
+        return LlamaShape(**self.model_dump(exclude={"dtype", "config"}))
+
+    def language(self) -> Language:
+        """The family. Raises WeightsError for one that is not listed."""
+        return family((self.config or {}).get("model_type", "llama"))
+
+    def built(self) -> "PreTrainedConfig":
+        """The configuration that transformers builds the model from. Raises WeightsError."""
+        if self.config is None:
+            return self.shape().config()
+        return config_of(self.language(), self.config, CONFIG)
 
 
 class MaskHeadSpec(_Strict):
@@ -148,8 +171,9 @@ class ModelFile(_Strict):
 
 
 def language_of(lm: Any, dtype: str) -> LanguageSpec:
-    """The `LanguageSpec` of a `LlamaForCausalLM`."""
+    """The `LanguageSpec` of a language model."""
     config = lm.config
+    rope = config.rope_parameters
     shape = LlamaShape(
         vocab=config.vocab_size,
         hidden=config.hidden_size,
@@ -159,9 +183,17 @@ def language_of(lm: Any, dtype: str) -> LanguageSpec:
         kv_heads=config.num_key_value_heads,
         eps=config.rms_norm_eps,
         positions=config.max_position_embeddings,
-        theta=float(config.rope_parameters["rope_theta"]),
+        theta=float(rope.get("full_attention", rope)["rope_theta"]),
     )
-    return LanguageSpec.model_validate({**asdict(shape), "dtype": dtype})
+    plain = config.model_type == "llama" and _decides(config) == _decides(shape.config())
+    return LanguageSpec.model_validate(
+        {**asdict(shape), "dtype": dtype, "config": None if plain else fields_of(config)}
+    )
+
+
+def _decides(config: "PreTrainedConfig") -> dict[str, JsonValue]:
+    """The fields that a logit depends on."""
+    return {n: v for n, v in fields_of(config).items() if n not in _NOT_IN_LOGITS}
 
 
 def is_export(folder: Path) -> bool:
@@ -191,9 +223,9 @@ def read_model_file(folder: Path) -> ModelFile:
         raise WeightsError(f"{show(str(path), 200)}: {show(field)}: {show(first['msg'])}") from None
 
 
-def language_shape(folder: Path) -> LlamaShape:
-    """Sizes of the language model in a folder, one of our exports or a published model.
+def language_config(folder: Path) -> "PreTrainedConfig":
+    """Of the language model in a folder, one of our exports or a published model.
 
-    Raises MissingError (no config.json), WeightsError (see `read_shape`).
+    Raises MissingError (no config.json), WeightsError (see `read_config`).
     """
-    return read_model_file(folder).language.shape() if is_export(folder) else read_shape(folder)
+    return read_model_file(folder).language.built() if is_export(folder) else read_config(folder)

@@ -1,7 +1,7 @@
 """LoRA in an exported model: merged into the weights, or saved in peft's format.
 
 The names in an adapter file are those `PeftModel.save_pretrained` writes, so peft can load it onto
-the language model.
+the language model. A tied head is left out: it is the embedding.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...pipeline.errors import ConfigError
+from ..language.load import HEAD
 from .config import LoraSpec
 
 PREFIX = "base_model.model."  # peft's wrapper
@@ -19,6 +20,8 @@ def plain_state(lm: nn.Module, *, merge: bool) -> dict[str, Tensor]:
     """The state dict of `lm` under the names it has without adapters; they are merged or left out."""
     state = {n: t for n, t in lm.state_dict().items() if ".lora_" not in n}
     plain = {n.replace(".base_layer.", "."): t for n, t in state.items()}
+    if lm.config.tie_word_embeddings:  # type: ignore[union-attr]
+        del plain[HEAD]
     if merge:
         for name, module in adapted(lm).items():
             base: Tensor = plain[f"{name}.weight"]

@@ -28,7 +28,8 @@ from ...pipeline.io.paths import expand
 from ...pipeline.recipe import Recipe
 from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import load_state_dict
-from ..language_model import add_lora, restore_buffers
+from ..language.adapters import add_lora
+from ..language.load import build_lm, fill_lm
 from ..projectors import build_projector
 from ..ris import RisModel
 from ..trainable_tokens import fold_rows
@@ -94,16 +95,13 @@ def load_pretrained(folder: str | Path) -> RisModel:
 
     Raises MissingError, or WeightsError (config or tensors are not what they should be).
     """
-    from transformers import LlamaForCausalLM
-
     folder = expand(folder)
     about = read_model_file(folder)
     state = load_state_dict(folder / WEIGHTS)
     with torch.device("meta"):
-        lm: Any = LlamaForCausalLM(about.language.shape().config())
+        lm = build_lm(about.language.built())
         lm.to(getattr(torch, about.language.dtype))
-    fill(lm, _part(state, "lm"), f"{WEIGHTS}: lm")
-    restore_buffers(lm)
+    fill_lm(lm, _part(state, "lm"), f"{WEIGHTS}: lm")
     spec = about.projector
     projector = build_projector(
         spec.name, in_dim=spec.in_dim, llm_dim=spec.llm_dim, grid=spec.grid, **spec.options

@@ -9,7 +9,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from support.stages import STAGE1
 from svp.model.batch import IGNORE, Batch
-from svp.model.language_model import Lora, no_cache
+from svp.model.language.adapters import Lora
+from svp.model.language.attention import no_cache
 from svp.model.losses import Weights
 from svp.model.mask_head import MaskHead
 from svp.model.ris import RisModel

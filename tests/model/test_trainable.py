@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM
 from support.micro_ris import SEG, VOCAB, micro_batch, micro_model
 from support.stages import STAGE1, STAGE2
 from svp.model.conversion.llama_shape import LlamaShape
-from svp.model.language_model import Lora, add_lora
+from svp.model.language.adapters import Lora, add_lora
 from svp.model.losses import Weights
 from svp.model.mask_head import MaskHead
 from svp.model.projectors import build_projector

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from svp.model.language_model import LINEARS
+from svp.model.language.adapters import LINEARS
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.io.yaml_files import Override, shipped_yaml
 from svp.train.options import TrainFlags, resolve_train

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ...model.language_model import restore_buffers
+from ...model.language.load import restore_buffers
 from ...model.mask_head import MaskHead
 from ...model.projectors import build_projector
 from ...model.ris import RisModel

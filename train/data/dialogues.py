@@ -3,7 +3,8 @@
     A chat between ... questions. USER: The <im_start><image><im_end> provides an overview of the
     picture.\n<question> ASSISTANT: <answer></s>USER: <question> ASSISTANT: <answer></s>
 
-(template llava_v1 of GLaMM and LISA; the words around the image are the vocabulary's `wording`.)
+(template llava_v1 of GLaMM and LISA; the words around the image are the vocabulary's `wording`. A
+model with a chat template of its own is asked by that: chat_template.py.)
 Supervised are the answers and their </s>. The segments are known, so labels and [SEG] positions need no second tokenisation; nothing is ever cut.
 """
 
@@ -17,23 +18,26 @@ from torch import Tensor
 from ...model.batch import IGNORE
 from ...pipeline.display import quote
 from ...pipeline.errors import DataError
-from .prompts import GLAMM, SEG, SYSTEM, Turn, Wording, fixed_turn
-from .tokenizer import IM_END, IM_START, IMAGE, Vocabulary
+from .prompts import (
+    EOS,
+    GLAMM,
+    IM_END,
+    IM_START,
+    SEG,
+    SYSTEM,
+    Segment,
+    Turn,
+    Wording,
+    fixed_turn,
+)
+from .prompts import IMAGE as _IMAGE
+from .tokenizer import IMAGE, Vocabulary
 
 # GLaMM's model_max_length (mbzuai-oryx/groundingLMM train_ft.py). It cuts the text at 1536 - 575 ids
 # (dataset/dataset.py, custom_collate_fn): its 576 visual tokens take the place of one id.
 MAX_LENGTH = 1536
 MAX_IDS = MAX_LENGTH - 576 + 1
-_IMAGE, _EOS = "<image>", "</s>"
 FEWER = "use fewer sentences per image (data.sentences_per_image)"
-
-
-class Segment(NamedTuple):
-    """Plain text, or one special token."""
-
-    text: str
-    special: bool = False
-    supervised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,19 @@ def build_dialogue(vocab: Vocabulary, turns: Sequence[Turn], *, limit: int = MAX
         _IMAGE: IMAGE,
         IM_END: vocab.im_end,
         SEG: vocab.seg,
-        _EOS: vocab.eos,
+        EOS: vocab.eos,
     }
-    ids, labels = [vocab.bos], [IGNORE]
-    for text, is_special, supervised in segments(turns, vocab.wording):
-        new = (special[text],) if is_special else vocab.encode(text)
+    if vocab.chat is None:
+        assert vocab.bos is not None
+        ids, labels = [vocab.bos], [IGNORE]
+        pieces, encode = segments(turns, vocab.wording), vocab.encode
+    else:
+        ids, labels = [], []
+        for turn in turns:
+            vocab.require_plain(turn.question, *(turn.answer or "").split(SEG))
+        pieces, encode = vocab.chat.segments(turns, vocab.wording), vocab.encode_as_is
+    for text, is_special, supervised in pieces:
+        new = (special[text],) if is_special else encode(text)
         ids.extend(new)
         labels.extend(new if supervised else [IGNORE] * len(new))
     if len(ids) > limit:
@@ -109,7 +121,7 @@ def _answer(answer: str) -> Iterator[Segment]:
             yield Segment(SEG, special=True, supervised=True)
         if text:
             yield Segment(text, supervised=True)
-    yield Segment(_EOS, special=True, supervised=True)
+    yield Segment(EOS, special=True, supervised=True)
 
 
 class Texts(NamedTuple):

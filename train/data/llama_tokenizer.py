@@ -23,7 +23,7 @@ ADDED_FILE, CONFIG, SPECIAL_MAP = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
-_LIMIT = 64 << 20  # bytes; LLaMA's own files have 0.5 and 1.8 MB
+LIMIT = 64 << 20  # bytes; LLaMA's own files have 0.5 and 1.8 MB
 _MAX_ADDED = 1 << 16
 Encode = Callable[[str], Sequence[int]]
 
@@ -34,7 +34,7 @@ class Words:
 
     tokenizer  of transformers, which an export writes
     encode     ids of one piece of plain text, without <s>
-    base       entries before the first added token
+    base       entries before the first added token; of a chat tokenizer, before the first of ours
     added      added tokens and their ids, ascending
     """
 
@@ -78,7 +78,7 @@ def _core(folder: Path) -> tuple[Any, Encode | None, dict[str, int]]:
     if model.exists() and (find_spec("sentencepiece") or not file.exists()):
         return _from_sentencepiece(model)
     if file.exists():
-        return _from_json(file)
+        return from_json(file)
     raise MissingError(
         f"{show(str(folder), 300)}: no tokenizer in this folder; looked for {MODEL} and {JSON}: take "
         "them from where the weights came from"
@@ -90,7 +90,7 @@ def _from_sentencepiece(path: Path) -> tuple[Any, Encode, dict[str, int]]:
         import sentencepiece
     except ImportError:
         raise MissingPackageError("sentencepiece", "train", f"a {MODEL}") from None
-    regular_size(path, _LIMIT)
+    regular_size(path, LIMIT)
     try:
         model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
         count = model.get_piece_size()
@@ -154,10 +154,11 @@ def _is_special(model: Any, number: int) -> bool:
     )
 
 
-def _from_json(path: Path) -> tuple[Any, None, dict[str, int]]:
+def from_json(path: Path) -> tuple[Any, None, dict[str, int]]:
+    """A `tokenizers.Tokenizer` from its own file, and its entries without added tokens."""
     from tokenizers import Tokenizer
 
-    regular_size(path, _LIMIT)
+    regular_size(path, LIMIT)
     try:
         core = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (the library raises no narrower class)
@@ -198,14 +199,14 @@ def _stated(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     """Added tokens and ids by file, in the order in which files are believed."""
     rows: list[tuple[str, dict[str, Any]]] = []
     if (folder / ADDED_FILE).exists():
-        rows.append((ADDED_FILE, dict(read_json(folder / ADDED_FILE, _LIMIT))))
+        rows.append((ADDED_FILE, dict(read_json(folder / ADDED_FILE, LIMIT))))
     if (folder / CONFIG).exists():
-        decoder = read_json(folder / CONFIG, _LIMIT).get("added_tokens_decoder") or {}
+        decoder = read_json(folder / CONFIG, LIMIT).get("added_tokens_decoder") or {}
         if not isinstance(decoder, dict):
             _refuse(folder / CONFIG, "added_tokens_decoder is not an object")
         rows.append((CONFIG, {_content(t): _number(n) for n, t in decoder.items()}))
     if (folder / JSON).exists():
-        listed = read_json(folder / JSON, _LIMIT).get("added_tokens") or []
+        listed = read_json(folder / JSON, LIMIT).get("added_tokens") or []
         if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed):
             _refuse(folder / JSON, "added_tokens is not a list of objects")
         rows.append((JSON, {_content(row): row.get("id") for row in listed}))

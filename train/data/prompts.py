@@ -8,6 +8,7 @@ the same whatever rank or thread makes it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...pipeline.datasets.expressions import expression_problem
 from ...pipeline.display import quote
@@ -15,6 +16,7 @@ from ...pipeline.errors import DataError
 from .keyed_rng import Choices
 
 SEG = "[SEG]"
+IM_START, IMAGE, IM_END, EOS = "<im_start>", "<image>", "<im_end>", "</s>"  # as segments name them
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the human's questions."
@@ -82,6 +84,14 @@ LISA = Wording(
     "What is {} in this image? Please output segmentation mask.",
     "[SEG].",
 )
+
+
+class Segment(NamedTuple):
+    """Plain text, or one special token."""
+
+    text: str
+    special: bool = False
+    supervised: bool = False
 
 
 @dataclass(frozen=True, slots=True)

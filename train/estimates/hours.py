@@ -114,7 +114,7 @@ def _model(config: str, stage: str) -> Counted:
         model=ModelConfig.model_validate_json(config),
         stages=(StageConfig.model_validate_json(stage),),
     )
-    model = outline(recipe, None, llama_shape(recipe))
+    model = outline(recipe, None, llama_shape(recipe).config())
     make_ready(model, recipe, 0)
     lm: Any = model.lm
     own = {id(p) for p in model.projector.parameters()}

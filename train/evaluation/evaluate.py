@@ -178,7 +178,7 @@ def _forced(model: RisModel, batch: Batch) -> list[Tensor | None]:
 
 
 def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[Tensor | None]:
-    said = generate(model, batch, seg=vocab.seg, eos=vocab.eos, draft=usual_answer(vocab))
+    said = generate(model, batch, seg=vocab.seg, eos=vocab.ends, draft=usual_answer(vocab))
     return [
         masks if found else None for masks, found in zip(said.masks, said.seg.tolist(), strict=True)
     ]

@@ -43,7 +43,7 @@ from ..estimates.sizing import (
     this_device,
 )
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
-from ..factory import assemble, outline, shape_of, shipped_words
+from ..factory import assemble, language_of, outline, shipped_words
 from ..options import Places, resolve_train
 from ..recipe import TrainRecipe, split_evenly
 from ..trainer.prepare import make_ready
@@ -187,7 +187,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
     # Folders that may have the language model's config.json; a dry run needs no weights.
     given = {name: getattr(request.flags, name) for name in ("init", "lm")}
     folders = replace(places, **{name: expand(path) for name, path in given.items() if path})
-    model = outline(recipe, plan, shape_of(recipe, folders))
+    model = outline(recipe, plan, language_of(recipe, folders))
     tables = {
         stage.name: make_ready(model, recipe, index, (3, 4, 7))
         for index, stage in enumerate(recipe.stages)

@@ -126,7 +126,7 @@ class ImageSession:
                 return [Prediction(text, *_mask(logits)) for text, logits in pairs]
             vocab = self._vocab
             said = generate_answers(
-                self._model, batch, seg=vocab.seg, eos=vocab.eos, draft=usual_answer(vocab),
+                self._model, batch, seg=vocab.seg, eos=vocab.ends, draft=usual_answer(vocab),
                 prefix=self._prefix, passes=self._passes,
             )  # fmt: skip
             rows = zip(expressions, said.masks, said.ids, said.seg.tolist(), strict=True)

@@ -20,7 +20,7 @@ from ..distributed import agree, decided, first_then_others, flat, rank_and_worl
 from ..estimates.memory import GIB
 from ..estimates.sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
-from ..factory import assemble, new_projector, outline, shape_of
+from ..factory import assemble, language_of, new_projector, outline
 from ..options import resolve_plain
 from ..recipe import TrainRecipe, share_of, split_evenly
 from ..trainer.checkpoint import Checkpoint
@@ -194,7 +194,7 @@ def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) 
     """Resolve `auto` for the smallest device of the run, the same on every rank."""
     # The largest stage is the last; which rows are new does not matter, three of them do.
     plan, reader = opened.readers[0].plan, opened.readers[0]
-    model = outline(recipe, plan, shape_of(recipe, opened.places))
+    model = outline(recipe, plan, language_of(recipe, opened.places))
     make_ready(model, recipe, len(recipe.stages) - 1, (3, 4, 7))
     counts = reader.counts[reader.counts > 0]
     tokens = int(np.percentile(counts, 95)) if len(counts) else SUPERPIXELS

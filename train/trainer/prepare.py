@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...model.language_model import Lora, add_lora
+from ...model.language.adapters import Lora, add_lora
 from ...model.ris import RisModel
 from ...model.trainable import TrainableTable, set_trainable
 from ...pipeline.errors import ConfigError, MissingPackageError
@@ -169,7 +169,15 @@ def recompute(model: RisModel) -> None:
 def enter_stage(
     accelerator: "Accelerator", model: RisModel, recipe: TrainRecipe, index: int
 ) -> Strategy:
-    """Optimizer and wrapper for stage `index`; call `make_ready` before."""
+    """Optimizer and wrapper for stage `index`; call `make_ready` before.
+
+    Raises ConfigError for a tied head where weights are split: its copies would part.
+    """
+    if zero_level(accelerator) == 3 and model.lm.config.tie_word_embeddings:
+        raise ConfigError(
+            "embedding and head of this language model are one matrix, which FSDP and ZeRO 3 would "
+            "part: use one process, plain data parallelism or ZeRO 2"
+        )
     stage = recipe.stages[index]
     # Used once and not kept: what is split lets its whole values go one after another.
     trained = (p for p in model.parameters() if p.requires_grad)

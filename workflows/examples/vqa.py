@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from svp.model.language_model import random_lm
+from svp.model.language.load import random_lm
 from svp.model.merge import merge
 from svp.model.projectors.svp.drop_in import SVPProjector
 from svp.pipeline.datasets.scenes import make_scene

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from svp.model.batch import Batch, MaskLayout, Visual, pack_bits
-from svp.model.language_model import random_lm
+from svp.model.language.load import random_lm
 from svp.model.losses import Weights, mask_losses
 from svp.model.mask_head import MaskHead
 from svp.model.merge import Merged, merge

@@ -20,7 +20,7 @@ from svp.model.conversion import (
 )
 from svp.model.conversion.key_mapping import LAYOUTS
 from svp.model.conversion.llama_shape import LlamaShape, read_shape
-from svp.model.language_model import read_config
+from svp.model.language.load import read_config
 from svp.model.projectors import build_projector
 from svp.pipeline.display import fold
 from svp.pipeline.errors import ConfigError, SvpError, WeightsError

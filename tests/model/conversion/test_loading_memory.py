@@ -10,7 +10,7 @@ import torch
 
 from svp.model.conversion.llama_shape import LlamaShape
 from svp.model.conversion.stand_in import write_standin
-from svp.model.language_model import load_lm, read_config
+from svp.model.language.load import load_lm, read_config
 from svp.pipeline.errors import WeightsError
 from svp.pipeline.weights.load import load_state_dict
 
@@ -22,7 +22,7 @@ MEASURE = """
 import json, sys, torch
 from pathlib import Path
 from svp.model.conversion import build_imported, open_ris_checkpoint
-from svp.model.language_model import load_lm
+from svp.model.language.load import load_lm
 from svp.model.projectors import build_projector
 from transformers import LlamaForCausalLM
 

@@ -9,7 +9,8 @@ from torch import nn
 from svp.model.batch import Batch
 from svp.model.inference.int8_linear import Int8Linear, use_int8
 from svp.model.inference.precision import arithmetic, cast_weights, input_dtype
-from svp.model.language_model import LINEARS, Lora, restore_buffers
+from svp.model.language.adapters import LINEARS, Lora
+from svp.model.language.load import restore_buffers
 from svp.model.ris import RisModel
 
 Model = Callable[..., RisModel]

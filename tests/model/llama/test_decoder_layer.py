@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from support.micro_ris import SEG, SLOT, micro_batch, micro_config, micro_model
 from svp.model.inference.generate import generate
 from svp.model.inference.shared_prefix import predict_shared
-from svp.model.language_model import LINEARS, Lora
+from svp.model.language.adapters import LINEARS, Lora
 from svp.model.llama.decoder_layer import GROUPS, groups_of, prepared, use_llama_layers
 from svp.model.ris import RisModel
 from svp.model.trainable import set_trainable

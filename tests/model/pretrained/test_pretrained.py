@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import svp
 from support.micro_ris import CHANNELS, SEG, SVP, WIDTH, micro_batch, micro_config, micro_model
 from support.stages import STAGE1
-from svp.model.language_model import Lora
+from svp.model.language.adapters import Lora
 from svp.model.pretrained import Card, ProjectorSpec, load_pretrained, pretrained, save_pretrained
 from svp.model.pretrained.peft_adapters import peft_config
 from svp.model.ris import RisModel

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from svp.model.language_model import Lora, add_lora
+from svp.model.language.adapters import Lora, add_lora
 from svp.model.losses import Weights
 from svp.model.projectors import MaskInput, build_projector
 from svp.pipeline.encoders.registry import family

@@ -7,7 +7,7 @@ from torch import nn
 from support.micro_ris import VOCAB, micro_batch, micro_model
 from support.stages import STAGE1, STAGE2
 from svp.model.conversion.llama_shape import LlamaShape
-from svp.model.language_model import Lora
+from svp.model.language.adapters import Lora
 from svp.model.llama.decoder_layer import use_llama_layers
 from svp.model.losses import Weights
 from svp.model.ris import RisModel

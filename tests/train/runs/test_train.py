@@ -224,7 +224,7 @@ def test_a_plain_language_model_folder_gets_its_special_tokens(
 
     import svp
     from svp.model.conversion.llama_shape import LlamaShape
-    from svp.model.language_model import random_lm
+    from svp.model.language.load import random_lm
 
     tiny = Path(svp.__file__).parent / "workflows" / "tiny" / "lm" / "tokenizer.json"
     folder = tmp_path / "llama"

@@ -6,7 +6,8 @@ import torch
 from support import micro_run
 from support.micro_ris import micro_model
 from svp.pipeline.errors import ConfigError
-from svp.train.trainer.prepare import make_ready, pin_gpu
+from svp.train.trainer import prepare
+from svp.train.trainer.prepare import enter_stage, make_accelerator, make_ready, pin_gpu
 
 
 def test_a_numbered_gpu_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +43,12 @@ def test_a_stage_sets_the_position_embeddings_of_projectors_that_have_them(
         make_ready(model, recipe, index)
         found.append(model.projector.add_sspe)
     assert found == wanted
+
+
+def test_a_tied_head_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its two names would become two matrices."""
+    model, recipe = micro_run.micro_model(), micro_run.micro_recipe()
+    model.lm.config.tie_word_embeddings = True
+    monkeypatch.setattr(prepare, "zero_level", lambda _: 3)
+    with pytest.raises(ConfigError, match="one matrix, which FSDP and ZeRO 3 would part"):
+        enter_stage(make_accelerator(recipe, "cpu"), model, recipe, 0)

@@ -26,7 +26,7 @@ from support.split_runs import (
     ranks,
     recipe,
 )
-from svp.model.language_model import Lora, add_lora
+from svp.model.language.adapters import Lora, add_lora
 from svp.pipeline.errors import ConfigError, NonFiniteError
 from svp.train.trainer.checkpoint import checkpoints
 from svp.train.trainer.prepare import make_accelerator

@@ -1,0 +1,105 @@
+"""A dialogue in the words of a model's own chat template, cut into the segments of a dialogue.
+
+The template is rendered once for each number of turns, with marks in place of the image, the
+questions and the answers; texts take the marks' places afterwards. So the ids are those of
+`apply_chat_template`, and the supervised ones are known without a second tokenisation. Text is cut
+next to special tokens and before answers only, where every template has a line break or a special
+token: nowhere else would its pieces have the ids of the whole.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from functools import cache
+from typing import Any
+
+from ...pipeline.display import quote, show
+from ...pipeline.errors import ConfigError
+from .prompts import EOS, IM_END, IM_START, IMAGE, SEG, Segment, Turn, Wording
+
+# Some templates state the day (Llama 3.2, SmolLM3, Granite): a prompt must not change overnight. In the
+# template this comes before the function that transformers offers; it is the day that Llama 3.1's
+# falls back to.
+TODAY = date(2024, 7, 26)
+_CLOCK = (
+    "{%- macro strftime_now(form) -%}{{ form"
+    + "".join(f" | replace('{code}', '{TODAY:{code}}')" for code in ("%d", "%b", "%B", "%m", "%Y"))
+    + " }}{%- endmacro %}"
+)
+_MARK = re.compile("svp:(image|question|answer):([0-9]+):")
+
+
+class ChatTemplate:
+    """The template of `tokenizer`, with a family's `options` for it.
+
+    end  the token that ends an answer
+
+    Raises ConfigError for a template that does not repeat what is said word for word, or that ends
+    an answer otherwise than by a token of its own.
+    """
+
+    def __init__(self, tokenizer: Any, options: Mapping[str, object]) -> None:
+        self._tokenizer, self._options = tokenizer, dict(options)
+        self._parts = cache(self._rendered)
+        added = tokenizer.get_added_vocab()
+        after = self._parts(1, False)[-1]
+        ends = sorted((t for t in added if after.startswith(t)), key=len)
+        if not ends:
+            raise ConfigError(f"its chat template ends an answer with {quote(after)}: need a token")
+        self.end = ends[-1]
+        # Phi's tokens take the blanks that follow.
+        self._takes = tokenizer.added_tokens_decoder[added[self.end]].rstrip
+        if self._parts(1, True) != self._parts(1, False)[:-1]:
+            raise ConfigError("its chat template opens an answer otherwise than it shows it later")
+
+    def segments(self, turns: Sequence[Turn], wording: Wording) -> Iterator[Segment]:
+        """The dialogue in pieces (at least one turn; only the last may be open)."""
+        start, *parts = self._parts(len(turns), turns[-1].answer is None)
+        yield Segment(start + wording.before)
+        for token in (IM_START, IMAGE, IM_END):
+            yield Segment(token, special=True)
+        opening = wording.after + parts.pop(0)
+        for turn in turns:
+            yield Segment(opening + turn.question + parts.pop(0))
+            if turn.answer is not None:
+                yield from _answer(turn.answer)
+                yield Segment(EOS, special=True, supervised=True)
+                opening = parts.pop(0).removeprefix(self.end)
+                opening = opening.lstrip() if self._takes else opening
+        if turns[-1].answer is not None and opening:
+            yield Segment(opening)
+
+    def text(self, messages: Sequence[Mapping[str, str]], *, generate: bool) -> str:
+        """`apply_chat_template` with the family's options. Raises ConfigError if it fails."""
+        from jinja2 import TemplateError
+
+        try:
+            found: str = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=generate,
+                chat_template=_CLOCK + self._tokenizer.chat_template, **self._options,
+            )  # fmt: skip
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise ConfigError(f"its chat template fails: {show(str(error), 200)}") from None
+        return found
+
+    def _rendered(self, turns: int, is_open: bool) -> list[str]:
+        """Text before the image, before each question, after it, and after each answer."""
+        messages, wanted = [], [("image", "0")]
+        for n in range(turns):
+            image = "svp:image:0:" if n == 0 else ""
+            messages.append({"role": "user", "content": f"{image}svp:question:{n}:"})
+            messages.append({"role": "assistant", "content": f"svp:answer:{n}:"})
+            wanted += [("question", str(n)), ("answer", str(n))]
+        said = messages[:-1] if is_open else messages
+        text = self.text(said, generate=is_open)
+        if _MARK.findall(text) != (wanted[:-1] if is_open else wanted):
+            raise ConfigError("its chat template leaves out, or repeats, a part of the dialogue")
+        return _MARK.split(text)[::3]
+
+
+def _answer(answer: str) -> Iterator[Segment]:
+    for number, text in enumerate(answer.split(SEG)):
+        if number:
+            yield Segment(SEG, special=True, supervised=True)
+        if text:
+            yield Segment(text, supervised=True)
