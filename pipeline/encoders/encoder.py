@@ -107,7 +107,8 @@ class Encoder:
 
         if not images:
             return self._empty()
-        seen = torch.from_numpy(np.stack([self.view.image(image) for image in images]))
+        device = self._mean.device
+        seen = torch.stack([self.view.tensor(image, device) for image in images])
         # TF32 and autotuned convolutions would make bits depend on the device's mood.
         exact = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
@@ -123,7 +124,7 @@ class Encoder:
 
     def _normalise(self, seen: "Tensor") -> "Tensor":
         """uint8 (B,S,S,3) to (B,3,S,S) in the model's dtype; the arithmetic is float32."""
-        pixels = seen.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        pixels = seen.permute(0, 3, 1, 2).float().div_(255)
         return ((pixels - self._mean) / self._std).to(self._dtype)
 
     def _empty(self) -> Features:

@@ -13,7 +13,7 @@ of the view and of two grids, so `svp cache verify` can recompute and compare th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,11 @@ from ..display import show
 from ..errors import ConfigError, DataError
 from ..records import Rle, Superpixels
 from .patch_cells import Axis, Cells, cell_areas
-from .resize import resize
+from .resize import Box, resize, resize_tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Kind = Literal["squash", "center_crop", "pad", "clip"]
 KINDS: tuple[Kind, ...] = ("squash", "center_crop", "pad", "clip")
@@ -72,21 +76,42 @@ class View:
 
         An image that already has the view's shape comes back unchanged.
         """
+        y, x, box = self._seen(image)
+        canvas = np.empty((self.size, self.size, 3), dtype=np.uint8)
+        canvas[:] = PAD_COLOUR
+        (to, row), (across, column) = (self._overlap(axis) for axis in (y, x))
+        canvas[to, across] = resize(image, y.extent, x.extent, "bicubic", box)[row, column]
+        return canvas
+
+    def tensor(self, image: NDArray[np.uint8], device: "torch.device") -> "Tensor":
+        """As `image`, on `device`: resized by Pillow on the CPU, else on the device."""
+        import torch
+
+        if device.type == "cpu":
+            return torch.from_numpy(self.image(image))
+        y, x, box = self._seen(image)
+        colour = torch.tensor(PAD_COLOUR, dtype=torch.uint8, device=device)
+        canvas = colour.repeat(self.size, self.size, 1)
+        (to, row), (across, column) = (self._overlap(axis) for axis in (y, x))
+        whole = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+        seen = resize_tensor(whole, y.extent, x.extent, "bicubic", box)
+        canvas[to, across] = seen[row, column]
+        return canvas
+
+    def _seen(self, image: NDArray[np.uint8]) -> tuple[Axis, Axis, Box]:
+        """Axes of an image, y before x, and the box of it that is resized."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise DataError(f"image is {image.dtype} {image.shape}, expected uint8 (H,W,3)")
         y, x = self.axes(*image.shape[:2])
         if self.kind == "clip" and max(y.extent, x.extent) > LONGEST * self.size:
             y, x = View("center_crop", self.size).axes(*image.shape[:2])
-        box = (x.start, y.start, x.stop, y.stop)
-        seen = resize(image, y.extent, x.extent, "bicubic", box)
-        if self.kind == "clip":
-            top, left = -y.offset, -x.offset
-            return seen[top : top + self.size, left : left + self.size]
-        canvas = np.empty((self.size, self.size, 3), dtype=np.uint8)
-        canvas[:] = PAD_COLOUR
-        rows = slice(y.offset, y.offset + y.extent)
-        canvas[rows, x.offset : x.offset + x.extent] = seen
-        return canvas
+        return y, x, (x.start, y.start, x.stop, y.stop)
+
+    def _overlap(self, axis: Axis) -> tuple[slice, slice]:
+        """The overlap of the canvas and what was resized: a slice of each."""
+        at, cut = max(axis.offset, 0), max(-axis.offset, 0)
+        count = min(axis.extent - cut, self.size - at)
+        return slice(at, at + count), slice(cut, cut + count)
 
     def matrices(
         self, height: int, width: int, grid: tuple[int, int]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..masks.resize import resize
+from ..masks.resize import resize, resize_tensor
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -29,10 +30,20 @@ def target_size(height: int, width: int, longest: int) -> tuple[int, int]:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize_longest(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
-    """`image` (H,W,3) uint8 resized to `target_size`, bilinear (antialiased when shrinking)."""
-    height, width = target_size(image.shape[0], image.shape[1], longest)
-    return resize(image, height, width, "bilinear")
+def resize_longest(
+    image: NDArray[np.uint8], longest: int, device: "torch.device | None" = None
+) -> "Tensor":
+    """`image` (H,W,3) uint8 resized to `target_size`, bilinear (antialiased when shrinking).
+
+    device  where the result is; by Pillow on the CPU (None), else computed there: the same bits
+    """
+    import torch
+
+    size = target_size(image.shape[0], image.shape[1], longest)
+    if device is None or device.type == "cpu":
+        return torch.from_numpy(resize(image, *size, "bilinear"))
+    whole = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+    return resize_tensor(whole, *size, "bilinear")
 
 
 def to_input(
@@ -46,7 +57,7 @@ def to_input(
 
     batch = torch.zeros((len(images), 3, longest, longest), device=mean.device)
     for slot, image in zip(batch, images, strict=True):
-        pixels = torch.from_numpy(resize_longest(image, longest)).to(mean.device)
+        pixels = resize_longest(image, longest, mean.device)
         height, width = pixels.shape[:2]
         slot[:, :height, :width] = (pixels.permute(2, 0, 1) - mean) / std
     return batch
