@@ -38,7 +38,8 @@ class JobReport:
     """Report of a job on one batch, or on all its images once it is done: a few hundred bytes.
 
     quarantined  images by reason
-    seconds      by stage, of the job so far
+    seconds      by stage, of the job so far; stages overlap
+    elapsed      seconds since the job began
     peak_rss     most memory of the worker, bytes
     """
 
@@ -47,6 +48,7 @@ class JobReport:
     superpixels: int = 0
     fallbacks: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    elapsed: float = 0.0
     peak_rss: int = 0
 
 

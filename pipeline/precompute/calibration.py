@@ -138,11 +138,13 @@ class _Measure:
         seconds: Counter[str] = Counter()
         for result in self.results:
             seconds.update(result.seconds)
+        elapsed = sum(result.elapsed for result in self.results)
         return Calibration(
             images=len(self.plan.images),
             workers=self.plan.num_shards,
             start_s=max(self.ready),
-            image_s={name: value / len(self.plan.images) for name, value in seconds.items()},
+            image_s=elapsed / len(self.plan.images),
+            stage_s={name: value / len(self.plan.images) for name, value in seconds.items()},
             bytes=_bytes(self.cache, self.plan),
             peak_rss=max(result.peak_rss for result in self.results),
             worker=self.kind,
@@ -151,19 +153,22 @@ class _Measure:
     def so_far(self) -> Calibration | None:
         """Calibration from the images so far; a first batch counts only if it is the only one."""
         seconds: Counter[str] = Counter()
-        images = 0
+        images, elapsed = 0, 0.0
         for told in self.told.values():
             images += sum(one.images for one in (told[1:] or told))
             seconds.update(told[-1].seconds)
+            elapsed += told[-1].elapsed
             if len(told) > 1:
                 seconds.subtract(told[0].seconds)
+                elapsed -= told[0].elapsed
         if not images:
             return None
         return Calibration(
             images=images,
             workers=len(self.told),
             start_s=max(self.ready),
-            image_s={name: value / images for name, value in seconds.items()},
+            image_s=elapsed / images,
+            stage_s={name: value / images for name, value in seconds.items()},
             bytes={},
             peak_rss=max(told[-1].peak_rss for told in self.told.values()),
             worker=self.kind,

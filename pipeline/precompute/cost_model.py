@@ -29,6 +29,7 @@ SUPERPIXELS = 40
 RLE_EACH, COVER_EACH, MASK_EACH, SMALL_EACH = 300, 220, 120, 22
 ASSUMED = f"{SUPERPIXELS} superpixels per image assumed for the compressed arrays"
 HOST_S = 0.10  # decoding, run-length work and writing of one 480x640 photograph, one core
+HIERARCHICAL = 0.26  # share of the grid that preset hierarchical prompts, on generated scenes
 PROCESS_GB = 0.9  # interpreter, torch and the other libraries
 
 
@@ -37,7 +38,8 @@ class Calibration:
     """A few images computed on this machine, all workers at once.
 
     start_s   from starting a worker until its models are loaded
-    image_s   seconds per image by stage, in one worker while the others work too
+    image_s   seconds per image of one worker while the others work too
+    stage_s   the same by stage; stages overlap, so that their sum is more
     bytes     stored bytes per image by compressed array
     peak_rss  most memory of one worker, bytes
     worker    what a worker is, in words
@@ -48,7 +50,8 @@ class Calibration:
     images: int
     workers: int
     start_s: float
-    image_s: Mapping[str, float]
+    image_s: float
+    stage_s: Mapping[str, float]
     bytes: Mapping[str, float]
     peak_rss: int
     worker: str = "CPU worker"
@@ -152,11 +155,12 @@ def estimate(
         spec.name: 0 if spec.layer.split("/")[0] in linked else sizes[spec.name] for spec in specs
     } | {"manifests": sizes["manifests"]}
     if calibration:
-        image_s, start_s = sum(calibration.image_s.values()), calibration.start_s
+        image_s, start_s = calibration.image_s, calibration.start_s
     else:
         parts = part_seconds(plan, machine)
-        left = {part: images - _lent(plan, part, lent, images) for part in parts}
-        image_s = sum(parts[part] * left[part] for part in parts) / max(images, 1)
+        every = max(images, 1)
+        shares = {part: 1 - _lent(plan, part, lent, images) / every for part in parts}
+        image_s = _overlapped({part: parts[part] * shares[part] for part in parts}, machine)
         start_s = 30.0
     return Estimate(
         images=images,
@@ -222,7 +226,8 @@ def tflop(plan: Plan) -> dict[str, float]:
             window_prompts(pixels.grid) if pixels.preset == "windows" else prompts(pixels.grid)
         )
         parts["sam encoder"] = passes * sam.tflop
-        parts["sam decoder"] = points * sam.prompt_gflop / 1e3
+        share = HIERARCHICAL if pixels.preset == "hierarchical" else 1.0
+        parts["sam decoder"] = share * points * sam.prompt_gflop / 1e3
     return parts
 
 
@@ -239,7 +244,16 @@ def _row_bytes(spec: ArraySpec, calibration: Calibration | None) -> float:
 
 def seconds_per_image(plan: Plan, machine: str | Device) -> float:
     """Seconds per image on a machine, or a key of `DEVICES`; each part at its own precision."""
-    return sum(part_seconds(plan, machine).values())
+    device = DEVICES[machine] if isinstance(machine, str) else machine
+    return _overlapped(part_seconds(plan, device), device)
+
+
+def _overlapped(parts: Mapping[str, float], device: Device) -> float:
+    """Seconds of `part_seconds` together: beside a GPU, the host reads the next batch and finishes
+    the last one; a CPU worker has one core for all.
+    """
+    models = sum(seconds for part, seconds in parts.items() if part != "host")
+    return max(models, parts["host"]) if device.gpu else models + parts["host"]
 
 
 def _lent(plan: Plan, part: str, lent: Mapping[str, int], images: int) -> int:
@@ -292,12 +306,12 @@ def _memory(plan: Plan, calibration: Calibration | None, gpu: bool) -> dict[str,
 
 def _basis(plan: Plan, calibration: Calibration | None, device: Device) -> list[str]:
     if calibration:
-        stages = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in calibration.image_s.items())
+        stages = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in calibration.stage_s.items())
         count, workers = calibration.images, calibration.workers
         return [
             (
                 f"measured here on {counted(count, 'image')}, {counted(workers, 'worker')} at "
-                f"once: {stages}"
+                f"once: {1e3 * calibration.image_s:.0f} ms per image; {stages}"
             ),
             f"models ready after {calibration.start_s:.1f} s",
             *([ASSUMED] if calibration.cut else []),
@@ -310,7 +324,8 @@ def _basis(plan: Plan, calibration: Calibration | None, device: Device) -> list[
     )
     kinds = "float32" if one else "exact float32 / bfloat16"
     return [
-        f"per image: {work}; {HOST_S} s of one core for decoding, runs and writing",
+        f"per image: {work}; {HOST_S} s of one core for decoding, runs and writing"
+        + (", beside the GPU" if device.gpu else ""),
         f"TFLOP/s of {device.name}, {kinds} ({device.origin}): {speed}",
         ASSUMED,
     ]

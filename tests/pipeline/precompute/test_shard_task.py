@@ -168,7 +168,9 @@ def test_calibration_measures_every_stage(scenes: tuple[Content, LocalPaths]) ->
     content, where = scenes
     seen = calibrate(content, RECIPE, where, ExecutorOptions(), images=2, workers=1)
     assert seen is not None
-    assert set(seen.image_s) == {"read", "superpixels", "features", "derive", "write"}
+    assert set(seen.stage_s) == {"read", "superpixels", "features", "derive", "write"}
+    # Two images of one batch: stages one after the other, and less than a sum of them twice.
+    assert max(seen.stage_s.values()) < seen.image_s < 2 * sum(seen.stage_s.values())
     assert seen.images == 2
     assert seen.peak_rss > 10**8
     assert 0 < seen.bytes["rle"] < 10_000
@@ -210,7 +212,9 @@ def test_measuring_ends_in_time_with_what_it_has(
             yield Ready(worker=0)
             for seconds in told:
                 clock.now += seconds
-                yield BatchDone(0, 0, report=JobReport(2, seconds={"read": clock.now}, peak_rss=7))
+                yield BatchDone(
+                    0, 0, report=JobReport(2, {}, 0, 0, {"read": clock.now + 1}, clock.now, 7)
+                )
             clock.now += 99
             yield Tick()
 
@@ -224,9 +228,8 @@ def test_measuring_ends_in_time_with_what_it_has(
         if image_s is None:
             assert seen is None
         else:
-            assert (
-                seen and seen.image_s == {"read": image_s} and (seen.images, seen.cut) == (2, True)
-            )
+            assert seen and seen.image_s == image_s and (seen.images, seen.cut) == (2, True)
+            assert list(seen.stage_s) == ["read"]
     assert logged.messages[0] == "measuring up to 3 images on 1 worker, for at most 15 s"
     assert "measuring: 2 images after 8 s" in logged.messages
 
