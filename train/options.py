@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..model.language.packaged import SMOLLM2, smollm2_folder
 from ..model.pretrained.config import is_export
 from ..pipeline.cache.row_tier import RowTier
 from ..pipeline.display import counted, show
@@ -191,13 +192,16 @@ def _flag(name: str) -> str:
 
 
 def _place(given: str) -> Path:
-    """A path, the folder of `hub:owner/name` in the hub's cache, or a public checkpoint by its name.
+    """A path, the folder of `hub:owner/name` in the hub's cache, a public checkpoint by its name, or
+    the language model of an installed package.
 
-    Raises ConfigError, MissingError.
+    Raises ConfigError, MissingError, MissingPackageError.
     """
     if given.startswith(PREFIX):
         return hub_folder(given.removeprefix(PREFIX), LM_FILES)
     path = expand(given)
+    if given == SMOLLM2 and not path.exists():
+        return smollm2_folder()
     known = None if path.exists() or given not in CHECKPOINTS else find_checkpoint(given)
     return known or path
 

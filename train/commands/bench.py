@@ -175,6 +175,19 @@ def bench_quickstart_command(seeds: int, as_json: bool) -> None:
     report(compare(range(seeds)), as_json)
 
 
+@click.command("words")
+@click.option("--checkpoint", required=True, type=NEW_FOLDER, metavar="RUN",
+              help="Run of workflows/train/smollm2.yaml, or a checkpoint of it.")  # fmt: skip
+@click.option("--scenes", type=click.IntRange(min=1), default=300, show_default=True,
+              help="Held-out scenes.")  # fmt: skip
+@as_json
+def bench_words_command(checkpoint: "Path", scenes: int, as_json: bool) -> None:
+    """Ask SmolLM2 and the tiny model about scenes, in words that no scene trained."""
+    from ..bench.other_words import run
+
+    report(run(checkpoint, scenes), as_json)
+
+
 BENCHES = (
     bench_loader_command,
     bench_checkpoint_command,
@@ -185,4 +198,5 @@ BENCHES = (
     bench_infer_command,
     bench_gpu_command,
     bench_quickstart_command,
+    bench_words_command,
 )
