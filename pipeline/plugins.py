@@ -1,4 +1,4 @@
-"""Plug-ins: external projectors, superpixel sources, encoders, SAMs, data formats, executors.
+"""Plug-ins: external projectors, superpixels, encoders, SAMs, languages, data formats, executors.
 
 There are two ways. An installed package names what it has as entry points, in the group of its kind:
 
@@ -32,6 +32,7 @@ PROJECTORS: Final = "svp.projectors"
 SUPERPIXELS: Final = "svp.superpixels"
 ENCODERS: Final = "svp.encoders"
 SAMS: Final = "svp.sams"
+LANGUAGES: Final = "svp.languages"
 DATASETS: Final = "svp.datasets"
 EXECUTORS: Final = "svp.executors"
 HOW: Final = "your own: --plugin FILE, or a package with an entry point"
@@ -84,7 +85,7 @@ def attach(
 def lookup(group: str, name: str, known: Iterable[str] = ()) -> Any:
     """The object `name` of a group, from this package, a plug-in file or an installed package.
 
-    group  PROJECTORS, SUPERPIXELS, ENCODERS, SAMS, DATASETS or EXECUTORS
+    group  PROJECTORS, SUPERPIXELS, ENCODERS, SAMS, LANGUAGES, DATASETS or EXECUTORS
     known  names to list beside, where this package's own registry is not imported
 
     Raises ConfigError (no such name, a plug-in that fails or is of another kind), MissingError (a

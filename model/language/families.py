@@ -1,10 +1,12 @@
 """The families of language models that are accepted, by the `model_type` of config.json.
 
-To add one: a file with its `Language`, and a line here.
+To add one: a file with its `Language`, and a line here; from outside, an entry point of the group
+svp.languages or a plug-in file that puts it here.
 """
 
 from typing import Any
 
+from ...pipeline import plugins
 from ...pipeline.display import show
 from ...pipeline.errors import WeightsError
 from .adapter import Language
@@ -32,13 +34,17 @@ FAMILIES: dict[str, Language] = {
 }
 
 
+plugins.attach(plugins.LANGUAGES, FAMILIES, Language, instances=True)
+
+
 def family(model_type: object) -> Language:
     """The family of a `model_type`. Raises WeightsError for one that is not listed."""
-    found = FAMILIES.get(str(model_type).lower())
+    kind = str(model_type).lower()
+    found: Language | None = FAMILIES.get(kind) or plugins.find(plugins.LANGUAGES, kind)
     if found is None:
         raise WeightsError(
             f"model_type {show(model_type)}: need a language model of a family that is supported: "
-            f"{', '.join(sorted(FAMILIES))}"
+            f"{', '.join(sorted(FAMILIES))} ({plugins.HOW} {plugins.LANGUAGES})"
         )
     return found
 

@@ -1,6 +1,7 @@
 """The files of CONTRIBUTING.md add an encoder, a SAM, a data format and an executor from outside."""
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +16,13 @@ from PIL import Image
 import svp
 from support.mock_task import MockTask
 from svp.cli import main
+from svp.model.language.families import FAMILIES, family_of
+from svp.model.language.load import random_lm, read_config
 from svp.pipeline import plugins
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.detect import FORMATS
 from svp.pipeline.encoders import build_encoder
-from svp.pipeline.errors import ConfigError, DataError
+from svp.pipeline.errors import ConfigError, DataError, WeightsError
 from svp.pipeline.executors import EXECUTORS, ExecutorOptions, build
 from svp.pipeline.executors.base import Done
 from svp.pipeline.fetch.catalogue import REMOTES, find_remote
@@ -37,6 +40,7 @@ GUIDE = Path(svp.__file__).parent / "CONTRIBUTING.md"
 FILES = {
     "my_encoder.py": ("svp.encoders", "my_clip", "ROW"),
     "my_sam.py": ("svp.sams", "vit_s", "ROW"),
+    "my_language.py": ("svp.languages", "olmo2", "OLMO2"),
     "boxes.py": ("svp.datasets", "boxes", "read_boxes"),
     "one_by_one.py": ("svp.executors", "one_by_one", "OneByOne"),
 }
@@ -55,7 +59,7 @@ def install(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Install]:
     """Make a file of the guide known, as a plug-in file or as an installed package's."""
-    tables = (ENCODERS, SAMS, FORMATS, EXECUTORS)
+    tables = (ENCODERS, SAMS, FAMILIES, FORMATS, EXECUTORS)
     before = [dict(table) for table in tables]
     modules = set(sys.modules)
     monkeypatch.chdir(tmp_path)
@@ -128,6 +132,17 @@ def test_a_sam(install: Install) -> None:
     assert sized_plan(recipe).sam == (256, 16, 16)
     backend = build_backend(recipe.superpixels, where)
     assert backend.embed([PHOTO]).shape == (1, 256, 16, 16)
+
+
+def test_a_family_of_language_models(install: Install, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "pad_token_id": 0}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "olmo2", **sizes}))
+    with pytest.raises(WeightsError, match=r"model_type olmo2: need .*qwen3.*svp\.languages"):
+        read_config(tmp_path)
+    install("my_language.py")
+    lm = random_lm(read_config(tmp_path))
+    assert type(lm).__name__ == "Olmo2ForCausalLM" and family_of(lm).title == "OLMo 2"
 
 
 def test_a_data_format(install: Install, tmp_path: Path) -> None:

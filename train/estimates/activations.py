@@ -1,12 +1,12 @@
-"""Activation memory for the backward pass: counted for any module, by formula for LLaMA.
+"""Activation memory for the backward pass: counted for any module, by formula for language models.
 
-Formula per layer and position, d width, f MLP width, h heads, k of them for keys, c bytes of the
-arithmetic. Frozen layers, which `model.llama.decoder_layer` calls, keep what enters their two halves, q, k,
-v, attention's output, gate and up, c (4d + 2dk/h + 2f), and 4h for the row sums; linears of input i
+Formula per layer and position, d width, a that of all heads together (d in LLaMA), f MLP width, h heads, k of
+them for keys, c bytes of the arithmetic. Frozen layers, which `model.llama.decoder_layer` calls, keep what enters their two halves, q, k,
+v, attention's output, gate and up, c (2d + 2a + 2ak/h + 2f), and 4h for the row sums; linears of input i
 with adapters of rank r keep c r each and i together (the dropout mask).
 
-Layers as transformers calls them, because their own weights train, keep 8d (the float32 input of
-RMSNorm), 3cf (SiLU(gate), too) and the linears' inputs, c (2d + f) as q, k, v share theirs and so do
+Layers as transformers calls them, because their own weights train or the family has no others, keep n (the
+float32 inputs of all RMSNorms, 8d in LLaMA, and a fused product of q, k and v beside its turned parts), 3cf (SiLU(gate), too) and the linears' inputs, c (2d + f) as q, k, v share theirs and so do
 gate and up, and the norms' weights two copies of what they scale; an adapted linear keeps c i, i and
 c r. `tests/train/estimates/test_activations.py` compares both with what is kept.
 """
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...model.batch import Batch
 from ...model.llama.decoder_layer import Group, groups_of
 from ...pipeline.display import counted
+from .flops import attention_width
 
 Result = TypeVar("Result")
 
@@ -58,8 +59,11 @@ def tensors_of(batch: Batch) -> list[Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """Sizes that decide what a LLaMA keeps.
+    """Sizes that decide what a language model keeps.
 
+    attention    width of all heads together
+    inner_copies bytes per position that norms and a fused q, k, v of one layer keep, as transformers
+                 calls it
     c, residual  bytes per number of the arithmetic and of the hidden states between layers
     adapted      bytes per position that the LoRA of all layers keeps
     own          the layers are called by `model.llama.decoder_layer`; else by transformers
@@ -71,6 +75,8 @@ class LanguageModel:
     layers: int
     heads: int
     kv_heads: int
+    attention: int
+    inner_copies: int
     vocab: int
     c: int
     residual: int
@@ -80,7 +86,7 @@ class LanguageModel:
 
     @classmethod
     def of(cls, lm: Any, autocast: torch.dtype | None) -> "LanguageModel":
-        """Read off a `LlamaForCausalLM`, with or without adapters."""
+        """Read off a language model, with or without adapters."""
         config = lm.config
         c = (autocast or next(lm.model.layers.parameters()).dtype).itemsize
         groups = [groups_of(layer) for layer in lm.model.layers]
@@ -97,6 +103,8 @@ class LanguageModel:
             config.num_hidden_layers,
             config.num_attention_heads,
             config.num_key_value_heads,
+            attention_width(lm),
+            _inner_copies(lm, c),
             config.vocab_size,
             c,
             lm.model.norm.weight.itemsize,
@@ -110,20 +118,24 @@ class LanguageModel:
     @property
     def layer(self) -> int:
         """Bytes per position that one layer keeps, without its adapters."""
-        kv = 2 * self.width * self.kv_heads // self.heads
-        attention = self.c * (2 * self.width + kv) + 4 * self.heads
+        kv = 2 * self.attention * self.kv_heads // self.heads
+        attention = self.c * (2 * self.attention + kv) + 4 * self.heads
         if self.own:
             return attention + 2 * self.c * (self.width + self.inner)
         inputs = self.c * (2 * self.width + self.inner) + 2 * self.residual * self.width
-        kept = 8 * self.width + attention + 3 * self.c * self.inner
+        kept = self.inner_copies + attention + 3 * self.c * self.inner
         return kept + inputs * self.trained
 
     def kept(self, places: int, checkpointing: bool) -> tuple[int, str]:
         """Bytes kept for `places` positions (images x longest sequence), and the formula."""
         adapters = f" + LoRA {self.adapted // self.layers:,}" if self.adapted else ""
-        numbers = "c(4d + 2dk/h + 2f) + 4h" if self.own else "8d + c(2d + 2dk/h) + 4h + 3cf"
+        numbers = "c(2d + 2a + 2ak/h + 2f) + 4h" if self.own else "n + c(2a + 2ak/h) + 4h + 3cf"
         layer = f"({numbers}{adapters})"
         sizes = f"d {self.width}, f {self.inner}, h {self.heads}, k {self.kv_heads}, c {self.c}"
+        if self.attention != self.width:
+            sizes += f", a {self.attention}"
+        if not self.own:
+            sizes += f", n {self.inner_copies}"
         whole = self.layers * self.layer + self.adapted
         last = 4 * self.width  # the final norm
         if not checkpointing:
@@ -143,6 +155,20 @@ class LanguageModel:
             answers * self.vocab * each,
             f"{counted(answers, 'answer token')} x {self.vocab:,} x {each}",
         )
+
+
+def _inner_copies(lm: Any, c: int) -> int:
+    """Bytes per position of what the norms of a layer read, in float32, some of them each head alone;
+    and of q and k before they are turned, where v is a view of the same storage.
+    """
+    config, layer = lm.config, lm.model.layers[0]
+    heads = {"q_norm": config.num_attention_heads, "k_norm": config.num_key_value_heads}
+    found = (n.rsplit(".", 1)[0] for n, p in layer.named_parameters() if p.ndim == 1)
+    names = (name for name in found if name.endswith("norm"))
+    each = (layer.get_submodule(n).weight.numel() * heads.get(n[-6:], 1) for n in names)
+    fused = hasattr(layer.self_attn, "qkv_proj")
+    turned: int = sum(heads.values()) * layer.self_attn.head_dim
+    return 4 * sum(each) + c * turned * fused
 
 
 def _shared(group: Group, c: int) -> int:

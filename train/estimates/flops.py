@@ -1,21 +1,18 @@
-"""FLOPs of a LLaMA by formula, 2 per multiply-add.
+"""FLOPs of a language model by formula, 2 per multiply-add.
 
-Per sequence of T tokens, with P numbers in the layers' matrices, r in the adapters, H layers of
-width D:
+Per sequence of T tokens, with P numbers in the layers' matrices, r in the adapters, H layers whose
+attention has width D (heads times their width; the model's own in LLaMA):
 
     forward    2 P T + 2 r T + 4 H D T^2
     backward   2 P T + 4 r T + 8 H D T^2      inputs only for the frozen P; inputs and weights for r
 
-The head, 2 V D per supervised token and three times that in training, is added. The T^2 term counts
+The head, 2 V times the model's width per supervised token and three times that in training, is added. The T^2 term counts
 the whole square, as `torch.utils.flop_counter` does; causal kernels skip half of it. These are model
 FLOPs: what checkpointing or flash attention computes twice counts once.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+from typing import Any
 
 FORMULA = (
     "LLM forward 2 P T + 2 r T + 4 H D T^2, backward 2 P T + 4 r T + 8 H D T^2 "
@@ -27,7 +24,7 @@ PEAK = {"H200": 989, "H100": 989, "A100": 312, "RTX 3090": 71}
 
 
 def llm_flops(
-    lm: "LlamaForCausalLM",
+    lm: Any,
     tokens: Sequence[int],
     head: int,
     *,
@@ -42,7 +39,7 @@ def llm_flops(
     """
     frozen, adapters = counted or matrices(lm)
     config: Any = lm.config
-    square = 4 * config.num_hidden_layers * config.hidden_size * sum(t * t for t in tokens)
+    square = 4 * config.num_hidden_layers * attention_width(lm) * sum(t * t for t in tokens)
     words = 2 * head * config.vocab_size * config.hidden_size
     forward = 2 * (frozen + adapters) * sum(tokens) + square + words
     if not training:
@@ -50,7 +47,13 @@ def llm_flops(
     return float(forward + (2 * frozen + 4 * adapters) * sum(tokens) + 2 * square + 2 * words)
 
 
-def matrices(lm: "LlamaForCausalLM") -> tuple[int, int]:
+def attention_width(lm: Any) -> int:
+    """Numbers that the heads of one layer attend with, together."""
+    width: int = lm.config.num_attention_heads * lm.model.layers[0].self_attn.head_dim
+    return width
+
+
+def matrices(lm: Any) -> tuple[int, int]:
     """Numbers in the layers' own matrices, and in their adapters."""
     model: Any = lm.model
     sizes = [(name, p.numel()) for name, p in model.layers.named_parameters() if p.ndim == 2]

@@ -124,12 +124,14 @@ def _fixed(model: RisModel, optimizer: str, autocast: torch.dtype | None) -> lis
     ]
     if autocast:
         owned = parameters_by_part(model)
-        # Looked up, never multiplied: the embedding has no copy in the arithmetic's dtype.
+        # Looked up, never multiplied: the embedding has no copy in the arithmetic's dtype, unless it
+        # is the head, too.
+        looked_up = set() if model.lm.config.tie_word_embeddings else {"embedding"}
         copied = sum(
             p.numel()
             for part, members in owned.items()
             for p in members
-            if part != "embedding" and p.requires_grad and p.dtype != autocast
+            if part not in looked_up and p.requires_grad and p.dtype != autocast
         )
         size = autocast.itemsize
         lines.append(Line("autocast copies", size * copied, f"{_m(copied)} x {size}"))
