@@ -167,8 +167,9 @@ def _inner_copies(lm: Any, c: int) -> int:
     names = (name for name in found if name.endswith("norm"))
     each = (layer.get_submodule(n).weight.numel() * heads.get(n[-6:], 1) for n in names)
     fused = hasattr(layer.self_attn, "qkv_proj")
-    turned: int = sum(heads.values()) * layer.self_attn.head_dim
-    return 4 * sum(each) + c * turned * fused
+    turned = sum(heads.values()) * layer.self_attn.head_dim
+    copies: int = 4 * sum(each) + c * turned * fused
+    return copies
 
 
 def _shared(group: Group, c: int) -> int:
