@@ -31,7 +31,8 @@ def main() -> None:
 @click.option("--leniency", default=0.45, show_default=True,
               help="Factor on 1 - predicted IoU; keeps the order of all masks.")  # fmt: skip
 @click.option("--note", default="", help="How the run was made, for the card.")
-def export_sam(work: Path, sharpness: float, leniency: float, note: str) -> None:
+@click.option("--to", type=click.Path(path_type=Path), default=tiny.WEIGHTS, help="File to write.")
+def export_sam(work: Path, sharpness: float, leniency: float, note: str, to: Path) -> None:
     """workflows/tiny/sam.safetensors from WORK/sam.pt.
 
     The two factors fit a small model to thresholds that were set for SAM: its masks are less sharp
@@ -47,8 +48,8 @@ def export_sam(work: Path, sharpness: float, leniency: float, note: str) -> None
             if name.endswith("bias"):
                 value.add_(1 - leniency)
     model = tiny.build_tiny_sam()
-    _write(tiny.WEIGHTS, weights, model)
-    _card(tiny.WEIGHTS, model, steps=state["step"], sharpness=sharpness, leniency=leniency,
+    _write(to, weights, model)
+    _card(to, model, steps=state["step"], sharpness=sharpness, leniency=leniency,
           note=note, command="python workflows/pretrain_tiny/train_sam.py --work DIR && "
                              "python workflows/pretrain_tiny/export.py sam --work DIR")  # fmt: skip
 
