@@ -128,7 +128,7 @@ class MaskLayout:
         if self.bits is None:
             raise ValueError("this batch was made without target masks")
         rows = unpack_bits(self.bits.flatten(0, 1), self.beyond_x.shape[1])
-        return rows.view(*self.bits.shape[:2], -1).view(torch.bool)
+        return rows.view(*self.bits.shape[:2], self.beyond_x.shape[1]).view(torch.bool)
 
 
 def _aligned(batch: "Batch", images: Sequence[int], largest: tuple[int, int]) -> Tensor:

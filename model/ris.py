@@ -7,7 +7,7 @@ of visual tokens works. The mask path from the low-resolution logits on is float
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,9 @@ class RisModel(nn.Module):
         states = self.states(merged)
         ce, tokens = self.cross_entropy(batch, merged, states)
         masks = batch.layout.masks
+        if not masks.images:
+            nothing = self._no_masks(batch, states)
+            return Losses(ce, nothing, nothing, tokens, 0)
         logits = self._masks(batch, merged, states)
         bce, dice = mask_losses(logits, masks.targets(), masks.beyond())
         return Losses(ce, bce, dice, tokens, len(batch.seg_row))
@@ -79,6 +82,15 @@ class RisModel(nn.Module):
         merged = self.merged(batch)
         logits = self._masks(batch, merged, self.states(merged))
         return split_by_image(logits, batch.layout.masks.images, batch.sizes)
+
+    def answer(self, batch: Batch) -> "Answer":
+        """`predict`, with the states that [SEG] is predicted by."""
+        batch = batch.with_layout()
+        merged = self.merged(batch)
+        states = self.states(merged)
+        logits = self._masks(batch, merged, states)
+        before = states[batch.seg_row, merged.index(batch.seg_row, batch.seg_col) - 1]
+        return Answer(split_by_image(logits, batch.layout.masks.images, batch.sizes), before)
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Visual tokens (B,K,D) and which are real (B,K) bool."""
@@ -149,6 +161,16 @@ class RisModel(nn.Module):
         """Logits (...,V) over the vocabulary of states (...,D), as the family makes them."""
         return self.language.logits(self.lm.config, self.lm.lm_head(states))
 
+    def rejection(self, before: Tensor, seg: int, rej: int) -> Tensor:
+        """Chance (S,) float32 of the id `rej` against `seg` by the states (S,D) that predict them.
+
+        As in GSVA, both stand at the same place of an answer. Its evaluation (LeapLabTHU/GSVA,
+        model/modeling_lisa_gsva.py) takes any other most likely id for the wrong one of the two,
+        which asks the truth; here only the two are compared.
+        """
+        scores = self.scores(before).float()
+        return (scores[:, rej] - scores[:, seg]).sigmoid()
+
     def masks_of(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
         """Logits (S,Y,X) float32 of `masks` from their states (S,D); 0 beyond a photograph."""
         if batch.square != self.mask_head.image_size:
@@ -170,12 +192,32 @@ class RisModel(nn.Module):
         layout = batch.layout
         return layout.real if layout.superpixels is not None and all(layout.superpixels) else None
 
+    def _no_masks(self, batch: Batch, states: Tensor) -> Tensor:
+        """0 for a batch without [SEG]; the mask of any state is made for it.
+
+        Where weights are split over processes (ZeRO 3, FSDP), each gathers them when it calls a
+        module: one that did not would keep the others waiting.
+        """
+        masks = MaskLayout.of(batch, (0,))
+        return self.masks_of(states[:1, 0], masks, batch).sum() * 0
+
     def _masks(self, batch: Batch, merged: Merged, states: Tensor) -> Tensor:
         place = merged.index(batch.seg_row, batch.seg_col)
         if self.mask_state == "predicting":
             place = place - 1
         mine = states[batch.seg_row, place]
         return self.masks_of(mine, batch.layout.masks, batch)
+
+
+class Answer(NamedTuple):
+    """Teacher-forced answers of a batch.
+
+    masks   per image, logits (n,H,W) float32 at its own size; the mask is logits > 0
+    before  (S,D) of each [SEG] the state that predicts it
+    """
+
+    masks: list[Tensor]
+    before: Tensor
 
 
 def split_by_image(

@@ -131,14 +131,14 @@ def parameters_by_part(model: "RisModel") -> dict[str, list[nn.Parameter]]:
 
 
 def require_trained_seg(
-    model: "RisModel", parts: Collection[str], seg: int, *, fresh: bool
+    model: "RisModel", parts: Collection[str], seg: int, *, fresh: bool, token: str = "[SEG]"
 ) -> None:
-    """Refuse a stage in which the [SEG] token can never mean anything.
+    """Refuse a stage in which the [SEG] token, or another, can never mean anything.
 
-    seg    id of [SEG]
+    seg    id of `token`
     fresh  its rows were added to the vocabulary just now, not trained in a checkpoint
 
-    Raises ConfigError if a matrix with an untrained (fresh or zero) [SEG] row stays frozen.
+    Raises ConfigError if a matrix with an untrained (fresh or zero) row of it stays frozen.
     """
     owned = parameters_by_part(model)
     parts = _owners(model, parts)
@@ -147,9 +147,9 @@ def require_trained_seg(
         untrained = fresh or not float(weight[seg].detach().float().norm()) > 0
         if untrained and part not in parts:
             raise ConfigError(
-                f"train={show(sorted(parts))}: the {LABELS[part]} is frozen and its [SEG] row "
-                f"{seg} was never trained, so no mask can be learned. Train {part}, or start from "
-                "a checkpoint that knows [SEG] (GLaMM, LISA, or one of this package)"
+                f"train={show(sorted(parts))}: the {LABELS[part]} is frozen and its {token} row "
+                f"{seg} was never trained, so it means nothing. Train {part}, or start "
+                "from a checkpoint that knows it (one of this package; [SEG]: GLaMM, LISA)"
             )
 
 

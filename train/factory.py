@@ -17,7 +17,7 @@ from ..model.conversion.convert import open_ris_checkpoint
 from ..model.conversion.fill_model import build_imported
 from ..model.conversion.llama_shape import LlamaShape
 from ..model.language.load import build_lm, fill_lm, load_lm, random_lm, read_config
-from ..model.language.words import add_words
+from ..model.language.words import add_words, copy_word
 from ..model.mask_head import MaskHead
 from ..model.pretrained.config import ProjectorSpec, language_config, read_model_file
 from ..model.pretrained.peft_adapters import plain_state
@@ -38,6 +38,7 @@ from ..pipeline.weights.fill_module import fill
 from ..pipeline.weights.load import load_state_dict
 from .data.encoder_identity import features_of, require_patches, require_same_features
 from .data.keyed_rng import key_of
+from .data.prompts import REJ
 from .data.sam_identity import (
     replace_decoder,
     require_decoder,
@@ -72,7 +73,9 @@ class Assembled:
     @property
     def new_rows(self) -> tuple[int, ...]:
         """Ids of the special tokens the dialogues use."""
-        return (self.vocab.im_start, self.vocab.im_end, self.vocab.seg)
+        vocab = self.vocab
+        rejection = () if vocab.rej is None else (vocab.rej,)
+        return (vocab.im_start, vocab.im_end, vocab.seg, *rejection)
 
 
 def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
@@ -107,6 +110,12 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         )
     parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
     require_trained_seg(model, parts, vocab.seg, fresh=fresh)
+    if config.rejection and vocab.rej is None:
+        vocab = vocab.with_rejection()
+        assert vocab.rej is not None
+        # As likely as [SEG] at first, so that only what tells the two apart is to be learned.
+        copy_word(model.lm, vocab.seg, vocab.rej)
+        require_trained_seg(model, parts, vocab.rej, fresh=True, token=REJ)
     require_embedding(model, plan)
     model.requires_grad_(False)
     return Assembled(model, vocab, teacher)

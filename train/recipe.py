@@ -139,6 +139,8 @@ class ModelConfig(Frozen):
     warm_projector  the projector starts from the one that `init: shipped` was trained with: layers
                  that fit are copied, then it imitates that one (`train.warm`)
     new_rows_only  of embedding and head train the rows of the special tokens only
+    rejection    sentences without a target are trained, with the answer [REJ] in the place of [SEG];
+                 else they are left out. If it is off, it is in no digest
     """
 
     init: Source = SHIPPED
@@ -152,6 +154,14 @@ class ModelConfig(Frozen):
     mask_state: Literal["predicting", "at_seg"] = "predicting"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     new_rows_only: bool = False
+    rejection: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if not self.rejection:
+            found.pop("rejection", None)
+        return found
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":

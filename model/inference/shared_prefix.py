@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..merge import merge
-from ..ris import RisModel, split_by_image
+from ..ris import Answer, RisModel, split_by_image
 from .compiled import TEXT, Passes
 from .key_values import KeyValues
 
@@ -60,41 +60,49 @@ def read_prefix(model: RisModel, batch: Batch, ids: int) -> Prefix:
 
 
 @torch.no_grad()
-def predict_after(passes: Passes, batch: Batch, prefix: Prefix) -> list[Tensor]:
-    """Per dialogue, logits (n,H,W) float32; the mask is logits > 0.
+def answer_after(passes: Passes, batch: Batch, prefix: Prefix) -> Answer:
+    """As `RisModel.answer`, one image per dialogue.
 
     batch  B dialogues that start as `prefix`; `sam` holds their image once, `visual` is not read.
            Every dialogue has a [SEG], after the prefix
     """
     layout, model = batch.layout, passes.model
-    before = int(model.mask_state == "predicting")
     ids = batch.ids[:, prefix.ids : layout.segs[1] + 1]  # the answers' ends are not needed
     known = prefix.begin(passes, len(ids), ids.shape[1] + TEXT)
-    col = batch.seg_col - prefix.ids - before
-    mine = passes.rest(ids, prefix.length, batch.seg_row, col, known)
+    row, col = batch.seg_row, batch.seg_col - prefix.ids - 1
+    if model.mask_state == "predicting":
+        before = mine = passes.rest(ids, prefix.length, row, col, known)
+    else:
+        rows, cols = row.repeat(2), torch.cat([col, col + 1])
+        before, mine = passes.rest(ids, prefix.length, rows, cols, known).chunk(2)
     logits = model.masks_of(mine, layout.masks, batch)
-    return split_by_image(logits, layout.masks.images, batch.sizes)
+    return Answer(split_by_image(logits, layout.masks.images, batch.sizes), before)
 
 
 def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
-    """`predict_after` what the dialogues share.
+    """The masks of `answer_shared`."""
+    return answer_shared(model, batch).masks
+
+
+def answer_shared(model: RisModel, batch: Batch) -> Answer:
+    """`answer_after` what the dialogues share.
 
     batch  B dialogues about one image: `visual` and `sam` hold it once (leading size 1). Every
            dialogue has a [SEG], after <image>. Raises ValueError if not.
     """
     batch = batch.with_layout()
-    start = _common(batch, int(model.mask_state == "predicting"))
-    return predict_after(Passes(model), batch, read_prefix(model, batch, start))
+    start = _common(batch)
+    return answer_after(Passes(model), batch, read_prefix(model, batch, start))
 
 
-def _common(batch: Batch, before: int) -> int:
-    """Number of ids that all dialogues share, short of the first state that a mask needs."""
+def _common(batch: Batch) -> int:
+    """Number of ids that all dialogues share, short of the first state that an answer needs."""
     if len(batch.visual.patches) != 1 or len(batch.sam) != 1:
         raise ValueError("the dialogues are about one image, given once")
     layout = batch.layout
     if len(set(layout.masks.images)) != len(batch.ids):
         raise ValueError("every dialogue needs a [SEG]")
-    start = min(layout.shared, layout.segs[0] - before)
+    start = min(layout.shared, layout.segs[0] - 1)
     if start <= layout.slot:
         raise ValueError("the dialogues differ before <image>")
     return start

@@ -22,3 +22,13 @@ def add_words(lm: Any, first: int, size: int) -> None:
         weight[first:size] = weight[:first].mean(0, dtype=torch.float32).to(weight.dtype)
     if rows < size:
         lm.resize_token_embeddings(size, mean_resizing=True)
+
+
+@torch.no_grad()
+def copy_word(lm: Any, source: int, token: int) -> None:
+    """Have a row for id `token`, a copy of that of id `source`, in embedding and head, in place."""
+    if lm.config.vocab_size <= token:
+        with torch.random.fork_rng(devices=[]):  # transformers draws values, to be written over
+            lm.resize_token_embeddings(token + 1, mean_resizing=False)
+    for side in (lm.get_input_embeddings(), lm.get_output_embeddings()):
+        side.weight[token] = side.weight[source]

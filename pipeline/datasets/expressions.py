@@ -8,7 +8,7 @@ MAX_EXPRESSION = 512  # characters after strip
 # Tokens of LLaVA, GLaMM, LISA and LLaMA prompts: in an expression they would shift the positions
 # at which the model looks for the image and the mask.
 SPECIAL = re.compile(
-    r"\[(?:SEG|PAD|CLS|SEP|MASK|INST|/INST)\]"
+    r"\[(?:SEG|REJ|PAD|CLS|SEP|MASK|INST|/INST)\]"
     r"|</?(?:s|p|image|im_start|im_end|im_patch|bbox|point|unk|pad|seg|ref|box|grounding)>"
     r"|<\|[^|>]{0,40}\|>|<<|>>|<0x[0-9A-Fa-f]{2}>",
     re.IGNORECASE,

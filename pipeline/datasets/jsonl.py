@@ -110,7 +110,7 @@ def _add_photos(error: DataError, lines: list[Line], photos: Photos, where: str)
 def _about_empty(empty: Mapping[str, int]) -> list[str]:
     return [
         f"{counted(count, 'sentence')} of {split} with an empty mask: "
-        + ("they cannot be trained on and are left out" if split == "train" else
+        + ("left out in training, unless its recipe sets model.rejection" if split == "train" else
            "kept as expressions without a target (N-acc); --allow-empty omits this notice")
         for split, count in sorted(empty.items())
     ]  # fmt: skip

@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 
 from ..display import show
 from ..errors import DataError, MissingError
-from ..io.json_files import read_data
 
 MAX_BYTES = 256 << 20
 
@@ -34,9 +33,7 @@ def read_plain(path: Path) -> tuple[object, list[str]]:
 
     MissingError if there is no such file; DataError naming file and rule.
     """
-    if not path.exists():
-        raise MissingError(f"no REFER file {show(str(path))}")
-    data = read_data(path, MAX_BYTES)
+    data = _read(path)
     try:
         return _load(data, "utf-8", path), []
     except UnicodeError:
@@ -50,6 +47,15 @@ def read_plain(path: Path) -> tuple[object, list[str]]:
 def refused(path: Path, rule: str) -> DataError:
     """The error of a file that is not opened, or none of its records used."""
     return DataError(f"{show(str(path))}: {show(rule, 300)}")
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise MissingError(f"no REFER file {show(str(path))}")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise DataError(f"{show(str(path))}: {size} bytes; a REFER file has at most {MAX_BYTES}")
+    return path.read_bytes()
 
 
 class _Refused(pickle.UnpicklingError):

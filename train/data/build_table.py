@@ -25,17 +25,16 @@ from ...pipeline.datasets.problems import NAMED, Faults, Problems, merged
 from ...pipeline.datasets.tables import Sentence, Source
 from ...pipeline.display import counted, quote
 from ...pipeline.errors import DataError
-from ...pipeline.io.atomic import make_folders, sync_folder, write_file, write_temp
-from ...pipeline.io.binary import crc32c
+from ...pipeline.io.atomic import make_folders, sync_folder, write_file
 from ...pipeline.io.json_files import canonical
-from ...pipeline.masks.rle import area, decode
+from ...pipeline.masks.rle import area
 from ...pipeline.records import Rle
 from .cache_lookup import BEYOND, Finder, Masks, Place
-from .expression_table import INDEX, SCHEMA, TABLE, ExpressionTable, TableFile, part_names
+from .expression_table import INDEX, NOTHING, SCHEMA, TABLE, ExpressionTable, TableFile
+from .target_packer import Packer
 
 log = logging.getLogger(__name__)
 
-PART_BYTES = 128 << 20
 LEFT = "left_out.json"
 
 
@@ -45,6 +44,7 @@ def open_table(
     caches: Sequence[RowReader],
     *,
     training: bool,
+    rejection: bool = False,
     datasets: Collection[str] = (),
     partial: bool = False,
     max_failures: int | None = None,
@@ -52,6 +52,7 @@ def open_table(
     """The table of `sources` joined with `caches`, made under `root` if it is not there yet.
 
     training  leave out sentences whose mask is empty
+    rejection  take them, as sentences without a target, in a table for training
     datasets  take only these (names as the sources write them); empty: all
     partial   accept images that are not in the caches; they are left out and counted
     max_failures  bad sentences and masks that are left out; None: half of them (see `settle`); if it
@@ -60,7 +61,7 @@ def open_table(
     Raises DataError: more bad sentences or masks than that, an image the caches lack, or hold as
     another photograph (see `finding`).
     """
-    joined = _Join(caches, frozenset(datasets), training, partial)
+    joined = _Join(caches, frozenset(datasets), training, rejection, partial)
     for source in sources:
         joined.add(source)
     joined.check()
@@ -102,6 +103,7 @@ class _Join:
     caches: Sequence[RowReader]
     datasets: frozenset[str]
     training: bool
+    rejection: bool
     partial: bool
     sources: list[Source] = field(default_factory=list)
     finders: list[Finder] = field(default_factory=list)
@@ -162,7 +164,7 @@ class _Join:
             "caches": [cache.plan.id for cache in self.caches],
             "training": self.training,
             "sources": [_source_digest(source) for source in sources],
-        }
+        } | ({"rejection": True} if self.rejection else {})
         rows = hashlib.sha256(canonical(asked))
         for s, at, _ in self.rows():
             place = (s.dataset, s.image_id, s.ann_id, s.ref_id, s.sent_id, s.sent, at.cache, at.row)
@@ -197,10 +199,12 @@ class _Join:
             lines.append(
                 f"{counted(count, 'sentence')} of other data sets left out: {', '.join(other)}"
             )
-        if empty:
+        if self.rejection:
+            lines.append(f"{counted(empty, 'sentence')} without a target: the answer is [REJ]")
+        elif empty:
             lines.append(
-                f"{counted(empty, 'sentence')} left out for an empty mask: training teaches no answer "
-                "to expressions without a target"
+                f"{counted(empty, 'sentence')} left out for an empty mask: --set model.rejection=true "
+                "trains the answer that there is no such object"
             )
         return lines
 
@@ -226,8 +230,9 @@ def _write(path: Path, joined: _Join, sources: Sequence[Source]) -> None:
     problems = Problems("masks")
     rows, empty = _with_masks(joined, problems)
     write_file(path / LEFT, canonical(asdict(problems.faults())), label="left out")
-    packer = _Packer(path)
-    targets = [packer.add(mask) for *_, mask in rows]
+    packer = Packer(path)
+    aside = joined.training and joined.rejection
+    targets = [NOTHING if aside and not area(mask) else packer.add(mask) for *_, mask in rows]
     packer.flush()
     columns, datasets, sizes = _columns(rows, targets, packer)
     index = save(columns)
@@ -259,7 +264,8 @@ Row = tuple[Sentence, Place, Rle]
 
 
 def _with_masks(joined: _Join, problems: Problems) -> tuple[list[Row], int]:
-    """Rows in table order with their masks, and how many were dropped for an empty one.
+    """Rows in table order with their masks, and how many have an empty one: in training these are
+    dropped, unless they are answered with a rejection.
 
     Those with a bad mask go to `problems`. Raises DataError if that is more than half of them.
     """
@@ -269,50 +275,19 @@ def _with_masks(joined: _Join, problems: Problems) -> tuple[list[Row], int]:
             rows.append((sentence, place, mask))
     problems.settle(len(joined), None)
     void = {mask for *_, mask in rows if area(mask) == 0} if joined.training else set()
-    kept = [row for row in rows if row[2] not in void]
+    empty = sum(row[2] in void for row in rows)
+    kept = rows if joined.rejection else [row for row in rows if row[2] not in void]
     if not kept:
         raise DataError(
             "there is no sentence to train on: "
             + (f"{len(rows)} have an empty mask" if rows else "no image with one is in the cache")
         )
     kept.sort(key=lambda r: (r[0].dataset, r[0].image_id, r[0].ref_id, r[0].sent_id))
-    return kept, len(rows) - len(kept)
-
-
-class _Packer:
-    """Packed masks in files of bounded size; equal masks are stored once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.parts: list[int] = []
-        self.place: list[tuple[int, int, int]] = []  # part, offset, crc32c by target
-        self._known: dict[Rle, int] = {}
-        self._buffers: list[bytes] = []
-        self._size = 0
-
-    def add(self, mask: Rle) -> int:
-        """The target number of `mask`."""
-        if mask not in self._known:
-            data = np.packbits(np.ascontiguousarray(decode(mask)).reshape(-1)).tobytes()
-            if self._size + len(data) > PART_BYTES:
-                self.flush()
-            self._known[mask] = len(self.place)
-            self.place.append((len(self.parts), self._size, crc32c(data)))
-            self._buffers.append(data)
-            self._size += len(data)
-        return self._known[mask]
-
-    def flush(self) -> None:
-        """Write the masks gathered so far as one file."""
-        if self._buffers:
-            self.parts.append(self._size)
-            name = part_names(self.parts)[-1]
-            write_temp(self.path / name, self._buffers, label="targets").commit()
-            self._buffers, self._size = [], 0
+    return kept, empty
 
 
 def _columns(
-    rows: list[Row], targets: list[int], packer: _Packer
+    rows: list[Row], targets: list[int], packer: Packer
 ) -> tuple[dict[str, NDArray[np.generic]], list[str], list[int]]:
     """Columns of the index, names of the data sets, entries of each."""
     datasets = sorted({row[0].dataset for row in rows})

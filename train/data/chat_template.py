@@ -15,7 +15,7 @@ from typing import Any
 
 from ...pipeline.display import quote, show
 from ...pipeline.errors import ConfigError
-from .prompts import EOS, IM_END, IM_START, IMAGE, SEG, Segment, Turn, Wording
+from .prompts import EOS, IM_END, IM_START, IMAGE, Segment, Turn, Wording, answer_segments
 
 # Some templates state the day (Llama 3.2, SmolLM3, Granite): a prompt must not change overnight. In the
 # template this comes before the function that transformers offers; it is the day that Llama 3.1's
@@ -62,7 +62,7 @@ class ChatTemplate:
         for turn in turns:
             yield Segment(opening + turn.question + parts.pop(0))
             if turn.answer is not None:
-                yield from _answer(turn.answer)
+                yield from answer_segments(turn.answer)
                 yield Segment(EOS, special=True, supervised=True)
                 opening = parts.pop(0).removeprefix(self.end)
                 opening = opening.lstrip() if self._takes else opening
@@ -95,11 +95,3 @@ class ChatTemplate:
         if _MARK.findall(text) != (wanted[:-1] if is_open else wanted):
             raise ConfigError("its chat template leaves out, or repeats, a part of the dialogue")
         return _MARK.split(text)[::3]
-
-
-def _answer(answer: str) -> Iterator[Segment]:
-    for number, text in enumerate(answer.split(SEG)):
-        if number:
-            yield Segment(SEG, special=True, supervised=True)
-        if text:
-            yield Segment(text, supervised=True)

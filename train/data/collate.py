@@ -213,7 +213,7 @@ def make_batch(
 
 
 def _targets(table: ExpressionTable, item: Item) -> Tensor:
-    assert len(item.said) == len(item.dialogue.seg), "one [SEG] per sentence"
+    assert len(item.said) == len(item.dialogue.seg), "one [SEG] per sentence with a target"
     out = np.empty((len(item.said), item.entry.target_bytes), np.uint8)
     for said, row in zip(item.said, out, strict=True):
         table.target(said, row)

@@ -5,7 +5,8 @@
 
 (template llava_v1 of GLaMM and LISA; the words around the image are the vocabulary's `wording`. A
 model with a chat template of its own is asked by that: chat_template.py.)
-Supervised are the answers and their </s>. The segments are known, so labels and [SEG] positions need no second tokenisation; nothing is ever cut.
+Supervised are the answers and their </s>; an answer holds [SEG], or [REJ] where nothing is meant. The
+segments are known, so labels and [SEG] positions need no second tokenisation; nothing is ever cut.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,11 +24,13 @@ from .prompts import (
     GLAMM,
     IM_END,
     IM_START,
+    REJ,
     SEG,
     SYSTEM,
     Segment,
     Turn,
     Wording,
+    answer_segments,
     fixed_turn,
 )
 from .prompts import IMAGE as _IMAGE
@@ -73,6 +76,8 @@ def build_dialogue(vocab: Vocabulary, turns: Sequence[Turn], *, limit: int = MAX
         SEG: vocab.seg,
         EOS: vocab.eos,
     }
+    if vocab.rej is not None:
+        special[REJ] = vocab.rej
     if vocab.chat is None:
         assert vocab.bos is not None
         ids, labels = [vocab.bos], [IGNORE]
@@ -80,7 +85,8 @@ def build_dialogue(vocab: Vocabulary, turns: Sequence[Turn], *, limit: int = MAX
     else:
         ids, labels = [], []
         for turn in turns:
-            vocab.require_plain(turn.question, *(turn.answer or "").split(SEG))
+            said = answer_segments(turn.answer or "")
+            vocab.require_plain(turn.question, *(s.text for s in said if not s.special))
         pieces, encode = vocab.chat.segments(turns, vocab.wording), vocab.encode_as_is
     for text, is_special, supervised in pieces:
         new = (special[text],) if is_special else encode(text)
@@ -112,16 +118,8 @@ def segments(turns: Sequence[Turn], wording: Wording = GLAMM) -> Iterator[Segmen
         yield Segment(f"{opening}{turn.question} ASSISTANT: ")
         opening = "USER: "
         if turn.answer is not None:
-            yield from _answer(turn.answer)
-
-
-def _answer(answer: str) -> Iterator[Segment]:
-    for number, text in enumerate(answer.split(SEG)):
-        if number:
-            yield Segment(SEG, special=True, supervised=True)
-        if text:
-            yield Segment(text, supervised=True)
-    yield Segment(EOS, special=True, supervised=True)
+            yield from answer_segments(turn.answer)
+            yield Segment(EOS, special=True, supervised=True)
 
 
 class Texts(NamedTuple):

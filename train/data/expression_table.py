@@ -36,6 +36,7 @@ SENTENCE = ("sent_id", "ref_id", "ann_id", "target")
 TARGET = ("part", "offset", "crc")
 NAMES = frozenset({*ENTRY, *SENTENCE, *TARGET, "first", "text_end", "text"})
 MAX_SIDE = 65_535
+NOTHING = -1  # target of a sentence without one, in a table for training with rejections
 
 
 def column_fault(
@@ -61,7 +62,7 @@ def column_fault(
     if fault := _text_fault(columns):
         return fault
     limits = {
-        "dataset": (0, datasets), "cache": (0, caches), "target": (0, targets), "part": (0, parts),
+        "dataset": (0, datasets), "cache": (0, caches), "target": (NOTHING, targets), "part": (0, parts),
         "height": (1, MAX_SIDE + 1), "width": (1, MAX_SIDE + 1), "crc": (0, 1 << 32),
         "offset": (0, 1 << 62), "row": (0, 1 << 62), "image_id": (0, None),
     }  # fmt: skip
@@ -239,6 +240,9 @@ class ExpressionTable:
 
         out  (Entry.target_bytes,) uint8, contiguous. Raises CacheError if its checksum fails.
         """
+        if said.target == NOTHING:
+            out[:] = 0
+            return
         c, t = self._columns, said.target
         part, offset, crc = (int(c[name][t]) for name in ("part", "offset", "crc"))
         view = out.data.cast("B")

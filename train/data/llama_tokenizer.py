@@ -8,7 +8,7 @@ text is encoded by sentencepiece itself, and the converted tokenizer ranks merge
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +42,14 @@ class Words:
     encode: Encode
     base: int
     added: Mapping[str, int]
+
+    def adding(self, token: str) -> "Words":
+        """The same with one more special token, after all others."""
+        from tokenizers import AddedToken
+
+        self.tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)])
+        number = self.tokenizer.convert_tokens_to_ids(token)
+        return replace(self, added={**self.added, token: number})
 
 
 def read_words(folder: Path, wanted: Sequence[str], needed: Sequence[str]) -> Words:

@@ -21,7 +21,7 @@ from ...pipeline.datasets.problems import Problems
 from ...pipeline.errors import ConfigError, DataError
 from .collate import Item, VisualSource, make_batch
 from .dialogues import MAX_IDS, Dialogue, build_dialogue
-from .expression_table import Entry, ExpressionTable
+from .expression_table import NOTHING, Entry, ExpressionTable
 from .keyed_rng import Choices, key_of
 from .length_check import ANY, TokenBudget, too_long
 from .passes import GLOBAL, stored_order
@@ -162,21 +162,26 @@ class Loader:
         names = ", ".join(str(one.sent_id) for one in said)
         try:
             texts, drawn = [one.text for one in said], key_of(key, "wordings")
-            turns = choose_turns(texts, drawn, self.vocab.wording)
-            dialogue = self._dialogue(turns, entry)
+            asked = choose_turns(texts, drawn, self.vocab.wording)
+            turns = [
+                turn.rejected() if one.target == NOTHING else turn
+                for one, turn in zip(said, asked, strict=True)
+            ]
+            dialogue, count = self._dialogue(turns, entry)
         except DataError as error:
             raise DataError(f"{entry.name}: {error} (sentences {names})") from None
-        return Item(entry, said[: len(dialogue.seg)], dialogue, key_of(key, "superpixels"))
+        meant = [one for one in said[:count] if one.target != NOTHING]
+        return Item(entry, meant, dialogue, key_of(key, "superpixels"))
 
-    def _dialogue(self, turns: Sequence[Turn], entry: Entry) -> Dialogue:
-        """The first of the turns that fit together: every one of them fits alone."""
+    def _dialogue(self, turns: Sequence[Turn], entry: Entry) -> tuple[Dialogue, int]:
+        """The first of the turns that fit together, and how many: every one of them fits alone."""
         if self.budget is None:
-            return build_dialogue(self.vocab, turns, limit=self.max_ids)
+            return build_dialogue(self.vocab, turns, limit=self.max_ids), len(turns)
         limit = self.budget.of(entry)
         while True:
             whole = build_dialogue(self.vocab, turns, limit=ANY if len(turns) > 1 else limit)
             if len(whole.ids) <= limit:
-                return whole
+                return whole, len(turns)
             turns = turns[:-1]
 
     def _usable(self) -> tuple[range | NDArray[np.int64], list[int]]:

@@ -6,7 +6,8 @@ are drawn independently for each sentence, by a key and never from a global gene
 the same whatever rank or thread makes it.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from ...pipeline.errors import DataError
 from .keyed_rng import Choices
 
 SEG = "[SEG]"
+REJ = "[REJ]"  # in its place where nothing is meant, as GSVA answers (arXiv:2312.10103)
 IM_START, IMAGE, IM_END, EOS = "<im_start>", "<image>", "<im_end>", "</s>"  # as segments name them
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
@@ -101,6 +103,11 @@ class Turn:
     question: str
     answer: str | None
 
+    def rejected(self) -> "Turn":
+        """The same question, answered with [REJ] where [SEG] would stand."""
+        assert self.answer is not None
+        return Turn(self.question, self.answer.replace(SEG, REJ))
+
 
 def choose_turns(texts: Sequence[str], key: int, wording: Wording = GLAMM) -> tuple[Turn, ...]:
     """One turn per expression, wordings drawn by `key`. Raises DataError as `phrase` does."""
@@ -109,6 +116,16 @@ def choose_turns(texts: Sequence[str], key: int, wording: Wording = GLAMM) -> tu
         Turn(choices.pick(wording.questions).format(phrase(text)), choices.pick(wording.answers))
         for text in texts
     )
+
+
+def answer_segments(answer: str) -> Iterator[Segment]:
+    """An answer in pieces, all supervised; [SEG] and [REJ] are pieces of their own."""
+    for number, text in enumerate(_MARKS.split(answer)):
+        if text:
+            yield Segment(text, special=number % 2 == 1, supervised=True)
+
+
+_MARKS = re.compile(f"({re.escape(SEG)}|{re.escape(REJ)})")
 
 
 def fixed_turn(text: str, wording: Wording = GLAMM) -> Turn:

@@ -24,7 +24,7 @@ from ...pipeline.weights.model_config import MAX_CONFIG
 from .chat_template import ChatTemplate
 from .chat_tokenizer import chats, read_chat_words
 from .llama_tokenizer import Words, read_words
-from .prompts import GLAMM, IM_END, IM_START, LISA, SEG, Wording
+from .prompts import GLAMM, IM_END, IM_START, LISA, REJ, SEG, Wording
 
 IMAGE = -200  # stands for the image in a list of ids; no tokenizer has a negative id
 ADDED = LAYOUTS["glamm"].tokens  # 32000..32006 after LLaMA's own 32,000 entries
@@ -37,6 +37,7 @@ class Vocabulary:
     tokenizer  of transformers, with the same entries
     size       rows that embedding and head need: one more than the highest id
     bos, eos, pad, im_start, im_end, seg   ids; bos is None where the chat template gives it
+    rej        id of [REJ]; None: the model cannot say that nothing is meant
     ends       ids that end an answer, eos among them
     base       entries before the first added token; with `chat`, before the first of ours
     wording    what is asked and answered: that of the weights these tokens belong to
@@ -53,7 +54,8 @@ class Vocabulary:
         self.base = words.base
         self.size = 1 + max(known.values())
         self.im_start, self.im_end, self.seg = (_one(known, t) for t in (IM_START, IM_END, SEG))
-        self.chat = chat
+        self.rej: int | None = known.get(REJ)
+        self.chat, self._words = chat, words
         self.bos = _one(known, "<s>") if chat is None else None
         self.eos = _one(known, chat.end if chat else "</s>")
         self.ends = frozenset({self.eos, known.get(self.tokenizer.eos_token, self.eos)})
@@ -87,6 +89,12 @@ class Vocabulary:
         plain = [i for i in ids if i >= 0 and i not in self._special]
         text: str = self.tokenizer.decode(plain, skip_special_tokens=False)
         return text
+
+    def with_rejection(self) -> "Vocabulary":
+        """The same words and [REJ], the next id, if it is not among them."""
+        if self.rej is not None:
+            return self
+        return Vocabulary(self._words.adding(REJ), self.chat)
 
     def require(self, ids: Mapping[str, int], layout: str, where: str) -> None:
         """WeightsError unless every token of a checkpoint's layout has the id of its row."""

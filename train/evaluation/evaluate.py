@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from ...model.batch import Batch
 from ...model.inference.generate import generate
 from ...model.inference.precision import arithmetic, input_dtype
-from ...model.inference.shared_prefix import predict_shared
+from ...model.inference.shared_prefix import answer_shared
 from ...model.ris import RisModel
 from ...pipeline.errors import WeightsError
 from ...pipeline.io.json_files import canonical
@@ -107,13 +107,12 @@ def evaluate(
             ahead = _ahead([share for _, share in left], read)
             for (number, share), batch in zip(left, ahead, strict=True):
                 moved = batch.to(settings.device, dtype)
-                answers = (
-                    _generated(model, moved, vocab) if settings.generate else _forced(model, moved)
-                )
+                answer = _generated if settings.generate else _forced
+                answers = answer(model, moved, vocab)
                 tokens = _token_counts(model, batch)
                 made: list[Row] = []
-                for unit, logits, count in zip(share, answers, tokens, strict=True):
-                    made += _rows(unit, logits, count, settings)
+                for unit, said, count in zip(share, answers, tokens, strict=True):
+                    made += _rows(unit, said, count, settings)
                 if settings.parts is not None:
                     settings.parts.add(number, made)
                 rows += made
@@ -143,7 +142,7 @@ def to_batch(
     """The batch of some dialogues, without targets; each image is read once.
 
     limit  ids of a dialogue; an evaluation has left out what is too long before it starts
-    once  the one image of all dialogues is in the batch once, as `predict_shared` wants it
+    once  the one image of all dialogues is in the batch once, as `answer_shared` wants it
     """
     looks = [unit.look for unit in units]
     place = {look: i for i, look in enumerate(dict.fromkeys(looks))}
@@ -172,20 +171,37 @@ def _ahead(shares: Sequence[Share], make: Callable[[Share], Batch]) -> Iterator[
             yield batch
 
 
-def _forced(model: RisModel, batch: Batch) -> list[Tensor | None]:
+class _Said(NamedTuple):
+    """Answers of one dialogue.
+
+    logits     (n,H,W) of its masks; None: no [SEG] was generated
+    rejection  chance of [REJ] for each, None where the model has none or has answered by itself
+    """
+
+    logits: Tensor | None
+    rejection: Sequence[float | None] | None = None
+
+
+def _forced(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[_Said]:
     shared = len(batch.sam) < len(batch.ids)  # one image, several dialogues
-    return [*(predict_shared(model, batch) if shared else model.predict(batch))]
+    masks, before = answer_shared(model, batch) if shared else model.answer(batch)
+    if vocab.rej is None:
+        return [_Said(logits) for logits in masks]
+    chances = iter(model.rejection(before, vocab.seg, vocab.rej).tolist())
+    return [_Said(logits, [next(chances) for _ in logits]) for logits in masks]
 
 
-def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[Tensor | None]:
+def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[_Said]:
     said = generate(model, batch, seg=vocab.seg, eos=vocab.ends, draft=usual_answer(vocab))
     return [
-        masks if found else None for masks, found in zip(said.masks, said.seg.tolist(), strict=True)
+        _Said(masks if found else None)
+        for masks, found in zip(said.masks, said.seg.tolist(), strict=True)
     ]
 
 
-def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) -> Iterator[Row]:
-    """Rows of one dialogue; no logits means that no [SEG] was generated, an empty prediction."""
+def _rows(unit: Unit, said: _Said, tokens: int, settings: Settings) -> Iterator[Row]:
+    """Rows of one dialogue; the prediction is empty without [SEG] and where [REJ] is more likely."""
+    logits = said.logits
     # Any comparison with NaN is False: a diverged model would pass as one that finds nothing.
     entry = unit.example.entry
     shape = (len(unit.asked), entry.height, entry.width)
@@ -196,7 +212,10 @@ def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) ->
     assert found.shape == shape, "one mask per asked sentence"
 
     # Counts of pixels instead of ratios: every metric can be computed again from the rows.
-    for expression, mask in zip(unit.asked, found, strict=True):
+    chances = said.rejection or [None] * len(unit.asked)
+    for expression, mask, chance in zip(unit.asked, found, chances, strict=True):
+        has_seg = logits is not None and not rejects(chance)
+        mask = mask & has_seg
         target = rle.decode(expression.mask).view(np.bool_)
         if expression.ignore is not None:  # in no count: neither for nor against the prediction
             counted = ~rle.decode(expression.ignore).view(np.bool_)
@@ -215,7 +234,7 @@ def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) ->
             union=int((mask | target).sum()),
             target=int(target.sum()),
             tokens=tokens,
-            has_seg=logits is not None,
+            has_seg=has_seg,
             counts=rle.encode(mask).counts.decode("ascii"),
             classes=settings.classes(expression),
             # What superpixels allow for a filled box says nothing about its object.
@@ -225,7 +244,13 @@ def _rows(unit: Unit, logits: Tensor | None, tokens: int, settings: Settings) ->
                 else None
             ),
             box=_box_result(expression, mask),
+            rejection=chance,
         )
+
+
+def rejects(chance: float | None) -> bool:
+    """Whether the answer is [REJ], by its chance against [SEG]."""
+    return chance is not None and chance > 0.5
 
 
 def _box_result(expression: Expression, mask: NDArray[np.bool_]) -> BoxResult | None:

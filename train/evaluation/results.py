@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, NoReturn, TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, DataError, MissingError
@@ -98,7 +98,9 @@ class BoxResult(JsonFile):
 class Row(JsonFile):
     """One sentence in one repeat. `counts` is the predicted mask's COCO compressed RLE.
 
-    box  where only the target's box is known; the counts are then those of the filled box
+    has_seg    the answer has a [SEG]: the generated one, or of a model with [REJ] the more likely one
+    box        where only the target's box is known; the counts are then those of the filled box
+    rejection  chance of [REJ] against [SEG], teacher-forced; not in the file where the model has none
     """
 
     repeat: Count
@@ -119,6 +121,14 @@ class Row(JsonFile):
     classes: list[str]
     bounds: Bounds | None = None
     box: BoxResult | None = None
+    rejection: Iou | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.rejection is None:
+            del found["rejection"]
+        return found
 
     @property
     def key(self) -> tuple[int, str, int, int, int]:
@@ -151,10 +161,11 @@ class Results:
 
     @cached_property
     def counts(self) -> Counts:
-        """Counts of all rows, in their order; a generated answer without [SEG] rejects its target."""
+        """Counts of all rows, in their order; an answer without [SEG] rejects its target."""
         table = [(row.intersection, row.union, row.target) for row in self.rows]
         inter, union, target = np.array(table, np.int64).reshape(-1, 3).T
-        if not self.header.generate:  # the answer with [SEG] was given
+        asked = self.header.generate or any(row.rejection is not None for row in self.rows)
+        if not asked:  # the answer with [SEG] was given
             return Counts(inter, union, target)
         return Counts(
             inter, union, target, np.array([not row.has_seg for row in self.rows], np.bool_)

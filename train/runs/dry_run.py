@@ -272,6 +272,8 @@ def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model:
     """The first micro-batch of the run."""
     folder = request.flags.init or request.flags.lm
     vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else shipped_words()
+    if opened.recipe.model.rejection:
+        vocab = vocab.with_rejection()
     visuals = CachedVisuals(opened.readers, model.projector.needs)
     stream = stream_of(
         opened.recipe, table, visuals, vocab,

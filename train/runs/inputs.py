@@ -83,6 +83,7 @@ class Opened:
             [self.source],
             self.readers,
             training=True,
+            rejection=self.recipe.model.rejection,
             datasets=self.recipe.data.datasets,
             partial=partial,
             max_failures=self.data.max_failures,

@@ -84,8 +84,7 @@ class PredictReport(Report):
     def lines(self) -> list[str]:
         pixels = self.size[0] * self.size[1]
         found = [
-            f"{p.expression!r}: {p.area:,} pixels ({p.area / pixels:.1%})"
-            + ("" if p.has_seg else ", no [SEG] in the answer")
+            f"{p.expression!r}: {p.area:,} pixels ({p.area / pixels:.1%})" + _why_empty(p)
             for p in self.predictions
         ]
         turned = (
@@ -107,6 +106,13 @@ class PredictReport(Report):
             "files": [show(str(path), 4096) for path in self.files],
             "digests": self.digests,
         }
+
+
+def _why_empty(found: Prediction) -> str:
+    if found.rejected:
+        chance = "" if found.rejection is None else f" (chance {found.rejection:.2f})"
+        return f", no such object{chance}"
+    return "" if found.has_seg else ", no [SEG] in the answer"
 
 
 def predict_command(request: PredictRequest) -> PredictReport:

@@ -15,11 +15,12 @@ from ...model.batch import Batch, Visual
 from ...model.inference.compiled import Passes
 from ...model.inference.generate import generate as generate_answers
 from ...model.inference.precision import arithmetic, input_dtype
-from ...model.inference.shared_prefix import predict_after, read_prefix
+from ...model.inference.shared_prefix import answer_after, read_prefix
 from ...pipeline.errors import ConfigError
 from ...pipeline.masks import rle
 from ..data.dialogues import Texts, build_dialogue, collate, usual_answer
 from ..data.prompts import Turn, fixed_turn
+from ..evaluation.evaluate import rejects
 from ..evaluation.trained import Trained
 
 Mask = NDArray[np.bool_]
@@ -34,6 +35,9 @@ class Prediction:
              Not calibrated: it orders answers of one model
     answer   the generated text; None with teacher forcing
     has_seg  False if the generated answer has no [SEG]: the mask is empty then
+    rejected  the answer is that there is no such object: the mask is empty
+    rejection  chance of that answer, [REJ], against [SEG], with teacher forcing; None of a model that
+             was not trained with it
     box      x1 y1 x2 y2 in pixels with inclusive maxima; None for an empty mask
     """
 
@@ -42,6 +46,8 @@ class Prediction:
     score: float
     answer: str | None = None
     has_seg: bool = True
+    rejected: bool = False
+    rejection: float | None = None
 
     @property
     def area(self) -> int:
@@ -121,9 +127,9 @@ class ImageSession:
         batch = batch.to(self._device)
         with torch.no_grad(), arithmetic(self._model):
             if not generate:
-                found = predict_after(self._passes, batch, self._prefix)
-                pairs = zip(expressions, found, strict=True)
-                return [Prediction(text, *_mask(logits)) for text, logits in pairs]
+                masks, before = answer_after(self._passes, batch, self._prefix)
+                pairs = zip(expressions, masks, self._rejections(before), strict=True)
+                return [_forced(text, logits, chance) for text, logits, chance in pairs]
             vocab = self._vocab
             said = generate_answers(
                 self._model, batch, seg=vocab.seg, eos=vocab.ends, draft=usual_answer(vocab),
@@ -131,9 +137,18 @@ class ImageSession:
             )  # fmt: skip
             rows = zip(expressions, said.masks, said.ids, said.seg.tolist(), strict=True)
             return [
-                Prediction(text, *_mask(logits), vocab.decode(ids), seg)
+                Prediction(
+                    text, *_mask(logits), vocab.decode(ids), seg, not seg and vocab.rej in ids
+                )
                 for text, logits, ids, seg in rows
             ]
+
+    def _rejections(self, before: torch.Tensor) -> Sequence[float | None]:
+        vocab = self._vocab
+        if vocab.rej is None:
+            return [None] * len(before)
+        chances: list[float] = self._model.rejection(before, vocab.seg, vocab.rej).tolist()
+        return chances
 
     def _batch(self, visual: Visual, texts: Texts, sam: torch.Tensor) -> Batch:
         """Dialogues about the image, without targets."""
@@ -148,6 +163,12 @@ def require_expressions(expressions: Sequence[str]) -> None:
     """Raises ConfigError for a single text, or none."""
     if isinstance(expressions, str) or not expressions:
         raise ConfigError("give at least one expression, in a list")
+
+
+def _forced(text: str, logits: torch.Tensor, chance: float | None) -> Prediction:
+    rejected = rejects(chance)
+    mask = _mask(logits[:0] if rejected else logits)
+    return Prediction(text, *mask, rejected=rejected, rejection=chance)
 
 
 def _mask(logits: torch.Tensor) -> tuple[Mask, float]:

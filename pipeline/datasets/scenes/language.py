@@ -13,11 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from .rng import Rng
-from .vocab import SIZES
+from .vocab import COLOURS, SHAPES, SIZES
 from .world import Scene, Thing, region_map, stamp, window
 
 CLASSES: Final = ("attribute", "size", "position", "relation")
 _PER_THING = 3  # phrases per thing at most
+_ABSENT = 4  # phrases of nothing per scene at most
 _CLEAR = 8  # px by which "left of" and its like must hold
 _ANCHORS = 6  # things tried as the other side of a relation
 _OVER_PX = 12  # hidden pixels that make "in front of"
@@ -49,27 +50,30 @@ class Noun:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """One expression for thing number `target`; `classes` in the order of `CLASSES`."""
+    """One expression for thing number `target`, None for none; `classes` in the order of `CLASSES`."""
 
     text: str
-    target: int
+    target: int | None
     classes: tuple[str, ...]
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """The things it is true of: one, in this world."""
-        return (self.target,)
+        """The things it is true of: one at most, in this world."""
+        return () if self.target is None else (self.target,)
 
 
-def describe(scene: Scene, rng: Rng) -> tuple[Phrase, ...]:
-    """Up to three phrases per thing, of different classes; some things have none."""
+def describe(scene: Scene, rng: Rng, *, absent: bool = False) -> tuple[Phrase, ...]:
+    """Up to three phrases per thing, of different classes; some things have none.
+
+    absent  then up to four phrases that are true of nothing in the scene; the others stay the same
+    """
     speaker = _Speaker(scene)
     out: list[Phrase] = []
     for target in range(len(scene.things)):
         found = speaker.phrases(target, rng)
         rng.shuffle(found)
         out += found[:_PER_THING]
-    return tuple(out)
+    return (*out, *speaker.absent(rng)) if absent else tuple(out)
 
 
 class _Speaker:
@@ -96,6 +100,20 @@ class _Speaker:
             if choices:
                 found.append(rng.pick(choices))
         return found
+
+    def absent(self, rng: Rng) -> list[Phrase]:
+        """Noun phrases of a thing here with another shape or colour, which no thing has so."""
+        found: dict[str, Phrase] = {}
+        known = [noun for noun in self.groups if noun.size is None]
+        for _ in range(_ABSENT if known else 0):
+            noun = rng.pick(known)
+            if noun.colour is None or rng.pick((True, False)):
+                changed = replace(noun, shape=rng.pick(SHAPES))
+            else:
+                changed = replace(noun, colour=rng.pick(tuple(COLOURS)))
+            if changed not in self.groups:
+                found[changed.text()] = _phrase(changed.text(), None, changed)
+        return list(found.values())
 
     def _shortest(self, i: int) -> Noun | None:
         alone = [n for n in _nouns(self.things[i]) if n.size is None and len(self.groups[n]) == 1]
@@ -191,7 +209,7 @@ def _nouns(thing: Thing) -> list[Noun]:
     return [Noun(thing.shape, *choice) for choice in options]
 
 
-def _phrase(text: str, target: int, noun: Noun, *classes: str) -> Phrase:
+def _phrase(text: str, target: int | None, noun: Noun, *classes: str) -> Phrase:
     used = noun.classes() | set(classes)
     return Phrase(text, target, tuple(c for c in CLASSES if c in used))
 

@@ -50,11 +50,19 @@ def scene_key(
 
 
 def make_scene(
-    seed: int, index: int, split: str = "train", size: tuple[int, int] = SIZE
+    seed: int,
+    index: int,
+    split: str = "train",
+    size: tuple[int, int] = SIZE,
+    *,
+    absent: bool = False,
 ) -> MadeScene:
-    """Scene `index` of a split; `size` is (height, width), 64 to 1024 pixels each."""
+    """Scene `index` of a split; `size` is (height, width), 64 to 1024 pixels each.
+
+    absent  with expressions that are true of nothing in it, after the others
+    """
     key = scene_key(seed, index, split, size, smallest=64)
     scene = sample_scene(Rng(*key), *size)
     image, labels = draw(scene)
     # A stream of its own: a change of the language leaves the pictures as they are.
-    return MadeScene(scene, image, labels, describe(scene, Rng(*key, 1)))
+    return MadeScene(scene, image, labels, describe(scene, Rng(*key, 1), absent=absent))

@@ -3,7 +3,7 @@
     <out>/images/<split>_<index>.png
     <out>/refcoco/instances.json, <out>/refcoco/refs(unc).p
     <out>/annotations/instances.json   the same objects for COCO's API
-    <out>/scenes.jsonl            one expression per line
+    <out>/scenes.jsonl            one expression per line; with `no_target` also those of nothing
     <out>/word_classes.json       word classes of each sentence
     <out>/no_target.jsonl         world 2: expressions that are true of nothing in their image
     <out>/digest.json             written last: what was asked for, and the sha256 of the above
@@ -71,6 +71,7 @@ def write_scenes(
     size: tuple[int, int] = SIZE,
     world: int = 1,
     difficulty: int | None = None,
+    no_target: bool = False,
 ) -> Path:
     """Write the scenes under `out` and return it; a folder already finished is left as it is.
 
@@ -78,11 +79,12 @@ def write_scenes(
     size        (height, width) of every scene
     world       1, or 2 (see `datasets.world2`)
     difficulty  of world 2, 0 to 100; None: 50
+    no_target   scenes.jsonl also holds expressions that are true of nothing, with an empty mask
 
     The folder appears complete or not at all. Raises ConfigError for impossible numbers,
     DataError if `out` holds something else.
     """
-    counts, source = _counts(images, splits), _world(world, difficulty)
+    counts, source = _counts(images, splits), _world(world, difficulty, no_target)
     asked = {"format": FORMAT[world], "seed": seed, "splits": counts, "size": list(size)}
     asked |= source.asked
     if out.exists() and not out.is_dir():
@@ -110,9 +112,10 @@ def write_scenes(
     return out
 
 
-def _world(number: int, difficulty: int | None) -> _World:
+def _world(number: int, difficulty: int | None, no_target: bool) -> _World:
+    also: dict[str, object] = {"no_target": True} if no_target else {}
     if number == 1 and difficulty is None:
-        return _World(make_scene, SHAPES, tuple(REGIONS), {})
+        return _World(partial(make_scene, absent=no_target), SHAPES, tuple(REGIONS), also)
     if number != 2:
         raise ConfigError(
             f"world={number}, difficulty={difficulty}: there are world 1, which has no difficulty, "
@@ -123,7 +126,7 @@ def _world(number: int, difficulty: int | None) -> _World:
 
     level = DIFFICULTY if difficulty is None else difficulty
     make = partial(make_scene2, difficulty=level)
-    asked: dict[str, object] = {"world": number, "difficulty": level}
+    asked: dict[str, object] = {"world": number, "difficulty": level, **also}
     return _World(make, vocabulary.SILHOUETTES, tuple(vocabulary.GROUNDS), asked)
 
 
@@ -150,9 +153,11 @@ def _finished(out: Path, asked: dict[str, object]) -> Path:
             f"{show(str(out))} is not empty and holds no finished scenes: choose another folder"
         ) from None
     got = (
-        {key: found.get(key) for key in {**asked, "world": None}} if isinstance(found, dict) else {}
+        {key: found.get(key) for key in {**asked, "world": None, "no_target": None}}
+        if isinstance(found, dict)
+        else {}
     )
-    asked = {"world": None, **asked}  # world 1 is older than the word
+    asked = {"world": None, "no_target": None, **asked}  # older folders have neither word
     if got == asked:
         return out
     if got | {"format": asked["format"]} == asked:
@@ -173,6 +178,7 @@ class _Tables:
     lines: list[str] = field(default_factory=list)
     classes: dict[str, list[str]] = field(default_factory=dict)
     untrue: list[str] = field(default_factory=list)
+    nothing: list[str] = field(default_factory=list)
 
 
 def _write_all(
@@ -188,6 +194,8 @@ def _write_all(
             pictures.update(data)
             _write(root / "images" / name, data)
             _add(tables, world.categories, made, split, index, name)
+    if "no_target" in world.asked:
+        tables.lines += tables.nothing
     categories = [
         {"id": k, "name": name, "supercategory": "region" if name in world.grounds else "thing"}
         for k, name in enumerate(world.categories, 1)
@@ -237,7 +245,10 @@ def _add(
             for sent_id, phrase in zip(sent_ids, said, strict=True):
                 tables.classes[str(sent_id)] = list(phrase.classes)
                 tables.lines.append(_line(annotation, split, name, sent_id, phrase.text))
-    for phrase in spoken.get((), []):
+    for number, phrase in enumerate(spoken.get((), [])):
+        nothing = {"id": image_id * 100, "segmentation": []}
+        sent_id = image_id * 1000 + number
+        tables.nothing.append(_line(nothing, split, name, sent_id, phrase.text))
         line = {"image": f"images/{name}", "expression": phrase.text, "split": _jsonl_split(split)}
         tables.untrue.append(json.dumps(line))
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from support.loader_world import SIZE, make_source, make_table, target, write_cache
 from svp.pipeline.datasets import Source
 from svp.pipeline.errors import CacheError, DataError
-from svp.train.data import build_table
+from svp.train.data import target_packer
 from svp.train.data.build_table import open_table
 from svp.train.data.expression_table import Entry, ExpressionTable, Said
 
-EMPTY = "1 sentence left out for an empty mask: training teaches no answer to expressions without a target"
+EMPTY = "1 sentence left out for an empty mask: --set model.rejection=true trains the answer that there is no such object"
 
 
 def mask_of(table: ExpressionTable, entry: Entry, said: Said) -> NDArray[np.bool_]:
@@ -107,7 +107,7 @@ def test_other_data_make_another_table(tmp_path: Path) -> None:
 
 
 def test_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_table, "PART_BYTES", 40)  # two targets a file
+    monkeypatch.setattr(target_packer, "PART_BYTES", 40)  # two targets a file
     table, _ = make_table(tmp_path)
     assert len(list(table.path.glob("targets-*.bin"))) > 10
     for i in range(len(table)):

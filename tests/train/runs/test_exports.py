@@ -135,7 +135,7 @@ def tried(
 def logits(model: Path, photo: Path) -> torch.Tensor:
     """What `svp predict` says of EXPRESSION in `photo`, before its mask is cut at 0."""
     seen: list[torch.Tensor] = []
-    answer = session.predict_after
+    answer = session.answer_after
 
     def listen(*words: Any) -> list[torch.Tensor]:
         found = answer(*words)
@@ -143,7 +143,7 @@ def logits(model: Path, photo: Path) -> torch.Tensor:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "predict_after", listen)
+        patch.setattr(session, "answer_after", listen)
         svp("predict", str(photo), EXPRESSION, "--checkpoint", str(model), "--device", "cpu",
             "--out", "answers")  # fmt: skip
     mask = np.asarray(Image.open(Path("answers") / f"{photo.stem}-1-mask.png")) > 0
