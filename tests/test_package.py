@@ -1,6 +1,7 @@
 """Guards for the `svp = .` layout: import direction, light imports, doctests, wheel contents."""
 
 import ast
+import configparser
 import doctest
 import importlib
 import pkgutil
@@ -60,6 +61,15 @@ def test_doctests_and_one_identity() -> None:
         if info.name.split(".")[1] in LAYERS:
             assert doctest.testmod(importlib.import_module(info.name)).failed == 0, info.name
     assert not set(LAYERS) & set(sys.modules)
+
+
+def test_setup_names_every_package() -> None:
+    """What it leaves out is missing from the wheel."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", "utf-8")
+    there = {path.parent for path in SOURCES if path.name == "__init__.py"}
+    want = {"svp", *(f"svp.{folder.relative_to(ROOT)}".replace("/", ".") for folder in there)}
+    assert set(setup["options"]["packages"].split()) == want
 
 
 @pytest.mark.slow
