@@ -4,16 +4,17 @@ They are for evaluation: the box around a predicted mask is compared with theirs
 train on, and the target mask is the filled box.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..display import quote, show
+from ..display import quote
 from ..errors import DataError
 from ..io.json_files import fingerprint
 from .coco import MAX_IMAGE_SIDE, integer
 from .problems import Problems
+from .table_rows import column_names
 from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels, exclusive maxima
@@ -95,31 +96,3 @@ def files_with(path: Path, columns: Sequence[str]) -> list[Path]:
     if not files or not set(columns) <= set(column_names(files[0])):
         return []
     return files
-
-
-def column_names(file: Path) -> list[str]:
-    """Names of the columns of a parquet file; none without pyarrow, or if it cannot be read."""
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        return []
-    try:
-        return list(parquet.read_schema(file).names)
-    except (ArrowException, OSError):
-        return []
-
-
-def rows_of(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(place, values of the columns that are there) of every row. DataError if it is damaged."""
-    from pyarrow import ArrowException, parquet
-
-    try:
-        with parquet.ParquetFile(file) as opened:
-            wanted = [name for name in columns if name in opened.schema_arrow.names]
-            start = 0
-            for batch in opened.iter_batches(batch_size=1024, columns=wanted):
-                yield from enumerate(batch.to_pylist(), start)
-                start += batch.num_rows
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        why = show(str(error), 200)
-        raise DataError(f"{show(str(file), 300)}: not readable as parquet: {why}") from None

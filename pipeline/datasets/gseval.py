@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..display import quote, show
 from ..errors import DataError
-from ..io.json_files import fingerprint, parse_line
+from ..io.json_files import fingerprint, parse_line, read_data
 from ..io.paths import check_name
 from ..masks.rle_codec import MAX_SIDE
 from .coco import integer
@@ -21,6 +21,7 @@ from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
 
 NAME = "gseval"
 FILE = "GroundingSuite-Eval.jsonl"
+MAX_FILE = 256 << 20  # bytes
 
 
 def read_gseval(path: Path, options: Options) -> list[Dataset] | None:
@@ -35,7 +36,7 @@ def read_gseval(path: Path, options: Options) -> list[Dataset] | None:
     images: dict[int, ImageEntry] = {}
     sentences: dict[int, Sentence] = {}
     annotations: dict[int, Annotation] = {}
-    lines = file.read_bytes().splitlines()
+    lines = read_data(file, MAX_FILE).splitlines()
     for number, line in enumerate(lines, 1):
         try:
             image, row, target = _record(parse_line(line, f"line {number}"), f"line {number}")

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..display import counted, quote, show
-from ..errors import DataError, MissingPackageError
+from ..display import quote, show
+from ..errors import DataError
 from ..io.json_files import fingerprint, parse_json
 from ..io.paths import check_name
 from .coco import MAX_IMAGE_SIDE, integer
 from .problems import Problems
 from .published_counts import SPLITS
 from .refer import DEFAULT_SPLIT_BY, with_counts
+from .table_rows import column_names, rows_of
 from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
 
 COLUMNS = ("ref_id", "ann_id", "image_id", "split", "sentences", "raw_anns", "raw_image_info")
-MAX_ROWS = 1_000_000
 _NAME = re.compile(r"refcoco(plus|\+|g)?(?![a-z])", re.IGNORECASE)
 
 
@@ -53,8 +53,10 @@ def read_hub(root: Path, *, allow_counts: bool = False, max_failures: int | None
 
     DataError lists wrong rows, unknown splits, wrong counts; MissingPackageError without pyarrow.
     """
-    name = dataset_name(root)
     files = parquet_files(root)
+    if not column_names(files[0]):  # damaged, or there is no pyarrow: reading it says which
+        next(rows_of(files[0], COLUMNS), None)
+    name = dataset_name(root)
     rows = _Rows(name, DEFAULT_SPLIT_BY[name], Problems(f"{show(str(root), 300)} ({name})"))
     for path in files:
         for index, record in _records(path):
@@ -75,29 +77,14 @@ def read_hub(root: Path, *, allow_counts: bool = False, max_failures: int | None
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingPackageError("pyarrow", "parquet", "reading parquet") from None
-    where = show(str(path), 300)
-    try:
-        with parquet.ParquetFile(path) as file:
-            if file.metadata.num_rows > MAX_ROWS:
-                raise DataError(
-                    f"{where}: {counted(file.metadata.num_rows, 'row')}; at most {MAX_ROWS}"
-                )
-            if missing := [name for name in COLUMNS if name not in file.schema_arrow.names]:
-                raise DataError(
-                    f"{where}: no column {', '.join(missing)}: not the jxu124 layout; mirrors that "
-                    "keep one polygon per object cannot be used"
-                )
-            start = 0
-            for batch in file.iter_batches(batch_size=1024, columns=list(COLUMNS)):
-                yield from enumerate(batch.to_pylist(), start)
-                start += batch.num_rows
-    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{where}: not readable as parquet: {show(str(error), 200)}") from None
+    names = column_names(path)
+    missing = [name for name in COLUMNS if name not in names]
+    if names and missing:
+        raise DataError(
+            f"{show(str(path), 300)}: no column {', '.join(missing)}: not the jxu124 layout; mirrors "
+            "that keep one polygon per object cannot be used"
+        )
+    return rows_of(path, COLUMNS)
 
 
 @dataclass

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 
 from ..display import quote, show
 from ..errors import DataError
-from ..io.json_files import fingerprint, read_json
+from ..io.json_files import fingerprint, read_list
+from ..masks.rle import MAX_COORDINATE
 from .coco import MAX_IMAGE_SIDE, integer
 from .options import Options
 from .problems import Faults, Problems, merged
@@ -64,7 +65,7 @@ def read_phrasecut(path: Path, options: Options) -> list[Dataset] | None:
     found = [faults]
     for split, file in here.items():
         problems = Problems(show(str(file), 300))
-        tasks = _list(file)
+        tasks = read_list(file)
         for index, task in enumerate(tasks):
             try:
                 row, target = _task(task, f"task {index}", split, images)
@@ -93,7 +94,7 @@ def read_phrasecut(path: Path, options: Options) -> list[Dataset] | None:
 
 
 def _images(file: Path, allowed: int | None) -> tuple[dict[int, ImageEntry], Faults]:
-    problems, found, rows = Problems(show(str(file), 300)), dict[int, ImageEntry](), _list(file)
+    problems, found, rows = Problems(show(str(file), 300)), dict[int, ImageEntry](), read_list(file)
     for index, row in enumerate(rows):
         try:
             if not isinstance(row, dict):
@@ -159,15 +160,8 @@ def _flat(polygon: object, where: str) -> list[float]:
         if not (
             isinstance(point, list)
             and len(point) == 2
-            and all(type(n) in (int, float) and abs(n) <= MAX_IMAGE_SIDE for n in point)
+            and all(type(n) in (int, float) and abs(n) <= MAX_COORDINATE for n in point)
         ):
             raise DataError(f"{where}: polygon {quote(polygon)} is not a list of [x, y]")
         flat += point
     return flat
-
-
-def _list(file: Path) -> list[object]:
-    value = read_json(file)
-    if not isinstance(value, list):
-        raise DataError(f"{show(str(file), 300)}: not a list of records")
-    return value

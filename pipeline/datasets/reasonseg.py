@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..display import quote, show
-from ..errors import DataError
-from ..io.json_files import fingerprint_of, parse_json
+from ..errors import DataError, MissingError
+from ..io.json_files import fingerprint_of, parse_json, read_data
 from ..masks.outline_fill import fill_outlined
+from ..masks.rle import MAX_COORDINATE, MAX_PERIMETER, area, decode, encode, perimeter
 from .image_folder import path_id
 from .options import Options
 from .photo_headers import Photos
@@ -29,7 +30,7 @@ from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
 NAME = "reasonseg"
 SPLITS = ("train", "val", "test")
 MAX_FILE = 64 << 20  # bytes
-MAX_POINT = 1 << 20  # pixels: beyond any photograph
+MAX_SHAPES = 1000  # of one file
 _TEXTS = 1000  # sentence ids of a file: its number times this, plus the text's
 
 
@@ -56,10 +57,11 @@ class _Shapes:
         return np.asarray(self._values(height, width) == 2, np.bool_)
 
     def _values(self, height: int, width: int) -> NDArray[np.uint8]:
-        drawn = [fill_outlined(shape.points, height, width) for shape in self.shapes]
+        # As runs: a thousand shapes of a large photograph are gigabytes of pixels.
+        drawn = [encode(fill_outlined(shape.points, height, width)) for shape in self.shapes]
         value = np.zeros((height, width), np.uint8)
-        for index in np.argsort([int(mask.sum()) for mask in drawn])[::-1].tolist():
-            value[drawn[index]] = 2 if self.shapes[index].ignored else 1
+        for index in np.argsort([area(mask) for mask in drawn])[::-1].tolist():
+            value[decode(drawn[index]) != 0] = 2 if self.shapes[index].ignored else 1
         return value
 
 
@@ -89,7 +91,7 @@ def read_reasonseg(path: Path, options: Options) -> list[Dataset] | None:
         name = f"{split}/{file.stem}.jpg"
         where = f"{split}/{file.name}"
         try:
-            record = _record(file.read_bytes(), where)
+            record = _record(_read(file, where), where)
             header = photos.look(name)
             made.add(record, number, split, name, header.upright if header else (0, 0))
         except DataError as error:
@@ -104,7 +106,7 @@ def read_reasonseg(path: Path, options: Options) -> list[Dataset] | None:
             images=tuple(sorted(made.images)),
             sentences=tuple(sorted(made.sentences, key=order_of)),
             annotations=made.annotations,
-            files={NAME: fingerprint_of([file for _, file in files])},
+            files={NAME: fingerprint_of([file for _, file in files if file.is_file()])},
             faults=faults,
         )
     ]
@@ -136,7 +138,7 @@ class _Tables:
         ):
             ids = (image.image_id, ann_id, number, number * _TEXTS + place)
             self.sentences.append(Sentence(NAME, "", split, *ids, text))
-        outlines = [[n for point in shape.points for n in point] for shape in record.shapes]
+        outlines = [_flat(shape) for shape in record.shapes]
         ignored = tuple(shape for shape in record.shapes if shape.ignored)
         targets = [(2 * number, outlines, record.shapes)]
         targets += [(2 * number + 1, [], ignored)] if record.false else []
@@ -152,9 +154,14 @@ class _Tables:
             )
 
 
+def _read(file: Path, where: str) -> bytes:
+    try:
+        return read_data(file, MAX_FILE)
+    except MissingError:  # a link that leads nowhere
+        raise DataError(f"{where}: cannot be read") from None
+
+
 def _record(data: bytes, where: str) -> _Record:
-    if len(data) > MAX_FILE:
-        raise DataError(f"{where}: {len(data)} bytes; at most {MAX_FILE}")
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -168,15 +175,26 @@ def _record(data: bytes, where: str) -> _Record:
     texts = [_text(text, where) for text in _list(value, "text", where)]
     if not texts:
         raise DataError(f"{where}: text is empty")
-    false = [_false(item, where) for item in value.get("false_premise_QA") or []]
+    untrue = (
+        [] if value.get("false_premise_QA") is None else _list(value, "false_premise_QA", where)
+    )
+    false = [_false(item, where) for item in untrue]
     shapes = tuple(
         shape
         for index, item in enumerate(_list(value, "shapes", where))
         for shape in _shape(item, f"{where}: shapes[{index}]")
     )
+    if len(shapes) > MAX_SHAPES:
+        raise DataError(f"{where}: {len(shapes)} shapes; at most {MAX_SHAPES}")
+    if sum(perimeter(_flat(shape)) for shape in shapes) > MAX_PERIMETER:
+        raise DataError(f"{where}: outlines of over {MAX_PERIMETER:.0f} pixels")
     if len(texts) + len(false) > _TEXTS:
         raise DataError(f"{where}: {len(texts) + len(false)} texts; at most {_TEXTS}")
     return _Record(texts, false, shapes)
+
+
+def _flat(shape: _Shape) -> list[float]:
+    return [number for point in shape.points for number in point]
 
 
 def _shape(item: object, where: str) -> Iterator[_Shape]:
@@ -195,7 +213,7 @@ def _is_point(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 2
-        and all(type(n) in (int, float) and abs(n) <= MAX_POINT for n in value)
+        and all(type(n) in (int, float) and abs(n) <= MAX_COORDINATE for n in value)
     )
 
 

@@ -11,12 +11,13 @@ from typing import Any
 from ..display import show
 from ..errors import DataError
 from ..io.paths import check_name
-from .box_rows import BoxTables, column_names, files_with, four_numbers, rows_of, size_of
+from .box_rows import BoxTables, files_with, four_numbers, size_of
 from .image_folder import path_id
 from .options import Options
 from .parquet_rows import read_rows
 from .photo_files import PhotoFile
 from .problems import Problems
+from .table_rows import column_names, rows_of
 from .tables import Dataset, ImageEntry
 
 NAME = "ref-adv"

@@ -11,10 +11,11 @@ from typing import Any
 from ..display import quote, show
 from ..errors import DataError
 from ..io.paths import check_name
-from .box_rows import Box, BoxTables, files_with, four_numbers, rows_of, size_of
+from .box_rows import Box, BoxTables, files_with, four_numbers, size_of
 from .image_folder import path_id
 from .options import Options
 from .problems import Problems
+from .table_rows import rows_of
 from .tables import Dataset, ImageEntry
 
 NAME = "ref-l4"

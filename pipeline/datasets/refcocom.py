@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..display import quote, show
 from ..errors import DataError, ImageError
-from ..io.json_files import Fingerprint, fingerprint, read_json
+from ..io.json_files import Fingerprint, fingerprint, read_list
 from ..io.paths import check_name, safe_join
 from ..masks.rle import encode
 from ..records import Rle
@@ -38,9 +38,7 @@ def read_refcocom(path: Path, options: Options) -> list[Dataset] | None:
     faults: list[Faults] = []
     for split, file in here.items():
         problems = Problems(show(str(file), 300))
-        records = read_json(file)
-        if not isinstance(records, list):
-            raise DataError(f"{show(str(file), 300)}: not a list of records")
+        records = read_list(file)
         for index, record in enumerate(records):
             try:
                 made.add(record, f"record {index}", split, index)

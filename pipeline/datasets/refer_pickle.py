@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from ..display import show
 from ..errors import DataError, MissingError
+from ..io.json_files import read_data
 
 MAX_BYTES = 256 << 20
 
@@ -33,7 +34,9 @@ def read_plain(path: Path) -> tuple[object, list[str]]:
 
     MissingError if there is no such file; DataError naming file and rule.
     """
-    data = _read(path)
+    if not path.exists():
+        raise MissingError(f"no REFER file {show(str(path))}")
+    data = read_data(path, MAX_BYTES)
     try:
         return _load(data, "utf-8", path), []
     except UnicodeError:
@@ -47,15 +50,6 @@ def read_plain(path: Path) -> tuple[object, list[str]]:
 def refused(path: Path, rule: str) -> DataError:
     """The error of a file that is not opened, or none of its records used."""
     return DataError(f"{show(str(path))}: {show(rule, 300)}")
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise MissingError(f"no REFER file {show(str(path))}")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise DataError(f"{show(str(path))}: {size} bytes; a REFER file has at most {MAX_BYTES}")
-    return path.read_bytes()
 
 
 class _Refused(pickle.UnpicklingError):

@@ -162,7 +162,7 @@ def _get(record: dict[object, object], key: str, where: str) -> object:
 
 
 def _id(value: object, key: str, where: str) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 63:
+    if type(value) is not int or not 0 <= value < 1 << 62:  # `refer_targets` doubles ids
         raise _BadRef(f"{where}: {key} {quote(value)} is not an id")
     return value
 

@@ -86,12 +86,34 @@ MAX_DEPTH = 16
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> object:
     """The value in a JSON file. MissingError, or a DataError naming file, line and column."""
-    if not path.is_file():
-        raise MissingError(f"no such file: {show(str(path), 300)}")
+    return parse_json(read_data(path, max_bytes), show(str(path), 300))
+
+
+def read_list(path: Path, max_bytes: int = MAX_BYTES) -> list[object]:
+    """The list in a JSON file. Raises as `read_json`, DataError for another value."""
+    value = read_json(path, max_bytes)
+    if not isinstance(value, list):
+        raise DataError(f"{show(str(path), 300)}: not a list of records")
+    return value
+
+
+def read_data(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a file of a data set, which may be a link.
+
+    MissingError if it is not there; DataError if it is no regular file, too large or unreadable.
+    """
+    where = show(str(path), 300)
+    if not path.exists():
+        raise MissingError(f"no such file: {where}")
+    if not path.is_file():  # a named pipe would be waited for
+        raise DataError(f"{where}: not a regular file")
     size = path.stat().st_size
     if size > max_bytes:
-        raise DataError(f"{show(str(path), 300)}: {size} bytes; at most {max_bytes}")
-    return parse_json(path.read_bytes(), show(str(path), 300))
+        raise DataError(f"{where}: {size} bytes; at most {max_bytes}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error.strerror}") from None
 
 
 def parse_json(data: bytes, where: str) -> object:

@@ -170,7 +170,7 @@ def _polygon(value: object, where: str) -> list[float]:
         if abs(number) > MAX_COORDINATE:
             raise DataError(f"{where}: coordinate {show(number)} is beyond {MAX_COORDINATE:.0f}")
     numbers = [float(number) for number in value]
-    if _perimeter(numbers) > MAX_PERIMETER:
+    if perimeter(numbers) > MAX_PERIMETER:
         raise DataError(f"{where}: the outline is longer than {MAX_PERIMETER:.0f} pixels")
     return numbers
 
@@ -179,7 +179,8 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def _perimeter(numbers: list[float]) -> float:
+def perimeter(numbers: Sequence[float]) -> float:
+    """Pixels of the closed outline x1 y1 x2 y2 ..., each line by its longer axis."""
     points = [*zip(numbers[0::2], numbers[1::2], strict=True), (numbers[0], numbers[1])]
     return sum(max(abs(a[0] - b[0]), abs(a[1] - b[1])) for a, b in pairwise(points))
 

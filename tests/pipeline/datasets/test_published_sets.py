@@ -9,47 +9,30 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from support.published_sets import (
+    OUTER,
+    SMALL,
+    H,
+    W,
+    gseval,
+    line,
+    part,
+    phrasecut,
+    reason,
+    reasonseg,
+    refcocom,
+    task,
+    text,
+)
 from svp.pipeline.datasets import check, convert, export_jsonl, open_dataset
 from svp.pipeline.errors import DataError
 from svp.pipeline.masks.outline_fill import fill_outlined
-from svp.pipeline.masks.rle import area, decode, encode
+from svp.pipeline.masks.rle import area, decode
 
-H, W = 40, 50
-OUTER = [[5.7, 4.2], [40.9, 4.2], [40.9, 30.8], [5.7, 30.8]]
 INNER = [[15, 10], [25, 10], [25, 20], [15, 20]]
-SMALL = [[18, 12], [21, 12], [21, 15], [18, 15]]
-
-
-def photo(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (W, H), (90, 80, 70)).save(path)
-
-
-def text(path: Path, value: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(value if isinstance(value, str) else json.dumps(value))
-    return path
 
 
 # --- ReasonSeg
-
-
-def reason(*shapes: tuple[str, list[list[float]]], **more: object) -> dict[str, Any]:
-    made = {
-        "text": ["what could hold coffee", "the cup"],
-        "is_sentence": True,
-        "shapes": [{"label": label, "points": points} for label, points in shapes],
-    }
-    return made | more
-
-
-def reasonseg(root: Path, **files: dict[str, Any]) -> Path:
-    """Files by `<split>_<name>`."""
-    for key, value in files.items():
-        split, _, name = key.partition("_")
-        photo(root / "ReasonSeg" / split / f"{name}.jpg")
-        text(root / "ReasonSeg" / split / f"{name}.json", value)
-    return root / "ReasonSeg"
 
 
 def by_opencv(shapes: list[tuple[str, list[list[float]]]]) -> Any:
@@ -172,29 +155,6 @@ def test_an_ignored_region_survives_conversion_and_no_export(tmp_path: Path) -> 
 # --- PhraseCut
 
 
-def task(number: int, polygons: object, **more: object) -> dict[str, Any]:
-    made = {
-        "task_id": f"7__{number}",
-        "image_id": 7,
-        "ann_ids": [1],
-        "instance_boxes": [[0, 0, 5, 5]],
-        "Polygons": polygons,
-        "phrase": "wooden chairs",
-        "phrase_structure": {"name": "chairs", "attributes": ["wooden"], "type": "attribute"},
-    }
-    return made | more
-
-
-def phrasecut(root: Path, **splits: list[dict[str, Any]]) -> Path:
-    folder = root / "VGPhraseCut_v0"
-    photo(folder / "images" / "7.jpg")
-    image = {"image_id": 7, "width": W, "height": H, "coco_id": None, "url": "", "split": "val"}
-    text(folder / "image_data_split3000.json", [image])
-    for split, tasks in splits.items():
-        text(folder / f"refer_{split}.json", tasks)
-    return folder
-
-
 def test_phrasecut_unites_all_instances_as_pillow_draws(tmp_path: Path) -> None:
     odd = [[30, 32], [45, 38], [31, 38]]
     folder = phrasecut(
@@ -241,25 +201,6 @@ def test_a_bad_task_is_named(wrong: dict[str, Any], rule: str, tmp_path: Path) -
 # --- RefCOCOm
 
 
-def part(segment: object, **more: object) -> dict[str, Any]:
-    sentences = [{"sent": " Left ear of the Dog"}, {"sent": "the dog's left ear"}]
-    made = {"img_name": "COCO_train2014_000000000007.jpg", "segment_id": segment}
-    return made | {"sentences": sentences} | more
-
-
-def refcocom(root: Path, *records: dict[str, Any]) -> Path:
-    folder = root / "RefCOCOm"
-    photo(root / "train2014" / "COCO_train2014_000000000007.jpg")
-    (folder / "masks").mkdir(parents=True, exist_ok=True)
-    for number, box in ((1, (2, 3)), (2, (10, 12))):
-        mask = np.zeros((H, W), np.uint8)
-        mask[box[0] : box[0] + 5, box[1] : box[1] + 6] = 255
-        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
-    Image.new("L", (9, 9)).save(folder / "masks" / "3.png")
-    text(folder / "annotations" / "val.json", list(records))
-    return folder
-
-
 def test_refcocom_masks_are_files(tmp_path: Path) -> None:
     source = open_dataset(refcocom(tmp_path, part(1), part("2")), split="val")
     assert [one.text for one in source.expressions][:2] == [
@@ -292,21 +233,6 @@ def test_a_bad_part_is_named(wrong: dict[str, Any], rule: str, tmp_path: Path) -
 
 
 # --- GSEval
-
-
-def line(number: object, **more: object) -> dict[str, Any]:
-    mask = np.zeros((H, W), bool)
-    mask[4:9, 6:16] = True
-    made = {"idx": number, "image_path": "000000000007.jpg", "box": [6, 4, 16, 9], "class_id": 1}
-    counts = encode(mask).counts.decode()
-    return made | {"label": "The Roof", "segmentation": {"size": [H, W], "counts": counts}} | more
-
-
-def gseval(root: Path, *lines: dict[str, Any]) -> Path:
-    folder = root / "GSEval"
-    photo(folder / "unlabeled2017" / "000000000007.jpg")
-    text(folder / "GroundingSuite-Eval.jsonl", "".join(json.dumps(one) + "\n" for one in lines))
-    return folder
 
 
 def test_gseval(tmp_path: Path) -> None:

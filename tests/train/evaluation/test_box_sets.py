@@ -1,14 +1,13 @@
 """Ref-L4 and Ref-Adv: boxes of parquet rows, their evaluation, and what refuses them."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from support.published_sets import H, W, adv, jpeg, l4, ref_l4, write_parquet
 from svp.pipeline.datasets import check, convert, export_jsonl, open_dataset
 from svp.pipeline.datasets.images import read_image
 from svp.pipeline.datasets.photo_files import photo_file
@@ -18,38 +17,7 @@ from svp.train.evaluation.boxes import box_around, box_figures, box_iou
 from svp.train.evaluation.results import BoxResult, Row
 from svp.train.metrics import box_metrics
 
-arrow = pytest.importorskip("pyarrow")
-H, W = 40, 50
-
-
-def jpeg(value: int = 90) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (W, H), (value, value, value)).save(out, "JPEG")
-    return out.getvalue()
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    from pyarrow import parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(arrow.Table.from_pylist(rows), path)
-    return path.parent
-
-
-def l4(number: int, box: list[float], **more: Any) -> dict[str, Any]:
-    made = {
-        "id": f"{number:06d}", "file_name": "a.jpg", "caption": "The Roof on the left",
-        "bbox": box, "height": H, "width": W, "ori_category_id": "o365_1",
-    }  # fmt: skip
-    return made | more
-
-
-def ref_l4(root: Path, *rows: dict[str, Any]) -> Path:
-    folder = root / "Ref-L4"
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "images" / "a.jpg").write_bytes(jpeg())
-    write(folder / "ref-l4-test.parquet", [l4(9, [1.0, 1.0, 4.0, 4.0])])
-    return write(folder / "ref-l4-val.parquet", list(rows))
+pytest.importorskip("pyarrow")
 
 
 def test_ref_l4_boxes_are_corner_and_size(tmp_path: Path) -> None:
@@ -61,19 +29,10 @@ def test_ref_l4_boxes_are_corner_and_size(tmp_path: Path) -> None:
     assert check(folder).usable
 
 
-def adv(number: int, box: list[float], photo: bytes, **more: Any) -> dict[str, Any]:
-    made = {
-        "image": {"bytes": photo, "path": f"{number}.jpg"}, "file_name": "coco_7.jpg",
-        "normal_caption": "the cup that is not red", "solution": box, "width": W, "height": H,
-        "image_source": "coco", "use_negation": True, "distractors": "[1, 2]",
-    }  # fmt: skip
-    return made | more
-
-
 def test_ref_adv_has_its_photographs_in_the_rows(tmp_path: Path) -> None:
     rows = [adv(0, [1.0, 2.0, 11.0, 12.0], jpeg(10)), adv(1, [0.0, 0.0, 5.0, 5.0], jpeg(10)),
             adv(2, [0.0, 0.0, 5.0, 5.0], jpeg(200), file_name="oi_9.jpg")]  # fmt: skip
-    folder = write(tmp_path / "ref-adv-s" / "data" / "train-00000.parquet", rows).parent
+    folder = write_parquet(tmp_path / "ref-adv-s" / "data" / "train-00000.parquet", rows).parent
     source = open_dataset(folder, split="test")
     assert [one.box for one in source.expressions if one.sent_id == 0] == [(1, 2, 11, 12)]
     assert sorted(record.path for record in source.images) == [
