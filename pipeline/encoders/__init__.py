@@ -1,4 +1,4 @@
-"""Frozen vision encoders: DINOv2 with registers, CLIP, and their tiny versions."""
+"""Frozen vision encoders: DINOv2 with registers, DINOv3, CLIP, and tiny versions."""
 
 from ..recipe import FeatureConfig
 from ..records import LocalPaths

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingError
 from ..fetch.encoder_specs import ENCODERS
 from ..recipe import FeatureConfig, encoder_row
 from ..weights.load import load_into, load_state_dict, require_digest
@@ -73,8 +73,12 @@ def _source(config: FeatureConfig, path: Path | None, allow_download: bool) -> P
 def _find(encoder: str, allow_download: bool) -> Path:
     """A file or folder in the usual places or the hub's cache, or downloaded if allowed."""
     found = search_weights(encoder)
-    if found is None and allow_download and (hub := ENCODERS[encoder].hub):
-        return hub_folder(hub, ENCODER_FILES, allow_download=True)
+    spec = ENCODERS[encoder]
+    if found is None and allow_download and spec.hub:
+        try:
+            return hub_folder(spec.hub, ENCODER_FILES, allow_download=True)
+        except MissingError as error:
+            raise MissingError(f"{error}. {spec.access}" if spec.access else str(error)) from None
     return found or find_weights(encoder, FLAG)  # says where it looked, and what to do
 
 

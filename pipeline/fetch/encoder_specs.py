@@ -6,6 +6,7 @@ Plain data: the command line reads this without torch, numpy or pydantic.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from .published import META, Remote, RemoteFile
 
@@ -24,11 +25,13 @@ class EncoderSpec:
     blocks     transformer blocks
     heads      attention heads
     patch      side of a patch, pixels
+    prefix     tokens before those of the patches: CLS and registers
     size       side of its usual square view, pixels
     tflop      TFLOP of one view of `size`: 2 per multiply-add, attention included
     gigabytes  of its weights in float32
     files      names of weight files or folders to look for
     hub        its repository on the Hugging Face hub, "" for none
+    access     what a user must do before the hub hands them out, "" for nothing
     remote     what `svp fetch` brings, None if nothing
     shipped    weights in this package, a path relative to it; "" for none
     stand_in   of no use on photographs
@@ -40,11 +43,13 @@ class EncoderSpec:
     blocks: int
     heads: int
     patch: int = 14
+    prefix: int = 1
     size: int = 336
     tflop: float
     gigabytes: float
     files: tuple[str, ...] = ()
     hub: str = ""
+    access: str = ""
     remote: Remote | None = None
     shipped: str = ""
     stand_in: bool = False
@@ -64,6 +69,20 @@ def _dinov2(code: str, size: int, *, exact: bool = False) -> Remote:
 def _clip_336(name: str, size: int, sha256: str) -> RemoteFile:
     path = f"clip-vit-large-patch14-336/{name}"
     return RemoteFile(f"{CLIP_336}/{name}", path, size, f"sha256:{sha256}")
+
+
+def _dinov3(name: str, code: str, **shape: Any) -> EncoderSpec:
+    """DINOv3 trained on LVD-1689M, at the view that gives 24 x 24 patches."""
+    folder = f"dinov3-{code}16-pretrain-lvd1689m"
+    hub = f"facebook/{folder}"
+    access = (
+        f"The weights are gated: accept the DINOv3 License at https://huggingface.co/{hub}, then "
+        "`hf auth login`; a request can be refused"
+    )
+    return EncoderSpec(
+        name=f"dinov3-{name}", module=".dinov3", patch=16, prefix=5, size=384,
+        files=(folder,), hub=hub, access=access, **shape,
+    )  # fmt: skip
 
 
 _ROWS = (
@@ -91,6 +110,9 @@ _ROWS = (
         hub="facebook/dinov2-with-registers-large",
         remote=_dinov2("vitl14", 1_217_607_321, exact=True),
     ),
+    _dinov3("small", "vits", hidden=384, blocks=12, heads=6, tflop=0.031, gigabytes=0.086),
+    _dinov3("base", "vitb", hidden=768, blocks=12, heads=12, tflop=0.111, gigabytes=0.343),
+    _dinov3("large", "vitl", hidden=1024, blocks=24, heads=16, tflop=0.385, gigabytes=1.21),
     EncoderSpec(
         name="clip-large-336", module=".clip",
         hidden=1024, blocks=24, heads=16, tflop=0.382, gigabytes=1.22,

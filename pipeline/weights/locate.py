@@ -75,7 +75,8 @@ def how_to_get(model: str, flag: str) -> str:
     command = f"svp fetch {remote.name}" if remote else f"hf download {hub}" if hub else ""
     get = f"Get them with `{command}`, or give" if command else "Give"
     also = f", and for {hub} in the hub's local cache" if hub else ""
-    return f"looked for {names} in {folders}{also}. {get} them with {flag} PATH"
+    access = f". {encoder.access}" if encoder and encoder.access else ""
+    return f"looked for {names} in {folders}{also}. {get} them with {flag} PATH{access}"
 
 
 def given_weights(given: str | Path, flag: str) -> Path:
