@@ -55,7 +55,7 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of an evaluation; only `generate` changes its results.
+    """Settings of an evaluation; none changes its masks.
 
     batch     dialogues in one pass of the language model
     classes   the word classes of a sentence
@@ -65,7 +65,6 @@ class Settings:
     """
 
     batch: int = 16
-    generate: bool = False
     device: str = "cpu"
     classes: Classes = lambda expression: []
     judge: Judge | None = None
@@ -82,11 +81,13 @@ def evaluate(
 ) -> list[Row]:
     """One row per evaluated sentence, sorted by key, on every rank.
 
+    Where the dialogues of `units` are open (`plan(..., generate=True)`), their answers are generated.
     Raises WeightsError if the model's logits are not finite, and what `visuals` raises.
     """
+    generated = any(unit.turns[-1].answer is None for unit in units)
     # Batches are cut before they are dealt to ranks, and rows that an interrupted evaluation kept
     # are taken over batch by batch: neither changes a sentence's neighbours.
-    groups = [list(units)] if settings.generate else by_image(units)
+    groups = [list(units)] if generated else by_image(units)
     numbered = mine([*enumerate(cut(groups, settings.batch))])
     done = settings.parts.done if settings.parts else {}
     rows: list[Row] = [row for number, _ in numbered for row in done.get(number, ())]
@@ -95,7 +96,7 @@ def evaluate(
 
     def read(share: Share) -> Batch:
         """Of one image its features once; generated answers grow apart, so they share nothing."""
-        once = not settings.generate and len({unit.look for unit in share}) == 1
+        once = not generated and len({unit.look for unit in share}) == 1
         return to_batch(share, vocab, visuals, once=once, limit=ANY)
 
     # An error of one rank ends the others where they would wait for its rows.
@@ -107,8 +108,7 @@ def evaluate(
             ahead = _ahead([share for _, share in left], read)
             for (number, share), batch in zip(left, ahead, strict=True):
                 moved = batch.to(settings.device, dtype)
-                answer = _generated if settings.generate else _forced
-                answers = answer(model, moved, vocab)
+                answers = (_generated if generated else _forced)(model, moved, vocab)
                 tokens = _token_counts(model, batch)
                 made: list[Row] = []
                 for unit, said, count in zip(share, answers, tokens, strict=True):

@@ -180,7 +180,6 @@ def _evaluate(
     with together("upper bounds"):
         settings = Settings(
             batch=request.batch,
-            generate=request.generate,
             device=device,
             classes=_classes(split.data.dataset),
             judge=_judge(request, split.readers, device),

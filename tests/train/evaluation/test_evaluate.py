@@ -38,7 +38,7 @@ def model() -> RisModel:
 def run(world: World, model: RisModel, protocol: str = "full", **options: int) -> list[Row]:
     generate, batch = bool(options.pop("generate", 0)), options.pop("batch", 4)
     units = plan(world[0], protocol, generate=generate, **options)  # type: ignore[arg-type]
-    settings = Settings(batch=batch, generate=generate)
+    settings = Settings(batch=batch)
     return evaluate(model, units, eval_world.vocabulary(), world[1], settings)
 
 
