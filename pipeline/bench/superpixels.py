@@ -21,6 +21,7 @@ from ..errors import ConfigError
 from ..process import one_thread
 from ..recipe import GridConfig
 from ..records import Superpixels
+from ..sam.preprocess import target_size
 from ..superpixels import threshold
 from ..superpixels.point_grid import GridPrompter
 from .prompt_modes import compare_hierarchical, compare_modes, difference
@@ -98,11 +99,14 @@ def run(
 class _Stored:
     """A `SamBackend` that hands out stored outputs in order."""
 
-    report = None
+    report, channels = None, 1
 
     def __init__(self, outputs: DecoderOutputs) -> None:
         self._replay = Replay(outputs)
         self.image_size = outputs.image_size
+
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        return target_size(height, width, self.image_size)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.zeros(len(images), 1, 1, 1)

@@ -32,6 +32,9 @@ class SamSpec:
     tflop         TFLOP of one encoder pass, by torch's FlopCounter: 2 per multiply-add
     prompt_gflop  GFLOP of one decoder prompt, counted likewise
     gigabytes     of its weights in float32
+    package       the one `superpixels.package` that runs it; "": any that knows its module
+    hub           repository of the hub, in the layout of transformers
+    terms         page on which its licence must be accepted first; "": none
     packages      whose versions decide bits, beside the recipe's `superpixels.package`
     files         names of weight files to look for
     remote        what `svp fetch` brings, None if nothing
@@ -53,6 +56,9 @@ class SamSpec:
     tflop: float
     prompt_gflop: float = 3.62
     gigabytes: float
+    package: str = ""
+    hub: str = ""
+    terms: str = ""
     packages: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     remote: Remote | None = None
@@ -121,6 +127,28 @@ _ROWS = (
                 ),
             ),
         ),
+    ),
+    # Through transformers, any published size of a family: the figures are those of the largest.
+    SamSpec(
+        name="sam2", module=".hub_models", package="transformers",
+        anchor="vision_encoder.backbone.blocks.0.attn.qkv.weight",
+        tflop=1.82, gigabytes=0.87, hub="facebook/sam2.1-hiera-large",
+    ),
+    SamSpec(
+        name="sam3", module=".hub_models", package="transformers",
+        image_size=1008, patch=14, anchor="tracker_model.no_memory_embedding",
+        tflop=5.62, prompt_gflop=4.59, gigabytes=1.83, hub="facebook/sam3",
+        terms="https://huggingface.co/facebook/sam3 (SAM License)",
+    ),
+    SamSpec(
+        name="edgetam", module=".hub_models", package="transformers", packages=("timm",),
+        anchor="vision_encoder.backbone.timm_model.stem.conv1.c.weight",
+        tflop=0.09, gigabytes=0.04, hub="yonigozlan/EdgeTAM-hf",
+    ),
+    SamSpec(
+        name="sam_hq", module=".hub_models", package="transformers",
+        anchor="mask_decoder.hq_token.weight",
+        tflop=5.96, gigabytes=2.57, hub="syscv-community/sam-hq-vit-huge",
     ),
 )  # fmt: skip
 

@@ -119,6 +119,8 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
     if flags.sam_model:
         pixels["model"] = flags.sam_model
         row = sam_row(flags.sam_model)
+        if row is not None and row.package:
+            pixels["package"] = row.package
         if row is not None and str(pixels.get("source", "sam")) in USUAL_SAM:
             pixels["source"] = row.source
     if flags.encoder:

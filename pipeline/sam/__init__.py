@@ -1,7 +1,7 @@
 """Segment Anything behind one interface: images -> features, features + points -> logits.
 
 Adapters: `segment-anything` (any `modeling.Sam`), MobileSAM (timm TinyViT under the same class)
-and Hugging Face `SamModel`. All grid prompting, filtering and storage works on this contract only.
+Hugging Face `SamModel`, and its later SAMs (`hub_models`). All grid prompting, filtering and storage works on this contract only.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ class SamBackend(Protocol):
     """A loaded SAM in eval mode. All tensors it returns are float32 on its own device.
 
     image_size  S: longest side of the resized image in pixels, side of the padded square
+    channels    C of the image embedding: the first channels of the features
     report      what the strict weight loader found, or None for random weights
     """
 
@@ -32,10 +33,19 @@ class SamBackend(Protocol):
     def image_size(self) -> int: ...
 
     @property
+    def channels(self) -> int: ...
+
+    @property
     def report(self) -> "KeyReport | None": ...
 
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        """(h,w) pixels, from the upper left of the S x S input, that an image of (H,W) is resized to."""
+        ...
+
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> "Tensor":
-        """Images (H,W,3) uint8 RGB of any sizes -> (B,C,h,w); official SAM: C=256, h=w=64.
+        """Images (H,W,3) uint8 RGB of any sizes -> (B,C+E,h,w); official SAM: C=256, h=w=64.
+
+        E channels follow of what else a decoder reads: 0 for the official SAM.
 
         In `exact` mode each image passes the encoder alone, so its features never depend on which
         other images are in the batch.
@@ -47,7 +57,7 @@ class SamBackend(Protocol):
     ) -> "tuple[Tensor, Tensor]":
         """One foreground click per mask triple.
 
-        features (C,h,w) of one image; points (P,2) float, x y in pixels of the RESIZED frame (keep
+        features (C+E,h,w) of one image; points (P,2) float, x y in pixels of the RESIZED frame (keep
         float64: the published mask generator divides in float64 before it rounds to float32).
         wanted: predicted IoU (P,3) float32 of some of the points -> (P,) bool on the CPU, whether their
         logits are wanted; None: all. No other prompt's masks are made.
@@ -82,8 +92,11 @@ def _segment_anything(config: SuperpixelConfig, where: LocalPaths, device: str) 
 
 
 def _transformers(config: SuperpixelConfig, where: LocalPaths, device: str) -> SamBackend:
+    from .hub_models import HUB_SAMS, load_hub_sam
     from .huggingface import load_huggingface
 
+    if config.model in HUB_SAMS:
+        return load_hub_sam(config, where, device)
     return load_huggingface(config, where, device)
 
 

@@ -25,7 +25,7 @@ from .build import PIXEL_MEAN, PIXEL_STD, check_type, sam_spec
 from .hub_names import from_original
 from .load import find_sam, read_recipe_weights
 from .mask_decoder import Wanted
-from .preprocess import to_input
+from .preprocess import target_size, to_input
 from .segment_anything import Dtype, Precision, require_finite
 
 
@@ -94,6 +94,15 @@ class HuggingFaceSam:
     @property
     def image_size(self) -> int:
         return int(self.model.config.vision_config.image_size)
+
+    @property
+    def channels(self) -> int:
+        """C of the image embedding."""
+        return int(self.model.config.prompt_encoder_config.hidden_size)
+
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        """See `SamBackend.frame`."""
+        return target_size(height, width, self.image_size)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """See `SamBackend.embed`."""

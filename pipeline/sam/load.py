@@ -32,6 +32,12 @@ def load_sam(config: SuperpixelConfig, where: LocalPaths) -> tuple[Any, KeyRepor
     """
     if config.weights.kind == "random":
         return random_sam(config.model, config.weights.seed), None
+    if sam_spec(config.model).package:
+        raise WeightsError(
+            f"--sam-decoder {config.weights}: the decoder of {config.model} reads more than the image "
+            "embedding, and the mask head is SAM's published one: over these embeddings train it from "
+            "the start, with --sam-decoder random"
+        )
     state, name = read_recipe_weights(config, where)
     if "vision_encoder.pos_embed" in state:
         if config.package != "transformers":

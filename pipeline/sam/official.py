@@ -39,14 +39,14 @@ def build_official(spec: SamSpec) -> Any:
     return with_decoder(encoder, spec.image_size)
 
 
-def with_decoder(encoder: Any, image_size: int, transformer: Any = None) -> Any:
+def with_decoder(encoder: Any, image_size: int, transformer: Any = None, patch: int = 16) -> Any:
     """SAM's own prompt encoder and mask decoder, in their one published size, around an encoder.
 
     transformer  the decoder's, where it is made before: what a seed gives depends on the order
     """
     from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 
-    grid = image_size // 16
+    grid = image_size // patch
     prompts = PromptEncoder(
         embed_dim=256,
         image_embedding_size=(grid, grid),

@@ -5,7 +5,7 @@ Bit-equal to segment-anything's `ResizeLongestSide.apply_image` + `Sam.preproces
 needing torchvision. One deliberate difference: a side never becomes 0, so 1 x 3000 images work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,15 +31,20 @@ def target_size(height: int, width: int, longest: int) -> tuple[int, int]:
 
 
 def resize_longest(
-    image: NDArray[np.uint8], longest: int, device: "torch.device | None" = None
+    image: NDArray[np.uint8],
+    longest: int,
+    device: "torch.device | None" = None,
+    frame: Callable[[int, int], tuple[int, int]] | None = None,
 ) -> "Tensor":
     """`image` (H,W,3) uint8 resized to `target_size`, bilinear (antialiased when shrinking).
 
+    frame  another size (h,w) of an image of (H,W): a SAM that stretches images to a square
     device  where the result is; by Pillow on the CPU (None), else computed there: the same bits
     """
     import torch
 
-    size = target_size(image.shape[0], image.shape[1], longest)
+    height, width = image.shape[:2]
+    size = frame(height, width) if frame else target_size(height, width, longest)
     if device is None or device.type == "cpu":
         return torch.from_numpy(resize(image, *size, "bilinear"))
     whole = torch.from_numpy(np.ascontiguousarray(image)).to(device)
@@ -47,17 +52,22 @@ def resize_longest(
 
 
 def to_input(
-    images: Sequence[NDArray[np.uint8]], longest: int, mean: "Tensor", std: "Tensor"
+    images: Sequence[NDArray[np.uint8]],
+    longest: int,
+    mean: "Tensor",
+    std: "Tensor",
+    frame: Callable[[int, int], tuple[int, int]] | None = None,
 ) -> "Tensor":
     """Images (H,W,3) uint8 RGB of any sizes -> (B,3,S,S) float32 on the device of `mean`.
 
     `mean`, `std` (3,1,1) float32 in units of 0..255. Padding is 0 *after* normalisation.
+    frame as in `resize_longest`.
     """
     import torch
 
     batch = torch.zeros((len(images), 3, longest, longest), device=mean.device)
     for slot, image in zip(batch, images, strict=True):
-        pixels = resize_longest(image, longest, mean.device)
+        pixels = resize_longest(image, longest, mean.device, frame)
         height, width = pixels.shape[:2]
         slot[:, :height, :width] = (pixels.permute(2, 0, 1) - mean) / std
     return batch

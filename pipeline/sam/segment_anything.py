@@ -24,7 +24,7 @@ from ..weights.key_report import KeyReport
 from . import mask_decoder as md
 from .image_encoder import FastViT
 from .mask_decoder import Wanted
-from .preprocess import to_input
+from .preprocess import target_size, to_input
 
 # On a CPU the published decoder gets prompts in even groups, whose copies of the image tokens stay in
 # its cache. A prompt's bits do not depend on the others, but in groups of one or two.
@@ -77,6 +77,15 @@ class SamPackage:
     @property
     def image_size(self) -> int:
         return int(self.sam.image_encoder.img_size)
+
+    @property
+    def channels(self) -> int:
+        """C of the image embedding."""
+        return int(self.sam.prompt_encoder.embed_dim)
+
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        """See `SamBackend.frame`."""
+        return target_size(height, width, self.image_size)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """See `SamBackend.embed`. `WeightsError` if the encoder overflows or gives NaN."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sam.preprocess import target_size
-
 EDGE_TOLERANCE = 20  # pixels; a constant of the published code
 
 
@@ -73,10 +71,12 @@ def every_second(count: int) -> NDArray[np.bool_]:
     return chosen
 
 
-def to_resized(points: NDArray[np.float64], crop: Crop, image_size: int) -> NDArray[np.float64]:
-    """Points of the crop in pixels of the resized model input."""
+def to_resized(
+    points: NDArray[np.float64], crop: Crop, frame: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Points of the crop in pixels of the model input, in which the crop has `frame` (h,w) pixels."""
     height, width = crop.size
-    new_height, new_width = target_size(height, width, image_size)
+    new_height, new_width = frame
     scaled: NDArray[np.float64] = points * np.array([new_width / width, new_height / height])
     return scaled
 

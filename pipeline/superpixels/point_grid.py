@@ -32,7 +32,6 @@ from torch import Tensor
 from ..errors import DataError
 from ..process import overlapped
 from ..recipe import GRID_PRESETS, GridConfig
-from ..sam.preprocess import target_size
 from . import selection
 from .candidates import Boxed, Candidates, Prompted, concat_boxed
 from .crops import Crop, crop_boxes, crop_points, every_second, to_resized
@@ -113,7 +112,8 @@ class GridPrompter:
             survivors: Counter[str] = Counter()
             for image, crop, last, features in self._encoded(images):
                 if crop.layer == 0 and wanted:
-                    embeddings.append(features.to(torch.float16).cpu().numpy())
+                    embedding = features[: self.backend.channels]
+                    embeddings.append(embedding.to(torch.float16).cpu().numpy())
                 parts.append(self._crop(features, crop, _size(image), survivors))
                 if last:
                     yield parts, survivors
@@ -203,7 +203,7 @@ class GridPrompter:
     ) -> NDArray[np.bool_]:
         """(P,) whether the low-resolution pixel of a point of the crop is `covered` (h,w)."""
         scale = np.array(covered.shape[::-1]) / self.backend.image_size
-        x, y = (to_resized(points, crop, self.backend.image_size) * scale).astype(np.int64).T
+        x, y = (to_resized(points, crop, self.backend.frame(*crop.size)) * scale).astype(np.int64).T
         inside: NDArray[np.bool_] = covered[y, x]
         return inside
 
@@ -212,7 +212,7 @@ class GridPrompter:
     ) -> tuple[Tensor, Prompted]:
         """Of the Q points with any score that passes: logits (3Q,h,w) of all levels, and scores."""
         # The points stay in double: the published code rounds them after its own arithmetic.
-        resized = torch.from_numpy(to_resized(points, crop, self.backend.image_size))
+        resized = torch.from_numpy(to_resized(points, crop, self.backend.frame(*crop.size)))
         low, iou = self.backend.decode(features, resized, self._any_passes)
         kept = self._any_passes(iou).numpy()
         level = np.tile(np.arange(3, dtype=np.uint8), kept.sum())
@@ -228,7 +228,7 @@ class GridPrompter:
 
     def _shape(self, crop: Crop) -> UpsampleShape:
         side = self.backend.image_size
-        return UpsampleShape(side, target_size(*crop.size, side), crop.size)
+        return UpsampleShape(side, self.backend.frame(*crop.size), crop.size)
 
 
 def _size(image: Image) -> tuple[int, int]:
@@ -261,4 +261,4 @@ def embedded(sam: "SamBackend", images: Sequence[Image]) -> list[NDArray[np.floa
     from .point_grid import full_precision
 
     with torch.inference_mode(), full_precision():
-        return [one.cpu().numpy().astype(np.float16) for one in sam.embed(images)]
+        return [one[: sam.channels].cpu().numpy().astype(np.float16) for one in sam.embed(images)]

@@ -45,7 +45,7 @@ def search_weights(model: str) -> Path | None:
 
 
 def _in_hub_cache(model: str) -> Path | None:
-    row = ENCODERS.get(model)
+    row = ENCODERS.get(model) or SAMS.get(model)
     if row is None or not row.hub:
         return None
     try:
@@ -70,11 +70,13 @@ def how_to_get(model: str, flag: str) -> str:
     names = " or ".join(weight_files(model) or ("(no known file name)",))
     folders = ", ".join(str(folder) for folder in weight_folders())
     encoder, sam = ENCODERS.get(model), SAMS.get(model)
-    hub = encoder.hub if encoder else ""
+    hub = encoder.hub if encoder else sam.hub if sam else ""
     remote = encoder.remote if encoder else sam.remote if sam else None
     command = f"svp fetch {remote.name}" if remote else f"hf download {hub}" if hub else ""
     get = f"Get them with `{command}`, or give" if command else "Give"
     also = f", and for {hub} in the hub's local cache" if hub else ""
+    if sam and sam.terms:
+        get = f"First accept the licence on its page, {sam.terms}. {get}"
     access = f". {encoder.access}" if encoder and encoder.access else ""
     return f"looked for {names} in {folders}{also}. {get} them with {flag} PATH{access}"
 

@@ -235,7 +235,7 @@ def test_generation_decides_by_what_is_said(world: World, words: Vocabulary) -> 
         head.bias.zero_()[words.rej] = 1
     model.lm.lm_head = head
     units = plan(world[0], "full", generate=True)
-    rows = evaluate(model, units, words, world[1], Settings(generate=True))
+    rows = evaluate(model, units, words, world[1], Settings())
     assert rows and all(not row.has_seg and row.rejection is None for row in rows)
     assert all(row.union == row.target for row in rows)
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ...pipeline.sam import SamBackend
 from ...pipeline.sam.mask_decoder import Wanted
-from ...pipeline.sam.preprocess import target_size
 
 LOGIT = 50.0  # borders are sharp, so every cell is stable
 SCORES = (0.5, 0.5, 0.95)  # predicted IoU of sub-part, part, whole: the last passes
@@ -42,6 +41,15 @@ class CellSam:
         """Side of the padded square, pixels."""
         return self.inner.image_size
 
+    @property
+    def channels(self) -> int:
+        """C of the image embedding."""
+        return self.inner.channels
+
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        """See `SamBackend.frame`."""
+        return self.inner.frame(height, width)
+
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """See `SamBackend`."""
         self.lap("superpixels")
@@ -55,7 +63,7 @@ class CellSam:
         """See `SamBackend`. A third of our scores passes, so `inner` makes the masks of all prompts."""
         low, _ = self.inner.decode(features, points)
         scale = low.shape[-1] / self.image_size
-        height, width = (round(x * scale) for x in target_size(*self.size, self.image_size))
+        height, width = (round(x * scale) for x in self.frame(*self.size))
         cell = torch.full(low.shape[-2:], -1, device=low.device)
         cell[:height, :width] = cell_map(self.cells, (height, width)).to(low.device)
         at = (points.to(low.device) * scale).long()

@@ -15,6 +15,7 @@ from svp.pipeline.masks import rle
 from svp.pipeline.recipe import GridConfig
 from svp.pipeline.records import Superpixels
 from svp.pipeline.sam.mask_decoder import Wanted
+from svp.pipeline.sam.preprocess import target_size
 from svp.pipeline.superpixels.crops import crop_boxes
 from svp.pipeline.superpixels.point_grid import GridPrompter
 
@@ -30,12 +31,15 @@ class Canned:
 
     def __init__(self, low: Tensor, iou: Tensor, prompts: Sequence[int], image_size: int) -> None:
         self.image_size = image_size
-        self.report = None
+        self.report, self.channels = None, 1
         self.low = low.split(list(prompts))
         self.iou = iou.split(list(prompts))
         self.taken = [0] * len(prompts)
         self.encoded = 0
         self.batches: list[int] = []
+
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        return target_size(height, width, self.image_size)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         self.batches.append(len(images))
@@ -165,7 +169,10 @@ class Disc:
     """A backend whose every prompt sees one disc around its point, radius growing by level."""
 
     image_size = 64
-    report = None
+    report, channels = None, 1
+
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        return target_size(height, width, self.image_size)
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.zeros(len(images), 1, 1, 1)
