@@ -180,7 +180,7 @@ class SuperpixelConfig(Frozen):
             raise ValueError(f"mode=exact needs dtype=float32, got {self.dtype}: set mode=fast")
         own, only = SAMS[self.model].source, SAMS[self.model].package
         if only and self.package != only:
-            raise ValueError(f"model={self.model} runs through {only}: set package={only}")
+            raise ValueError(f"model={self.model} needs {only}: set package={only}")
         if self.prompts_sam and self.source != own:
             raise ValueError(
                 f"source={self.source} does not go with model={self.model}: set source={own}, or "

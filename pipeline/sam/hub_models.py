@@ -1,4 +1,4 @@
-"""Adapter for the SAMs that come through transformers alone: SAM 2.1, SAM 3's tracker, EdgeTAM, SAM-HQ.
+"""Adapter for SAMs that only transformers has: SAM 2.1, SAM 3's tracker, EdgeTAM and SAM-HQ.
 
 Image encoder, prompt encoder and mask decoder are transformers' own. Weights come strictly through
 `weights.load_state_dict`; of a folder's config.json the sizes are read as data, for a type that is
@@ -196,8 +196,9 @@ def _require_shape(model: Any, spec: SamSpec) -> None:
     size, patch = int(prompts.image_size), int(prompts.patch_size)
     if (size, patch, prompts.hidden_size) != (spec.image_size, spec.patch, spec.channels):
         raise WeightsError(
-            f"{spec.name} has images of {spec.image_size} pixels, patches of {spec.patch} and "
-            f"{spec.channels} channels, this config.json {size}, {patch} and {prompts.hidden_size}"
+            f"{spec.name}: image size {spec.image_size}, patch size {spec.patch} and width "
+            f"{spec.channels} are needed; this config.json says {size}, {patch} and "
+            f"{prompts.hidden_size}"
         )
 
 

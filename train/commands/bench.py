@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...pipeline.commands.console import NEW_FOLDER, PLACE, as_json, report, several
+from ...pipeline.commands.console import NEW_FOLDER, PATH, PLACE, as_json, report, several
 from .shared import take_tier, tier
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def bench_quickstart_command(seeds: int, as_json: bool) -> None:
 
 
 @click.command("words")
-@click.option("--checkpoint", required=True, type=NEW_FOLDER, metavar="RUN",
+@click.option("--checkpoint", required=True, type=PATH, metavar="RUN",
               help="Run of workflows/train/smollm2.yaml, or a checkpoint of it.")  # fmt: skip
 @click.option("--scenes", type=click.IntRange(min=1), default=300, show_default=True,
               help="Held-out scenes.")  # fmt: skip

@@ -89,6 +89,8 @@ class Draws:
 class RankSlice:
     """This process's part: rank `rank` of `world`; its images come `micro_batch` at a time.
 
+    Those of like length come together: a batch is padded to its longest sample.
+
     pinned  batches lie in pinned memory, for copies to a GPU beside other work
     """
 
@@ -225,12 +227,26 @@ class Loader:
     def _submit(self, pool: ThreadPoolExecutor, step: int) -> "_Pending":
         share = self.share
         drawn = self.order.batch(step, self.draws.global_batch, share.rank, share.world)
-        parts = [drawn[i : i + share.micro_batch] for i in range(0, len(drawn), share.micro_batch)]
+        count = -(-len(drawn) // share.micro_batch)
         cursor = self._cursor.at(step + 1).to_json()
-        return _Pending([pool.submit(self._fill, part) for part in parts], cursor)
+        # Submitted before those that wait for it, so one thread is enough.
+        split = pool.submit(self._split, drawn)
+        return _Pending([pool.submit(self._fill, split, k) for k in range(count)], cursor)
 
-    def _fill(self, part: Sequence[SampleRef]) -> tuple[Batch, tuple[str, ...]]:
-        items = [self.sample(draw) for draw in part]
+    def _split(self, drawn: Sequence[SampleRef]) -> list[list[Item]]:
+        """The samples of each micro-batch."""
+        items = [self.sample(draw) for draw in drawn]
+        lengths = [len(item.dialogue.ids) for item in items]
+        if self.budget is not None:
+            lengths = [
+                ids - 1 + self.budget.tokens(item.entry)
+                for ids, item in zip(lengths, items, strict=True)
+            ]
+        groups = by_length(lengths, self.share.micro_batch)
+        return [[items[place] for place in group] for group in groups]
+
+    def _fill(self, split: Future[list[list[Item]]], number: int) -> tuple[Batch, tuple[str, ...]]:
+        items = split.result()[number]
         # Here and not in the training loop: what the host knows of a batch costs time to find out.
         batch = make_batch(self.table, self.visuals, items, self.vocab.pad).with_layout()
         batch = batch.pinned() if self.share.pinned else batch
@@ -248,3 +264,17 @@ class _Pending:
         """The step; an error of a thread is raised here."""
         done = [future.result() for future in self.batches]
         return Step(tuple(b for b, _ in done), tuple(names for _, names in done), self.cursor)
+
+
+def by_length(lengths: Sequence[int], micro: int) -> list[list[int]]:
+    """Places in `lengths` cut into groups of `micro`, the longest first: little padding in each.
+
+    What cannot be padded less (one group, or groups of one) stays in the order given.
+
+    >>> by_length([40, 90, 41, 20, 21, 88], 2)
+    [[1, 5], [2, 0], [4, 3]]
+    """
+    places = list(range(len(lengths)))
+    if 1 < micro < len(places):
+        places.sort(key=lambda place: -lengths[place])
+    return [places[i : i + micro] for i in range(0, len(places), micro)]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ...model.batch import Batch
 from ...model.projectors import Projector
@@ -14,19 +15,22 @@ GIB = 1 << 30
 
 
 class Watch:
-    """Images and tokens since the last reading; tokens are positions of the language model.
+    """Images, tokens and padding since the last reading; tokens are positions of the language model.
 
     steps, images  of the whole run, and of one step
     """
 
     def __init__(self, steps: int, images: int, ranks: int, device: torch.device) -> None:
         self._steps, self._images, self._ranks, self._device = steps, images, ranks, device
-        self._tokens = self._done = self._seen = 0
+        self._tokens = self._padded = self._done = self._seen = 0
         self._began = self._last = time.monotonic()
 
     def step(self, batches: Sequence[Batch], projector: Projector) -> None:
         """One step of this rank's micro-batches is done; ranks have about equally many tokens."""
-        self._tokens += self._ranks * sum(positions(batch, projector) for batch in batches)
+        for batch in batches:
+            real = positions(batch, projector)
+            self._tokens += self._ranks * int(real.sum())
+            self._padded += self._ranks * len(real) * int(real.max())
         self._done += 1
 
     def read(self, step: int) -> tuple[str, dict[str, float]]:
@@ -37,21 +41,21 @@ class Watch:
         each = (now - self._began) / max(self._done, 1)
         left = (self._steps - step) * each / 60
         memory = peak_memory(self._device) / GIB
-        self._last, self._seen, self._tokens = now, self._done, 0
-        line = (
-            f"{images:.1f} images/s, {tokens:,.0f} tokens/s, {memory:.1f} GiB, {left:.1f} min left"
-        )
-        return line, {"rate/images": images, "rate/tokens": tokens, "memory/GiB": memory}
+        padding = 1 - self._tokens / self._padded if self._padded else 0.0
+        self._last, self._seen, self._tokens, self._padded = now, self._done, 0, 0
+        line = f"{images:.1f} images/s, {tokens:,.0f} tokens/s, {100 * padding:.1f} % padding, "
+        line += f"{memory:.1f} GiB, {left:.1f} min left"
+        numbers = {"rate/images": images, "rate/tokens": tokens, "rate/padding": padding}
+        return line, {**numbers, "memory/GiB": memory}
 
 
-def positions(batch: Batch, projector: Projector) -> int:
-    """Positions of the language model: text ids, and visual tokens in place of <image>."""
-    fixed = projector.num_tokens(batch.visual.grid)
-    text = int(batch.lengths.sum()) - len(batch.lengths)
+def positions(batch: Batch, projector: Projector) -> Tensor:
+    """(B,) positions of the language model: text ids, and visual tokens in place of <image>."""
+    text, fixed = batch.lengths - 1, projector.num_tokens(batch.visual.grid)
     if fixed is not None:
-        return text + fixed * len(batch.lengths)
+        return text + fixed
     assert batch.visual.valid is not None
-    return text + int(batch.visual.valid.sum())
+    return text + batch.visual.valid.sum(1)
 
 
 def peak_memory(device: torch.device) -> int:

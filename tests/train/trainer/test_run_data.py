@@ -83,7 +83,12 @@ def test_held_out_scores_are_recorded(trained: tuple[Path, str]) -> None:
     assert held[-1]["held-out/gIoU"] == 100 * state["scores"]["gIoU"], "percent here, a share there"
     assert f"held-out gIoU {held[-1]['held-out/gIoU']:.2f}  cIoU" in said
     assert "held-out: 2 images of" in said
-    assert " tokens/s, " in said and " GiB, " in said and " images/s" in said
+    assert (
+        " tokens/s, " in said
+        and " % padding, " in said
+        and " GiB, " in said
+        and " images/s" in said
+    )
 
 
 def test_tensorboard_has_scores_rates_and_memory(trained: tuple[Path, str]) -> None:
@@ -93,7 +98,14 @@ def test_tensorboard_has_scores_rates_and_memory(trained: tuple[Path, str]) -> N
     board = EventAccumulator(str(trained[0] / "tensorboard"))
     board.Reload()
     tags = set(board.Tags()["scalars"])
-    assert tags >= {"held-out/gIoU", "rate/images", "rate/tokens", "memory/GiB", "loss"}
+    assert tags >= {
+        "held-out/gIoU",
+        "rate/images",
+        "rate/tokens",
+        "rate/padding",
+        "memory/GiB",
+        "loss",
+    }
     assert min(event.value for event in board.Scalars("rate/tokens")) > 0
 
 
