@@ -217,7 +217,7 @@ class Source:
         made, bad = build_masks(known)
         if empty := sum(area(mask) == 0 for mask in made.values()):
             self.notices.append(
-                f"{counted(empty, 'object')} with an empty mask: kept for evaluation only"
+                f"{counted(empty, 'object')} with an empty mask: trained with model.rejection only"
             )
         if lost := len(self.annotations) - len(known):
             self.notices.append(

@@ -43,7 +43,7 @@ class EncoderSpec:
     blocks: int
     heads: int
     patch: int = 14
-    prefix: int = 1
+    prefix: int = 5
     size: int = 336
     tflop: float
     gigabytes: float
@@ -80,7 +80,7 @@ def _dinov3(name: str, code: str, **shape: Any) -> EncoderSpec:
         "`hf auth login`; a request can be refused"
     )
     return EncoderSpec(
-        name=f"dinov3-{name}", module=".dinov3", patch=16, prefix=5, size=384,
+        name=f"dinov3-{name}", module=".dinov3", patch=16, size=384,
         files=(folder,), hub=hub, access=access, **shape,
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ _ROWS = (
     _dinov3("base", "vitb", hidden=768, blocks=12, heads=12, tflop=0.111, gigabytes=0.343),
     _dinov3("large", "vitl", hidden=1024, blocks=24, heads=16, tflop=0.385, gigabytes=1.21),
     EncoderSpec(
-        name="clip-large-336", module=".clip",
+        name="clip-large-336", module=".clip", prefix=1,
         hidden=1024, blocks=24, heads=16, tflop=0.382, gigabytes=1.22,
         files=("clip-vit-large-patch14-336",), hub="openai/clip-vit-large-patch14-336",
         remote=Remote(
@@ -130,12 +130,12 @@ _ROWS = (
         ),
     ),
     EncoderSpec(
-        name="clip-large", module=".clip",
+        name="clip-large", module=".clip", prefix=1,
         hidden=1024, blocks=24, heads=16, size=224, tflop=0.162, gigabytes=1.22,
         files=("clip-vit-large-patch14",), hub="openai/clip-vit-large-patch14",
     ),
     EncoderSpec(  # for tests: random weights only
-        name="clip-tiny", module=".clip",
+        name="clip-tiny", module=".clip", prefix=1,
         hidden=64, blocks=3, heads=4, patch=8, size=128, tflop=0.0005, gigabytes=0.003,
         stand_in=True,
     ),

@@ -93,7 +93,7 @@ def test_values_may_be_set_inside_lists() -> None:
     raw = shipped_yaml("train", "paper")
     Override.parse("stages.1.steps=9").apply(raw)
     assert [stage["steps"] for stage in raw["stages"]] == [3500, 9]
-    with pytest.raises(ConfigError, match="allowed are custom, paper, small, tiny"):
+    with pytest.raises(ConfigError, match="allowed are custom, paper, small, smollm2, tiny"):
         shipped_yaml("train", "huge")
 
 

@@ -204,7 +204,7 @@ def test_bad_polygons_are_errors_when_masks_are_used(world: Any, tmp_path: Path)
     world.annotations[0]["segmentation"] = [[1, 1, 5, 1, 5, 5]]
     world.write_refer(tmp_path / "refcoco")
     source = open_dataset(tmp_path / "refcoco", split="train", masks=True)
-    assert "1 object with an empty mask: kept for evaluation only" in source.notices
+    assert "1 object with an empty mask: trained with model.rejection only" in source.notices
 
 
 @pytest.mark.parametrize(

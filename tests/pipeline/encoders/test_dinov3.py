@@ -19,7 +19,7 @@ from svp.pipeline.records import LocalPaths
 from svp.pipeline.weights.load import weights_digest
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-# config.json as facebook/dinov3-vits16-pretrain-lvd1689m has it, but for width, blocks and heads.
+# Fields of transformers' DINOv3ViTConfig as the hub's config.json writes them; not a copy of a file.
 CONFIG = {
     "architectures": ["DINOv3ViTModel"], "attention_dropout": 0.0, "drop_path_rate": 0.0,
     "hidden_act": "gelu", "hidden_size": 32, "image_size": 224, "initializer_range": 0.02,

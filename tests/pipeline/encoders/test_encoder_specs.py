@@ -40,6 +40,7 @@ def test_a_row_says_what_the_model_is(name: str) -> None:
     backbone.require_size(spec.size)
     assert (backbone.patch, backbone.dim, backbone.depth) == (spec.patch, spec.hidden, spec.blocks)
     assert kind.shape is not None and kind.shape(spec.size) == (spec.patch, spec.hidden)
+    assert spec.prefix == 1 + getattr(model.config, "num_register_tokens", 0)
     held = sum(p.numel() * 4 for p in model.parameters()) / 1e9
     assert held == pytest.approx(spec.gigabytes, rel=0.1, abs=0.003)
 

@@ -17,6 +17,7 @@ from svp.pipeline.precompute.planner import sized_plan
 from svp.pipeline.recipe import GridConfig, SuperpixelConfig
 from svp.pipeline.records import WHOLE, LocalPaths
 from svp.pipeline.sam.mask_decoder import Wanted
+from svp.pipeline.sam.preprocess import target_size
 from svp.pipeline.superpixels.crops import Crop, crop_points
 from svp.pipeline.superpixels.generator import build_generator
 from svp.pipeline.superpixels.point_grid import GridPrompter
@@ -31,11 +32,14 @@ class Rectangles:
     rectangles  with predicted IoU and the logit inside; outside it is -8
     """
 
-    image_size, report = SIDE, None
+    image_size, channels, report = SIDE, 1, None
 
     def __init__(self, *rectangles: tuple[tuple[int, int, int, int], float, float]) -> None:
         self.rectangles = rectangles
         self.prompted: list[tuple[float, float]] = []
+
+    def frame(self, height: int, width: int) -> tuple[int, int]:
+        return target_size(height, width, SIDE)
 
     def embed(self, images: object) -> Tensor:
         return torch.zeros(1, 1, 1, 1)

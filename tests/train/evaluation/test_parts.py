@@ -45,16 +45,17 @@ def test_an_evaluation_goes_on_where_it_stopped(  # type: ignore[no-untyped-def]
     asked: list[int] = []
     real = module._forced
 
-    def forced(model, batch):  # type: ignore[no-untyped-def]
+    def forced(model, batch, vocab):  # type: ignore[no-untyped-def]
         if len(asked) == stop:
             raise KeyboardInterrupt
         asked.append(len(batch.ids))
-        return real(model, batch)
+        return real(model, batch, vocab)
 
     monkeypatch.setattr(module, "_forced", forced)
     with pytest.raises(KeyboardInterrupt):
         run(world, parts_of(world, tmp_path))
-    monkeypatch.setattr(module, "_forced", lambda m, b: asked.append(len(b.ids)) or real(m, b))
+    count = lambda m, b, v: asked.append(len(b.ids)) or real(m, b, v)  # noqa: E731
+    monkeypatch.setattr(module, "_forced", count)
     first = sum(asked)
     kept = parts_of(world, tmp_path)
     assert sum(len(rows) for rows in kept.done.values()) == first
