@@ -54,7 +54,7 @@ def test_an_evaluation_goes_on_where_it_stopped(  # type: ignore[no-untyped-def]
     monkeypatch.setattr(module, "_forced", forced)
     with pytest.raises(KeyboardInterrupt):
         run(world, parts_of(world, tmp_path))
-    count = lambda m, b, v: asked.append(len(b.ids)) or real(m, b, v)  # noqa: E731
+    count = lambda m, b, v: asked.append(len(b.ids)) or real(m, b, v)
     monkeypatch.setattr(module, "_forced", count)
     first = sum(asked)
     kept = parts_of(world, tmp_path)
