@@ -66,6 +66,7 @@ class Dinov2:
     mean: ClassVar[Colour] = (0.485, 0.456, 0.406)  # ImageNet, as dinov2/data/transforms.py
     std: ClassVar[Colour] = (0.229, 0.224, 0.225)
     anchors: ClassVar[tuple[str, ...]] = ("embeddings.cls_token", "cls_token")
+    norm: ClassVar[str] = "layernorm"  # name of the last LayerNorm
 
     def __init__(self, model: "nn.Module") -> None:
         config: Any = model.config
@@ -83,7 +84,7 @@ class Dinov2:
         """Normalised (B,3,S,S) to tokens. `hidden_states[i]` is block i before the LayerNorm."""
         out = self.model(pixel_values=pixels, output_hidden_states=bool(layers))
         last = out.last_hidden_state
-        norm: Any = self.model.layernorm
+        norm: Any = getattr(self.model, self.norm)
         earlier = tuple(norm(out.hidden_states[i][:, self._skip :]) for i in layers)
         return Tokens(last[:, self._skip :], last[:, 0], earlier)
 

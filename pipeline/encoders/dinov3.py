@@ -11,39 +11,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..fetch.encoder_specs import EncoderSpec
-from .backbone import Colour, Family, Tokens
-from .dinov2 import patches, require_multiple, shape
+from .backbone import Family
+from .dinov2 import Dinov2, patches, shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Dinov3:
-    """Adapter of a `transformers.DINOv3ViTModel`."""
+class Dinov3(Dinov2):
+    """Adapter of a `transformers.DINOv3ViTModel`; normalisation is that of the LVD-1689M weights."""
 
-    mean: ClassVar[Colour] = (0.485, 0.456, 0.406)  # ImageNet: the weights of LVD-1689M
-    std: ClassVar[Colour] = (0.229, 0.224, 0.225)
     anchors: ClassVar[tuple[str, ...]] = ("embeddings.cls_token",)
-
-    def __init__(self, model: "nn.Module") -> None:
-        config: Any = model.config
-        self.model = model
-        self.patch = int(config.patch_size)
-        self.dim = int(config.hidden_size)
-        self.depth = int(config.num_hidden_layers)
-        self._skip = 1 + int(config.num_register_tokens)
-
-    def require_size(self, size: int) -> None:
-        """ConfigError unless `size` is a multiple of the patch; transformers would floor it."""
-        require_multiple(self.patch, size)
-
-    def tokens(self, pixels: "Tensor", layers: tuple[int, ...]) -> Tokens:
-        """Normalised (B,3,S,S) to tokens. `hidden_states[i]` is block i before the LayerNorm."""
-        out = self.model(pixel_values=pixels, output_hidden_states=bool(layers))
-        last = out.last_hidden_state
-        norm: Any = self.model.norm
-        earlier = tuple(norm(out.hidden_states[i][:, self._skip :]) for i in layers)
-        return Tokens(last[:, self._skip :], last[:, 0], earlier)
+    norm: ClassVar[str] = "norm"
 
     def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """The hub's names, where blocks are `layer.N`, to those of the installed transformers."""

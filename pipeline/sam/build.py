@@ -18,6 +18,7 @@ from ..weights.rehearsal import rehearsal_settings
 if TYPE_CHECKING:
     from torch import Tensor
 
+Colour = tuple[float, float, float]
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,12 +31,13 @@ from ..weights.file_checks import read_json
 from ..weights.key_report import KeyReport, load_into
 from ..weights.load import load_state_dict, require_digest
 from ..weights.model_config import MAX_CONFIG, check_config
-from .build import PIXEL_MEAN, PIXEL_STD, Family, sam_spec
+from .build import PIXEL_MEAN, PIXEL_STD, Colour, Family, sam_spec
+from .huggingface import HuggingFaceSam
 from .load import find_sam
 from .mask_decoder import Wanted
 from .official import with_decoder
 from .preprocess import target_size, to_input
-from .segment_anything import Dtype, Precision, require_finite
+from .segment_anything import require_finite
 
 PARTS = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
 HALF = (127.5, 127.5, 127.5)
@@ -63,8 +64,8 @@ class HubSam:
     backbone: str = ""
     within: str = ""
     square: bool = True
-    mean: tuple[float, float, float] = PIXEL_MEAN
-    std: tuple[float, float, float] = PIXEL_STD
+    mean: Colour = PIXEL_MEAN
+    std: Colour = PIXEL_STD
     renamed: tuple[tuple[str, str], ...] = ()
 
 
@@ -202,31 +203,13 @@ def _require_shape(model: Any, spec: SamSpec) -> None:
         )
 
 
-class HubBackend:
-    """`SamBackend` over a model of `HUB_SAMS`. exact: float32, one image at a time; fast: autocast."""
+class HubBackend(HuggingFaceSam):
+    """`SamBackend` over a model of `HUB_SAMS`; arguments but `kind` as of `HuggingFaceSam`."""
 
-    def __init__(
-        self,
-        model: Any,
-        kind: HubSam,
-        *,
-        mode: Literal["exact", "fast"] = "exact",
-        dtype: Dtype = "float32",
-        device: str | torch.device = "cpu",
-        report: KeyReport | None = None,
-    ) -> None:
-        self.model = model.to(device).eval().requires_grad_(False)
-        self.kind, self.mode, self.report = kind, mode, report
-        self.device = torch.device(device)
-        self._precision = Precision(self.device, dtype, exact=mode == "exact")
-        self._mean, self._std = (
-            torch.tensor(x, device=device).view(-1, 1, 1) for x in (kind.mean, kind.std)
-        )
-        prompts = model.config.prompt_encoder_config
-        self.image_size, self.channels = int(prompts.image_size), int(prompts.hidden_size)
-        self._side = self.image_size // int(prompts.patch_size)
-        with torch.no_grad():
-            self._image_pe: Tensor = model.get_image_wide_positional_embeddings()
+    def __init__(self, model: Any, kind: HubSam, **options: Any) -> None:
+        super().__init__(model, mean=kind.mean, std=kind.std, **options)
+        self.kind = kind
+        self._side = self.image_size // int(model.config.prompt_encoder_config.patch_size)
 
     def frame(self, height: int, width: int) -> tuple[int, int]:
         """See `SamBackend.frame`."""

@@ -21,7 +21,7 @@ from ..records import LocalPaths
 from ..weights.key_report import KeyReport
 from ..weights.load import load_into
 from ..weights.model_config import check_config
-from .build import PIXEL_MEAN, PIXEL_STD, check_type, sam_spec
+from .build import PIXEL_MEAN, PIXEL_STD, Colour, check_type, sam_spec
 from .hub_names import from_original
 from .load import find_sam, read_recipe_weights
 from .mask_decoder import Wanted
@@ -81,19 +81,20 @@ class HuggingFaceSam:
         dtype: Dtype = "float32",
         device: str | torch.device = "cpu",
         report: KeyReport | None = None,
+        mean: Colour = PIXEL_MEAN,
+        std: Colour = PIXEL_STD,
     ) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         self.mode, self.report = mode, report
         self.device = torch.device(device)
         self._precision = Precision(self.device, dtype, exact=mode == "exact")
-        self._mean = torch.tensor(PIXEL_MEAN, device=device).view(-1, 1, 1)
-        self._std = torch.tensor(PIXEL_STD, device=device).view(-1, 1, 1)
+        self._mean, self._std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (mean, std))
         with torch.no_grad():
             self._image_pe: Tensor = self.model.get_image_wide_positional_embeddings()
 
     @property
     def image_size(self) -> int:
-        return int(self.model.config.vision_config.image_size)
+        return int(self.model.config.prompt_encoder_config.image_size)
 
     @property
     def channels(self) -> int:

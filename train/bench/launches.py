@@ -5,17 +5,13 @@ layer and with two: the rest of its layers are alike.
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch._inductor.async_compile import AsyncCompile
-from torch._inductor.utils import run_and_get_code
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...model.batch import Batch
@@ -27,7 +23,7 @@ from ...model.ris import RisModel
 from ...pipeline.bench.kernel_time import H200, DeviceRates
 from ...pipeline.bench.operators import KernelCounter, Kernels
 from ...pipeline.display import Report, markdown_table
-from . import live_bound
+from . import compiled_kernels, live_bound
 from .budgets import BUDGETS
 from .components import counts_of, forward, train_batch
 from .fake_model import CudaRules, fake_batch, fake_model
@@ -293,45 +289,6 @@ def break_counts() -> dict[str, float]:
     return found
 
 
-def compiled_counts() -> dict[str, float]:
-    """Operators of the projector as inductor writes it, counted in its code for the CPU.
-
-    They are products, attention, and a kernel for all that lies between two of them; sizes do not
-    matter. As on a GPU, one kernel writes values that go side by side. In training the casts of all
-    weights and of their gradients are added.
-    """
-    model, batch = _small()
-    batch = _copied(batch)
-    model.projector.train().requires_grad_(True).compile_project()
-
-    def train() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            tokens, _ = model.tokens(batch)
-        torch.autograd.backward(tokens.sum())
-
-    def answer() -> None:
-        with torch.no_grad():
-            model.tokens(batch)
-
-    # What is written is not built: it is only counted, and the passes then compute nothing.
-    unbuilt = mock.patch.object(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None)
-    side_by_side = torch._inductor.config.patch(force_pointwise_cat=True, force_disable_caches=True)
-    torch._dynamo.reset()
-    with _quiet(), unbuilt, side_by_side:
-        (_, trained), (_, answered) = run_and_get_code(train), run_and_get_code(answer)
-    torch._dynamo.reset()
-    return {
-        "projector, operators, training": sum(map(_launches, trained)) + 2,
-        "projector, operators, inference": sum(map(_launches, answered)),
-    }
-
-
-def _launches(code: str) -> int:
-    """Calls of kernels in a module that inductor has written."""
-    call = r"^ +(?:\w+ = )?(?:cpp_fused\w*|extern_kernels\.\w+|torch\.ops\.aten\.[\w.]+)\("
-    return len(re.findall(call, code[code.index("def call(") :], re.MULTILINE))
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings that compiling gives for each break."""
@@ -340,6 +297,13 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def compiled_counts() -> dict[str, float]:
+    """Operators of the projector as inductor writes it, see `compiled_kernels`."""
+    model, batch = _small()
+    with _quiet():
+        return compiled_kernels.counts(model, _copied(batch))
 
 
 def about_one_image(batch: Batch) -> Batch:

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
-from svp.cli import main
+from support.commands import svp
 from svp.model.pretrained import load_pretrained
 from svp.model.pretrained.config import read_model_file
 from svp.model.projectors import PROJECTORS
@@ -61,13 +60,6 @@ def recipe(projector: str) -> list[str]:
         "run={micro_batch: 2, gradient_checkpointing: false, preview: 0}",
     )
     return [word for assignment in assignments for word in ("--set", assignment)]
-
-
-def svp(*words: str) -> str:
-    """A command in this process; it must succeed."""
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, f"svp {' '.join(words)}: {result.output} {result.exception!r}"
-    return result.output
 
 
 @pytest.fixture(scope="module")

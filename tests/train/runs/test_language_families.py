@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import svp as package
+from support.commands import svp
 from support.families import SMALL, Small, write_family
-from svp.cli import main
 from svp.model.pretrained.config import read_model_file
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.train.evaluation.results import read_results
@@ -28,13 +27,6 @@ SETTINGS = (
     "model.dtype=float32",
     "run={micro_batch: 2, gradient_checkpointing: true, preview: 0, checkpoint: 1, log: 1}",
 )
-
-
-def svp(*words: str) -> str:
-    """A command in this process; it must succeed."""
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, f"svp {' '.join(words)}: {result.output} {result.exception!r}"
-    return result.output
 
 
 @pytest.fixture(scope="module")
