@@ -26,17 +26,21 @@ from ..model.language.adapters import LINEARS
 from ..pipeline.display import counted
 from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import FeatureConfig, Frozen, explain, weights_of
-from ..pipeline.weights.reference import NONE, SHIPPED, WeightsRef
+from ..pipeline.weights.reference import NONE, SHIPPED, Kind, WeightsRef
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Unit = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
+
+
+def _source(*kinds: Kind) -> tuple[PlainValidator, PlainSerializer]:
+    return PlainValidator(weights_of(*kinds)), PlainSerializer(str, return_type=str)
+
+
 # Where weights come from; a path is never in a recipe, it enters as its sha256.
-Source = Annotated[
-    WeightsRef,
-    PlainValidator(weights_of("none", "given", "shipped", "random", "sha256", "svp")),
-    PlainSerializer(str, return_type=str),
-]
+Init = Annotated[WeightsRef, *_source("none", "given", "shipped", "sha256", "svp")]
+LmSource = Annotated[WeightsRef, *_source("none", "given", "random", "sha256")]
+DecoderSource = Annotated[WeightsRef, *_source("none", "given", "shipped", "random", "sha256")]
 # lm: all layers of the language model; not among those that train by default.
 Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder", "lm"]
 ORDER = re.compile(r"global|window:[1-9][0-9]{0,8}")
@@ -143,10 +147,10 @@ class ModelConfig(Frozen):
                  else they are left out. If it is off, it is in no digest
     """
 
-    init: Source = SHIPPED
-    lm: Source = NONE
+    init: Init = SHIPPED
+    lm: LmSource = NONE
     shape: dict[str, Annotated[int | float, Field(gt=0)]] = Field(default_factory=dict)
-    sam_decoder: Source = NONE
+    sam_decoder: DecoderSource = NONE
     vision: VisionConfig = VisionConfig()
     projector: ProjectorConfig = ProjectorConfig()
     warm_projector: bool = False

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from svp.model.language.adapters import LINEARS
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from svp.pipeline.io.yaml_files import Override, shipped_yaml
 from svp.train.options import TrainFlags, resolve_train
-from svp.train.recipe import PARTS, parse_train_recipe
+from svp.train.recipe import PARTS, ModelConfig, parse_train_recipe
 
 SIZES = ("tiny", "small", "paper", "custom")
 
@@ -109,3 +110,19 @@ def test_the_order_is_a_flag_and_a_recipe_field() -> None:
     for odd in ("window:0", "window:-1", "window:", "window:x", "window:\uff13", "global\n"):
         with pytest.raises(ConfigError, match=r"data\.order=.*: it is global or window:N, N >= 1"):
             order(odd)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "forms"),
+    [
+        ("init", "random:0", "none, given, shipped, sha256"),
+        ("lm", "shipped", "none, given, random"),
+        ("lm", "svp:" + 64 * "0", "none, given, random"),
+        ("sam_decoder", "svp:" + 64 * "0", "none, given, shipped, random"),
+    ],
+)
+def test_a_part_starts_from_what_it_can_start_from(part: str, value: str, forms: str) -> None:
+    with pytest.raises(ValidationError, match=f"{part}\n.*write {forms}"):
+        ModelConfig.model_validate(
+            {"init": "none", "lm": "random:0", "sam_decoder": "random:0"} | {part: value}
+        )
