@@ -79,7 +79,7 @@ def test_a_wrong_text_in_a_recipe_is_told_with_its_field(field: str, text: str) 
 
 
 def test_a_wrong_text_in_a_training_recipe_is_told_with_its_field() -> None:
-    with pytest.raises(ConfigError, match="model.init=auto: write none, given, shipped, random"):
+    with pytest.raises(ConfigError, match="model.init=auto: write none, given, shipped, sha256"):
         resolve_train("tiny", None, TrainFlags(), ("model.init=auto",))
     with pytest.raises(ConfigError, match="--sam-decoder=random:x: write random:<seed>, shipped"):
         place_weights({}, TrainFlags(sam_decoder="random:x"))
