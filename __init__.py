@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .model.pretrained import Card, ProjectorSpec, load_pretrained, save_pretrained
     from .model.projectors import PROJECTORS, MaskInput, Projector, build_projector
     from .model.projectors.svp.drop_in import SVPProjector
+    from .model.vlm import WrappedModel, wrap
     from .pipeline.cache.reader import CacheReader
     from .pipeline.cache.row_tier import RowTier
     from .pipeline.datasets import open_dataset
@@ -43,6 +44,7 @@ __all__ = [
     "SVPProjector",
     "SuperpixelConfig",
     "SvpError",
+    "WrappedModel",
     "build_generator",
     "build_projector",
     "load",
@@ -51,6 +53,7 @@ __all__ = [
     "open_dataset",
     "predict",
     "save_pretrained",
+    "wrap",
 ]
 
 # Name -> the module it is in; "" for a module itself.
@@ -58,6 +61,7 @@ _HOMES = {
     "model.pretrained": ("Card", "ProjectorSpec", "load_pretrained", "save_pretrained"),
     "model.projectors": ("PROJECTORS", "MaskInput", "Projector", "build_projector"),
     "model.projectors.svp.drop_in": ("SVPProjector",),
+    "model.vlm": ("WrappedModel", "wrap"),
     "pipeline.cache.reader": ("CacheReader",),
     "pipeline.cache.row_tier": ("RowTier",),
     "pipeline.datasets": ("open_dataset",),

@@ -52,6 +52,7 @@ ROOMS = {
         "trainable",
         "conversion",
         "pretrained",
+        "vlm",
     ],
     "train": [
         "cli_defaults",

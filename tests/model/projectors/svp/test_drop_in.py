@@ -6,18 +6,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
 import svp
+from support.superpixel_grid import cells
 from svp.model.projectors.svp.drop_in import SVPProjector
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.masks.encoder_view import View
-from svp.pipeline.records import Superpixels
-from svp.pipeline.superpixels import slic
 
 SMALL = {"num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1, "sspe_ffn": 16,
          "ssa_heads": 2, "ssa_blocks": 1, "ssa_ffn": 16, "mlp_hidden": 16}  # fmt: skip
@@ -26,14 +24,6 @@ SMALL = {"num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1, "ss
 def projector() -> SVPProjector:
     torch.manual_seed(0)
     return SVPProjector(in_dim=12, llm_dim=20, size=64, **SMALL).eval()
-
-
-def cells(size: tuple[int, int], rows: int, columns: int) -> Superpixels:
-    """A partition of an image into a regular grid."""
-    y, x = np.indices(size)
-    labels = (y * rows // size[0]) * columns + x * columns // size[1]
-    with patch.object(slic, "slic_labels", lambda image, config: labels):
-        return slic.slic_superpixels(np.zeros((*size, 3), np.uint8))
 
 
 def test_each_image_stands_alone_and_the_cover_is_exact() -> None:
