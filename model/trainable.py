@@ -14,7 +14,7 @@ from torch import nn
 
 from ..pipeline.display import show
 from ..pipeline.errors import ConfigError
-from .trainable_tokens import fold_rows, train_rows
+from .language.trainable_tokens import fold_rows, train_rows
 
 if TYPE_CHECKING:
     from .ris import RisModel

@@ -46,7 +46,6 @@ ROOMS = {
         "llama",
         "mask_head",
         "projectors",
-        "trainable_tokens",
         "ris",
         "inference",
         "trainable",

@@ -30,9 +30,9 @@ from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import load_state_dict
 from ..language.adapters import add_lora
 from ..language.load import build_lm, fill_lm
+from ..language.trainable_tokens import fold_rows
 from ..projectors import build_projector
 from ..ris import RisModel
-from ..trainable_tokens import fold_rows
 from .config import (
     CONFIG,
     MODEL_TYPE,

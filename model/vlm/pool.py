@@ -14,7 +14,7 @@ LEAST_REST = 1e-3  # of all patches: below that the rest is rounding at outlines
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """How the patches of one image become tokens.
+    """Means of the patches of one image, one per token.
 
     weights  (N,P) float32, rows sum to 1: token n is the mean of the patches with these weights
     centre   (N,2) float32, row and column of each token's centroid, in patches

@@ -1,4 +1,4 @@
-"""What the wrapped families share: shorter inputs, then the model as it is."""
+"""Base of the wrapped families: shorter inputs, then the model as it is."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from .pool import Pooling
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The images of a batch, seen.
+    """The images of a batch as tokens.
 
     output    the vision model's, `pooler_output` with one feature per token
     patches   features of each image before, tokens after
@@ -56,7 +56,7 @@ class WrappedModel(nn.Module, ABC):
         return None
 
     def inputs(self, superpixels: Sequence[Superpixels], **inputs: Any) -> dict[str, Any]:
-        """What the plain model is called with, for a processor's output and superpixels.
+        """Arguments of the plain model, for a processor's output and superpixels.
 
         `input_ids`, `attention_mask` and `labels` (B,T) get as many image placeholders as there
         are tokens. Raises DataError for superpixels of another number of images, for video, and

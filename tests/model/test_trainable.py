@@ -10,6 +10,7 @@ from support.micro_ris import SEG, VOCAB, micro_batch, micro_model
 from support.stages import STAGE1, STAGE2
 from svp.model.conversion.llama_shape import LlamaShape
 from svp.model.language.adapters import Lora, add_lora
+from svp.model.language.trainable_tokens import fold_rows, train_rows
 from svp.model.losses import Weights
 from svp.model.mask_head import MaskHead
 from svp.model.projectors import build_projector
@@ -21,7 +22,6 @@ from svp.model.trainable import (
     set_trainable,
     trainable_table,
 )
-from svp.model.trainable_tokens import fold_rows, train_rows
 from svp.pipeline.errors import ConfigError
 from svp.pipeline.sam.build import build_sam
 

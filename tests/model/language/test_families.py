@@ -20,13 +20,13 @@ from svp.model.inference.shared_prefix import predict_shared, read_prefix
 from svp.model.language.adapters import LINEARS, Lora, add_lora
 from svp.model.language.families import family_of
 from svp.model.language.load import load_lm, read_config
+from svp.model.language.trainable_tokens import fold_rows
 from svp.model.language.words import add_words
 from svp.model.merge import Merged
 from svp.model.pretrained import Card, ProjectorSpec, load_pretrained, save_pretrained
 from svp.model.projectors import build_projector
 from svp.model.ris import RisModel
 from svp.model.trainable import set_trainable, trainable_table
-from svp.model.trainable_tokens import fold_rows
 from svp.pipeline.errors import ConfigError, WeightsError
 from svp.pipeline.weights.load import load_state_dict
 

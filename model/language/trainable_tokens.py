@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..pipeline.errors import ConfigError
+from ...pipeline.errors import ConfigError
 
 
 class _Rows(nn.Module):
