@@ -194,10 +194,21 @@ class SuperpixelConfig(Frozen):
 
 
 class SecondEncoder(Frozen):
-    """An encoder beside the first, with its view, size and precision."""
+    """An encoder beside the first, with its view and precision.
+
+    size  of its view; None: the first one's, and then it is in no digest
+    """
 
     encoder: EncoderName
     weights: Weights = SHIPPED
+    size: Annotated[int, Field(ge=14, le=1024)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.size is None:
+            found.pop("size", None)
+        return found
 
 
 class FeatureConfig(Frozen):
@@ -205,7 +216,7 @@ class FeatureConfig(Frozen):
 
     stored  of the features; mean+int4: the mean of each superpixel, and four bits for the rest; mean:
             the mean of each superpixel alone, also of `layers` and `second` (a thin cache)
-    second  another one, whose last layer is stored after `layers`
+    second  another one, whose last layer, on the first one's patch grid, is stored after `layers`
     pooled  whether the mean of each superpixel is stored beside the features
 
     A recipe without `second` or `pooled` has the digest it had before there were these fields.
@@ -235,6 +246,9 @@ class FeatureConfig(Frozen):
     def _consistent(self) -> "FeatureConfig":
         if self.pooled and self.thin:
             raise ValueError("pooled=true: stored=mean stores the means already: leave it out")
+        row = encoder_row(self.encoder)
+        if self.cls and row is not None and not row.cls:
+            raise ValueError(f"cls=true: {self.encoder} has no CLS token: leave it out")
         return self
 
     @property
@@ -248,13 +262,8 @@ class FeatureConfig(Frozen):
         return self.stored == "mean"
 
     @property
-    def mean_maps(self) -> int:
-        """Maps (P,C) of which the means of the superpixels are stored, side by side."""
-        return 1 + self.stored_layers if self.thin else 1
-
-    @property
     def stored_layers(self) -> int:
-        """Maps (P,C) in the array `layers`."""
+        """Maps beside the features, side by side or stacked."""
         return len(self.layers) + (self.second is not None)
 
     @property
@@ -263,6 +272,7 @@ class FeatureConfig(Frozen):
         if self.second is None:
             return None
         named = {"encoder": self.second.encoder, "weights": self.second.weights}
+        named |= {"size": self.second.size or self.size}
         return self.model_copy(
             update=named | {"second": None, "layers": (), "cls": False, "pooled": False}
         )

@@ -1,13 +1,11 @@
 """Preprocessing config of an exported model: SAM, encoder and superpixel recipe."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ...pipeline.encoders.registry import family
-from ...pipeline.recipe import FeatureConfig, Recipe
-
-Colour = tuple[float, float, float]
+from ...pipeline.fetch.encoder_specs import Colour
+from ...pipeline.recipe import FeatureConfig, Recipe, encoder_row
 
 
 class Preprocessing(BaseModel):
@@ -35,5 +33,6 @@ class Preprocessing(BaseModel):
 
 def normalisation(config: FeatureConfig) -> tuple[Colour, Colour]:
     """Mean and spread that the encoder's pixels are normalised with."""
-    kind: Any = family(config).adapt
-    return kind.mean, kind.std
+    spec = encoder_row(config.encoder)
+    assert spec is not None, "the recipe has checked the name"
+    return spec.mean, spec.std

@@ -136,5 +136,10 @@ def _advice(asked: _Asked, given: Path | None) -> str:
     folders = ", ".join(show(str(folder), 200) for folder in weight_folders())
     if isinstance(asked.spec, EncoderSpec) and asked.spec.hub:
         folders += f", and for {asked.spec.hub} in the hub's local cache"
-    fetch = f"`svp fetch {remote.name}`, or " if remote else ""
-    return f"not found{size}: looked for {names} in {folders}. {fetch}{asked.flag} PATH"
+    hub = asked.spec.hub
+    fetch = (
+        f"`svp fetch {remote.name}`, or " if remote else f"`hf download {hub}`, or " if hub else ""
+    )
+    access = asked.spec.access if isinstance(asked.spec, EncoderSpec) else ""
+    more = f". {access}" if access else ""
+    return f"not found{size}: looked for {names} in {folders}. {fetch}{asked.flag} PATH{more}"

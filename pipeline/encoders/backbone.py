@@ -1,6 +1,6 @@
 """Backbone interface: patch tokens, CLS token and earlier layers of a vision transformer.
 
-One adapter per family (`dinov2`, `clip`) hides which of the transformer's outputs those are; the
+One adapter per family (`vit`, `clip`, `pe_spatial`) hides which of the transformer's outputs those are; the
 choice is the method's, not the library's.
 """
 
@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Colour = tuple[float, float, float]
-
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """Outputs for B images.
 
     patches  (B,P,C), raster order
-    cls      (B,C), of the same layer as `patches`
+    cls      (B,C) of the whole view, of the same layer as `patches`; None for a model without one
     layers   one (B,P,C) per layer asked for, in that order
     """
 
     patches: "Tensor"
-    cls: "Tensor"
+    cls: "Tensor | None"
     layers: "tuple[Tensor, ...]"
 
 
@@ -38,8 +36,6 @@ class Backbone(Protocol):
     patch: int
     dim: int
     depth: int
-    mean: ClassVar[Colour]
-    std: ClassVar[Colour]
     anchors: ClassVar[tuple[str, ...]]
 
     def require_size(self, size: int) -> None:
@@ -66,6 +62,7 @@ class Family:
     finish    gives a model that was built on the meta device what no file holds
     shape     (patch, channels) for an input size, told without a model; raises what
               `Backbone.require_size` raises. None: the model is built to see
+    unread    keys of config.json that name code, which is never run: transformers has the class
     """
 
     build: "Callable[[], nn.Module]"
@@ -74,6 +71,7 @@ class Family:
     part: str = ""
     finish: "Callable[[nn.Module], None] | None" = None
     shape: "Callable[[int], tuple[int, int]] | None" = None
+    unread: tuple[str, ...] = ()
 
 
 def multiple_of(patch: int, size: int) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import ConfigError
 from ..fetch.encoder_specs import ENCODERS, EncoderSpec
-from ..weights.rehearsal import rehearsal_settings
-from .backbone import Colour, Family, Tokens
+from ..weights.rehearsal import narrowed
+from .backbone import Family, Tokens
+from .vit import one_size, require_only
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,17 +21,9 @@ _PREFIX = "vision_model."
 _DROPPED = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 
-def require_only(trained: int, size: int) -> None:
-    """Raise ConfigError unless `size` is the size the position table was trained for."""
-    if size != trained:
-        raise ConfigError(f"features.size={size}: this CLIP model takes {trained} only")
-
-
 class Clip:
     """Adapter of a `transformers.CLIPVisionModel`."""
 
-    mean: ClassVar[Colour] = (0.48145466, 0.4578275, 0.40821073)
-    std: ClassVar[Colour] = (0.26862954, 0.26130258, 0.27577711)
     anchors: ClassVar[tuple[str, ...]] = (
         "vision_model.embeddings.class_embedding",
         "embeddings.class_embedding",
@@ -47,7 +39,7 @@ class Clip:
 
     def require_size(self, size: int) -> None:
         """ConfigError unless `size` is the size the position table was trained for."""
-        require_only(self._size, size)
+        require_only("CLIP", self._size, size)
 
     def tokens(self, pixels: "Tensor", layers: tuple[int, ...]) -> Tokens:
         """Normalised (B,3,S,S) to tokens. `hidden_states[i]` is the output of block i."""
@@ -73,12 +65,8 @@ def shape(name: str) -> dict[str, int]:
 
     In a rehearsal a published model has the width and heads of its stand-in.
     """
-    spec = ENCODERS[name]
-    found = rehearsal_settings()
-    hidden, heads = spec.hidden, spec.heads
-    if found and found.encoder_width and not spec.stand_in:
-        hidden, heads = found.encoder_width, found.encoder_heads
-    return {"hidden": hidden, "blocks": spec.blocks, "heads": heads, "patch": spec.patch,
+    spec = narrowed(ENCODERS[name])
+    return {"hidden": spec.hidden, "blocks": spec.blocks, "heads": spec.heads, "patch": spec.patch,
             "size": spec.size}  # fmt: skip
 
 
@@ -126,14 +114,8 @@ def family(spec: EncoderSpec, size: int) -> Family:
     """A CLIP of one input size; the stand-in has no published weights and takes any `size`."""
     sizes = shape(spec.name) | ({"size": size} if spec.stand_in else {})
     build = partial(build_clip, **sizes)
-    known = partial(patches, sizes["patch"], sizes["hidden"], sizes["size"])
+    known = partial(one_size, "CLIP", sizes["patch"], sizes["hidden"], sizes["size"])
     if spec.stand_in:
         return Family(build, Clip, {}, finish=fill_buffers, shape=known)
     expected = expected_config(spec.name)
     return Family(build, Clip, expected, "vision_config", fill_buffers, known)
-
-
-def patches(patch: int, hidden: int, trained: int, size: int) -> tuple[int, int]:
-    """(patch, channels) of a model of this family; see `Family.shape`."""
-    require_only(trained, size)
-    return patch, hidden

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import ConfigError
 from ..fetch.encoder_specs import ENCODERS, EncoderSpec
-from ..weights.rehearsal import rehearsal_settings
-from .backbone import Colour, Family, Tokens, multiple_of
+from ..weights.rehearsal import narrowed
+from .backbone import Family
+from .vit import Vit, any_multiple
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,12 +24,8 @@ PATCH, REGISTERS, TRAINED_SIZE = 14, 4, 518
 
 def shape(name: str) -> tuple[int, int, int]:
     """Hidden size, blocks and heads of the model called `name`."""
-    spec = ENCODERS[name]
-    hidden, blocks, heads = spec.hidden, spec.blocks, spec.heads
-    found = rehearsal_settings()
-    if found and found.encoder_width:
-        hidden, heads = found.encoder_width, found.encoder_heads
-    return hidden, blocks, heads
+    spec = narrowed(ENCODERS[name])
+    return spec.hidden, spec.blocks, spec.heads
 
 
 # An attention's parts in newer versions of transformers (5.23) and in older ones (5.17 and before).
@@ -54,39 +50,15 @@ _RENAMES = (
 _QKV = re.compile(r"^(encoder\.layer\.\d+\.)attn\.qkv\.(weight|bias)$")
 
 
-def require_multiple(patch: int, size: int) -> None:
-    """Raise ConfigError unless `size` is a multiple of the patch."""
-    if fault := multiple_of(patch, size):
-        raise ConfigError(fault)
-
-
-class Dinov2:
+class Dinov2(Vit):
     """Adapter of a `transformers.Dinov2WithRegistersModel`."""
 
-    mean: ClassVar[Colour] = (0.485, 0.456, 0.406)  # ImageNet, as dinov2/data/transforms.py
-    std: ClassVar[Colour] = (0.229, 0.224, 0.225)
     anchors: ClassVar[tuple[str, ...]] = ("embeddings.cls_token", "cls_token")
-    norm: ClassVar[str] = "layernorm"  # name of the last LayerNorm
+    norm: ClassVar[str] = "layernorm"
 
     def __init__(self, model: "nn.Module") -> None:
         config: Any = model.config
-        self.model = model
-        self.patch = int(config.patch_size)
-        self.dim = int(config.hidden_size)
-        self.depth = int(config.num_hidden_layers)
-        self._skip = 1 + int(config.num_register_tokens)
-
-    def require_size(self, size: int) -> None:
-        """ConfigError unless `size` is a multiple of the patch; transformers would floor it."""
-        require_multiple(self.patch, size)
-
-    def tokens(self, pixels: "Tensor", layers: tuple[int, ...]) -> Tokens:
-        """Normalised (B,3,S,S) to tokens. `hidden_states[i]` is block i before the LayerNorm."""
-        out = self.model(pixel_values=pixels, output_hidden_states=bool(layers))
-        last = out.last_hidden_state
-        norm: Any = getattr(self.model, self.norm)
-        earlier = tuple(norm(out.hidden_states[i][:, self._skip :]) for i in layers)
-        return Tokens(last[:, self._skip :], last[:, 0], earlier)
+        super().__init__(model, prefix=1 + int(config.num_register_tokens))
 
     def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """Names of the original .pth, or of any version of transformers, to those of the model.
@@ -170,10 +142,6 @@ def family(spec: EncoderSpec, size: int) -> Family:
     """A published DINOv2 with registers; it takes any `size` that is a multiple of its patch."""
     hidden, blocks, heads = shape(spec.name)
     build = partial(build_dinov2, hidden, blocks, heads)
-    return Family(build, Dinov2, expected_config(spec.name), shape=partial(patches, PATCH, hidden))
-
-
-def patches(patch: int, hidden: int, size: int) -> tuple[int, int]:
-    """(patch, channels) of a model of this family; see `Family.shape`."""
-    require_multiple(patch, size)
-    return patch, hidden
+    return Family(
+        build, Dinov2, expected_config(spec.name), shape=partial(any_multiple, PATCH, hidden)
+    )

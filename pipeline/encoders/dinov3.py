@@ -11,17 +11,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..fetch.encoder_specs import EncoderSpec
+from ..weights.rehearsal import narrowed
 from .backbone import Family
-from .dinov2 import Dinov2, patches, shape
+from .vit import Vit, any_multiple
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Dinov3(Dinov2):
-    """Adapter of a `transformers.DINOv3ViTModel`; normalisation is that of the LVD-1689M weights."""
+class Dinov3(Vit):
+    """Adapter of a `transformers.DINOv3ViTModel`."""
 
-    anchors: ClassVar[tuple[str, ...]] = ("embeddings.cls_token",)
     norm: ClassVar[str] = "norm"
 
     def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -34,20 +34,31 @@ class Dinov3(Dinov2):
         }
 
 
-def build_dinov3(hidden: int, blocks: int, heads: int, patch: int, prefix: int) -> "nn.Module":
+def build_dinov3(spec: EncoderSpec) -> "nn.Module":
     """An untrained `DINOv3ViTModel`; random weights come from torch's generator."""
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-    config = DINOv3ViTConfig(
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=blocks,
-        num_attention_heads=heads,
-        patch_size=patch,
-        num_register_tokens=prefix - 1,
-    )
-    model: nn.Module = DINOv3ViTModel(config)
+    model: nn.Module = DINOv3ViTModel(DINOv3ViTConfig(**_fields(spec)))
     return model.eval()
+
+
+def _fields(spec: EncoderSpec) -> dict[str, Any]:
+    """Fields of config.json that decide what the model of a row computes."""
+    return {
+        "hidden_size": spec.hidden,
+        "intermediate_size": spec.inner,
+        "num_hidden_layers": spec.blocks,
+        "num_attention_heads": spec.heads,
+        "patch_size": spec.patch,
+        "num_register_tokens": spec.prefix - 1,
+        "use_gated_mlp": spec.swiglu,
+        "hidden_act": "silu" if spec.swiglu else "gelu",
+        "layer_norm_eps": 1e-5,
+        "rope_theta": 100.0,
+        "query_bias": spec.qkv_bias,
+        "key_bias": False,
+        "value_bias": spec.qkv_bias,
+    }
 
 
 def fill_buffers(model: "nn.Module") -> None:
@@ -58,30 +69,10 @@ def fill_buffers(model: "nn.Module") -> None:
     rope.inv_freq = 1 / rope.base ** torch.arange(0, 1, 4 / rope.head_dim, dtype=torch.float32)
 
 
-def expected_config(spec: EncoderSpec) -> dict[str, object]:
-    """Expected values in config.json of the model of `spec`."""
-    hidden, blocks, heads = shape(spec.name)
-    return {
-        "model_type": "dinov3_vit",
-        "hidden_size": hidden,
-        "intermediate_size": 4 * hidden,
-        "num_hidden_layers": blocks,
-        "num_attention_heads": heads,
-        "patch_size": spec.patch,
-        "num_register_tokens": spec.prefix - 1,
-        "use_gated_mlp": False,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-5,
-        "rope_theta": 100.0,
-        "query_bias": True,
-        "key_bias": False,
-        "value_bias": True,
-    }
-
-
 def family(spec: EncoderSpec, size: int) -> Family:
     """A published DINOv3; it takes any `size` that is a multiple of its patch."""
-    hidden, blocks, heads = shape(spec.name)
-    build = partial(build_dinov3, hidden, blocks, heads, spec.patch, spec.prefix)
-    known = partial(patches, spec.patch, hidden)
-    return Family(build, Dinov3, expected_config(spec), finish=fill_buffers, shape=known)
+    spec = narrowed(spec)
+    expected = {"model_type": "dinov3_vit", **_fields(spec)}
+    known = partial(any_multiple, spec.patch, spec.hidden)
+    adapt = partial(Dinov3, prefix=spec.prefix)
+    return Family(partial(build_dinov3, spec), adapt, expected, finish=fill_buffers, shape=known)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..display import counted
 from ..errors import ConfigError, ImageError
 from ..masks.encoder_view import View
-from ..recipe import FeatureConfig
+from ..recipe import FeatureConfig, encoder_row
 from .backbone import Backbone
 
 if TYPE_CHECKING:
@@ -90,8 +90,11 @@ class Encoder:
         self._dtype = getattr(torch, config.dtype)
         self._backbone = backbone
         backbone.model.to(device=device, dtype=self._dtype).eval().requires_grad_(False)
-        self._mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
+        spec = encoder_row(config.encoder)
+        assert spec is not None, "the recipe has checked the name"
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std)
+        )
 
     @property
     def model(self) -> "nn.Module":
@@ -118,7 +121,7 @@ class Encoder:
             layers = torch.stack(tokens.layers, dim=1) if tokens.layers else None
             return Features(
                 patches=_numpy(tokens.patches),
-                cls=_numpy(tokens.cls) if self.config.cls else None,
+                cls=_numpy(tokens.cls) if self.config.cls and tokens.cls is not None else None,
                 layers=None if layers is None else _numpy(layers),
             )
 

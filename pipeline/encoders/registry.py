@@ -41,7 +41,7 @@ def load_backbone(config: FeatureConfig, path: Path | None, allow_download: bool
         return kind.adapt(_random(kind, config.weights.seed))
     source = _source(config, path, allow_download)
     if source.is_dir():
-        check_config(source, kind.expected, kind.part)
+        check_config(source, kind.expected, kind.part, unread=kind.unread)
     with torch.device("meta"):
         model = kind.build()
     backbone = kind.adapt(model)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..fetch.encoder_specs import ENCODERS, EncoderSpec
 from .backbone import Family
-from .dinov2 import Dinov2, patches
+from .dinov2 import Dinov2
+from .vit import any_multiple
 
 if TYPE_CHECKING:
     from transformers import Dinov2WithRegistersModel
@@ -21,8 +22,8 @@ PATCH: Final = _SPEC.patch  # 16x16 patches
 WIDTH: Final = _SPEC.hidden  # C
 REGISTERS: Final = 4
 # ImageNet's constants, as for the real encoder: pixels / 255, minus MEAN, over STD.
-MEAN: Final = (0.485, 0.456, 0.406)
-STD: Final = (0.229, 0.224, 0.225)
+MEAN: Final = _SPEC.mean
+STD: Final = _SPEC.std
 WEIGHTS: Final = Path(__file__).parents[2] / _SPEC.shipped
 PROBE: Final = WEIGHTS.parent / "attributes.safetensors"  # linear heads that read the attributes
 
@@ -57,4 +58,4 @@ def build_tiny_dinov2() -> "Dinov2WithRegistersModel":
 
 def family(spec: EncoderSpec, size: int) -> Family:
     """The tiny encoder, whose weights are in this package."""
-    return Family(build_tiny_dinov2, Dinov2, {}, shape=partial(patches, PATCH, WIDTH))
+    return Family(build_tiny_dinov2, Dinov2, {}, shape=partial(any_multiple, PATCH, WIDTH))

@@ -33,6 +33,10 @@ def find_remote(name: str) -> Remote:
     plugins.find_all(plugins.ENCODERS)
     rows: list[SamSpec | EncoderSpec] = [*SAMS.values(), *ENCODERS.values()]
     offered = {row.remote.name: row.remote for row in rows if row.remote} | REMOTES
+    row = ENCODERS.get(name)
+    if row is not None and row.hub and name not in offered:
+        access = f". {row.access}" if row.access else ""
+        raise ConfigError(f"svp fetch does not bring {name}: `hf download {row.hub}`{access}")
     if name not in offered:
         raise ConfigError(f"nothing to fetch called {show(name)}; known: {', '.join(offered)}")
     return offered[name]

@@ -97,7 +97,7 @@ def _tiny_vit() -> Any:
     try:
         from timm.models.tiny_vit import TinyVit
     except ImportError:
-        raise MissingPackageError("timm", "mobile", "MobileSAM") from None
+        raise MissingPackageError("timm", "timm", "MobileSAM") from None
 
     vit: Any = TinyVit(
         embed_dims=(64, 128, 160, 320),

@@ -110,7 +110,12 @@ def given_weights(given: str | Path, flag: str) -> Path:
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w./-]{1,100})?")
 # Only what is read: no code, no pickles beside the shards of an index.
-ENCODER_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
+ENCODER_FILES = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+)
 LM_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "tokenizer.model")
 
 

@@ -9,6 +9,7 @@ can be taken for a real one.
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..display import show
 from ..errors import ConfigError
+from ..fetch.encoder_specs import EncoderSpec
 from ..fetch.sam_specs import SAMS
 from ..io.yaml_files import load_yaml
 
@@ -31,8 +33,8 @@ class RehearsalSettings(BaseModel):
 
     folder          stand-ins lie in it: there a file of a public name need not have its content
     sam             encoder width and number of blocks of the official SAM types
-    encoder_width   of the published DINOv2 and CLIP, with heads as wide as theirs; their depth stays:
-                    recipes name layers
+    encoder_width   of the published encoders, with heads of 64 channels; their depth stays: recipes
+                    name layers
     grid_points     at most so many SAM prompts per side
     batch           at most so many images per batch of a cache: each batch is filled up to this size
     projectors      options by projector, where a recipe does not say: widths
@@ -121,6 +123,14 @@ def _read(named: str) -> RehearsalSettings:
         return RehearsalSettings.model_validate(load_yaml(path))
     except ValidationError as error:
         raise ConfigError(f"{VARIABLE}={show(named, 200)}: {show(str(error), 400)}") from None
+
+
+def narrowed(spec: EncoderSpec) -> EncoderSpec:
+    """The row of an encoder, in a rehearsal with the width and heads of its stand-in."""
+    found = rehearsal_settings()
+    if found is None or not found.encoder_width or spec.stand_in:
+        return spec
+    return replace(spec, hidden=found.encoder_width, heads=found.encoder_heads, mlp=0)
 
 
 def few_scenes(count: int) -> int:

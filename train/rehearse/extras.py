@@ -13,7 +13,7 @@ NEEDED = {
     "scikit-image": "slic",
     "sentencepiece": "train",
     "tensorboard": "train",
-    "timm": "mobile",
+    "timm": "timm",
 }
 
 

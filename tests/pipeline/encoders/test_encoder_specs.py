@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+import svp
 from svp.pipeline.encoders import build_encoder
 from svp.pipeline.encoders.registry import family
 from svp.pipeline.errors import ConfigError
-from svp.pipeline.fetch.encoder_specs import ENCODERS
+from svp.pipeline.fetch.encoder_specs import CLIP_MEAN, ENCODERS, HALF, IMAGENET_MEAN, ZERO
 from svp.pipeline.precompute.cost_model import tflop
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import feature_shape, sized_plan
@@ -40,9 +42,60 @@ def test_a_row_says_what_the_model_is(name: str) -> None:
     backbone.require_size(spec.size)
     assert (backbone.patch, backbone.dim, backbone.depth) == (spec.patch, spec.hidden, spec.blocks)
     assert kind.shape is not None and kind.shape(spec.size) == (spec.patch, spec.hidden)
-    assert spec.prefix == 1 + getattr(model.config, "num_register_tokens", 0)
+    assert set(spec.packages) <= {"timm"}
     held = sum(p.numel() * 4 for p in model.parameters()) / 1e9
     assert held == pytest.approx(spec.gigabytes, rel=0.1, abs=0.003)
+
+
+# The smallest of each family: what is checked depends on the family alone.
+@pytest.mark.parametrize(
+    "name",
+    ["tiny", "dinov2-small", "dinov3-small", "pe-spatial-tiny", "siglip2-base-384", "c-radio-v4-h",
+     "clip-tiny"],
+)  # fmt: skip
+def test_prefix_and_work_of_a_row_are_those_of_a_forward_pass(name: str) -> None:
+    spec = ENCODERS[name]
+    kind = family(FeatureConfig(encoder=name, size=spec.size))
+    with torch.device("meta"):
+        model = kind.build()
+        pixels = torch.zeros(1, 3, spec.size, spec.size)
+        lengths: list[int] = []
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.register_forward_hook(lambda m, i, out: lengths.append(out.shape[1]))
+        with FlopCounterMode(display=False) as counter:
+            found = kind.adapt(model).tokens(pixels, ())
+    patches = (spec.size // spec.patch) ** 2
+    assert found.patches.shape == (1, patches, spec.hidden)
+    assert lengths[0] == patches + spec.prefix
+    assert (found.cls is not None) == spec.cls
+    if not spec.stand_in:  # those have a stem of their own, and figures that are rounded up
+        assert counter.get_total_flops() / 1e12 == pytest.approx(spec.tflop, rel=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, row in ENCODERS.items() if not row.stand_in))
+def test_work_of_a_row_follows_from_its_sizes(name: str) -> None:
+    """2 per multiply-add: projections, feed-forward, attention, patches. Found equal to the pass above."""
+    row = ENCODERS[name]
+    patches = (row.size // row.patch) ** 2
+    tokens = patches + row.prefix
+    linears = 4 * row.hidden**2 + (3 if row.swiglu else 2) * row.hidden * row.inner
+    block = tokens * linears + 2 * tokens**2 * row.hidden
+    work = 2 * (row.blocks * block + patches * 3 * row.patch**2 * row.hidden)
+    assert work / 1e12 == pytest.approx(row.tflop, rel=0.02)
+
+
+def test_the_documented_table_is_this_one() -> None:
+    text = (Path(svp.__file__).parent / "docs" / "weights.md").read_text("utf-8")
+    names = {IMAGENET_MEAN: "ImageNet", CLIP_MEAN: "CLIP", HALF: "0.5", ZERO: "in the model"}
+    lines = [
+        f"| `{row.name}` | {row.gigabytes * 250:,.0f} M | {row.hidden} | {row.patch} | {row.size} | "
+        f"{row.prefix} | {names[row.mean]} | {row.tflop:g} | {row.licence} | "
+        f"{'on request' if row.access else 'open'} |"
+        for row in ENCODERS.values()
+        if not row.stand_in
+    ]
+    assert "\n".join(lines) in text
 
 
 def test_a_plan_is_made_without_a_model() -> None:

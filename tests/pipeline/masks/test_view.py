@@ -252,7 +252,7 @@ def test_clip_is_the_preprocessing_of_clip_bit_for_bit(height: int, width: int, 
     """View, mean and spread together give the very floats of transformers' processor."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    from svp.pipeline.encoders.clip import Clip
+    from svp.pipeline.fetch.encoder_specs import CLIP_MEAN, CLIP_STD
 
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     crop = {"height": size, "width": size}
@@ -260,7 +260,7 @@ def test_clip_is_the_preprocessing_of_clip_bit_for_bit(height: int, width: int, 
     want = processor(image, return_tensors="np")["pixel_values"][0]
     seen = View("clip", size).image(image)
     assert seen.shape == (size, size, 3) and seen.dtype == np.uint8
-    mean, std = np.array(Clip.mean, np.float32), np.array(Clip.std, np.float32)
+    mean, std = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
     got = ((seen.astype(np.float32) / np.float32(255) - mean) / std).transpose(2, 0, 1)
     np.testing.assert_array_equal(got, want)
 
