@@ -170,6 +170,25 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Place | None = None) -
             f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
             f"does not hold: add it with `{command_for(plan, name, cache)}`"
         )
+    _require_widths(recipe, plan)
+
+
+def _require_widths(recipe: TrainRecipe, plan: Plan) -> None:
+    """ConfigError if a second encoder's map has another width than the projector is built for."""
+    projector = recipe.model.projector.name
+    if "multi" not in projector_class(projector).needs:
+        return
+    made = outline_projector(recipe, plan.channels, plan.grid, llm_dim=64)
+    if made.multi_dim == plan.multi_channels:
+        return
+    last = plan.multi_channels - plan.channels * (plan.blocks - 1)
+    remedy = f"--set model.projector.options.last_dim={last}" if projector == "fusion" else (
+        "take a cache whose second encoder has the width of the first, or projector fusion"
+    )  # fmt: skip
+    raise ConfigError(
+        f"training projector {projector} reads maps of {made.multi_dim} channels together, cache "
+        f"{plan.id[:12]} ({plan.recipe.features.name}) holds {plan.multi_channels}: {remedy}"
+    )
 
 
 def _shipped(

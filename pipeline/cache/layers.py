@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.json_files import canonical
 from .image_list import Images, PlanImage
@@ -117,10 +118,12 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Sizes of a plan's arrays; see `plan.Plan`."""
+    """Sizes of a plan's arrays; see `plan.Plan`. `multi` is the shape of `layers`, None without."""
 
     grid: tuple[int, int]
     channels: int
+    multi: tuple[int, int, int] | None
+    multi_channels: int
     sspe: tuple[int, int]
     rle_bytes: int
     sam: tuple[int, int, int] | None
@@ -136,8 +139,8 @@ def layers_of(recipe: "Recipe", sizes: Sizes, images: Images, shard_size: int) -
         mask_bytes=-(-sizes.sspe[0] * sizes.sspe[1] // 8),
         rle_bytes=sizes.rle_bytes,
         stored=recipe.features.stored,
-        means=recipe.features.mean_maps if recipe.features.means else 0,
-        layers=0 if recipe.features.thin else recipe.features.stored_layers,
+        means=_mean_channels(recipe, sizes),
+        layers=None if recipe.features.thin else sizes.multi,
         cls=recipe.features.cls,
         sam=sizes.sam,
         sam_int8=recipe.sam_stored == "int8",
@@ -160,6 +163,18 @@ def layers_of(recipe: "Recipe", sizes: Sizes, images: Images, shard_size: int) -
         arrays = tuple(replace(spec, layer=found.folder) for spec in specs[kind])
         layers[kind] = replace(found, arrays=arrays)
     return tuple(layers.values())
+
+
+def _mean_channels(recipe: "Recipe", sizes: Sizes) -> int:
+    """Channels of the stored means, 0 without: of the features and, in a thin cache, of all maps."""
+    if not recipe.features.means:
+        return 0
+    return sizes.channels + (sizes.multi_channels if recipe.features.thin else 0)
+
+
+def _has_blocks(features: "FeatureConfig") -> bool:
+    """Whether the means are of other maps too."""
+    return features.thin and features.stored_layers > 0
 
 
 def needs_of(kind: str, features: "FeatureConfig") -> tuple[str, ...]:
@@ -205,7 +220,7 @@ def _made(recipe: "Recipe", sizes: Sizes) -> dict[str, dict[str, Any]]:
         SUPERPIXELS: own | {"rle_bytes": sizes.rle_bytes},
         COVER: view
         | {"grid": list(sizes.grid), "budget": recipe.sspe.budget, "sspe": list(sizes.sspe)},
-        POOLED: encoder | (blocks if recipe.features.mean_maps > 1 else {}),
+        POOLED: encoder | (blocks if _has_blocks(recipe.features) else {}),
         FEATURES: encoder | {"stored": features["stored"]},
         LAYERS: encoder | blocks,
         CLS: encoder,
@@ -224,7 +239,7 @@ def _names(recipe: "Recipe") -> dict[str, str]:
     return {
         SUPERPIXELS: own,
         COVER: f"{own}-{view}",
-        POOLED: encoder + (blocks if features.mean_maps > 1 else "") + f"-{own}",
+        POOLED: encoder + (blocks if _has_blocks(features) else "") + f"-{own}",
         FEATURES: encoder
         + (f"-{features.stored}" if features.stored != "float16" else "")
         + (f"-{own}" if features.stored == "mean+int4" else ""),
@@ -251,7 +266,14 @@ def _library_names(kind: str, recipe: "Recipe") -> tuple[str, ...]:
         case "pooled" if not recipe.features.means:
             return ()
     sparse = kind == POOLED or COVER in needs_of(kind, recipe.features)
-    return (*SEEN, "transformers", *(["scipy"] if sparse else []))
+    return (*SEEN, "transformers", *_packages(recipe), *(["scipy"] if sparse else []))
+
+
+def _packages(recipe: "Recipe") -> list[str]:
+    """Further packages that the encoders are computed by."""
+    features = recipe.features
+    names = [features.encoder, *([features.second.encoder] if features.second else [])]
+    return [package for name in names for package in ENCODERS[name].packages]
 
 
 def _libraries(kind: str, recipe: "Recipe") -> dict[str, str]:

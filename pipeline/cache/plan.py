@@ -20,8 +20,9 @@ from pydantic import Field, JsonValue
 from ..display import show
 from ..errors import CacheError, ConfigError, MissingError, SvpError
 from ..io.json_files import JsonFile, canonical, parse_model
-from ..recipe import Recipe, parse_recipe
+from ..recipe import Recipe, encoder_row, parse_recipe
 from ..store import Place, Store, open_store
+from ..weights.rehearsal import narrowed
 from .image_checks import MAX_IMAGES
 from .image_list import COLUMNS, Images, PlanImage
 from .layers import SCHEMA, Layer, Sizes, layers_of
@@ -109,8 +110,32 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """L: maps (P,C) in the array `layers`, or behind the means of the features if `thin`."""
+        """L: maps in the array `layers`, or behind the means of the features if `thin`."""
         return self.recipe.features.stored_layers
+
+    @property
+    def multi_channels(self) -> int:
+        """Channels of all these maps side by side."""
+        return self.channels * (self.blocks - 1) + self._last_channels if self.blocks else 0
+
+    @property
+    def layers_shape(self) -> tuple[int, int, int]:
+        """(L,P,C) of the array `layers`; (1,P,channels) side by side where the second encoder is of
+        another width.
+        """
+        if self._last_channels == self.channels:
+            return self.blocks, self.patches, self.channels
+        return 1, self.patches, self.multi_channels
+
+    @property
+    def _last_channels(self) -> int:
+        """Of the last map: the second encoder's, if there is one."""
+        features = self.recipe.features
+        if features.second is None:
+            return self.channels
+        first, second = encoder_row(features.encoder), encoder_row(features.second.encoder)
+        assert first and second, "the recipe has checked the names"
+        return self.channels if first.hidden == second.hidden else narrowed(second).hidden
 
     @property
     def cls(self) -> bool:
@@ -148,6 +173,8 @@ class Plan:
         sizes = Sizes(
             grid=self.grid,
             channels=self.channels,
+            multi=self.layers_shape if self.blocks else None,
+            multi_channels=self.multi_channels,
             sspe=self.sspe,
             rle_bytes=self.rle_bytes,
             sam=self.sam,
@@ -306,9 +333,9 @@ def _read(cache: Store, view: str) -> bytes:
 
 def _check(plan: Plan) -> None:
     row = max(
-        plan.patches * plan.channels * 2 * max(plan.blocks, 1),
+        plan.patches * max(plan.channels, plan.multi_channels) * 2,
         plan.k * plan.patches * 2,
-        plan.k * plan.channels * 2 * plan.recipe.features.mean_maps,
+        plan.k * (plan.channels + plan.multi_channels) * 2,
         plan.k * plan.mask_bytes,
     )
     if min(plan.grid + plan.sspe + (plan.channels, plan.shard_size)) < 1 or row > MAX_ROW_BYTES:

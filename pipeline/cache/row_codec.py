@@ -170,9 +170,8 @@ def _cover_and_patches(plan: Plan, row: ImageRow) -> tuple[Array, Array]:
 
 
 def _blocks(plan: Plan, row: ImageRow) -> Array:
-    """(L,P,C) the maps beside the features."""
-    shape = (plan.blocks, plan.patches, plan.channels)
-    return _finite(_fit(row.layers, "float16", shape, "layers", row))
+    """The maps beside the features, as `Plan.layers_shape` says."""
+    return _finite(_fit(row.layers, "float16", plan.layers_shape, "layers", row))
 
 
 def _given(value: Value | None, name: str, row: ImageRow) -> Value:

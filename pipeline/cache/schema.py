@@ -71,15 +71,15 @@ def array_specs(
     rle_bytes: int,
     stored: str,
     means: int,
-    layers: int,
+    layers: tuple[int, int, int] | None,
     cls: bool,
     sam: tuple[int, int, int] | None,
     sam_int8: bool = False,
 ) -> dict[str, tuple[ArraySpec, ...]]:
     """The sharded arrays of a plan with these sizes by kind of layer, in the order of writing.
 
-    means   maps of which the means of the superpixels are stored, 0 for none
-    layers  maps in the array `layers`
+    means   channels of the stored means of the superpixels, 0 for none
+    layers  shape of a row of the array `layers`, None for none
     """
     p, c = patches, channels
     table = {
@@ -108,11 +108,11 @@ def array_specs(
     if stored != "mean":
         table["features"] = _features(p, c, stored)
     if means:
-        one, row = ("superpixel", "channel"), (k, means * c)
+        one, row = ("superpixel", "channel"), (k, means)
         table["pooled"] = (ArraySpec("pooled", "float16", row, 3, one, "mean of the patches"),)
     if layers:
         axes = ("layer", "patch", "channel")
-        table["layers"] = (ArraySpec("layers", "float16", (layers, p, c), None, axes, "encoder"),)
+        table["layers"] = (ArraySpec("layers", "float16", layers, None, axes, "encoder"),)
     if cls:
         table["cls"] = (ArraySpec("cls", "float16", (c,), None, ("channel",), "CLS token"),)
     if sam is not None:

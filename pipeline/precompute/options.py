@@ -16,7 +16,16 @@ from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS, USUAL_SAM
 from ..io.paths import expand
 from ..io.yaml_files import Override, group, load_yaml, override_of, shipped_yaml
-from ..recipe import ANY_GRID, GRID_PRESETS, WEIGHTS, Recipe, encoder_row, parse_recipe, sam_row
+from ..recipe import (
+    ANY_GRID,
+    GRID_PRESETS,
+    WEIGHTS,
+    FeatureConfig,
+    Recipe,
+    encoder_row,
+    parse_recipe,
+    sam_row,
+)
 from ..records import LocalPaths
 from ..sam.build import detect_type
 from ..sam.load import read_sam
@@ -171,13 +180,16 @@ def _name_encoders(features: dict[str, Any], said: str) -> None:
             ours = next((row.name for row in ENCODERS.values() if row.hub == hub != ""), "")
             hint = f"{hub} is called {ours} here; " if ours else ""
             raise ConfigError(
-                f"--encoder {show(said)}: {hint}allowed are {', '.join(ENCODERS)}, and two of one "
-                "shape as NAME+NAME"
+                f"--encoder {show(said)}: {hint}allowed are {', '.join(ENCODERS)}, and two of "
+                "them as NAME+NAME"
             )
     if name != features.get("encoder"):
         features.update(encoder=name, size=ENCODERS[name].size)
     if plus:
         features["second"] = {"encoder": beside, "weights": "auto"}
+        usual = ENCODERS[beside].size
+        if usual != features.get("size", FeatureConfig().size):
+            features["second"]["size"] = usual
 
 
 def _any_grid(raw: Mapping[str, Any]) -> bool:

@@ -19,7 +19,8 @@ from ..datasets.photo_files import known_size
 from ..datasets.seen_photos import XXH3, SeenPhotos
 from ..datasets.stored_photos import root_name
 from ..display import counted, show
-from ..errors import ImageError, MissingError
+from ..errors import ConfigError, ImageError, MissingError
+from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
 from ..process import installed
 from ..recipe import FeatureConfig, Recipe
@@ -128,7 +129,7 @@ def sized_plan(recipe: Recipe, split: str = "", digests: Mapping[str, str] | Non
 def feature_shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
     """((h,w) of the patch grid, C), from the encoder's architecture without its weights.
 
-    Raises ConfigError for a size the encoder does not take, and for two encoders of other shapes.
+    Raises ConfigError for a size that an encoder does not take.
     """
     return _feature_shape(config, os.environ.get(VARIABLE))
 
@@ -138,9 +139,7 @@ def _feature_shape(config: FeatureConfig, rehearsal: str | None) -> tuple[tuple[
     """`rehearsal` names the file of its settings, which narrow the encoders."""
     grid, channels = _shape(config)
     if (beside := config.beside) is not None:
-        from ..encoders.pair import require_one_shape
-
-        require_one_shape((config.encoder, grid, channels), (beside.encoder, *_shape(beside)))
+        _second_shape(beside, config.size)
     return grid, channels
 
 
@@ -151,6 +150,18 @@ def _shape(config: FeatureConfig) -> tuple[tuple[int, int], int]:
     patch, channels = kind.shape(config.size) if kind.shape else _built_shape(kind, config.size)
     side = config.size // patch
     return (side, side), channels
+
+
+def _second_shape(config: FeatureConfig, first: int) -> None:
+    """ConfigError for a size that the second encoder does not take; `first` is the first one's."""
+    try:
+        _shape(config)
+    except ConfigError as error:
+        own = f"features.second.size={ENCODERS[config.encoder].size}"
+        raise ConfigError(
+            f"features.second: {config.encoder}: {error}: its own view is set with {own}; the first "
+            f"encoder sees {first} px"
+        ) from None
 
 
 def _built_shape(kind: "Family", size: int) -> tuple[int, int]:

@@ -244,7 +244,10 @@ def _rebuilt(plan: Plan, places: DataPlaces | None) -> list[str]:
     words += ["--dataset", places.dataset if places else "DATA"]
     words += ["--root", str(places.root)] if places and places.root else []
     words += ["--superpixels", pixels.source, "--sam-model", pixels.model]
-    return [*words, "--encoder", features.name]
+    words += ["--encoder", features.name]
+    if features.second and features.second.size:
+        words += ["--set", f"features.second.size={features.second.size}"]
+    return words
 
 
 def _without(words: Iterable[str], *options: str) -> list[str]:

@@ -111,7 +111,7 @@ def make_row(plan: Plan, image: PlanImage, n: int | None = None) -> ImageRow:
         cover=rng.random((n, plan.patches)).astype(np.float16),
         sspe_masks=rng.integers(0, 256, (n, 2)).astype(np.uint8),
         cls=floats(plan.channels) if plan.cls else None,
-        layers=floats(plan.blocks, plan.patches, plan.channels) if plan.blocks else None,
+        layers=floats(*plan.layers_shape) if plan.blocks else None,
         sam=floats(*plan.sam) if plan.sam else None,
     )
 

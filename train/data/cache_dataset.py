@@ -160,7 +160,7 @@ class CacheDataset(Dataset[Sample]):
         plan = self.reader.plan
         shapes = {
             "features": (plan.patches, plan.channels), "cls": (plan.channels,), "sam": plan.sam or (),
-            "pooled": (plan.k, plan.channels * plan.recipe.features.mean_maps),
+            "pooled": (plan.k, plan.channels + (plan.multi_channels if plan.thin else 0)),
         }  # fmt: skip
         return {name: shapes[name] for name in self.fields if name in GATHERED}
 

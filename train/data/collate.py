@@ -167,7 +167,7 @@ class CachedVisuals:
     def _means(
         self, stored: Tensor, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
     ) -> Tensor:
-        """(B,N,(1+L)*C) of the rows (B,K,(1+L)*C) of a thin cache, in the order of `_superpixels`."""
+        """(B,N,W) of the rows (B,K,W), all maps side by side, of a thin cache, in the order of `_superpixels`."""
         counts = [cache.count(row) for cache, row in places]
         out = self._empty(len(places), max(counts), stored.shape[2])
         found = zip(out, stored, places, keys, counts, strict=True)
@@ -183,7 +183,7 @@ class CachedVisuals:
         return out
 
     def _multi(self, places: list[tuple[RowReader, int]]) -> Tensor:
-        """(B,P,L*C): the stored layers side by side, in the order of the cache's recipe."""
+        """(B,P,W): the stored maps side by side, in the order of the cache's recipe."""
         layers = torch.from_numpy(np.stack([cache.layers(row) for cache, row in places]))
         return layers.permute(0, 2, 1, 3).flatten(2).contiguous()
 

@@ -26,6 +26,7 @@ def features_of(recipe: Recipe, projector: str) -> str:
             words.append(f"blocks {','.join(map(str, config.layers))}")
         if config.second is not None:
             words.append(f"beside {config.second.encoder} {config.second.weights}")
+            words += [f"{config.second.size} px"] if config.second.size else []
     return " ".join(words)
 
 

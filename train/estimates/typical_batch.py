@@ -35,7 +35,7 @@ def typical_image(
         masks=torch.ones(1, superpixels, *plan.sspe, dtype=torch.uint8),
         valid=torch.ones(1, superpixels, dtype=torch.bool),
         cls=torch.randn(1, channels),
-        multi=torch.randn(1, patches, (plan.blocks or 4) * channels),
+        multi=torch.randn(1, patches, plan.multi_channels or 4 * channels),
     )
     labels = torch.full((1, length), IGNORE)
     ends = [length - turn * max(ANSWER, (length - SLOT) // turns) for turn in range(turns)]

@@ -98,7 +98,7 @@ def test_a_thin_recipe_holds_means_and_says_so() -> None:
         True,
         "int8",
     )
-    assert recipe("fusion", thin=True).features.mean_maps == 5
+    assert recipe("fusion", thin=True).features.stored_layers == 4
     assert recipe(thin=True, sam_stored="float16").sam_stored == "float16"
     assert not recipe(thin=True, store_sam_embeddings=False).store_sam_embeddings
     assert recipe(purpose="look", thin=True) == recipe(thin=True, features="mean") == thin
