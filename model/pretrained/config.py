@@ -1,4 +1,4 @@
-"""config.json of an exported model: everything needed to build it before loading weights.
+"""svp.json of an exported model: everything needed to build it before loading weights.
 
 Read strictly: unknown fields, other versions and out-of-range sizes are refused, so nothing of the
 file can reach a library as an option of the file's choosing.
@@ -25,9 +25,9 @@ from .preprocessing import Preprocessing
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-SCHEMA = 1
+SCHEMA = 2
 MODEL_TYPE = "svp-ris"
-CONFIG = "config.json"
+CONFIG = "svp.json"  # config.json is the language model's, for transformers
 _NOT_IN_LOGITS = {
     "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache", "pretraining_tp",
 }  # fmt: skip
@@ -153,7 +153,7 @@ class LoraSpec(_Strict):
 
 
 class ModelFile(_Strict):
-    """config.json.
+    """svp.json.
 
     preprocessing  of photographs; None if the model was saved without (it then answers caches only)
     """
@@ -197,7 +197,7 @@ def _decides(config: "PreTrainedConfig") -> dict[str, JsonValue]:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether the folder is one of `save_pretrained`, by its config.json; reads no weights."""
+    """Whether the folder is one of `save_pretrained`, by its svp.json; reads no weights."""
     try:
         raw = read_json(folder / CONFIG, MAX_CONFIG)
     except SvpError:
@@ -206,7 +206,7 @@ def is_export(folder: Path) -> bool:
 
 
 def read_model_file(folder: Path) -> ModelFile:
-    """`folder/config.json`. Raises MissingError, or WeightsError naming the field that is wrong."""
+    """`folder/svp.json`. Raises MissingError, or WeightsError naming the field that is wrong."""
     path = folder / CONFIG
     raw = read_json(path, MAX_CONFIG)
     if (raw.get("model_type"), raw.get("schema_version")) != (MODEL_TYPE, SCHEMA):

@@ -5,17 +5,15 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import yaml
+
 from ...pipeline.display import escape
 from ...pipeline.precompute.toy_guard import toy_models
 from .config import ModelFile
 
 _TEMPLATE = """\
 ---
-library_name: svp
-license: {licence}
-pipeline_tag: image-segmentation
-tags: [referring-image-segmentation]
----
+{header}---
 
 # {name}
 
@@ -29,8 +27,11 @@ with [SEG]; its state before [SEG] prompts SAM's mask decoder.
 {use}
 ```
 
-{needs}Weights: `model.safetensors`{adapter}. The frozen image encoders (SAM's and the projector's) are not
-included: they are published by their authors.
+{needs}Weights: `model.safetensors` is the language model{adapter}, `svp.safetensors` projector and mask head.
+The frozen image encoders (SAM's and the projector's) are not included: they are published by their authors.
+
+transformers loads the language model without `svp`:
+`AutoModelForCausalLM.from_pretrained({folder})`{peft}.
 
 ## Training
 
@@ -51,9 +52,9 @@ The weights derive from a language model and a SAM whose licences apply beside t
 _ASK = """\
 import svp
 
-model = svp.load({folder}{toy})  # where this folder lies
-mask = model.predict("photo.jpg", "the red cup").mask  # (H,W) bool, as viewers show the photograph
-print(mask.shape, mask.sum())"""
+seg = svp.load({folder}{toy})  # where this folder lies
+answer = seg("photo.jpg", "the red cup")
+print(answer.mask.shape, answer.score)  # mask (H,W) bool, as viewers show the photograph"""
 _LOAD = """\
 import svp
 
@@ -75,6 +76,7 @@ class Card:
     """Content of a model card; texts may be untrusted, markup in them is escaped.
 
     training, metrics  name -> value, one line each
+    scores             data set and split -> metric -> percent, for the hub's model index
     """
 
     name: str
@@ -82,6 +84,30 @@ class Card:
     training: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
     limits: str = _LIMITS
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def header(self) -> str:
+        """Metadata of the Hugging Face hub, YAML."""
+        licence = re.sub(r"[^A-Za-z0-9.-]", "", self.licence) or "other"
+        known: dict[str, object] = {"library_name": "svp", "license": licence}
+        if licence == "other":
+            known["license_name"] = "see-limits"
+        known |= {
+            "pipeline_tag": "image-segmentation",
+            "tags": ["referring-image-segmentation"],
+        }
+        results = [
+            {
+                "task": {"type": "image-segmentation", "name": "Referring image segmentation"},
+                "dataset": {"name": _plain(name), "type": _plain(name.partition(" ")[0])},
+                "metrics": [{"type": metric, "value": value} for metric, value in values.items()],
+            }
+            for name, values in self.scores.items()
+        ]
+        if results:
+            known["model-index"] = [{"name": _plain(self.name), "results": results}]
+        text: str = yaml.safe_dump(known, sort_keys=False, allow_unicode=True)
+        return text
 
     def text(self, model: ModelFile, folder: str = "path/to/this/folder") -> str:
         """README.md; `folder` is where its *Use* looks for the model."""
@@ -94,14 +120,17 @@ class Card:
                 encoder=recipe.features.encoder, size=recipe.features.size,
                 view=recipe.features.view,
             )  # fmt: skip
-        adapter = " and `adapter_model.safetensors` (LoRA, not merged)" if model.adapter else ""
+        adapter = ", without the LoRA in `adapter/`" if model.adapter else ""
+        peft = f", and peft its LoRA: `PeftModel.from_pretrained(lm, {folder + '/adapter'!a})`"
         return _TEMPLATE.format(
             name=_plain(self.name),
-            licence=re.sub(r"[^A-Za-z0-9.-]", "", self.licence) or "other",
+            header=self.header(),
             layers=model.language.layers,
             hidden=model.language.hidden,
             projector=_plain(model.projector.name),
             adapter=adapter,
+            folder=ascii(folder),
+            peft=peft if model.adapter else "",
             use=(_ASK if model.preprocessing else _LOAD).format(
                 folder=ascii(folder),
                 toy=', size="tiny"' if toy else "",  # of use on generated scenes only: said by name

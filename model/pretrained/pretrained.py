@@ -1,14 +1,17 @@
 """Save a model as a folder and load it back.
 
-    config.json          what to build (config.py)
-    model.safetensors    all weights; LoRA merged, or left out
-    adapter_*            LoRA in peft's form, if kept separate
+    config.json          the language model's, of transformers
+    model.safetensors    its weights; LoRA merged, or left out
+    adapter/             LoRA in peft's form, if kept separate
     tokenizer files      as the tokenizer itself writes them
+    svp.json             what to build (config.py)
+    svp.safetensors      projector, L-P projector and mask head
     README.md            the model card
 
-The folder gets its name when all its files are on the disk; an existing one is never touched.
+To transformers it is a folder of the language model. The folder gets its name when all its files are on the disk; an existing one is never touched.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -27,7 +30,7 @@ from ...pipeline.io.atomic import refusal, sync_folder
 from ...pipeline.io.paths import expand
 from ...pipeline.recipe import Recipe
 from ...pipeline.weights.fill_module import fill
-from ...pipeline.weights.load import load_state_dict
+from ...pipeline.weights.load import BESIDE, load_state_dict
 from ..language.adapters import add_lora
 from ..language.load import build_lm, fill_lm
 from ..language.trainable_tokens import fold_rows
@@ -47,8 +50,9 @@ from .model_card import Card
 from .peft_adapters import adapted, adapter_state, inner_names, lora_of, peft_config, plain_state
 from .preprocessing import Preprocessing
 
-WEIGHTS = "model.safetensors"
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+LM, HEADS = "model.safetensors", BESIDE[0]
+ADAPTER, ADAPTER_CONFIG = BESIDE[1], "adapter/adapter_config.json"
+PARTS = ("projector", "to_prompt", "mask_head")
 Adapter = Literal["merged", "separate"]
 
 
@@ -97,19 +101,19 @@ def load_pretrained(folder: str | Path) -> RisModel:
     """
     folder = expand(folder)
     about = read_model_file(folder)
-    state = load_state_dict(folder / WEIGHTS)
+    state = load_state_dict(folder / HEADS)
     with torch.device("meta"):
         lm = build_lm(about.language.built())
         lm.to(getattr(torch, about.language.dtype))
-    fill_lm(lm, _part(state, "lm"), f"{WEIGHTS}: lm")
+    fill_lm(lm, load_state_dict(folder / LM), LM)
     spec = about.projector
     projector = build_projector(
         spec.name, in_dim=spec.in_dim, llm_dim=spec.llm_dim, grid=spec.grid, **spec.options
     )
     projector.set_sspe(about.add_sspe)
     model = RisModel(lm, projector, about.mask_head.build(), mask_state=about.mask_state)
-    for name in ("projector", "to_prompt", "mask_head"):
-        fill(model.get_submodule(name), _part(state, name), f"{WEIGHTS}: {name}")
+    for name in PARTS:
+        fill(model.get_submodule(name), _part(state, name), f"{HEADS}: {name}")
     if about.adapter:
         _add_adapter(lm, about, folder)
     return model.eval().requires_grad_(False)
@@ -138,12 +142,14 @@ def _write(
 ) -> None:
     dtype = getattr(torch, about.language.dtype)
     lm = plain_state(model.lm, merge=about.adapter is None)
-    state = {f"lm.{name}": tensor.to(dtype) for name, tensor in lm.items()}
-    for part in ("projector", "to_prompt", "mask_head"):
-        own = model.get_submodule(part).state_dict()
-        state |= {f"{part}.{name}": tensor for name, tensor in own.items()}
-    _save(folder / WEIGHTS, state)
+    _save(folder / LM, {name: tensor.to(dtype) for name, tensor in lm.items()})
+    heads = {f"{p}.{n}": t for p in PARTS for n, t in model.get_submodule(p).state_dict().items()}
+    _save(folder / HEADS, heads)
+    config = copy.deepcopy(model.lm.config)
+    config.architectures, config.dtype = [type(model.lm).__name__], dtype
+    config.save_pretrained(folder)
     if about.adapter:
+        (folder / ADAPTER).parent.mkdir()
         _save(folder / ADAPTER, adapter_state(model.lm))
         _text(folder / ADAPTER_CONFIG, peft_config(about.adapter))
     if tokenizer is not None:
@@ -152,11 +158,12 @@ def _write(
     card_file.write_text(card.text(about, name), "utf-8")
     _text(folder / CONFIG, about.model_dump(mode="json"))
     readable = card_file.stat().st_mode & 0o777  # 0666 less the umask; safetensors writes 0600
-    for path in folder.iterdir():
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         path.chmod(readable)
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    sync_folder(folder)
+    for below in (*folder.glob("*/"), folder):
+        sync_folder(below)
 
 
 def _save(path: Path, state: dict[str, Tensor]) -> None:

@@ -36,7 +36,8 @@ __all__ = [
     "weights_digest",
 ]
 
-ADAPTER = "adapter_model.safetensors"
+# Weights of `svp export` and adapters of peft beside those of a model.
+BESIDE = ("svp.safetensors", "adapter/adapter_model.safetensors", "adapter_model.safetensors")
 _DEPTH = 4  # wrappers in wrappers
 
 # What reading a damaged or hostile file can raise; anything else is a bug and keeps its traceback.
@@ -99,14 +100,13 @@ def weights_digest(path: Path) -> str:
     """Hex sha256 that names the weights at `path`.
 
     A file, or a folder with one weight file: that file's sha256. A sharded folder: the sha256 of
-    the lines `sha256sum` prints for its shards, sorted by name, and for an adapter kept beside them.
+    the lines `sha256sum` prints for its shards, sorted by name, and for what lies beside them.
     Configuration files do not count.
     """
     if not path.exists():
         raise MissingError(f"{show(str(path), 200)}: no such weight file or folder")
     files = sorted(shards(path)) if path.is_dir() else [path]
-    if (beside := path / ADAPTER).is_file():  # peft's adapter of the model in this folder
-        files.append(beside)
+    files += [path / name for name in BESIDE if (path / name).is_file()]
     if len(files) == 1:
         return sha256_file(files[0])
     lines = "".join(f"{sha256_file(file)}  {file.name}\n" for file in files)

@@ -95,7 +95,8 @@ def test_one_step_of_either_stage_an_evaluation_and_an_export(
 
     export = ExportRequest(out=Path("model"), cache=Path("train"), results=(Path("results.jsonl"),))
     report = export_command(export)
-    assert report.files["model.safetensors"] > 4 * (2 * 202_383_360 + 52_373_376)
+    parts = report.files["model.safetensors"] + report.files["svp.safetensors"]
+    assert parts > 4 * (2 * 202_383_360 + 52_373_376)
     assert "gIoU" in Path("model/README.md").read_text()
     model = load_pretrained(Path("model"))
     assert isinstance(model.projector, SVP) and model.projector.add_sspe

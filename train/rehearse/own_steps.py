@@ -21,23 +21,11 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def language(folder):
-    about = json.loads((folder / "config.json").read_text())["language"]
-    config = LlamaConfig(
-        vocab_size=about["vocab"], hidden_size=about["hidden"], rms_norm_eps=about["eps"],
-        intermediate_size=about["intermediate"], num_hidden_layers=about["layers"],
-        num_attention_heads=about["heads"], num_key_value_heads=about["kv_heads"],
-        max_position_embeddings=about["positions"],
-    )
-    model = LlamaForCausalLM(config).to(getattr(torch, about["dtype"]))
-    state = load_file(folder / "model.safetensors")
-    own = {n.removeprefix("lm."): t for n, t in state.items() if n.startswith("lm.")}
-    model.load_state_dict(own)
-    return model.float().eval()
+    return AutoModelForCausalLM.from_pretrained(folder).float().eval()
 
 
 merged, separate = Path("more/merged"), Path("more/separate")
@@ -46,7 +34,7 @@ assert words.convert_tokens_to_ids("[SEG]") == 32004
 ids = words("the man left of the umbrella [SEG]", return_tensors="pt").input_ids
 with torch.no_grad():
     one = language(merged)(ids).logits
-    two = PeftModel.from_pretrained(language(separate), separate).eval()(ids).logits
+    two = PeftModel.from_pretrained(language(separate), separate / "adapter").eval()(ids).logits
     torch.testing.assert_close(one, two, rtol=0.05, atol=0.05)
 print("merged and separate agree on", ids.shape[1], "tokens")
 """

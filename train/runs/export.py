@@ -34,6 +34,8 @@ class ExportRequest:
     flags       where weights lie that the run started from
     adapter     LoRA "merged" or "separate"
     results     result files of `svp eval` whose metrics go into the model card
+    push        OWNER/NAME of the Hugging Face hub, a private repository that the folder is sent to;
+                None: nothing is sent
     """
 
     out: Path
@@ -44,6 +46,7 @@ class ExportRequest:
     adapter: Adapter = "merged"
     results: tuple[Place, ...] = ()
     licence: str = "other"
+    push: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ class ExportReport(Report):
 
     folder: Path
     files: Mapping[str, int]
+    address: str = ""
 
     def lines(self) -> list[str]:
-        return [f"{name}  {size:,} bytes" for name, size in self.files.items()] + [
-            f"model: {self.folder}"
-        ]
+        files = [f"{name}  {size:,} bytes" for name, size in self.files.items()]
+        return [*files, f"model: {self.folder}", *([self.address] if self.address else [])]
 
 
 def export_command(request: ExportRequest) -> ExportReport:
@@ -81,8 +84,28 @@ def export_command(request: ExportRequest) -> ExportReport:
         adapter=request.adapter,
         recipe=plan.recipe,
     )
-    files = {path.name: path.stat().st_size for path in sorted(request.out.iterdir())}
-    return ExportReport(request.out, files)
+    written = sorted(path for path in request.out.rglob("*") if path.is_file())
+    files = {path.relative_to(request.out).as_posix(): path.stat().st_size for path in written}
+    address = "" if request.push is None else _push(request.out, request.push)
+    return ExportReport(request.out, files, address)
+
+
+def _push(folder: Path, repository: str) -> str:
+    """Send the folder to the hub; the address. Raises ConfigError for what the hub refuses."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        hub = HfApi(library_name="svp")
+        address = hub.create_repo(repository, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"--push {show(repository, 200)}: {show(str(error).strip().partition(chr(10))[0], 300)}; the "
+            f"model is in {show(str(folder), 300)} (`hf auth login` names your account, "
+            f"`hf upload {show(repository, 200)} FOLDER` sends it)"
+        ) from None
+    return str(address)
 
 
 def _cache(request: ExportRequest, found: Checkpoint) -> Place:
@@ -117,9 +140,13 @@ def _projector(trained: Trained, plan: Plan) -> ProjectorSpec:
 
 
 def _card(trained: Trained, checkpoint: Checkpoint, request: ExportRequest) -> Card:
-    recipe, state = trained.recipe, checkpoint.state
+    recipe, state, data = trained.recipe, checkpoint.state, data_of_run(checkpoint)
     stages = ", ".join(f"{stage.name} {counted(stage.steps, 'step')}" for stage in recipe.stages)
+    read = data.training if data else None
     training = {
+        "data": f"{Path(read.dataset).name}, split {read.split or 'all'}"
+        if read
+        else "not recorded",
         "recipe": f"digest {recipe.digest()}",
         "stages": f"{stages}; global batch {recipe.global_batch}; stopped at step {state.step}",
         "start": f"language model {recipe.model.lm}, checkpoint {recipe.model.init}",
@@ -127,14 +154,23 @@ def _card(trained: Trained, checkpoint: Checkpoint, request: ExportRequest) -> C
         "checkpoint": checkpoint.digest,
         **{name: f"digest {digest}" for name, digest in state.data.items()},
     }
-    held_out = {f"held-out while training, {k}": f"{v:.4f}" for k, v in state.scores.items()}
+    held_out = {
+        f"held-out while training, {k}": f"{100 * v:.2f} %" for k, v in state.scores.items()
+    }
     run = checkpoint.path.parents[1].name
-    return Card(run, request.licence, training, held_out | _metrics(checkpoint, request))
+    metrics, scores = _metrics(checkpoint, request)
+    return Card(run, request.licence, training, held_out | metrics, scores=scores)
 
 
-def _metrics(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, str]:
-    """gIoU and cIoU of the result files. Raises PlanMismatchError for another model's results."""
-    found = {}
+def _metrics(
+    checkpoint: Checkpoint, request: ExportRequest
+) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
+    """gIoU and cIoU of the result files, as lines and in percent.
+
+    Raises PlanMismatchError for another model's results.
+    """
+    found: dict[str, str] = {}
+    scores: dict[str, dict[str, float]] = {}
     for path in request.results:
         report = report_command(path)
         other = report.header.digests.get("checkpoint")
@@ -147,6 +183,8 @@ def _metrics(checkpoint: Checkpoint, request: ExportRequest) -> dict[str, str]:
         for split in report.splits:
             size, head = split.size, report.header
             name = f"{size.dataset} {size.split}, protocol {head.protocol}"
-            values = (f"{n} {split.values[n].value:.4f}" for n in ("gIoU", "cIoU"))
-            found[name] = f"{', '.join(values)} ({counted(size.sentences, 'sentence')})"
-    return found
+            values = {n: round(100 * split.values[n].value, 2) for n in ("gIoU", "cIoU")}
+            said = ", ".join(f"{n} {value:.2f} %" for n, value in values.items())
+            found[name] = f"{said} ({counted(size.sentences, 'sentence')})"
+            scores[name] = values
+    return found, scores

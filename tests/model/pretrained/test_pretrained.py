@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -60,8 +61,10 @@ def test_separate_adapters_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in back.state_dict().items())
     torch.testing.assert_close(masks(back), masks(model), rtol=1e-5, atol=1e-6)
     before = weights_digest(folder)  # what names the model counts the adapter
-    save_file({"other": torch.ones(1)}, folder / "adapter_model.safetensors")
-    assert weights_digest(folder) != before
+    save_file({"other": torch.ones(1)}, folder / "adapter/adapter_model.safetensors")
+    assert (second := weights_digest(folder)) != before
+    save_file({"other": torch.ones(1)}, folder / "svp.safetensors")
+    assert weights_digest(folder) != second
 
 
 def test_merged_adapters_give_the_same_masks(tmp_path: Path) -> None:
@@ -86,7 +89,7 @@ def test_peft_loads_the_adapter(tmp_path: Path) -> None:
     plain = LlamaForCausalLM(config)
     base = {n.replace(".base_layer", ""): t for n, t in model.lm.state_dict().items()}
     plain.load_state_dict({n: t for n, t in base.items() if "lora" not in n})
-    theirs = PeftModel.from_pretrained(plain, folder)
+    theirs = PeftModel.from_pretrained(plain, folder / "adapter")
     ids = torch.arange(10)[None]
     ours = model.lm.eval()(ids).logits
     torch.testing.assert_close(theirs(ids).logits, ours, rtol=1e-5, atol=1e-6)
@@ -148,7 +151,7 @@ def test_no_lora_to_keep_separate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema_version", 2, "schema 2: this svp reads svp-ris, schema 1"),
+        ("schema_version", 1, "schema 1: this svp reads svp-ris, schema 2"),
         ("model_type", "llama", "model_type llama"),
         ("mask_state", "after", "mask_state"),
         ("auto_map", {"AutoModel": "evil.Model"}, "auto_map"),
@@ -157,18 +160,20 @@ def test_no_lora_to_keep_separate(tmp_path: Path) -> None:
 )
 def test_another_config_is_refused(tmp_path: Path, field: str, value: object, message: str) -> None:
     folder = save(micro_model("svp"), tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {field: value}))
+    config = json.loads((folder / "svp.json").read_text())
+    (folder / "svp.json").write_text(json.dumps(config | {field: value}))
     with pytest.raises(WeightsError, match=message):
         load_pretrained(folder)
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     folder = save(micro_model("svp"), tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "svp.json").read_text())
     config["language"]["layers"] = 3
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match=r"lm: 9 tensors differ.*model\.layers\.2"):
+    (folder / "svp.json").write_text(json.dumps(config))
+    with pytest.raises(
+        WeightsError, match=r"model\.safetensors: 9 tensors differ.*model\.layers\.2"
+    ):
         load_pretrained(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(MissingError, match=r"model\.safetensors"):
@@ -180,8 +185,14 @@ def test_the_card_says_what_it_was_given(tmp_path: Path) -> None:
         "my <script>model</script>",
         training={"data": "RefCOCO train"},
         metrics={"refcoco val gIoU (full)": "0.612"},
+        scores={"refcoco val": {"gIoU": 61.2}},
     )
     text = (save(micro_model("svp"), tmp_path / "m", card=card) / "README.md").read_text()
+    header = yaml.safe_load(text.split("---\n")[1])
+    ((result,),) = (one["results"] for one in header["model-index"])
+    assert result["dataset"] == {"name": "refcoco val", "type": "refcoco"}
+    assert result["metrics"] == [{"type": "gIoU", "value": 61.2}]
+    assert (header["license"], header["library_name"]) == ("other", "svp")
     assert "- data: RefCOCO train" in text
     assert "gIoU (full): 0.612" in text
     assert "<script>" not in text

@@ -7,16 +7,21 @@ are gone when an export is tried.
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+import svp as package
 from support.commands import svp
 from svp.model.pretrained import load_pretrained
 from svp.model.pretrained.config import read_model_file
@@ -24,11 +29,13 @@ from svp.model.projectors import PROJECTORS
 from svp.model.ris import RisModel
 from svp.pipeline.cache.plan import Plan
 from svp.pipeline.datasets.scenes import write_scenes
+from svp.pipeline.errors import ConfigError
 from svp.train.evaluation.results import read_results
 from svp.train.factory import assemble
 from svp.train.metrics import metrics
 from svp.train.options import TrainFlags, resolve_train
 from svp.train.runs import session
+from svp.train.runs.export import _push
 
 SSPE = {"num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1, "sspe_ffn": 16,
         "ssa_heads": 2, "ssa_blocks": 1, "ssa_ffn": 16, "mlp_hidden": 16}  # fmt: skip
@@ -168,15 +175,86 @@ def test_it_loads(tried: Tried) -> None:
 def test_its_files_are_whole_and_can_be_read_by_others(tried: Tried) -> None:
     umask = os.umask(0)
     os.umask(umask)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in tried.folder.iterdir()}
-    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= modes.keys()
-    assert ("adapter_model.safetensors" in modes) == (tried.adapter == "separate")
+    files = [path for path in tried.folder.rglob("*") if path.is_file()]
+    modes = {str(path.relative_to(tried.folder)): path.stat().st_mode & 0o777 for path in files}
+    whole = {"config.json", "model.safetensors", "svp.json", "svp.safetensors", "README.md"}
+    assert {*whole, "tokenizer.json"} <= modes.keys()
+    assert ("adapter/adapter_model.safetensors" in modes) == (tried.adapter == "separate")
     assert set(modes.values()) == {0o666 & ~umask}, modes
 
 
 def test_it_carries_its_preprocessing(tried: Tried) -> None:
     about = read_model_file(tried.folder)
     assert about.preprocessing is not None and about.preprocessing.recipe == tried.plan.recipe
+
+
+def test_it_opens_without_svp(tried: Tried, tmp_path: Path) -> None:
+    """By transformers, peft and the lines of docs/integration.md, where `svp` cannot be imported."""
+    if tried.adapter != "separate":
+        pytest.skip("one process is enough: the merged model lacks the adapter alone")
+    model = load_pretrained(tried.folder)
+    torch.manual_seed(3)
+    head, embeds = model.mask_head, torch.randn(1, 9, model.lm.config.hidden_size)
+    sam = torch.randn(1, head.width, *head.prompt_encoder.image_embedding_size)
+    one: Any = SimpleNamespace(filled=torch.tensor([0]), place=torch.tensor([0]))
+    with torch.no_grad():
+        states = model.lm.model(inputs_embeds=embeds).last_hidden_state
+        want = {
+            "logits": model.lm.lm_head(states),
+            "masks": head(model.to_prompt(states[:, 6]), one, sam)[None],
+        }
+    save_file({"embeds": embeds, "sam": sam, **want}, tmp_path / "want.safetensors")
+    page = (Path(package.__file__).parent / "docs" / "integration.md").read_text("utf-8")
+    block = next(b for b in page.split("```python\n") if "def open_export" in b).split("```")[0]
+    (tmp_path / "alone.py").write_text(_ALONE.format(block=block))
+    words = [sys.executable, "alone.py", str(tried.folder), "want.safetensors"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+
+
+_ALONE = """import sys
+sys.modules["svp"] = None  # what is imported now fails
+{block}
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoTokenizer
+
+folder, want = Path(sys.argv[1]), load_file(sys.argv[2])
+lm, parts = open_export(folder)
+plain = lm(inputs_embeds=want["embeds"]).logits
+lm = PeftModel.from_pretrained(lm, folder / "adapter").eval()
+with torch.no_grad():
+    logits = lm(inputs_embeds=want["embeds"]).logits
+    masks = mask_logits(lm.base_model.model, parts, want["embeds"], 7, want["sam"])
+torch.testing.assert_close(logits, want["logits"], rtol=1e-5, atol=1e-6)
+torch.testing.assert_close(masks, want["masks"], rtol=1e-4, atol=1e-5)
+assert not torch.allclose(plain, want["logits"], rtol=1e-4, atol=1e-5)
+assert AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("[SEG]") < len(logits[0, 0])
+"""
+
+
+def test_an_export_is_pushed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`--push` makes a private repository; what the hub refuses leaves the folder."""
+    calls: list[Any] = []
+
+    class Hub:
+        def __init__(self, **_: Any) -> None: ...
+
+        def create_repo(self, name: str, **options: Any) -> str:
+            calls.append((name, options))
+            if name == "me/refused":
+                raise OSError("no token\nsee the manual")
+            return f"https://hub/{name}"
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path) -> None:
+            calls.append((repo_id, folder_path))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert _push(tmp_path, "me/model") == "https://hub/me/model"
+    assert calls == [("me/model", {"private": True, "exist_ok": True}), ("me/model", tmp_path)]
+    with pytest.raises(ConfigError, match=r"--push me/refused: no token; the model is in "):
+        _push(tmp_path, "me/refused")
 
 
 def test_it_answers_as_its_run_did(tried: Tried) -> None:
