@@ -12,12 +12,12 @@ from .pipeline.commands.console import Root
 from .pipeline.commands.data import data
 from .pipeline.commands.doctor import doctor_command, fetch_command
 from .pipeline.commands.precompute import precompute_command
-from .pipeline.commands.status import status_command
 from .train.commands.bench import BENCHES
 from .train.commands.evaluate import TRAINED
 from .train.commands.figures import figures_command
 from .train.commands.rehearse import rehearse_command
 from .train.commands.reproduce import reproduce_command
+from .train.commands.status import status_command
 from .train.commands.train import TRAINING
 
 

@@ -18,7 +18,7 @@ from ..display import Report, counted, duration, show
 from ..errors import MissingError
 from ..store import Place, open_store
 from .claims import PLANNING, claims_store, read_claims
-from .progress import WINDOW_S, read_status, status_line
+from .progress import LOST_S, WINDOW_S, read_status, status_line
 
 LISTED = 20  # processes, and abandoned shards
 WAIT_S = 2.0  # at least, between two looks
@@ -42,10 +42,12 @@ class StatusReport(Report):
 
     layers        committed shards of each layer
     done_shards   shards that every layer has; `done_images` are theirs
+    computed      images of these, and of shards under way in the latest run, while it runs
     images_per_s  over the last minutes, of all processes; None: unknown
     newest_s      seconds since the newest commit; None: none yet
     abandoned     shards that no process that joins tries any more, with the cause
     run           the latest run, as text; empty: none
+    state         of the latest run: running, finished, stopped, or lost (its process is gone)
     """
 
     cache: str
@@ -54,6 +56,7 @@ class StatusReport(Report):
     done_shards: int
     images: int
     done_images: int
+    computed: int
     layers: dict[str, int]
     complete: bool
     images_per_s: float | None
@@ -62,15 +65,23 @@ class StatusReport(Report):
     at_work: tuple[AtWork, ...]
     abandoned: dict[int, str]
     run: str
+    state: str
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left that a process that joins would do."""
-        return self.complete or len(self.abandoned) == self.shards - self.done_shards > 0
+        """Whether nothing is left that a process would do, or no process is left."""
+        left = self.shards - self.done_shards
+        return self.complete or self.deserted or len(self.abandoned) == left > 0
+
+    @property
+    def deserted(self) -> bool:
+        """Whether the latest run ended before the cache was complete and none is seen to work on it."""
+        silent = self.newest_s is None or self.newest_s > LOST_S
+        return self.state in ("lost", "stopped") and silent and not self.at_work
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 if all that is missing was abandoned."""
+        """0, or 1 if the cache is not complete and none works on it."""
         return int(self.over and not self.complete)
 
     def to_json(self) -> dict[str, object]:
@@ -80,7 +91,7 @@ class StatusReport(Report):
         """The counts in one printable line."""
         parts = [
             f"{self.done_shards:,}/{counted(self.shards, 'shard')}",
-            f"{self.done_images:,}/{counted(self.images, 'image')}",
+            f"{self.computed:,}/{counted(self.images, 'image')}",
         ]
         if self.complete:
             return "  ".join([*parts, "complete"])
@@ -90,6 +101,8 @@ class StatusReport(Report):
             parts.append(f"newest {duration(self.newest_s)} ago")
         if self.at_work:
             parts.append(f"{counted(len(self.at_work), 'shard')} claimed")
+        if self.state in ("lost", "stopped"):
+            parts.append(f"latest run {self.state}")
         return "  ".join(parts)
 
     def lines(self) -> list[str]:
@@ -130,7 +143,6 @@ class Watch:
         times = {s: max(found[s].made for found in there.values()) for s in done}
         images = {shard: len(main.layers[0].rows(shard)) for shard in done}
         rate = _rate(images, times, now)
-        left = len(main.images) - sum(images.values())
 
         at_work: list[AtWork] = []
         abandoned: dict[int, str] = {}
@@ -144,6 +156,11 @@ class Watch:
                 elif claim.abandoned:
                     abandoned[int(name)] = claim.abandoned
         latest = read_status(self.cache)
+        computed = sum(images.values())
+        if latest and latest["state"] == "running":
+            computed = min(len(main.images), max(computed, int(latest.get("images", 0))))
+            rate = rate or latest.get("images_per_s") or None
+        left = len(main.images) - computed
         return StatusReport(
             cache=open_store(self.cache).where(),
             cache_id=main.id,
@@ -151,6 +168,7 @@ class Watch:
             done_shards=len(done),
             images=len(main.images),
             done_images=sum(images.values()),
+            computed=computed,
             layers={folder: len(shards) for folder, shards in there.items()},
             complete=all(is_complete(self.cache, plan) for plan in plans.values()),
             images_per_s=rate,
@@ -159,6 +177,7 @@ class Watch:
             at_work=tuple(sorted(at_work, key=lambda one: one.shard)),
             abandoned=dict(sorted(abandoned.items())),
             run=status_line(latest) if latest else "",
+            state=str(latest["state"]) if latest else "",
         )
 
     def looks(self) -> Iterator[StatusReport]:

@@ -286,12 +286,12 @@ def read_status(cache: Place) -> dict[str, Any] | None:
         int(status["total"])
     except (CacheError, MissingError, ValueError, KeyError, TypeError):
         return None
-    if running and time.time() - written > LOST_S and not _at_work(host, pid, written):
+    if running and time.time() - written > LOST_S and not is_at_work(host, pid, written):
         status["state"] = "lost"
     return dict(status)
 
 
-def _at_work(host: object, pid: int, written: float) -> bool:
+def is_at_work(host: object, pid: int, written: float) -> bool:
     """Whether the process `pid` of this machine is there and older than what it wrote."""
     if host != platform.node():
         return False

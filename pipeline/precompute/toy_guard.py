@@ -43,7 +43,7 @@ def require_real_models(
     raise ConfigError(
         f"{what}: not generated scenes, and {' and '.join(toys)} know{'s' * (len(toys) == 1)} "
         f"nothing else: take {given}. To try the code anyway, give --size tiny "
-        "(or set SVP_SIZE=tiny)"
+        '(or set SVP_SIZE=tiny; in Python size="tiny")'
     )
 
 

@@ -18,12 +18,14 @@ class Watch:
     """Images, tokens and padding since the last reading; tokens are positions of the language model.
 
     steps, images  of the whole run, and of one step
+    left           seconds to the end of the run, and between two readings; empty before the first
     """
 
     def __init__(self, steps: int, images: int, ranks: int, device: torch.device) -> None:
         self._steps, self._images, self._ranks, self._device = steps, images, ranks, device
         self._tokens = self._padded = self._done = self._seen = 0
         self._began = self._last = time.monotonic()
+        self.left: dict[str, float] = {}
 
     def step(self, batches: Sequence[Batch], projector: Projector) -> None:
         """One step of this rank's micro-batches is done; ranks have about equally many tokens."""
@@ -40,13 +42,18 @@ class Watch:
         images, tokens = (self._done - self._seen) * self._images / took, self._tokens / took
         each = (now - self._began) / max(self._done, 1)
         left = (self._steps - step) * each / 60
-        memory = peak_memory(self._device) / GIB
+        memory, busy = peak_memory(self._device) / GIB, busy_share(self._device)
         padding = 1 - self._tokens / self._padded if self._padded else 0.0
         self._last, self._seen, self._tokens, self._padded = now, self._done, 0, 0
         line = f"{images:.1f} images/s, {tokens:,.0f} tokens/s, {100 * padding:.1f} % padding, "
         line += f"{memory:.1f} GiB, {left:.1f} min left"
         numbers = {"rate/images": images, "rate/tokens": tokens, "rate/padding": padding}
-        return line, {**numbers, "memory/GiB": memory}
+        numbers["memory/GiB"] = memory
+        if busy is not None:
+            line += f", GPU {busy:.0%} busy"
+            numbers["gpu/busy"] = busy
+        self.left = {"eta_s": 60 * left, "next_s": took}
+        return line, numbers
 
 
 def positions(batch: Batch, projector: Projector) -> Tensor:
@@ -56,6 +63,16 @@ def positions(batch: Batch, projector: Projector) -> Tensor:
         return text + fixed
     assert batch.visual.valid is not None
     return text + batch.visual.valid.sum(1)
+
+
+def busy_share(device: torch.device) -> float | None:
+    """Share of the last moments in which the GPU computed, by its driver; None where it cannot be told."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except Exception:  # noqa: BLE001  NVIDIA's Python package is not there, or the driver refuses
+        return None
 
 
 def peak_memory(device: torch.device) -> int:

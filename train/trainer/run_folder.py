@@ -6,6 +6,7 @@ env.json           versions, machine, command, by an allow-list: no token of an 
 metrics.jsonl      losses, rates and held-out scores (percent) by step; no times, so two equal runs
                    write equal files
 log.txt            the progress lines, with times
+status.json        how far it is, for `svp status`, see run_status.py
 checkpoints/       see checkpoint.py
 previews/          predictions while training
 tensorboard/       if TensorBoard is installed, see trackers.py

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...model.losses import Weights
 from ...pipeline.display import counted
-from ...pipeline.errors import NonFiniteError, describe
+from ...pipeline.errors import Interrupted, NonFiniteError, describe
 from ...pipeline.process import Stop
 from ..data.keyed_rng import key_of
 from ..data.loader import CursorState, Step
@@ -29,6 +29,7 @@ from .job import Job, TrainReport, percents
 from .monitor import Watch
 from .optimizers import learning_rate
 from .prepare import enter_stage, make_ready, zero_level
+from .run_status import STATUS, status_record
 from .step import Counts, StepResult, optimizer_step, sync_counts
 from .strategies.base import Strategy
 
@@ -64,6 +65,7 @@ class Trainer:
         self.best = old.best if old else None
         self.trained: set[str] = set()
         self.last: StepResult | None = None
+        self.numbers: dict[str, float] = {}  # rates at the last logged step
         self.began, self.first = time.monotonic(), self.step
         self.watch = Watch(
             job.recipe.steps, job.recipe.global_batch, self.accelerator.num_processes,
@@ -88,14 +90,17 @@ class Trainer:
 
         # One stream for all stages: a stage begins at the sample where the one before ended.
         job.folder.open(self.step)
+        self._status("running")
         steps = job.stream.steps(self.cursor)
         try:
             while self.step < self.recipe.steps:
                 index, done = self.recipe.stage_at(self.step)
                 self._train_stage(index, done, steps)
             self._settle()
+            self._status("finished")
             self._finish()
-        except Exception:
+        except Exception as error:
+            self._status("stopped" if isinstance(error, Interrupted) else "failed")
             self._settle_after_error()
             raise
         finally:
@@ -200,11 +205,14 @@ class Trainer:
         """Log, score, show and save, as often as the recipe says."""
         run, stage = self.recipe.run, self.recipe.stages[index]
         end = self.step == sum(one.steps for one in self.recipe.stages[: index + 1])
-        if end or self.step % run.log == 0:
+        logged = end or self.step % run.log == 0
+        if logged:
             self.job.folder.log(self._progress(result))
         held: dict[str, float] = {}
         if end or (run.validate_every and self.step % run.validate_every == 0):
             held = self._validate(strategy)
+        if logged or held:
+            self._status("running")
 
         # A step that was skipped has no losses: NaN is no number in JSON.
         record = {**(result.values() if result.finite else {}), **held}
@@ -294,11 +302,29 @@ class Trainer:
 
     def _progress(self, result: StepResult) -> str:
         rates, numbers = self.watch.read(self.step)
+        self.numbers = numbers
         if self.job.folder.main:
             self.job.folder.track(self.step, numbers)
         losses = f"loss {result.loss:.4f} (ce {result.ce:.4f} bce {result.bce:.4f} "
         losses += f"dice {result.dice:.4f}) norm {result.norm:.3f}"
-        return f"step {self.step}/{self.recipe.steps}: {losses}; {rates}"
+        held = f", held-out {BEST} {100 * self.scores[BEST]:.2f}" if BEST in self.scores else ""
+        return f"step {self.step}/{self.recipe.steps}: {losses}{held}; {rates}"
+
+    def _status(self, state: str) -> None:
+        """Tell `svp status` how far the run is."""
+        if not self.job.folder.main:
+            return
+        numbers = self.numbers | self.watch.left
+        if self.last is not None and self.last.finite:
+            numbers["loss"] = self.last.loss
+        if BEST in self.scores:
+            numbers[BEST] = 100 * self.scores[BEST]
+        last = self.step == self.recipe.steps
+        stage = self.recipe.stages[-1 if last else self.recipe.stage_at(self.step)[0]].name
+        self.job.folder.write_json(STATUS, status_record(
+            state, step=self.step, steps=self.recipe.steps, stage=stage, numbers=numbers,
+            resume=self.job.hint,
+        ))  # fmt: skip
 
     def _recipe(self) -> dict[str, JsonValue]:
         value: dict[str, JsonValue] = json.loads(self.recipe.canonical())

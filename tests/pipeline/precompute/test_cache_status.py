@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -95,13 +97,35 @@ def test_a_clock_that_is_ahead_gives_no_negative_age(
     assert (one.for_s, one.renewed_s) == (0.0, 0.0)
 
 
-def test_a_killed_run_reads_lost(half: Path) -> None:
-    path = half / LOGS / "status.json"
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps(told | {
-        "state": "running", "time": "2020-01-01T00:00:00.000+00:00", "host": "gone"}))  # fmt: skip
-    line = Watch(half).look().lines()[-1]
+def say(cache: Path, **changes: object) -> None:
+    """Change what the latest run has written of itself."""
+    path = cache / LOGS / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_killed_run_reads_lost(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch ends where no process is seen: neither a claim nor a commit of the last minute."""
+    say(half, state="running", time="2020-01-01T00:00:00.000+00:00", host="gone")
+    found = Watch(half).look()
+    line = found.lines()[-1]
     assert line.startswith("latest run: lost at 2020") and "the same svp precompute" in line
+    assert found.summary().endswith("latest run lost") and not found.over
+    now = time.time() + 90
+    monkeypatch.setattr(cache_status.time, "time", lambda: now)
+    *_, last = Watch(half).looks()
+    assert (last.over, last.complete, last.exit_code) == (True, False, 1)
+    assert claims.Claims(claims.claims_store(half, Plan.load(half))).take("5")
+    assert not Watch(half).look().over
+
+
+def test_images_of_shards_under_way_count_while_the_run_works(half: Path) -> None:
+    now = datetime.now(UTC).isoformat()
+    say(half, state="running", time=now, images=21, images_per_s=2.0)
+    found = Watch(half).look()
+    assert (found.done_images, found.computed) == (18, 21)
+    assert found.lines()[1].startswith("3/7 shards  21/40 images")
+    say(half, state="finished", images=21)
+    assert Watch(half).look().computed == 18
 
 
 def test_a_watch_ends_with_the_cache(world: Path, tmp_path: Path) -> None:

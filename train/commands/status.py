@@ -1,14 +1,14 @@
-"""`svp status`: how far a cache is, and which processes are at work on it."""
+"""`svp status`: how far a cache or a run is, and which processes are at work on it."""
 
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from .console import PLACE, as_json, report
+from ...pipeline.commands.console import PLACE, as_json, report
 
 if TYPE_CHECKING:
-    from ..store import Place
+    from ...pipeline.store import Place
 
 PLAIN_EVERY_S = 10.0  # where there is no terminal to refresh
 
@@ -18,14 +18,15 @@ PLAIN_EVERY_S = 10.0  # where there is no terminal to refresh
 @click.option("--watch", is_flag=True, help="Refresh until no process has anything left to do.")
 @as_json
 def status_command(path: "Place", watch: bool, as_json: bool) -> None:
-    """Show committed shards, rate, time left and the processes at work on a cache."""
+    """Show how far a cache or a run is, its rate and the time left, also after its process was killed."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    from ..precompute.cache_status import Watch
+    from ...pipeline.precompute.cache_status import Watch
+    from ..trainer.run_status import RunWatch, is_run
 
-    seen = Watch(path)
+    seen: Watch | RunWatch = RunWatch(path) if is_run(path) else Watch(path)
     if not watch:
         return report(seen.look(), as_json)
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
