@@ -4,6 +4,8 @@ import ast
 import configparser
 import doctest
 import importlib
+import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -90,6 +92,29 @@ def test_wheel_contents(tmp_path: Path) -> None:
     )
     want = {f"svp/{p.relative_to(ROOT)}" for p in paths if "__pycache__" not in p.parts}
     assert {n for n in got if ".dist-info/" not in n} == want
+    answers_alone(next(tmp_path.glob("*.whl")), tmp_path / "alone")
+
+
+def answers_alone(wheel: Path, folder: Path) -> None:
+    """The files of the wheel, and no others of svp, segment an object of a scene."""
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    environment = {**os.environ, "PYTHONPATH": str(folder / "site")}
+
+    def run(*words: str) -> str:
+        return subprocess.check_output(
+            [sys.executable, *words], cwd=folder, env=environment, text=True
+        )
+
+    assert str(folder / "site") in run("-c", "import svp; print(svp.__file__)")
+    run("-m", "svp", "data", "synth", "scenes", "--images", "20")
+    (sentence, *_) = svp.open_dataset(folder / "scenes", split="val").sentences
+    image = next((folder / "scenes" / "images").glob("val*"))
+    report = json.loads(
+        run("-m", "svp", "predict", str(image), sentence.sent, "--checkpoint", "tiny", "--json")
+    )
+    (found,) = report["predictions"]
+    assert found["area"] > 0 and 1 < report["tokens"] < 256
+    assert all((folder / file).is_file() for file in report["files"])
 
 
 # Tests of what stands on the path: a module found there, an entry point, an example beside another.
