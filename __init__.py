@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from .pipeline.errors import SvpError
     from .pipeline.precompute.map_batches import Precompute
     from .pipeline.recipe import SuperpixelConfig
-    from .pipeline.records import LocalPaths
+    from .pipeline.records import LocalPaths, Superpixels
     from .pipeline.superpixels.generator import build_generator
     from .train import metrics
     from .train.data.cache_dataset import CacheDataset
-    from .train.runs.predictor import Predictor, load, predict
-    from .train.runs.session import ImageSession, Prediction
+    from .train.runs.answer import Answer
+    from .train.runs.segmenter import Segmenter, load
+    from .train.runs.session import ImageSession
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PROJECTORS",
+    "Answer",
     "CacheDataset",
     "CacheReader",
     "Card",
@@ -36,13 +38,13 @@ __all__ = [
     "LocalPaths",
     "MaskInput",
     "Precompute",
-    "Prediction",
-    "Predictor",
     "Projector",
     "ProjectorSpec",
     "RowTier",
     "SVPProjector",
+    "Segmenter",
     "SuperpixelConfig",
+    "Superpixels",
     "SvpError",
     "WrappedModel",
     "build_generator",
@@ -51,7 +53,6 @@ __all__ = [
     "load_pretrained",
     "metrics",
     "open_dataset",
-    "predict",
     "save_pretrained",
     "wrap",
 ]
@@ -68,12 +69,13 @@ _HOMES = {
     "pipeline.errors": ("SvpError",),
     "pipeline.precompute.map_batches": ("Precompute",),
     "pipeline.recipe": ("SuperpixelConfig",),
-    "pipeline.records": ("LocalPaths",),
+    "pipeline.records": ("LocalPaths", "Superpixels"),
     "pipeline.superpixels.generator": ("build_generator",),
     "train": ("metrics",),
     "train.data.cache_dataset": ("CacheDataset",),
-    "train.runs.predictor": ("Predictor", "load", "predict"),
-    "train.runs.session": ("ImageSession", "Prediction"),
+    "train.runs.answer": ("Answer",),
+    "train.runs.segmenter": ("Segmenter", "load"),
+    "train.runs.session": ("ImageSession",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 SNAPSHOT = HERE / "contracts" / "api.json"
 NAMED = {
-    "load", "predict", "open_dataset", "build_generator", "CacheReader", "PROJECTORS",
+    "load", "open_dataset", "build_generator", "CacheReader", "PROJECTORS",
     "build_projector", "SVPProjector", "load_pretrained", "save_pretrained", "metrics",
 }  # fmt: skip
 
@@ -39,7 +39,8 @@ def surface(thing: Any) -> Any:
     plain = {n: getattr(v, "__func__", v) for n, v in own.items()}
     members = {n: parameters(v) if inspect.isfunction(v) else None for n, v in plain.items()}
     made = [] if issubclass(thing, Exception) else parameters(thing)
-    return {"made by": made, "members": dict(sorted(members.items()))}
+    called = {"called by": parameters(thing.__call__)} if "__call__" in vars(thing) else {}
+    return {"made by": made, **called, "members": dict(sorted(members.items()))}
 
 
 def parameters(thing: Any) -> list[str]:
@@ -103,34 +104,65 @@ def test_a_model_is_saved_and_loaded(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_photograph_is_answered(world: Path) -> None:
-    """As path, array and PIL image, by an export, its run and the one call."""
+    """As path, bytes, array and PIL image, by an export and its run."""
     path = min((world / "scenes" / "images").glob("val*"))
     picture = Image.open(path).convert("RGB")
-    model = svp.load(world / "export", device="cpu", size="tiny")
-    found = model.predict(path, "the red disc")
+    with svp.load(world / "export", device="cpu", size="tiny") as seg:
+        found = seg(path, "the red disc")
+        for image in (str(path), path.read_bytes(), picture, np.asarray(picture)):
+            assert (seg(image, "the red disc").mask == found.mask).all()
+        said = seg(picture, ["the red disc", "the blue box"], generate=True)
     assert found.mask.shape == (picture.height, picture.width) and found.mask.dtype == np.bool_
     assert found.area == found.mask.sum() and (found.score > 0.5) == bool(found.area)
-    for image in (picture, np.asarray(picture)):
-        assert (model.predict(image, "the red disc").mask == found.mask).all()
+    assert (found.photo == np.asarray(picture)).all() and found.overlay.size == picture.size
+    assert len(found.superpixels) > 1 and found.superpixels.width == picture.width
+    assert found.tokens == 256  # of the MLP projector, one per patch
+    assert [answer.expression for answer in said] == ["the red disc", "the blue box"]
+    assert all(answer.text is not None and answer.timings.keys() == {"encode", "read", "answer"}
+               for answer in said)  # fmt: skip
+    assert said[0].timings == said[1].timings and min(said[0].timings.values()) > 0
     run = svp.load(world / "runs" / "run", device="cpu", cache=world / "cache")
-    assert (run.predict(path, "the red disc").mask == found.mask).all()
-    once = svp.predict(path, "the red disc", world / "export", device="cpu")
-    assert (once.mask == found.mask).all() and once.score == pytest.approx(found.score)
-    said = model.ask(picture, ["the red disc", "the blue box"], generate=True).predictions
-    assert [p.expression for p in said] == ["the red disc", "the blue box"]
-    assert all(p.answer is not None for p in said)
+    assert (run(path, "the red disc").mask == found.mask).all()
+    with pytest.raises(svp.SvpError, match="closed: load the model again"):
+        seg(path, "the red disc")
+
+
+def test_an_answer_is_written_by_its_ending(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = min((world / "scenes" / "images").glob("val*"))
+    answer = svp.load(world / "export", device="cpu")(path, "the red disc")
+    for name in ("a-mask.png", "a.png", "a.json"):
+        answer.save(tmp_path / name)
+    assert (np.asarray(Image.open(tmp_path / "a-mask.png")) == answer.mask * 255).all()
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == np.asarray(answer.overlay)).all()
+    assert answer._repr_png_() == (tmp_path / "a.png").read_bytes()
+    assert json.loads((tmp_path / "a.json").read_text()) == json.loads(json.dumps(answer.record()))
+    with pytest.raises(svp.SvpError, match="a.gif: answers are written as .png or .json"):
+        answer.save(tmp_path / "a.gif")
+    shown: list[Any] = []
+    monkeypatch.setattr("PIL.ImageShow.show", lambda image: shown.append(image) or len(shown) > 1)
+    with pytest.raises(svp.SvpError, match="no image viewer"):
+        answer.show()
+    answer.show()
+    assert shown[1].tobytes() == answer.overlay.tobytes()
 
 
 def test_what_cannot_be_answered_is_refused(world: Path, tmp_path: Path) -> None:
-    model = svp.load(world / "export", device="cpu")
+    seg = svp.load(world / "export", device="cpu")
+    grey = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(svp.SvpError, match="no such photograph"):
-        model.predict(tmp_path / "no.jpg", "disc")
+        seg(tmp_path / "no.jpg", "disc")
+    with pytest.raises(svp.SvpError, match="an address: give a file, or the bytes of one"):
+        seg("https://example.org/a.jpg", "disc")
     with pytest.raises(svp.SvpError, match=r"float64 \(4, 4\), want uint8 RGB \(H,W,3\)"):
-        model.predict(np.zeros((4, 4)), "disc")  # type: ignore[arg-type]
+        seg(np.zeros((4, 4)), "disc")  # type: ignore[arg-type]
+    with pytest.raises(svp.SvpError, match="^the image: not-an-image"):
+        seg(b"GIF89a", "disc")
     with pytest.raises(svp.SvpError, match="not generated scenes"):
-        model.predict(np.zeros((64, 64, 3), np.uint8), "disc")
+        seg(grey, "disc")
     with pytest.raises(svp.SvpError, match="at least one expression"):
-        model.ask(np.zeros((64, 64, 3), np.uint8), "disc")
+        seg(grey, [])
     with pytest.raises(svp.SvpError):
         svp.load(tmp_path / "nothing")
 
@@ -148,4 +180,4 @@ def test_the_printed_example_runs(
     Image.new("RGB", (96, 64), "white").save("photo.jpg")
     space: dict[str, Any] = {}
     exec(compile(code, name, "exec"), space)  # noqa: S102 - it is what a user pastes
-    assert space["found"].mask.shape == (64, 96)
+    assert space["answer"].mask.shape == (64, 96)

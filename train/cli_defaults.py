@@ -1,7 +1,10 @@
 """Default values shown by the command line; imports nothing."""
 
+import importlib.resources
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 DATA: Final = Path("data/quickstart")
 SPLITS: Final = {"train": 1200, "val": 100, "testA": 300}
@@ -12,6 +15,16 @@ HELD_OUT: Final = "testA"
 def cache_of(split: str) -> Path:
     """Default cache folder of a split of the default scenes."""
     return Path("caches") / f"quickstart-{split}"
+
+
+TINY: Final = "tiny"  # the model of this package, by name
+
+
+def shipped_model(asked: T) -> T | Path:
+    """The folder of the model of this package where `asked` is its name and no path; else `asked`."""
+    if asked != Path(TINY) or Path(TINY).exists():
+        return asked
+    return Path(str(importlib.resources.files("svp"))) / "workflows" / "tiny" / "quickstart"
 
 
 TABLE_NAMES: Final = (

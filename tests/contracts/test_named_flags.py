@@ -46,7 +46,7 @@ OWN = {
     "train/runs/held_out.py": ("train",),
     "train/runs/train.py": ("train",),
     "train/runs/predict.py": ("predict",),
-    "train/runs/predictor.py": ("predict",),
+    "train/runs/segmenter.py": ("predict",),
     "train/runs/export.py": ("export",),
     "train/figures": ("figures",),
 }

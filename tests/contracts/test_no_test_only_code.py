@@ -10,8 +10,8 @@ import svp
 
 ROOT = Path(svp.__file__).parent
 PACKAGES = ("model", "pipeline", "train", "workflows")
-# Read by what no name leads to: pydantic, and methods that a base class of a library calls.
-_CALLED_FROM_OUTSIDE = {"model_config"}
+# Read by what no name leads to: pydantic, notebooks, and methods that a base class of a library calls.
+_CALLED_FROM_OUTSIDE = {"model_config", "_repr_png_"}
 # Folders whose caller is not written yet.
 _NOT_CALLED_YET = ("pipeline/store/",)
 # One text names attributes (templates), modules (lazy tables) and commands; docstrings do not count.

@@ -124,10 +124,14 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
 
 
 @click.command("predict")
-@click.argument("image", type=PATH)
-@click.argument("expressions", nargs=-1, required=True)
+@click.argument("images", type=PATH)
+@click.argument("expressions", nargs=-1)
 @click.option(
-    "--cache", "--from-cache", "cache", type=PLACE, help="Cache whose recipe is used for the image."
+    "--cache",
+    "--from-cache",
+    "cache",
+    type=PLACE,
+    help="Cache whose recipe is used for the images.",
 )
 @size_option
 @checkpoint
@@ -145,7 +149,9 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
               help="Folder of the outputs.")  # fmt: skip
 @as_json
 def predict_command(as_json: bool, **options: Any) -> None:
-    """Segment the object of each expression in an image: PNG mask, overlay and JSON."""
+    """Segment the object of each expression in an image, in each image of a folder, or by the lines of
+    a JSONL file (`image`, `expression`): PNG masks, overlays and JSON.
+    """
     from ..options import TrainFlags
     from ..runs.predict import PredictRequest
     from ..runs.predict import predict_command as run
@@ -173,6 +179,11 @@ def predict_command(as_json: bool, **options: Any) -> None:
 )
 @click.option("--license", "--licence", "licence", default="other", show_default=True,
               help="License in the model card.")  # fmt: skip
+@click.option(
+    "--push",
+    metavar="OWNER/NAME",
+    help="Also send the folder to this private repository of the Hugging Face hub.",
+)
 @as_json
 def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
     """Save a checkpoint as a self-contained folder with a model card."""

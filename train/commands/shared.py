@@ -14,10 +14,12 @@ from ...pipeline.commands.console import (
     report,
     several,
 )
+from ..cli_defaults import shipped_model
 
 if TYPE_CHECKING:
     from ...pipeline.cache.row_tier import RowTier
     from ...pipeline.store import Place
+
 
 T = TypeVar("T")
 NEWEST = "(newest)"  # what --from-cache is without a path
@@ -62,7 +64,8 @@ checkpoint = click.option(
     "--model",
     "checkpoint",
     type=PLACE,
-    help="Run or checkpoint, by folder or address, or export. Default: the newest run.",
+    callback=lambda _, __, value: shipped_model(value),
+    help="Run or checkpoint, by folder or address, export, or tiny. Default: the newest run.",
 )
 published = several(
     click.option(

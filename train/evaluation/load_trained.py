@@ -67,7 +67,8 @@ def newest_run(runs: Path) -> Path:
 def _none_in(runs: str) -> MissingError:
     return MissingError(
         f"no trained model in {show(runs, 300)}: train one with "
-        "`svp train --from-cache` or `svp quickstart`, or name a run with --checkpoint"
+        "`svp train --from-cache` or `svp quickstart`, or name one with --checkpoint (--checkpoint "
+        "tiny: the model of this package, for scenes of `svp data synth`)"
     )
 
 

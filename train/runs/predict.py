@@ -1,35 +1,37 @@
-"""`svp predict`: segment the object that an expression names; mask, overlay and JSON out."""
+"""`svp predict`: segment what expressions name in photographs; masks, overlays and JSON out."""
 
-import io
 import json
+import logging
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from ...pipeline.datasets.images import Header, read_image
+from ...pipeline.datasets.images import read_image
 from ...pipeline.display import Report, counted, show
-from ...pipeline.errors import ConfigError
+from ...pipeline.errors import ConfigError, DataError, ImageError, MissingError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
 from ...pipeline.store import Place
 from ..evaluation.load_trained import find_trained
 from ..options import TrainFlags
-from ..trainer.previews import PREDICTED
-from .predictor import open_predictor, photo_header
-from .session import Answers, Prediction
+from .answer import Answer
+from .questions import Question, questions
+from .segmenter import Segmenter, open_segmenter, photo_header
 
-Mask = NDArray[np.bool_]
-EDGE = np.array([255, 255, 255], np.uint8)
+log = logging.getLogger(__name__)
+
+LINES = "predictions.jsonl"
+SAID_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest:
     """Options of `svp predict`.
 
-    cache       whose recipe cuts the photograph; None: the run's own, or `size`'s
+    images      photograph, folder of photographs, or JSONL file, see `questions`
+    cache       whose recipe cuts the photographs; None: the run's own, or `size`'s
     checkpoint  run or one of its checkpoints, by folder or address; None: the newest run in `runs`
     published   a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is, `own_sam` with its own
                 SAM instead of the one of `sam_weights`
@@ -38,7 +40,7 @@ class PredictRequest:
     out         folder of the files, made if needed
     """
 
-    image: Path
+    images: Path
     expressions: tuple[str, ...]
     cache: Path | None = None
     size: str | None = None
@@ -55,8 +57,6 @@ class PredictRequest:
     out: Path = Path("predictions")
 
     def __post_init__(self) -> None:
-        if not self.expressions:
-            raise ConfigError("give at least one expression")
         if self.published is not None and self.cache is not None:
             raise ConfigError("--published has its own preprocessing: leave out --cache")
         if self.own_sam and self.published is None:
@@ -66,69 +66,94 @@ class PredictRequest:
 
 
 @dataclass(frozen=True)
+class PhotoReport(Report):
+    """Answers about one photograph.
+
+    record  of its JSON file: image, size (H,W) and orientation (EXIF, 1..8, applied to all that is
+            written), tokens, predictions (masks as COCO RLE), files, digests
+    """
+
+    record: dict[str, Any]
+    files: list[Path]
+
+    def lines(self) -> list[str]:
+        size, turn = self.record["size"], self.record["orientation"]
+        found = [
+            f"{p['expression']!r}: {p['area']:,} pixels ({p['area'] / (size[0] * size[1]):.1%})"
+            + _why_empty(p)
+            for p in self.record["predictions"]
+        ]
+        said = f"EXIF orientation {turn} applied: all is upright, as viewers show it"
+        tokens = counted(self.record["tokens"], "visual token")
+        return [*([said] if turn > 1 else []), tokens, *found]
+
+
+@dataclass(frozen=True)
 class PredictReport(Report):
     """Report of `svp predict`.
 
-    size, orientation  (H,W) of masks and overlays: the photograph as viewers show it, its EXIF
-                       orientation (1..8) applied
+    left_out  photographs that cannot be used, and why
+    files     all that was written; the last one holds all answers
     """
 
-    image: Path
-    size: tuple[int, int]
-    orientation: int
-    tokens: int
-    predictions: list[Prediction]
+    photos: list[PhotoReport]
+    left_out: dict[str, str]
     files: list[Path]
-    digests: dict[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a photograph was left out."""
+        return int(bool(self.left_out))
 
     def lines(self) -> list[str]:
-        pixels = self.size[0] * self.size[1]
-        found = [
-            f"{p.expression!r}: {p.area:,} pixels ({p.area / pixels:.1%})" + _why_empty(p)
-            for p in self.predictions
+        if len(self.photos) == 1 and not self.left_out:
+            (only,) = self.photos
+            return [*only.lines(), *(show(str(path), 400) for path in self.files)]
+        rows = [
+            f"{show(photo.record['image'], 300)}: {'; '.join(photo.lines())}"
+            for photo in self.photos
         ]
-        turned = (
-            [f"EXIF orientation {self.orientation} applied: all is upright, as viewers show it"]
-            if self.orientation > 1
-            else []
-        )
-        files = [show(str(path), 400) for path in self.files]
-        return [*turned, counted(self.tokens, "visual token"), *found, *files]
+        bad = [f"left out: {why}" for why in self.left_out.values()]
+        total = f"{counted(len(self.photos), 'photograph')} answered"
+        if bad:
+            total += f", {len(bad)} left out"
+        return [*rows, *bad, total, show(str(self.files[-1]), 400)]
 
     def to_json(self) -> dict[str, object]:
-        return {
-            "image": show(str(self.image), 4096),
-            "size": list(self.size),
-            "orientation": self.orientation,
-            "frame": "upright",
-            "tokens": self.tokens,
-            "predictions": [p.record() for p in self.predictions],
-            "files": [show(str(path), 4096) for path in self.files],
-            "digests": self.digests,
-        }
+        if len(self.photos) == 1 and not self.left_out:
+            return self.photos[0].record
+        return {"photographs": [p.record for p in self.photos], "left_out": self.left_out}
 
 
-def _why_empty(found: Prediction) -> str:
-    if found.rejected:
-        chance = "" if found.rejection is None else f" (chance {found.rejection:.2f})"
-        return f", no such object{chance}"
-    return "" if found.has_seg else ", no [SEG] in the answer"
+def _why_empty(found: dict[str, Any]) -> str:
+    if found["rejected"]:
+        chance = found["rejection"]
+        return ", no such object" + ("" if chance is None else f" (chance {chance:.2f})")
+    return "" if found["has_seg"] else ", no [SEG] in the answer"
 
 
 def predict_command(request: PredictRequest) -> PredictReport:
-    """Predict and write `<name>-<n>-mask.png`, `<name>-<n>-overlay.png` and `<name>.json`.
+    """Predict and write `<name>-<n>-mask.png`, `<name>-<n>-overlay.png` and `<name>.json` per
+    photograph; of a folder or a JSONL file also `predictions.jsonl`, a record per line.
 
     Where the record in `out` is of another photograph of that name, `<name>~2` and so on.
 
-    The path is the user's own and trusted: links and any name the system allows are read.
+    The path is the user's own and trusted: links and any name the system allows are read. One
+    photograph that cannot be used is an error; of several it is left out, named and counted.
 
-    Raises MissingError (no such photograph, run, weights), ImageError, WeightsError,
-    PlanMismatchError, ConfigError, DataError, CacheError (`out` cannot be written).
+    Raises MissingError (no such photograph, run, weights), ImageError, DataError (a line of the
+    file, no usable photograph), WeightsError, PlanMismatchError, ConfigError, CacheError (`out` cannot be written).
     """
-    header = photo_header(request.image)
-    _require_places(request)
-    read_image(request.image)  # damage is told with the path that the user gave, before any weights
-    model = open_predictor(
+    asked, notices = questions(request.images, request.expressions)
+    several = request.images.is_dir() or len(asked) > 1
+    for line in notices:
+        log.info(line)
+    first = asked[0]
+    if not several and isinstance(first.photo, Path):
+        photo_header(first.photo)
+        read_image(first.photo)  # damage is told before any weights are read
+    _require_places(request.out, first, several)
+    model = open_segmenter(
         find_trained(request.checkpoint, request.runs, request.published),
         device=request.device,
         size=request.size,
@@ -139,32 +164,73 @@ def predict_command(request: PredictRequest) -> PredictReport:
         own_sam=request.own_sam,
         lm_weights=request.lm_weights,
     )
-    answers = model.ask(request.image, request.expressions, generate=request.generate)
-    return _write(request, header, answers, model.digests)
+    make_folders(request.out)
+    photos, left_out = [], {}
+    for one in _told(asked) if several else asked:
+        try:
+            photos.append(_answered(model, one, request))
+        except (ImageError, MissingError) as error:
+            if not several:
+                raise
+            left_out[one.name] = str(error)
+    if not photos:
+        raise DataError(f"no photograph could be used: {next(iter(left_out.values()))}")
+    files = [path for photo in photos for path in photo.files]
+    if several:
+        lines = "".join(json.dumps(photo.record, sort_keys=True) + "\n" for photo in photos)
+        files.append(request.out / LINES)
+        write_file(files[-1], lines.encode(), label="prediction")
+    return PredictReport(photos, left_out, files)
 
 
-def overlay(photo: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
-    """The photograph (H,W,3) with the mask as a blue veil with a white edge."""
-    drawn = photo.astype(np.float32)
-    drawn[mask] = 0.5 * drawn[mask] + 0.5 * PREDICTED
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    drawn[mask & ~inner] = EDGE
-    return drawn.astype(np.uint8)
+def _told(asked: list[Question]) -> Iterator[Question]:
+    """The questions, with a line of progress every few seconds."""
+    began = said = time.monotonic()
+    for done, one in enumerate(asked):
+        if done and time.monotonic() - said > SAID_EVERY_S:
+            said = time.monotonic()
+            left = (said - began) / done * (len(asked) - done)
+            log.info(f"{done:,}/{counted(len(asked), 'photograph')}  {left / 60:.1f} min left")
+        yield one
 
 
-def _places(request: PredictRequest, number: int) -> dict[str, Path]:
+def _answered(model: Segmenter, one: Question, request: PredictRequest) -> PhotoReport:
+    """Ask about one photograph and write the files."""
+    turn = photo_header(one.photo).orientation if isinstance(one.photo, Path) else 1
+    answers: list[Answer] = model(one.photo, one.expressions, generate=request.generate)
+    record = _record(request.out, one)
+    files = []
+    for number, answer in enumerate(answers, 1):
+        for path in _pictures(record, number):
+            answer.save(path)
+            files.append(path)
+    files.append(record)
+    written = {
+        "image": one.name,
+        "size": list(answers[0].mask.shape),
+        "orientation": turn,
+        "frame": "upright",
+        "tokens": answers[0].tokens,
+        "predictions": [answer.record() for answer in answers],
+        "files": [show(str(path), 4096) for path in files],
+        "digests": model.digests,
+    }
+    text = json.dumps(written, indent=1, sort_keys=True) + "\n"
+    write_file(record, text.encode(), label="prediction")
+    return PhotoReport(written, files)
+
+
+def _pictures(record: Path, number: int) -> list[Path]:
     """The pictures of expression `number`, counted from 1."""
-    stem = _record(request).stem
-    return {kind: request.out / f"{stem}-{number}-{kind}.png" for kind in ("mask", "overlay")}
+    return [record.with_name(f"{record.stem}-{number}-{kind}.png") for kind in ("mask", "overlay")]
 
 
-def _record(request: PredictRequest) -> Path:
+def _record(out: Path, one: Question) -> Path:
     """The record of this photograph; one of its name from another folder keeps its own files."""
-    stem, image = request.image.stem, show(str(request.image), 4096)
+    stem = one.photo.stem if isinstance(one.photo, Path) else Path(one.name.partition("#")[0]).stem
     names = chain([stem], (f"{stem}~{n}" for n in count(2)))
-    paths = (request.out / f"{name}.json" for name in names)
-    return next(path for path in paths if _image_of(path) in (None, image))
+    paths = (out / f"{name}.json" for name in names)
+    return next(path for path in paths if _image_of(path) in (None, one.name))
 
 
 def _image_of(record: Path) -> str | None:
@@ -176,39 +242,9 @@ def _image_of(record: Path) -> str | None:
     return image if isinstance(image, str) else None
 
 
-def _require_places(request: PredictRequest) -> None:
+def _require_places(out: Path, first: Question, several: bool) -> None:
     """Raise CacheError if an output cannot be written, before the model runs."""
-    numbers = range(1, len(request.expressions) + 1)
-    for path in (_record(request), *(p for n in numbers for p in _places(request, n).values())):
+    record = _record(out, first)
+    pictures = (p for n in range(1, len(first.expressions) + 1) for p in _pictures(record, n))
+    for path in (record, *pictures, *([out / LINES] if several else [])):
         check_writable(path, file=True)
-
-
-def _write(
-    request: PredictRequest,
-    header: Header,
-    answers: Answers,
-    digests: dict[str, str],
-) -> PredictReport:
-    make_folders(request.out)
-    photo, files = read_image(request.image), []
-    for number, prediction in enumerate(answers.predictions, 1):
-        mask = prediction.mask
-        pictures = {"mask": mask.astype(np.uint8) * 255, "overlay": overlay(photo, mask)}
-        for kind, path in _places(request, number).items():
-            files.append(path)
-            png = io.BytesIO()
-            Image.fromarray(pictures[kind]).save(png, "PNG")
-            write_file(path, png.getvalue(), label="prediction")
-    files.append(_record(request))
-    report = PredictReport(
-        request.image,
-        header.upright,
-        header.orientation,
-        answers.tokens,
-        answers.predictions,
-        files,
-        digests,
-    )
-    text = json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n"
-    write_file(files[-1], text.encode(), label="prediction")
-    return report

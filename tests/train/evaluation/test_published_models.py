@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from support.answered import masks
 from svp.model.conversion.convert import _sam_under as sam_shapes
 from svp.model.conversion.stand_in import write_standin
 from svp.pipeline.datasets import open_dataset
@@ -322,7 +323,7 @@ def test_a_cache_of_the_clip_recipe_gives_the_same_masks(world: World) -> None:
 def test_predict_answers_without_training(world: World, tmp_path: Path) -> None:
     report = predict_command(
         PredictRequest(
-            image=world.root / "b.png",
+            images=world.root / "b.png",
             expressions=TEXTS,
             published=str(world.folder),
             sam_weights=world.root / "sam.pth",
@@ -331,11 +332,12 @@ def test_predict_answers_without_training(world: World, tmp_path: Path) -> None:
             out=tmp_path / "out",
         )
     )
-    for prediction, text in zip(report.predictions, TEXTS, strict=True):
+    for mask, text in zip(masks(report), TEXTS, strict=True):
         logits = reference(world, "b.png", text).numpy()
         sure = abs(logits) > 1e-3
-        np.testing.assert_array_equal(prediction.mask[sure], (logits > 0)[sure])
-    assert report.digests["checkpoint"] == find_published(str(world.folder)).digest
+        np.testing.assert_array_equal(mask[sure], (logits > 0)[sure])
+    digests = report.photos[0].record["digests"]
+    assert digests["checkpoint"] == find_published(str(world.folder)).digest
 
 
 @pytest.mark.parametrize(
@@ -422,9 +424,9 @@ def test_predict_tells_bad_photographs_and_places_first(world: World, tmp_path: 
     cut.write_bytes((world.root / "a.png").read_bytes()[:3000])
     asked = {"expressions": ("a", "b"), "published": "none", "device": "cpu"}
     with pytest.raises(ImageError, match=r"cut\.png: truncated"):
-        predict_command(PredictRequest(image=cut, out=tmp_path / "out", **asked))
+        predict_command(PredictRequest(images=cut, out=tmp_path / "out", **asked))
     for name in ("a-2-mask.png", "a-1-overlay.png", "a.json"):
         out = tmp_path / f"blocked by {name}"
         (out / name).mkdir(parents=True)
         with pytest.raises(CacheError, match=rf"{name}: cannot be written"):
-            predict_command(PredictRequest(image=world.root / "a.png", out=out, **asked))
+            predict_command(PredictRequest(images=world.root / "a.png", out=out, **asked))

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from support.answered import masks
 from support.told import failures
 from svp.cli import main
 from svp.model.pretrained import load_pretrained
@@ -24,10 +25,12 @@ from svp.pipeline.cache.plan import Plan
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
+from svp.pipeline.masks import runs as rl
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.precompute.planner import Content, build_plan
 from svp.pipeline.records import Rle
+from svp.pipeline.superpixels.candidates import full_image, to_superpixels
 from svp.pipeline.weights.load import weights_digest
 from svp.pipeline.weights.reference import WeightsRef
 from svp.train.evaluation.load_trained import find_trained, open_trained
@@ -37,11 +40,12 @@ from svp.train.metrics import metrics
 from svp.train.options import Places, TrainFlags, TrainRequest, resolve_train
 from svp.train.recipe import ProjectorConfig, TrainRecipe, parse_train_recipe
 from svp.train.runs import evaluate
+from svp.train.runs.answer import Answer
 from svp.train.runs.evaluate import EvalRequest, eval_command, free_name, report_command
 from svp.train.runs.export import ExportRequest, export_command
 from svp.train.runs.inputs import DataRequest
 from svp.train.runs.newest_cache import find_cache
-from svp.train.runs.predict import PredictReport, PredictRequest, overlay, predict_command
+from svp.train.runs.predict import PredictReport, PredictRequest, predict_command
 from svp.train.trainer.checkpoint import Checkpoint, State, save_checkpoint
 from svp.train.trainer.prepare import make_ready
 
@@ -114,7 +118,7 @@ def test_evaluate_then_recompute_then_predict(request_: EvalRequest, tmp_path: P
 
     row = results.rows[len(results.rows) // 2]
     asked = PredictRequest(
-        image=request_.data.images / row.path if request_.data.images else Path(),
+        images=request_.data.images / row.path if request_.data.images else Path(),
         expressions=(row.text, "red disc"), cache=request_.caches[0], runs=request_.runs,
         out=tmp_path / "out", device="cpu",
     )  # fmt: skip
@@ -122,7 +126,9 @@ def test_evaluate_then_recompute_then_predict(request_: EvalRequest, tmp_path: P
     mask = np.asarray(Image.open(predicted.files[0]))
     # Two dialogues in one batch instead of one: rounding may move a pixel of the border.
     assert mask.shape == (row.height, row.width) and set(np.unique(mask)) <= {0, 255}
-    assert ((mask > 0) != decode(row.mask)).sum() <= 5 and row.tokens == predicted.tokens
+    assert ((mask > 0) != decode(row.mask)).sum() <= 5 and row.tokens == predicted.photos[0].record[
+        "tokens"
+    ]
     record = json.loads(predicted.files[-1].read_text())
     height, width = record["predictions"][0]["mask"]["size"]
     counts = record["predictions"][0]["mask"]["counts"].encode()
@@ -168,7 +174,7 @@ def test_a_weight_file_that_would_not_be_read_is_refused(
         TrainRequest(**kind, live=True)
     with pytest.raises(ConfigError, match="--own-sam replaces"):
         PredictRequest(
-            image=Path("a.png"), expressions=("a",), published="GLaMM", own_sam=True,
+            images=Path("a.png"), expressions=("a",), published="GLaMM", own_sam=True,
             sam_weights=Path("w"),
         )  # fmt: skip
 
@@ -196,7 +202,7 @@ def test_photographs_of_other_frozen_models_than_the_runs_are_refused(
     with pytest.raises(PlanMismatchError, match=f"{here}[,;] the run other {theirs}"):
         eval_command(replace(request_, runs=tmp_path))
     asked = PredictRequest(
-        image=next((request_.data.images or Path()).rglob("*.png")), expressions=("red disc",),
+        images=next((request_.data.images or Path()).rglob("*.png")), expressions=("red disc",),
         cache=request_.caches[0], runs=tmp_path, out=tmp_path / "out", device="cpu",
     )  # fmt: skip
     with pytest.raises(PlanMismatchError, match=f"the run other {theirs}"):
@@ -256,12 +262,12 @@ def test_generated_answers_are_part_of_the_record(request_: EvalRequest, tmp_pat
     photo = min(request_.data.images.glob("val*"))
     report = predict_command(
         PredictRequest(
-            image=photo, expressions=("red disc",), cache=request_.caches[0], generate=True,
+            images=photo, expressions=("red disc",), cache=request_.caches[0], generate=True,
             runs=request_.runs, out=tmp_path, device="cpu",
         )
     )  # fmt: skip
-    (found,) = report.predictions
-    assert found.answer is not None and (found.has_seg or found.area == 0)
+    (found,) = report.photos[0].record["predictions"]
+    assert found["text"] is not None and (found["has_seg"] or found["area"] == 0)
 
 
 def test_toy_models_are_refused_on_other_data(request_: EvalRequest, tmp_path: Path) -> None:
@@ -272,12 +278,12 @@ def test_toy_models_are_refused_on_other_data(request_: EvalRequest, tmp_path: P
     with pytest.raises(ConfigError, match="not generated scenes, and the tiny SAM .*--size tiny"):
         eval_command(other)
     asked = PredictRequest(
-        image=min(photos.glob("val*")), expressions=("red disc",), cache=request_.caches[0],
+        images=min(photos.glob("val*")), expressions=("red disc",), cache=request_.caches[0],
         runs=request_.runs, out=tmp_path / "out", device="cpu",
     )  # fmt: skip
     with pytest.raises(ConfigError, match="not generated scenes, and the tiny SAM .*--size tiny"):
         predict_command(asked)
-    assert predict_command(replace(asked, size="tiny")).tokens
+    assert masks(predict_command(replace(asked, size="tiny")))[0].shape == (128, 128)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +328,7 @@ def test_what_does_not_belong_together_is_refused(request_: EvalRequest, tmp_pat
         with pytest.raises(ConfigError, match="--"):
             replace(request_, **wrong)
     with pytest.raises(ConfigError, match="expression"):
-        PredictRequest(image=Path("x.png"), expressions=())
+        predict_command(PredictRequest(images=Path("x.png"), expressions=()))
 
 
 def test_of_a_cache_with_several_plans_the_models_own_is_read(
@@ -341,12 +347,12 @@ def test_of_a_cache_with_several_plans_the_models_own_is_read(
     create_cache(cache, plan, view=True)
     photo = source.image_root / source.images[0].path
     asked = PredictRequest(
-        image=photo, expressions=("red disc",), cache=cache, runs=request_.runs,
+        images=photo, expressions=("red disc",), cache=cache, runs=request_.runs,
         out=tmp_path / "out", device="cpu",
     )  # fmt: skip
     alone = predict_command(replace(asked, cache=request_.caches[0], out=tmp_path / "alone"))
     found = predict_command(asked)
-    assert np.array_equal(found.predictions[0].mask, alone.predictions[0].mask)
+    assert np.array_equal(masks(found)[0], masks(alone)[0])
     monkeypatch.chdir(tmp_path)
     assert find_cache(plan.id) == Path("caches/both")
 
@@ -355,7 +361,9 @@ def test_overlay_marks_the_mask_and_nothing_else() -> None:
     photo = np.full((9, 9, 3), 100, np.uint8)
     mask = np.zeros((9, 9), np.bool_)
     mask[2:7, 2:7] = True
-    drawn = overlay(photo, mask)
+    cut = full_image(9, 9)
+    whole = to_superpixels(cut, rl.encode(cut.runs), {}, True)
+    drawn = np.asarray(Answer("all", mask, 1.0, 1, whole, photo, {}).overlay)
     assert (drawn[~mask] == 100).all() and (drawn[2, 2] == 255).all()
     assert (drawn[4, 4] != 100).any() and (photo == 100).all()
 
@@ -391,7 +399,7 @@ def exported(request_: EvalRequest, tmp_path_factory: pytest.TempPathFactory) ->
 def predicted(folder: Path, checkpoint: Path | None, **options: Any) -> PredictReport:
     return predict_command(
         PredictRequest(
-            image=folder / "photo.jpg", expressions=("the red disc",), checkpoint=checkpoint,
+            images=folder / "photo.jpg", expressions=("the red disc",), checkpoint=checkpoint,
             out=folder / "predictions", device="cpu", size="tiny", **options,
         )
     )  # fmt: skip
@@ -400,9 +408,10 @@ def predicted(folder: Path, checkpoint: Path | None, **options: Any) -> PredictR
 def test_an_export_predicts_alone_as_its_run_does(request_: EvalRequest, exported: Path) -> None:
     own = predicted(exported, exported / "model")
     run = predicted(exported, None, runs=request_.runs, cache=request_.caches[0])
-    differ = own.predictions[0].mask != run.predictions[0].mask
-    assert differ.sum() <= 5 and own.tokens == run.tokens  # merged LoRA rounds otherwise
-    assert own.digests["exported"] == "model"
+    differ = masks(own)[0] != masks(run)[0]
+    mine, theirs = own.photos[0].record, run.photos[0].record
+    assert differ.sum() <= 5 and mine["tokens"] == theirs["tokens"]  # merged LoRA rounds otherwise
+    assert mine["digests"]["exported"] == "model"
     about = read_model_file(exported / "model")
     kept = Plan.load(request_.caches[0]).recipe
     assert about.preprocessing is not None and about.preprocessing.recipe == kept
@@ -436,7 +445,7 @@ def test_the_cards_block_runs_when_pasted(
     names: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - it is what a user pastes
     height, width = np.asarray(Image.open("photo.jpg")).shape[:2]
-    assert names["mask"].shape == (height, width) and names["mask"].dtype == bool
+    assert names["answer"].mask.shape == (height, width) and names["answer"].mask.dtype == bool
     assert str((height, width)) in capsys.readouterr().out
 
 
@@ -509,7 +518,7 @@ def test_any_name_and_link_the_user_types_is_read(
     (tmp_path / "elsewhere" / name).symlink_to(exported / "photo.jpg")
     (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
     asked = PredictRequest(
-        image=tmp_path / "linked" / name, expressions=("the red disc",),
+        images=tmp_path / "linked" / name, expressions=("the red disc",),
         checkpoint=exported / "model", out=tmp_path / "out", device="cpu", size="tiny",
     )  # fmt: skip
     report = predict_command(asked)
@@ -528,12 +537,12 @@ def test_a_photograph_lying_on_its_side_is_answered_upright(exported: Path, tmp_
     found = {}
     for name in ("upright", "lying"):
         asked = PredictRequest(
-            image=tmp_path / f"{name}.png", expressions=("the red disc",),
+            images=tmp_path / f"{name}.png", expressions=("the red disc",),
             checkpoint=exported / "model", out=tmp_path / name, device="cpu", size="tiny",
         )  # fmt: skip
         found[name] = predict_command(asked)
     one, two = found["upright"], found["lying"]
-    assert (one.predictions[0].mask == two.predictions[0].mask).all()
+    assert (masks(one)[0] == masks(two)[0]).all()
     for kind in (0, 1):
         assert Image.open(one.files[kind]).tobytes() == Image.open(two.files[kind]).tobytes()
     record = json.loads(two.files[-1].read_text())
@@ -550,7 +559,7 @@ def test_photographs_of_one_name_keep_their_own_files(exported: Path, tmp_path: 
     made = {}
     for name in ("a", "b", "a"):
         asked = PredictRequest(
-            image=tmp_path / name / "x.png", expressions=("the red disc",),
+            images=tmp_path / name / "x.png", expressions=("the red disc",),
             checkpoint=exported / "model", out=tmp_path / "out", device="cpu", size="tiny",
         )  # fmt: skip
         made[name] = predict_command(asked).files

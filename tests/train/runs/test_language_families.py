@@ -99,8 +99,8 @@ def test_a_family_trains_resumes_answers_and_is_exported(
 
     photo = min((caches / "scenes").rglob("val*.png"))
     model: Any = package.load("made", device="cpu", size="tiny")
-    answers = model.ask(photo, ["the red disc", "the big square"]).predictions
-    alone = [model.predict(photo, text) for text in ("the red disc", "the big square")]
+    answers = model(photo, ["the red disc", "the big square"])
+    alone = [model(photo, text) for text in ("the red disc", "the big square")]
     for mine, theirs in zip(answers, alone, strict=True):
         assert np.mean(mine.mask != theirs.mask) < 1e-3
-    assert model.predict(photo, "the red disc", generate=True).mask.shape == alone[0].mask.shape
+    assert model(photo, "the red disc", generate=True).mask.shape == alone[0].mask.shape

@@ -20,7 +20,7 @@ from svp.pipeline.store import open_store
 from svp.train.options import DataRequest, TrainFlags, TrainRequest
 from svp.train.runs import inputs
 from svp.train.runs.evaluate import EvalRequest, eval_command
-from svp.train.runs.predictor import load
+from svp.train.runs.segmenter import load
 from svp.train.runs.train import completed, train_command
 from svp.train.trainer.run_folder import RunFolder
 

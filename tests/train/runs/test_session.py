@@ -17,8 +17,8 @@ from support.micro_export import make
 from svp.pipeline.bench.operators import KernelCounter
 from svp.train.data.dialogues import build_dialogue, collate, usual_answer
 from svp.train.data.prompts import fixed_turn
-from svp.train.runs import predictor
-from svp.train.runs.predictor import Predictor
+from svp.train.runs import segmenter
+from svp.train.runs.segmenter import Segmenter
 
 ASKED = ("the red disc", "a very large blue box at the left", "disc")
 
@@ -31,7 +31,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(photo: Path) -> Predictor:
+def model(photo: Path) -> Segmenter:
     """Its masks depend on the states as much as those of a trained model."""
     found = svp.load(photo.parents[2] / "export", device="cpu", size="tiny")
     with torch.no_grad():
@@ -40,7 +40,7 @@ def model(photo: Path) -> Predictor:
 
 
 @contextmanager
-def counted(model: Predictor) -> Iterator[Counter[str]]:
+def counted(model: Segmenter) -> Iterator[Counter[str]]:
     """Calls of superpixels, encoder and projector; positions that the language model reads."""
     calls: Counter[str] = Counter()
     ris, was = model._trained.model, (model._source.generate_batch, model._encoder.encode)
@@ -67,7 +67,7 @@ def counted(model: Predictor) -> Iterator[Counter[str]]:
     model._source.generate_batch, model._encoder.encode = was  # type: ignore[method-assign]
 
 
-def whole(model: Predictor, photo: Path, text: str) -> torch.Tensor:
+def whole(model: Segmenter, photo: Path, text: str) -> torch.Tensor:
     """Logits (H,W) of one whole dialogue, nothing shared."""
     session = model.image(photo)
     vocab, ris = model._trained.vocab, model._trained.model
@@ -87,7 +87,7 @@ def whole(model: Predictor, photo: Path, text: str) -> torch.Tensor:
 
 
 def test_answers_are_those_of_whole_dialogues_and_nothing_is_encoded_twice(
-    model: Predictor, photo: Path
+    model: Segmenter, photo: Path
 ) -> None:
     wanted = {text: whole(model, photo, text) for text in ASKED}
     model._sessions.clear()
@@ -99,12 +99,12 @@ def test_answers_are_those_of_whole_dialogues_and_nothing_is_encoded_twice(
         one_by_one = [session(text) for text in ASKED]
         rest = calls["positions"] - start
         assert calls - Counter({"positions": start + rest}) == once
-        together = session.ask(ASKED)
-        again = model.ask(photo, ASKED)
-        assert again.tokens == session.tokens and calls["projector"] == 1
+        together = session(list(ASKED))
+        again = model(photo, ASKED)
+        assert again[0].tokens == session.tokens and calls["projector"] == 1
         assert calls["encoder"] == calls["superpixels"] == 1
     assert rest / len(ASKED) < start / 2
-    for answers in (one_by_one, together, again.predictions):
+    for answers in (one_by_one, together, again):
         for text, found in zip(ASKED, answers, strict=True):
             logits = wanted[text]
             sure = logits.abs() > 1e-4 * logits.abs().max()
@@ -116,14 +116,14 @@ def test_answers_are_those_of_whole_dialogues_and_nothing_is_encoded_twice(
 
 
 def test_a_second_expression_takes_one_pass_of_the_language_model(
-    model: Predictor, photo: Path
+    model: Segmenter, photo: Path
 ) -> None:
     """Twice as many layers would take twice as many operators; the encoders take none."""
     with KernelCounter() as counter:
         model._sessions.clear()
-        model.predict(photo, ASKED[0])
+        model(photo, ASKED[0])
         counter.lap("first")
-        model.predict(photo, ASKED[1])
+        model(photo, ASKED[1])
         counter.lap("second")
         model.image(photo)(ASKED[2])
         counter.lap("third")
@@ -132,9 +132,9 @@ def test_a_second_expression_takes_one_pass_of_the_language_model(
 
 
 def test_photographs_are_remembered_by_their_bytes(
-    model: Predictor, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Segmenter, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor, "REMEMBERED", 2)
+    monkeypatch.setattr(segmenter, "REMEMBERED", 2)
     pixels = np.asarray(Image.open(photo).convert("RGB"))
     (tmp_path / "other.png").write_bytes(photo.read_bytes())
     first, bright = model.image(photo), model.image(pixels + np.uint8(1))
@@ -149,25 +149,27 @@ def test_photographs_are_remembered_by_their_bytes(
 
 
 def test_generated_answers_of_a_session_are_those_of_one_by_one(
-    model: Predictor, photo: Path
+    model: Segmenter, photo: Path
 ) -> None:
     """The draft is what the model is taught to say, and nothing but the time depends on it."""
     vocab = model._trained.vocab
     assert vocab.seg in usual_answer(vocab) and vocab.eos not in usual_answer(vocab)
     session = model.image(photo)
-    together = session.ask(ASKED, generate=True)
+    together = session(ASKED, generate=True)
     for text, found in zip(ASKED, together, strict=True):
         alone = session(text, generate=True)
-        assert (alone.answer, alone.has_seg, alone.expression) == (
-            found.answer,
+        assert (alone.text, alone.has_seg, alone.expression) == (
+            found.text,
             found.has_seg,
             text,
         )
-        assert found.answer and (alone.mask == found.mask).mean() > 0.99
+        assert found.text and (alone.mask == found.mask).mean() > 0.99
 
 
-def test_expressions_come_in_a_list(model: Predictor, photo: Path) -> None:
+def test_expressions_come_alone_or_in_a_list(model: Segmenter, photo: Path) -> None:
     session = model.image(photo)
-    for wrong in ("disc", []):
-        with pytest.raises(svp.SvpError, match="at least one expression, in a list"):
-            session.ask(wrong)
+    assert [one.expression for one in session(("disc",))] == [session("disc").expression]
+    for ask in (session, lambda wrong: model(photo, wrong)):
+        for wrong in ("", []):
+            with pytest.raises(svp.SvpError, match="at least one expression"):
+                ask(wrong)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from support.answered import masks
 from svp.pipeline.cache.exchange import copy_cache
 from svp.pipeline.cache.plan import Plan, all_plans
 from svp.pipeline.cache.reader import CacheReader
@@ -172,10 +173,10 @@ def test_results_are_those_of_the_full_cache(
     assert ids["thin", False] == ids["thin", True] == Plan.load(world / "thin").id
     photo = next((world / "scenes" / "images").glob("train_*.png"))
     predict = PredictRequest(
-        image=photo, expressions=("red disc",), cache=world / "thin", checkpoint=Path(run),
+        images=photo, expressions=("red disc",), cache=world / "thin", checkpoint=Path(run),
         runs=asked.runs, out=tmp_path / "out", device="cpu",
     )  # fmt: skip
-    assert predict_command(predict).predictions[0].mask.shape == (128, 128)
+    assert masks(predict_command(predict))[0].shape == (128, 128)
 
 
 def test_a_model_that_reads_patches_is_not_evaluated_on_means(

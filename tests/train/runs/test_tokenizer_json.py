@@ -134,8 +134,8 @@ def test_a_step_an_evaluation_and_an_answer(
     assert losses[0] == losses[1] and np.isfinite(losses[0])
     assert masks[0] == masks[1] and masks[0]
     photo = next((world / "scenes" / "images").rglob("*.*"))
-    ask = PredictRequest(image=photo, expressions=("the red disc",), checkpoint=run, device="cpu",
+    ask = PredictRequest(images=photo, expressions=("the red disc",), checkpoint=run, device="cpu",
                          out=tmp_path / "out", size="tiny")  # fmt: skip
-    (answer,) = predict_command(ask).predictions
-    assert answer.mask.ndim == 2 and (tmp_path / "out" / f"{photo.stem}.json").is_file()
+    (mask,) = masks(predict_command(ask))
+    assert mask.ndim == 2 and (tmp_path / "out" / f"{photo.stem}.json").is_file()
     shutil.rmtree(tmp_path)

@@ -1,4 +1,4 @@
-"""`svp.load` and `svp.predict`: a trained model together with its encoders.
+"""`svp.load`: a trained model together with its encoders, asked about photographs.
 
 A photograph goes the way of the training images: superpixels, patch features and SAM embedding by
 the recipe of a cache the model knows, rounded as a cache stores them.
@@ -7,12 +7,12 @@ the recipe of a cache the model knows, rounded as a cache stores them.
 import os
 import shutil
 import tempfile
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self, overload
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ...model.inference.compiled import Passes
-from ...model.pretrained.config import CONFIG, is_export
+from ...model.pretrained.config import is_export
 from ...pipeline.cache import create_cache
 from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.plan import Plan, chosen_view
@@ -40,8 +40,9 @@ from ...pipeline.precompute.toy_guard import require_real_models
 from ...pipeline.process import pick_device
 from ...pipeline.recipe import Recipe
 from ...pipeline.records import ImageRecord, LocalPaths
-from ...pipeline.store import Place, as_place
+from ...pipeline.store import Place, as_place, is_url
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator
+from ..cli_defaults import shipped_model
 from ..data.collate import CachedVisuals
 from ..data.expression_table import Entry
 from ..data.live_cache import LiveReader
@@ -52,18 +53,21 @@ from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_models, live_recipe
 from ..options import TrainFlags
 from ..trainer.run_data import cache_of_run
+from .answer import Answer
 from .inputs import CACHE, require_read
-from .session import Answers, ImageSession, Prediction, require_expressions
+from .session import Encoded, Expressions, ImageSession, require_expressions
 
-Photo = str | Path | NDArray[np.uint8] | Image.Image
+Photo = str | Path | bytes | NDArray[np.uint8] | Image.Image
 COPY = "photo"  # the photograph's name while it is looked at
-REMEMBERED = 4  # photographs of which a predictor keeps what it has seen
+REMEMBERED = 4  # photographs of which a segmenter keeps what it has seen
 
 
-class Predictor:
-    """A model in evaluation mode and the frozen encoders it sees photographs with, on one device.
+class Segmenter:
+    """A trained model and the frozen encoders it sees photographs with, on one device: called with a
+    photograph and an expression it gives an `Answer`.
 
-    Made by `load`. `digests` says which weights and recipe answer.
+    Made by `load`. `digests` says which weights and recipe answer. `with svp.load(...) as seg:` frees
+    the models at its end.
     """
 
     def __init__(
@@ -88,29 +92,36 @@ class Predictor:
         self._sessions: OrderedDict[str, ImageSession] = OrderedDict()
         self.digests = trained.digests | {"precompute": plan.recipe.digest()}
 
-    def predict(self, image: Photo, expression: str, *, generate: bool = False) -> Prediction:
-        """The mask of what `expression` names in `image`; see `ask`."""
-        return self.ask(image, (expression,), generate=generate).predictions[0]
+    @overload
+    def __call__(self, image: Photo, expression: str, *, generate: bool = False) -> Answer: ...
+    @overload
+    def __call__(
+        self, image: Photo, expression: list[str] | tuple[str, ...], *, generate: bool = False
+    ) -> list[Answer]: ...
 
-    def ask(self, image: Photo, expressions: Sequence[str], *, generate: bool = False) -> Answers:
-        """A mask per expression; the photograph is encoded once.
+    def __call__(
+        self, image: Photo, expression: Expressions, *, generate: bool = False
+    ) -> Answer | list[Answer]:
+        """The answer to an expression, or to each of a list: the photograph is encoded once.
 
-        image     path (trusted: links and any name are read), PIL image, or (H,W,3) uint8 RGB
+        image     path (trusted: links and any name are read), bytes of a JPEG, PNG or WEBP file, PIL
+                  image, or (H,W,3) uint8 RGB
         generate  let the model answer by itself; it may then give no mask
 
         Raises MissingError (no such photograph), ImageError (it cannot be used), ConfigError (no
         expression, or toy models on data that is not generated).
         """
-        require_expressions(expressions)
-        session = self.image(image)
-        return Answers(session.tokens, session.ask(expressions, generate=generate))
+        require_expressions((expression,) if isinstance(expression, str) else expression)
+        return self.image(image)(expression, generate=generate)
 
     def image(self, image: Photo) -> ImageSession:
         """The photograph, encoded and read, to be asked about as often as one likes.
 
-        The last `REMEMBERED` photographs are kept, by their bytes: one that comes again, here, in
-        `ask` or in `predict`, is not encoded again. Arguments and errors as those of `ask`.
+        The last `REMEMBERED` photographs are kept, by their bytes: one that comes again, here or in
+        a call, is not encoded again. Arguments and errors as those of a call.
         """
+        if "_trained" not in vars(self):
+            raise ConfigError("this segmenter is closed: load the model again")
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             name, generated = _place(image, root / COPY)
@@ -131,8 +142,23 @@ class Predictor:
             self._sessions.move_to_end(key)
             return self._sessions[key]
 
+    def close(self) -> None:
+        """Free the models and what was kept of photographs; answers stay."""
+        self._sessions.clear()
+        for name in ("_trained", "_passes", "_source", "_encoder"):
+            vars(self).pop(name, None)
+        if torch.device(self._device).type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def _encoded(self, root: Path) -> ImageSession:
         """Of the photograph `COPY` in the folder `root`, in which a plan is put."""
+        began = time.perf_counter()
         header = image_header(root / COPY)
         photo = ImageRecord(1, COPY, *header.upright)
         content = Content((photo,), "", {})
@@ -141,8 +167,11 @@ class Predictor:
         reader = LiveReader(root / "plan", where, self._device, self._source, self._encoder)
         visuals = CachedVisuals([reader], self._trained.model.projector.needs)
         entry = Entry("", photo.image_id, 0, 0, photo.height, photo.width)
-        visual, sam, sizes = visuals.read([entry], [None])
-        return ImageSession(self._trained, self._passes, visual, sam, sizes[0], self._device)
+        visual, sam, _ = visuals.read([entry], [None])
+        encoded = Encoded(
+            visual, sam, read_image(root / COPY), reader.superpixels(0), time.perf_counter() - began
+        )
+        return ImageSession(self._trained, self._passes, encoded, self._device)
 
 
 def load(
@@ -155,11 +184,12 @@ def load(
     encoder_weights: str | Path | None = None,
     lm_weights: Literal["int8"] | None = None,
     compiled: bool = False,
-) -> Predictor:
+) -> Segmenter:
     """A trained model, ready for photographs.
 
     model    run or one of its checkpoints, by folder or address, a folder of `svp export`, a published
-             GLaMM or LISA folder, or hub:OWNER/NAME of one
+             GLaMM or LISA folder, hub:OWNER/NAME of one, or "tiny": the model of this package, for
+             generated scenes
     device   auto, cpu, cuda, cuda:N
     size     "tiny" lets the tiny models answer on photographs too; default the variable SVP_SIZE
     cache    whose recipe cuts photographs; default the model's own
@@ -173,7 +203,7 @@ def load(
     found = _find(model)
     if cache is not None and isinstance(found, Published):
         raise ConfigError("a published model has its own preprocessing: leave out cache")
-    return open_predictor(
+    return open_segmenter(
         found,
         device=device,
         size=size or os.environ.get("SVP_SIZE"),
@@ -185,22 +215,7 @@ def load(
     )
 
 
-def predict(
-    image: Photo,
-    expression: str,
-    model: str | Path,
-    *,
-    device: str = "auto",
-    size: str | None = None,
-) -> Prediction:
-    """The mask of what `expression` names in one photograph; for more than one, `load` once.
-
-    Arguments and errors as those of `load` and `Predictor.ask`.
-    """
-    return load(model, device=device, size=size).predict(image, expression)
-
-
-def open_predictor(
+def open_segmenter(
     found: Found,
     *,
     device: str = "auto",
@@ -212,7 +227,7 @@ def open_predictor(
     own_sam: bool = False,
     lm_weights: str | None = None,
     compiled: bool = False,
-) -> Predictor:
+) -> Segmenter:
     """`load` for a model that was found; `flags` as `open_trained`, `own_sam` as `Encoders`."""
     device, here = pick_device(device), Path(".")
     source: SuperpixelSource
@@ -231,7 +246,7 @@ def open_predictor(
         encoder = build_encoder(recipe.features, where, device)
     plan = sized_plan(recipe)
     trained = open_trained(found, plan, flags or TrainFlags())
-    return Predictor(
+    return Segmenter(
         trained, plan, where, source, encoder, device=device, size=size, lm_weights=lm_weights,
         compiled=compiled,
     )  # fmt: skip
@@ -251,10 +266,10 @@ def _find(model: str | Path) -> Found:
     """Raises MissingError, WeightsError."""
     if isinstance(model, str) and model.startswith(PREFIX):
         return find_trained(None, Path(), model)
-    folder = as_place(model)
+    folder = shipped_model(as_place(model))
     if not isinstance(folder, Path):
         return find_trained(folder, Path())
-    if (folder / CONFIG).is_file() and not is_export(folder):
+    if (folder / "config.json").is_file() and not is_export(folder):
         return find_trained(None, Path(), str(folder))
     return find_trained(folder, Path())
 
@@ -262,7 +277,7 @@ def _find(model: str | Path) -> Found:
 def _recipe(
     found: Found, cache: Place | None, size: str | None, where: LocalPaths
 ) -> tuple[Recipe, LocalPaths]:
-    """Preprocessing recipe of the predictor, and the paths of its weights."""
+    """Preprocessing recipe of the segmenter, and the paths of its weights."""
     if isinstance(found, Exported) and cache is None:
         require_read(found.recipe, where)
         return found.recipe, where
@@ -283,8 +298,18 @@ def _place(image: Photo, copy: Path) -> tuple[str, bool]:
 
     Returns what messages call it, and whether it is a generated scene.
     """
+    if isinstance(image, bytes):
+        copy.write_bytes(image)
+        try:
+            read_image(copy)
+        except ImageError as error:
+            said = str(error).replace(f"image {show(str(copy), 160)}", "the image")
+            raise ImageError(error.reason, said) from None
+        return "the image", False
+    if isinstance(image, str) and is_url(image):
+        raise ConfigError(f"{show(image, 300)}: an address: give a file, or the bytes of one")
     if isinstance(image, str | Path):
-        path = Path(image)
+        path = expand(image) if isinstance(image, str) else image
         photo_header(path)
         read_image(path)  # damage is told with the path that the user gave
         shutil.copyfile(path, copy)

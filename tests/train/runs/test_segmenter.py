@@ -12,7 +12,7 @@ from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.records import LocalPaths
 from svp.pipeline.weights.reference import WeightsRef
 from svp.train.runs.inputs import require_read
-from svp.train.runs.predictor import _place
+from svp.train.runs.segmenter import _place
 
 
 def test_a_picture_in_memory_is_converted_as_its_file(tmp_path: Path) -> None:
