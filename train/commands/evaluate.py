@@ -195,4 +195,16 @@ def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
     report(run(ExportRequest(flags=flags, cache=cache, **options)), as_json)
 
 
-TRAINED = (eval_command, predict_command, export_command)
+@click.command("compare")
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@click.option("--split", help="Only results of this split. Default: all that both have.")
+@as_json
+def compare_command(as_json: bool, **options: Any) -> None:
+    """Compare two evaluated runs, or two result files: differences with intervals, and sentences."""
+    from ..runs.compare import compare_command as run
+
+    report(run(**options), as_json)
+
+
+TRAINED = (eval_command, compare_command, predict_command, export_command)

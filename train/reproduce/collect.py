@@ -15,6 +15,7 @@ from ..bench.speed import bench_infer, bench_train
 from ..estimates.hours import GRID
 from ..evaluation.paper_numbers import TABLE_6
 from ..evaluation.results import Results, read_results
+from ..evaluation.significance import Sums, agreement, difference, sums_of, verdict
 from ..factory import outline_projector
 from ..metrics import Counts, intervals
 from ..options import TrainFlags, resolve_train
@@ -24,7 +25,6 @@ from .experiment import Claim, Experiment, Row
 from .paper_tables import experiment
 from .request import Data, ReproduceRequest
 from .results import Bench, ClaimResult, RowResult, Score, TableResult
-from .significance import Sums, agreement, difference, sums_of, verdict
 from .trial_folder import Place
 from .trials import Trial
 

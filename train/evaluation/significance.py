@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipeline.errors import PlanMismatchError
-from ..evaluation.results import Results
 from ..metrics import Interval
+from .results import Results
 
 DRAWS = 1000
 Floats = NDArray[np.float64]
@@ -32,6 +32,11 @@ class Sums:
     above: Floats
     below: Floats
     key: tuple[tuple[int, ...], ...]
+
+    @property
+    def value(self) -> float:
+        """The metric, averaged over seeds."""
+        return _value(self)
 
 
 def sums_of(results: Sequence[Results], metric: str) -> Sums:
@@ -68,7 +73,7 @@ def difference(
     for k in range(draws):
         drawn[k] = np.mean([_drawn(a, b, rng) for a, b in zip(better, worse, strict=True)])
     low, high = np.percentile(drawn, [2.5, 97.5])
-    value = np.mean([_value(a) - _value(b) for a, b in zip(better, worse, strict=True)])
+    value = np.mean([a.value - b.value for a, b in zip(better, worse, strict=True)])
     return Interval(float(value), float(low), float(high))
 
 

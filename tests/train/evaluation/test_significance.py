@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from svp.pipeline.errors import PlanMismatchError
+from svp.train.evaluation.significance import agreement, difference, sums_of, verdict
 from svp.train.metrics import Counts, Interval
-from svp.train.reproduce.significance import agreement, difference, sums_of, verdict
 
 
 @dataclass

@@ -1,0 +1,156 @@
+"""`svp compare`: two evaluated models side by side, on the sentences that both were asked."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ...pipeline.display import Report, counted, quote, show
+from ...pipeline.errors import MissingError
+from ..evaluation.results import Results, Row, read_results
+from ..evaluation.significance import difference, sums_of
+from ..metrics import Interval
+
+METRICS = ("gIoU", "cIoU")
+CLEAR = 0.1  # of IoU: sentences that one model answers clearly better than the other
+SHOWN = 5
+Pair = tuple[float, float]  # of the first and the second model
+
+
+class Apart(NamedTuple):
+    """A sentence and its IoU by each model."""
+
+    path: str
+    text: str
+    iou: Pair
+
+
+@dataclass(frozen=True)
+class SplitComparison:
+    """Two result files of one split.
+
+    values       metric -> both models, fractions
+    differences  metric -> first minus second, with its 95 % interval: a bootstrap that draws images,
+                 the same for both
+    tokens       visual tokens of an image, mean
+    clear        sentences whose IoU is at least `CLEAR` higher by the first, and by the second
+    apart        the sentences that differ most, for the first and for the second
+    """
+
+    name: str
+    sentences: int
+    images: int
+    values: dict[str, Pair]
+    differences: dict[str, Interval]
+    tokens: Pair
+    clear: tuple[int, int]
+    apart: tuple[list[Apart], list[Apart]]
+
+
+@dataclass(frozen=True)
+class CompareReport(Report):
+    """Report of `svp compare`."""
+
+    first: str
+    second: str
+    splits: list[SplitComparison]
+
+    def lines(self) -> list[str]:
+        lines = [f"first: {show(self.first, 300)}", f"second: {show(self.second, 300)}"]
+        for split in self.splits:
+            asked = f"{counted(split.sentences, 'sentence')}, {counted(split.images, 'image')}"
+            lines += [f"{show(split.name)}: {asked}", "            first   second  difference"]
+            for metric, (one, two) in split.values.items():
+                found = split.differences[metric]
+                interval = f"95 % {100 * found.low:+.2f} to {100 * found.high:+.2f}"
+                lines.append(
+                    f"  {metric:8}{100 * one:7.2f}  {100 * two:7.2f}  {100 * found.value:+.2f}  {interval}"
+                )
+            lines.append("  {:8}{:7.1f}  {:7.1f}".format("tokens", *split.tokens))
+            one_better, two_better = split.clear
+            lines.append(
+                f"  IoU at least {CLEAR} higher: {counted(one_better, 'sentence')} by the first, "
+                f"{two_better:,} by the second"
+            )
+            for who, rows in zip(("first", "second"), split.apart, strict=True):
+                lines += [
+                    f"  {who}: {show(row.path)} {quote(row.text)}: {row.iou[0]:.2f}, {row.iou[1]:.2f}"
+                    for row in rows
+                ]
+        return lines
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def compare_command(first: Path, second: Path, split: str | None = None) -> CompareReport:
+    """Compare two runs, or two result files, of `svp eval`.
+
+    first, second  run folder, or a result file
+    split          only results of this split; None: all that both have
+
+    Raises MissingError (no results of the same split and protocol), DataError (a damaged file),
+    PlanMismatchError (other sentences).
+    """
+    ours, theirs = _files(first, split), _files(second, split)
+    if first.is_file() and second.is_file():
+        pairs = {first.stem: (first, second)}
+    else:
+        pairs = {name: (ours[name], theirs[name]) for name in sorted(ours.keys() & theirs.keys())}
+    if not pairs:
+        each = "; ".join(
+            f"{show(str(path), 300)}: {', '.join(map(show, found))}"
+            for path, found in ((first, ours), (second, theirs))
+        )
+        raise MissingError(
+            f"no result file of the same split and protocol ({each}): evaluate both with `svp eval "
+            "--checkpoint RUN --split NAME`, or name two files"
+        )
+    return CompareReport(
+        str(first), str(second),
+        [_compared(name, *map(read_results, paths)) for name, paths in pairs.items()],
+    )  # fmt: skip
+
+
+def _files(path: Path, split: str | None) -> dict[str, Path]:
+    """Result files by name, such as val-full-1. Raises MissingError."""
+    if path.is_file():
+        return {path.stem: path}
+    found = {file.stem: file for file in (path / "eval").glob("*.jsonl")}
+    found = {name: file for name, file in found.items() if split in (None, name.split("-")[0])}
+    if not found:
+        of = f" of split {show(split)}" if split else ""
+        raise MissingError(
+            f"{show(str(path), 300)}: no results{of}: evaluate it with `svp eval --checkpoint RUN`"
+        )
+    return dict(sorted(found.items()))
+
+
+def _compared(name: str, ours: Results, theirs: Results) -> SplitComparison:
+    values, differences = {}, {}
+    for metric in METRICS:
+        one, two = sums_of([ours], metric), sums_of([theirs], metric)
+        differences[metric] = difference([one], [two])
+        values[metric] = (one.value, two.value)
+    gap = ours.counts.iou() - theirs.counts.iou()
+    order = np.argsort(gap, kind="stable")
+    rows = list(zip(ours.rows, theirs.rows, strict=True))
+    return SplitComparison(
+        name, len(gap), len(set(ours.images.tolist())), values, differences,
+        (_tokens(ours), _tokens(theirs)),
+        (int((gap >= CLEAR).sum()), int((gap <= -CLEAR).sum())),
+        (
+            [_apart(*rows[k]) for k in order[::-1][:SHOWN] if gap[k] >= CLEAR],
+            [_apart(*rows[k]) for k in order[:SHOWN] if gap[k] <= -CLEAR],
+        ),
+    )  # fmt: skip
+
+
+def _tokens(results: Results) -> float:
+    """Mean over images."""
+    return float(np.mean(list({row.image_id: row.tokens for row in results.rows}.values())))
+
+
+def _apart(one: Row, two: Row) -> Apart:
+    return Apart(one.path, one.text, (one.iou, two.iou))
