@@ -14,7 +14,9 @@ from svp.pipeline.errors import ConfigError, MissingError
 from svp.pipeline.fetch.encoder_specs import ENCODERS
 from svp.pipeline.weights.locate import given_weights, search_weights
 
-HUBS = {row.name: row.hub for row in ENCODERS.values() if row.hub}
+# One of each family and way to get the weights.
+_EACH = {(row.module, row.remote is None): row for row in ENCODERS.values() if row.hub}
+HUBS = {row.name: row.hub for row in _EACH.values()}
 
 
 @pytest.fixture
