@@ -266,14 +266,15 @@ def _library_names(kind: str, recipe: "Recipe") -> tuple[str, ...]:
         case "pooled" if not recipe.features.means:
             return ()
     sparse = kind == POOLED or COVER in needs_of(kind, recipe.features)
-    return (*SEEN, "transformers", *_packages(recipe), *(["scipy"] if sparse else []))
+    return (*SEEN, "transformers", *_packages(kind, recipe), *(["scipy"] if sparse else []))
 
 
-def _packages(recipe: "Recipe") -> list[str]:
-    """Further packages that the encoders are computed by."""
+def _packages(kind: str, recipe: "Recipe") -> tuple[str, ...]:
+    """Further packages that compute the encoder, or the two of them, that a layer is of."""
     features = recipe.features
-    names = [features.encoder, *([features.second.encoder] if features.second else [])]
-    return [package for name in names for package in ENCODERS[name].packages]
+    found = ENCODERS[features.encoder].packages
+    both = kind == LAYERS or (kind == POOLED and _has_blocks(features))
+    return found + ENCODERS[features.second.encoder].packages if both and features.second else found
 
 
 def _libraries(kind: str, recipe: "Recipe") -> dict[str, str]:

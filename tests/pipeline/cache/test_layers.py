@@ -80,6 +80,7 @@ FIELDS: dict[str, tuple[object, str, str]] = {
     "features.pooled": (False, "p", "p"),
     "features.second.encoder": ("dinov2-large", "l", "l"),
     "features.second.weights": ("random:1", "l", "l"),
+    "features.second.size": (64, "l", "l"),
     "sspe.budget": (1024, "cp", "cp"),
     "store_sam_embeddings": (False, "a", "a"),
     "sam_stored": ("int8", "a", "a"),
@@ -187,6 +188,24 @@ def test_a_size_of_the_plan_changes_the_layers_that_have_it(
 ) -> None:
     plan = full_plan(planner(), full_recipe("sam"))
     assert changed(plan, dataclasses.replace(plan, **change)) == kinds(letters)
+
+
+def test_a_library_decides_the_layers_of_its_encoder_alone(
+    planner: Callable[..., Plan],
+) -> None:
+    """timm computes PE-Spatial: beside another encoder it has no part in that one's layers."""
+    base = full_recipe("sam")
+    for encoder, second, wanted in (
+        ("tiny", "pe-spatial-tiny", "l"),
+        ("pe-spatial-tiny", "tiny", "pflt"),
+        ("tiny", "tiny", ""),
+    ):
+        beside = SecondEncoder(encoder=second)
+        features = base.features.model_copy(update={"encoder": encoder, "second": beside})
+        recipe = base.model_copy(update={"features": features, "libraries": {"timm": "1"}})
+        plan = full_plan(planner(), recipe)
+        found = {layer.kind for layer in plan.layers if "timm" in layer.made["libraries"]}
+        assert found == kinds(wanted), (encoder, second)
 
 
 def test_each_field_of_a_plan_is_decided_on() -> None:
