@@ -186,7 +186,7 @@ def _require_widths(recipe: TrainRecipe, plan: Plan) -> None:
         "take a cache whose second encoder has the width of the first, or projector fusion"
     )  # fmt: skip
     raise ConfigError(
-        f"training projector {projector} reads maps of {made.multi_dim} channels together, cache "
+        f"training projector {projector} reads maps of {counted(made.multi_dim, 'channel')} together, cache "
         f"{plan.id[:12]} ({plan.recipe.features.name}) holds {plan.multi_channels}: {remedy}"
     )
 

@@ -1,4 +1,4 @@
-"""PE-Spatial, Perception Encoder for dense tasks, through timm: 512 px or 448 px give 32 x 32 patches.
+"""PE-Spatial, Perception Encoder for dense tasks, through timm: 32 x 32 patches of 16 or 14 px.
 
 Patches are the last block's output without LayerNorm, as are earlier layers (facebookresearch/
 perception_models, `use_ln_post` off). At other sizes than the trained one timm resizes the position table
