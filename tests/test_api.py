@@ -140,8 +140,15 @@ def test_an_answer_is_written_by_its_ending(
     assert json.loads((tmp_path / "a.json").read_text()) == json.loads(json.dumps(answer.record()))
     with pytest.raises(svp.SvpError, match="a.gif: answers are written as .png or .json"):
         answer.save(tmp_path / "a.gif")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
     shown: list[Any] = []
     monkeypatch.setattr("PIL.ImageShow.show", lambda image: shown.append(image) or len(shown) > 1)
+    monkeypatch.setattr("svp.train.runs.answer.sys.platform", "linux")
+    with pytest.raises(svp.SvpError, match="no image viewer"):
+        answer.show()
+    assert not shown
+    monkeypatch.setenv("DISPLAY", ":0")
     with pytest.raises(svp.SvpError, match="no image viewer"):
         answer.show()
     answer.show()

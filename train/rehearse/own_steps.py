@@ -16,7 +16,6 @@ _TABLE = (
 
 # The language model of an export, with nothing of ours: merged, and its adapter by peft.
 _PLAIN = """
-import json
 from pathlib import Path
 
 import torch

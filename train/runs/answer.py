@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ class Answer:
             from IPython.display import display
 
             display(self.overlay)
-        elif not ImageShow.show(self.overlay):
+        elif not _has_display() or not ImageShow.show(self.overlay):
             raise ConfigError("this machine has no image viewer: write the picture with save(PATH)")
 
     def save(self, path: str | Path) -> None:
@@ -123,6 +124,12 @@ class Answer:
     def _repr_png_(self) -> bytes:
         """The overlay, as the last line of a notebook's cell."""
         return _png(self.overlay)
+
+
+def _has_display() -> bool:
+    """Whether a window can be opened; viewers of a Linux without a screen are started and show none."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform != "linux" or any(map(os.environ.get, screens))
 
 
 def _png(picture: Image.Image) -> bytes:
