@@ -5,6 +5,7 @@ With <image> at text index s and n visual tokens, text index p lands at p if p <
 alone keeps it away from every real position and no attention mask is needed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,14 @@ class Merged:
     lengths  (B,) real positions: text - 1 + visual tokens
     slot     (B,) where the visual tokens start
     shift    (B,) by how much the text after <image> moves
+    positions  (B,L) int64 of the language model's position embedding; None: 0, 1, 2, ...
     """
 
     embeds: Tensor
     lengths: Tensor
     slot: Tensor
     shift: Tensor
+    positions: Tensor | None = None
 
     def index(self, row: Tensor, col: Tensor) -> Tensor:
         """Merged index of text index `col` of image `row`, int64; not for <image> itself."""
@@ -60,3 +63,13 @@ def merge(
     embeds = pool.gather(1, index[..., None].expand(-1, -1, pool.shape[2]))
     real = place < total[:, None]
     return Merged(embeds * real[..., None], total, slot, shift)
+
+
+def original_positions(merged: Merged, places: Sequence[int], span: int) -> Tensor:
+    """(B,L) int64 positions if the visual tokens keep their `places` among `span`, which all stand
+    before the text that follows."""
+    device, count = merged.embeds.device, len(places)
+    index = torch.arange(merged.embeds.shape[1], device=device)[None] - merged.slot[:, None]
+    own = torch.tensor(places, device=device)[index.clamp(0, count - 1)]
+    after = torch.where(index < count, own, index + span - count)
+    return torch.where(index < 0, index, after) + merged.slot[:, None]

@@ -7,6 +7,7 @@ of visual tokens works. The mask path from the low-resolution logits on is float
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batch import Batch, MaskLayout
-from .language.attention import no_cache
+from .language.attention import masks_for, no_cache
 from .language.families import family_of
 from .losses import Losses, mask_losses
 from .mask_head import MaskHead, upscale
-from .merge import Merged, merge
+from .merge import Merged, merge, original_positions
 from .mixed_precision import weights_cast
 from .projectors.base import MaskInput, Projector
 
@@ -113,8 +114,21 @@ class RisModel(nn.Module):
         """Text embeddings with the visual tokens in place of <image>."""
         tokens, valid = self.tokens(batch)
         text = self.embedded(batch.ids)
-        longest = max(self.merged_lengths(batch))
-        return merge(text, batch.lengths, batch.slot, tokens, valid, longest=longest)
+        longest = max(self.merged_lengths(batch, valid))
+        found = merge(text, batch.lengths, batch.slot, tokens, valid, longest=longest)
+        return self.placed(found, batch.visual.grid)
+
+    def placed(self, merged: Merged, grid: tuple[int, int]) -> Merged:
+        """With the positions that the projector's tokens keep, if they do."""
+        places = self.projector.places(grid)
+        if places is None:
+            return merged
+        return replace(merged, positions=original_positions(merged, places, grid[0] * grid[1]))
+
+    def skipped(self, grid: tuple[int, int]) -> int:
+        """Positions of patches without a token: what follows the image stands so much later."""
+        places = self.projector.places(grid)
+        return 0 if places is None else grid[0] * grid[1] - len(places)
 
     def embedded(self, ids: Tensor) -> Tensor:
         """Embeddings (...,D) of text ids, in the dtype of the language model's layers.
@@ -125,27 +139,39 @@ class RisModel(nn.Module):
         found: Tensor = self.lm.get_input_embeddings()(ids.clamp(min=0))
         return found.to(self.lm.model.norm.weight.dtype)
 
-    def merged_lengths(self, batch: Batch) -> list[int]:
-        """Positions of each dialogue with its visual tokens, known without the device."""
-        counts = self.visual_counts(batch)
+    def merged_lengths(self, batch: Batch, valid: Tensor) -> list[int]:
+        """Positions of each dialogue with its visual tokens, of which `valid` (B,K) are real."""
+        counts = self.visual_counts(batch, valid)
         return [n - 1 + k for n, k in zip(batch.layout.lengths, counts, strict=True)]
 
-    def visual_counts(self, batch: Batch) -> Sequence[int]:
-        """Visual tokens of each image, known without the device."""
+    def visual_counts(self, batch: Batch, valid: Tensor) -> Sequence[int]:
+        """Visual tokens of each image, of which `valid` (B,K) are real.
+
+        Known without the device, but where the projector finds their number in the features.
+        """
         fixed = self.projector.num_tokens(batch.visual.grid)
         if fixed is not None:
             return [fixed] * len(batch.visual.patches)
-        assert batch.layout.superpixels is not None
-        return batch.layout.superpixels
+        if "masks" in self.projector.needs:
+            assert batch.layout.superpixels is not None
+            return batch.layout.superpixels
+        counts: list[int] = valid.sum(1).tolist()
+        return counts
 
     def states(self, merged: Merged) -> Tensor:
         """Final hidden states (B,L,D), after the last norm; garbage on the padding at the right."""
         from .llama.decoder_layer import prepared
 
         linears = prepared(self.lm)
-        own = {} if linears is None else {"linears": linears}
+        own: dict[str, Any] = {} if linears is None else {"linears": linears}
+        cache = no_cache(self.lm)
+        if merged.positions is not None:
+            own["position_ids"] = merged.positions
+            if cache is None:  # transformers would take a gap for the start of another text
+                slots = torch.arange(merged.embeds.shape[1], device=merged.embeds.device)[None]
+                own["attention_mask"] = masks_for(self.lm.config, slots, slots.shape[1])
         out = self.lm.model(
-            inputs_embeds=merged.embeds, use_cache=False, past_key_values=no_cache(self.lm), **own
+            inputs_embeds=merged.embeds, use_cache=False, past_key_values=cache, **own
         )
         states: Tensor = out.last_hidden_state
         return states

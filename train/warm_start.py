@@ -128,7 +128,7 @@ def _error(projector: Projector, teacher: Projector, visual: Visual) -> Tensor:
         mask_valid=visual.valid, means=visual.means,
     )  # fmt: skip
     with torch.no_grad():
-        cover = visual.cover
+        cover = projector.pieces(visual)
         if cover is None:
             cover = cells(tokens.shape[1], visual.grid).expand(len(tokens), -1, -1)
         means = pool(cover, visual.patches) if visual.means is None else visual.means

@@ -70,7 +70,7 @@ class Passes:
 
     def predict(self, batch: Batch) -> list[Tensor]:
         """As `RisModel.predict`."""
-        if self.backend is None or not _fixed(self.model):
+        if self.backend is None or not _fixed(self.model, batch.visual.grid):
             return self.model.predict(batch)
         batch = batch.with_layout()
         padded, layout = bucketed(batch), batch.layout
@@ -161,9 +161,11 @@ def bucketed(batch: Batch) -> Batch:
     return padded._knowing(layout)
 
 
-def _fixed(model: RisModel) -> bool:
-    """Whether the projector's work does not depend on how many superpixels an image has."""
+def _fixed(model: RisModel, grid: tuple[int, int]) -> bool:
+    """Whether the shapes of the projector's work depend on those of its inputs alone."""
     projector = model.projector
+    if projector.num_tokens(grid) is None and "masks" not in projector.needs:
+        return False  # it counts by the features
     parts = projector.parts if isinstance(projector, Fusion) else [projector]
     return not any(isinstance(x, SVP) and x.mask_budget_mode == "per_image" for x in parts)
 

@@ -99,13 +99,15 @@ class _Prompts:
 
     embeds   (B,L,D), padded on the right
     lengths  (B,1) real positions of it
-    start    position of the first; what comes before is in `known`
+    start    slot of the first; what comes before is in `known`
+    first    (B,L) positions where they are not the slots, of prompts that start at slot 0
     """
 
     embeds: Tensor
     lengths: Tensor
     start: int
     known: KeyValues
+    first: Tensor | None = None
 
 
 def _prompts(passes: Passes, batch: Batch, prefix: Prefix | None, more: int) -> _Prompts:
@@ -114,7 +116,8 @@ def _prompts(passes: Passes, batch: Batch, prefix: Prefix | None, more: int) -> 
     if prefix is None:
         merged = model.merged(batch)
         known = passes.buffers(rows, merged.embeds.shape[1] + more)
-        return _Prompts(merged.embeds, merged.lengths[:, None], 0, known)
+        known.skipped = model.skipped(batch.visual.grid)
+        return _Prompts(merged.embeds, merged.lengths[:, None], 0, known, merged.positions)
     embeds = model.embedded(batch.ids[:, prefix.ids :])
     known = prefix.begin(passes, rows, embeds.shape[1] + more)
     return _Prompts(embeds, batch.lengths[:, None] - prefix.ids, prefix.length, known)
@@ -134,7 +137,10 @@ def _read(model: RisModel, asked: _Prompts, draft: Sequence[int]) -> tuple[Tenso
     place = (asked.lengths + count[:-1])[..., None]
     embeds = embeds.scatter(1, place.expand_as(drafted), drafted)
     position = torch.arange(start, start + embeds.shape[1], device=device)[None] if start else None
-    states = asked.known.read(model.lm, embeds, position)
+    first = asked.first
+    if first is not None:  # the draft follows the text
+        first = torch.cat([first, first[:, -1:] + 1 + count[:-1]], dim=1)
+    states = asked.known.read(model.lm, embeds, position, first)
     place = (asked.lengths - 1 + count)[..., None]
     states = states.gather(1, place.expand(-1, -1, states.shape[2]))
     likely = model.scores(states).argmax(2)

@@ -18,7 +18,10 @@ class KeyValues:
     """Buffers for `rows` sequences of at most `size` positions.
 
     keys, values  (layers,rows,heads,size,width) in the dtype of the language model
+    skipped       by how much positions are larger than slots from the first read on
     """
+
+    skipped: int = 0
 
     def __init__(self, lm: Any, rows: int, size: int) -> None:
         attention = lm.model.layers[0].self_attn
@@ -27,11 +30,18 @@ class KeyValues:
         self.keys: Tensor = lm.model.norm.weight.new_zeros(shape)
         self.values = torch.zeros_like(self.keys)
 
-    def read(self, lm: Any, embeds: Tensor, position: Tensor | None = None) -> Tensor:
+    def read(
+        self,
+        lm: Any,
+        embeds: Tensor,
+        position: Tensor | None = None,
+        first: Tensor | None = None,
+    ) -> Tensor:
         """Final hidden states (B,Q,D) of `embeds` (B,Q,D), whose keys and values are kept.
 
-        position  (B,Q) int64, or (1,Q) for all alike; what was kept below it is seen. None: the
+        position  (B,Q) int64 slots, or (1,Q) for all alike; what was kept below is seen. None: the
                   sequences start here, and causal attention needs no mask
+        first     (B,Q) positions of a start where they are not 0, 1, 2, ...
         """
         allowed: Any = None
         if position is not None:
@@ -39,7 +49,8 @@ class KeyValues:
         cache = no_cache(lm)
         cache.update = partial(self._keep, position)
         out = lm.model(
-            inputs_embeds=embeds, attention_mask=allowed, position_ids=position,
+            inputs_embeds=embeds, attention_mask=allowed,
+            position_ids=first if position is None else position + self.skipped,
             past_key_values=cache, use_cache=False,
         )  # fmt: skip
         states: Tensor = out.last_hidden_state
@@ -47,6 +58,7 @@ class KeyValues:
 
     def start_with(self, read: "KeyValues") -> None:
         """Every sequence starts as the one of `read`."""
+        self.skipped = read.skipped
         for mine, others in ((self.keys, read.keys), (self.values, read.values)):
             mine[..., : others.shape[3], :] = others
 

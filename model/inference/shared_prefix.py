@@ -49,13 +49,15 @@ def read_prefix(model: RisModel, batch: Batch, ids: int) -> Prefix:
     """Read the image of `batch`, which holds it once, and the first `ids` of its first dialogue."""
     batch = batch.with_layout()
     tokens, valid = model.tokens(batch)
-    count = model.visual_counts(batch)[0]
+    count = model.visual_counts(batch, valid)[0]
     slot = batch.slot[:1]
     text = model.embedded(batch.ids[:1, :ids])
     length = torch.full_like(slot, ids)
     merged = merge(text, length, slot, tokens, valid, longest=ids - 1 + count)
+    merged = model.placed(merged, batch.visual.grid)
     known = KeyValues(model.lm, 1, ids - 1 + count)
-    known.read(model.lm, merged.embeds)
+    known.skipped = model.skipped(batch.visual.grid)
+    known.read(model.lm, merged.embeds, first=merged.positions)
     return Prefix(ids, count, known)
 
 

@@ -6,18 +6,26 @@ from typing import Any
 from ...pipeline import plugins
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, SvpError
+from .adatok import AdaTok
 from .base import MaskInput, Projector
 from .c_abstractor import CAbstractor
 from .d_abstractor import DAbstractor
 from .deco import DeCo
+from .divprune import DivPrune
+from .divt import DiVT
 from .fusion import Fusion
 from .ldpv2 import LDPv2
+from .m3 import M3
 from .mlp import MLP
+from .mqt import MQT
+from .payn import PAYN
 from .pixel_shuffle import PixelShuffle
 from .pvtc import PVTC
 from .qformer import QFormer
+from .random_patches import RandomPatches
 from .svp import SVP
 from .tokenpacker import TokenPacker
+from .tome import ToMe
 
 __all__ = ["PROJECTORS", "MaskInput", "Projector", "build_projector", "projector_class"]
 
@@ -33,6 +41,14 @@ PROJECTORS: dict[str, type[Projector]] = {
     "qformer": QFormer,
     "svp": SVP,
     "fusion": Fusion,
+    "divt": DiVT,
+    "tome": ToMe,
+    "divprune": DivPrune,
+    "random_patches": RandomPatches,
+    "payn": PAYN,
+    "mqt": MQT,
+    "m3": M3,
+    "adatok": AdaTok,
 }
 plugins.attach(plugins.PROJECTORS, PROJECTORS, Projector)
 

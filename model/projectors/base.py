@@ -42,13 +42,17 @@ class Rename(NamedTuple):
     new: str | None = r"\g<0>"
 
 
+Projected = Tensor | tuple[Tensor, Tensor]  # tokens, or tokens and which of them are real
+
+
 class Projector(nn.Module):
     """Patches (B,P,C) -> visual tokens (B,K,D). Subclasses write `project` and `num_tokens`.
 
     `needs` holds the extra inputs among "cls", "multi" and "masks"; without "masks" every token is
-    valid. One that may do without patches says when in `reads_patches`. `prefixes` and `renames` say
-    which published names `from_original` accepts. One with position embeddings that a stage may
-    leave out sets `supports_sspe`. Under autocast all is computed in its dtype but the parameters named
+    valid, unless `project` says which are. One that may do without patches says when in
+    `reads_patches`. `prefixes` and `renames` say which published names `from_original` accepts. One
+    with position embeddings that a stage may leave out sets `supports_sspe`. `adjustable` names the
+    options that change no weight, which an evaluation may set (`--set`). Under autocast all is computed in its dtype but the parameters named
     in `exact`.
     """
 
@@ -57,9 +61,10 @@ class Projector(nn.Module):
     renames: ClassVar[tuple[Rename, ...]] = ()
     supports_sspe: ClassVar[bool] = False
     exact: ClassVar[frozenset[str]] = frozenset()
+    adjustable: ClassVar[frozenset[str]] = frozenset()
     add_sspe: bool = True
     needs_patches: bool = True  # what `reads_patches` says of the options it was built with
-    _compiled: Callable[["Projector", Visual], Tensor] | None = None
+    _compiled: Callable[["Projector", Visual], Projected] | None = None
 
     def __init__(self, *, in_dim: int, llm_dim: int) -> None:
         super().__init__()
@@ -97,8 +102,48 @@ class Projector(nn.Module):
         """Visual tokens K for this grid; None where K varies by image. Raises ConfigError."""
         raise NotImplementedError
 
-    def project(self, x: Visual) -> Tensor:
-        """Checked inputs, features in the module's dtype -> tokens (B,K,D)."""
+    def most_tokens(self, grid: tuple[int, int]) -> int | None:
+        """Most visual tokens of an image; None: as many as it has superpixels. Raises ConfigError.
+
+        One whose `num_tokens` is None without reading superpixels must say.
+        """
+        return self.num_tokens(grid)
+
+    def token_counts(self, x: Visual) -> list[int]:
+        """Visual tokens of each image; waits for values where their number varies."""
+        fixed = self.num_tokens(x.grid)
+        if fixed is not None:
+            return [fixed] * len(x.patches)
+        assert x.valid is not None, "one that counts by other things than superpixels says how"
+        counts: list[int] = x.valid.sum(1).tolist()
+        return counts
+
+    def draw(self, key: int | None) -> None:
+        """Choose the number of tokens of a training step by `key`; None: all. Most have one number.
+
+        Called before each step with a key that is the same on all ranks and for all micro-batches.
+        """
+
+    def places(self, grid: tuple[int, int]) -> tuple[int, ...] | None:
+        """Positions of the tokens among those of all patches, which the language model then sees.
+
+        None: one after the other.
+        """
+        return None
+
+    def pieces(self, x: Visual) -> Tensor | None:
+        """(B,K,P) float32, the share of each patch that each token stands for, zero on padding.
+
+        None: the superpixels, or equal cells of the grid in raster order.
+        """
+        return x.cover if "masks" in self.needs else None
+
+    def project(self, x: Visual) -> Projected:
+        """Checked inputs, features in the module's dtype -> tokens (B,K,D).
+
+        Where their number varies by more than the superpixels also which are real (B,K) bool, these
+        first.
+        """
         raise NotImplementedError
 
     def forward(
@@ -126,6 +171,8 @@ class Projector(nn.Module):
         project = self._compiled if self._compiled and self.training else type(self).project
         with weights_cast(self, self.exact):
             tokens = project(self, self._native(x))
+        if isinstance(tokens, tuple):
+            return tokens
         if "masks" in self.needs and mask_valid is not None:
             return tokens, mask_valid
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

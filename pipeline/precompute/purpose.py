@@ -36,6 +36,14 @@ NEEDS: dict[str, frozenset[str]] = {
     "tokenpacker": frozenset({"multi"}),
     "pvtc": frozenset({"cls"}),
     "fusion": frozenset({"masks", "multi"}),
+    "divt": frozenset(),
+    "tome": frozenset(),
+    "divprune": frozenset(),
+    "random_patches": frozenset(),
+    "payn": frozenset(),
+    "mqt": frozenset(),
+    "m3": frozenset(),
+    "adatok": frozenset({"masks"}),
 }
 # Options that let a projector do with the means of the superpixels, without patches: all that a thin
 # cache serves. The classes say the same (`Projector.reads_patches`).

@@ -9,8 +9,11 @@ from svp.model.projectors import PROJECTORS, MaskInput, Projector, build_project
 from svp.pipeline.bench.operators import KernelCounter
 
 GRID = (8, 8)
-# Of parts in float32, and of PVTC's RMSNorm, which the CPU computes in steps.
-CASTS = {"d_abstractor": 56, "pvtc": 68, "svp": 32, "tokenpacker": 10}
+# Of parts in float32, of choices in float64, and of PVTC's RMSNorm, which the CPU computes in steps.
+CASTS = {
+    "d_abstractor": 56, "pvtc": 68, "svp": 32, "tokenpacker": 10, "divt": 11, "tome": 35, "mqt": 12,
+    "adatok": 9,
+}  # fmt: skip
 
 
 class Two(nn.Module):

@@ -109,7 +109,7 @@ def evaluate(
             for (number, share), batch in zip(left, ahead, strict=True):
                 moved = batch.to(settings.device, dtype)
                 answers = (_generated if generated else _forced)(model, moved, vocab)
-                tokens = _token_counts(model, batch)
+                tokens = _token_counts(model, moved)
                 made: list[Row] = []
                 for unit, said, count in zip(share, answers, tokens, strict=True):
                     made += _rows(unit, said, count, settings)
@@ -261,12 +261,8 @@ def _box_result(expression: Expression, mask: NDArray[np.bool_]) -> BoxResult | 
 
 def _token_counts(model: RisModel, batch: Batch) -> list[int]:
     """Visual tokens of each dialogue of the batch."""
-    visual, size = batch.visual, len(batch.ids)
-    fixed = model.projector.num_tokens(visual.grid)
-    if fixed is not None or visual.valid is None:
-        return [fixed or 0] * size
-    counts: list[int] = visual.valid.sum(1).expand(size).tolist()
-    return counts
+    counts = model.projector.token_counts(batch.visual)
+    return counts if len(counts) == len(batch.ids) else counts * len(batch.ids)
 
 
 def _gathered(rows: list[Row], device: str) -> list[Row]:

@@ -201,7 +201,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
         image = typical_image(recipe, plan, seen, round(length.text))
     else:
         image = typical_image(recipe, plan)
-        count = model.projector.num_tokens(plan.grid) or SUPERPIXELS
+        count = model.projector.most_tokens(plan.grid) or SUPERPIXELS
         length = Length(count, count, count, count, float(image.lengths[0]))
     need = demand(recipe, model, image)
     priced = [_price(recipe, need, gpu) for gpu in GPUS.values()]
@@ -277,7 +277,7 @@ def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model:
     visuals = CachedVisuals(opened.readers, model.projector.needs)
     stream = stream_of(
         opened.recipe, table, visuals, vocab,
-        fixed=model.projector.num_tokens(visuals.plan.grid), max_failures=opened.data.max_failures,
+        fixed=model.projector.most_tokens(visuals.plan.grid), max_failures=opened.data.max_failures,
     )  # fmt: skip
     for line in [*table.notes, *stream.too_long.faults().notices()]:
         log.info(line)
@@ -291,7 +291,7 @@ def _counts(readers: tuple[RowReader, ...]) -> "np.ndarray[tuple[int], np.dtype[
 
 
 def _length(readers: tuple[RowReader, ...], model: RisModel, batch: Batch) -> Length:
-    fixed = model.projector.num_tokens(readers[0].plan.grid)
+    fixed = model.projector.most_tokens(readers[0].plan.grid)
     tokens = _counts(readers) if fixed is None else np.array([fixed])
     return Length(
         float(tokens.mean()),

@@ -46,7 +46,7 @@ def open_split(
     require_models(trained.recipe, readers, source, request.size)
     allowed = request.data.max_failures
     found = gather(source, readers, request.limit, max_failures=allowed)
-    budget = TokenBudget(readers, trained.model.projector.num_tokens(readers[0].plan.grid))
+    budget = TokenBudget(readers, trained.model.projector.most_tokens(readers[0].plan.grid))
     items, long = that_fit(found.items, trained.vocab, budget)
     for line in long.faults().notices():
         log.info(line)

@@ -127,7 +127,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         )
         stream = stream_of(
             recipe, table, visuals, made.vocab, accelerator.process_index, world,
-            fixed=made.model.projector.num_tokens(visuals.plan.grid),
+            fixed=made.model.projector.most_tokens(visuals.plan.grid),
             max_failures=opened.data.max_failures,
         )  # fmt: skip
     skipped = {"--skip-nonfinite": str(request.skip_nonfinite)}

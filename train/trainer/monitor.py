@@ -57,10 +57,15 @@ class Watch:
 
 
 def positions(batch: Batch, projector: Projector) -> Tensor:
-    """(B,) positions of the language model: text ids, and visual tokens in place of <image>."""
+    """(B,) positions of the language model: text ids, and visual tokens in place of <image>.
+
+    Where the projector finds their number in the features, of text alone: it is not searched twice.
+    """
     text, fixed = batch.lengths - 1, projector.num_tokens(batch.visual.grid)
     if fixed is not None:
         return text + fixed
+    if "masks" not in projector.needs:
+        return text
     assert batch.visual.valid is not None
     return text + batch.visual.valid.sum(1)
 

@@ -123,6 +123,9 @@ class Trainer:
             rank = self.accelerator.process_index
             torch.manual_seed(key_of(self.recipe.seed, "step", self.step, rank))
             strategy.model.train()
+            # One number of tokens per global batch: the same on all ranks and in a resumed run.
+            drawn = key_of(self.recipe.seed, "tokens", self.step)
+            self.job.model.projector.draw(drawn if stage is self.recipe.stages[-1] else None)
             rate = learning_rate(stage, k)
             result = optimizer_step(strategy, step.batches, counts, self.weights, rate, stage.clip)
             if not result.finite:

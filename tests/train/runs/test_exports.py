@@ -52,6 +52,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "qformer": {"hidden": 32, "layers": 1, "heads": 2, "ffn": 32, "tokens": 4},
     "svp": SSPE,
     "fusion": {"svp": SSPE},
+    "divt": {"embed_dim": 16, "heads": 2},
+    "tome": {"tokens": 4},
+    "divprune": {"tokens": 4},
+    "random_patches": {"tokens": 4},
+    "payn": {"tokens": 4},
+    "mqt": {"side": 4, "heads": 4},
+    "m3": {"sides": [1, 2, 4]},
+    "adatok": {},
 }
 EXPRESSION = "the red disc"
 
@@ -98,7 +106,7 @@ class Tried:
     plan: Plan
 
 
-QUICK = ("svp", "deco", "mlp")  # the method, a compressive projector, one that keeps every patch
+QUICK = ("svp", "deco", "divt")  # the method, a compressive projector, one that counts by features
 ROWS = [
     pytest.param((name, "merged"), id=name, marks=() if name in QUICK else pytest.mark.slow)
     for name in PROJECTORS
