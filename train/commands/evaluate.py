@@ -84,6 +84,8 @@ from .shared import (
     "--bounds/--no-bounds", default=True, show_default=True, help="Upper bounds of the superpixels."
 )
 @encoders
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C",
+              help="Set an option of the projector that changes no weight; repeatable.")  # fmt: skip
 @lm_weights
 @device
 @click.option(

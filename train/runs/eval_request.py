@@ -6,6 +6,7 @@ from pathlib import Path
 from ...pipeline.cache.row_tier import RowTier
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
+from ...pipeline.io.yaml_files import Override
 from ...pipeline.store import Place
 from ..evaluation.protocols import Protocol
 from ..options import DataRequest, TrainFlags, require_live
@@ -27,6 +28,7 @@ class EvalRequest:
     shuffle_orders  protocol full again with so many other superpixel orders
     bounds          compute what the superpixels allow, and what the decoder does with a click
     live            encoders in the loop instead of the caches' rows
+    overrides       options of the projector that change no weight, as `--set` takes them
     lm_weights      "int8" for those of the language model's layers; None: as they are
     out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
                     None: a new name in the run's `eval` folder; the page goes beside it
@@ -53,6 +55,7 @@ class EvalRequest:
     live: bool = False
     sam_weights: Path | None = None
     encoder_weights: Path | None = None
+    overrides: tuple[Override | str, ...] = ()
     lm_weights: str | None = None
     device: str = "auto"
     out: Path | None = None

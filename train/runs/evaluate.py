@@ -26,6 +26,7 @@ from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
 from ..distributed import agree, decided, first_then_others, flat, together
+from ..evaluation.adjust import adjusted
 from ..evaluation.evaluate import Classes, Settings, evaluate
 from ..evaluation.load_trained import (
     Found,
@@ -116,6 +117,7 @@ def _eval(
     with together("model"):
         require_fit(found, first, by_split[request.splits[0]][0].path)
         trained = open_trained(found, first, request.flags)
+        trained = adjusted(trained, request.overrides, first.grid)
         projector = trained.recipe.model.projector.name
         for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
             require_cache(trained.recipe, seen)
