@@ -44,7 +44,7 @@ class MQT(Projector):
     ) -> None:
         super().__init__(in_dim=in_dim, llm_dim=llm_dim)
         if side < 2 or in_dim % 4:
-            raise ConfigError(f"mqt: side={side}, {in_dim} channels: need >= 2, a multiple of 4")
+            raise ConfigError(f"mqt: side={side}, in_dim={in_dim}: need >= 2, a multiple of 4")
         if tokens is not None and not 1 <= tokens <= side * side:
             raise ConfigError(f"mqt: tokens={tokens}: there are {side * side} queries")
         self.side, self.tokens = side, tokens

@@ -129,25 +129,29 @@ def _model(config: str, stage: str) -> Counted:
     )
 
 
-def projector_flops(made: Projector, superpixels: int) -> float:
+def projector_flops(made: Projector, superpixels: int, grid: tuple[int, int] = GRID) -> float:
     """FLOPs of one image's forward pass; moves `made` to the meta device, where it is unusable.
+
+    superpixels  of the image; its patches are of so many different kinds, too
 
     What looks at values (which superpixels are real) or at the device's precision needs real zeros.
     """
     made.requires_grad_(False)
     if "masks" not in made.needs:
         try:
-            return _counted(made, superpixels, "meta")
+            return _counted(made, superpixels, "meta", grid)
         except (RuntimeError, NotImplementedError):
             pass
     made.to_empty(device="cpu")
     for parameter in made.parameters():
         parameter.zero_()
-    return _counted(made, superpixels, "cpu")
+    return _counted(made, superpixels, "cpu", grid)
 
 
-def _counted(made: Projector, superpixels: int, device: str) -> float:
-    patches = GRID[0] * GRID[1]
+def _counted(made: Projector, superpixels: int, device: str, grid: tuple[int, int]) -> float:
+    patches = grid[0] * grid[1]
+    kind = torch.arange(patches, device=device) * superpixels // patches
+    features = torch.nn.functional.one_hot(kind % made.in_dim, made.in_dim).float()
     sides = (MASK_SIDE, MASK_SIDE)
     masks = MaskInput(
         torch.zeros(1, superpixels, patches, device=device),
@@ -155,8 +159,8 @@ def _counted(made: Projector, superpixels: int, device: str) -> float:
     )
     with FlopCounterMode(display=False) as counter:
         made(
-            torch.zeros(1, patches, made.in_dim, device=device),
-            GRID,
+            features[None],
+            grid,
             cls=torch.zeros(1, made.in_dim, device=device),
             multi=torch.zeros(1, patches, made.multi_dim, device=device),
             masks=masks,

@@ -35,6 +35,7 @@ def adjusted(trained: Trained, changes: Sequence[Override | str], grid: tuple[in
     options = {**config.options, **{c.path.removeprefix(OPTIONS): c.value for c in made}}
     old = trained.model.projector
     new = build_projector(config.name, in_dim=old.in_dim, llm_dim=old.llm_dim, grid=grid, **options)
+    new.num_tokens(grid)  # refuses more tokens than patches now
     new.load_state_dict(old.state_dict())
     new.set_sspe(old.add_sspe)
     trained.model.projector = new.requires_grad_(False).eval()

@@ -21,6 +21,7 @@ from ..metrics import Counts, intervals
 from ..options import TrainFlags, resolve_train
 from ..provenance import commit, libraries
 from .caches import Caches
+from .comparison.curve_results import curve_results
 from .experiment import Claim, Experiment, Row
 from .paper_tables import experiment
 from .request import Data, ReproduceRequest
@@ -66,7 +67,8 @@ class Gathered:
         rows = [self._rows[row.name][0] for row in self.table.rows]
         ours = {row.name: row.value for row in rows if row.value is not None}
         paper = {row.name: row.paper_mean for row in rows if row.paper_mean is not None}
-        spent = [cell.seconds for row in rows for cell in row.cells]
+        cells = [cell for row in rows for cell in row.cells]
+        trained = {cell.folder: cell.seconds.get("train", 0.0) for cell in cells}  # shared by rows
         return TableResult(
             svp=__version__,
             commit=commit(),
@@ -81,11 +83,12 @@ class Gathered:
             rows=rows,
             claims=[found for claim in self.table.claims if (found := self._claim(claim))],
             agree=agreement(ours, paper),
+            curves=curve_results(self.table, self._rows),
             notes=[*([force.line()] if (force := rehearsal_settings()) else []), *self.table.notes],
             seconds={
                 "caches": Caches.seconds(set().union(*self.caches.values())),
-                "train": sum(part.get("train", 0.0) for part in spent),
-                "eval": sum(part.get("eval", 0.0) for part in spent),
+                "train": sum(trained.values()),
+                "eval": sum(cell.seconds.get("eval", 0.0) for cell in cells),
             },
             libraries=libraries(),
             bench=self.bench,
@@ -114,6 +117,12 @@ class Gathered:
             for c in self.data.columns
         }
         metric = self.table.metric
+        counts = [
+            count
+            for every in read.values()
+            for one in every
+            for count in {row.image_id: row.tokens for row in one.rows}.values()
+        ]
         by_seed = {
             str(cell.seed): mean(score.metrics[metric] for score in cell.scores.values())
             for cell in cells
@@ -124,6 +133,8 @@ class Gathered:
                 "scores": {label: scores(every) for label, every in read.items()},
                 "mean": by_seed,
                 "tokens": mean(s.tokens for cell in cells for s in cell.scores.values()),
+                "tokens_p95": float(np.percentile(counts, 95)),
+                "tokens_most": max(counts),
                 "parameters": cells[0].parameters,
                 "warm": cells[0].warm,
                 "seconds": sum(sum(cell.seconds.values()) for cell in cells),

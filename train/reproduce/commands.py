@@ -61,7 +61,9 @@ def eval_words(
     words += ["--split", ",".join(column.split for column in columns)]
     model = ["--runs", str(at.folder), *_weights(request, at)]
     words += ["--published", request.published] if row.untrained else model
-    words += ["--protocol", request.protocol, *([] if at.seed == 0 else ["--no-bounds"])]
+    bounds = at.seed == 0 and not at.evaluate
+    words += ["--protocol", request.protocol, *([] if bounds else ["--no-bounds"])]
+    words += _sets(at.evaluate)
     return [*words, *_given(*_device(request)), "--out", str(out)]
 
 
@@ -69,11 +71,30 @@ def row_commands(
     request: ReproduceRequest, data: Data, row: Row, caches: Caches
 ) -> tuple[str, ...]:
     """Training and evaluation of all seeds of a row, a line of shell each."""
+    return (
+        *training_commands(request, data, row, caches),
+        *_evaluations(request, data, row, caches),
+    )
+
+
+def training_commands(
+    request: ReproduceRequest, data: Data, row: Row, caches: Caches
+) -> tuple[str, ...]:
+    """Training of all seeds of a row, none of one that is evaluated as published."""
+    if row.untrained:
+        return ()
+    cache = caches.path(row, data.dataset, "train")
+    places = (place(request, row, seed, cache) for seed in row.seeds(request.seeds))
+    return tuple(shlex.join(train_words(request, data, row, at, cache)) for at in places)
+
+
+def _evaluations(
+    request: ReproduceRequest, data: Data, row: Row, caches: Caches
+) -> tuple[str, ...]:
     lines = []
     for seed in row.seeds(request.seeds):
         cache = caches.path(row, data.dataset, "train")
         at = place(request, row, seed, cache)
-        lines += [] if row.untrained else [train_words(request, data, row, at, cache)]
         for dataset in dict.fromkeys(column.dataset for column in data.columns):
             own = [column for column in data.columns if column.dataset == dataset]
             paths = {column: caches.path(row, dataset, column.split) for column in own}

@@ -36,7 +36,10 @@ from .trials import read_trial
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    """One row: seeds that are done, seconds of one seed if any row has been measured."""
+    """One row: seeds that are done, seconds of one seed if any row has been measured.
+
+    trained_by  an earlier row that trains the same model: this one only evaluates it
+    """
 
     name: str
     not_run: str
@@ -44,6 +47,7 @@ class RowPlan:
     todo: tuple[int, ...]
     caches: str
     seconds: float | None
+    trained_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,15 @@ class TinyPlan(Report):
 
     @property
     def known(self) -> float | None:
-        """Mean seconds of a finished cell of this table, None if there is none."""
-        found = [row.seconds for row in self.rows if row.seconds is not None]
+        """Mean seconds of a finished cell of this table that trains, None if there is none."""
+        return self._mean(trains=True)
+
+    def _mean(self, *, trains: bool) -> float | None:
+        found = [
+            row.seconds
+            for row in self.rows
+            if row.seconds is not None and trains != bool(row.trained_by)
+        ]
         return mean(found) if found else None
 
     def lines(self) -> list[str]:
@@ -66,12 +77,16 @@ class TinyPlan(Report):
                 lines.append(f"{row.name:<36} not run: {row.not_run}")
                 continue
             done = f"{len(row.done):,} of {counted(len(row.done) + len(row.todo), 'seed')} done"
+            done += f", the model of {row.trained_by}" if row.trained_by else ""
             each = f", {duration(row.seconds)} per seed" if row.seconds is not None else ""
             lines.append(f"{row.name:<36} {done}{each}; caches {row.caches}")
-        runs = sum(len(row.todo) for row in self.rows)
-        known = self.known
-        cost = f"about {duration(runs * known)}" if known is not None else "cost not measured yet"
-        return [*lines, f"{counted(runs, 'run')} to do, {cost}"]
+        runs = sum(len(row.todo) for row in self.rows if not row.trained_by)
+        asked = sum(len(row.todo) for row in self.rows if row.trained_by)
+        known, evaluation = self.known, self._mean(trains=False) or 0.0
+        more = f" and {counted(asked, 'evaluation')} of their models" if asked else ""
+        seconds = runs * (known or 0.0) + asked * evaluation
+        cost = f"about {duration(seconds)}" if known is not None else "cost not measured yet"
+        return [*lines, f"{counted(runs, 'run')}{more} to do, {cost}"]
 
     def to_json(self) -> dict[str, object]:
         rows = [asdict(row) for row in self.rows]
@@ -84,7 +99,7 @@ def reproduce_or_plan(
     """Reproduce the table; or plan it, on request or if the paper's size cannot start."""
     if request.table == ALL and not plan_only:
         raise ConfigError(f"{ALL}: only with --plan; run the tables one by one, they share work")
-    table, data = experiment(request.table, request.size), data_of(request)
+    table, data = experiment(request.table, request.size, request.projectors), data_of(request)
     if request.size != "tiny":
         missing = missing_for(request, data, table)
         if plan_only or missing:
@@ -120,23 +135,38 @@ def tiny_plan(request: ReproduceRequest, data: Data, table: Experiment) -> TinyP
     """Looks at what is there; makes and trains nothing."""
     rows = [table.row(name) for name in request.rows] or list(table.rows)
     caches = Caches(request, data)
-    return TinyPlan(table.key, tuple(_row(request, data, row, caches) for row in rows))
+    first: dict[object, str] = {}
+    return TinyPlan(
+        table.key,
+        tuple(
+            _row(request, data, row, caches, first.setdefault((row.train, row.cache), row.name))
+            for row in rows
+        ),
+    )
 
 
-def _row(request: ReproduceRequest, data: Data, row: Row, caches: Caches) -> RowPlan:
+def _row(
+    request: ReproduceRequest, data: Data, row: Row, caches: Caches, trained_by: str
+) -> RowPlan:
+    """`trained_by`: the first row with the same training, which may be this one."""
     every = tuple(row.seeds(request.seeds))
+    trained_by = trained_by if row.evaluate and trained_by != row.name else ""
     if row.not_run:
         return RowPlan(row.name, row.not_run, (), (), "", None)
     if not cli_defaults.DATA.exists():
-        return RowPlan(row.name, "", (), every, "to be made, and the scenes first", None)
+        there = "to be made, and the scenes first"
+        return RowPlan(row.name, "", (), every, there, None, trained_by)
     cache = caches.path(row, data.dataset, "train")
     cells = {seed: read_trial(place(request, row, seed, cache), request.protocol) for seed in every}
     done = tuple(seed for seed, cell in cells.items() if cell is not None)
-    spent = [sum(cell.seconds.values()) for cell in cells.values() if cell is not None]
+    parts = ("eval",) if trained_by else ("train", "eval")
+    spent = [
+        sum(cell.seconds[part] for part in parts) for cell in cells.values() if cell is not None
+    ]
     return RowPlan(
         row.name, "", done, tuple(seed for seed in every if seed not in done),
         "there" if is_complete(cache) else "to be made",
-        mean(spent) if spent else None,
+        mean(spent) if spent else None, trained_by,
     )  # fmt: skip
 
 

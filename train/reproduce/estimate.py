@@ -28,7 +28,7 @@ from ..factory import outline_projector
 from ..options import TrainFlags, resolve_train
 from .caches import Caches, splits_of
 from .collect import CHANNELS, LLM
-from .commands import precompute_words, row_commands
+from .commands import precompute_words, row_commands, training_commands
 from .experiment import SUPERPIXELS, Experiment, Overrides, Row
 from .request import Data, ReproduceRequest
 
@@ -42,6 +42,7 @@ class RowPrice:
     fits    whether the memory is that of the GPU asked for, at most
     commands  training and evaluation of every seed
     same_as   an earlier row that is the same run, or ""
+    trained_by  an earlier row that trains the same model, which this one evaluates otherwise, or ""
     micro_batch, recompute  images per pass, and whether layers are recomputed, on that GPU
     """
 
@@ -54,6 +55,7 @@ class RowPrice:
     fits: bool
     commands: tuple[str, ...]
     same_as: str = ""
+    trained_by: str = ""
     micro_batch: int = 0
     recompute: bool = False
 
@@ -100,7 +102,7 @@ class PricePlan(Report):
     @property
     def runs(self) -> list[RowPrice]:
         """The rows that train, each run once."""
-        return [row for row in self.rows if row.tokens and not row.same_as]
+        return [row for row in self.rows if row.tokens and not row.same_as + row.trained_by]
 
     @property
     def hours(self) -> dict[str, float]:
@@ -154,6 +156,11 @@ class PricePlan(Report):
             return [f"# {row.name}: cannot be run: {row.not_run}"]
         if row.same_as:
             return [f"# {row.name}: the same run as {row.same_as}"]
+        if row.trained_by:
+            return [
+                f"# {row.name}: the model of {row.trained_by}, evaluated otherwise",
+                *row.commands,
+            ]
         if not row.tokens:
             return [f"# {row.name}: evaluated as published, nothing trains", *row.commands]
         head = (
@@ -215,11 +222,17 @@ def price_plan(
     caches: dict[tuple[Overrides, str, str], CachePrice] = {}
     priced: list[RowPrice] = []
     runs: dict[tuple[str, ...], str] = {}
+    trainings: dict[tuple[str, ...], str] = {}
     for row in rows:
         found = _row(request, data, row, made, named)
         first = runs.setdefault(found.commands, row.name) if found.commands else row.name
         if first != row.name:
             found = replace(found, same_as=first)
+        elif trains := () if row.not_run else training_commands(request, data, row, named):
+            before = trainings.setdefault(trains, row.name)
+            if before != row.name:
+                only = found.commands[len(trains) :]
+                found = replace(found, trained_by=before, hours=0.0, commands=only)
         priced.append(found)
         for dataset, split in [] if row.not_run else splits_of(row, data):
             if (key := (row.cache, dataset, split)) not in caches:
@@ -251,8 +264,8 @@ def _row(
     memory = made.memory(recipe, tokens, projector)
     return RowPrice(
         row.name, "", tokens, projector, made.hours(recipe, tokens, flops, gpu), memory,
-        memory <= gpu.memory, row_commands(request, data, row, caches), "", recipe.run.images,
-        recipe.run.recompute,
+        memory <= gpu.memory, row_commands(request, data, row, caches),
+        micro_batch=recipe.run.images, recompute=recipe.run.recompute,
     )  # fmt: skip
 
 

@@ -30,7 +30,10 @@ class Row:
     not_run  why this row cannot be run at this size, or ""
     untrained  evaluated as published, nothing trains: one seed
     decoder  the SAM model whose mask decoder replaces the checkpoint's, "" for none
-    superpixels  per image that a plan assumes
+    superpixels  per image that a plan assumes, or tokens of a projector that counts by the features
+    evaluate  options of the projector that an evaluation sets (`svp eval --set`): rows that differ in
+              nothing else share a training
+    curve    the curve that the row is a point of, "" for none
     """
 
     name: str
@@ -41,6 +44,8 @@ class Row:
     untrained: bool = False
     decoder: str = ""
     superpixels: int = SUPERPIXELS
+    evaluate: Overrides = ()
+    curve: str = ""
 
     def seeds(self, asked: int) -> range:
         """Of so many that were asked for; what does not train has no chance in it."""

@@ -1,4 +1,4 @@
-"""Tables 1 to 7 and C as experiments, by name; and one of ours, of caches in fewer bits.
+"""Tables 1 to 7 and C as experiments, by name; and two of ours: fewer bits, fewer tokens.
 
 Table 1 compares compressive projectors at equal token budget, Table 2 other systems, Table 6 cost;
 Tables 3, 4 and 5 and Fig. 5 what SVP is made of, its variants and its sizes; Table 7 embeddings of
@@ -6,7 +6,7 @@ several layers and encoders, Table C sources of superpixels.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import JsonValue
@@ -16,6 +16,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.io.yaml_files import Override
 from ..cli_defaults import ALL, TABLE_NAMES
 from ..evaluation.paper_numbers import TABLES
+from .comparison.budget_table import budget_table
 from .experiment import SUPERPIXELS, Claim, Experiment, Row, best, projector, rich, svp
 from .sizes import Setting, setting
 
@@ -304,16 +305,25 @@ EXPERIMENTS: Mapping[str, Callable[[Setting], Experiment]] = {
     "tableC": table_c,
     "fig5": fig5,
     "stored": stored,
+    "budget": budget_table,
 }
+OURS = ("stored", "budget")
 assert tuple(EXPERIMENTS) == TABLE_NAMES
 
 
-def experiment(key: str, size: str) -> Experiment:
-    """A table at a size, or all of the paper's as one. Raises ConfigError."""
+def experiment(key: str, size: str, others: Sequence[str] = ()) -> Experiment:
+    """A table at a size, or all of the paper's as one. Raises ConfigError.
+
+    others  projectors that the table of budgets compares, too
+    """
     if key == ALL:  # what is one run has one place, whatever tables it is in
-        tables = [make(setting(size)) for key, make in EXPERIMENTS.items() if key != "stored"]
+        tables = [make(setting(size)) for key, make in EXPERIMENTS.items() if key not in OURS]
         rows = (replace(row, name=f"{t.key}: {row.name}") for t in tables for row in t.rows)
         return Experiment(ALL, "All tables", tuple(rows))
     if key not in EXPERIMENTS:
         raise ConfigError(f"table {show(key)}: allowed are {', '.join(EXPERIMENTS)}")
+    if others:
+        if key != "budget":
+            raise ConfigError(f"--projector is for the table budget, not for {key}")
+        return budget_table(setting(size), others)
     return EXPERIMENTS[key](setting(size))

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
 
+from markupsafe import Markup
+
 from ...pipeline.browse import page_kit
 from ...pipeline.display import counted, duration, markdown_table, shorten
 from ..evaluation.paper_numbers import COLUMNS, PROTOCOL, asked_alike
+from .comparison.curve_plot import plot
 from .results import RowResult, TableResult
 
 VERDICTS = {
@@ -54,6 +57,35 @@ def claim_rows(result: TableResult) -> list[tuple[str, str, str, str]]:
         )
         for claim in result.claims
     ]
+
+
+def point_rows(result: TableResult) -> list[tuple[str, ...]]:
+    """(curve, point, tokens: mean, p95 and most, metric, its interval, GFLOP, ms) of every point."""
+    rows = {row.name: row for row in result.rows}
+    found: list[tuple[str, ...]] = []
+    for curve in result.curves:
+        for row in (rows[name] for name in curve.rows):
+            line, cell = _line(row, result.metric), row.cells[0]
+            found.append((
+                curve.name, row.name.removeprefix(f"{curve.name}: "), line.tokens,
+                f"{row.tokens_p95:.0f}", f"{row.tokens_most:.0f}", line.ours, line.interval,
+                f"{cell.flops / 1e9:.3g}" if cell.flops is not None else "",
+                f"{cell.ms:.1f}" if cell.ms is not None else "",
+            ))  # fmt: skip
+    return found
+
+
+def curve_rows(result: TableResult) -> list[tuple[str, ...]]:
+    """(curve, AUBC, its interval, the table's own curve minus it, verdict)."""
+    found: list[tuple[str, ...]] = []
+    for curve in result.curves:
+        over, more, told = curve.over, "", ""
+        if over is not None:
+            more = f"{100 * over.value:+.2f} ({100 * over.low:+.2f} to {100 * over.high:+.2f})"
+            told = VERDICTS[over.verdict]
+        interval = f"{100 * curve.low:.1f} to {100 * curve.high:.1f}"
+        found.append((curve.name, f"{100 * curve.value:.2f}", interval, more, told))
+    return found
 
 
 def summary(result: TableResult) -> list[str]:
@@ -138,12 +170,14 @@ def _millions(count: int | None) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
 
 
+POINTS = ("curve", "point", "tokens", "p95", "most", "metric", "95 %", "GFLOP", "ms")
+CURVES = ("curve", "AUBC", "95 %", "ours minus it (95 %)", "verdict")
 HEAD = ("row", "tokens", "parameters here", "at 1024→4096", "ours", "95 %", "over seeds", "also",
         f"paper, mean of 8 (protocol {PROTOCOL})")  # fmt: skip
 
 
-def markdown(result: TableResult) -> str:
-    """The whole file."""
+def markdown(result: TableResult, figure: str = "") -> str:
+    """The whole file; `figure` is the name of the curves' plot beside it."""
     changed = f" Changed: {', '.join(result.changes)}." if result.changes else ""
     parts = [
         f"# {result.table}, {result.title} ({result.size})",
@@ -153,6 +187,14 @@ def markdown(result: TableResult) -> str:
         ),
         markdown_table(HEAD, [tuple(cell or "–" for cell in line) for line in _lines(result)]),
     ]
+    if result.curves:
+        parts.append(f"![{result.metric} over visual tokens]({figure})")
+        parts.append(
+            markdown_table(POINTS, [tuple(c or "–" for c in p) for p in point_rows(result)])
+        )
+        parts.append(
+            markdown_table(CURVES, [tuple(c or "–" for c in p) for p in curve_rows(result)])
+        )
     reasons = [f"- **{row.name}** not run: {row.not_run}" for row in result.rows if row.not_run]
     parts += ["\n".join(reasons)] if reasons else []
     if result.claims:
@@ -211,6 +253,11 @@ def _values(result: TableResult) -> dict[str, object]:
         "most": most,
         "claims": claim_rows(result),
         "bench": list(bench_lines(result)),
+        "plot": Markup(plot(result)),
+        "points": point_rows(result),
+        "curves": curve_rows(result),
+        "point_head": POINTS,
+        "curve_head": CURVES,
         "summary": summary(result),
         "splits": [f"{dataset} {split}" for dataset, split in COLUMNS],
         "changes": [shorten(change) for change in result.changes],

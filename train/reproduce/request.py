@@ -23,6 +23,7 @@ class ReproduceRequest:
 
     seeds     0, 1, ... so many
     rows      only these rows; empty: all
+    projectors  of the user's, rows of the table of budgets
     changes   `--set` assignments on every row's training recipe; results then get their own name
     runs      folder of the runs, `caches` of the caches: both are named by digest inside
     out       folder of results and page
@@ -42,6 +43,7 @@ class ReproduceRequest:
     size: str = "tiny"
     seeds: int = 3
     rows: tuple[str, ...] = ()
+    projectors: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     out: Path = Path("results")
     runs: Path = Path("runs/reproduce")

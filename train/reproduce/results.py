@@ -40,7 +40,7 @@ class RowResult(JsonFile):
     paper       the paper's eight numbers, and their mean if it has all
     scores      split -> metric -> score
     mean        of the table's metric over the splits, by seed
-    tokens      visual tokens per image, mean over splits
+    tokens      visual tokens per image, mean over splits; `tokens_p95` and `tokens_most` over images
     parameters  of the projector here, `warm` of them from the shipped projector; `full` at 1024 -> 4096 with the paper size's options
     seconds     training and evaluation of all seeds; `caches` of making what they read, which
                 other rows may share
@@ -55,6 +55,8 @@ class RowResult(JsonFile):
     scores: dict[str, dict[str, Score]] = Field(default_factory=dict)
     mean: dict[str, Number] = Field(default_factory=dict)
     tokens: Number | None = None
+    tokens_p95: Number | None = None
+    tokens_most: Number | None = None
     parameters: int | None = None
     warm: int | None = None
     full: int | None = None
@@ -77,6 +79,22 @@ class ClaimResult(JsonFile):
     low: Number
     high: Number
     verdict: Literal["holds", "leans", "leans against", "reversed"]
+
+
+class CurveResult(JsonFile):
+    """A curve over visual tokens and the area under it (`curves.area`), with 95 % intervals.
+
+    rows   its points that were run, by rising tokens
+    value, low, high  the area; `over`: by how much that of the table's own curve is larger, None for
+                      that curve and where it is not there
+    """
+
+    name: str
+    rows: list[str]
+    value: Number
+    low: Number
+    high: Number
+    over: ClaimResult | None = None
 
 
 class Bench(JsonFile):
@@ -111,6 +129,7 @@ class TableResult(JsonFile):
     rows: list[RowResult]
     claims: list[ClaimResult]
     agree: tuple[int, int]
+    curves: list[CurveResult] = Field(default_factory=list)
     notes: list[str]
     seconds: dict[str, Number]
     libraries: dict[str, str]

@@ -13,9 +13,10 @@ from ..evaluation.paper_numbers import PROTOCOL
 from . import collect
 from .caches import Caches
 from .collect import Gathered
+from .comparison.curve_plot import plot
 from .experiment import Row
 from .paper_tables import experiment
-from .report import claim_rows, markdown, summary, table_rows, write_page
+from .report import claim_rows, curve_rows, markdown, summary, table_rows, write_page
 from .request import Data, ReproduceRequest, data_of, make_scenes
 from .results import TableResult, read_table, write_table
 from .trial_folder import elapsed, place
@@ -46,6 +47,10 @@ class TableReport(Report):
         for ordering, paper, ours, verdict in claim_rows(result):
             found.append(f"{ordering}: paper {paper}, ours {ours}: {verdict}")
         found += [*summary(result), f"all tables so far: {duration(self.elapsed)}"]
+        for name, area, interval, more, told in curve_rows(result):
+            found.append(
+                f"AUBC {name:<24} {area:>6} ({interval})  ours minus it {more or '-'} {told}"
+            )
         return [*found, *(f"wrote {path}" for path in self.files)]
 
     def to_json(self) -> dict[str, object]:
@@ -63,7 +68,7 @@ def reproduce(request: ReproduceRequest) -> TableReport:
     # A table takes hours: that its places can be written is tried at once.
     for folder in (request.out, request.runs, request.caches):
         check_writable(folder)
-    table, data = experiment(request.table, request.size), data_of(request)
+    table, data = experiment(request.table, request.size, request.projectors), data_of(request)
     chosen = [table.row(name) for name in request.rows] or [r for r in table.rows if not r.not_run]
     if request.size == "tiny":
         make_scenes()
@@ -98,12 +103,17 @@ def reproduce(request: ReproduceRequest) -> TableReport:
 
 
 def write(request: ReproduceRequest, result: TableResult) -> tuple[Path, ...]:
-    """JSON, Markdown and page of a table; returns their paths."""
+    """JSON, Markdown and page of a table, and the plot of its curves; returns their paths."""
     path = result_path(request)
     write_table(path, result)
     text = path.with_suffix(".md")
-    write_file(text, markdown(result).encode(), label="table")
-    return path, text, write_page(result, path.with_suffix(""))
+    write_file(text, markdown(result, path.with_suffix(".svg").name).encode(), label="table")
+    page = write_page(result, path.with_suffix(""))
+    if not result.curves:
+        return path, text, page
+    figure = path.with_suffix(".svg")
+    write_file(figure, plot(result).encode(), label="table")
+    return path, text, page, figure
 
 
 def result_path(request: ReproduceRequest) -> Path:

@@ -35,6 +35,11 @@ class Setting:
               (tiny: 15.4 labels on 60 scenes, SAM 15.8; paper: 40)
     points    prompts per side in each window of the finer superpixels
     queries_swept, blocks_swept   Fig. 5
+    superpixels  SAM's mean number, to which `slic` is calibrated
+    divt, mqt    options of these projectors at this size
+    thresholds   of DiVT, each with the mean number of its clusters (tiny: of 60 scenes; paper: as
+                 published, of CLIP); the middle one trains
+    m3           sides of M3's token grids
     """
 
     size: str
@@ -48,6 +53,11 @@ class Setting:
     points: int
     queries_swept: tuple[int, ...]
     blocks_swept: tuple[int, ...]
+    superpixels: float
+    divt: Options
+    mqt: Options
+    thresholds: tuple[tuple[float, int], ...]
+    m3: tuple[int, ...]
     narrow: Mapping[str, Options] = field(default_factory=dict)
     no_clip: str = ""
     no_mobile: str = ""
@@ -75,6 +85,8 @@ SETTINGS: Mapping[str, Setting] = {
         layers=(3, 4, 5, 6), last=(3, 4, 5, 6), shallow=(),
         slic=29, points=8,
         queries_swept=(1, 2, 4, 8, 16), blocks_swept=(1, 2, 3, 4),
+        superpixels=15.4, divt={"embed_dim": 96, "heads": 4}, mqt={"side": 8, "heads": 4},
+        thresholds=((0.1, 4), (0.28, 8), (0.51, 16), (0.71, 32), (0.865, 64)), m3=(1, 2, 4, 8, 16),
         narrow=_NARROW,
         no_clip="no trained CLIP of this size exists: the package ships one tiny encoder, a DINOv2",
         no_mobile="no MobileSAM of this size exists: the package ships one tiny SAM",
@@ -84,6 +96,8 @@ SETTINGS: Mapping[str, Setting] = {
         layers=(12, 16, 22, 23), last=(21, 22, 23, 24), shallow=(6, 12, 18, 23),
         slic=57, points=32,
         queries_swept=(1, 4, 8, 16, 32), blocks_swept=(1, 2, 3, 4, 5),
+        superpixels=40, divt={}, mqt={},
+        thresholds=((0.5, 36), (0.65, 74), (0.75, 137)), m3=(1, 3, 6, 12, 24),
     ),
 }  # fmt: skip
 

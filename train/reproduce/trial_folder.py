@@ -49,20 +49,31 @@ def at_work(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Place:
-    """Folder of a row and seed, and what its training is asked with."""
+    """Folder of a row and seed, what its training is asked with, and what its evaluation sets."""
 
     folder: Path
     seed: int
     flags: TrainFlags
     overrides: tuple[Override | str, ...]
+    evaluate: tuple[Override, ...] = ()
 
     def results(self, column: Column, protocol: Protocol = "full") -> Path:
         """The result file of a split."""
-        return self.folder / f"{column.name}{_mark(protocol)}-{column.split}.jsonl"
+        return self.folder / f"{column.name}{self._mark(protocol)}-{column.split}.jsonl"
 
     def record(self, protocol: Protocol = "full") -> Path:
         """Record of the trial once it is finished."""
-        return self.folder / f"cell{_mark(protocol)}.json"
+        return self.folder / f"cell{self._mark(protocol)}.json"
+
+    def spent(self, what: str) -> Path:
+        """Seconds of `train`, which rows with other evaluations share, or of `eval`."""
+        mark = "" if what == "train" else self._mark("full")
+        return self.folder / f"{what}{mark}.spent.json"
+
+    def _mark(self, protocol: Protocol) -> str:
+        told = " ".join(map(str, self.evaluate))
+        own = f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}" if told else ""
+        return own if protocol == "full" else f"{own}-{protocol}"
 
 
 def place(request: ReproduceRequest, row: Row, seed: int, cache: Path) -> Place:
@@ -74,7 +85,7 @@ def place(request: ReproduceRequest, row: Row, seed: int, cache: Path) -> Place:
     start = f"published {request.published}" if row.untrained else request.start
     text = json.dumps([recipe.canonical(), start, row.decoder, cache.name])
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Place(request.runs / f"{name}-seed{seed}", seed, flags, overrides)
+    return Place(request.runs / f"{name}-seed{seed}", seed, flags, overrides, row.evaluate)
 
 
 def decoder_of(row: Row) -> str | None:
@@ -83,10 +94,6 @@ def decoder_of(row: Row) -> str | None:
         return None
     found = search_weights(row.decoder)
     return str(found or Path("weights") / weight_files(row.decoder)[0])
-
-
-def _mark(protocol: Protocol) -> str:
-    return "" if protocol == "full" else f"-{protocol}"
 
 
 @contextmanager

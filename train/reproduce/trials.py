@@ -34,13 +34,13 @@ from ..runs.inputs import DataRequest, TrainRequest
 from ..runs.train import train_command
 from .caches import Caches
 from .commands import eval_words, started, train_words
+from .comparison.answer_time import answer_flops, answer_ms
 from .experiment import Row
 from .request import Column, Data, ReproduceRequest
 from .trial_folder import Place, at_work, elapsed, place, timed
 
 log = logging.getLogger(__name__)
 
-TRAINED, EVALUATED = "train.spent.json", "eval.spent.json"
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -60,6 +60,8 @@ class Trial(JsonFile):
     digests     recipe, checkpoint, and the caches by split
     parameters  of the projector; `warm` of them start from the shipped one (recipe.warm_projector)
     seconds     wall time of training and evaluation, all attempts together
+    ms          of one answer from stored features, of a point of a curve and its first seed
+    flops       of projector and language model for it, at the mean number of tokens
     """
 
     seed: int
@@ -71,6 +73,8 @@ class Trial(JsonFile):
     seconds: dict[str, Number]
     commit: str
     libraries: dict[str, str]
+    ms: Number | None = None
+    flops: Number | None = None
 
 
 def read_trial(at: Place, protocol: Protocol = "full") -> Trial | None:
@@ -117,7 +121,24 @@ def run_trial(
 
         # The checkpoint's digest stands in the results, wherever a child process put the run.
         first = read_results(at.results(data.columns[0], request.protocol))
-        parameters, warm = _parameters(recipe, next(iter(plans.values())))
+        plan = next(iter(plans.values()))
+        parameters, warm = _parameters(recipe, plan)
+        ms = flops = None
+        if row.curve and seed == 0 and run is not None:
+            column = data.columns[0]
+            ms = answer_ms(
+                run,
+                held[column],
+                data,
+                column,
+                at.evaluate,
+                replace(at.flags, seed=None),
+                request.device,
+            )
+            asked = resolve_train(
+                request.size, None, at.flags, (*at.overrides, *at.evaluate), weights=False
+            )[0]
+            flops = answer_flops(asked, plan, mean(score.tokens for score in scores.values()))
         cell = Trial(
             seed=seed,
             folder=at.folder.name,
@@ -126,11 +147,13 @@ def run_trial(
             warm=warm,
             scores=scores,
             seconds={
-                "train": elapsed(at.folder / TRAINED),
-                "eval": elapsed(at.folder / EVALUATED),
+                "train": elapsed(at.spent("train")),
+                "eval": elapsed(at.spent("eval")),
             },
             commit=commit(),
             libraries=libraries(),
+            ms=ms,
+            flops=flops,
         )
         write_file(
             at.record(request.protocol), canonical(cell.model_dump(mode="json")), label="cell"
@@ -166,7 +189,9 @@ def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
 
 def _train(request: ReproduceRequest, data: Data, row: Row, at: Place, cache: Path) -> Path:
     """The run folder of the trained model."""
-    with timed(at.folder / TRAINED):
+    if at.evaluate and any(at.folder.glob("cell*.json")):
+        return newest_run(at.folder)  # trained for another evaluation
+    with timed(at.spent("train")):
         if request.processes > 1:
             started(train_words(request, data, row, at, cache), request)
             return newest_run(at.folder)
@@ -197,7 +222,7 @@ def _evaluate(
     """Scores of one split; bounds of the superpixels only once, as no seed changes them."""
     path = at.results(column, request.protocol)
     if not path.exists():
-        with timed(at.folder / EVALUATED):
+        with timed(at.spent("eval")):
             if request.processes > 1:
                 started(eval_words(request, row, at, {column: cache}), request)
             else:
@@ -209,7 +234,8 @@ def _evaluate(
                     published=request.published if row.untrained else None,
                     flags=replace(at.flags, seed=None),
                     protocol=request.protocol,
-                    bounds=at.seed == 0,
+                    bounds=at.seed == 0 and not at.evaluate,
+                    overrides=at.evaluate,
                     device=request.device,
                     out=path,
                 )

@@ -1,0 +1,1 @@
+"""Comparison over visual tokens: curves, their areas and plot, time of an answer."""
