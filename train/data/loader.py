@@ -24,6 +24,7 @@ from .dialogues import MAX_IDS, Dialogue, build_dialogue
 from .expression_table import NOTHING, Entry, ExpressionTable
 from .keyed_rng import Choices, key_of
 from .length_check import ANY, TokenBudget, too_long
+from .length_cuts import by_length
 from .passes import GLOBAL, stored_order
 from .prompts import Turn, choose_turns
 from .sampler import Cursor, Order, SampleRef, Sampling, pools_of
@@ -87,9 +88,9 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class RankSlice:
-    """This process's part: rank `rank` of `world`; its images come `micro_batch` at a time.
+    """This process's part: rank `rank` of `world`; its images come about `micro_batch` at a time.
 
-    Those of like length come together: a batch is padded to its longest sample.
+    Those of like length come together (`length_cuts`): a batch is padded to its longest sample.
 
     pinned  batches lie in pinned memory, for copies to a GPU beside other work
     """
@@ -264,17 +265,3 @@ class _Pending:
         """The step; an error of a thread is raised here."""
         done = [future.result() for future in self.batches]
         return Step(tuple(b for b, _ in done), tuple(names for _, names in done), self.cursor)
-
-
-def by_length(lengths: Sequence[int], micro: int) -> list[list[int]]:
-    """Places in `lengths` cut into groups of `micro`, the longest first: little padding in each.
-
-    What cannot be padded less (one group, or groups of one) stays in the order given.
-
-    >>> by_length([40, 90, 41, 20, 21, 88], 2)
-    [[1, 5], [2, 0], [4, 3]]
-    """
-    places = list(range(len(lengths)))
-    if 1 < micro < len(places):
-        places.sort(key=lambda place: -lengths[place])
-    return [places[i : i + micro] for i in range(0, len(places), micro)]

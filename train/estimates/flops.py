@@ -14,13 +14,13 @@ FLOPs: what checkpointing or flash attention computes twice counts once.
 from collections.abc import Sequence
 from typing import Any
 
+from .gpus import GPUS
+
 FORMULA = (
     "LLM forward 2 P T + 2 r T + 4 H D T^2, backward 2 P T + 4 r T + 8 H D T^2 "
     "(P frozen, r adapters, T tokens, H layers of width D), head 2 V D (x3 in training) per "
     "supervised token"
 )
-# Dense bfloat16 TFLOP/s of the data sheets.
-PEAK = {"H200": 989, "H100": 989, "A100": 312, "RTX 3090": 71}
 
 
 def llm_flops(
@@ -30,12 +30,14 @@ def llm_flops(
     *,
     training: bool,
     counted: tuple[int, int] | None = None,
+    whole: bool = False,
 ) -> float:
     """FLOPs of sequences of `tokens` lengths, `head` states reaching the vocabulary.
 
     training  with the backward pass of a model whose layers are frozen up to their adapters, and
               whose head trains
     counted   what `matrices` says of `lm`, if it was asked before
+    whole     the layers' own weights train, too: their gradients are 2 P T more
     """
     frozen, adapters = counted or matrices(lm)
     config: Any = lm.config
@@ -44,7 +46,8 @@ def llm_flops(
     forward = 2 * (frozen + adapters) * sum(tokens) + square + words
     if not training:
         return float(forward)
-    return float(forward + (2 * frozen + 4 * adapters) * sum(tokens) + 2 * square + 2 * words)
+    backward = ((4 if whole else 2) * frozen + 4 * adapters) * sum(tokens)
+    return float(forward + backward + 2 * square + 2 * words)
 
 
 def attention_width(lm: Any) -> int:
@@ -61,7 +64,13 @@ def matrices(lm: Any) -> tuple[int, int]:
     return sum(n for _, n in sizes) - adapters, adapters
 
 
+def layers_train(lm: Any) -> bool:
+    """Whether matrices of the layers train, not adapters alone."""
+    named = lm.model.layers.named_parameters()
+    return any(p.requires_grad and p.ndim == 2 and ".lora_" not in name for name, p in named)
+
+
 def peak_flops(device_name: str) -> float | None:
     """Peak FLOP/s of a GPU in bfloat16; None for one that is not listed."""
-    found = (1e12 * peak for name, peak in PEAK.items() if name in device_name)
+    found = (gpu.peak for gpu in GPUS.values() if gpu.name.split(" (")[0] in device_name)
     return next(found, None)

@@ -15,7 +15,7 @@ from ...model.batch import Batch
 from ...model.ris import RisModel
 from ..recipe import TrainRecipe, micro_batches
 from .activations import LanguageModel
-from .flops import llm_flops, matrices
+from .flops import layers_train, llm_flops
 from .gpus import GPUS, Gpu
 from .memory import CONTEXT, GIB, SLACK, Line, MemoryEstimate, estimate_memory, small_parts
 
@@ -104,10 +104,8 @@ def demand(
     length = int((image.lengths - 1 + valid.sum(1)).max())
     answers = int((image.labels >= 0).sum())
     forward = llm_flops(lm, [length], 0, training=False)
-    each = llm_flops(lm, [length], answers, training=True) + 3 * counter.get_total_flops()
-    if any(p.requires_grad and p.ndim == 2 for n, p in lm.model.layers.named_parameters()
-           if ".lora_" not in n):  # fmt: skip
-        each += 2 * matrices(lm)[0] * length  # gradients of the layers' own weights
+    each = llm_flops(lm, [length], answers, training=True, whole=layers_train(lm))
+    each += 3 * counter.get_total_flops()
     weights = sum(p.numel() * p.dtype.itemsize for p in lm.model.layers.parameters())
     less = LanguageModel.of(lm, dtype).kept(length, checkpointing=True)
     again = tuple(Line(i.what, *less) if i.what == "language model" else i for i in kept.items)

@@ -28,6 +28,7 @@ from ...pipeline.precompute.purpose import stores
 from ...pipeline.process import pick_device
 from ..data.collate import CachedVisuals
 from ..data.expression_table import ExpressionTable
+from ..data.length_cuts import most_samples
 from ..data.tokenizer import load_vocabulary
 from ..estimates.gpus import GPUS, Gpu
 from ..estimates.memory import CONTEXT, GIB, SLACK, Line, MemoryEstimate
@@ -210,7 +211,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
     recipe = settled(recipe, shown.choice)
     if opened and request.tier is not None:
         for reader in opened.readers:
-            request.tier.require_batch(reader.plan, recipe.run.images)
+            request.tier.require_batch(reader.plan, most_samples(recipe.run.images))
     found = need.one[shown.choice.recompute]
     return DryRun(
         recipe, tables, split_evenly(recipe, 1), length, scaled(found, shown.choice.micro), shown,

@@ -15,11 +15,13 @@ from ...pipeline.io.atomic import check_writable
 from ...pipeline.process import pick_device, resuming
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of
+from ..data.length_cuts import most_samples
 from ..data.sam_identity import doubt, identity
 from ..distributed import agree, decided, first_then_others, flat, rank_and_world, together
 from ..estimates.memory import GIB
 from ..estimates.sizing import LARGEST, LARGEST_CPU, Choice, choose, demand, settled, this_device
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
+from ..estimates.utilisation import utilisation_of
 from ..factory import assemble, language_of, new_projector, outline
 from ..options import resolve_plain
 from ..recipe import TrainRecipe, share_of, split_evenly
@@ -111,7 +113,7 @@ def train_command(request: TrainRequest) -> TrainReport:
     if request.tier is not None:
         with together("tier"):
             for reader in opened.readers:
-                request.tier.require_batch(reader.plan, recipe.run.images)
+                request.tier.require_batch(reader.plan, most_samples(recipe.run.images))
 
     # The first process makes the table, the others find it.
     table = first_then_others("table", lambda: opened.table(request.partial, runs))
@@ -183,6 +185,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             features=features_of(first.recipe, recipe.model.projector.name),
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},
+            utilisation=utilisation_of(accelerator.device, recipe.model.dtype),
         )  # fmt: skip
         done = train(job)
         if request.tier is not None and main:

@@ -10,6 +10,7 @@ from ...pipeline.display import Report, counted
 from ..data.loader import Stream
 from ..recipe import TrainRecipe
 from .checkpoint import Checkpoint
+from .monitor import Utilisation
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Job:
     left_out       how much of the data is not trained on, by reason, for the report
     sam            identity of the SAM in the caches (`data.sam_identity`)
     features       identity of their encoder (`data.encoder_identity`)
+    utilisation    for the log: None where the device's peak is not known
     """
 
     recipe: TrainRecipe
@@ -48,6 +50,7 @@ class Job:
     left_out: Mapping[str, int] = field(default_factory=dict)
     sam: str = ""
     features: str = ""
+    utilisation: Utilisation | None = None
 
 
 def percents(scores: Mapping[str, float]) -> str:

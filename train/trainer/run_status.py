@@ -30,6 +30,7 @@ _SHOWN = (  # numbers of a status and how they are printed
     ("gIoU", "gIoU {:.2f} %"),
     ("rate/images", "{:.1f} images/s"),
     ("rate/tokens", "{:,.0f} tokens/s"),
+    ("rate/mfu", "MFU {:.1%}"),
     ("gpu/busy", "GPU {:.0%} busy"),
     ("memory/GiB", "{:.1f} GiB"),
 )

@@ -69,7 +69,7 @@ class Trainer:
         self.began, self.first = time.monotonic(), self.step
         self.watch = Watch(
             job.recipe.steps, job.recipe.global_batch, self.accelerator.num_processes,
-            self.accelerator.device,
+            self.accelerator.device, job.utilisation,
         )  # fmt: skip
         loss = job.recipe.loss
         self.weights = Weights(loss.ce, loss.bce, loss.dice)
@@ -159,6 +159,8 @@ class Trainer:
         model, resume = self.job.model, self.job.resume
         whole = zero_level(self.accelerator) < 3
         table = make_ready(model, self.recipe, index, self.job.new_rows, single=whole)
+
+        self.watch.enter(model.lm)
 
         # Weights are loaded before the strategy splits them, optimizer states after it made them.
         resumed = resume is not None and resume.state.step == self.step

@@ -2,13 +2,15 @@
 
 import random
 from collections.abc import Sequence
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.loader_world import make_loader, make_table
-from svp.train.data.loader import Loader, by_length
+from svp.train.data.length_cuts import by_length, most_samples
+from svp.train.data.loader import Loader
 
 
 def padding(lengths: Sequence[int], groups: Sequence[Sequence[int]]) -> float:
@@ -21,13 +23,36 @@ def in_order(count: int, micro: int) -> list[list[int]]:
     return [list(range(count))[i : i + micro] for i in range(0, count, micro)]
 
 
+def equal(lengths: Sequence[int], micro: int) -> list[list[int]]:
+    """Groups of `micro` in the order of lengths: no groups of one size pad less."""
+    places = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    return [places[i : i + micro] for i in range(0, len(places), micro)]
+
+
 @given(st.lists(st.integers(1, 1536), min_size=1, max_size=60), st.integers(1, 64))
-def test_the_same_sizes_with_samples_of_like_length(lengths: list[int], micro: int) -> None:
+def test_as_many_groups_as_equal_ones_and_no_larger(lengths: list[int], micro: int) -> None:
     groups = by_length(lengths, micro)
-    assert [len(group) for group in groups] == [len(g) for g in in_order(len(lengths), micro)]
+    assert len(groups) == -(-len(lengths) // micro), "ranks make equally many passes"
     assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
-    if len(lengths) % micro == 0:  # as in training
-        assert padding(lengths, groups) <= padding(lengths, in_order(len(lengths), micro)) + 1e-12
+    assert 1 <= min(map(len, groups)) and max(map(len, groups)) <= most_samples(micro)
+    positions = [len(group) * max(lengths[place] for place in group) for group in groups]
+    assert max(positions) <= micro * max(lengths)
+    assert padding(lengths, groups) <= padding(lengths, equal(lengths, micro)) + 1e-12
+
+
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=9), st.integers(2, 3))
+def test_no_allowed_cut_pads_less(lengths: list[int], micro: int) -> None:
+    ordered, count = sorted(lengths, reverse=True), -(-len(lengths) // micro)
+    if count == 1:
+        return
+    least = min(
+        sum(sizes)
+        for ends in combinations(range(1, len(ordered)), count - 1)
+        for parts in [[ordered[i:j] for i, j in pairwise([0, *ends, len(ordered)])]]
+        for sizes in [[len(part) * part[0] for part in parts]]
+        if max(sizes) <= micro * ordered[0] and max(map(len, parts)) <= most_samples(micro)
+    )
+    assert padding(lengths, by_length(lengths, micro)) == pytest.approx(1 - sum(lengths) / least)
 
 
 def photographs(seed: int) -> list[int]:
@@ -43,13 +68,17 @@ def photographs(seed: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("micro", "before", "after"), [(2, 0.08, 0.01), (10, 0.2, 0.04), (20, 0.2, 0.08)]
+    ("micro", "unsorted", "sorted_only", "after"),
+    [(2, 0.08, 0.003, 0.004), (10, 0.2, 0.02, 0.03), (20, 0.2, 0.06, 0.05), (40, 0.2, 0.12, 0.115)],
 )
-def test_padding_of_photographs(micro: int, before: float, after: float) -> None:
+def test_padding_of_photographs(
+    micro: int, unsorted: float, sorted_only: float, after: float
+) -> None:
     batches = [photographs(seed) for seed in range(10)]
     cut = [padding(lengths, by_length(lengths, micro)) for lengths in batches]
+    same = [padding(lengths, equal(lengths, micro)) for lengths in batches]
     plain = [padding(lengths, in_order(160, micro)) for lengths in batches]
-    assert min(plain) > before and max(cut) < after
+    assert min(plain) > unsorted and max(same) > sorted_only and max(cut) < after
 
 
 def test_the_loader_keeps_the_samples_of_a_step_and_pads_less(
