@@ -1,6 +1,7 @@
 """What a run's log says of its speed: MFU of real positions beside that of padded ones."""
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from support import micro_run
 from svp.train.estimates.flops import peak_flops
 from svp.train.estimates.gpus import GPUS
 from svp.train.estimates.utilisation import Utilisation, utilisation_of
-from svp.train.trainer import monitor
 from svp.train.trainer.monitor import Watch
 from svp.train.trainer.prepare import make_ready
 
@@ -37,7 +37,7 @@ def test_mfu_counts_real_positions_in_all_the_time(
     stage: dict[str, Any], frozen: int, adapters: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 50.0
-    monkeypatch.setattr(monitor.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     model = micro_run.micro_model()
     make_ready(model, micro_run.micro_recipe(stages=[stage]), 0)
     watch = Watch(9, 8, 1, torch.device("cpu"), Utilisation(PEAK))
