@@ -16,11 +16,12 @@ EPS = 1e-3  # pixels; GLaMM's dice divides all sums by 1000 and adds 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights of the terms; GLaMM train.py:92-94."""
+    """Weights of the terms; GLaMM train.py:92-94, which has no clicks."""
 
     ce: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
+    click: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Losses:
 
     ce      over supervised tokens, `tokens` of them
     bce     over masks, of the mean over pixels; dice over masks; `masks` of them
+    click   over masks, the error of the prompt as a click (`mask_head.click_errors`); None: not asked for
     """
 
     ce: Tensor
@@ -36,6 +38,7 @@ class Losses:
     dice: Tensor
     tokens: int
     masks: int
+    click: Tensor | None = None
 
     def total(
         self, weights: Weights, *, tokens: int | None = None, masks: int | None = None
@@ -51,7 +54,8 @@ class Losses:
     def shapes(self, weights: Weights, masks: int) -> Tensor:
         """The share of the masks in the total."""
         per_mask = max(1, masks)
-        return self.bce * (weights.bce / per_mask) + self.dice * (weights.dice / per_mask)
+        found = self.bce * (weights.bce / per_mask) + self.dice * (weights.dice / per_mask)
+        return found if self.click is None else found + self.click * (weights.click / per_mask)
 
 
 def mask_losses(

@@ -4,6 +4,11 @@ As GLaMM and LISA: the projected state is the only sparse prompt, the dense prom
 mask" code, and mask token 0 (the single-mask output) is used; IoU head and the other three
 hypernetworks are kept for loading and never run. All masks of a batch are decoded at once, by
 `pipeline.sam.mask_decoder`, and brought to the size of the largest photograph.
+
+Clicks are what SAM's published decoder reads: a code of the place and the embedding "foreground". A
+[SEG] state that is projected to the code of a pixel of its object gives a mask at once, before decoder
+and projection have learned anything of each other. The masks' own losses cannot find that: a random
+prompt decodes to nothing or to everything, and its gradient says little of where to go.
 """
 
 import math
@@ -12,13 +17,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..pipeline.sam.mask_decoder import decode_single
-from .batch import MaskLayout
+from .batch import Batch, MaskLayout
 from .mixed_precision import gathered_by_calls, weights_cast
 
 # Added to all scores of a query, so the softmax drops it.
 KEY_BIAS = re.compile(r".*attn_.*k_proj\.bias")
+# Mean square of the sines and cosines of a place: an error of 1 is that of a code of no place.
+CLICK_SCALE = 0.5
 
 
 class MaskHead(nn.Module):
@@ -89,3 +97,47 @@ def upscale(low: Tensor, masks: MaskLayout) -> Tensor:
             matrices.index_select(0, masks.matrix) for matrices in (masks.rows, masks.columns)
         )
         return rows @ low.float() @ columns
+
+
+def inner_points(masks: Tensor) -> Tensor:
+    """Of masks (S,H,W) bool the pixel nearest to the centre of mass: its x, y (S,2) float32.
+
+    The middle of the image for an empty mask.
+    """
+    height, width = masks.shape[1:]
+    y = torch.arange(height, device=masks.device) + 0.5
+    x = torch.arange(width, device=masks.device) + 0.5
+    share = masks.float()
+    area = share.sum((1, 2))
+    empty = area == 0
+    area = area.clamp(min=1)
+    cy = torch.where(empty, height / 2, share.sum(2) @ y / area)
+    cx = torch.where(empty, width / 2, share.sum(1) @ x / area)
+    far = (y - cy[:, None]).square()[:, :, None] + (x - cx[:, None]).square()[:, None]
+    nearest = far.masked_fill(~masks & ~empty[:, None, None], torch.inf).flatten(1).argmin(1)
+    return torch.stack([x[nearest % width], y[nearest // width]], 1)
+
+
+def click_targets(masks: Tensor, layout: MaskLayout, batch: Batch) -> Tensor:
+    """`inner_points` of the masks (S,H,W) of a batch, in pixels of SAM's square."""
+    longest = [max(batch.sizes[image]) for image in layout.images]
+    return (
+        inner_points(masks) * (batch.square / torch.tensor(longest, device=masks.device))[:, None]
+    )
+
+
+def click_codes(prompt_encoder: Any, points: Tensor, square: int) -> Tensor:
+    """Codes (S,C) float32 of foreground clicks at `points` (S,2), x y in pixels of SAM's square.
+
+    Source: segment_anything/modeling/prompt_encoder.py `_embed_points`.
+    """
+    matrix = prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.float()  # (2,C/2)
+    angles = 2 * torch.pi * (2 * points.float() / square - 1) @ matrix
+    code = torch.cat([angles.sin(), angles.cos()], 1)
+    label: Tensor = prompt_encoder.point_embeddings[1].weight
+    return code + label.float()
+
+
+def click_errors(prompts: Tensor, codes: Tensor) -> Tensor:
+    """Mean squared error (S,) of prompts (S,C), 1 for the code of no place."""
+    return F.mse_loss(prompts.float(), codes, reduction="none").mean(1) / CLICK_SCALE

@@ -18,12 +18,13 @@ from .batch import Batch, MaskLayout
 from .language.attention import masks_for, no_cache
 from .language.families import family_of
 from .losses import Losses, mask_losses
-from .mask_head import MaskHead, upscale
+from .mask_head import MaskHead, click_codes, click_errors, click_targets, upscale
 from .merge import Merged, merge, original_positions
 from .mixed_precision import weights_cast
 from .projectors.base import MaskInput, Projector
 
 MaskState = Literal["predicting", "at_seg"]
+MaskPrompt = Literal["projected", "pointed"]
 
 
 def prompt_projector(llm_dim: int, width: int) -> nn.Sequential:
@@ -41,6 +42,10 @@ class RisModel(nn.Module):
     projector   patches (and superpixels) -> visual tokens
     to_prompt   state -> SAM prompt
     mask_head   prompt + SAM embedding -> mask
+
+    mask_prompt    projected: `to_prompt` of the state, as in GLaMM and LISA; pointed: of the visual
+                   tokens, in the shares in which the state scores them, see `_pointed`
+    learns_clicks  prompts are also compared with clicks on their objects (`losses.Weights.click`)
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class RisModel(nn.Module):
         self.to_prompt = prompt_projector(lm.config.hidden_size, mask_head.width)
         self.mask_head = mask_head
         self.mask_state: MaskState = mask_state
+        self.mask_prompt: MaskPrompt = "projected"
+        self.learns_clicks = False
 
     def forward(self, batch: Batch) -> Losses:
         """Losses of a batch with targets, as sums; teacher-forced."""
@@ -72,10 +79,12 @@ class RisModel(nn.Module):
         masks = batch.layout.masks
         if not masks.images:
             nothing = self._no_masks(batch, states)
-            return Losses(ce, nothing, nothing, tokens, 0)
-        logits = self._masks(batch, merged, states)
-        bce, dice = mask_losses(logits, masks.targets(), masks.beyond())
-        return Losses(ce, bce, dice, tokens, len(batch.seg_row))
+            return Losses(ce, nothing, nothing, tokens, 0, nothing if self.learns_clicks else None)
+        mine = self._seg_states(batch, merged, states)
+        targets = masks.targets()
+        bce, dice = mask_losses(self.masks_of(mine, masks, batch), targets, masks.beyond())
+        click = self._click_loss(mine, targets, batch) if self.learns_clicks else None
+        return Losses(ce, bce, dice, tokens, len(batch.seg_row), click)
 
     def predict(self, batch: Batch) -> list[Tensor]:
         """Per image, logits (n,H,W) float32 at its own size; the mask is logits > 0."""
@@ -205,13 +214,36 @@ class RisModel(nn.Module):
             )
         if not masks.images:
             return states.new_zeros(0, 1, 1, dtype=torch.float32)
-        low = self.mask_head(self._prompts(states), masks, batch.sam)
+        low = self.mask_head(self._prompts(states, masks, batch), masks, batch.sam)
         return upscale(low, masks)
 
-    def _prompts(self, states: Tensor) -> Tensor:
+    def _prompts(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
+        """Prompts (S,C) of `masks` from their states (S,D)."""
+        if self.mask_prompt == "pointed":
+            return self._pointed(states, masks, batch)
+        return self._projected(states)
+
+    def _projected(self, states: Tensor) -> Tensor:
         with weights_cast(self.to_prompt):
             prompts: Tensor = self.to_prompt(states.to(next(self.to_prompt.parameters()).dtype))
         return prompts
+
+    def _pointed(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
+        """Each visual token is a word that [SEG] can mean: a state scores those of its image as the
+        head scores words, and its prompt is theirs, in the shares of a softmax.
+
+        What the state has to hold is which one it means, not where that lies.
+        """
+        tokens, valid = self.tokens(batch)
+        prompts = self._projected(self.lm.model.norm(tokens))
+        alone = len(tokens) == 1  # the image that all dialogues share
+        owner = torch.tensor([0 if alone else image for image in masks.images])
+        owner = owner.to(tokens.device)
+        with torch.autocast(states.device.type, enabled=False):
+            words = F.normalize(tokens.float(), dim=2)[owner]  # (S,K,D)
+            scores = (words @ states.float()[:, :, None])[:, :, 0]
+            shares = scores.masked_fill(~valid[owner], -torch.inf).softmax(1)
+            return (shares[:, None] @ prompts.float()[owner])[:, 0].to(prompts.dtype)
 
     def _real(self, batch: Batch) -> Tensor | None:
         """Places of the real superpixels; None where an image has none, which is an error."""
@@ -228,11 +260,21 @@ class RisModel(nn.Module):
         return self.masks_of(states[:1, 0], masks, batch).sum() * 0
 
     def _masks(self, batch: Batch, merged: Merged, states: Tensor) -> Tensor:
+        return self.masks_of(self._seg_states(batch, merged, states), batch.layout.masks, batch)
+
+    def _seg_states(self, batch: Batch, merged: Merged, states: Tensor) -> Tensor:
+        """States (S,D) that the masks are made of."""
         place = merged.index(batch.seg_row, batch.seg_col)
         if self.mask_state == "predicting":
             place = place - 1
-        mine = states[batch.seg_row, place]
-        return self.masks_of(mine, batch.layout.masks, batch)
+        return states[batch.seg_row, place]
+
+    def _click_loss(self, states: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """Sum over masks (S,H,W) of the errors of their prompts as clicks."""
+        with torch.autocast(states.device.type, enabled=False):
+            points = click_targets(targets, batch.layout.masks, batch)
+            codes = click_codes(self.mask_head.prompt_encoder, points, batch.square)
+            return click_errors(self._prompts(states, batch.layout.masks, batch), codes).sum()
 
 
 class Answer(NamedTuple):

@@ -117,6 +117,8 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         copy_word(model.lm, vocab.seg, vocab.rej)
         require_trained_seg(model, parts, vocab.rej, fresh=True, token=REJ)
     require_embedding(model, plan)
+    model.mask_prompt = config.mask_prompt
+    model.learns_clicks = recipe.loss.click > 0
     model.requires_grad_(False)
     return Assembled(model, vocab, teacher)
 

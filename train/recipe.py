@@ -139,9 +139,10 @@ class ModelConfig(Frozen):
     sam_decoder  shipped (tiny), random:<seed>, given or sha256:<hex>; needed where `init` is none,
                  beside another `init` it replaces the decoder of that one
     mask_state   the state that predicts [SEG] (GLaMM) or the one at it
+    mask_prompt  of the state (GLaMM, then in no digest), or of the visual token it points to (`model.ris`)
     dtype        of frozen weights and of the arithmetic; what trains is kept in float32
-    warm_projector  the projector starts from the one that `init: shipped` was trained with: layers
-                 that fit are copied, then it imitates that one (`train.warm`)
+    warm_projector  it learns before the first step: with `init: shipped` from the one that was trained
+                 (`train.warm_start`), with `init: none` words and places (`train.trainer.first_lesson`)
     new_rows_only  of embedding and head train the rows of the special tokens only
     rejection    sentences without a target are trained, with the answer [REJ] in the place of [SEG];
                  else they are left out. If it is off, it is in no digest
@@ -156,6 +157,7 @@ class ModelConfig(Frozen):
     warm_projector: bool = False
     lora: LoraConfig = LoraConfig()
     mask_state: Literal["predicting", "at_seg"] = "predicting"
+    mask_prompt: Literal["projected", "pointed"] = "projected"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     new_rows_only: bool = False
     rejection: bool = False
@@ -165,6 +167,8 @@ class ModelConfig(Frozen):
         found: dict[str, Any] = handler(self)
         if not self.rejection:
             found.pop("rejection", None)
+        if self.mask_prompt == "projected":
+            found.pop("mask_prompt", None)
         return found
 
     @model_validator(mode="after")
@@ -204,11 +208,21 @@ class StageConfig(Frozen):
 
 
 class LossConfig(Frozen):
-    """Weights of the three losses, GLaMM's."""
+    """Weights of the losses, GLaMM's; `click` is of a prompt's distance from a click on its object
+    (`model.mask_head`), in no digest if it is 0.
+    """
 
     ce: Weight = 1.0
     bce: Weight = 2.0
     dice: Weight = 0.5
+    click: Weight = 0.0
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if not self.click:
+            found.pop("click", None)
+        return found
 
 
 class RunConfig(Frozen):

@@ -52,7 +52,8 @@ def generate(
     """Answer the open dialogue of each image. `seg` is a token id, `eos` one or several.
 
     draft   ids that the answers may start with; they change the time that it takes, not the answer
-    prefix  the start of all dialogues, read before: `sam` holds their one image, `visual` is not read
+    prefix  the start of all dialogues, read before: `sam` holds their one image, `visual` is not
+            read unless prompts are pointed
     passes  of `model`, where they are compiled
     """
     ends = {eos} if isinstance(eos, int) else eos

@@ -65,7 +65,8 @@ def read_prefix(model: RisModel, batch: Batch, ids: int) -> Prefix:
 def answer_after(passes: Passes, batch: Batch, prefix: Prefix) -> Answer:
     """As `RisModel.answer`, one image per dialogue.
 
-    batch  B dialogues that start as `prefix`; `sam` holds their image once, `visual` is not read.
+    batch  B dialogues that start as `prefix`; `sam` holds their image once, `visual` too where
+           prompts are pointed, else it is not read.
            Every dialogue has a [SEG], after the prefix
     """
     layout, model = batch.layout, passes.model

@@ -8,7 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from ...pipeline.display import show
 from ...pipeline.errors import SvpError, WeightsError
@@ -165,9 +173,17 @@ class ModelFile(_Strict):
     projector: ProjectorSpec
     mask_head: MaskHeadSpec
     mask_state: Literal["predicting", "at_seg"]
+    mask_prompt: Literal["projected", "pointed"] = "projected"
     add_sspe: bool
     adapter: LoraSpec | None = None
     preprocessing: Preprocessing | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.mask_prompt == "projected":  # the only one that versions before had
+            found.pop("mask_prompt", None)
+        return found
 
 
 def language_of(lm: Any, dtype: str) -> LanguageSpec:

@@ -112,6 +112,7 @@ def load_pretrained(folder: str | Path) -> RisModel:
     )
     projector.set_sspe(about.add_sspe)
     model = RisModel(lm, projector, about.mask_head.build(), mask_state=about.mask_state)
+    model.mask_prompt = about.mask_prompt
     for name in PARTS:
         fill(model.get_submodule(name), _part(state, name), f"{HEADS}: {name}")
     if about.adapter:
@@ -131,6 +132,7 @@ def _describe(
         projector=projector,
         mask_head=MaskHeadSpec.of(model.mask_head),
         mask_state=model.mask_state,
+        mask_prompt=model.mask_prompt,
         add_sspe=model.projector.add_sspe,
         adapter=lora_of(model.lm) if adapter == "separate" else None,
         preprocessing=Preprocessing.of(recipe) if recipe else None,

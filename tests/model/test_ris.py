@@ -43,8 +43,12 @@ def one(batch: Batch, row: int) -> Batch:
     )
 
 
-def test_a_batch_gives_what_its_images_give_alone(micro: Model, batch: Batches) -> None:
-    model, both = micro().eval(), batch((3, 1), sizes=((20, 32), (31, 17)))
+@pytest.mark.parametrize("prompt", ["projected", "pointed"])
+def test_a_batch_gives_what_its_images_give_alone(
+    micro: Model, batch: Batches, prompt: str
+) -> None:
+    model, both = micro("svp").eval(), batch((3, 1), sizes=((20, 32), (31, 17)))
+    model.mask_prompt = prompt  # type: ignore[assignment]
     together = model.predict(both)
     assert [x.shape for x in together] == [(3, 20, 32), (1, 31, 17)]
     for row, masks in enumerate(together):
@@ -52,12 +56,29 @@ def test_a_batch_gives_what_its_images_give_alone(micro: Model, batch: Batches) 
         torch.testing.assert_close(masks, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_a_state_points_to_the_token_that_it_scores_most(micro: Model, batch: Batches) -> None:
+    """Then the mask is that token's, whatever the state is otherwise; padding is never meant."""
+    model, both = micro("svp").eval(), batch((1, 1)).with_layout()
+    model.mask_prompt = "pointed"
+    tokens, valid = model.tokens(both)
+    assert not bool(valid.all())
+    masks = both.layout.masks
+    meant = torch.stack([tokens[0, 1], tokens[1, 0]])
+    apart = meant / meant.square().sum(1, keepdim=True).sqrt()
+    pointed = model.masks_of(1e4 * apart, masks, both)
+    model.mask_prompt = "projected"
+    wanted = model.masks_of(model.lm.model.norm(meant), masks, both)
+    torch.testing.assert_close(pointed, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_losses_add_up_over_images(micro: Model, batch: Batches) -> None:
-    model, both = micro().eval(), batch((2, 1))
+    model, both = micro().eval(), batch((2, 1), sizes=((20, 32), (31, 17)))
+    assert model(both).click is None
+    model.learns_clicks = True
     whole, parts = model(both), [model(one(both, row)) for row in (0, 1)]
     assert whole.tokens == sum(p.tokens for p in parts) == 12
     assert whole.masks == 3
-    for name in ("ce", "bce", "dice"):
+    for name in ("ce", "bce", "dice", "click"):
         total = sum(float(getattr(p, name).detach()) for p in parts)
         assert float(getattr(whole, name).detach()) == pytest.approx(total, rel=1e-5)
 

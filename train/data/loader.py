@@ -22,7 +22,7 @@ from ...pipeline.errors import ConfigError, DataError
 from .collate import Item, VisualSource, make_batch
 from .dialogues import MAX_IDS, Dialogue, build_dialogue
 from .expression_table import NOTHING, Entry, ExpressionTable
-from .keyed_rng import Choices, key_of
+from .keyed_rng import Choices, key_of, permutation
 from .length_check import ANY, TokenBudget, too_long
 from .length_cuts import by_length
 from .passes import GLOBAL, stored_order
@@ -144,6 +144,12 @@ class Loader:
     def start(self) -> dict[str, JsonValue]:
         """The cursor before the first step."""
         return self._cursor.to_json()
+
+    def batch_of(self, key: int, images: int) -> Batch:
+        """A batch of so many images drawn by `key` alone, whatever the rank and its micro-batch."""
+        drawn = permutation(key, len(self._entries))[:images]
+        items = [self.sample(SampleRef(int(entry), 0)) for entry in drawn]
+        return make_batch(self.table, self.visuals, items, self.vocab.pad)
 
     def steps(self, cursor: Mapping[str, JsonValue]) -> Generator[Step]:
         """Steps from `cursor` on, without end.

@@ -87,6 +87,9 @@ LISA = Wording(
     "[SEG].",
 )
 
+# A model with a chat template was trained with neither: no ids of a turn but those that matter.
+CHAT = Wording("chat", "", "\n", ("Segment {}.",), ("[SEG]",), "Segment {}.", "[SEG]")
+
 
 class Segment(NamedTuple):
     """Plain text, or one special token."""

@@ -24,7 +24,7 @@ from ...pipeline.weights.model_config import MAX_CONFIG
 from .chat_template import ChatTemplate
 from .chat_tokenizer import chats, read_chat_words
 from .llama_tokenizer import Words, read_words
-from .prompts import GLAMM, IM_END, IM_START, LISA, REJ, SEG, Wording
+from .prompts import CHAT, GLAMM, IM_END, IM_START, LISA, REJ, SEG, Wording
 
 IMAGE = -200  # stands for the image in a list of ids; no tokenizer has a negative id
 ADDED = LAYOUTS["glamm"].tokens  # 32000..32006 after LLaMA's own 32,000 entries
@@ -64,7 +64,7 @@ class Vocabulary:
         special = dict.fromkeys(("<s>", "</s>", *ADDED, *words.added))
         self._special = {known[t]: t for t in special if t in known}
         lisa = "<im_patch>" in known and "<bbox>" not in known  # by their tokens, so exports too
-        self.wording: Wording = LISA if lisa else GLAMM
+        self.wording: Wording = LISA if lisa else GLAMM if chat is None else CHAT
         self._remembered = lru_cache(_PIECES)(self._encode)
         self.encode_as_is = lru_cache(_PIECES)(lambda text: tuple(self._core(text)))
         if chat is not None:

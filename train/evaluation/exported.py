@@ -95,6 +95,7 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
                 name=about.projector.name, options=dict(about.projector.options)
             ),
             mask_state=about.mask_state,
+            mask_prompt=about.mask_prompt,
             dtype="float32" if about.language.dtype == "float32" else "bfloat16",
         ),
         stages=(StageConfig(name="exported", steps=1, warmup=0),),

@@ -70,7 +70,9 @@ class ImageSession:
             self._prefix = read_prefix(self._model, batch, dialogue.slot + 2)
         self.tokens: int = self._prefix.tokens
         self._sam = batch.sam
-        self._nothing = Visual(batch.visual.patches[:, :0], visual.grid)  # it was read
+        # It was read, unless masks are made of its tokens.
+        pointed = trained.model.mask_prompt == "pointed"
+        self._visual = batch.visual if pointed else Visual(batch.visual.patches[:, :0], visual.grid)
         if self._sam.is_cuda:
             torch.cuda.synchronize(self._sam.device)
         self._timings = {"encode": encoded.seconds, "read": time.perf_counter() - began}
@@ -100,7 +102,7 @@ class ImageSession:
         if generate:
             turns = [Turn(turn.question, None) for turn in turns]
         texts = collate([build_dialogue(self._vocab, (t,)) for t in turns], self._vocab.pad)
-        batch = self._batch(self._nothing, texts, self._sam)
+        batch = self._batch(self._visual, texts, self._sam)
         batch = batch.to(self._device)
         answer = self._generated if generate else self._forced
         with torch.no_grad(), arithmetic(self._model):

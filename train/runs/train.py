@@ -13,6 +13,7 @@ import torch
 
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.process import pick_device, resuming
+from ...pipeline.weights.reference import NONE
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of
 from ..data.length_cuts import most_samples
@@ -26,6 +27,7 @@ from ..factory import assemble, language_of, new_projector, outline
 from ..options import resolve_plain
 from ..recipe import TrainRecipe, share_of, split_evenly
 from ..trainer.checkpoint import Checkpoint
+from ..trainer.first_lesson import TAUGHT, teach
 from ..trainer.job import Job, TrainReport
 from ..trainer.optimizers import require_packages
 from ..trainer.prepare import (
@@ -146,6 +148,13 @@ def train_command(request: TrainRequest) -> TrainReport:
             line = imitate(made.model.projector, made.teacher, visuals, images, recipe.seed)
         if main:
             log.info(line)
+    taught: list[str] = []
+    if recipe.model.warm_projector and recipe.model.init == NONE and found is None:
+        with together("first lesson"):
+            line = teach(made.model, stream, visuals, recipe.seed)
+            taught = [n for n, _ in made.model.named_parameters() if n.startswith(TAUGHT)]
+        if main:
+            log.info(line)
 
     # From here on files are written; a new folder is removed again if the run is refused.
     folder = _folder(request, recipe, stream.identity, found, main, trackers)
@@ -181,7 +190,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         job = Job(
             recipe=recipe, model=made.model, stream=stream, folder=folder, accelerator=accelerator,
             resume=found, hint=hint, skip=request.skip_nonfinite,
-            new_rows=made.new_rows, preview=previews, sam=identity(first),
+            new_rows=made.new_rows, taught=taught, preview=previews, sam=identity(first),
             features=features_of(first.recipe, recipe.model.projector.name),
             validate=scorer(held, made, str(accelerator.device)) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},

@@ -28,6 +28,8 @@ class Job:
     hint           the command that resumes the run, for the message of an interruption
     skip           non-finite steps that are dropped before the run fails
     new_rows       ids of the special tokens, for recipes that train only their rows
+    taught         parameters that have other values than the weights the recipe names, before the
+                   first step: they are part of every checkpoint
     validate       scores of the model on held-out images, called on every rank
     preview        writes pictures of predictions, called on the first rank
     left_out       how much of the data is not trained on, by reason, for the report
@@ -45,6 +47,7 @@ class Job:
     hint: str = "svp train --resume auto"
     skip: int = 0
     new_rows: Sequence[int] = ()
+    taught: Sequence[str] = ()
     validate: Validate | None = None
     preview: Preview | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)

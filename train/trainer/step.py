@@ -38,6 +38,7 @@ class Counts:
 class StepResult:
     """Losses of one global batch, means; `norm` is the gradient's before clipping.
 
+    click  None: not asked for
     bad  indices of this rank's micro-batches whose own loss is not finite
     """
 
@@ -49,6 +50,7 @@ class StepResult:
     tokens: int
     masks: int
     bad: tuple[int, ...] = ()
+    click: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -58,7 +60,8 @@ class StepResult:
     def values(self) -> dict[str, float | int]:
         """For metrics.jsonl."""
         names = ("loss", "ce", "bce", "dice", "norm", "tokens", "masks")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return found if self.click is None else found | {"click": self.click}
 
 
 def sync_counts(accelerator: "Accelerator", batches: Sequence[Batch] | None, signal: int) -> Counts:
@@ -95,7 +98,9 @@ def optimizer_step(
         with strategy.micro_batch(number == len(batches)):
             losses = strategy.losses(batch)
             strategy.backward(losses.total(weights, tokens=counts.tokens, masks=counts.masks))
-        sums.append(torch.stack([losses.ce, losses.bce, losses.dice]).detach())
+        kinds = [losses.ce, losses.bce, losses.dice]
+        kinds += [] if losses.click is None else [losses.click]
+        sums.append(torch.stack(kinds).detach())
 
     # Summed over ranks before the step: all take it or none does. A sum with a number that is not
     # finite is not finite either, so ranks agree about their own, too.
@@ -103,14 +108,17 @@ def optimizer_step(
     own = own if own.device.type == "mps" else own.double()  # which has no float64
     total = _sum(accelerator, own.sum(0))
     found, norm = strategy.update(lr, clip, torch.cat([own.flatten(), total]))
-    *each, whole = (found[k : k + 3] for k in range(0, len(found), 3))
+    kinds_of = own.shape[1]
+    *each, whole = (found[k : k + kinds_of] for k in range(0, len(found), kinds_of))
     bad = (k for k, values in enumerate(each) if not all(map(math.isfinite, values)))
 
     # A batch without any mask or token has no loss of that kind, not a division by zero.
-    numbers = (counts.tokens, counts.masks, counts.masks)
-    ce, bce, dice = (s / max(1, n) for s, n in zip(whole, numbers, strict=True))
+    ce = whole[0] / max(1, counts.tokens)
+    bce, dice, *clicks = (sum_ / max(1, counts.masks) for sum_ in whole[1:])
     loss = weights.ce * ce + weights.bce * bce + weights.dice * dice
-    return StepResult(loss, ce, bce, dice, norm, counts.tokens, counts.masks, tuple(bad))
+    click = clicks[0] if clicks else None
+    loss += weights.click * click if click is not None else 0
+    return StepResult(loss, ce, bce, dice, norm, counts.tokens, counts.masks, tuple(bad), click)
 
 
 def copied(batches: Sequence[Batch], device: torch.device) -> Iterator[Batch]:

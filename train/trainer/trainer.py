@@ -63,7 +63,7 @@ class Trainer:
         self.skipped = old.skipped if old else 0
         self.scores = dict(old.scores) if old else {}
         self.best = old.best if old else None
-        self.trained: set[str] = set()
+        self.trained: set[str] = set(job.taught)
         self.last: StepResult | None = None
         self.numbers: dict[str, float] = {}  # rates at the last logged step
         self.began, self.first = time.monotonic(), self.step
@@ -72,7 +72,7 @@ class Trainer:
             self.accelerator.device, job.utilisation,
         )  # fmt: skip
         loss = job.recipe.loss
-        self.weights = Weights(loss.ce, loss.bce, loss.dice)
+        self.weights = Weights(loss.ce, loss.bce, loss.dice, loss.click)
         remote = job.folder.remote
         self.writer = CheckpointWriter(
             job.folder.checkpoints, job.recipe.run.keep, remote.publish if remote else None
@@ -311,7 +311,8 @@ class Trainer:
         if self.job.folder.main:
             self.job.folder.track(self.step, numbers)
         losses = f"loss {result.loss:.4f} (ce {result.ce:.4f} bce {result.bce:.4f} "
-        losses += f"dice {result.dice:.4f}) norm {result.norm:.3f}"
+        click = "" if result.click is None else f" click {result.click:.4f}"
+        losses += f"dice {result.dice:.4f}{click}) norm {result.norm:.3f}"
         held = f", held-out {BEST} {100 * self.scores[BEST]:.2f}" if BEST in self.scores else ""
         return f"step {self.step}/{self.recipe.steps}: {losses}{held}; {rates}"
 

@@ -51,12 +51,13 @@ def test_dialogue_is_that_of_its_chat_template(folder: Path) -> None:
     vocab = load_vocabulary(folder)
     turn = fixed_turn("the vast crimson circle", vocab.wording)
     dialogue = build_dialogue(vocab, (turn,))
-    asked = f"The <im_start><im_end> provides an overview of the picture.\n{turn.question}"
+    before, after = vocab.wording.before, vocab.wording.after
+    asked = f"{before}<im_start><im_end>{after}{turn.question}"
     messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": turn.answer}]
     text = vocab.tokenizer.apply_chat_template(messages, tokenize=False)
     wanted = vocab.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     assert [token for token in dialogue.ids if token != IMAGE] == wanted
-    assert vocab.decode([label for label in dialogue.labels if label >= 0]).startswith("It is")
+    assert [label for label in dialogue.labels if label >= 0] == [vocab.seg, vocab.eos]
 
 
 @there

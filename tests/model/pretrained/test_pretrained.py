@@ -43,12 +43,15 @@ def test_a_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model = micro_model("svp")
     model.projector.set_sspe(False)
     model.mask_state = "at_seg"
+    assert "mask_prompt" not in (save(model, tmp_path / "usual") / "config.json").read_text()
+    model.mask_prompt = "pointed"
     back = load_pretrained(save(model, tmp_path / "m"))
     assert {n: t.dtype for n, t in back.state_dict().items()} == {
         n: t.dtype for n, t in model.state_dict().items()
     }
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in back.state_dict().items())
-    assert (back.mask_state, back.projector.add_sspe) == ("at_seg", False)
+    assert (back.mask_state, back.mask_prompt) == ("at_seg", "pointed")
+    assert not back.projector.add_sspe
     torch.testing.assert_close(masks(back), masks(model), rtol=1e-5, atol=1e-6)
     assert not any(p.requires_grad for p in back.parameters())
 

@@ -14,7 +14,7 @@ from svp.model.batch import IGNORE
 from svp.pipeline.errors import ConfigError, DataError, MissingError
 from svp.train.data.chat_template import TODAY
 from svp.train.data.dialogues import build_dialogue, usual_answer
-from svp.train.data.prompts import GLAMM, Turn
+from svp.train.data.prompts import CHAT, Turn
 from svp.train.data.tokenizer import ADDED, IMAGE, Vocabulary, load_vocabulary
 
 TURNS = [
@@ -44,7 +44,7 @@ def theirs(vocab: Vocabulary, turns: Sequence[Turn], **options: Any) -> list[int
     """By transformers; the image has no token in its text."""
     messages = []
     for number, turn in enumerate(turns):
-        start = f"{GLAMM.before}<im_start><im_end>{GLAMM.after}" if not number else ""
+        start = f"{CHAT.before}<im_start><im_end>{CHAT.after}" if not number else ""
         messages.append({"role": "user", "content": start + turn.question})
         if turn.answer is not None:
             messages.append({"role": "assistant", "content": turn.answer})
@@ -84,7 +84,7 @@ def test_answers_and_their_ends_are_supervised(case: tuple[Small, Path]) -> None
         start = end + 1
     texts = [vocab.tokenizer.decode(ids).replace(" ", "") for ids in answers]
     assert texts == [(turn.answer or "").replace(" ", "") for turn in TURNS]
-    assert usual_answer(vocab) == tuple(answers[0])
+    assert usual_answer(vocab) == (vocab.seg,)
     assert build_dialogue(vocab, [Turn(TURNS[0].question, None)]).supervised == 0
 
 

@@ -213,10 +213,15 @@ def test_limit_takes_the_first_images(world: World) -> None:
         examples(eval_world.make_source("d", []), world[1].caches)
 
 
-@pytest.mark.parametrize("state", ["predicting", "at_seg"])
-def test_a_shared_start_gives_the_masks_of_each_dialogue_alone(world: World, state: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "prompt"),
+    [("predicting", "projected"), ("at_seg", "projected"), ("predicting", "pointed")],
+)
+def test_a_shared_start_gives_the_masks_of_each_dialogue_alone(
+    world: World, state: str, prompt: str
+) -> None:
     model = eval_world.model()
-    model.mask_state = state  # type: ignore[assignment]
+    model.mask_state, model.mask_prompt = state, prompt  # type: ignore[assignment]
     compared = 0
     for batch in cut(by_image(plan(world[0], "full")), 5):
         given = to_batch(batch, eval_world.vocabulary(), world[1], once=True)

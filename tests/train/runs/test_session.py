@@ -80,7 +80,7 @@ def whole(model: Segmenter, photo: Path, text: str) -> torch.Tensor:
     hook.remove()
     ((patches, grid), _), = seen  # fmt: skip
     texts = collate([build_dialogue(vocab, (fixed_turn(text, vocab.wording),))], vocab.pad)
-    visual = replace(session._nothing, patches=patches, grid=grid)
+    visual = replace(session._visual, patches=patches, grid=grid)
     batch = session._batch(visual, texts, session._sam)
     with torch.inference_mode():
         return ris.predict(batch)[0][0]

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import shutil
 import weakref
 from dataclasses import replace
@@ -31,6 +32,7 @@ from svp.train.runs import inputs, train
 from svp.train.runs.dry_run import dry_run_command
 from svp.train.runs.inputs import DataRequest, TrainRequest, open_training
 from svp.train.runs.train import train_command
+from svp.train.trainer import first_lesson
 
 RANDOM = TrainFlags(lm="random:0", sam_decoder="shipped")
 SMALL = (
@@ -40,6 +42,8 @@ SMALL = (
     "global_batch=2",
     "run={micro_batch: 1, gradient_checkpointing: true, preview: 2, checkpoint: 1, log: 1}",
 )
+
+PAIR = re.compile(r"([0-9.]+) -> ([0-9.]+)")
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +274,37 @@ def test_a_run_that_goes_on_has_had_its_lesson(
     shutil.rmtree(max((whole / "checkpoints").glob("step-*")))
     assert train_command(replace(request, resume="auto")).folder == whole
     assert losses(whole) == expected and lessons == [1]
+
+
+def test_a_model_from_parts_has_a_first_lesson_once(
+    asked: TrainRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Words, places and clicks are learned before the first step, not again where a run goes on, and
+    the same whatever the micro-batch is.
+    """
+    monkeypatch.setattr(first_lesson, "STEPS", 40)
+    monkeypatch.setattr(first_lesson, "DECODER_STEPS", 25)
+    caplog.set_level("INFO")
+    # The decoder's lesson outlives a stage in which the decoder does not train.
+    stage = (
+        "{name: clicks, steps: 2, warmup: 0, trains: [projector, embedding, lm_head, to_prompt]}"
+    )
+    clicks = (*SMALL, f"stages.0={stage}", "model.warm_projector=true", "loss.click=4")
+    request = replace(asked, overrides=clicks)
+    whole = train_command(request).folder
+    (line,) = [text for text in caplog.messages if text.startswith("first lesson")]
+    words, places, dice = (tuple(map(float, pair)) for pair in PAIR.findall(line))
+    assert words[1] < 0.8 * words[0] and places[1] < 0.8 * places[0]
+    assert dice[1] < dice[0] < 0.5  # SAM's decoder knows clicks before
+    expected = losses(whole)
+
+    shutil.rmtree(max((whole / "checkpoints").glob("step-*")))
+    assert train_command(replace(request, resume="auto")).folder == whole
+    assert losses(whole) == expected
+    assert len([text for text in caplog.messages if text.startswith("first lesson")]) == 1
+
+    two = replace(request, runs=asked.runs.with_name("two"), flags=replace(RANDOM, micro_batch=2))
+    assert losses(train_command(two).folder) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

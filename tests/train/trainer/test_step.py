@@ -35,6 +35,21 @@ def step(made: Made) -> StepResult:
     return optimizer_step(strategy, batches, counts, Weights(), 0.1, 1.0)
 
 
+def test_clicks_are_part_of_the_loss_and_of_the_record_where_they_are_asked_for(made: Made) -> None:
+    strategy, batches = made
+    assert "click" not in step(made).values()
+    strategy.model.learns_clicks = True
+    counts = sync_counts(strategy.accelerator, batches, 0)
+    results = [
+        optimizer_step(strategy, batches, counts, Weights(click=weight), 0.0, 1.0)
+        for weight in (0.0, 3.0)
+    ]
+    click = results[0].values()["click"]
+    assert click is not None and click > 0 and results[1].click == pytest.approx(click)
+    assert results[1].loss == pytest.approx(results[0].loss + 3 * click, rel=1e-5)
+    assert results[1].norm > results[0].norm
+
+
 def test_a_step_reads_the_device_once(made: Made) -> None:
     """However many micro-batches it has; the losses, the gradient's norm and what failed."""
     strategy, batches = made

@@ -102,8 +102,7 @@ class _DeepSpeedStrategy(Strategy):
         yield
 
     def losses(self, batch: Batch) -> Losses:
-        ce, bce, dice, tokens, masks = self.model(batch)
-        return Losses(ce, bce, dice, tokens, masks)
+        return Losses(*self.model(batch))
 
     def backward(self, loss: Tensor) -> None:
         self.model.backward(loss * self.accelerator.num_processes)
@@ -157,11 +156,12 @@ class _DeepSpeedStrategy(Strategy):
         inner = super()._called()
         forward = inner.forward
 
-        def tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        def tensors(batch: Batch) -> tuple[Any, ...]:
             """DeepSpeed finds what to follow backwards in tuples, and switches outer autocasts off."""
             with self.autocast():
                 found: Losses = forward(batch)
-            return found.ce, found.bce, found.dice, found.tokens, found.masks
+            values = found.ce, found.bce, found.dice, found.tokens, found.masks
+            return values if found.click is None else (*values, found.click)
 
         inner.forward = tensors  # type: ignore[method-assign, assignment]
         return inner
