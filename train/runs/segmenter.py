@@ -126,21 +126,28 @@ class Segmenter:
             root = Path(folder)
             name, generated = _place(image, root / COPY)
             key = xxhash.xxh3_128_hexdigest((root / COPY).read_bytes())
-            require_real_models(
-                name,
-                generated=generated,
-                size=self._size,
-                precompute=self._plan.recipe,
-                language_model=self._trained.recipe.model.init,
-                instead="a model trained with `svp train --size small` (or paper) and the recipe "
-                "of its cache with --cache",
-            )
+            self.require_real(name, generated=generated)
             if key not in self._sessions:
                 self._sessions[key] = self._encoded(root)
                 if len(self._sessions) > REMEMBERED:
                     self._sessions.popitem(last=False)
             self._sessions.move_to_end(key)
             return self._sessions[key]
+
+    def require_real(self, name: str, *, generated: bool = False) -> None:
+        """Raises ConfigError where a tiny model would answer about other than generated scenes.
+
+        name  of the photograph in the message; with size="tiny" nothing is raised
+        """
+        require_real_models(
+            name,
+            generated=generated,
+            size=self._size,
+            precompute=self._plan.recipe,
+            language_model=self._trained.recipe.model.init,
+            instead="a model trained with `svp train --size small` (or paper) and the recipe "
+            "of its cache with --cache",
+        )
 
     def close(self) -> None:
         """Free the models and what was kept of photographs; answers stay."""

@@ -52,13 +52,16 @@ class ImageSession:
     of the image on the device: with LLaMA-7B about 40 MB for 40 visual tokens.
 
     tokens       visual tokens of the photograph
+    patches      patches of the encoder: the tokens of a projector that keeps each
     superpixels  what it was cut into
+    photo        (H,W,3) uint8 RGB, upright
     """
 
     def __init__(self, trained: Trained, passes: Passes, encoded: Encoded, device: str) -> None:
         self._model, self._vocab, self._device = trained.model, trained.vocab, device
         self._passes, visual = passes, encoded.visual
-        self._photo, self.superpixels = encoded.photo, encoded.superpixels
+        self.photo, self.superpixels = encoded.photo, encoded.superpixels
+        self.patches = visual.grid[0] * visual.grid[1]
         began = time.perf_counter()
         # All dialogues are the same up to the mark after the image.
         dialogue = build_dialogue(self._vocab, (fixed_turn("it", self._vocab.wording),))
@@ -140,7 +143,7 @@ class ImageSession:
         inside = found > 0
         score = float(found[inside].sigmoid().mean()) if bool(inside.any()) else 0.0
         return Answer(
-            expression, inside.cpu().numpy(), score, self.tokens, self.superpixels, self._photo,
+            expression, inside.cpu().numpy(), score, self.tokens, self.superpixels, self.photo,
             self._timings,
         )  # fmt: skip
 
