@@ -13,7 +13,6 @@ from .pipeline.commands.data import data
 from .pipeline.commands.doctor import doctor_command, fetch_command
 from .pipeline.commands.precompute import precompute_command
 from .train.commands.bench import BENCHES
-from .train.commands.demo import demo_command
 from .train.commands.evaluate import TRAINED
 from .train.commands.figures import figures_command
 from .train.commands.rehearse import rehearse_command
@@ -33,7 +32,7 @@ def main() -> None:
 
 
 for command in (
-    data, precompute_command, status_command, cache, *TRAINING, *TRAINED, demo_command, reproduce_command, figures_command, rehearse_command,
+    data, precompute_command, status_command, cache, *TRAINING, *TRAINED, reproduce_command, figures_command, rehearse_command,
     doctor_command, fetch_command, bench,
 ):  # fmt: skip
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""`svp eval`, `predict` and `export`: what is done with a trained model; each calls one function."""
+"""`svp eval`, `predict`, `demo` and `export`: what is done with a trained model; each calls one function."""
 
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,38 @@ def predict_command(as_json: bool, **options: Any) -> None:
 
     flags = TrainFlags(**take(options, WEIGHTS))
     report(run(PredictRequest(flags=flags, **options)), as_json)
+
+
+@click.command("demo")
+@checkpoint
+@published
+@runs
+@click.option(
+    "--cache",
+    "--from-cache",
+    "cache",
+    type=PLACE,
+    help="Cache whose recipe is used for the images.",
+)
+@size_option
+@click.option("--sam-weights", type=PATH, help="SAM checkpoint.")
+@click.option("--encoder-weights", type=PATH, help="Encoder weights.")
+@lm_weights
+@device
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=7860,
+    show_default=True,
+    help="Port on this machine.",
+)
+@click.option("--open", "open_browser", is_flag=True, help="Open the page in the browser.")
+def demo_command(**options: Any) -> None:
+    """Ask a model about photographs in the browser, on this machine alone (extra `demo`)."""
+    from ..runs.demo import DemoRequest
+    from ..runs.demo import demo_command as run
+
+    run(DemoRequest(**options))
 
 
 @click.command("export")

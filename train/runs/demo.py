@@ -35,13 +35,14 @@ TOY = (
     "photographs."
 )
 EXAMPLES = 6
+SHOWN = 380  # height of pictures on the page, pixels
 TITLE = "svp: visual words for referring segmentation"
 Sections = list[tuple[NDArray[np.uint8], str]]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What the page shows of a photograph: its superpixels, the largest at the back."""
+    """A photograph on the page: its superpixels, the largest at the back."""
 
     photo: NDArray[np.uint8]
     names: tuple[str, ...]
@@ -151,7 +152,7 @@ def build_page(segmenter: Segmenter, notice: str = "", examples: Sequence[Any] =
             with gr.Column(min_width=320):
                 photo = gr.Image(
                     type="filepath", sources=["upload", "clipboard"], label="Photograph",
-                    image_mode=None, buttons=[],
+                    image_mode=None, buttons=[], height=SHOWN,
                 )  # fmt: skip
                 expression = gr.Textbox(
                     label="Expression", placeholder="the man left of the umbrella", max_length=500
@@ -162,11 +163,13 @@ def build_page(segmenter: Segmenter, notice: str = "", examples: Sequence[Any] =
                 button = gr.Button("Segment", variant="primary")
             with gr.Column(min_width=320):
                 mask = gr.Image(
-                    label="Answer", interactive=False, buttons=["download", "fullscreen"],
+                    label="Answer", interactive=False, buttons=["download", "fullscreen"], height=SHOWN,
                     alt_text="The photograph with the answer's mask in blue",
                 )  # fmt: skip
                 about = gr.Markdown()
-        superpixels = gr.AnnotatedImage(label="Superpixels: what the language model reads")
+        superpixels = gr.AnnotatedImage(
+            label="Superpixels: what the language model reads", height=SHOWN
+        )
         one = gr.Markdown()
         if examples:
             gr.Examples([list(row) for row in examples], [photo, expression])
