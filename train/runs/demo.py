@@ -152,7 +152,7 @@ def build_page(segmenter: Segmenter, notice: str = "", examples: Sequence[Any] =
             with gr.Column(min_width=320):
                 photo = gr.Image(
                     type="filepath", sources=["upload", "clipboard"], label="Photograph",
-                    image_mode=None, buttons=[], height=SHOWN,
+                    image_mode=None, buttons=[], height=SHOWN, alt_text="The photograph",
                 )  # fmt: skip
                 expression = gr.Textbox(
                     label="Expression", placeholder="the man left of the umbrella", max_length=500

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.browser
 NAMELESS = """[...document.querySelectorAll("button, input, textarea, a, img")]
   .filter(e => e.checkVisibility() && e.type !== "file")
   .filter(e => !(e.ariaLabel || e.title || e.alt || e.innerText?.trim() || e.placeholder ||
-                 e.closest("label, tr")?.innerText?.trim() || e.labels?.length))
+                 e.closest("label, tr")?.innerText?.trim() || e.labels?.length ||
+                 e.querySelector("[aria-label], [title], img[alt]:not([alt=''])")))
   .map(e => e.outerHTML.slice(0, 150))"""
 
 
