@@ -1,4 +1,4 @@
-"""`svp eval`, `predict`, `demo` and `export`: what is done with a trained model; each calls one function."""
+"""`svp eval`, `predict`, `demo`, `compare` and `export`: what is done with a trained model."""
 
 from pathlib import Path
 from typing import Any
@@ -241,4 +241,4 @@ def compare_command(as_json: bool, **options: Any) -> None:
     report(run(**options), as_json)
 
 
-TRAINED = (eval_command, compare_command, predict_command, export_command)
+TRAINED = (eval_command, compare_command, predict_command, demo_command, export_command)
