@@ -141,8 +141,8 @@ class ModelConfig(Frozen):
     mask_state   the state that predicts [SEG] (GLaMM) or the one at it
     mask_prompt  of the state (GLaMM, then in no digest), or of the visual token it points to (`model.ris`)
     dtype        of frozen weights and of the arithmetic; what trains is kept in float32
-    warm_projector  it learns before the first step: with `init: shipped` from the one that was trained
-                 (`train.warm_start`), with `init: none` words and places (`train.trainer.first_lesson`)
+    warm_projector  it starts from the one that `init: shipped` was trained with (`train.warm_start`)
+    first_lesson  with `init: none` it learns words and places first (`train.trainer.first_lesson`)
     new_rows_only  of embedding and head train the rows of the special tokens only
     rejection    sentences without a target are trained, with the answer [REJ] in the place of [SEG];
                  else they are left out. If it is off, it is in no digest
@@ -155,6 +155,7 @@ class ModelConfig(Frozen):
     vision: VisionConfig = VisionConfig()
     projector: ProjectorConfig = ProjectorConfig()
     warm_projector: bool = False
+    first_lesson: bool = False
     lora: LoraConfig = LoraConfig()
     mask_state: Literal["predicting", "at_seg"] = "predicting"
     mask_prompt: Literal["projected", "pointed"] = "projected"
@@ -165,10 +166,9 @@ class ModelConfig(Frozen):
     @model_serializer(mode="wrap")
     def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
-        if not self.rejection:
-            found.pop("rejection", None)
-        if self.mask_prompt == "projected":
-            found.pop("mask_prompt", None)
+        usual = {"rejection": False, "mask_prompt": "projected", "first_lesson": False}
+        for name in [name for name, value in usual.items() if found[name] == value]:
+            found.pop(name)
         return found
 
     @model_validator(mode="after")

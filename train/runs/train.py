@@ -149,7 +149,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         if main:
             log.info(line)
     taught: list[str] = []
-    if recipe.model.warm_projector and recipe.model.init == NONE and found is None:
+    if recipe.model.first_lesson and recipe.model.init == NONE and found is None:
         with together("first lesson"):
             line = teach(made.model, stream, visuals, recipe.seed)
             taught = [n for n, _ in made.model.named_parameters() if n.startswith(TAUGHT)]

@@ -55,9 +55,7 @@ def teach(model: RisModel, samples: Loader, visuals: CachedVisuals, seed: int) -
     Raises ConfigError for a projector without superpixels.
     """
     if "masks" not in model.projector.needs:
-        raise ConfigError(
-            "model.warm_projector: with init none it teaches projectors of superpixels"
-        )
+        raise ConfigError("model.first_lesson teaches projectors of superpixels")
     features = visuals.plan.recipe.features
     lesson = _Lesson(
         model, samples.vocab, samples.table, View(features.view, features.size), visuals.square

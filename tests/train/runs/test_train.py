@@ -289,7 +289,7 @@ def test_a_model_from_parts_has_a_first_lesson_once(
     stage = (
         "{name: clicks, steps: 2, warmup: 0, trains: [projector, embedding, lm_head, to_prompt]}"
     )
-    clicks = (*SMALL, f"stages.0={stage}", "model.warm_projector=true", "loss.click=4")
+    clicks = (*SMALL, f"stages.0={stage}", "model.first_lesson=true", "loss.click=4")
     request = replace(asked, overrides=clicks)
     whole = train_command(request).folder
     (line,) = [text for text in caplog.messages if text.startswith("first lesson")]
