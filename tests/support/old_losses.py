@@ -9,7 +9,13 @@ mask head and the losses were computed in fewer operators. To repeat it, in a co
     mkdir OLD/.typing && ln -s .. OLD/.typing/svp
     cd OLD && PYTHONPATH=.typing:tests python -m support.old_losses micro.json
 
-Without dropout, of which the version since then draws other masks.
+Without dropout, of which the version since then draws other masks. The tiny recipe on the quickstart's
+cache agrees within 7.2e-6 over its 100 steps of either version's
+
+    PYTHONPATH=.typing python -m svp train --from-cache CACHE --dataset SCENES --runs RUNS
+      --set model.lora.dropout=0 --set model.warm_projector=false --set global_batch=4
+      --set run.micro_batch=4 --set data.sentences_per_image=3 --set stages.0.steps=50
+      --set stages.1.steps=50 --set stages.0.warmup=10 --set stages.1.warmup=10
 """
 
 import json
