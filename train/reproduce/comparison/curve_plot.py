@@ -7,14 +7,14 @@ import numpy as np
 
 from ..results import RowResult, TableResult
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 52, 190, 14, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 430, 52, 190, 28, 44
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195",
            "#8c8c8c", "#a05a2c", "#4d4d9f", "#b2182b")  # fmt: skip  # distinct to the colour-blind
 DASHES = ("", "6 3", "2 2")
 
 
 def plot(result: TableResult) -> str:
-    """The curves with intervals over images, and from the mean to p95 of tokens a thin line.
+    """The curves with intervals over images; from the mean of tokens a line to p95, dotted to the most.
 
     "" for a table without curves.
     """
@@ -23,7 +23,7 @@ def plot(result: TableResult) -> str:
     if not drawn:
         return ""
     every = [row for _, points in drawn for row in points]
-    most = max(row.tokens_p95 or 1.0 for row in every)
+    most = max(row.tokens_most or 1.0 for row in every)
     least = max(1.0, min(row.tokens or 1.0 for row in every))
     low, high = np.floor(np.log2(least)), np.ceil(np.log2(most + 1))
     top = max(0.1, np.ceil(10 * max(row.value or 0.0 for row in every) + 0.5) / 10)
@@ -66,7 +66,7 @@ def _axes(x: Scale, y: Scale, powers: range, top: float, metric: str) -> Iterato
         yield f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{10 * tenth}</text>'
     middle = (LEFT + right) / 2
     yield f'<text x="{middle:.1f}" y="{HEIGHT - 8}" text-anchor="middle">visual tokens, mean</text>'
-    yield f'<text x="14" y="{TOP + 8}">{escape(metric)}, %</text>'
+    yield f'<text x="14" y="{TOP - 14}">{escape(metric)}, %</text>'
 
 
 def _curve(
@@ -79,6 +79,10 @@ def _curve(
         title = escape(f"{row.name}: {100 * (row.value or 0.0):.1f}, {row.tokens:.1f} tokens")
         yield f'<circle cx="{at:.1f}" cy="{height:.1f}" r="3.5" fill="{colour}"><title>{title}</title></circle>'
         yield f'<path d="M{at:.1f} {height:.1f}H{x(row.tokens_p95 or 1.0):.1f}" stroke="{colour}"/>'
+        yield (
+            f'<path d="M{x(row.tokens_p95 or 1.0):.1f} {height:.1f}H{x(row.tokens_most or 1.0):.1f}" '
+            f'stroke="{colour}" stroke-dasharray="1 2"/>'
+        )
         if len(row.scores) == 1:
             (score,) = (found[metric] for found in row.scores.values())
             low, high = y(score.low), y(score.high)
