@@ -28,6 +28,19 @@ def bench_tiny_command(scenes: int, points_per_side: int, as_json: bool) -> None
     report(measure(scenes, points_per_side=points_per_side), as_json)
 
 
+@bench.command("world2")
+@click.option("--scenes", type=click.IntRange(min=60), default=600, show_default=True,
+              help="Scenes that the linear probes are fitted to.")  # fmt: skip
+@click.option("--pictures", type=click.IntRange(min=1), default=40, show_default=True,
+              help="Held-out scenes that the SAM cuts.")  # fmt: skip
+@as_json
+def bench_world2_command(scenes: int, pictures: int, as_json: bool) -> None:
+    """Prove by linear probes what the scenes of world 2 ask; measure its SAM and encoder."""
+    from ..bench.world2 import measure
+
+    report(measure(scenes, pictures), as_json)
+
+
 @bench.command("superpixels")
 @click.option("--prompts", type=click.IntRange(min=1), default=1024, show_default=True,
               help="Number of prompt points.")  # fmt: skip

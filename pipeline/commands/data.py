@@ -94,15 +94,13 @@ def export_command(path: str, out: Path, **options: Any) -> None:
 )
 @click.option("--no-target", is_flag=True,
               help="Add expressions that are true of nothing to scenes.jsonl.")  # fmt: skip
-def synth_command(
-    out: Path, images: int, seed: int, world: int, difficulty: int | None, no_target: bool
-) -> None:
+@click.option("--captions", is_flag=True,
+              help="Also write captions.jsonl, texts about whole images of world 2.")  # fmt: skip
+def synth_command(out: Path, images: int, seed: int, **options: Any) -> None:
     """Write generated scenes as COCO, REFER and JSONL; a finished folder is kept."""
     from ..datasets.scenes import write_scenes
     from ..weights.rehearsal import few_scenes
 
     images = min(images, 4 * few_scenes(images))  # in a rehearsal few, but some of every split
-    made = write_scenes(
-        out, images=images, seed=seed, world=world, difficulty=difficulty, no_target=no_target
-    )
+    made = write_scenes(out, images=images, seed=seed, **options)
     click.echo(f"scenes: {made}")

@@ -187,9 +187,14 @@ class Source:
     @cached_property
     def generated(self) -> bool:
         """Whether all images are scenes of `svp data synth`, the tiny weights' own world."""
-        from .scenes.generated import is_generated
+        return bool(self.worlds)
 
-        return is_generated(self.image_root / record.path for record in self.images)
+    @cached_property
+    def worlds(self) -> frozenset[int]:
+        """Worlds of `svp data synth` whose scenes the images are; empty unless all are scenes."""
+        from .scenes.generated import worlds_of
+
+        return worlds_of(self.image_root / record.path for record in self.images)
 
     @property
     def masks(self) -> dict[tuple[str, int], Rle]:

@@ -172,6 +172,11 @@ _ROWS = (
         hidden=96, blocks=6, heads=4, patch=8, size=128, tflop=0.0005, gigabytes=0.003,
         shipped="workflows/tiny/dinov2.safetensors", licence="Apache-2.0", stand_in=True,
     ),
+    EncoderSpec(  # of world 2's scenes
+        name="tiny-world2", module=".tiny",
+        hidden=96, blocks=6, heads=4, patch=8, size=128, tflop=0.0005, gigabytes=0.003,
+        shipped="workflows/tiny/world2/dinov2.safetensors", stand_in=True,
+    ),
     EncoderSpec(
         name="dinov2-small", module=".dinov2",
         hidden=384, blocks=12, heads=6, tflop=0.031, gigabytes=0.09,

@@ -86,6 +86,12 @@ _ROWS = (
         tflop=0.0004, prompt_gflop=0.0192, gigabytes=0.003,
         shipped="workflows/tiny/sam.safetensors", stand_in=True,
     ),
+    SamSpec(  # of world 2's scenes; of one shape with the one above, so named by recipes alone
+        name="tiny-world2", module=".tiny",
+        width=96, depth=5, heads=4, image_size=128, patch=8, channels=64,
+        tflop=0.0004, prompt_gflop=0.0192, gigabytes=0.003,
+        shipped="workflows/tiny/world2/sam.safetensors", stand_in=True,
+    ),
     SamSpec(
         name="vit_b", width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11),
         tflop=0.97, gigabytes=0.36,

@@ -24,7 +24,7 @@ from ..weights.rehearsal import few_scenes, rehearsal_settings
 from .calibration import calibrate
 from .cost_model import Estimate, estimate
 from .machines import measured_here
-from .options import Flags, resolve
+from .options import Flags, resolve, shipped_recipe
 from .planner import Content, sized_plan
 from .purpose import Purpose, announce, next_command, require_means, stores
 from .run import RunOptions, limited, precompute
@@ -136,7 +136,7 @@ def recipe_of(request: Request, source: Source) -> tuple[Recipe, LocalPaths]:
     """
     purpose = request.purpose or ("train" if source.sentences else "look")
     recipe, where = resolve(
-        request.size, request.recipe_file, request.flags, request.overrides, source.image_root,
+        shipped_recipe(request.size, source.worlds), request.recipe_file, request.flags, request.overrides, source.image_root,
         stores(purpose, request.projector),
     )  # fmt: skip
     require_means(recipe, request.projector)
@@ -225,7 +225,8 @@ def launch(request: Request, opened: Opened) -> PrecomputeReport:
 def _next(request: Request, opened: Opened, recipe: Recipe) -> str:
     """The command that uses the finished cache."""
     unread = Flags(sam_weights="random", encoder_weights="random", second_weights="random")
-    usual, _ = resolve(request.size, None, unread, (), Path())
+    name = shipped_recipe(request.size, opened.source.worlds)
+    usual, _ = resolve(name, None, unread, (), Path())
     return next_command(
         recipe, opened.source.split or "", opened.out,
         size=request.size, projector=request.projector, usual=usual.features,

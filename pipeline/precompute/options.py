@@ -4,7 +4,7 @@ Order, later wins: the size's recipe in `workflows/precompute/`, a recipe file, 
 `--set a.b=c`. Weights given as a file enter the recipe as their sha256, never as a path.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from ..weights.rehearsal import shrink_for_rehearsal
 from .purpose import LOOK, Stores
 
 SIZES = ("tiny", "small", "paper")
+WORLD2 = "world2"  # the shipped recipe that stands in for tiny where the data are scenes of world 2
 UNTRAINED: tuple[Kind, ...] = ("random",)  # what --sam-weights and its like take beside a path
 
 
@@ -72,7 +73,7 @@ def resolve(
 ) -> tuple[Recipe, LocalPaths]:
     """The recipe and the places of a run. Raises ConfigError, MissingError, WeightsError.
 
-    size     None: tiny
+    size     a shipped recipe, see `shipped_recipe`; None: tiny
     default  what is stored where neither file, flag nor `overrides` says
     """
     size = size or SIZES[0]
@@ -89,6 +90,11 @@ def resolve(
     shrink_for_rehearsal(lambda settings: settings.precompute(raw))
     where = _place_weights(raw, flags, images)
     return parse_recipe(raw, name), where
+
+
+def shipped_recipe(size: str | None, worlds: Collection[int]) -> str:
+    """Name of the shipped recipe for `--size` on scenes of these worlds: each has tiny models."""
+    return WORLD2 if size in (None, SIZES[0]) and set(worlds) == {2} else size or SIZES[0]
 
 
 def _require_groups(raw: dict[str, Any], name: str) -> None:

@@ -55,6 +55,7 @@ ON_MEANS = {
 START_FROM = {
     "paper": ("--init", "GLaMM-GranD-Pretrained"),
     "small": ("--lm", "LM_FOLDER", "--sam-decoder", SAMS[USUAL_SAM["mobile_sam"]].files[0]),
+    "world2": ("--recipe", "world2.yaml", "--init", "exports/aligned"),
 }
 
 
@@ -242,7 +243,8 @@ def next_command(
     }  # fmt: skip
     for name, (value, expected) in fields.items():
         words += ["--set", f"model.vision.{name}={value}"] if value != expected else []
-    return shlex.join([*words, *START_FROM.get(size or "", ()), *plugins.plugin_words()])
+    start = "world2" if have.encoder == usual.encoder == "tiny-world2" else size or ""
+    return shlex.join([*words, *START_FROM.get(start, ()), *plugins.plugin_words()])
 
 
 def _rebuilt(plan: Plan, places: DataPlaces | None) -> list[str]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from svp.pipeline.datasets.world2 import make_scene
+from svp.pipeline.datasets.scenes.rng import Rng
 from svp.pipeline.encoders.tiny import REGISTERS, VIEW, build_tiny_dinov2
+from svp.train.data.tokenizer import load_vocabulary
 
 RECIPES = Path(__file__).parents[2] / "workflows" / "pretrain_tiny"
 
@@ -66,28 +67,26 @@ def test_a_position_table_shifted_by_nothing_is_the_encoders_own(
     assert change(moved[1:], own[1:]) > 1e-4
 
 
-def test_a_patch_of_world_2_is_asked_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels against the label maps: paint of the part that covers it, quarters counted."""
+def test_answers_are_told_before_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(RECIPES)
-    from encoder_world2 import ATTRIBUTES, patch_labels  # type: ignore[import-not-found]
+    from text_data import IGNORE, batch, document, make_story  # type: ignore[import-not-found]
 
-    made = make_scene(3, 0, difficulty=75)
-    labels, quarters = patch_labels(made)
-    grounds, asked = len(made.scene.regions), 0
-    for k in range(256):
-        y, x = 8 * (k // 16), 8 * (k % 16)
-        whole, part = (m[y : y + 8, x : x + 8] for m in (made.labels.whole, made.labels.part))
-        assert quarters[k].sum() == (whole > grounds).sum()
-        assert quarters[k, 1] == (whole[:4, 4:] > grounds).sum()
-        for number, thing in enumerate(made.scene.things):
-            for piece, coat in enumerate(thing.coats, 1):
-                inside = (whole == grounds + 1 + number) & (part == piece)
-                if inside.sum() > 32:
-                    assert ATTRIBUTES["paint"][labels[k, 0]] == coat.paint
-                    assert ATTRIBUTES["finish"][labels[k, 1]] == coat.finish
-                    assert ATTRIBUTES["silhouette"][labels[k, 3]] == thing.silhouette
-                    assert labels[k, 2] == -1
-                    asked += 1
-        if (whole == 1).sum() > 32:
-            assert ATTRIBUTES["ground"][labels[k, 2]] == made.scene.regions[0].name
-    assert asked > 10
+    words = load_vocabulary(RECIPES.parent / "tiny/world2/lm")
+    story = make_story(4, 3)
+    assert any(answer.startswith("They are") for _, answer in story.asked)
+    told = " ".join(story.captions)
+    for _, answer in story.asked:
+        body = answer.removesuffix(".").partition(" ")[2].partition(" ")[2]
+        assert answer == "There is none." or any(name in told for name in body.split(" and a"))
+    ids, places = next(
+        (ids, places)
+        for k in range(9)
+        for ids, places in [document(story, words, Rng(k))]
+        if places
+    )
+    assert words.decode([ids[k] for k in places]).startswith(("It is", "They are", "There is"))
+    assert words.tokenizer.get_vocab()["<unk>"] not in ids
+    rows, labels, answers = batch([story, make_story(4, 4)], words, (1, 2))
+    assert rows.shape == labels.shape == answers.shape
+    assert (labels[labels != IGNORE] == rows[labels != IGNORE]).all()
+    assert not (answers & (labels == IGNORE)).any()

@@ -1,15 +1,13 @@
 """Training task of the tiny encoder in world 2: what each patch shows of its thing, and no more.
 
-A patch learns the paint and finish of the part that covers most of it, the ground behind it, how
-much of each of its quarters belongs to a thing, and the silhouette of the thing it shows: what a
-self-supervised encoder tells of a patch. It is never asked for the turn of a thing nor for what is
-where on it, and nothing is asked of a mean over patches: an arrangement of parts is to be found
-in where the patches are, as in features of photographs.
+A patch learns the labels of `world2.patch_labels` and how much of each of its quarters belongs to a
+thing. It is never asked for the turn of a thing nor for what is where on it, and nothing is asked of
+a mean over patches: an arrangement of parts is to be found in where the patches are, as in features
+of photographs.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,17 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from svp.pipeline.datasets.world2 import MadeScene, make_scene
-from svp.pipeline.datasets.world2.vocabulary import FINISHES, GROUNDS, PAINTS, SILHOUETTES
+from svp.pipeline.datasets.world2 import make_scene
+from svp.pipeline.datasets.world2.patch_labels import ATTRIBUTES, patch_labels
 from svp.pipeline.encoders.tiny import MEAN, PATCH, STD
-
-ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
-    "paint": tuple(PAINTS),
-    "finish": FINISHES,
-    "ground": tuple(GROUNDS),
-    "silhouette": SILHOUETTES,
-}
-CLEAR: Final = 0.5  # share of a patch that its owner must cover for the patch to be asked about it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +37,7 @@ class PatchArrays:
         path = folder / f"patches_{seed}_{count}.npz"
         if not path.exists():
             made = [make_scene(seed, k, difficulty=25 * (k % 5)) for k in range(count)]
-            rows = [patch_labels(scene) for scene in made]
+            rows = [patch_labels(scene, PATCH) for scene in made]
             part = path.with_suffix(".part.npz")
             np.savez(
                 part,
@@ -59,40 +49,6 @@ class PatchArrays:
         with np.load(path) as file:
             self.images, self.labels = file["images"], file["labels"]
             self.quarters = file["quarters"]
-
-
-def patch_labels(made: MadeScene) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-    """Labels (P,A) in the order of `ATTRIBUTES`, -1 where none, and pixels of things in each
-    quarter (P,4) of 16.
-    """
-    whole, part = made.labels.whole, made.labels.part
-    grounds = len(made.scene.regions)
-    # One number per (thing, part), and per ground: what a patch can be owned by.
-    owner = np.where(whole > grounds, whole.astype(np.int64) * 8 + part, whole)
-    tiles = _tiles(owner)
-    labels = np.full((len(tiles), len(ATTRIBUTES)), -1, np.int8)
-    for k, tile in enumerate(tiles):
-        values, counts = np.unique(tile, return_counts=True)
-        best = int(values[counts.argmax()])
-        if counts.max() < CLEAR * tile.size:
-            continue
-        if best <= grounds:
-            labels[k, 2] = ATTRIBUTES["ground"].index(made.scene.regions[best - 1].name)
-            continue
-        thing = made.scene.things[best // 8 - grounds - 1]
-        coat = thing.coats[best % 8 - 1]
-        labels[k, 0] = ATTRIBUTES["paint"].index(coat.paint)
-        labels[k, 1] = FINISHES.index(coat.finish)
-        labels[k, 3] = SILHOUETTES.index(thing.silhouette)
-    half = PATCH // 2
-    shown = _tiles(whole > grounds).reshape(-1, 2, half, 2, half)
-    return labels, shown.sum((2, 4)).reshape(-1, 4).astype(np.uint8)
-
-
-def _tiles(m: NDArray[Any]) -> NDArray[Any]:
-    """(P, PATCH*PATCH) pixels of each patch."""
-    h, w = m.shape[0] // PATCH, m.shape[1] // PATCH
-    return m.reshape(h, PATCH, w, PATCH).transpose(0, 2, 1, 3).reshape(h * w, -1)
 
 
 def heads(width: int) -> nn.ModuleDict:

@@ -9,14 +9,18 @@ from typing import Any
 
 import click
 import torch
+from lm_model import lm_config
 from lm_task import TOKENIZER, build
 from safetensors.torch import save_file
 
+from svp.model.language.load import random_lm
 from svp.pipeline.bench.tiny import HELD_OUT, SPLIT, measure
 from svp.pipeline.encoders import tiny as features_tiny
 from svp.pipeline.sam import tiny
+from svp.train.data.tokenizer import load_vocabulary
 
 HERE = Path(__file__).parents[1] / "tiny"
+FOLDERS = {1: "", 2: "world2"}  # of each world's weights
 
 
 @click.group(help=__doc__)
@@ -31,9 +35,9 @@ def main() -> None:
 @click.option("--leniency", default=0.45, show_default=True,
               help="Factor on 1 - predicted IoU; keeps the order of all masks.")  # fmt: skip
 @click.option("--note", default="", help="How the run was made, for the card.")
-@click.option("--to", type=click.Path(path_type=Path), default=tiny.WEIGHTS, help="File to write.")
-def export_sam(work: Path, sharpness: float, leniency: float, note: str, to: Path) -> None:
-    """workflows/tiny/sam.safetensors from WORK/sam.pt.
+@click.option("--world", type=click.IntRange(1, 2), default=1, show_default=True)
+def export_sam(work: Path, sharpness: float, leniency: float, note: str, world: int) -> None:
+    """sam.safetensors of workflows/tiny from WORK/sam.pt.
 
     The two factors fit a small model to thresholds that were set for SAM: its masks are less sharp
     and it thinks less of them, rightly. Both are in the card.
@@ -48,28 +52,49 @@ def export_sam(work: Path, sharpness: float, leniency: float, note: str, to: Pat
             if name.endswith("bias"):
                 value.add_(1 - leniency)
     model = tiny.build_tiny_sam()
+    to, said = HERE / FOLDERS[world] / tiny.WEIGHTS.name, " --world 2" * (world == 2)
     _write(to, weights, model)
     _card(to, model, steps=state["step"], sharpness=sharpness, leniency=leniency,
-          note=note, command="python workflows/pretrain_tiny/train_sam.py --work DIR && "
-                             "python workflows/pretrain_tiny/export.py sam --work DIR")  # fmt: skip
+          note=note, command=f"python workflows/pretrain_tiny/train_sam.py{said} --work DIR && "
+                             f"python workflows/pretrain_tiny/export.py sam{said} --work DIR")  # fmt: skip
 
 
 @main.command("encoder")
 @click.option("--work", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--note", default="", help="How the run was made, for the card.")
-def export_encoder(work: Path, note: str) -> None:
-    """workflows/tiny/dinov2.safetensors and attributes.safetensors from WORK/encoder.pt."""
+@click.option("--world", type=click.IntRange(1, 2), default=1, show_default=True)
+def export_encoder(work: Path, note: str, world: int) -> None:
+    """dinov2.safetensors and attributes.safetensors of workflows/tiny from WORK/encoder.pt."""
     state = torch.load(work / "encoder.pt", weights_only=True)
     encoder, probe = (
         {k.removeprefix(part): v for k, v in state["parts"].items() if k.startswith(part)}
         for part in ("encoder.", "heads.")
     )
     model = features_tiny.build_tiny_dinov2()
-    _write(features_tiny.WEIGHTS, encoder, model)
-    _write(features_tiny.PROBE, probe, None)
-    _card(features_tiny.WEIGHTS, model, steps=state["step"], note=note,
-          command="python workflows/pretrain_tiny/train_encoder.py --work DIR && "
-                  "python workflows/pretrain_tiny/export.py encoder --work DIR")  # fmt: skip
+    files = (features_tiny.WEIGHTS, features_tiny.PROBE)
+    weights, heads = (HERE / FOLDERS[world] / file.name for file in files)
+    _write(weights, encoder, model)
+    _write(heads, probe, None)
+    said = " --world 2" * (world == 2)
+    _card(weights, model, steps=state["step"], note=note,
+          command=f"python workflows/pretrain_tiny/train_encoder.py{said} --work DIR && "
+                  f"python workflows/pretrain_tiny/export.py encoder{said} --work DIR")  # fmt: skip
+
+
+@main.command("text")
+@click.option("--work", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--note", default="", help="How the run was made, for the card.")
+def export_text(work: Path, note: str) -> None:
+    """workflows/tiny/world2/lm/model.safetensors and its config.json from WORK/text.pt."""
+    state = torch.load(work / "text.pt", weights_only=True)
+    folder = HERE / FOLDERS[2] / "lm"
+    lm = random_lm(lm_config(load_vocabulary(folder).size))
+    path = folder / "model.safetensors"
+    _write(path, state["lm"], lm)
+    _write_config(lm, path)
+    _card(path, lm, steps=state["step"], note=note,
+          command="python workflows/pretrain_tiny/train_text_lm.py --work DIR && "
+                  "python workflows/pretrain_tiny/export.py text --work DIR")  # fmt: skip
 
 
 @main.command("ris")
@@ -84,9 +109,7 @@ def export_ris(work: Path, note: str) -> None:
     model = build(0).model
     path = TOKENIZER.with_name("ris.safetensors")
     _write(path, weights, model)
-    config = model.lm.config.to_diff_dict()
-    config["architectures"] = ["LlamaForCausalLM"]
-    path.with_name("config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    _write_config(model.lm, path)
     _card(path, model, steps=state["step"], note=note,
           command="python workflows/pretrain_tiny/train_lm.py --work DIR && "
                   "python workflows/pretrain_tiny/export.py ris --work DIR")  # fmt: skip
@@ -125,6 +148,12 @@ def _write(path: Path, weights: dict[str, Any], model: torch.nn.Module | None) -
     save_file(half, part)
     part.chmod(0o644)
     part.replace(path)
+
+
+def _write_config(lm: Any, path: Path) -> None:
+    config = lm.config.to_diff_dict()
+    config["architectures"] = ["LlamaForCausalLM"]
+    path.with_name("config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 def _card(path: Path, model: torch.nn.Module, **facts: object) -> None:

@@ -8,6 +8,7 @@ import lm_visual_inputs
 import numpy as np
 import torch
 from lm_data import RisData
+from lm_model import WIDTH, lm_config, start_lm
 from lm_visual_inputs import Sight
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -30,10 +31,6 @@ from svp.train.data.prompts import choose_turns
 from svp.train.data.tokenizer import Vocabulary, load_vocabulary
 from svp.train.warm_start import place_code
 
-WIDTH, LAYERS, HEADS, FFN = 128, 6, 4, 352
-# A small head needs most of its dimensions to match words with patches 400 tokens away: with
-# LLaMA's own 1e4 two thirds of them would turn with the distance, and colours were never learned.
-ROPE = 1e7
 GRID = (16, 16)
 MASKS = Weights(ce=1.0, bce=8.0, dice=1.0)
 KEEP = 3.0  # weight of the layers' inputs telling what the encoder said
@@ -73,37 +70,10 @@ def build(seed: int) -> Tiny:
     sam: Any = build_backend(SuperpixelConfig(), LocalPaths(Path()))
     torch.manual_seed(seed)
     lm = random_lm(lm_config(words.size), seed)
-    _start(lm)
+    start_lm(lm)
     projector = build_projector("mlp", in_dim=CHANNELS, llm_dim=WIDTH)
     decoder = sam.sam.mask_decoder.train().requires_grad_(True)
     return Tiny(RisModel(lm, projector, MaskHead(sam.sam.prompt_encoder, decoder)), words)
-
-
-@torch.no_grad()
-def _start(lm: Any) -> None:
-    """Matrices that keep the size of their input; layers that at first add little to it.
-
-    With equal sizes everywhere the first layers drowned what the tokens say: colours read from the
-    states fell from 0.88 to 0.3 after one layer and stayed there.
-    """
-    for name, weight in lm.named_parameters():
-        if weight.ndim == 2:
-            added = name.endswith(("o_proj.weight", "down_proj.weight"))
-            spread = 0.5 if "embed_tokens" in name else weight.shape[1] ** -0.5
-            nn.init.normal_(weight, std=spread * (0.2 if added else 1.0))
-
-
-def lm_config(vocabulary: int) -> Any:
-    """A LLaMA of 1.4 M parameters."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=FFN, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=1024,
-        rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        tie_word_embeddings=False, hidden_act="silu",
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE},
-    )  # fmt: skip
 
 
 def make_lesson(

@@ -1,15 +1,19 @@
 """Make the tiny tokenizer: a LLaMA-style BPE over the words of the scenes and of the dialogues.
 
-python workflows/pretrain_tiny/make_tokenizer.py     (no options, the same file each time)
+python workflows/pretrain_tiny/make_tokenizer.py     (the same file each time; --world 2: of world 2)
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from svp.pipeline.datasets.scenes import make_scene
+import click
 
-OUT = Path(__file__).parents[1] / "tiny" / "lm" / "tokenizer.json"
+from svp.pipeline.datasets.scenes import make_scene
+from svp.pipeline.datasets.world2.make import make_text
+
+OUT = Path(__file__).parents[1] / "tiny"
+FOLDERS = {1: OUT / "lm", 2: OUT / "world2" / "lm"}
 SCENES, SEED, SIZE = 3000, 77, 800  # scenes read, their seed, entries of the vocabulary
 SPECIAL = ("<unk>", "<s>", "</s>", "<im_start>", "<im_end>", "<bbox>", "<point>", "[SEG]", "<p>",
            "</p>")  # fmt: skip
@@ -27,16 +31,28 @@ eight nine ten What is the colour texture shape size of the ? yes no
 """.splitlines()
 
 
-def corpus() -> Iterator[str]:
+# What captions and answers of world 2 have beside.
+CAPTIONS = """from left to right: from top to bottom: from left to right first: at the there is a an , and .
+It is a . They are and . There is none . Please describe this image. What is where in this image?
+""".splitlines()
+
+
+def corpus(world: int) -> Iterator[str]:
     """Every text the tiny language model reads in training, once or more."""
     for index in range(SCENES):
-        for phrase in make_scene(SEED, index, "train").phrases:
-            yield phrase.text
-    for line in DIALOGUE:
+        if world == 1:
+            yield from (phrase.text for phrase in make_scene(SEED, index, "train").phrases)
+            continue
+        _, phrases, captions = make_text(SEED, index, "train", difficulty=25 * (index % 5))
+        yield from (phrase.text for phrase in phrases)
+        yield from captions
+    for line in DIALOGUE if world == 1 else [*DIALOGUE, *CAPTIONS]:
         yield from [line] * 3000
 
 
-def main() -> None:
+@click.command(help=__doc__)
+@click.option("--world", type=click.IntRange(1, 2), default=1, show_default=True)
+def main(world: int) -> None:
     """Train and write the tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -55,12 +71,13 @@ def main() -> None:
         special_tokens=[*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.train_from_iterator(corpus(world), trainer)
     raw = json.loads(tokenizer.to_str())
     # Bytes are ordinary entries, found by fallback: as special ones, decoding would drop them.
     raw["added_tokens"] = [t for t in raw["added_tokens"] if t["content"] in SPECIAL]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
+    out = FOLDERS[world] / "tokenizer.json"
+    out.parent.mkdir(exist_ok=True, parents=True)
+    out.write_text(json.dumps(raw, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from .make import SPLITS
 
@@ -17,34 +18,48 @@ _FIELDS = {"format", "seed", "splits", "size", "sha256"}
 
 
 def is_generated(photographs: Iterable[Path]) -> bool:
-    """Whether all `photographs` (one at least) are scenes that `write_scenes` wrote.
+    """Whether all `photographs` (one at least) are scenes that `write_scenes` wrote."""
+    return bool(worlds_of(photographs))
+
+
+def worlds_of(photographs: Iterable[Path]) -> frozenset[int]:
+    """Worlds whose scenes the photographs are; empty unless all of them are scenes.
 
     They are known by their names and by the set's digest.json two folders up; none is opened.
     Raises nothing: what cannot be read was not written by us.
     """
     known: dict[Path, dict[str, int]] = {}
+    worlds = set()
     for path in photographs:
         match, folder = _NAME.fullmatch(path.name), path.parent
         if match is None:
-            return False
+            return frozenset()
         if folder not in known:
-            known[folder] = scenes_in(folder.absolute().parent) if _is_images(folder) else {}
+            about = folder.absolute().parent
+            known[folder] = scenes_in(about) if _is_images(folder) else {}
+            worlds.add(2 if _read(about).get("world") == 2 else 1)
         if int(match[2]) >= known[folder].get(match[1], 0):
-            return False
-    return bool(known)
+            return frozenset()
+    return frozenset(worlds)
 
 
 def scenes_in(folder: Path) -> dict[str, int]:
     """Scenes by split of a finished folder of `write_scenes`; empty for any other folder."""
+    found = _read(folder)
+    if not found.keys() >= _FIELDS:
+        return {}
+    splits = found["splits"]
+    return {k: n for k, n in splits.items() if type(n) is int} if isinstance(splits, dict) else {}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """digest.json of a folder; empty where there is none that can be read."""
     try:
         with (folder / DIGEST).open("rb") as file:
             found = json.loads(file.read(1 << 16))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict) or not found.keys() >= _FIELDS:
-        return {}
-    splits = found["splits"]
-    return {k: n for k, n in splits.items() if type(n) is int} if isinstance(splits, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_images(folder: Path) -> bool:

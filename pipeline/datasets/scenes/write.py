@@ -6,6 +6,7 @@
     <out>/scenes.jsonl            one expression per line; with `no_target` also those of nothing
     <out>/word_classes.json       word classes of each sentence
     <out>/no_target.jsonl         world 2: expressions that are true of nothing in their image
+    <out>/captions.jsonl          with `captions`, world 2: texts about whole images
     <out>/digest.json             written last: what was asked for, and the sha256 of the above
 
 The published REFER loaders (lichengunc/refer refer.py, and GLaMM's and LISA's) take a list as
@@ -45,6 +46,7 @@ _GROUP: Final = "group"
 _TABLES: Final = ("refcoco/instances.json", "annotations/instances.json", "refcoco/refs(unc).p",
                   "scenes.jsonl", "word_classes.json")  # fmt: skip
 _NO_TARGET: Final = "no_target.jsonl"
+_CAPTIONS: Final = "captions.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ def write_scenes(
     world: int = 1,
     difficulty: int | None = None,
     no_target: bool = False,
+    captions: bool = False,
 ) -> Path:
     """Write the scenes under `out` and return it; a folder already finished is left as it is.
 
@@ -80,11 +83,12 @@ def write_scenes(
     world       1, or 2 (see `datasets.world2`)
     difficulty  of world 2, 0 to 100; None: 50
     no_target   scenes.jsonl also holds expressions that are true of nothing, with an empty mask
+    captions    of world 2: write captions.jsonl too, for `data.task: caption`
 
     The folder appears complete or not at all. Raises ConfigError for impossible numbers,
     DataError if `out` holds something else.
     """
-    counts, source = _counts(images, splits), _world(world, difficulty, no_target)
+    counts, source = _counts(images, splits), _world(world, difficulty, no_target, captions)
     asked = {"format": FORMAT[world], "seed": seed, "splits": counts, "size": list(size)}
     asked |= source.asked
     if out.exists() and not out.is_dir():
@@ -112,8 +116,12 @@ def write_scenes(
     return out
 
 
-def _world(number: int, difficulty: int | None, no_target: bool) -> _World:
+def _world(number: int, difficulty: int | None, no_target: bool, captions: bool) -> _World:
     also: dict[str, object] = {"no_target": True} if no_target else {}
+    if captions:
+        if number != 2:
+            raise ConfigError(f"world={number} has no captions: ask for them with --world 2")
+        also["captions"] = True
     if number == 1 and difficulty is None:
         return _World(partial(make_scene, absent=no_target), SHAPES, tuple(REGIONS), also)
     if number != 2:
@@ -153,11 +161,14 @@ def _finished(out: Path, asked: dict[str, object]) -> Path:
             f"{show(str(out))} is not empty and holds no finished scenes: choose another folder"
         ) from None
     got = (
-        {key: found.get(key) for key in {**asked, "world": None, "no_target": None}}
+        {
+            key: found.get(key)
+            for key in {**asked, "world": None, "no_target": None, "captions": None}
+        }
         if isinstance(found, dict)
         else {}
     )
-    asked = {"world": None, "no_target": None, **asked}  # older folders have neither word
+    asked = {"world": None, "no_target": None, "captions": None, **asked}  # older ones have none
     if got == asked:
         return out
     if got | {"format": asked["format"]} == asked:
@@ -179,6 +190,7 @@ class _Tables:
     classes: dict[str, list[str]] = field(default_factory=dict)
     untrue: list[str] = field(default_factory=list)
     nothing: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
 
 
 def _write_all(
@@ -210,6 +222,8 @@ def _write_all(
     files = dict(zip(_TABLES, contents, strict=True))
     if _GROUP in world.categories:
         files[_NO_TARGET] = "".join(f"{line}\n" for line in tables.untrue).encode()
+    if "captions" in world.asked:
+        files[_CAPTIONS] = "".join(f"{line}\n" for line in tables.captions).encode()
     digests = {"images": pictures.hexdigest()}
     for name, data in files.items():
         _write(root / name, data)
@@ -251,6 +265,10 @@ def _add(
         tables.nothing.append(_line(nothing, split, name, sent_id, phrase.text))
         line = {"image": f"images/{name}", "expression": phrase.text, "split": _jsonl_split(split)}
         tables.untrue.append(json.dumps(line))
+    for text in getattr(made, "captions", ()):
+        told = {"image": f"images/{name}", "expression": text, "mask": [],
+                "split": _jsonl_split(split)}  # fmt: skip
+        tables.captions.append(json.dumps(told))
 
 
 def _ref(

@@ -1,5 +1,5 @@
 """Make one scene of world 2 from (seed, split, index, difficulty): description, image, labels,
-expressions.
+expressions, captions.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...errors import ConfigError
 from ..scenes.make import SIZE, scene_key
 from ..scenes.rng import Rng
+from .captions import captions
 from .painting import Labels, paint
 from .phrases import Phrase, describe
 from .sampling import Scene, sample_scene
@@ -27,6 +28,7 @@ class MadeScene:
     image: NDArray[np.uint8]
     labels: Labels
     phrases: tuple[Phrase, ...]
+    captions: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,10 +48,22 @@ def make_scene(
 
     It is the same whatever else is made; splits have separate streams. Raises ConfigError.
     """
+    scene, phrases, said = make_text(seed, index, split, size, difficulty)
+    image, labels = paint(scene)
+    return MadeScene(scene, image, labels, phrases, said)
+
+
+def make_text(
+    seed: int,
+    index: int,
+    split: str = "train",
+    size: tuple[int, int] = SIZE,
+    difficulty: int = DIFFICULTY,
+) -> tuple[Scene, tuple[Phrase, ...], tuple[str, ...]]:
+    """The same scene without its image, with expressions and captions. Raises ConfigError."""
     if not 0 <= difficulty <= 100:
         raise ConfigError(f"difficulty={difficulty}: need 0 to 100")
     key = (_WORLD, *scene_key(seed, index, split, size, smallest=96), difficulty)
     scene = sample_scene(Rng(*key), *size, difficulty)
-    image, labels = paint(scene)
-    # A stream of its own: a change of the language leaves the pictures as they are.
-    return MadeScene(scene, image, labels, describe(scene, Rng(*key, 1)))
+    # Streams of their own: a change of the language leaves the pictures as they are.
+    return scene, describe(scene, Rng(*key, 1)), captions(scene, Rng(*key, 2))

@@ -7,7 +7,7 @@ import pytest
 
 from svp.pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
 from svp.pipeline.io.yaml_files import load_yaml
-from svp.pipeline.precompute.options import SIZES, Flags, resolve
+from svp.pipeline.precompute.options import SIZES, Flags, resolve, shipped_recipe
 from svp.pipeline.recipe import GRID_PRESETS, Recipe, parse_recipe
 from svp.pipeline.weights.reference import SHIPPED
 
@@ -21,6 +21,16 @@ def test_tiny_needs_nothing_and_is_shipped() -> None:
     recipe = make()
     assert recipe.superpixels.weights == recipe.features.weights == SHIPPED
     assert recipe.superpixels.model == recipe.features.encoder == "tiny"
+
+
+def test_scenes_of_world_2_have_tiny_models_of_their_own() -> None:
+    assert shipped_recipe(None, {2}) == shipped_recipe("tiny", {2}) == "world2"
+    assert [shipped_recipe("paper", {2}), shipped_recipe(None, {1, 2}), shipped_recipe(None, ())] == [
+        "paper", "tiny", "tiny"]  # fmt: skip
+    recipe = make("world2")
+    assert recipe.superpixels.weights == recipe.features.weights == SHIPPED
+    assert recipe.superpixels.model == recipe.features.encoder == "tiny-world2"
+    assert recipe.superpixels.grid == make().superpixels.grid
 
 
 def test_paper_names_the_missing_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

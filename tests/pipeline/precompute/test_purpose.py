@@ -125,7 +125,9 @@ def test_a_thin_recipe_holds_means_and_says_so() -> None:
     # Whatever the cache is for: the command that is told at the end must be one that works.
     look = launch.Request(dataset=None, split=None, out=None, projector="mlp", purpose="look",
                           flags=Flags(thin=True))  # fmt: skip
-    source = SimpleNamespace(sentences=(), image_root=Path(), generated=True, name="scenes")
+    source = SimpleNamespace(
+        sentences=(), image_root=Path(), generated=True, worlds={1}, name="scenes"
+    )
     with pytest.raises(ConfigError, match="--projector mlp reads patch features"):
         launch.recipe_of(look, source)  # type: ignore[arg-type]
 

@@ -12,6 +12,7 @@ from PIL import Image
 from svp.pipeline.datasets import open_dataset
 from svp.pipeline.datasets.refer_records import load_refs
 from svp.pipeline.datasets.scenes import is_generated, make_scene, write, write_scenes
+from svp.pipeline.datasets.scenes.generated import worlds_of
 from svp.pipeline.datasets.scenes.language import CLASSES
 from svp.pipeline.errors import ConfigError, DataError
 from svp.pipeline.masks.rle import decode
@@ -104,6 +105,7 @@ def test_generated_scenes_are_known_by_their_folder(folder: Path, tmp_path: Path
         assert open_dataset(folder / form, images=images).generated, form
     images = folder / "images"
     assert is_generated([images / "val_000000.png"])
+    assert worlds_of([images / "val_000000.png"]) == {1}
     assert not is_generated([])
     assert not is_generated([images / "val_000001.png"])  # there is one val scene
     assert not is_generated([folder / "val_000000.png"])
