@@ -4,7 +4,6 @@ What does not belong together is refused here, before anything is read that take
 of another encoder or view, a projector whose inputs the cache lacks, a frozen [SEG].
 """
 
-import importlib.resources
 import json
 import shlex
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from .data.sam_identity import (
     require_same_sam,
     sam_of,
 )
+from .data.shipped_language import TINY, TINY_TEXT, shipped_config, shipped_folder, shipped_words
 from .data.tokenizer import Vocabulary, load_vocabulary
 from .options import Places
 from .recipe import TrainRecipe
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 PAPER_GRID = (24, 24)  # of 336 px, patches of 14
-TINY = "workflows/tiny/lm"  # config.json, tokenizer.json, ris.safetensors
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,8 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
             f"the vocabulary of the model has {counted(rows, 'row')}, its tokenizer {vocab.size}"
         )
     parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
-    require_trained_seg(model, parts, vocab.seg, fresh=fresh)
+    if recipe.data.task == "segment":
+        require_trained_seg(model, parts, vocab.seg, fresh=fresh)
     if config.rejection and vocab.rej is None:
         vocab = vocab.with_rejection()
         assert vocab.rej is not None
@@ -149,13 +149,14 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Place | None = None) -
     if (want.names, want.view, want.size) != (have.name, have.view, have.size):
         features = {"encoder": want.names, "view": want.view, "size": str(want.size)}
         second = f" --set model.vision.second={have.second.encoder}" if have.second else ""
+        shipped = " (scenes of world 2: --recipe world2.yaml)" * (have.name == "tiny-world2")
         raise PlanMismatchError(
             f"cache {plan.id[:12]} was made with {have.name}, view {have.view}, {have.size} px; "
             f"the recipe {show(recipe.name)} (digest {recipe.digest()[:12]}) wants {want.names}, "
             f"view {want.view}, {want.size} px: add what it reads with "
             f"`{command_for(plan, name, cache, features=features)}`, or take a recipe for this "
             f"cache with --set model.vision.encoder={have.encoder} "
-            f"--set model.vision.view={have.view} --set model.vision.size={have.size}{second}"
+            f"--set model.vision.view={have.view} --set model.vision.size={have.size}{second}{shipped}"
         )
     require_decoder(recipe, plan)
     options = recipe.model.projector.options
@@ -197,7 +198,7 @@ def _shipped(
     recipe: TrainRecipe, plan: Plan, dtype: torch.dtype
 ) -> tuple[RisModel, Vocabulary, Projector | None]:
     """The tiny language model, with the projector layers of a warm start or as a teacher."""
-    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
+    with shipped_folder(TINY) as folder:
         weights = folder / "ris.safetensors"
         if not weights.is_file():
             raise MissingError(f"{TINY}/ris.safetensors is not in this package: reinstall svp")
@@ -283,6 +284,9 @@ def _from_parts(
         vocab = shipped_words()
         shape = llama_shape(recipe, vocab.size)
         lm = random_lm(shape.config(), config.lm.seed).to(dtype)
+    elif config.lm.kind == "shipped":
+        with shipped_folder(TINY_TEXT) as folder:
+            vocab, lm = load_vocabulary(folder), load_lm(folder).to(dtype)
     else:
         assert places.lm is not None
         vocab = load_vocabulary(places.lm)
@@ -295,18 +299,6 @@ def _from_parts(
         return RisModel(lm, projector, head, mask_state=config.mask_state), vocab
 
 
-def shipped_words() -> Vocabulary:
-    """The tokenizer of the tiny model, which random language models use too."""
-    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
-        return load_vocabulary(folder)
-
-
-def shipped_config() -> "PreTrainedConfig":
-    """Of the tiny language model."""
-    with importlib.resources.as_file(importlib.resources.files("svp") / TINY) as folder:
-        return language_config(folder)
-
-
 def language_of(recipe: TrainRecipe, places: Places) -> "PreTrainedConfig":
     """Of the language model: of its folder if that is there, the shipped one's, the recipe's."""
     folder = places.init or places.lm
@@ -314,6 +306,9 @@ def language_of(recipe: TrainRecipe, places: Places) -> "PreTrainedConfig":
         return language_config(folder)
     if recipe.model.init.kind == "shipped":
         return shipped_config()
+    if recipe.model.lm.kind == "shipped":
+        with shipped_folder(TINY_TEXT) as folder:
+            return language_config(folder)
     random = recipe.model.lm.kind == "random"
     return llama_shape(recipe, shipped_words().size if random else None).config()
 

@@ -28,6 +28,7 @@ from .recipe import BESIDE, CONFIG, TrainRecipe, parse_train_recipe
 EXPORTED: Literal["svp"] = "svp"  # a folder of `svp export`
 WITHOUT_FILE: tuple[Kind, ...] = ("random", "shipped", "none")
 TINY_MODEL = "workflows/tiny/lm/ris.safetensors"
+TINY_TEXT_MODEL = "workflows/tiny/world2/lm/model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +178,9 @@ def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True
             path = _place(given)
             model[name] = _digest(path, name, asked)
             places = replace(places, **{name: path})
-    if read and "init" in model and _asked(model, "init").kind == "shipped":
-        model["init"] = _shipped_digest(_asked(model, "init"))
+    for name, file in (("init", TINY_MODEL), ("lm", TINY_TEXT_MODEL)) if read else ():
+        if name in model and _asked(model, name).kind == "shipped":
+            model[name] = _shipped_digest(_asked(model, name), file)
     return places
 
 
@@ -206,11 +208,11 @@ def _place(given: str) -> Path:
     return known or path
 
 
-def _shipped_digest(asked: WeightsRef) -> str:
+def _shipped_digest(asked: WeightsRef, file: str) -> str:
     """`shipped:<digest>`: a run must not resume with the shipped weights of another version."""
-    with importlib.resources.as_file(importlib.resources.files("svp") / TINY_MODEL) as path:
+    with importlib.resources.as_file(importlib.resources.files("svp") / file) as path:
         if not path.is_file():
-            raise MissingError(f"{TINY_MODEL} is not in this package: reinstall svp")
+            raise MissingError(f"{file} is not in this package: reinstall svp")
         found = WeightsRef("shipped", weights_digest(path)[:16])
     if asked not in (SHIPPED, found):
         raise PlanMismatchError(

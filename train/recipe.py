@@ -39,7 +39,7 @@ def _source(*kinds: Kind) -> tuple[PlainValidator, PlainSerializer]:
 
 # Where weights come from; a path is never in a recipe, it enters as its sha256.
 Init = Annotated[WeightsRef, *_source("none", "given", "shipped", "sha256", "svp")]
-LmSource = Annotated[WeightsRef, *_source("none", "given", "random", "sha256")]
+LmSource = Annotated[WeightsRef, *_source("none", "given", "shipped", "random", "sha256")]
 DecoderSource = Annotated[WeightsRef, *_source("none", "given", "shipped", "random", "sha256")]
 # lm: all layers of the language model; not among those that train by default.
 Part = Literal["projector", "embedding", "lm_head", "to_prompt", "mask_decoder", "lm"]
@@ -63,6 +63,8 @@ class DataConfig(Frozen):
                          for caches that are not on a local disk. The usual one is in no digest
     sentences_per_image  at most so many turns in one dialogue
     exclude_eval_images  leave out images that any val or test split uses
+    task                 segment: expressions, answered by masks; caption: a text per image is what
+                         the model learns to say, masks are not read. The usual one is in no digest
     """
 
     datasets: tuple[str, ...] = ()
@@ -71,12 +73,15 @@ class DataConfig(Frozen):
     order: Annotated[str, AfterValidator(_order)] = "global"
     sentences_per_image: Annotated[int, Field(ge=1, le=64)] = 3
     exclude_eval_images: bool = False
+    task: Literal["segment", "caption"] = "segment"
 
     @model_serializer(mode="wrap")
     def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
         if self.order == "global":
             found.pop("order", None)
+        if self.task == "segment":
+            found.pop("task", None)
         return found
 
 
@@ -134,7 +139,8 @@ class ModelConfig(Frozen):
     init         a whole model all parts but the projector start from: shipped (tiny), none, given
                  (a checkpoint of GLaMM or LISA, to be named by --init) or sha256:<hex> of one;
                  svp:<hex>: a folder of `svp export`, whose projector is kept where it is the same
-    lm           where `init` is none: random:<seed>, given (--lm) or sha256:<hex> of a LLaMA folder
+    lm           where `init` is none: random:<seed>, given (--lm) or sha256:<hex> of a LLaMA folder,
+                 shipped: the tiny one that knows text of world 2 alone
     shape        fields of model.conversion.llama_shape.LlamaShape, for random weights
     sam_decoder  shipped (tiny), random:<seed>, given or sha256:<hex>; needed where `init` is none,
                  beside another `init` it replaces the decoder of that one

@@ -12,7 +12,7 @@ from svp.pipeline.io.yaml_files import Override, shipped_yaml
 from svp.train.options import TrainFlags, resolve_train
 from svp.train.recipe import PARTS, ModelConfig, parse_train_recipe
 
-SIZES = ("tiny", "small", "paper", "custom")
+SIZES = ("tiny", "small", "paper", "custom", "align", "align-world2", "world2")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -35,6 +35,14 @@ def test_paper_is_the_papers_setting() -> None:
     assert (lora.r, lora.alpha, lora.dropout, lora.targets) == (32, 16, 0.05, LINEARS)
     assert (paper.loss.ce, paper.loss.bce, paper.loss.dice) == (1.0, 2.0, 0.5)
     assert (paper.model.mask_state, paper.data.sentences_per_image) == ("predicting", 3)
+
+
+def test_alignment_sees_patches_alone_and_trains_no_mask() -> None:
+    for name in ("align", "align-world2"):
+        recipe, _ = resolve_train(name, None, TrainFlags(), (), weights=False)
+        assert recipe.data.task == "caption" and recipe.model.projector.name == "mlp"
+        (stage,) = recipe.stages
+        assert not {"to_prompt", "mask_decoder"} & set(stage.trains)
 
 
 def test_the_digest_ignores_how_a_run_is_carried_out() -> None:
@@ -94,7 +102,10 @@ def test_values_may_be_set_inside_lists() -> None:
     raw = shipped_yaml("train", "paper")
     Override.parse("stages.1.steps=9").apply(raw)
     assert [stage["steps"] for stage in raw["stages"]] == [3500, 9]
-    with pytest.raises(ConfigError, match="allowed are custom, paper, small, smollm2, tiny"):
+    with pytest.raises(
+        ConfigError,
+        match="allowed are align, align-world2, custom, paper, small, smollm2, tiny, world2",
+    ):
         shipped_yaml("train", "huge")
 
 
@@ -116,8 +127,7 @@ def test_the_order_is_a_flag_and_a_recipe_field() -> None:
     ("part", "value", "forms"),
     [
         ("init", "random:0", "none, given, shipped, sha256"),
-        ("lm", "shipped", "none, given, random"),
-        ("lm", "svp:" + 64 * "0", "none, given, random"),
+        ("lm", "svp:" + 64 * "0", "none, given, shipped, random"),
         ("sam_decoder", "svp:" + 64 * "0", "none, given, shipped, random"),
     ],
 )

@@ -78,7 +78,7 @@ published = several(
     ),
 )
 weights = several(
-    click.option("--lm", help="Language model: folder, hub:OWNER/NAME or random:SEED."),
+    click.option("--lm", help="Language model: folder, hub:OWNER/NAME, shipped or random:SEED."),
     click.option(
         "--init", help="GLaMM or LISA checkpoint to start from: folder, hub:OWNER/NAME or none."
     ),

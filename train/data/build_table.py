@@ -27,7 +27,7 @@ from ...pipeline.display import counted, quote
 from ...pipeline.errors import DataError
 from ...pipeline.io.atomic import make_folders, sync_folder, write_file
 from ...pipeline.io.json_files import canonical
-from ...pipeline.masks.rle import area
+from ...pipeline.masks.rle import area, encode
 from ...pipeline.records import Rle
 from .cache_lookup import BEYOND, Finder, Masks, Place
 from .expression_table import INDEX, NOTHING, SCHEMA, TABLE, ExpressionTable, TableFile
@@ -45,6 +45,7 @@ def open_table(
     *,
     training: bool,
     rejection: bool = False,
+    captions: bool = False,
     datasets: Collection[str] = (),
     partial: bool = False,
     max_failures: int | None = None,
@@ -53,6 +54,7 @@ def open_table(
 
     training  leave out sentences whose mask is empty
     rejection  take them, as sentences without a target, in a table for training
+    captions  the sentences describe whole images: no mask is read, none has a target
     datasets  take only these (names as the sources write them); empty: all
     partial   accept images that are not in the caches; they are left out and counted
     max_failures  bad sentences and masks that are left out; None: half of them (see `settle`); if it
@@ -61,7 +63,7 @@ def open_table(
     Raises DataError: more bad sentences or masks than that, an image the caches lack, or hold as
     another photograph (see `finding`).
     """
-    joined = _Join(caches, frozenset(datasets), training, rejection, partial)
+    joined = _Join(caches, frozenset(datasets), training, rejection, captions, partial)
     for source in sources:
         joined.add(source)
     joined.check()
@@ -104,6 +106,7 @@ class _Join:
     datasets: frozenset[str]
     training: bool
     rejection: bool
+    captions: bool
     partial: bool
     sources: list[Source] = field(default_factory=list)
     finders: list[Finder] = field(default_factory=list)
@@ -116,7 +119,7 @@ class _Join:
     def add(self, source: Source) -> None:
         """Join one source; its sentences may be of several data sets."""
         finder, masks = Finder(self.caches, source), Masks(source, self.text)
-        if self.training:
+        if self.training and not self.captions:
             source.require_masks()
         self.sources.append(source)
         self.finders.append(finder)
@@ -159,12 +162,14 @@ class _Join:
 
     def digest(self, sources: Sequence[Source]) -> str:
         """sha256 of all that decides the table."""
-        asked = {
+        asked: dict[str, object] = {
             "schema": SCHEMA,
             "caches": [cache.plan.id for cache in self.caches],
             "training": self.training,
             "sources": [_source_digest(source) for source in sources],
-        } | ({"rejection": True} if self.rejection else {})
+        }
+        asked |= {"rejection": True} if self.rejection else {}
+        asked |= {"captions": True} if self.captions else {}
         rows = hashlib.sha256(canonical(asked))
         for s, at, _ in self.rows():
             place = (s.dataset, s.image_id, s.ann_id, s.ref_id, s.sent_id, s.sent, at.cache, at.row)
@@ -199,6 +204,8 @@ class _Join:
             lines.append(
                 f"{counted(count, 'sentence')} of other data sets left out: {', '.join(other)}"
             )
+        if self.captions:
+            return lines
         if self.rejection:
             lines.append(f"{counted(empty, 'sentence')} without a target: the answer is [REJ]")
         elif empty:
@@ -231,7 +238,7 @@ def _write(path: Path, joined: _Join, sources: Sequence[Source]) -> None:
     rows, empty = _with_masks(joined, problems)
     write_file(path / LEFT, canonical(asdict(problems.faults())), label="left out")
     packer = Packer(path)
-    aside = joined.training and joined.rejection
+    aside = joined.captions or (joined.training and joined.rejection)
     targets = [NOTHING if aside and not area(mask) else packer.add(mask) for *_, mask in rows]
     packer.flush()
     columns, datasets, sizes = _columns(rows, targets, packer)
@@ -271,12 +278,15 @@ def _with_masks(joined: _Join, problems: Problems) -> tuple[list[Row], int]:
     """
     rows: list[Row] = []
     for sentence, place, masks in joined.rows():
-        if (mask := masks.of(sentence, place, problems)) is not None:
+        mask = _nothing(place) if joined.captions else masks.of(sentence, place, problems)
+        if mask is not None:
             rows.append((sentence, place, mask))
     problems.settle(len(joined), None)
     void = {mask for *_, mask in rows if area(mask) == 0} if joined.training else set()
     empty = sum(row[2] in void for row in rows)
-    kept = rows if joined.rejection else [row for row in rows if row[2] not in void]
+    kept = (
+        rows if joined.rejection or joined.captions else [row for row in rows if row[2] not in void]
+    )
     if not kept:
         raise DataError(
             "there is no sentence to train on: "
@@ -284,6 +294,11 @@ def _with_masks(joined: _Join, problems: Problems) -> tuple[list[Row], int]:
         )
     kept.sort(key=lambda r: (r[0].dataset, r[0].image_id, r[0].ref_id, r[0].sent_id))
     return kept, empty
+
+
+def _nothing(place: Place) -> Rle:
+    """An empty mask of an image's size."""
+    return encode(np.zeros((place.height, place.width), np.uint8))
 
 
 def _columns(

@@ -13,7 +13,7 @@ from ...pipeline.datasets.problems import Problems
 from ...pipeline.display import counted
 from .dialogues import MAX_LENGTH, build_dialogue
 from .expression_table import Entry, ExpressionTable
-from .prompts import SEG, Turn, phrase
+from .prompts import DESCRIBE, SEG, Turn, phrase
 from .tokenizer import Vocabulary
 
 ANY = 1 << 30  # ids
@@ -48,27 +48,33 @@ class TokenBudget:
         return self.limit - most + 1
 
 
-def longest(vocab: Vocabulary, text: str) -> int:
-    """Ids of the longest dialogue of one turn about `text`, over all wordings."""
+def longest(vocab: Vocabulary, text: str, *, captions: bool = False) -> int:
+    """Ids of the longest dialogue of one turn about `text`, over all wordings; with `captions` of
+    one that it answers.
+    """
+    if captions:
+        return max(_ids(vocab, Turn(line, f"{text}.")) for line in DESCRIBE)
     words = vocab.wording
-    answer = max((*words.answers, words.answer), key=lambda line: _ids(vocab, Turn("", line)))
+    answers = (*words.answers, words.answer)
+    assert all(SEG in line for line in answers)
+    answer = max(answers, key=lambda line: _ids(vocab, Turn("", line)))
     questions = {*words.questions, words.question}
     return max(_ids(vocab, Turn(line.format(text), answer)) for line in questions)
 
 
 def too_long(
-    table: ExpressionTable, vocab: Vocabulary, budget: TokenBudget
+    table: ExpressionTable, vocab: Vocabulary, budget: TokenBudget, *, captions: bool = False
 ) -> tuple[dict[int, frozenset[int]], Problems]:
     """Sentences of each entry that do not fit even alone (places in its sentences), and their names."""
     problems = Problems("expressions")
     found: dict[int, frozenset[int]] = {}
     # A byte is at most one id, so most sentences need no tokenizer.
-    spare = budget.least - longest(vocab, "") - SPARE
+    spare = budget.least - longest(vocab, "", captions=captions) - SPARE
     for i, places in table.longer_than(spare).items():
         entry, said = table.entry(i), table.sentences(i)
         bad = set()
         for place in places:
-            ids = longest(vocab, phrase(said[place].text))
+            ids = longest(vocab, phrase(said[place].text), captions=captions)
             if ids > budget.of(entry):
                 bad.add(place)
                 problems.add(describe(entry.name, said[place].sent_id, ids, budget, entry))
@@ -86,5 +92,4 @@ def describe(image: str, sent_id: int, ids: int, budget: TokenBudget, entry: Ent
 
 
 def _ids(vocab: Vocabulary, turn: Turn) -> int:
-    assert turn.answer is None or SEG in turn.answer
     return len(build_dialogue(vocab, [turn], limit=ANY).ids)

@@ -21,12 +21,12 @@ from ...pipeline.datasets.problems import Problems
 from ...pipeline.errors import ConfigError, DataError
 from .collate import Item, VisualSource, make_batch
 from .dialogues import MAX_IDS, Dialogue, build_dialogue
-from .expression_table import NOTHING, Entry, ExpressionTable
+from .expression_table import NOTHING, Entry, ExpressionTable, Said
 from .keyed_rng import Choices, key_of, permutation
 from .length_check import ANY, TokenBudget, too_long
 from .length_cuts import by_length
 from .passes import GLOBAL, stored_order
-from .prompts import Turn, choose_turns
+from .prompts import Turn, choose_captions, choose_turns
 from .sampler import Cursor, Order, SampleRef, Sampling, pools_of
 from .tokenizer import Vocabulary
 
@@ -76,6 +76,7 @@ class Draws:
 
     sentences  turns of one dialogue at most, drawn without replacement at every visit
     order      `global` or `window:N`, see `passes`; shard  rows of the caches' shards, for windows
+    captions   the sentences are answers, not questions; of a table of captions
     """
 
     seed: int
@@ -84,6 +85,7 @@ class Draws:
     sentences: int = 3
     order: str = GLOBAL
     shard: int = 64
+    captions: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,11 @@ class Loader:
     ) -> None:
         self.table, self.visuals, self.vocab = table, visuals, vocab
         self.draws, self.share, self.max_ids, self.budget = draws, share, max_ids, budget
-        self._bad, self.too_long = too_long(table, vocab, budget) if budget else ({}, Problems(""))
+        self._bad, self.too_long = (
+            too_long(table, vocab, budget, captions=draws.captions)
+            if budget
+            else ({}, Problems(""))
+        )
         if not 0 <= share.rank < share.world <= draws.global_batch:
             raise ConfigError(
                 f"rank {share.rank} of {share.world} with a global batch of {draws.global_batch}: "
@@ -171,16 +177,19 @@ class Loader:
         names = ", ".join(str(one.sent_id) for one in said)
         try:
             texts, drawn = [one.text for one in said], key_of(key, "wordings")
-            asked = choose_turns(texts, drawn, self.vocab.wording)
-            turns = [
-                turn.rejected() if one.target == NOTHING else turn
-                for one, turn in zip(said, asked, strict=True)
-            ]
-            dialogue, count = self._dialogue(turns, entry)
+            dialogue, count = self._dialogue(self._turns(said, texts, drawn), entry)
         except DataError as error:
             raise DataError(f"{entry.name}: {error} (sentences {names})") from None
         meant = [one for one in said[:count] if one.target != NOTHING]
         return Item(entry, meant, dialogue, key_of(key, "superpixels"))
+
+    def _turns(self, said: Sequence[Said], texts: Sequence[str], key: int) -> Sequence[Turn]:
+        if self.draws.captions:
+            return choose_captions(texts, key)
+        return [
+            turn.rejected() if one.target == NOTHING else turn
+            for one, turn in zip(said, choose_turns(texts, key, self.vocab.wording), strict=True)
+        ]
 
     def _dialogue(self, turns: Sequence[Turn], entry: Entry) -> tuple[Dialogue, int]:
         """The first of the turns that fit together, and how many: every one of them fits alone."""

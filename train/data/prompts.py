@@ -41,6 +41,12 @@ _GLAMMS = (
     "Can you highlight the {} in this image with a segmentation mask?",
 )
 
+DESCRIBE = (  # questions that a caption answers
+    "What can be seen in this image?",
+    "Please describe this image.",
+    "What is where in this image?",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Wording:
@@ -119,6 +125,12 @@ def choose_turns(texts: Sequence[str], key: int, wording: Wording = GLAMM) -> tu
         Turn(choices.pick(wording.questions).format(phrase(text)), choices.pick(wording.answers))
         for text in texts
     )
+
+
+def choose_captions(texts: Sequence[str], key: int) -> tuple[Turn, ...]:
+    """One turn per text, which is its answer; questions drawn by `key`. Raises DataError as `phrase`."""
+    choices = Choices(key)
+    return tuple(Turn(choices.pick(DESCRIBE), f"{phrase(text).rstrip('.')}.") for text in texts)
 
 
 def answer_segments(answer: str) -> Iterator[Segment]:

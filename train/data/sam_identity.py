@@ -44,8 +44,11 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
         return
     decoder, init = recipe.model.sam_decoder, recipe.model.init
     have = plan.recipe.superpixels
+    ours = {"tiny"}  # whose shipped weights the decoder can be
     if decoder.kind == "none" and init.kind == "shipped":
         decoder = SHIPPED
+    elif decoder.kind == "shipped":
+        ours = {name for name, row in SAMS.items() if row.shipped}
     if decoder.kind == "none" and init.kind == "svp":
         return  # an export names its SAM itself: `assemble` compares it
     if decoder.kind == "none":
@@ -57,7 +60,7 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
                 f"--superpixels slic or mobile_sam it stores them too){_another(have)}"
             )
         return
-    if decoder.kind == "shipped" and (have.model, have.weights) != ("tiny", SHIPPED):
+    if decoder.kind == "shipped" and (have.model not in ours or have.weights != SHIPPED):
         raise PlanMismatchError(
             f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but the mask decoder is "
             "the shipped tiny one: make the cache with the tiny SAM (--size tiny), or name the "

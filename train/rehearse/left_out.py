@@ -5,6 +5,7 @@ CI = "run by .ci/run itself"
 GPU = "needs a CUDA device"
 BUCKET = "needs a bucket; the command's own tests run it on a server"
 PUBLISHED = "needs gRefCOCO; tests/pipeline/datasets/test_published_sets.py reads its format"
+CAPTIONS = "tests/train/test_captions.py runs it with a few steps"
 LONG = "minutes to hours of measuring; the command's own tests run it"
 
 # (how the command begins, why it is not run); "" keeps it in, against a later entry.
@@ -22,6 +23,8 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("svp reproduce table1 --size paper --rehearse", "minutes; a row of every table runs"),
     ("make reliability", LONG),
     ("svp reproduce table1 --size tiny --seeds 3", "hours; one row of every table runs"),
+    ("svp train --recipe workflows/train/", CAPTIONS),
+    ("svp export exports/aligned", CAPTIONS),
     ("svp data check refer_data/grefcoco", PUBLISHED),
     ("svp precompute --dataset refer_data/grefcoco", PUBLISHED),
     ("svp eval --runs runs/paper --dataset refer_data/grefcoco", PUBLISHED),

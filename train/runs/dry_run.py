@@ -21,6 +21,7 @@ from ...model.trainable import TrainableTable
 from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.display import Report, counted
+from ...pipeline.fetch.encoder_specs import ENCODERS
 from ...pipeline.io.paths import expand
 from ...pipeline.precompute.options import Flags, resolve
 from ...pipeline.precompute.planner import sized_plan
@@ -29,6 +30,7 @@ from ...pipeline.process import pick_device
 from ..data.collate import CachedVisuals
 from ..data.expression_table import ExpressionTable
 from ..data.length_cuts import most_samples
+from ..data.shipped_language import shipped_words
 from ..data.tokenizer import load_vocabulary
 from ..estimates.gpus import GPUS, Gpu
 from ..estimates.memory import CONTEXT, GIB, SLACK, Line, MemoryEstimate
@@ -44,7 +46,7 @@ from ..estimates.sizing import (
     this_device,
 )
 from ..estimates.typical_batch import SUPERPIXELS, typical_image
-from ..factory import assemble, language_of, outline, shipped_words
+from ..factory import assemble, language_of, outline
 from ..options import Places, resolve_train
 from ..recipe import TrainRecipe, split_evenly
 from ..trainer.prepare import make_ready
@@ -54,7 +56,13 @@ from .inputs import Opened, TrainRequest, open_training, stream_of
 
 log = logging.getLogger(__name__)
 
-SIZES = {"tiny": "tiny", "clip-tiny": "tiny", "dinov2-base": "small", "dinov2-small": "small"}
+SIZES = {
+    "tiny": "tiny",
+    "tiny-world2": "tiny",
+    "clip-tiny": "tiny",
+    "dinov2-base": "small",
+    "dinov2-small": "small",
+}
 
 
 @dataclass(frozen=True)
@@ -229,7 +237,7 @@ def planned(recipe: TrainRecipe, size: str | None) -> Plan:
     size = size or SIZES.get(vision.encoder, "paper")
     flags = Flags(  # the tiny models are in the package, and the shipped decoder reads no other SAM
         sam_weights=None if size == "tiny" else "random",
-        encoder_weights=None if vision.encoder == "tiny" else "random",
+        encoder_weights=None if ENCODERS[vision.encoder].shipped else "random",
         encoder=vision.encoder,
     )
     fields = (f"features.size={vision.size}", f"features.view={vision.view}")
@@ -272,7 +280,8 @@ def _shown(
 def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model: RisModel) -> Batch:
     """The first micro-batch of the run."""
     folder = request.flags.init or request.flags.lm
-    vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else shipped_words()
+    words = shipped_words(opened.recipe.model.lm)
+    vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else words
     if opened.recipe.model.rejection:
         vocab = vocab.with_rejection()
     visuals = CachedVisuals(opened.readers, model.projector.needs)

@@ -50,6 +50,10 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
                 "--validate-dataset requires --validate CACHE, the cache of its images"
             )
         return None
+    if opened.recipe.data.task == "caption":
+        raise ConfigError(
+            "--validate measures masks, and data.task=caption trains none: leave it out"
+        )
     if not holds_cache(path):
         raise MissingError(
             f"--validate {show(str(path), 300)}: no such cache: make it with `svp precompute "

@@ -84,6 +84,7 @@ class Opened:
             self.readers,
             training=True,
             rejection=self.recipe.model.rejection,
+            captions=self.recipe.data.task == "caption",
             datasets=self.recipe.data.datasets,
             partial=partial,
             max_failures=self.data.max_failures,
@@ -135,8 +136,12 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     return Opened(recipe, places, readers, source, data)
 
 
-def next_commands(request: TrainRequest, example: tuple[str, str], run: str) -> tuple[str, ...]:
+def next_commands(
+    request: TrainRequest, recipe: TrainRecipe, example: tuple[str, str], run: str
+) -> tuple[str, ...]:
     """The commands that use the finished run, by folder or address; `example` is of `example_of`."""
+    if recipe.data.task == "caption":  # a start for others, not yet a model that answers with masks
+        return (shlex.join(["svp", "export", "exports/aligned", "--checkpoint", run]),)
     size = ["--size", "tiny"] if request.size == "tiny" else []
     end = ["--checkpoint", run, *size, *plugin_words()]
     picture, said = example
@@ -245,7 +250,7 @@ def source_of(data: DataRequest, recipe: TrainRecipe | None, split: str) -> Sour
         split_by=data.split_by,
         allow_google=data.allow_google,
         allow_counts=data.allow_counts,
-        allow_empty=data.allow_empty,
+        allow_empty=data.allow_empty or (recipe is not None and recipe.data.task == "caption"),
         max_failures=data.max_failures,
         exclude_eval_images=recipe is not None
         and recipe.data.exclude_eval_images
@@ -278,6 +283,7 @@ def stream_of(
         sentences=recipe.data.sentences_per_image,
         order=recipe.data.order,
         shard=min(cache.plan.shard_size for cache in visuals.caches),
+        captions=recipe.data.task == "caption",
     )
     share = RankSlice(
         micro_batch=recipe.run.images,

@@ -180,7 +180,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             for line in [*notes, f"run folder: {folder.name}"] if main else []:
                 log.info(line)
             previews = None
-            if main and recipe.run.preview:
+            if main and recipe.run.preview and recipe.data.task == "segment":
                 out = folder.path / "previews"
                 previews = Previews(
                     table, opened.readers, visuals, made.vocab, photos=photos, out=out
@@ -199,7 +199,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         done = train(job)
         if request.tier is not None and main:
             log.info(request.tier.line())
-        return replace(done, next=next_commands(request, example, folder.name))
+        return replace(done, next=next_commands(request, recipe, example, folder.name))
 
 
 def choose_for(accelerator: "Accelerator", recipe: TrainRecipe, opened: Opened) -> Choice:
