@@ -136,7 +136,9 @@ def measure_things(made: list[MadeScene], points_per_side: int) -> dict[str, flo
     """The figures of `World2Report` that depend on the SAM."""
     backend = build_backend(SuperpixelConfig(model=NAME), LocalPaths(Path()), "cpu")
     prompter = GridPrompter(backend, config=GridConfig(points_per_side=points_per_side))
-    things, grounds, counts = [], [], []
+    things: list[float] = []
+    grounds: list[float] = []
+    counts: list[int] = []
     for scene in made:
         found = prompter.generate(scene.image)
         rles = [Rle(found.height, found.width, counts_) for counts_ in found.rles]
