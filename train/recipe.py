@@ -63,8 +63,7 @@ class DataConfig(Frozen):
                          for caches that are not on a local disk. The usual one is in no digest
     sentences_per_image  at most so many turns in one dialogue
     exclude_eval_images  leave out images that any val or test split uses
-    task                 segment: expressions, answered by masks; caption: a text per image is what
-                         the model learns to say, masks are not read. The usual one is in no digest
+    task                 segment; caption: texts to say, no mask is read. The usual: in no digest
     """
 
     datasets: tuple[str, ...] = ()
@@ -77,12 +76,8 @@ class DataConfig(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if self.order == "global":
-            found.pop("order", None)
-        if self.task == "segment":
-            found.pop("task", None)
-        return found
+        usual = [("order", "global"), ("task", "segment")]
+        return {name: value for name, value in handler(self).items() if (name, value) not in usual}
 
 
 class LoraConfig(Frozen):
@@ -139,8 +134,7 @@ class ModelConfig(Frozen):
     init         a whole model all parts but the projector start from: shipped (tiny), none, given
                  (a checkpoint of GLaMM or LISA, to be named by --init) or sha256:<hex> of one;
                  svp:<hex>: a folder of `svp export`, whose projector is kept where it is the same
-    lm           where `init` is none: random:<seed>, given (--lm) or sha256:<hex> of a LLaMA folder,
-                 shipped: the tiny one that knows text of world 2 alone
+    lm           where `init` is none: random:<seed>, given (--lm), sha256:<hex> or shipped (tiny)
     shape        fields of model.conversion.llama_shape.LlamaShape, for random weights
     sam_decoder  shipped (tiny), random:<seed>, given or sha256:<hex>; needed where `init` is none,
                  beside another `init` it replaces the decoder of that one
