@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 from ...model.batch import Visual
 from ...model.losses import Losses, Weights, mask_losses
-from ...model.mask_head import click_codes, click_errors, click_targets
+from ...model.mask_head import click_codes, click_errors, click_targets, upscale
 from ...model.projectors.base import MaskInput
-from ...model.ris import RisModel, upscale
+from ...model.ris import RisModel
 from ...pipeline.errors import ConfigError
 from ...pipeline.masks.encoder_view import View
 from ..data.collate import CachedVisuals
