@@ -96,6 +96,9 @@ def test_visual_tokens_have_the_scale_of_embedded_text(case: tuple[Small, Path])
         def forward(self, patches: Tensor, grid: Any, **_: Any) -> tuple[Tensor, Tensor]:
             return rows[None], torch.ones(1, len(rows), dtype=torch.bool)
 
+        def places(self, grid: Any) -> None:
+            return None
+
         def num_tokens(self, grid: Any) -> int:
             return len(rows)
 
