@@ -82,6 +82,6 @@ def test_the_world_asks_for_places_and_outlines(tmp_path: Path) -> None:
     found = measure(200, 10)
     assert max(found.truth["parts"][name] for name in ("mean", "box", "cells")) < 0.65
     assert max(found.truth["outline"][name] for name in ("box", "cells")) < 0.65
-    assert found.truth["parts"]["patches"] > 0.8
+    assert found.truth["parts"]["patches"] > 0.7
     assert found.truth["outline"]["mask"] > 0.9
     assert found.things > 0.75
