@@ -12,6 +12,7 @@ from .pipeline.commands.console import Root
 from .pipeline.commands.data import data
 from .pipeline.commands.doctor import doctor_command, fetch_command
 from .pipeline.commands.precompute import precompute_command
+from .train.commands.annotated import ANNOTATED
 from .train.commands.bench import BENCHES
 from .train.commands.evaluate import TRAINED
 from .train.commands.figures import figures_command
@@ -36,5 +37,7 @@ for command in (
     doctor_command, fetch_command, bench,
 ):  # fmt: skip
     main.add_command(command)
+for judged in ANNOTATED:
+    cache.add_command(judged)
 for measurement in BENCHES:
     bench.add_command(measurement)

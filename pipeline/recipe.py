@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -293,11 +294,32 @@ class MaskGridConfig(Frozen):
     budget: Annotated[int, Field(ge=16, le=65536)] = 4096
 
 
+class OrderConfig(Frozen):
+    """The prior that superpixels are ranked by, see `pipeline.cache.worth`.
+
+    prior       its weights, float32 in base64
+    thresholds  worth above which a superpixel is kept, for mean counts of 1, 2, ... on the images that
+                the prior was fitted on; of the choice of superpixels, not of the stored bits
+    """
+
+    prior: Annotated[str, Field(max_length=1 << 20, pattern=r"^[A-Za-z0-9+/]+={0,2}$")]
+    thresholds: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, max_length=1024)
+    ]
+
+    @model_validator(mode="after")
+    def _falling(self) -> "OrderConfig":
+        if any(a < b for a, b in pairwise(self.thresholds)):
+            raise ValueError("thresholds must not rise")
+        return self
+
+
 class Recipe(Frozen):
     """Everything that decides the stored bits, beside the images themselves.
 
     sam_stored  type of the stored SAM embeddings; a recipe with float16 has the digest it had before
                 there was this field
+    order       of the superpixels by worth, None: none is stored, and it is in no digest
     """
 
     superpixels: SuperpixelConfig = SuperpixelConfig()
@@ -305,6 +327,7 @@ class Recipe(Frozen):
     sspe: MaskGridConfig = MaskGridConfig()
     store_sam_embeddings: bool = False
     sam_stored: Literal["float16", "int8"] = "float16"
+    order: OrderConfig | None = None
     batch: Annotated[int, Field(ge=1, le=64)] = 8
     libraries: dict[str, str] = {}  # versions of the packages that affect bits
 
@@ -313,6 +336,8 @@ class Recipe(Frozen):
         found: dict[str, Any] = handler(self)
         if self.sam_stored == "float16":
             found.pop("sam_stored", None)
+        if self.order is None:
+            found.pop("order", None)
         return found
 
     @model_validator(mode="after")
@@ -337,7 +362,10 @@ def thin(recipe: Recipe) -> Recipe:
     """`recipe` with means of superpixels for features, and SAM embeddings, if any, in int8."""
     features = recipe.features.model_copy(update={"stored": "mean", "pooled": False})
     sam = "int8" if recipe.store_sam_embeddings else recipe.sam_stored
-    return recipe.model_copy(update={"features": features, "sam_stored": sam})
+    # An order is one of the means as they are stored: another cache's is made anew.
+    order = recipe.order if recipe.features.thin else None
+    changed = {"features": features, "sam_stored": sam, "order": order}
+    return recipe.model_copy(update=changed)
 
 
 def in_float16(recipe: Recipe) -> Recipe:

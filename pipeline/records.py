@@ -111,6 +111,7 @@ class ImageRow:
     cls         (C,) float16 or None
     layers      (L,P,C) float16 extra encoder layers or None
     sam         (256,64,64) float16 SAM image embedding or None
+    means       (N,C) float16 mean of the features under each superpixel, where there are no patches
     refused     kind of layer -> why it cannot hold this image; the other layers can
     """
 
@@ -122,6 +123,7 @@ class ImageRow:
     cls: NDArray[np.float16] | None = None
     layers: NDArray[np.float16] | None = None
     sam: NDArray[np.float16] | None = None
+    means: NDArray[np.float16] | None = None
     refused: Mapping[str, Quarantined] = field(default_factory=dict)
 
 

@@ -41,6 +41,7 @@ class TrainFlags:
     order: str | None = None
     micro_batch: int | None = None
     steps: int | None = None
+    budget: str | None = None
     lm: str | None = None
     init: str | None = None
     sam_decoder: str | None = None
@@ -141,7 +142,7 @@ def _has_steps(stage: Any) -> bool:
 
 
 def _apply_flags(raw: dict[str, Any], flags: TrainFlags) -> None:
-    top = {"seed": flags.seed, "optimizer": flags.optimizer}
+    top = {"seed": flags.seed, "optimizer": flags.optimizer, "budget": flags.budget}
     raw.update({name: value for name, value in top.items() if value is not None})
     if flags.order is not None:
         raw["data"]["order"] = flags.order

@@ -26,6 +26,7 @@ from ..model.language.adapters import LINEARS
 from ..pipeline.display import counted
 from ..pipeline.errors import ConfigError
 from ..pipeline.recipe import FeatureConfig, Frozen, explain, weights_of
+from ..pipeline.superpixels.budget.selector import AUTO, BudgetField
 from ..pipeline.weights.reference import NONE, SHIPPED, Kind, WeightsRef
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -257,7 +258,10 @@ class RunConfig(Frozen):
 
 
 class TrainRecipe(Frozen):
-    """One training run."""
+    """One training run.
+
+    budget  of visual tokens of a projector that reads superpixels; auto is in no digest
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")] = "custom"
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
@@ -267,7 +271,15 @@ class TrainRecipe(Frozen):
     global_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 160
     loss: LossConfig = LossConfig()
     optimizer: Literal["adamw", "adamw8bit", "offload"] = "adamw"
+    budget: BudgetField = AUTO
     run: RunConfig = RunConfig()
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.budget.auto:
+            found.pop("budget", None)
+        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainRecipe":

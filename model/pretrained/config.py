@@ -20,6 +20,7 @@ from pydantic import (
 
 from ...pipeline.display import show
 from ...pipeline.errors import SvpError, WeightsError
+from ...pipeline.superpixels.budget.selector import Budget
 from ...pipeline.weights.file_checks import read_json
 from ...pipeline.weights.model_config import MAX_CONFIG
 from ..conversion.llama_shape import LlamaShape
@@ -164,6 +165,7 @@ class ModelFile(_Strict):
     """svp.json.
 
     preprocessing  of photographs; None if the model was saved without (it then answers caches only)
+    budget         of superpixels that it was trained at, None: all
     """
 
     schema_version: int
@@ -177,6 +179,7 @@ class ModelFile(_Strict):
     add_sspe: bool
     adapter: LoraSpec | None = None
     preprocessing: Preprocessing | None = None
+    budget: Budget | None = Field(None, exclude_if=lambda budget: budget is None)
 
     @model_serializer(mode="wrap")
     def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

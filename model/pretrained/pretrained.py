@@ -29,6 +29,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.io.atomic import refusal, sync_folder
 from ...pipeline.io.paths import expand
 from ...pipeline.recipe import Recipe
+from ...pipeline.superpixels.budget.selector import Budget
 from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import BESIDE, load_state_dict
 from ..language.adapters import add_lora
@@ -65,6 +66,7 @@ def save_pretrained(
     card: Card,
     adapter: Adapter = "merged",
     recipe: Recipe | None = None,
+    budget: Budget | None = None,
 ) -> ModelFile:
     """Write `model` to the new `folder`; rows trained beside their matrices are folded first.
 
@@ -72,6 +74,7 @@ def save_pretrained(
     tokenizer  of transformers, or None to leave it out
     adapter    LoRA "merged" into its linears, or "separate" in peft's form
     recipe     of the caches it was trained on: how photographs are to be shown to it
+    budget     of superpixels that it was trained at; None: all
 
     The language model is stored in the dtype of its frozen weights, the rest in float32. Raises
     ConfigError (folder exists, no LoRA to keep separate) or CacheError (disk).
@@ -79,7 +82,7 @@ def save_pretrained(
     if folder.exists():
         raise ConfigError(f"{show(str(folder), 200)}: exists already; give a new folder")
     fold_rows(model.lm)
-    about = _describe(model, projector, adapter, recipe)
+    about = _describe(model, projector, adapter, recipe, budget)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -121,7 +124,11 @@ def load_pretrained(folder: str | Path) -> RisModel:
 
 
 def _describe(
-    model: RisModel, projector: ProjectorSpec, adapter: Adapter, recipe: Recipe | None
+    model: RisModel,
+    projector: ProjectorSpec,
+    adapter: Adapter,
+    recipe: Recipe | None,
+    budget: Budget | None,
 ) -> ModelFile:
     dtype = str(model.lm.model.norm.weight.dtype).removeprefix("torch.")
     return ModelFile(
@@ -136,6 +143,7 @@ def _describe(
         add_sspe=model.projector.add_sspe,
         adapter=lora_of(model.lm) if adapter == "separate" else None,
         preprocessing=Preprocessing.of(recipe) if recipe else None,
+        budget=None if budget is None or budget.auto else budget,
     )
 
 

@@ -15,7 +15,7 @@ from ..errors import CacheError, ConfigError, MissingError, SvpError
 from ..store import FolderStore, Place, Store, open_store, pieces
 from .create import create_cache
 from .index import finalize, is_complete
-from .layers import CLS, KINDS, LAYERS, POOLED, SAM, Layer
+from .layers import CLS, KINDS, LAYERS, ORDER, POOLED, SAM, Layer
 from .layout import (
     COMPLETE,
     INDEX,
@@ -42,7 +42,7 @@ from .schema import ArraySpec
 from .thin import make_thin_shard, require_source, thin_plan
 from .verify import layers_in
 
-OPTIONAL = (POOLED, LAYERS, CLS, SAM)  # kinds that a plan can do without
+OPTIONAL = (POOLED, LAYERS, CLS, SAM, ORDER)  # kinds that a plan can do without
 
 
 def reuse(cache: Place, plan: Plan, others: Iterable[Path]) -> dict[str, Path]:
@@ -221,6 +221,8 @@ def without(plan: Plan, kinds: Sequence[str]) -> Plan:
     if LAYERS in kinds:
         features = features.model_copy(update={"layers": (), "second": None})
     recipe = recipe.model_copy(update={"features": features})
+    if {ORDER, POOLED} & set(kinds):  # it is made of the means
+        recipe = recipe.model_copy(update={"order": None})
     if SAM in kinds:
         recipe = recipe.model_copy(update={"store_sam_embeddings": False, "sam_stored": "float16"})
     return replace(plan, recipe=recipe, sam=None if SAM in kinds else plan.sam)

@@ -1,7 +1,7 @@
 """Layers of a cache: what each is made with, and its identity.
 
 A layer is one part of what the frozen models give for the image list: superpixels, their cover of
-the patch grid, features of an encoder, the means of these by superpixel, the encoder's CLS token, more of its blocks, SAM's embeddings. Its
+the patch grid, features of an encoder, the means of these by superpixel, the encoder's CLS token, more of its blocks, SAM's embeddings, the superpixels' order. Its
 document names only what decides its own bits, so caches that differ elsewhere have equal layers,
 and what is there is never computed again. The layers of a plan are a pure function of the plan.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..recipe import FeatureConfig, Recipe
 
 SCHEMA = 2
-SUPERPIXELS, COVER, POOLED, FEATURES, LAYERS, CLS, SAM = (
+SUPERPIXELS, COVER, POOLED, FEATURES, LAYERS, CLS, SAM, ORDER = (
     "superpixels",
     "cover",
     "pooled",
@@ -31,8 +31,9 @@ SUPERPIXELS, COVER, POOLED, FEATURES, LAYERS, CLS, SAM = (
     "layers",
     "cls",
     "sam",
+    "order",
 )
-KINDS = (SUPERPIXELS, COVER, POOLED, FEATURES, LAYERS, CLS, SAM)  # in the order of writing
+KINDS = (SUPERPIXELS, COVER, POOLED, FEATURES, LAYERS, CLS, SAM, ORDER)  # in the order of writing
 ENCODED = frozenset({POOLED, FEATURES, LAYERS, CLS})  # one pass of the vision encoder makes these
 
 # Libraries whose version may change the stored bits of any layer.
@@ -144,6 +145,7 @@ def layers_of(recipe: "Recipe", sizes: Sizes, images: Images, shard_size: int) -
         cls=recipe.features.cls,
         sam=sizes.sam,
         sam_int8=recipe.sam_stored == "int8",
+        order=recipe.order is not None,
     )
     made, names = _made(recipe, sizes), _names(recipe)
     layers: dict[str, Layer] = {}
@@ -186,6 +188,8 @@ def needs_of(kind: str, features: "FeatureConfig") -> tuple[str, ...]:
             return (COVER,)
         case "features" if features.stored == "mean+int4":
             return (COVER, POOLED)
+        case "order":
+            return (SUPERPIXELS, COVER, POOLED if features.means else FEATURES)
     return ()
 
 
@@ -216,6 +220,7 @@ def _made(recipe: "Recipe", sizes: Sizes) -> dict[str, dict[str, Any]]:
     encoder = view | {name: features[name] for name in ("encoder", "weights", "dtype")}
     encoder |= {"batch": recipe.batch, "grid": list(sizes.grid), "channels": sizes.channels}
     blocks = {"layers": features["layers"], "second": features.get("second")}
+    prior = recipe.order.prior if recipe.order else ""
     return {
         SUPERPIXELS: own | {"rle_bytes": sizes.rle_bytes},
         COVER: view
@@ -225,6 +230,7 @@ def _made(recipe: "Recipe", sizes: Sizes) -> dict[str, dict[str, Any]]:
         LAYERS: encoder | blocks,
         CLS: encoder,
         SAM: sam | {"batch": recipe.batch, "shape": list(sizes.sam or ())},
+        ORDER: {"prior": hashlib.sha256(prior.encode()).hexdigest()},
     }
 
 
@@ -246,6 +252,7 @@ def _names(recipe: "Recipe") -> dict[str, str]:
         LAYERS: encoder + blocks,
         CLS: encoder,
         SAM: pixels.model + (f"-{recipe.sam_stored}" if recipe.sam_stored != "float16" else ""),
+        ORDER: encoder + f"-{own}",
     }
 
 
@@ -265,6 +272,8 @@ def _library_names(kind: str, recipe: "Recipe") -> tuple[str, ...]:
             return (*SEEN, pixels.package, *SAMS[pixels.model].packages) if used else ()
         case "pooled" if not recipe.features.means:
             return ()
+        case "order":
+            return (*STORED, "scipy") if recipe.order else ()
     sparse = kind == POOLED or COVER in needs_of(kind, recipe.features)
     return (*SEEN, "transformers", *_packages(kind, recipe), *(["scipy"] if sparse else []))
 

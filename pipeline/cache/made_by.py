@@ -52,9 +52,9 @@ def shared_kinds(recipe: Recipe, kinds: Iterable[str]) -> set[str]:
     encoders = [one.encoder for one in (features, features.beside) if one is not None]
     foreign: set[str] = set()
     if not all(ENCODERS[name].module.startswith(".") for name in encoders):
-        foreign |= ENCODED
+        foreign |= {*ENCODED, "order"}
     if not SAMS[pixels.model].module.startswith("."):
-        foreign |= {"superpixels", "cover", "pooled", "sam"}
+        foreign |= {"superpixels", "cover", "pooled", "sam", "order"}
         foreign |= {"features"} if features.stored == "mean+int4" else set()
     return {*kinds} - foreign
 

@@ -159,6 +159,14 @@ class CacheReader:
         """(n,) int32 pixels of each superpixel."""
         return self._read("area", i)[: self.count(i)].copy()
 
+    def order(self, i: int) -> NDArray[np.uint16]:
+        """(n,) the superpixels of row `i`, the first to be kept first."""
+        return self._read("order", i)[: self.count(i)].copy()
+
+    def worth(self, i: int) -> NDArray[np.float16]:
+        """(n,) worth of each superpixel in [0,1], see `pipeline.cache.worth`."""
+        return self._read("worth", i)[: self.count(i)].copy()
+
     def layers(self, i: int) -> NDArray[np.float16]:
         """(L,P,C) float16 extra encoder layers."""
         return self._read("layers", i)

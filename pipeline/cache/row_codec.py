@@ -19,6 +19,7 @@ from .int4 import superpixel_means
 from .int8 import dequantise, quantise
 from .layers import Layer
 from .plan import Plan
+from .worth import Prior, spread_order
 
 Array = NDArray[Any]
 Value = TypeVar("Value")
@@ -62,6 +63,8 @@ def row_arrays(plan: Plan, layer: Layer, image: PlanImage, row: ImageRow) -> dic
             return {"layers": _blocks(plan, row)}
         case "cls":
             return {"cls": _finite(_fit(row.cls, "float16", (c,), "cls", row))}
+        case "order":
+            return _order(plan, row)
     assert plan.sam is not None
     sam = _finite(_fit(row.sam, "float16", plan.sam, "sam", row))
     if not plan.sam_int8:
@@ -161,6 +164,20 @@ def _superpixels(plan: Plan, image: PlanImage, found: Superpixels) -> dict[str, 
         "point": found.point,
         "crop": _as_u16(found.crop),
     }
+
+
+def _order(plan: Plan, row: ImageRow) -> dict[str, Array]:
+    """Worth and order, of the means as the plan's cache gives them back."""
+    assert plan.recipe.order is not None
+    means = row.means
+    if means is None:
+        cover, patches = _cover_and_patches(plan, row)
+        if plan.int8:
+            patches = dequantise(*quantise(patches)).astype(np.float16)
+        means = superpixel_means(cover, patches)
+    found = _given(row.superpixels, "superpixels", row)
+    worth = Prior.parse(plan.recipe.order.prior).worth(means, found)
+    return {"order": spread_order(worth, means).astype(np.uint16), "worth": worth}
 
 
 def _cover_and_patches(plan: Plan, row: ImageRow) -> tuple[Array, Array]:

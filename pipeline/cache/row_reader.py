@@ -69,6 +69,12 @@ class RowReader(Protocol):
     def pooled(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(n,C) mean of the patch features under each superpixel, see `CacheReader.pooled`."""
 
+    def order(self, i: int) -> NDArray[np.uint16]:
+        """(n,) the superpixels, the first to be kept first."""
+
+    def worth(self, i: int) -> NDArray[np.float16]:
+        """(n,) worth of each superpixel."""
+
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) patch features."""
 

@@ -75,6 +75,7 @@ def array_specs(
     cls: bool,
     sam: tuple[int, int, int] | None,
     sam_int8: bool = False,
+    order: bool = False,
 ) -> dict[str, tuple[ArraySpec, ...]]:
     """The sharded arrays of a plan with these sizes by kind of layer, in the order of writing.
 
@@ -117,6 +118,11 @@ def array_specs(
         table["cls"] = (ArraySpec("cls", "float16", (c,), None, ("channel",), "CLS token"),)
     if sam is not None:
         table["sam"] = _sam(sam, sam_int8)
+    if order:
+        table["order"] = (
+            ArraySpec("order", "uint16", (k,), 3, ("superpixel",), "first to be kept first"),
+            ArraySpec("worth", "float16", (k,), 3, ("superpixel",), "expected best IoU"),
+        )
     return table
 
 

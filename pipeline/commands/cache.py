@@ -57,23 +57,6 @@ def repair_command(path: "Place") -> None:
     )
 
 
-@cache.command("stats")
-@click.argument("path", type=PLACE)
-@click.option(
-    "--sample",
-    type=click.IntRange(min=1),
-    default=512,
-    show_default=True,
-    help="Images whose masks are read.",
-)
-@as_json
-def stats_command(path: "Place", sample: int, as_json: bool) -> None:
-    """Show tokens per image, coverage, overlap, levels, selection steps and bytes."""
-    from ..cache.stats import stats
-
-    report(stats(path, sample), as_json)
-
-
 @cache.command("browse")
 @click.argument("path", type=PLACE)
 @click.option("--out", type=NEW_FOLDER, help="Folder of the page. Default: runs/pages/<cache>.")
@@ -152,7 +135,7 @@ def drop_command(path: "Place", layers: Sequence[str]) -> None:
 @click.option(
     "--layers",
     metavar="KIND,...",
-    help="Only these kinds: superpixels,cover,features and of pooled,layers,cls,sam; of the oldest "
+    help="Only these kinds: superpixels,cover,features and of pooled,layers,cls,sam,order; of the oldest "
     "plan that has them. Default: all layers of all plans.",
 )
 @click.option(

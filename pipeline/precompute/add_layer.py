@@ -120,6 +120,10 @@ def _resolved(base: Plan, request: AddRequest, root: Path) -> tuple[Recipe, Loca
         default = replace(stores("train", request.projector), sam=False, cls=False)
     elif features["stored"] == "mean":
         features["stored"] = "float16"  # patches for a thin cache
+    if kind == SUPERPIXELS or (
+        kind == FEATURES and flags.encoder not in (None, base.recipe.features.name)
+    ):
+        raw.pop("order", None)  # of other superpixels or features
     if kind == FEATURES and flags.encoder not in (None, base.recipe.features.name):
         features |= {"cls": False, "layers": []}
         features.pop("second", None)

@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache.image_list import PlanImage
-from ..cache.layers import CLS, COVER, FEATURES, KINDS, LAYERS, POOLED, SAM, SUPERPIXELS, Layer
+from ..cache.layers import (
+    CLS,
+    COVER,
+    FEATURES,
+    KINDS,
+    LAYERS,
+    ORDER,
+    POOLED,
+    SAM,
+    SUPERPIXELS,
+    Layer,
+)
 from ..cache.made_by import same_code, shared_kinds
 from ..cache.plan import Plan, all_plans
 from ..cache.reader import CacheReader
@@ -98,7 +109,7 @@ def lenders(
     so is taken from a cache that has it in float16.
     """
     pixels = plan.recipe.superpixels
-    unlent = {COVER, POOLED}
+    unlent = {COVER, POOLED, ORDER}
     unlent |= {SUPERPIXELS, SAM} if pixels.mode == "fast" else set()
     unlent |= {SUPERPIXELS} if pixels.source not in (*USUAL_SAM, "slic") else set()
     kinds = shared_kinds(plan.recipe, KINDS) - unlent

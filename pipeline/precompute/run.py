@@ -17,7 +17,7 @@ from pathlib import Path
 from ..cache.create import create_cache, write_metadata
 from ..cache.exchange import caches_beside, reuse
 from ..cache.index import finalize, is_complete, load_rows
-from ..cache.layers import SUPERPIXELS, Layer
+from ..cache.layers import ORDER, SUPERPIXELS, Layer
 from ..cache.layout import PLAN, exists
 from ..cache.made_by import note_code
 from ..cache.manifest import Committed, missing_shards, read_committed
@@ -135,6 +135,11 @@ def precompute(
         _check_disk(plan, missing, out)
         uncommit_damaged(out, committed, missing)
         lacking = {layer for layers in missing.values() for layer in layers}
+        if any(layer.kind == ORDER for layer in lacking):
+            raise CacheError(
+                f"{show(str(out), 300)}: its order is not complete: it is made of the other layers: run "
+                f"`svp cache order {show(str(out), 300)}` first"
+            )
         note_code(out, lacking)
 
         # The shards' rows go from the workers to the disk; only events come back here. A listener

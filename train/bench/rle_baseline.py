@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from ...pipeline.cache.row_reader import RowReader
 from ...pipeline.masks.encoder_view import View, derive
 from ...pipeline.records import Rle
-from ..data.collate import CachedVisuals
+from ..data.collate import CachedVisuals, Chosen
 from ..data.expression_table import ExpressionTable, Said
-from ..data.keyed_rng import permutation
 
 How = Literal["dense", "runs"]
 
@@ -36,17 +35,16 @@ class RleVisuals(CachedVisuals):
         self.view = View(features.view, features.size)
 
     def _superpixels(
-        self, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
+        self, places: list[tuple[RowReader, int]], chosen: list[Chosen]
     ) -> tuple[Tensor, Tensor, Tensor]:
         made = [self._one(cache, row) for cache, row in places]
         most = max(len(cover) for cover, _ in made)
         cover = torch.zeros(len(made), most, self.plan.patches, dtype=torch.float16)
         masks = torch.zeros(len(made), most, *self.plan.sspe, dtype=torch.uint8)
         valid = torch.zeros(len(made), most, dtype=torch.bool)
-        for b, ((own, small), key) in enumerate(zip(made, keys, strict=True)):
-            order = permutation(key or 0, len(own))
-            cover[b, : len(own)] = own[order]
-            masks[b, : len(own)] = small[order]
+        for b, ((own, small), one) in enumerate(zip(made, chosen, strict=True)):
+            cover[b, : len(own)] = own[one.kept]
+            masks[b, : len(own)] = small[one.kept]
             valid[b, : len(own)] = True
         return cover, masks, valid
 

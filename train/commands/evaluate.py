@@ -20,6 +20,7 @@ from .shared import (
     DATA,
     WEIGHTS,
     allow_tiny,
+    budget,
     caches,
     checkpoint,
     dataset,
@@ -86,6 +87,7 @@ from .shared import (
 @encoders
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C",
               help="Set an option of the projector that changes no weight; repeatable.")  # fmt: skip
+@budget
 @lm_weights
 @device
 @click.option(
@@ -145,6 +147,7 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
 @click.option(
     "--generate", is_flag=True, help="Generate the answer instead of teacher-forcing [SEG]."
 )
+@budget
 @lm_weights
 @device
 @click.option("--out", type=NEW_FOLDER, default=Path("predictions"), show_default=True,

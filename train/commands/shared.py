@@ -26,7 +26,7 @@ NEWEST = "(newest)"  # what --from-cache is without a path
 DATA = ("dataset", "images", "root", "split_by", "allow_google", "allow_counts", "allow_empty",
         "max_failures")  # fmt: skip
 WEIGHTS = ("lm", "init", "sam_decoder")
-FLAGS = ("seed", "projector", "optimizer", "order", "micro_batch", "steps", *WEIGHTS)
+FLAGS = ("seed", "projector", "optimizer", "order", "micro_batch", "steps", "budget", *WEIGHTS)
 
 caches = click.option(
     "--from-cache", "caches", type=PLACE, multiple=True, is_flag=False, flag_value=NEWEST,
@@ -88,6 +88,11 @@ lm_weights = click.option(
     "--lm-weights", type=click.Choice(["int8"]),
     help="Weights of the language model's layers. Default: as they are.",
 )  # fmt: skip
+budget = click.option(
+    "--budget",
+    metavar="auto|N|mean:N",
+    help="Superpixels per image, exactly or on average. Default: as the model was trained.",
+)
 encoders = several(
     click.option(
         "--live",

@@ -54,6 +54,8 @@ changed_recipe = several(
     type=click.Choice(["adamw", "adamw8bit", "offload"]),
     help="Optimizer; offload keeps AdamW's states in host memory.",
 )
+@click.option("--budget", metavar="auto|N|mean:N|drawn",
+              help="Superpixels per image, exactly or on average; drawn: another one each step.")  # fmt: skip
 @click.option("--order", metavar="global|window:N",
               help="Order of samples: over all shards, or over N shards at a time.")  # fmt: skip
 @click.option(

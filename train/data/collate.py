@@ -10,6 +10,7 @@ or one that autograd saved). Pinned memory comes from torch's own caching alloca
 waits for copies in flight.
 """
 
+import copy
 import weakref
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -29,6 +30,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.io.binary import empty
 from ...pipeline.precompute.purpose import PATCHES
+from ...pipeline.superpixels.budget.selector import Selector
 from .dialogues import Dialogue, collate
 from .expression_table import Entry, ExpressionTable, Said
 from .keyed_rng import permutation
@@ -87,6 +89,22 @@ class VisualSource(Protocol):
         """Projector inputs, SAM embedding (B,c,h,w) and (H,W) of each image."""
         ...
 
+    def selecting(self, selector: Selector | None) -> "VisualSource":
+        """The same source with another budget of superpixels."""
+        ...
+
+
+class Chosen(NamedTuple):
+    """Superpixels of an image that become tokens, in their order; `rest`: those of one more token."""
+
+    kept: NDArray[np.int64]
+    rest: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that these become."""
+        return len(self.kept) + bool(len(self.rest))
+
 
 class CachedVisuals:
     """Encoder outputs of one or many caches of one shape, float16 as stored.
@@ -95,19 +113,31 @@ class CachedVisuals:
 
     needs   extra projector inputs: of "masks", "cls", "multi"
     pinned  put batches into pinned memory, for asynchronous copies to a GPU
+    selector    which superpixels stay, by the caches' order; those left out become one, the last; None: all
 
     Raises ConfigError if the caches differ in shape or recipe, or lack something that is needed.
     """
 
     def __init__(
-        self, caches: Sequence[RowReader], needs: Collection[str], *, pinned: bool = False
+        self,
+        caches: Sequence[RowReader],
+        needs: Collection[str],
+        *,
+        pinned: bool = False,
+        selector: Selector | None = None,
     ) -> None:
-        self.caches, self.needs = caches, frozenset(needs)
+        self.caches, self.needs, self.selector = caches, frozenset(needs), selector
         self.memory = Memory(pinned=pinned)
         self.plan = caches[0].plan
         self.square = SAMS[self.plan.recipe.superpixels.model].image_size
         for cache in caches:
             _check(cache, caches[0], self.needs)
+
+    def selecting(self, selector: Selector | None) -> "CachedVisuals":
+        """The same caches and memory with another selector."""
+        other = copy.copy(self)
+        other.selector = selector
+        return other
 
     def read(
         self, entries: Sequence[Entry], keys: Sequence[int | None]
@@ -128,8 +158,9 @@ class CachedVisuals:
             else:
                 into[POOLED] = [stored[b].numpy() for b in mine]
             cache.gather([places[b][1] for b in mine], into, beside)
-        cover, masks, valid = self._superpixels(places, keys)
-        means = None if stored is None else self._means(stored, places, keys)
+        chosen = self._chosen(places, keys) if "masks" in self.needs else []
+        cover, masks, valid = self._superpixels(places, chosen)
+        means = None if stored is None else self._means(stored, places, chosen)
         multi = None
         if "multi" in self.needs:
             multi = self._multi(places) if means is None else means[..., plan.channels :]
@@ -145,34 +176,59 @@ class CachedVisuals:
         )
         return visual, sam, tuple((e.height, e.width) for e in entries)
 
-    def _superpixels(
+    def _chosen(
         self, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
+    ) -> list[Chosen]:
+        """The superpixels of each image that become tokens."""
+        found = []
+        for (cache, row), key in zip(places, keys, strict=True):
+            order = _order(cache, row, key, cache.count(row))
+            stays = np.ones(len(order), np.bool_)
+            if self.selector is not None:
+                stays = self.selector.kept(cache.order(row), cache.worth(row))[order]
+            found.append(Chosen(order[stays], order[~stays]))
+        return found
+
+    def _superpixels(
+        self, places: list[tuple[RowReader, int]], chosen: list[Chosen]
     ) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
         if "masks" not in self.needs:
             return None, None, None
-        counts = [cache.count(row) for cache, row in places]
+        counts = [one.tokens for one in chosen]
         most, (height, width) = max(counts), self.plan.sspe
         cover = self._empty(len(places), most, self.plan.patches)
         masks = self._empty(len(places), most, height, width, dtype=torch.uint8)
         valid = torch.arange(most) < torch.tensor(counts)[:, None]
-        for b, ((cache, row), key, n) in enumerate(zip(places, keys, counts, strict=True)):
-            order = _order(cache, row, key, n)
+        for b, ((cache, row), one, n) in enumerate(zip(places, chosen, counts, strict=True)):
             cover[b, n:], masks[b, n:] = 0, 0
-            cover[b, :n] = torch.from_numpy(cache.cover(row)[order])
-            bits = cache.sspe_masks(row)[order]
-            cells = np.unpackbits(bits, axis=1, count=height * width)
+            shares, bits = cache.cover(row), cache.sspe_masks(row)
+            k = len(one.kept)
+            cover[b, :k] = torch.from_numpy(shares[one.kept])
+            kept = bits[one.kept]
+            if k < n:
+                # What they cover together of a patch; where they overlap, it may be less.
+                union = shares[one.rest].sum(axis=0, dtype=np.float32).clip(max=1)
+                cover[b, k] = torch.from_numpy(union.astype(np.float16))
+                kept = np.concatenate([kept, np.bitwise_or.reduce(bits[one.rest])[None]])
+            cells = np.unpackbits(kept, axis=1, count=height * width)
             masks[b, :n] = torch.from_numpy(cells).view(n, height, width)
         return cover, masks, valid
 
     def _means(
-        self, stored: Tensor, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
+        self, stored: Tensor, places: list[tuple[RowReader, int]], chosen: list[Chosen]
     ) -> Tensor:
         """(B,N,W) of the rows (B,K,W), all maps side by side, of a thin cache, in the order of `_superpixels`."""
-        counts = [cache.count(row) for cache, row in places]
+        counts = [one.tokens for one in chosen]
         out = self._empty(len(places), max(counts), stored.shape[2])
-        found = zip(out, stored, places, keys, counts, strict=True)
-        for into, rows, (cache, row), key, n in found:
-            into[:n] = rows[torch.from_numpy(_order(cache, row, key, n))]
+        for into, rows, (cache, row), one, n in zip(
+            out, stored, places, chosen, counts, strict=True
+        ):
+            k = len(one.kept)
+            into[:k] = rows[torch.from_numpy(one.kept)]
+            if k < n:
+                weight = cache.cover(row)[one.rest].sum(axis=1, dtype=np.float32)
+                share = torch.from_numpy(weight / max(float(weight.sum()), 1e-6))
+                into[k] = share @ rows[torch.from_numpy(one.rest)].float()
             into[n:] = 0
         return out
 

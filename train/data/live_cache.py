@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...pipeline.cache.layers import POOLED, SAM
+from ...pipeline.cache.layers import ORDER, POOLED, SAM
 from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.cache.row_codec import row_arrays, stored_features, stored_sam
@@ -64,7 +64,7 @@ class LiveReader:
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
         self._encoder = encoder or build_encoder(recipe.features, where, device)
-        self._made: OrderedDict[int, tuple[ImageRow, NDArray[np.float16] | None]] = OrderedDict()
+        self._made: OrderedDict[int, tuple[ImageRow, dict[str, NDArray[Any]]]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -103,8 +103,7 @@ class LiveReader:
     def pooled(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(n,C) mean of the patch features under each superpixel, see `CacheReader.pooled`."""
         self.plan.layer(POOLED)
-        _, means = self._row_and_means(i)
-        assert means is not None
+        means = self._made_of(i)[1][POOLED]
         if out is None:
             return means
         out[len(means) :] = 0
@@ -113,6 +112,18 @@ class LiveReader:
     def features(self, i: int, out: NDArray[np.float16] | None = None) -> NDArray[np.float16]:
         """(P,C) patch features of row `i` as they would be stored, into `out` if given."""
         return _into(self._row(i).patches, out)
+
+    def order(self, i: int) -> NDArray[np.uint16]:
+        """(n,) the superpixels, the first to be kept first."""
+        return self._ranked(i)["order"]
+
+    def worth(self, i: int) -> NDArray[np.float16]:
+        """(n,) worth of each superpixel."""
+        return self._ranked(i)["worth"]
+
+    def _ranked(self, i: int) -> dict[str, NDArray[Any]]:
+        self.plan.layer(ORDER)
+        return self._made_of(i)[1]
 
     def layers(self, i: int) -> NDArray[np.float16]:
         """(L,P,C) extra encoder layers."""
@@ -141,9 +152,10 @@ class LiveReader:
 
     def _row(self, i: int) -> ImageRow:
         """Row `i`, features and SAM embedding as a cache of this plan would give them back."""
-        return self._row_and_means(i)[0]
+        return self._made_of(i)[0]
 
-    def _row_and_means(self, i: int) -> tuple[ImageRow, NDArray[np.float16] | None]:
+    def _made_of(self, i: int) -> tuple[ImageRow, dict[str, NDArray[Any]]]:
+        """Row `i`, and the small arrays that are derived of it."""
         with self._lock:  # one model, many loader threads
             if i not in self._made:
                 row = self._compute(i)
@@ -158,7 +170,7 @@ class LiveReader:
                 if self.plan.sam is not None:
                     sam = stored_sam(self.plan, arrays.__getitem__).astype(np.float16)
                     row = replace(row, sam=sam)
-                self._made[i] = row, arrays.get(POOLED)
+                self._made[i] = row, {n: arrays[n] for n in (POOLED, ORDER, "worth") if n in arrays}
                 if len(self._made) > REMEMBERED:
                     self._made.popitem(last=False)
             return self._made[i]

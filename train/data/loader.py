@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from ...model.batch import Batch
 from ...pipeline.datasets.problems import Problems
 from ...pipeline.errors import ConfigError, DataError
+from .budget_draw import BudgetDraw
 from .collate import Item, VisualSource, make_batch
 from .dialogues import MAX_IDS, Dialogue, build_dialogue
 from .expression_table import NOTHING, Entry, ExpressionTable, Said
@@ -77,6 +78,7 @@ class Draws:
     sentences  turns of one dialogue at most, drawn without replacement at every visit
     order      `global` or `window:N`, see `passes`; shard  rows of the caches' shards, for windows
     captions   the sentences are answers, not questions; of a table of captions
+    budget     draws a budget of superpixels for each step; None: that of the source of visuals
     """
 
     seed: int
@@ -86,6 +88,7 @@ class Draws:
     order: str = GLOBAL
     shard: int = 64
     captions: bool = False
+    budget: BudgetDraw | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +250,11 @@ class Loader:
         cursor = self._cursor.at(step + 1).to_json()
         # Submitted before those that wait for it, so one thread is enough.
         split = pool.submit(self._split, drawn)
-        return _Pending([pool.submit(self._fill, split, k) for k in range(count)], cursor)
+        visuals = self.visuals
+        if self.draws.budget is not None:
+            visuals = visuals.selecting(self.draws.budget.at(step))
+        filled = [pool.submit(self._fill, visuals, split, k) for k in range(count)]
+        return _Pending(filled, cursor)
 
     def _split(self, drawn: Sequence[SampleRef]) -> list[list[Item]]:
         """The samples of each micro-batch."""
@@ -261,10 +268,12 @@ class Loader:
         groups = by_length(lengths, self.share.micro_batch)
         return [[items[place] for place in group] for group in groups]
 
-    def _fill(self, split: Future[list[list[Item]]], number: int) -> tuple[Batch, tuple[str, ...]]:
+    def _fill(
+        self, visuals: VisualSource, split: Future[list[list[Item]]], number: int
+    ) -> tuple[Batch, tuple[str, ...]]:
         items = split.result()[number]
         # Here and not in the training loop: what the host knows of a batch costs time to find out.
-        batch = make_batch(self.table, self.visuals, items, self.vocab.pad).with_layout()
+        batch = make_batch(self.table, visuals, items, self.vocab.pad).with_layout()
         batch = batch.pinned() if self.share.pinned else batch
         return batch, tuple(item.entry.name for item in items)
 

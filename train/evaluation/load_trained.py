@@ -12,6 +12,8 @@ from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.store import Place
+from ...pipeline.superpixels.budget.selector import AUTO, Budget, parse_budget
+from ..data.budget_draw import require_budget
 from ..data.encoder_identity import require_same_features
 from ..data.sam_identity import require_same_sam
 from ..factory import assemble, require_cache
@@ -131,6 +133,37 @@ def require_fit(found: Found, plan: Plan, cache: Place | None = None) -> None:
         require_same_sam(found.state.sam, plan, who)
         require_same_features(found.state.features, plan, name, who)
         require_cache(recipe, plan, cache)
+
+
+def budget_of(found: Found, asked: str | None) -> Budget:
+    """The budget that a model answers with: the one asked for, as text, else the one it was trained at.
+
+    Raises ConfigError for a text that is no budget of answers.
+    """
+    own = AUTO
+    if isinstance(found, Exported):
+        own = found.about.budget or AUTO
+    elif isinstance(found, Checkpoint):
+        own = parse_train_recipe(dict(found.state.recipe), str(found.path)).budget
+    if asked is None:
+        return own
+    budget = parse_budget(asked)
+    if budget.drawn:
+        raise ConfigError("--budget drawn is for training: answers take auto, a number or mean:N")
+    return budget if budget.auto else budget.model_copy(update={"prior": own.prior})
+
+
+def require_budget_of(found: Found, budget: Budget, plan: Plan, cache: Place | None = None) -> None:
+    """ConfigError or PlanMismatchError if a model cannot answer with this budget on `plan`."""
+    if budget.auto or budget.drawn:
+        return
+    if isinstance(found, Published):
+        raise ConfigError(f"--budget {budget.text}: a published model reads patches: leave it out")
+    name = found.about.projector.name if isinstance(found, Exported) else ""
+    if isinstance(found, Checkpoint):
+        recipe = parse_train_recipe(dict(found.state.recipe), str(found.path))
+        name = recipe.model.projector.name
+    require_budget(budget, name, plan, cache)
 
 
 def data_of_run(found: Found) -> RunData | None:

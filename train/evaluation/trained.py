@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ...model.inference.int8_linear import use_int8
 from ...model.inference.precision import cast_weights
 from ...model.ris import RisModel
+from ...pipeline.superpixels.budget.selector import AUTO, Budget
 from ..data.tokenizer import Vocabulary
 from ..recipe import TrainRecipe
 from ..trainer.checkpoint import Checkpoint
@@ -18,6 +19,7 @@ class Trained:
 
     digests     what results of it are to be named after
     checkpoint  of the run; None for a model that is no run's
+    budget      of superpixels that it answers with
     """
 
     model: RisModel
@@ -25,6 +27,13 @@ class Trained:
     recipe: TrainRecipe
     digests: dict[str, str]
     checkpoint: Checkpoint | None = None
+    budget: Budget = AUTO
+
+    def at(self, budget: Budget) -> "Trained":
+        """The model at a budget of superpixels, which its results are named after."""
+        if budget.auto or budget.drawn:
+            return self
+        return replace(self, budget=budget, digests=self.digests | {"budget": budget.text})
 
     def to_answer(self, device: str, lm_weights: str | None = None) -> "Trained":
         """The model on `device`, its weights in the dtype of answers; it is no longer one to train.

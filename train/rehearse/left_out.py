@@ -6,6 +6,9 @@ GPU = "needs a CUDA device"
 BUCKET = "needs a bucket; the command's own tests run it on a server"
 PUBLISHED = "needs gRefCOCO; tests/pipeline/datasets/test_published_sets.py reads its format"
 CAPTIONS = "tests/train/test_captions.py runs it with a few steps"
+BUDGET = (
+    "tests/train/runs/test_budget_runs.py runs it on generated scenes, with budgets that fit these"
+)
 LONG = "minutes to hours of measuring; the command's own tests run it"
 
 # (how the command begins, why it is not run); "" keeps it in, against a later entry.
@@ -28,6 +31,12 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("svp data check refer_data/grefcoco", PUBLISHED),
     ("svp precompute --dataset refer_data/grefcoco", PUBLISHED),
     ("svp eval --runs runs/paper --dataset refer_data/grefcoco", PUBLISHED),
+    ("svp cache stats caches/mine --budget", BUDGET),
+    ("svp cache order", BUDGET),
+    ("svp train --size paper --from-cache caches/mine --init GLaMM-RefSeg --budget", BUDGET),
+    ("svp eval --runs runs/budget", BUDGET),
+    ("svp export exports/budget", BUDGET),
+    ("svp predict photo.jpg the man left of the umbrella --checkpoint exports/budget", BUDGET),
     (
         "accelerate launch --config_file workflows/accelerate/fsdp.yaml",
         "tests/train/trainer/test_strategies.py runs it with two processes",

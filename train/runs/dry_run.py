@@ -284,7 +284,8 @@ def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model:
     vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else words
     if opened.recipe.model.rejection:
         vocab = vocab.with_rejection()
-    visuals = CachedVisuals(opened.readers, model.projector.needs)
+    selector = opened.recipe.budget.selector(opened.readers[0].plan.recipe.order)
+    visuals = CachedVisuals(opened.readers, model.projector.needs, selector=selector)
     stream = stream_of(
         opened.recipe, table, visuals, vocab,
         fixed=model.projector.most_tokens(visuals.plan.grid), max_failures=opened.data.max_failures,

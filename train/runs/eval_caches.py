@@ -15,7 +15,14 @@ from ...pipeline.process import pick_device
 from ...pipeline.store import Place, as_place
 from ..cli_defaults import DATA, cache_of
 from ..distributed import decided
-from ..evaluation.load_trained import Found, data_of_run, find_trained, require_fit
+from ..evaluation.load_trained import (
+    Found,
+    budget_of,
+    data_of_run,
+    find_trained,
+    require_budget_of,
+    require_fit,
+)
 from ..evaluation.published_models import Published
 from ..evaluation.unseen import Encoders, live_readers
 from ..trainer.run_data import RunData, split_to_score
@@ -57,9 +64,9 @@ def open_caches(
                 f"{request.splits[0]}`, or name one with --from-cache PATH"
             )
     require_tier(request.tier, paths, live=request.live)
-    readers = tuple(
-        open_reader(path, request, device, partial(require_fit, found)) for path in paths
-    )
+    budget = budget_of(found, request.budget)
+    checks = partial(require_fit, found), partial(require_budget_of, found, budget)
+    readers = tuple(open_reader(path, request, device, *checks) for path in paths)
     if request.tier is not None:
         for reader in readers:
             request.tier.require_batch(reader.plan, request.batch)

@@ -29,6 +29,7 @@ class EvalRequest:
     bounds          compute what the superpixels allow, and what the decoder does with a click
     live            encoders in the loop instead of the caches' rows
     overrides       options of the projector that change no weight, as `--set` takes them
+    budget          of superpixels: auto, N or mean:N; None: as the model was trained
     lm_weights      "int8" for those of the language model's layers; None: as they are
     out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
                     None: a new name in the run's `eval` folder; the page goes beside it
@@ -56,6 +57,7 @@ class EvalRequest:
     sam_weights: Path | None = None
     encoder_weights: Path | None = None
     overrides: tuple[Override | str, ...] = ()
+    budget: str | None = None
     lm_weights: str | None = None
     device: str = "auto"
     out: Path | None = None

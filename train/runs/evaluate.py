@@ -30,10 +30,12 @@ from ..evaluation.adjust import adjusted
 from ..evaluation.evaluate import Classes, Settings, evaluate
 from ..evaluation.load_trained import (
     Found,
+    budget_of,
     data_of_run,
     find_trained,
     newest_checkpoint,
     open_trained,
+    require_budget_of,
     require_fit,
     results_of,
 )
@@ -116,7 +118,10 @@ def _eval(
     first = by_split[request.splits[0]][0].plan
     with together("model"):
         require_fit(found, first, by_split[request.splits[0]][0].path)
-        trained = open_trained(found, first, request.flags)
+        budget = budget_of(found, request.budget)
+        for reader in (one for readers in by_split.values() for one in readers):
+            require_budget_of(found, budget, reader.plan, reader.path)
+        trained = open_trained(found, first, request.flags).at(budget)
         trained = adjusted(trained, request.overrides, first.grid)
         projector = trained.recipe.model.projector.name
         for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
@@ -197,7 +202,8 @@ def _evaluate(
             folder = home if named is None else named.parent
             parts = Parts(folder, header, split.units, request.batch)
         settings = replace(settings, parts=parts)
-        visuals = CachedVisuals(split.readers, trained.model.projector.needs)
+        selector = trained.budget.selector(split.readers[0].plan.recipe.order)
+        visuals = CachedVisuals(split.readers, trained.model.projector.needs, selector=selector)
         rows = evaluate(trained.model, split.units, trained.vocab, visuals, settings)
 
     # All go on to the next split only once the first process has the results of this one.

@@ -14,7 +14,14 @@ from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.store import Place
-from ..evaluation.load_trained import data_of_run, find_trained, open_trained, require_fit
+from ..evaluation.load_trained import (
+    budget_of,
+    data_of_run,
+    find_trained,
+    open_trained,
+    require_budget_of,
+    require_fit,
+)
 from ..evaluation.trained import Trained
 from ..options import TrainFlags
 from ..trainer.checkpoint import Checkpoint
@@ -73,7 +80,12 @@ def export_command(request: ExportRequest) -> ExportReport:
     if not isinstance(found, Checkpoint):
         raise ConfigError(f"{show(str(request.checkpoint), 300)}: is an export already: copy it")
     cache = _cache(request, found)
-    plan = Plan.load(cache, chosen_view(cache, partial(require_fit, found)))
+    fits, budget = partial(require_fit, found), budget_of(found, None)
+    # With the superpixels' order where the cache has one, so that the model takes any budget.
+    plan = Plan.load(cache, chosen_view(cache, fits, _require_order))
+    if plan.recipe.order is None:
+        plan = Plan.load(cache, chosen_view(cache, fits))
+    require_budget_of(found, budget, plan, cache)
     trained = open_trained(found, plan, request.flags)
     save_pretrained(
         trained.model,
@@ -83,6 +95,7 @@ def export_command(request: ExportRequest) -> ExportReport:
         card=_card(trained, found, request),
         adapter=request.adapter,
         recipe=plan.recipe,
+        budget=budget,
     )
     written = sorted(path for path in request.out.rglob("*") if path.is_file())
     files = {path.relative_to(request.out).as_posix(): path.stat().st_size for path in written}
@@ -106,6 +119,11 @@ def _push(folder: Path, repository: str) -> str:
             f"`hf upload {show(repository, 200)} FOLDER` sends it)"
         ) from None
     return str(address)
+
+
+def _require_order(plan: Plan) -> None:
+    if plan.recipe.order is None:
+        raise ConfigError("no order")
 
 
 def _cache(request: ExportRequest, found: Checkpoint) -> Place:

@@ -12,6 +12,8 @@ from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, MissingError
+from ...pipeline.superpixels.budget.selector import Budget
+from ..data.budget_draw import require_budget
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
@@ -64,6 +66,7 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
 
     def require(plan: Plan) -> None:
         require_cache(opened.recipe, plan, path)
+        require_budget(opened.recipe.budget, name, plan, path)
         require_same_sam(identity(first), plan, "this run's training")
         require_same_features(wanted, plan, name, "this run's training")
 
@@ -95,10 +98,11 @@ def open_held_out(request: TrainRequest, opened: Opened) -> HeldOut | None:
     return HeldOut(used(data, split, {path: reader.plan.id}), reader, items, tuple(notes))
 
 
-def scorer(held: HeldOut, made: Assembled, device: str) -> Validate:
+def scorer(held: HeldOut, made: Assembled, device: str, budget: Budget) -> Validate:
     """Metrics of the model on the held-out images, fractions by name; NaN is left out."""
     units = plan(held.items, "full", wording=made.vocab.wording)
-    visuals = CachedVisuals((held.reader,), made.model.projector.needs)
+    selector = budget.selector(held.reader.plan.recipe.order)
+    visuals = CachedVisuals((held.reader,), made.model.projector.needs, selector=selector)
 
     def validate(model: RisModel) -> Mapping[str, float]:
         rows = evaluate(model, units, made.vocab, visuals, Settings(device=device))

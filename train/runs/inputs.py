@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from ...model.projectors import projector_class
 from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.places import image_root_of
 from ...pipeline.cache.plan import Plan, chosen_view
@@ -28,7 +29,9 @@ from ...pipeline.precompute.toy_guard import require_real_models
 from ...pipeline.recipe import Recipe
 from ...pipeline.records import LocalPaths
 from ...pipeline.store import Place
+from ...pipeline.superpixels.budget.selector import require_order
 from ..cli_defaults import DATA, cache_of
+from ..data.budget_draw import BudgetDraw, require_budget
 from ..data.build_table import check_left_out, open_table
 from ..data.collate import CachedVisuals
 from ..data.expression_table import ExpressionTable
@@ -113,9 +116,8 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
 
     # The caches say which data they were made from, unless the request names it.
     data = data_of(paths, request.data)
-    readers = tuple(
-        open_reader(path, request, device, partial(require_cache, recipe)) for path in paths
-    )
+    checks = partial(require_cache, recipe), partial(_require_budget, recipe)
+    readers = tuple(open_reader(path, request, device, *checks) for path in paths)
     source = source_of(data, recipe, recipe.data.split)
     if not source.sentences:
         raise ConfigError(
@@ -127,13 +129,39 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     # All caches must be what the recipe's encoder makes, and of one SAM among themselves.
     for path, reader in zip(paths, readers, strict=True):
         require_cache(recipe, reader.plan, path)
+        _require_budget(recipe, reader.plan, path)
         require_same_sam(identity(readers[0].plan), reader.plan, f"cache {readers[0].plan.id[:12]}")
     if weights:
         recipe, places = resolve_train(*asked)
+    recipe = _settled(recipe, readers)
     require_models(recipe, readers, source, request.size)
     if request.limit is not None:
         source = first_images(source, readers, request.limit)
     return Opened(recipe, places, readers, source, data)
+
+
+def _require_budget(recipe: TrainRecipe, plan: Plan, cache: Place | None = None) -> None:
+    require_budget(recipe.budget, recipe.model.projector.name, plan, cache)
+
+
+def _settled(recipe: TrainRecipe, readers: Sequence[RowReader]) -> TrainRecipe:
+    """The recipe whose budget names the caches' prior, and the threshold of a mean.
+
+    A projector that meets another budget each step is told which, unless its options say otherwise.
+    """
+    order = readers[0].plan.recipe.order
+    if recipe.budget.auto or order is None:
+        return recipe
+    budget = recipe.budget.settled(order)
+    for reader in readers:
+        require_order(budget, reader.plan, reader.path)
+    model = recipe.model
+    if budget.drawn and "counted" in projector_class(model.projector.name).options():
+        told = model.projector.model_copy(
+            update={"options": {"counted": True} | model.projector.options}
+        )
+        model = model.model_copy(update={"projector": told})
+    return recipe.model_copy(update={"budget": budget, "model": model})
 
 
 def next_commands(
@@ -284,6 +312,7 @@ def stream_of(
         order=recipe.data.order,
         shard=min(cache.plan.shard_size for cache in visuals.caches),
         captions=recipe.data.task == "caption",
+        budget=BudgetDraw.of(recipe.seed, visuals.caches) if recipe.budget.drawn else None,
     )
     share = RankSlice(
         micro_batch=recipe.run.images,

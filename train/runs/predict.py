@@ -37,6 +37,7 @@ class PredictRequest:
                 SAM instead of the one of `sam_weights`
     generate    let the model answer by itself; it may then give no mask
     lm_weights  "int8" for those of the language model's layers; None: as they are
+    budget      superpixels of the photograph: auto, N or mean:N; None: as the model was trained
     out         folder of the files, made if needed
     """
 
@@ -53,6 +54,7 @@ class PredictRequest:
     encoder_weights: Path | None = None
     generate: bool = False
     lm_weights: str | None = None
+    budget: str | None = None
     device: str = "auto"
     out: Path = Path("predictions")
 
@@ -163,6 +165,7 @@ def predict_command(request: PredictRequest) -> PredictReport:
         encoder_weights=request.encoder_weights,
         own_sam=request.own_sam,
         lm_weights=request.lm_weights,
+        budget=request.budget,
     )
     make_folders(request.out)
     photos, left_out = [], {}

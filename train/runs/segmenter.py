@@ -41,13 +41,22 @@ from ...pipeline.process import pick_device
 from ...pipeline.recipe import Recipe
 from ...pipeline.records import ImageRecord, LocalPaths
 from ...pipeline.store import Place, as_place, is_url
+from ...pipeline.superpixels.budget.selector import Budget
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator
 from ..cli_defaults import shipped_model
 from ..data.collate import CachedVisuals
 from ..data.expression_table import Entry
 from ..data.live_cache import LiveReader
 from ..evaluation.exported import Exported
-from ..evaluation.load_trained import Found, data_of_run, find_trained, open_trained, require_fit
+from ..evaluation.load_trained import (
+    Found,
+    budget_of,
+    data_of_run,
+    find_trained,
+    open_trained,
+    require_budget_of,
+    require_fit,
+)
 from ..evaluation.published_models import Published
 from ..evaluation.trained import Trained
 from ..evaluation.unseen import Encoders, live_models, live_recipe
@@ -172,7 +181,8 @@ class Segmenter:
         create_cache(root / "plan", build_plan(content, self._plan.recipe, root, known=self._plan))
         where = replace(self._where, images=root)
         reader = LiveReader(root / "plan", where, self._device, self._source, self._encoder)
-        visuals = CachedVisuals([reader], self._trained.model.projector.needs)
+        selector = self._trained.budget.selector(self._plan.recipe.order)
+        visuals = CachedVisuals([reader], self._trained.model.projector.needs, selector=selector)
         entry = Entry("", photo.image_id, 0, 0, photo.height, photo.width)
         visual, sam, _ = visuals.read([entry], [None])
         encoded = Encoded(
@@ -191,6 +201,7 @@ def load(
     encoder_weights: str | Path | None = None,
     lm_weights: Literal["int8"] | None = None,
     compiled: bool = False,
+    budget: str | None = None,
 ) -> Segmenter:
     """A trained model, ready for photographs.
 
@@ -204,6 +215,7 @@ def load(
     lm_weights  "int8": those of the language model's layers, half of bfloat16's memory; masks differ a little
     compiled    on CUDA, the language model's passes become graphs: each first one of its shape takes
                 about a minute, every other is launched at once
+    budget      superpixels of a photograph: auto, N or mean:N; default as the model was trained
 
     Raises MissingError (no such model or weights), WeightsError, PlanMismatchError, ConfigError.
     """
@@ -219,6 +231,7 @@ def load(
         encoder_weights=expand(encoder_weights) if encoder_weights is not None else None,
         lm_weights=lm_weights,
         compiled=compiled,
+        budget=budget,
     )
 
 
@@ -234,9 +247,10 @@ def open_segmenter(
     own_sam: bool = False,
     lm_weights: str | None = None,
     compiled: bool = False,
+    budget: str | None = None,
 ) -> Segmenter:
     """`load` for a model that was found; `flags` as `open_trained`, `own_sam` as `Encoders`."""
-    device, here = pick_device(device), Path(".")
+    device, here, wanted = pick_device(device), Path("."), budget_of(found, budget)
     source: SuperpixelSource
     encoder: Encoder | PairEncoder
     if isinstance(found, Published):
@@ -246,13 +260,15 @@ def open_segmenter(
         recipe, where = live_recipe(found, encoders, here)
         source, encoder = live_models(found, recipe, where, encoders)
     else:
-        recipe, where = _recipe(found, cache, size, LocalPaths(here, sam_weights, encoder_weights))
+        places = LocalPaths(here, sam_weights, encoder_weights)
+        recipe, where = _recipe(found, cache, size, places, wanted)
         source = build_generator(
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
         encoder = build_encoder(recipe.features, where, device)
     plan = sized_plan(recipe)
-    trained = open_trained(found, plan, flags or TrainFlags())
+    require_budget_of(found, wanted, plan, cache)
+    trained = open_trained(found, plan, flags or TrainFlags()).at(wanted)
     return Segmenter(
         trained, plan, where, source, encoder, device=device, size=size, lm_weights=lm_weights,
         compiled=compiled,
@@ -282,7 +298,7 @@ def _find(model: str | Path) -> Found:
 
 
 def _recipe(
-    found: Found, cache: Place | None, size: str | None, where: LocalPaths
+    found: Found, cache: Place | None, size: str | None, where: LocalPaths, budget: Budget
 ) -> tuple[Recipe, LocalPaths]:
     """Preprocessing recipe of the segmenter, and the paths of its weights."""
     if isinstance(found, Exported) and cache is None:
@@ -291,7 +307,8 @@ def _recipe(
     cache = cache or cache_of_run(data_of_run(found))
     cache = cache or (CACHE if holds_cache(CACHE) else None)
     if cache is not None:
-        recipe = Plan.load(cache, chosen_view(cache, partial(require_fit, found))).recipe
+        checks = partial(require_fit, found), partial(require_budget_of, found, budget)
+        recipe = Plan.load(cache, chosen_view(cache, *checks)).recipe
         require_read(recipe, where)
         return recipe, where
     given = {"sam_weights": where.sam, "encoder_weights": where.encoder}

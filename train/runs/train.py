@@ -127,7 +127,10 @@ def train_command(request: TrainRequest) -> TrainReport:
     with together("model"):
         made = assemble(recipe, first, opened.places)
         visuals = CachedVisuals(
-            opened.readers, made.model.projector.needs, pinned=accelerator.device.type == "cuda"
+            opened.readers,
+            made.model.projector.needs,
+            pinned=accelerator.device.type == "cuda",
+            selector=recipe.budget.selector(first.recipe.order),
         )
         stream = stream_of(
             recipe, table, visuals, made.vocab, accelerator.process_index, world,
@@ -192,7 +195,7 @@ def train_command(request: TrainRequest) -> TrainReport:
             resume=found, hint=hint, skip=request.skip_nonfinite,
             new_rows=made.new_rows, taught=taught, preview=previews, sam=identity(first),
             features=features_of(first.recipe, recipe.model.projector.name),
-            validate=scorer(held, made, str(accelerator.device)) if held else None,
+            validate=scorer(held, made, str(accelerator.device), recipe.budget) if held else None,
             left_out=table.left_out | {"sentences too long": stream.too_long.found},
             utilisation=utilisation_of(accelerator.device, recipe.model.dtype),
         )  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....pipeline.errors import ConfigError
 from ...batch import Visual
@@ -23,6 +23,7 @@ from .ssa import SHARING, SSA, binarised, pool
 from .sspe_variants import MASK_SIDE, build_sspe
 
 STARTS = ("xavier", "pooled")
+LEVELS = 8  # of log2 of the number of tokens
 
 
 class SVP(Projector):
@@ -37,12 +38,14 @@ class SVP(Projector):
     `binary_cover` reads a patch as covered or not (at least one half) in Eq. 2 and 3;
     `ssa_soft_bias` makes the bias of `unshared_bias` soft. `mask_budget_mode="per_image"` shares
     `mask_budget` pixels among an image's superpixels; it needs a cache with finer masks (sspe.budget).
+    `counted` adds to every token an embedding of log2 of how many the image has, for models that are
+    trained with budgets of superpixels.
     Raises ConfigError for options that do not fit each other.
     """
 
     needs = frozenset({"masks"})
     supports_sspe = True
-    renames = (Rename(r"(sspe|ssa|mlp)\..+"),)
+    renames = (Rename(r"(sspe|ssa|mlp|level)\..+"),)
 
     @classmethod
     def reads_patches(cls, options: Mapping[str, Any]) -> bool:
@@ -72,6 +75,7 @@ class SVP(Projector):
         ssa_soft_bias: float | None = None,
         binary_cover: bool = False,
         add_sspe: bool = True,
+        counted: bool = False,
     ) -> None:
         super().__init__(in_dim=in_dim, llm_dim=llm_dim)
         self.mask_budget = check_budget(mask_budget_mode, mask_budget)
@@ -98,6 +102,9 @@ class SVP(Projector):
         if self.ssa is not None and ssa_start == "pooled":
             self.ssa.add_nothing()
         self.mlp = mlp(in_dim, mlp_hidden, llm_dim)
+        self.level = nn.Embedding(LEVELS, llm_dim) if counted else None
+        if self.level is not None:
+            nn.init.zeros_(self.level.weight)  # adds nothing at first
 
     def num_tokens(self, grid: tuple[int, int]) -> int | None:
         """As many as the image has superpixels."""
@@ -134,7 +141,16 @@ class SVP(Projector):
         emb = real.pack(self._aggregate(x, sspe, real))
         if self.add_sspe and sspe is not None:
             emb = emb + sspe
-        return real.unpack(self.mlp(emb))
+        tokens = real.unpack(self.mlp(emb))
+        return tokens if self.level is None else tokens + self._counted(self.level, x)
+
+    def _counted(self, level: nn.Embedding, x: Visual) -> Tensor:
+        """(B,N,D) of 1, 2-3, 4-7, ... tokens of an image, zero on padding."""
+        assert x.valid is not None
+        powers = 2 ** torch.arange(1, LEVELS, device=x.valid.device)
+        log = (x.valid.sum(dim=1, keepdim=True) >= powers).sum(dim=1)
+        found: Tensor = level(log)[:, None] * x.valid.unsqueeze(-1)
+        return found
 
     def _aggregate(self, x: Visual, sspe: Tensor | None, real: Packing) -> Tensor:
         """E (B,N,C): SSA, or the average of Eq. 2 without it, which a thin cache has."""

@@ -26,7 +26,7 @@ from svp.pipeline.cache.index import is_complete, load_rows
 from svp.pipeline.cache.layers import KINDS, library_names
 from svp.pipeline.cache.plan import all_plans
 from svp.pipeline.errors import CacheError, MissingError, PlanMismatchError
-from svp.pipeline.recipe import FeatureConfig, Recipe, SecondEncoder, SuperpixelConfig
+from svp.pipeline.recipe import FeatureConfig, OrderConfig, Recipe, SecondEncoder, SuperpixelConfig
 from svp.pipeline.records import ImageRow, Quarantined
 
 Tree = Callable[[Path], dict[str, bytes]]
@@ -34,58 +34,59 @@ Kinds = frozenset[str]
 
 
 def kinds(text: str) -> Kinds:
-    """From the first letters: Superpixels, Cover, Pooled, Features, Layers, clS token (t), sAm (a)."""
-    letters = dict(zip("scpflta", KINDS, strict=True))
+    """From the first letters: Superpixels, Cover, Pooled, Features, Layers, clS token (t), sAm (a), Order (o)."""
+    letters = dict(zip("scpfltao", KINDS, strict=True))
     return frozenset(letters[letter] for letter in text)
 
 
 # Field of the recipe -> another value; the layers that it decides where SAM is prompted, and where
 # the superpixels are SLIC's and SAM's embedding lies beside. No field decides none of both.
 FIELDS: dict[str, tuple[object, str, str]] = {
-    "superpixels.source": ("masks", "scp", "scp"),
-    "superpixels.made": ("0" * 64, "scp", "scp"),
-    "superpixels.model": ("vit_b", "scpa", "a"),
-    "superpixels.package": ("transformers", "scpa", "a"),
-    "superpixels.weights": ("random:1", "scpa", "a"),
-    "superpixels.mode": ("exact", "scpa", "a"),
-    "superpixels.dtype": ("bfloat16", "scpa", "a"),
-    "superpixels.preset": ("svp", "scp", ""),
-    "superpixels.grid.points_per_side": (16, "scp", ""),
-    "superpixels.grid.crop_n_layers": (1, "scp", ""),
-    "superpixels.grid.crop_overlap_ratio": (0.5, "scp", ""),
-    "superpixels.grid.crop_n_points_downscale_factor": (1, "scp", ""),
-    "superpixels.grid.pred_iou_thresh": (0.5, "scp", ""),
-    "superpixels.grid.stability_score_thresh": (0.5, "scp", ""),
-    "superpixels.grid.stability_score_offset": (0.5, "scp", ""),
-    "superpixels.grid.box_nms_thresh": (0.5, "scp", ""),
-    "superpixels.grid.crop_nms_thresh": (0.5, "scp", ""),
-    "superpixels.grid.min_mask_region_area": (0, "scp", ""),
-    "superpixels.grid.score_thresh_offset": ((0.0, 0.1, 0.1), "scp", ""),
-    "superpixels.grid.score_nms_offset": ((0.0, 0.1, 1.0), "scp", ""),
-    "superpixels.grid.stability_score_bias": ((0.0, 0.1, 0.0), "scp", ""),
-    "superpixels.grid.rock_sand_water_thresh": (0.5, "scp", ""),
-    "superpixels.points_per_batch": (64, "scp", ""),
-    "superpixels.slic.n_segments": (30, "", "scp"),
-    "superpixels.slic.compactness": (5.0, "", "scp"),
-    "superpixels.slic.sigma": (1.0, "", "scp"),
-    "superpixels.max_superpixels": (7, "scp", "scp"),
-    "features.encoder": ("dinov2-large", "pflt", "pflt"),
-    "features.weights": ("random:1", "pflt", "pflt"),
-    "features.view": ("pad", "cpflt", "cpflt"),
-    "features.size": (140, "cpflt", "cpflt"),
+    "superpixels.source": ("masks", "scpo", "scpo"),
+    "superpixels.made": ("0" * 64, "scpo", "scpo"),
+    "superpixels.model": ("vit_b", "scpao", "a"),
+    "superpixels.package": ("transformers", "scpao", "a"),
+    "superpixels.weights": ("random:1", "scpao", "a"),
+    "superpixels.mode": ("exact", "scpao", "a"),
+    "superpixels.dtype": ("bfloat16", "scpao", "a"),
+    "superpixels.preset": ("svp", "scpo", ""),
+    "superpixels.grid.points_per_side": (16, "scpo", ""),
+    "superpixels.grid.crop_n_layers": (1, "scpo", ""),
+    "superpixels.grid.crop_overlap_ratio": (0.5, "scpo", ""),
+    "superpixels.grid.crop_n_points_downscale_factor": (1, "scpo", ""),
+    "superpixels.grid.pred_iou_thresh": (0.5, "scpo", ""),
+    "superpixels.grid.stability_score_thresh": (0.5, "scpo", ""),
+    "superpixels.grid.stability_score_offset": (0.5, "scpo", ""),
+    "superpixels.grid.box_nms_thresh": (0.5, "scpo", ""),
+    "superpixels.grid.crop_nms_thresh": (0.5, "scpo", ""),
+    "superpixels.grid.min_mask_region_area": (0, "scpo", ""),
+    "superpixels.grid.score_thresh_offset": ((0.0, 0.1, 0.1), "scpo", ""),
+    "superpixels.grid.score_nms_offset": ((0.0, 0.1, 1.0), "scpo", ""),
+    "superpixels.grid.stability_score_bias": ((0.0, 0.1, 0.0), "scpo", ""),
+    "superpixels.grid.rock_sand_water_thresh": (0.5, "scpo", ""),
+    "superpixels.points_per_batch": (64, "scpo", ""),
+    "superpixels.slic.n_segments": (30, "", "scpo"),
+    "superpixels.slic.compactness": (5.0, "", "scpo"),
+    "superpixels.slic.sigma": (1.0, "", "scpo"),
+    "superpixels.max_superpixels": (7, "scpo", "scpo"),
+    "features.encoder": ("dinov2-large", "pflto", "pflto"),
+    "features.weights": ("random:1", "pflto", "pflto"),
+    "features.view": ("pad", "cpflto", "cpflto"),
+    "features.size": (140, "cpflto", "cpflto"),
     "features.layers": ((1, 3), "l", "l"),
     "features.cls": (False, "t", "t"),
-    "features.dtype": ("bfloat16", "pflt", "pflt"),
+    "features.dtype": ("bfloat16", "pflto", "pflto"),
     "features.stored": ("int8", "f", "f"),
-    "features.pooled": (False, "p", "p"),
+    "features.pooled": (False, "po", "po"),
     "features.second.encoder": ("dinov2-large", "l", "l"),
     "features.second.weights": ("random:1", "l", "l"),
     "features.second.size": (64, "l", "l"),
-    "sspe.budget": (1024, "cp", "cp"),
+    "sspe.budget": (1024, "cpo", "cpo"),
     "store_sam_embeddings": (False, "a", "a"),
     "sam_stored": ("int8", "a", "a"),
-    "batch": (4, "scpflta", "pflta"),
-    "libraries": ({"numpy": "9"}, "scpflta", "scpflta"),
+    "order.prior": ("AAAA", "o", "o"),
+    "batch": (4, "scpfltao", "pfltao"),
+    "libraries": ({"numpy": "9"}, "scpfltao", "scpfltao"),
 }
 
 
@@ -99,6 +100,7 @@ def full_recipe(source: str) -> Recipe:
             layers=(1, 2), cls=True, pooled=True, second=SecondEncoder(encoder="tiny")
         ),
         store_sam_embeddings=True,
+        order=OrderConfig(prior="AAAB", thresholds=(0.5,)),
     )
 
 
@@ -134,7 +136,11 @@ def changed(old: Plan, new: Plan) -> Kinds:
 
 
 def test_each_field_of_a_recipe_is_decided_on() -> None:
-    assert {*leaves(full_recipe("sam"))} == FIELDS.keys()
+    # Thresholds choose superpixels when they are read; what is stored is the same.
+    assert {*leaves(full_recipe("sam"))} == FIELDS.keys() | {"order.thresholds"}
+    plan = full_recipe("sam")
+    other = with_field(plan, "order.thresholds", (0.25,))
+    assert other.digest() != plan.digest()
 
 
 @pytest.mark.parametrize("source", ["sam", "slic"])
@@ -166,7 +172,8 @@ def test_what_is_stored_by_means_hangs_on_them(planner: Callable[..., Plan]) -> 
 @pytest.mark.parametrize("change", [{}, {"stored": "int8"}])
 def test_recipes_without_new_fields_have_their_old_form(change: dict[str, Any]) -> None:
     raw = json.loads(Recipe(features=FeatureConfig.model_validate(change)).canonical())
-    assert not {"pooled", "second"} & raw["features"].keys() and "sam_stored" not in raw
+    assert not {"pooled", "second"} & raw["features"].keys()
+    assert not {"sam_stored", "order"} & raw.keys()
 
 
 @pytest.mark.parametrize(
@@ -174,12 +181,12 @@ def test_recipes_without_new_fields_have_their_old_form(change: dict[str, Any]) 
     [
         ({"split": "val"}, ""),
         ({"digests": {}}, ""),
-        ({"grid": (2, 3)}, "cpflt"),
-        ({"channels": 16}, "pflt"),
-        ({"sspe": (4, 5)}, "cp"),
-        ({"rle_bytes": 2048}, "scp"),
+        ({"grid": (2, 3)}, "cpflto"),
+        ({"channels": 16}, "pflto"),
+        ({"sspe": (4, 5)}, "cpo"),
+        ({"rle_bytes": 2048}, "scpo"),
         ({"sam": (2, 4, 4)}, "a"),
-        ({"shard_size": 5}, "scpflta"),
+        ({"shard_size": 5}, "scpfltao"),
         ({"schema": 2}, ""),
     ],
 )
@@ -241,13 +248,13 @@ def test_a_library_is_part_of_the_layers_it_computes(
     assert mattered.pop("pydantic") == frozenset()
     assert mattered.pop("numpy") == mattered.pop("numcodecs") == {*KINDS}
     assert mattered.pop("pillow") == {*KINDS}  # the cover's because of the superpixels
-    seen = kinds("scpflta" if source == "sam" else "pflta")
+    seen = kinds("scpfltao" if source == "sam" else "pfltao")
     assert mattered.pop("torch") == mattered.pop("torchvision") == seen
-    assert mattered.pop("transformers") == kinds("pflt")
-    assert mattered.pop("segment-anything") == kinds("scpa" if source == "sam" else "a")
+    assert mattered.pop("transformers") == kinds("pflto")
+    assert mattered.pop("segment-anything") == kinds("scpao" if source == "sam" else "a")
     if source == "slic":
-        assert mattered.pop("scikit-image") == kinds("scp")
-    assert mattered == {"scipy": kinds("p" if source == "masks" else "scp")}  # sparse sums
+        assert mattered.pop("scikit-image") == kinds("scpo")
+    assert mattered == {"scipy": kinds("po" if source == "masks" else "scpo")}  # sparse sums
 
 
 def other_encoder(plan: Plan, weights: str = "shipped") -> Plan:

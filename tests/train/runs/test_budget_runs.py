@@ -1,0 +1,181 @@
+"""A budget from the order of a cache to training, evaluation, an export and its answers."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from svp.pipeline.cache.layers import ORDER
+from svp.pipeline.cache.plan import PLAN, Plan, all_plans
+from svp.pipeline.cache.reader import CacheReader
+from svp.pipeline.cache.verify import verify
+from svp.pipeline.datasets.scenes import write_scenes
+from svp.pipeline.errors import ConfigError, PlanMismatchError
+from svp.pipeline.precompute import launch as precompute
+from svp.pipeline.precompute.options import Flags
+from svp.pipeline.precompute.run import RunOptions
+from svp.train.evaluation.results import Results, read_results
+from svp.train.options import TrainFlags
+from svp.train.runs import inputs
+from svp.train.runs.cache_budget import BudgetRequest, budget_stats
+from svp.train.runs.cache_order import OrderRequest, order_cache
+from svp.train.runs.evaluate import EvalRequest, eval_command
+from svp.train.runs.export import ExportRequest, export_command
+from svp.train.runs.held_out import open_held_out
+from svp.train.runs.inputs import DataRequest, TrainRequest, open_training
+from svp.train.runs.predict import PredictRequest, predict_command
+from svp.train.runs.train import train_command
+
+SMALL = (
+    "model.shape={hidden: 32, intermediate: 64, layers: 1, heads: 2, kv_heads: 2}",
+    "model.projector.options={ssa_variant: none}",
+    "stages.0={name: align, steps: 2, warmup: 0, add_sspe: false}",
+    "stages.1={name: finetune, steps: 2, warmup: 0, lora: true}",
+    "global_batch=2",
+    "run={micro_batch: 1, preview: 0, checkpoint: 4, log: 1}",
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `scenes`, a cache `train` of four images and one of `val`, without orders."""
+    root = tmp_path_factory.mktemp("world")
+    write_scenes(root / "scenes", images=20, seed=3)
+    for split, limit in (("train", 4), ("val", 1)):
+        request = precompute.Request(
+            dataset=str(root / "scenes"), split=split, out=root / split,
+            flags=Flags(points_per_side=8, store_sam_embeddings=True),
+            run=RunOptions(workers=0, limit=limit), quiet=True,
+        )  # fmt: skip
+        precompute.launch(request, precompute.open_request(request))
+    return root
+
+
+@pytest.fixture(scope="module")
+def ordered(world: Path) -> Path:
+    with pytest.raises(ConfigError, match="is of split val: .* --prior CACHE"):
+        order_cache(OrderRequest(cache=world / "val"))
+    with pytest.raises(ConfigError, match="has no order: make it first with `svp cache order"):
+        order_cache(OrderRequest(cache=world / "val", prior=world / "train"))
+    made = order_cache(OrderRequest(cache=world / "train"))
+    assert made.fitted == made.images == 4 and verify(world / "train", full=True).ok
+    again = order_cache(OrderRequest(cache=world / "train"))
+    assert (again.cache, again.fitted, again.thresholds) == (made.cache, 0, made.thresholds)
+    return world / "train"
+
+
+@pytest.fixture
+def asked(
+    world: Path, ordered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainRequest:
+    monkeypatch.setattr(inputs, "TABLES", world / "tables")
+    return TrainRequest(
+        caches=(ordered,), data=DataRequest(dataset=str(world / "scenes")),
+        flags=TrainFlags(lm="random:0", sam_decoder="shipped", budget="drawn"), overrides=SMALL,
+        partial=True, runs=tmp_path / "runs", device="cpu",
+    )  # fmt: skip
+
+
+def test_curves_of_a_cache(world: Path) -> None:
+    found = budget_stats(BudgetRequest(cache=world / "train"))
+    assert found.images == 2 and found.budgets[:2] == (3, 4) and found.budgets[-1] < found.natural
+    assert all(value <= found.full + 1e-9 for row in found.rows.values() for value in row)
+    lines = "\n".join(found.lines())
+    assert re.search(r"mean tokens +3 +4", lines) and "worth, one threshold" in lines
+    assert json.loads(json.dumps(found.to_json()))["rows"].keys() == found.rows.keys()
+
+
+def test_a_run_at_every_budget(asked: TrainRequest, world: Path, tmp_path: Path) -> None:
+    run = train_command(asked).folder
+    recipe = (Path(run) / "config.yaml").read_text()
+    assert "drawn: true" in recipe and "counted: true" in recipe
+    assert not Plan.load(asked.caches[0]).recipe.order, "the oldest plan is as it was"
+    request = EvalRequest(
+        data=asked.data, runs=asked.runs, checkpoint=Path(run), split="train", bounds=False,
+        device="cpu", caches=asked.caches,
+    )  # fmt: skip
+    found: dict[str | None, Results] = {}
+    for budget in (None, "3", "mean:5"):
+        out = tmp_path / f"{budget}.jsonl"
+        eval_command(replace(request, budget=budget, out=out))
+        found[budget] = read_results(out)
+    live = tmp_path / "live.jsonl"
+    eval_command(replace(request, budget="mean:5", live=True, out=live))
+    natural = CacheReader(asked.caches[0]).counts
+    assert {row.tokens for row in found[None].rows} == {*natural.tolist()}
+    assert {row.tokens for row in found["3"].rows} == {4}
+    tokens = {row.image_id: row.tokens for row in found["mean:5"].rows}
+    assert sum(tokens.values()) / len(tokens) == pytest.approx(6, abs=0.5)
+    assert found[None].header.digests.get("budget") is None
+    assert found["mean:5"].header.digests["budget"] == "mean:5"
+    assert [r.tokens for r in read_results(live).rows] == [r.tokens for r in found["mean:5"].rows]
+
+    # An export has the prior with it, and asks no cache.
+    export_command(ExportRequest(out=tmp_path / "model", checkpoint=Path(run), runs=asked.runs))
+    photo = next((world / "scenes" / "images").glob("train_*.png"))
+    predict = PredictRequest(
+        images=photo, expressions=("red disc",), checkpoint=tmp_path / "model",
+        runs=asked.runs, out=tmp_path / "out", device="cpu", budget="2",
+    )  # fmt: skip
+    assert predict_command(predict).photos[0].record["tokens"] == 3
+    assert predict_command(replace(predict, budget=None)).photos[0].record["tokens"] > 3
+    with pytest.raises(ConfigError, match="--budget drawn is for training"):
+        predict_command(replace(predict, budget="drawn"))
+
+
+def test_a_run_at_one_budget_answers_at_it(asked: TrainRequest, tmp_path: Path) -> None:
+    flags = replace(asked.flags, budget="mean:5")
+    run = train_command(replace(asked, flags=flags)).folder
+    order = order_of(asked.caches[0])
+    assert f"threshold: {order.thresholds[4]}" in (Path(run) / "config.yaml").read_text()
+    request = EvalRequest(
+        data=asked.data, runs=asked.runs, checkpoint=Path(run), split="train", bounds=False,
+        device="cpu", caches=asked.caches, out=tmp_path / "own.jsonl",
+    )  # fmt: skip
+    eval_command(request)
+    own = read_results(tmp_path / "own.jsonl")
+    assert own.header.digests["budget"] == "mean:5"
+    tokens = {row.image_id: row.tokens for row in own.rows}
+    assert sum(tokens.values()) / len(tokens) == pytest.approx(6, abs=0.5)
+    eval_command(replace(request, budget="auto", out=tmp_path / "all.jsonl"))
+    assert "budget" not in read_results(tmp_path / "all.jsonl").header.digests
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"budget": "mean:99"}, ConfigError, "budget mean:99: .* use auto"),
+        ({"budget": "some"}, ConfigError, "auto, a number, mean:N or drawn"),
+        ({"budget": "3", "projector": "mlp"}, ConfigError, "mlp makes no token of a superpixel"),
+    ],
+)
+def test_what_is_refused_before_training(
+    asked: TrainRequest, change: dict[str, str], error: type[Exception], message: str
+) -> None:
+    flags = replace(asked.flags, **change)
+    overrides = SMALL if "projector" not in change else (SMALL[0], *SMALL[2:])
+    with pytest.raises(error, match=message):
+        train_command(replace(asked, flags=flags, overrides=overrides))
+    assert not asked.runs.exists()
+
+
+def test_caches_need_the_same_order(asked: TrainRequest, world: Path) -> None:
+    held = replace(asked, validate=world / "val")
+    with pytest.raises(ConfigError, match="has no order of its superpixels: .* --prior TRAINCACHE"):
+        train_command(held)
+    order_cache(OrderRequest(cache=world / "val", prior=asked.caches[0]))
+    views = {path: plan for path, plan in all_plans(world / "val").items() if path != PLAN}
+    (plan,) = views.values()
+    assert plan.recipe.order == order_of(asked.caches[0]) and plan.layer(ORDER)
+    assert open_held_out(held, open_training(held, "cpu"))
+    with pytest.raises(PlanMismatchError, match="`svp cache drop .* order`"):
+        order = order_of(world / "val").model_copy(update={"thresholds": (0.5,)})
+        from svp.pipeline.superpixels.budget.selector import Budget, require_order
+
+        require_order(Budget(exact=3).settled(order), plan, world / "val")
+
+
+def order_of(cache: object):  # type: ignore[no-untyped-def]
+    return next(p.recipe.order for p in all_plans(cache).values() if p.recipe.order)  # type: ignore[arg-type]
