@@ -13,9 +13,10 @@ from ..display import quote
 from ..errors import DataError
 from ..io.json_files import fingerprint
 from .coco import MAX_IMAGE_SIDE, integer
+from .one_set import one_set
 from .problems import Problems
 from .table_rows import column_names
-from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
+from .tables import Annotation, Dataset, ImageEntry, Sentence
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels, exclusive maxima
 
@@ -57,19 +58,12 @@ class BoxTables:
         ids = (image.image_id, number, number, number)
         self.sentences.append(Sentence(self.name, "", split, *ids, text.strip()))
 
-    def dataset(self, root: Path, files: Sequence[Path], max_failures: int | None) -> Dataset:
+    def dataset(self, root: Path, files: Sequence[Path], max_failures: int | None) -> list[Dataset]:
         """The data set of these rows. DataError if more are bad than accepted (`Problems.settle`)."""
-        return Dataset(
-            kind=self.name,
-            name=self.name,
-            split_by="",
-            root=root,
-            images=tuple(sorted(self.images.values())),
-            sentences=tuple(sorted(self.sentences, key=order_of)),
-            annotations=self.annotations,
-            files={file.name: fingerprint(file) for file in files},
-            faults=self.problems.settle(self.taken, max_failures),
-        )
+        read = {file.name: fingerprint(file) for file in files}
+        faults = self.problems.settle(self.taken, max_failures)
+        images = self.images.values()
+        return one_set(self.name, root, images, self.sentences, self.annotations, read, faults)
 
 
 def four_numbers(value: object, name: str, where: str) -> Box:

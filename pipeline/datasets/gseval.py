@@ -15,9 +15,10 @@ from ..io.paths import check_name
 from ..masks.rle_codec import MAX_SIDE
 from .coco import integer
 from .image_folder import path_id
+from .one_set import one_set
 from .options import Options
 from .problems import Problems
-from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
+from .tables import Annotation, Dataset, ImageEntry, Sentence
 
 NAME = "gseval"
 FILE = "GroundingSuite-Eval.jsonl"
@@ -48,19 +49,11 @@ def read_gseval(path: Path, options: Options) -> list[Dataset] | None:
             problems.add(error)
             continue
         sentences[row.sent_id], annotations[row.sent_id] = row, target
-    return [
-        Dataset(
-            kind=NAME,
-            name=NAME,
-            split_by="",
-            root=path,
-            images=tuple(sorted(images.values())),
-            sentences=tuple(sorted(sentences.values(), key=order_of)),
-            annotations=annotations,
-            files={FILE: fingerprint(file)},
-            faults=problems.settle(len(lines), options.max_failures),
-        )
-    ]
+    files = {FILE: fingerprint(file)}
+    faults = problems.settle(len(lines), options.max_failures)
+    return one_set(
+        NAME, path, images.values(), list(sentences.values()), annotations, files, faults
+    )
 
 
 def _record(value: object, where: str) -> tuple[ImageEntry, Sentence, Annotation]:

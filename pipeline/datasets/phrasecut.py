@@ -18,9 +18,10 @@ from ..errors import DataError
 from ..io.json_files import fingerprint, read_list
 from ..masks.rle import MAX_COORDINATE
 from .coco import MAX_IMAGE_SIDE, integer
+from .one_set import one_set
 from .options import Options
 from .problems import Faults, Problems, merged
-from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
+from .tables import Annotation, Dataset, ImageEntry, Sentence
 
 NAME = "phrasecut"
 IMAGES = "image_data_split3000.json"
@@ -77,20 +78,8 @@ def read_phrasecut(path: Path, options: Options) -> list[Dataset] | None:
             sentences.append(row)
             targets[row.sent_id] = target
         found.append(problems.settle(len(tasks), allowed))
-    used = {row.image_id for row in sentences}
-    return [
-        Dataset(
-            kind=NAME,
-            name=NAME,
-            split_by="",
-            root=path,
-            images=tuple(images[image_id] for image_id in sorted(used)),
-            sentences=tuple(sorted(sentences, key=order_of)),
-            annotations=targets,
-            files={file.name: fingerprint(file) for file in (path / IMAGES, *here.values())},
-            faults=merged(found),
-        )
-    ]
+    read = {file.name: fingerprint(file) for file in (path / IMAGES, *here.values())}
+    return one_set(NAME, path, images.values(), sentences, targets, read, merged(found))
 
 
 def _images(file: Path, allowed: int | None) -> tuple[dict[int, ImageEntry], Faults]:

@@ -22,10 +22,11 @@ from ..io.json_files import fingerprint_of, parse_json, read_data
 from ..masks.outline_fill import fill_outlined
 from ..masks.rle import MAX_COORDINATE, MAX_PERIMETER, area, decode, encode, perimeter
 from .image_folder import path_id
+from .one_set import one_set
 from .options import Options
 from .photo_headers import Photos
 from .problems import Problems
-from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
+from .tables import Annotation, Dataset, ImageEntry, Sentence
 
 NAME = "reasonseg"
 SPLITS = ("train", "val", "test")
@@ -97,19 +98,8 @@ def read_reasonseg(path: Path, options: Options) -> list[Dataset] | None:
         except DataError as error:
             problems.add(error)
     faults = problems.settle(len(files), options.max_failures)
-    return [
-        Dataset(
-            kind=NAME,
-            name=NAME,
-            split_by="",
-            root=path,
-            images=tuple(sorted(made.images)),
-            sentences=tuple(sorted(made.sentences, key=order_of)),
-            annotations=made.annotations,
-            files={NAME: fingerprint_of([file for _, file in files if file.is_file()])},
-            faults=faults,
-        )
-    ]
+    read = {NAME: fingerprint_of([file for _, file in files if file.is_file()])}
+    return one_set(NAME, path, made.images, made.sentences, made.annotations, read, faults)
 
 
 def _files(folder: Path) -> list[Path]:

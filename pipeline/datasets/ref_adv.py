@@ -54,7 +54,7 @@ def read_ref_adv(path: Path, options: Options) -> list[Dataset] | None:
                      f"{file.name} row {index}")  # fmt: skip
             except DataError as error:
                 made.problems.add(error)
-    return [made.dataset(path, files, options.max_failures)]
+    return made.dataset(path, files, options.max_failures)
 
 
 def _add(

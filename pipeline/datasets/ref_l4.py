@@ -40,7 +40,7 @@ def read_ref_l4(path: Path, options: Options) -> list[Dataset] | None:
                 _add(made, record, named, f"{file.name} row {index}")
             except DataError as error:
                 made.problems.add(error)
-    return [made.dataset(path, files, options.max_failures)]
+    return made.dataset(path, files, options.max_failures)
 
 
 def _add(made: BoxTables, record: dict[str, Any], named: str | None, where: str) -> None:

@@ -15,9 +15,10 @@ from ..masks.rle import encode
 from ..records import Rle
 from .image_folder import path_id
 from .images import read_mask
+from .one_set import one_set
 from .options import Options
 from .problems import Faults, Problems, merged
-from .tables import Annotation, Dataset, ImageEntry, Sentence, order_of
+from .tables import Annotation, Dataset, ImageEntry, Sentence
 
 NAME = "refcocom"
 SPLITS = ("train", "val", "testA", "testB", "test")
@@ -45,20 +46,10 @@ def read_refcocom(path: Path, options: Options) -> list[Dataset] | None:
             except DataError as error:
                 problems.add(error)
         faults.append(problems.settle(len(records), options.max_failures))
-    return [
-        Dataset(
-            kind=NAME,
-            name=NAME,
-            split_by="",
-            root=path,
-            images=tuple(sorted(made.images.values())),
-            sentences=tuple(sorted(made.sentences, key=order_of)),
-            annotations=made.annotations,
-            files={f"{NAME}/{file.name}": fingerprint(file) for file in here.values()}
-            | {"masks": made.fingerprint()},
-            faults=merged(faults),
-        )
-    ]
+    read = {f"{NAME}/{file.name}": fingerprint(file) for file in here.values()}
+    read["masks"] = made.fingerprint()
+    images, whole = made.images.values(), merged(faults)
+    return one_set(NAME, path, images, made.sentences, made.annotations, read, whole)
 
 
 class _Tables:

@@ -274,3 +274,20 @@ def test_convert_gives_the_same_targets(name: str, tmp_path: Path) -> None:
     assert [(e.text, e.mask) for e in again.expressions] == [
         (e.text, e.mask) for e in source.expressions
     ]
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"GroundingSuite-Eval.jsonl": ""}, r"GroundingSuite-Eval\.jsonl"),
+        ({"image_data_split3000.json": "[]", "refer_val.json": "[]"}, r"refer_val\.json"),
+        ({"annotations/val.json": "[]", "masks/0.png": ""}, r"val\.json"),
+    ],
+    ids=["gseval", "phrasecut", "refcocom"],
+)
+def test_files_without_a_record_are_named(tmp_path: Path, files: dict[str, str], name: str) -> None:
+    for file, content in files.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}.*: no record that can be used"):
+        open_dataset(tmp_path, split="val")
