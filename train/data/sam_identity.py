@@ -64,7 +64,12 @@ def require_decoder(recipe: TrainRecipe, plan: Plan) -> None:
         raise PlanMismatchError(
             f"cache {plan.id[:12]} holds embeddings of SAM {identity(plan)}, but the mask decoder is "
             "the shipped tiny one: make the cache with the tiny SAM (--size tiny), or name the "
-            "decoder with --sam-decoder FILE, the file the cache was made with"
+            f"decoder with --sam-decoder {_decoder_for(have)}"
+        )
+    if decoder.kind == "sha256" and SAMS[have.model].package:
+        raise PlanMismatchError(
+            f"cache {plan.id[:12]} holds embeddings of SAM {have.model}, whose own decoder reads more "
+            "than them: give --sam-decoder random, which trains over them"
         )
     if decoder.kind == "sha256" and have.weights != decoder:
         if have.weights.kind in ("shipped", "random"):
@@ -85,9 +90,16 @@ def _another(have: SuperpixelConfig) -> str:
     """The decoder that may stand in for a checkpoint's; none where its prompts are narrower."""
     if SAMS[have.model].channels != SAMS[CHECKPOINTS_SAM].channels:
         return ""
-    random = have.weights.kind == "random"
-    file = have.weights if random else f"FILE, the {have.model} file the cache was made with"
-    return f", or start from another decoder with --sam-decoder {file}"
+    return f", or start from another decoder with --sam-decoder {_decoder_for(have)}"
+
+
+def _decoder_for(have: SuperpixelConfig) -> str:
+    """What --sam-decoder takes for embeddings of this SAM."""
+    if SAMS[have.model].package:  # its decoder is not the published one
+        return "random"
+    if have.weights.kind == "sha256":
+        return f"FILE, the {have.model} file the cache was made with"
+    return str(have.weights)
 
 
 def doubt(recipe: TrainRecipe, plan: Plan) -> str:
@@ -121,7 +133,8 @@ def replace_decoder(model: "RisModel", head: "MaskHead") -> None:
     if head.width != model.mask_head.width:
         raise ConfigError(
             f"--sam-decoder reads prompts of {head.width} numbers, the model's L-P projector gives "
-            f"{model.mask_head.width}: a decoder of another SAM family cannot be put in"
+            f"{model.mask_head.width}: a decoder of another SAM family cannot be put in; start from a "
+            "language model (--lm), whose L-P projector is new"
         )
     model.mask_head = head
 

@@ -241,18 +241,40 @@ def test_only_a_random_mask_decoder_goes_with_these_embeddings(folder: Folder) -
         load_sam(recipe(name, path), LocalPaths(Path(), sam=path))
 
 
-def test_a_cache_is_made_and_the_shipped_decoder_is_refused(
+SMALL = (
+    "model.init=none", "model.lm=random:0",
+    "model.shape={hidden: 32, intermediate: 64, layers: 1, heads: 2, kv_heads: 2}",
+    "stages=[{name: both, steps: 1, warmup: 0, lora: true}]", "global_batch=1",
+    "run={micro_batch: 1, preview: 0, log: 1}",
+)  # fmt: skip
+
+
+def test_over_its_cache_only_a_random_decoder_trains(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, path, _ = folder
     monkeypatch.chdir(path)
     write_scenes(Path("scenes"), images=2, seed=3, splits={"train": 2})
-    made = CliRunner().invoke(main, [
-        "precompute", "--split", "train", "--dataset", "scenes", "--points-per-side", "2",
+    data = ["--dataset", "scenes", "--split", "train"]
+    invoke = CliRunner().invoke
+    made = invoke(main, [
+        "precompute", *data, "--points-per-side", "2", "--out", "cache",
         "--workers", "0", "--quiet", "--sam-model", name, "--sam-weights", str(path),
     ])  # fmt: skip
     assert made.exit_code == 0, made.output
-    words = ["train", "--from-cache", "--steps", "2", "--device", "cpu", "--json",
-             "--set", "model.warm_projector=false"]  # fmt: skip
-    refused = CliRunner().invoke(main, words)
-    assert refused.exit_code != 0
+    train = ["train", "--from-cache", "cache", "--device", "cpu", "--json"]
+    small = [word for one in SMALL for word in ("--set", one)]
+    for words in (
+        ["--set", "model.warm_projector=false"],  # the shipped tiny model
+        [*small, "--sam-decoder", str(path)],
+    ):
+        refused = invoke(main, [*train, *words])
+        assert refused.exit_code == 2 and "--sam-decoder random" in refused.output, refused.output
+    done = invoke(main, [*train, *small, "--sam-decoder", "random"])
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.stdout)["last"]
+    assert last["masks"] >= 1 and 0 < last["dice"] < 1
+    asked = invoke(main, ["eval", "--from-cache", "cache", *data, "--no-bounds", "--json",
+                          "--device", "cpu"])  # fmt: skip
+    assert asked.exit_code == 0, asked.output
+    assert 0 <= json.loads(asked.stdout)["splits"][0]["values"]["gIoU"]["value"] <= 1
