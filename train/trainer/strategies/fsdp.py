@@ -8,7 +8,7 @@ runs under autocast, as without a split: the arithmetic is that of one process. 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,13 +16,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ....model.ris import RisModel
+from ....pipeline.display import show
 from ....pipeline.errors import ConfigError
 from .shard_copy import ShardCopy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-UNIT = "LlamaDecoderLayer"  # gathered one at a time; what is around the layers is the root's unit
 
 
 def fsdp_plugin(optimizer: str) -> Any:
@@ -50,16 +49,33 @@ def fsdp_plugin(optimizer: str) -> Any:
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
+    given = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP")
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy=os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP"),
-        transformer_cls_names_to_wrap=os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", UNIT).split(
-            ","
-        ),
+        transformer_cls_names_to_wrap=given.split(",") if given else None,
         mixed_precision_policy=MixedPrecisionPolicy(),
         # It would broadcast a state dict of parameters only, and fail at SAM's buffers.
         cpu_ram_efficient_loading=False,
     )
+
+
+def units(lm: Any, given: Sequence[str] | None) -> list[str]:
+    """Names of the classes whose modules are gathered one at a time; what is around them is one unit.
+
+    given  what the configuration names; without, they are the layers' own, whatever the family
+
+    Raises ConfigError for a name that no module of the model has.
+    """
+    own = sorted({type(layer).__name__ for layer in lm.model.layers})
+    names = list(given or own)
+    if unknown := sorted(set(names) - {type(module).__name__ for module in lm.modules()}):
+        raise ConfigError(
+            f"fsdp_transformer_layer_cls_to_wrap: a {lm.config.model_type} has no module of class "
+            f"{show(', '.join(unknown))}; its layers are {', '.join(own)}: leave the setting out, "
+            "they are found"
+        )
+    return names
 
 
 def shard_on_cpu(accelerator: "Accelerator", plugin: Any) -> None:
@@ -103,6 +119,10 @@ class FSDP(ShardCopy):
         )
 
     def _called(self) -> RisModel:
+        plugin = self.accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = units(
+            self.plain.lm, plugin.transformer_cls_names_to_wrap
+        )
         replica = super()._called()
         replica.state_dict = dict  # type: ignore[method-assign, assignment]
         self._trained = [name for name, p in replica.named_parameters() if p.requires_grad]
