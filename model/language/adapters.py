@@ -1,6 +1,6 @@
 """LoRA adapters around the linears of a language model, by peft."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from ...pipeline.errors import ConfigError, MissingPackageError
 from .families import family_of
 
 # The default of a recipe's `model.lora.targets` too.
+ALL = "all-linear"
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -18,7 +19,7 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class Lora:
     """Low-rank adapters: rank 32, alpha 16 on all seven linears is the only reading near 430M.
 
-    targets  linears by LLaMA's names, which a family translates, or by the model's own
+    targets  linears by LLaMA's names, which a family translates, or by the model's own; or `ALL`
     """
 
     rank: int = 32
@@ -57,14 +58,21 @@ def add_lora(lm: Any, lora: Lora) -> None:
         parameter.requires_grad_(wanted.get(name.replace(".base_layer", ""), "lora_" in name))
 
 
-def targets_in(lm: Any, targets: Iterable[str]) -> list[str]:
-    """Targets under the names that `lm` has for them, each once; ConfigError if it has none."""
+def targets_in(lm: Any, targets: Sequence[str]) -> list[str]:
+    """Targets under the names that `lm` has for them, each once; ConfigError if it has none.
+
+    `ALL` is every linear of the layers, as in peft; so are LLaMA's seven in a family that says nothing
+    of its linears and names them otherwise.
+    """
     linears = family_of(lm).linears
     own = list(dict.fromkeys(linears.get(target, target) for target in targets))
     names = [name for name, part in lm.named_modules() if isinstance(part, nn.Linear)]
+    found = sorted({name.rsplit(".", 1)[-1] for name in names if ".layers." in name})
+    unsaid = not linears and tuple(targets) == LINEARS and not set(LINEARS) <= set(found)
+    if found and (tuple(targets) == (ALL,) or unsaid):
+        return found
     for target in own:
         if not any(f".{name}".endswith(f".{target}") for name in names):
-            found = sorted({name.rsplit(".", 1)[-1] for name in names if ".layers." in name})
             raise ConfigError(
                 f"model.lora.targets: no linear of this {lm.config.model_type} is named "
                 f"{show(target)}; it has {', '.join(found)}"
