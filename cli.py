@@ -10,10 +10,11 @@ from .pipeline.commands.bench import bench
 from .pipeline.commands.cache import cache
 from .pipeline.commands.console import Root
 from .pipeline.commands.data import data
-from .pipeline.commands.doctor import doctor_command, fetch_command
+from .pipeline.commands.downloads import fetch_command
 from .pipeline.commands.precompute import precompute_command
 from .train.commands.annotated import ANNOTATED
 from .train.commands.bench import BENCHES
+from .train.commands.doctor import doctor_command
 from .train.commands.evaluate import TRAINED
 from .train.commands.figures import figures_command
 from .train.commands.rehearse import rehearse_command

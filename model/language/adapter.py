@@ -17,7 +17,8 @@ def _plain(config: Any, logits: Tensor) -> Tensor:
     return logits
 
 
-def _unscaled(config: Any) -> float:
+def unscaled(config: Any) -> float:
+    """The factor of a family whose embedding layer only looks rows up."""
     return 1.0
 
 
@@ -39,6 +40,7 @@ class Language:
     visual_scale  of the configuration, by which visual tokens are multiplied: what an embedding
                   layer does to its rows
     logits        configuration and the head's output -> logits: a family's own scale or soft cap
+    access        what a user must do before the hub hands the weights out, "" for nothing
     """
 
     model_type: str
@@ -49,5 +51,6 @@ class Language:
     unread: frozenset[str] = frozenset()
     template: Mapping[str, object] = field(default_factory=dict)
     linears: Mapping[str, str] = field(default_factory=dict)
-    visual_scale: Callable[[Any], float] = _unscaled
+    visual_scale: Callable[[Any], float] = unscaled
     logits: Callable[[Any, Tensor], Tensor] = _plain
+    access: str = ""

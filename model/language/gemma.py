@@ -18,7 +18,13 @@ def _capped(config: Any, logits: Tensor) -> Tensor:
     return logits if cap is None else (logits / cap).tanh() * cap
 
 
-GEMMA3 = Language("gemma3_text", "Gemma 3, 270M and 1B", visual_scale=_as_rows, logits=_capped)
+GEMMA3 = Language(
+    "gemma3_text",
+    "Gemma 3, 270M and 1B",
+    visual_scale=_as_rows,
+    logits=_capped,
+    access="Gated: accept Google's terms on the model's page of the hub",
+)
 
 
 def _text(fields: Fields) -> Fields:

@@ -2,4 +2,8 @@
 
 from .adapter import Language
 
-LLAMA = Language("llama", "LLaMA 2, Vicuna, Llama 3.x, SmolLM2")
+LLAMA = Language(
+    "llama",
+    "LLaMA 2, Vicuna, Llama 3.x, SmolLM2",
+    access="Meta's own are gated: accept the licence on the model's page of the hub",
+)

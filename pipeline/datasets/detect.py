@@ -30,20 +30,23 @@ from .stored_photos import store_of
 from .tables import Dataset
 
 _SPEC = re.compile(r"([A-Za-z0-9_+.-]{1,64})(?:/([A-Za-z0-9_]{1,32}))?")
-LOOKED_FOR = (
-    "tables.json (svp data convert)",
-    "refs(*.p) or grefs(*.json) with instances.json (REFER, gRefCOCO)",
-    "folders that hold those",
-    "image_data_split3000.json (PhraseCut)",
-    "annotations/*.json with masks/ (RefCOCOm)",
-    "GroundingSuite-Eval.jsonl (GSEval)",
-    "train, val, test of *.json beside *.jpg (ReasonSeg)",
-    "*.parquet with boxes (Ref-L4, Ref-Adv)",
-    "annotations/instances_*.json (COCO)",
-    "*.parquet (hub)",
-    "one *.jsonl, or one per split (train.jsonl, val.jsonl, test.jsonl)",
-    "images, also in .tar files",
-)
+# What each format is known by. A plug-in's is asked itself.
+LOOKED_FOR = {
+    "tables": "tables.json (svp data convert)",
+    "refer": "refs(*.p) or grefs(*.json) with instances.json (REFER, gRefCOCO)",
+    "refer sets": "folders that hold those",
+    "phrasecut": "image_data_split3000.json (PhraseCut)",
+    "refcocom": "annotations/*.json with masks/ (RefCOCOm)",
+    "gseval": "GroundingSuite-Eval.jsonl (GSEval)",
+    "reasonseg": "train, val, test of *.json beside *.jpg (ReasonSeg)",
+    "ref-l4": "*.parquet with boxes (Ref-L4)",
+    "ref-adv": "*.parquet with boxes (Ref-Adv)",
+    "coco": "annotations/instances_*.json (COCO)",
+    "parquet": "*.parquet (hub)",
+    "jsonl": "one *.jsonl, or one per split (train.jsonl, val.jsonl, test.jsonl)",
+    "images": "images, also in .tar files",
+}
+PACKAGES = dict.fromkeys(("ref-l4", "ref-adv", "parquet"), ("pyarrow",))
 
 
 Reader = Callable[[Path, Options], list[Dataset] | None]
@@ -109,7 +112,7 @@ def _load_folder(path: Path, options: Options) -> list[Dataset]:
             return found
     passed = "".join(f"; {line}" for line in list_images(path).notices())
     raise MissingError(
-        f"{show(str(path), 300)} is no dataset: looked for {', '.join(LOOKED_FOR)}{passed} "
+        f"{show(str(path), 300)} is no dataset: looked for {', '.join(LOOKED_FOR.values())}{passed} "
         f"({plugins.HOW} {plugins.DATASETS})"
     )
 

@@ -1,5 +1,6 @@
 """`svp doctor`: run the checks that a recipe with the given options needs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ from ..precompute.options import Flags, resolve
 from ..records import LocalPaths
 from ..store import Place
 from ..weights.reference import WeightsRef
-from .report import DoctorReport, doctor
+from .choices import choices
+from .report import DoctorReport, Finding, doctor
 
 WEIGHTS = ("sam_weights", "encoder_weights", "second_weights")
 
@@ -18,8 +20,12 @@ def examine(
     recipe_file: Path | None,
     overrides: tuple[str, ...],
     cache: Place | None,
+    parts: Iterable[Finding] = (),
 ) -> DoctorReport:
-    """`svp doctor` for the recipe these options name; missing weights are a finding, no error."""
+    """`svp doctor` for the recipe these options name; missing weights are a finding, no error.
+
+    parts  what can be chosen in training, which the caller knows
+    """
     given = {name: flags[name] for name in WEIGHTS}
     # Random weights stand in while the recipe is built: nothing has to be found or hashed for it.
     stand_in = Flags(**(flags | dict.fromkeys(WEIGHTS, "random")))
@@ -38,5 +44,5 @@ def examine(
     needed = recipe.model_copy(update={"superpixels": pixels, "features": features})
     return doctor(
         recipe=needed, where=LocalPaths(Path(), sam, encoder, second), folder=Path(), cache=cache,
-        size=None if recipe_file else size,
+        size=None if recipe_file else size, parts=(*choices(), *parts),
     )  # fmt: skip

@@ -54,6 +54,18 @@ def packages(distribution: str = "svp") -> Iterator[Package]:
         yield _package(wanted.name, wanted.specifier, extra)
 
 
+def extra_with(package: str, distribution: str = "svp") -> str:
+    """The extra that brings a package to users, "" if none does."""
+    from packaging.requirements import Requirement
+
+    try:
+        requirements = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return ""
+    extras = [_extra_of(text) for text in requirements if Requirement(text).name == package]
+    return next((extra for extra in extras if extra not in ("", "dev", "docs")), "")
+
+
 def devices() -> Iterator[tuple[str, str]]:
     """CPU cores this process may use, threads per process, and every accelerator."""
     import torch

@@ -66,12 +66,13 @@ def doctor(
     folder: Path | None = None,
     cache: Place | None = None,
     size: str | None = None,
+    parts: Iterable[Finding] = (),
 ) -> DoctorReport:
     """Look at the machine, the weights `recipe` needs, and the health of `cache`.
 
     `where` says which files the user gave; `folder` is the disk a cache would be written to; `size`
-    is that of the training recipe whose checkpoint or language model is looked for. Never
-    raises for what it finds: a broken part becomes a finding.
+    is that of the training recipe whose checkpoint or language model is looked for; `parts` is what
+    else is told. Never raises for what it finds: a broken part becomes a finding.
     """
     findings = [*_machine(folder or (cache if isinstance(cache, Path) else Path()))]
     if recipe is not None:
@@ -80,6 +81,7 @@ def doctor(
         findings += _weights(needed_checkpoint(size))
     if cache is not None:
         findings += _cache(cache)
+    findings += parts
     return DoctorReport(tuple(findings))
 
 

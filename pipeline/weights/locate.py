@@ -5,7 +5,7 @@ Nothing is downloaded unless the caller says so; `svp fetch` downloads.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..display import show
@@ -15,7 +15,8 @@ from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
 from ..io.paths import expand, user_cache
 from ..store import is_url
-from .file_checks import shards
+from .file_checks import read_json, shards
+from .model_config import MAX_CONFIG
 
 
 def weight_files(model: str) -> tuple[str, ...]:
@@ -128,6 +129,25 @@ def find_checkpoint(name: str) -> Path | None:
         return hub_folder(CHECKPOINTS[name].repository, LM_FILES)
     except SvpError:
         return None
+
+
+def model_folders() -> Iterator[tuple[Path, str]]:
+    """Model folders on this machine, each with the `model_type` of its configuration.
+
+    Looked for are those directly in a weight folder and in the hub's local cache, not elsewhere.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    ours = [file for folder in weight_folders() for file in sorted(folder.glob("*/config.json"))]
+    hub = sorted(Path(HF_HUB_CACHE).glob("models--*/snapshots/*/config.json"))
+    for file in (*ours, *hub):
+        try:
+            kind = read_json(file, MAX_CONFIG).get("model_type")
+            shards(file.parent)  # other programs may have fetched the configuration alone
+        except (SvpError, OSError):
+            continue
+        if isinstance(kind, str):
+            yield file.parent, kind
 
 
 def hub_folder(name: str, files: Sequence[str], *, allow_download: bool = False) -> Path:

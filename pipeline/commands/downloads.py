@@ -1,27 +1,10 @@
-"""`svp doctor` and `svp fetch`: check this machine, download missing files."""
+"""`svp fetch`: download missing files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import NEW_FOLDER, PLACE, as_json, report
-from .precompute import RECIPE_FLAGS, recipe_options
-
-if TYPE_CHECKING:
-    from ..store import Place
-
-
-@click.command("doctor")
-@recipe_options
-@click.option("--from-cache", "--cache", "cache_path", type=PLACE, help="Also check this cache.")
-@as_json
-def doctor_command(cache_path: "Place | None", as_json: bool, **options: Any) -> None:
-    """Check versions, devices, disk, memory and the weights that a recipe needs."""
-    from ..doctor.examine import examine
-
-    flags = {name: options.pop(name) for name in RECIPE_FLAGS}
-    report(examine(flags, cache=cache_path, **options), as_json)
+from .console import NEW_FOLDER
 
 
 @click.command("fetch")
