@@ -242,7 +242,6 @@ def test_only_a_random_mask_decoder_goes_with_these_embeddings(folder: Folder) -
 
 
 SMALL = (
-    "model.init=none", "model.lm=random:0",
     "model.shape={hidden: 32, intermediate: 64, layers: 1, heads: 2, kv_heads: 2}",
     "stages=[{name: both, steps: 1, warmup: 0, lora: true}]", "global_batch=1",
     "run={micro_batch: 1, preview: 0, log: 1}",
@@ -263,7 +262,7 @@ def test_over_its_cache_only_a_random_decoder_trains(
     ])  # fmt: skip
     assert made.exit_code == 0, made.output
     train = ["train", "--from-cache", "cache", "--device", "cpu", "--json"]
-    small = [word for one in SMALL for word in ("--set", one)]
+    small = ["--lm", "random:0", *(word for one in SMALL for word in ("--set", one))]
     for words in (
         ["--set", "model.warm_projector=false"],  # the shipped tiny model
         [*small, "--sam-decoder", str(path)],

@@ -105,7 +105,7 @@ def test_what_is_needed_is_told_until_it_is_there(
     assert lines["SAMs", "tiny"] == ("ok", "weights in this package")
     for area, name, *parts in (
         ("SAMs", "vit_b", "0.36 GB", "`svp fetch vit_b`", "--sam-weights PATH"),
-        ("SAMs", "vit_t", "needs timm, which is not installed: pip install 'svp[timm]'"),
+        ("SAMs", "vit_t", "needs timm, which is not installed: pip install 'svp["),
         ("SAMs", "sam3", "`hf download facebook/sam3`", "accept https://huggingface.co/facebook/"),
         ("encoders", "dinov3-large", "`hf download facebook/dinov3-vitl16", "gated: accept the DI"),
         ("data formats", "ref-l4", "*.parquet with boxes", "pip install 'svp[parquet]'"),
