@@ -1,4 +1,4 @@
-"""What a recipe can choose from: superpixels, SAMs, encoders, data formats, executors.
+"""Choices of a recipe: superpixels, SAMs, encoders, data formats, executors.
 
 One line each: what it needs (a package, weights, a licence to accept) and whether that is there. Those
 of plug-ins are among them. Parts that this package may not import (language models, projectors) are
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 
 from .. import plugins
-from ..display import show
+from ..display import counted, show
 from ..errors import SvpError, describe
 from ..fetch.encoder_specs import ENCODERS, EncoderSpec
 from ..fetch.sam_specs import SAMS, SamSpec
@@ -53,7 +53,7 @@ def choices() -> Iterator[Finding]:
 
 
 def area(title: str, group: str, found: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """What `found` gives, once the plug-ins of `group` are registered; one that fails is a finding."""
+    """Findings of `found`, once the plug-ins of `group` are registered; one that fails is a finding."""
     try:
         plugins.find_all(group)
     except SvpError as error:
@@ -80,7 +80,7 @@ def _sam(row: SamSpec) -> Finding:
 
 def _encoder(row: EncoderSpec) -> Finding:
     licence = f", {row.licence}" if row.licence else ""
-    how = f"{row.hidden} channels, {row.size} px, patches of {row.patch}{licence}"
+    how = f"{counted(row.hidden, 'channel')}, {row.size} px, patches of {row.patch}{licence}"
     return _model("encoders", row, how, "--encoder-weights", row.access, packages=row.packages)
 
 
@@ -111,7 +111,7 @@ def _model(
 
 
 def _missing(package: str) -> str:
-    """What to do for a package that is not installed, "" for one that is."""
+    """Advice for a package that is not installed, "" for one that is."""
     try:
         metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -94,7 +94,7 @@ def _another(have: SuperpixelConfig) -> str:
 
 
 def _decoder_for(have: SuperpixelConfig) -> str:
-    """What --sam-decoder takes for embeddings of this SAM."""
+    """Value of --sam-decoder for embeddings of this SAM."""
     if SAMS[have.model].package:  # its decoder is not the published one
         return "random"
     if have.weights.kind == "sha256":

@@ -142,16 +142,3 @@ def test_a_file_of_one_of_each_kind(tmp_path: Path) -> None:
     assert "has no of_tomorrow: pip install -U tra" in lines["language models", "of_tomorrow"][1]
     assert lines["encoders", "near"][1].endswith("`hf download me/near` or --encoder-weights PATH. Ask me first")  # fmt: skip
     assert "needs no-such-package, which is not installed" in lines["SAMs", "small"][1]
-
-
-def test_a_broken_plug_in_is_a_finding(tmp_path: Path) -> None:
-    info = tmp_path / "outside-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Name: outside\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[svp.projectors]\nlost = nowhere_at_all:Lost\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(tmp_path)
-        lines = listed()
-    status, detail = lines["projectors", "plug-ins"]
-    assert status == "bad" and "nowhere_at_all" in detail
-    assert lines["projectors", "svp"][0] == "ok"
