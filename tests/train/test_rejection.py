@@ -32,9 +32,13 @@ from svp.train.data.tokenizer import Vocabulary, load_vocabulary
 from svp.train.evaluation.evaluate import Settings, by_image, cut, evaluate, to_batch
 from svp.train.evaluation.protocols import Example, plan
 from svp.train.evaluation.results import Header, Results, Row, collect, read_results, write_results
+from svp.train.evaluation.trained import Trained
 from svp.train.recipe import ModelConfig, StageConfig, TrainRecipe
+from svp.train.runs.eval_request import EvalRequest
+from svp.train.runs.predict import PredictRequest
 
 World = tuple[list[Example], CachedVisuals]
+RECIPE = TrainRecipe(stages=(StageConfig(name="a", steps=2, warmup=0),))
 TINY = Path(__file__).parents[2] / "workflows/tiny/lm"
 
 
@@ -205,6 +209,35 @@ def test_teacher_forcing_compares_the_two_tokens(
         assert row.rejection == pytest.approx(wanted[row.image_id, row.sent_id], abs=1e-5)
         assert row.has_seg == (row.rejection <= 0.5)
         assert row.has_seg or not decode(row.mask).any()
+
+
+def test_another_chance_may_decide(world: World, words: Vocabulary) -> None:
+    model, units = _world_model(words, world), plan(world[0], "full")
+    usual = evaluate(model, units, words, world[1], Settings())
+    chances = sorted(row.rejection for row in usual if row.rejection is not None)
+    above = chances[len(chances) // 4]
+    rows = evaluate(model, units, words, world[1], Settings(reject_above=above))
+    assert [row.rejection for row in rows] == [row.rejection for row in usual]
+    assert all(row.has_seg == (row.rejection <= above) for row in rows if row.rejection is not None)
+    assert {row.has_seg for row in rows} == {True, False}
+
+    trained = Trained(model, words, RECIPE, {"a": "b"})
+    told = trained.to_answer("cpu", reject_above=above)
+    assert (told.reject_above, told.digests) == (above, {"a": "b", "reject_above": str(above)})
+    assert trained.to_answer("cpu").digests == {"a": "b"}
+    other = Trained(model, eval_world.vocabulary(), RECIPE, {})
+    with pytest.raises(ConfigError, match=r"no answer \[REJ\].*model\.rejection=true"):
+        other.to_answer("cpu", reject_above=0.7)
+    with pytest.raises(ConfigError, match="reject_above=1.5: need a chance"):
+        trained.to_answer("cpu", reject_above=1.5)
+    for refused in (
+        lambda: EvalRequest(generate=True, reject_above=0.7),
+        lambda: PredictRequest(
+            images=Path("a"), expressions=("b",), generate=True, reject_above=0.7
+        ),
+    ):
+        with pytest.raises(ConfigError, match="leave out --generate"):
+            refused()
 
 
 def _header() -> Header:

@@ -29,6 +29,7 @@ from .shared import (
     lm_weights,
     named_caches,
     published,
+    reject_above,
     run_and_report,
     runs,
     take,
@@ -89,6 +90,7 @@ from .shared import (
               help="Set an option of the projector that changes no weight; repeatable.")  # fmt: skip
 @budget
 @lm_weights
+@reject_above
 @device
 @click.option(
     "--out",
@@ -149,6 +151,7 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
 )
 @budget
 @lm_weights
+@reject_above
 @device
 @click.option("--out", type=NEW_FOLDER, default=Path("predictions"), show_default=True,
               help="Folder of the outputs.")  # fmt: skip

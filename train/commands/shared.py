@@ -93,6 +93,10 @@ budget = click.option(
     metavar="auto|N|mean:N",
     help="Superpixels per image, exactly or on average. Default: as the model was trained.",
 )
+reject_above = click.option(
+    "--reject-above", type=click.FloatRange(0, 1), metavar="CHANCE",
+    help="Chance of [REJ] against [SEG] above which nothing is meant. Default: 0.5.",
+)  # fmt: skip
 encoders = several(
     click.option(
         "--live",

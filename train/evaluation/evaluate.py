@@ -62,6 +62,7 @@ class Settings:
     judge     what the superpixels allow for a sentence, or None
     progress  called with the dialogues done on this rank
     parts     keeps rows as they are made; what it has already is not computed again
+    reject_above  chance of [REJ] against [SEG] above which it is the answer
     """
 
     batch: int = 16
@@ -70,6 +71,7 @@ class Settings:
     judge: Judge | None = None
     progress: Callable[[int], None] = lambda done: None
     parts: Keeper | None = None
+    reject_above: float = 0.5
 
 
 def evaluate(
@@ -214,7 +216,7 @@ def _rows(unit: Unit, said: _Said, tokens: int, settings: Settings) -> Iterator[
     # Counts of pixels instead of ratios: every metric can be computed again from the rows.
     chances = said.rejection or [None] * len(unit.asked)
     for expression, mask, chance in zip(unit.asked, found, chances, strict=True):
-        has_seg = logits is not None and not rejects(chance)
+        has_seg = logits is not None and not rejects(chance, settings.reject_above)
         mask = mask & has_seg
         target = rle.decode(expression.mask).view(np.bool_)
         if expression.ignore is not None:  # in no count: neither for nor against the prediction
@@ -248,9 +250,9 @@ def _rows(unit: Unit, said: _Said, tokens: int, settings: Settings) -> Iterator[
         )
 
 
-def rejects(chance: float | None) -> bool:
+def rejects(chance: float | None, above: float) -> bool:
     """Whether the answer is [REJ], by its chance against [SEG]."""
-    return chance is not None and chance > 0.5
+    return chance is not None and chance > above
 
 
 def _box_result(expression: Expression, mask: NDArray[np.bool_]) -> BoxResult | None:

@@ -25,6 +25,7 @@ from ..metrics import (
 )
 from .boxes import box_figures
 from .breakdown import Slice, breakdown
+from .operating_point import operating_point
 from .paper_numbers import Published, asked_alike, beside
 from .results import Header, Results, Row, SplitSize
 
@@ -57,6 +58,8 @@ class SplitSummary:
     tokens     visual tokens of an image: mean and 95 % quantile
     no_seg     share of sentences whose answer had no [SEG]
     n_acc      share of the empty targets whose mask is empty, NaN where there are none
+    rejection  of a model with [REJ]: how its chances tell expressions without a target apart, and where
+               it may decide (`operating_point`)
     no_target  name of a convention for expressions without a target -> gIoU, cIoU, N-acc, T-acc as its
                program computes them; empty where every expression has a target
     boxes      `all`, `small`, `medium`, `large` -> Acc@0.5, Acc@0.75, Acc@0.9, mAcc of the box around
@@ -74,6 +77,7 @@ class SplitSummary:
     tokens: tuple[float, float]
     no_seg: float
     n_acc: float
+    rejection: dict[str, float]
     no_target: dict[str, dict[str, float]]
     boxes: dict[str, dict[str, float]]
     bounds: dict[str, float]
@@ -106,6 +110,7 @@ def _split(results: Results, size: SplitSize) -> SplitSummary:
         tokens=(float(np.mean(tokens)), float(np.quantile(tokens, 0.95))),
         no_seg=float(np.mean([not row.has_seg for row in head.rows])),
         n_acc=empty_accuracy(head.counts),
+        rejection=operating_point(head.rows),
         no_target=_no_target(head.counts),
         boxes=box_figures(head.rows),
         bounds=_bounds(head.rows),
@@ -243,6 +248,11 @@ def _lines(split: SplitSummary) -> list[str]:
     for name, values in split.no_target.items():
         figures = "  ".join(f"{key} {_percent(value)}" for key, value in values.items())
         lines.append(f"  as {NO_TARGET[name]}: {figures}")
+    if point := split.rejection:
+        lines.append(
+            f"  chance of [REJ]: area under the ROC curve {point['AUC']:.3f}; above {point['above']:.4f} "
+            f"N-acc {_percent(point['N-acc'])}  T-acc {_percent(point['T-acc'])}"
+        )
     lines += [f"  bound: {name} gIoU {_percent(value)}" for name, value in split.bounds.items()]
     lines += [
         f"  {part.group}, {part.name}: gIoU {_percent(part.values['gIoU'])}, "

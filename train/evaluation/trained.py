@@ -5,12 +5,20 @@ from dataclasses import dataclass, replace
 from ...model.inference.int8_linear import use_int8
 from ...model.inference.precision import cast_weights
 from ...model.ris import RisModel
+from ...pipeline.errors import ConfigError
 from ...pipeline.superpixels.budget.selector import AUTO, Budget
 from ..data.tokenizer import Vocabulary
 from ..recipe import TrainRecipe
 from ..trainer.checkpoint import Checkpoint
 
 INT8 = "int8"
+HALF = 0.5
+
+
+def require_forced(generate: bool, reject_above: float | None) -> None:
+    """ConfigError for a chance to decide by where the model decides by what it says."""
+    if generate and reject_above is not None:
+        raise ConfigError("--reject-above is for given answers: leave out --generate")
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class Trained:
     digests     what results of it are to be named after
     checkpoint  of the run; None for a model that is no run's
     budget      of superpixels that it answers with
+    reject_above  chance of [REJ] against [SEG] above which it is the answer
     """
 
     model: RisModel
@@ -28,6 +37,7 @@ class Trained:
     digests: dict[str, str]
     checkpoint: Checkpoint | None = None
     budget: Budget = AUTO
+    reject_above: float = HALF
 
     def at(self, budget: Budget) -> "Trained":
         """The model at a budget of superpixels, which its results are named after."""
@@ -35,14 +45,28 @@ class Trained:
             return self
         return replace(self, budget=budget, digests=self.digests | {"budget": budget.text})
 
-    def to_answer(self, device: str, lm_weights: str | None = None) -> "Trained":
+    def to_answer(
+        self, device: str, lm_weights: str | None = None, reject_above: float | None = None
+    ) -> "Trained":
         """The model on `device`, its weights in the dtype of answers; it is no longer one to train.
 
         lm_weights  "int8": those of the language model's layers
+        reject_above  None: one half
+
+        Raises ConfigError for a chance of [REJ] that the model has not, or that is none.
         """
-        digests = self.digests
+        digests, above = self.digests, HALF if reject_above is None else reject_above
+        if not 0 <= above <= 1:
+            raise ConfigError(f"reject_above={above}: need a chance, 0 to 1")
+        if above != HALF:
+            if self.vocab.rej is None:
+                raise ConfigError(
+                    "reject_above: this model has no answer [REJ]; one that has it is trained with "
+                    "--set model.rejection=true"
+                )
+            digests = digests | {"reject_above": str(above)}
         if lm_weights == INT8:
             use_int8(self.model.lm)
             digests = digests | {"lm_weights": INT8}
         cast_weights(self.model.to(device))
-        return replace(self, digests=digests)
+        return replace(self, digests=digests, reject_above=above)

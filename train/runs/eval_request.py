@@ -9,6 +9,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.io.yaml_files import Override
 from ...pipeline.store import Place
 from ..evaluation.protocols import Protocol
+from ..evaluation.trained import require_forced
 from ..options import DataRequest, TrainFlags, require_live
 
 
@@ -31,6 +32,7 @@ class EvalRequest:
     overrides       options of the projector that change no weight, as `--set` takes them
     budget          of superpixels: auto, N or mean:N; None: as the model was trained
     lm_weights      "int8" for those of the language model's layers; None: as they are
+    reject_above    chance of [REJ] against [SEG] above which it is the answer; None: one half
     out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
                     None: a new name in the run's `eval` folder; the page goes beside it
     size            "tiny": the tiny models may meet data that is not generated
@@ -59,6 +61,7 @@ class EvalRequest:
     overrides: tuple[Override | str, ...] = ()
     budget: str | None = None
     lm_weights: str | None = None
+    reject_above: float | None = None
     device: str = "auto"
     out: Path | None = None
     size: str | None = None
@@ -72,6 +75,7 @@ class EvalRequest:
             )
         if self.own_sam and self.sam_weights is not None:
             raise ConfigError("--own-sam replaces --sam-weights: leave one of them out")
+        require_forced(self.generate, self.reject_above)
         live = self.live or (self.published is not None and not self.caches)
         # The upper bounds click with SAM's decoder.
         require_live(live, None if self.bounds else self.sam_weights, self.encoder_weights)

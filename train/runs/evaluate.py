@@ -132,7 +132,7 @@ def _eval(
 
     # All splits are opened and their places checked before the first one is computed.
     processes = make_process_state(trained.recipe, pick_device(request.device))
-    trained = trained.to_answer(str(processes.device), request.lm_weights)
+    trained = trained.to_answer(str(processes.device), request.lm_weights, request.reject_above)
     asked = {
         name: replace(request, data=data_for(request.data, name, by_split[name], known))
         for name in request.splits
@@ -191,6 +191,7 @@ def _evaluate(
             classes=_classes(split.data.dataset),
             judge=_judge(request, split.readers, device),
             progress=progress if main else lambda count: None,
+            reject_above=trained.reject_above,
         )
 
     # Batches that are done are kept beside the result file, by its header, until that is written.

@@ -15,6 +15,7 @@ from ...pipeline.errors import ConfigError, DataError, ImageError, MissingError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
 from ...pipeline.store import Place
 from ..evaluation.load_trained import find_trained
+from ..evaluation.trained import require_forced
 from ..options import TrainFlags
 from .answer import Answer
 from .questions import Question, questions
@@ -38,6 +39,7 @@ class PredictRequest:
     generate    let the model answer by itself; it may then give no mask
     lm_weights  "int8" for those of the language model's layers; None: as they are
     budget      superpixels of the photograph: auto, N or mean:N; None: as the model was trained
+    reject_above  chance of [REJ] against [SEG] above which it is the answer; None: one half
     out         folder of the files, made if needed
     """
 
@@ -55,10 +57,12 @@ class PredictRequest:
     generate: bool = False
     lm_weights: str | None = None
     budget: str | None = None
+    reject_above: float | None = None
     device: str = "auto"
     out: Path = Path("predictions")
 
     def __post_init__(self) -> None:
+        require_forced(self.generate, self.reject_above)
         if self.published is not None and self.cache is not None:
             raise ConfigError("--published has its own preprocessing: leave out --cache")
         if self.own_sam and self.published is None:
@@ -166,6 +170,7 @@ def predict_command(request: PredictRequest) -> PredictReport:
         own_sam=request.own_sam,
         lm_weights=request.lm_weights,
         budget=request.budget,
+        reject_above=request.reject_above,
     )
     make_folders(request.out)
     photos, left_out = [], {}

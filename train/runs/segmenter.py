@@ -91,8 +91,9 @@ class Segmenter:
         size: str | None = None,
         lm_weights: str | None = None,
         compiled: bool = False,
+        reject_above: float | None = None,
     ) -> None:
-        trained = trained.to_answer(device, lm_weights)
+        trained = trained.to_answer(device, lm_weights, reject_above)
         self._trained, self._plan, self._where = trained, plan, where
         self._source, self._encoder = source, encoder
         self._device, self._size = device, size
@@ -202,6 +203,7 @@ def load(
     lm_weights: Literal["int8"] | None = None,
     compiled: bool = False,
     budget: str | None = None,
+    reject_above: float | None = None,
 ) -> Segmenter:
     """A trained model, ready for photographs.
 
@@ -216,6 +218,8 @@ def load(
     compiled    on CUDA, the language model's passes become graphs: each first one of its shape takes
                 about a minute, every other is launched at once
     budget      superpixels of a photograph: auto, N or mean:N; default as the model was trained
+    reject_above  of a model with [REJ]: the chance of it against [SEG] above which it is the answer;
+                  default one half
 
     Raises MissingError (no such model or weights), WeightsError, PlanMismatchError, ConfigError.
     """
@@ -232,6 +236,7 @@ def load(
         lm_weights=lm_weights,
         compiled=compiled,
         budget=budget,
+        reject_above=reject_above,
     )
 
 
@@ -248,6 +253,7 @@ def open_segmenter(
     lm_weights: str | None = None,
     compiled: bool = False,
     budget: str | None = None,
+    reject_above: float | None = None,
 ) -> Segmenter:
     """`load` for a model that was found; `flags` as `open_trained`, `own_sam` as `Encoders`."""
     device, here, wanted = pick_device(device), Path("."), budget_of(found, budget)
@@ -271,7 +277,7 @@ def open_segmenter(
     trained = open_trained(found, plan, flags or TrainFlags()).at(wanted)
     return Segmenter(
         trained, plan, where, source, encoder, device=device, size=size, lm_weights=lm_weights,
-        compiled=compiled,
+        compiled=compiled, reject_above=reject_above,
     )  # fmt: skip
 
 

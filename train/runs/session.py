@@ -62,6 +62,7 @@ class ImageSession:
         self._passes, visual = passes, encoded.visual
         self.photo, self.superpixels = encoded.photo, encoded.superpixels
         self.patches = visual.grid[0] * visual.grid[1]
+        self._above = trained.reject_above
         began = time.perf_counter()
         # All dialogues are the same up to the mark after the image.
         dialogue = build_dialogue(self._vocab, (fixed_turn("it", self._vocab.wording),))
@@ -117,7 +118,7 @@ class ImageSession:
         masks, before = answer_after(self._passes, batch, self._prefix)
         found = []
         for text, logits, chance in zip(expressions, masks, self._rejections(before), strict=True):
-            rejected = rejects(chance)
+            rejected = rejects(chance, self._above)
             one = self._answer(text, logits[:0] if rejected else logits)
             found.append(replace(one, rejected=rejected, rejection=chance))
         return found
