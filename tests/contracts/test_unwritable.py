@@ -56,7 +56,7 @@ FILES = {("data export", "--out"), ("eval", "--out")}  # outputs that are one fi
 INPUTS = {"--images", "--root"}  # folders that are read
 # These write nothing, or only into the cache or the temporary folder they are given.
 READING = {"data check", "cache info", "cache verify", "cache stats", "cache repair", "doctor"}
-READING |= {"cache add", "cache drop", "status", "compare", "demo"}
+READING |= {"cache add", "cache drop", "cache order", "status", "compare", "demo"}
 LATER = {"rehearse"}  # in FURTHER
 
 

@@ -99,7 +99,7 @@ def test_the_guide_has_a_file_for_each() -> None:
 
 def test_an_encoder(install: Install) -> None:
     flags = Flags(encoder="my_clip", encoder_weights="random:3", superpixels="slic")
-    with pytest.raises(ConfigError, match="--encoder my_clip: allowed are tiny, dinov2-small"):
+    with pytest.raises(ConfigError, match="--encoder my_clip: allowed are tiny, tiny-world2, dino"):
         resolve("tiny", None, flags, (), Path())
     with pytest.raises(ConfigError, match="features.encoder=my_clip: Input should be 'tiny', "):
         parse_recipe({"features": {"encoder": "my_clip"}}, "r")
@@ -125,7 +125,9 @@ def test_a_worker_finds_the_encoder_of_a_recipe_that_was_checked_elsewhere(
 
 def test_a_sam(install: Install) -> None:
     flags = Flags(sam_model="vit_s", sam_weights="random:3", superpixels="sam")
-    with pytest.raises(ConfigError, match="superpixels.model=vit_s: Input should be 'tiny', 'vit"):
+    with pytest.raises(
+        ConfigError, match="superpixels.model=vit_s: Input should be 'tiny', 'tiny-world2', 'vit"
+    ):
         resolve("tiny", None, flags, (), Path())
     install("my_sam.py")
     recipe, where = resolve("tiny", None, flags, ("store_sam_embeddings=true",), Path())

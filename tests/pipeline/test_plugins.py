@@ -194,7 +194,7 @@ def test_the_command_line_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for words, code, text in (
         (["--plugin", "no.py", "data", "synth", "x"], 3, "--plugin no.py"),
         (["data", "synth", "x", "--plugin"], 2, "--plugin wants the path"),
-        (["train", "--projector", "mine"], 2, "allowed are c_abstractor, d_abstractor"),
+        (["train", "--projector", "mine"], 2, "allowed are adatok, c_abstractor, d_abstractor"),
         (["train", "--projector", "mine"], 2, "--plugin FILE, or a package with an entry point"),
     ):
         result = CliRunner().invoke(main, words)

@@ -1,4 +1,4 @@
-"""Where a model with [REJ] may decide: how well its chances tell the two kinds of expressions apart."""
+"""Operating points of a model with [REJ]: how well its chances tell expressions apart."""
 
 from collections.abc import Sequence
 

@@ -140,7 +140,9 @@ def test_one_row_and_one_module_add_an_encoder(
     (tmp_path / "elsewhere_encoder.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     flags = Flags(encoder="elsewhere", encoder_weights="random:3", superpixels="slic")
-    with pytest.raises(ConfigError, match="--encoder elsewhere: allowed are tiny, dinov2-small"):
+    with pytest.raises(
+        ConfigError, match="--encoder elsewhere: allowed are tiny, tiny-world2, dino"
+    ):
         resolve("tiny", None, flags, (), tmp_path)
     row = replace(
         ENCODERS["clip-tiny"], name="elsewhere", module="elsewhere_encoder", hidden=32, size=64

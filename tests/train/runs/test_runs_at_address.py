@@ -103,7 +103,9 @@ def test_a_run_goes_on_on_another_machine_and_is_read_from_there(
     store = open_store(report.address)
     assert store.read("metrics.jsonl", 10**6) == (local.folder / "metrics.jsonl").read_bytes()
     small = {key for key, _ in store.sizes() if "/" not in key}
-    assert small == {"config.yaml", "data.json", "env.json", "metrics.jsonl", "log.txt"}
+    assert small == {
+        "config.yaml", "data.json", "env.json", "metrics.jsonl", "log.txt", "status.json",
+    }  # fmt: skip
 
     # Every command reads it, on a machine that has neither trained nor read it.
     machine("three")
