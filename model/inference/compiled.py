@@ -90,7 +90,12 @@ class Passes:
             self._buffers[rows, size] = made = KeyValues(self.model.lm, rows, size)
             for buffer in (made.keys, made.values):
                 torch._dynamo.mark_static_address(buffer)
-        return self._buffers[rows, size]
+        known = self._buffers[rows, size]
+        # What is masked has weight 0, and 0 times a NaN of an earlier photograph is NaN.
+        known.keys.zero_()
+        known.values.zero_()
+        known.skipped = 0
+        return known
 
     def step(self, token: Tensor, position: Tensor, known: KeyValues) -> tuple[Tensor, Tensor]:
         """Read ids (B,1) at `position` (B,1): their states (B,D), the most likely next ids (B,1)."""

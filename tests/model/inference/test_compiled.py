@@ -110,3 +110,15 @@ def test_graphs_of_a_gpu_answer_as_its_plain_passes(micro: Model, batch: Batches
         want_ids = generate(model, prompts, seg=9, eos=-1, max_new_tokens=6).ids
         got = generate(model, prompts, seg=9, eos=-1, max_new_tokens=6, passes=passes)
         assert got.ids == want_ids
+
+
+def test_buffers_that_serve_again_hold_nothing_of_before(micro: Model) -> None:
+    """A NaN that one photograph left in a slot is none of the next one's, though it is masked."""
+    passes = Passes(micro(seed=3), "eager")
+    first = passes.buffers(1, 10)
+    first.keys.fill_(float("nan"))
+    first.values.fill_(float("nan"))
+    first.skipped = 3
+    again = passes.buffers(1, 12)
+    assert again is first, "a graph reads them where they are"
+    assert not again.keys.any() and not again.values.any() and again.skipped == 0
