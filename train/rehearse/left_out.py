@@ -33,6 +33,7 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("svp eval --runs runs/paper --dataset refer_data/grefcoco", PUBLISHED),
     ("svp cache stats caches/mine --budget", BUDGET),
     ("svp cache order", BUDGET),
+    ("svp compare", "tests/train/runs/test_compare.py runs it on two results"),
     ("svp train --size paper --from-cache caches/mine --init GLaMM-RefSeg --budget", BUDGET),
     ("svp eval --runs runs/budget", BUDGET),
     ("svp export exports/budget", BUDGET),
