@@ -4,6 +4,7 @@ The page is Gradio's (extra `demo`), served to this machine alone: nothing is sh
 taken from a visitor, and requests wait in a short queue for the one model.
 """
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from ..evaluation.load_trained import find_trained
 from .answer import Answer
 from .segmenter import Segmenter, open_segmenter
 from .session import ImageSession
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 WAITING = 16  # requests in the queue; further ones are told to come back
@@ -185,10 +188,11 @@ def serve(page: Any, *, port: int, open_browser: bool = False, wait: bool = True
 
     Raises ConfigError if the port is taken.
     """
+    log.info(f"page: http://{HOST}:{port}/ (Ctrl-C ends it)")
     try:
         _, address, _ = page.launch(
             server_name=HOST, server_port=port, share=False, max_file_size=LARGEST_FILE,
-            allowed_paths=[], inbrowser=open_browser, prevent_thread_lock=not wait, quiet=not wait,
+            allowed_paths=[], inbrowser=open_browser, prevent_thread_lock=not wait, quiet=True,
             footer_links=[], enable_monitoring=False, ssr_mode=False,
         )  # fmt: skip
     except OSError as error:
