@@ -4,43 +4,31 @@ Places (folders, weight files, devices) are not here: they are `records.LocalPat
 one stored bit belongs here; a field that changes none does not.
 """
 
-import difflib
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from . import plugins
-from .display import show
 from .errors import ConfigError
 from .fetch.encoder_specs import ENCODERS, EncoderSpec
 from .fetch.sam_specs import SAMS, USUAL_SAM, SamSpec
+from .io.settings import Frozen, explain
 from .weights.reference import SHIPPED, Kind, WeightsRef, forms
 
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-
-class Frozen(BaseModel):
-    """Base of a recipe's groups: immutable, no unknown fields, no NaN or infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def weights_of(*kinds: Kind) -> Callable[[object], WeightsRef]:
@@ -150,6 +138,8 @@ class SuperpixelConfig(Frozen):
             the grid first, the others where no sure whole lies
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"made"})
+
     source: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")] = "sam"
     made: Annotated[str, Field(max_length=200)] = ""
     model: SamName = "tiny"
@@ -167,13 +157,6 @@ class SuperpixelConfig(Frozen):
     def prompts_sam(self) -> bool:
         """Whether the superpixels are SAM's or MobileSAM's."""
         return self.source in USUAL_SAM
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if not self.made:
-            found.pop("made", None)
-        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> "SuperpixelConfig":
@@ -200,16 +183,11 @@ class SecondEncoder(Frozen):
     size  of its view; None: the first one's, and then it is in no digest
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"size"})
+
     encoder: EncoderName
     weights: Weights = SHIPPED
     size: Annotated[int, Field(ge=14, le=1024)] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if self.size is None:
-            found.pop("size", None)
-        return found
 
 
 class FeatureConfig(Frozen):
@@ -223,6 +201,8 @@ class FeatureConfig(Frozen):
     A recipe without `second` or `pooled` has the digest it had before there were these fields.
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"second", "pooled"})
+
     encoder: EncoderName = "tiny"
     weights: Weights = SHIPPED
     view: Literal["squash", "center_crop", "pad", "clip"] = "squash"
@@ -233,15 +213,6 @@ class FeatureConfig(Frozen):
     stored: Literal["float16", "int8", "mean+int4", "mean"] = "float16"
     second: SecondEncoder | None = None
     pooled: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if self.second is None:
-            found.pop("second", None)
-        if not self.pooled:
-            found.pop("pooled", None)
-        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> "FeatureConfig":
@@ -322,6 +293,8 @@ class Recipe(Frozen):
     order       of the superpixels by worth, None: none is stored, and it is in no digest
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"sam_stored", "order"})
+
     superpixels: SuperpixelConfig = SuperpixelConfig()
     features: FeatureConfig = FeatureConfig()
     sspe: MaskGridConfig = MaskGridConfig()
@@ -329,16 +302,9 @@ class Recipe(Frozen):
     sam_stored: Literal["float16", "int8"] = "float16"
     order: OrderConfig | None = None
     batch: Annotated[int, Field(ge=1, le=64)] = 8
-    libraries: dict[str, str] = {}  # versions of the packages that affect bits
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if self.sam_stored == "float16":
-            found.pop("sam_stored", None)
-        if self.order is None:
-            found.pop("order", None)
-        return found
+    libraries: dict[str, str] = Field(
+        default_factory=dict
+    )  # versions of the packages that affect bits
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -374,67 +340,9 @@ def in_float16(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"features": features, "sam_stored": "float16"})
 
 
-# How pydantic names the branches of a union in an error's place.
-_BRANCH = re.compile(
-    r"(constrained-|literal\[|function-|tuple\[|list\[|dict\[)|(int|float|str|bool)$"
-)
-
-
 def parse_recipe(raw: object, where: str) -> Recipe:
     """A `Recipe` from untrusted data; every wrong field is named in one `ConfigError`."""
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error, Recipe)}") from None
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every wrong field of a `model` with its value and the rule it breaks, on one line.
-
-    A field that does not exist is told with the nearest that does; what is wrong only because of
-    another error is left out.
-    """
-    found = error.errors()
-    places = [_fields_of(item["loc"], model) for item in found]
-    lines = []
-    for item, (name, _) in zip(found, places, strict=True):
-        deeper = any(other != name and other.startswith(f"{name}.") for other, _ in places)
-        if not (deeper and item["type"] in ("too_short", "missing")):
-            lines.append(_line(item, name, model))
-    return "; ".join(dict.fromkeys(lines))
-
-
-def _line(item: Any, name: str, model: type[BaseModel]) -> str:
-    if item["type"] == "extra_forbidden":
-        _, fields = _fields_of(item["loc"][:-1], model)
-        wrong, group = str(item["loc"][-1]), f"{name.rpartition('.')[0]}." if "." in name else ""
-        near = difflib.get_close_matches(wrong, fields, 1, 0.5)
-        hint = f"did you mean {group}{near[0]}?" if near else f"fields are {', '.join(fields)}"
-        return f"{name}={show(item.get('input'))}: no such field: {hint}"
-    rule = item["msg"].removeprefix("Value error, ")
-    if isinstance(item.get("input"), dict | list):  # a group that does not go together
-        return f"{name}: {rule}"
-    return f"{name}={show(item.get('input'))}: {rule}"
-
-
-def _fields_of(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[str, list[str]]:
-    """The dotted name of a place, without pydantic's names of a union's branches; its fields."""
-    names: list[str] = []
-    here: type[BaseModel] | None = model
-    for part in loc:
-        if isinstance(part, int):
-            names.append(str(part))
-        elif here is not None:
-            names.append(part)
-            field = here.model_fields.get(part)
-            here = _model_in(field.annotation) if field else None
-        elif not _BRANCH.match(part):  # a key of a mapping
-            names.append(part)
-    return ".".join(names) or "recipe", list(here.model_fields) if here else []
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model within an annotation such as `tuple[StageConfig, ...]` or `X | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for a in get_args(annotation) if (found := _model_in(a))), None)

@@ -8,7 +8,7 @@ which of them the paper states is told in docs/provenance.md.
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,16 +16,15 @@ from pydantic import (
     JsonValue,
     PlainSerializer,
     PlainValidator,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from ..model.language.adapters import LINEARS
 from ..pipeline.display import counted
 from ..pipeline.errors import ConfigError
-from ..pipeline.recipe import FeatureConfig, Frozen, explain, weights_of
+from ..pipeline.io.settings import Frozen, explain
+from ..pipeline.recipe import FeatureConfig, weights_of
 from ..pipeline.superpixels.budget.selector import AUTO, BudgetField
 from ..pipeline.weights.reference import NONE, SHIPPED, Kind, WeightsRef
 
@@ -67,6 +66,8 @@ class DataConfig(Frozen):
     task                 segment; caption: texts to say, no mask is read. The usual: in no digest
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"order", "task"})
+
     datasets: tuple[str, ...] = ()
     split: str = "train"
     sampling: Literal["uniform", "proportional"] = "uniform"
@@ -74,11 +75,6 @@ class DataConfig(Frozen):
     sentences_per_image: Annotated[int, Field(ge=1, le=64)] = 3
     exclude_eval_images: bool = False
     task: Literal["segment", "caption"] = "segment"
-
-    @model_serializer(mode="wrap")
-    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        usual = [("order", "global"), ("task", "segment")]
-        return {name: value for name, value in handler(self).items() if (name, value) not in usual}
 
 
 class LoraConfig(Frozen):
@@ -103,17 +99,12 @@ class VisionConfig(Frozen):
     second  the one whose last layer lies beside, "" for none; then it is in no digest
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"second"})
+
     encoder: str = "dinov2-large"
     view: Literal["squash", "center_crop", "pad", "clip"] = "squash"
     size: Count = 336
     second: str = ""
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if not self.second:
-            found.pop("second", None)
-        return found
 
     @property
     def names(self) -> str:
@@ -149,6 +140,8 @@ class ModelConfig(Frozen):
                  else they are left out. If it is off, it is in no digest
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"rejection", "mask_prompt", "first_lesson"})
+
     init: Init = SHIPPED
     lm: LmSource = NONE
     shape: dict[str, Annotated[int | float, Field(gt=0)]] = Field(default_factory=dict)
@@ -163,14 +156,6 @@ class ModelConfig(Frozen):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     new_rows_only: bool = False
     rejection: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        usual = {"rejection": False, "mask_prompt": "projected", "first_lesson": False}
-        for name in [name for name, value in usual.items() if found[name] == value]:
-            found.pop(name)
-        return found
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
@@ -213,17 +198,12 @@ class LossConfig(Frozen):
     (`model.mask_head`), in no digest if it is 0.
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"click"})
+
     ce: Weight = 1.0
     bce: Weight = 2.0
     dice: Weight = 0.5
     click: Weight = 0.0
-
-    @model_serializer(mode="wrap")
-    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if not self.click:
-            found.pop("click", None)
-        return found
 
 
 class RunConfig(Frozen):
@@ -263,6 +243,8 @@ class TrainRecipe(Frozen):
     budget  of visual tokens of a projector that reads superpixels; auto is in no digest
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"budget"})
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")] = "custom"
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     data: DataConfig = DataConfig()
@@ -273,13 +255,6 @@ class TrainRecipe(Frozen):
     optimizer: Literal["adamw", "adamw8bit", "offload"] = "adamw"
     budget: BudgetField = AUTO
     run: RunConfig = RunConfig()
-
-    @model_serializer(mode="wrap")
-    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if self.budget.auto:
-            found.pop("budget", None)
-        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainRecipe":

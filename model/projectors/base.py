@@ -241,3 +241,12 @@ class Projector(nn.Module):
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Linear, exact GELU, Linear: the head of most projectors."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+def start_linears(model: nn.Module) -> None:
+    """Start values of every Linear within: weights truncated normal of 0.02, biases 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

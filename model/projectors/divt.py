@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...pipeline.errors import ConfigError
 from ..batch import Visual
 from ..blocks import Attention
-from .base import Projector, Rename, mlp
+from .base import Projector, Rename, mlp, start_linears
 from .grid import require_grid
 from .similarity import ONE, gather, one_hot, similarities
 
@@ -61,11 +61,7 @@ class DiVT(Projector):
         )
         self.attn = Attention(dim=embed_dim, heads=heads)
         self.mlp = mlp(embed_dim, llm_dim, llm_dim)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_linears(self)
 
     def num_tokens(self, grid: tuple[int, int]) -> None:
         """As many as the image has clusters."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..fetch.encoder_specs import ENCODERS, EncoderSpec
 from ..weights.rehearsal import narrowed
 from .backbone import Family
-from .vit import Vit, any_multiple
+from .vit import Vit, any_multiple, split_qkv
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,23 +66,8 @@ class Dinov2(Vit):
         Unknown names pass through: the strict load names them.
         """
         own = self.model.state_dict()
-        return {
-            name if name in own else _older(name): tensor for name, tensor in _newest(state).items()
-        }
-
-
-def _newest(state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Under the newer names of transformers."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        if found := _QKV.match(name):
-            for part, rows in zip("qkv", tensor.chunk(3, dim=0), strict=True):
-                renamed[f"{found[1]}attention.{part}_proj.{found[2]}"] = rows
-        else:
-            renamed[name] = tensor
-    return renamed
+        newest = split_qkv(state, _RENAMES, _QKV)
+        return {name if name in own else _older(name): tensor for name, tensor in newest.items()}
 
 
 def _older(name: str) -> str:

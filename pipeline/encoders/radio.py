@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..fetch.encoder_specs import EncoderSpec
 from ..weights.rehearsal import narrowed
 from .backbone import Family
-from .vit import Vit, any_multiple
+from .vit import Vit, any_multiple, split_qkv
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,15 +44,7 @@ class Radio(Vit):
         """The hub's names to those of transformers; its blocks have no layer scale, which is one."""
         import torch
 
-        renamed: dict[str, Tensor] = {}
-        for name, tensor in state.items():
-            for pattern, replacement in _RENAMES:
-                name = re.sub(pattern, replacement, name)
-            if found := _QKV.match(name):
-                for part, rows in zip("qkv", tensor.chunk(3, dim=0), strict=True):
-                    renamed[f"{found[1]}attention.{part}_proj.{found[2]}"] = rows
-            else:
-                renamed[name] = tensor
+        renamed = split_qkv(state, _RENAMES, _QKV)
         scales = [name for name in self.model.state_dict() if name.endswith(".lambda1")]
         if not any(name in renamed for name in scales):
             renamed |= {name: torch.ones(self.dim) for name in scales}

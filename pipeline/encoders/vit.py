@@ -4,7 +4,8 @@ What families share: the tokens of the patches are the last hidden state without
 blocks pass the same last LayerNorm. A family's own file names its classes, weights and exceptions.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
@@ -50,6 +51,28 @@ class Vit:
     def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """A published layout of the weights in the model's own names."""
         return dict(state)
+
+
+def split_qkv(
+    state: "Mapping[str, Tensor]",
+    renames: Sequence[tuple[str, str]],
+    qkv: "re.Pattern[str]",
+) -> "dict[str, Tensor]":
+    """Weights under new names; a matrix of query, key and value becomes one each.
+
+    renames  substitutions, in order
+    qkv      of such a matrix, after `renames`: the name of its block, and weight or bias
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for pattern, replacement in renames:
+            name = re.sub(pattern, replacement, name)
+        if found := qkv.match(name):
+            for part, rows in zip("qkv", tensor.chunk(3, dim=0), strict=True):
+                renamed[f"{found[1]}attention.{part}_proj.{found[2]}"] = rows
+        else:
+            renamed[name] = tensor
+    return renamed
 
 
 def require_multiple(patch: int, size: int) -> None:

@@ -13,13 +13,13 @@ from ...pipeline.commands.console import (
     as_json,
     either,
     report,
-    size_option,
 )
 from ...pipeline.commands.data import max_failures, source_options
 from .shared import (
     DATA,
     WEIGHTS,
     allow_tiny,
+    asked_model,
     budget,
     caches,
     checkpoint,
@@ -132,27 +132,10 @@ def eval_command(from_results: Any, page: Path | None, as_json: bool, **options:
 @click.command("predict")
 @click.argument("images", type=PATH)
 @click.argument("expressions", nargs=-1)
-@click.option(
-    "--cache",
-    "--from-cache",
-    "cache",
-    type=PLACE,
-    help="Cache whose recipe is used for the images.",
-)
-@size_option
-@checkpoint
-@published
-@runs
-@weights
-@click.option("--sam-weights", type=PATH, help="SAM checkpoint.")
-@click.option("--encoder-weights", type=PATH, help="Encoder weights.")
+@asked_model
 @click.option(
     "--generate", is_flag=True, help="Generate the answer instead of teacher-forcing [SEG]."
 )
-@budget
-@lm_weights
-@reject_above
-@device
 @click.option("--out", type=NEW_FOLDER, default=Path("predictions"), show_default=True,
               help="Folder of the outputs.")  # fmt: skip
 @as_json
@@ -169,21 +152,7 @@ def predict_command(as_json: bool, **options: Any) -> None:
 
 
 @click.command("demo")
-@checkpoint
-@published
-@runs
-@click.option(
-    "--cache",
-    "--from-cache",
-    "cache",
-    type=PLACE,
-    help="Cache whose recipe is used for the images.",
-)
-@size_option
-@click.option("--sam-weights", type=PATH, help="SAM checkpoint.")
-@click.option("--encoder-weights", type=PATH, help="Encoder weights.")
-@lm_weights
-@device
+@asked_model
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
@@ -194,10 +163,12 @@ def predict_command(as_json: bool, **options: Any) -> None:
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in the browser.")
 def demo_command(**options: Any) -> None:
     """Ask a model about photographs in the browser, on this machine alone (extra `demo`)."""
+    from ..options import TrainFlags
     from ..runs.demo import DemoRequest
     from ..runs.demo import demo_command as run
 
-    run(DemoRequest(**options))
+    flags = TrainFlags(**take(options, WEIGHTS))
+    run(DemoRequest(flags=flags, **options))
 
 
 @click.command("export")

@@ -13,6 +13,7 @@ from ...pipeline.commands.console import (
     PLACE,
     report,
     several,
+    size_option,
 )
 from ..cli_defaults import shipped_model
 
@@ -97,6 +98,26 @@ reject_above = click.option(
     "--reject-above", type=click.FloatRange(0, 1), metavar="CHANCE",
     help="Chance of [REJ] against [SEG] above which nothing is meant. Default: 0.5.",
 )  # fmt: skip
+asked_model = several(
+    click.option(
+        "--cache",
+        "--from-cache",
+        "cache",
+        type=PLACE,
+        help="Cache whose recipe is used for the images.",
+    ),
+    size_option,
+    checkpoint,
+    published,
+    runs,
+    weights,
+    click.option("--sam-weights", type=PATH, help="SAM checkpoint."),
+    click.option("--encoder-weights", type=PATH, help="Encoder weights."),
+    budget,
+    lm_weights,
+    reject_above,
+    device,
+)
 encoders = several(
     click.option(
         "--live",

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ...pipeline.display import show
 from ...pipeline.errors import CacheError, ConfigError, PlanMismatchError
-from ...pipeline.recipe import explain
+from ...pipeline.io.settings import explain
 from . import keyed_rng
 from .passes import GLOBAL, GlobalPass, Stored, WindowPass, window_of
 from .permutation import LARGE

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...model.projectors import Projector
 from ...model.projectors.base import MaskInput
-from ..factory import llama_shape, outline
+from ..data.cache_fit import llama_shape
+from ..factory import outline
 from ..options import TrainFlags, resolve_train
 from ..recipe import ModelConfig, StageConfig, TrainRecipe, micro_batches
 from ..trainer.prepare import make_ready

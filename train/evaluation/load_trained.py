@@ -14,9 +14,10 @@ from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.store import Place
 from ...pipeline.superpixels.budget.selector import AUTO, Budget, parse_budget
 from ..data.budget_draw import require_budget
+from ..data.cache_fit import require_cache
 from ..data.encoder_identity import require_same_features
 from ..data.sam_identity import require_same_sam
-from ..factory import assemble, require_cache
+from ..factory import assemble
 from ..options import TrainFlags, place_weights
 from ..recipe import parse_train_recipe
 from ..trainer.checkpoint import CHECKPOINTS, Checkpoint, load_weights

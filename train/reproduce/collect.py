@@ -12,11 +12,11 @@ from ... import __version__
 from ...pipeline.weights.rehearsal import rehearsal_settings
 from ..bench.presets import Preset, preset
 from ..bench.speed import bench_infer, bench_train
+from ..data.cache_fit import outline_projector
 from ..estimates.hours import GRID
 from ..evaluation.paper_numbers import TABLE_6
 from ..evaluation.results import Results, read_results
 from ..evaluation.significance import Sums, agreement, difference, sums_of, verdict
-from ..factory import outline_projector
 from ..metrics import Counts, intervals
 from ..options import TrainFlags, resolve_train
 from ..provenance import commit, libraries

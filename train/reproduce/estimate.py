@@ -20,11 +20,11 @@ from ...pipeline.errors import SvpError
 from ...pipeline.io.yaml_files import Override
 from ...pipeline.precompute.cost_model import Estimate, estimate
 from ...pipeline.precompute.launch import priced_plan
+from ..data.cache_fit import outline_projector
 from ..estimates.gpus import GPUS, Gpu
 from ..estimates.hours import GRID, TEXT, Reference, projector_flops
 from ..estimates.sizing import SHARE
 from ..evaluation.paper_numbers import SPLIT_BY
-from ..factory import outline_projector
 from ..options import TrainFlags, resolve_train
 from .caches import Caches, splits_of
 from .collect import CHANNELS, LLM

@@ -21,10 +21,10 @@ from ...pipeline.errors import DataError
 from ...pipeline.io.atomic import write_file
 from ...pipeline.io.json_files import JsonFile, canonical
 from ...pipeline.weights.load import load_state_dict
+from ..data.cache_fit import outline_projector
 from ..evaluation.load_trained import newest_run
 from ..evaluation.protocols import Protocol
 from ..evaluation.results import Results, read_results
-from ..factory import outline_projector
 from ..metrics import metrics
 from ..options import TINY_MODEL, resolve_train
 from ..provenance import commit, libraries

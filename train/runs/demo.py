@@ -20,11 +20,10 @@ from ...pipeline.display import counted
 from ...pipeline.errors import ConfigError, MissingPackageError, SvpError
 from ...pipeline.masks import rle
 from ...pipeline.records import PART, SUB_PART, WHOLE, Superpixels
-from ...pipeline.store import Place
 from ..cli_defaults import SEED
-from ..evaluation.load_trained import find_trained
 from .answer import Answer
-from .segmenter import Segmenter, open_segmenter
+from .asked_model import ModelRequest
+from .segmenter import Segmenter
 from .session import ImageSession
 
 log = logging.getLogger(__name__)
@@ -203,19 +202,9 @@ def serve(page: Any, *, port: int, open_browser: bool = False, wait: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoRequest:
-    """Options of `svp demo`; those of a model as in `PredictRequest`."""
+class DemoRequest(ModelRequest):
+    """Options of `svp demo`: a model, and where its page is served."""
 
-    checkpoint: Place | None = None
-    published: str | None = None
-    own_sam: bool = False
-    runs: Place = Path("runs")
-    cache: Place | None = None
-    size: str | None = None
-    sam_weights: Path | None = None
-    encoder_weights: Path | None = None
-    lm_weights: str | None = None
-    device: str = "auto"
     port: int = 7860
     open_browser: bool = False
 
@@ -225,16 +214,7 @@ def demo_command(request: DemoRequest) -> None:
 
     Raises ConfigError (tiny models without --size tiny, a port that is taken), and as `load`.
     """
-    segmenter = open_segmenter(
-        find_trained(request.checkpoint, request.runs, request.published),
-        device=request.device,
-        size=request.size,
-        cache=request.cache,
-        sam_weights=request.sam_weights,
-        encoder_weights=request.encoder_weights,
-        own_sam=request.own_sam,
-        lm_weights=request.lm_weights,
-    )
+    segmenter = request.open()
     segmenter.require_real("the photographs of visitors")
     if request.size != "tiny":
         serve(build_page(segmenter), port=request.port, open_browser=request.open_browser)

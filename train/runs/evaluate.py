@@ -22,6 +22,7 @@ from ...pipeline.process import pick_device
 from ...pipeline.records import Expression
 from ...pipeline.store import Place
 from ..cli_defaults import DATA
+from ..data.cache_fit import require_cache
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
@@ -47,7 +48,6 @@ from ..evaluation.summary import EvalReport, joined, summarise
 from ..evaluation.trained import Trained
 from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
-from ..factory import require_cache
 from ..trainer.prepare import join_group, make_process_state
 from ..trainer.remote_run import RemoteRun, file_at, folder_of
 from ..trainer.resume import agreed_checkpoint, named_checkpoint

@@ -14,12 +14,13 @@ from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, MissingError
 from ...pipeline.superpixels.budget.selector import Budget
 from ..data.budget_draw import require_budget
+from ..data.cache_fit import require_cache
 from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
 from ..evaluation.evaluate import Settings, evaluate
 from ..evaluation.protocols import Example, examples, plan
-from ..factory import Assembled, require_cache
+from ..factory import Assembled
 from ..metrics import Counts, metrics
 from ..options import DataRequest, TrainRequest
 from ..trainer.job import Validate

@@ -33,6 +33,7 @@ from ...pipeline.superpixels.budget.selector import require_order
 from ..cli_defaults import DATA, cache_of
 from ..data.budget_draw import BudgetDraw, require_budget
 from ..data.build_table import check_left_out, open_table
+from ..data.cache_fit import require_cache
 from ..data.collate import CachedVisuals
 from ..data.expression_table import ExpressionTable
 from ..data.length_check import TokenBudget
@@ -41,7 +42,6 @@ from ..data.loader import Draws, Loader, RankSlice
 from ..data.sam_identity import identity, require_same_sam
 from ..data.tokenizer import Vocabulary
 from ..distributed import decided
-from ..factory import require_cache
 from ..options import DataRequest, Places, TrainRequest, resolve_train
 from ..recipe import TrainRecipe
 from .newest_cache import NONE_THERE, data_of, newest_cache, require_images

@@ -4,22 +4,20 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from ...pipeline.datasets.images import read_image
 from ...pipeline.display import Report, counted, show
-from ...pipeline.errors import ConfigError, DataError, ImageError, MissingError
+from ...pipeline.errors import DataError, ImageError, MissingError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
-from ...pipeline.store import Place
-from ..evaluation.load_trained import find_trained
 from ..evaluation.trained import require_forced
-from ..options import TrainFlags
 from .answer import Answer
+from .asked_model import ModelRequest
 from .questions import Question, questions
-from .segmenter import Segmenter, open_segmenter, photo_header
+from .segmenter import Segmenter, photo_header
 
 log = logging.getLogger(__name__)
 
@@ -28,47 +26,22 @@ SAID_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictRequest:
+class PredictRequest(ModelRequest):
     """Options of `svp predict`.
 
-    images      photograph, folder of photographs, or JSONL file, see `questions`
-    cache       whose recipe cuts the photographs; None: the run's own, or `size`'s
-    checkpoint  run or one of its checkpoints, by folder or address; None: the newest run in `runs`
-    published   a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is, `own_sam` with its own
-                SAM instead of the one of `sam_weights`
-    generate    let the model answer by itself; it may then give no mask
-    lm_weights  "int8" for those of the language model's layers; None: as they are
-    budget      superpixels of the photograph: auto, N or mean:N; None: as the model was trained
-    reject_above  chance of [REJ] against [SEG] above which it is the answer; None: one half
-    out         folder of the files, made if needed
+    images    photograph, folder of photographs, or JSONL file, see `questions`
+    generate  let the model answer by itself; it may then give no mask
+    out       folder of the files, made if needed
     """
 
     images: Path
     expressions: tuple[str, ...]
-    cache: Path | None = None
-    size: str | None = None
-    checkpoint: Place | None = None
-    published: str | None = None
-    own_sam: bool = False
-    runs: Place = Path("runs")
-    flags: TrainFlags = field(default_factory=TrainFlags)
-    sam_weights: Path | None = None
-    encoder_weights: Path | None = None
     generate: bool = False
-    lm_weights: str | None = None
-    budget: str | None = None
-    reject_above: float | None = None
-    device: str = "auto"
     out: Path = Path("predictions")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_forced(self.generate, self.reject_above)
-        if self.published is not None and self.cache is not None:
-            raise ConfigError("--published has its own preprocessing: leave out --cache")
-        if self.own_sam and self.published is None:
-            raise ConfigError("--own-sam is for --published")
-        if self.own_sam and self.sam_weights is not None:
-            raise ConfigError("--own-sam replaces --sam-weights: leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -159,19 +132,7 @@ def predict_command(request: PredictRequest) -> PredictReport:
         photo_header(first.photo)
         read_image(first.photo)  # damage is told before any weights are read
     _require_places(request.out, first, several)
-    model = open_segmenter(
-        find_trained(request.checkpoint, request.runs, request.published),
-        device=request.device,
-        size=request.size,
-        cache=request.cache,
-        flags=request.flags,
-        sam_weights=request.sam_weights,
-        encoder_weights=request.encoder_weights,
-        own_sam=request.own_sam,
-        lm_weights=request.lm_weights,
-        budget=request.budget,
-        reject_above=request.reject_above,
-    )
+    model = request.open()
     make_folders(request.out)
     photos, left_out = [], {}
     for one in _told(asked) if several else asked:

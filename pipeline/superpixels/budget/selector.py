@@ -20,7 +20,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ...display import counted, show
 from ...errors import ConfigError, PlanMismatchError
-from ...recipe import Frozen, OrderConfig
+from ...io.settings import Frozen
+from ...recipe import OrderConfig
 
 if TYPE_CHECKING:
     from ...cache.plan import Plan

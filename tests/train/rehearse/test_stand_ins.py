@@ -17,7 +17,7 @@ from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.sam.build import build_sam, detect_type, sam_spec
 from svp.pipeline.weights.load import load_state_dict
 from svp.pipeline.weights.rehearsal import MARK, VARIABLE, rehearsal_settings
-from svp.train.factory import outline_projector
+from svp.train.data.cache_fit import outline_projector
 from svp.train.options import TrainFlags, resolve_plain
 from svp.train.rehearse import photographs
 from svp.train.rehearse.run import SMALL

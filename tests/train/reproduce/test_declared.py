@@ -12,8 +12,8 @@ from svp.pipeline.io.yaml_files import Override
 from svp.pipeline.precompute.options import resolve
 from svp.pipeline.precompute.planner import sized_plan
 from svp.train.cli_defaults import TABLE_SIZES
+from svp.train.data.cache_fit import outline_projector, require_cache
 from svp.train.evaluation.paper_numbers import TABLES
-from svp.train.factory import outline_projector, require_cache
 from svp.train.options import TrainFlags, resolve_train
 from svp.train.recipe import TrainRecipe
 from svp.train.reproduce.collect import full_parameters

@@ -24,9 +24,10 @@ from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
 from svp.pipeline.weights.load import weights_digest
+from svp.train.data.cache_fit import require_cache
 from svp.train.data.collate import CachedVisuals
 from svp.train.data.expression_table import Entry
-from svp.train.factory import assemble, require_cache
+from svp.train.factory import assemble
 from svp.train.options import TrainFlags, resolve_train
 from svp.train.runs import inputs, train
 from svp.train.runs.dry_run import dry_run_command

@@ -20,6 +20,7 @@ from ....pipeline.cache.reader import CacheReader
 from ....pipeline.datasets import open_dataset
 from ....pipeline.io.yaml_files import Override
 from ....pipeline.process import pick_device
+from ...data.cache_fit import outline_projector
 from ...data.collate import CachedVisuals
 from ...estimates.flops import llm_flops
 from ...estimates.hours import TEXT, projector_flops
@@ -28,7 +29,7 @@ from ...evaluation.evaluate import to_batch
 from ...evaluation.load_trained import find_trained, open_trained
 from ...evaluation.protocols import examples
 from ...evaluation.protocols import plan as dialogues
-from ...factory import language_of, outline, outline_projector
+from ...factory import language_of, outline
 from ...options import Places, TrainFlags
 from ...recipe import TrainRecipe
 from ..request import Column, Data
