@@ -18,6 +18,7 @@ from ..blocks import Attention
 from .base import Projector, Rename, mlp, start_linears
 from .grid import require_grid
 from .similarity import ONE, gather, one_hot, similarities
+from .tokenpacker import TokenPacker
 
 
 class DiVT(Projector):
@@ -32,11 +33,7 @@ class DiVT(Projector):
     prefixes = ("model.mm_projector.", "mm_projector.")
     renames = (
         Rename("positional_embedding", "positions"),
-        Rename(r"q_proj_1\.weight", "q_proj.weight"),
-        Rename(r"([kv])_proj_1\.([02]\.(?:weight|bias))", r"\1_proj.\2"),
-        Rename(r"ln_([qkv])_1\.(weight|bias)", r"\1_norm.\2"),
-        Rename(r"clip_attn\.(in_proj_(?:weight|bias)|out_proj\.(?:weight|bias))", r"attn.\1"),
-        Rename(r"mlp\.[02]\.(weight|bias)"),
+        *TokenPacker.renames,  # the published names are the same
     )
 
     def __init__(

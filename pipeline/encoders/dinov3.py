@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..fetch.encoder_specs import EncoderSpec
 from ..weights.rehearsal import narrowed
 from .backbone import Family
-from .vit import Vit, any_multiple
+from .vit import Vit, any_multiple, common_fields
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,11 +45,8 @@ def build_dinov3(spec: EncoderSpec) -> "nn.Module":
 def _fields(spec: EncoderSpec) -> dict[str, Any]:
     """Fields of config.json that decide what the model of a row computes."""
     return {
-        "hidden_size": spec.hidden,
+        **common_fields(spec),
         "intermediate_size": spec.inner,
-        "num_hidden_layers": spec.blocks,
-        "num_attention_heads": spec.heads,
-        "patch_size": spec.patch,
         "num_register_tokens": spec.prefix - 1,
         "use_gated_mlp": spec.swiglu,
         "hidden_act": "silu" if spec.swiglu else "gelu",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..fetch.encoder_specs import EncoderSpec
 from ..weights.rehearsal import narrowed
 from .backbone import Family
-from .vit import Vit, any_multiple, split_qkv
+from .vit import Vit, any_multiple, common_fields, split_qkv
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,10 +65,7 @@ def build_radio(spec: EncoderSpec) -> "nn.Module":
 def _fields(spec: EncoderSpec) -> dict[str, Any]:
     """Fields of config.json that decide what the model of a row computes."""
     return {
-        "hidden_size": spec.hidden,
-        "num_hidden_layers": spec.blocks,
-        "num_attention_heads": spec.heads,
-        "patch_size": spec.patch,
+        **common_fields(spec),
         "num_cls_tokens": CLASSES,
         "num_registers": spec.prefix - CLASSES,
         "use_swiglu_ffn": spec.swiglu,

@@ -13,7 +13,7 @@ from ..errors import WeightsError
 from ..fetch.encoder_specs import EncoderSpec
 from ..weights.rehearsal import narrowed
 from .backbone import Family
-from .vit import Vit, one_size, require_only
+from .vit import Vit, common_fields, one_size, require_only
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,11 +66,8 @@ def build_siglip(spec: EncoderSpec) -> "nn.Module":
 def _fields(spec: EncoderSpec) -> dict[str, Any]:
     """Fields of (the vision part of) config.json that decide what the model of a row computes."""
     return {
-        "hidden_size": spec.hidden,
+        **common_fields(spec),
         "intermediate_size": spec.inner,
-        "num_hidden_layers": spec.blocks,
-        "num_attention_heads": spec.heads,
-        "patch_size": spec.patch,
         "image_size": spec.size,
         "hidden_act": "gelu_pytorch_tanh",
         "layer_norm_eps": 1e-6,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfigError
+from ..fetch.encoder_specs import EncoderSpec
 from .backbone import Tokens, multiple_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,16 @@ class Vit:
     def from_original(self, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
         """A published layout of the weights in the model's own names."""
         return dict(state)
+
+
+def common_fields(spec: EncoderSpec) -> dict[str, Any]:
+    """Fields that every config.json of transformers' vision transformers has, of a row."""
+    return {
+        "hidden_size": spec.hidden,
+        "num_hidden_layers": spec.blocks,
+        "num_attention_heads": spec.heads,
+        "patch_size": spec.patch,
+    }
 
 
 def split_qkv(

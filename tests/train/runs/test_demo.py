@@ -134,3 +134,15 @@ def test_tiny_models_are_refused_without_saying_so(root: Path) -> None:
     request = DemoRequest(checkpoint=root / "export", device="cpu")
     with pytest.raises(ConfigError, match="photographs of visitors: not generated scenes"):
         demo_command(request)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [({"own_sam": True}, "--own-sam is for --published"),
+     ({"published": "folder", "cache": Path("c")}, "leave out --cache"),
+     ({"published": "folder", "own_sam": True, "sam_weights": Path("s")}, "replaces --sam-weights")],
+)  # fmt: skip
+def test_contradictory_options_are_refused(asked: dict[str, Any], why: str) -> None:
+    """As `svp predict` refuses them: both name a model by the same options."""
+    with pytest.raises(ConfigError, match=why):
+        DemoRequest(**asked)
