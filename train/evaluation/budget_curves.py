@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...pipeline.cache.worth import thresholds
 from ...pipeline.display import Report, counted
 from ...pipeline.superpixels.budget import RULES, Described
+from ...pipeline.superpixels.budget.selector import Selector
 from ...pipeline.superpixels.budget.ward_tree import ward_groups
 from .upper_bounds import Atoms
 
@@ -131,17 +132,14 @@ def curves(scenes: Sequence[Scene], budgets: Sequence[int]) -> dict[str, tuple[f
         add(name, lambda s, n, orders=orders: s.member[orders[id(s)][:n]])  # type: ignore[misc]
     add(MERGED, _grouped)
     limits = thresholds([scene.found.worth.astype(np.float16) for scene in scenes])
-    add(GLOBAL, lambda s, n: s.member[above(s.found.worth, limits[n - 1])])
     order = {id(s): RULES["worth x distance"](s.found) for s in scenes}
+    add(
+        GLOBAL,
+        lambda s, n: s.member[Selector(above=limits[n - 1]).kept(order[id(s)], s.found.worth)],
+    )
     add(REST, lambda s, n: _with_rest(s.member, order[id(s)], n))
     add(WHOLE, lambda s, n: s.member)
     return rows
-
-
-def above(worth: NDArray[np.floating], limit: float) -> NDArray[np.int64]:
-    """Indices of the superpixels worth more, at least of the most worthy one."""
-    kept = np.flatnonzero(worth.astype(np.float64) > limit)
-    return kept if len(kept) else np.array([int(worth.argmax())])
 
 
 def _mean(scenes: Sequence[Scene], kept: Sequence[Bools]) -> float:

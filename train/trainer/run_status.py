@@ -21,9 +21,8 @@ from ..recipe import CONFIG
 STATUS = "status.json"
 MAX_BYTES, MAX_CONFIG = 1 << 16, 1 << 20
 WAIT_S = 2.0  # between two looks
-LATE = (
-    3  # times as long as from one logged step to the next, and the run of another machine is lost
-)
+# A run of another machine is lost after so many times the time from one logged step to the next.
+LATE = 3
 LEAST_S, UNKNOWN_S = 60.0, 900.0
 _SHOWN = (  # numbers of a status and how they are printed
     ("loss", "loss {:.4f}"),

@@ -9,7 +9,8 @@ from svp.pipeline.cache.worth import TRAITS
 from svp.pipeline.errors import DataError
 from svp.pipeline.masks.rle import encode
 from svp.pipeline.superpixels.budget import Described
-from svp.train.evaluation.budget_curves import Scene, above, curves
+from svp.pipeline.superpixels.budget.selector import Selector
+from svp.train.evaluation.budget_curves import Scene, curves
 from svp.train.evaluation.fit_prior import fit_prior, labels
 from svp.train.evaluation.upper_bounds import Atoms
 
@@ -71,7 +72,8 @@ def test_curves_of_rules() -> None:
         assert max(values) <= whole + 1e-9, name
         if name not in ("random", "worth, the rest as one token", "merge tree (Ward)"):
             assert list(values) == sorted(values), name
-    assert len(above(np.array([0.1, 0.2]), 0.9)) == 1
+    kept = Selector(above=0.9).kept(np.array([1, 0]), np.array([0.1, 0.2]))
+    assert kept.tolist() == [False, True], "at least one, the first by the order"
 
 
 def test_a_prior_learns_what_shape_and_features_tell() -> None:
