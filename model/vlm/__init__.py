@@ -12,8 +12,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from ...pipeline.errors import ConfigError
-from .llava import LlavaModel
-from .qwen_vl import QwenVLModel
+from .llava import WrappedLlava
+from .qwen_vl import WrappedQwenVL
 from .wrapped import WrappedModel
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 # config.model_type -> its class. A new family is one file and one line here.
 FAMILIES: dict[str, type[WrappedModel]] = {
-    "llava": LlavaModel,
-    "qwen2_vl": QwenVLModel,
-    "qwen2_5_vl": QwenVLModel,
-    "qwen3_vl": QwenVLModel,
+    "llava": WrappedLlava,
+    "qwen2_vl": WrappedQwenVL,
+    "qwen2_5_vl": WrappedQwenVL,
+    "qwen3_vl": WrappedQwenVL,
 }
 
 

@@ -17,7 +17,7 @@ from .pool import pooling
 from .wrapped import Encoded, WrappedModel, check_images
 
 
-class LlavaModel(WrappedModel):
+class WrappedLlava(WrappedModel):
     """`LlavaForConditionalGeneration` with CLIP or SigLIP on squares.
 
     Without a projector of ours LLaVA's own maps the means of the features.

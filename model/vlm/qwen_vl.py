@@ -21,7 +21,7 @@ from .pool import pooling
 from .wrapped import Encoded, WrappedModel, check_images
 
 
-class QwenVLModel(WrappedModel):
+class WrappedQwenVL(WrappedModel):
     """A Qwen-VL model with its head. Images have any size: their grid comes with them."""
 
     def __init__(

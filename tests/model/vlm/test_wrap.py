@@ -75,6 +75,21 @@ def test_generation_is_the_plain_model_s(model: Any) -> None:
     assert plain.tolist() == ours.tolist()
 
 
+def test_beams_and_two_pictures_in_one_text_are_the_plain_model_s(model: Any) -> None:
+    """The pictures of a batch of two, one after the other in one text."""
+    inputs, wrapped = batch(model), svp.wrap(model)
+    ids = torch.cat([row[row != 0] for row in inputs["input_ids"]])[None]
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = (ids == IMAGE).int()
+    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    plain = model.generate(**inputs, **options)
+    ours = wrapped.generate(**inputs, **options, superpixels=one_per_patch(model))
+    assert plain.tolist() == ours.tolist()
+    short = wrapped.inputs([cells((32, 32), 1, 2), cells((32, 32), 2, 2)], **inputs)
+    assert (short["input_ids"] == IMAGE).sum() == 6
+
+
 def test_fewer_superpixels_are_fewer_tokens_at_their_centroids(model: Any) -> None:
     """Two halves of an image are two tokens; a token is the mean of its patches; text goes on."""
     inputs, wrapped = batch(model), svp.wrap(model)
