@@ -138,7 +138,7 @@ class SuperpixelConfig(Frozen):
             the grid first, the others where no sure whole lies
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"made"})
+    _later: ClassVar[frozenset[str]] = frozenset({"made"})
 
     source: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")] = "sam"
     made: Annotated[str, Field(max_length=200)] = ""
@@ -183,7 +183,7 @@ class SecondEncoder(Frozen):
     size  of its view; None: the first one's, and then it is in no digest
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"size"})
+    _later: ClassVar[frozenset[str]] = frozenset({"size"})
 
     encoder: EncoderName
     weights: Weights = SHIPPED
@@ -201,7 +201,7 @@ class FeatureConfig(Frozen):
     A recipe without `second` or `pooled` has the digest it had before there were these fields.
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"second", "pooled"})
+    _later: ClassVar[frozenset[str]] = frozenset({"second", "pooled"})
 
     encoder: EncoderName = "tiny"
     weights: Weights = SHIPPED
@@ -293,7 +293,7 @@ class Recipe(Frozen):
     order       of the superpixels by worth, None: none is stored, and it is in no digest
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"sam_stored", "order"})
+    _later: ClassVar[frozenset[str]] = frozenset({"sam_stored", "order"})
 
     superpixels: SuperpixelConfig = SuperpixelConfig()
     features: FeatureConfig = FeatureConfig()

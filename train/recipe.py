@@ -66,7 +66,7 @@ class DataConfig(Frozen):
     task                 segment; caption: texts to say, no mask is read. The usual: in no digest
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"order", "task"})
+    _later: ClassVar[frozenset[str]] = frozenset({"order", "task"})
 
     datasets: tuple[str, ...] = ()
     split: str = "train"
@@ -99,7 +99,7 @@ class VisionConfig(Frozen):
     second  the one whose last layer lies beside, "" for none; then it is in no digest
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"second"})
+    _later: ClassVar[frozenset[str]] = frozenset({"second"})
 
     encoder: str = "dinov2-large"
     view: Literal["squash", "center_crop", "pad", "clip"] = "squash"
@@ -140,7 +140,7 @@ class ModelConfig(Frozen):
                  else they are left out. If it is off, it is in no digest
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"rejection", "mask_prompt", "first_lesson"})
+    _later: ClassVar[frozenset[str]] = frozenset({"rejection", "mask_prompt", "first_lesson"})
 
     init: Init = SHIPPED
     lm: LmSource = NONE
@@ -198,7 +198,7 @@ class LossConfig(Frozen):
     (`model.mask_head`), in no digest if it is 0.
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"click"})
+    _later: ClassVar[frozenset[str]] = frozenset({"click"})
 
     ce: Weight = 1.0
     bce: Weight = 2.0
@@ -243,7 +243,7 @@ class TrainRecipe(Frozen):
     budget  of visual tokens of a projector that reads superpixels; auto is in no digest
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"budget"})
+    _later: ClassVar[frozenset[str]] = frozenset({"budget"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")] = "custom"
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0

@@ -19,18 +19,18 @@ from ..display import show
 class Frozen(BaseModel):
     """Base of a recipe's groups: immutable, no unknown fields, no NaN or infinity.
 
-    LATER  names of fields that a group did not have from the start: with its default such a field is
+    _later  names of fields that a group did not have from the start: with its default such a field is
            left out of what is written, so a recipe without it has the digest it had before
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    LATER: ClassVar[frozenset[str]] = frozenset()
+    _later: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
     def _without_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
         fields = type(self).model_fields
-        for name in self.LATER:
+        for name in self._later:
             if getattr(self, name) == fields[name].default:
                 found.pop(name, None)
         return found
