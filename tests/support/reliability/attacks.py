@@ -179,9 +179,11 @@ ATTACKS = (
     Row(
         "T29",
         "a web demo that reads any file",
-        "there is no demo and no server in the package",
-        tests("reliability/test_flags", "the_package_serves_nothing"),
-        note="gradio is not used; pages are static files",
+        "`svp demo` serves its page and no file of the machine; nothing else serves anything",
+        (
+            *tests("reliability/test_flags", "only_the_demo_serves_anything"),
+            *tests("train/runs/test_demo", "the_page_is_served_and_no_file_of_the_machine"),
+        ),
     ),
     Row(
         "T30",
