@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..cache.plan import PlanImage
+from ..cache.plan import Plan, PlanImage
 from ..display import counted, share, shorten
 from ..records import PART, SUB_PART, WHOLE, Superpixels
 from .overlay import Overlay, Shape, draw
 
 LEVELS = {WHOLE: "whole", PART: "part", SUB_PART: "sub-part"}
+OFF = ("over", "grid")  # layers that start switched off
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Card:
     overlay: Overlay
     photo: Picture | None
     missing: str  # why there is no photograph, or ""
+    grid: tuple[int, int]  # patches of the encoder, rows and columns
+    squashed: bool  # whether the encoder's view is the whole image, so that the grid can be drawn
+    scored: bool  # whether score and stability are SAM's
 
     @property
     def picture(self) -> str:
@@ -65,14 +69,36 @@ class Card:
 
     @property
     def layers(self) -> list[tuple[str, str, str]]:
-        """(key, label, figure) of each layer that can be switched; `overlap` starts switched off."""
+        """(key, label, figure) of each layer that can be switched; those of `OFF` start switched off."""
         counts = {level: 0 for level in LEVELS} | _count(self.overlay)
         return [
             *((str(level), LEVELS[level], str(counts[level])) for level in LEVELS),
             ("bare", "uncovered", share(self.overlay.uncovered_share)),
             ("over", "overlap", share(self.overlay.overlap_share)),
             ("photo", "photo", ""),
+            *([("grid", "patches", f"{self.patches:,}")] if self.squashed else []),
         ]
+
+    @property
+    def patches(self) -> int:
+        """Visual tokens of a projector that keeps every patch."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def fewer(self) -> str:
+        """How many visual tokens are saved."""
+        left = len(self.overlay.shapes) / self.patches
+        tokens = counted(len(self.overlay.shapes), "visual token")
+        if left >= 1:
+            return f"{tokens} for {self.patches:,} patches"
+        return f"{tokens} for {self.patches:,} patches: {share(1 - left)} fewer"
+
+    @property
+    def grid_lines(self) -> str:
+        """Borders of the encoder's patches as path data."""
+        (rows, columns), (width, height) = self.grid, self.overlay.box
+        across = "".join(f"M0 {height * k / rows:.0f}h{width}" for k in range(1, rows))
+        return across + "".join(f"M{width * k / columns:.0f} 0v{height}" for k in range(1, columns))
 
     @property
     def text(self) -> str:
@@ -87,16 +113,24 @@ class Card:
 
     def readout(self, shape: Shape) -> str:
         """One line about one superpixel."""
-        return (
+        text = (
             f"Superpixel {shape.number}: {LEVELS[shape.level]}, {shape.area:,} px "
-            f"({share(shape.share)}), score {shape.score:.3f}, stability {shape.stability:.3f}"
+            f"({share(shape.share)})"
         )
+        if not self.scored:
+            return text
+        return f"{text}, score {shape.score:.3f}, stability {shape.stability:.3f}"
 
 
 def make_card(
-    anchor: int, image: PlanImage, found: Superpixels, photo: Picture | None, missing: str
+    anchor: int,
+    plan: Plan,
+    image: PlanImage,
+    found: Superpixels,
+    photo: Picture | None,
+    missing: str,
 ) -> Card:
-    """The card of one image. DataError if a stored RLE is malformed."""
+    """The card of one image of a plan. DataError if a stored RLE is malformed."""
     return Card(
         anchor=anchor,
         image_id=image.image_id,
@@ -107,6 +141,9 @@ def make_card(
         overlay=draw(found),
         photo=photo,
         missing=missing,
+        grid=plan.grid,
+        squashed=plan.recipe.features.view == "squash",
+        scored=plan.recipe.superpixels.prompts_sam,
     )
 
 

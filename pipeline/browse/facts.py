@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from ..cache.plan import Plan
-from ..cache.stats import StatsReport
+from ..cache.stats import LEVELS, StatsReport
 from ..display import counted, share, shorten
 from ..recipe import FeatureConfig, Recipe, SuperpixelConfig
+from ..records import PART, SUB_PART, WHOLE
+from .histograms import Histogram, histogram
 
 SOURCES = {"sam": "SAM", "mobile_sam": "MobileSAM", "slic": "SLIC (scikit-image)",
            "masks": "masks of a folder"}  # fmt: skip
@@ -48,6 +50,44 @@ def tiles(found: StatsReport) -> list[Tile]:
             "with one full-size superpixel: no mask passed the selection",
         ),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One level in the bar of levels."""
+
+    level: int
+    x: float
+    width: float
+    share: float
+
+
+def tokens(found: StatsReport) -> Histogram | None:
+    """The histogram of superpixels per image, None for an empty cache."""
+    if not found.histogram:
+        return None
+    text = (
+        f"From {min(found.histogram)} to {counted(max(found.histogram), 'superpixel')}; the "
+        f"mean is {found.tokens.mean:.1f}, the median {found.tokens.p50:g}, over "
+        f"{counted(found.ok, 'image')}."
+    )
+    return histogram(
+        found.histogram, title="Superpixels per image", unit="superpixels", counted="Images",
+        text=text, mean=found.tokens.mean,
+    )  # fmt: skip
+
+
+def parts(found: StatsReport) -> list[Part]:
+    """Levels as a bar 1280 units wide, whole first."""
+    placed, x, every = [], 0.0, max(1, sum(found.levels.values()))
+    for level in (WHOLE, PART, SUB_PART):
+        share_of = found.levels[LEVELS[level]] / every
+        if share_of:
+            placed.append(
+                Part(level, round(x, 1), round(max(0.0, share_of * 1280 - 4), 1), share_of)
+            )
+        x += share_of * 1280
+    return placed
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:

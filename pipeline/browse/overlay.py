@@ -14,6 +14,7 @@ from PIL import Image
 from ..cache.stats import cover_and_overlap
 from ..masks import rle
 from ..records import Superpixels
+from .colouring import colours, contacts
 from .svg_outline import svg_path
 
 SIDE = 1280  # view box units along the long side
@@ -24,7 +25,9 @@ QUALITY = 82
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One superpixel: `number` is its 1-based place in the filter's order, `share` of all pixels."""
+    """One superpixel: `number` is its 1-based place in the filter's order, `share` of all pixels,
+    `colour` one that no superpixel which touches or overlaps it has.
+    """
 
     number: int
     level: int
@@ -34,6 +37,7 @@ class Shape:
     stability: float
     point: tuple[int, int]  # the prompt, in view box units
     path: str
+    colour: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,17 @@ def draw(found: Superpixels) -> Overlay:
     rows, columns = _sample(height, width)
     step = SIDE / max(len(rows), len(columns))
     small = np.zeros((len(rows), len(columns)), np.uint16)
-    shapes = []
-    for index, mask in enumerate(found.masks()):
+    drawn = []
+    for mask in found.masks():
         full = rle.decode(mask)
         part = full[np.ix_(rows, columns)]
         small += part
         # A mask so thin that sampling misses it is drawn with every cell it touches.
-        path = svg_path(part > 0, step) or svg_path(_touched(full, rows, columns), step)
-        shapes.append(_shape(found, index, path, scale))
+        drawn.append(part > 0 if part.any() else _touched(full, rows, columns))
+    shapes = [
+        _shape(found, index, svg_path(mask, step), scale, colour)
+        for index, (mask, colour) in enumerate(zip(drawn, colours(contacts(drawn)), strict=True))
+    ]
     covered, overlapped = cover_and_overlap(found)
     return Overlay(
         box=(round(width * scale), round(height * scale)),
@@ -104,7 +111,7 @@ def _touched(
     return touched
 
 
-def _shape(found: Superpixels, index: int, path: str, scale: float) -> Shape:
+def _shape(found: Superpixels, index: int, path: str, scale: float, colour: int) -> Shape:
     x, y = (float(value) * scale for value in found.point[index])
     area = int(found.area[index])
     return Shape(
@@ -116,4 +123,5 @@ def _shape(found: Superpixels, index: int, path: str, scale: float) -> Shape:
         stability=float(found.stability[index]),
         point=(round(x), round(y)) if np.isfinite([x, y]).all() else (0, 0),
         path=path,
+        colour=colour,
     )

@@ -80,10 +80,17 @@ for (const card of document.querySelectorAll(".card")) {
   });
 }
 
+const colour = document.querySelector("[data-opacity]");
+if (colour) {
+  const set = () => document.documentElement.style.setProperty("--opacity", colour.value / 100);
+  colour.addEventListener("input", set);
+}
+
 const all = document.querySelector(".bar-all");
 if (all) {
   all.hidden = false;
   all.addEventListener("change", (event) => {
+    if (!event.target.dataset.all) return;
     for (const box of document.querySelectorAll(`.card [data-layer="${event.target.dataset.all}"]`)) {
       box.checked = event.target.checked;
       box.dispatchEvent(new Event("change", { bubbles: true }));

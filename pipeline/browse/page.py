@@ -14,9 +14,8 @@ from ..display import counted, shorten
 from ..errors import CacheError, ImageError
 from ..records import ImageRecord, Quarantined
 from ..store import Place
-from .card import LEVELS, Card, Picture, make_card
-from .facts import facts, libraries, notices, steps, tiles
-from .histograms import plot
+from .card import LEVELS, OFF, Card, Picture, make_card
+from .facts import facts, libraries, notices, parts, steps, tiles, tokens
 from .overlay import thumbnail
 from .page_kit import ASSETS, HERE, check_replaceable, write_page
 from .source import CacheView, open_view
@@ -24,7 +23,7 @@ from .source import CacheView, open_view
 SMALL = 184  # pixels, long side of the pictures in the index
 MAX_LISTED = 200  # quarantined images named on the page
 LAYERS = [*((str(key), name) for key, name in LEVELS.items()), ("bare", "uncovered")]
-LAYERS += [("over", "overlap"), ("photo", "photo")]
+LAYERS += [("over", "overlap"), ("photo", "photo"), ("grid", "patches")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def browse(
             view, [_card(view, row, n, folder, images_root) for n, row in enumerate(rows, 1)]
         )
 
-    return write_page(out, HERE / "page.html.j2", fill)
+    return write_page(out, HERE / "page.html.j2", fill, filtered=True)
 
 
 def _card(view: CacheView, row: int, anchor: int, folder: Path, images_root: Path | None) -> Card:
@@ -75,7 +74,7 @@ def _card(view: CacheView, row: int, anchor: int, folder: Path, images_root: Pat
             missing = f"no photograph: {error.reason}"
         except CacheError as error:  # of the service that holds them
             raise CacheError(f"{error}; or name a folder of them with --images FOLDER") from None
-    return make_card(anchor, image, view.superpixels(row), photo, missing)
+    return make_card(anchor, view.plan, image, view.superpixels(row), photo, missing)
 
 
 def _photo(image: PlanImage, anchor: int, folder: Path, images_root: Path) -> Picture:
@@ -108,7 +107,9 @@ def _values(view: CacheView, cards: list[Card]) -> dict[str, object]:
             (shorten(name), shorten(value)) for name, value in sorted(plan.digests.items())
         ],
         "libraries": [(shorten(name), shorten(value)) for name, value in libraries(plan.recipe)],
-        "plot": plot(found),
+        "plot": tokens(found),
+        "parts": parts(found),
+        "measured": f"{found.sampled:,}",
         "steps": steps(found),
         "quarantined": bad[:MAX_LISTED],
         "unlisted": max(0, len(bad) - MAX_LISTED),
@@ -116,6 +117,7 @@ def _values(view: CacheView, cards: list[Card]) -> dict[str, object]:
         "shown": shown if cards else "No pictures to show",
         "cards": cards,
         "all_layers": LAYERS,
+        "off": OFF,
         "level_names": LEVELS,
     }
 

@@ -25,11 +25,19 @@ HERE = Path(__file__).parent
 INDEX, ASSETS = "index.html", "assets"
 
 
-def write_page(out: Path, template: Path, fill: Callable[[Path], Mapping[str, object]]) -> Path:
+def write_page(
+    out: Path,
+    template: Path,
+    fill: Callable[[Path], Mapping[str, object]],
+    *,
+    filtered: bool = False,
+) -> Path:
     """Write a page into the folder `out`; returns its index.html.
 
-    template  NAME.html.j2; NAME.css and NAME.js beside it, where there, are the page's own
+    template  NAME.html.j2 over `base.html.j2`; NAME.css and NAME.js beside it, where there, are the
+              page's own beside the style of all
     fill      is given the new folder, writes pictures below its `ASSETS`, returns the values
+    filtered  whether it has the search and filters of `tools.html.j2`
 
     An earlier page at `out` is replaced. ConfigError if `out` holds anything else; CacheError if it
     cannot be written.
@@ -38,8 +46,9 @@ def write_page(out: Path, template: Path, fill: Callable[[Path], Mapping[str, ob
     name = template.name.removesuffix(".html.j2")
     own = template.with_name(f"{name}.css")
     style = _inline(HERE / "style.css") + (_inline(own) if own.exists() else "")
-    code = template.with_name(f"{name}.js")
-    script = _inline(code) if code.exists() else None
+    code = [HERE / "filter.js"] if filtered else []
+    code += [path for path in [template.with_name(f"{name}.js")] if path.exists()]
+    script = Markup("").join(map(_inline, code)) if code else None
     page = _environment(template.parent).get_template(template.name)
     with _page_folder(out) as folder:
         (folder / ASSETS).mkdir()

@@ -41,6 +41,8 @@ WRITING = {
 # Further options that name an output: what is given with them.
 FURTHER = {
     ("eval", "--page"): ["--from-results", "results.jsonl"],
+    ("compare", "--page"): ["runs/one", "runs/two"],
+    ("status", "--page"): ["runs/one"],
     ("reproduce", "--out"): ["table5"],
     ("reproduce", "--caches"): ["table5"],
     ("rehearse", "--out"): [],

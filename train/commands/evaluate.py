@@ -9,6 +9,7 @@ from ...pipeline.commands.console import (
     NEW_FILE,
     NEW_FOLDER,
     PATH,
+    PHOTO_ROOT,
     PLACE,
     as_json,
     either,
@@ -210,6 +211,11 @@ def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
 @click.argument("first", type=PATH)
 @click.argument("second", type=PATH)
 @click.option("--split", help="Only results of this split. Default: all that both have.")
+@click.option(
+    "--page", type=NEW_FOLDER, help="Also write a page with both answers side by side here."
+)
+@click.option("--images", type=PHOTO_ROOT, metavar="PATH|s3://...",
+              help="Folder or address of the page's images. Default: as the runs recorded them.")  # fmt: skip
 @as_json
 def compare_command(as_json: bool, **options: Any) -> None:
     """Compare two evaluated runs, or two result files: differences with intervals, and sentences."""

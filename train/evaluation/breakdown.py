@@ -46,9 +46,13 @@ def breakdown(results: Results) -> list[Slice]:
     """Every slice that holds a sentence. Slices by superpixels only where bounds are known."""
     return [
         Slice(group, name, int(inside.sum()), metrics(results.counts.take(inside)))
-        for group, name, inside in _slices(results.rows)
-        if inside.any()
+        for (group, name), inside in slices_of(results.rows).items()
     ]
+
+
+def slices_of(rows: Sequence[Row]) -> dict[tuple[str, str], Bools]:
+    """(group, name) -> which rows are in it, for every slice that holds one."""
+    return {(group, name): inside for group, name, inside in _slices(rows) if inside.any()}
 
 
 def size_of(row: Row) -> str:

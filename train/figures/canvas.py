@@ -98,6 +98,7 @@ class Picture:
 
     paper  which figure of the paper it stands for
     text   what is to be seen, or why nothing is
+    head, table  of a chart: its numbers, and the names of their columns
     """
 
     name: str
@@ -105,6 +106,8 @@ class Picture:
     paper: str
     text: str
     png: bytes | None = None
+    head: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
 
 
 def numbered(pictures: Sequence[Picture]) -> list[Picture]:

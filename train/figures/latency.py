@@ -73,7 +73,27 @@ def latency(bars: Sequence[Bar]) -> Picture:
         f"Median run of each case{f' on {shorten(devices[0], 60)}' if devices else ''}; parts sum to "
         f"the whole{', those of the projector to the projector' if split else ''}. {PAPER}"
     )
-    return Picture("latency", "Latency by component", "Fig. 10", text, canvas.png(figure))
+    head, table = stack_table([(bar.name, {**bar.parts, **bar.inside}) for bar in bars],
+                              (*COMPONENTS, *INSIDE), [bar.whole for bar in bars])  # fmt: skip
+    return Picture(
+        "latency", "Latency by component", "Fig. 10", text, canvas.png(figure), head, table
+    )
+
+
+def stack_table(
+    bars: Sequence[tuple[str, Mapping[str, float]]], order: Sequence[str], whole: Sequence[float]
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Head and rows of the table of `stacks`: the parts of each bar, and the whole."""
+    names = [name for name in order if any(name in parts for _, parts in bars)]
+    rows = tuple(
+        (
+            label,
+            *(f"{parts[name]:.2f}" if name in parts else "–" for name in names),
+            f"{total:.2f}",
+        )
+        for (label, parts), total in zip(bars, whole, strict=True)
+    )
+    return ("Milliseconds", *names, "whole"), rows
 
 
 def stacks(

@@ -16,7 +16,7 @@ from ..evaluation.results import Row
 from . import canvas
 from .canvas import Picture
 from .inputs import Material, one_per_image, project
-from .latency import PAPER, stacks
+from .latency import PAPER, stack_table, stacks
 
 IMAGES, REPEATS = 8, 5
 
@@ -46,7 +46,9 @@ def projector_time(made: Material, device: str) -> Picture:
     half = next(made.trained.model.lm.model.layers.parameters()).dtype == torch.bfloat16
     rows = one_per_image(made.rows, IMAGES)
     timed = time_images(projector, [made.visual(row) for row in rows], device, half=half)
-    return Picture(name, title, paper, _text(timed, rows, device), _draw(timed, rows))
+    bars = _bars(timed, rows)
+    head, table = stack_table(bars, INSIDE, [sum(parts.values()) for _, parts in bars])
+    return Picture(name, title, paper, _text(timed, rows, device), _draw(bars), head, table)
 
 
 def time_images(
@@ -100,13 +102,18 @@ def _text(timed: Sequence[Timed], rows: Sequence[Row], device: str) -> str:
     )
 
 
-def _draw(timed: Sequence[Timed], rows: Sequence[Row]) -> bytes:
-    figure, ((axis,),) = canvas.grid(1, 1, width=8)
+def _bars(timed: Sequence[Timed], rows: Sequence[Row]) -> list[tuple[str, Mapping[str, float]]]:
+    """(label, milliseconds by part): the mean, then the images by rising tokens."""
     pairs = sorted(zip(timed, rows, strict=True), key=lambda pair: pair[0].tokens)
     bars: list[tuple[str, Mapping[str, float]]] = [("mean", means(timed))]
     for one, row in pairs:
         label = f"image {row.image_id}, {counted(one.tokens, 'token')}"
         bars.append((label, {name: 1e3 * s for name, s in one.parts.items()}))
+    return bars
+
+
+def _draw(bars: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
+    figure, ((axis,),) = canvas.grid(1, 1, width=8)
     stacks(axis, bars, INSIDE)
     figure.set_size_inches(8, 0.35 * len(bars) + 1.4)
     return canvas.png(figure)

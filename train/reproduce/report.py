@@ -13,15 +13,16 @@ from markupsafe import Markup
 from ...pipeline.browse import page_kit
 from ...pipeline.display import counted, duration, markdown_table, shorten
 from ..evaluation.paper_numbers import COLUMNS, PROTOCOL, asked_alike
-from .comparison.curve_plot import plot
+from .comparison.curve_plot import plot, scatter, scattered
 from .results import RowResult, TableResult
 
 VERDICTS = {
     "holds": "holds: the interval is above zero",
-    "leans": "same sign, the interval includes zero",
-    "leans against": "other sign, the interval includes zero",
+    "leans": "leans: same sign, the interval includes zero",
+    "leans against": "leans against: other sign, the interval includes zero",
     "reversed": "reversed: the interval is below zero",
 }
+TONES = {"holds": "good", "leans": "none", "leans against": "none", "reversed": ""}  # of a badge
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,16 +245,25 @@ def write_page(result: TableResult, out: Path) -> Path:
 
 def _values(result: TableResult) -> dict[str, object]:
     lines = table_rows(result)
-    most = max([100 * (row.value or 0.0) for row in result.rows] + [1.0])
     return {
         "result": result,
         "protocols": asked_alike(result.protocol),
         "paper_protocol": PROTOCOL,
         "rows": list(zip(lines, result.rows, strict=True)),
-        "most": most,
-        "claims": claim_rows(result),
+        "claims": list(zip(result.claims, claim_rows(result), strict=True)),
+        "tones": TONES,
         "bench": list(bench_lines(result)),
         "plot": Markup(plot(result)),
+        "scatter": "" if result.curves else Markup(scatter(result)),
+        "scattered": [
+            (row.name, f"{row.tokens:.1f}", f"{100 * (row.value or 0.0):.2f}")
+            for row in scattered(result)
+        ],
+        "published": [
+            (row.name, *(f"{value:.1f}" if value is not None else "" for value in row.paper))
+            for row in result.rows
+            if row.paper
+        ],
         "points": point_rows(result),
         "curves": curve_rows(result),
         "point_head": POINTS,

@@ -6,11 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...pipeline.display import Report, counted, quote, show
+from ...pipeline.browse.page_kit import check_replaceable
+from ...pipeline.display import Report, counted, quote, shorten, show
 from ...pipeline.errors import MissingError
+from ...pipeline.store import Place
+from ..evaluation.page.comparison import Pair as ShownPair
+from ..evaluation.page.comparison import write_page
+from ..evaluation.page.learning_curves import read_records
+from ..evaluation.page.shown_data import data_behind
 from ..evaluation.results import Results, Row, read_results
 from ..evaluation.significance import difference, sums_of
 from ..metrics import Interval
+from ..trainer.run_folder import METRICS as METRICS_FILE
 
 METRICS = ("gIoU", "cIoU")
 CLEAR = 0.1  # of IoU: sentences that one model answers clearly better than the other
@@ -55,6 +62,7 @@ class CompareReport(Report):
     first: str
     second: str
     splits: list[SplitComparison]
+    page: str | None = None
 
     def lines(self) -> list[str]:
         lines = [f"first: {show(self.first, 300)}", f"second: {show(self.second, 300)}"]
@@ -78,21 +86,31 @@ class CompareReport(Report):
                     f"  {who}: {show(row.path)} {quote(row.text)}: {row.iou[0]:.2f}, {row.iou[1]:.2f}"
                     for row in rows
                 ]
-        return lines
+        return [*lines, f"page: {Path(self.page).resolve().as_uri()}"] if self.page else lines
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
-def compare_command(first: Path, second: Path, split: str | None = None) -> CompareReport:
+def compare_command(
+    first: Path,
+    second: Path,
+    split: str | None = None,
+    page: Path | None = None,
+    images: Place | None = None,
+) -> CompareReport:
     """Compare two runs, or two result files, of `svp eval`.
 
     first, second  run folder, or a result file
     split          only results of this split; None: all that both have
+    page           folder of a page with both answers of the expressions that differ most
+    images         photographs of the page, a folder or address; None: as the runs recorded them
 
     Raises MissingError (no results of the same split and protocol), DataError (a damaged file),
-    PlanMismatchError (other sentences).
+    PlanMismatchError (other sentences), ConfigError (`page` holds other files).
     """
+    if page is not None:
+        check_replaceable(page)
     ours, theirs = _files(first, split), _files(second, split)
     if first.is_file() and second.is_file():
         pairs = {first.stem: (first, second)}
@@ -107,10 +125,36 @@ def compare_command(first: Path, second: Path, split: str | None = None) -> Comp
             f"no result file of the same split and protocol ({each}): evaluate both with `svp eval "
             "--checkpoint RUN --split NAME`, or name two files"
         )
-    return CompareReport(
-        str(first), str(second),
-        [_compared(name, *map(read_results, paths)) for name, paths in pairs.items()],
-    )  # fmt: skip
+    splits, shown = [], []
+    for name, paths in pairs.items():
+        read = read_results(paths[0]), read_results(paths[1])
+        found = _compared(name, *read)
+        splits.append(found)
+        if page is not None:
+            data = data_behind(paths[0], read[0].header.splits[0].split, images)
+            shown.append(
+                ShownPair(name, *read, found.values, found.differences, found.tokens, data)
+            )
+    if page is not None:
+        names = _names(first, second)
+        records = {
+            name: read_records(path)
+            for name, path in zip(names, (first, second), strict=True)
+            if (path / METRICS_FILE).is_file()
+        }
+        page = write_page(names, shown, page, records)
+    return CompareReport(str(first), str(second), splits, None if page is None else str(page))
+
+
+def _names(first: Path, second: Path) -> tuple[str, str]:
+    """Short names of both that differ: as much of the ends of their paths as that takes."""
+    one, two = (path.absolute().parts for path in (first, second))
+    most = max(len(one), len(two))
+    for count in range(1, most + 1):
+        names = (shorten("/".join(one[-count:]), 80), shorten("/".join(two[-count:]), 80))
+        if names[0] != names[1]:
+            return names
+    return f"{names[0]} (first)", f"{names[1]} (second)"
 
 
 def _files(path: Path, split: str | None) -> dict[str, Path]:

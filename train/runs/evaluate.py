@@ -41,6 +41,7 @@ from ..evaluation.load_trained import (
     results_of,
 )
 from ..evaluation.page.page import write_page
+from ..evaluation.page.shown_data import data_behind
 from ..evaluation.parts import Parts
 from ..evaluation.published_models import Published
 from ..evaluation.results import Results, Row, collect, read_header, read_results, write_results
@@ -248,16 +249,22 @@ def _save(out: Path, results: Results, parts: Parts) -> None:
     parts.remove()
 
 
-def report_command(path: Place, page: Path | None = None, images: Path | None = None) -> EvalReport:
+def report_command(
+    path: Place, page: Path | None = None, images: Place | None = None
+) -> EvalReport:
     """`svp eval --from-results`: recompute the metrics of a result file, optionally a page.
 
     path    of the file, or its address
-    images  folder of the photographs. Raises what `read_results` and `write_page` raise.
+    images  folder or address of the photographs; None: as the run recorded them, where the file lies
+            in its folder. Raises what `read_results` and `write_page` raise.
     """
-    results = read_results(path if isinstance(path, Path) else file_at(path))
-    notes = (
-        (f"page: {write_page(results, page, images=images).resolve().as_uri()}",) if page else ()
-    )
+    file = path if isinstance(path, Path) else file_at(path)
+    results = read_results(file)
+    notes: tuple[str, ...] = ()
+    if page is not None:
+        shown = data_behind(file, results.header.splits[0].split, images)
+        made = write_page(results, page, images=shown.images, targets=shown.targets)
+        notes = (f"page: {made.resolve().as_uri()}",)
     return EvalReport(results.header, summarise(results), notes)
 
 

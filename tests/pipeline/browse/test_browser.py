@@ -76,9 +76,9 @@ def test_tab_reaches_everything_and_focus_is_seen(browser: Browser, page: Path) 
             f"""(() => {{ const e = {FOCUS}.closest('.chip') ?? {FOCUS};
             return getComputedStyle(e).outlineStyle !== 'none' || {FOCUS}.matches('.scroll'); }})()"""
         ), what
-    # Each card: six switches, then its list as one stop.
+    # Each card: seven switches, then its list as one stop.
     for card in ("image-1", "image-2", "image-3"):
-        assert reached.count(f"{card} INPUT") == 6
+        assert reached.count(f"{card} INPUT") == 7
         assert reached.count(f"{card} TR") == 1
 
 
@@ -86,26 +86,34 @@ def test_skip_link_leads_to_the_pictures(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.press("Tab")
     browser.js(f"{FOCUS}.click()")
-    assert browser.js("location.hash") == "#pictures"
-    assert browser.js(f"{FOCUS}.id") == "pictures"
+    assert browser.js("location.hash") == "#main"
+    assert browser.js(f"{FOCUS}.id") == "main"
 
 
 def test_switches_hide_levels_by_keyboard(browser: Browser, page: Path) -> None:
     browser.open(page, "#image-1")
-    shown = "getComputedStyle(document.querySelector('#image-1 .layer-{0}')).display !== 'none'"
-    rows = "[...document.querySelectorAll('#image-1 tr.l{0}')].some(r => r.offsetParent)"
+    shown = "getComputedStyle(document.querySelector('#image-1 .l{0}')).visibility === 'visible'"
+    rows = "[...document.querySelectorAll('#image-1 tr.r{0}')].some(r => r.offsetParent)"
     for level in "210":
         browser.js(f"{FIRST}.querySelector('[data-layer=\"{level}\"]').focus()")
         browser.press(" ")
         assert not browser.js(shown.format(level)) and not browser.js(rows.format(level))
         browser.press(" ")
         assert browser.js(shown.format(level)) and browser.js(rows.format(level))
-    assert not browser.js(shown.format("over"))
+    for name in ("over", "grid"):
+        assert (
+            browser.js(f"getComputedStyle({FIRST}.querySelector('.layer-{name}')).display")
+            == "none"
+        )
     # The bar over all pictures sets every card's switch.
     browser.js("document.querySelector('[data-all=over]').focus()")
     browser.press(" ")
     boxes = "[...document.querySelectorAll('.card [data-layer=over]')]"
-    assert browser.js(f"{boxes}.every(box => box.checked)") and browser.js(shown.format("over"))
+    assert browser.js(f"{boxes}.every(box => box.checked)")
+    assert browser.js(f"getComputedStyle({FIRST}.querySelector('.layer-over')).display") != "none"
+    browser.js("const o = document.querySelector('[data-opacity]'); o.value = 80;"
+               "o.dispatchEvent(new Event('input'))")  # fmt: skip
+    assert browser.js(f"getComputedStyle({FIRST}.querySelector('.fills')).opacity") == "0.8"
 
 
 def test_arrows_walk_the_list_and_light_up_the_picture(browser: Browser, page: Path) -> None:
@@ -129,7 +137,23 @@ def test_arrows_walk_the_list_and_light_up_the_picture(browser: Browser, page: P
     # A hidden level is stepped over.
     browser.js(f"{FIRST}.querySelector('[data-layer=\"2\"]').click()")
     browser.press("Home")
-    assert browser.js(f"{FOCUS}.className.includes('l1')")
+    assert browser.js(f"{FOCUS}.className.includes('r1')")
+
+
+def test_search_and_order(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    names = "[...document.querySelectorAll('.card:not([hidden]) h3')].map(h => h.textContent)"
+    every = browser.js(names)
+    browser.js("const f = document.querySelector('[data-find]'); f.value = 'COFF';"
+               "f.dispatchEvent(new Event('input'))")  # fmt: skip
+    assert browser.js(names) == ["coffee.png"]
+    assert browser.js("document.querySelector('.tools output').textContent") == "1 of 3 shown"
+    browser.js("location.hash = '#image-3'")  # an address of what is hidden shows it
+    assert browser.js(f"new Promise(r => setTimeout(() => r({names}), 50))") == every
+    browser.js("const s = document.querySelector('[data-sort]'); s.value = 'count';"
+               "s.dispatchEvent(new Event('change'))")  # fmt: skip
+    counts = "[...document.querySelectorAll('.card')].map(c => +c.dataset.count)"
+    assert browser.js(counts) == sorted(browser.js(counts)) and browser.js(names) != every
 
 
 def test_mouse_links_picture_and_list(browser: Browser, page: Path) -> None:
@@ -148,7 +172,7 @@ def test_nothing_overflows_sideways(browser: Browser, page: Path, width: int) ->
     assert browser.js("document.scrollingElement.scrollWidth") <= width
     outside = browser.js(
         f"""[...document.querySelectorAll("body *")].filter(e =>
-        !e.closest(".jump, svg, .vh, .skip") && e.getBoundingClientRect().right > {width} + 1)
+        !e.closest(".jump, svg, .vh, .skip, .scroll") && e.getBoundingClientRect().right > {width} + 1)
         .map(e => e.outerHTML.slice(0, 80))"""
     )
     assert outside == []

@@ -150,8 +150,8 @@ def test_figures_equal_the_cache(
         own = page.source.split(f'id="image-{card}"')[1].split("</article>")[0]
         for level in range(3):
             count = int((superpixels.level == level).sum())
-            assert own.count(f'class="l{level}"') == count
-            assert own.split(f'class="layer-{level}"')[1].split("</g>")[0].count("<path") == count
+            assert own.count(f'class="r{level}"') == count
+            assert len(re.findall(rf'<path class="sp c\d+ l{level}"', own)) == count
         for number, area in enumerate(superpixels.area.tolist(), 1):
             assert f"Superpixel {number}: " in own and f"{area:,} px" in own
     assert text.count("no mask passed the selection: one superpixel") == 1

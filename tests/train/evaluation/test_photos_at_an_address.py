@@ -14,7 +14,7 @@ from svp.pipeline.cache.plan import PlanImage
 from svp.pipeline.precompute.source_images import hash_image
 from svp.pipeline.records import ImageRecord
 from svp.train.data.photo_identity import Photos
-from svp.train.evaluation.page.gallery import ASSETS, _Photos
+from svp.train.evaluation.page.photographs import ASSETS, Photographs
 from svp.train.figures.inputs import Material
 from svp.train.trainer.previews import _photo
 
@@ -34,10 +34,10 @@ def test_a_gallery_asks_a_service_that_fails_once(
     root: Path, tmp_path: Path, bucket: ObjectServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "page" / ASSETS).mkdir(parents=True)
-    address, size = _Photos(tmp_path / "page", root).get(ROW)
+    address, size = Photographs(tmp_path / "page", root).get(ROW)
     assert (tmp_path / "page" / address).is_file() and size == (40, 30)
     bucket.set(refuse="ExpiredToken")
-    photos = _Photos(tmp_path / "page", root)
+    photos = Photographs(tmp_path / "page", root)
     assert photos.get(ROW) == ("", (0, 0))
     asked = sum(bucket.counts().values())
     other: Any = SimpleNamespace(**{**vars(ROW), "image_id": 2, "path": "b.png"})

@@ -1,6 +1,7 @@
 """`svp compare`: paired differences of two result files, and the sentences behind them."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,6 +82,26 @@ def test_files_are_compared_whatever_their_names(runs: tuple[Path, Path]) -> Non
     assert "IoU at least 0.1 higher: 1 sentence by the first, 3 by the second" in text.output
     found = json.loads(CliRunner().invoke(main, ["compare", *files, "--json"]).stdout)
     assert found["splits"][0]["clear"] == [1, 3]
+
+
+def test_the_page_has_both_answers_and_the_numbers_of_the_report(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (found,) = compare_command(*runs, page=tmp_path / "page").splits
+    html = (tmp_path / "page" / "index.html").read_text()
+    for metric in ("gIoU", "cIoU"):
+        for value in found.values[metric]:
+            assert f'<td class="r">{100 * value:.2f}</td>' in html
+        assert f"<b>{100 * found.differences[metric].value:+.2f}</b>" in html
+    first, second = (
+        html.split(title)[-1] for title in ("The first is better</h3>", "The second is better</h3>")
+    )
+    order = re.findall(r"<b>(cup \d)</b>", second)
+    assert order == ["cup 7", "cup 0", "cup 3"]
+    assert re.findall(r"<b>(cup \d)</b>", first)[:2] == ["cup 4", "cup 2"]
+    assert html.count('class="pair"') == 5  # three are answered alike
+    told = CliRunner().invoke(main, ["compare", *map(str, runs), "--page", str(tmp_path)])
+    assert told.exit_code == 2 and "holds other files" in told.output
 
 
 def test_what_cannot_be_compared_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Page of `svp eval`: metrics with intervals, published numbers, bounds, slices, samples.
+"""Page of `svp eval`: pictures first, then metrics with intervals, published numbers, bounds, slices.
 
 Expressions are other people's text: they reach the page through `display.shorten` and autoescape only.
 """
@@ -9,88 +9,108 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ....pipeline.browse import page_kit
-from ....pipeline.browse.histograms import BASE, HEIGHT, Bar, Tick, place
+from ....pipeline.browse.histograms import Histogram, histogram
 from ....pipeline.display import counted, shorten
-from ....pipeline.records import Rle
+from ....pipeline.store import Place
 from ..breakdown import Slice
 from ..results import Results, Row
-from ..summary import SplitSummary, head_rows, summarise
-from .gallery import Shelf, Targets, gallery
+from ..summary import NO_TARGET, SplitSummary, head_rows, summarise
+from .gallery import Shelf, Targets, gallery, label
+from .photographs import Photographs
+from .shown_data import nothing
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """A histogram of the page; `unit` is what the numbers under it count."""
-
-    title: str
-    unit: str
-    text: str
-    bars: tuple[Bar, ...]
-    ticks: tuple[Tick, ...]
-    height: float = HEIGHT
-    base: float = BASE
+BANDS = ("below 0.25", "0.25 to 0.5", "0.5 to 0.75", "0.75 or more")
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One split on the page."""
+    """One split on the page.
+
+    choices  slices that the filter names
+    targets  whether a card has a target
+    """
 
     name: str
     summary: SplitSummary
     groups: list[tuple[str, list[Slice]]]
+    choices: list[str]
     histograms: list[Histogram]
     shelves: list[Shelf]
+    targets: bool
 
 
 def write_page(
-    results: Results, out: Path, *, images: Path | None = None, targets: Targets | None = None
+    results: Results, out: Path, *, images: Place | None = None, targets: Targets | None = None
 ) -> Path:
     """Write the page of `results` into the folder `out`; returns its index.html.
 
-    images   folder of the photographs; without it the samples are outlines only
+    images   folder or address of the photographs; without it the samples are outlines only
     targets  the true mask of a sentence, for its outline
 
     An earlier page at `out` is replaced. ConfigError if `out` holds anything else.
     """
 
     def fill(folder: Path) -> dict[str, object]:
-        shown = (folder, images, targets or _unknown)
-        return _values(results, [_section(results, one, *shown) for one in summarise(results)])
+        photos = Photographs(folder, images)
+        found = enumerate(summarise(results), 1)
+        return _values(
+            results, [_section(results, one, n, photos, targets or nothing) for n, one in found]
+        )
 
-    return page_kit.write_page(out, HERE / "eval.html.j2", fill)
+    return page_kit.write_page(out, HERE / "eval.html.j2", fill, filtered=True)
+
+
+def band(iou: float) -> str:
+    """The one of `BANDS` that an IoU lies in."""
+    return BANDS[min(3, int(4 * iou))]
 
 
 def _section(
-    results: Results, summary: SplitSummary, folder: Path, images: Path | None, targets: Targets
+    results: Results, summary: SplitSummary, number: int, photos: Photographs, targets: Targets
 ) -> Section:
     size = summary.size
     rows = head_rows(results, size.dataset)
     shown = f"{size.dataset}/{size.split_by}" if size.split_by else size.dataset
+    ious = Results(results.header, rows).counts.iou()
+    shelves = gallery(rows, ious, number, photos, targets, results.header.seed)
     return Section(
         name=shorten(f"{shown} {size.split}".strip(), 80),
         summary=summary,
         groups=[(name, list(part)) for name, part in groupby(summary.slices, lambda s: s.group)],
-        histograms=[_ious(rows), _tokens(rows)],
-        shelves=gallery(rows, folder, images, targets, results.header.seed),
+        choices=[label(found.group, found.name) for found in summary.slices],
+        histograms=[_ious(ious), _tokens(rows)],
+        shelves=shelves,
+        targets=any(card.target for shelf in shelves for card in shelf.cards),
     )
 
 
-def _ious(rows: Sequence[Row]) -> Histogram:
-    found = Counter(min(99, int(100 * row.iou)) for row in rows)
-    bars, ticks = place({value: found[value] for value in range(100)})
-    half = sum(row.iou >= 0.5 for row in rows) / len(rows)
-    text = f"{100 * half:.1f} % of {counted(len(rows), 'sentence', 'have')} an IoU of 50 % or more."
-    return Histogram("IoU of the sentences", "IoU in percent", text, bars, ticks)
+def _ious(ious: NDArray[np.float64]) -> Histogram:
+    found = Counter(np.minimum(99, (100 * ious).astype(int)).tolist())
+    half = float((ious >= 0.5).mean())
+    return histogram(
+        {value: found[value] for value in range(100)},
+        title="IoU of the expressions",
+        unit="IoU in percent",
+        counted="Expressions",
+        text=f"{100 * half:.1f} % of {counted(len(ious), 'expression', 'have')} an IoU of 50 % or more.",
+        most=20,
+    )
 
 
 def _tokens(rows: Sequence[Row]) -> Histogram:
-    found = Counter({row.image_id: row.tokens for row in rows}.values())
-    bars, ticks = place(found)
-    text = f"From {min(found)} to {counted(max(found), 'visual token')} per image."
-    return Histogram("Visual tokens per image", "visual tokens", text, bars, ticks)
+    found = Counter({(row.dataset, row.image_id): row.tokens for row in rows}.values())
+    return histogram(
+        found,
+        title="Visual tokens per image",
+        unit="visual tokens",
+        counted="Images",
+        text=f"From {min(found)} to {counted(max(found), 'visual token')} per image.",
+    )
 
 
 def _values(results: Results, sections: list[Section]) -> dict[str, object]:
@@ -99,6 +119,9 @@ def _values(results: Results, sections: list[Section]) -> dict[str, object]:
     return {
         "kind": kind,
         "generate": header.generate,
+        "band": band,
+        "bands": BANDS,
+        "conventions": NO_TARGET,
         "title": shorten(", ".join(section.name for section in sections), 80),
         "sections": sections,
         "facts": [
@@ -112,7 +135,3 @@ def _values(results: Results, sections: list[Section]) -> dict[str, object]:
         ],
         "libraries": [(shorten(n), shorten(v)) for n, v in sorted(header.libraries.items())],
     }
-
-
-def _unknown(row: Row) -> Rle | None:
-    return None
