@@ -47,7 +47,9 @@ def tiles(found: StatsReport) -> list[Tile]:
         Tile(
             "Fallback",
             f"{found.fallback:,}",
-            "with one full-size superpixel: no mask passed the selection",
+            "with one full-size superpixel: no mask passed the selection"
+            if found.fallback
+            else "masks passed the selection in every image",
         ),
     ]
 
@@ -142,8 +144,9 @@ def _source(config: SuperpixelConfig) -> str:
     points = f"{grid.points_per_side} × {grid.points_per_side} points"
     crops = f", {counted(grid.crop_n_layers, 'crop layer')}" if grid.crop_n_layers else ""
     weights = shorten(str(config.weights), 30)
+    toy = ", made for synthetic images" if config.weights.kind == "shipped" else ""
     return (
-        f"{name} {config.model} ({weights} weights), preset {config.preset}: {points}{crops}, "
+        f"{name} {config.model} ({weights} weights{toy}), preset {config.preset}: {points}{crops}, "
         f"{config.mode} mode"
     )
 

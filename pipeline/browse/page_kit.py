@@ -121,7 +121,8 @@ def check_replaceable(out: Path) -> None:
     if not names:
         return
     page = out / INDEX
-    ours = names == {INDEX, ASSETS} and b'name="generator" content="svp ' in _head(page)
+    # Without pictures there may be no folder of them: Git keeps no empty one.
+    ours = {INDEX} <= names <= {INDEX, ASSETS} and b'name="generator" content="svp ' in _head(page)
     if not ours:
         raise ConfigError(f"{show(str(out))} holds other files: give an empty or new folder")
 

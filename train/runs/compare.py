@@ -9,7 +9,6 @@ import numpy as np
 from ...pipeline.browse.page_kit import check_replaceable
 from ...pipeline.display import Report, counted, quote, shorten, show
 from ...pipeline.errors import MissingError
-from ...pipeline.store import Place
 from ..evaluation.page.comparison import Pair as ShownPair
 from ..evaluation.page.comparison import write_page
 from ..evaluation.page.learning_curves import read_records
@@ -97,7 +96,7 @@ def compare_command(
     second: Path,
     split: str | None = None,
     page: Path | None = None,
-    images: Place | None = None,
+    images: Path | None = None,
 ) -> CompareReport:
     """Compare two runs, or two result files, of `svp eval`.
 

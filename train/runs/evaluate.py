@@ -249,9 +249,7 @@ def _save(out: Path, results: Results, parts: Parts) -> None:
     parts.remove()
 
 
-def report_command(
-    path: Place, page: Path | None = None, images: Place | None = None
-) -> EvalReport:
+def report_command(path: Place, page: Path | None = None, images: Path | None = None) -> EvalReport:
     """`svp eval --from-results`: recompute the metrics of a result file, optionally a page.
 
     path    of the file, or its address

@@ -215,6 +215,9 @@ def test_only_an_earlier_page_is_replaced(make_cache: MakeCache, tmp_path: Path)
     before = (out / "index.html").read_bytes()
     browse(cache, out)
     assert (out / "index.html").read_bytes() == before  # nothing in it depends on the time
+    (out / "assets").rmdir()  # as Git does with an empty folder
+    browse(cache, out)
+    assert (out / "assets").is_dir()
     (out / "mine.txt").write_text("keep")
     with pytest.raises(ConfigError, match="holds other files"):
         browse(cache, out)

@@ -23,7 +23,7 @@ from svp.pipeline.precompute.run import RunOptions
 from svp.train.factory import assemble
 from svp.train.figures import canvas
 from svp.train.figures import run as figures
-from svp.train.figures.latency import latency, read_bars
+from svp.train.figures.latency import latency, read_bars, stack_table
 from svp.train.figures.projector_time import Timed, means, time_images
 from svp.train.options import Places
 from svp.train.recipe import parse_train_recipe
@@ -252,3 +252,10 @@ def test_of_a_folder_of_runs_the_newest_is_drawn(tmp_path: Path) -> None:
     assert figures.run_of(tmp_path) == tmp_path / "new"
     for one in (tmp_path / "old", step, tmp_path / "empty"):
         assert figures.run_of(one) == one
+
+
+def test_the_table_of_a_chart_has_its_numbers() -> None:
+    bars = [("mean", {"sspe": 1.25, "ssa": 2.0}), ("image 7", {"ssa": 3.0})]
+    head, rows = stack_table(bars, ("ssa", "mlp", "sspe"), [3.25, 3.0])
+    assert head == ("Milliseconds", "ssa", "sspe", "whole")
+    assert rows == (("mean", "2.00", "1.25", "3.25"), ("image 7", "3.00", "–", "3.00"))

@@ -125,8 +125,14 @@ def _section(pair: Pair, number: int, folder: Path) -> Section:
     for key, inside in groups.items():
         a, b = (metrics(one.counts.take(inside))["gIoU"] for one in (pair.ours, pair.theirs))
         slices.append(
-            (label(*key), f"{inside.sum():,}", *(f"{100 * v:.2f}" for v in (a, b)), f"{100 * (a - b):+.2f}")
-        )  # fmt: skip
+            (
+                label(*key),
+                f"{inside.sum():,}",
+                f"{100 * a:.2f}",
+                f"{100 * b:.2f}",
+                f"{100 * (a - b):+.2f}",
+            )
+        )
     return Section(
         pair,
         _differences(gap),

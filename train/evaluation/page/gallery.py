@@ -110,7 +110,8 @@ def few(rows: Sequence[Row], order: Iterable[int], most: int) -> list[int]:
     """
     places = [int(k) for k in order]
     seen: set[tuple[str, int]] = set()
-    first, others = [], []
+    first: list[int] = []
+    others: list[int] = []
     for k in places[: max(most, len(places) // 5)]:
         key = rows[k].dataset, rows[k].image_id
         (others if key in seen else first).append(k)

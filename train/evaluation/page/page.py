@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ....pipeline.browse import page_kit
 from ....pipeline.browse.histograms import Histogram, histogram
 from ....pipeline.display import counted, shorten
-from ....pipeline.store import Place
 from ..breakdown import Slice
 from ..results import Results, Row
 from ..summary import NO_TARGET, SplitSummary, head_rows, summarise
@@ -45,7 +44,7 @@ class Section:
 
 
 def write_page(
-    results: Results, out: Path, *, images: Place | None = None, targets: Targets | None = None
+    results: Results, out: Path, *, images: Path | None = None, targets: Targets | None = None
 ) -> Path:
     """Write the page of `results` into the folder `out`; returns its index.html.
 

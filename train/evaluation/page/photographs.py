@@ -8,7 +8,6 @@ from ....pipeline.browse.page_kit import ASSETS
 from ....pipeline.datasets.images import read_record
 from ....pipeline.errors import ImageError, SvpError
 from ....pipeline.records import ImageRecord
-from ....pipeline.store import Place
 from ..results import Row
 
 log = logging.getLogger(__name__)
@@ -21,7 +20,7 @@ class Photographs:
     the files, where a page has photographs of several places.
     """
 
-    def __init__(self, folder: Path, images: Place | None, prefix: str = "") -> None:
+    def __init__(self, folder: Path, images: Path | None, prefix: str = "") -> None:
         self._folder, self._images, self._prefix = folder, images, prefix
         self._known: dict[tuple[str, int], tuple[str, tuple[int, int]]] = {}
 

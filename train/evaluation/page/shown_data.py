@@ -8,7 +8,6 @@ from ....pipeline.datasets import open_dataset
 from ....pipeline.errors import DataError, SvpError
 from ....pipeline.masks import rle
 from ....pipeline.records import Rle
-from ....pipeline.store import Place
 from ...trainer.run_data import read_run_data
 from ..results import Row
 from .gallery import Targets
@@ -24,7 +23,7 @@ class ShownData:
     targets  the true mask of a sentence, None where it is not known
     """
 
-    images: Place | None
+    images: Path | None
     targets: Targets
 
 
@@ -33,7 +32,7 @@ def nothing(row: Row) -> Rle | None:
     return None
 
 
-def data_behind(results: Path, split: str, images: Place | None = None) -> ShownData:
+def data_behind(results: Path, split: str, images: Path | None = None) -> ShownData:
     """The data of RUN for a file RUN/eval/*.jsonl of a split, else what `images` names.
 
     A target that is not the one that was evaluated, by its pixels, is not shown.
