@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BASE = 720.0, 270.0, 56.0, 706.0, 22.0, 236.0  # view box units
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BASE = 720.0, 270.0, 72.0, 706.0, 22.0, 236.0  # view box units
 COLOURS = 6  # of style.css, each with a dash pattern of its own
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 

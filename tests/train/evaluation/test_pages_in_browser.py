@@ -158,8 +158,9 @@ def test_both_answers_stand_side_by_side(browser: Browser, pages: dict[str, Path
 
 @pytest.mark.parametrize("name", ["eval", "compare", "curves", "table"])
 def test_print_shows_everything(browser: Browser, pages: dict[str, Path], name: str) -> None:
-    browser.open(pages[name])
     browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.open(pages[name], width=718, height=1000)  # A4 within margins of a centimetre
+    assert browser.js("document.scrollingElement.scrollWidth") <= 718
     assert browser.js("[...document.querySelectorAll('.tools, .skip')].every(e => !e.offsetParent)")
     assert browser.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     browser.call("Emulation.setEmulatedMedia", media="")
