@@ -86,7 +86,7 @@ class Card:
 
     @property
     def fewer(self) -> str:
-        """How many visual tokens are saved."""
+        """Visual tokens beside patches, and the share that is saved."""
         left = len(self.overlay.shapes) / self.patches
         tokens = counted(len(self.overlay.shapes), "visual token")
         if left >= 1:

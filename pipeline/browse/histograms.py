@@ -36,7 +36,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """What `chart.html.j2` draws, and lists below it.
+    """A histogram as `chart.html.j2` draws it and lists it below.
 
     unit    what the numbers under the bars count
     counted what the bars count

@@ -47,7 +47,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class LineChart:
-    """What `chart.html.j2` draws, and lists below it: `table` has a line per x, "–" for no point."""
+    """A chart as `chart.html.j2` draws it and lists it below: a line of `table` per x, "–" for no point."""
 
     title: str
     text: str

@@ -8,7 +8,7 @@ import pytest
 from svp.pipeline.masks.rle import encode
 from svp.train.evaluation.page.gallery import SHOWN, few, gallery
 from svp.train.evaluation.page.page import BANDS, band
-from svp.train.evaluation.page.photographs import Photographs
+from svp.train.evaluation.page.page_photos import Photographs
 from svp.train.evaluation.page.shown_data import nothing
 from svp.train.evaluation.results import Row
 

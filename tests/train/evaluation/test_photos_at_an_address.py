@@ -14,7 +14,7 @@ from svp.pipeline.cache.plan import PlanImage
 from svp.pipeline.precompute.source_images import hash_image
 from svp.pipeline.records import ImageRecord
 from svp.train.data.photo_identity import Photos
-from svp.train.evaluation.page.photographs import ASSETS, Photographs
+from svp.train.evaluation.page.page_photos import ASSETS, Photographs
 from svp.train.figures.inputs import Material
 from svp.train.trainer.previews import _photo
 

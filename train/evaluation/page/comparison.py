@@ -1,4 +1,4 @@
-"""Page of `svp compare`: two evaluated models side by side, the expressions that differ most first."""
+"""Page of `svp compare`: two models side by side, the expressions that differ most first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..breakdown import slices_of
 from ..results import Results
 from .gallery import Card, card_of, label, outline
 from .learning_curves import Record, of_several
-from .photographs import Photographs
+from .page_photos import Photographs
 from .shown_data import ShownData
 
 HERE = Path(__file__).parent

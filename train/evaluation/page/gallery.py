@@ -19,7 +19,7 @@ from ....pipeline.records import Rle
 from ...data.keyed_rng import key_of, permutation
 from ..breakdown import slices_of
 from ..results import Row
-from .photographs import Photographs
+from .page_photos import Photographs
 
 SHOWN = 8  # on each shelf of the whole split
 OF_SLICE = 2  # the worst of a slice, and as many of its best

@@ -1,4 +1,4 @@
-"""Page of `svp eval`: pictures first, then metrics with intervals, published numbers, bounds, slices.
+"""Page of `svp eval`: pictures first, then metrics, published numbers, bounds and slices.
 
 Expressions are other people's text: they reach the page through `display.shorten` and autoescape only.
 """
@@ -19,7 +19,7 @@ from ..breakdown import Slice
 from ..results import Results, Row
 from ..summary import NO_TARGET, SplitSummary, head_rows, summarise
 from .gallery import Shelf, Targets, gallery, label
-from .photographs import Photographs
+from .page_photos import Photographs
 from .shown_data import nothing
 
 HERE = Path(__file__).parent

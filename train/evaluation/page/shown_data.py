@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShownData:
-    """What a page shows beside the answers.
+    """Photographs and targets beside the answers of a page.
 
     images   folder or address of the photographs, None: not known
     targets  the true mask of a sentence, None where it is not known
