@@ -15,6 +15,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import PlanMismatchError
 from ...pipeline.precompute.launch import Request, launch, open_request
 from ...pipeline.precompute.options import resolve
+from ..runs.cache_order import OrderRequest, order_cache
 from .experiment import Overrides, Row
 from .request import Data, ReproduceRequest
 from .trial_folder import elapsed, timed
@@ -31,6 +32,7 @@ class Caches:
     request: ReproduceRequest
     data: Data
     _made: dict[Key, Path] = field(default_factory=dict)
+    _ordered: set[Key] = field(default_factory=set)
     _paths: dict[Key, Path] = field(default_factory=dict)
 
     def path(self, row: Row, dataset: str, split: str) -> Path:
@@ -47,10 +49,18 @@ class Caches:
         return self._paths[key]
 
     def get(self, row: Row, dataset: str, split: str) -> Path:
-        """The cache of a split, made or finished. Raises what `launch` raises."""
+        """The cache of a split, made or finished, with an order for a row at a budget.
+
+        Raises what `launch` and `order_cache` raise.
+        """
         key = (row.cache, dataset, split)
         if key not in self._made:
             self._made[key] = self._make(row, dataset, split)
+        if row.budget and key not in self._ordered:
+            train = split == "train"
+            prior = None if train else self.get(row, self.data.dataset, "train")
+            log.info(order_cache(OrderRequest(cache=self._made[key], prior=prior)).lines()[0])
+            self._ordered.add(key)
         return self._made[key]
 
     def of(self, row: Row) -> set[Path]:

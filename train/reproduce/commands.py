@@ -61,9 +61,9 @@ def eval_words(
     words += ["--split", ",".join(column.split for column in columns)]
     model = ["--runs", str(at.folder), *_weights(request, at)]
     words += ["--published", request.published] if row.untrained else model
-    bounds = at.seed == 0 and not at.evaluate
+    bounds = at.seed == 0 and not at.asked
     words += ["--protocol", request.protocol, *([] if bounds else ["--no-bounds"])]
-    words += _sets(at.evaluate)
+    words += [*_sets(row.evaluate), *_given(("--budget", row.budget or None))]
     return [*words, *_given(*_device(request)), "--out", str(out)]
 
 
@@ -80,12 +80,20 @@ def row_commands(
 def training_commands(
     request: ReproduceRequest, data: Data, row: Row, caches: Caches
 ) -> tuple[str, ...]:
-    """Training of all seeds of a row, none of one that is evaluated as published."""
+    """Training of all seeds of a row, none of one that is evaluated as published.
+
+    Before it the orders of the caches of a row at a budget.
+    """
     if row.untrained:
         return ()
     cache = caches.path(row, data.dataset, "train")
+    orders = [["svp", "cache", "order", str(cache)]] if row.budget else []
+    for column in data.columns if row.budget else ():
+        held_out = caches.path(row, column.dataset, column.split)
+        orders.append(["svp", "cache", "order", str(held_out), "--prior", str(cache)])
     places = (place(request, row, seed, cache) for seed in row.seeds(request.seeds))
-    return tuple(shlex.join(train_words(request, data, row, at, cache)) for at in places)
+    trainings = [train_words(request, data, row, at, cache) for at in places]
+    return tuple(shlex.join(words) for words in (*orders, *trainings))
 
 
 def _evaluations(

@@ -150,7 +150,7 @@ def _row(
 ) -> RowPlan:
     """`trained_by`: the first row with the same training, which may be this one."""
     every = tuple(row.seeds(request.seeds))
-    trained_by = trained_by if row.evaluate and trained_by != row.name else ""
+    trained_by = trained_by if row.asked and trained_by != row.name else ""
     if row.not_run:
         return RowPlan(row.name, row.not_run, (), (), "", None)
     if not cli_defaults.DATA.exists():

@@ -33,6 +33,7 @@ class Row:
     superpixels  per image that a plan assumes, or tokens of a projector that counts by the features
     evaluate  options of the projector that an evaluation sets (`svp eval --set`): rows that differ in
               nothing else share a training
+    budget   of superpixels that an evaluation takes, as `svp eval --budget`: the caches get an order
     curve    the curve that the row is a point of, "" for none
     """
 
@@ -45,11 +46,18 @@ class Row:
     decoder: str = ""
     superpixels: int = SUPERPIXELS
     evaluate: Overrides = ()
+    budget: str = ""
     curve: str = ""
 
     def seeds(self, asked: int) -> range:
         """Of so many that were asked for; what does not train has no chance in it."""
         return range(1 if self.untrained else asked)
+
+    @property
+    def asked(self) -> str:
+        """What an evaluation changes of the model as it was trained, "" for nothing."""
+        smaller = [] if self.budget in ("", "auto") else [f"budget={self.budget}"]
+        return " ".join([*map(str, self.evaluate), *smaller])
 
     @property
     def published(self) -> tuple[float | None, ...] | None:

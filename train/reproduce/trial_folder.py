@@ -49,13 +49,16 @@ def at_work(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Place:
-    """Folder of a row and seed, what its training is asked with, and what its evaluation sets."""
+    """Folder of a row and seed, and what its training is asked with.
+
+    asked  what its evaluation changes (`Row.asked`): such rows share the folder's training
+    """
 
     folder: Path
     seed: int
     flags: TrainFlags
     overrides: tuple[Override | str, ...]
-    evaluate: tuple[Override, ...] = ()
+    asked: str = ""
 
     def results(self, column: Column, protocol: Protocol = "full") -> Path:
         """The result file of a split."""
@@ -71,8 +74,7 @@ class Place:
         return self.folder / f"{what}{mark}.spent.json"
 
     def _mark(self, protocol: Protocol) -> str:
-        told = " ".join(map(str, self.evaluate))
-        own = f"-{hashlib.sha256(told.encode()).hexdigest()[:8]}" if told else ""
+        own = f"-{hashlib.sha256(self.asked.encode()).hexdigest()[:8]}" if self.asked else ""
         return own if protocol == "full" else f"{own}-{protocol}"
 
 
@@ -85,7 +87,7 @@ def place(request: ReproduceRequest, row: Row, seed: int, cache: Path) -> Place:
     start = f"published {request.published}" if row.untrained else request.start
     text = json.dumps([recipe.canonical(), start, row.decoder, cache.name])
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Place(request.runs / f"{name}-seed{seed}", seed, flags, overrides, row.evaluate)
+    return Place(request.runs / f"{name}-seed{seed}", seed, flags, overrides, row.asked)
 
 
 def decoder_of(row: Row) -> str | None:

@@ -8,6 +8,7 @@ import importlib.resources
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Annotated
@@ -15,11 +16,12 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from ...model.projectors import Projector
-from ...pipeline.cache.plan import Plan
+from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.display import show
 from ...pipeline.errors import DataError
 from ...pipeline.io.atomic import write_file
 from ...pipeline.io.json_files import JsonFile, canonical
+from ...pipeline.superpixels.budget.selector import Budget, parse_budget, require_order
 from ...pipeline.weights.load import load_state_dict
 from ..data.cache_fit import outline_projector
 from ..evaluation.load_trained import newest_run
@@ -30,7 +32,7 @@ from ..options import TINY_MODEL, resolve_train
 from ..provenance import commit, libraries
 from ..recipe import TrainRecipe
 from ..runs.evaluate import EvalRequest, eval_command
-from ..runs.inputs import DataRequest, TrainRequest
+from ..runs.inputs import DataRequest, TrainRequest, settled
 from ..runs.train import train_command
 from .caches import Caches
 from .commands import eval_words, started, train_words
@@ -99,10 +101,14 @@ def run_trial(
     if not row.untrained:
         caches.get(row, data.dataset, "train")
     held = {column: caches.get(row, column.dataset, column.split) for column in data.columns}
-    plans = {} if row.untrained else {"train": Plan.load(cache)}
-    plans |= {column.label: Plan.load(path) for column, path in held.items()}
+    plans, recipe = {}, None
+    if not row.untrained:
+        recipe = resolve_train(request.size, None, at.flags, at.overrides)[0]
+        plans["train"] = _plan(cache, recipe.budget)
+        recipe = settled(recipe, plans["train"].recipe.order)
+    budget = parse_budget(row.budget or "auto")
+    plans |= {column.label: _plan(path, budget) for column, path in held.items()}
     wanted = {f"cache {name}": plan.id for name, plan in plans.items()}
-    recipe = None if row.untrained else resolve_train(request.size, None, at.flags, at.overrides)[0]
     made = {} if recipe is None else {"recipe": recipe.digest()}
     wanted |= made
     found = read_trial(at, request.protocol)
@@ -131,12 +137,12 @@ def run_trial(
                 held[column],
                 data,
                 column,
-                at.evaluate,
+                row,
                 replace(at.flags, seed=None),
                 request.device,
             )
             asked = resolve_train(
-                request.size, None, at.flags, (*at.overrides, *at.evaluate), weights=False
+                request.size, None, at.flags, (*at.overrides, *row.evaluate), weights=False
             )[0]
             flops = answer_flops(asked, plan, mean(score.tokens for score in scores.values()))
         cell = Trial(
@@ -159,6 +165,11 @@ def run_trial(
             at.record(request.protocol), canonical(cell.model_dump(mode="json")), label="cell"
         )
     return cell, at
+
+
+def _plan(cache: Path, budget: Budget) -> Plan:
+    """The plan of a cache that training or evaluation at a budget reads."""
+    return Plan.load(cache, chosen_view(cache, partial(require_order, budget, cache=cache)))
 
 
 def _parameters(recipe: TrainRecipe | None, plan: Plan) -> tuple[int, int]:
@@ -189,7 +200,7 @@ def warm_of(recipe: TrainRecipe, projector: Projector) -> int:
 
 def _train(request: ReproduceRequest, data: Data, row: Row, at: Place, cache: Path) -> Path:
     """The run folder of the trained model."""
-    if at.evaluate and any(at.folder.glob("cell*.json")):
+    if at.asked and any(at.folder.glob("cell*.json")):
         return newest_run(at.folder)  # trained for another evaluation
     with timed(at.spent("train")):
         if request.processes > 1:
@@ -234,8 +245,9 @@ def _evaluate(
                     published=request.published if row.untrained else None,
                     flags=replace(at.flags, seed=None),
                     protocol=request.protocol,
-                    bounds=at.seed == 0 and not at.evaluate,
-                    overrides=at.evaluate,
+                    bounds=at.seed == 0 and not at.asked,
+                    overrides=row.evaluate,
+                    budget=row.budget or None,
                     device=request.device,
                     out=path,
                 )

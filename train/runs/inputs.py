@@ -26,7 +26,7 @@ from ...pipeline.errors import CacheError, ConfigError, MissingError
 from ...pipeline.io.atomic import check_writable
 from ...pipeline.plugins import plugin_words
 from ...pipeline.precompute.toy_guard import require_real_models
-from ...pipeline.recipe import Recipe
+from ...pipeline.recipe import OrderConfig, Recipe
 from ...pipeline.records import LocalPaths
 from ...pipeline.store import Place
 from ...pipeline.superpixels.budget.selector import require_order
@@ -133,7 +133,9 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
         require_same_sam(identity(readers[0].plan), reader.plan, f"cache {readers[0].plan.id[:12]}")
     if weights:
         recipe, places = resolve_train(*asked)
-    recipe = _settled(recipe, readers)
+    recipe = settled(recipe, readers[0].plan.recipe.order)
+    for reader in readers:
+        require_order(recipe.budget, reader.plan, reader.path)
     require_models(recipe, readers, source, request.size)
     if request.limit is not None:
         source = first_images(source, readers, request.limit)
@@ -144,18 +146,14 @@ def _require_budget(recipe: TrainRecipe, plan: Plan, cache: Place | None = None)
     require_budget(recipe.budget, recipe.model.projector.name, plan, cache)
 
 
-def _settled(recipe: TrainRecipe, readers: Sequence[RowReader]) -> TrainRecipe:
-    """The recipe whose budget names the caches' prior, and the threshold of a mean.
+def settled(recipe: TrainRecipe, order: OrderConfig | None) -> TrainRecipe:
+    """The recipe whose budget names the prior of the caches' order, and the threshold of a mean.
 
     A projector that meets another budget each step is told which, unless its options say otherwise.
     """
-    order = readers[0].plan.recipe.order
     if recipe.budget.auto or order is None:
         return recipe
-    budget = recipe.budget.settled(order)
-    for reader in readers:
-        require_order(budget, reader.plan, reader.path)
-    model = recipe.model
+    budget, model = recipe.budget.settled(order), recipe.model
     if budget.drawn and "counted" in projector_class(model.projector.name).options():
         told = model.projector.model_copy(
             update={"options": {"counted": True} | model.projector.options}

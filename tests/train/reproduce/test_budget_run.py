@@ -22,7 +22,7 @@ MICRO = (
     "stages.0.steps=1", "stages.0.warmup=0", "stages.1.steps=1", "stages.1.warmup=0",
     "global_batch=2", "run.micro_batch=2", "run.preview=0",
 )  # fmt: skip
-ROWS = ("SVP: all superpixels", "DiVT: threshold 0.51", "mine: 4", "mine: 16")
+ROWS = ("SVP: auto", "SVP: mean:4", "DiVT: threshold 0.51", "mine: 4", "mine: 16")
 
 
 class Mine(PAYN):
@@ -50,7 +50,7 @@ def test_one_training_serves_several_evaluations(
 
     monkeypatch.setattr(trials, "train_command", counted)
     report = reproduce(asked)
-    assert len(done) == 3, "both points of `mine` are one model"
+    assert len(done) == 3, "both points of SVP are one model, and both of `mine`"
     path, _, page, figure = report.files
     result = read_table(path)
     rows = {row.name: row for row in result.rows if row.cells}
@@ -62,6 +62,9 @@ def test_one_training_serves_several_evaluations(
     told = {read_results(file).header.digests["projector options"] for file in files}
     assert told == {"tokens=4", "tokens=16"}
     assert result.seconds["train"] < sum(row.cells[0].seconds["train"] for row in rows.values())
+    auto, mean = rows["SVP: auto"], rows["SVP: mean:4"]
+    assert auto.cells[0].folder == mean.cells[0].folder
+    assert auto.tokens and mean.tokens and mean.tokens < auto.tokens - 2
     divt = rows["DiVT: threshold 0.51"]
     assert divt.tokens and 1 < divt.tokens < 256 and divt.tokens_most
     for row in rows.values():
@@ -74,6 +77,7 @@ def test_one_training_serves_several_evaluations(
         "mine: 4",
         "mine: 16",
     ]
+    assert curves["SVP"].rows == ["SVP: mean:4", "SVP: auto"]
     assert curves["SVP"].over is None and curves["mine"].over is not None
     drawn = ElementTree.fromstring(figure.read_text())
     titles = [found.text or "" for found in drawn.iter() if found.tag.endswith("title")]

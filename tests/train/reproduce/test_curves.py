@@ -81,7 +81,19 @@ def test_the_curves_of_a_table_are_of_the_rows_that_were_run() -> None:
 def test_the_table_of_budgets_covers_the_range(size: str) -> None:
     table = experiment("budget", size)
     curves = {row.curve for row in table.rows}
-    assert {"SVP", "DiVT", "ToMe", "MQT", "M3", "AdaTok-like", "SVP on SLIC"} <= curves
+    dial = [row for row in table.rows if row.curve == "SVP"]
+    assert [row.budget for row in dial[:3]] == ["auto", "mean:4", "mean:8"]
+    assert len({(row.train, row.cache) for row in dial}) == 1, "one training for all budgets"
+    assert {
+        "SVP",
+        "SVP trained without budgets",
+        "DiVT",
+        "ToMe",
+        "MQT",
+        "M3",
+        "AdaTok-like",
+        "SVP on SLIC",
+    } <= curves
     trained = {(row.train, row.cache) for row in table.rows if row.curve in ("DiVT", "MQT", "M3")}
     assert len(trained) == 3, "one training each"
     assert all(row.evaluate for row in table.rows if row.curve in ("DiVT", "MQT", "M3"))

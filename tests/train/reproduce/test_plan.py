@@ -39,6 +39,9 @@ def parsed(line: str) -> tuple[str, dict[str, Any]]:
     start = words.index("svp")
     name, rest = words[start + 1], words[start + 2 :]
     command = main.get_command(click.Context(main), name)
+    if isinstance(command, click.Group):
+        name, rest = rest[0], rest[1:]
+        command = command.get_command(click.Context(command), name)
     assert command is not None, line
     context = command.make_context(name, rest)
     return name, context.params
@@ -78,12 +81,19 @@ def test_what_a_plan_reads_it_makes(key: str) -> None:
     evaluated: dict[Any, list[tuple[str, str]]] = defaultdict(list)
     results: list[Path] = []
     trained: set[Path] = set()
+    ordered: set[Path] = set()
     for row in plan["rows"]:
         if row["not_run"] or row["same_as"]:
             continue
         seeds: dict[Path, int] = {}
         for name, options in map(parsed, row["commands"]):
+            if name == "order":
+                assert options["path"] in made
+                assert ordered >= {options["prior"]} - {None}, "the prior of a cache with one"
+                ordered.add(options["path"])
+                continue
             assert set(options["caches"]) <= set(made), row["name"]
+            assert ordered >= set(options["caches"]) or not options["budget"], row["name"]
             if name == "train":
                 assert options["runs"] not in trained and not row["trained_by"]
                 trained.add(options["runs"])
@@ -95,9 +105,9 @@ def test_what_a_plan_reads_it_makes(key: str) -> None:
             assert bool(row["tokens"]) == (options["published"] is None)
             splits = options["split"].split(",")
             assert len(options["caches"]) == len(splits)
-            evaluated[options["published"] or options["runs"], options["overrides"]] += [
-                (options["dataset"], split) for split in splits
-            ]
+            evaluated[
+                options["published"] or options["runs"], options["overrides"], options["budget"]
+            ] += [(options["dataset"], split) for split in splits]
             results += [options["out"].with_name(f"{options['out'].stem}-{s}") for s in splits]
         if row["tokens"] and not row["trained_by"]:
             assert sorted(seeds.values()) == [0, 1], row["name"]

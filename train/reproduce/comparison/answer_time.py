@@ -5,8 +5,7 @@ rows but those of superpixels.
 """
 
 import time
-from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -15,11 +14,11 @@ import torch
 from ....model.batch import Batch
 from ....model.inference.precision import arithmetic, input_dtype
 from ....model.ris import RisModel
-from ....pipeline.cache.plan import Plan
+from ....pipeline.cache.plan import Plan, chosen_view
 from ....pipeline.cache.reader import CacheReader
 from ....pipeline.datasets import open_dataset
-from ....pipeline.io.yaml_files import Override
 from ....pipeline.process import pick_device
+from ....pipeline.superpixels.budget.selector import parse_budget, require_order
 from ...data.cache_fit import outline_projector
 from ...data.collate import CachedVisuals
 from ...estimates.flops import llm_flops
@@ -32,6 +31,7 @@ from ...evaluation.protocols import plan as dialogues
 from ...factory import language_of, outline
 from ...options import Places, TrainFlags
 from ...recipe import TrainRecipe
+from ..experiment import Row
 from ..request import Column, Data
 
 IMAGES, REPEATS = 8, 3
@@ -42,7 +42,7 @@ def answer_ms(
     cache: Path,
     data: Data,
     column: Column,
-    overrides: Sequence[Override],
+    row: Row,
     flags: TrainFlags,
     device: str,
 ) -> float:
@@ -50,14 +50,16 @@ def answer_ms(
 
     Raises what opening the run raises.
     """
-    reader = CacheReader(cache)
+    budget = parse_budget(row.budget or "auto")
+    reader = CacheReader(cache, view=chosen_view(cache, partial(require_order, budget)))
     trained = open_trained(find_trained(run, run.parent), reader.plan, flags)
-    trained = adjusted(trained, overrides, reader.plan.grid)
+    trained = adjusted(trained, row.evaluate, reader.plan.grid)
     device = pick_device(device)
     trained = trained.to_answer(device)
     source = open_dataset(column.dataset, root=data.root, split=column.split)
     items = examples(source, [reader])[:IMAGES]
-    visuals = CachedVisuals([reader], trained.model.projector.needs)
+    selector = budget.selector(reader.plan.recipe.order)
+    visuals = CachedVisuals([reader], trained.model.projector.needs, selector=selector)
     seconds = []
     for item in items:
         unit = dialogues([item], "full", wording=trained.vocab.wording)[0]

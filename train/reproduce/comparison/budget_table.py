@@ -14,7 +14,7 @@ from ..experiment import SUPERPIXELS, Experiment, Overrides, Row, projector
 from ..sizes import Setting
 
 BUDGETS = (4, 8, 16, 32, 64)
-OURS = "SVP"
+OURS, UNTOLD = "SVP", "SVP trained without budgets"
 FIXED = (
     ("ToMe", "tome"),
     ("DivPrune (k-centre)", "divprune"),
@@ -27,7 +27,8 @@ SLIC = "SVP on SLIC"
 def budget_table(at: Setting, others: Sequence[str] = ()) -> Experiment:
     """`others`: projectors of the user's, each a curve of its own."""
     rows = [
-        Row(f"{OURS}: all superpixels", curve=OURS),
+        *_dial(at),
+        Row(f"{UNTOLD}: all superpixels", curve=UNTOLD),
         *_divt(at),
         *(row for name, kind in FIXED for row in _each(name, kind, BUDGETS)),
         *_windows(at),
@@ -48,6 +49,16 @@ def budget_table(at: Setting, others: Sequence[str] = ()) -> Experiment:
         ),
     )
     return Experiment("budget", "Accuracy over visual tokens", tuple(rows), notes=notes)
+
+
+def _dial(at: Setting) -> Iterable[Row]:
+    """One training with a budget drawn for each global batch; evaluated at all and at mean counts."""
+    drawn = (Override("budget", "drawn"),)
+    yield Row(f"{OURS}: auto", drawn, budget="auto", curve=OURS)
+    for count in BUDGETS:
+        if count < at.superpixels:
+            asked = f"mean:{count}"
+            yield Row(f"{OURS}: {asked}", drawn, superpixels=count, budget=asked, curve=OURS)
 
 
 def _divt(at: Setting) -> Iterable[Row]:
