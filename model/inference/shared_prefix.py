@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..merge import merge
+from ..merge import Merged, merge
 from ..ris import Answer, RisModel, split_by_image
 from .compiled import TEXT, Passes
 from .key_values import KeyValues
@@ -50,13 +50,29 @@ def read_prefix(model: RisModel, batch: Batch, ids: int) -> Prefix:
     batch = batch.with_layout()
     tokens, valid = model.tokens(batch)
     count = model.visual_counts(batch, valid)[0]
-    slot = batch.slot[:1]
-    text = model.embedded(batch.ids[:1, :ids])
+    merged = model.placed(_merged(model, batch, ids, tokens, valid, count), batch.visual.grid)
+    return _read(model, ids, count, merged, model.skipped(batch.visual.grid))
+
+
+@torch.no_grad()
+def read_blank(model: RisModel, batch: Batch, ids: int, count: int) -> Prefix:
+    """As `read_prefix`, with `count` visual tokens of zeros: what it costs to read as many."""
+    tokens = torch.zeros(1, count, model.lm.config.hidden_size, device=batch.ids.device)
+    valid = torch.ones(1, count, dtype=torch.bool, device=tokens.device)
+    return _read(model, ids, count, _merged(model, batch, ids, tokens, valid, count), 0)
+
+
+def _merged(
+    model: RisModel, batch: Batch, ids: int, tokens: Tensor, valid: Tensor, count: int
+) -> Merged:
+    slot, text = batch.slot[:1], model.embedded(batch.ids[:1, :ids])
     length = torch.full_like(slot, ids)
-    merged = merge(text, length, slot, tokens, valid, longest=ids - 1 + count)
-    merged = model.placed(merged, batch.visual.grid)
+    return merge(text, length, slot, tokens, valid, longest=ids - 1 + count)
+
+
+def _read(model: RisModel, ids: int, count: int, merged: Merged, skipped: int) -> Prefix:
     known = KeyValues(model.lm, 1, ids - 1 + count)
-    known.skipped = model.skipped(batch.visual.grid)
+    known.skipped = skipped
     known.read(model.lm, merged.embeds, first=merged.positions)
     return Prefix(ids, count, known)
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from svp.pipeline.cache import create_cache
 from svp.pipeline.datasets import open_dataset
@@ -24,17 +25,23 @@ RECIPE = {
     },
     "stages": [{"name": "one", "steps": 2, "warmup": 0}],
 }  # fmt: skip
+SVP = {
+    "name": "svp", "options": {"num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1,
+                               "sspe_ffn": 16, "ssa_heads": 2, "ssa_blocks": 1, "ssa_ffn": 16,
+                               "mlp_hidden": 16},
+}  # fmt: skip
 
 
-def make(root: Path) -> None:
-    """`scenes`, `cache`, `runs/run` and `export` in `root`."""
+def make(root: Path, projector: dict[str, Any] | None = None) -> None:
+    """`scenes`, `cache`, `runs/run` and `export` in `root`; projector: of the recipe, in place of MLP."""
     scenes = write_scenes(root / "scenes", images=2, seed=9, splits={"train": 1, "val": 1})
     source = open_dataset(scenes, split="val")
     flags = Flags(points_per_side=4, store_sam_embeddings=True)
     looks, _ = resolve("tiny", None, flags, (), source.image_root)
     plan = build_plan(Content(source.images, "val", source.sha256), looks, source.image_root)
     create_cache(root / "cache", plan)
-    recipe = parse_train_recipe(RECIPE, "micro")
+    model = RECIPE["model"] | ({"projector": projector} if projector else {})  # type: ignore[operator]
+    recipe = parse_train_recipe(RECIPE | {"model": model}, "micro")
     made = assemble(recipe, plan, Places())
     make_ready(made.model, recipe, 0, made.new_rows)
     trained = {n: p.detach() for n, p in made.model.named_parameters() if p.requires_grad}

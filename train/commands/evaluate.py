@@ -192,6 +192,11 @@ def demo_command(**options: Any) -> None:
 @click.option("--license", "--licence", "licence", default="other", show_default=True,
               help="License in the model card.")  # fmt: skip
 @click.option(
+    "--space",
+    is_flag=True,
+    help="Write a Space of the Hugging Face hub: the model with its demo page.",
+)
+@click.option(
     "--push",
     metavar="OWNER/NAME",
     help="Also send the folder to this private repository of the Hugging Face hub.",

@@ -176,6 +176,10 @@ class CachedVisuals:
         )
         return visual, sam, tuple((e.height, e.width) for e in entries)
 
+    def chosen(self, entry: Entry) -> Chosen:
+        """The superpixels of an image that become tokens at inference, in the order of the tokens."""
+        return self._chosen([(self.caches[entry.cache], entry.row)], [None])[0]
+
     def _chosen(
         self, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
     ) -> list[Chosen]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...pipeline.cache.int4 import superpixel_means
 from ...pipeline.cache.layers import ORDER, POOLED, SAM
 from ...pipeline.cache.layout import PLAN
 from ...pipeline.cache.reader import CacheReader
@@ -28,6 +29,8 @@ from ...pipeline.masks.encoder_view import derive
 from ...pipeline.precompute.source_images import read_verified
 from ...pipeline.records import ImageRow, LocalPaths, Superpixels
 from ...pipeline.store import Place
+from ...pipeline.superpixels.budget.described import Described
+from ...pipeline.superpixels.budget.k_centre import k_centre
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator, generate
 
 REMEMBERED = 64  # images; a batch asks for several arrays of each
@@ -114,16 +117,18 @@ class LiveReader:
         return _into(self._row(i).patches, out)
 
     def order(self, i: int) -> NDArray[np.uint16]:
-        """(n,) the superpixels, the first to be kept first."""
+        """(n,) the superpixels, the first to be kept first: by the plan's prior, or where it has none
+        by k-centre, which needs no training.
+        """
         return self._ranked(i)["order"]
 
     def worth(self, i: int) -> NDArray[np.float16]:
-        """(n,) worth of each superpixel."""
+        """(n,) worth of each superpixel; all alike where the plan has no prior."""
         return self._ranked(i)["worth"]
 
     def _ranked(self, i: int) -> dict[str, NDArray[Any]]:
-        self.plan.layer(ORDER)
-        return self._made_of(i)[1]
+        row, arrays = self._made_of(i)
+        return arrays if self.plan.recipe.order is not None else _differing(row)
 
     def layers(self, i: int) -> NDArray[np.float16]:
         """(L,P,C) extra encoder layers."""
@@ -199,6 +204,14 @@ class LiveReader:
             layers=features.layers,
             sam=embeddings[0] if embeddings else None,
         )
+
+
+def _differing(row: ImageRow) -> dict[str, NDArray[Any]]:
+    """Order and worth without a prior."""
+    assert row.superpixels is not None and row.cover is not None and row.patches is not None
+    means, alike = superpixel_means(row.cover, row.patches), np.ones(len(row.cover), np.float16)
+    order = k_centre(Described(means, row.superpixels.area, alike))
+    return {"order": order.astype(np.uint16), "worth": alike}
 
 
 def _into(

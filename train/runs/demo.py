@@ -12,104 +12,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipeline.datasets.scenes import make_scene
 from ...pipeline.display import counted
 from ...pipeline.errors import ConfigError, MissingPackageError, SvpError
-from ...pipeline.masks import rle
-from ...pipeline.records import PART, SUB_PART, WHOLE, Superpixels
 from ..cli_defaults import SEED
-from .answer import Answer
 from .asked_model import ModelRequest
+from .demo_pictures import attention_picture, picture
+from .demo_words import attention_words, facts, in_mask, one_superpixel
 from .segmenter import Segmenter
-from .session import ImageSession
+from .session import Attended, ImageSession
 
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 WAITING = 16  # requests in the queue; further ones are told to come back
 LARGEST_FILE = "20mb"
-LEVELS = {SUB_PART: "sub-part", PART: "part", WHOLE: "whole"}
 TOY = (
     "**A tiny model answers here.** It knows generated scenes, such as the examples below, and no "
     "photographs."
 )
 EXAMPLES = 6
+EMPTY = (64, 64)  # (H,W) of the photograph that nothing is in
 SHOWN = 380  # height of pictures on the page, pixels
+PICTURE = "svp-picture"
+CSS = f".{PICTURE} img {{ width: 100%; height: 100%; object-fit: contain; }}"  # small ones, too
 TITLE = "svp: visual words for referring segmentation"
-Sections = list[tuple[NDArray[np.uint8], str]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A photograph on the page: its superpixels, the largest at the back."""
-
-    photo: NDArray[np.uint8]
-    names: tuple[str, ...]
-    masks: NDArray[np.bool_]
-    order: tuple[int, ...]
-
-    @property
-    def sections(self) -> Sections:
-        """For `gradio.AnnotatedImage`."""
-        return [(self.masks[k].astype(np.uint8), self.names[k]) for k in self.order]
-
-
-def picture(photo: NDArray[np.uint8], found: Superpixels) -> Picture:
-    """The superpixels of an (H,W,3) uint8 photograph, named "12 part" and so on."""
-    masks = np.stack([rle.decode(one) for one in found.masks()]).astype(bool)
-    names = tuple(f"{k} {LEVELS[int(level)]}" for k, level in enumerate(found.level, 1))
-    order = tuple(int(k) for k in np.argsort(-found.area, kind="stable"))
-    return Picture(photo, names, masks, order)
-
-
-def facts(session: ImageSession, answer: Answer) -> str:
-    """Markdown: what was found, what it cost."""
-    tokens, patches = answer.tokens, session.patches
-    if answer.rejected:
-        found = "There is no such thing, says the model."
-    elif not answer.area:
-        found = "The mask is empty."
-    else:
-        share = answer.area / answer.mask.size
-        found = f"**{answer.area:,} pixels** ({share:.1%} of the image), score {answer.score:.2f}."
-    lines = [
-        f"### {answer.expression}",
-        found,
-        *([f"The model says: {answer.text}"] if answer.text else []),
-        "",
-        "| | this model | one token per patch |",
-        "|---|---|---|",
-        f"| visual tokens | {tokens} | {patches} |",
-        *(f"| {name}, ms | {1e3 * s:.0f} | |" for name, s in answer.timings.items()),
-        "",
-        f"{_inside(answer)} Every further expression costs the answer alone.",
-    ]
-    return "\n".join(lines)
-
-
-def _inside(answer: Answer) -> str:
-    """Superpixels that lie in the mask, more than half of each."""
-    masks = [rle.decode(one).astype(bool) for one in answer.superpixels.masks()]
-    inside = [k for k, m in enumerate(masks, 1) if (m & answer.mask).sum() * 2 > m.sum()]
-    return f"Superpixels in the mask: {', '.join(map(str, inside)) or 'none'}."
-
-
-def one_superpixel(found: Superpixels, name: str) -> str:
-    """Markdown about the superpixel that was clicked, by its name on the page."""
-    k = int(name.split()[0]) - 1
-    x1, y1, x2, y2 = (int(v) for v in found.box[k])
-    return (
-        f"**Superpixel {name}**: {int(found.area[k]):,} pixels "
-        f"({found.area[k] / (found.height * found.width):.1%}), SAM's IoU estimate "
-        f"{found.predicted_iou[k]:.2f}, stability {found.stability[k]:.2f}, box x {x1}-{x2}, y {y1}-{y2}"
-    )
+MODEL = "model"  # whose requests wait for one another, whatever they ask for
+# Where Gradio's own have less contrast than WCAG 2.2, 1.4.3 asks for.
+COLOURS = {
+    "button_primary_background_fill": "#0067a6",
+    "button_primary_background_fill_hover": "#00558a",
+    "button_primary_background_fill_dark": "#0067a6",
+    "button_primary_background_fill_hover_dark": "#00558a",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+}
 
 
 def build_page(segmenter: Segmenter, notice: str = "", examples: Sequence[Any] = ()) -> Any:
-    """The page as `gradio.Blocks`.
+    """The page as `gradio.Blocks`. An empty photograph is asked about first: what is set up at the
+    first time is set up then, and it is measured what a token per patch costs here.
 
     notice    a line of Markdown above everything
     examples  pairs of a photograph's path and an expression
@@ -121,32 +67,56 @@ def build_page(segmenter: Segmenter, notice: str = "", examples: Sequence[Any] =
     except ImportError as error:
         raise MissingPackageError("gradio", "demo", "svp demo") from error
 
+    first = segmenter.image(np.full((*EMPTY, 3), 128, np.uint8))
+    first("it")
+    patches, selects = first.cost_with(first.patches), first.reads_superpixels
+
+    def told(error: SvpError) -> gr.Error:
+        return gr.Error(str(error), print_exception=False)
+
     def seen(path: str | None) -> ImageSession:
         if path is None:
             raise gr.Error("Choose a photograph first.")
         try:
             return segmenter.image(path)
         except SvpError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise told(error) from error
 
-    def look(path: str | None) -> tuple[Any, str]:
+    def look(path: str | None) -> tuple[Any, ...]:
+        """Superpixels and words about them, the slider; what was shown of another answer goes."""
+        nothing = (None, "", None, "", None)
         if path is None:
-            return None, ""
+            return None, "", gr.skip(), *nothing
         session = seen(path)
-        shown = picture(session.photo, session.superpixels)
+        shown, kept = picture(session.photo, session.superpixels), session.kept
         words = counted(len(shown.masks), "superpixel")
-        return (shown.photo, shown.sections), f"{words}. Click one to see what it is."
+        slider = gr.Slider(maximum=max(2, len(shown.masks)), value=kept) if selects else gr.skip()
+        said = f"{words}. Click one to see what it is."
+        return (shown.photo, shown.sections), said, slider, *nothing
 
-    def ask(path: str | None, expression: str, generate: bool) -> tuple[Any, str]:
+    def ask(path: str | None, expression: str, generate: bool, budget: float) -> tuple[Any, ...]:
         session = seen(path)
         try:
+            if selects and int(budget) != session.kept:
+                session = session.at(int(budget))
             answer = session(expression, generate=generate)
+            attended = session.attention(expression) if selects else None
         except SvpError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        return np.asarray(answer.overlay), facts(session, answer)
+            raise told(error) from error
+        answered = np.asarray(answer.overlay), facts(session, answer, patches)
+        if attended is None:
+            return *answered, None, "", None
+        shown = picture(session.photo, session.superpixels)
+        words = attention_words(attended, shown.names, in_mask(answer))
+        return *answered, attention_picture(shown, attended), words, attended
 
-    def click(path: str | None, event: gr.SelectData) -> str:
-        return one_superpixel(seen(path).superpixels, str(event.value))
+    def ask_again(path: str | None, expression: str, generate: bool, budget: float) -> Any:
+        """With another budget; before there is a question nothing happens."""
+        asked = path is not None and expression.strip()
+        return ask(path, expression, generate, budget) if asked else gr.skip()
+
+    def click(path: str | None, attended: Attended | None, event: gr.SelectData) -> str:
+        return one_superpixel(seen(path).superpixels, str(event.value), attended)
 
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n\n{notice}")
@@ -155,6 +125,7 @@ def build_page(segmenter: Segmenter, notice: str = "", examples: Sequence[Any] =
                 photo = gr.Image(
                     type="filepath", sources=["upload", "clipboard"], label="Photograph",
                     image_mode=None, buttons=[], height=SHOWN, alt_text="The photograph",
+                    elem_classes=PICTURE,
                 )  # fmt: skip
                 expression = gr.Textbox(
                     label="Expression", placeholder="the man left of the umbrella", max_length=500
@@ -162,37 +133,66 @@ def build_page(segmenter: Segmenter, notice: str = "", examples: Sequence[Any] =
                 generate = gr.Checkbox(
                     label="Let the model answer by itself (it may find nothing)", value=False
                 )
+                budget = gr.Slider(
+                    1, 2, value=2, step=1, label="Superpixels with a token of their own",
+                    info="The others share one token, the rest.", visible=selects, buttons=[],
+                )  # fmt: skip
                 button = gr.Button("Segment", variant="primary")
             with gr.Column(min_width=320):
                 mask = gr.Image(
                     label="Answer", interactive=False, buttons=["download", "fullscreen"], height=SHOWN,
-                    alt_text="The photograph with the answer's mask in blue",
+                    alt_text="The photograph with the answer's mask in blue", elem_classes=PICTURE,
                 )  # fmt: skip
                 about = gr.Markdown()
-        superpixels = gr.AnnotatedImage(
-            label="Superpixels: what the language model reads", height=SHOWN
-        )
-        one = gr.Markdown()
+        with gr.Row():
+            with gr.Column(min_width=320):
+                superpixels = gr.AnnotatedImage(
+                    label="Superpixels: what the language model reads", height=SHOWN
+                )
+                one = gr.Markdown()
+            with gr.Column(min_width=320, visible=selects):
+                attention = gr.Image(
+                    label="Attention: the more orange, the more attended", interactive=False,
+                    buttons=["fullscreen"], height=SHOWN,
+                    alt_text="The photograph in grey; attended superpixels are orange, as in the table",
+                    elem_classes=PICTURE,
+                )  # fmt: skip
+                about_attention = gr.Markdown()
+        attended = gr.State()
         if examples:
             gr.Examples([list(row) for row in examples], [photo, expression])
-        photo.change(look, photo, [superpixels, one], api_visibility="private")
+        private: dict[str, Any] = {
+            "api_visibility": "private",
+            "concurrency_id": MODEL,
+            "concurrency_limit": 1,
+        }
+        answer = [mask, about, attention, about_attention, attended]
+        photo.change(look, photo, [superpixels, one, budget, *answer], **private)
+        question = [photo, expression, generate, budget]
         for event in (button.click, expression.submit):
-            event(ask, [photo, expression, generate], [mask, about], api_visibility="private")
-        superpixels.select(click, photo, one, api_visibility="private")
-    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+            event(ask, question, answer, **private)
+        budget.input(ask_again, question, answer, trigger_mode="always_last", **private)
+        superpixels.select(click, [photo, attended], one, **private)
+    return page.queue(max_size=WAITING)
 
 
-def serve(page: Any, *, port: int, open_browser: bool = False, wait: bool = True) -> str:
-    """Serve `page` on this machine; returns its address at once unless `wait`.
+def serve(
+    page: Any, *, port: int, host: str = HOST, open_browser: bool = False, wait: bool = True
+) -> str:
+    """Serve `page`, on this machine alone unless `host` is another; returns its address at once unless `wait`.
 
     Raises ConfigError if the port is taken.
     """
-    log.info(f"page: http://{HOST}:{port}/ (Ctrl-C ends it)")
+    import gradio as gr
+
+    log.info(f"page: http://{host}:{port}/ (Ctrl-C ends it)")
+    theme = gr.themes.Default(primary_hue="blue").set(**COLOURS)
     try:
         _, address, _ = page.launch(
-            server_name=HOST, server_port=port, share=False, max_file_size=LARGEST_FILE,
+            server_name=host, server_port=port, share=False, max_file_size=LARGEST_FILE,
             allowed_paths=[], inbrowser=open_browser, prevent_thread_lock=not wait, quiet=True,
             footer_links=[], enable_monitoring=False, ssr_mode=False,
+            theme=theme, css=CSS,
         )  # fmt: skip
     except OSError as error:
         raise ConfigError(
@@ -203,8 +203,12 @@ def serve(page: Any, *, port: int, open_browser: bool = False, wait: bool = True
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRequest(ModelRequest):
-    """Options of `svp demo`: a model, and where its page is served."""
+    """Options of `svp demo`: a model, and where its page is served.
 
+    host  another address than this machine's own only as the program of a Space says, see `space`
+    """
+
+    host: str = HOST
     port: int = 7860
     open_browser: bool = False
 
@@ -216,12 +220,10 @@ def demo_command(request: DemoRequest) -> None:
     """
     segmenter = request.open()
     segmenter.require_real("the photographs of visitors")
-    if request.size != "tiny":
-        serve(build_page(segmenter), port=request.port, open_browser=request.open_browser)
-        return
     with tempfile.TemporaryDirectory() as folder:
-        page = build_page(segmenter, TOY, scenes(Path(folder)))
-        serve(page, port=request.port, open_browser=request.open_browser)
+        shown = (TOY, scenes(Path(folder))) if request.size == "tiny" else ()
+        page = build_page(segmenter, *shown)
+        serve(page, port=request.port, host=request.host, open_browser=request.open_browser)
 
 
 def scenes(folder: Path) -> list[tuple[str, str]]:

@@ -1,10 +1,12 @@
 """`svp export`: save a checkpoint as a self-contained folder."""
 
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...model.pretrained import Card, ProjectorSpec, save_pretrained
 from ...model.pretrained.pretrained import Adapter
@@ -12,8 +14,9 @@ from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.plan import Plan, chosen_view
 from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError
-from ...pipeline.io.atomic import check_writable
+from ...pipeline.io.atomic import check_writable, writing
 from ...pipeline.store import Place
+from ..evaluation.exported import Exported
 from ..evaluation.load_trained import (
     budget_of,
     data_of_run,
@@ -29,6 +32,7 @@ from ..trainer.run_data import cache_of_run
 from .evaluate import report_command
 from .inputs import CACHE
 from .newest_cache import find_cache
+from .space import APP, MODEL, folded, write_space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ class ExportRequest:
     flags       where weights lie that the run started from
     adapter     LoRA "merged" or "separate"
     results     result files of `svp eval` whose metrics go into the model card
+    space       write a Space of the Hugging Face hub: the model in `out/model`, beside its demo
     push        OWNER/NAME of the Hugging Face hub, a private repository that the folder is sent to;
                 None: nothing is sent
     """
@@ -53,7 +58,13 @@ class ExportRequest:
     adapter: Adapter = "merged"
     results: tuple[Place, ...] = ()
     licence: str = "other"
+    space: bool = False
     push: str | None = None
+
+    @property
+    def model(self) -> Path:
+        """Folder of the model."""
+        return self.out / MODEL if self.space else self.out
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,9 @@ class ExportReport(Report):
 
     def lines(self) -> list[str]:
         files = [f"{name}  {size:,} bytes" for name, size in self.files.items()]
-        return [*files, f"model: {self.folder}", *([self.address] if self.address else [])]
+        page = [f"page: python {self.folder / APP}"] if APP in self.files else []
+        said = [f"model: {self.folder}", *page, self.address]
+        return [*files, *filter(None, said)]
 
 
 def export_command(request: ExportRequest) -> ExportReport:
@@ -77,8 +90,27 @@ def export_command(request: ExportRequest) -> ExportReport:
     """
     check_writable(request.out)
     found = find_trained(request.checkpoint, request.runs)
-    if not isinstance(found, Checkpoint):
+    if request.space and request.out.exists():
+        raise ConfigError(f"{show(str(request.out), 200)}: exists already; give a new folder")
+    if isinstance(found, Checkpoint):
+        _save(request, found)
+    elif request.space and isinstance(found, Exported):
+        with writing(request.model):
+            shutil.copytree(found.folder, request.model)
+    else:
         raise ConfigError(f"{show(str(request.checkpoint), 300)}: is an export already: copy it")
+    if request.space:
+        write_space(request.out, request.out.resolve().name, request.licence)
+    written = sorted(path for path in request.out.rglob("*") if path.is_file())
+    files = {path.relative_to(request.out).as_posix(): path.stat().st_size for path in written}
+    if request.space:
+        files = folded(files)
+    address = "" if request.push is None else _push(request.out, request.push, request.space)
+    return ExportReport(request.out, files, address)
+
+
+def _save(request: ExportRequest, found: Checkpoint) -> None:
+    """Write the model."""
     cache = _cache(request, found)
     fits, budget = partial(require_fit, found), budget_of(found, None)
     # With the superpixels' order where the cache has one, so that the model takes any budget.
@@ -89,7 +121,7 @@ def export_command(request: ExportRequest) -> ExportReport:
     trained = open_trained(found, plan, request.flags)
     save_pretrained(
         trained.model,
-        request.out,
+        request.model,
         projector=_projector(trained, plan),
         tokenizer=trained.vocab.tokenizer,
         card=_card(trained, found, request),
@@ -97,21 +129,19 @@ def export_command(request: ExportRequest) -> ExportReport:
         recipe=plan.recipe,
         budget=budget,
     )
-    written = sorted(path for path in request.out.rglob("*") if path.is_file())
-    files = {path.relative_to(request.out).as_posix(): path.stat().st_size for path in written}
-    address = "" if request.push is None else _push(request.out, request.push)
-    return ExportReport(request.out, files, address)
 
 
-def _push(folder: Path, repository: str) -> str:
+def _push(folder: Path, repository: str, space: bool = False) -> str:
     """Send the folder to the hub; the address. Raises ConfigError for what the hub refuses."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         hub = HfApi(library_name="svp")
-        address = hub.create_repo(repository, private=True, exist_ok=True)
-        hub.upload_folder(repo_id=repository, folder_path=folder)
+        kind: dict[str, Any] = {"repo_type": "space"} if space else {}
+        made = kind | {"space_sdk": "gradio"} if space else {}
+        address = hub.create_repo(repository, private=True, exist_ok=True, **made)
+        hub.upload_folder(repo_id=repository, folder_path=folder, **kind)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise ConfigError(
             f"--push {show(repository, 200)}: {show(str(error).strip().partition(chr(10))[0], 300)}; the "

@@ -185,10 +185,9 @@ class Segmenter:
         selector = self._trained.budget.selector(self._plan.recipe.order)
         visuals = CachedVisuals([reader], self._trained.model.projector.needs, selector=selector)
         entry = Entry("", photo.image_id, 0, 0, photo.height, photo.width)
-        visual, sam, _ = visuals.read([entry], [None])
-        encoded = Encoded(
-            visual, sam, read_image(root / COPY), reader.superpixels(0), time.perf_counter() - began
-        )
+        found = reader.superpixels(0)  # with all else that is computed of it
+        seconds = time.perf_counter() - began
+        encoded = Encoded(visuals, entry, read_image(root / COPY), found, seconds)
         return ImageSession(self._trained, self._passes, encoded, self._device)
 
 

@@ -14,13 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from ...model.batch import Batch, Visual
+from ...model.inference.attended import visual_attention
 from ...model.inference.compiled import Passes
 from ...model.inference.generate import generate as generate_answers
 from ...model.inference.precision import arithmetic, input_dtype
-from ...model.inference.shared_prefix import answer_after, read_prefix
+from ...model.inference.shared_prefix import answer_after, read_blank, read_prefix
 from ...pipeline.errors import ConfigError
 from ...pipeline.records import Superpixels
+from ...pipeline.superpixels.budget.selector import Selector
+from ..data.collate import CachedVisuals
 from ..data.dialogues import Texts, build_dialogue, collate, usual_answer
+from ..data.expression_table import Entry
 from ..data.prompts import Turn, fixed_turn
 from ..evaluation.evaluate import rejects
 from ..evaluation.trained import Trained
@@ -31,18 +35,40 @@ Expressions = str | list[str] | tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """One photograph as the frozen models gave it, with a leading size of 1.
+    """One photograph as the frozen models gave it.
 
-    visual, sam   projector inputs and SAM embedding
-    photo         (H,W,3) uint8 RGB, upright
-    seconds       that it took
+    visuals  reader of the photograph alone, `entry`, at a budget of superpixels
+    photo    (H,W,3) uint8 RGB, upright
+    seconds  that it took
     """
 
-    visual: Visual
-    sam: torch.Tensor
+    visuals: CachedVisuals
+    entry: Entry
     photo: NDArray[np.uint8]
     superpixels: Superpixels
     seconds: float
+
+    def at(self, count: int | None) -> "Encoded":
+        """At a budget of `count` superpixels; None: all."""
+        selector = None if count is None else Selector(exact=count)
+        return replace(self, visuals=self.visuals.selecting(selector))
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """Attention of an answer to the visual tokens of its photograph, of 1; what is missing is text's.
+
+    shares  (N,) float32 of each superpixel's token, NaN of one that has none at this budget
+    rest    of the token of all that have none; 0 where all have one
+    """
+
+    shares: NDArray[np.float32]
+    rest: float
+
+    @property
+    def total(self) -> float:
+        """Attention to the photograph."""
+        return float(np.nansum(self.shares)) + self.rest
 
 
 class ImageSession:
@@ -59,8 +85,11 @@ class ImageSession:
 
     def __init__(self, trained: Trained, passes: Passes, encoded: Encoded, device: str) -> None:
         self._model, self._vocab, self._device = trained.model, trained.vocab, device
-        self._passes, visual = passes, encoded.visual
+        self._trained, self._passes, self._encoded = trained, passes, encoded
+        self._fewer: tuple[int, ImageSession] | None = None
+        visual, sam, _ = encoded.visuals.read([encoded.entry], [None])
         self.photo, self.superpixels = encoded.photo, encoded.superpixels
+        self._grid = visual.grid
         self.patches = visual.grid[0] * visual.grid[1]
         self._above = trained.reject_above
         began = time.perf_counter()
@@ -68,7 +97,7 @@ class ImageSession:
         dialogue = build_dialogue(self._vocab, (fixed_turn("it", self._vocab.wording),))
         height, width = encoded.photo.shape[:2]
         self._size, self._square = (height, width), trained.model.mask_head.image_size
-        batch = self._batch(visual, collate([dialogue], self._vocab.pad), encoded.sam)
+        batch = self._batch(visual, collate([dialogue], self._vocab.pad), sam)
         batch = batch.to(device, input_dtype(self._model))
         with torch.no_grad(), arithmetic(self._model):
             self._prefix = read_prefix(self._model, batch, dialogue.slot + 2)
@@ -77,8 +106,7 @@ class ImageSession:
         # It was read, unless masks are made of its tokens.
         pointed = trained.model.mask_prompt == "pointed"
         self._visual = batch.visual if pointed else Visual(batch.visual.patches[:, :0], visual.grid)
-        if self._sam.is_cuda:
-            torch.cuda.synchronize(self._sam.device)
+        self._wait()
         self._timings = {"encode": encoded.seconds, "read": time.perf_counter() - began}
 
     @overload
@@ -99,15 +127,93 @@ class ImageSession:
             return self._ask((expression,), generate)[0]
         return self._ask(expression, generate)
 
+    @property
+    def reads_superpixels(self) -> bool:
+        """Whether a visual token is a superpixel."""
+        projector = self._model.projector
+        return "masks" in projector.needs and projector.num_tokens(self._grid) is None
+
+    @property
+    def kept(self) -> int:
+        """Superpixels with a token of their own; 0 for a model that reads none."""
+        if not self.reads_superpixels:
+            return 0
+        return len(self._encoded.visuals.chosen(self._encoded.entry).kept)
+
+    def at(self, superpixels: int) -> "ImageSession":
+        """The same photograph with at most so many superpixels as tokens, and those left out as one
+        more. Nothing is encoded again, and the last such session is kept.
+
+        They are taken by the order of the model's prior (`svp cache order`), else by k-centre.
+        Raises ConfigError for a model that reads no superpixels, and for less than one.
+        """
+        self._require_superpixels()
+        if superpixels < 1:
+            raise ConfigError(f"superpixels={superpixels}: need at least 1")
+        if self._fewer is None or self._fewer[0] != superpixels:
+            fewer = self._encoded.at(superpixels)
+            self._fewer = (
+                superpixels,
+                ImageSession(self._trained, self._passes, fewer, self._device),
+            )
+        return self._fewer[1]
+
+    def attention(self, expression: str) -> Attended:
+        """Attention of the answer to an expression, as `visual_attention`.
+
+        Raises ConfigError as a call, and for a model that reads no superpixels.
+        """
+        require_expressions((expression,))
+        self._require_superpixels()
+        batch = self._asked([fixed_turn(expression, self._vocab.wording)])
+        with torch.no_grad(), arithmetic(self._model):
+            weights = visual_attention(self._model, batch, self._prefix)[0].cpu().numpy()
+        chosen = self._encoded.visuals.chosen(self._encoded.entry)
+        shares = np.full(len(self.superpixels), np.nan, np.float32)
+        shares[chosen.kept] = weights[: len(chosen.kept)]
+        return Attended(shares, float(weights[len(chosen.kept) :].sum()))
+
+    def cost_with(self, tokens: int) -> dict[str, float]:
+        """Seconds that the language model takes with so many visual tokens: "read" and "answer".
+
+        Measured with tokens of zeros; without what a projector takes to make them.
+        """
+        turn = fixed_turn("it", self._vocab.wording)
+        batch, ids = self._asked([turn]), build_dialogue(self._vocab, (turn,)).slot + 2
+        taken: dict[str, float] = {}
+        with torch.no_grad(), arithmetic(self._model):
+            for _ in range(2):  # the first time what is met for the first time is set up
+                began = time.perf_counter()
+                prefix = read_blank(self._model, batch, ids, tokens)
+                self._wait()
+                taken["read"] = time.perf_counter() - began
+                began = time.perf_counter()
+                answer_after(self._passes, batch, prefix)
+                self._wait()
+                taken["answer"] = time.perf_counter() - began
+        return taken
+
+    def _require_superpixels(self) -> None:
+        if not self.reads_superpixels:
+            name = self._trained.recipe.model.projector.name
+            raise ConfigError(f"projector {name} makes no token of a superpixel")
+
+    def _wait(self) -> None:
+        if self._sam.is_cuda:
+            torch.cuda.synchronize(self._sam.device)
+
+    def _asked(self, turns: Sequence[Turn]) -> Batch:
+        """Dialogues of one turn each about the photograph, on the device."""
+        texts = collate([build_dialogue(self._vocab, (t,)) for t in turns], self._vocab.pad)
+        return self._batch(self._visual, texts, self._sam).to(self._device)
+
     def _ask(self, expressions: Sequence[str], generate: bool) -> list[Answer]:
         require_expressions(expressions)
         began = time.perf_counter()
         turns = [fixed_turn(text, self._vocab.wording) for text in expressions]
         if generate:
             turns = [Turn(turn.question, None) for turn in turns]
-        texts = collate([build_dialogue(self._vocab, (t,)) for t in turns], self._vocab.pad)
-        batch = self._batch(self._visual, texts, self._sam)
-        batch = batch.to(self._device)
+        batch = self._asked(turns)
         answer = self._generated if generate else self._forced
         with torch.no_grad(), arithmetic(self._model):
             found = answer(batch, expressions)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from support.families import SMALL, Small, write_family
 from support.micro_ris import CHANNELS, micro_batch, micro_head
 from svp.model.batch import Batch
+from svp.model.inference.attended import visual_attention
 from svp.model.inference.generate import generate
 from svp.model.inference.shared_prefix import predict_shared, read_prefix
 from svp.model.language.adapters import LINEARS, Lora, add_lora
@@ -117,6 +118,31 @@ def test_a_shared_prefix_gives_the_masks_of_predict(case: tuple[Small, Path]) ->
         got = predict_shared(model, batch)
     for mine, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_is_that_of_transformers_eager(case: tuple[Small, Path]) -> None:
+    """Of [SEG]'s state to the visual tokens, with a prefix read before; the kernels stay as they were."""
+    _, folder = case
+    model, batch = ris(folder), one_image()
+    whole = repeated(batch).with_layout()
+    with torch.no_grad():
+        merged = model.merged(whole)
+        before = model.states(merged)
+        plain = load_lm(folder)
+        plain.set_attn_implementation("eager")
+        out = plain.model(inputs_embeds=merged.embeds, use_cache=False, output_attentions=True)
+        prefix = read_prefix(model, batch, int(batch.slot[0]) + 2)
+    place = merged.index(whole.seg_row, whole.seg_col) - 1
+    start = int(batch.slot[0])
+    for last in (1, 2):
+        mean = torch.stack(out.attentions[-last:]).mean((0, 2))  # (B,queries,keys)
+        want = mean[whole.seg_row, place, start : start + prefix.tokens]
+        found = visual_attention(model, batch, prefix, last=last)
+        torch.testing.assert_close(found, want, **CLOSE)
+    assert found.shape == (len(batch.ids), prefix.tokens) and found.std() > 1e-4
+    assert (found.sum(1) < 1).all() and not torch.allclose(found[0], found[1], **CLOSE)
+    with torch.no_grad():
+        assert torch.equal(model.states(merged), before)
 
 
 def test_generation_is_greedy(case: tuple[Small, Path]) -> None:

@@ -13,6 +13,7 @@ from svp.pipeline.cache.row_reader import RowReader
 from svp.pipeline.encoders.encoder import Features
 from svp.pipeline.errors import CacheError
 from svp.pipeline.records import LocalPaths
+from svp.pipeline.superpixels.budget import RULES, Described
 from svp.train.data.live_cache import LiveReader
 from svp.train.runs.dry_run import _counts
 
@@ -53,6 +54,23 @@ def test_live_rows_are_the_stored_ones(
     for reader in readers:
         with pytest.raises(CacheError, match="stores no array cls"):
             reader.cls(0)
+
+
+def test_without_a_prior_superpixels_are_ordered_by_k_centre(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_run.install(monkeypatch)
+    images = tmp_path / "images"
+    write_images(images, 3)
+    fake_run.run(tmp_path / "c", images)
+    reader = live(tmp_path / "c", images)
+    for row in range(len(reader)):
+        features, cover = (one(row).astype(np.float64) for one in (reader.features, reader.cover))
+        means = (cover @ features) / cover.sum(1, keepdims=True)
+        alike = np.ones(len(cover))
+        want = RULES["k-centre"](Described(means.astype(np.float16), reader.areas(row), alike))
+        np.testing.assert_array_equal(reader.order(row), want)
+        assert set(reader.worth(row)) == {1}
 
 
 def test_live_means_are_those_of_a_thin_cache(
