@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 data or weights missing, 130 interrupte
 import click
 
 from . import __version__
+from .integrations.export_commands import answers_command, export_cache_command, tsv_command
 from .pipeline.commands.bench import bench
 from .pipeline.commands.cache import cache
 from .pipeline.commands.console import Root
@@ -34,11 +35,12 @@ def main() -> None:
 
 
 for command in (
-    data, precompute_command, status_command, cache, *TRAINING, *TRAINED, reproduce_command, figures_command, rehearse_command,
-    doctor_command, fetch_command, bench,
+    data, precompute_command, status_command, cache, *TRAINING, *TRAINED, answers_command, reproduce_command, figures_command,
+    rehearse_command, doctor_command, fetch_command, bench,
 ):  # fmt: skip
     main.add_command(command)
-for judged in ANNOTATED:
+for judged in (*ANNOTATED, export_cache_command):
     cache.add_command(judged)
+data.add_command(tsv_command)
 for measurement in BENCHES:
     bench.add_command(measurement)

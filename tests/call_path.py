@@ -39,7 +39,7 @@ class Tree:
         self.defined: dict[tuple[str, str], ast.AST] = {}
         self.names: dict[str, dict[str, tuple[str, str]]] = {}
         self.methods: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for top in ("pipeline", "model", "train"):
+        for top in ("pipeline", "model", "train", "integrations"):
             for path in sorted((root / top).rglob("*.py")):
                 parts = path.relative_to(root).with_suffix("").parts
                 name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

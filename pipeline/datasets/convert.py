@@ -11,8 +11,6 @@ carries that source's licence: it is not for redistribution.
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from ..display import Report, counted, escape, show
 from ..errors import DataError
 from ..io.atomic import make_folders, writing
 from ..io.json_files import Fingerprint, fingerprint, parse_line, read_json
+from ..io.new_folder import new_folder, require_new
 from ..io.paths import check_name
 from ..masks.rle import area
 from .problems import Faults, Problems, merged
@@ -64,24 +63,13 @@ def write_tables(
 
     DataError lists every annotation whose mask is bad, or says that `out` is not empty.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{show(str(out), 300)} exists and is not empty: choose another name")
+    require_new(out)
     rows, empty, bad = _rows(datasets, max_failures)
     faults = merged((*(dataset.faults for dataset in datasets), bad))
-    make_folders(out.parent)
-    with writing(out):
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with new_folder(out) as partial:
         for name in FILES:
             _write_lines(partial / f"{name}.jsonl", rows[name])
         _write_lines(partial / META, [_meta(datasets, partial, rows)])
-        partial.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return ConvertReport(
         out=out,
         rows={name: len(rows[name]) for name in FILES},

@@ -11,6 +11,7 @@ TOP = (
     "pipeline",
     "model",
     "train",
+    "integrations",
     "workflows",
 )
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "pretrain_tiny")

@@ -11,7 +11,9 @@ import svp
 
 ROOT = Path(svp.__file__).parent
 FILES = [
-    path for package in ("pipeline", "model", "train") for path in (ROOT / package).rglob("*.py")
+    path
+    for package in ("pipeline", "model", "train", "integrations")
+    for path in (ROOT / package).rglob("*.py")
 ]
 TEXTS = ("line.tokens", "found", "change['superpixels']")  # text; more than one
 UNITS = {"pixel", "value", "id", "bit", "character", "megapixel"}  # of sizes and limits, never one

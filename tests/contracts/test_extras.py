@@ -12,7 +12,11 @@ from packaging.requirements import Requirement
 import svp
 
 ROOT = Path(svp.__file__).parent
-CODE = [p for d in ("pipeline", "model", "train", "workflows") for p in (ROOT / d).rglob("*.py")]
+CODE = [
+    p
+    for d in ("pipeline", "model", "train", "integrations", "workflows")
+    for p in (ROOT / d).rglob("*.py")
+]
 TEXTS = [
     path
     for pattern in ("*.md", "docs/**/*.md", "workflows/**/*", "Makefile", ".github/**/*")

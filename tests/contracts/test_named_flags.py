@@ -14,7 +14,7 @@ from svp.cli import main
 ROOT = Path(svp.__file__).parent
 FILES = [
     ROOT / "cli.py",
-    *(p for d in ("pipeline", "model", "train") for p in (ROOT / d).rglob("*.py")),
+    *(p for d in ("pipeline", "model", "train", "integrations") for p in (ROOT / d).rglob("*.py")),
 ]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 

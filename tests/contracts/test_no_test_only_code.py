@@ -9,7 +9,7 @@ from pathlib import Path
 import svp
 
 ROOT = Path(svp.__file__).parent
-PACKAGES = ("model", "pipeline", "train", "workflows")
+PACKAGES = ("integrations", "model", "pipeline", "train", "workflows")
 # Read by what no name leads to: pydantic, notebooks, and methods that a base class of a library calls.
 _CALLED_FROM_OUTSIDE = {"model_config", "_repr_png_"}
 # Folders whose caller is not written yet.
@@ -84,6 +84,7 @@ def test_the_package_uses_what_it_defines() -> None:
     sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
     pages = [*(ROOT / "pipeline").rglob("*.j2"), *(ROOT / "train").rglob("*.j2")]
     pages += [ROOT / "setup.cfg", ROOT / "docs/api.md", ROOT / "CONTRIBUTING.md"]
+    pages += [ROOT / "docs/integration.md", *(ROOT / "workflows/lmms_eval").iterdir()]
     found = unused(sources, "\n".join(path.read_text(encoding="utf-8") for path in pages))
     early = [line for line in found if line.startswith(_NOT_CALLED_YET)]
     rest = [line for line in found if line not in early]

@@ -12,7 +12,7 @@ import pytest
 import svp
 
 ROOT = Path(svp.__file__).parent
-PACKAGES = ("pipeline", "model", "train")
+PACKAGES = ("pipeline", "model", "train", "integrations")
 FILES = [
     ROOT / "cli.py",
     *(p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))),

@@ -24,9 +24,12 @@ from svp.pipeline.io.atomic import check_writable, make_folders, writing
 WRITING = {
     "data convert": ["own.jsonl", "--out", "{bad}"],
     "data export": ["own.jsonl", "--out", "{bad}"],
+    "data tsv": ["own.jsonl", "--out", "{bad}"],
     "data synth": ["{bad}", "--images", "2"],
     "precompute": ["--dataset", "own.jsonl", "--size", "tiny", "--workers", "0", "--out", "{bad}"],
     "cache browse": ["cache", "--out", "{bad}"],
+    "cache export": ["cache", "--to", "coco", "--out", "{bad}"],
+    "answers": ["results.jsonl", "--to", "coco", "--out", "{bad}"],
     "cache copy": ["cache", "--out", "{bad}"],
     "cache convert": ["cache", "--out", "{bad}"],
     "predict": ["own.png", "the disc", "--size", "tiny", "--out", "{bad}"],

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 TEMPLATES = sorted(p for top in ("pipeline", "train") for p in (ROOT / top).rglob("*.html.j2"))
 MODULES = [
     path
-    for top in ("pipeline", "model", "train", "workflows")
+    for top in ("pipeline", "model", "train", "integrations", "workflows")
     for path in sorted((ROOT / top).rglob("*.py"))
 ]
 QUESTION = r"(What|Where|Who|Whose|Whether|How|Which|When|Why)\b"

@@ -36,7 +36,7 @@ def test_deterministic_sets_torchs_flags(monkeypatch: pytest.MonkeyPatch) -> Non
 def package_files() -> list[Path]:
     modules = [
         path
-        for package in ("pipeline", "model", "train")
+        for package in ("pipeline", "model", "train", "integrations")
         for path in (ROOT / package).rglob("*.py")
     ]
     return [*modules, ROOT / "cli.py", ROOT / "__init__.py", ROOT / "__main__.py"]

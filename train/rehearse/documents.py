@@ -17,7 +17,8 @@ import click
 
 from .left_out import reason_for
 
-PROGRAMS = ("svp", "make", "accelerate", "pip", "python", "hf", "git", "docker", "sbatch", "ray")
+PROGRAMS = ("svp", "make", "accelerate", "pip", "python", "hf", "git", "docker", "sbatch", "ray",
+            "lmms-eval")  # fmt: skip
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 _STRAY = re.compile(r"^(    |\t)?(\$ )?(svp [a-z]|accelerate launch)")
 _LOOP = re.compile(r"^for (\w+) in (.+)$")

@@ -203,5 +203,5 @@ def import_everything() -> None:
         getattr(transformers, name)
 
     for info in pkgutil.walk_packages(svp.__path__, "svp."):
-        if info.name.split(".")[1] in ("pipeline", "model", "train"):
+        if info.name.split(".")[1] in ("pipeline", "model", "train", "integrations"):
             importlib.import_module(info.name)

@@ -150,12 +150,13 @@ def test_what_is_shipped_is_what_a_wheel_holds(tmp_path: Path) -> None:
     held = {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()}
     modules = {
         path.relative_to(root)
-        for top in ("pipeline", "model", "train")
+        for top in ("pipeline", "model", "train", "integrations")
         for path in (root / top).rglob("*.py")
     }
     assert modules < held
     assert {path.parts[0] for path in held} == {
-        "__init__.py", "__main__.py", "cli.py", "py.typed", "pipeline", "model", "train", "workflows"
+        "__init__.py", "__main__.py", "cli.py", "py.typed", "pipeline", "model", "train", "integrations",
+        "workflows",
     }  # fmt: skip
     assert Path("workflows/tiny/sam.safetensors") in held, "the tiny models are part of it"
     assert not [

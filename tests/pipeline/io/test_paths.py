@@ -166,7 +166,9 @@ def test_a_user_without_a_home_gets_no_traceback(words: tuple[str, ...], tmp_pat
 def test_homes_are_looked_up_in_one_place() -> None:
     """`Path.home` and `Path.expanduser` raise where there is none."""
     root = Path(svp.__file__).parent
-    for path in (p for d in ("pipeline", "model", "train") for p in (root / d).rglob("*.py")):
+    for path in (
+        p for d in ("pipeline", "model", "train", "integrations") for p in (root / d).rglob("*.py")
+    ):
         text = path.read_text("utf-8")
         assert ".expanduser()" not in text and "Path.home" not in text, path
 
