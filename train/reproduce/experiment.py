@@ -55,7 +55,7 @@ class Row:
 
     @property
     def asked(self) -> str:
-        """What an evaluation changes of the model as it was trained, "" for nothing."""
+        """Changes that an evaluation makes to the trained model, "" for none."""
         smaller = [] if self.budget in ("", "auto") else [f"budget={self.budget}"]
         return " ".join([*map(str, self.evaluate), *smaller])
 

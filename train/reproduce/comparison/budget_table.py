@@ -27,7 +27,7 @@ SLIC = "SVP on SLIC"
 def budget_table(at: Setting, others: Sequence[str] = ()) -> Experiment:
     """`others`: projectors of the user's, each a curve of its own."""
     rows = [
-        *_dial(at),
+        *_budgets(at),
         Row(f"{UNTOLD}: all superpixels", curve=UNTOLD),
         *_divt(at),
         *(row for name, kind in FIXED for row in _each(name, kind, BUDGETS)),
@@ -51,7 +51,7 @@ def budget_table(at: Setting, others: Sequence[str] = ()) -> Experiment:
     return Experiment("budget", "Accuracy over visual tokens", tuple(rows), notes=notes)
 
 
-def _dial(at: Setting) -> Iterable[Row]:
+def _budgets(at: Setting) -> Iterable[Row]:
     """One training with a budget drawn for each global batch; evaluated at all and at mean counts."""
     drawn = (Override("budget", "drawn"),)
     yield Row(f"{OURS}: auto", drawn, budget="auto", curve=OURS)
