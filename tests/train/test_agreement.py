@@ -3,10 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from typing import Any
 
 import pytest
+
+from support import forked
 
 PROGRAM = """
 import json, os, sys
@@ -70,7 +71,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     env = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     env["MASTER_PORT"] = str(29600 + os.getpid() % 2000)
     started = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM], env=env | {"RANK": str(rank)}, cwd=folder,
+        subprocess.Popen([forked.python(), "-c", PROGRAM], env=env | {"RANK": str(rank)}, cwd=folder,
                          text=True, stdout=subprocess.PIPE)
         for rank in range(2)
     ]  # fmt: skip

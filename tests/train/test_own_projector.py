@@ -3,12 +3,12 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import svp
+from support import forked
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.precompute.launch import Request, launch, open_request
@@ -78,8 +78,8 @@ def test_what_it_reads_is_stored(world: Path) -> None:
 def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "SVP_"))}
     said = subprocess.run(
-        [sys.executable, *words],
-        env=kept | more,
+        [forked.python(), *words],
+        env=forked.launched(kept | more),
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,13 +1,12 @@
 """From a GLaMM-layout folder: two processes train what one trains, step by step."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from support import forked
 from svp.model.conversion.stand_in import write_standin
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.precompute.launch import Request, launch, open_request
@@ -67,7 +66,7 @@ def test_two_processes_have_the_losses_of_one(
 
 def _losses(words: list[str]) -> list[float]:
     done = subprocess.run(
-        [sys.executable, *words], env=os.environ | {"PYTHONWARNINGS": "ignore"}, check=False,
+        [forked.python(), *words], env=forked.launched(), check=False,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -1,6 +1,5 @@
 """Evaluation: what is asked, what is counted, and that ranks and batches change nothing."""
 
-import multiprocessing as mp
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from support import eval_world
+from support.fresh import FRESH
 from svp.model.inference.shared_prefix import predict_shared
 from svp.model.ris import RisModel
 from svp.pipeline.errors import CacheError, DataError, WeightsError
@@ -19,8 +19,6 @@ from svp.train.evaluation.evaluate import Settings, by_image, cut, evaluate, to_
 from svp.train.evaluation.protocols import Example, Unit, examples, plan
 from svp.train.evaluation.results import Row
 
-FRESH = mp.get_context("forkserver")
-FRESH.set_forkserver_preload(["support.eval_world"])
 IDS = range(3, 16)  # 13 images, 30 sentences: neither is a multiple of 2, 3 or the batch
 World = tuple[list[Example], CachedVisuals]
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import svp as package
+from support import forked
 from support.commands import svp
 from svp.model.pretrained.pretrained import load_pretrained
 from svp.pipeline.datasets.scenes import write_scenes
@@ -115,8 +115,8 @@ def test_two_processes_have_the_losses_of_one(root: Path) -> None:
     found = []
     for name, launch in (("one", []), ("two", several)):
         done = subprocess.run(
-            [sys.executable, *launch, "-m", "svp", *TRAIN, *quiet, "--runs", name], check=False,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            [forked.python(), *launch, "-m", "svp", *TRAIN, *quiet, "--runs", name], check=False,
+            env=forked.launched(os.environ | {"OMP_NUM_THREADS": "1"}),
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from support import forked
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
@@ -35,8 +35,8 @@ def svp(folder: Path, world: int) -> subprocess.CompletedProcess[str]:
     (folder / "svp_main.py").write_text(PROGRAM)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     return subprocess.run(
-        [sys.executable, *launcher, "svp_main.py", *TRAIN], cwd=folder, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300, check=False,
+        [forked.python(), *launcher, "svp_main.py", *TRAIN], cwd=folder, text=True,
+        env=forked.launched(os.environ | {"OMP_NUM_THREADS": "1"}), capture_output=True, timeout=300, check=False,
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Checkpoints written by a thread: the same files and promises as if training had waited."""
 
-import multiprocessing as mp
 import os
 import shutil
 import signal
@@ -14,13 +13,12 @@ import pytest
 import torch
 
 from support import micro_run
+from support.fresh import FRESH
 from svp.pipeline.errors import CacheError, Interrupted, NonFiniteError
 from svp.train.trainer import checkpoint, checkpoint_writer
 from svp.train.trainer.checkpoint import Checkpoint, State, checkpoints
 from svp.train.trainer.checkpoint_writer import CheckpointWriter
 
-FRESH = mp.get_context("forkserver")
-FRESH.set_forkserver_preload(["support.micro_run"])
 RECIPE = micro_run.micro_recipe(run={"checkpoint": 1, "keep": 99})
 
 

@@ -1,7 +1,6 @@
 """One loss however the batch is split; nothing is learned from a number that is not finite."""
 
 import json
-import multiprocessing as mp
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from support import micro_run
+from support.fresh import FRESH
 from svp.model.projectors import Projector
 from svp.pipeline.errors import ConfigError, NonFiniteError
 from svp.train.estimates.gpus import Gpu
@@ -26,8 +26,6 @@ from svp.train.trainer.optimizers import (
     state_of,
 )
 
-FRESH = mp.get_context("forkserver")
-FRESH.set_forkserver_preload(["support.micro_run"])
 # Dropout draws by process; without it a global batch has one loss whatever it is split into.
 LORA = {"r": 2, "targets": ["q_proj", "v_proj"], "dropout": 0.0}
 

@@ -1,7 +1,6 @@
 """Runs at an address: the same files and promises as in a folder, whatever the service does."""
 
 import logging
-import multiprocessing as mp
 import os
 import signal
 import uuid
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from support import micro_run
+from support.fresh import FRESH
 from support.object_server import KEY, SECRET, ObjectServer
 from svp.pipeline.errors import CacheError, ConfigError, DataError, MissingError, NonFiniteError
 from svp.pipeline.store import MemoryStore, ObjectStore, Store, as_place, open_store
@@ -20,8 +20,6 @@ from svp.train.trainer.remote_run import RemoteRun, checkpoint_at, copy_of, runs
 from svp.train.trainer.resume import named_checkpoint, open_same
 from svp.train.trainer.run_folder import RunFolder
 
-FRESH = mp.get_context("forkserver")
-FRESH.set_forkserver_preload(["support.micro_run"])
 RECIPE = micro_run.micro_recipe(run={"checkpoint": 1, "keep": 2})
 
 

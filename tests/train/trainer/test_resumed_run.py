@@ -1,7 +1,6 @@
 """A run that was stopped anywhere ends bit-equal to one that was not."""
 
 import json
-import multiprocessing as mp
 import os
 import random
 import signal
@@ -12,11 +11,10 @@ import pytest
 import torch
 
 from support import micro_run
+from support.fresh import FRESH
 from svp.pipeline.errors import Interrupted, PlanMismatchError, WeightsError
 from svp.train.trainer.checkpoint import OPTIMIZER, STATE, WEIGHTS, checkpoints
 
-FRESH = mp.get_context("forkserver")  # children import torch once and start without its threads
-FRESH.set_forkserver_preload(["support.micro_run"])
 RECIPE = micro_run.micro_recipe()
 
 

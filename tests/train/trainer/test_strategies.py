@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 import svp
-from support import sharded_run
+from support import forked, sharded_run
 from support.micro_run import micro_batch, micro_model
 from support.sharded_run import FSDP
 from support.split_runs import (
@@ -171,10 +170,10 @@ def test_the_shipped_configuration_splits_under_accelerate_launch(
     program = Path(sharded_run.__file__)
     changes = {"model": MODEL, "run": RUN | {"micro_batch": 4}}
     where = ["--config_file", str(CONFIGS / f"{config}.yaml"), "--num_processes", "2"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *where]
+    launch = [forked.python(), "-m", "accelerate.commands.launch", *where]
     done = subprocess.run(
         [*launch, str(program), str(tmp_path / "run"), json.dumps(changes)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
+        env=forked.launched(os.environ | {"OMP_NUM_THREADS": "1"} | env),
         text=True, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

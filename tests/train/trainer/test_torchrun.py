@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from support import micro_run
+from support import forked, micro_run
 from support.object_server import ObjectServer
 from svp.pipeline.store import open_store
 
@@ -27,9 +26,9 @@ def torchrun(
     recipe = json.dumps({"global_batch": 6, "model": MODEL, "run": run})
     env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone",
+        [forked.python(), "-m", "torch.distributed.run", "--standalone",
          f"--nproc-per-node={world}", str(PROGRAM), str(root), "--recipe", recipe, *options],
-        env=env, text=True, capture_output=True, timeout=400, check=False, cwd=cwd,
+        env=forked.launched(env), text=True, capture_output=True, timeout=400, check=False, cwd=cwd,
     )  # fmt: skip
 
 
