@@ -21,6 +21,8 @@ from support.object_server import ObjectServer, point_to
 os.environ["PYTHONPATH"] = os.pathsep.join(
     dict.fromkeys([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 )
+# Only a power loss would show whether the disk has what was written, and each fsync waits for it.
+os.fsync = os.fstat  # type: ignore[assignment]
 # A busy machine generates inputs and runs examples slowly: neither is a fault of the code.
 settings.register_profile("svp", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("svp")
