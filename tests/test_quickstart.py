@@ -21,7 +21,7 @@ def svp(*arguments: str) -> str:
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quickstart on few scenes, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    scenes = {"train": 12, "val": 1, "testA": 3}
+    scenes = {"train": 4, "val": 1, "testA": 3}
     monkeypatch.setattr(cli_defaults, "SPLITS", scenes)
     monkeypatch.setattr(quickstart, "SPLITS", scenes)
 
