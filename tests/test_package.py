@@ -125,6 +125,7 @@ def answers_alone(wheel: Path, folder: Path) -> None:
 
 # Tests of what stands on the path: a module found there, an entry point, an example beside another.
 ON_THE_PATH = {
+    "forked.py",
     "test_encoder_specs.py",
     "test_from_outside.py",
     "test_package.py",
