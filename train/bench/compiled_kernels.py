@@ -32,8 +32,9 @@ def counts(model: RisModel, batch: Batch) -> dict[str, float]:
     # What is written is not built: it is only counted, and the passes then compute nothing.
     unbuilt = mock.patch.object(AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None)
     # One thread: more would be processes, which start for nothing.
-    alone = {"compile_threads": 1, "force_disable_caches": True}
-    side_by_side = torch._inductor.config.patch(force_pointwise_cat=True, **alone)
+    side_by_side = torch._inductor.config.patch(
+        force_pointwise_cat=True, force_disable_caches=True, compile_threads=1
+    )
     torch._dynamo.reset()
     with unbuilt, side_by_side:
         (_, trained), (_, answered) = run_and_get_code(train), run_and_get_code(answer)
