@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batch import Batch, MaskLayout
-from .language.attention import masks_for, no_cache
+from .language.attention import CACHE, masks_for, no_cache
 from .language.families import family_of
 from .losses import Losses, mask_losses
 from .mask_head import MaskHead, click_codes, click_errors, click_targets, upscale
@@ -173,15 +173,13 @@ class RisModel(nn.Module):
 
         linears = prepared(self.lm)
         own: dict[str, Any] = {} if linears is None else {"linears": linears}
-        cache = no_cache(self.lm)
+        own[CACHE] = cache = no_cache(self.lm)
         if merged.positions is not None:
             own["position_ids"] = merged.positions
             if cache is None:  # transformers would take a gap for the start of another text
                 slots = torch.arange(merged.embeds.shape[1], device=merged.embeds.device)[None]
                 own["attention_mask"] = masks_for(self.lm.config, slots, slots.shape[1])
-        out = self.lm.model(
-            inputs_embeds=merged.embeds, use_cache=False, past_key_values=cache, **own
-        )
+        out = self.lm.model(inputs_embeds=merged.embeds, use_cache=False, **own)
         states: Tensor = out.last_hidden_state
         return states
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..language.attention import masks_for, no_cache
+from ..language.attention import CACHE, masks_for, no_cache
 
 
 class KeyValues:
@@ -51,7 +51,7 @@ class KeyValues:
         out = lm.model(
             inputs_embeds=embeds, attention_mask=allowed,
             position_ids=first if position is None else position + self.skipped,
-            past_key_values=cache, use_cache=False,
+            use_cache=False, **{CACHE: cache},
         )  # fmt: skip
         states: Tensor = out.last_hidden_state
         return states

@@ -1,9 +1,14 @@
 """Caches and masks for a pass through a language model's layers."""
 
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor
+
+# What transformers calls the cache that a model and its layers are given: renamed in 5.24.
+CACHE = "cache" if Version(version("transformers")) >= Version("5.24") else "past_key_values"
 
 
 def no_cache(lm: Any) -> Any:

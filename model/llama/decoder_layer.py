@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama import modeling_llama
 
+from ..language.attention import CACHE
 from .lora import Adapters, cast_together, products
 
 # Linears that read the same input.
@@ -69,23 +70,26 @@ class LlamaDecoderLayer(modeling_llama.LlamaDecoderLayer):  # type: ignore[no-un
         use_cache: bool | None = False,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         linears: Sequence[Sequence[Linears]] | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Tensor:
         """(B,L,D) -> (B,L,D), as transformers' with peft's adapters but for rounding and the draw of
         dropout, one mask for all linears that share an input.
 
+        past_key_values, cache  one argument: transformers renamed it in 5.24
         linears  of all layers, from `prepared`; None: this layer prepares its own
         """
         attention = self.self_attn
+        cache = past_key_values if cache is None else cache
         own = linears[attention.layer_idx] if linears is not None else _own(self)
         if own is None or not _in_dtype(hidden_states, own[0].weights[0].dtype):
             found: Tensor = super().forward(
                 hidden_states,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
                 position_embeddings=position_embeddings,
+                **{CACHE: cache},
                 **kwargs,
             )
             return found
@@ -103,8 +107,8 @@ class LlamaDecoderLayer(modeling_llama.LlamaDecoderLayer):  # type: ignore[no-un
             heads = (*x.shape[:-1], -1, attention.head_dim)
             q, k = (rotary(y.view(heads), *position_embeddings).transpose(1, 2) for y in (q, k))
             v = v.view(heads).transpose(1, 2)
-            if past_key_values is not None:
-                k, v = past_key_values.update(k, v, attention.layer_idx)
+            if cache is not None:
+                k, v = cache.update(k, v, attention.layer_idx)
             seen, _ = sdpa_attention_forward(
                 attention, q, k, v, attention_mask, scaling=attention.scaling, **kwargs
             )

@@ -11,7 +11,7 @@ from support.micro_ris import VOCAB, micro_batch, micro_model
 from support.stages import STAGE1, STAGE2
 from svp.model.conversion.llama_shape import LlamaShape
 from svp.model.language.adapters import Lora
-from svp.model.language.attention import no_cache
+from svp.model.language.attention import CACHE, no_cache
 from svp.model.language.load import load_lm
 from svp.model.llama.decoder_layer import use_llama_layers
 from svp.model.losses import Weights
@@ -80,7 +80,7 @@ def test_the_formulas_hold_for_each_family(small: Small, tmp_path: Path) -> None
     use_llama_layers(lm)
     embeds = lm.get_input_embeddings()(torch.arange(12)[None]).requires_grad_()
     batch, (_, length, _) = micro_batch(), embeds.shape
-    asked = {"inputs_embeds": embeds, "use_cache": False, "past_key_values": no_cache(lm)}
+    asked = {"inputs_embeds": embeds, "use_cache": False, CACHE: no_cache(lm)}
     with FlopCounterMode(display=False) as counter:
         lm.model(**asked)
     assert llm_flops(lm, [length], 0, training=False) == counter.get_total_flops()
