@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup superpixels quickstart rehearse test test-fast test-all test-zero docs lint type wheel check check-long check-gpu gpu-wheels reliability audit bench build clean distclean
+.PHONY: help setup superpixels quickstart rehearse test test-fast test-all test-zero docs lint type wheel alone check check-long check-gpu gpu-wheels reliability audit bench build clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -108,6 +108,11 @@ type: $(READY)   ## mypy strict on the package
 
 wheel: $(READY)   ## build the wheel and check what is in it
 	$(BIN)/python -m pytest -q tests/test_package.py -m slow
+
+# PYTHONS="python3.12 python3.13", QUICKSTART=1
+PYTHONS ?= $(PYTHON)
+alone: $(READY)   ## the wheel in an empty environment, dependencies in their newest releases (3 GB)
+	PYTHONPATH=tests $(BIN)/python -m support.alone $(addprefix --python ,$(PYTHONS)) $(if $(QUICKSTART),--quickstart)
 
 check: lint type test wheel   ## what every change must pass: all of the above
 check-long: check   ## the rest: slow tests, the long state machine, the audit
