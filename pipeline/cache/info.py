@@ -57,7 +57,7 @@ class InfoReport(Report):
         lines = [
             f"cache {self.cache_id}",
             f"split {show(self.split) or '(none)'}, recipe {self.recipe_digest}, {state}",
-            f"{counts}, {mean:.1f} superpixels each, {self.fallback} with the whole image as one",
+            f"{counts}, {mean:.1f} superpixels each, {self.fallback} of one full-image superpixel",
             f"superpixels: {sam}, preset {pixels['preset']}, {pixels['mode']} {pixels['dtype']}",
             f"features: {encoder}, view {features['view']}, stored as {stored}",
         ]

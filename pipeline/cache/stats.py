@@ -37,11 +37,11 @@ class Spread:
     max: float
 
     def line(self, digits: int) -> str:
-        """`mean 16.2, median 16.0, 95 % 22.0, most 25.0`."""
+        """`mean 16.2, median 16.0, p95 22.0, max 25.0`."""
         mean, p50, p95, most = (
             f"{value:.{digits}f}" for value in (self.mean, self.p50, self.p95, self.max)
         )
-        return f"mean {mean}, median {p50}, 95 % {p95}, most {most}"
+        return f"mean {mean}, median {p50}, p95 {p95}, max {most}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StatsReport(Report):
                 f"cache {self.cache[:12]}: {self.ok:,} of {counted(self.images, 'image')}, {bad} "
                 "quarantined, "
             )
-            + f"{self.missing} missing, {self.fallback} with the whole image as one",
+            + f"{self.missing} missing, {self.fallback} of one full-image superpixel",
             f"superpixels per image: {self.tokens.line(1)}",
             (
                 f"covered share of an image: {self.coverage.line(3)} "

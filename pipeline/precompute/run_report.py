@@ -55,8 +55,8 @@ class PrecomputeReport(Report):
             f"{self.cache}: cache {self.cache_id[:12]}, {state}",
             f"{counted(self.computed, 'image')} computed in {self.seconds:.1f} s{rate}, {there}",
             (
-                f"{mean:.1f} superpixels per image, {counted(self.fallbacks, 'image')} with the "
-                "whole image as one"
+                f"{mean:.1f} superpixels per image, {counted(self.fallbacks, 'image')} fell back to "
+                "one full-image superpixel"
             ),
         ]
         lines += [f"quarantined: {n} x {why}" for why, n in sorted(self.failures.items())]

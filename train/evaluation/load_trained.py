@@ -5,6 +5,7 @@ very files (their digests are in the recipe). The last stage that ran decides wh
 and adapters are there.
 """
 
+import logging
 from pathlib import Path
 
 from ...model.pretrained.config import is_export
@@ -29,6 +30,8 @@ from .exported import Exported, open_exported, require_plan
 from .published_models import Published, find_published, open_published
 from .trained import Trained
 
+log = logging.getLogger(__name__)
+
 Found = Checkpoint | Published | Exported
 
 
@@ -52,9 +55,12 @@ def find_trained(asked: Place | None, runs: Place, published: str | None = None)
 def newest_checkpoint(runs: Place) -> Checkpoint:
     """The last checkpoint of the newest run that has one. Raises MissingError."""
     if isinstance(runs, Path):
-        return named_checkpoint(newest_run(runs))
-    for run in runs_at(runs):
-        if (found := run.newest()) is not None:
+        run = newest_run(runs)
+        log.info(f"model: {show(str(run), 300)}, the newest run")
+        return named_checkpoint(run)
+    for remote in runs_at(runs):
+        if (found := remote.newest()) is not None:
+            log.info(f"model: {show(remote.store.where(), 300)}, the newest run")
             return found
     raise _none_in(runs.where())
 

@@ -54,7 +54,7 @@ class SplitSummary:
                recorded superpixel order), of all repeats in `glamm`
     spread     metric -> spread over repeats; empty with one repeat
     published  the paper's and GLaMM's numbers, if this is their split
-    glamm      gIoU and cIoU as GLaMM's program computes them from the same masks
+    glamm      gIoU and cIoU as GLaMM's code computes them from the same masks
     tokens     visual tokens of an image: mean and 95 % quantile
     no_seg     share of sentences whose answer had no [SEG]
     n_acc      share of the empty targets whose mask is empty, NaN where there are none
@@ -221,7 +221,7 @@ def _lines(split: SplitSummary) -> list[str]:
     lines.append(
         f"{name} {size.split or 'all'}: {counted(size.images, 'image')}, "
         f"{counted(size.sentences, 'sentence')}, "
-        f"{split.tokens[0]:.1f} visual tokens per image (95 %: {split.tokens[1]:.0f})"
+        f"{split.tokens[0]:.1f} visual tokens per image (p95 {split.tokens[1]:.0f})"
     )
     for group, accuracies in split.boxes.items():
         texts = "  ".join(f"{key} {_percent(value)}" for key, value in accuracies.items())
@@ -239,7 +239,7 @@ def _lines(split: SplitSummary) -> list[str]:
         for p in split.published
     ]
     lines.append(
-        f"  as GLaMM's program: gIoU {_percent(split.glamm[0])}  cIoU {_percent(split.glamm[1])}"
+        f"  as in GLaMM's code: gIoU {_percent(split.glamm[0])}  cIoU {_percent(split.glamm[1])}"
     )
     if split.no_seg:
         lines.append(f"  no [SEG] in {split.no_seg:.2%} of the answers: counted as empty masks")

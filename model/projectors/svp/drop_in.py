@@ -24,7 +24,7 @@ from . import SVP
 
 
 class SVPProjector(nn.Module):
-    """`SVP` with the mask arithmetic in front of it.
+    """`SVP` for LLaVA and its kin, mask preprocessing included.
 
     in_dim   channels C of the patch features; llm_dim  width D of the language model
     size     side of the encoder's square input in pixels, `view` how images become it: the masks
