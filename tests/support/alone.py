@@ -118,23 +118,36 @@ def wait_for(address: str, process: "subprocess.Popen[bytes]", seconds: float = 
 
 
 def ask(address: str, config: dict[str, Any], photo: Path, expression: str) -> str:
-    """The text beside the mask that the demo's page shows for an expression."""
-    (asks, *_) = [
-        part for part in config["dependencies"]
-        if (len(part["inputs"]), len(part["outputs"])) == (3, 2)
-    ]  # fmt: skip
+    """The text beside the mask that the demo's page shows for an expression.
+
+    As a browser does: a photograph that changes is looked at first, which sets the budget's slider.
+    """
     api = f"{address.rstrip('/')}{config.get('api_prefix', '')}"
     (path,) = json.loads(_post(f"{api}/upload", *_form(photo)))
     file = {"path": path, "orig_name": photo.name, "meta": {"_type": "gradio.FileData"}}
+    events = {part["targets"][0][1]: part for part in config["dependencies"] if part["targets"]}
+    looked = _event(api, events["change"], [file])
+    values = dict(zip(events["change"]["outputs"], looked, strict=True))
+    known: list[Any] = [file, expression, False]
+    for component in events["submit"]["inputs"][len(known) :]:
+        set_to = values.get(component)
+        known.append(set_to.get("value") if isinstance(set_to, dict) else set_to)
+    return str(_event(api, events["submit"], known)[1])
+
+
+def _event(api: str, event: dict[str, Any], data: list[Any]) -> list[Any]:
+    """What one event of the page gives for its inputs."""
     session = uuid.uuid4().hex
-    sent = {"data": [file, expression, False], "fn_index": asks["id"], "session_hash": session}
+    sent = {"data": data, "fn_index": event["id"], "session_hash": session}
     _post(f"{api}/queue/join", json.dumps(sent).encode(), "application/json")
-    with urllib.request.urlopen(f"{api}/queue/data?session_hash={session}", timeout=900) as events:
-        for line in events:
-            event = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
-            if event.get("msg") == "process_completed":
-                assert event["success"], event
-                return str(event["output"]["data"][1])
+    address = f"{api}/queue/data?session_hash={session}"
+    with urllib.request.urlopen(address, timeout=900) as lines:
+        for line in lines:
+            told = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
+            if told.get("msg") == "process_completed":
+                assert told["success"], told
+                given: list[Any] = told["output"]["data"]
+                return given
     raise AssertionError("the demo closed the stream without an answer")
 
 

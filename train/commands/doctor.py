@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @recipe_options
 @click.option("--from-cache", "--cache", "cache_path", type=PLACE, help="Also check this cache.")
+@click.option(
+    "--gpus",
+    is_flag=True,
+    help="Show what fits which GPU, by the memory estimates of the shipped recipes.",
+)
 @as_json
-def doctor_command(cache_path: "Place | None", as_json: bool, **options: Any) -> None:
+def doctor_command(cache_path: "Place | None", gpus: bool, as_json: bool, **options: Any) -> None:
     """Check versions, devices, disk, memory and weights; list models, formats and projectors."""
     from ...pipeline.doctor.examine import examine
+
+    if gpus:
+        from ..runs.hardware import hardware
+
+        return report(hardware(), as_json)
 
     flags = {name: options.pop(name) for name in RECIPE_FLAGS}
     parts = (*_languages(), *_projectors())

@@ -14,6 +14,11 @@ LONG = "minutes to hours of measuring; the command's own tests run it"
 # (how the command begins, why it is not run); "" keeps it in, against a later entry.
 EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("svp fetch", NETWORK),
+    ("docker build", NETWORK),
+    (
+        "svp doctor --gpus",
+        "its sizes are the published ones; tests/train/runs/test_hardware.py compares its tables",
+    ),
     ("hf download", NETWORK),
     ("pip install", NETWORK),
     ("make superpixels DATA=", ""),

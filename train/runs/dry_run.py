@@ -78,8 +78,8 @@ class Length:
     def line(self) -> str:
         """For people."""
         return (
-            f"visual tokens per image: mean {self.mean:.1f}, median {self.median:.0f}, 95 % "
-            f"{self.p95:.0f}, most {self.most}; text tokens: mean {self.text:.0f}"
+            f"visual tokens per image: mean {self.mean:.1f}, median {self.median:.0f}, p95 "
+            f"{self.p95:.0f}, max {self.most}; text tokens: mean {self.text:.0f}"
         )
 
 
@@ -213,7 +213,7 @@ def dry_run_command(request: TrainRequest) -> DryRun:
         count = model.projector.most_tokens(plan.grid) or SUPERPIXELS
         length = Length(count, count, count, count, float(image.lengths[0]))
     need = demand(recipe, model, image)
-    priced = [_price(recipe, need, gpu) for gpu in GPUS.values()]
+    priced = [price_on(recipe, need, gpu) for gpu in GPUS.values()]
     shown = _shown(request, recipe, need, priced)
     shipped = recipe.model.init.kind == "shipped"
     recipe = settled(recipe, shown.choice)
@@ -261,7 +261,8 @@ def scaled(one: MemoryEstimate, images: int) -> MemoryEstimate:
     return MemoryEstimate((*items, Line(SLACK_ITEM, CONTEXT + int(SLACK * used), extra)))
 
 
-def _price(recipe: TrainRecipe, need: Demand, gpu: Gpu) -> Priced:
+def price_on(recipe: TrainRecipe, need: Demand, gpu: Gpu) -> Priced:
+    """The run on one `gpu`, split as fits it, with the time of all its steps."""
     choice = choose(recipe, need, gpu)
     each = need.seconds(choice.micro, choice.recompute, gpu)
     return Priced(gpu, choice, recipe.steps * recipe.global_batch * each / 3600)
@@ -273,7 +274,7 @@ def _shown(
     """On this machine's GPU, else on the smallest that takes the run."""
     device = pick_device(request.device)
     if device != "cpu":
-        return _price(recipe, need, this_device(torch.device(device)))
+        return price_on(recipe, need, this_device(torch.device(device)))
     return next((one for one in priced if one.choice.fits), priced[-1])
 
 
