@@ -16,12 +16,13 @@ EPS = 1e-3  # pixels; GLaMM's dice divides all sums by 1000 and adds 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights of the terms; GLaMM train.py:92-94, which has no clicks."""
+    """Weights of the terms; GLaMM train.py:92-94, which has neither clicks nor token answers."""
 
     ce: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
     click: float = 0.0
+    answer: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Losses:
     ce      over supervised tokens, `tokens` of them
     bce     over masks, of the mean over pixels; dice over masks; `masks` of them
     click   over masks, the error of the prompt as a click (`mask_head.click_errors`); None: not asked for
+    answer  over masks, of the mean over superpixels (`projectors.token_answer`); None: there is no head
     """
 
     ce: Tensor
@@ -39,6 +41,13 @@ class Losses:
     tokens: int
     masks: int
     click: Tensor | None = None
+    answer: Tensor | None = None
+
+    @property
+    def more(self) -> dict[str, Tensor]:
+        """The terms over masks that not every model has, by name."""
+        both = {"click": self.click, "answer": self.answer}
+        return {name: term for name, term in both.items() if term is not None}
 
     def total(
         self, weights: Weights, *, tokens: int | None = None, masks: int | None = None
@@ -55,7 +64,9 @@ class Losses:
         """The share of the masks in the total."""
         per_mask = max(1, masks)
         found = self.bce * (weights.bce / per_mask) + self.dice * (weights.dice / per_mask)
-        return found if self.click is None else found + self.click * (weights.click / per_mask)
+        for name, term in self.more.items():
+            found = found + term * (getattr(weights, name) / per_mask)
+        return found
 
 
 def mask_losses(

@@ -22,6 +22,7 @@ from .mask_head import MaskHead, click_codes, click_errors, click_targets, upsca
 from .merge import Merged, merge, original_positions
 from .mixed_precision import weights_cast
 from .projectors.base import MaskInput, Projector
+from .projectors.token_answer import answer_loss, question_words, shares
 
 MaskState = Literal["predicting", "at_seg"]
 MaskPrompt = Literal["projected", "pointed"]
@@ -73,34 +74,50 @@ class RisModel(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """Losses of a batch with targets, as sums; teacher-forced."""
         batch = batch.with_layout()
-        merged = self.merged(batch)
+        visual = self.tokens(batch)
+        merged = self._merge(batch, *visual)
         states = self.states(merged)
-        ce, tokens = self.cross_entropy(batch, merged, states)
-        masks = batch.layout.masks
+        ce, count = self.cross_entropy(batch, merged, states)
+        masks, answers = batch.layout.masks, self.projector.answers is not None
         if not masks.images:
-            nothing = self._no_masks(batch, states)
-            return Losses(ce, nothing, nothing, tokens, 0, nothing if self.learns_clicks else None)
+            zero = self._no_masks(batch, states, visual[0])
+            click, answer = (zero if has else None for has in (self.learns_clicks, answers))
+            return Losses(ce, zero, zero, count, 0, click, answer)
         mine = self._seg_states(batch, merged, states)
         targets = masks.targets()
         bce, dice = mask_losses(self.masks_of(mine, masks, batch), targets, masks.beyond())
         click = self._click_loss(mine, targets, batch) if self.learns_clicks else None
-        return Losses(ce, bce, dice, tokens, len(batch.seg_row), click)
+        answer = self._answer_loss(batch, mine, targets, *visual) if answers else None
+        return Losses(ce, bce, dice, count, len(batch.seg_row), click, answer)
 
     def predict(self, batch: Batch) -> list[Tensor]:
         """Per image, logits (n,H,W) float32 at its own size; the mask is logits > 0."""
         batch = batch.with_layout()
-        merged = self.merged(batch)
-        logits = self._masks(batch, merged, self.states(merged))
-        return split_by_image(logits, batch.layout.masks.images, batch.sizes)
+        return self.drawn(self.reply(batch), batch)
 
-    def answer(self, batch: Batch) -> "Answer":
-        """`predict`, with the states that [SEG] is predicted by."""
+    def reply(self, batch: Batch) -> "Reply":
+        """The language model's states for each mask, teacher-forced; none is drawn."""
         batch = batch.with_layout()
-        merged = self.merged(batch)
+        tokens, valid = self.tokens(batch)
+        merged = self._merge(batch, tokens, valid)
         states = self.states(merged)
-        logits = self._masks(batch, merged, states)
         before = states[batch.seg_row, merged.index(batch.seg_row, batch.seg_col) - 1]
-        return Answer(split_by_image(logits, batch.layout.masks.images, batch.sizes), before)
+        return Reply(before, self._seg_states(batch, merged, states), tokens, valid)
+
+    def drawn(self, reply: "Reply", batch: Batch) -> list[Tensor]:
+        """The masks of SAM's decoder, as those of `predict`."""
+        masks = batch.layout.masks
+        logits = self.masks_of(reply.mine, masks, batch)
+        return split_by_image(logits, masks.images, batch.sizes)
+
+    def meant(self, reply: "Reply", batch: Batch) -> Tensor:
+        """Scores (S,K) float32 of the visual tokens by token answers: above 0 they are meant; -inf on
+        padding.
+        """
+        assert self.projector.answers is not None, "asked of a model with token answers"
+        owner = torch.zeros_like(batch.seg_row) if len(reply.tokens) == 1 else batch.seg_row
+        scores: Tensor = self.projector.answers(reply.mine, reply.tokens, owner)
+        return scores.masked_fill(~reply.valid[owner], -torch.inf)
 
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Visual tokens (B,K,D) and which are real (B,K) bool."""
@@ -121,7 +138,9 @@ class RisModel(nn.Module):
 
     def merged(self, batch: Batch) -> Merged:
         """Text embeddings with the visual tokens in place of <image>."""
-        tokens, valid = self.tokens(batch)
+        return self._merge(batch, *self.tokens(batch))
+
+    def _merge(self, batch: Batch, tokens: Tensor, valid: Tensor) -> Merged:
         text = self.embedded(batch.ids)
         longest = max(self.merged_lengths(batch, valid))
         found = merge(text, batch.lengths, batch.slot, tokens, valid, longest=longest)
@@ -248,17 +267,21 @@ class RisModel(nn.Module):
         layout = batch.layout
         return layout.real if layout.superpixels is not None and all(layout.superpixels) else None
 
-    def _no_masks(self, batch: Batch, states: Tensor) -> Tensor:
+    def _no_masks(self, batch: Batch, states: Tensor, tokens: Tensor) -> Tensor:
         """0 for a batch without [SEG]; the mask of any state is made for it.
 
         Where weights are split over processes (ZeRO 3, FSDP), each gathers them when it calls a
         module: one that did not would keep the others waiting.
         """
         masks = MaskLayout.of(batch, (0,))
-        return self.masks_of(states[:1, 0], masks, batch).sum() * 0
-
-    def _masks(self, batch: Batch, merged: Merged, states: Tensor) -> Tensor:
-        return self.masks_of(self._seg_states(batch, merged, states), batch.layout.masks, batch)
+        found: Tensor = self.masks_of(states[:1, 0], masks, batch).sum() * 0
+        if self.projector.answers is None:
+            return found
+        first, owner = states[:1, 0], batch.slot[:1] * 0
+        scores = (self.projector.answers(first, tokens, owner, words=w) for w in (False, True))
+        for each in scores:
+            found = found + each.sum() * 0
+        return found
 
     def _seg_states(self, batch: Batch, merged: Merged, states: Tensor) -> Tensor:
         """States (S,D) that the masks are made of."""
@@ -274,16 +297,32 @@ class RisModel(nn.Module):
             codes = click_codes(self.mask_head.prompt_encoder, points, batch.square)
             return click_errors(self._prompts(states, batch.layout.masks, batch), codes).sum()
 
+    def _answer_loss(
+        self, batch: Batch, states: Tensor, targets: Tensor, tokens: Tensor, valid: Tensor
+    ) -> Tensor:
+        """Sum over masks (S,H,W) of the errors of both token answers."""
+        answers, owner = self.projector.answers, batch.seg_row
+        assert answers is not None
+        words = question_words(batch, self.embedded(batch.ids))
+        share, real = shares(batch, targets), valid[owner]
+        return answer_loss(answers(states, tokens, owner), share, real) + answer_loss(
+            answers(words, tokens, owner, words=True), share, real
+        )
 
-class Answer(NamedTuple):
-    """Teacher-forced answers of a batch.
 
-    masks   per image, logits (n,H,W) float32 at its own size; the mask is logits > 0
+class Reply(NamedTuple):
+    """The language model's states for the S masks of a batch, teacher-forced.
+
     before  (S,D) of each [SEG] the state that predicts it
+    mine    (S,D) the states that masks are made of
+    tokens  (B,K,D) visual tokens, one for all where dialogues share their image
+    valid   (B,K) bool, which are real
     """
 
-    masks: list[Tensor]
     before: Tensor
+    mine: Tensor
+    tokens: Tensor
+    valid: Tensor
 
 
 def split_by_image(

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 PAPER_GRID = (24, 24)  # of 336 px, patches of 14
+ADDED = ("counted", "token_answers")  # options of SVP that add a part and change no other
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,15 @@ class Assembled:
         return (vocab.im_start, vocab.im_end, vocab.seg, *rejection)
 
 
-def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
+def assemble(recipe: TrainRecipe, plan: Plan, places: Places, *, decoder: bool = True) -> Assembled:
     """The model and vocabulary of a recipe on caches with this plan.
+
+    decoder  False: its masks will not be decoded, so that the cache needs no SAM embeddings
 
     Raises PlanMismatchError (a cache of another encoder), ConfigError (inputs the cache lacks, a
     [SEG] that can never be learned), MissingError and WeightsError (weights).
     """
-    require_cache(recipe, plan)
+    require_cache(recipe, plan, decoder=decoder)
     config, init = recipe.model, recipe.model.init
     dtype = getattr(torch, config.dtype)
     fresh = init.kind == "none"
@@ -108,7 +111,7 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places) -> Assembled:
         # As likely as [SEG] at first, so that only what tells the two apart is to be learned.
         copy_word(model.lm, vocab.seg, vocab.rej)
         require_trained_seg(model, parts, vocab.rej, fresh=True, token=REJ)
-    require_embedding(model, plan)
+    require_embedding(model, plan, decoder=decoder)
     model.mask_prompt = config.mask_prompt
     model.learns_clicks = recipe.loss.click > 0
     model.requires_grad_(False)
@@ -169,7 +172,8 @@ def _from_export(
 ) -> tuple[RisModel, Vocabulary]:
     """A model of `svp export` as initialisation; its adapters are merged first.
 
-    Its projector is kept if the recipe names the same one with the same options.
+    Its projector is kept if the recipe names the same one with the same options; parts that the recipe
+    adds to it are new.
     """
     about, found = read_model_file(folder), load_pretrained(folder)
     if recipe.model.sam_decoder.kind == "none" and about.preprocessing is not None:
@@ -182,7 +186,10 @@ def _from_export(
     if same and about.preprocessing is not None:
         wanted = features_of(about.preprocessing.recipe, spec.name)
         require_same_features(wanted, plan, spec.name, f"the projector of {folder.name}")
-    projector = found.projector if same else _projector(recipe, plan, spec.llm_dim)
+    projector = _projector(recipe, plan, spec.llm_dim)
+    if same:
+        projector.load_state_dict(projector.state_dict() | found.projector.state_dict())
+        projector.set_sspe(found.projector.add_sspe)
     state = recipe.model.mask_state
     model = RisModel(lm, projector, found.mask_head, mask_state=state)
     model.to_prompt.load_state_dict(found.to_prompt.state_dict())
@@ -190,8 +197,12 @@ def _from_export(
 
 
 def _is_kept(spec: ProjectorSpec, recipe: TrainRecipe, plan: Plan) -> bool:
-    wanted = (recipe.model.projector.name, plan.channels, plan.grid, _options(recipe))
-    return (spec.name, spec.in_dim, spec.grid, spec.options) == wanted
+    wanted = {**dict.fromkeys(ADDED, False), **_options(recipe)}
+    own = {**dict.fromkeys(ADDED, False), **spec.options}
+    added = {name for name in ADDED if wanted[name] and not own[name]}
+    return (spec.name, spec.in_dim, spec.grid, own | dict.fromkeys(added, True)) == (
+        recipe.model.projector.name, plan.channels, plan.grid, wanted
+    )  # fmt: skip
 
 
 def new_projector(recipe: TrainRecipe, plan: Plan, places: Places) -> str:

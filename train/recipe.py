@@ -195,15 +195,17 @@ class StageConfig(Frozen):
 
 class LossConfig(Frozen):
     """Weights of the losses, GLaMM's; `click` is of a prompt's distance from a click on its object
-    (`model.mask_head`), in no digest if it is 0.
+    (`model.mask_head`), `answer` of the token answers of a projector that has them. Both are in no digest
+    with their default.
     """
 
-    _later: ClassVar[frozenset[str]] = frozenset({"click"})
+    _later: ClassVar[frozenset[str]] = frozenset({"click", "answer"})
 
     ce: Weight = 1.0
     bce: Weight = 2.0
     dice: Weight = 0.5
     click: Weight = 0.0
+    answer: Weight = 1.0
 
 
 class RunConfig(Frozen):
@@ -261,6 +263,11 @@ class TrainRecipe(Frozen):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages {names}: a name occurs twice")
+        if self.budget.ask is not None:
+            raise ValueError(
+                f"budget={self.budget.text} is of answers: train with budget drawn and "
+                "model.projector.options.token_answers=true"
+            )
         return self
 
     @property

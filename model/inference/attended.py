@@ -29,7 +29,7 @@ def visual_attention(model: RisModel, batch: Batch, prefix: Prefix, *, last: int
     `last` layers.
 
     What is missing of 1 goes to the text. With `mask_state="predicting"` it is of the position before
-    [SEG]. batch, prefix: as `answer_after` takes them.
+    [SEG]. batch, prefix: as `reply_after` takes them.
     """
     layout = batch.layout
     ids = batch.ids[:, prefix.ids : layout.segs[1] + 1]

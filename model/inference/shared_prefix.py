@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..merge import Merged, merge
-from ..ris import Answer, RisModel, split_by_image
+from ..ris import Reply, RisModel
 from .compiled import TEXT, Passes
 from .key_values import KeyValues
 
@@ -24,13 +24,18 @@ class Prefix:
     """The start of all dialogues about one image, as the language model has read it.
 
     ids     text ids of it, <image> among them
-    tokens  visual tokens in the place of <image>
+    visual  (1,K,D) visual tokens in the place of <image>
     known   keys and values, of one row
     """
 
     ids: int
-    tokens: int
+    visual: Tensor
     known: KeyValues
+
+    @property
+    def tokens(self) -> int:
+        """Number of the visual tokens."""
+        return self.visual.shape[1]
 
     @property
     def length(self) -> int:
@@ -51,7 +56,7 @@ def read_prefix(model: RisModel, batch: Batch, ids: int) -> Prefix:
     tokens, valid = model.tokens(batch)
     count = model.visual_counts(batch, valid)[0]
     merged = model.placed(_merged(model, batch, ids, tokens, valid, count), batch.visual.grid)
-    return _read(model, ids, count, merged, model.skipped(batch.visual.grid))
+    return _read(model, ids, tokens[:, :count], merged, model.skipped(batch.visual.grid))
 
 
 @torch.no_grad()
@@ -59,7 +64,7 @@ def read_blank(model: RisModel, batch: Batch, ids: int, count: int) -> Prefix:
     """As `read_prefix`, with `count` visual tokens of zeros: what it costs to read as many."""
     tokens = torch.zeros(1, count, model.lm.config.hidden_size, device=batch.ids.device)
     valid = torch.ones(1, count, dtype=torch.bool, device=tokens.device)
-    return _read(model, ids, count, _merged(model, batch, ids, tokens, valid, count), 0)
+    return _read(model, ids, tokens, _merged(model, batch, ids, tokens, valid, count), 0)
 
 
 def _merged(
@@ -70,20 +75,18 @@ def _merged(
     return merge(text, length, slot, tokens, valid, longest=ids - 1 + count)
 
 
-def _read(model: RisModel, ids: int, count: int, merged: Merged, skipped: int) -> Prefix:
-    known = KeyValues(model.lm, 1, ids - 1 + count)
+def _read(model: RisModel, ids: int, tokens: Tensor, merged: Merged, skipped: int) -> Prefix:
+    known = KeyValues(model.lm, 1, ids - 1 + tokens.shape[1])
     known.skipped = skipped
     known.read(model.lm, merged.embeds, first=merged.positions)
-    return Prefix(ids, count, known)
+    return Prefix(ids, tokens, known)
 
 
 @torch.no_grad()
-def answer_after(passes: Passes, batch: Batch, prefix: Prefix) -> Answer:
-    """As `RisModel.answer`, one image per dialogue.
+def reply_after(passes: Passes, batch: Batch, prefix: Prefix) -> Reply:
+    """As `RisModel.reply`, one image per dialogue.
 
-    batch  B dialogues that start as `prefix`; `sam` holds their image once, `visual` too where
-           prompts are pointed, else it is not read.
-           Every dialogue has a [SEG], after the prefix
+    batch  B dialogues that start as `prefix`. Every dialogue has a [SEG], after the prefix
     """
     layout, model = batch.layout, passes.model
     ids = batch.ids[:, prefix.ids : layout.segs[1] + 1]  # the answers' ends are not needed
@@ -94,24 +97,25 @@ def answer_after(passes: Passes, batch: Batch, prefix: Prefix) -> Answer:
     else:
         rows, cols = row.repeat(2), torch.cat([col, col + 1])
         before, mine = passes.rest(ids, prefix.length, rows, cols, known).chunk(2)
-    logits = model.masks_of(mine, layout.masks, batch)
-    return Answer(split_by_image(logits, layout.masks.images, batch.sizes), before)
+    valid = torch.ones(1, prefix.tokens, dtype=torch.bool, device=before.device)
+    return Reply(before, mine, prefix.visual, valid)
 
 
 def predict_shared(model: RisModel, batch: Batch) -> list[Tensor]:
-    """The masks of `answer_shared`."""
-    return answer_shared(model, batch).masks
+    """As `RisModel.predict`, of dialogues as those of `reply_shared`."""
+    batch = batch.with_layout()
+    return model.drawn(reply_shared(model, batch), batch)
 
 
-def answer_shared(model: RisModel, batch: Batch) -> Answer:
-    """`answer_after` what the dialogues share.
+def reply_shared(model: RisModel, batch: Batch) -> Reply:
+    """`reply_after` what the dialogues share.
 
     batch  B dialogues about one image: `visual` and `sam` hold it once (leading size 1). Every
            dialogue has a [SEG], after <image>. Raises ValueError if not.
     """
     batch = batch.with_layout()
     start = _common(batch)
-    return answer_after(Passes(model), batch, read_prefix(model, batch, start))
+    return reply_after(Passes(model), batch, read_prefix(model, batch, start))
 
 
 def _common(batch: Batch) -> int:

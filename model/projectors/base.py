@@ -18,6 +18,7 @@ from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, WeightsError
 from ..batch import Visual
 from ..mixed_precision import weights_cast
+from .token_answer import TokenAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ class Projector(nn.Module):
     valid, unless `project` says which are. One that may do without patches says when in
     `reads_patches`. `prefixes` and `renames` say which published names `from_original` accepts. One
     with position embeddings that a stage may leave out sets `supports_sspe`. `adjustable` names the
-    options that change no weight, which an evaluation may set (`--set`). Under autocast all is computed in its dtype but the parameters named
-    in `exact`.
+    options that change no weight, which an evaluation may set (`--set`). `answers` says which tokens an
+    expression means, of one that was built with it. Under autocast all is computed in its dtype but the
+    parameters named in `exact`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -69,6 +71,7 @@ class Projector(nn.Module):
     def __init__(self, *, in_dim: int, llm_dim: int) -> None:
         super().__init__()
         self.in_dim, self.llm_dim = in_dim, llm_dim
+        self.answers: TokenAnswer | None = None
 
     @property
     def multi_dim(self) -> int:

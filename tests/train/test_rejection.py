@@ -14,7 +14,7 @@ from support import eval_world, loader_world
 from support.micro_ris import SEG as MICRO_SEG
 from support.micro_ris import micro_batch, micro_model
 from svp.cli import main
-from svp.model.inference.shared_prefix import answer_shared
+from svp.model.inference.shared_prefix import reply_shared
 from svp.model.language.words import copy_word
 from svp.model.losses import Weights
 from svp.model.ris import RisModel
@@ -171,7 +171,7 @@ def _world_model(words: Vocabulary, world: World, state: str = "predicting") -> 
     once = cut(by_image(plan(world[0], "full")), 5)
     with torch.no_grad():
         batches = [to_batch(b, words, world[1], once=True).to("cpu", torch.float32) for b in once]
-        states = torch.cat([answer_shared(model, batch).before for batch in batches])
+        states = torch.cat([reply_shared(model, batch).before for batch in batches])
         mean, across = states.mean(0), states[0] - states[-1]
         model.lm.lm_head.weight[words.rej] += 9 * (across - mean * (across @ mean) / (mean @ mean))
     return model
@@ -194,7 +194,7 @@ def test_teacher_forcing_compares_the_two_tokens(
     for batch in cut(by_image(units), 5):
         once = to_batch(batch, words, world[1], once=True).to("cpu", torch.float32)
         with torch.no_grad():
-            shared = model.rejection(answer_shared(model, once).before, words.seg, words.rej)
+            shared = model.rejection(reply_shared(model, once).before, words.seg, words.rej)
             for unit, chance in zip(batch, shared.tolist(), strict=True):
                 one = to_batch([unit], words, world[1]).to("cpu", torch.float32)
                 merged = model.merged(one)

@@ -25,6 +25,7 @@ from .shared import (
     caches,
     checkpoint,
     dataset,
+    decoder,
     device,
     encoders,
     lm_weights,
@@ -90,6 +91,7 @@ from .shared import (
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C",
               help="Set an option of the projector that changes no weight; repeatable.")  # fmt: skip
 @budget
+@decoder
 @lm_weights
 @reject_above
 @device

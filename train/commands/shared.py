@@ -91,9 +91,13 @@ lm_weights = click.option(
 )  # fmt: skip
 budget = click.option(
     "--budget",
-    metavar="auto|N|mean:N",
-    help="Superpixels per image, exactly or on average. Default: as the model was trained.",
+    metavar="auto|N|mean:N|ask:N",
+    help="Superpixels per image or, with ask, per question. Default: as the model was trained.",
 )
+decoder = click.option(
+    "--decoder/--no-decoder", default=True, show_default=True,
+    help="SAM's mask decoder, or unions of the superpixels that token answers choose.",
+)  # fmt: skip
 reject_above = click.option(
     "--reject-above", type=click.FloatRange(0, 1), metavar="CHANCE",
     help="Chance of [REJ] against [SEG] above which nothing is meant. Default: 0.5.",
@@ -114,6 +118,7 @@ asked_model = several(
     click.option("--sam-weights", type=PATH, help="SAM checkpoint."),
     click.option("--encoder-weights", type=PATH, help="Encoder weights."),
     budget,
+    decoder,
     lm_weights,
     reject_above,
     device,

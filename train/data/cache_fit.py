@@ -16,10 +16,13 @@ from .sam_identity import require_decoder
 from .shipped_language import shipped_config
 
 
-def require_cache(recipe: TrainRecipe, plan: Plan, cache: Place | None = None) -> None:
+def require_cache(
+    recipe: TrainRecipe, plan: Plan, cache: Place | None = None, *, decoder: bool = True
+) -> None:
     """Refuse a cache that the recipe's model cannot read, with the command that makes the right one.
 
-    cache  where it lies, if that is known: the command is then the one it was made by, changed
+    cache    where it lies, if that is known: the command is then the one it was made by, changed
+    decoder  False: no mask is decoded, so that no SAM embedding is read
     """
     want, have = recipe.model.vision, plan.recipe.features
     name = recipe.model.projector.name
@@ -37,6 +40,11 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Place | None = None) -
         )
     require_decoder(recipe, plan)
     options = recipe.model.projector.options
+    if options.get("token_answers") and have.view != "squash":
+        raise ConfigError(
+            f"token_answers: they are learned on masks of the whole photograph, view {have.view} of the "
+            "encoder shows another part: leave them out, or take a cache made with view squash"
+        )
     require_patches(name, options, plan, cache)
     if name == "svp":
         mode, budget = options.get("mask_budget_mode", "per_mask"), options.get("mask_budget")
@@ -45,7 +53,10 @@ def require_cache(recipe: TrainRecipe, plan: Plan, cache: Place | None = None) -
     # Maps side by side that the projector reads as `multi`: fusion says how many, others four.
     given = recipe.model.projector.options.get("sources", 4)
     sources = given if isinstance(given, int) else 4
-    if missing := lacks(plan.recipe, projector_class(name).needs, sources):
+    stored = (
+        plan.recipe if decoder else plan.recipe.model_copy(update={"store_sam_embeddings": True})
+    )
+    if missing := lacks(stored, projector_class(name).needs, sources):
         raise ConfigError(
             f"training projector {name} reads {', '.join(missing)}, which cache {plan.id[:12]} "
             f"does not hold: add it with `{command_for(plan, name, cache)}`"

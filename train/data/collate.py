@@ -30,6 +30,7 @@ from ...pipeline.errors import ConfigError
 from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.io.binary import empty
 from ...pipeline.precompute.purpose import PATCHES
+from ...pipeline.records import Rle
 from ...pipeline.superpixels.budget.selector import Selector
 from .dialogues import Dialogue, collate
 from .expression_table import Entry, ExpressionTable, Said
@@ -86,7 +87,13 @@ class VisualSource(Protocol):
     def read(
         self, entries: Sequence[Entry], keys: Sequence[int | None]
     ) -> tuple[Visual, Tensor, tuple[tuple[int, int], ...]]:
-        """Projector inputs, SAM embedding (B,c,h,w) and (H,W) of each image."""
+        """Projector inputs, SAM embedding (B,c,h,w), (B,0,1,1) where no mask is decoded, and (H,W) of
+        each image.
+        """
+        ...
+
+    def pieces(self, entry: Entry, key: int | None) -> list[Rle]:
+        """The superpixels behind the first tokens of an image; that of the rest has none."""
         ...
 
     def selecting(self, selector: Selector | None) -> "VisualSource":
@@ -114,6 +121,7 @@ class CachedVisuals:
     needs   extra projector inputs: of "masks", "cls", "multi"
     pinned  put batches into pinned memory, for asynchronous copies to a GPU
     selector    which superpixels stay, by the caches' order; those left out become one, the last; None: all
+    decoder     whether masks are decoded, of SAM's embeddings
 
     Raises ConfigError if the caches differ in shape or recipe, or lack something that is needed.
     """
@@ -125,13 +133,15 @@ class CachedVisuals:
         *,
         pinned: bool = False,
         selector: Selector | None = None,
+        decoder: bool = True,
     ) -> None:
         self.caches, self.needs, self.selector = caches, frozenset(needs), selector
+        self.decoder = decoder
         self.memory = Memory(pinned=pinned)
         self.plan = caches[0].plan
         self.square = SAMS[self.plan.recipe.superpixels.model].image_size
         for cache in caches:
-            _check(cache, caches[0], self.needs)
+            _check(cache, caches[0], self.needs, decoder)
 
     def selecting(self, selector: Selector | None) -> "CachedVisuals":
         """The same caches and memory with another selector."""
@@ -144,15 +154,14 @@ class CachedVisuals:
     ) -> tuple[Visual, Tensor, tuple[tuple[int, int], ...]]:
         """See `VisualSource`. Raises CacheError naming image and file. Safe to share by threads."""
         plan, places = self.plan, [(self.caches[e.cache], e.row) for e in entries]
-        assert plan.sam is not None
         # A thin cache stores none; whether the model can do without was asked before.
         patches = self._empty(len(entries), 0 if plan.thin else plan.patches, plan.channels)
-        sam = self._empty(len(entries), *plan.sam)
+        sam = self._empty(len(entries), *self._sam())
         beside = SMALL if "masks" in self.needs else ()
         stored = self._empty(len(entries), *plan.layer(POOLED).arrays[0].row) if plan.thin else None
         for cache in self.caches:
             mine = [b for b, (own, _) in enumerate(places) if own is cache]
-            into = {"sam": [sam[b].numpy() for b in mine]}
+            into = {"sam": [sam[b].numpy() for b in mine]} if self.decoder else {}
             if stored is None:
                 into[FEATURES] = [patches[b].numpy() for b in mine]
             else:
@@ -176,9 +185,21 @@ class CachedVisuals:
         )
         return visual, sam, tuple((e.height, e.width) for e in entries)
 
-    def chosen(self, entry: Entry) -> Chosen:
-        """The superpixels of an image that become tokens at inference, in the order of the tokens."""
-        return self._chosen([(self.caches[entry.cache], entry.row)], [None])[0]
+    def chosen(self, entry: Entry, key: int | None = None) -> Chosen:
+        """The superpixels of an image that become tokens, in their order: by default that of inference."""
+        return self._chosen([(self.caches[entry.cache], entry.row)], [key])[0]
+
+    def pieces(self, entry: Entry, key: int | None) -> list[Rle]:
+        """See `VisualSource`. Raises CacheError naming image and file."""
+        masks = self.caches[entry.cache].superpixels(entry.row).masks()
+        return [masks[int(k)] for k in self.chosen(entry, key).kept]
+
+    def _sam(self) -> tuple[int, ...]:
+        """Shape of a SAM embedding in a batch."""
+        if not self.decoder:
+            return 0, 1, 1
+        assert self.plan.sam is not None
+        return self.plan.sam
 
     def _chosen(
         self, places: list[tuple[RowReader, int]], keys: Sequence[int | None]
@@ -280,7 +301,7 @@ def _targets(table: ExpressionTable, item: Item) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _check(cache: RowReader, first: RowReader, needs: frozenset[str]) -> None:
+def _check(cache: RowReader, first: RowReader, needs: frozenset[str], decoder: bool) -> None:
     plan, other = cache.plan, first.plan
     where = show(str(cache.path), 200)
     lacks = {
@@ -293,7 +314,7 @@ def _check(cache: RowReader, first: RowReader, needs: frozenset[str]) -> None:
     missing = [name for name in sorted(needs) if lacks[name]]
     if plan.thin and "masks" not in needs:
         missing.append(PATCHES)
-    if plan.sam is None:
+    if decoder and plan.sam is None:
         missing.append("the SAM image embedding")
     if missing:
         raise ConfigError(

@@ -139,11 +139,11 @@ def replace_decoder(model: "RisModel", head: "MaskHead") -> None:
     model.mask_head = head
 
 
-def require_embedding(model: "RisModel", plan: Plan) -> None:
-    """The cache must hold SAM embeddings of the shape that the mask decoder reads."""
+def require_embedding(model: "RisModel", plan: Plan, *, decoder: bool = True) -> None:
+    """The cache must hold SAM embeddings of the shape that the mask decoder reads, if it is used."""
     head = model.mask_head
     side = tuple(head.prompt_encoder.image_embedding_size)
-    if plan.sam != (head.width, *side):
+    if decoder and plan.sam != (head.width, *side):
         raise PlanMismatchError(
             f"cache {plan.id[:12]} holds SAM embeddings {plan.sam} of "
             f"{plan.recipe.superpixels.model}; the recipe's mask decoder wants "

@@ -8,8 +8,9 @@ the language model once, for all its sentences (`model.inference.shared_prefix`)
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,14 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...model.batch import Batch
+from ...model.inference.ask import asked
 from ...model.inference.generate import generate
 from ...model.inference.precision import arithmetic, input_dtype
-from ...model.inference.shared_prefix import answer_shared
+from ...model.inference.shared_prefix import reply_shared
 from ...model.ris import RisModel
 from ...pipeline.errors import WeightsError
 from ...pipeline.io.json_files import canonical
 from ...pipeline.masks import rle
-from ...pipeline.records import Expression
+from ...pipeline.records import Expression, Rle
 from ..data.collate import VisualSource
 from ..data.dialogues import MAX_IDS, build_dialogue, collate, usual_answer
 from ..data.length_check import ANY
@@ -34,6 +36,7 @@ from ..distributed import gather, mine, rank_and_world, together
 from .boxes import box_around, box_iou
 from .protocols import Example, Unit
 from .results import Bounds, BoxResult, Row
+from .unions import Clock, pieces_of, ratio, recall, union_logits
 
 Share = Sequence[Unit]  # one batch
 Judge = Callable[[Example, Expression], Bounds]
@@ -55,7 +58,7 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of an evaluation; none changes its masks.
+    """Settings of an evaluation; of its masks only `ask` and `unions` change any.
 
     batch     dialogues in one pass of the language model
     classes   the word classes of a sentence
@@ -63,6 +66,10 @@ class Settings:
     progress  called with the dialogues done on this rank
     parts     keeps rows as they are made; what it has already is not computed again
     reject_above  chance of [REJ] against [SEG] above which it is the answer
+    ask       superpixels that each question keeps by its words; None: all that there are
+    unions    masks are unions of the superpixels that token answers choose
+    decoder   SAM's decoder makes the masks, or with `unions` others to compare with
+    clock     measures what `unions` takes
     """
 
     batch: int = 16
@@ -72,6 +79,10 @@ class Settings:
     progress: Callable[[int], None] = lambda done: None
     parts: Keeper | None = None
     reject_above: float = 0.5
+    ask: int | None = None
+    unions: bool = False
+    decoder: bool = True
+    clock: Clock | None = None
 
 
 def evaluate(
@@ -110,11 +121,13 @@ def evaluate(
             ahead = _ahead([share for _, share in left], read)
             for (number, share), batch in zip(left, ahead, strict=True):
                 moved = batch.to(settings.device, dtype)
-                answers = (_generated if generated else _forced)(model, moved, vocab)
-                tokens = _token_counts(model, moved)
+                if generated:
+                    answers = _generated(model, moved, vocab)
+                else:
+                    answers = _forced(model, moved, vocab, share, visuals, settings)
                 made: list[Row] = []
-                for unit, said, count in zip(share, answers, tokens, strict=True):
-                    made += _rows(unit, said, count, settings)
+                for unit, said in zip(share, answers, strict=True):
+                    made += _rows(unit, said, settings)
                 if settings.parts is not None:
                     settings.parts.add(number, made)
                 rows += made
@@ -144,7 +157,7 @@ def to_batch(
     """The batch of some dialogues, without targets; each image is read once.
 
     limit  ids of a dialogue; an evaluation has left out what is too long before it starts
-    once  the one image of all dialogues is in the batch once, as `answer_shared` wants it
+    once  the one image of all dialogues is in the batch once, as `reply_shared` wants it
     """
     looks = [unit.look for unit in units]
     place = {look: i for i, look in enumerate(dict.fromkeys(looks))}
@@ -176,32 +189,86 @@ def _ahead(shares: Sequence[Share], make: Callable[[Share], Batch]) -> Iterator[
 class _Said(NamedTuple):
     """Answers of one dialogue.
 
+    tokens     visual tokens that it has
     logits     (n,H,W) of its masks; None: no [SEG] was generated
     rejection  chance of [REJ] for each, None where the model has none or has answered by itself
+    drawn      (n,H,W) of SAM's decoder, beside unions of superpixels
+    kept       the superpixels that a question keeps, and all of its image
     """
 
+    tokens: int
     logits: Tensor | None
     rejection: Sequence[float | None] | None = None
+    drawn: Tensor | None = None
+    kept: tuple[list[Rle], list[Rle]] | None = None
 
 
-def _forced(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[_Said]:
-    shared = len(batch.sam) < len(batch.ids)  # one image, several dialogues
-    masks, before = answer_shared(model, batch) if shared else model.answer(batch)
-    if vocab.rej is None:
-        return [_Said(logits) for logits in masks]
-    chances = iter(model.rejection(before, vocab.seg, vocab.rej).tolist())
-    return [_Said(logits, [next(chances) for _ in logits]) for logits in masks]
+def _forced(
+    model: RisModel,
+    batch: Batch,
+    vocab: Vocabulary,
+    share: Share,
+    visuals: VisualSource,
+    settings: Settings,
+) -> list[_Said]:
+    def timed(part: str) -> AbstractContextManager[None]:
+        clock = settings.clock
+        return clock.timing(part, len(batch.seg_row)) if clock else nullcontext()
+
+    kept: Tensor | None = None
+    with timed("read"):
+        shared = len(batch.sam) < len(batch.ids)  # one image, several dialogues
+        if settings.ask is not None:  # each of which then has its own tokens
+            batch, kept = asked(model, batch, settings.ask)
+            shared = False
+        batch = batch.with_layout()
+        reply = reply_shared(model, batch) if shared else model.reply(batch)
+    pieces = (
+        pieces_of(visuals, [u.look for u in share], kept)
+        if settings.unions or kept is not None
+        else []
+    )
+    masks: list[Tensor] | None = None
+    drawn: list[Tensor] | None = None
+    if settings.unions:
+        with timed("union"):
+            scores, owners = model.meant(reply, batch).cpu(), batch.seg_row.tolist()
+            unions = [union_logits(s, pieces[k][0]) for s, k in zip(scores, owners, strict=True)]
+            masks = [
+                torch.stack([u for u, k in zip(unions, owners, strict=True) if k == row])
+                for row in range(len(share))
+            ]
+    if settings.decoder:
+        with timed("decoder"):
+            drawn = model.drawn(reply, batch)
+    masks, drawn = masks or drawn, drawn if masks else None
+    assert masks is not None, "unions or the decoder"
+    chances: Iterator[float | None] = repeat(None)
+    if vocab.rej is not None:
+        chances = iter(model.rejection(reply.before, vocab.seg, vocab.rej).tolist())
+    return [
+        _Said(
+            count,
+            logits,
+            [next(chances) for _ in logits],
+            drawn[row] if drawn else None,
+            pieces[row] if kept is not None else None,
+        )
+        for row, (count, logits) in enumerate(zip(_token_counts(model, batch), masks, strict=True))
+    ]
 
 
 def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[_Said]:
     said = generate(model, batch, seg=vocab.seg, eos=vocab.ends, draft=usual_answer(vocab))
     return [
-        _Said(masks if found else None)
-        for masks, found in zip(said.masks, said.seg.tolist(), strict=True)
+        _Said(count, masks if found else None)
+        for count, masks, found in zip(
+            _token_counts(model, batch), said.masks, said.seg.tolist(), strict=True
+        )
     ]
 
 
-def _rows(unit: Unit, said: _Said, tokens: int, settings: Settings) -> Iterator[Row]:
+def _rows(unit: Unit, said: _Said, settings: Settings) -> Iterator[Row]:
     """Rows of one dialogue; the prediction is empty without [SEG] and where [REJ] is more likely."""
     logits = said.logits
     # Any comparison with NaN is False: a diverged model would pass as one that finds nothing.
@@ -215,13 +282,19 @@ def _rows(unit: Unit, said: _Said, tokens: int, settings: Settings) -> Iterator[
 
     # Counts of pixels instead of ratios: every metric can be computed again from the rows.
     chances = said.rejection or [None] * len(unit.asked)
-    for expression, mask, chance in zip(unit.asked, found, chances, strict=True):
+    for number, (expression, mask, chance) in enumerate(
+        zip(unit.asked, found, chances, strict=True)
+    ):
         has_seg = logits is not None and not rejects(chance, settings.reject_above)
         mask = mask & has_seg
         target = rle.decode(expression.mask).view(np.bool_)
         if expression.ignore is not None:  # in no count: neither for nor against the prediction
             counted = ~rle.decode(expression.ignore).view(np.bool_)
             target, mask = target & counted, mask & counted
+        other = None
+        if said.drawn is not None:
+            other = (said.drawn[number] > 0).cpu().numpy() & has_seg
+            other = other if expression.ignore is None else other & counted
         yield Row(
             repeat=unit.repeat,
             dataset=entry.dataset,
@@ -235,7 +308,7 @@ def _rows(unit: Unit, said: _Said, tokens: int, settings: Settings) -> Iterator[
             intersection=int((mask & target).sum()),
             union=int((mask | target).sum()),
             target=int(target.sum()),
-            tokens=tokens,
+            tokens=said.tokens,
             has_seg=has_seg,
             counts=rle.encode(mask).counts.decode("ascii"),
             classes=settings.classes(expression),
@@ -247,6 +320,8 @@ def _rows(unit: Unit, said: _Said, tokens: int, settings: Settings) -> Iterator[
             ),
             box=_box_result(expression, mask),
             rejection=chance,
+            decoded=None if other is None else ratio(other & target, other | target),
+            recall=None if said.kept is None else recall(*said.kept, target),
         )
 
 

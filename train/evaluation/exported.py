@@ -75,8 +75,10 @@ def require_plan(found: Exported, plan: Plan, cache: Place | None = None) -> Non
         )
 
 
-def open_exported(found: Exported, plan: Plan) -> "Trained":
+def open_exported(found: Exported, plan: Plan, *, decoder: bool = True) -> "Trained":
     """The model on caches (or live readers) with `plan`, on the CPU, in evaluation mode.
+
+    decoder  as `load_trained.open_trained`
 
     Raises PlanMismatchError (a cache of another encoder, view or SAM), WeightsError, MissingError.
     """
@@ -85,7 +87,7 @@ def open_exported(found: Exported, plan: Plan) -> "Trained":
     require_plan(found, plan)
     about = found.about
     model = load_pretrained(found.folder)
-    require_embedding(model, plan)
+    require_embedding(model, plan, decoder=decoder)
     recipe = TrainRecipe(
         name="exported",
         model=ModelConfig(

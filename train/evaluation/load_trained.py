@@ -8,7 +8,7 @@ and adapters are there.
 import logging
 from pathlib import Path
 
-from ...model.pretrained.config import is_export
+from ...model.pretrained.config import ProjectorSpec, is_export
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
@@ -20,7 +20,7 @@ from ..data.encoder_identity import require_same_features
 from ..data.sam_identity import require_same_sam
 from ..factory import assemble
 from ..options import TrainFlags, place_weights
-from ..recipe import parse_train_recipe
+from ..recipe import ProjectorConfig, parse_train_recipe
 from ..trainer.checkpoint import CHECKPOINTS, Checkpoint, load_weights
 from ..trainer.prepare import make_ready
 from ..trainer.remote_run import RemoteRun, folder_of, runs_at
@@ -96,11 +96,12 @@ def results_of(found: Found, runs: Place) -> tuple[Path, RemoteRun | None]:
     return folder_of(runs) / name / "eval", remote
 
 
-def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
+def open_trained(found: Found, plan: Plan, flags: TrainFlags, *, decoder: bool = True) -> Trained:
     """The model of a checkpoint, or a published one, for caches with `plan`.
 
     flags  where the weights lie that a run started from (`lm`, `init`, `sam_decoder`); those not
            named are looked for where the run found them
+    decoder  False: its masks are not decoded, and the caches need no SAM embeddings
 
     Raises PlanMismatchError (a cache of another encoder, other weights than the run's),
     MissingError, WeightsError, ConfigError.
@@ -108,7 +109,7 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     if isinstance(found, Published):
         return open_published(found, plan)
     if isinstance(found, Exported):
-        return open_exported(found, plan)
+        return open_exported(found, plan, decoder=decoder)
     checkpoint = found
     raw = dict(checkpoint.state.recipe)
     recipe = parse_train_recipe(raw, str(checkpoint.path))
@@ -116,7 +117,7 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     require_same_sam(checkpoint.state.sam, plan, who)
     require_same_features(checkpoint.state.features, plan, recipe.model.projector.name, who)
     places = place_weights(recipe.model.model_dump(mode="json"), with_weights(checkpoint, flags))
-    made = assemble(recipe, plan, places)
+    made = assemble(recipe, plan, places, decoder=decoder)
     index, _ = recipe.stage_at(max(0, checkpoint.state.step - 1))
     make_ready(made.model, recipe, index, made.new_rows)
     load_weights(made.model, checkpoint.weights(), str(checkpoint.path))
@@ -125,10 +126,13 @@ def open_trained(found: Found, plan: Plan, flags: TrainFlags) -> Trained:
     return Trained(made.model, made.vocab, recipe, digests, checkpoint)
 
 
-def require_fit(found: Found, plan: Plan, cache: Place | None = None) -> None:
+def require_fit(
+    found: Found, plan: Plan, cache: Place | None = None, *, decoder: bool = True
+) -> None:
     """PlanMismatchError or ConfigError if a model cannot read caches of `plan`; nothing is loaded.
 
-    cache  where it lies, if that is known, for the command of the message
+    cache    where it lies, if that is known, for the command of the message
+    decoder  as `open_trained`
 
     Of a published model nothing is known before it is opened: it takes every plan.
     """
@@ -139,7 +143,7 @@ def require_fit(found: Found, plan: Plan, cache: Place | None = None) -> None:
         who, name = f"the run {found.path.parents[1].name}", recipe.model.projector.name
         require_same_sam(found.state.sam, plan, who)
         require_same_features(found.state.features, plan, name, who)
-        require_cache(recipe, plan, cache)
+        require_cache(recipe, plan, cache, decoder=decoder)
 
 
 def budget_of(found: Found, asked: str | None) -> Budget:
@@ -156,7 +160,9 @@ def budget_of(found: Found, asked: str | None) -> Budget:
         return own
     budget = parse_budget(asked)
     if budget.drawn:
-        raise ConfigError("--budget drawn is for training: answers take auto, a number or mean:N")
+        raise ConfigError(
+            "--budget drawn is for training: answers take auto, a number, mean:N or ask:N"
+        )
     return budget if budget.auto else budget.model_copy(update={"prior": own.prior})
 
 
@@ -166,11 +172,26 @@ def require_budget_of(found: Found, budget: Budget, plan: Plan, cache: Place | N
         return
     if isinstance(found, Published):
         raise ConfigError(f"--budget {budget.text}: a published model reads patches: leave it out")
-    name = found.about.projector.name if isinstance(found, Exported) else ""
-    if isinstance(found, Checkpoint):
-        recipe = parse_train_recipe(dict(found.state.recipe), str(found.path))
-        name = recipe.model.projector.name
-    require_budget(budget, name, plan, cache)
+    if budget.ask is not None:
+        require_token_answers(found, f"--budget {budget.text}")
+    require_budget(budget, _projector(found).name, plan, cache)
+
+
+def require_token_answers(found: Found, flag: str) -> None:
+    """ConfigError if a model was trained without what `flag` asks for."""
+    if isinstance(found, Published):
+        raise ConfigError(f"{flag}: a published model reads patches: leave it out")
+    if not _projector(found).options.get("token_answers"):
+        raise ConfigError(
+            f"{flag}: this model has no token answers: train one with `svp train --projector svp "
+            "--set model.projector.options.token_answers=true`, or leave it out"
+        )
+
+
+def _projector(found: Checkpoint | Exported) -> ProjectorSpec | ProjectorConfig:
+    if isinstance(found, Exported):
+        return found.about.projector
+    return parse_train_recipe(dict(found.state.recipe), str(found.path)).model.projector
 
 
 def data_of_run(found: Found) -> RunData | None:

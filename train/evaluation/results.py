@@ -101,6 +101,9 @@ class Row(JsonFile):
     has_seg    the answer has a [SEG]: the generated one, or of a model with [REJ] the more likely one
     box        where only the target's box is known; the counts are then those of the filled box
     rejection  chance of [REJ] against [SEG], teacher-forced; not in the file where the model has none
+    decoded    IoU of the mask of SAM's decoder, beside a union of superpixels; else not in the file
+    recall     share of what superpixels cover of the target that is under those which the question
+               keeps; not in the file where it keeps all
     """
 
     repeat: Count
@@ -122,12 +125,15 @@ class Row(JsonFile):
     bounds: Bounds | None = None
     box: BoxResult | None = None
     rejection: Iou | None = None
+    decoded: Iou | None = None
+    recall: Iou | None = None
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
-        if self.rejection is None:
-            del found["rejection"]
+        for name in ("rejection", "decoded", "recall"):
+            if found[name] is None:
+                del found[name]
         return found
 
     @property

@@ -67,6 +67,9 @@ class SplitSummary:
                filled boxes
     bounds     of sentences with a target: mean IoU of the best single superpixel, the best union,
                and a click; if known
+    decoded    gIoU of SAM's decoder for the same answers, where masks are unions of superpixels and
+               embeddings were at hand
+    recall     share of a target within the superpixels that its question keeps, mean, if it keeps some
     """
 
     size: SplitSize
@@ -82,6 +85,8 @@ class SplitSummary:
     boxes: dict[str, dict[str, float]]
     bounds: dict[str, float]
     slices: list[Slice]
+    decoded: float | None = None
+    recall: float | None = None
 
 
 def summarise(results: Results) -> list[SplitSummary]:
@@ -115,7 +120,14 @@ def _split(results: Results, size: SplitSize) -> SplitSummary:
         boxes=box_figures(head.rows),
         bounds=_bounds(head.rows),
         slices=breakdown(head),
+        decoded=_mean([row.decoded for row in head.rows]),
+        recall=_mean([row.recall for row in head.rows if row.target]),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _no_target(counts: Counts) -> dict[str, dict[str, float]]:
@@ -170,6 +182,7 @@ class EvalReport(Report):
         """For people: fractions as percent."""
         head = self.header
         kind = f"protocol {head.protocol}" + (", generated" if head.generate else "")
+        kind += ", masks are unions of superpixels" if head.digests.get("decoder") == "none" else ""
         repeats = f", {counted(head.repeats, 'repeat')}" if head.repeats > 1 else ""
         lines = [f"{kind}{repeats}, seed {head.seed}, superpixel order {head.order}"]
         if head.left_out:
@@ -241,6 +254,12 @@ def _lines(split: SplitSummary) -> list[str]:
     lines.append(
         f"  as in GLaMM's code: gIoU {_percent(split.glamm[0])}  cIoU {_percent(split.glamm[1])}"
     )
+    if split.decoded is not None:
+        lines.append(f"  gIoU   {_percent(split.decoded)}  with SAM's decoder, of the same answers")
+    if split.recall is not None:
+        lines.append(
+            f"  recall {_percent(split.recall)}  of the targets within the superpixels kept"
+        )
     if split.no_seg:
         lines.append(f"  no [SEG] in {split.no_seg:.2%} of the answers: counted as empty masks")
     if not math.isnan(split.n_acc):

@@ -15,10 +15,18 @@ INT8 = "int8"
 HALF = 0.5
 
 
-def require_forced(generate: bool, reject_above: float | None) -> None:
-    """ConfigError for a chance to decide by where the model decides by what it says."""
-    if generate and reject_above is not None:
-        raise ConfigError("--reject-above is for given answers: leave out --generate")
+def require_forced(
+    generate: bool, reject_above: float | None, decoder: bool, budget: Budget
+) -> None:
+    """ConfigError for what decides over given answers where the model makes its own."""
+    asked = {
+        "--reject-above": reject_above is not None,
+        "--no-decoder": not decoder,
+        f"--budget {budget.text}": budget.ask is not None,
+    }
+    if generate and any(asked.values()):
+        flag = next(flag for flag, given in asked.items() if given)
+        raise ConfigError(f"{flag} is for given answers: leave out --generate")
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Trained:
     checkpoint  of the run; None for a model that is no run's
     budget      of superpixels that it answers with
     reject_above  chance of [REJ] against [SEG] above which it is the answer
+    decoder     False: masks are unions of the superpixels that its token answers choose
     """
 
     model: RisModel
@@ -38,12 +47,17 @@ class Trained:
     checkpoint: Checkpoint | None = None
     budget: Budget = AUTO
     reject_above: float = HALF
+    decoder: bool = True
 
     def at(self, budget: Budget) -> "Trained":
         """The model at a budget of superpixels, which its results are named after."""
         if budget.auto or budget.drawn:
             return self
         return replace(self, budget=budget, digests=self.digests | {"budget": budget.text})
+
+    def without_decoder(self) -> "Trained":
+        """The model whose masks are unions of superpixels, of one with token answers."""
+        return replace(self, decoder=False, digests=self.digests | {"decoder": "none"})
 
     def to_answer(
         self, device: str, lm_weights: str | None = None, reject_above: float | None = None

@@ -12,6 +12,7 @@ prefix is improved by adding or dropping one superpixel as long as it helps: a l
 best union, at least as good as the best single superpixel.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -176,6 +177,17 @@ class PointDecoder:
             found &= ~ignore
         return float(((found & target).sum((1, 2)) / (found | target).sum((1, 2))).max())
 
+    def embedding_seconds(self) -> float:
+        """Seconds of SAM's embedding of a photograph, the second one: the first one warms up."""
+        import torch
+
+        blank = np.zeros((self._backend.image_size, self._backend.image_size, 3), np.uint8)
+        with torch.inference_mode(), torch.autocast(self._device.split(":")[0], enabled=False):
+            for _ in range(2):
+                began = time.perf_counter()
+                self._backend.embed([blank]).sum().item()  # waits for the device
+        return time.perf_counter() - began
+
 
 class Oracle:
     """Bounds for the sentences of an evaluation, from the superpixels of its caches.
@@ -186,7 +198,7 @@ class Oracle:
     """
 
     def __init__(self, caches: Sequence[RowReader], point: PointDecoder | None = None) -> None:
-        self._caches, self._point = caches, point
+        self._caches, self.point = caches, point
         self._atoms = lru_cache(4)(self._cut)
         self._bounds = lru_cache(256)(self._judge)
 
@@ -201,8 +213,8 @@ class Oracle:
             mask = mask & ~region
         bound = self._atoms(entry).bound(mask, region)
         point = None
-        if self._point is not None and mask.any():
-            point = self._point.iou(self._caches[entry.cache].sam(entry.row), mask, region)
+        if self.point is not None and mask.any():
+            point = self.point.iou(self._caches[entry.cache].sam(entry.row), mask, region)
         return Bounds(single=bound.single, union=bound.union, pieces=len(bound.chosen), point=point)
 
     def _cut(self, entry: Entry) -> Atoms:

@@ -43,8 +43,11 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("svp compare", "tests/train/runs/test_compare.py runs it on two results"),
     ("svp train --size paper --from-cache caches/mine --init GLaMM-RefSeg --budget", BUDGET),
     ("svp eval --runs runs/budget", BUDGET),
+    ("svp eval --runs runs/answers", BUDGET),
     ("svp export exports/budget", BUDGET),
+    ("svp export exports/answers", BUDGET),
     ("svp predict photo.jpg the man left of the umbrella --checkpoint exports/budget", BUDGET),
+    ("svp predict photo.jpg the man left of the umbrella --checkpoint exports/answers", BUDGET),
     (
         "accelerate launch --config_file workflows/accelerate/fsdp.yaml",
         "tests/train/trainer/test_strategies.py runs it with two processes",

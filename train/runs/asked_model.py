@@ -19,8 +19,10 @@ class ModelRequest:
     published   a GLaMM or LISA folder, or hub:OWNER/NAME, asked as it is, `own_sam` with its own
                 SAM instead of the one of `sam_weights`
     lm_weights  "int8" for those of the language model's layers; None: as they are
-    budget      superpixels of the photograph: auto, N or mean:N; None: as the model was trained
+    budget      superpixels: auto, N or mean:N of the photograph, ask:N of each expression; None: as the
+                model was trained
     reject_above  chance of [REJ] against [SEG] above which it is the answer; None: one half
+    decoder     False: masks are unions of the superpixels that token answers choose
     """
 
     cache: Place | None = None
@@ -35,6 +37,7 @@ class ModelRequest:
     lm_weights: str | None = None
     budget: str | None = None
     reject_above: float | None = None
+    decoder: bool = True
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -59,4 +62,5 @@ class ModelRequest:
             lm_weights=self.lm_weights,
             budget=self.budget,
             reject_above=self.reject_above,
+            decoder=self.decoder,
         )

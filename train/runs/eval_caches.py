@@ -65,7 +65,8 @@ def open_caches(
             )
     require_tier(request.tier, paths, live=request.live)
     budget = budget_of(found, request.budget)
-    checks = partial(require_fit, found), partial(require_budget_of, found, budget)
+    fits = partial(require_fit, found, decoder=request.decoder)
+    checks = fits, partial(require_budget_of, found, budget)
     readers = tuple(open_reader(path, request, device, *checks) for path in paths)
     if request.tier is not None:
         for reader in readers:

@@ -8,6 +8,7 @@ from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.yaml_files import Override
 from ...pipeline.store import Place
+from ...pipeline.superpixels.budget.selector import AUTO, parse_budget
 from ..evaluation.protocols import Protocol
 from ..evaluation.trained import require_forced
 from ..options import DataRequest, TrainFlags, require_live
@@ -30,9 +31,11 @@ class EvalRequest:
     bounds          compute what the superpixels allow, and what the decoder does with a click
     live            encoders in the loop instead of the caches' rows
     overrides       options of the projector that change no weight, as `--set` takes them
-    budget          of superpixels: auto, N or mean:N; None: as the model was trained
+    budget          of superpixels: auto, N, mean:N or ask:N; None: as the model was trained
     lm_weights      "int8" for those of the language model's layers; None: as they are
     reject_above    chance of [REJ] against [SEG] above which it is the answer; None: one half
+    decoder         False: masks are unions of the superpixels that token answers choose; with `bounds`
+                    and a cache with SAM embeddings, SAM's decoder makes others to compare with
     out             result file; with several splits `-SPLIT` is added to its name (`result_file`);
                     None: a new name in the run's `eval` folder; the page goes beside it
     size            "tiny": the tiny models may meet data that is not generated
@@ -62,6 +65,7 @@ class EvalRequest:
     budget: str | None = None
     lm_weights: str | None = None
     reject_above: float | None = None
+    decoder: bool = True
     device: str = "auto"
     out: Path | None = None
     size: str | None = None
@@ -75,7 +79,12 @@ class EvalRequest:
             )
         if self.own_sam and self.sam_weights is not None:
             raise ConfigError("--own-sam replaces --sam-weights: leave one of them out")
-        require_forced(self.generate, self.reject_above)
+        asked = AUTO if self.budget is None else parse_budget(self.budget)
+        require_forced(self.generate, self.reject_above, self.decoder, asked)
+        if asked.ask is not None and self.protocol == "glamm":
+            raise ConfigError(
+                f"--budget {asked.text} is for --protocol full: glamm asks several questions at once"
+            )
         live = self.live or (self.published is not None and not self.caches)
         # The upper bounds click with SAM's decoder.
         require_live(live, None if self.bounds else self.sam_weights, self.encoder_weights)

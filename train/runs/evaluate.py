@@ -38,6 +38,7 @@ from ..evaluation.load_trained import (
     open_trained,
     require_budget_of,
     require_fit,
+    require_token_answers,
     results_of,
 )
 from ..evaluation.page.page import write_page
@@ -47,6 +48,7 @@ from ..evaluation.published_models import Published
 from ..evaluation.results import Results, Row, collect, read_header, read_results, write_results
 from ..evaluation.summary import EvalReport, joined, summarise
 from ..evaluation.trained import Trained
+from ..evaluation.unions import Clock
 from ..evaluation.upper_bounds import Oracle, point_decoder
 from ..evaluation.word_classes import known_classes, word_classes
 from ..trainer.prepare import join_group, make_process_state
@@ -118,15 +120,18 @@ def _eval(
     # Every cache must have been made as the model was trained, not only fit its shapes.
     first = by_split[request.splits[0]][0].plan
     with together("model"):
-        require_fit(found, first, by_split[request.splits[0]][0].path)
+        if not request.decoder:
+            require_token_answers(found, "--no-decoder")
+        require_fit(found, first, by_split[request.splits[0]][0].path, decoder=request.decoder)
         budget = budget_of(found, request.budget)
         for reader in (one for readers in by_split.values() for one in readers):
             require_budget_of(found, budget, reader.plan, reader.path)
-        trained = open_trained(found, first, request.flags).at(budget)
+        trained = open_trained(found, first, request.flags, decoder=request.decoder).at(budget)
+        trained = trained if request.decoder else trained.without_decoder()
         trained = adjusted(trained, request.overrides, first.grid)
         projector = trained.recipe.model.projector.name
         for seen in {r.plan.id: r.plan for readers in by_split.values() for r in readers}.values():
-            require_cache(trained.recipe, seen)
+            require_cache(trained.recipe, seen, decoder=request.decoder)
             require_same_sam(identity(first), seen, f"cache {first.id[:12]}")
             wanted = features_of(first.recipe, projector)
             require_same_features(wanted, seen, projector, f"cache {first.id[:12]}")
@@ -193,6 +198,10 @@ def _evaluate(
             judge=_judge(request, split.readers, device),
             progress=progress if main else lambda count: None,
             reject_above=trained.reject_above,
+            ask=trained.budget.ask,
+            unions=not trained.decoder,
+            decoder=trained.decoder or (request.bounds and split.readers[0].plan.sam is not None),
+            clock=None if trained.decoder else Clock(device),
         )
 
     # Batches that are done are kept beside the result file, by its header, until that is written.
@@ -205,7 +214,12 @@ def _evaluate(
             parts = Parts(folder, header, split.units, request.batch)
         settings = replace(settings, parts=parts)
         selector = trained.budget.selector(split.readers[0].plan.recipe.order)
-        visuals = CachedVisuals(split.readers, trained.model.projector.needs, selector=selector)
+        visuals = CachedVisuals(
+            split.readers,
+            trained.model.projector.needs,
+            selector=selector,
+            decoder=settings.decoder,
+        )
         rows = evaluate(trained.model, split.units, trained.vocab, visuals, settings)
 
     # All go on to the next split only once the first process has the results of this one.
@@ -231,6 +245,9 @@ def _evaluate(
     except (SvpError, OSError) as error:  # the figures are safe; a page can be made of them
         seen = f"no page: {error}: make it with `svp eval --from-results {out} --page FOLDER`"
     notes = [f"results: {out}", seen]
+    if settings.clock is not None:
+        point = settings.judge.point if isinstance(settings.judge, Oracle) else None
+        notes.insert(0, settings.clock.line(point.embedding_seconds() if point else None))
     if remote is not None and named is None:
         notes.insert(1, f"sent to: {remote.send_results(out)}")
     return EvalReport(results.header, summarise(results), tuple(notes), (out,))
@@ -271,6 +288,7 @@ def free_name(
 ) -> Path:
     """A result file's name in `folder` that is not taken, there or at the address of the run."""
     words = [split or request.split, request.protocol, "generated" if request.generate else ""]
+    words += [] if request.decoder else ["unions"]
     stem = "-".join(word for word in words if word)
     number = 1
     while (path := folder / f"{stem}-{number}.jsonl").exists() or path.name in taken:

@@ -13,11 +13,13 @@ from ...pipeline.datasets.images import read_image
 from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import DataError, ImageError, MissingError
 from ...pipeline.io.atomic import check_writable, make_folders, write_file
+from ...pipeline.superpixels.budget.selector import AUTO, parse_budget
 from ..evaluation.trained import require_forced
 from .answer import Answer
 from .asked_model import ModelRequest
+from .photo import photo_header
 from .questions import Question, questions
-from .segmenter import Segmenter, photo_header
+from .segmenter import Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,8 @@ class PredictRequest(ModelRequest):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_forced(self.generate, self.reject_above)
+        budget = AUTO if self.budget is None else parse_budget(self.budget)
+        require_forced(self.generate, self.reject_above, self.decoder, budget)
 
 
 @dataclass(frozen=True)

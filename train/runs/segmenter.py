@@ -5,7 +5,6 @@ the recipe of a cache the model knows, rounded as a cache stores them.
 """
 
 import os
-import shutil
 import tempfile
 import time
 from collections import OrderedDict
@@ -14,24 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Self, overload
 
-import numpy as np
 import torch
 import xxhash
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from ...model.inference.compiled import Passes
 from ...model.pretrained.config import is_export
 from ...pipeline.cache import create_cache
 from ...pipeline.cache.layout import holds_cache
 from ...pipeline.cache.plan import Plan, chosen_view
-from ...pipeline.datasets.images import Header, image_header, read_image, to_rgb
-from ...pipeline.datasets.scenes.generated import is_generated
-from ...pipeline.display import show
+from ...pipeline.datasets.images import image_header, read_image
 from ...pipeline.encoders import build_encoder
 from ...pipeline.encoders.encoder import Encoder
 from ...pipeline.encoders.pair import PairEncoder
-from ...pipeline.errors import ConfigError, ImageError, MissingError
+from ...pipeline.errors import ConfigError
 from ...pipeline.fetch.catalogue import PREFIX
 from ...pipeline.io.paths import expand
 from ...pipeline.precompute.options import Flags, resolve
@@ -40,7 +34,7 @@ from ...pipeline.precompute.toy_guard import require_real_models
 from ...pipeline.process import pick_device
 from ...pipeline.recipe import Recipe
 from ...pipeline.records import ImageRecord, LocalPaths
-from ...pipeline.store import Place, as_place, is_url
+from ...pipeline.store import Place, as_place
 from ...pipeline.superpixels.budget.selector import Budget
 from ...pipeline.superpixels.generator import SuperpixelSource, build_generator
 from ..cli_defaults import shipped_model
@@ -56,6 +50,7 @@ from ..evaluation.load_trained import (
     open_trained,
     require_budget_of,
     require_fit,
+    require_token_answers,
 )
 from ..evaluation.published_models import Published
 from ..evaluation.trained import Trained
@@ -64,9 +59,9 @@ from ..options import TrainFlags
 from ..trainer.run_data import cache_of_run
 from .answer import Answer
 from .inputs import CACHE, require_read
+from .photo import Photo, place_photo
 from .session import Encoded, Expressions, ImageSession, require_expressions
 
-Photo = str | Path | bytes | NDArray[np.uint8] | Image.Image
 COPY = "photo"  # the photograph's name while it is looked at
 REMEMBERED = 4  # photographs of which a segmenter keeps what it has seen
 
@@ -92,7 +87,9 @@ class Segmenter:
         lm_weights: str | None = None,
         compiled: bool = False,
         reject_above: float | None = None,
+        decoder: bool = True,
     ) -> None:
+        trained = trained if decoder else trained.without_decoder()
         trained = trained.to_answer(device, lm_weights, reject_above)
         self._trained, self._plan, self._where = trained, plan, where
         self._source, self._encoder = source, encoder
@@ -134,7 +131,7 @@ class Segmenter:
             raise ConfigError("this segmenter is closed: load the model again")
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            name, generated = _place(image, root / COPY)
+            name, generated = place_photo(image, root / COPY)
             key = xxhash.xxh3_128_hexdigest((root / COPY).read_bytes())
             self.require_real(name, generated=generated)
             if key not in self._sessions:
@@ -183,7 +180,10 @@ class Segmenter:
         where = replace(self._where, images=root)
         reader = LiveReader(root / "plan", where, self._device, self._source, self._encoder)
         selector = self._trained.budget.selector(self._plan.recipe.order)
-        visuals = CachedVisuals([reader], self._trained.model.projector.needs, selector=selector)
+        visuals = CachedVisuals(
+            [reader], self._trained.model.projector.needs, selector=selector,
+            decoder=self._trained.decoder,
+        )  # fmt: skip
         entry = Entry("", photo.image_id, 0, 0, photo.height, photo.width)
         found = reader.superpixels(0)  # with all else that is computed of it
         seconds = time.perf_counter() - began
@@ -203,6 +203,7 @@ def load(
     compiled: bool = False,
     budget: str | None = None,
     reject_above: float | None = None,
+    decoder: bool = True,
 ) -> Segmenter:
     """A trained model, ready for photographs.
 
@@ -216,9 +217,12 @@ def load(
     lm_weights  "int8": those of the language model's layers, half of bfloat16's memory; masks differ a little
     compiled    on CUDA, the language model's passes become graphs: each first one of its shape takes
                 about a minute, every other is launched at once
-    budget      superpixels of a photograph: auto, N or mean:N; default as the model was trained
+    budget      superpixels of a photograph: auto, N or mean:N, or ask:N of each expression, by its
+                words; default as the model was trained
     reject_above  of a model with [REJ]: the chance of it against [SEG] above which it is the answer;
                   default one half
+    decoder     False: masks are unions of superpixels, of a model that was trained with token answers;
+                SAM's decoder and its embedding of the photograph are not needed
 
     Raises MissingError (no such model or weights), WeightsError, PlanMismatchError, ConfigError.
     """
@@ -236,6 +240,7 @@ def load(
         compiled=compiled,
         budget=budget,
         reject_above=reject_above,
+        decoder=decoder,
     )
 
 
@@ -253,11 +258,14 @@ def open_segmenter(
     compiled: bool = False,
     budget: str | None = None,
     reject_above: float | None = None,
+    decoder: bool = True,
 ) -> Segmenter:
     """`load` for a model that was found; `flags` as `open_trained`, `own_sam` as `Encoders`."""
     device, here, wanted = pick_device(device), Path("."), budget_of(found, budget)
     source: SuperpixelSource
     encoder: Encoder | PairEncoder
+    if not decoder:
+        require_token_answers(found, "--no-decoder")
     if isinstance(found, Published):
         encoders = Encoders(
             device=device, own_sam=own_sam, sam=sam_weights, encoder=encoder_weights
@@ -266,28 +274,18 @@ def open_segmenter(
         source, encoder = live_models(found, recipe, where, encoders)
     else:
         places = LocalPaths(here, sam_weights, encoder_weights)
-        recipe, where = _recipe(found, cache, size, places, wanted)
+        recipe, where = _recipe(found, cache, size, places, wanted, decoder)
         source = build_generator(
             recipe.superpixels, where, device, embeddings=recipe.store_sam_embeddings
         )
         encoder = build_encoder(recipe.features, where, device)
     plan = sized_plan(recipe)
     require_budget_of(found, wanted, plan, cache)
-    trained = open_trained(found, plan, flags or TrainFlags()).at(wanted)
+    trained = open_trained(found, plan, flags or TrainFlags(), decoder=decoder).at(wanted)
     return Segmenter(
         trained, plan, where, source, encoder, device=device, size=size, lm_weights=lm_weights,
-        compiled=compiled, reject_above=reject_above,
+        compiled=compiled, reject_above=reject_above, decoder=decoder,
     )  # fmt: skip
-
-
-def photo_header(path: Path) -> Header:
-    """Size and orientation. MissingError for what is not there, ImageError as `image_header`."""
-    try:
-        return image_header(path)
-    except ImageError as error:
-        if error.reason == "missing":
-            raise MissingError(f"{show(str(path), 300)}: no such photograph") from None
-        raise
 
 
 def _find(model: str | Path) -> Found:
@@ -303,50 +301,31 @@ def _find(model: str | Path) -> Found:
 
 
 def _recipe(
-    found: Found, cache: Place | None, size: str | None, where: LocalPaths, budget: Budget
+    found: Found,
+    cache: Place | None,
+    size: str | None,
+    where: LocalPaths,
+    budget: Budget,
+    decoder: bool,
 ) -> tuple[Recipe, LocalPaths]:
     """Preprocessing recipe of the segmenter, and the paths of its weights."""
+
+    def read(recipe: Recipe) -> Recipe:
+        if not decoder:  # nothing reads SAM's embedding
+            without = {"store_sam_embeddings": False, "sam_stored": "float16"}
+            recipe = recipe.model_copy(update=without)
+        require_read(recipe, where)
+        return recipe
+
     if isinstance(found, Exported) and cache is None:
-        require_read(found.recipe, where)
-        return found.recipe, where
+        return read(found.recipe), where
     cache = cache or cache_of_run(data_of_run(found))
     cache = cache or (CACHE if holds_cache(CACHE) else None)
     if cache is not None:
-        checks = partial(require_fit, found), partial(require_budget_of, found, budget)
-        recipe = Plan.load(cache, chosen_view(cache, *checks)).recipe
-        require_read(recipe, where)
-        return recipe, where
+        fits = partial(require_fit, found, decoder=decoder)
+        checks = fits, partial(require_budget_of, found, budget)
+        return read(Plan.load(cache, chosen_view(cache, *checks)).recipe), where
     given = {"sam_weights": where.sam, "encoder_weights": where.encoder}
     paths = {name: str(path) if path else None for name, path in given.items()}
-    flags = Flags(**paths, store_sam_embeddings=True)  # type: ignore[arg-type]
+    flags = Flags(**paths, store_sam_embeddings=decoder)  # type: ignore[arg-type]
     return resolve(size, None, flags, (), where.images)
-
-
-def _place(image: Photo, copy: Path) -> tuple[str, bool]:
-    """Put the photograph at `copy`, a name that no rule refuses.
-
-    Returns what messages call it, and whether it is a generated scene.
-    """
-    if isinstance(image, bytes):
-        copy.write_bytes(image)
-        try:
-            read_image(copy)
-        except ImageError as error:
-            said = str(error).replace(f"image {show(str(copy), 160)}", "the image")
-            raise ImageError(error.reason, said) from None
-        return "the image", False
-    if isinstance(image, str) and is_url(image):
-        raise ConfigError(f"{show(image, 300)}: an address: give a file, or the bytes of one")
-    if isinstance(image, str | Path):
-        path = expand(image) if isinstance(image, str) else image
-        photo_header(path)
-        read_image(path)  # damage is told with the path that the user gave
-        shutil.copyfile(path, copy)
-        return show(path.name), is_generated([path])
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ConfigError(f"image: {image.dtype} {image.shape}, want uint8 RGB (H,W,3)")
-        image = Image.fromarray(image)
-    upright = to_rgb(ImageOps.exif_transpose(image), Path("the image"))
-    Image.fromarray(upright).save(copy, "PNG", compress_level=1)
-    return "the image", False

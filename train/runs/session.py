@@ -14,20 +14,22 @@ import torch
 from numpy.typing import NDArray
 
 from ...model.batch import Batch, Visual
+from ...model.inference.ask import asked
 from ...model.inference.attended import visual_attention
 from ...model.inference.compiled import Passes
 from ...model.inference.generate import generate as generate_answers
 from ...model.inference.precision import arithmetic, input_dtype
-from ...model.inference.shared_prefix import answer_after, read_blank, read_prefix
+from ...model.inference.shared_prefix import read_blank, read_prefix, reply_after
 from ...pipeline.errors import ConfigError
 from ...pipeline.records import Superpixels
-from ...pipeline.superpixels.budget.selector import Selector
+from ...pipeline.superpixels.budget.selector import AUTO, Selector
 from ..data.collate import CachedVisuals
 from ..data.dialogues import Texts, build_dialogue, collate, usual_answer
 from ..data.expression_table import Entry
 from ..data.prompts import Turn, fixed_turn
 from ..evaluation.evaluate import rejects
-from ..evaluation.trained import Trained
+from ..evaluation.trained import Trained, require_forced
+from ..evaluation.unions import pieces_of, union_logits
 from .answer import Answer
 
 Expressions = str | list[str] | tuple[str, ...]
@@ -91,7 +93,8 @@ class ImageSession:
         self.photo, self.superpixels = encoded.photo, encoded.superpixels
         self._grid = visual.grid
         self.patches = visual.grid[0] * visual.grid[1]
-        self._above = trained.reject_above
+        self._above, self._budget = trained.reject_above, trained.budget
+        self._decoder = trained.decoder
         began = time.perf_counter()
         # All dialogues are the same up to the mark after the image.
         dialogue = build_dialogue(self._vocab, (fixed_turn("it", self._vocab.wording),))
@@ -103,9 +106,9 @@ class ImageSession:
             self._prefix = read_prefix(self._model, batch, dialogue.slot + 2)
         self.tokens: int = self._prefix.tokens
         self._sam = batch.sam
-        # It was read, unless masks are made of its tokens.
-        pointed = trained.model.mask_prompt == "pointed"
-        self._visual = batch.visual if pointed else Visual(batch.visual.patches[:, :0], visual.grid)
+        # It was read, unless masks are made of its tokens, or each question takes its own.
+        again = trained.model.mask_prompt == "pointed" or self._budget.ask is not None
+        self._visual = batch.visual if again else Visual(batch.visual.patches[:, :0], visual.grid)
         self._wait()
         self._timings = {"encode": encoded.seconds, "read": time.perf_counter() - began}
 
@@ -121,7 +124,8 @@ class ImageSession:
 
         generate  let the model answer by itself; it may then give no mask
 
-        Raises ConfigError (no expression), DataError (one that no prompt can hold).
+        Raises ConfigError (no expression; `generate` without a decoder or with budget ask:N), DataError
+        (one that no prompt can hold).
         """
         if isinstance(expression, str):
             return self._ask((expression,), generate)[0]
@@ -154,12 +158,15 @@ class ImageSession:
             fewer = self._encoded.at(superpixels)
             self._fewer = (
                 superpixels,
-                ImageSession(self._trained, self._passes, fewer, self._device),
+                ImageSession(
+                    replace(self._trained, budget=AUTO), self._passes, fewer, self._device
+                ),
             )
         return self._fewer[1]
 
     def attention(self, expression: str) -> Attended:
-        """Attention of the answer to an expression, as `visual_attention`.
+        """Attention of the answer to an expression, as `visual_attention`; with a budget ask:N that of the
+        model which is shown all superpixels.
 
         Raises ConfigError as a call, and for a model that reads no superpixels.
         """
@@ -188,7 +195,9 @@ class ImageSession:
                 self._wait()
                 taken["read"] = time.perf_counter() - began
                 began = time.perf_counter()
-                answer_after(self._passes, batch, prefix)
+                reply = reply_after(self._passes, batch, prefix)
+                if self._decoder:
+                    self._model.drawn(reply, batch)
                 self._wait()
                 taken["answer"] = time.perf_counter() - began
         return taken
@@ -209,6 +218,7 @@ class ImageSession:
 
     def _ask(self, expressions: Sequence[str], generate: bool) -> list[Answer]:
         require_expressions(expressions)
+        require_forced(generate, None, self._decoder, self._budget)
         began = time.perf_counter()
         turns = [fixed_turn(text, self._vocab.wording) for text in expressions]
         if generate:
@@ -221,12 +231,24 @@ class ImageSession:
         return [replace(one, timings=timings) for one in found]
 
     def _forced(self, batch: Batch, expressions: Sequence[str]) -> list[Answer]:
-        masks, before = answer_after(self._passes, batch, self._prefix)
-        found = []
-        for text, logits, chance in zip(expressions, masks, self._rejections(before), strict=True):
+        looks, tokens, kept = [(self._encoded.entry, None)] * len(expressions), self.tokens, None
+        if self._budget.ask is None:
+            reply = reply_after(self._passes, batch, self._prefix)
+        else:
+            batch, kept = asked(self._model, batch, self._budget.ask)
+            reply = self._model.reply(batch)
+            tokens = reply.tokens.shape[1]
+        if self._decoder:
+            masks = self._model.drawn(reply, batch)
+        else:
+            scores = self._model.meant(reply, batch)
+            pieces = pieces_of(self._encoded.visuals, looks, kept)
+            masks = [union_logits(s, p)[None] for s, (p, _) in zip(scores, pieces, strict=True)]
+        chances, found = self._rejections(reply.before), []
+        for text, logits, chance in zip(expressions, masks, chances, strict=True):
             rejected = rejects(chance, self._above)
             one = self._answer(text, logits[:0] if rejected else logits)
-            found.append(replace(one, rejected=rejected, rejection=chance))
+            found.append(replace(one, tokens=tokens, rejected=rejected, rejection=chance))
         return found
 
     def _generated(self, batch: Batch, expressions: Sequence[str]) -> list[Answer]:

@@ -8,7 +8,7 @@ micro-batches equally: there the weight of a sentence depends on how many share 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,8 +38,8 @@ class Counts:
 class StepResult:
     """Losses of one global batch, means; `norm` is the gradient's before clipping.
 
-    click  None: not asked for
-    bad  indices of this rank's micro-batches whose own loss is not finite
+    bad   indices of this rank's micro-batches whose own loss is not finite
+    more  terms that not every model has, by name (`Losses.more`)
     """
 
     loss: float
@@ -50,7 +50,7 @@ class StepResult:
     tokens: int
     masks: int
     bad: tuple[int, ...] = ()
-    click: float | None = None
+    more: dict[str, float] = field(default_factory=dict)
 
     @property
     def finite(self) -> bool:
@@ -60,8 +60,7 @@ class StepResult:
     def values(self) -> dict[str, float | int]:
         """For metrics.jsonl."""
         names = ("loss", "ce", "bce", "dice", "norm", "tokens", "masks")
-        found = {name: getattr(self, name) for name in names}
-        return found if self.click is None else found | {"click": self.click}
+        return {name: getattr(self, name) for name in names} | self.more
 
 
 def sync_counts(accelerator: "Accelerator", batches: Sequence[Batch] | None, signal: int) -> Counts:
@@ -98,9 +97,8 @@ def optimizer_step(
         with strategy.micro_batch(number == len(batches)):
             losses = strategy.losses(batch)
             strategy.backward(losses.total(weights, tokens=counts.tokens, masks=counts.masks))
-        kinds = [losses.ce, losses.bce, losses.dice]
-        kinds += [] if losses.click is None else [losses.click]
-        sums.append(torch.stack(kinds).detach())
+        kinds = {"ce": losses.ce, "bce": losses.bce, "dice": losses.dice} | losses.more
+        sums.append(torch.stack([*kinds.values()]).detach())
 
     # Summed over ranks before the step: all take it or none does. A sum with a number that is not
     # finite is not finite either, so ranks agree about their own, too.
@@ -108,17 +106,15 @@ def optimizer_step(
     own = own if own.device.type == "mps" else own.double()  # which has no float64
     total = _sum(accelerator, own.sum(0))
     found, norm = strategy.update(lr, clip, torch.cat([own.flatten(), total]))
-    kinds_of = own.shape[1]
-    *each, whole = (found[k : k + kinds_of] for k in range(0, len(found), kinds_of))
+    *each, whole = (found[k : k + len(kinds)] for k in range(0, len(found), len(kinds)))
     bad = (k for k, values in enumerate(each) if not all(map(math.isfinite, values)))
 
     # A batch without any mask or token has no loss of that kind, not a division by zero.
-    ce = whole[0] / max(1, counts.tokens)
-    bce, dice, *clicks = (sum_ / max(1, counts.masks) for sum_ in whole[1:])
-    loss = weights.ce * ce + weights.bce * bce + weights.dice * dice
-    click = clicks[0] if clicks else None
-    loss += weights.click * click if click is not None else 0
-    return StepResult(loss, ce, bce, dice, norm, counts.tokens, counts.masks, tuple(bad), click)
+    numbers = (counts.tokens, *(counts.masks,) * (len(kinds) - 1))
+    means = {k: s / max(1, n) for k, s, n in zip(kinds, whole, numbers, strict=True)}
+    loss = float(sum(getattr(weights, name) * mean for name, mean in means.items()))
+    ce, bce, dice = (means.pop(name) for name in ("ce", "bce", "dice"))
+    return StepResult(loss, ce, bce, dice, norm, counts.tokens, counts.masks, tuple(bad), means)
 
 
 def copied(batches: Sequence[Batch], device: torch.device) -> Iterator[Batch]:

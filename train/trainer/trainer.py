@@ -72,7 +72,7 @@ class Trainer:
             self.accelerator.device, job.utilisation,
         )  # fmt: skip
         loss = job.recipe.loss
-        self.weights = Weights(loss.ce, loss.bce, loss.dice, loss.click)
+        self.weights = Weights(loss.ce, loss.bce, loss.dice, loss.click, loss.answer)
         remote = job.folder.remote
         self.writer = CheckpointWriter(
             job.folder.checkpoints, job.recipe.run.keep, remote.publish if remote else None
@@ -311,8 +311,8 @@ class Trainer:
         if self.job.folder.main:
             self.job.folder.track(self.step, numbers)
         losses = f"loss {result.loss:.4f} (ce {result.ce:.4f} bce {result.bce:.4f} "
-        click = "" if result.click is None else f" click {result.click:.4f}"
-        losses += f"dice {result.dice:.4f}{click}) norm {result.norm:.3f}"
+        more = "".join(f" {name} {value:.4f}" for name, value in result.more.items())
+        losses += f"dice {result.dice:.4f}{more}) norm {result.norm:.3f}"
         held = f", held-out {BEST} {100 * self.scores[BEST]:.2f}" if BEST in self.scores else ""
         return f"step {self.step}/{self.recipe.steps}: {losses}{held}; {rates}"
 

@@ -4,6 +4,7 @@
     8         the first 8 by the cache's order, exactly
     mean:8    those worth more than a threshold, with which the mean count is 8: an image with much to
               name keeps more, a plain one fewer
+    ask:8     the 8 that the question's words are most likely about, of a model with token answers
     drawn     in training: of each global batch another budget, of half of them none
 
 What is left out becomes one more token, the rest: the union of its masks.
@@ -12,7 +13,7 @@ What is left out becomes one more token, the rest: the union of its masks.
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from ...cache.plan import Plan
     from ...store import Place
 
-FORMS = "auto, a number, mean:N or drawn"
-TEXT = re.compile(r"(?:(mean|exact):)?([1-9][0-9]{0,3})")
+FORMS = "auto, a number, mean:N, ask:N or drawn"
+TEXT = re.compile(r"(?:(mean|exact|ask):)?([1-9][0-9]{0,3})")
 Number = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -56,21 +57,25 @@ class Budget(Frozen):
 
     exact      superpixels of every image, at most
     mean       superpixels on average of the images that the cache's prior was fitted on
+    ask        superpixels of every question, at most, by its words; of answers only
     drawn      of each global batch one, a function of seed and step; with the chance 1/2 it is all
     prior      sha256 of the prior that ranks them, and
     threshold  worth of `mean`: both are put in when a run starts, so that a checkpoint has them
     """
 
+    _later: ClassVar[frozenset[str]] = frozenset({"ask"})
+
     exact: Number | None = None
     mean: Number | None = None
+    ask: Number | None = None
     drawn: bool = False
     prior: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> "Budget":
-        if (self.exact is not None) + (self.mean is not None) + self.drawn > 1:
-            raise ValueError("exact, mean and drawn exclude each other: give one of them")
+        if sum(n is not None for n in (self.exact, self.mean, self.ask)) + self.drawn > 1:
+            raise ValueError("exact, mean, ask and drawn exclude each other: give one of them")
         if self.threshold is not None and self.mean is None:
             raise ValueError("threshold is that of `mean`: leave it out")
         return self
@@ -78,17 +83,20 @@ class Budget(Frozen):
     @property
     def auto(self) -> bool:
         """Whether all superpixels stay, always."""
-        return self.exact is None and self.mean is None and not self.drawn
+        return not self.drawn and self.exact is None and self.mean is None and self.ask is None
 
     @property
     def text(self) -> str:
         """As `--budget` takes it."""
         if self.mean is not None:
             return f"mean:{self.mean}"
+        if self.ask is not None:
+            return f"ask:{self.ask}"
         return "drawn" if self.drawn else "auto" if self.exact is None else str(self.exact)
 
     def selector(self, order: OrderConfig | None) -> Selector | None:
-        """The selector of answers; None: all superpixels, as a model answers that was trained on `drawn`.
+        """The selector of answers; None: all superpixels, as a model answers that was trained on `drawn`,
+        and of which each question takes some (`ask`).
 
         order  of the cache. Raises ConfigError for a mean that is not below the natural one
         """
@@ -159,7 +167,7 @@ def require_order(budget: Budget, plan: "Plan", cache: "Place | None" = None) ->
     """Refuse a cache that a budget cannot be met with: ConfigError without an order, PlanMismatchError
     with that of another prior.
     """
-    if budget.auto:
+    if budget.auto or budget.ask is not None:
         return
     where = "CACHE" if cache is None else show(str(cache), 300)
     if plan.recipe.order is None:

@@ -11,7 +11,7 @@ from svp.model.batch import Batch
 from svp.model.inference import compiled
 from svp.model.inference.compiled import Compiled, Passes, bucketed
 from svp.model.inference.generate import generate
-from svp.model.inference.shared_prefix import answer_after, read_prefix
+from svp.model.inference.shared_prefix import read_prefix, reply_after
 from svp.model.ris import RisModel, split_by_image
 
 Model = Callable[..., RisModel]
@@ -91,8 +91,8 @@ def test_compiled_steps_say_what_plain_ones_do(micro: Model, batch: Batches, bac
     one = replace(one, ids=torch.cat([given.ids[:1, :4].expand(2, -1), given.ids[:, 4:]], 1))
     prefix = read_prefix(model, one, 4)
     for _ in range(2):
-        want_masks = answer_after(Passes(model), one, prefix)
-        got_masks = answer_after(passes, one, prefix)
+        want_masks = model.drawn(reply_after(Passes(model), one, prefix), one)
+        got_masks = model.drawn(reply_after(passes, one, prefix), one)
         torch.testing.assert_close(got_masks, want_masks, rtol=1e-4, atol=1e-5)
     assert len(passes._next.shapes) == 1 and len(passes._after.shapes) == 1
 

@@ -90,6 +90,7 @@ def test_a_dial_keeps_the_first_or_the_worthy() -> None:
         ("exact:8", Budget(exact=8)),
         ("mean:1024", Budget(mean=1024)),
         ("drawn", Budget(drawn=True)),
+        ("ask:4", Budget(ask=4)),
     ],
 )
 def test_a_budget_as_text(text: str, budget: Budget) -> None:
@@ -101,7 +102,7 @@ def test_a_budget_as_text(text: str, budget: Budget) -> None:
     "text", ["", "0", "-1", "mean:0", "mean:1025", "mean:8.5", "8 ", "median:8"]
 )
 def test_no_budget(text: str) -> None:
-    with pytest.raises(ConfigError, match="auto, a number, mean:N or drawn"):
+    with pytest.raises(ConfigError, match="auto, a number, mean:N, ask:N or drawn"):
         parse_budget(text)
 
 
@@ -110,6 +111,7 @@ def test_no_budget(text: str) -> None:
     [
         ({"exact": 3, "mean": 4}, "exclude each other"),
         ({"mean": 4, "drawn": True}, "exclude each other"),
+        ({"mean": 4, "ask": 3}, "exclude each other"),
         ({"exact": 3, "threshold": 0.5}, "threshold is that of `mean`"),
         ({"exact": 0}, "greater than or equal to 1"),
         ({"most": 3}, "Extra inputs"),

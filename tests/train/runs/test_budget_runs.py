@@ -5,14 +5,17 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import svp
 from svp.pipeline.cache.layers import ORDER
 from svp.pipeline.cache.plan import PLAN, Plan, all_plans
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.cache.verify import verify
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError, PlanMismatchError
+from svp.pipeline.masks.rle import decode
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
@@ -30,7 +33,7 @@ from svp.train.runs.train import train_command
 
 SMALL = (
     "model.shape={hidden: 32, intermediate: 64, layers: 1, heads: 2, kv_heads: 2}",
-    "model.projector.options={ssa_variant: none}",
+    "model.projector.options={ssa_variant: none, token_answers: true}",
     "stages.0={name: align, steps: 2, warmup: 0, add_sspe: false}",
     "stages.1={name: finetune, steps: 2, warmup: 0, lora: true}",
     "global_batch=2",
@@ -97,7 +100,7 @@ def test_a_run_at_every_budget(asked: TrainRequest, world: Path, tmp_path: Path)
         device="cpu", caches=asked.caches,
     )  # fmt: skip
     found: dict[str | None, Results] = {}
-    for budget in (None, "3", "mean:5"):
+    for budget in (None, "3", "mean:5", "ask:3"):
         out = tmp_path / f"{budget}.jsonl"
         eval_command(replace(request, budget=budget, out=out))
         found[budget] = read_results(out)
@@ -111,6 +114,25 @@ def test_a_run_at_every_budget(asked: TrainRequest, world: Path, tmp_path: Path)
     assert found[None].header.digests.get("budget") is None
     assert found["mean:5"].header.digests["budget"] == "mean:5"
     assert [r.tokens for r in read_results(live).rows] == [r.tokens for r in found["mean:5"].rows]
+    assert {row.tokens for row in found["ask:3"].rows} == {4}
+    assert (
+        len({row.recall for row in found["ask:3"].rows}) > 2 and found["3"].rows[0].recall is None
+    )
+
+    # Unions of superpixels need no embedding of SAM, and are compared with the decoder's where it is.
+    unions = replace(request, decoder=False, bounds=True, out=tmp_path / "unions.jsonl")
+    said = eval_command(unions).lines()
+    rows = read_results(tmp_path / "unions.jsonl")
+    assert rows.header.digests["decoder"] == "none" and rows.rows[0].decoded is not None
+    assert "masks are unions of superpixels" in said[0]
+    assert any(re.match(r"seconds per answer: .* as a union, .* asked about once", n) for n in said)
+    assert any("with SAM's decoder, of the same answers" in line for line in said)
+    eval_command(replace(unions, budget="ask:3", bounds=False, out=tmp_path / "both.jsonl"))
+    assert read_results(tmp_path / "both.jsonl").rows[0].decoded is None
+    with pytest.raises(ConfigError, match="--no-decoder is for given answers"):
+        replace(unions, generate=True)
+    with pytest.raises(ConfigError, match="ask:3 is for --protocol full"):
+        replace(request, budget="ask:3", protocol="glamm")
 
     # An export has the prior with it, and asks no cache.
     export_command(ExportRequest(out=tmp_path / "model", checkpoint=Path(run), runs=asked.runs))
@@ -123,6 +145,31 @@ def test_a_run_at_every_budget(asked: TrainRequest, world: Path, tmp_path: Path)
     assert predict_command(replace(predict, budget=None)).photos[0].record["tokens"] > 3
     with pytest.raises(ConfigError, match="--budget drawn is for training"):
         predict_command(replace(predict, budget="drawn"))
+    made = predict_command(replace(predict, budget="ask:2", decoder=False)).photos[0].record
+    assert made["tokens"] == 3 and made["digests"]["decoder"] == "none"
+    with svp.load(tmp_path / "model", decoder=False, device="cpu") as seg:
+        answer = seg(photo, "red disc")
+        cut = np.array([decode(mask) for mask in answer.superpixels.masks()]).astype(bool)
+        inside = [bool(answer.mask[mask].all()) for mask in cut]
+        assert answer.area and (answer.mask == cut[inside].any(axis=0)).all()
+        with pytest.raises(ConfigError, match="leave out --generate"):
+            seg(photo, "red disc", generate=True)
+
+
+def test_a_model_without_token_answers_says_how_to_get_them(asked: TrainRequest) -> None:
+    overrides = (SMALL[0], "model.projector.options={ssa_variant: none}", *SMALL[2:])
+    run = Path(train_command(replace(asked, overrides=overrides)).folder)
+    request = EvalRequest(
+        data=asked.data, runs=asked.runs, checkpoint=run, split="train", bounds=False,
+        device="cpu", caches=asked.caches,
+    )  # fmt: skip
+    for change in ({"decoder": False}, {"budget": "ask:3"}):
+        with pytest.raises(
+            ConfigError, match="no token answers: train one with .*token_answers=true"
+        ):
+            eval_command(replace(request, **change))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no token answers: train one with"):
+        svp.load(run, decoder=False, device="cpu")
 
 
 def test_a_run_at_one_budget_answers_at_it(asked: TrainRequest, tmp_path: Path) -> None:
@@ -147,7 +194,8 @@ def test_a_run_at_one_budget_answers_at_it(asked: TrainRequest, tmp_path: Path) 
     ("change", "error", "message"),
     [
         ({"budget": "mean:99"}, ConfigError, "budget mean:99: .* use auto"),
-        ({"budget": "some"}, ConfigError, "auto, a number, mean:N or drawn"),
+        ({"budget": "some"}, ConfigError, "auto, a number, mean:N, ask:N or drawn"),
+        ({"budget": "ask:3"}, ConfigError, "ask:3 is of answers: train with budget drawn"),
         ({"budget": "3", "projector": "mlp"}, ConfigError, "mlp makes no token of a superpixel"),
     ],
 )

@@ -231,7 +231,7 @@ def test_several_splits_by_one_model(
     create_cache(tmp_path / "train", build_plan(content, known.recipe, source.image_root))
     loaded: list[object] = []
     real = eval_run.open_trained
-    monkeypatch.setattr(eval_run, "open_trained", lambda *a: loaded.append(a) or real(*a))
+    monkeypatch.setattr(eval_run, "open_trained", lambda *a, **k: loaded.append(a) or real(*a, **k))
     both = replace(
         request_, split="train, val", caches=(request_.caches[0], tmp_path / "train"),
         out=tmp_path / "mine.jsonl", bounds=False, limit=1,

@@ -34,7 +34,6 @@ from svp.train.evaluation.results import read_results
 from svp.train.factory import assemble
 from svp.train.metrics import metrics
 from svp.train.options import TrainFlags, resolve_train
-from svp.train.runs import session
 from svp.train.runs.export import _push
 
 SSPE = {"num_queries": 2, "sspe_dim": 8, "sspe_heads": 2, "sspe_blocks": 1, "sspe_ffn": 16,
@@ -142,15 +141,15 @@ def tried(
 def logits(model: Path, photo: Path) -> torch.Tensor:
     """What `svp predict` says of EXPRESSION in `photo`, before its mask is cut at 0."""
     seen: list[torch.Tensor] = []
-    answer = session.answer_after
+    drawn = RisModel.drawn
 
     def listen(*words: Any) -> list[torch.Tensor]:
-        found = answer(*words)
-        seen.append(found[0][0])
+        found = drawn(*words)
+        seen.append(found[0])
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "answer_after", listen)
+        patch.setattr(RisModel, "drawn", listen)
         svp("predict", str(photo), EXPRESSION, "--checkpoint", str(model), "--device", "cpu",
             "--out", "answers")  # fmt: skip
     mask = np.asarray(Image.open(Path("answers") / f"{photo.stem}-1-mask.png")) > 0

@@ -12,7 +12,7 @@ from svp.pipeline.precompute.options import Flags, resolve
 from svp.pipeline.records import LocalPaths
 from svp.pipeline.weights.reference import WeightsRef
 from svp.train.runs.inputs import require_read
-from svp.train.runs.segmenter import _place
+from svp.train.runs.photo import place_photo
 
 
 def test_a_picture_in_memory_is_converted_as_its_file(tmp_path: Path) -> None:
@@ -20,10 +20,10 @@ def test_a_picture_in_memory_is_converted_as_its_file(tmp_path: Path) -> None:
     grey = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     picture = Image.fromarray(grey)
     picture.save(tmp_path / "grey.png")
-    _place(picture, tmp_path / "copy")
+    place_photo(picture, tmp_path / "copy")
     assert np.array_equal(read_image(tmp_path / "copy"), read_image(tmp_path / "grey.png"))
     with pytest.raises(ImageError, match="the image: unsupported-mode: mode F"):
-        _place(Image.new("F", (4, 4)), tmp_path / "copy")
+        place_photo(Image.new("F", (4, 4)), tmp_path / "copy")
 
 
 @pytest.mark.parametrize("kind", ["shipped", "random:3"])

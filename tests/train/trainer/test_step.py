@@ -45,7 +45,7 @@ def test_clicks_are_part_of_the_loss_and_of_the_record_where_they_are_asked_for(
         for weight in (0.0, 3.0)
     ]
     click = results[0].values()["click"]
-    assert click is not None and click > 0 and results[1].click == pytest.approx(click)
+    assert click is not None and click > 0 and results[1].more["click"] == pytest.approx(click)
     assert results[1].loss == pytest.approx(results[0].loss + 3 * click, rel=1e-5)
     assert results[1].norm > results[0].norm
 

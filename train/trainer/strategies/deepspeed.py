@@ -161,7 +161,7 @@ class _DeepSpeedStrategy(Strategy):
             with self.autocast():
                 found: Losses = forward(batch)
             values = found.ce, found.bce, found.dice, found.tokens, found.masks
-            return values if found.click is None else (*values, found.click)
+            return (*values, found.click, found.answer) if found.more else values
 
         inner.forward = tensors  # type: ignore[method-assign, assignment]
         return inner
