@@ -126,18 +126,18 @@ def ask(address: str, config: dict[str, Any], photo: Path, expression: str) -> s
     (path,) = json.loads(_post(f"{api}/upload", *_form(photo)))
     file = {"path": path, "orig_name": photo.name, "meta": {"_type": "gradio.FileData"}}
     events = {part["targets"][0][1]: part for part in config["dependencies"] if part["targets"]}
-    looked = _event(api, events["change"], [file])
+    session = uuid.uuid4().hex
+    looked = _event(api, session, events["change"], [file])
     values = dict(zip(events["change"]["outputs"], looked, strict=True))
     known: list[Any] = [file, expression, False]
     for component in events["submit"]["inputs"][len(known) :]:
         set_to = values.get(component)
         known.append(set_to.get("value") if isinstance(set_to, dict) else set_to)
-    return str(_event(api, events["submit"], known)[1])
+    return str(_event(api, session, events["submit"], known)[1])
 
 
-def _event(api: str, event: dict[str, Any], data: list[Any]) -> list[Any]:
-    """What one event of the page gives for its inputs."""
-    session = uuid.uuid4().hex
+def _event(api: str, session: str, event: dict[str, Any], data: list[Any]) -> list[Any]:
+    """What one event of the page gives for its inputs, in one visitor's session."""
     sent = {"data": data, "fn_index": event["id"], "session_hash": session}
     _post(f"{api}/queue/join", json.dumps(sent).encode(), "application/json")
     address = f"{api}/queue/data?session_hash={session}"
