@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +37,6 @@ global_batch: 1
 run: {micro_batch: 1, gradient_checkpointing: false, keep: 1, log: 1, preview: 0, threads: 1}
 """
 SETTINGS = "folder: .\nsam: {vit_h: [64, 1]}\nencoder_width: 64\nin_process: true\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps a process's first precision; other modules run in another one."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def only_json(folder: Path, layout: str, stated: bool) -> Path:

@@ -1,11 +1,9 @@
 """A run that trains the language model itself, with the command's own road: its export loads."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from svp.model.pretrained import load_pretrained
 from svp.pipeline.datasets.scenes import write_scenes
@@ -34,14 +32,6 @@ stages:
 global_batch: 1
 run: {micro_batch: auto, gradient_checkpointing: auto, preview: 0, log: 1, threads: 1}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps a process's first precision; other modules run in another one."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def test_its_export_is_float32_and_has_the_trained_values(

@@ -1,10 +1,8 @@
 """What FSDP gathers at a time: the layers of the language model, whatever its family."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 from accelerate.utils.dataclasses import get_module_class_from_name
 
 from support import sharded_run
@@ -20,14 +18,6 @@ NAMES = {
     "phi3": "Phi3DecoderLayer",
     "granite": "GraniteDecoderLayer",
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps a process's first precision; other modules run in another one."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 @pytest.mark.parametrize("family", NAMES)

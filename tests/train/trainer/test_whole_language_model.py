@@ -2,12 +2,11 @@
 
 import importlib.util
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from support import sharded_run
 from support.micro_run import micro_model
@@ -21,14 +20,6 @@ STAGES = [
 ]
 FSDP, ZERO3 = sharded_run.FSDP, sharded_run.DEEPSPEED | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 RUN = {"validate_every": 0, "preview": 0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps a process's first precision; other modules run in another one."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def wanted(micro: int) -> TrainRecipe:
