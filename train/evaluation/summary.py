@@ -183,6 +183,7 @@ class EvalReport(Report):
         head = self.header
         kind = f"protocol {head.protocol}" + (", generated" if head.generate else "")
         kind += ", masks are unions of superpixels" if head.digests.get("decoder") == "none" else ""
+        kind += f", budget {head.digests['budget']}" if "budget" in head.digests else ""
         repeats = f", {counted(head.repeats, 'repeat')}" if head.repeats > 1 else ""
         lines = [f"{kind}{repeats}, seed {head.seed}, superpixel order {head.order}"]
         if head.left_out:

@@ -40,6 +40,7 @@ class SplitComparison:
     differences  metric -> first minus second, with its 95 % interval: a bootstrap that draws images,
                  the same for both
     tokens       visual tokens of an image, mean
+    asked        budget, decoder and projector options, where an answer was not made by the usual ones
     clear        sentences whose IoU is at least `CLEAR` higher by the first, and by the second
     apart        the sentences that differ most, for the first and for the second
     """
@@ -50,6 +51,7 @@ class SplitComparison:
     values: dict[str, Pair]
     differences: dict[str, Interval]
     tokens: Pair
+    asked: tuple[str, str]
     clear: tuple[int, int]
     apart: tuple[list[Apart], list[Apart]]
 
@@ -75,6 +77,10 @@ class CompareReport(Report):
                     f"  {metric:8}{100 * one:7.2f}  {100 * two:7.2f}  {100 * found.value:+.2f}  {interval}"
                 )
             lines.append("  {:8}{:7.1f}  {:7.1f}".format("tokens", *split.tokens))
+            if any(split.asked):
+                lines.append(
+                    "  asked    {}; {}".format(*(text or "as usual" for text in split.asked))
+                )
             one_better, two_better = split.clear
             lines.append(
                 f"  IoU at least {CLEAR} higher: {counted(one_better, 'sentence')} by the first, "
@@ -100,7 +106,7 @@ def compare_command(
 ) -> CompareReport:
     """Compare two runs, or two result files, of `svp eval`.
 
-    first, second  run folder, or a result file
+    first, second  run folder, a folder of runs (the newest one that was evaluated), or a result file
     split          only results of this split; None: all that both have
     page           folder of a page with both answers of the expressions that differ most
     images         photographs of the page, a folder or address; None: as the runs recorded them
@@ -110,6 +116,7 @@ def compare_command(
     """
     if page is not None:
         check_replaceable(page)
+    first, second = _run(first), _run(second)
     ours, theirs = _files(first, split), _files(second, split)
     if first.is_file() and second.is_file():
         pairs = {first.stem: (first, second)}
@@ -156,6 +163,14 @@ def _names(first: Path, second: Path) -> tuple[str, str]:
     return f"{names[0]} (first)", f"{names[1]} (second)"
 
 
+def _run(path: Path) -> Path:
+    """The run that `path` is, or the newest one in it; a file as it is."""
+    if path.is_file() or any((path / name).exists() for name in ("eval", METRICS_FILE)):
+        return path
+    found = [folder.parent for folder in path.glob("*/eval")]
+    return max(found, key=lambda run: run.stat().st_mtime_ns, default=path)
+
+
 def _files(path: Path, split: str | None) -> dict[str, Path]:
     """Result files by name, such as val-full-1. Raises MissingError."""
     if path.is_file():
@@ -182,12 +197,20 @@ def _compared(name: str, ours: Results, theirs: Results) -> SplitComparison:
     return SplitComparison(
         name, len(gap), len(set(ours.images.tolist())), values, differences,
         (_tokens(ours), _tokens(theirs)),
+        (_asked(ours), _asked(theirs)),
         (int((gap >= CLEAR).sum()), int((gap <= -CLEAR).sum())),
         (
             [_apart(*rows[k]) for k in order[::-1][:SHOWN] if gap[k] >= CLEAR],
             [_apart(*rows[k]) for k in order[:SHOWN] if gap[k] <= -CLEAR],
         ),
     )  # fmt: skip
+
+
+def _asked(results: Results) -> str:
+    """Changes of the answers that the file's digests name."""
+    named = ("budget", "decoder", "projector options")
+    found = results.header.digests
+    return ", ".join(f"{name} {show(found[name])}" for name in named if name in found)
 
 
 def _tokens(results: Results) -> float:

@@ -6,6 +6,7 @@ takes its share; the first one writes.
 """
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +28,7 @@ from ..data.collate import CachedVisuals
 from ..data.encoder_identity import features_of, require_same_features
 from ..data.sam_identity import identity, require_same_sam
 from ..distributed import agree, decided, first_then_others, flat, together
-from ..evaluation.adjust import adjusted
+from ..evaluation.adjust import OPTIONS, adjusted
 from ..evaluation.evaluate import Classes, Settings, evaluate
 from ..evaluation.load_trained import (
     Found,
@@ -286,9 +287,17 @@ def report_command(path: Place, page: Path | None = None, images: Path | None = 
 def free_name(
     folder: Path, request: EvalRequest, split: str = "", taken: Collection[str] = ()
 ) -> Path:
-    """A result file's name in `folder` that is not taken, there or at the address of the run."""
+    """A result file's name in `folder` that is not taken, there or at the address of the run.
+
+    It says what of the answers was asked for otherwise: `svp compare` pairs the files of two runs by it.
+    """
     words = [split or request.split, request.protocol, "generated" if request.generate else ""]
     words += [] if request.decoder else ["unions"]
+    changes = [str(change).removeprefix(OPTIONS) for change in request.overrides]
+    changes += [request.budget or "", request.lm_weights or ""]
+    if request.reject_above is not None:
+        changes.append(f"reject {request.reject_above:g}")
+    words += [re.sub("[^A-Za-z0-9.]+", "-", change) for change in changes]
     stem = "-".join(word for word in words if word)
     number = 1
     while (path := folder / f"{stem}-{number}.jsonl").exists() or path.name in taken:

@@ -1,6 +1,7 @@
 """`svp compare`: paired differences of two result files, and the sentences behind them."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ FIRST = (10, 20, 30, 40, 50, 50, 25, 5)  # pixels of it that are found, two sent
 SECOND = (20, 20, 28, 50, 10, 50, 25, 45)
 
 
-def write(run: Path, name: str, found: Sequence[int], tokens: int = 40) -> Path:
+def write(
+    run: Path, name: str, found: Sequence[int], tokens: int = 40, budget: str | None = None
+) -> Path:
     """A result file of masks inside their targets: IoU = pixels / TARGET."""
     rows = []
     for k, pixels in enumerate(found):
@@ -36,7 +39,7 @@ def write(run: Path, name: str, found: Sequence[int], tokens: int = 40) -> Path:
     size = SplitSize(dataset="refcoco", split_by="unc", split="val", images=4, sentences=len(found))
     header = Header(
         svp="0.1.0", commit="abc", protocol="full", generate=False, seed=0, repeats=1, order="area",
-        splits=[size], digests={}, libraries={},
+        splits=[size], digests={} if budget is None else {"budget": budget}, libraries={},
     )  # fmt: skip
     path = run / "eval" / f"{name}.jsonl"
     write_results(path, collect(header, rows))
@@ -66,6 +69,18 @@ def test_what_both_have_is_compared(runs: tuple[Path, Path]) -> None:
     assert [row.text for row in split.apart[1]] == ["cup 7", "cup 0", "cup 3"]
     assert split.apart[1][0].path == "3.png"
     assert split.apart[1][0].iou == pytest.approx((0.1, 0.9), abs=1e-6)
+
+
+def test_a_folder_of_runs_is_its_newest_and_budgets_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "one" / "old", "val-full-1", FIRST)
+    write(tmp_path / "one" / "new", "val-full-1", SECOND, budget="mean:8")
+    other = write(tmp_path / "two" / "run", "val-full-1", SECOND).parents[1]
+    os.utime(tmp_path / "one" / "old", (1, 1))
+    report = compare_command(tmp_path / "one", other)
+    assert Path(report.first).name == "new"
+    (split,) = report.splits
+    assert split.asked == ("budget mean:8", "") and split.differences["gIoU"].value == 0
+    assert "  asked    budget mean:8; as usual" in report.lines()
 
 
 def test_the_same_results_do_not_differ(runs: tuple[Path, Path]) -> None:

@@ -309,6 +309,10 @@ def test_results_get_new_names(request_: EvalRequest, tmp_path: Path) -> None:
         path.touch()
         names.append(path.name)
     assert names == [f"val-glamm-generated-{n}.jsonl" for n in (1, 2, 3)]
+    options = ("model.projector.options.tokens=4",)
+    asked = replace(request_, overrides=options, budget="mean:8", decoder=False, reject_above=0.2)
+    name = free_name(tmp_path, asked).name
+    assert name == "val-full-unions-tokens-4-mean-8-reject-0.2-1.jsonl"
 
 
 def test_what_does_not_belong_together_is_refused(request_: EvalRequest, tmp_path: Path) -> None:
