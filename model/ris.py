@@ -93,7 +93,8 @@ class RisModel(nn.Module):
     def predict(self, batch: Batch) -> list[Tensor]:
         """Per image, logits (n,H,W) float32 at its own size; the mask is logits > 0."""
         batch = batch.with_layout()
-        return self.drawn(self.reply(batch), batch)
+        merged = self.merged(batch)
+        return self._masks(self._seg_states(batch, merged, self.states(merged)), batch)
 
     def reply(self, batch: Batch) -> "Reply":
         """The language model's states for each mask, teacher-forced; none is drawn."""
@@ -106,9 +107,11 @@ class RisModel(nn.Module):
 
     def drawn(self, reply: "Reply", batch: Batch) -> list[Tensor]:
         """The masks of SAM's decoder, as those of `predict`."""
+        return self._masks(reply.mine, batch)
+
+    def _masks(self, states: Tensor, batch: Batch) -> list[Tensor]:
         masks = batch.layout.masks
-        logits = self.masks_of(reply.mine, masks, batch)
-        return split_by_image(logits, masks.images, batch.sizes)
+        return split_by_image(self.masks_of(states, masks, batch), masks.images, batch.sizes)
 
     def meant(self, reply: "Reply", batch: Batch) -> Tensor:
         """Scores (S,K) float32 of the visual tokens by token answers: above 0 they are meant; -inf on

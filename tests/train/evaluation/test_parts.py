@@ -45,16 +45,16 @@ def test_an_evaluation_goes_on_where_it_stopped(  # type: ignore[no-untyped-def]
     asked: list[int] = []
     real = module._forced
 
-    def forced(model, batch, vocab):  # type: ignore[no-untyped-def]
+    def forced(model, batch, *others):  # type: ignore[no-untyped-def]
         if len(asked) == stop:
             raise KeyboardInterrupt
         asked.append(len(batch.ids))
-        return real(model, batch, vocab)
+        return real(model, batch, *others)
 
     monkeypatch.setattr(module, "_forced", forced)
     with pytest.raises(KeyboardInterrupt):
         run(world, parts_of(world, tmp_path))
-    count = lambda m, b, v: asked.append(len(b.ids)) or real(m, b, v)
+    count = lambda m, b, *others: asked.append(len(b.ids)) or real(m, b, *others)
     monkeypatch.setattr(module, "_forced", count)
     first = sum(asked)
     kept = parts_of(world, tmp_path)

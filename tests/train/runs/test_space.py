@@ -82,7 +82,7 @@ def test_its_program_answers_on_this_machine(space: Path, tmp_path: Path) -> Non
         assert any("tiny model answers here" in str(part) for part in config["components"])
     finally:
         app.send_signal(signal.SIGINT)
-        app.wait(30)
+        app.wait(120)
 
 
 def test_a_space_is_made_of_an_export_and_of_nothing_that_is_there(
