@@ -4,7 +4,7 @@ A superpixel's label is its level; an answer's is its expression. Every expressi
 its own, so that an answer is compared with its own target alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,20 +110,21 @@ def superpixels_of(cache: Place, images: Path | None = None) -> Pictures:
 def answers_of(path: Path, source: Source | None = None, images: Path | None = None) -> Pictures:
     """The answers in a result file of `svp eval`, or in what `svp predict` wrote.
 
-    path    result file, record NAME.json, predictions.jsonl or the folder of it
+    path    result file, record NAME.json, predictions.jsonl, or a folder of records: a later call of
+            `svp predict` may have answered some of them anew
     source  data set of the result file, for the targets
     images  folder of the photographs; default: that of `source`
 
     Raises MissingError, DataError (a file that is none of these, or damaged).
     """
-    path = path / PREDICTIONS if path.is_dir() else path
-    if not path.is_file():
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
         raise MissingError(
-            f"{show(str(path), 300)}: no such file: name a result file of `svp eval`, or a record "
-            f"or the {PREDICTIONS} of `svp predict`"
+            f"{show(str(path), 300)}: no answers there: name a result file of `svp eval`, or a record, "
+            f"the {PREDICTIONS} or the folder of `svp predict`"
         )
     if is_predicted(path):
-        found = list(_predicted(path))
+        found = list(_predicted(files))
         return Pictures(lambda: iter(found), ("referent",), images or Path.cwd())
     results = read_results(path)
     targets = {} if source is None else _targets(source, results)
@@ -202,8 +203,9 @@ def _require_same(row: Row, mask: Rle, source: Source) -> None:
         )
 
 
-def _predicted(path: Path) -> Iterator[Picture]:
-    for number, (where, record) in enumerate(_records(path), 1):
+def _predicted(files: Sequence[Path]) -> Iterator[Picture]:
+    records = (record for path in files for record in _records(path))
+    for number, (where, record) in enumerate(records, 1):
         try:
             (height, width), name = record["size"], record["image"]
             for one in record["predictions"]:

@@ -183,11 +183,17 @@ def test_what_predict_wrote(dataset: Path, tmp_path: Path) -> None:
     record = {"image": "set/plain.png", "size": list(SIZE), "tokens": 9, "predictions": [one, one]}
     folder = tmp_path / "predictions"
     folder.mkdir()
-    (folder / "predictions.jsonl").write_text(f"{json.dumps(record)}\n{json.dumps(record)}\n")
-    run("answers", folder, "--to", "coco", "--out", tmp_path / "coco")
+    lines = folder / "predictions.jsonl"
+    lines.write_text(f"{json.dumps(record)}\n{json.dumps(record)}\n")
+    run("answers", lines, "--to", "coco", "--out", tmp_path / "coco")
     truth, found = coco(tmp_path / "coco")
     assert len(truth.getImgIds()) == 4 and [a["score"] for a in found.anns.values()] == [0.75] * 4
     np.testing.assert_array_equal(found.annToMask(found.anns[1]), decode(mask))
+
+    # A folder is what stands in it now, which a later call may have answered anew.
+    (folder / "plain.json").write_text(json.dumps(record | {"predictions": [one | {"score": 0.5}]}))
+    run("answers", folder, "--to", "coco", "--out", tmp_path / "now")
+    assert [a["score"] for a in coco(tmp_path / "now")[1].anns.values()] == [0.5]
 
     words = "--to", "coco", "--out", tmp_path / "none"
     assert "leave out --dataset" in refused("answers", folder, "--dataset", dataset, *words)
@@ -200,7 +206,7 @@ def test_refusals_leave_nothing(dataset: Path, results: Path, tmp_path: Path) ->
     assert "--split-by is read with --dataset" in refused(
         "answers", results, "--split-by", "x", *out
     )
-    assert "no such file" in refused("answers", tmp_path / "none.jsonl", *out)
+    assert "no answers there" in refused("answers", tmp_path / "none.jsonl", *out)
     row = json.loads(dataset.read_text().splitlines()[0])
     (tmp_path / "other").mkdir()
     (dataset.parent / "plain.png").rename(tmp_path / "other" / "plain.png")

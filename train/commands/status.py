@@ -29,8 +29,9 @@ def status_command(path: "Place", watch: bool, page: "Path | None", as_json: boo
     from rich.text import Text
 
     from ...pipeline.precompute.cache_status import Watch
-    from ..trainer.run_status import RunWatch, is_run
+    from ..trainer.run_status import RunWatch, is_run, run_or_newest
 
+    path = run_or_newest(path)
     if page is not None and not is_run(path):
         raise click.UsageError("--page is of a run: `svp cache browse` writes that of a cache")
     seen: Watch | RunWatch = RunWatch(path) if is_run(path) else Watch(path)

@@ -26,6 +26,7 @@ from ..trainer.prepare import make_ready
 from ..trainer.remote_run import RemoteRun, folder_of, runs_at
 from ..trainer.resume import named_checkpoint
 from ..trainer.run_data import RunData, read_run_data, with_weights
+from ..trainer.run_status import newest_run_with
 from .exported import Exported, open_exported, require_plan
 from .published_models import Published, find_published, open_published
 from .trained import Trained
@@ -67,10 +68,10 @@ def newest_checkpoint(runs: Place) -> Checkpoint:
 
 def newest_run(runs: Path) -> Path:
     """The folder of the newest run in `runs` that has a checkpoint. Raises MissingError."""
-    found = [path.parents[1] for path in runs.glob(f"*/{CHECKPOINTS}/step-*[0-9]")]
-    if not found:
+    found = newest_run_with(runs, f"{CHECKPOINTS}/step-*[0-9]")
+    if found is None:
         raise _none_in(str(runs))
-    return max(found, key=lambda run: run.stat().st_mtime_ns)
+    return found
 
 
 def _none_in(runs: str) -> MissingError:

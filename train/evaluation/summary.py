@@ -186,6 +186,8 @@ class EvalReport(Report):
         kind += f", budget {head.digests['budget']}" if "budget" in head.digests else ""
         repeats = f", {counted(head.repeats, 'repeat')}" if head.repeats > 1 else ""
         lines = [f"{kind}{repeats}, seed {head.seed}, superpixel order {head.order}"]
+        if "budget" in head.digests and any(split.bounds for split in self.splits):
+            lines.append("bounds are of all superpixels, whatever the budget")
         if head.left_out:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in head.left_out.items())
             lines.append(f"left out: {counts}")

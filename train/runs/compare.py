@@ -17,6 +17,7 @@ from ..evaluation.results import Results, Row, read_results
 from ..evaluation.significance import difference, sums_of
 from ..metrics import Interval
 from ..trainer.run_folder import METRICS as METRICS_FILE
+from ..trainer.run_status import newest_run_with
 
 METRICS = ("gIoU", "cIoU")
 CLEAR = 0.1  # of IoU: sentences that one model answers clearly better than the other
@@ -167,8 +168,7 @@ def _run(path: Path) -> Path:
     """The run that `path` is, or the newest one in it; a file as it is."""
     if path.is_file() or any((path / name).exists() for name in ("eval", METRICS_FILE)):
         return path
-    found = [folder.parent for folder in path.glob("*/eval")]
-    return max(found, key=lambda run: run.stat().st_mtime_ns, default=path)
+    return newest_run_with(path, "eval") or path
 
 
 def _files(path: Path, split: str | None) -> dict[str, Path]:

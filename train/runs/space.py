@@ -27,7 +27,7 @@ from ...pipeline.recipe import Recipe
 
 APP, MODEL, PACKAGE = "app.py", "model", "svp"
 EXTRAS = ("", "fetch", "train")
-COPIED = ("pipeline", "model", "train", "workflows")
+DATA = "workflows"  # recipes and tiny models, beside the packages
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "pretrain_tiny", "*.pyc")
 
 _APP = '''\
@@ -138,7 +138,8 @@ def _needs(gradio: str) -> str:
 def _copy_package(folder: Path) -> None:
     root = Path(str(importlib.resources.files("svp")))
     with writing(folder):
-        for name in COPIED:
+        packages = [path.parent.name for path in root.glob("*/__init__.py")]
+        for name in (*packages, DATA):
             shutil.copytree(root / name, folder / name, ignore=LEFT_OUT)
         for path in (*root.glob("*.py"), root / "py.typed"):
             shutil.copy(path, folder / path.name)

@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from ...pipeline.cache.layout import holds_cache
 from ...pipeline.display import Report, duration, show
 from ...pipeline.errors import CacheError, MissingError
 from ...pipeline.precompute.progress import is_at_work
@@ -42,6 +44,19 @@ def is_run(path: Place) -> bool:
     except (CacheError, MissingError):
         return False
     return True
+
+
+def newest_run_with(runs: Path, part: str) -> Path | None:
+    """The newest run in the folder `runs` that holds `part`, a path or pattern; None: there is none."""
+    found = {runs / file.relative_to(runs).parts[0] for file in runs.glob(f"*/{part}")}
+    return max(found, key=lambda run: run.stat().st_mtime_ns, default=None)
+
+
+def run_or_newest(path: Place) -> Place:
+    """A run or a cache as it is; of a folder of runs the newest."""
+    if not isinstance(path, Path) or is_run(path) or holds_cache(path):
+        return path
+    return newest_run_with(path, CONFIG) or path
 
 
 def status_record(

@@ -70,6 +70,15 @@ def test_the_run_names_photographs_and_targets(results: Path, tmp_path: Path) ->
     assert (page / "assets" / "0001.webp").is_file()
 
 
+def test_a_page_without_photographs_says_so(results: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.jsonl"
+    alone.write_bytes(results.read_bytes())
+    words = ["eval", "--from-results", str(alone), "--page", str(tmp_path / "page")]
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 0
+    assert "without photographs and targets: --images names their folder" in told.stderr
+
+
 def test_another_target_is_not_shown(results: Path) -> None:
     shown = data_behind(results, "val")
     row = rows_of(results)[0]

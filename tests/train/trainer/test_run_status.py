@@ -1,6 +1,7 @@
 """`svp status RUN`: what a run says of itself while it trains, at its end, and once it was killed."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -55,6 +56,15 @@ def test_a_run_tells_its_steps_and_its_end(tmp_path: Path, monkeypatch: pytest.M
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert found.numbers["loss"] == pytest.approx(last["loss"])
     assert found.numbers["rate/images"] > 0 and found.numbers["eta_s"] == 0
+
+
+def test_a_folder_of_runs_is_its_newest(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, state="finished", stage=name)
+    os.utime(tmp_path / "old", (1, 1))
+    told = CliRunner().invoke(main, ["status", str(tmp_path), "--json"])
+    assert json.loads(told.stdout)["stage"] == "new", told.output
 
 
 def test_one_line_says_what_a_person_asks(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....pipeline.datasets import open_dataset
+from ....pipeline.display import show
 from ....pipeline.errors import DataError, SvpError
 from ....pipeline.masks import rle
 from ....pipeline.records import Rle
@@ -40,6 +41,10 @@ def data_behind(results: Path, split: str, images: Path | None = None) -> ShownD
     try:
         known = read_run_data(results.absolute().parent.parent)
         if known is None:
+            lacks = "targets" if images else "photographs and targets: --images names their folder"
+            log.info(
+                f"{show(str(results), 300)} is in no folder of a run: the page is without {lacks}"
+            )
             return ShownData(images, nothing)
         used = known.of(split) or known.training
         source = open_dataset(
