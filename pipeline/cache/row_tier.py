@@ -18,24 +18,22 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from ..display import counted, parse_size, show, size
 from ..errors import ConfigError
-from ..io.binary import crc32c, read_at
 from ..io.paths import expand
 from ..store import Place, Store, is_url
 from ..store.protocol import File
 from .layers import FEATURES, POOLED, SAM, Layer
 from .plan import Plan
+from .tier_format import SEAL, Fault, erase, is_sound, read_end, read_row, read_whole, seal_of
 from .tier_space import USED, TierSpace
 from .tier_writer import CRC, TierWriter
 
@@ -43,16 +41,8 @@ _log = logging.getLogger("svp")
 
 ROWS = "rows-1"  # its number changes with the layout
 TOUCH, BEAT = 3600.0, 60.0  # seconds between two notes that a file, and a layer, is in use
-SEAL = 16  # bytes of size and xxh3_64 behind a whole file
-NO_CRC = bytes(CRC)
 
 _T = TypeVar("_T")
-
-
-class Fault(Enum):
-    """Reasons why the tier does not serve something."""
-
-    ABSENT, DAMAGED = range(2)
 
 
 @dataclass(frozen=True)
@@ -240,10 +230,10 @@ class TierFile:
         self._end, self._size, self._touched = b"", 0, -TOUCH
 
     def tail(self, n: int) -> tuple[bytes, int]:
-        found = self._tier._read(self.path, partial(_end_of, n), "the index")
+        found = self._tier._read(self.path, partial(read_end, n), "the index")
         if isinstance(found, Fault):
             found = self._remote.tail(n)
-            if _sound(found[0]):
+            if is_sound(found[0]):
                 self._tier._keep(self.path, found[1], found[0], 0, [])
         self._end, self._size = found
         return found
@@ -259,9 +249,9 @@ class TierFile:
 
     def serve(self, views: Sequence[memoryview], offset: int) -> bool:
         """Fill `views` with a row and its crc32c, which is right; False if it is not there."""
-        found = self._tier._read(self.path, partial(_row_of, views, offset), "a row")
+        found = self._tier._read(self.path, partial(read_row, views, offset), "a row")
         if found is Fault.DAMAGED:
-            _erase(self.path, offset + sum(map(len, views)), CRC)
+            erase(self.path, offset + sum(map(len, views)), CRC)
         if isinstance(found, Fault):
             return False
         self._served()
@@ -274,16 +264,17 @@ class TierFile:
 
     def whole(self, limit: int) -> bytes:
         """All bytes of a shard file of compressed rows. Raises as `Store.read`."""
-        found = self._tier._read(self.path, _whole_of, "a file")
+        found = self._tier._read(self.path, read_whole, "a file")
         if isinstance(found, bytes):
             self._served()
             return found
         if found is Fault.DAMAGED:
-            _erase(self.path, None, SEAL)
+            erase(self.path, None, SEAL)
         data = self._store.read(self._key, limit)
         self._tier._note(fetched=1)
-        seal = _seal(data)
-        self._tier._keep(self.path, len(data) + SEAL, seal, 0, [memoryview(data)], whole=True)
+        self._tier._keep(
+            self.path, len(data) + SEAL, seal_of(data), 0, [memoryview(data)], whole=True
+        )
         return data
 
     def _served(self) -> None:
@@ -337,60 +328,3 @@ def touch(path: Path) -> None:
         os.utime(path)
     except OSError:
         pass
-
-
-def _row_of(views: Sequence[memoryview], offset: int, fd: int) -> bool | Fault:
-    # The size first: a file that is just being made gets its size between two looks.
-    length, count = os.fstat(fd).st_size, sum(map(len, views))
-    if not length or os.pread(fd, CRC, offset + count - CRC) == NO_CRC:
-        return Fault.ABSENT
-    row, crc = views
-    if read_at(fd, views, offset) < count or crc32c(row) != int.from_bytes(crc, "little"):
-        return Fault.DAMAGED
-    return True
-
-
-def _end_of(n: int, fd: int) -> tuple[bytes, int] | Fault:
-    length = os.fstat(fd).st_size
-    end = os.pread(fd, n, max(0, length - n))
-    if not length or end[-CRC:] == NO_CRC:
-        return Fault.ABSENT
-    return (end, length) if len(end) == n and _sound(end) else Fault.DAMAGED
-
-
-def _whole_of(fd: int) -> bytes | Fault:
-    length = os.fstat(fd).st_size
-    data = bytearray(length)
-    done = read_at(fd, [memoryview(data)], 0) if length else 0
-    seal = bytes(data[-SEAL:])
-    if not length or not any(seal[SEAL // 2 :]):
-        return Fault.ABSENT
-    body = bytes(memoryview(data)[:-SEAL])
-    return body if done == length and seal == _seal(body) else Fault.DAMAGED
-
-
-def _seal(data: bytes) -> bytes:
-    return len(data).to_bytes(8, "little") + xxhash.xxh3_64_intdigest(data).to_bytes(8, "little")
-
-
-def _sound(index: bytes) -> bool:
-    """Whether the index of a shard file has the crc32c at its end."""
-    found: int = crc32c(index[:-CRC])
-    return found == int.from_bytes(index[-CRC:], "little")
-
-
-def _erase(path: Path, end: int | None, count: int) -> None:
-    """Overwrite a checksum that ends at `end` (None: of the file) with zeros: nothing is there."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        length = os.fstat(fd).st_size
-        end = length if end is None else end
-        if count <= end <= length:
-            os.pwrite(fd, bytes(count), end - count)
-    except OSError:
-        pass
-    finally:
-        os.close(fd)

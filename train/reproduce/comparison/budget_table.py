@@ -41,7 +41,7 @@ def budget_table(at: Setting, others: Sequence[str] = ()) -> Experiment:
     notes = (
         (
             "Tokens are the mean over images; p95 and the most stand beside it. ToMe, DivPrune, random "
-            "patches, PAYN-like and DeCo train one model per budget; DiVT, MQT and M3 one in all."
+            "patches, PAYN-like and DeCo train one model per budget; SVP, DiVT, MQT and M3 one in all."
         ),
         (
             "AUBC: the mean of gIoU over log2(tokens) from 4 to 64, straight lines between the points, to "
