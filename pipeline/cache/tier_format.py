@@ -1,4 +1,4 @@
-"""What stands in a file of the row tier, and whether it is whole.
+"""Content of a file of the row tier, and whether it is whole.
 
 A sparse copy of a shard file has each row with its crc32c behind it, and the index at its end with
 its own; a hole reads as zeros. A file that is kept whole has size and xxh3_64 behind.
