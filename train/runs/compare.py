@@ -140,7 +140,9 @@ def compare_command(
         if page is not None:
             data = data_behind(paths[0], read[0].header.splits[0].split, images)
             shown.append(
-                ShownPair(name, *read, found.values, found.differences, found.tokens, data)
+                ShownPair(
+                    name, *read, found.values, found.differences, found.tokens, found.asked, data
+                )
             )
     if page is not None:
         names = _names(first, second)

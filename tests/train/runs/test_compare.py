@@ -81,6 +81,9 @@ def test_a_folder_of_runs_is_its_newest_and_budgets_are_told(tmp_path: Path) -> 
     (split,) = report.splits
     assert split.asked == ("budget mean:8", "") and split.differences["gIoU"].value == 0
     assert "  asked    budget mean:8; as usual" in report.lines()
+    page = tmp_path / "page"
+    compare_command(tmp_path / "one", other, page=page)
+    assert "the first budget mean:8, the second not." in (page / "index.html").read_text()
 
 
 def test_the_same_results_do_not_differ(runs: tuple[Path, Path]) -> None:

@@ -43,6 +43,7 @@ class Pair:
     values       metric -> both models, fractions
     differences  metric -> first minus second with its interval
     tokens       visual tokens of an image, mean
+    asked        of both what was asked of the answers otherwise than usual, or ""
     """
 
     name: str
@@ -51,6 +52,7 @@ class Pair:
     values: Mapping[str, tuple[float, float]]
     differences: Mapping[str, Interval]
     tokens: tuple[float, float]
+    asked: tuple[str, str]
     shown: ShownData
 
 
