@@ -1,5 +1,6 @@
 """axe-core in the tests' Chromium: findings of a page that keep people out."""
 
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ VIEWS = tuple((scheme, width) for scheme in ("light", "dark") for width in (1280
 RUN = """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations.flatMap(
   rule => rule.nodes.map(node => [rule.impact, rule.id, node.target.join(" "),
     node.failureSummary.slice(0, 300), node.html.slice(0, 200)])))"""
+# Gradio fades what is being computed; a colour on its way would be measured.
+STILL = """!document.querySelector(".pending") && document.getAnimations().every(
+  one => one.playState != "running" || one.effect.getComputedTiming().endTime == Infinity)"""
 
 
 def findings(browser: Browser) -> list[list[str]]:
@@ -22,12 +26,15 @@ def findings(browser: Browser) -> list[list[str]]:
     Playwright.
     """
     browser.js(_script())
+    end = time.monotonic() + 20
+    while not browser.js(STILL) and time.monotonic() < end:
+        time.sleep(0.05)
     found: list[list[str]] = browser.js(RUN)
     return [one for one in found if one[0] in BAD]
 
 
 def shown_as(browser: Browser, scheme: str) -> None:
-    """light or dark, and nothing moves: a colour that is on its way would be measured."""
+    """light or dark, with the least motion."""
     features: list[dict[str, Any]] = [
         {"name": "prefers-color-scheme", "value": scheme},
         {"name": "prefers-reduced-motion", "value": "reduce"},

@@ -40,8 +40,8 @@ def read_mine(path, options):
     """mine.txt."""
 
 
-@superpixels("halves")
-def halves(image):
+@superpixels("top_and_bottom")
+def top_and_bottom(image):
     """Two halves."""
 
 
@@ -136,7 +136,7 @@ def test_a_file_of_one_of_each_kind(tmp_path: Path) -> None:
     lines = listed("--plugin", "outside.py")
     assert lines["projectors", "seeing"] == ("ok", "reads patch features, the CLS token")
     assert lines["data formats", "mine"] == ("ok", "plug-in: mine.txt.")
-    assert lines["superpixel sources", "halves"] == ("ok", "plug-in: Two halves.")
+    assert lines["superpixel sources", "top_and_bottom"] == ("ok", "plug-in: Two halves.")
     assert lines["executors", "pool"] == ("ok", "plug-in")
     assert "OLMo 2; no folder found" in lines["language models", "olmo2"][1]
     assert "has no of_tomorrow: pip install -U tra" in lines["language models", "of_tomorrow"][1]
