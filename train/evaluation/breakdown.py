@@ -7,7 +7,8 @@
 | object size                   | COCO's small, medium, large, for a photograph of 640 x 480: 32^2  |
 |                               | and 96^2 px there are 0.33 % and 3 % of the picture; an object's  |
 |                               | share decides                                                     |
-| words                         | attribute, size, position, relation, plain; may be several        |
+| words                         | attribute, size, position, relation, those that the set's file    |
+|                               | names, plain; may be several                                      |
 | IoU of the best union         | under-segmentation: where no union of superpixels fits the target |
 |                               | they merge it with something else                                 |
 | superpixels in the best union | over-segmentation                                                 |
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..metrics import metrics
 from .results import Results, Row
-from .word_classes import CLASSES, PLAIN
+from .word_classes import PLAIN, named_classes
 
 PHOTOGRAPH = 640 * 480  # pixels of the photograph that COCO's limits are meant for
 SMALL, MEDIUM = 32**2 / PHOTOGRAPH, 96**2 / PHOTOGRAPH
@@ -67,7 +68,7 @@ def _slices(rows: Sequence[Row]) -> Iterator[tuple[str, str, Bools]]:
     yield "empty target", "nothing to find", _where(row.target == 0 for row in rows)
     for size in ("small", "medium", "large"):
         yield "object size", size, _where(size_of(row) == size for row in rows)
-    for word in CLASSES:
+    for word in named_classes(row.classes for row in rows):
         yield "words", word, _where(word in row.classes for row in rows)
     yield "words", PLAIN, _where(not row.classes for row in rows)
     if all(row.bounds is not None for row in rows):

@@ -1,13 +1,14 @@
 """Word classes of an expression: attribute, size, position, relation, plain.
 
-Generated scenes come with the class of every sentence (`word_classes.json`). For real data words
+Generated scenes come with the classes of every sentence (`word_classes.json`), and a set of one's own
+may: there they may have other names, such as world 2's "binding" and "outline". For the rest words
 decide: a short list per class, relations first, because "left of the dog" is a relation and "left
 dog" a position. The lists are meant for slicing results, not for linguistics.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ...pipeline.display import show
@@ -17,6 +18,8 @@ CLASSES = ("attribute", "size", "position", "relation")
 PLAIN = "plain"  # an expression with words of no class
 FILE = "word_classes.json"
 MAX_BYTES = 256 << 20
+MOST = 40  # names of classes in a file
+_NAME = re.compile(r"[^\W_][\w -]{0,39}")
 
 _RELATION = """
     next to|close to|closest to|nearest to|near|beside|besides|behind|between|in front of|ahead of|
@@ -77,6 +80,11 @@ def word_classes(text: str) -> list[str]:
     return [name for name in CLASSES if name in found]
 
 
+def named_classes(rows: Iterable[Iterable[str]]) -> list[str]:
+    """`CLASSES`, then every other class that stands in `rows`, in alphabetical order."""
+    return [*CLASSES, *sorted({name for row in rows for name in row} - set(CLASSES))]
+
+
 def known_classes(folder: Path) -> Mapping[int, list[str]] | None:
     """Classes by sentence from `word_classes.json` in `folder` or the one above; None without it.
 
@@ -95,11 +103,22 @@ def _read(path: Path) -> dict[int, list[str]]:
         )
     try:
         raw = json.loads(path.read_text("utf-8"))["sentences"]
-        found = {int(sent_id): list(classes) for sent_id, classes in raw.items()}
+        found = {int(sent_id): [*classes] for sent_id, classes in raw.items()}
+        if not all(isinstance(classes, list) for classes in raw.values()):
+            raise TypeError("classes of a sentence: want a list")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{show(str(path), 200)}: not word classes by sentence: {error}") from None
     except OSError as error:
         raise MissingError(f"{show(str(path), 200)}: {error.strerror}") from None
-    if not all(set(classes) <= set(CLASSES) for classes in found.values()):
-        raise DataError(f"{show(str(path), 200)}: classes other than {', '.join(CLASSES)}")
+    names: set[str] = set()
+    for sent_id, classes in found.items():
+        for name in classes:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise DataError(
+                    f"{show(str(path), 200)}: sentence {sent_id}: class {show(name)}: want a word of at "
+                    "most 40 letters"
+                )
+        names.update(classes)
+        if len(names) > MOST:
+            raise DataError(f"{show(str(path), 200)}: sentence {sent_id}: more than {MOST} classes")
     return found

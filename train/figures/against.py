@@ -10,7 +10,7 @@ from ...pipeline.display import counted, quote, shorten, show
 from ...pipeline.errors import ConfigError, DataError, MissingError
 from ..evaluation.paper_numbers import COLUMNS, TABLES, is_published_split
 from ..evaluation.results import Header, Results, Row, read_header, read_results
-from ..evaluation.word_classes import CLASSES, PLAIN
+from ..evaluation.word_classes import PLAIN, named_classes
 from ..recipe import TrainRecipe, parse_train_recipe
 from ..trainer.checkpoint import Checkpoint
 from ..trainer.resume import named_checkpoint
@@ -159,7 +159,7 @@ def words(look: Look, pairs: Sequence[Pair], header: Header) -> str:
     """Caption: gIoU by class, improved and degraded answers, share outside the target."""
     sided = _sided(look, pairs)
     told = []
-    for name in ("all", *CLASSES, PLAIN):
+    for name in ("all", *named_classes(pair[0].classes for pair in sided), PLAIN):
         inside = [pair for pair in sided if name == "all" or _in(pair[0], name)]
         if inside:
             poor, rich = (100 * mean(pair[k].iou for pair in inside) for k in (0, 1))

@@ -62,10 +62,40 @@ def test_known_classes_of_generated_scenes(tmp_path: Path) -> None:
     file = tmp_path / "word_classes.json"
     file.write_text(json.dumps({"sentences": {"7": ["size"], "8": []}}))
     assert known_classes(tmp_path / "refcoco") == {7: ["size"], 8: []}
-    for wrong in ('{"sentences": {"x": []}}', "[]", '{"sentences": {"7": ["colour"]}}', "{"):
+    file.write_text(json.dumps({"sentences": {"7": ["outline", "size"]}}))
+    assert known_classes(tmp_path) == {7: ["outline", "size"]}
+    many = json.dumps({"sentences": {str(k): [f"class {k}"] for k in range(41)}})
+    for wrong in (
+        '{"sentences": {"x": []}}', "[]", '{"sentences": {"7": "size"}}', '{"sentences": {"7": [1]}}',
+        '{"sentences": {"7": ["<b>"]}}', many, "{",
+    ):  # fmt: skip
         file.write_text(wrong)
         with pytest.raises(DataError, match="word_classes.json"):
             known_classes(tmp_path)
+
+
+def test_every_named_class_is_a_slice() -> None:
+    rows = [
+        row(1, 1.0, classes=("outline",)),
+        row(2, 0.0, classes=("binding", "size")),
+        row(3, 0.5),
+    ]
+    words = [
+        (one.name, one.sentences)
+        for one in breakdown(Results(HEADER, rows))
+        if one.group == "words"
+    ]
+    assert words == [("size", 1), ("binding", 1), ("outline", 1), ("plain", 1)]
+
+
+def test_scenes_of_world_2_can_be_sliced(tmp_path: Path) -> None:
+    from svp.pipeline.datasets.scenes.write import write_scenes
+
+    write_scenes(tmp_path / "scenes", images=10, seed=0, world=2)
+    found = known_classes(tmp_path / "scenes" / "refcoco")
+    assert found is not None and {"outline", "binding"} & {
+        name for one in found.values() for name in one
+    }
 
 
 def test_size_is_a_share_of_the_photograph() -> None:
