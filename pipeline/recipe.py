@@ -28,6 +28,8 @@ from .io.settings import Frozen, explain
 from .weights.reference import SHIPPED, Kind, WeightsRef, forms
 
 Triple = tuple[float, float, float]
+MOST_SUPERPIXELS = 1024
+BASE64 = r"^([A-Za-z0-9+/]+={0,2})?$"
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -134,11 +136,13 @@ class SuperpixelConfig(Frozen):
             embedding is stored beside
     made    of masks the folder's digest, of a plug-in its version and digest; else empty, and then
             no part of the recipe's digest
+    cap     of `max_superpixels`, "" the largest; else a prior of shapes alone (`OrderConfig.shape`), by
+            which the most worthy stay; "" is no part of the recipe's digest
     preset  windows: each window of the last crop layer by itself; hierarchical: every second point of
             the grid first, the others where no sure whole lies
     """
 
-    _later: ClassVar[frozenset[str]] = frozenset({"made"})
+    _later: ClassVar[frozenset[str]] = frozenset({"made", "cap"})
 
     source: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")] = "sam"
     made: Annotated[str, Field(max_length=200)] = ""
@@ -151,7 +155,8 @@ class SuperpixelConfig(Frozen):
     grid: GridConfig = GridConfig()
     points_per_batch: Annotated[int, Field(ge=1, le=4096)] = 256
     slic: SlicConfig = SlicConfig()
-    max_superpixels: Annotated[int, Field(ge=1, le=1024)] = 256
+    max_superpixels: Annotated[int, Field(ge=1, le=MOST_SUPERPIXELS)] = 256
+    cap: Annotated[str, Field(max_length=1024, pattern=BASE64)] = ""
 
     @property
     def prompts_sam(self) -> bool:
@@ -271,12 +276,17 @@ class OrderConfig(Frozen):
     prior       its weights, float32 in base64
     thresholds  worth above which a superpixel is kept, for mean counts of 1, 2, ... on the images that
                 the prior was fitted on; of the choice of superpixels, not of the stored bits
+    shape       another prior, of what is known of a superpixel before there are features; "" in orders that
+                were made before there was this field
     """
+
+    _later: ClassVar[frozenset[str]] = frozenset({"shape"})
 
     prior: Annotated[str, Field(max_length=1 << 20, pattern=r"^[A-Za-z0-9+/]+={0,2}$")]
     thresholds: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, max_length=1024)
     ]
+    shape: Annotated[str, Field(max_length=1024, pattern=BASE64)] = ""
 
     @model_validator(mode="after")
     def _falling(self) -> "OrderConfig":

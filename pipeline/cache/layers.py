@@ -213,6 +213,7 @@ def _made(recipe: "Recipe", sizes: Sizes) -> dict[str, dict[str, Any]]:
             "source",
             "made",
             "max_superpixels",
+            "cap",
             *(["slic"] if pixels["source"] == "slic" else []),
         )
         own = {name: pixels[name] for name in wanted if name in pixels}

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..display import show
-from ..errors import CacheError
+from ..errors import CacheError, ConfigError
 from ..process import installed
 from ..recipe import OrderConfig
 from ..records import ImageRow, Quarantined
@@ -14,7 +14,7 @@ from .layers import ORDER, library_names
 from .layout import exists, manifest_key
 from .made_by import note_code
 from .manifest import read_committed
-from .plan import Plan
+from .plan import Plan, all_plans
 from .reader import CacheReader
 from .stored_means import stored_means
 from .writer import write_shard
@@ -27,6 +27,28 @@ def ordered(plan: Plan, order: OrderConfig) -> Plan:
     versions = {name: known[name] for name in names if name in known}
     versions |= {name: installed(name) for name in {*names} - {*library_names(plan.recipe)}}
     return replace(plan, recipe=recipe.model_copy(update={"libraries": versions}))
+
+
+def prior_of(cache: Place) -> OrderConfig:
+    """The prior of a cache that has an order. Raises ConfigError if it has none."""
+    for plan in all_plans(cache).values():
+        if plan.recipe.order is not None:
+            return plan.recipe.order
+    raise ConfigError(
+        f"{show(str(cache), 300)} has no order: make it first with `svp cache order "
+        f"{show(str(cache), 300)}`"
+    )
+
+
+def shape_prior_of(cache: Place) -> str:
+    """The prior of shapes of a cache that has an order, for `SuperpixelConfig.cap`. Raises ConfigError."""
+    if found := prior_of(cache).shape:
+        return found
+    where = show(str(cache), 300)
+    raise ConfigError(
+        f"{where}: its order was made before there was a prior of shapes: make it again: `svp cache drop "
+        f"{where} order`, then `svp cache order {where}`"
+    )
 
 
 def make_order(cache: Place, view: str, plan: Plan) -> None:

@@ -52,7 +52,7 @@ def traits(found: Superpixels) -> Floats:
 
 @dataclass(frozen=True)
 class Prior:
-    """Weights (C + 10,) float32 of C channels, the traits and a constant."""
+    """Weights (C + 10,) float32 of C channels, the traits and a constant; C = 0 of shapes alone."""
 
     weights: NDArray[np.float32]
 
@@ -63,7 +63,7 @@ class Prior:
             weights = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
         except ValueError:
             raise ConfigError("order.prior: not base64 of float32 values") from None
-        if len(weights) <= len(TRAITS) + 1 or not np.isfinite(weights).all():
+        if len(weights) <= len(TRAITS) or not np.isfinite(weights).all():
             raise ConfigError(f"order.prior: {len(weights)} weights, or not finite")
         return cls(weights.astype(np.float32))
 
@@ -75,6 +75,10 @@ class Prior:
     def channels(self) -> int:
         """C."""
         return len(self.weights) - len(TRAITS) - 1
+
+    def worth_of_shapes(self, found: Superpixels) -> NDArray[np.float16]:
+        """(N,) worth in [0,1] by shapes alone, of a prior without channels."""
+        return self.worth(np.empty((len(found), 0), np.float16), found)
 
     @cached_property
     def _column(self) -> Floats:

@@ -51,6 +51,11 @@ layer_options = several(
         help="Maximum number of superpixels per image.",
     ),
     click.option(
+        "--cap-by",
+        metavar="CACHE",
+        help="Cache by whose order superpixels above the maximum are ranked. Default: the largest stay.",
+    ),
+    click.option(
         "--encoder",
         metavar="NAME[+NAME]",
         help="Vision encoder: tiny, dinov2-large, clip-large-336, ...; A+B stores both.",
@@ -89,7 +94,7 @@ recipe_options = several(
     ),
 )
 RECIPE_FLAGS = ("superpixels", "masks", "sam_model", "sam_weights", "preset", "points_per_side", "mode",
-                "dtype", "max_superpixels", "encoder", "encoder_weights", "second_weights", "features",
+                "dtype", "max_superpixels", "cap_by", "encoder", "encoder_weights", "second_weights", "features",
                 "store_sam_embeddings", "sam_stored", "thin")  # fmt: skip
 run_options = several(
     click.option(

@@ -31,7 +31,15 @@ READ: dict[str, tuple[str, ...]] = {  # flags by kind
     CLS: ENCODER,
     POOLED: ("encoder_weights", "second_weights"),
     SAM: (*SAMS, "sam_stored"),
-    SUPERPIXELS: (*SAMS, "superpixels", "masks", "preset", "points_per_side", "max_superpixels"),
+    SUPERPIXELS: (
+        *SAMS,
+        "superpixels",
+        "masks",
+        "preset",
+        "points_per_side",
+        "max_superpixels",
+        "cap_by",
+    ),
 }
 UNREAD = {"weights": "random:0"}  # of models that compute nothing here: their files may be gone
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..cache.order_layer import shape_prior_of
 from ..display import show
 from ..errors import ConfigError, PlanMismatchError, WeightsError
 from ..fetch.catalogue import PREFIX
@@ -57,6 +58,7 @@ class Flags:
     mode: str | None = None
     dtype: str | None = None
     max_superpixels: int | None = None
+    cap_by: str | None = None
     features: str | None = None
     store_sam_embeddings: bool | None = None
     sam_stored: str | None = None
@@ -155,6 +157,10 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
         "max_superpixels": flags.max_superpixels,
     }
     pixels.update({name: value for name, value in given.items() if value is not None})
+    if flags.cap_by is not None:
+        pixels["cap"] = shape_prior_of(
+            flags.cap_by if is_url(flags.cap_by) else expand(flags.cap_by)
+        )
     if flags.features:
         features["stored"] = flags.features
     if flags.store_sam_embeddings is not None:

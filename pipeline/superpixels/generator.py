@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cache.worth import Prior
 from ..errors import ConfigError, MissingError
-from ..recipe import SuperpixelConfig
+from ..recipe import MOST_SUPERPIXELS, SuperpixelConfig
 from ..records import LocalPaths, Superpixels
+from .cap import capped
 from .point_grid import embedded
 
 if TYPE_CHECKING:
@@ -97,12 +99,33 @@ class SlicSource:
         return found, embedded(self._sam, images) if embeddings and self._sam else None
 
 
+class CappedSource:
+    """Another source, of which the most worthy superpixels stay (`SuperpixelConfig.cap`)."""
+
+    def __init__(self, source: SuperpixelSource, prior: Prior, limit: int) -> None:
+        self.source, self._prior, self._limit = source, prior, limit
+
+    def generate_batch(
+        self, images: Sequence[Image], *, embeddings: bool = False
+    ) -> tuple[list[Superpixels], Embeddings | None]:
+        """See `SuperpixelSource`."""
+        found, seen = self.source.generate_batch(images, embeddings=embeddings)
+        return self.cut(found), seen
+
+    def cut(self, found: Sequence[Superpixels]) -> list[Superpixels]:
+        """The superpixels of each image that stay."""
+        return [capped(one, self._prior, self._limit) for one in found]
+
+
 def generate(
     source: SuperpixelSource, images: Sequence[Image], names: Sequence[str], *, embeddings: bool
 ) -> tuple[list[Superpixels], Embeddings | None]:
     """`source.generate_batch`, with the photographs' paths for a source that goes by them."""
     from .external import OwnSource
 
+    if isinstance(source, CappedSource):
+        found, seen = generate(source.source, images, names, embeddings=embeddings)
+        return source.cut(found), seen
     if isinstance(source, OwnSource):
         return source.generate_batch(images, embeddings=embeddings, names=names)
     return source.generate_batch(images, embeddings=embeddings)
@@ -124,6 +147,10 @@ def build_generator(
     Raises what `sam.build_backend` raises, or MissingPackageError for SLIC without scikit-image.
     """
     config, where = config or SuperpixelConfig(), where or LocalPaths(Path("."))
+    if config.cap:
+        every = config.model_copy(update={"cap": "", "max_superpixels": MOST_SUPERPIXELS})
+        found = build_generator(every, where, device, embeddings=embeddings)
+        return CappedSource(found, Prior.parse(config.cap), config.max_superpixels)
     if config.prompts_sam:
         return SamSource(config, where, device)
     sam = None

@@ -38,6 +38,7 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("svp eval --runs runs/paper --dataset refer_data/grefcoco", PUBLISHED),
     ("svp cache stats caches/mine --budget", BUDGET),
     ("svp cache order", BUDGET),
+    ("svp precompute --size paper --dataset refer_data --split train --preset windows", BUDGET),
     ("svp answers", "tests/integrations/test_exports.py runs it on a result file"),
     ("lmms-eval", "tests/integrations/lmms_eval/test_harness.py runs it where lmms-eval is"),
     ("svp compare", "tests/train/runs/test_compare.py runs it on two results"),

@@ -46,10 +46,11 @@ class Annotated:
     means: list[NDArray[np.float16]]
     traits: list[NDArray[np.float64]]
 
-    def fit(self, chosen: slice) -> Prior:
-        """The prior of some of the images."""
+    def fit(self, chosen: slice, *, shape_alone: bool = False) -> Prior:
+        """The prior of some of the images; `shape_alone`: one that reads no features."""
         wanted = [labels(scene) for scene in self.scenes[chosen]]
-        return fit_prior(self.means[chosen], self.traits[chosen], wanted)
+        means = [row[:, : 0 if shape_alone else None] for row in self.means[chosen]]
+        return fit_prior(means, self.traits[chosen], wanted)
 
 
 def budget_stats(request: BudgetRequest) -> BudgetReport:
@@ -57,13 +58,14 @@ def budget_stats(request: BudgetRequest) -> BudgetReport:
     reader = CacheReader(request.cache, view=chosen_view(request.cache))
     seen = annotated(reader, request.data, request.sample)
     half, fitted = slice(1, None, 2), "prior fitted on every other image, figures of the rest"
-    prior = seen.fit(half)
+    prior, shapes = seen.fit(half), seen.fit(half, shape_alone=True)
     scenes = []
     for at in range(0, len(seen.scenes), 2):
         found = reader.superpixels(seen.rows[at])
         worth = prior.worth(seen.means[at], found)
         scene = seen.scenes[at]
-        scenes.append(replace(scene, found=replace(scene.found, worth=worth)))
+        known = replace(scene.found, worth=worth, shape=shapes.worth_of_shapes(found))
+        scenes.append(replace(scene, found=known))
     natural = float(np.mean([len(scene.found) for scene in scenes]))
     budgets = budgets_of(natural)
     if not budgets:

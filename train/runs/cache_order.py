@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...pipeline.cache.layers import ORDER
-from ...pipeline.cache.order_layer import make_order, ordered
+from ...pipeline.cache.order_layer import make_order, ordered, prior_of
 from ...pipeline.cache.plan import Plan, all_plans, chosen_view
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.cache.worth import Prior, thresholds
@@ -13,6 +13,7 @@ from ...pipeline.display import Report, counted, show
 from ...pipeline.errors import CacheError, ConfigError, PlanMismatchError
 from ...pipeline.recipe import OrderConfig
 from ...pipeline.store import Place
+from ...pipeline.superpixels.budget.selector import digest_of
 from ..options import DataRequest
 from .cache_budget import annotated
 
@@ -68,7 +69,7 @@ def order_cache(request: OrderRequest) -> OrderReport:
     known = _known(request.cache, base)
     if known is not None and known.recipe.order is not None:
         order = known.recipe.order
-        if request.prior is not None and prior_of(request.prior) != order:
+        if request.prior is not None and digest_of(prior_of(request.prior)) != digest_of(order):
             raise PlanMismatchError(
                 f"{show(str(request.cache), 300)} has an order by another prior than "
                 f"{show(str(request.prior), 300)}: delete it first with `svp cache drop "
@@ -88,17 +89,6 @@ def order_cache(request: OrderRequest) -> OrderReport:
     make_order(request.cache, view, plan)
     layer = plan.layer(ORDER)
     return OrderReport(plan.id, layer.folder, len(plan.images), fitted, order.thresholds)
-
-
-def prior_of(cache: Place) -> OrderConfig:
-    """The prior of a cache that has an order. Raises ConfigError if it has none."""
-    for plan in all_plans(cache).values():
-        if plan.recipe.order is not None:
-            return plan.recipe.order
-    raise ConfigError(
-        f"{show(str(cache), 300)} has no order: make it first with `svp cache order "
-        f"{show(str(cache), 300)}`"
-    )
 
 
 def _whole(plan: Plan) -> None:
@@ -136,4 +126,5 @@ def _fitted(request: OrderRequest, view: str) -> tuple[OrderConfig, int]:
             f"{show(str(request.cache), 300)}: {np.mean([len(w) for w in worths]):.1f} superpixels per "
             "image: there is nothing to order"
         )
-    return OrderConfig(prior=prior.text(), thresholds=limits), len(worths)
+    shape = seen.fit(slice(None), shape_alone=True).text()
+    return OrderConfig(prior=prior.text(), thresholds=limits, shape=shape), len(worths)

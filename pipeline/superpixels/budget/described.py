@@ -16,12 +16,14 @@ class Described:
     area   (N,) pixels
     worth  (N,) float in [0,1], see `pipeline.cache.worth`
     key    decides what is random
+    shape  (N,) float in [0,1], the worth by shape alone; None: it is as `worth`
     """
 
     means: NDArray[np.floating]
     area: NDArray[np.integer]
     worth: NDArray[np.floating]
     key: int = 0
+    shape: NDArray[np.floating] | None = None
 
     def __len__(self) -> int:
         return len(self.area)

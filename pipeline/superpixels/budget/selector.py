@@ -159,8 +159,9 @@ def threshold_of(order: OrderConfig, mean: int) -> float:
 
 
 def digest_of(order: OrderConfig) -> str:
-    """sha256 of a prior and its thresholds, hex."""
-    return hashlib.sha256(order.model_dump_json().encode()).hexdigest()
+    """sha256 of a prior and its thresholds, hex. Its prior of shapes ranks nothing in its own cache."""
+    own = order.model_copy(update={"shape": ""})
+    return hashlib.sha256(own.model_dump_json().encode()).hexdigest()
 
 
 def require_order(budget: Budget, plan: "Plan", cache: "Place | None" = None) -> None:

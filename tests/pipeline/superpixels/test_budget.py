@@ -44,6 +44,12 @@ def test_orders_of_known_superpixels(name: str, order: list[int]) -> None:
     assert RULES[name](described()).tolist() == order
 
 
+def test_shapes_have_a_worth_of_their_own_where_it_is_known() -> None:
+    assert RULES["worth by shape"](described()).tolist() == [2, 0, 1, 5, 3, 4]  # as "worth"
+    known = Described(LINE, AREA, WORTH, shape=WORTH[::-1])
+    assert RULES["worth by shape"](known).tolist() == [3, 5, 0, 4, 2, 1]
+
+
 def test_a_random_order_is_a_function_of_the_key() -> None:
     drawn = {tuple(RULES["random"](described(key)).tolist()) for key in range(20)}
     assert len(drawn) > 10

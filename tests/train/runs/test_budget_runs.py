@@ -7,18 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import svp
 from svp.pipeline.cache.layers import ORDER
+from svp.pipeline.cache.order_layer import prior_of, shape_prior_of
 from svp.pipeline.cache.plan import PLAN, Plan, all_plans
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.cache.verify import verify
+from svp.pipeline.cache.worth import Prior
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError, PlanMismatchError
 from svp.pipeline.masks.rle import decode
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
+from svp.pipeline.superpixels.slic import slic_superpixels
 from svp.train.evaluation.results import Results, read_results
 from svp.train.options import TrainFlags
 from svp.train.runs import inputs
@@ -88,6 +92,27 @@ def test_curves_of_a_cache(world: Path) -> None:
     lines = "\n".join(found.lines())
     assert re.search(r"mean tokens +3 +4", lines) and "worth, one threshold" in lines
     assert json.loads(json.dumps(found.to_json()))["rows"].keys() == found.rows.keys()
+
+
+def test_the_cap_of_another_cache_by_the_same_prior(
+    world: Path, ordered: Path, tmp_path: Path
+) -> None:
+    flags = Flags(superpixels="slic", max_superpixels=5, cap_by=str(ordered))
+    request = precompute.Request(
+        dataset=str(world / "scenes"), split="val", out=tmp_path / "capped", flags=flags,
+        run=RunOptions(workers=0, limit=1), quiet=True,
+    )  # fmt: skip
+    precompute.launch(request, precompute.open_request(request))
+    reader = CacheReader(tmp_path / "capped")
+    shapes = prior_of(ordered).shape
+    assert shapes and reader.plan.recipe.superpixels.cap == shapes
+    image = np.asarray(Image.open(world / "scenes" / "images" / "val_000000.png").convert("RGB"))
+    every = slic_superpixels(image)
+    worth = Prior.parse(shapes).worth_of_shapes(every)
+    best = np.sort(np.argsort(-worth.astype(float), kind="stable")[:5])
+    assert reader.superpixels(0).rles == tuple(every.rles[i] for i in best)
+    with pytest.raises(ConfigError, match="has no order: make it first"):
+        shape_prior_of(tmp_path / "capped")
 
 
 def test_a_run_at_every_budget(asked: TrainRequest, world: Path, tmp_path: Path) -> None:
