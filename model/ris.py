@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batch import Batch, MaskLayout
+from .batch import Batch, MaskLayout, Visual
 from .language.attention import CACHE, masks_for, no_cache
 from .language.families import family_of
 from .losses import Losses, mask_losses
@@ -22,6 +22,7 @@ from .mask_head import MaskHead, click_codes, click_errors, click_targets, upsca
 from .merge import Merged, merge, original_positions
 from .mixed_precision import weights_cast
 from .projectors.base import MaskInput, Projector
+from .projectors.grid import cells
 from .projectors.token_answer import answer_loss, question_words, shares
 
 MaskState = Literal["predicting", "at_seg"]
@@ -307,10 +308,21 @@ class RisModel(nn.Module):
         answers, owner = self.projector.answers, batch.seg_row
         assert answers is not None
         words = question_words(batch, self.embedded(batch.ids))
-        share, real = shares(batch, targets), valid[owner]
+        share, real = shares(batch, self._pieces(batch.visual, tokens), targets), valid[owner]
         return answer_loss(answers(states, tokens, owner), share, real) + answer_loss(
             answers(words, tokens, owner, words=True), share, real
         )
+
+    def _pieces(self, visual: Visual, tokens: Tensor) -> Tensor:
+        """(B,K,h,w) what each token stands for: its superpixel, or its share of each patch."""
+        if "masks" in self.projector.needs:
+            assert visual.masks is not None
+            return visual.masks
+        pieces = self.projector.pieces(visual)
+        if pieces is None:
+            alike = cells(tokens.shape[1], visual.grid).to(tokens.device)
+            pieces = alike.expand(len(tokens), -1, -1)
+        return pieces.unflatten(2, visual.grid)
 
 
 class Reply(NamedTuple):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..model.batch import Visual
 from ..model.projectors import Projector
 from ..model.projectors.base import MaskInput
+from ..model.projectors.grid import cells
 from ..model.projectors.svp.ssa import pool
 from .data.expression_table import Entry
 from .data.keyed_rng import key_of, permutation
@@ -99,23 +100,6 @@ def place_code(share: Tensor, area: Tensor, grid: tuple[int, int], width: int) -
     directions = (angle * torch.arange(1, told.shape[-1] + 1)[:, None]).cos() * (2 / width) ** 0.5
     code: Tensor = LOUDNESS * told @ directions
     return code
-
-
-def cells(tokens: int, grid: tuple[int, int]) -> Tensor:
-    """(K,P) 0/1: which of `tokens` equal cells each patch is in; runs of patches if none divide."""
-    height, width = grid
-    fits = [
-        (rows, tokens // rows)
-        for rows in range(1, height + 1)
-        if tokens % rows == 0 and tokens // rows <= width
-    ]
-    if fits:
-        rows, cols = min(fits, key=lambda shape: abs(shape[0] * width - shape[1] * height))
-        y, x = torch.arange(height) * rows // height, torch.arange(width) * cols // width
-        cell = (y[:, None] * cols + x).flatten()
-    else:
-        cell = torch.arange(height * width) * tokens // (height * width)
-    return (cell == torch.arange(tokens)[:, None]).float()
 
 
 def _error(projector: Projector, teacher: Projector, visual: Visual) -> Tensor:

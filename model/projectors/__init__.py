@@ -24,11 +24,13 @@ from .pvtc import PVTC
 from .qformer import QFormer
 from .random_patches import RandomPatches
 from .svp import SVP
+from .token_answer import TokenAnswer
 from .tokenpacker import TokenPacker
 from .tome import ToMe
 
 __all__ = ["PROJECTORS", "MaskInput", "Projector", "build_projector", "projector_class"]
 
+ANSWERS = "token_answers"  # option of every projector
 PROJECTORS: dict[str, type[Projector]] = {
     "mlp": MLP,
     "pixel_shuffle": PixelShuffle,
@@ -68,23 +70,29 @@ def build_projector(
     """The projector `name` from C = `in_dim` channels to D = `llm_dim`.
 
     `grid` (h,w) goes to the projectors that have tables tied to it, and is ignored by others. Pairs
-    may come as lists, as YAML has them. Raises ConfigError for an unknown name or option, or for
+    may come as lists, as YAML has them. `token_answers=True` gives any of them that head. Raises ConfigError for an unknown name or option, or for
     values that do not fit.
     """
     kind = projector_class(name)
-    if wrong := sorted(options.keys() - kind.options()):
-        allowed = ", ".join(sorted(kind.options())) or "none"
-        raise ConfigError(f"projector {name} has no option {', '.join(wrong)}; it has {allowed}")
+    allowed = kind.options() | {ANSWERS}
+    if wrong := sorted(options.keys() - allowed):
+        raise ConfigError(
+            f"projector {name} has no option {', '.join(wrong)}; it has {', '.join(sorted(allowed))}"
+        )
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+    answers = given.pop(ANSWERS, False)
     if "grid" in signature(kind).parameters:
         if grid is None:
             raise ConfigError(f"projector {name} needs the patch grid")
         given["grid"] = grid
     try:
-        return kind(in_dim=in_dim, llm_dim=llm_dim, **given)
+        built = kind(in_dim=in_dim, llm_dim=llm_dim, **given)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # e.g. no such size
         if isinstance(error, SvpError):
             raise
         raise ConfigError(
             f"projector {name} cannot be built with {show(given, 200)}: {show(str(error), 200)}"
         ) from error
+    if answers:
+        built.answers = TokenAnswer(llm_dim)
+    return built

@@ -1,5 +1,6 @@
 """Reshape patches to a grid and back, and to square windows; raster order, y outer."""
 
+import torch
 from torch import Tensor
 
 from ...pipeline.errors import ConfigError
@@ -32,6 +33,23 @@ def windows_of(grid: tuple[int, int], side: int) -> tuple[int, int]:
     if side < 1 or h % side or w % side:
         raise ConfigError(f"windows of side {side} do not divide the {h}x{w} patch grid")
     return h // side, w // side
+
+
+def cells(tokens: int, grid: tuple[int, int]) -> Tensor:
+    """(K,P) 0/1: which of `tokens` equal cells each patch is in; runs of patches if none divide."""
+    height, width = grid
+    fits = [
+        (rows, tokens // rows)
+        for rows in range(1, height + 1)
+        if tokens % rows == 0 and tokens // rows <= width
+    ]
+    if fits:
+        rows, cols = min(fits, key=lambda shape: abs(shape[0] * width - shape[1] * height))
+        y, x = torch.arange(height) * rows // height, torch.arange(width) * cols // width
+        cell = (y[:, None] * cols + x).flatten()
+    else:
+        cell = torch.arange(height * width) * tokens // (height * width)
+    return (cell == torch.arange(tokens)[:, None]).float()
 
 
 def require_grid(name: str, built: tuple[int, int], given: tuple[int, int]) -> None:

@@ -1,8 +1,9 @@
 """Token answers: the visual tokens that an expression means, by products of a query with each.
 
 Where tokens are superpixels, the union of those that are meant is a mask already: SAM's decoder
-refines it, or is left out. Two queries are trained beside the mask losses, on the share of each
-superpixel that lies in the target: of the state that masks are made of, and of the question's mean
+refines it, or is left out. Any projector may have the head, for it tells a language model that has
+seen no image which token an expression means. Two queries are trained beside the mask losses, on the share of each
+token's piece that lies in the target: of the state that masks are made of, and of the question's mean
 word embedding, which chooses before the language model has read anything (`inference.ask`).
 """
 
@@ -64,18 +65,17 @@ def question_words(batch: Batch, words: Tensor) -> Tensor:
     return summed / asked.sum(dim=1, keepdim=True).clamp_min(1)
 
 
-def shares(batch: Batch, targets: Tensor) -> Tensor:
-    """(S,N) float32 share of each superpixel of its image that lies in each target (S,H,W) bool.
+def shares(batch: Batch, pieces: Tensor, targets: Tensor) -> Tensor:
+    """(S,K) float32 share of each token's piece of its image that lies in each target (S,H,W) bool.
 
-    The superpixels' grid shows the whole photograph, as that of an encoder with view squash does.
+    pieces  (B,K,h,w) of a grid that shows the whole photograph, as that of an encoder with view
+            squash does
     """
-    masks, found = batch.visual.masks, []
-    assert masks is not None
-    cells = masks.flatten(2).float()
+    cells, found = pieces.flatten(2).float(), []
     for image, target in zip(batch.layout.masks.images, targets, strict=True):
         height, width = batch.sizes[image]
         pixels = target[None, :height, :width].float()
-        grid = F.adaptive_avg_pool2d(pixels, (masks.shape[2], masks.shape[3])).flatten()
+        grid = F.adaptive_avg_pool2d(pixels, pieces.shape[2:]).flatten()
         found.append(cells[image] @ grid / cells[image].sum(dim=1).clamp_min(1))
     return torch.stack(found)
 

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from ...model.pretrained.config import ProjectorSpec, is_export
+from ...model.projectors import projector_class
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingError
@@ -182,7 +183,13 @@ def require_token_answers(found: Found, flag: str) -> None:
     """ConfigError if a model was trained without what `flag` asks for."""
     if isinstance(found, Published):
         raise ConfigError(f"{flag}: a published model reads patches: leave it out")
-    if not _projector(found).options.get("token_answers"):
+    own = _projector(found)
+    if "masks" not in projector_class(own.name).needs:
+        raise ConfigError(
+            f"{flag}: the tokens of projector {own.name} are not superpixels, of which masks could be "
+            "made: leave it out"
+        )
+    if not own.options.get("token_answers"):
         raise ConfigError(
             f"{flag}: this model has no token answers: train one with `svp train --projector svp "
             "--set model.projector.options.token_answers=true`, or leave it out"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from svp.train.warm_start import cells
+from svp.model.projectors.grid import cells
 
 CUT = 0.4  # share of pieces that are cut in two
 

@@ -18,7 +18,6 @@ from ....pipeline.errors import ConfigError
 from ...batch import Visual
 from ..base import Projector, Rename, mlp
 from ..packing import Packing
-from ..token_answer import TokenAnswer
 from .mask_batches import check_budget, split_by_size
 from .ssa import SHARING, SSA, binarised, pool
 from .sspe_variants import MASK_SIDE, build_sspe
@@ -40,8 +39,7 @@ class SVP(Projector):
     `ssa_soft_bias` makes the bias of `unshared_bias` soft. `mask_budget_mode="per_image"` shares
     `mask_budget` pixels among an image's superpixels; it needs a cache with finer masks (sspe.budget).
     `counted` adds to every token an embedding of log2 of how many the image has, for models that are
-    trained with budgets of superpixels. `token_answers` adds a head that says which superpixels an
-    expression means.
+    trained with budgets of superpixels.
     Raises ConfigError for options that do not fit each other.
     """
 
@@ -78,7 +76,6 @@ class SVP(Projector):
         binary_cover: bool = False,
         add_sspe: bool = True,
         counted: bool = False,
-        token_answers: bool = False,
     ) -> None:
         super().__init__(in_dim=in_dim, llm_dim=llm_dim)
         self.mask_budget = check_budget(mask_budget_mode, mask_budget)
@@ -108,7 +105,6 @@ class SVP(Projector):
         self.level = nn.Embedding(LEVELS, llm_dim) if counted else None
         if self.level is not None:
             nn.init.zeros_(self.level.weight)  # adds nothing at first
-        self.answers = TokenAnswer(llm_dim) if token_answers else None
 
     def num_tokens(self, grid: tuple[int, int]) -> int | None:
         """As many as the image has superpixels."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from support import eval_world
-from support.micro_ris import WIDTH, micro_batch, micro_model
+from support.micro_ris import GRID, WIDTH, micro_batch, micro_model
 from svp.model.batch import Batch
 from svp.model.inference.shared_prefix import reply_shared
 from svp.model.losses import Weights
@@ -25,10 +25,30 @@ def test_the_share_of_a_superpixel_within_a_target() -> None:
     batch = micro_batch((1, 1), ((4, 6), (8, 12)))
     masks = torch.zeros(2, 4, 2, 2, dtype=torch.uint8)
     masks[:, 0, 0], masks[:, 1] = 1, 1  # the upper half, all, nothing
-    batch = replace(batch, visual=replace(batch.visual, masks=masks))
     targets = torch.zeros(2, 8, 12, dtype=torch.bool)
     targets[0, :2, :3] = targets[1, :4, :6] = True  # the upper left cell of each
-    assert shares(batch, targets).tolist() == [[0.5, 0.25, 0, 0]] * 2
+    assert shares(batch, masks, targets).tolist() == [[0.5, 0.25, 0, 0]] * 2
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("mlp", {}), ("pixel_shuffle", {"r": 2}), ("tome", {"tokens": 6}), ("divprune", {"tokens": 6}),
+    ("qformer", {"tokens": 4, "hidden": 8, "layers": 1, "heads": 2, "ffn": 8}),
+    ("divt", {"grid": GRID, "embed_dim": 8, "heads": 2}),
+])  # fmt: skip
+def test_any_projector_learns_which_tokens_are_meant(name: str, options: dict[str, int]) -> None:
+    model, batch = micro_model(name, token_answers=True, **options), micro_batch((2, 1))
+    losses = model(batch)
+    assert losses.answer is not None and losses.answer.item() > 0
+    losses.answer.backward()
+    assert (
+        model.projector.answers is not None and model.projector.answers.key.weight.grad is not None
+    )
+    assert model.projector.answers.key.weight.grad.abs().sum() > 0
+    tokens, valid = model.tokens(batch)
+    pieces = model._pieces(batch.visual, tokens)
+    assert pieces.shape == (*valid.shape, *GRID) and not pieces[~valid].any()
+    kept = pieces.sum(1)  # every patch is in one piece, or its token is left out
+    assert set(kept.unique().tolist()) == ({0, 1} if name == "divprune" else {1})
 
 
 def test_padding_has_no_loss() -> None:

@@ -195,6 +195,10 @@ def test_a_model_without_token_answers_says_how_to_get_them(asked: TrainRequest)
             eval_command(replace(request, **change))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no token answers: train one with"):
         svp.load(run, decoder=False, device="cpu")
+    patches = "model.projector={name: mlp, options: {token_answers: true}}"
+    run = Path(train_command(replace(asked, overrides=(*overrides, patches))).folder)
+    with pytest.raises(ConfigError, match="tokens of projector mlp are not superpixels"):
+        svp.load(run, decoder=False, device="cpu")
 
 
 def test_a_run_at_one_budget_answers_at_it(asked: TrainRequest, tmp_path: Path) -> None:
