@@ -196,7 +196,7 @@ def test_a_model_without_token_answers_says_how_to_get_them(asked: TrainRequest)
     with pytest.raises(ConfigError, match="no token answers: train one with"):
         svp.load(run, decoder=False, device="cpu")
     patches = "model.projector={name: mlp, options: {token_answers: true}}"
-    run = Path(train_command(replace(asked, overrides=(*overrides, patches))).folder)
+    run = Path(train_command(replace(asked, overrides=(*overrides, patches, "budget=auto"))).folder)
     with pytest.raises(ConfigError, match="tokens of projector mlp are not superpixels"):
         svp.load(run, decoder=False, device="cpu")
 
