@@ -1,6 +1,7 @@
 """`svp cache export` and `svp answers`: pictures in one of the formats, and a report about it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ from ..pipeline.datasets import Source, open_dataset
 from ..pipeline.display import Report, counted, show
 from ..pipeline.errors import ConfigError
 from ..train.evaluation.results import read_header
-from .coco_results import write_coco
-from .fiftyone_dataset import write_fiftyone
-from .pictures import Pictures, is_predicted
+from .coco_results import RESULTS, write_coco
+from .fiftyone_dataset import PREDICTIONS, write_fiftyone
+from .pictures import Picture, Pictures, is_predicted
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,22 @@ class ExportReport(Report):
 
 def export(given: Pictures, kind: str, out: Path) -> ExportReport:
     """Write `given` as coco or fiftyone into the new folder `out`. Raises what the writers raise."""
-    written = write_coco(given, out) if kind == "coco" else write_fiftyone(given, out)
+    asked = empty = 0
+
+    def each() -> Iterator[Picture]:
+        nonlocal asked, empty
+        for picture in given.each():
+            asked += bool(picture.expression)
+            empty += bool(picture.expression and not picture.regions)
+            yield picture
+
+    counting = replace(given, each=each)
+    written = write_coco(counting, out) if kind == "coco" else write_fiftyone(counting, out)
     notes = given.notes
+    if empty:
+        masks = "is an empty mask" if empty == 1 else "are empty masks"
+        where = RESULTS if kind == "coco" else f"the field {PREDICTIONS}"
+        notes += (f"{empty:,} of {counted(asked, 'answer')} {masks}: without an entry in {where}",)
     if kind == "fiftyone" and given.root is None:
         notes += ("the photographs' paths are relative: name their folder with --images",)
     return ExportReport(out, kind, written, notes)

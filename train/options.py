@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..model.language.packaged import SMOLLM2, smollm2_folder
-from ..model.pretrained.config import is_export
 from ..pipeline.cache.row_tier import RowTier
 from ..pipeline.display import counted, show
 from ..pipeline.errors import ConfigError, MissingError, PlanMismatchError
@@ -85,11 +83,21 @@ def resolve_plain(
     """The recipe before weights are placed. Raises MissingError, ConfigError: what is mistyped."""
     from ..model.projectors import projector_class
 
-    size = size or "tiny"
-    raw = _raw_recipe(size, recipe_file, flags, overrides)
-    recipe = parse_train_recipe(raw, str(recipe_file or size))
+    recipe = resolve_fields(size, recipe_file, flags, overrides)
     projector_class(recipe.model.projector.name)
     return recipe
+
+
+def resolve_fields(
+    size: str | None,
+    recipe_file: Path | None,
+    flags: TrainFlags,
+    overrides: Sequence[str | Override],
+) -> TrainRecipe:
+    """`resolve_plain` without a look at the projector's name, which imports PyTorch."""
+    size = size or "tiny"
+    raw = _raw_recipe(size, recipe_file, flags, overrides)
+    return parse_train_recipe(raw, str(recipe_file or size))
 
 
 def _raw_recipe(
@@ -171,7 +179,7 @@ def place_weights(model: dict[str, Any], flags: TrainFlags, *, read: bool = True
                 _refuse_unplaced(name, asked)
         elif not read and expand(given).exists():
             if not asked.on_disk:
-                own = name == "init" and is_export(expand(given))
+                own = name == "init" and _is_export(expand(given))
                 model[name] = EXPORTED if own else "given"
         elif ready := WeightsRef.from_option(given, WITHOUT_FILE, _flag(name)):
             model[name] = str(ready)
@@ -203,10 +211,19 @@ def _place(given: str) -> Path:
     if given.startswith(PREFIX):
         return hub_folder(given.removeprefix(PREFIX), LM_FILES)
     path = expand(given)
-    if given == SMOLLM2 and not path.exists():
-        return smollm2_folder()
+    if not path.exists():
+        from ..model.language.packaged import SMOLLM2, smollm2_folder
+
+        if given == SMOLLM2:
+            return smollm2_folder()
     known = None if path.exists() or given not in CHECKPOINTS else find_checkpoint(given)
     return known or path
+
+
+def _is_export(folder: Path) -> bool:
+    from ..model.pretrained.config import is_export  # imports PyTorch
+
+    return is_export(folder)
 
 
 def _shipped_digest(asked: WeightsRef, file: str) -> str:
@@ -236,7 +253,7 @@ def _digest(path: Path, name: str, asked: WeightsRef) -> str:
             "`svp fetch` lists the public ones"
         )
         raise MissingError(f"{flag} {show(str(path), 200)}: does not exist: {how}")
-    own = name == "init" and is_export(path)
+    own = name == "init" and _is_export(path)
     found = WeightsRef(EXPORTED if own else "sha256", weights_digest(path))
     if asked.on_disk and asked != found:
         raise PlanMismatchError(

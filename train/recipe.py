@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..model.language.adapters import LINEARS
+from ..model.language import LINEARS
 from ..pipeline.display import counted
 from ..pipeline.errors import ConfigError
 from ..pipeline.io.settings import Frozen, explain
@@ -340,5 +340,7 @@ def parse_train_recipe(raw: object, where: str) -> TrainRecipe:
         raise ConfigError(f"{where}: {explain(error, TrainRecipe)}") from None
 
 
-CONFIG = "config.yaml"  # the file in a run folder that keeps its recipe
+# Names in a run folder: its recipe, its record, its checkpoints and the beginning of their names.
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+CHECKPOINTS, PREFIX = "checkpoints", "step-"
 BESIDE = ("digest", "on")  # what config.yaml has beside the recipe

@@ -8,11 +8,11 @@ from torch import nn
 
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError, MissingPackageError
+from . import LINEARS
 from .families import family_of
 
 # The default of a recipe's `model.lora.targets` too.
 ALL = "all-linear"
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True)

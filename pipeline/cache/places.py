@@ -6,10 +6,11 @@ of a digest: a cache that was moved, or made by an older svp, may have none or a
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +32,7 @@ class DataPlaces:
     generated   whether the photographs are scenes this package drew
     limit       only the first so many images were taken, as `--limit` says; None: all
     rehearsal   whether it was made in a rehearsal, with stand-ins for the weights
+    size        recipe that --size named; None: none was named
     command     words after `svp precompute` of the command that made it; empty: not by a command
     """
 
@@ -46,6 +48,7 @@ class DataPlaces:
     generated: bool = False
     limit: int | None = None
     rehearsal: bool = False
+    size: str | None = None
     command: tuple[str, ...] = ()
 
 
@@ -66,6 +69,7 @@ class _File(BaseModel):
     generated: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     rehearsal: bool = False
+    size: Literal["tiny", "small", "paper"] | None = None
     command: Annotated[
         tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=200)
     ] = ()
@@ -109,6 +113,12 @@ def limit_of(cache: Place) -> int | None:
     """Number of images that `cache` was limited to; None: all, or unknown."""
     places = read_places(cache)
     return places.limit if places else None
+
+
+def size_of(caches: Sequence[Place]) -> str | None:
+    """The recipe that --size named when these caches were made; None: none, or not the same."""
+    sizes = {places.size if (places := read_places(cache)) else None for cache in caches}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def rehearsed(cache: Place) -> bool:

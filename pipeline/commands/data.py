@@ -43,12 +43,34 @@ def data() -> None:
 @click.option("--split", help="Split of a COCO folder: selects the instances file.")
 @max_failures
 @click.option("--headers-only", is_flag=True, help="Read image headers only, without decoding.")
+@click.option(
+    "--page", type=NEW_FOLDER, help="Write a page with every expression over its photograph here."
+)
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True,
+              help="Photographs on the page, spread evenly over the data set.")  # fmt: skip
 @as_json
-def check_command(path: str, headers_only: bool, as_json: bool, **options: Any) -> None:
+def check_command(
+    path: str, headers_only: bool, page: Path | None, limit: int, as_json: bool, **options: Any
+) -> None:
     """Report counts, problems and overlaps of a data set; exit code 1 if it is unusable."""
     from ..datasets import check
 
-    report(check(path, decode=not headers_only, **options), as_json)
+    found = check(path, decode=not headers_only, **options)
+    if page is not None:
+        _write_page(path, page, limit, found.usable, options)
+    report(found, as_json)
+
+
+def _write_page(path: str, page: Path, limit: int, usable: bool, options: dict[str, Any]) -> None:
+    """The page of a data set that a run could start on; its address goes to stderr."""
+    if not usable:
+        return click.echo("no page: the data set is not usable", err=True)
+    from ..browse.expressions_page import write_expressions
+    from ..datasets import open_dataset
+
+    source = open_dataset(path, photos=False, **options)
+    written = write_expressions(source, page, limit=limit)
+    click.echo(f"page: {written.resolve().as_uri()}", err=True)
 
 
 @data.command("convert")

@@ -99,10 +99,12 @@ class CheckReport(Report):
             for kind, noun in (("left out", "bad record"), ("quarantined", "photograph"))
             if self.counts[kind]
         ]
-        more = f", more than --max-failures {self.allowed}" if not self.usable and less else ""
-        if self.errors or self.allowed is None:
-            more = ""
-        return "; ".join([f"{'usable' if self.usable else 'NOT usable'}", *less]) + more
+        errors = [counted(self.counts["errors"], "error")] if self.counts["errors"] else []
+        more = ""
+        if not (self.usable or errors):
+            together = "together " if len(less) > 1 else ""
+            more = f", {together}more than --max-failures {self.allowed}"
+        return "; ".join(["usable" if self.usable else "NOT usable", *errors, *less]) + more
 
     def _shown(self, kind: str) -> str:
         found = self.counts[kind]

@@ -291,6 +291,7 @@ def _places(request: Request, dataset: str, source: Source) -> DataPlaces:
         generated=source.generated,
         limit=request.run.limit,
         rehearsal=rehearsal_settings() is not None,
+        size=request.size,
         command=_words(request.run.hint),
     )
 

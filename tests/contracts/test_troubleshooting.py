@@ -60,8 +60,8 @@ def test_every_quoted_message_is_one_of_the_code(quoted: str) -> None:
 
 
 def test_a_message_that_changed_is_found() -> None:
-    assert known("port ... cannot be used: --port with another number (...)")
-    assert not known("port ... is taken: --port with another number (...)")
+    assert known("port ... of ... cannot be used (...): name another, such as ...")
+    assert not known("port ... of ... is taken (...): name another, such as ...")
 
 
 @pytest.mark.parametrize("page", ["troubleshooting.md", "faq.md", "experience.md", "hardware.md"])

@@ -72,7 +72,8 @@ def types(folder: Path) -> dict[str, str]:
 
 
 def test_recall_of_coco_is_our_precision(dataset: Path, results: Path, tmp_path: Path) -> None:
-    run("answers", results, "--dataset", dataset, "--to", "coco", "--out", tmp_path / "coco")
+    said = run("answers", results, "--dataset", dataset, "--to", "coco", "--out", tmp_path / "coco")
+    assert "1 of 5 answers is an empty mask: without an entry in results.json" in said
     truth, found = coco(tmp_path / "coco")
     judge = COCOeval(truth, found, "segm")
     judge.params.iouThrs = np.array(THRESHOLDS)
@@ -117,7 +118,8 @@ def test_answers_in_fiftyone_lie_where_they_do(
     source: Source, dataset: Path, results: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "fiftyone"
-    run("answers", results, "--dataset", dataset, "--to", "fiftyone", "--out", out)
+    said = run("answers", results, "--dataset", dataset, "--to", "fiftyone", "--out", out)
+    assert "1 of 5 answers is an empty mask: without an entry in the field predictions" in said
     found = samples(out)
     assert {Path(one["filepath"]).name for one in found} == {"plain.png", "turned.jpg"}
     assert all(Path(one["filepath"]).is_file() for one in found)

@@ -2,6 +2,8 @@
 
     PYTHONPATH=tests python -m support.alone --python python3.12 --quickstart
 
+`svp quickstart` runs on few scenes and steps, with --quickstart as a whole.
+
 Every package comes from the registry in its newest version, not from constraints.txt, so this
 also finds a release of a dependency with which svp fails. About 3 GB are downloaded.
 """
@@ -76,6 +78,19 @@ class Alone:
         (found,) = report["predictions"]
         assert found["area"] > 0 and 1 < report["tokens"] < 256, report
         assert all((self.folder / file).is_file() for file in report["files"]), report
+
+    def trains(self) -> None:
+        """`svp quickstart` from generated scenes to the evaluation, with few scenes and steps."""
+        few = self.folder / "few.yaml"
+        few.write_text("folder: .\nscenes: 16\nsteps: 4\nin_process: true\n")
+        self.env["SVP_REHEARSAL"] = str(few)
+        try:
+            report = json.loads(self.run("quickstart", "--runs", "few", "--json"))
+        finally:
+            del self.env["SVP_REHEARSAL"]
+            for made in ("data", "caches"):
+                shutil.rmtree(self.folder / made)
+        assert report["train"]["steps"] > 0 and report["eval"]["splits"], report
 
     def demonstrates(self) -> None:
         """An answer of `svp demo`, asked for as its page in a browser asks."""
@@ -173,8 +188,10 @@ def _post(address: str, body: bytes, kind: str) -> bytes:
 
 @click.command()
 @click.option("--python", "pythons", multiple=True, default=(sys.executable,), show_default=True)
-@click.option("--extras", default="demo", show_default=True)
-@click.option("--quickstart", is_flag=True, help="Also run svp quickstart (10 to 20 minutes).")
+@click.option("--extras", default="demo,train", show_default=True)
+@click.option(
+    "--quickstart", is_flag=True, help="Also run the whole svp quickstart (10 to 20 minutes)."
+)
 def main(pythons: Sequence[str], extras: str, quickstart: bool) -> None:
     """Build the wheel, install it alone for each Python, and run the first commands of README.md."""
     with tempfile.TemporaryDirectory(prefix="svp-alone-") as made:
@@ -186,6 +203,8 @@ def main(pythons: Sequence[str], extras: str, quickstart: bool) -> None:
             alone.predicts()
             if "demo" in extras.split(","):
                 alone.demonstrates()
+            if "train" in extras.split(","):
+                alone.trains()
             if quickstart:
                 alone.run("quickstart")
             click.echo(f"{python}: passed")

@@ -36,9 +36,11 @@ def stats_command(path: "Place", sample: int, budget: bool, as_json: bool, **opt
     """
     from ...pipeline.cache.stats import stats
     from ..options import DataRequest
-    from ..runs.cache_budget import BudgetRequest, budget_stats
 
     if budget:
+        _require_cache(path)
+        from ..runs.cache_budget import BudgetRequest, budget_stats
+
         data = DataRequest(**take(options, DATA))
         return report(budget_stats(BudgetRequest(cache=path, data=data, sample=sample)), as_json)
     if given := sorted(name for name, value in options.items() if value not in (None, False)):
@@ -69,11 +71,19 @@ def order_command(path: "Place", as_json: bool, **options: Any) -> None:
     The prior of worth is fitted on the annotations of a training split; the cache of another split
     takes it with --prior.
     """
+    _require_cache(path)
     from ..options import DataRequest
     from ..runs.cache_order import OrderRequest, order_cache
 
     data = DataRequest(**take(options, DATA))
     report(order_cache(OrderRequest(cache=path, data=data, **options)), as_json)
+
+
+def _require_cache(path: "Place") -> None:
+    """Refuse what is no cache before PyTorch is imported, which takes seconds."""
+    from ...pipeline.cache.plan import Plan
+
+    Plan.load(path)
 
 
 ANNOTATED = (stats_command, order_command)

@@ -20,6 +20,7 @@ from .shared import (
     DATA,
     WEIGHTS,
     allow_tiny,
+    alone,
     asked_model,
     budget,
     caches,
@@ -32,6 +33,7 @@ from .shared import (
     named_caches,
     published,
     reject_above,
+    require_caches,
     run_and_report,
     runs,
     take,
@@ -39,6 +41,13 @@ from .shared import (
     tier,
     weights,
 )
+
+
+def require_model(*asked: Any) -> None:
+    """Refuse a model that is not there before PyTorch is imported, which takes seconds."""
+    from ..evaluation.named_model import require_model
+
+    require_model(*asked)
 
 
 @click.command("eval")
@@ -110,17 +119,21 @@ from .shared import (
 @as_json
 def eval_command(from_results: Any, page: Path | None, as_json: bool, **options: Any) -> None:
     """Evaluate a model on one or more splits: gIoU, cIoU and P@k, beside the paper's."""
-    from ..options import TrainFlags
-    from ..runs.eval_caches import default_split
-    from ..runs.evaluate import EvalRequest, report_command
-    from ..runs.evaluate import eval_command as run
-    from ..runs.inputs import DataRequest
-
     if from_results is not None:
+        from ..runs.evaluate import report_command
+
         return report(report_command(from_results, page, options["images"]), as_json)
     caches, rows = named_caches(options.pop("caches")), take_tier(options)
+    asked = [options[name] for name in ("checkpoint", "runs", "published")]
+    if alone():
+        require_model(*asked)
+    require_caches(caches, (options["split"] or "val").partition(",")[0])
+    from ..options import DataRequest, TrainFlags
+    from ..runs.eval_caches import default_split
+    from ..runs.evaluate import EvalRequest
+    from ..runs.evaluate import eval_command as run
+
     if options["split"] is None:
-        asked = (options[name] for name in ("checkpoint", "runs", "published"))
         options["split"] = default_split(caches, *asked) if options["dataset"] is None else "val"
     request = EvalRequest(
         data=DataRequest(**take(options, DATA)),
@@ -146,6 +159,10 @@ def predict_command(as_json: bool, **options: Any) -> None:
     """Segment the object of each expression in an image, in each image of a folder, or by the lines of
     a JSONL file (`image`, `expression`): PNG masks, overlays and JSON.
     """
+    from ..runs.questions import require_photographs
+
+    require_photographs(options["images"], options["expressions"])
+    require_model(options["checkpoint"], options["runs"], options["published"])
     from ..options import TrainFlags
     from ..runs.predict import PredictRequest
     from ..runs.predict import predict_command as run
@@ -166,6 +183,10 @@ def predict_command(as_json: bool, **options: Any) -> None:
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in the browser.")
 def demo_command(**options: Any) -> None:
     """Ask a model about photographs in the browser, on this machine alone (extra `demo`)."""
+    from ..runs.needs import HOST, require_demo
+
+    require_model(options["checkpoint"], options["runs"], options["published"])
+    require_demo(HOST, options["port"])
     from ..options import TrainFlags
     from ..runs.demo import DemoRequest
     from ..runs.demo import demo_command as run
@@ -206,6 +227,7 @@ def demo_command(**options: Any) -> None:
 @as_json
 def export_command(cache: Path | None, as_json: bool, **options: Any) -> None:
     """Save a checkpoint as a self-contained folder with a model card."""
+    require_model(options["checkpoint"], options["runs"])
     from ..options import TrainFlags
     from ..runs.export import ExportRequest
     from ..runs.export import export_command as run

@@ -1,6 +1,7 @@
 """`svp figures`: draw the paper's figures from a run."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -38,11 +39,16 @@ from ...pipeline.commands.data import max_failures, source_options
 @as_json
 def figures_command(as_json: bool, init: str | None, **options: Any) -> None:
     """Draw the paper's figures from a run, or from the newest of a folder or address of runs."""
+    from ..trainer.run_status import no_run
+
+    run = options["run"]
+    if isinstance(run, Path) and not run.exists():
+        raise no_run(run)  # before PyTorch is imported
     from ..figures.run import FiguresRequest
-    from ..figures.run import figures_command as run
+    from ..figures.run import figures_command as draw
     from ..options import TrainFlags
     from ..runs.inputs import DataRequest
 
     data = DataRequest(**{f.name: options.pop(f.name) for f in fields(DataRequest)})
     request = FiguresRequest(data=data, flags=TrainFlags(init=init), **options)
-    report(run(request), as_json)
+    report(draw(request), as_json)

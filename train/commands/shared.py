@@ -1,5 +1,6 @@
 """Options that `svp train`, `eval`, `predict`, `export` and `quickstart` share, and how they end."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,6 @@ from ...pipeline.commands.console import (
     PLACE,
     report,
     several,
-    size_option,
 )
 from ..cli_defaults import shipped_model
 
@@ -52,7 +52,8 @@ device = click.option(
 )
 allow_tiny = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
-    help="With tiny: allow the tiny models on other than generated data. Otherwise no effect.",
+    help="With tiny: allow the tiny models on other than generated data. Default: as run or cache were "
+    "made.",
 )  # fmt: skip
 runs = click.option("--runs", type=PLACE, default=Path("runs"), show_default=True,
                     help="Folder of the runs, or an address such as s3://bucket/runs.")  # fmt: skip
@@ -102,6 +103,10 @@ reject_above = click.option(
     "--reject-above", type=click.FloatRange(0, 1), metavar="CHANCE",
     help="Chance of [REJ] against [SEG] above which nothing is meant. Default: 0.5.",
 )  # fmt: skip
+made_size = click.option(
+    "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,
+    help="Shipped recipe. Default: as run or cache were made, else tiny, for generated scenes only.",
+)  # fmt: skip
 asked_model = several(
     click.option(
         "--cache",
@@ -110,7 +115,7 @@ asked_model = several(
         type=PLACE,
         help="Cache whose recipe is used for the images.",
     ),
-    size_option,
+    made_size,
     checkpoint,
     published,
     runs,
@@ -141,6 +146,21 @@ def run_and_report(command: Callable[[T], Any], request: T, as_json: bool) -> No
     with process_group():
         result = command(request)
     report(result, as_json)
+
+
+def alone() -> bool:
+    """Whether this process is the only one: several agree on what they find, and fail together."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def require_caches(paths: "tuple[Place, ...]", split: str) -> None:
+    """Raise MissingError at once, before PyTorch is imported, where a folder that is named is no cache."""
+    from ...pipeline.cache.layout import holds_cache
+    from ..runs.newest_cache import no_cache
+
+    for path in paths if alone() else ():
+        if isinstance(path, Path) and not holds_cache(path):
+            raise no_cache(path, split)
 
 
 def take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

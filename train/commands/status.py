@@ -1,6 +1,7 @@
 """`svp status`: how far a cache or a run is, and which processes are at work on it."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -8,8 +9,6 @@ import click
 from ...pipeline.commands.console import NEW_FOLDER, PLACE, as_json, report
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ...pipeline.store import Place
 
 PLAIN_EVERY_S = 10.0  # where there is no terminal to refresh
@@ -22,16 +21,21 @@ PLAIN_EVERY_S = 10.0  # where there is no terminal to refresh
     "--page", type=NEW_FOLDER, help="Write a page with the learning curves of the run here."
 )
 @as_json
-def status_command(path: "Place", watch: bool, page: "Path | None", as_json: bool) -> None:
-    """Show how far a cache or a run is, its rate and the time left, also after its process was killed."""
+def status_command(path: "Place", watch: bool, page: Path | None, as_json: bool) -> None:
+    """Show how far a cache or a run is, its rate and the time left, also after its process was killed.
+
+    Of a folder of runs: the newest, and all with their scores on held-out images.
+    """
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     from ...pipeline.precompute.cache_status import Watch
-    from ..trainer.run_status import RunWatch, is_run, run_or_newest
+    from ..trainer.run_list import RunsReport, list_runs
+    from ..trainer.run_status import RunReport, RunWatch, is_run, run_or_newest
 
-    path = run_or_newest(path)
+    given, path = path, run_or_newest(path)
+    folder = given if isinstance(given, Path) and path != given else None  # of several runs
     if page is not None and not is_run(path):
         raise click.UsageError("--page is of a run: `svp cache browse` writes that of a cache")
     seen: Watch | RunWatch = RunWatch(path) if is_run(path) else Watch(path)
@@ -44,7 +48,11 @@ def status_command(path: "Place", watch: bool, page: "Path | None", as_json: boo
 
     if not watch:
         draw()  # a run of an earlier version has curves and no status
-        return report(seen.look(), as_json)
+        now = seen.look()
+        if folder is not None and isinstance(now, RunReport):
+            runs = list_runs(folder)
+            return report(RunsReport(now, runs) if len(runs) > 1 else now, as_json)
+        return report(now, as_json)
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     if console.is_terminal and not console.is_dumb_terminal:
         with Live(console=console, transient=True, auto_refresh=False) as shown:

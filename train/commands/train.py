@@ -12,18 +12,20 @@ from ...pipeline.commands.console import (
     overrides,
     report,
     several,
-    size_option,
 )
 from ...pipeline.commands.data import max_failures, source_options
 from .shared import (
     DATA,
     FLAGS,
+    alone,
     caches,
     dataset,
     device,
     encoders,
+    made_size,
     named_caches,
     new_runs,
+    require_caches,
     run_and_report,
     runs_folder,
     take,
@@ -46,7 +48,7 @@ changed_recipe = several(
 @dataset
 @source_options
 @max_failures
-@size_option
+@made_size
 @click.option("--recipe", "recipe_file", type=PATH, help="Recipe file (YAML) instead of --size.")
 @changed_recipe
 @click.option(
@@ -93,7 +95,9 @@ changed_recipe = several(
 def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
     """Fine-tune a model in two stages on a cache. Re-run with --resume auto to resume."""
     from ...pipeline.process import this_command
-    from ..options import DataRequest, TrainFlags, TrainRequest
+    from ..options import DataRequest, TrainFlags, TrainRequest, resolve_fields
+    from ..runs.needs import require_training
+    from ..runs.newest_cache import newest_cache
 
     named = bool(options["caches"]) or options["dataset"] is not None
     request = TrainRequest(
@@ -104,20 +108,26 @@ def train_command(dry_run: bool, as_json: bool, **options: Any) -> None:
         hint=this_command(),
         **options,
     )
+    if dry_run or alone():  # what is mistyped or not there is told before PyTorch is imported
+        asked = (request.size, request.recipe_file, request.flags, request.overrides)
+        split = resolve_fields(*asked).data.split
+        require_caches(request.caches, split)
+        if named and not request.caches and request.resume in (None, "auto"):
+            newest = newest_cache(split, request.data.dataset)
+            request = replace(request, caches=(newest,))
+    if not (dry_run or named or request.resume):
+        raise click.UsageError(NO_CACHE)
     if dry_run:
         from ..runs.dry_run import dry_run_command
-        from ..runs.newest_cache import newest_cache
 
-        if named and not request.caches:
-            newest = newest_cache("train", request.data.dataset)
-            request = replace(request, caches=(newest,))
         return report(dry_run_command(request), as_json)
+    require_training("svp train")
     from ..runs.train import completed, train_command
 
     def run(asked: TrainRequest) -> Any:
         request = completed(asked)
         if not named and not request.caches:
-            raise click.UsageError(NO_CACHE_RESUMED if request.resume else NO_CACHE)
+            raise click.UsageError(NO_CACHE_RESUMED)
         return train_command(request)
 
     run_and_report(run, request, as_json)
@@ -144,11 +154,16 @@ def quickstart_command(
 ) -> None:
     """Run the whole pipeline on generated scenes. Re-run the same command to resume."""
     from ...pipeline.process import this_command
-    from ..options import TrainFlags, TrainRequest
-    from ..runs.quickstart import quickstart
+    from ..options import TrainFlags, TrainRequest, resolve_fields
+    from ..runs.needs import require_training
 
+    # Told now, not after the minutes in which the caches are made.
+    require_training("svp quickstart")
     flags = TrainFlags(seed=seed, projector=projector)
     request = TrainRequest(flags=flags, resume="auto", hint=this_command(), **options)
+    resolve_fields(request.size, request.recipe_file, request.flags, request.overrides)
+    from ..runs.quickstart import quickstart
+
     run_and_report(quickstart, request, as_json)
 
 

@@ -12,7 +12,7 @@ from ...model.pretrained.config import ProjectorSpec, is_export
 from ...model.projectors import projector_class
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import show
-from ...pipeline.errors import ConfigError, MissingError
+from ...pipeline.errors import ConfigError
 from ...pipeline.store import Place
 from ...pipeline.superpixels.budget.selector import AUTO, Budget, parse_budget
 from ..data.budget_draw import require_budget
@@ -22,13 +22,14 @@ from ..data.sam_identity import require_same_sam
 from ..factory import assemble
 from ..options import TrainFlags, place_weights
 from ..recipe import ProjectorConfig, parse_train_recipe
-from ..trainer.checkpoint import CHECKPOINTS, Checkpoint, load_weights
+from ..trainer.checkpoint import Checkpoint, load_weights
 from ..trainer.prepare import make_ready
 from ..trainer.remote_run import RemoteRun, folder_of, runs_at
 from ..trainer.resume import named_checkpoint
 from ..trainer.run_data import RunData, read_run_data, with_weights
-from ..trainer.run_status import newest_run_with
+from ..trainer.run_status import newest_run, no_model_in
 from .exported import Exported, open_exported, require_plan
+from .named_model import require_model
 from .published_models import Published, find_published, open_published
 from .trained import Trained
 
@@ -45,9 +46,8 @@ def find_trained(asked: Place | None, runs: Place, published: str | None = None)
 
     Raises MissingError if there is none, WeightsError if it is damaged, ConfigError for both.
     """
+    require_model(asked, runs, published)
     if published is not None:
-        if asked is not None:
-            raise ConfigError("--published and --checkpoint name two models: give one of them")
         return find_published(published)
     if isinstance(asked, Path) and is_export(asked):
         return Exported.open(asked)
@@ -64,23 +64,7 @@ def newest_checkpoint(runs: Place) -> Checkpoint:
         if (found := remote.newest()) is not None:
             log.info(f"model: {show(remote.store.where(), 300)}, the newest run")
             return found
-    raise _none_in(runs.where())
-
-
-def newest_run(runs: Path) -> Path:
-    """The folder of the newest run in `runs` that has a checkpoint. Raises MissingError."""
-    found = newest_run_with(runs, f"{CHECKPOINTS}/step-*[0-9]")
-    if found is None:
-        raise _none_in(str(runs))
-    return found
-
-
-def _none_in(runs: str) -> MissingError:
-    return MissingError(
-        f"no trained model in {show(runs, 300)}: train one with "
-        "`svp train --from-cache` or `svp quickstart`, or name one with --checkpoint (--checkpoint "
-        "tiny: the model of this package, for scenes of `svp data synth`)"
-    )
+    raise no_model_in(runs.where())
 
 
 def results_of(found: Found, runs: Place) -> tuple[Path, RemoteRun | None]:

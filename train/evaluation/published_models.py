@@ -7,7 +7,6 @@ model/llava/model/multimodal_encoder/clip_encoder.py; dvlab-research/LISA model/
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +17,12 @@ from ...model.conversion.key_mapping import LAYOUTS, LLAMA_VOCAB, Layout
 from ...model.projectors import Projector, build_projector
 from ...pipeline.cache.plan import Plan
 from ...pipeline.display import counted, show
-from ...pipeline.errors import ConfigError, MissingError, PlanMismatchError, WeightsError
-from ...pipeline.fetch.catalogue import CHECKPOINTS, PREFIX
-from ...pipeline.io.paths import expand
+from ...pipeline.errors import ConfigError, PlanMismatchError, WeightsError
+from ...pipeline.fetch.catalogue import CHECKPOINTS
 from ...pipeline.sam.build import build_sam
 from ...pipeline.weights.file_checks import read_json
 from ...pipeline.weights.fill_module import fill
 from ...pipeline.weights.load import weights_digest
-from ...pipeline.weights.locate import LM_FILES, hub_folder, weight_folders
 from ...pipeline.weights.model_config import MAX_CONFIG, check_config
 from ...pipeline.weights.reference import WeightsRef
 from ..data.encoder_identity import require_patches
@@ -39,6 +36,7 @@ from ..recipe import (
     VisionConfig,
     vision_of,
 )
+from .named_model import published_folder
 
 if TYPE_CHECKING:
     from .trained import Trained
@@ -213,48 +211,3 @@ def _is_clip(tower: str) -> bool:
     """Whether a config.json names CLIP ViT-L/14; a folder of its author's, or none, may be it."""
     folder = tower.startswith(("/", ".", "~")) or not tower
     return folder or "clip-vit-large-patch14" in tower
-
-
-def _where_to_get(given: str) -> str:
-    """The command that brings what `given` names; the known names if it names none of them."""
-    name = Path(given).name
-    known = {key.lower(): row.repository for key, row in CHECKPOINTS.items()}
-    repository = known.get(name.lower()) or (given if given.count("/") == 1 else "")
-    if repository and not given.startswith((".", "/", "~")):
-        return (
-            f"get it with `hf download {repository}` and give {PREFIX}{repository}, or give the "
-            "folder it lies in"
-        )
-    near = get_close_matches(name.lower(), known, 1, 0.8)
-    hint = f"did you mean {PREFIX}{known[near[0]]}? " if near else ""
-    models = ", ".join(r.repository for r in CHECKPOINTS.values() if r.flag == "--published")
-    return (
-        f"{hint}Published are {models}: get one with `hf download OWNER/NAME` and give "
-        f"{PREFIX}OWNER/NAME, or give the folder it lies in"
-    )
-
-
-def published_folder(given: str) -> Path:
-    """Local folder of `given`; see `find_published`."""
-    if given.startswith(PREFIX):
-        return hub_folder(given.removeprefix(PREFIX), LM_FILES)
-    places = [expand(given), *(folder / given for folder in weight_folders())]
-    found = next((place for place in places if place.is_dir()), None)
-    if found is None and any(place.exists() for place in places):
-        raise ConfigError(
-            f"--published {show(given, 300)}: is a file: give its folder, with its "
-            "config.json and tokenizer"
-        )
-    if found is None:
-        raise MissingError(
-            f"--published {show(given, 300)}: no such folder: {_where_to_get(given)}"
-        )
-    if not (found / "config.json").is_file():
-        snapshots = sorted(found.glob("snapshots/*/config.json"))  # a repository of the hub's cache
-        if snapshots:
-            raise ConfigError(
-                f"--published {show(str(found), 300)}: is the cache of a repository: give its "
-                f"snapshot {show(str(snapshots[0].parent), 300)}"
-            )
-        raise ConfigError(f"--published {show(str(found), 300)}: holds no config.json")
-    return found

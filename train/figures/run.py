@@ -16,18 +16,19 @@ from ...pipeline.store import Place
 from ..evaluation.load_trained import (
     data_of_run,
     find_trained,
-    newest_run,
     open_trained,
     require_fit,
 )
 from ..evaluation.results import Results, read_results
 from ..options import TrainFlags
+from ..recipe import CHECKPOINTS
 from ..runs.eval_caches import data_for, default_split
 from ..runs.evaluate import EvalRequest, eval_command, free_name
 from ..runs.inputs import DataRequest
 from ..runs.newest_cache import find_cache
-from ..trainer.checkpoint import CHECKPOINTS, Checkpoint
+from ..trainer.checkpoint import Checkpoint
 from ..trainer.remote_run import RemoteRun, checkpoint_at, runs_at
+from ..trainer.run_status import newest_run
 from .against import against, open_other
 from .attention_maps import attention_maps
 from .canvas import Picture, numbered

@@ -22,7 +22,7 @@ from ...pipeline.precompute.options import resolve
 from ...pipeline.weights.rehearsal import VARIABLE
 from .. import cli_defaults
 from ..cli_defaults import ALL
-from ..evaluation.published_models import published_folder
+from ..evaluation.named_model import published_folder
 from ..rehearse.run import stand_ins
 from .caches import Caches
 from .estimate import PricePlan, price_plan

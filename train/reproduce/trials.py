@@ -24,7 +24,6 @@ from ...pipeline.io.json_files import JsonFile, canonical
 from ...pipeline.superpixels.budget.selector import Budget, parse_budget, require_order
 from ...pipeline.weights.load import load_state_dict
 from ..data.cache_fit import outline_projector
-from ..evaluation.load_trained import newest_run
 from ..evaluation.protocols import Protocol
 from ..evaluation.results import Results, read_results
 from ..metrics import metrics
@@ -34,6 +33,7 @@ from ..recipe import TrainRecipe
 from ..runs.evaluate import EvalRequest, eval_command
 from ..runs.inputs import DataRequest, TrainRequest, settled
 from ..runs.train import train_command
+from ..trainer.run_status import newest_run
 from .caches import Caches
 from .commands import eval_words, started, train_words
 from .comparison.answer_time import answer_flops, answer_ms

@@ -16,7 +16,7 @@ from ..evaluation.page.shown_data import data_behind
 from ..evaluation.results import Results, Row, read_results
 from ..evaluation.significance import difference, sums_of
 from ..metrics import Interval
-from ..trainer.run_folder import METRICS as METRICS_FILE
+from ..recipe import METRICS as METRICS_FILE
 from ..trainer.run_status import newest_run_with
 
 METRICS = ("gIoU", "cIoU")

@@ -16,22 +16,26 @@ from PIL import Image
 
 from ...pipeline.datasets.scenes import make_scene
 from ...pipeline.display import counted
-from ...pipeline.errors import ConfigError, MissingPackageError, SvpError
+from ...pipeline.errors import MissingPackageError, SvpError
 from ..cli_defaults import SEED
 from .asked_model import ModelRequest
 from .demo_pictures import attention_picture, picture
 from .demo_words import attention_words, facts, in_mask, one_superpixel
+from .needs import HOST, require_demo, require_port
 from .segmenter import Segmenter
 from .session import Attended, ImageSession
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 WAITING = 16  # requests in the queue; further ones are told to come back
 LARGEST_FILE = "20mb"
 TOY = (
     "**A tiny model answers here.** It knows generated scenes, such as the examples below, and no "
     "photographs."
+)
+ORDER = (
+    "They are listed as the language model reads them, the largest first; the numbers count them level "
+    "by level, as `svp cache browse` does."
 )
 EXAMPLES = 6
 EMPTY = (64, 64)  # (H,W) of the photograph that nothing is in
@@ -91,7 +95,7 @@ def build_page(segmenter: Segmenter, notice: str = "", examples: Sequence[Any] =
         shown, kept = picture(session.photo, session.superpixels), session.kept
         words = counted(len(shown.masks), "superpixel")
         slider = gr.Slider(maximum=max(2, len(shown.masks)), value=kept) if selects else gr.skip()
-        said = f"{words}. Click one to see what it is."
+        said = f"{words}. Click one to see what it is. {ORDER}"
         return (shown.photo, shown.sections), said, slider, *nothing
 
     def ask(path: str | None, expression: str, generate: bool, budget: float) -> tuple[Any, ...]:
@@ -185,19 +189,15 @@ def serve(
     """
     import gradio as gr
 
+    require_port(host, port)  # Gradio's own error names its variables and functions
     log.info(f"page: http://{host}:{port}/ (Ctrl-C ends it)")
     theme = gr.themes.Default(primary_hue="blue").set(**COLOURS)
-    try:
-        _, address, _ = page.launch(
-            server_name=host, server_port=port, share=False, max_file_size=LARGEST_FILE,
-            allowed_paths=[], inbrowser=open_browser, prevent_thread_lock=not wait, quiet=True,
-            footer_links=[], enable_monitoring=False, ssr_mode=False,
-            theme=theme, css=CSS,
-        )  # fmt: skip
-    except OSError as error:
-        raise ConfigError(
-            f"port {port} cannot be used: --port with another number ({error})"
-        ) from error
+    _, address, _ = page.launch(
+        server_name=host, server_port=port, share=False, max_file_size=LARGEST_FILE,
+        allowed_paths=[], inbrowser=open_browser, prevent_thread_lock=not wait, quiet=True,
+        footer_links=[], enable_monitoring=False, ssr_mode=False,
+        theme=theme, css=CSS,
+    )  # fmt: skip
     return str(address)
 
 
@@ -218,10 +218,11 @@ def demo_command(request: DemoRequest) -> None:
 
     Raises ConfigError (tiny models without --size tiny, a port that is taken), and as `load`.
     """
+    require_demo(request.host, request.port)
     segmenter = request.open()
     segmenter.require_real("the photographs of visitors")
     with tempfile.TemporaryDirectory() as folder:
-        shown = (TOY, scenes(Path(folder))) if request.size == "tiny" else ()
+        shown = (TOY, scenes(Path(folder))) if segmenter.size == "tiny" else ()
         page = build_page(segmenter, *shown)
         serve(page, port=request.port, host=request.host, open_browser=request.open_browser)
 

@@ -82,7 +82,7 @@ def attention_words(attended: Attended, names: Sequence[str], inside: Sequence[b
     )
     head = [
         "## Attention of the answer",
-        "| superpixel | attention | in the mask |",
+        "| superpixel, most attended first | attention | in the mask |",
         "|---|---|---|",
     ]
     return "\n".join([*head, *rows, "", said])

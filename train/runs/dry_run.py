@@ -52,7 +52,7 @@ from ..recipe import TrainRecipe, split_evenly
 from ..trainer.prepare import make_ready
 from ..trainer.remote_run import folder_of
 from ..trainer.trackers import chosen_trackers
-from .inputs import Opened, TrainRequest, open_training, stream_of
+from .inputs import Opened, TrainRequest, open_training, stream_of, with_caches
 
 log = logging.getLogger(__name__)
 
@@ -183,13 +183,15 @@ class DryRun(Report):
 def dry_run_command(request: TrainRequest) -> DryRun:
     """The plan of a run. Raises as `train_command`, but neither weights nor data need to be there."""
     chosen_trackers(request.log)
+    if request.caches or request.data.dataset:
+        request = with_caches(request)
     recipe, places = resolve_train(
         request.size, request.recipe_file, request.flags, request.overrides, weights=False
     )
     projector_class(recipe.model.projector.name)
     opened = (
         open_training(request, pick_device(request.device), weights=False)
-        if request.caches or request.data.dataset
+        if request.caches
         else None
     )
     plan = opened.readers[0].plan if opened else planned(recipe, request.size)

@@ -59,7 +59,7 @@ from ..trainer.run_data import RunData
 from .eval_caches import data_for, live_photographs, open_caches
 from .eval_request import EvalRequest
 from .eval_split import Split, header_of, open_split
-from .newest_cache import require_images
+from .newest_cache import chosen_size, require_images
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +140,10 @@ def _eval(
     # All splits are opened and their places checked before the first one is computed.
     processes = make_process_state(trained.recipe, pick_device(request.device))
     trained = trained.to_answer(str(processes.device), request.lm_weights, request.reject_above)
+    read = [reader.path for readers in by_split.values() for reader in readers]
+    size = chosen_size(request.size, read, known)
     asked = {
-        name: replace(request, data=data_for(request.data, name, by_split[name], known))
+        name: replace(request, data=data_for(request.data, name, by_split[name], known), size=size)
         for name in request.splits
     }
     splits = first_then_others(  # the first one hashes photographs for all

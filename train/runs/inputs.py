@@ -42,9 +42,9 @@ from ..data.loader import Draws, Loader, RankSlice
 from ..data.sam_identity import identity, require_same_sam
 from ..data.tokenizer import Vocabulary
 from ..distributed import decided
-from ..options import DataRequest, Places, TrainRequest, resolve_train
+from ..options import DataRequest, Places, TrainRequest, resolve_plain, resolve_train
 from ..recipe import TrainRecipe
-from .newest_cache import NONE_THERE, data_of, newest_cache, require_images
+from .newest_cache import chosen_size, data_of, newest_cache, no_cache, require_images
 
 __all__ = ["ALL", "CACHE", "TABLES", "DataRequest", "Looking", "Opened", "TrainRequest", "open_reader",
            "open_training", "require_models", "source_of", "stream_of"]  # fmt: skip
@@ -94,6 +94,22 @@ class Opened:
         )
 
 
+def with_caches(request: TrainRequest) -> TrainRequest:
+    """The request with the caches that it reads, and the size they were made with if it names none.
+
+    Raises MissingError, and ConfigError for a recipe that is none.
+    """
+    asked = (request.size, request.recipe_file, request.flags, request.overrides)
+    paths = request.caches
+    if not paths:  # the newest is another one where a process sees another folder
+        wanted = (resolve_plain(*asked).data.split, request.data.dataset)
+        paths = (Path(decided("newest cache", lambda: str(newest_cache(*wanted)))),)
+    for path in paths:
+        if not holds_cache(path):
+            raise no_cache(path, resolve_plain(*asked).data.split)
+    return replace(request, caches=paths, size=chosen_size(request.size, paths))
+
+
 def open_training(request: TrainRequest, device: str, *, weights: bool = True) -> Opened:
     """Recipe, caches and sentences. Raises ConfigError, MissingError, PlanMismatchError, DataError.
 
@@ -102,15 +118,10 @@ def open_training(request: TrainRequest, device: str, *, weights: bool = True) -
     # The recipe without its weights first: hashing those may take minutes, and a wrong field or a
     # missing cache is told before.
     require_images(request.data)
+    request = with_caches(request)
     asked = (request.size, request.recipe_file, request.flags, request.overrides)
     recipe, places = resolve_train(*asked, weights=False)
     paths = request.caches
-    if not paths:  # the newest is another one where a process sees another folder
-        wanted = (recipe.data.split, request.data.dataset)
-        paths = (Path(decided("newest cache", lambda: str(newest_cache(*wanted)))),)
-    for path in paths:
-        if not holds_cache(path):
-            raise MissingError(f"{show(str(path), 300)}: no such cache: {NONE_THERE}")
     held_out = () if request.validate is None else (request.validate,)
     require_tier(request.tier, (*paths, *held_out), live=request.live)
 
@@ -168,8 +179,7 @@ def next_commands(
     """The commands that use the finished run, by folder or address; `example` is of `example_of`."""
     if recipe.data.task == "caption":  # a start for others, not yet a model that answers with masks
         return (shlex.join(["svp", "export", "exports/aligned", "--checkpoint", run]),)
-    size = ["--size", "tiny"] if request.size == "tiny" else []
-    end = ["--checkpoint", run, *size, *plugin_words()]
+    end = ["--checkpoint", run, *plugin_words()]
     picture, said = example
     return (
         shlex.join(["svp", "eval", *end]),

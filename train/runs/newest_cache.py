@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ...pipeline.cache.layout import LOGS, PLAN, VIEWS, holds_cache
-from ...pipeline.cache.places import PLACES, absolute_data, read_places
+from ...pipeline.cache.places import PLACES, absolute_data, read_places, size_of
 from ...pipeline.cache.plan import Plan
 from ...pipeline.cache.reader import CacheReader
 from ...pipeline.display import show
@@ -24,10 +24,17 @@ from ..trainer.run_data import RunData
 log = logging.getLogger(__name__)
 
 CACHES = Path("caches")
+MAKE = "svp precompute --split train"
 NONE_THERE = (
-    "make one with `svp precompute --split train` (generated scenes; your own data with --dataset), "
+    f"make one with `{MAKE}` (generated scenes; your own data with --dataset), "
     "name one with --from-cache PATH, or try `svp quickstart`"
 )
+
+
+def no_cache(path: Place, split: str) -> MissingError:
+    """That no cache, of this split, lies where one was named."""
+    remedy = NONE_THERE.replace(MAKE, f"svp precompute --split {show(split)}")
+    return MissingError(f"{show(str(path), 300)}: no such cache: {remedy}")
 
 
 def newest_cache(split: str, dataset: str | None = None, root: Path = CACHES) -> Path:
@@ -49,8 +56,7 @@ def newest_cache(split: str, dataset: str | None = None, root: Path = CACHES) ->
             f"{cache}: newer, but not finished: skipped (re-run its `svp precompute` to finish it)"
         )
     of = f" made from {show(dataset)}" if dataset else ""
-    make = "svp precompute --split train"
-    remedy = NONE_THERE.replace(make, f"svp precompute --split {split}")
+    remedy = NONE_THERE.replace(MAKE, f"svp precompute --split {split}")
     if dataset:
         words = ["svp", "precompute", "--split", split, "--dataset", dataset]
         remedy = f"make one with `{shlex.join(words)}`, or name one with --from-cache PATH"
@@ -95,6 +101,22 @@ def recorded(cache: Place) -> DataRequest | None:
     known = {f.name for f in fields(places)}
     names = (f.name for f in fields(DataRequest) if f.name in known)
     return DataRequest(**{name: getattr(places, name) for name in names})
+
+
+def chosen_size(
+    asked: str | None, caches: Sequence[Place], known: RunData | None = None
+) -> str | None:
+    """The size that --size names, else the one that a run or these caches were made with, which is
+    logged; None: none was named then either.
+    """
+    if asked is not None:
+        return asked
+    made, who = (known.size if known else None), "run"
+    if made is None:
+        made, who = size_of(caches), "cache"
+    if made is not None:
+        log.info(f"size: {made}, as the {who} was made")
+    return made
 
 
 def require_images(asked: DataRequest) -> None:

@@ -132,7 +132,6 @@ def predict_command(request: PredictRequest) -> PredictReport:
         log.info(line)
     first = asked[0]
     if not several and isinstance(first.photo, Path):
-        photo_header(first.photo)
         read_image(first.photo)  # damage is told before any weights are read
     _require_places(request.out, first, several)
     model = request.open()

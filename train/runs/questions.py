@@ -12,6 +12,7 @@ from ...pipeline.display import quote, show
 from ...pipeline.errors import ConfigError, DataError, MissingError
 from ...pipeline.io.json_files import parse_line
 from ...pipeline.io.paths import safe_join
+from .photo import photo_header
 
 LINES = ".jsonl"
 
@@ -38,13 +39,25 @@ def questions(asked: Path, expressions: tuple[str, ...]) -> tuple[list[Question]
 
     Raises ConfigError (no expression), MissingError (no photograph), DataError naming the line.
     """
+    require_photographs(asked, expressions)
     if asked.suffix == LINES:
         return _of_lines(asked, expressions), []
-    if not expressions:
-        raise ConfigError("give at least one expression")
     if asked.is_dir():
         return _of_folder(asked, expressions)
     return [Question(show(str(asked), 4096), asked, expressions)], []
+
+
+def require_photographs(asked: Path, expressions: tuple[str, ...]) -> None:
+    """Refuse at once what names no photograph or no expression. Raises as `questions`."""
+    if asked.suffix == LINES:
+        if not asked.is_file():
+            raise MissingError(f"{show(str(asked), 300)}: no such file")
+    elif not expressions:
+        raise ConfigError(
+            'give at least one expression: svp predict PHOTO "the man left of the umbrella"'
+        )
+    elif not asked.is_dir():
+        photo_header(asked)
 
 
 def _of_folder(folder: Path, expressions: tuple[str, ...]) -> tuple[list[Question], list[str]]:
@@ -66,8 +79,6 @@ def _of_folder(folder: Path, expressions: tuple[str, ...]) -> tuple[list[Questio
 
 def _of_lines(path: Path, expressions: tuple[str, ...]) -> list[Question]:
     """Lines about one photograph are one question, at the place of the first."""
-    if not path.is_file():
-        raise MissingError(f"{show(str(path), 300)}: no such file")
     asked: dict[Path, list[str]] = {}
     for where, name, own in _lines(path):
         texts = asked.setdefault(safe_join(path.parent, name, where), [*expressions])

@@ -59,6 +59,7 @@ from ..options import TrainFlags
 from ..trainer.run_data import cache_of_run
 from .answer import Answer
 from .inputs import CACHE, require_read
+from .newest_cache import chosen_size
 from .photo import Photo, place_photo
 from .session import Encoded, Expressions, ImageSession, require_expressions
 
@@ -70,7 +71,8 @@ class Segmenter:
     """A trained model and the frozen encoders it sees photographs with, on one device: called with a
     photograph and an expression it gives an `Answer`.
 
-    Made by `load`. `digests` says which weights and recipe answer. `with svp.load(...) as seg:` frees
+    Made by `load`. `digests` says which weights and recipe answer, `size` what --size named, here or
+    for the run. `with svp.load(...) as seg:` frees
     the models at its end.
     """
 
@@ -93,7 +95,7 @@ class Segmenter:
         trained = trained.to_answer(device, lm_weights, reject_above)
         self._trained, self._plan, self._where = trained, plan, where
         self._source, self._encoder = source, encoder
-        self._device, self._size = device, size
+        self._device, self.size = device, size
         compiled = compiled and torch.device(device).type == "cuda"
         self._passes = Passes(trained.model, "inductor" if compiled else None)
         self._sessions: OrderedDict[str, ImageSession] = OrderedDict()
@@ -149,7 +151,7 @@ class Segmenter:
         require_real_models(
             name,
             generated=generated,
-            size=self._size,
+            size=self.size,
             precompute=self._plan.recipe,
             language_model=self._trained.recipe.model.init,
             instead="a model trained with `svp train --size small` (or paper) and the recipe "
@@ -211,7 +213,8 @@ def load(
              GLaMM or LISA folder, hub:OWNER/NAME of one, or "tiny": the model of this package, for
              generated scenes
     device   auto, cpu, cuda, cuda:N
-    size     "tiny" lets the tiny models answer on photographs too; default the variable SVP_SIZE
+    size     "tiny" lets the tiny models answer on photographs too; default the variable SVP_SIZE, else
+             what the run was made with
     cache    whose recipe cuts photographs; default the model's own
     sam_weights, encoder_weights  default: looked for in the usual folders, by their digests
     lm_weights  "int8": those of the language model's layers, half of bfloat16's memory; masks differ a little
@@ -262,6 +265,7 @@ def open_segmenter(
 ) -> Segmenter:
     """`load` for a model that was found; `flags` as `open_trained`, `own_sam` as `Encoders`."""
     device, here, wanted = pick_device(device), Path("."), budget_of(found, budget)
+    size = chosen_size(size, () if cache is None else (cache,), data_of_run(found))
     source: SuperpixelSource
     encoder: Encoder | PairEncoder
     if not decoder:

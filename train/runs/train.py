@@ -53,6 +53,7 @@ from .inputs import (
     next_commands,
     open_training,
     stream_of,
+    with_caches,
 )
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def train_command(request: TrainRequest) -> TrainReport:
         if not isinstance(request.runs, Path) and rank_and_world()[0] == 0:
             request.runs.require_create()
         trackers = chosen_trackers(request.log)
+        request = with_caches(request)
         opened = open_training(request, device)
         recipe = opened.recipe
         require_packages(recipe.optimizer)
@@ -167,7 +169,9 @@ def train_command(request: TrainRequest) -> TrainReport:
             weights = weights_of(opened.places)
             ids = {reader.path: reader.plan.id for reader in opened.readers}
             training = used(opened.data, recipe.data.split, ids)
-            known = RunData(training=training, validation=scored, weights=weights)
+            known = RunData(
+                training=training, validation=scored, weights=weights, size=request.size
+            )
             write_run_data(folder, known)
             if folder.remote is not None and found is None:
                 folder.remote.claim()

@@ -29,12 +29,9 @@ from ...pipeline.io.atomic import refusal, sync_folder
 from ...pipeline.io.json_files import canonical
 from ...pipeline.store import Store
 from ...pipeline.weights.file_checks import regular_size
+from ..recipe import PREFIX
 
 SCHEMA = 1
-CHECKPOINTS, PREFIX = (
-    "checkpoints",
-    "step-",
-)  # folder of a run, and the beginning of a checkpoint's name
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 MAX_STATE_BYTES = 16 << 20
 

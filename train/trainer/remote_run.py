@@ -27,12 +27,10 @@ from ...pipeline.io.atomic import make_folders, sync_folder, write_file, writing
 from ...pipeline.io.paths import user_cache
 from ...pipeline.store import OtherBytesError, Place, Store, open_store, this_writer
 from ...pipeline.store.local_copy import alone, fetch_file
-from ..recipe import CONFIG
+from ..recipe import CHECKPOINTS, CONFIG, PREFIX
 from .checkpoint import (
-    CHECKPOINTS,
     MAX_STATE_BYTES,
     OPTIMIZER,
-    PREFIX,
     STATE,
     WEIGHTS,
     Checkpoint,

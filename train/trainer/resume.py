@@ -16,9 +16,10 @@ from ...pipeline.errors import MissingError, PlanMismatchError, SvpError
 from ...pipeline.store import Place, as_place
 from ...pipeline.weights.file_checks import read_json, regular_size
 from ..distributed import decided, rank_and_world, together
-from ..recipe import TrainRecipe
-from .checkpoint import CHECKPOINTS, OPTIMIZER, PREFIX, WEIGHTS, Checkpoint
+from ..recipe import CHECKPOINTS, PREFIX, TrainRecipe
+from .checkpoint import OPTIMIZER, WEIGHTS, Checkpoint
 from .remote_run import RemoteRun, checkpoint_at, runs_at
+from .run_status import no_run
 
 
 def find_checkpoint(
@@ -113,7 +114,7 @@ def named_checkpoint(path: Place) -> Checkpoint:
     if not isinstance(path, Path):
         return checkpoint_at(path)
     if not path.exists():
-        raise MissingError(f"{show(str(path), 300)}: no such run folder or checkpoint")
+        raise no_run(path)
     if path.name.startswith(PREFIX):
         return Checkpoint.open(path)
     newest = _newest(path / CHECKPOINTS)

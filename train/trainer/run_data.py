@@ -8,7 +8,7 @@ same things stand in the checkpoints.
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -30,9 +30,10 @@ from ...pipeline.weights.rehearsal import MARK
 from ..cli_defaults import DATA, HELD_OUT
 from ..options import DataRequest, Places, TrainFlags, TrainRequest
 from ..recipe import CONFIG
-from .checkpoint import Checkpoint
-from .resume import named_checkpoint
-from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+    from .run_folder import RunFolder
 
 FILE = "data.json"
 MAX_BYTES = 1 << 20
@@ -75,6 +76,7 @@ class RunData(BaseModel):
     """data.json: what trains, what scores are taken on while it trains, where weights came from.
 
     weights  by the option that named them: lm, init, sam_decoder
+    size     that --size named, for the run or for its caches
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +84,9 @@ class RunData(BaseModel):
     training: Used
     validation: Used | None = None
     weights: dict[str, Path] = Field(default_factory=dict)
+    size: Annotated[str, Field(pattern="^(tiny|small|paper)$")] | None = Field(
+        None, exclude_if=lambda size: size is None
+    )
 
     def of(self, split: str) -> Used | None:
         """Data of `split` that the run read, held-out images first, or None."""
@@ -102,7 +107,7 @@ def used(data: DataRequest, split: str, caches: Mapping[Place, str]) -> Used:
     return Used(**asdict(places), split=split, caches=listed)
 
 
-def write_run_data(folder: RunFolder, data: RunData) -> None:
+def write_run_data(folder: "RunFolder", data: RunData) -> None:
     """Put the record into the run's folder; on the first rank only."""
     if folder.main:
         folder.write_json(FILE, data.model_dump(mode="json"))
@@ -127,7 +132,7 @@ def read_run_data(run: Path) -> RunData | None:
         ) from None
 
 
-def with_weights(checkpoint: Checkpoint, flags: TrainFlags) -> TrainFlags:
+def with_weights(checkpoint: "Checkpoint", flags: TrainFlags) -> TrainFlags:
     """`flags`, and where they name none the weights that the run of a checkpoint started from.
 
     Weights that are no longer where they were are left to be named.
@@ -155,6 +160,8 @@ def resumed(request: TrainRequest) -> TrainRequest:
     """
     if request.resume in (None, "auto"):
         return request
+    from .resume import named_checkpoint  # imports PyTorch
+
     checkpoint = named_checkpoint(as_place(str(request.resume)))
     request = _with_recipe(request, checkpoint)
     if request.caches or request.data.dataset is not None:
@@ -166,12 +173,13 @@ def resumed(request: TrainRequest) -> TrainRequest:
     validate = held.caches[0].path if held and held.caches else None
     return replace(
         request, data=mine.request, caches=tuple(cache.path for cache in mine.caches),
+        size=request.size or known.size,
         validate=request.validate or validate,
         validate_dataset=request.validate_dataset or (held.dataset if held else None),
     )  # fmt: skip
 
 
-def _with_recipe(request: TrainRequest, checkpoint: Checkpoint) -> TrainRequest:
+def _with_recipe(request: TrainRequest, checkpoint: "Checkpoint") -> TrainRequest:
     """The recipe of the run where the request says nothing of its own, --steps of it included.
 
     A size may be said of the run's own recipe: it also allows the tiny models on other data.

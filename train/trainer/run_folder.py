@@ -30,14 +30,11 @@ from ...pipeline.display import escape, show
 from ...pipeline.errors import ConfigError, DataError, Interrupted, NonFiniteError, SvpError
 from ...pipeline.io.atomic import append_line, write_file, writing
 from ..provenance import environment
-from ..recipe import CONFIG, TrainRecipe
-from .checkpoint import CHECKPOINTS
+from ..recipe import CHECKPOINTS, CONFIG, METRICS, TrainRecipe
 from .remote_run import RemoteRun
 from .trackers import chosen_trackers, start_tracker
 
 log = logging.getLogger(__name__)
-
-METRICS = "metrics.jsonl"
 
 
 class RunFolder:

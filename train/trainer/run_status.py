@@ -18,7 +18,7 @@ from ...pipeline.display import Report, duration, show
 from ...pipeline.errors import CacheError, MissingError
 from ...pipeline.precompute.progress import is_at_work
 from ...pipeline.store import Place, open_store
-from ..recipe import CONFIG
+from ..recipe import CHECKPOINTS, CONFIG, PREFIX
 
 STATUS = "status.json"
 MAX_BYTES, MAX_CONFIG = 1 << 16, 1 << 20
@@ -50,6 +50,29 @@ def newest_run_with(runs: Path, part: str) -> Path | None:
     """The newest run in the folder `runs` that holds `part`, a path or pattern; None: there is none."""
     found = {runs / file.relative_to(runs).parts[0] for file in runs.glob(f"*/{part}")}
     return max(found, key=lambda run: run.stat().st_mtime_ns, default=None)
+
+
+def newest_run(runs: Path) -> Path:
+    """The folder of the newest run in `runs` that has a checkpoint. Raises MissingError."""
+    found = newest_run_with(runs, f"{CHECKPOINTS}/{PREFIX}*[0-9]")
+    if found is None:
+        raise no_model_in(str(runs))
+    return found
+
+
+def no_model_in(runs: str) -> MissingError:
+    """That no run in `runs` has a checkpoint, and what there is instead."""
+    return MissingError(
+        f"no trained model in {show(runs, 300)}: name one with --checkpoint (a run, an export, or "
+        "tiny, for scenes of `svp data synth`), take a published one for photographs (`svp predict "
+        "--published GLaMM-RefSeg`; `svp eval` and `svp demo` take it too), or train one (`svp train "
+        "--from-cache`, `svp quickstart`)"
+    )
+
+
+def no_run(path: Path) -> MissingError:
+    """That nothing lies where a run was named."""
+    return MissingError(f"{show(str(path), 300)}: no such run folder or checkpoint")
 
 
 def run_or_newest(path: Place) -> Place:

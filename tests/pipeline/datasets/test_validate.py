@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from svp.pipeline.datasets import check, open_dataset, published_counts
+from svp.pipeline.datasets.validation_report import CheckReport
 from svp.pipeline.errors import DataError
 from svp.pipeline.precompute.planner import Content
 from svp.pipeline.precompute.run import RunOptions, precompute
@@ -82,7 +83,10 @@ def test_masks_and_text_by_record(world: Any, tmp_path: Path) -> None:
     assert (masks["refused"], masks["empty"], masks["RLE"], masks["objects"]) == (1, 1, 1, 10)
     assert report.groups["text"]["refused"] == 2
     assert report.usable and report.lines()[0].endswith(": usable; 3 bad records left out")
-    assert not check(tmp_path / "refcoco", max_failures=2).usable
+    strict = check(tmp_path / "refcoco", max_failures=2)
+    assert strict.lines()[0].endswith(
+        "NOT usable; 3 bad records left out, more than --max-failures 2"
+    )
     assert [line.split(":")[0] for line in report.left_out] == [
         "refcoco annotation 1000, polygon 0",
         "refcoco sentence 0",
@@ -249,3 +253,19 @@ def test_missing_photographs_are_told_with_all_else(tmp_path: Path) -> None:
     assert not report.usable
     assert [line.removeprefix(f"{path}: ")[:6] for line in report.left_out] == ["line 2", "line 4"]
     assert len(report.quarantined) == 1 and "gone.png" in report.quarantined[0]
+
+
+def test_the_first_line_counts_faults_of_every_kind() -> None:
+    report = CheckReport("mine", allowed=2)
+    report.leave_out("a record")
+    report.quarantine("a photograph")
+    assert report.lines()[0] == "mine: usable; 1 bad record left out; 1 photograph quarantined"
+    report.quarantine("another")
+    assert report.lines()[0] == (
+        "mine: NOT usable; 1 bad record left out; 2 photographs quarantined, together more than "
+        "--max-failures 2"
+    )
+    report.error("what stops a run")
+    assert report.lines()[0] == (
+        "mine: NOT usable; 1 error; 1 bad record left out; 2 photographs quarantined"
+    )

@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 
 import svp
+from support.asked_set import write_set
 from support.axe import VIEWS, findings, shown_as
 from support.browser import Browser, running
 from svp.pipeline.browse import page_kit
+from svp.pipeline.browse.expressions_page import write_expressions
+from svp.pipeline.datasets import open_dataset
 from svp.pipeline.masks.rle import encode
 from svp.train.evaluation.page.learning_curves import write_page as write_curves
 from svp.train.evaluation.page.page import write_page
@@ -85,6 +88,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "curves": write_curves(root / "a", root / "curves"),
         "table": write_table(table, root / "table"),
         "figures": write_figures(root / "figures"),
+        "expressions": write_expressions(
+            open_dataset(write_set(root / "set"), allow_empty=True), root / "expressions", limit=9
+        ),
     }
 
 
@@ -99,7 +105,7 @@ def write_figures(out: Path) -> Path:
     return page_kit.write_page(out, figures.HERE / "figures.html.j2", fill)
 
 
-@pytest.mark.parametrize("name", ["eval", "compare", "curves", "table", "figures"])
+@pytest.mark.parametrize("name", ["eval", "compare", "curves", "table", "figures", "expressions"])
 def test_axe_finds_nothing_serious(browser: Browser, pages: dict[str, Path], name: str) -> None:
     for scheme, width in VIEWS:
         shown_as(browser, scheme)
@@ -108,7 +114,7 @@ def test_axe_finds_nothing_serious(browser: Browser, pages: dict[str, Path], nam
         assert findings(browser) == [], (scheme, width)
 
 
-@pytest.mark.parametrize("name", ["eval", "compare", "curves", "table"])
+@pytest.mark.parametrize("name", ["eval", "compare", "curves", "table", "expressions"])
 def test_pages_are_quiet_offline_and_fit(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:

@@ -22,6 +22,7 @@ from svp.train.data.prompts import fixed_turn
 from svp.train.runs.demo import DemoRequest, build_page, demo_command, scenes, serve
 from svp.train.runs.demo_pictures import Picture, attention_picture, picture
 from svp.train.runs.demo_words import attention_words, facts, one_superpixel
+from svp.train.runs.needs import HOST, require_port
 from svp.train.runs.session import Attended
 
 gradio = pytest.importorskip("gradio", reason="pip install 'svp[demo]'")
@@ -221,8 +222,11 @@ def test_a_port_that_is_taken_is_told(model: svp.Segmenter) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} cannot be used: --port"):
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 cannot be used") as caught:
             serve(build_page(model), port=port, wait=False)
+    assert "GRADIO" not in str(caught.value) and "launch" not in str(caught.value)
+    other = int(re.findall(r"--port (\d+)$", str(caught.value))[0])
+    require_port(HOST, other)  # the remedy is one
 
 
 def test_tiny_models_are_refused_without_saying_so(root: Path) -> None:

@@ -15,7 +15,8 @@ from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import ConfigError, MissingError
 from svp.train.options import DataRequest
-from svp.train.runs.newest_cache import data_of, newest_cache, require_images
+from svp.train.runs.newest_cache import chosen_size, data_of, newest_cache, require_images
+from svp.train.trainer.run_data import RunData, Used
 
 SHORT = ("stages.0.steps=1", "stages.0.warmup=0", "stages.1.steps=1", "stages.1.warmup=0",
          "global_batch=2", "run.micro_batch=2", "run.preview=0",
@@ -182,3 +183,25 @@ def test_an_image_folder_that_is_named_must_be_there(tmp_path: Path) -> None:
     require_images(DataRequest(images=Path("s3://bucket/photos")))
     with pytest.raises(MissingError, match=r"--images .*none: no image folder"):
         require_images(DataRequest(images=tmp_path / "none"))
+
+
+def test_the_size_is_that_of_the_caches_unless_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = [tmp_path / name for name in ("one", "two", "other", "unsaid")]
+    for cache, size in zip(caches, ("paper", "paper", "tiny", None), strict=True):
+        write_places(cache, replace(places("d"), size=size))
+    one, two, other, unsaid = caches
+    caplog.set_level("INFO", "svp")
+    assert chosen_size(None, [one, two]) == "paper"
+    assert "size: paper, as the cache was made" in caplog.text
+    assert chosen_size("small", [one]) == "small"
+    mixed: list[list[Path]] = [[one, other], [one, unsaid], [unsaid], [tmp_path / "none"], []]
+    for some in mixed:
+        assert chosen_size(None, some) is None, some
+    run = RunData(training=Used(split="train", dataset="d", caches=()), size="tiny")
+    assert chosen_size(None, [one], run) == "tiny" and chosen_size("paper", [], run) == "paper"
+    assert chosen_size(None, [other], run.model_copy(update={"size": None})) == "tiny"
+    record = one / "logs/places.json"
+    record.write_text(record.read_text().replace('"paper"', '"huge"'))
+    assert chosen_size(None, [one]) is None, "a record of another version"

@@ -155,7 +155,7 @@ def test_an_address_that_refuses_is_told_before_the_work(
     with pytest.raises(CacheError, match="the service has no create-only writes"):
         train_command(asked)
     s3.set()
-    with pytest.raises(MissingError, match="no trained model in s3://tests/runs: train one"):
+    with pytest.raises(MissingError, match="no trained model in s3://tests/runs: name one"):
         eval_command(EvalRequest(runs=open_store(RUNS), device="cpu"))
     refused = svp("export", "out", "--checkpoint", f"{RUNS}/none")
     assert refused.exit_code == 3 and "neither a checkpoint nor a run with one in it" in (

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 
 from support.told import failures
 from svp.model.projectors import PROJECTORS
+from svp.pipeline.cache.places import DataPlaces, write_places
 from svp.pipeline.cache.reader import CacheReader
 from svp.pipeline.datasets.scenes import write_scenes
 from svp.pipeline.errors import CacheError, ConfigError, MissingError, PlanMismatchError
@@ -31,7 +32,7 @@ from svp.train.factory import assemble
 from svp.train.options import TrainFlags, resolve_train
 from svp.train.runs import inputs, train
 from svp.train.runs.dry_run import dry_run_command
-from svp.train.runs.inputs import DataRequest, TrainRequest, open_training
+from svp.train.runs.inputs import DataRequest, TrainRequest, open_training, with_caches
 from svp.train.runs.train import train_command
 from svp.train.trainer import first_lesson
 
@@ -192,6 +193,15 @@ def test_toy_models_are_refused_on_other_data(asked: TrainRequest, tmp_path: Pat
     with pytest.raises(ConfigError, match="the tiny SAM and the tiny encoder know .*svp train"):
         open_training(other, "cpu")
     assert open_training(replace(other, size="tiny"), "cpu").source.generated is False
+
+    # A cache that was made with --size tiny has been allowed to.
+    allowed = tmp_path / "allowed"
+    shutil.copytree(other.caches[0], allowed)
+    write_places(allowed, DataPlaces(dataset=str(dataset), images=tmp_path, size="tiny"))
+    said = with_caches(replace(other, caches=(allowed,)))
+    assert said.size == "tiny"
+    assert open_training(said, "cpu").source.generated is False
+    assert with_caches(replace(said, size="paper")).size == "paper", "what is said counts"
     assert open_training(asked, "cpu").source.generated
 
 

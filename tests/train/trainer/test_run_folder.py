@@ -9,9 +9,10 @@ import pytest
 from safetensors import SafetensorError
 
 from svp.pipeline.errors import CacheError
+from svp.train.recipe import METRICS
 from svp.train.trainer import checkpoint
 from svp.train.trainer.checkpoint import State, save_checkpoint
-from svp.train.trainer.run_folder import METRICS, RunFolder
+from svp.train.trainer.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("name", [METRICS, "log.txt"])

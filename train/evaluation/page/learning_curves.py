@@ -15,7 +15,7 @@ from ....pipeline.browse.line_charts import LineChart, Series, line_chart
 from ....pipeline.display import counted, shorten
 from ....pipeline.errors import DataError
 from ....pipeline.store import Place, open_store
-from ...trainer.run_folder import METRICS
+from ...recipe import METRICS
 
 HERE = Path(__file__).parent
 MAX_BYTES = 1 << 30
