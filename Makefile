@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make superpixels` and `make test`. Both set everything up first.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup superpixels quickstart rehearse test test-fast test-all test-zero docs lint type wheel alone check check-long check-gpu gpu-wheels reliability audit bench build clean distclean
+.PHONY: help setup superpixels quickstart rehearse test test-fast test-all test-zero docs lint type wheel alone check check-long check-gpu gpu-wheels gpu-env demo-times pair reliability audit bench build clean distclean
 
 PYTHON ?= python3
 VENV := .venv
@@ -122,18 +122,31 @@ check-long: check   ## the rest: slow tests, the long state machine, the audit
 
 # At most 8 minutes. The measurements come even where a test fails: a GPU may be lent for minutes.
 check-gpu: $(READY)   ## where a CUDA device is: tests marked gpu, then speed at the paper's shapes
-	@status=0; timeout 90 $(BIN)/python -m pytest -q -m gpu || status=$$?; \
-	$(SVP) bench gpu --seconds 380 --out docs/results/gpu || status=$$?; exit $$status
+	@status=0; timeout 90 $(BIN)/python -m pytest -q -m gpu $$(grep -rl mark.gpu tests --include='*.py') || status=$$?; \
+	timeout --signal=INT --kill-after=5 385 $(SVP) bench gpu --seconds 360 --out docs/results/gpu || status=$$?; \
+	exit $$status
 
-# For a machine without network; torch and CUDA's libraries are there already on one with a GPU.
-gpu-wheels: $(READY)   ## download what svp needs beside torch into wheels/, and list it
-	$(BIN)/python -m pip list --format=freeze --exclude svp --exclude torch --exclude triton \
-	  | grep -Ev '^(nvidia|cuda)' | $(BIN)/python -m pip download -q --no-deps -d wheels -r /dev/stdin
-	$(BIN)/python -m pip wheel -q --no-deps -w wheels .
-	@ls wheels
+# For a machine without network, with a torch and torchvision of its own and the same Python: gpu-wheels
+# here, gpu-env there, then check-gpu.
+gpu-wheels: $(READY)   ## what svp needs beside torch and torchvision as wheels in wheels/, and list them
+	$(BIN)/python -m pip list --format=freeze --exclude svp --exclude torch --exclude torchvision \
+	  --exclude triton | grep -Ev '^(nvidia|cuda)' > wheels.txt
+	$(BIN)/python -m pip wheel -q --no-deps -w wheels -r wheels.txt
+	@rm wheels.txt; ls wheels
+
+gpu-env:   ## .venv of wheels/ over the torch of PYTHON, without network
+	$(PYTHON) -c 'import torch, torchvision'
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install -q --no-index --no-deps wheels/*.whl
+	$(BIN)/python -m pip install -q --no-index --no-deps --no-build-isolation -e .
+	mkdir -p .typing && ln -sfn .. .typing/svp && touch $(READY)
 
 demo-times: $(READY)   ## how long the demo page and its answers take in Chromium, tiny model
 	PYTHONPATH=tests $(BIN)/python -m support.demo_times
+
+# BASE=955986b, PARTS="precompute train", JSON=file
+pair: $(READY)   ## this tree beside commit BASE: CPU seconds of the same commands
+	PYTHONPATH=tests $(BIN)/python -m support.pair $(BASE) $(PARTS) $(if $(JSON),--json $(JSON))
 
 reliability: $(READY)   ## docs/reliability.md: every fault injected (ROW=T6: that row alone)
 	PYTHONPATH=tests $(BIN)/python -m support.reliability.table $(if $(ROW),--row $(ROW))

@@ -47,12 +47,19 @@ def bench_world2_command(scenes: int, pictures: int, as_json: bool) -> None:
 @click.option("--size", type=(int, int), default=(480, 640), show_default=True,
               help="Height and width of the image.")  # fmt: skip
 @click.option("--scenes", type=click.IntRange(min=0), default=20, show_default=True,
-              help="Scenes on which exact and fast mode are compared.")  # fmt: skip
+              help="Scenes on which exact and fast mode are compared, or that --profile works on.")  # fmt: skip
+@click.option("--profile", is_flag=True,
+              help="Only show what exact precompute spends its time on, and how fast it could become.")  # fmt: skip
 @as_json
 def bench_superpixels_command(
-    prompts: int, size: tuple[int, int], scenes: int, as_json: bool
+    prompts: int, size: tuple[int, int], scenes: int, profile: bool, as_json: bool
 ) -> None:
     """Compare the superpixel selection with the published code: time and results."""
+    if profile:
+        from ..bench.exact_floor import profile as measure
+
+        report(measure(max(scenes, 1)), as_json)
+        return
     from ..bench.superpixels import run
 
     report(run(prompts=prompts, size=size, scenes=scenes), as_json)
