@@ -3,6 +3,7 @@
 They use the same folders as `svp reproduce`, so each finds the results of the other.
 """
 
+import importlib.resources
 import logging
 import os
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 from ...pipeline.errors import SvpError
 from ...pipeline.io.yaml_files import Override
 from ...pipeline.process import Stop
+from ..cli_defaults import WORLD2
 from .caches import Caches
 from .experiment import Row
 from .request import Column, Data, ReproduceRequest
@@ -27,7 +29,15 @@ def precompute_words(
     request: ReproduceRequest, row: Row, dataset: str, split: str, out: Path
 ) -> list[str]:
     """`svp precompute` of one split of a row."""
-    words = ["svp", "precompute", "--size", request.size, "--split", split, "--dataset", dataset]
+    words = [
+        "svp",
+        "precompute",
+        *_size(request, "precompute"),
+        "--split",
+        split,
+        "--dataset",
+        dataset,
+    ]
     words += ["--root", str(request.root or "DATA")] if request.size == "paper" else []
     words += ["--for", "train", *_sets(row.cache)]
     words += _given(
@@ -43,7 +53,7 @@ def train_words(
     request: ReproduceRequest, data: Data, row: Row, at: Place, cache: Path
 ) -> list[str]:
     """`svp train` of one row and seed, under `accelerate launch` for several processes."""
-    words = [*_start(request), "train", "--size", request.size, "--from-cache", str(cache)]
+    words = [*_start(request), "train", *_size(request, "train"), "--from-cache", str(cache)]
     words += [*_data(request, data.dataset), *_weights(request, at), "--seed", str(at.seed)]
     words += [*_sets((*row.train, *request.changes)), *_given(*_device(request))]
     return [*words, "--runs", str(at.folder), "--resume", "auto"]
@@ -108,6 +118,14 @@ def _evaluations(
             paths = {column: caches.path(row, dataset, column.split) for column in own}
             lines.append(eval_words(request, row, at, paths))
     return tuple(shlex.join(words) for words in lines)
+
+
+def _size(request: ReproduceRequest, kind: str) -> list[str]:
+    """A size of the commands `kind`, or the shipped recipe of this name."""
+    if request.size == WORLD2:
+        recipes = importlib.resources.files("svp") / "workflows" / kind
+        return ["--recipe", str(recipes / f"{WORLD2}.yaml")]
+    return ["--size", request.size]
 
 
 def _start(request: ReproduceRequest) -> list[str]:

@@ -28,7 +28,7 @@ from .caches import Caches
 from .estimate import PricePlan, price_plan
 from .experiment import Experiment, Row
 from .paper_tables import experiment
-from .request import Data, ReproduceRequest, data_of
+from .request import Data, ReproduceRequest, data_of, scenes_of
 from .run import TableReport, reproduce
 from .trial_folder import place
 from .trials import read_trial
@@ -52,9 +52,10 @@ class RowPlan:
 
 @dataclass(frozen=True)
 class TinyPlan(Report):
-    """Plan of a table at tiny size."""
+    """Plan of a table on generated scenes."""
 
     table: str
+    size: str
     rows: tuple[RowPlan, ...]
 
     @property
@@ -71,7 +72,7 @@ class TinyPlan(Report):
         return mean(found) if found else None
 
     def lines(self) -> list[str]:
-        lines = [f"{self.table} at tiny size"]
+        lines = [f"{self.table} at size {self.size}"]
         for row in self.rows:
             if row.not_run:
                 lines.append(f"{row.name:<36} not run: {row.not_run}")
@@ -100,7 +101,7 @@ def reproduce_or_plan(
     if request.table == ALL and not plan_only:
         raise ConfigError(f"{ALL}: only with --plan; run the tables one by one, they share work")
     table, data = experiment(request.table, request.size, request.projectors), data_of(request)
-    if request.size != "tiny":
+    if not request.generated:
         missing = missing_for(request, data, table)
         if plan_only or missing:
             return price_plan(request, data, table, missing, asked=plan_only)
@@ -138,6 +139,7 @@ def tiny_plan(request: ReproduceRequest, data: Data, table: Experiment) -> TinyP
     first: dict[object, str] = {}
     return TinyPlan(
         table.key,
+        request.size,
         tuple(
             _row(request, data, row, caches, first.setdefault((row.train, row.cache), row.name))
             for row in rows
@@ -153,7 +155,7 @@ def _row(
     trained_by = trained_by if row.asked and trained_by != row.name else ""
     if row.not_run:
         return RowPlan(row.name, row.not_run, (), (), "", None)
-    if not cli_defaults.DATA.exists():
+    if not scenes_of(request).exists():
         there = "to be made, and the scenes first"
         return RowPlan(row.name, "", (), every, there, None, trained_by)
     cache = caches.path(row, data.dataset, "train")

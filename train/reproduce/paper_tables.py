@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from pydantic import JsonValue
 
+from ...model.projectors import ANSWERS
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.yaml_files import Override
@@ -317,13 +318,16 @@ def experiment(key: str, size: str, others: Sequence[str] = ()) -> Experiment:
     others  projectors that the table of budgets compares, too
     """
     if key == ALL:  # what is one run has one place, whatever tables it is in
-        tables = [make(setting(size)) for key, make in EXPERIMENTS.items() if key not in OURS]
+        tables = [experiment(key, size) for key in EXPERIMENTS if key not in OURS]
         rows = (replace(row, name=f"{t.key}: {row.name}") for t in tables for row in t.rows)
         return Experiment(ALL, "All tables", tuple(rows))
     if key not in EXPERIMENTS:
         raise ConfigError(f"table {show(key)}: allowed are {', '.join(EXPERIMENTS)}")
-    if others:
-        if key != "budget":
-            raise ConfigError(f"--projector is for the table budget, not for {key}")
-        return budget_table(setting(size), others)
-    return EXPERIMENTS[key](setting(size))
+    if others and key != "budget":
+        raise ConfigError(f"--projector is for the table budget, not for {key}")
+    at = setting(size)
+    table = budget_table(at, others) if others else EXPERIMENTS[key](at)
+    if not at.answers:
+        return table
+    also = Override(f"model.projector.options.{ANSWERS}", True)
+    return replace(table, rows=tuple(replace(row, train=(*row.train, also)) for row in table.rows))

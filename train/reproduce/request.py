@@ -78,9 +78,22 @@ class ReproduceRequest:
             )
 
     @property
+    def generated(self) -> bool:
+        """Whether the images are generated scenes."""
+        return self.size != "paper"
+
+    @property
     def start(self) -> str | None:
-        """Checkpoint named in commands: the requested one, else the paper's; None at tiny size."""
-        return self.init or (INIT if self.size == "paper" else None)
+        """Checkpoint named in commands: the requested one, else the paper's, for world 2 the export
+        of the alignment; None at tiny size.
+        """
+        own = {"paper": INIT, cli_defaults.WORLD2: str(self.aligned)}
+        return self.init or own.get(self.size)
+
+    @property
+    def aligned(self) -> Path:
+        """Export of the alignment that all rows on world 2 start from, without `--init`."""
+        return self.runs / "aligned-world2"
 
     @property
     def flags(self) -> Flags:
@@ -121,20 +134,28 @@ class Data:
 
 
 def data_of(request: ReproduceRequest) -> Data:
-    """The generated scenes at tiny size, the RefCOCO sets at paper size."""
-    if request.size == "paper":
+    """The generated scenes of the size, or the RefCOCO sets at paper size."""
+    if not request.generated:
         names = tuple(Column(name, split, name) for name, split in COLUMNS)
         return Data(PAPER_SETS, request.root, names)
-    scenes, held_out = str(cli_defaults.DATA), cli_defaults.HELD_OUT
+    scenes, held_out = str(scenes_of(request)), cli_defaults.HELD_OUT
     return Data(scenes, None, (Column(scenes, held_out, "scenes"),))
 
 
-def make_scenes() -> None:
-    """Write the embedded default's scenes unless they are there. Raises DataError for others."""
+def scenes_of(request: ReproduceRequest) -> Path:
+    """Folder of the generated scenes."""
+    return cli_defaults.WORLD2_DATA if request.size == cli_defaults.WORLD2 else cli_defaults.DATA
+
+
+def make_scenes(request: ReproduceRequest) -> None:
+    """Write the scenes of the size unless they are there. Raises DataError for others."""
     from ...pipeline.datasets.scenes import write_scenes
     from ...pipeline.weights.rehearsal import few_scenes
 
-    sizes = {split: few_scenes(count) for split, count in cli_defaults.SPLITS.items()}
+    harder = request.size == cli_defaults.WORLD2
+    splits = cli_defaults.WORLD2_SPLITS if harder else cli_defaults.SPLITS
+    sizes = {split: few_scenes(count) for split, count in splits.items()}
     write_scenes(
-        cli_defaults.DATA, images=sum(sizes.values()), seed=cli_defaults.SEED, splits=sizes
-    )
+        scenes_of(request), images=sum(sizes.values()), seed=cli_defaults.SEED, splits=sizes,
+        world=2 if harder else 1, captions=harder,
+    )  # fmt: skip

@@ -3,14 +3,16 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...pipeline.display import Report, duration, show
 from ...pipeline.errors import ConfigError, MissingError, MissingPackageError
 from ...pipeline.io.atomic import check_writable, write_file
+from ..cli_defaults import WORLD2
 from ..evaluation.paper_numbers import PROTOCOL
 from . import collect
+from .alignment import align
 from .caches import Caches
 from .collect import Gathered
 from .comparison.curve_plot import plot
@@ -70,8 +72,10 @@ def reproduce(request: ReproduceRequest) -> TableReport:
         check_writable(folder)
     table, data = experiment(request.table, request.size, request.projectors), data_of(request)
     chosen = [table.row(name) for name in request.rows] or [r for r in table.rows if not r.not_run]
-    if request.size == "tiny":
-        make_scenes()
+    if request.generated:
+        make_scenes(request)
+    if request.size == WORLD2 and request.init is None:
+        request = replace(request, init=str(align(request)))
 
     # What is finished of every row is read first, so that no table that is written forgets it.
     caches, path = Caches(request, data), result_path(request)

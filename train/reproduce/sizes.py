@@ -6,11 +6,12 @@ varies by image; its true mean is reported.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pydantic import JsonValue
 
+from ...model.projectors import ANSWERS
 from ...pipeline.display import show
 from ...pipeline.errors import ConfigError
 from ...pipeline.io.yaml_files import shipped_yaml
@@ -31,6 +32,7 @@ class Setting:
     narrow    options that bring a projector's width and depth to this size; none: as published
     no_clip   why rows with CLIP cannot be run, or ""
     no_mobile why rows with MobileSAM cannot be run, or ""
+    answers   every projector learns token answers beside (`model.projectors.token_answer`)
     slic      SLIC's n_segments, calibrated on training images to SAM's mean number of superpixels
               (tiny: 15.4 labels on 60 scenes, SAM 15.8; paper: 40)
     points    prompts per side in each window of the finer superpixels
@@ -61,12 +63,14 @@ class Setting:
     narrow: Mapping[str, Options] = field(default_factory=dict)
     no_clip: str = ""
     no_mobile: str = ""
+    answers: bool = False
 
     @cached_property
     def svp(self) -> dict[str, JsonValue]:
-        """Options of SVP in the shipped recipe of this size."""
+        """SVP's own options in the shipped recipe of this size."""
         projector = shipped_yaml("train", self.size)["model"]["projector"]
-        return dict(projector.get("options", {}))
+        options = projector.get("options", {})
+        return {name: value for name, value in options.items() if name != ANSWERS}
 
 
 # Widths as the encoder's (1024 there, 96 here), depths two thirds: as the shipped SVP is to the
@@ -100,6 +104,20 @@ SETTINGS: Mapping[str, Setting] = {
         thresholds=((0.5, 36), (0.65, 74), (0.75, 137)), m3=(1, 3, 6, 12, 24),
     ),
 }  # fmt: skip
+
+
+SETTINGS = {  # the tiny models of the harder scenes
+    **SETTINGS,
+    # SLIC calibrated on 60 training scenes (10.6 labels, SAM 10.7 superpixels), DiVT on as many.
+    "world2": replace(
+        SETTINGS["tiny"],
+        size="world2",
+        answers=True,
+        slic=18,
+        superpixels=10.7,
+        thresholds=((0.336, 4), (0.598, 8), (0.779, 16), (0.888, 32), (0.954, 64)),
+    ),
+}
 
 
 def setting(size: str) -> Setting:

@@ -26,8 +26,9 @@ from ...pipeline.weights.load import load_state_dict
 from ..data.cache_fit import outline_projector
 from ..evaluation.protocols import Protocol
 from ..evaluation.results import Results, read_results
+from ..factory import language_of
 from ..metrics import metrics
-from ..options import TINY_MODEL, resolve_train
+from ..options import TINY_MODEL, Places, resolve_train
 from ..provenance import commit, libraries
 from ..recipe import TrainRecipe
 from ..runs.evaluate import EvalRequest, eval_command
@@ -101,9 +102,9 @@ def run_trial(
     if not row.untrained:
         caches.get(row, data.dataset, "train")
     held = {column: caches.get(row, column.dataset, column.split) for column in data.columns}
-    plans, recipe = {}, None
+    plans, recipe, places = {}, None, Places()
     if not row.untrained:
-        recipe = resolve_train(request.size, None, at.flags, at.overrides)[0]
+        recipe, places = resolve_train(request.size, None, at.flags, at.overrides)
         plans["train"] = _plan(cache, recipe.budget)
         recipe = settled(recipe, plans["train"].recipe.order)
     budget = parse_budget(row.budget or "auto")
@@ -128,7 +129,7 @@ def run_trial(
         # The checkpoint's digest stands in the results, wherever a child process put the run.
         first = read_results(at.results(data.columns[0], request.protocol))
         plan = next(iter(plans.values()))
-        parameters, warm = _parameters(recipe, plan)
+        parameters, warm = _parameters(recipe, places, plan)
         ms = flops = None
         if row.curve and seed == 0 and run is not None:
             column = data.columns[0]
@@ -144,7 +145,9 @@ def run_trial(
             asked = resolve_train(
                 request.size, None, at.flags, (*at.overrides, *row.evaluate), weights=False
             )[0]
-            flops = answer_flops(asked, plan, mean(score.tokens for score in scores.values()))
+            flops = answer_flops(
+                asked, places, plan, mean(score.tokens for score in scores.values())
+            )
         cell = Trial(
             seed=seed,
             folder=at.folder.name,
@@ -172,11 +175,12 @@ def _plan(cache: Path, budget: Budget) -> Plan:
     return Plan.load(cache, chosen_view(cache, partial(require_order, budget, cache=cache)))
 
 
-def _parameters(recipe: TrainRecipe | None, plan: Plan) -> tuple[int, int]:
+def _parameters(recipe: TrainRecipe | None, places: Places, plan: Plan) -> tuple[int, int]:
     """Of the projector, and how many of them start warm; (0, 0) for what is as published."""
     if recipe is None:
         return 0, 0
-    projector = outline_projector(recipe, plan.channels, plan.grid)
+    width = language_of(recipe, places).hidden_size
+    projector = outline_projector(recipe, plan.channels, plan.grid, width)
     return sum(p.numel() for _, p in projector.named_parameters()), warm_of(recipe, projector)
 
 

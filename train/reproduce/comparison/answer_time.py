@@ -77,16 +77,18 @@ def _timed(model: RisModel, batch: Batch) -> float:
         return time.perf_counter() - began
 
 
-def answer_flops(recipe: TrainRecipe, plan: Plan, tokens: float) -> float:
+def answer_flops(recipe: TrainRecipe, places: Places, plan: Plan, tokens: float) -> float:
     """FLOPs of projector and language model for one image and question, mask decoder not counted."""
-    return _flops(recipe.model_dump_json(), plan.channels, plan.grid, round(tokens))
+    return _flops(recipe.model_dump_json(), places, plan.channels, plan.grid, round(tokens))
 
 
 @cache
-def _flops(recipe_json: str, channels: int, grid: tuple[int, int], tokens: int) -> float:
+def _flops(
+    recipe_json: str, places: Places, channels: int, grid: tuple[int, int], tokens: int
+) -> float:
     recipe = TrainRecipe.model_validate_json(recipe_json)
-    made = outline_projector(recipe, channels, grid)
-    language = outline(recipe, None, language_of(recipe, Places())).lm
+    language = outline(recipe, None, language_of(recipe, places)).lm
+    made = outline_projector(recipe, channels, grid, language.config.hidden_size)
     return projector_flops(made, tokens, grid) + llm_flops(
         language, [tokens + TEXT], 0, training=False
     )
