@@ -6,22 +6,25 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...model.pretrained.config import is_export
 from ...pipeline.display import Report, duration, show
 from ...pipeline.errors import ConfigError, MissingError, MissingPackageError
 from ...pipeline.io.atomic import check_writable, write_file
 from ..cli_defaults import WORLD2
 from ..evaluation.paper_numbers import PROTOCOL
+from ..runs.export import ExportRequest, export_command
+from ..runs.inputs import DataRequest, TrainRequest
+from ..runs.train import train_command
 from . import collect
-from .alignment import align
 from .caches import Caches
 from .collect import Gathered
 from .comparison.curve_plot import plot
 from .experiment import Row
 from .paper_tables import experiment
 from .report import claim_rows, curve_rows, markdown, summary, table_rows, write_page
-from .request import Data, ReproduceRequest, data_of, make_scenes
+from .request import Data, ReproduceRequest, data_of, make_scenes, scenes_of
 from .results import TableResult, read_table, write_table
-from .trial_folder import elapsed, place
+from .trial_folder import at_work, elapsed, place, timed
 from .trials import read_trial, run_trial
 
 log = logging.getLogger(__name__)
@@ -104,6 +107,28 @@ def reproduce(request: ReproduceRequest) -> TableReport:
         known.bench = collect.for_size(request.size, request.device)
     result = known.result()
     return TableReport(result, write(request, result), everything(request))
+
+
+def align(request: ReproduceRequest) -> Path:
+    """The export that every row on world 2 starts from: an alignment by captions, made once.
+
+    No superpixel and no code of a place takes part: a plain MLP on all patches, texts about whole
+    images. Raises what caches, training and export raise.
+    """
+    out = request.aligned
+    if is_export(out):
+        return out
+    data, runs = data_of(request), request.runs / "align-world2"
+    cache = Caches(request, data).get(Row("alignment"), data.dataset, "train")
+    captions = DataRequest(dataset=str(scenes_of(request) / "captions.jsonl"))
+    with at_work(runs), timed(runs / "train.spent.json"):
+        log.info(f"alignment: {runs}")
+        asked = TrainRequest(
+            caches=(cache,), data=captions, size="align-world2", runs=runs, resume="auto",
+            device=request.device, hint=request.hint,
+        )  # fmt: skip
+        export_command(ExportRequest(out=out, checkpoint=train_command(asked).folder))
+    return out
 
 
 def write(request: ReproduceRequest, result: TableResult) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ import pytest
 
 from svp.model.projectors import PROJECTORS
 from svp.train import cli_defaults
-from svp.train.reproduce import alignment, trials
+from svp.train.reproduce import run, trials
 from svp.train.reproduce.caches import Caches
 from svp.train.reproduce.commands import row_commands
 from svp.train.reproduce.dry_run import reproduce_or_plan
@@ -27,7 +27,7 @@ def test_rows_start_from_one_alignment(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli_defaults, "WORLD2_SPLITS", {"train": 3, "testA": 1})
     told: list[TrainRequest] = []
-    train = alignment.train_command
+    train = run.train_command
 
     def one_step(request: TrainRequest) -> object:
         told.append(request)
@@ -36,7 +36,7 @@ def test_rows_start_from_one_alignment(tmp_path: Path, monkeypatch: pytest.Monke
             replace(request, overrides=short) if request.size == "align-world2" else request
         )
 
-    monkeypatch.setattr(alignment, "train_command", one_step)
+    monkeypatch.setattr(run, "train_command", one_step)
     monkeypatch.setattr(trials, "train_command", one_step)
     asked = ReproduceRequest(
         table="table1", size="world2", seeds=1, rows=("DeCo", "SVP"), changes=SHORT, device="cpu",
