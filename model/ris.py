@@ -322,7 +322,7 @@ class RisModel(nn.Module):
         if pieces is None:
             alike = cells(tokens.shape[1], visual.grid).to(tokens.device)
             pieces = alike.expand(len(tokens), -1, -1)
-        return pieces.unflatten(2, visual.grid)
+        return pieces.reshape(*pieces.shape[:2], *visual.grid)
 
 
 class Reply(NamedTuple):

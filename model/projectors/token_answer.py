@@ -75,7 +75,7 @@ def shares(batch: Batch, pieces: Tensor, targets: Tensor) -> Tensor:
     for image, target in zip(batch.layout.masks.images, targets, strict=True):
         height, width = batch.sizes[image]
         pixels = target[None, :height, :width].float()
-        grid = F.adaptive_avg_pool2d(pixels, pieces.shape[2:]).flatten()
+        grid = F.adaptive_avg_pool2d(pixels, (pieces.shape[2], pieces.shape[3])).flatten()
         found.append(cells[image] @ grid / cells[image].sum(dim=1).clamp_min(1))
     return torch.stack(found)
 

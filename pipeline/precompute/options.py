@@ -30,7 +30,7 @@ from ..recipe import (
 from ..records import LocalPaths
 from ..sam.build import detect_type
 from ..sam.load import read_sam
-from ..store import is_url
+from ..store import as_place, is_url
 from ..weights.load import weights_digest
 from ..weights.locate import find_weights, given_weights
 from ..weights.reference import SHIPPED, Kind, WeightsRef
@@ -158,9 +158,7 @@ def _apply_flags(raw: dict[str, Any], flags: Flags) -> None:
     }
     pixels.update({name: value for name, value in given.items() if value is not None})
     if flags.cap_by is not None:
-        pixels["cap"] = shape_prior_of(
-            flags.cap_by if is_url(flags.cap_by) else expand(flags.cap_by)
-        )
+        pixels["cap"] = shape_prior_of(as_place(flags.cap_by))
     if flags.features:
         features["stored"] = flags.features
     if flags.store_sam_embeddings is not None:
