@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..pipeline.commands.console import NEW_FOLDER, PATH, PHOTO_ROOT, PLACE, as_json, report
+from ..pipeline.commands.console import as_json, report
 from ..pipeline.commands.data import max_failures, source_options
+from ..pipeline.commands.path_types import NEW_FOLDER, PATH, PHOTO_ROOT, PLACE
 
 if TYPE_CHECKING:
     from ..pipeline.store import Place

@@ -7,7 +7,8 @@ import click
 
 from ..fetch.encoder_specs import ENCODERS
 from ..fetch.sam_specs import SAMS
-from .console import NEW_FOLDER, as_json, report
+from .console import as_json, report
+from .path_types import NEW_FOLDER
 
 
 @click.group()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..display import counted
-from .console import NEW_FOLDER, NEW_PLACE, PATH, PHOTO_ROOT, PLACE, as_json, report
+from .console import as_json, report
+from .path_types import NEW_FOLDER, NEW_PLACE, PATH, PHOTO_ROOT, PLACE
 from .precompute import RECIPE_FLAGS, layer_options, run_of, run_options
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from .console import FOLDER, NEW_FILE, NEW_FOLDER, PHOTOGRAPHS, as_json, either, report, several
+from .console import as_json, either, report, several
+from .path_types import FOLDER, NEW_FILE, NEW_FOLDER, PHOTOGRAPHS
 
 source_options = several(
     click.option(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .console import NEW_FOLDER
+from .path_types import NEW_FOLDER
 
 
 @click.command("fetch")

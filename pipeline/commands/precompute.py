@@ -8,8 +8,9 @@ import click
 
 from ..display import quote
 from ..fetch.sam_specs import SAMS
-from .console import NEW_PLACE, PATH, as_json, either, overrides, report, several, size_option
+from .console import as_json, either, overrides, report, several, size_option
 from .data import source_options
+from .path_types import NEW_PLACE, PATH
 
 layer_options = several(
     overrides,

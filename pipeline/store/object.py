@@ -6,10 +6,7 @@ and found to hold the same bytes. Digest and maker of a file are metadata of its
 """
 
 import json
-import logging
-import random
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,9 +24,9 @@ from .in_flight import Failed, read_all
 from .object_client import (
     Fault,
     RetryPolicy,
-    client,
-    note_request,
+    Stopped,
     read_fault,
+    repeated,
     request_errors,
 )
 from .protocol import (
@@ -58,19 +55,8 @@ LIST_CHUNK = 50
 ATTEMPTS = 10
 FEW = 4  # sizes asked for one by one
 DELETING = 32  # deletions at once
-# A request that fails for so long is told in the log: the program looks as if it hung.
-QUIET_SECONDS = 5.0
 
 _T = TypeVar("_T")
-_log = logging.getLogger("svp")
-
-
-class _Stopped(Exception):
-    """A request that failed for good, or in a way that the caller decides about."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.cause)
-        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -129,7 +115,7 @@ class ObjectStore:
         if n > 0 and not self.address.startswith("az://"):
             try:
                 return self._try(key, get)
-            except _Stopped as stopped:
+            except Stopped as stopped:
                 if stopped.fault.kind != "range":  # an empty object has no last bytes
                     raise stopped.fault.error(self.where(key)) from None
         # Azure has no ranges that count from the end.
@@ -169,7 +155,7 @@ class ObjectStore:
             try:
                 self._put(key, data, "create", {DIGEST: digest, MAKER: _header(who)})
                 return Created(True, len(data), digest)
-            except _Stopped as stopped:
+            except Stopped as stopped:
                 if stopped.fault.kind != "taken":
                     raise self._refusal(key, stopped.fault) from None
             theirs = self._there(key)
@@ -197,7 +183,7 @@ class ObjectStore:
             raise changed(self.where(key))
         try:
             return _tag(self._put(key, data, mode, {}))
-        except _Stopped as stopped:
+        except Stopped as stopped:
             fault = stopped.fault
         if if_match is None or fault.kind not in ("changed", "missing"):
             raise fault.error(self.where(key))
@@ -220,7 +206,7 @@ class ObjectStore:
         # moment in which another process may replace the object.
         try:
             found = self._try(key, self._head(key)).meta
-        except _Stopped as stopped:
+        except Stopped as stopped:
             if stopped.fault.kind == "missing" and stopped.fault.code != "NoSuchBucket":
                 return False
             raise stopped.fault.error(self.where(key)) from None
@@ -228,7 +214,7 @@ class ObjectStore:
             raise changed(self.where(key))
         try:
             self._try(key, remove)
-        except _Stopped as stopped:
+        except Stopped as stopped:
             if stopped.fault.kind != "missing":
                 raise stopped.fault.error(self.where(key)) from None
         return True
@@ -294,33 +280,14 @@ class ObjectStore:
         return f"{self.prefix}/{key}" if self.prefix else key
 
     def _try(self, key: str, call: Callable[["Client"], _T]) -> _T:
-        """`call` with the client, repeated while it may still succeed. Raises _Stopped."""
-        started, wait, told = time.monotonic(), self.policy.first_wait, False
-        while True:
-            try:
-                note_request()
-                return call(client(self.address, self.policy.stall))
-            except SvpError:
-                raise
-            except request_errors() as error:
-                fault = read_fault(error)
-            spent = time.monotonic() - started
-            if not fault.repeat(spent, self.policy):
-                raise _Stopped(fault)
-            if spent > QUIET_SECONDS and not told:
-                told = True
-                _log.warning(
-                    "%s: %s: repeated for up to %.0f s",
-                    show(self.where(key), 300), fault.cause, self.policy.patience,
-                )  # fmt: skip
-            time.sleep(wait * random.uniform(0.5, 1))
-            wait = min(2 * wait, self.policy.longest_wait)
+        """`repeated` with this store's client. Raises Stopped."""
+        return repeated(self.address, self.policy, call, self.where(key))
 
     def _run(self, key: str, call: Callable[["Client"], _T]) -> _T:
         """`_try`, with the error for people."""
         try:
             return self._try(key, call)
-        except _Stopped as stopped:
+        except Stopped as stopped:
             raise stopped.fault.error(self.where(key)) from None
 
     def _put(self, key: str, data: bytes, mode: "PutMode", metadata: dict[str, str]) -> "PutResult":

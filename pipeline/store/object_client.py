@@ -1,15 +1,19 @@
-"""Clients of object storage services: address, settings of the environment, faults in plain words.
+"""Clients of object storage services: address, settings of the environment, faults, repetition.
 
 Credentials come from the environment alone, by the chain of the service (for S3: AWS_* variables,
 web identity, container and instance metadata). What a service answers is never shown as it is: an
 answer may repeat a key or a signed address. Only status and error code are taken from it.
 """
 
+import logging
 import os
+import random
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..display import show
 from ..errors import CacheError, ConfigError, MissingPackageError, SvpError
@@ -54,6 +58,11 @@ _CAUSES = (
 )
 
 UNKNOWN = "unknown cause"
+# A request that fails for so long is told in the log: the program looks as if it hung.
+QUIET_SECONDS = 5.0
+
+_T = TypeVar("_T")
+_log = logging.getLogger("svp")
 
 
 @dataclass(frozen=True)
@@ -239,6 +248,42 @@ def _client(address: str, stall: float) -> "ObjectStore":
             f"{show(address)}: the settings of the environment are refused "
             f"({type(error).__name__}): check {SCHEMES[scheme]} and what else it sets for the service"
         ) from None
+
+
+class Stopped(Exception):
+    """A request that failed for good, or in a way that the caller decides about."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.cause)
+        self.fault = fault
+
+
+def repeated(
+    address: str, policy: RetryPolicy, call: Callable[["ObjectStore"], _T], where: str
+) -> _T:
+    """`call` with the client of a bucket, repeated while it may still succeed. Raises Stopped.
+
+    where  the object, for the log
+    """
+    started, wait, told = time.monotonic(), policy.first_wait, False
+    while True:
+        try:
+            note_request()
+            return call(client(address, policy.stall))
+        except SvpError:
+            raise
+        except request_errors() as error:
+            fault = read_fault(error)
+        spent = time.monotonic() - started
+        if not fault.repeat(spent, policy):
+            raise Stopped(fault)
+        if spent > QUIET_SECONDS and not told:
+            told = True
+            _log.warning(
+                "%s: %s: repeated for up to %.0f s", show(where, 300), fault.cause, policy.patience
+            )
+        time.sleep(wait * random.uniform(0.5, 1))
+        wait = min(2 * wait, policy.longest_wait)
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from svp.cli import main
-from svp.pipeline.commands.console import CheckedPath
+from svp.pipeline.commands.path_types import CheckedPath
 from svp.pipeline.errors import CacheError
 from svp.pipeline.io.atomic import check_writable, make_folders, writing
 

@@ -14,18 +14,8 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from rich.progress import Progress
 
-from svp.pipeline.commands.console import (
-    FOLDER,
-    NEW_FILE,
-    NEW_FOLDER,
-    NEW_PLACE,
-    PLACE,
-    STDOUT,
-    Root,
-    _logged,
-    as_json,
-    report,
-)
+from svp.pipeline.commands.console import STDOUT, Root, _logged, as_json, report
+from svp.pipeline.commands.path_types import FOLDER, NEW_FILE, NEW_FOLDER, NEW_PLACE, PLACE
 from svp.pipeline.display import Report
 from svp.pipeline.store import open_store
 

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...pipeline.commands.console import PLACE, as_json, report
+from ...pipeline.commands.console import as_json, report
 from ...pipeline.commands.data import max_failures, source_options
+from ...pipeline.commands.path_types import PLACE
 from .shared import DATA, dataset, take
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...pipeline.commands.console import NEW_FOLDER, PATH, PLACE, as_json, report, several
+from ...pipeline.commands.console import as_json, report, several
+from ...pipeline.commands.path_types import NEW_FOLDER, PATH, PLACE
 from .shared import take_tier, tier
 
 if TYPE_CHECKING:

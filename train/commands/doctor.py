@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...pipeline.commands.console import PLACE, as_json, report
+from ...pipeline.commands.console import as_json, report
+from ...pipeline.commands.path_types import PLACE
 from ...pipeline.commands.precompute import RECIPE_FLAGS, recipe_options
 
 if TYPE_CHECKING:

@@ -5,17 +5,9 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import (
-    NEW_FILE,
-    NEW_FOLDER,
-    PATH,
-    PHOTO_ROOT,
-    PLACE,
-    as_json,
-    either,
-    report,
-)
+from ...pipeline.commands.console import as_json, either, report
 from ...pipeline.commands.data import max_failures, source_options
+from ...pipeline.commands.path_types import NEW_FILE, NEW_FOLDER, PATH, PHOTO_ROOT, PLACE
 from .shared import (
     DATA,
     WEIGHTS,

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import NEW_FOLDER, PATH, PLACE, as_json, report
+from ...pipeline.commands.console import as_json, report
 from ...pipeline.commands.data import max_failures, source_options
+from ...pipeline.commands.path_types import NEW_FOLDER, PATH, PLACE
 
 
 @click.command("figures")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from ...pipeline.commands.console import NEW_FOLDER, as_json, report
+from ...pipeline.commands.console import as_json, report
+from ...pipeline.commands.path_types import NEW_FOLDER
 
 
 @click.command("rehearse")

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import FOLDER, NEW_FOLDER, as_json, report
+from ...pipeline.commands.console import as_json, report
+from ...pipeline.commands.path_types import FOLDER, NEW_FOLDER
 from ..cli_defaults import ALL, GPU_NAMES, TABLE_NAMES, TABLE_SIZES
 
 

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ...pipeline.commands.console import (
-    NEW_FOLDER,
-    NEW_PLACE,
-    PATH,
-    PLACE,
-    report,
-    several,
-)
+from ...pipeline.commands.console import report, several
+from ...pipeline.commands.path_types import NEW_FOLDER, NEW_PLACE, PATH, PLACE
 from ..cli_defaults import shipped_model
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...pipeline.commands.console import NEW_FOLDER, PLACE, as_json, report
+from ...pipeline.commands.console import as_json, report
+from ...pipeline.commands.path_types import NEW_FOLDER, PLACE
 
 if TYPE_CHECKING:
     from ...pipeline.store import Place

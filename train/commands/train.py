@@ -5,15 +5,9 @@ from typing import Any
 
 import click
 
-from ...pipeline.commands.console import (
-    PATH,
-    PLACE,
-    as_json,
-    overrides,
-    report,
-    several,
-)
+from ...pipeline.commands.console import as_json, overrides, report, several
 from ...pipeline.commands.data import max_failures, source_options
+from ...pipeline.commands.path_types import PATH, PLACE
 from .shared import (
     DATA,
     FLAGS,
