@@ -20,6 +20,7 @@ from ..encoders import build_encoder
 from ..encoders.encoder import Encoder
 from ..encoders.tiny import PATCH
 from ..fetch.encoder_specs import ENCODERS
+from ..fetch.sam_specs import SAMS
 from ..masks.rle import decode
 from ..recipe import FeatureConfig, GridConfig, SuperpixelConfig
 from ..records import LocalPaths, Rle
@@ -30,6 +31,7 @@ from .binding_probe import DESCRIPTIONS, accuracies, samples
 from .tiny import HELD_OUT, SPLIT
 
 NAME: Final = "tiny-world2"
+# Linear heads that read the attributes from the patches of the encoder of that name.
 PROBE: Final = Path(__file__).parents[2] / "workflows/tiny/world2/attributes.safetensors"
 _FAILS: Final = 0.6
 _READS: Final = 0.9
@@ -48,7 +50,8 @@ class World2Report(Report):
     truth    probes on the share of each paint and finish in every patch: of the world alone
     encoder  probes on the shipped encoder's features; empty without it
     things, grounds  best superpixel IoU of each, means; `superpixels` per scene, mean
-    attributes  share of patches whose label the encoder's linear heads tell
+    attributes  share of patches whose label the encoder's linear heads tell; empty without heads
+    models   the SAM and the encoder
     """
 
     scenes: tuple[int, int]
@@ -59,6 +62,7 @@ class World2Report(Report):
     grounds: float
     superpixels: float
     attributes: Mapping[str, float]
+    models: tuple[str, str] = (NAME, NAME)
     missed: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +84,8 @@ class World2Report(Report):
             for name, by_description in found.items():
                 values = "  ".join(f"{k} {by_description[k]:.3f}" for k in DESCRIPTIONS)
                 out.append(f"  features of the {kind:<8}{name:<9}{values}")
-        out.append(f"{NAME}, {counted(self.pictures, 'scene')} never trained on")
+        models = ", ".join(dict.fromkeys(self.models))
+        out.append(f"{models}, {counted(self.pictures, 'scene')} never trained on")
         for title, value, bar in (
             ("things, best superpixel IoU", self.things, f"  (bar {_THINGS})"),
             ("grounds, best superpixel IoU", self.grounds, ""),
@@ -108,33 +113,45 @@ class World2Report(Report):
                 yield f"{name} {value:.3f} < {_READS}"
 
 
-def measure(scenes: int = 600, pictures: int = 40, *, points_per_side: int = 16) -> World2Report:
+def measure(
+    scenes: int = 600,
+    pictures: int = 40,
+    *,
+    points_per_side: int = 16,
+    sam: str = NAME,
+    encoder: str = NAME,
+) -> World2Report:
     """Probe `scenes` scenes, and a third as many held-out ones; `pictures` of these for the models.
+
+    sam, encoder  rows of `SAMS` and `ENCODERS` with shipped weights
 
     About 0.1 s a scene, and a second a picture, on one core.
     """
     test = max(2, scenes // 3)
-    encoder = _encoder()
+    reads = _encoder(encoder)
     fit = list(_scenes("train", scenes))
     held_out = list(_scenes(SPLIT, test))
     truth = accuracies(*(samples(map(_told, made)) for made in (fit, held_out)))
     seen: dict[str, dict[str, float]] = {}
     attributes: dict[str, float] = {}
-    if encoder is not None:
+    if reads is not None:
         seen = accuracies(
-            *(samples((m, _features(encoder, m)) for m in made) for made in (fit, held_out))
+            *(samples((m, _features(reads, m)) for m in made) for made in (fit, held_out))
         )
-        attributes = measure_patches(encoder, held_out)
+        attributes = measure_patches(reads, held_out) if encoder == NAME else {}
     shown = held_out[: min(pictures, test)]
     return World2Report(
-        (scenes, test), len(shown), truth, seen, **measure_things(shown, points_per_side),
-        attributes=attributes,
+        (scenes, test), len(shown), truth, seen, **measure_things(shown, points_per_side, sam),
+        attributes=attributes, models=(sam, encoder),
     )  # fmt: skip
 
 
-def measure_things(made: list[MadeScene], points_per_side: int) -> dict[str, float]:
+def measure_things(
+    made: list[MadeScene], points_per_side: int, sam: str = NAME
+) -> dict[str, float]:
     """The figures of `World2Report` that depend on the SAM."""
-    backend = build_backend(SuperpixelConfig(model=NAME), LocalPaths(Path()), "cpu")
+    config = SuperpixelConfig(source=SAMS[sam].source, model=sam)
+    backend = build_backend(config, LocalPaths(Path()), "cpu")
     prompter = GridPrompter(backend, config=GridConfig(points_per_side=points_per_side))
     things: list[float] = []
     grounds: list[float] = []
@@ -170,10 +187,10 @@ def measure_patches(encoder: Encoder, made: list[MadeScene]) -> dict[str, float]
     return {name: float(np.concatenate(found).mean()) for name, found in right.items()}
 
 
-def _encoder() -> Encoder | None:
-    if not (Path(__file__).parents[2] / ENCODERS[NAME].shipped).is_file():
+def _encoder(name: str) -> Encoder | None:
+    if not (Path(__file__).parents[2] / ENCODERS[name].shipped).is_file():
         return None
-    return build_encoder(FeatureConfig(encoder=NAME, size=128), LocalPaths(Path()), "cpu")
+    return build_encoder(FeatureConfig(encoder=name, size=128), LocalPaths(Path()), "cpu")
 
 
 def _scenes(split: str, count: int) -> Iterator[MadeScene]:

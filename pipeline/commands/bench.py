@@ -34,12 +34,16 @@ def bench_tiny_command(scenes: int, points_per_side: int, as_json: bool) -> None
               help="Scenes that the linear probes are fitted to.")  # fmt: skip
 @click.option("--pictures", type=click.IntRange(min=1), default=40, show_default=True,
               help="Held-out scenes that the SAM cuts.")  # fmt: skip
+@click.option("--sam", type=click.Choice(["tiny-world2", "tiny-mobile-world2"]),
+              default="tiny-world2", show_default=True, help="SAM to measure.")  # fmt: skip
+@click.option("--encoder", type=click.Choice(["tiny-world2", "tiny-clip-world2"]),
+              default="tiny-world2", show_default=True, help="Encoder to measure.")  # fmt: skip
 @as_json
-def bench_world2_command(scenes: int, pictures: int, as_json: bool) -> None:
+def bench_world2_command(scenes: int, pictures: int, sam: str, encoder: str, as_json: bool) -> None:
     """Prove by linear probes what the scenes of world 2 ask; measure its SAM and encoder."""
     from ..bench.world2 import measure
 
-    report(measure(scenes, pictures), as_json)
+    report(measure(scenes, pictures, sam=sam, encoder=encoder), as_json)
 
 
 @bench.command("superpixels")

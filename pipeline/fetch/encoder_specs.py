@@ -246,6 +246,11 @@ _ROWS = (
         files=("clip-vit-large-patch14",), hub="openai/clip-vit-large-patch14",
         licence="MIT (OpenAI CLIP)",
     ),
+    EncoderSpec(  # of world 2's scenes
+        name="tiny-clip-world2", module=".clip", prefix=1, mean=CLIP_MEAN, std=CLIP_STD,
+        hidden=96, blocks=4, heads=4, patch=8, size=128, tflop=0.0004, gigabytes=0.002,
+        shipped="workflows/tiny/world2/clip.safetensors", stand_in=True,
+    ),
     EncoderSpec(  # for tests: random weights only
         name="clip-tiny", module=".clip", prefix=1, mean=CLIP_MEAN, std=CLIP_STD,
         hidden=64, blocks=3, heads=4, patch=8, size=128, tflop=0.0005, gigabytes=0.003,

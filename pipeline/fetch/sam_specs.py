@@ -134,6 +134,13 @@ _ROWS = (
             ),
         ),
     ),
+    SamSpec(  # of world 2's scenes; its file names its tensors as MobileSAM's does
+        name="tiny-mobile-world2", module=".tiny_mobile", source="mobile_sam",
+        anchor="image_encoder.patch_embed.seq.0.c.weight",
+        image_size=128, patch=8, channels=64,
+        tflop=0.00016, prompt_gflop=0.0192, gigabytes=0.002, packages=("timm",),
+        shipped="workflows/tiny/world2/mobile_sam.safetensors", stand_in=True,
+    ),
     # Through transformers, any published size of a family: the figures are those of the largest.
     SamSpec(
         name="sam2", module=".hub_models", package="transformers",

@@ -7,7 +7,8 @@ eval mode again after loading, which drops the cache).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from torch import Tensor, nn
 
@@ -21,6 +22,27 @@ _PREFIX = "image_encoder."
 # In the file, but no forward pass of MobileSAM reads them (modeling/tiny_vit_sam.py:616-620).
 _COUNT = "num_batches_tracked"
 _UNUSED = (f"{_PREFIX}norm_head.", f"{_PREFIX}head.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Of a TinyViT in four stages: the first of convolutions, the others of attention in windows.
+
+    strides  of the merges before the second, third and fourth; the patches before all have 4
+    """
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+    windows: tuple[int, int, int, int]
+    strides: tuple[int, int, int]
+
+
+# The last stride keeps 64x64 at 1024 px; timm's own is 2.
+PUBLISHED: Final = Shape(
+    widths=(64, 128, 160, 320), depths=(2, 2, 6, 2), heads=(2, 4, 5, 10),
+    windows=(7, 7, 14, 7), strides=(2, 2, 1),
+)  # fmt: skip
 
 
 def family(spec: SamSpec) -> Family:
@@ -39,19 +61,24 @@ def build_mobile_sam(image_size: int = IMAGE_SIZE) -> Any:
 
 
 class TinyVitEncoder(nn.Module):
-    """(B,3,S,S) normalised -> (B,256,S/16,S/16); `img_size` is what `modeling.Sam` reads."""
+    """(B,3,S,S) normalised -> (B,C,S/p,S/p), of published shape with C = 256 and p = 16.
 
-    def __init__(self, image_size: int = IMAGE_SIZE) -> None:
+    `img_size` is what `modeling.Sam` reads.
+    """
+
+    def __init__(
+        self, image_size: int = IMAGE_SIZE, shape: Shape = PUBLISHED, channels: int = 256
+    ) -> None:
         from segment_anything.modeling.common import LayerNorm2d
 
         super().__init__()
         self.img_size = image_size
-        self.vit = _tiny_vit()
+        self.vit = _tiny_vit(shape)
         self.neck = nn.Sequential(
-            nn.Conv2d(320, 256, kernel_size=1, bias=False),
-            LayerNorm2d(256),
-            nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(256),
+            nn.Conv2d(shape.widths[-1], channels, kernel_size=1, bias=False),
+            LayerNorm2d(channels),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(channels),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,21 +120,41 @@ def _map_key(name: str) -> str:
     return f"{_PREFIX}vit.{'.'.join(parts)}"
 
 
-def _tiny_vit() -> Any:
+def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `map_keys`: our tensors under the names of the published checkpoint."""
+    return {_publish_key(name): value for name, value in state.items()}
+
+
+def _publish_key(name: str) -> str:
+    inner = name.removeprefix(f"{_PREFIX}vit.")
+    if inner == name:
+        return name
+    parts = inner.split(".")
+    if parts[0] == "patch_embed":
+        parts[1:2] = ["seq", {"conv1": "0", "conv2": "2"}[parts[1]]]
+    else:
+        parts[:2] = ["layers", str(int(parts[1]) - (parts[2] == "downsample"))]
+    if parts[-2:] == ["conv", "weight"]:
+        parts[-2] = "c"
+    return f"{_PREFIX}{'.'.join(parts)}"
+
+
+def _tiny_vit(shape: Shape) -> Any:
     try:
         from timm.models.tiny_vit import TinyVit
     except ImportError:
         raise MissingPackageError("timm", "timm", "MobileSAM") from None
 
     vit: Any = TinyVit(
-        embed_dims=(64, 128, 160, 320),
-        depths=(2, 2, 6, 2),
-        num_heads=(2, 4, 5, 10),
-        window_sizes=(7, 7, 14, 7),
+        embed_dims=shape.widths,
+        depths=shape.depths,
+        num_heads=shape.heads,
+        window_sizes=shape.windows,
         drop_path_rate=0.0,
         num_classes=0,
         global_pool="",
     )
-    vit.stages[3].downsample.conv2.conv.stride = (1, 1)  # keeps 64x64 at 1024 px
+    for stage, stride in zip(vit.stages[1:], shape.strides, strict=True):
+        stage.downsample.conv2.conv.stride = (stride, stride)
     vit.head = nn.Identity()  # its norm is in no checkpoint and in no forward pass
     return vit

@@ -13,6 +13,7 @@ from .build import Family
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
+    from torch import nn
 
 _SPEC: Final = SAMS["tiny"]
 IMAGE_SIZE: Final = _SPEC.image_size  # pixels of the longer side
@@ -29,17 +30,10 @@ def family(spec: SamSpec) -> Family:
 def build_tiny_sam() -> "Sam":
     """An untrained tiny `Sam` in evaluation mode, on the CPU, about 1.0 M parameters."""
     import torch
-    from segment_anything.modeling import (
-        ImageEncoderViT,
-        MaskDecoder,
-        PromptEncoder,
-        Sam,
-        TwoWayTransformer,
-    )
+    from segment_anything.modeling import ImageEncoderViT
 
     from ..encoders.patch_stem import SamPatches
 
-    grid = IMAGE_SIZE // PATCH  # 16
     encoder = ImageEncoderViT(
         img_size=IMAGE_SIZE,
         patch_size=PATCH,
@@ -54,6 +48,14 @@ def build_tiny_sam() -> "Sam":
         window_size=0,
     )
     encoder.patch_embed = SamPatches(encoder.patch_embed.proj)
+    return with_tiny_decoder(encoder)
+
+
+def with_tiny_decoder(encoder: "nn.Module") -> "Sam":
+    """The tiny SAM's prompt encoder and mask decoder, untrained, around an encoder of its shapes."""
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    grid = IMAGE_SIZE // PATCH  # 16
     prompts = PromptEncoder(
         embed_dim=EMBED_DIM,
         image_embedding_size=(grid, grid),

@@ -14,11 +14,12 @@ from pydantic import JsonValue
 from ...model.projectors import ANSWERS
 from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError
+from ...pipeline.fetch.sam_specs import SAMS
 from ...pipeline.io.yaml_files import Override
 from ..cli_defaults import ALL, TABLE_NAMES
 from ..evaluation.paper_numbers import TABLES
 from .comparison.budget_table import budget_table
-from .experiment import SUPERPIXELS, Claim, Experiment, Row, best, projector, rich, svp
+from .experiment import SUPERPIXELS, Claim, Experiment, Overrides, Row, best, projector, rich, svp
 from .sizes import Setting, setting
 
 MLP = "MLP, all patches"
@@ -107,27 +108,38 @@ def _options(at: Setting, kind: str) -> Mapping[str, JsonValue]:
     return {**budget, **at.narrow.get(kind, {})}
 
 
-CLIP_CACHE = (Override("features.encoder", "clip-large-336"),)
-# As GLaMM shows a photograph to CLIP: CLIP's own preprocessing, which crops.
-GLAMM_CACHE = (*CLIP_CACHE, Override("features.view", "clip"))
-CLIP_TRAIN = (Override("model.vision.encoder", "clip-large-336"),)
+def _clip(at: Setting) -> tuple[Overrides, Overrides]:
+    """Settings of a row with this size's CLIP: of the precompute and of the training recipe."""
+    cache = (Override("features.encoder", at.clip),)
+    return cache, (Override("model.vision.encoder", at.clip),)
+
+
 BARE = svp(sspe_variant="none", ssa_variant="none")  # X = MLP(E0)
 NO_SSA = svp(ssa_variant="none")
 
 
 def table3(at: Setting) -> Experiment:
     """Table 3: from GLaMM to SVP, one part after another."""
-    mlp = projector("mlp")
+    mlp, (cache_of_clip, clip) = projector("mlp"), _clip(at)
+    # As GLaMM shows a photograph to CLIP: CLIP's own preprocessing, which crops.
+    glamm = (*cache_of_clip, Override("features.view", "clip"))
     parts = (
-        ("GLaMM", mlp, GLAMM_CACHE),
+        ("GLaMM", mlp, glamm),
         ("GLaMM + DINOv2", mlp, ()),
-        ("Baseline", (*CLIP_TRAIN, *BARE), CLIP_CACHE),
+        ("Baseline", (*clip, *BARE), cache_of_clip),
         ("Baseline + DINOv2", BARE, ()),
         ("Baseline + DINOv2 + SSPE", NO_SSA, ()),
         ("Baseline + DINOv2 + SSPE + SSA", (), ()),
     )
     rows = tuple(
-        Row(name, train, cache, ("3", name), at.no_clip if cache else "", name == "GLaMM")
+        Row(
+            name,
+            train,
+            cache,
+            ("3", name),
+            (at.no_clip if cache else "") or (at.no_published if name == "GLaMM" else ""),
+            name == "GLaMM",
+        )
         for name, train, cache in parts
     )
     chain = [name for name, _, _ in parts[2:]]
@@ -188,12 +200,6 @@ def fig5(at: Setting) -> Experiment:
     return Experiment("fig5", "Sizes of SSPE and SSA", tuple(rows), notes=notes)
 
 
-# The last layer of each: DINOv2's own stands among `layers` too, CLIP's beside it.
-BOTH_CACHE = (
-    Override("features.second", {"encoder": "clip-large-336", "weights": "auto"}),
-    Override("features.layers", [24]),
-)
-BOTH_TRAIN = (Override("model.vision.second", "clip-large-336"),)
 FINER = "Finer semantic superpixels, 2x2 windows"
 
 
@@ -203,17 +209,24 @@ def table7(at: Setting) -> Experiment:
     shallow = projector("fusion", {"sources": len(at.shallow), "svp": {**at.svp, **plain}})
     deep = projector("fusion", {"sources": len(at.last), "svp": at.svp})
     both = projector("fusion", {"sources": 2, "svp": at.svp})
+    cache_of_clip, clip = _clip(at)
+    # The last layer of each: DINOv2's own stands among `layers` too, CLIP's beside it.
+    cache_of_both = (
+        Override("features.second", {"encoder": at.clip, "weights": "auto"}),
+        Override("features.layers", [at.last[-1]]),
+    )
+    second = (Override("model.vision.second", at.clip),)
     rows = (
-        Row("CLIP last layer", (*CLIP_TRAIN, *BARE), CLIP_CACHE, not_run=at.no_clip),
+        Row("CLIP last layer", (*clip, *BARE), cache_of_clip, not_run=at.no_clip),
         Row(
             "CLIP shallow + deep",
-            (*CLIP_TRAIN, *shallow),
-            (*CLIP_CACHE, *rich(at.shallow)),
+            (*clip, *shallow),
+            (*cache_of_clip, *rich(at.shallow)),
             not_run=at.no_clip,
         ),
         Row("DINOv2 last layer"),
         Row("DINOv2 last few layers", deep, rich(at.last)),
-        Row("CLIP + DINOv2", (*BOTH_TRAIN, *both), BOTH_CACHE, not_run=at.no_clip),
+        Row("CLIP + DINOv2", (*second, *both), cache_of_both, not_run=at.no_clip),
     )
     named = tuple(Row(row.name, row.train, row.cache, ("7", row.name), row.not_run) for row in rows)
     last = "DINOv2 last layer"
@@ -228,6 +241,7 @@ def table7(at: Setting) -> Experiment:
 def table_c(at: Setting) -> Experiment:
     """SAM, MobileSAM and SLIC; and the paper's future work, superpixels of local windows."""
     slic, mobile, sam = (row.name for row in TABLES["C"].rows)
+    shipped = bool(SAMS[at.mobile].shipped)
     windows = (
         Override("superpixels.preset", "windows"),
         Override("superpixels.grid", {"crop_n_layers": 1, "points_per_side": at.points}),
@@ -243,11 +257,11 @@ def table_c(at: Setting) -> Experiment:
         ),
         Row(
             mobile,
-            train=(Override("model.sam_decoder", "given"),),
-            decoder="vit_t",
+            train=(Override("model.sam_decoder", "shipped" if shipped else "given"),),
+            decoder="" if shipped else at.mobile,
             cache=(
                 Override("superpixels.source", "mobile_sam"),
-                Override("superpixels.model", "vit_t"),
+                Override("superpixels.model", at.mobile),
             ),
             paper=("C", mobile),
             not_run=at.no_mobile,

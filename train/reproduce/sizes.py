@@ -30,8 +30,10 @@ class Setting:
     last      the encoder's last four layers (Table 7)
     shallow   CLIP's shallow and deep layers (Table 7)
     narrow    options that bring a projector's width and depth to this size; none: as published
+    clip, mobile  this size's CLIP and MobileSAM
     no_clip   why rows with CLIP cannot be run, or ""
     no_mobile why rows with MobileSAM cannot be run, or ""
+    no_published  why the row of a published model cannot be run, or ""
     answers   every projector learns token answers beside (`model.projectors.token_answer`)
     slic      SLIC's n_segments, calibrated on training images to SAM's mean number of superpixels
               (tiny: 15.4 labels on 60 scenes, SAM 15.8; paper: 40)
@@ -61,8 +63,11 @@ class Setting:
     thresholds: tuple[tuple[float, int], ...]
     m3: tuple[int, ...]
     narrow: Mapping[str, Options] = field(default_factory=dict)
+    clip: str = "clip-large-336"
+    mobile: str = "vit_t"
     no_clip: str = ""
     no_mobile: str = ""
+    no_published: str = ""
     answers: bool = False
 
     @cached_property
@@ -92,8 +97,8 @@ SETTINGS: Mapping[str, Setting] = {
         superpixels=15.4, divt={"embed_dim": 96, "heads": 4}, mqt={"side": 8, "heads": 4},
         thresholds=((0.1, 4), (0.28, 8), (0.51, 16), (0.71, 32), (0.865, 64)), m3=(1, 2, 4, 8, 16),
         narrow=_NARROW,
-        no_clip="no trained CLIP of this size exists: the package ships one tiny encoder, a DINOv2",
-        no_mobile="no MobileSAM of this size exists: the package ships one tiny SAM",
+        no_clip="no CLIP of these scenes exists; --size world2 has one",
+        no_mobile="no MobileSAM of these scenes exists; --size world2 has one",
     ),
     "paper": Setting(
         size="paper", side=6, window=4, queries=40,
@@ -113,6 +118,12 @@ SETTINGS = {  # the tiny models of the harder scenes
         SETTINGS["tiny"],
         size="world2",
         answers=True,
+        clip="tiny-clip-world2",
+        mobile="tiny-mobile-world2",
+        no_clip="",
+        no_mobile="",
+        no_published="no published model of these scenes exists",
+        shallow=(1, 2, 3),  # of CLIP's four blocks; its patches are those of the third
         slic=18,
         superpixels=10.7,
         thresholds=((0.336, 4), (0.598, 8), (0.779, 16), (0.888, 32), (0.954, 64)),

@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 SIZES = {
     "tiny": "tiny",
     "tiny-world2": "tiny",
+    "tiny-clip-world2": "tiny",
     "clip-tiny": "tiny",
     "dinov2-base": "small",
     "dinov2-small": "small",

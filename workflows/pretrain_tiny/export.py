@@ -11,12 +11,15 @@ import click
 import torch
 from lm_model import lm_config
 from lm_task import TOKENIZER, build
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from svp.model.language.load import random_lm
 from svp.pipeline.bench.tiny import HELD_OUT, SPLIT, measure
 from svp.pipeline.encoders import tiny as features_tiny
+from svp.pipeline.encoders.clip import build_clip, shape
 from svp.pipeline.sam import tiny
+from svp.pipeline.sam.mobile_sam import map_keys, published_names
+from svp.pipeline.sam.tiny_mobile import build_tiny_mobile
 from svp.train.data.tokenizer import load_vocabulary
 
 HERE = Path(__file__).parents[1] / "tiny"
@@ -79,6 +82,45 @@ def export_encoder(work: Path, note: str, world: int) -> None:
     _card(weights, model, steps=state["step"], note=note,
           command=f"python workflows/pretrain_tiny/train_encoder.py{said} --work DIR && "
                   f"python workflows/pretrain_tiny/export.py encoder{said} --work DIR")  # fmt: skip
+
+
+@main.command("mobile")
+@click.option("--work", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--note", default="", help="How the run was made, for the card.")
+def export_mobile(work: Path, note: str) -> None:
+    """workflows/tiny/world2/mobile_sam.safetensors from WORK/mobile.pt, named as published.
+
+    Prompt encoder and mask decoder are those of the shipped SAM of world 2.
+    """
+    state = torch.load(work / "mobile.pt", weights_only=True)
+    path = HERE / FOLDERS[2] / "mobile_sam.safetensors"
+    weights = dict(load_file(path.with_name(tiny.WEIGHTS.name)))
+    weights = {k: v for k, v in weights.items() if not k.startswith("image_encoder.")}
+    weights |= {f"image_encoder.{k}": v for k, v in state["encoder"].items()}
+    _write(path, published_names(weights), None)
+    model = build_tiny_mobile()
+    model.load_state_dict(map_keys(load_file(path))[0])  # strict
+    _card(path, model, steps=state["step"], note=note,
+          command="python workflows/pretrain_tiny/train_mobile.py --work DIR && "
+                  "python workflows/pretrain_tiny/export.py mobile --work DIR")  # fmt: skip
+
+
+@main.command("clip")
+@click.option("--work", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--note", default="", help="How the run was made, for the card.")
+def export_clip(work: Path, note: str) -> None:
+    """workflows/tiny/world2/clip.safetensors from WORK/clip.pt: the vision tower, named as published."""
+    state = torch.load(work / "clip.pt", weights_only=True)
+    vision = {
+        k.removeprefix("vision."): v for k, v in state["parts"].items() if k.startswith("vision.")
+    }
+    model = build_clip(**shape("tiny-clip-world2"))
+    model.load_state_dict(vision)  # strict
+    path = HERE / FOLDERS[2] / "clip.safetensors"
+    _write(path, {f"vision_model.{k}": v for k, v in vision.items()}, None)
+    _card(path, model, steps=state["step"], note=note,
+          command="python workflows/pretrain_tiny/train_clip.py --work DIR && "
+                  "python workflows/pretrain_tiny/export.py clip --work DIR")  # fmt: skip
 
 
 @main.command("text")

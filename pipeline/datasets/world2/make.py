@@ -61,9 +61,27 @@ def make_text(
     difficulty: int = DIFFICULTY,
 ) -> tuple[Scene, tuple[Phrase, ...], tuple[str, ...]]:
     """The same scene without its image, with expressions and captions. Raises ConfigError."""
+    scene, key = _sample(seed, index, split, size, difficulty)
+    # Streams of their own: a change of the language leaves the pictures as they are.
+    return scene, describe(scene, Rng(*key, 1)), captions(scene, Rng(*key, 2))
+
+
+def make_layout(
+    seed: int,
+    index: int,
+    split: str = "train",
+    size: tuple[int, int] = SIZE,
+    difficulty: int = DIFFICULTY,
+) -> Scene:
+    """The same scene alone, with neither image nor words. Raises ConfigError."""
+    return _sample(seed, index, split, size, difficulty)[0]
+
+
+def _sample(
+    seed: int, index: int, split: str, size: tuple[int, int], difficulty: int
+) -> tuple[Scene, tuple[int, ...]]:
+    """The scene and the key of its random streams."""
     if not 0 <= difficulty <= 100:
         raise ConfigError(f"difficulty={difficulty}: need 0 to 100")
     key = (_WORLD, *scene_key(seed, index, split, size, smallest=96), difficulty)
-    scene = sample_scene(Rng(*key), *size, difficulty)
-    # Streams of their own: a change of the language leaves the pictures as they are.
-    return scene, describe(scene, Rng(*key, 1)), captions(scene, Rng(*key, 2))
+    return sample_scene(Rng(*key), *size, difficulty), key

@@ -1,14 +1,23 @@
 """The probes of world 2: they answer what can be answered, and the world asks what it should."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from svp.pipeline.bench import world2
 from svp.pipeline.bench.binding_probe import Sample, accuracies, samples
-from svp.pipeline.bench.world2 import World2Report, measure
+from svp.pipeline.bench.tiny import HELD_OUT, SPLIT
+from svp.pipeline.bench.world2 import World2Report, measure, measure_things
 from svp.pipeline.datasets.world2 import make_scene
 from svp.pipeline.datasets.world2.patch_labels import coat_shares
+from svp.pipeline.encoders import build_encoder
+from svp.pipeline.recipe import FeatureConfig
+from svp.pipeline.records import LocalPaths
 
 
 def test_a_probe_reads_what_is_linear_and_nothing_that_is_not_there() -> None:
@@ -74,6 +83,35 @@ def test_every_bar_is_told_by_name() -> None:
         "things 0.700 < 0.8",
         "finish 0.800 < 0.9",
     )
+
+
+FOLDER = Path(world2.__file__).parents[2] / "workflows/tiny/world2"
+
+
+@pytest.mark.parametrize("name", ["mobile_sam", "clip"])
+def test_cards_tell_the_truth(name: str) -> None:
+    card = json.loads((FOLDER / f"{name}.json").read_text())
+    path = FOLDER / card["file"]
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert card["bytes"] == path.stat().st_size < 1_200_000
+    state = load_file(path)
+    held = sum(value.numel() for value in state.values())
+    assert card["parameters"] <= held < 1.1 * card["parameters"]  # running means are no parameters
+    assert all(value.isfinite().all() for value in state.values())
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*")) < 16_000_000
+
+
+def test_the_mobile_sam_cuts_things_and_the_clip_is_read() -> None:
+    """Loose floors; `svp bench world2` measures on more scenes."""
+    torch.set_num_threads(1)
+    made = [make_scene(HELD_OUT, k, SPLIT, difficulty=0) for k in range(3)]
+    assert measure_things(made, 12, "tiny-mobile-world2")["things"] > 0.4
+    clip = build_encoder(
+        FeatureConfig(encoder="tiny-clip-world2", size=128), LocalPaths(Path()), "cpu"
+    )
+    found = clip.encode([scene.image for scene in made])
+    assert found.patches.shape == (3, 256, 96)
+    assert not np.allclose(found.patches[0], found.patches[1])
 
 
 @pytest.mark.slow

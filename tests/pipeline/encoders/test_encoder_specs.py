@@ -51,7 +51,7 @@ def test_a_row_says_what_the_model_is(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["tiny", "dinov2-small", "dinov3-small", "pe-spatial-tiny", "siglip2-base-384", "c-radio-v4-h",
-     "clip-tiny"],
+     "clip-tiny", "tiny-clip-world2"],
 )  # fmt: skip
 def test_prefix_and_work_of_a_row_are_those_of_a_forward_pass(name: str) -> None:
     spec = ENCODERS[name]

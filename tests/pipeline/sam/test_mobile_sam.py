@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from svp.pipeline.datasets.world2 import make_scene
 from svp.pipeline.recipe import SuperpixelConfig
 from svp.pipeline.records import LocalPaths
 from svp.pipeline.sam import build_backend
-from svp.pipeline.sam.mobile_sam import build_mobile_sam, map_keys
+from svp.pipeline.sam.load import load_sam
+from svp.pipeline.sam.mobile_sam import build_mobile_sam, map_keys, published_names
 from svp.pipeline.sam.segment_anything import SamPackage
 from svp.pipeline.weights.key_report import load_into
 from svp.pipeline.weights.load import sha256_file
@@ -81,6 +83,31 @@ def test_from_a_recipe_and_a_pt_file(tmp_path: Path) -> None:
     backend = build_backend(config, LocalPaths(Path(), sam=path))
     assert backend.image_size == 1024
     assert str(backend.report) == "435/435 tensors, 0 missing, 0 unexpected, 4 unused"
+
+
+def test_our_names_are_published_again() -> None:
+    state = published_like(0)
+    mapped, unused = map_keys(state)
+    again = published_names(mapped)
+    assert again.keys() == state.keys() - set(unused)
+    assert all(again[name].equal(state[name]) for name in again)
+
+
+def test_the_tiny_one_has_the_tiny_sams_decoder_and_nearly_its_embedding() -> None:
+    named = SuperpixelConfig(source="mobile_sam", model="tiny-mobile-world2")
+    student, report = load_sam(named, LocalPaths(Path()))
+    assert report is not None and report.ok and not report.unused
+    teacher, _ = load_sam(SuperpixelConfig(model="tiny-world2"), LocalPaths(Path()))
+    for part in ("prompt_encoder", "mask_decoder"):
+        own = getattr(student, part).state_dict()
+        for name, value in getattr(teacher, part).state_dict().items():
+            assert own[name].equal(value), f"{part}.{name}"
+    image = torch.from_numpy(make_scene(9000, 1, "testA").image).permute(2, 0, 1).float()[None]
+    pixels = (image - teacher.pixel_mean) / teacher.pixel_std
+    with torch.no_grad():
+        wanted, got = teacher.image_encoder(pixels), student.image_encoder(pixels)
+    assert got.shape == (1, 64, 16, 16)
+    assert (got - wanted).square().mean() < 0.3 * wanted.var()
 
 
 @pytest.mark.slow
