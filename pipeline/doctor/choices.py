@@ -102,6 +102,9 @@ def _model(
     else:
         command = f"svp fetch {row.remote.name}" if row.remote else f"hf download {row.hub}"
         get = f"`{command}`" if row.remote or row.hub else ""
+        if row.remote and row.remote.doubt:
+            pin = "; --revision COMMIT pins them" * any(file.moves for file in row.remote.files)
+            get += f" ({row.remote.doubt}{pin})"
         size = f"{row.gigabytes:.2f} GB"
         ways = f"{get} or {flag} PATH" if get else f"{flag} PATH"
         place, lacks = "", f"weights not found ({size}): {ways}"

@@ -4,16 +4,18 @@ The one place of the package that opens a network connection, and only when aske
 call finds the files in place and downloads nothing.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from ..display import shorten, size
+from ..errors import ConfigError
 from .catalogue import CHECKPOINTS, REMOTES, find_remote
 from .download import PATIENT, Patience, Progress, download
-from .published import Remote, RemoteFile
+from .published import NEWEST, Remote, RemoteFile
 from .unpack import unpack
 
 
@@ -26,6 +28,7 @@ class Offer:
     size: int  # bytes
     exact: bool  # False: the size is an estimate
     verified: bool  # a digest is known for every file
+    doubt: str  # what is not known of the files, see `Remote.doubt`
     licence: str
     present: bool  # every file is in the folder, with the right size where that is known
 
@@ -35,6 +38,7 @@ def fetch(
     dest: Path,
     *,
     base_url: str | None = None,
+    revision: str | None = None,
     unpack_archives: bool = True,
     patience: Patience = PATIENT,
     on_file: Callable[[RemoteFile], Progress | None] | None = None,
@@ -42,12 +46,14 @@ def fetch(
     """Files of `name` under the folder `dest`: the downloads, then what their archives hold.
 
     base_url  a mirror that has the files by their names, instead of the official address
+    revision  commit of the hub's repository, of a name whose files are the newest ones otherwise
     on_file   called before each download; may return a callback (bytes so far, bytes in all)
 
     ConfigError for an unknown name; MissingError, DataError as `download` and `unpack` raise them.
     """
     done: list[Path] = []
-    for file in find_remote(name).files:
+    found = find_remote(name)
+    for file in found.files if revision is None else _of(found, revision):
         progress = on_file(file) if on_file else None
         target = download(
             file,
@@ -62,6 +68,16 @@ def fetch(
     return done
 
 
+def _of(remote: Remote, revision: str) -> Iterator[RemoteFile]:
+    """The files of one commit. Raises ConfigError."""
+    if re.fullmatch("[0-9a-f]{40}", revision) is None:
+        raise ConfigError(f"--revision {shorten(revision)}: need the 40 hex digits of a commit")
+    if not all(file.moves for file in remote.files):
+        raise ConfigError(f"--revision: {remote.name} is always the same files: leave it out")
+    for file in remote.files:
+        yield replace(file, url=file.url.replace(NEWEST, f"/resolve/{revision}/"))
+
+
 def offers(dest: Path | None = None) -> list[Offer]:
     """Everything that can be fetched, and whether it is in `dest` already."""
     return [_offer(remote, dest) for remote in REMOTES.values()]
@@ -73,7 +89,7 @@ def offer_lines(dest: Path | None = None) -> list[str]:
     wide = max(len(offer.name) for offer in found)
     lines = [
         f"{'*' if offer.present else ' '} {offer.name:<{wide}}  {_size_text(offer):>9}  "
-        f"{offer.about} [{offer.licence}]{'' if offer.verified else ' (no published digest)'}"
+        f"{offer.about} [{offer.licence}]{f' ({offer.doubt})' if offer.doubt else ''}"
         for offer in found
     ]
     here = [] if dest is None else [f"* = complete in {shorten(str(dest))}"]
@@ -125,6 +141,7 @@ def _offer(remote: Remote, dest: Path | None) -> Offer:
         size=remote.size,
         exact=remote.exact,
         verified=remote.verified,
+        doubt=remote.doubt,
         licence=remote.licence,
         present=dest is not None and all(_present(file, dest) for file in remote.files),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+NEWEST = "/resolve/main/"  # in addresses of the hub; a commit may stand in the place of main
 META = "https://dl.fbaipublicfiles.com"
 
 
@@ -22,6 +23,11 @@ class RemoteFile:
     unpack: bool = False
 
     SLACK = 1.5
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is the hub's newest file, by no digest told from an earlier one."""
+        return not self.digest and NEWEST in self.url
 
     @property
     def limit(self) -> int:
@@ -52,3 +58,10 @@ class Remote:
     def verified(self) -> bool:
         """Whether every file's digest is known."""
         return all(file.digest for file in self.files)
+
+    @property
+    def doubt(self) -> str:
+        """Warning about files that may change, "" where every digest is known."""
+        if any(file.moves for file in self.files):
+            return "the newest files there, neither digest nor commit is known"
+        return "" if self.verified else "no published digest"

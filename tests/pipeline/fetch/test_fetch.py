@@ -306,3 +306,29 @@ def test_the_list_is_sound() -> None:
 def test_fetched_weights_are_where_they_are_looked_for(model: str) -> None:
     paths = {Path(file.path).parts[0] for file in REMOTES[model].files}
     assert paths <= set(weight_files(model))
+
+
+def test_what_can_change_is_said_and_can_be_pinned(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of the hub without digests: its list entry, its doctor's line, and one commit of it."""
+    said = {row.name: row.doubt for row in offers()}
+    assert said["vit_h"] == said["clip-large-336"] == ""
+    assert said["dinov2-small"] == "no published digest"
+    assert "the newest files there" in said["siglip2-base-384"]
+    line = next(line for line in offer_lines() if " siglip2-base-384 " in line)
+    assert line.endswith(f"({said['siglip2-base-384']})")
+    commit = "0123456789" * 4
+    url = f"{server.base}/owner/name/resolve/main/model.bin"
+    moving = RemoteFile(url, "m/model.bin", len(BODY), exact=False)
+    entry = Remote("moving", "a model", "MIT", (moving,))
+    monkeypatch.setitem(REMOTES, "moving", entry)
+    assert "the newest files" in entry.doubt
+    server.files[f"/owner/name/resolve/{commit}/model.bin"] = BODY
+    (path,) = fetch("moving", tmp_path, revision=commit, patience=QUICK)
+    assert path.read_bytes() == BODY
+    assert [seen for seen, _ in server.seen] == [f"/owner/name/resolve/{commit}/model.bin"]
+    with pytest.raises(ConfigError, match="need the 40 hex digits of a commit"):
+        fetch("moving", tmp_path, revision="main")
+    with pytest.raises(ConfigError, match="vit_t is always the same files"):
+        fetch("vit_t", tmp_path, revision=commit)

@@ -108,6 +108,7 @@ def test_what_is_needed_is_told_until_it_is_there(
         ("SAMs", "vit_t", "needs timm, which is not installed: pip install 'svp["),
         ("SAMs", "sam3", "`hf download facebook/sam3`", "accept https://huggingface.co/facebook/"),
         ("encoders", "dinov3-large", "`hf download facebook/dinov3-vitl16", "gated: accept the DI"),
+        ("encoders", "siglip2-base-384", "neither digest nor commit is known; --revision COMMIT"),
         ("data formats", "ref-l4", "*.parquet with boxes", "pip install 'svp[parquet]'"),
         ("language models", "qwen3", "no folder found: --lm PATH"),
         ("language models", "gemma3_text", "Gated: accept Google's terms", "scaled"),
