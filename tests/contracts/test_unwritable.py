@@ -43,6 +43,7 @@ WRITING = {
 }  # fmt: skip
 # Further options that name an output: what is given with them.
 FURTHER = {
+    ("data check", "--page"): ["own.jsonl"],
     ("eval", "--page"): ["--from-results", "results.jsonl"],
     ("compare", "--page"): ["runs/one", "runs/two"],
     ("status", "--page"): ["runs/one"],
