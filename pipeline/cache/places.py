@@ -69,7 +69,7 @@ class _File(BaseModel):
     generated: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     rehearsal: bool = False
-    size: Literal["tiny", "small", "paper"] | None = None
+    size: Literal["tiny", "small", "paper", "world2"] | None = None
     command: Annotated[
         tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=200)
     ] = ()

@@ -84,7 +84,7 @@ class RunData(BaseModel):
     training: Used
     validation: Used | None = None
     weights: dict[str, Path] = Field(default_factory=dict)
-    size: Annotated[str, Field(pattern="^(tiny|small|paper)$")] | None = Field(
+    size: Annotated[str, Field(pattern="^(tiny|small|paper|world2|align-world2)$")] | None = Field(
         None, exclude_if=lambda size: size is None
     )
 
