@@ -184,8 +184,8 @@ class Part:
 PARTS = {
     "precompute": Part("precompute of 140 of 200 scenes, exact, 2 workers", precompute),
     "superpixels": Part("logits to superpixels, exact, 1,024 prompts", superpixels, memory=11),
-    "train": Part("training, 100 steps", train),
-    "eval": Part("evaluation of 30 scenes", evaluate),
+    "train": Part("training, 100 steps and the warm start", train),
+    "eval": Part("evaluation of 20 scenes", evaluate),
     "quickstart": Part("svp quickstart, the whole", quickstart),
 }
 QUICK = tuple(name for name in PARTS if name != "quickstart")
