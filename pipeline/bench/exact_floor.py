@@ -153,8 +153,8 @@ def profile(scenes: int) -> FloorReport:
     groups: Counter[str] = Counter()
     names: Counter[str] = Counter()
     for (group, operator), seconds in timed.seconds.items():
-        groups[group] += seconds  # type: ignore[assignment]
-        names[operator] += seconds  # type: ignore[assignment]
+        groups[group] += seconds
+        names[operator] += seconds
     return FloorReport(
         scenes, total, {n: groups[n] for n in (*FIXED, MOVES, INTEGERS)}, dict(names)
     )
