@@ -251,7 +251,8 @@ class RisModel(nn.Module):
 
     def _pointed(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
         """Each visual token is a word that [SEG] can mean: a state scores those of its image as the
-        head scores words, and its prompt is theirs, in the shares of a softmax.
+        head scores words, or as its token answers do, and its prompt is theirs, in the shares of a
+        softmax.
 
         What the state has to hold is which one it means, not where that lies.
         """
@@ -261,8 +262,11 @@ class RisModel(nn.Module):
         owner = torch.tensor([0 if alone else image for image in masks.images])
         owner = owner.to(tokens.device)
         with torch.autocast(states.device.type, enabled=False):
-            words = F.normalize(tokens.float(), dim=2)[owner]  # (S,K,D)
-            scores = (words @ states.float()[:, :, None])[:, :, 0]
+            if self.projector.answers is None:
+                words = F.normalize(tokens.float(), dim=2)[owner]  # (S,K,D)
+                scores = (words @ states.float()[:, :, None])[:, :, 0]
+            else:
+                scores = self.projector.answers(states, tokens, owner)
             shares = scores.masked_fill(~valid[owner], -torch.inf).softmax(1)
             return (shares[:, None] @ prompts.float()[owner])[:, 0].to(prompts.dtype)
 

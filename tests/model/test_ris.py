@@ -71,6 +71,32 @@ def test_a_state_points_to_the_token_that_it_scores_most(micro: Model, batch: Ba
     torch.testing.assert_close(pointed, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_with_token_answers_the_prompt_is_that_of_the_tokens_that_are_meant(
+    micro: Model, batch: Batches
+) -> None:
+    model, both = micro("svp", token_answers=True).eval(), batch((1, 1)).with_layout()
+    answers = model.projector.answers
+    assert answers is not None
+    tokens, _ = model.tokens(both)
+    torch.nn.init.zeros_(answers.key.weight)
+    torch.nn.init.zeros_(answers.state.bias)
+    chosen = tokens[0, 2] - tokens[0].mean(0)  # all queries ask for what lies in this direction
+    chosen = torch.nn.functional.layer_norm(chosen, chosen.shape)
+    with torch.no_grad():
+        answers.state.weight.zero_()
+        answers.state.bias[0] = 1e4
+        answers.key.weight[0] = chosen
+    masks, states = both.layout.masks, torch.randn(2, tokens.shape[2])
+    model.mask_prompt = "pointed"
+    pointed = model.masks_of(states, masks, both)
+    keyed = torch.nn.functional.layer_norm(tokens, chosen.shape) @ chosen
+    keyed[~model.tokens(both)[1]] = -torch.inf
+    meant = tokens[torch.arange(2), keyed.argmax(1)]
+    model.mask_prompt = "projected"
+    wanted = model.masks_of(model.lm.model.norm(meant), masks, both)
+    torch.testing.assert_close(pointed, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_losses_add_up_over_images(micro: Model, batch: Batches) -> None:
     model, both = micro().eval(), batch((2, 1), sizes=((20, 32), (31, 17)))
     assert model(both).click is None
