@@ -55,8 +55,8 @@ def write_expressions(source: Source, out: Path, *, limit: int) -> Path:
         of_image.setdefault(sentence.image_id, []).append(sentence)
     if not of_image:
         raise ConfigError(
-            "--page shows expressions over their photographs, and these have none: `svp cache browse` "
-            "shows photographs with their superpixels"
+            "`svp data check --page` shows expressions over their photographs, and these have none: `svp "
+            "cache browse` shows photographs with their superpixels"
         )
     asked = [record for record in source.images if record.image_id in of_image]
     asked.sort(key=lambda record: record.path)

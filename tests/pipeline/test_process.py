@@ -124,6 +124,8 @@ def test_a_stop_before_the_work_began(number: signal.Signals, code: int, tmp_pat
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
         "launch.train_command = wait\n"
+        "import svp.train.commands.train as command\n"
+        "command.require_caches = lambda *_: None  # there is none\n"
         "from svp.cli import main\n"
         "main()\n"
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import svp
+from svp.model.projectors import ANSWERS
 from svp.model.projectors.svp import SVP
 from svp.pipeline.precompute.options import Flags, resolve
 from svp.train.options import TrainFlags, resolve_train
@@ -40,7 +41,7 @@ def expected() -> dict[str, object]:
         for name, value in flat(cache.model_dump(mode="json"))
         if not name.endswith("weights") and name != "libraries"
     }
-    return found | {
+    return {**found, ANSWERS: False} | {
         name: one.default for name, one in made.items() if name not in ("in_dim", "llm_dim", "grid")
     }
 
