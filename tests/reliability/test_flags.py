@@ -23,7 +23,7 @@ def test_deterministic_sets_torchs_flags(monkeypatch: pytest.MonkeyPatch) -> Non
         seen.append(torch.are_deterministic_algorithms_enabled())
         raise ConfigError("far enough")
 
-    monkeypatch.setattr(train, "open_training", stop)
+    monkeypatch.setattr(train, "with_caches", stop)
     try:
         for wanted in (False, True):
             with pytest.raises(ConfigError, match="far enough"):
