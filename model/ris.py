@@ -81,13 +81,13 @@ class RisModel(nn.Module):
         ce, count = self.cross_entropy(batch, merged, states)
         masks, answers = batch.layout.masks, self.projector.answers is not None
         if not masks.images:
-            zero = self._no_masks(batch, states, visual[0])
+            zero = self._no_masks(batch, states, visual)
             click, answer = (zero if has else None for has in (self.learns_clicks, answers))
             return Losses(ce, zero, zero, count, 0, click, answer)
         mine = self._seg_states(batch, merged, states)
-        targets = masks.targets()
-        bce, dice = mask_losses(self.masks_of(mine, masks, batch), targets, masks.beyond())
-        click = self._click_loss(mine, targets, batch) if self.learns_clicks else None
+        prompts, targets = self._prompts(mine, masks, visual), masks.targets()
+        bce, dice = mask_losses(self._decoded(prompts, masks, batch), targets, masks.beyond())
+        click = self._click_loss(prompts, targets, batch) if self.learns_clicks else None
         answer = self._answer_loss(batch, mine, targets, *visual) if answers else None
         return Losses(ce, bce, dice, count, len(batch.seg_row), click, answer)
 
@@ -229,19 +229,25 @@ class RisModel(nn.Module):
 
     def masks_of(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
         """Logits (S,Y,X) float32 of `masks` from their states (S,D); 0 beyond a photograph."""
+        visual = self.tokens(batch) if self.mask_prompt == "pointed" else None
+        return self._decoded(self._prompts(states, masks, visual), masks, batch)
+
+    def _decoded(self, prompts: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
         if batch.square != self.mask_head.image_size:
             raise ValueError(
                 f"SAM embeddings of {batch.square} pixels, mask head of {self.mask_head.image_size}"
             )
         if not masks.images:
-            return states.new_zeros(0, 1, 1, dtype=torch.float32)
-        low = self.mask_head(self._prompts(states, masks, batch), masks, batch.sam)
-        return upscale(low, masks)
+            return prompts.new_zeros(0, 1, 1, dtype=torch.float32)
+        return upscale(self.mask_head(prompts, masks, batch.sam), masks)
 
-    def _prompts(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
-        """Prompts (S,C) of `masks` from their states (S,D)."""
+    def _prompts(
+        self, states: Tensor, masks: MaskLayout, visual: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Prompts (S,C) of `masks` from their states (S,D); `visual` as `tokens`, for pointed ones."""
         if self.mask_prompt == "pointed":
-            return self._pointed(states, masks, batch)
+            assert visual is not None
+            return self._pointed(states, masks, *visual)
         return self._projected(states)
 
     def _projected(self, states: Tensor) -> Tensor:
@@ -249,14 +255,13 @@ class RisModel(nn.Module):
             prompts: Tensor = self.to_prompt(states.to(next(self.to_prompt.parameters()).dtype))
         return prompts
 
-    def _pointed(self, states: Tensor, masks: MaskLayout, batch: Batch) -> Tensor:
+    def _pointed(self, states: Tensor, masks: MaskLayout, tokens: Tensor, valid: Tensor) -> Tensor:
         """Each visual token is a word that [SEG] can mean: a state scores those of its image as the
         head scores words, or as its token answers do, and its prompt is theirs, in the shares of a
         softmax.
 
         What the state has to hold is which one it means, not where that lies.
         """
-        tokens, valid = self.tokens(batch)
         prompts = self._projected(self.lm.model.norm(tokens))
         alone = len(tokens) == 1  # the image that all dialogues share
         owner = torch.tensor([0 if alone else image for image in masks.images])
@@ -275,18 +280,19 @@ class RisModel(nn.Module):
         layout = batch.layout
         return layout.real if layout.superpixels is not None and all(layout.superpixels) else None
 
-    def _no_masks(self, batch: Batch, states: Tensor, tokens: Tensor) -> Tensor:
+    def _no_masks(self, batch: Batch, states: Tensor, visual: tuple[Tensor, Tensor]) -> Tensor:
         """0 for a batch without [SEG]; the mask of any state is made for it.
 
         Where weights are split over processes (ZeRO 3, FSDP), each gathers them when it calls a
         module: one that did not would keep the others waiting.
         """
         masks = MaskLayout.of(batch, (0,))
-        found: Tensor = self.masks_of(states[:1, 0], masks, batch).sum() * 0
+        prompts = self._prompts(states[:1, 0], masks, visual)
+        found: Tensor = self._decoded(prompts, masks, batch).sum() * 0
         if self.projector.answers is None:
             return found
         first, owner = states[:1, 0], batch.slot[:1] * 0
-        scores = (self.projector.answers(first, tokens, owner, words=w) for w in (False, True))
+        scores = (self.projector.answers(first, visual[0], owner, words=w) for w in (False, True))
         for each in scores:
             found = found + each.sum() * 0
         return found
@@ -298,12 +304,12 @@ class RisModel(nn.Module):
             place = place - 1
         return states[batch.seg_row, place]
 
-    def _click_loss(self, states: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """Sum over masks (S,H,W) of the errors of their prompts as clicks."""
-        with torch.autocast(states.device.type, enabled=False):
+    def _click_loss(self, prompts: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """Sum over masks (S,H,W) of the errors of their prompts (S,C) as clicks."""
+        with torch.autocast(prompts.device.type, enabled=False):
             points = click_targets(targets, batch.layout.masks, batch)
             codes = click_codes(self.mask_head.prompt_encoder, points, batch.square)
-            return click_errors(self._prompts(states, batch.layout.masks, batch), codes).sum()
+            return click_errors(prompts, codes).sum()
 
     def _answer_loss(
         self, batch: Batch, states: Tensor, targets: Tensor, tokens: Tensor, valid: Tensor

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 PAPER_GRID = (24, 24)  # of 336 px, patches of 14
-ADDED = ("counted", "token_answers")  # options of SVP that add a part and change no other
+ADDED = ("counted", "token_answers")  # options that add a part to a projector and change no other
 
 
 @dataclass(frozen=True)

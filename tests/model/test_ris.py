@@ -227,3 +227,19 @@ def test_a_gpu_gives_what_the_cpu_gives(micro: Model, batch: Batches, projector:
     with torch.autocast("cuda", torch.bfloat16):
         half = model(moved).total(Weights(), tokens=12, masks=3)
     assert float(half.detach()) == pytest.approx(found["cpu"][0], rel=0.02)
+
+
+def test_a_pointed_model_reads_its_tokens_once(micro: Model, batch: Batches) -> None:
+    """In training, with or without masks: ranks whose batches have none call as many modules."""
+    model = micro("svp", token_answers=True)
+    model.mask_prompt, model.learns_clicks = "pointed", True
+    called: list[str] = []
+    for name in ("projector", "to_prompt", "projector.answers"):
+        module = model.get_submodule(name)
+        module.register_forward_pre_hook(lambda _, args, name=name: called.append(name))
+    for turns in ((2, 1), (0, 0)):
+        called.clear()
+        losses = model(batch(turns))
+        assert losses.click is not None and losses.answer is not None
+        # The answers: for the prompts, then for the loss of both queries.
+        assert called == ["projector", "to_prompt", *3 * ["projector.answers"]]

@@ -19,19 +19,22 @@ RECIPES = Path(__file__).parents[2] / "workflows" / "pretrain_tiny"
 def train(recipe: str, work: Path, stop: int, world: int = 1) -> dict[str, torch.Tensor]:
     command = [sys.executable, str(RECIPES / f"train_{recipe}.py"), "--work", str(work)]
     options = ["--scenes", "3", "--images", "2", "--stop", str(stop), "--decay", "1"]
-    options += ["--turns", "2"] if recipe == "lm" else ["--stem-from", "1"]
-    options += ["--shift-from", "2"] if recipe == "encoder" else []
-    options += ["--world", str(world)] if recipe != "lm" else []
+    own = {"lm": ["--turns", "2"], "sam": ["--stem-from", "1"],
+           "encoder": ["--stem-from", "1", "--shift-from", "2"]}  # fmt: skip
+    options += own.get(recipe, [])
+    options += ["--world", str(world)] if recipe in ("sam", "encoder") else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, *options], check=True, env=environment, capture_output=True)
     state = torch.load(work / ("ris.pt" if recipe == "lm" else f"{recipe}.pt"), weights_only=True)
-    weights: dict[str, torch.Tensor] = state["sam" if recipe == "sam" else "parts"]
+    part = {"sam": "sam", "mobile": "encoder"}.get(recipe, "parts")
+    weights: dict[str, torch.Tensor] = state[part]
     return weights
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "world"), [("sam", 1), ("encoder", 1), ("lm", 1), ("sam", 2), ("encoder", 2)]
+    ("recipe", "world"),
+    [("sam", 1), ("encoder", 1), ("lm", 1), ("sam", 2), ("encoder", 2), ("mobile", 2), ("clip", 2)],
 )
 @pytest.mark.timeout(900)
 def test_three_steps_are_the_same_twice_and_after_a_stop(

@@ -38,6 +38,7 @@ SHARPEST = 20.0  # of the soft maximum over patches
 @click.command(help=__doc__)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
 @click.option("--stop", default=600, show_default=True, help="Steps done.")
+@click.option("--horizon", default=600, show_default=True, help="Length of the cosine, steps.")
 @click.option("--decay", default=200, show_default=True, help="Last steps, down to rate 0.")
 @click.option("--scenes", default=6000, show_default=True, help="Those of train_encoder.py.")
 @click.option("--seed", default=2, show_default=True)
@@ -45,7 +46,15 @@ SHARPEST = 20.0  # of the soft maximum over patches
 @click.option("--kept", default=0.3, show_default=True, help="Share of the patches that is read.")
 @click.option("--rate", default=1e-3, show_default=True, help="Peak learning rate.")
 def main(
-    work: Path, stop: int, decay: int, scenes: int, seed: int, images: int, kept: float, rate: float
+    work: Path,
+    horizon: int,
+    stop: int,
+    decay: int,
+    scenes: int,
+    seed: int,
+    images: int,
+    kept: float,
+    rate: float,
 ) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -70,7 +79,7 @@ def main(
     clock, ema = time.monotonic(), None
     for step in range(start, stop):
         for group in optimiser.param_groups:
-            group["lr"] = rate * rate_factor(step, horizon=stop, stop=stop, warm=50, decay=decay)
+            group["lr"] = rate * rate_factor(step, horizon=horizon, stop=stop, warm=50, decay=decay)
         rng = step_rng(seed, step)
         picks = rng.integers(scenes, size=images)
         texts = sorted(set().union(*(names[k] for k in picks)))

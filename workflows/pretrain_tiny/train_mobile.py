@@ -28,13 +28,21 @@ TEACHER = "tiny-world2"
 @click.command(help=__doc__)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Checkpoint folder.")
 @click.option("--stop", default=600, show_default=True, help="Steps done.")
+@click.option("--horizon", default=600, show_default=True, help="Length of the cosine, steps.")
 @click.option("--decay", default=250, show_default=True, help="Last steps, down to rate 0.")
 @click.option("--scenes", default=6000, show_default=True, help="Those of train_encoder.py.")
 @click.option("--seed", default=2, show_default=True)
 @click.option("--images", default=16, show_default=True, help="Images per step.")
 @click.option("--rate", default=2e-3, show_default=True, help="Peak learning rate.")
 def main(
-    work: Path, stop: int, decay: int, scenes: int, seed: int, images: int, rate: float
+    work: Path,
+    stop: int,
+    horizon: int,
+    decay: int,
+    scenes: int,
+    seed: int,
+    images: int,
+    rate: float,
 ) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -54,7 +62,7 @@ def main(
     clock, ema = time.monotonic(), None
     for step in range(start, stop):
         for group in optimiser.param_groups:
-            group["lr"] = rate * rate_factor(step, horizon=stop, stop=stop, warm=50, decay=decay)
+            group["lr"] = rate * rate_factor(step, horizon=horizon, stop=stop, warm=50, decay=decay)
         pixels = _turned(data.images, step_rng(seed, step), images)
         pixels = (pixels - teacher.pixel_mean) / teacher.pixel_std
         with torch.no_grad():
