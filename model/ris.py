@@ -22,7 +22,6 @@ from .mask_head import MaskHead, click_codes, click_errors, click_targets, upsca
 from .merge import Merged, merge, original_positions
 from .mixed_precision import weights_cast
 from .projectors.base import MaskInput, Projector
-from .projectors.grid import cells
 from .projectors.token_answer import answer_loss, question_words, shares
 
 MaskState = Literal["predicting", "at_seg"]
@@ -328,10 +327,7 @@ class RisModel(nn.Module):
         if "masks" in self.projector.needs:
             assert visual.masks is not None
             return visual.masks
-        pieces = self.projector.pieces(visual)
-        if pieces is None:
-            alike = cells(tokens.shape[1], visual.grid).to(tokens.device)
-            pieces = alike.expand(len(tokens), -1, -1)
+        pieces = self.projector.pieces_of(visual, tokens)
         return pieces.reshape(*pieces.shape[:2], *visual.grid)
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ..model.batch import Visual
 from ..model.projectors import Projector
 from ..model.projectors.base import MaskInput
-from ..model.projectors.grid import cells
 from ..model.projectors.svp.ssa import pool
 from .data.expression_table import Entry
 from .data.keyed_rng import key_of, permutation
@@ -112,9 +111,7 @@ def _error(projector: Projector, teacher: Projector, visual: Visual) -> Tensor:
         mask_valid=visual.valid, means=visual.means,
     )  # fmt: skip
     with torch.no_grad():
-        cover = projector.pieces(visual)
-        if cover is None:
-            cover = cells(tokens.shape[1], visual.grid).expand(len(tokens), -1, -1)
+        cover = projector.pieces_of(visual, tokens)
         means = pool(cover, visual.patches) if visual.means is None else visual.means
         covered = cover.to(means.dtype).sum(2)
         share = cover.to(means.dtype) / covered.clamp(min=1e-6)[..., None]

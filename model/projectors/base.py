@@ -18,6 +18,7 @@ from ...pipeline.display import counted, show
 from ...pipeline.errors import ConfigError, WeightsError
 from ..batch import Visual
 from ..mixed_precision import weights_cast
+from .grid import cells
 from .token_answer import TokenAnswer
 
 
@@ -137,9 +138,17 @@ class Projector(nn.Module):
     def pieces(self, x: Visual) -> Tensor | None:
         """(B,K,P) float32, the share of each patch that each token stands for, zero on padding.
 
-        None: the superpixels, or equal cells of the grid in raster order.
+        None: of none, see `pieces_of`.
         """
         return x.cover if "masks" in self.needs else None
+
+    def pieces_of(self, x: Visual, tokens: Tensor) -> Tensor:
+        """(B,K,P) `pieces`, or for `tokens` (B,K,D) that stand for none equal cells in raster order."""
+        found = self.pieces(x)
+        if found is None:
+            alike = cells(tokens.shape[1], x.grid).to(tokens.device)
+            found = alike.expand(len(tokens), -1, -1)
+        return found
 
     def project(self, x: Visual) -> Projected:
         """Checked inputs, features in the module's dtype -> tokens (B,K,D).

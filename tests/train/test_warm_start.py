@@ -11,6 +11,7 @@ from torch import Tensor
 
 from svp.model.batch import Visual
 from svp.model.projectors import Projector, build_projector
+from svp.model.projectors.grid import cells
 from svp.train import warm_start
 from svp.train.data.expression_table import Entry
 
@@ -142,12 +143,12 @@ def basis(channels: int) -> Tensor:
 @given(st.integers(1, 8), st.integers(1, 8), st.data())
 def test_cells_share_out_all_patches(height: int, width: int, data: st.DataObject) -> None:
     tokens = data.draw(st.integers(1, height * width))
-    share = warm_start.cells(tokens, (height, width))
+    share = cells(tokens, (height, width))
     assert share.shape == (tokens, height * width)
     assert torch.equal(share.sum(0), torch.ones(height * width))  # each patch in one cell
     assert (share.sum(1) > 0).all()  # no cell without patches
 
 
 def test_sixteen_cells_are_windows() -> None:
-    share = warm_start.cells(16, (16, 16)).view(16, 16, 16)
+    share = cells(16, (16, 16)).view(16, 16, 16)
     assert share[5].nonzero().tolist() == [[y, x] for y in range(4, 8) for x in range(4, 8)]

@@ -8,10 +8,10 @@ import torch
 
 from support import eval_world
 from support.micro_ris import GRID, WIDTH, micro_batch, micro_model
-from svp.model.batch import Batch
+from svp.model.batch import Batch, Visual
 from svp.model.inference.shared_prefix import reply_shared
 from svp.model.losses import Weights
-from svp.model.projectors import build_projector
+from svp.model.projectors import PROJECTORS, MaskInput, build_projector
 from svp.model.projectors.token_answer import TokenAnswer, answer_loss, shares
 from svp.pipeline.masks.rle import decode, encode
 from svp.train.data.collate import CachedVisuals
@@ -49,6 +49,26 @@ def test_any_projector_learns_which_tokens_are_meant(name: str, options: dict[st
     assert pieces.shape == (*valid.shape, *GRID) and not pieces[~valid].any()
     kept = pieces.sum(1)  # every patch is in one piece, or its token is left out
     assert set(kept.unique().tolist()) == ({0, 1} if name == "divprune" else {1})
+
+
+@pytest.mark.parametrize("name", [name for name in PROJECTORS if name != "fusion"])
+def test_every_token_of_every_projector_has_a_piece_of_the_image(name: str) -> None:
+    torch.manual_seed(0)
+    fewer = {"side": 4} if name == "mqt" else {}  # as many as patches at most
+    module = build_projector(
+        name, in_dim=32, llm_dim=64, grid=(8, 8), token_answers=True, **fewer
+    ).eval()
+    cover, small = torch.rand(2, 3, 64).softmax(1), torch.ones(2, 3, 8, 8, dtype=torch.uint8)
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    x = Visual(torch.randn(2, 64, 32), (8, 8), cover, small, valid, torch.randn(2, 32),
+               torch.randn(2, 64, 128))  # fmt: skip
+    tokens, real = module(
+        x.patches, x.grid, cls=x.cls, multi=x.multi, masks=MaskInput(cover, small), mask_valid=valid
+    )
+    pieces = module.pieces_of(x, tokens)
+    assert module.answers is not None and pieces.shape == (*tokens.shape[:2], 64)
+    assert bool((pieces.sum(2) > 0)[real].all()) and not pieces[~real].any()
+    assert pieces.sum(1).max() < 1 + 1e-5
 
 
 def test_padding_has_no_loss() -> None:
