@@ -105,6 +105,8 @@ def assemble(recipe: TrainRecipe, plan: Plan, places: Places, *, decoder: bool =
     parts = recipe.stages[0].trains + (("lora",) if recipe.stages[0].lora else ())
     if recipe.data.task == "segment":
         require_trained_seg(model, parts, vocab.seg, fresh=fresh)
+    if config.system_text is not None:
+        vocab = vocab.with_system(config.system_text)
     if config.rejection and vocab.rej is None:
         vocab = vocab.with_rejection()
         assert vocab.rej is not None

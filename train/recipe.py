@@ -16,6 +16,7 @@ from pydantic import (
     JsonValue,
     PlainSerializer,
     PlainValidator,
+    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -30,6 +31,7 @@ from ..pipeline.weights.reference import NONE, SHIPPED, Kind, WeightsRef
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Unit = Annotated[float, Field(ge=0, lt=1)]
+Said = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 
 
@@ -138,9 +140,13 @@ class ModelConfig(Frozen):
     new_rows_only  of embedding and head train the rows of the special tokens only
     rejection    sentences without a target are trained, with the answer [REJ] in the place of [SEG];
                  else they are left out. If it is off, it is in no digest
+    system_text  system message of every dialogue, "" for none at all; where it is left out, as the start's
+                 export has it, else that of the chat template or Vicuna's
     """
 
-    _later: ClassVar[frozenset[str]] = frozenset({"rejection", "mask_prompt", "first_lesson"})
+    _later: ClassVar[frozenset[str]] = frozenset(
+        {"rejection", "mask_prompt", "first_lesson", "system_text"}
+    )
 
     init: Init = SHIPPED
     lm: LmSource = NONE
@@ -156,6 +162,7 @@ class ModelConfig(Frozen):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     new_rows_only: bool = False
     rejection: bool = False
+    system_text: Said | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":

@@ -166,6 +166,7 @@ class ModelFile(_Strict):
 
     preprocessing  of photographs; None if the model was saved without (it then answers caches only)
     budget         of superpixels that it was trained at, None: all
+    system_text    system message of its dialogues, "" for none; None: the chat template's own, or Vicuna's
     """
 
     schema_version: int
@@ -180,6 +181,7 @@ class ModelFile(_Strict):
     adapter: LoraSpec | None = None
     preprocessing: Preprocessing | None = None
     budget: Budget | None = Field(None, exclude_if=lambda budget: budget is None)
+    system_text: str | None = Field(None, exclude_if=lambda text: text is None)
 
     @model_serializer(mode="wrap")
     def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def save_pretrained(
     adapter: Adapter = "merged",
     recipe: Recipe | None = None,
     budget: Budget | None = None,
+    system_text: str | None = None,
 ) -> ModelFile:
     """Write `model` to the new `folder`; rows trained beside their matrices are folded first.
 
@@ -75,6 +76,7 @@ def save_pretrained(
     adapter    LoRA "merged" into its linears, or "separate" in peft's form
     recipe     of the caches it was trained on: how photographs are to be shown to it
     budget     of superpixels that it was trained at; None: all
+    system_text  of its dialogues, where it is not the usual one
 
     The language model is stored in the dtype of its frozen weights, the rest in float32. Raises
     ConfigError (folder exists, no LoRA to keep separate) or CacheError (disk).
@@ -82,7 +84,7 @@ def save_pretrained(
     if folder.exists():
         raise ConfigError(f"{show(str(folder), 200)}: exists already; give a new folder")
     fold_rows(model.lm)
-    about = _describe(model, projector, adapter, recipe, budget)
+    about = _describe(model, projector, adapter, recipe, budget, system_text)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
@@ -129,6 +131,7 @@ def _describe(
     adapter: Adapter,
     recipe: Recipe | None,
     budget: Budget | None,
+    system_text: str | None,
 ) -> ModelFile:
     dtype = str(model.lm.model.norm.weight.dtype).removeprefix("torch.")
     return ModelFile(
@@ -144,6 +147,7 @@ def _describe(
         adapter=lora_of(model.lm) if adapter == "separate" else None,
         preprocessing=Preprocessing.of(recipe) if recipe else None,
         budget=None if budget is None or budget.auto else budget,
+        system_text=system_text,
     )
 
 

@@ -42,8 +42,8 @@ QWEN3 = """\
     {%- endif %}
 {%- endfor %}
 {%- for message in messages %}
-    {%- if message.role == 'user' %}
-        {{- '<|im_start|>user\\n' + message.content + '<|im_end|>\\n' }}
+    {%- if message.role in ('user', 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
     {%- elif loop.last %}
         {{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' + message.content.lstrip('\\n') + '<|im_end|>\\n' }}
     {%- else %}
@@ -67,7 +67,12 @@ LLAMA3 = """\
 {%- endif %}
 {{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
 {{- "Cutting Knowledge Date: December 2023\\n" }}
-{{- "Today Date: " + date_string + "\\n\\n<|eot_id|>" }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set instructions, messages = messages[0]['content'] | trim, messages[1:] %}
+{%- else %}
+    {%- set instructions = "" %}
+{%- endif %}
+{{- "Today Date: " + date_string + "\\n\\n" + instructions + "<|eot_id|>" }}
 {%- for message in messages %}
     {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
 {%- endfor %}
@@ -78,7 +83,10 @@ SMOLLM3 = """\
 {%- set thinks = enable_thinking is not defined or enable_thinking %}
 {{- "<|im_start|>system\\n## Metadata\\n\\nKnowledge Cutoff Date: June 2025\\n" }}
 {{- "Today Date: " ~ strftime_now("%d %B %Y") ~ "\\nReasoning Mode: " ~ ("/think" if thinks else "/no_think") }}
-{{- "\\n\\n<|im_end|>\\n" }}
+{%- if messages[0].role == "system" %}
+    {%- set instructions = messages[0].content.replace("/no_think", "").rstrip() %}
+{%- endif %}
+{{- "\\n\\n## Custom Instructions\\n\\n" ~ (instructions or "You are a helpful AI assistant named SmolLM.") ~ "\\n\\n<|im_end|>\\n" }}
 {%- for message in messages %}
     {%- if message.role == "user" %}
         {{- "<|im_start|>user\\n" + message.content + "<|im_end|>\\n" }}
@@ -106,9 +114,13 @@ PHI4 = (
 )
 GEMMA3 = """\
 {{ bos_token }}
+{%- set first = "" -%}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set first, messages = messages[0]['content'] + '\\n\\n', messages[1:] -%}
+{%- endif -%}
 {%- for message in messages -%}
     {%- set role = "model" if message['role'] == 'assistant' else message['role'] -%}
-    {{ '<start_of_turn>' + role + '\\n' }}
+    {{ '<start_of_turn>' + role + '\\n' + (first if loop.first else '') }}
     {%- if message['content'] is string -%}
         {{ message['content'] | trim }}
     {%- endif -%}
@@ -118,7 +130,12 @@ GEMMA3 = """\
     {{'<start_of_turn>model\\n'}}
 {%- endif -%}"""
 GRANITE = """\
-{{- '<|start_of_role|>system<|end_of_role|>Knowledge Cutoff Date: April 2024.\\nToday\\'s Date: ' + strftime_now('%B %d, %Y') + '.\\nYou are Granite, developed by IBM.<|end_of_text|>\\n' }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set instructions, messages = messages[0]['content'], messages[1:] %}
+{%- else %}
+    {%- set instructions = 'Knowledge Cutoff Date: April 2024.\\nToday\\'s Date: ' + strftime_now('%B %d, %Y') + '.\\nYou are Granite, developed by IBM.' %}
+{%- endif %}
+{{- '<|start_of_role|>system<|end_of_role|>' + instructions + '<|end_of_text|>\\n' }}
 {%- for message in messages %}
     {{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + '<|end_of_text|>\\n' }}
     {%- if loop.last and add_generation_prompt %}

@@ -280,6 +280,13 @@ def test_recipes_without_it_keep_their_digest() -> None:
     on = TrainRecipe(stages=stage, model=ModelConfig(rejection=True))
     assert "rejection" not in plain.canonical() and plain.digest() == off.digest() != on.digest()
     assert TrainRecipe.model_validate(json.loads(on.canonical())).model.rejection
+    texts = {
+        text: TrainRecipe(stages=stage, model=ModelConfig(system_text=text)) for text in ("", " a ")
+    }
+    assert "system_text" not in plain.canonical()
+    assert len({plain.digest(), *(recipe.digest() for recipe in texts.values())}) == 3
+    again = [TrainRecipe.model_validate(json.loads(r.canonical())) for r in texts.values()]
+    assert [recipe.model.system_text for recipe in again] == ["", "a"]
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -13,6 +13,7 @@ from datetime import date
 from functools import cache
 from typing import Any
 
+from ...model.language.adapter import Language
 from ...pipeline.display import quote, show
 from ...pipeline.errors import ConfigError
 from .prompts import EOS, IM_END, IM_START, IMAGE, Segment, Turn, Wording, answer_segments
@@ -27,35 +28,45 @@ _CLOCK = (
     + " }}{%- endmacro %}"
 )
 _MARK = re.compile("svp:(image|question|answer):([0-9]+):")
+_SYSTEM = "svp:system:0:"
 
 
 class ChatTemplate:
-    """The template of `tokenizer`, with a family's `options` for it.
+    """The template of `tokenizer`, with the options of its `language` for it.
 
-    end  the token that ends an answer
+    system  text of a system message before the dialogue; "": none, not even one that the template
+            writes by itself; None: as the template does
+    end     the token that ends an answer
 
-    Raises ConfigError for a template that does not repeat what is said word for word, or that ends
-    an answer otherwise than by a token of its own.
+    Raises ConfigError for a template that does not repeat what is said word for word, that ends
+    an answer otherwise than by a token of its own, or that has no system message.
     """
 
-    def __init__(self, tokenizer: Any, options: Mapping[str, object]) -> None:
-        self._tokenizer, self._options = tokenizer, dict(options)
+    def __init__(self, tokenizer: Any, language: Language, system: str | None = None) -> None:
+        self._tokenizer, self._language = tokenizer, language
+        self._system = [{"role": "system", "content": system}] if system else []
         self._parts = cache(self._rendered)
         added = tokenizer.get_added_vocab()
+        if system:
+            self._require_system()
         after = self._parts(1, False)[-1]
-        ends = sorted((t for t in added if after.startswith(t)), key=len)
-        if not ends:
+        self.end = _token_before(after, added)
+        if not self.end:
             raise ConfigError(f"its chat template ends an answer with {quote(after)}: need a token")
-        self.end = ends[-1]
         # Phi's tokens take the blanks that follow.
         self._takes = tokenizer.added_tokens_decoder[added[self.end]].rstrip
         if self._parts(1, True) != self._parts(1, False)[:-1]:
             raise ConfigError("its chat template opens an answer otherwise than it shows it later")
+        self._start = self._without_default(added) if system == "" else None
+
+    def with_system(self, text: str) -> "ChatTemplate":
+        """The same with another system message. Raises ConfigError where it has none."""
+        return ChatTemplate(self._tokenizer, self._language, text)
 
     def segments(self, turns: Sequence[Turn], wording: Wording) -> Iterator[Segment]:
         """The dialogue in pieces (at least one turn; only the last may be open)."""
         start, *parts = self._parts(len(turns), turns[-1].answer is None)
-        yield Segment(start + wording.before)
+        yield Segment((start if self._start is None else self._start) + wording.before)
         for token in (IM_START, IMAGE, IM_END):
             yield Segment(token, special=True)
         opening = wording.after + parts.pop(0)
@@ -76,7 +87,7 @@ class ChatTemplate:
         try:
             found: str = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=generate,
-                chat_template=_CLOCK + self._tokenizer.chat_template, **self._options,
+                chat_template=_CLOCK + self._tokenizer.chat_template, **self._language.template,
             )  # fmt: skip
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise ConfigError(f"its chat template fails: {show(str(error), 200)}") from None
@@ -84,7 +95,7 @@ class ChatTemplate:
 
     def _rendered(self, turns: int, is_open: bool) -> list[str]:
         """Text before the image, before each question, after it, and after each answer."""
-        messages, wanted = [], [("image", "0")]
+        messages, wanted = list(self._system), [("image", "0")]
         for n in range(turns):
             image = "svp:image:0:" if n == 0 else ""
             messages.append({"role": "user", "content": f"{image}svp:question:{n}:"})
@@ -95,3 +106,50 @@ class ChatTemplate:
         if _MARK.findall(text) != (wanted[:-1] if is_open else wanted):
             raise ConfigError("its chat template leaves out, or repeats, a part of the dialogue")
         return _MARK.split(text)[::3]
+
+    def _require_system(self) -> None:
+        """Raises ConfigError unless the template repeats a system message, wherever it does."""
+        try:
+            why = "" if _SYSTEM in self._marked() else "leaves its text out"
+        except ConfigError as error:
+            why = str(error).removeprefix("its chat template ")
+        if why:
+            raise ConfigError(
+                f"model.system_text: the chat template of {self._language.title} takes no system "
+                f"message: it {why}: leave model.system_text out, or take a model whose template has one"
+            )
+
+    def _marked(self) -> str:
+        """The start of a dialogue with a system message, up to the image."""
+        said = [
+            {"role": "system", "content": _SYSTEM},
+            {"role": "user", "content": "svp:image:0:"},
+        ]
+        return _MARK.split(self.text(said, generate=True))[0]
+
+    def _without_default(self, added: Mapping[str, int]) -> str:
+        """The text before the image without the system message that the template writes where none is
+        given; what it writes beside any message, such as the day, stays.
+        """
+        start = self._parts(1, False)[0]
+        try:
+            before, found, after = self._marked().partition(_SYSTEM)
+        except ConfigError:
+            return start
+        own = len(before) + len(after) < len(start)
+        if not (found and own and start.startswith(before) and start.endswith(after)):
+            return start
+        # A later question is opened as the first would be without it.
+        opening = self._parts(2, False)[3].removeprefix(self.end).lstrip()
+        role = _token_before(opening, added)
+        if not role or role not in before:
+            raise ConfigError(
+                f"model.system_text: the system message that the chat template of {self._language.title} "
+                "writes by itself cannot be left out: give a text"
+            )
+        return before[: before.rindex(role)] + opening
+
+
+def _token_before(text: str, added: Mapping[str, int]) -> str:
+    """The longest added token that a text starts with, else ""."""
+    return max((token for token in added if text.startswith(token)), key=len, default="")

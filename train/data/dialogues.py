@@ -81,7 +81,7 @@ def build_dialogue(vocab: Vocabulary, turns: Sequence[Turn], *, limit: int = MAX
     if vocab.chat is None:
         assert vocab.bos is not None
         ids, labels = [vocab.bos], [IGNORE]
-        pieces, encode = segments(turns, vocab.wording), vocab.encode
+        pieces, encode = segments(turns, vocab.wording, vocab.system), vocab.encode
     else:
         ids, labels = [], []
         for turn in turns:
@@ -108,9 +108,14 @@ def usual_answer(vocab: Vocabulary) -> tuple[int, ...]:
     return tuple(label for label in labels if label != IGNORE)[:-1]
 
 
-def segments(turns: Sequence[Turn], wording: Wording = GLAMM) -> Iterator[Segment]:
-    """The dialogue in pieces; their texts joined are the prompt."""
-    yield Segment(f"{SYSTEM} USER: {wording.before}")
+def segments(
+    turns: Sequence[Turn], wording: Wording = GLAMM, system: str | None = None
+) -> Iterator[Segment]:
+    """The dialogue in pieces; their texts joined are the prompt.
+
+    system  in the place of Vicuna's sentence; "": nothing
+    """
+    yield Segment(f"{SYSTEM if system is None else system} USER: {wording.before}")
     for token in (IM_START, _IMAGE, IM_END):
         yield Segment(token, special=True)
     opening = wording.after

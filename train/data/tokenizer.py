@@ -42,12 +42,15 @@ class Vocabulary:
     base       entries before the first added token; with `chat`, before the first of ours
     wording    what is asked and answered: that of the weights these tokens belong to
     chat       the model's own chat template; None: the dialogue is Vicuna's
+    system     system message of every dialogue, "" for none; None: the template's own, or Vicuna's
 
     Raises ConfigError if a special token is not exactly one id, or if a tokenizer without template
     does not start a text with "▁" (then it is not of LLaMA's kind, or was told not to).
     """
 
-    def __init__(self, words: Words, chat: ChatTemplate | None = None) -> None:
+    def __init__(
+        self, words: Words, chat: ChatTemplate | None = None, system: str | None = None
+    ) -> None:
         self.tokenizer, self._core = words.tokenizer, words.encode
         known: dict[str, int] = self.tokenizer.get_vocab()
         self._known = known
@@ -55,7 +58,7 @@ class Vocabulary:
         self.size = 1 + max(known.values())
         self.im_start, self.im_end, self.seg = (_one(known, t) for t in (IM_START, IM_END, SEG))
         self.rej: int | None = known.get(REJ)
-        self.chat, self._words = chat, words
+        self.chat, self.system, self._words = chat, system, words
         self.bos = _one(known, "<s>") if chat is None else None
         self.eos = _one(known, chat.end if chat else "</s>")
         self.ends = frozenset({self.eos, known.get(self.tokenizer.eos_token, self.eos)})
@@ -94,7 +97,18 @@ class Vocabulary:
         """The same words and [REJ], the next id, if it is not among them."""
         if self.rej is not None:
             return self
-        return Vocabulary(self._words.adding(REJ), self.chat)
+        return Vocabulary(self._words.adding(REJ), self.chat, self.system)
+
+    def with_system(self, text: str) -> "Vocabulary":
+        """The same words, and dialogues with this system message; "": with none.
+
+        Raises ConfigError if the chat template has none, or if the text holds a special token.
+        """
+        try:
+            self.require_plain(text)
+        except DataError as error:
+            raise ConfigError(f"model.system_text: {error}: leave it out of the text") from None
+        return Vocabulary(self._words, self.chat and self.chat.with_system(text), text)
 
     def require(self, ids: Mapping[str, int], layout: str, where: str) -> None:
         """WeightsError unless every token of a checkpoint's layout has the id of its row."""
@@ -128,13 +142,19 @@ def load_vocabulary(folder: Path, layout: Layout | None = None) -> Vocabulary:
             not those of its rows are refused. None: a language model alone, which gets GLaMM's
 
     A tokenizer without any (LLaMA, Vicuna) so gets 32000..32006; `Vocabulary.size` then tells the
-    rows that embedding and head need. Raises MissingError, WeightsError, ConfigError, and
-    MissingPackageError for a `tokenizer.model` without sentencepiece.
+    rows that embedding and head need. An export's system message is its own. Raises MissingError,
+    WeightsError, ConfigError, and MissingPackageError for a `tokenizer.model` without sentencepiece.
     """
+    vocab = _read(folder, layout)
+    system = read_model_file(folder).system_text if is_export(folder) else None
+    return vocab if system is None else vocab.with_system(system)
+
+
+def _read(folder: Path, layout: Layout | None) -> Vocabulary:
     language = None if layout else asked_by_template(folder)
     if language is not None:
         words = read_chat_words(folder, _NEEDED)
-        return Vocabulary(words, ChatTemplate(words.tokenizer, language.template))
+        return Vocabulary(words, ChatTemplate(words.tokenizer, language))
     wanted = layout.tokens if layout else ADDED
     vocab = Vocabulary(read_words(folder, wanted, layout.tokens if layout else _NEEDED))
     if layout:

@@ -288,6 +288,8 @@ def _drawn(opened: Opened, request: TrainRequest, table: ExpressionTable, model:
     vocab = load_vocabulary(Path(folder)) if folder and Path(folder).is_dir() else words
     if opened.recipe.model.rejection:
         vocab = vocab.with_rejection()
+    if opened.recipe.model.system_text is not None:
+        vocab = vocab.with_system(opened.recipe.model.system_text)
     selector = opened.recipe.budget.selector(opened.readers[0].plan.recipe.order)
     visuals = CachedVisuals(opened.readers, model.projector.needs, selector=selector)
     stream = stream_of(

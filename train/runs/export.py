@@ -128,6 +128,7 @@ def _save(request: ExportRequest, found: Checkpoint) -> None:
         adapter=request.adapter,
         recipe=plan.recipe,
         budget=budget,
+        system_text=trained.vocab.system,
     )
 
 

@@ -40,9 +40,11 @@ class Then(datetime):
         return cls(TODAY.year, TODAY.month, TODAY.day)
 
 
-def theirs(vocab: Vocabulary, turns: Sequence[Turn], **options: Any) -> list[int]:
+def theirs(
+    vocab: Vocabulary, turns: Sequence[Turn], system: str | None = None, **options: Any
+) -> list[int]:
     """By transformers; the image has no token in its text."""
-    messages = []
+    messages = [] if system is None else [{"role": "system", "content": system}]
     for number, turn in enumerate(turns):
         start = f"{CHAT.before}<im_start><im_end>{CHAT.after}" if not number else ""
         messages.append({"role": "user", "content": start + turn.question})
@@ -69,6 +71,83 @@ def test_ids_are_those_of_apply_chat_template(
     assert made.ids[made.slot - 1 : made.slot + 2] == (vocab.im_start, IMAGE, vocab.im_end)
     assert [token for token in made.ids if token != IMAGE] == theirs(vocab, turns)
     assert [made.ids[place] for place in made.seg] == [vocab.seg] * (count - (not closed))
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_with_a_system_text_too(
+    case: tuple[Small, Path], closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template_utils, "datetime", Then)
+    said = "Mark what is named.\n\nAnswer  with a mask /no_think alone"
+    plain = load_vocabulary(case[1])
+    vocab = plain.with_system(said)
+    turns = TURNS if closed else [*TURNS[:2], Turn(TURNS[2].question, None)]
+    made = build_dialogue(vocab, turns)
+    assert [token for token in made.ids if token != IMAGE] == theirs(vocab, turns, said)
+    usual = build_dialogue(plain, turns)
+    assert made.ids[made.slot :] == usual.ids[usual.slot :]  # all else is as without it
+    assert made.ids != usual.ids and plain.system is None
+    assert vocab.with_rejection().system == said
+    assert build_dialogue(vocab.with_rejection(), turns) == made
+
+
+# Of the families whose template says something by itself: what begins and ends its system message.
+OWN = {
+    "smollm2": "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n",
+    "qwen2.5": "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n",
+    "smollm3": "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nToday Date: 26 July 2024\n"
+    "Reasoning Mode: /no_think\n\n## Custom Instructions\n\nYou are a helpful AI assistant named SmolLM.\n\n<|im_end|>\n",
+    "granite3": "<|start_of_role|>system<|end_of_role|>Knowledge Cutoff Date: April 2024.\n"
+    "Today's Date: July 26, 2024.\nYou are Granite, developed by IBM.<|end_of_text|>\n",
+}
+OWN["qwen2.5-window"] = OWN["qwen2.5"]
+
+
+def test_an_empty_system_text_leaves_out_what_the_template_says_by_itself(
+    case: tuple[Small, Path],
+) -> None:
+    small, folder = case
+    plain = load_vocabulary(folder)
+    for turns in (TURNS, [Turn(TURNS[0].question, None)]):
+        made, usual = build_dialogue(plain.with_system(""), turns), build_dialogue(plain, turns)
+        own = plain.encode_as_is(OWN.get(small.name, ""))
+        assert (*own, *made.ids) == usual.ids
+        assert made.labels == usual.labels[len(own) :]
+
+
+@pytest.mark.parametrize(
+    "template, why",
+    [
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+            + SMALL[0].template,
+            "fails: System role not supported",
+        ),
+        (
+            "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
+            + SMALL[0].template,
+            "leaves its text out",
+        ),
+    ],
+)
+def test_a_template_without_a_system_message_refuses_one(
+    tmp_path: Path, template: str, why: str
+) -> None:
+    folder = write_family(SMALL[0], tmp_path / "m")
+    usual = load_vocabulary(folder)
+    (folder / "chat_template.jinja").write_text(template)
+    vocab = load_vocabulary(folder)
+    message = f"model.system_text: the chat template of .*Llama.* takes no system message: it {why}: leave"
+    with pytest.raises(ConfigError, match=message):
+        vocab.with_system("Be brief.")
+    assert build_dialogue(vocab.with_system(""), TURNS) == build_dialogue(usual, TURNS)
+
+
+def test_special_tokens_in_a_system_text_are_refused(case: tuple[Small, Path]) -> None:
+    vocab = load_vocabulary(case[1])
+    for token in (*case[0].tokens, "[SEG]", "<image>"):
+        with pytest.raises(ConfigError, match="model.system_text: .*holds the special token"):
+            vocab.with_system(f"Answer with {token} alone.")
 
 
 def test_answers_and_their_ends_are_supervised(case: tuple[Small, Path]) -> None:

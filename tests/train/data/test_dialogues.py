@@ -16,6 +16,7 @@ from svp.train.data.keyed_rng import Choices, key_of, permutation, splitmix, spl
 from svp.train.data.prompts import (
     ANSWERS,
     GLAMM,
+    SYSTEM,
     Turn,
     choose_turns,
     fixed_turn,
@@ -93,6 +94,22 @@ def test_pieces_join_to_the_ids_of_the_whole_text(vocab: Vocabulary) -> None:
     # The old tokenizer saw "... ASSISTANT: It is" as one text; we cut it after "ASSISTANT:".
     whole = "Please segment man on left in this image. ASSISTANT: It is"
     assert vocab.encode(whole) == vocab.encode(whole[:-6]) + vocab.encode("It is")
+
+
+@pytest.mark.parametrize(
+    "text, start", [("Mark things.", "Mark things. USER: The"), ("", "USER: The")]
+)
+def test_a_system_text_stands_in_the_place_of_vicunas_sentence(
+    vocab: Vocabulary, text: str, start: str
+) -> None:
+    usual, other = build_dialogue(vocab, TURNS), vocab.with_system(text)
+    made, rest = build_dialogue(other, TURNS), usual.slot - 1
+    assert usual.ids[:rest] == (vocab.bos, *vocab.encode(f"{SYSTEM} USER: The"))
+    assert made.ids == (vocab.bos, *vocab.encode(start), *usual.ids[rest:])
+    assert made.labels[made.slot :] == usual.labels[usual.slot :]
+    assert build_dialogue(other.with_rejection(), TURNS) == made
+    with pytest.raises(ConfigError, match=r"model.system_text: .*holds the special token \[SEG\]"):
+        vocab.with_system("Say [SEG].")
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=3), st.integers(0, 2**64 - 1))

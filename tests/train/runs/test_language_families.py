@@ -13,7 +13,9 @@ import svp as package
 from support.commands import svp
 from support.families import SMALL, Small, write_family
 from svp.model.pretrained.config import read_model_file
+from svp.pipeline.cache.plan import Plan
 from svp.pipeline.datasets.scenes import write_scenes
+from svp.train.evaluation.exported import Exported, open_exported
 from svp.train.evaluation.results import read_results
 from svp.train.metrics import metrics
 
@@ -27,6 +29,9 @@ SETTINGS = (
     "model.dtype=float32",
     "run={micro_batch: 2, gradient_checkpointing: true, preview: 0, checkpoint: 1, log: 1}",
 )
+
+# Of these families the run has a system message of its own, or none at all.
+SYSTEM = {"smollm2": "", "qwen3": "Mark what is named.", "gemma3": "Mark what is named."}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,9 @@ def test_a_family_trains_resumes_answers_and_is_exported(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lm = write_family(small, tmp_path / "lm")
-    sets = [word for one in SETTINGS for word in ("--set", one)]
+    system = SYSTEM.get(small.name)
+    more = () if system is None else (f"model.system_text={json.dumps(system)}",)
+    sets = [word for one in (*SETTINGS, *more) for word in ("--set", one)]
     train = ("train", "--from-cache", str(caches / "caches" / "train"), "--lm", str(lm),
              "--sam-decoder", "random:0", "--device", "cpu", *sets)  # fmt: skip
     planned = svp(*train, "--dry-run")
@@ -95,7 +102,10 @@ def test_a_family_trains_resumes_answers_and_is_exported(
     shutil.rmtree(run)
     after = evaluate(cache, "--checkpoint", "made")
     assert after["gIoU"] == pytest.approx(before["gIoU"], abs=2e-3)
-    assert read_model_file(Path("made")).language.config is not None
+    about = read_model_file(Path("made"))
+    assert about.language.config is not None and about.system_text == system
+    assert ("system_text" in (Path("made") / "svp.json").read_text()) == (system is not None)
+    assert open_exported(Exported.open(Path("made")), Plan.load(cache)).vocab.system == system
 
     photo = min((caches / "scenes").rglob("val*.png"))
     model: Any = package.load("made", device="cpu", size="tiny")
