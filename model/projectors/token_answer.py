@@ -80,6 +80,11 @@ def shares(batch: Batch, pieces: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def none_meant(scores: Tensor) -> Tensor:
+    """Chance (S,) that no token is meant, by scores (S,N), as if one said nothing of another."""
+    return (-F.softplus(scores)).sum(dim=1).exp()
+
+
 def answer_loss(logits: Tensor, share: Tensor, valid: Tensor) -> Tensor:
     """Sum over S masks of the mean BCE over their real superpixels: (S,N), (S,N) in [0,1], (S,N) bool."""
     each = F.binary_cross_entropy_with_logits(logits, share, reduction="none") * valid

@@ -95,7 +95,7 @@ decoder = click.option(
 )  # fmt: skip
 reject_above = click.option(
     "--reject-above", type=click.FloatRange(0, 1), metavar="CHANCE",
-    help="Chance of [REJ] against [SEG] above which nothing is meant. Default: 0.5.",
+    help="Chance above which nothing is meant: of [REJ] (default 0.5), or by token answers.",
 )  # fmt: skip
 made_size = click.option(
     "--size", type=click.Choice(["tiny", "small", "paper"]), envvar="SVP_SIZE", show_envvar=True,

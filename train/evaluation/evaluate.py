@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby, repeat
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +35,7 @@ from ..data.tokenizer import Vocabulary
 from ..distributed import gather, mine, rank_and_world, together
 from .boxes import box_around, box_iou
 from .protocols import Example, Unit
+from .rejection import rejections, rejects
 from .results import Bounds, BoxResult, Row
 from .unions import Clock, pieces_of, ratio, recall, union_logits
 
@@ -65,7 +66,7 @@ class Settings:
     judge     what the superpixels allow for a sentence, or None
     progress  called with the dialogues done on this rank
     parts     keeps rows as they are made; what it has already is not computed again
-    reject_above  chance of [REJ] against [SEG] above which it is the answer
+    reject_above  chance above which nothing is meant (`rejection`); None: one half, of [REJ] alone
     ask       superpixels that each question keeps by its words; None: all that there are
     unions    masks are unions of the superpixels that token answers choose
     decoder   SAM's decoder makes the masks, or with `unions` others to compare with
@@ -78,7 +79,7 @@ class Settings:
     judge: Judge | None = None
     progress: Callable[[int], None] = lambda done: None
     parts: Keeper | None = None
-    reject_above: float = 0.5
+    reject_above: float | None = None
     ask: int | None = None
     unions: bool = False
     decoder: bool = True
@@ -191,7 +192,7 @@ class _Said(NamedTuple):
 
     tokens     visual tokens that it has
     logits     (n,H,W) of its masks; None: no [SEG] was generated
-    rejection  chance of [REJ] for each, None where the model has none or has answered by itself
+    rejection  chance for each that nothing is meant, see `rejections`; None: it has answered by itself
     drawn      (n,H,W) of SAM's decoder, beside unions of superpixels
     kept       the superpixels that a question keeps, and all of its image
     """
@@ -243,9 +244,7 @@ def _forced(
             drawn = model.drawn(reply, batch)
     masks, drawn = masks or drawn, drawn if masks else None
     assert masks is not None, "unions or the decoder"
-    chances: Iterator[float | None] = repeat(None)
-    if vocab.rej is not None:
-        chances = iter(model.rejection(reply.before, vocab.seg, vocab.rej).tolist())
+    chances = iter(rejections(model, batch, reply, vocab, settings.reject_above))
     return [
         _Said(
             count,
@@ -269,7 +268,7 @@ def _generated(model: RisModel, batch: Batch, vocab: Vocabulary) -> list[_Said]:
 
 
 def _rows(unit: Unit, said: _Said, settings: Settings) -> Iterator[Row]:
-    """Rows of one dialogue; the prediction is empty without [SEG] and where [REJ] is more likely."""
+    """Rows of one dialogue; the prediction is empty without [SEG] and where nothing is meant."""
     logits = said.logits
     # Any comparison with NaN is False: a diverged model would pass as one that finds nothing.
     entry = unit.example.entry
@@ -323,11 +322,6 @@ def _rows(unit: Unit, said: _Said, settings: Settings) -> Iterator[Row]:
             decoded=None if other is None else ratio(other & target, other | target),
             recall=None if said.kept is None else recall(*said.kept, target),
         )
-
-
-def rejects(chance: float | None, above: float) -> bool:
-    """Whether the answer is [REJ], by its chance against [SEG]."""
-    return chance is not None and chance > above
 
 
 def _box_result(expression: Expression, mask: NDArray[np.bool_]) -> BoxResult | None:

@@ -1,4 +1,4 @@
-"""Operating points of a model with [REJ]: how well its chances tell expressions apart."""
+"""Operating points of a model that can reject: how well its chances tell expressions apart."""
 
 from collections.abc import Sequence
 

@@ -98,9 +98,10 @@ class BoxResult(JsonFile):
 class Row(JsonFile):
     """One sentence in one repeat. `counts` is the predicted mask's COCO compressed RLE.
 
-    has_seg    the answer has a [SEG]: the generated one, or of a model with [REJ] the more likely one
+    has_seg    the answer has a [SEG]: the generated one, or by `rejection`
     box        where only the target's box is known; the counts are then those of the filled box
-    rejection  chance of [REJ] against [SEG], teacher-forced; not in the file where the model has none
+    rejection  chance that nothing is meant, teacher-forced: of [REJ] against [SEG], or by token answers; not
+               in the file where nobody asked
     decoded    IoU of the mask of SAM's decoder, beside a union of superpixels; else not in the file
     recall     share of what superpixels cover of the target that is under those which the question
                keeps; not in the file where it keeps all

@@ -58,8 +58,8 @@ class SplitSummary:
     tokens     visual tokens of an image: mean and 95 % quantile
     no_seg     share of sentences whose answer had no [SEG]
     n_acc      share of the empty targets whose mask is empty, NaN where there are none
-    rejection  of a model with [REJ]: how its chances tell expressions without a target apart, and where
-               it may decide (`operating_point`)
+    rejection  where the model says how likely it is that nothing is meant: how this tells expressions
+               without a target apart, and where it may decide (`operating_point`)
     no_target  name of a convention for expressions without a target -> gIoU, cIoU, N-acc, T-acc as its
                program computes them; empty where every expression has a target
     boxes      `all`, `small`, `medium`, `large` -> Acc@0.5, Acc@0.75, Acc@0.9, mAcc of the box around
@@ -272,7 +272,7 @@ def _lines(split: SplitSummary) -> list[str]:
         lines.append(f"  as {NO_TARGET[name]}: {figures}")
     if point := split.rejection:
         lines.append(
-            f"  chance of [REJ]: area under the ROC curve {point['AUC']:.3f}; above {point['above']:.4f} "
+            f"  chance that nothing is meant: area under the ROC curve {point['AUC']:.3f}; above {point['above']:.4f} "
             f"N-acc {_percent(point['N-acc'])}  T-acc {_percent(point['T-acc'])}"
         )
     lines += [f"  bound: {name} gIoU {_percent(value)}" for name, value in split.bounds.items()]

@@ -10,9 +10,9 @@ from ...pipeline.superpixels.budget.selector import AUTO, Budget
 from ..data.tokenizer import Vocabulary
 from ..recipe import TrainRecipe
 from ..trainer.checkpoint import Checkpoint
+from .rejection import HALF
 
 INT8 = "int8"
-HALF = 0.5
 
 
 def require_forced(
@@ -36,7 +36,7 @@ class Trained:
     digests     what results of it are to be named after
     checkpoint  of the run; None for a model that is no run's
     budget      of superpixels that it answers with
-    reject_above  chance of [REJ] against [SEG] above which it is the answer
+    reject_above  chance above which nothing is meant (`rejection`); None: one half, of [REJ] alone
     decoder     False: masks are unions of the superpixels that its token answers choose
     """
 
@@ -46,7 +46,7 @@ class Trained:
     digests: dict[str, str]
     checkpoint: Checkpoint | None = None
     budget: Budget = AUTO
-    reject_above: float = HALF
+    reject_above: float | None = None
     decoder: bool = True
 
     def at(self, budget: Budget) -> "Trained":
@@ -65,20 +65,20 @@ class Trained:
         """The model on `device`, its weights in the dtype of answers; it is no longer one to train.
 
         lm_weights  "int8": those of the language model's layers
-        reject_above  None: one half
-
-        Raises ConfigError for a chance of [REJ] that the model has not, or that is none.
+        Raises ConfigError for a `reject_above` that is no chance, or of a model without one.
         """
-        digests, above = self.digests, HALF if reject_above is None else reject_above
-        if not 0 <= above <= 1:
-            raise ConfigError(f"reject_above={above}: need a chance, 0 to 1")
-        if above != HALF:
-            if self.vocab.rej is None:
+        digests, above, rej = self.digests, reject_above, self.vocab.rej is not None
+        if above is not None:
+            if not 0 <= above <= 1:
+                raise ConfigError(f"reject_above={above}: need a chance, 0 to 1")
+            if not rej and self.model.projector.answers is None:
                 raise ConfigError(
-                    "reject_above: this model has no answer [REJ]; one that has it is trained with "
-                    "--set model.rejection=true"
+                    "reject_above: this model has no answer [REJ], and no token answers; one that has "
+                    "them is trained with --set model.rejection=true or "
+                    "--set model.projector.options.token_answers=true"
                 )
-            digests = digests | {"reject_above": str(above)}
+            if not rej or above != HALF:  # [REJ] decides at one half anyway
+                digests = digests | {"reject_above": str(above)}
         if lm_weights == INT8:
             use_int8(self.model.lm)
             digests = digests | {"lm_weights": INT8}

@@ -9,6 +9,7 @@ CAPTIONS = "tests/train/test_captions.py runs it with a few steps"
 BUDGET = (
     "tests/train/runs/test_budget_runs.py runs it on generated scenes, with budgets that fit these"
 )
+TOKENS = "tests/train/runs/test_budget_runs.py runs it on a small model with token answers"
 LONG = "minutes to hours of measuring; the command's own tests run it"
 
 # (how the command begins, why it is not run); "" keeps it in, against a later entry.
@@ -33,6 +34,9 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("svp reproduce table1 --size tiny --seeds 3", "hours; one row of every table runs"),
     ("svp train --recipe workflows/train/", CAPTIONS),
     ("svp export exports/aligned", CAPTIONS),
+    ("svp data synth data/world2-none", TOKENS),
+    ("svp eval --split train --from-cache caches/world2-train", TOKENS),
+    ("svp eval --split val --from-cache caches/world2-val", TOKENS),
     ("svp data check refer_data/grefcoco", PUBLISHED),
     ("svp precompute --dataset refer_data/grefcoco", PUBLISHED),
     ("svp eval --runs runs/paper --dataset refer_data/grefcoco", PUBLISHED),

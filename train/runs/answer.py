@@ -39,8 +39,8 @@ class Answer:
     text     the generated answer; None with teacher forcing
     has_seg  False if the generated answer has no [SEG]: the mask is empty then
     rejected  the answer is that there is no such object: the mask is empty
-    rejection  chance of that answer, [REJ], against [SEG], with teacher forcing; None of a model that
-             was not trained with it
+    rejection  chance of that answer, with teacher forcing: of [REJ] against [SEG], or by token answers
+             where `reject_above` was given; else None
     """
 
     expression: str

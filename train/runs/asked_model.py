@@ -21,7 +21,8 @@ class ModelRequest:
     lm_weights  "int8" for those of the language model's layers; None: as they are
     budget      superpixels: auto, N or mean:N of the photograph, ask:N of each expression; None: as the
                 model was trained
-    reject_above  chance of [REJ] against [SEG] above which it is the answer; None: one half
+    reject_above  chance above which nothing is meant, of [REJ] against [SEG], or by token answers; None:
+                one half, and by token answers never
     decoder     False: masks are unions of the superpixels that token answers choose
     """
 

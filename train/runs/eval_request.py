@@ -33,7 +33,8 @@ class EvalRequest:
     overrides       options of the projector that change no weight, as `--set` takes them
     budget          of superpixels: auto, N, mean:N or ask:N; None: as the model was trained
     lm_weights      "int8" for those of the language model's layers; None: as they are
-    reject_above    chance of [REJ] against [SEG] above which it is the answer; None: one half
+    reject_above    chance above which nothing is meant, of [REJ] against [SEG], or by token answers; None:
+                    one half, and by token answers never
     decoder         False: masks are unions of the superpixels that token answers choose; with `bounds`
                     and a cache with SAM embeddings, SAM's decoder makes others to compare with
     out             result file; with several splits `-SPLIT` is added to its name (`result_file`);

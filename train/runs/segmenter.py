@@ -222,8 +222,8 @@ def load(
                 about a minute, every other is launched at once
     budget      superpixels of a photograph: auto, N or mean:N, or ask:N of each expression, by its
                 words; default as the model was trained
-    reject_above  of a model with [REJ]: the chance of it against [SEG] above which it is the answer;
-                  default one half
+    reject_above  the chance above which the answer is that nothing is meant: of [REJ] against [SEG],
+                  default one half; of a model without [REJ] by its token answers, default never
     decoder     False: masks are unions of superpixels, of a model that was trained with token answers;
                 SAM's decoder and its embedding of the photograph are not needed
 

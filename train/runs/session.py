@@ -27,7 +27,7 @@ from ..data.collate import CachedVisuals
 from ..data.dialogues import Texts, build_dialogue, collate, usual_answer
 from ..data.expression_table import Entry
 from ..data.prompts import Turn, fixed_turn
-from ..evaluation.evaluate import rejects
+from ..evaluation.rejection import rejections, rejects
 from ..evaluation.trained import Trained, require_forced
 from ..evaluation.unions import pieces_of, union_logits
 from .answer import Answer
@@ -244,7 +244,8 @@ class ImageSession:
             scores = self._model.meant(reply, batch)
             pieces = pieces_of(self._encoded.visuals, looks, kept)
             masks = [union_logits(s, p)[None] for s, (p, _) in zip(scores, pieces, strict=True)]
-        chances, found = self._rejections(reply.before), []
+        chances = rejections(self._model, batch, reply, self._vocab, self._above)
+        found = []
         for text, logits, chance in zip(expressions, masks, chances, strict=True):
             rejected = rejects(chance, self._above)
             one = self._answer(text, logits[:0] if rejected else logits)
@@ -275,13 +276,6 @@ class ImageSession:
             expression, inside.cpu().numpy(), score, self.tokens, self.superpixels, self.photo,
             self._timings,
         )  # fmt: skip
-
-    def _rejections(self, before: torch.Tensor) -> Sequence[float | None]:
-        vocab = self._vocab
-        if vocab.rej is None:
-            return [None] * len(before)
-        chances: list[float] = self._model.rejection(before, vocab.seg, vocab.rej).tolist()
-        return chances
 
     def _batch(self, visual: Visual, texts: Texts, sam: torch.Tensor) -> Batch:
         """Dialogues about the image, without targets."""

@@ -1,4 +1,4 @@
-"""Where a model with [REJ] may decide, by rows made by hand."""
+"""Where a model may decide that nothing is meant, by rows made by hand."""
 
 import pytest
 

@@ -152,8 +152,13 @@ def test_a_run_at_every_budget(asked: TrainRequest, world: Path, tmp_path: Path)
     assert "masks are unions of superpixels" in said[0]
     assert any(re.match(r"seconds per answer: .* as a union, .* asked about once", n) for n in said)
     assert any("with SAM's decoder, of the same answers" in line for line in said)
-    eval_command(replace(unions, budget="ask:3", bounds=False, out=tmp_path / "both.jsonl"))
-    assert read_results(tmp_path / "both.jsonl").rows[0].decoded is None
+    both = tmp_path / "both.jsonl"
+    eval_command(replace(unions, budget="ask:3", bounds=False, reject_above=0.5, out=both))
+    rows = read_results(both)
+    assert rows.rows[0].decoded is None and rows.header.digests["reject_above"] == "0.5"
+    chances = [row.rejection for row in rows.rows]
+    assert [not row.has_seg for row in rows.rows] == [c is not None and c > 0.5 for c in chances]
+    assert all(row.rejection is None for row in found["ask:3"].rows)
     with pytest.raises(ConfigError, match="--no-decoder is for given answers"):
         replace(unions, generate=True)
     with pytest.raises(ConfigError, match="ask:3 is for --protocol full"):
@@ -179,6 +184,15 @@ def test_a_run_at_every_budget(asked: TrainRequest, world: Path, tmp_path: Path)
         assert answer.area and (answer.mask == cut[inside].any(axis=0)).all()
         with pytest.raises(ConfigError, match="leave out --generate"):
             seg(photo, "red disc", generate=True)
+        assert not answer.rejected and answer.rejection is None
+    made = predict_command(replace(predict, budget="ask:3", reject_above=0.0)).photos[0]
+    (told,) = made.record["predictions"]
+    asked_of = next(row for row in rows.rows if Path(row.path).name == photo.name)
+    with svp.load(tmp_path / "model", budget="ask:3", device="cpu", reject_above=0.0) as seg:
+        answer = seg(photo, asked_of.text)
+    assert told["rejected"] and told["area"] == 0 and "no such object (chance" in made.lines()[-1]
+    assert answer.rejected and not answer.area
+    assert answer.rejection == pytest.approx(asked_of.rejection, abs=2e-3)
 
 
 def test_a_model_without_token_answers_says_how_to_get_them(asked: TrainRequest) -> None:
