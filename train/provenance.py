@@ -3,10 +3,9 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..pipeline.process import this_command
+from ..pipeline.process import installed, this_command
 
 
 def commit() -> str:
@@ -49,10 +48,5 @@ def environment() -> dict[str, object]:
 
 def libraries() -> dict[str, str]:
     """Installed versions of the packages that shape a result."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {name: installed(name) for name in LIBRARIES}
+    return {name: version for name, version in found.items() if version != "none"}

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -60,6 +61,7 @@ def write_page(
     return out / INDEX
 
 
+@cache  # a page's template takes longer to compile than to fill
 def _environment(folder: Path) -> Environment:
     """Templates of `folder`, then of this one; every value is escaped, an unknown name fails."""
     made = Environment(
