@@ -59,7 +59,10 @@ def base() -> set[str]:
 def calls() -> Iterator[tuple[str, str, str]]:
     """(place, packages, extra) of every MissingPackageError that is raised."""
     for path in CODE:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        text = path.read_text("utf-8")
+        if "MissingPackageError" not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "MissingPackageError":
                 place = f"{path.relative_to(ROOT)}:{node.lineno}"
                 words = [a.value if isinstance(a, ast.Constant) else None for a in node.args[:2]]

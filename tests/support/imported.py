@@ -4,6 +4,7 @@ A child that trains would otherwise import a thousand modules of its own: `torch
 optimizer, `peft`, TensorBoard.
 """
 
+import gc
 import importlib
 import os
 
@@ -15,3 +16,4 @@ for name in ("torch._dynamo", "torch.distributed.run", "torch.utils.tensorboard"
 for name in ("eval_world", "sharded_run"):
     importlib.import_module(f"support.{name}")
 os.fsync = os.fstat  # as in conftest.py
+gc.freeze()  # as at the end of `import_everything`
