@@ -1,7 +1,7 @@
 """Rehearsal steps that no document prints: other file formats, a kill, plain loading, tables.
 
 They write into `more/`, beside the documents' own commands; `MORE` reads what README.md's commands
-made, and its tables the caches of the plan in `APART`.
+made.
 """
 
 from .walk import Step
@@ -83,6 +83,19 @@ svp reproduce table1 {_TABLE} --row SVP
 test $(ls -d more/tables/*-seed0/*/checkpoints | wc -l) = 1
 """,
     ),
+    Step(
+        "one row of every table",
+        f"""
+svp reproduce table2 {_TABLE} --row SVP
+svp reproduce table3 {_TABLE} --row GLaMM
+svp reproduce table4 {_TABLE} --row Mask-Att.
+svp reproduce table5 {_TABLE} --row "w/ Sharing"
+svp reproduce table6 {_TABLE} --row SVP
+svp reproduce table7 {_TABLE} --row "DINOv2 last layer"
+svp reproduce tableC {_TABLE} --row "SLIC superpixel"
+svp reproduce fig5 {_TABLE} --row "queries: 16"
+""",
+    ),
 )
 
 MORE: tuple[Step, ...] = (
@@ -126,19 +139,6 @@ accelerate launch --multi_gpu --num_processes 2 --mixed_precision no -m {_TRAIN}
 cat > more/losses.py <<'END'
 {_LOSSES}END
 python more/losses.py
-""",
-    ),
-    Step(
-        "one row of every table",
-        f"""
-svp reproduce table2 {_TABLE} --row SVP
-svp reproduce table3 {_TABLE} --row GLaMM
-svp reproduce table4 {_TABLE} --row Mask-Att.
-svp reproduce table5 {_TABLE} --row "w/ Sharing"
-svp reproduce table6 {_TABLE} --row SVP
-svp reproduce table7 {_TABLE} --row "DINOv2 last layer"
-svp reproduce tableC {_TABLE} --row "SLIC superpixel"
-svp reproduce fig5 {_TABLE} --row "queries: 16"
 """,
     ),
 )

@@ -135,9 +135,7 @@ def rehearse(
         log.info(problem)
     folder = _folder(out)
     env = prepare(folder, root, full=full)
-    outcomes: list[Outcome] = []
-    for chains in _order(steps):
-        outcomes += walk(chains, folder, env, main)
+    outcomes = walk(_order(steps), folder, env, main, free=2)
     if out is None and not keep and not any(o.code for o in outcomes):
         shutil.rmtree(folder)
     left_out = tuple(
@@ -148,8 +146,8 @@ def rehearse(
     )
 
 
-def _order(steps: Sequence[Step]) -> tuple[list[list[Step]], list[list[Step]]]:
-    """Chains of steps that do not meet, of two walks one after the other.
+def _order(steps: Sequence[Step]) -> list[list[Step]]:
+    """Chains of steps that do not meet: README.md's and `APART`, then those that wait for README.md's.
 
     README.md makes the files that the other documents and `MORE` start from. The documents are one
     chain, since a command may take the newest run or cache; docs/reproduce.md names its own.
@@ -159,7 +157,7 @@ def _order(steps: Sequence[Step]) -> tuple[list[list[Step]], list[list[Step]]]:
     tables = [step for step in steps if step.file == "docs/reproduce.md"]
     own = [[step] for step in steps if step in MORE]
     others = [step for step in steps if step.file not in ("README.md", "docs/reproduce.md", "")]
-    return [readme, apart], [others, tables, *reversed(own)]  # the longest first
+    return [readme, apart, others, tables, *reversed(own)]  # the longest first
 
 
 def _steps(blocks: Sequence[Block], only: Sequence[str]) -> list[Step]:

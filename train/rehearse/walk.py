@@ -72,10 +72,12 @@ def walk(
     env: dict[str, str],
     main: click.Command,
     at_once: int = 2,
+    free: int | None = None,
 ) -> list[Outcome]:
     """Run the steps of every chain in order, also after one failed.
 
     at_once  steps that run at one time, of as many chains; chains begin in the order they have here
+    free     how many chains wait for no other: those behind them begin when the first one has ended
     main     what `svp` in a step runs
     """
     server = Server(folder, main)
@@ -86,7 +88,8 @@ def walk(
     try:
         while any(waiting) or running:
             for chain, steps in enumerate(waiting):
-                if steps and chain not in running and len(running) < at_once:
+                held = free is not None and chain >= free and (waiting[0] or 0 in running)
+                if steps and not held and chain not in running and len(running) < at_once:
                     running[chain] = _Running(steps.pop(0), begun, folder, env, server)
                     begun += 1
             server.serve(lambda: any(each.ended for each in running.values()))

@@ -41,6 +41,18 @@ def test_lanes_run_at_once_and_keep_their_commands(tmp_path: Path) -> None:
     assert [text for _, text, _, _ in outcomes["two"].commands] == ["svp --help"]
 
 
+def test_chains_that_wait_begin_when_the_first_has_ended_and_beside_the_free_ones(
+    tmp_path: Path,
+) -> None:
+    first = [Step("one", "until test -e beside; do sleep 0.1; done"), Step("two", "touch made")]
+    free = Step("free", "touch beside; until test -e late; do sleep 0.1; done")
+    late = Step("late", "test -e made; touch late")
+    outcomes = walk([first, [free], [late]], tmp_path, {}, main, at_once=3, free=2)
+    assert {o.step.name: o.failure for o in outcomes} == dict.fromkeys(
+        ("one", "two", "free", "late"), ""
+    )
+
+
 def test_it_needs_a_checkout(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="checkout"):
         rehearse(tmp_path / "x", full=False, keep=False, only=(), main=main, root=tmp_path)
