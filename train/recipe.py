@@ -140,13 +140,10 @@ class ModelConfig(Frozen):
     new_rows_only  of embedding and head train the rows of the special tokens only
     rejection    sentences without a target are trained, with the answer [REJ] in the place of [SEG];
                  else they are left out. If it is off, it is in no digest
-    system_text  system message of every dialogue, "" for none at all; where it is left out, as the start's
-                 export has it, else that of the chat template or Vicuna's
+    system_text  system message of every dialogue, "" for none; None: that of `init`, or the template's
     """
 
-    _later: ClassVar[frozenset[str]] = frozenset(
-        {"rejection", "mask_prompt", "first_lesson", "system_text"}
-    )
+    _later: ClassVar[frozenset[str]] = frozenset({"rejection", "mask_prompt", "first_lesson", "system_text"})  # fmt: skip
 
     init: Init = SHIPPED
     lm: LmSource = NONE
