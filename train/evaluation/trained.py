@@ -65,6 +65,7 @@ class Trained:
         """The model on `device`, its weights in the dtype of answers; it is no longer one to train.
 
         lm_weights  "int8": those of the language model's layers
+
         Raises ConfigError for a `reject_above` that is no chance, or of a model without one.
         """
         digests, above, rej = self.digests, reject_above, self.vocab.rej is not None
